@@ -1,0 +1,197 @@
+"""Every exception of rigsync, each with the operator's next step in its text.
+
+They are split by who erred, since the remedies are opposite: the caller (`ConfigError`, `PayloadError`, `UnknownRig`,
+`NotRunning`, `LoopBlocked`), the other side (`RemoteProtocolError`, `RemoteError`), or the link between
+(`RigTimeout`, `RigRefused`, `RigLost`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class RigsyncError(Exception):
+    """Base of every exception that rigsync raises or returns."""
+
+
+# ---------------------------------------------------------------------------------------------- the caller erred
+
+
+class ConfigError(RigsyncError, ValueError):
+    """A configuration that can never work.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong and what is expected instead.
+    file : str, optional
+        The file in which it stands.
+    line : int, optional
+        The line in that file, from 1.
+    key : str, optional
+        The path of the offending key, for instance ``rigs.cameras.uri``.
+    """
+
+    def __init__(self, problem: str, *, file: str | None = None, line: int | None = None, key: str | None = None):
+        self.problem, self.file, self.line, self.key = problem, file, line, key
+        where = ":".join(str(part) for part in (file, line) if part is not None)
+        super().__init__(": ".join(part for part in (where, key, problem) if part))
+
+
+class PayloadError(RigsyncError, TypeError):
+    """An argument that cannot be sent; the text names its path and type. Nothing was sent."""
+
+
+class PayloadTooLarge(RigsyncError, ValueError):
+    """A message over the size that one datagram can carry. Nothing was sent.
+
+    Parameters
+    ----------
+    size, limit : int
+        Bytes that the message takes, and that a datagram may take (PROTOCOL.md section 2).
+    """
+
+    def __init__(self, size: int, limit: int):
+        self.size, self.limit = size, limit
+        super().__init__(
+            f"the message takes {size:,} bytes and one datagram carries at most {limit:,}; "
+            "send a path to the data instead, or use a tcp:// link for messages of this size"
+        )
+
+
+class UnknownRig(RigsyncError, LookupError):
+    """A rig name or pattern that matches none; the text lists the names, close matches first."""
+
+    def __init__(self, wanted: str, names: Iterable[str]):
+        self.wanted = wanted
+        known = list(names)
+        close = difflib.get_close_matches(wanted, known, n=len(known) or 1, cutoff=0.5)
+        ordered = close + [name for name in known if name not in close]
+        super().__init__(f"no rig matches {wanted!r}; the rigs are: {', '.join(ordered) or '(none)'}")
+
+
+class NotRunning(RigsyncError, RuntimeError):
+    """The service thread is not running: not started, closed, or dead."""
+
+
+class LoopBlocked(RigsyncError, RuntimeError):
+    """A blocking call was made on the very thread that would have to answer it."""
+
+
+class LoopStuck(RigsyncError, RuntimeError):
+    """The service thread does not respond: a callback of this program blocks it. The rigs are not to blame."""
+
+
+# ------------------------------------------------------------------------------------------ the other side erred
+
+
+class RemoteProtocolError(RigsyncError):
+    """Bytes from outside that are no valid frame. Counted and logged once, never raised into the event loop.
+
+    Parameters
+    ----------
+    kind : str
+        A short name for the sort of violation, by which it is counted.
+    problem : str
+        What exactly is wrong.
+    """
+
+    def __init__(self, kind: str, problem: str):
+        self.kind = kind
+        super().__init__(f"{kind}: {problem}")
+
+
+# -------------------------------------------------------------------------------------- what became of one rig
+
+
+class RigError(RigsyncError):
+    """What went wrong with one rig; the values of `PushError.result.failed` are of this class.
+
+    Parameters
+    ----------
+    rig : str
+        The name of the rig.
+    problem : str
+        What happened and what to do next.
+    """
+
+    def __init__(self, rig: str, problem: str):
+        self.rig, self.problem = rig, problem
+        super().__init__(f"{rig}: {problem}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rig, self.problem)
+
+
+class RigTimeout(RigError, TimeoutError):
+    """The rig is up, or may be, and did not answer in time."""
+
+
+class RigRefused(RigError, ConnectionRefusedError):
+    """The rig's host is up and says that nothing listens at the rig's port."""
+
+
+class RigLost(RigError, TimeoutError):
+    """The rig has been silent for too long; its host is down, unplugged, or behind a firewall."""
+
+
+class Interrupted(RigError):
+    """The message was overtaken by EXPINTERRUPT before the rig had answered it."""
+
+
+class Aborted(RigError):
+    """The message was taken out of the queue before it was sent to this rig."""
+
+
+class RemoteError(RigError):
+    """The rig's handler failed, or the rig refused the message.
+
+    Parameters
+    ----------
+    rig : str
+        The name of the rig.
+    error : str
+        The type of the remote exception, for instance ``FileNotFoundError``, or ``StateError`` for a refusal.
+    message : str
+        The remote exception's text.
+    traceback : str
+        The remote traceback, or an empty string where the rig sent none.
+    """
+
+    def __init__(self, rig: str, error: str, message: str, traceback: str = ""):
+        self.error, self.message, self.traceback = error, message, traceback
+        super().__init__(rig, f"{error}: {message}" if message else error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rig, self.error, self.message, self.traceback)
+
+
+# ----------------------------------------------------------------------------------------- what became of a push
+
+
+class PushError(RigsyncError):
+    """A push in which at least one rig failed.
+
+    Parameters
+    ----------
+    message : str
+        The name of the message, for instance ``EXPSTART``.
+    result : PushResult
+        What became of every rig, the partial successes included.
+    failed : mapping of str to RigError
+        The failures by name of rig.
+    """
+
+    def __init__(self, message: str, result: Any, failed: Mapping[str, RigError]):
+        self.message, self.result, self.failed = message, result, dict(failed)
+        many = f"{len(self.failed)} rigs" if len(self.failed) != 1 else "one rig"
+        super().__init__(f"{message} failed on {many}: " + "; ".join(str(error) for error in self.failed.values()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.result, self.failed)
+
+
+class PushTimeout(PushError, TimeoutError):
+    """A push in which every failure is a time-out or a lost rig."""
