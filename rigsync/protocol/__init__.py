@@ -1,0 +1,1 @@
+"""The protocol as pure code: bytes, numbers and dataclasses; time and randomness come in as arguments."""

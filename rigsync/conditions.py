@@ -1,0 +1,235 @@
+"""Conditions that answer to the protocols of both `threading.Condition` and `threading.Event`.
+
+Task code in use today treats ``connected`` and ``response_received`` now as the one, now as the other. The classes here
+serve both, and mend two things that make a plain Condition unfit for it:
+
+* A Condition is announced by one who holds the lock that its users hold. Here the announcer is the service thread, and
+  a user may stay within ``with aux.response_received:`` for minutes. So announcements have an inner lock of their own,
+  which is only held for moments, and never while waiting for the user's.
+* A Condition forgets: who comes to wait after the announcement has missed it. Here what has happened is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
+
+
+class _Announced(threading.Condition):
+    """What `Latch` and `Arrivals` share: announcements on an inner lock, and waiting for them."""
+
+    # A Condition takes these over from its lock, for its own wait(); they are stable, but typeshed leaves them out.
+    _is_owned: Callable[[], bool]
+    _release_save: Callable[[], object]
+    _acquire_restore: Callable[[object], None]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inner = threading.Condition(threading.Lock())
+        self._announcements = 0
+
+    def wait_for(self, predicate: Callable[[], _Value], timeout: float | None = None) -> _Value:
+        """Wait until a predicate is true. It is evaluated at once, and again whenever something has happened.
+
+        Parameters
+        ----------
+        predicate : callable
+            Takes no arguments. Where the caller holds the lock, it is called with the lock held.
+        timeout : float, optional
+            Seconds to wait at most. None means as long as it takes.
+
+        Returns
+        -------
+        object
+            The last value of the predicate.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            seen = self._state()  # before the predicate, so as not to miss what happens while it is evaluated
+            value = predicate()
+            left = None if deadline is None else deadline - time.monotonic()
+            if value or (left is not None and left <= 0):
+                return value
+            self._wait_until(functools.partial(self._differs_from, seen), left)
+
+    def notify(self, n: int = 1) -> None:
+        """Wake waiters. For users; the owner announces without the lock.
+
+        Parameters
+        ----------
+        n : int
+            How many to wake. As `threading.Condition` documents, a few more may wake.
+
+        Raises
+        ------
+        RuntimeError
+            If the caller does not hold the lock.
+        """
+        self._require_lock()
+        with self._inner:
+            self._announcements += 1
+            self._inner.notify(n)
+
+    def notify_all(self) -> None:
+        """Wake all waiters. For users; the owner announces without the lock.
+
+        Raises
+        ------
+        RuntimeError
+            If the caller does not hold the lock.
+        """
+        self._require_lock()
+        self._announce()
+
+    def _announce(self) -> None:
+        with self._inner:
+            self._announcements += 1
+            self._inner.notify_all()
+
+    def _require_lock(self) -> None:
+        if not self._is_owned():
+            raise RuntimeError("cannot notify on un-acquired lock")
+
+    def _state(self) -> object:
+        return self._announcements
+
+    def _differs_from(self, state: object) -> bool:
+        return self._state() != state
+
+    def _wait_until(self, happened: Callable[[], bool], timeout: float | None) -> bool:
+        released = None
+        try:
+            with self._inner:
+                if happened():
+                    return True
+                if self._is_owned():
+                    # Within the inner lock, so that whoever has the user's lock next finds this thread waiting.
+                    released = self._release_save()
+                return self._inner.wait_for(happened, timeout)
+        finally:
+            if released is not None:
+                self._acquire_restore(released)
+
+
+class Latch(_Announced):
+    """A state that is set or not, such as ``Auxiliaries.connected``.
+
+    `wait` returns at once while it is set, so that a late waiter does not hang. It works within ``with latch:``, as for
+    a Condition, where the lock is released meanwhile, and without, as for an Event.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_set = False
+
+    def set(self) -> None:
+        """Set the latch and wake all waiters. Needs no lock and never blocks: for the owner, on any thread."""
+        self._is_set = True
+        self._announce()
+
+    def unset(self) -> None:
+        """Unset the latch. Needs no lock and never blocks: for the owner, on any thread."""
+        self._is_set = False
+        with self._inner:
+            self._inner.notify_all()  # those in wait_for() look again, those in wait() go on waiting
+
+    def is_set(self) -> bool:
+        """Tell whether the latch is set.
+
+        Returns
+        -------
+        bool
+            True if so.
+        """
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the latch is set, or somebody notifies.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most. None means as long as it takes.
+
+        Returns
+        -------
+        bool
+            False if the time is out; else True, at once where it is set already.
+        """
+        before = self._announcements
+        return self._wait_until(lambda: self._is_set or self._announcements != before, timeout)
+
+    def _state(self) -> object:
+        return self._announcements, self._is_set
+
+
+class Arrivals(_Announced):
+    """A count of announcements, such as ``Auxiliaries.response_received``.
+
+    Each thread has seen the announcements up to some point, at first none, and `wait` returns at once where there are
+    more: a response that came between the request and the wait is not missed, and no thread takes it from another.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen = threading.local()
+
+    def announce(self) -> None:
+        """Count an announcement and wake all waiters. Needs no lock and never blocks: for the owner, on any thread."""
+        self._announce()
+
+    def mark(self) -> None:
+        """Count all that has been announced as seen by the calling thread, which is about to ask for something new."""
+        self._seen.announcements = self._announcements
+
+    def clear(self) -> None:
+        """Do as `mark` does, under the name that an Event has for it. Other threads do not notice."""
+        self.mark()
+
+    def is_set(self) -> bool:
+        """Tell whether `wait` would return at once.
+
+        Returns
+        -------
+        bool
+            True if something was announced that the calling thread has not seen.
+        """
+        return bool(self._announcements != getattr(self._seen, "announcements", 0))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for an announcement that the calling thread has not seen; then all so far count as seen.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most. None means as long as it takes.
+
+        Returns
+        -------
+        bool
+            False if the time is out; else True.
+        """
+        announced = self._wait_until(self.is_set, timeout)
+        if announced:
+            self.mark()
+        return announced
+
+    def notify(self, n: int = 1) -> None:
+        """Announce, in place of the owner. All waiters wake, since an announcement is for everybody.
+
+        Parameters
+        ----------
+        n : int
+            Of no effect.
+
+        Raises
+        ------
+        RuntimeError
+            If the caller does not hold the lock.
+        """
+        self.notify_all()

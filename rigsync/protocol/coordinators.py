@@ -1,0 +1,135 @@
+"""What a rig remembers of each coordinator: answers for repeats, and echoes that it awaits."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync.config import Timing
+from rigsync.errors import RemoteProtocolError
+from rigsync.protocol.echo_guard import EchoGuard
+from rigsync.protocol.messages import ExpMessage
+
+WAITING_ANSWERS = 64
+"""Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
+
+Address = tuple[Any, ...]
+"""A socket address: host, port, and for IPv6 flow and scope."""
+
+RECORDS = 256
+"""Answers kept for each coordinator."""
+COORDINATORS = 1024
+"""Coordinators remembered; a flood of forged ones pushes out those that were silent for longest."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A request that has been accepted, and its answer once there is one."""
+
+    n: int
+    source: Address
+    frame: bytes | None = None
+
+
+@dataclass(slots=True)
+class Coordinator:
+    """One boot of one coordinator."""
+
+    host: str
+    last_seen: float
+    highest: int = 0
+    records: OrderedDict[int, Record] = field(default_factory=OrderedDict)
+    address: Address | None = None
+    """Where its probes come from; None after it has said goodbye."""
+
+    def open_record(self, n: int, source: Address) -> Record:
+        """File request `n`, the highest so far, and forget the oldest finished one beyond `RECORDS`."""
+        self.highest = n
+        record = self.records[n] = Record(n, source)
+        if len(self.records) > RECORDS:
+            oldest = next((old for old in self.records.values() if old.frame), None)
+            if oldest:
+                del self.records[oldest.n]
+        return record
+
+
+@dataclass(slots=True)
+class EchoLane:
+    """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
+
+    last_seen: float
+    guard: EchoGuard = field(default_factory=EchoGuard)
+    answers: deque[tuple[ExpMessage, bytes]] = field(default_factory=lambda: deque(maxlen=WAITING_ANSWERS))
+    awaited: tuple[ExpMessage, bytes] | None = None
+    until: float = math.inf
+
+
+class Coordinators:
+    """All coordinators of one rig.
+
+    Parameters
+    ----------
+    timing : Timing
+        Waits, in seconds.
+    """
+
+    def __init__(self, timing: Timing):
+        self._timing = timing
+        self._known: OrderedDict[str, Coordinator] = OrderedDict()
+        self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
+
+    def seen(self, boot: str, source: Address, now: float) -> Coordinator:
+        """Return the coordinator of a frame that came from `source`.
+
+        Raises
+        ------
+        RemoteProtocolError
+            The boot number is that of a coordinator on another host: forged.
+        """
+        coordinator = self._known.get(boot)
+        if coordinator is None:
+            coordinator = self._known[boot] = Coordinator(source[0], now)
+            if len(self._known) > COORDINATORS:
+                self._known.popitem(last=False)
+        elif coordinator.host != source[0]:
+            raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
+        self._known.move_to_end(boot)
+        coordinator.last_seen, coordinator.address = now, source
+        return coordinator
+
+    def leave(self, boot: str, source: Address) -> None:
+        """Send a coordinator that has said goodbye nothing more of one's own accord."""
+        coordinator = self._known.get(boot)
+        if coordinator and coordinator.host == source[0]:
+            coordinator.address = None
+
+    def watching(self, now: float) -> list[Address]:
+        """Return the addresses of the coordinators that have probed or asked lately."""
+        since = now - self._timing.lost_after
+        return [known.address for known in self._known.values() if known.address and known.last_seen >= since]
+
+    def lane(self, source: Address, now: float) -> EchoLane:
+        """Return the way to the iblutil coordinator at `source`."""
+        lane = self._lanes.get(source)
+        if lane is None:
+            lane = self._lanes[source] = EchoLane(now)
+            if len(self._lanes) > COORDINATORS:
+                self._lanes.popitem(last=False)
+        self._lanes.move_to_end(source)
+        lane.last_seen = now
+        return lane
+
+    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane, ExpMessage]]:
+        """Give up the echoes that are overdue; return where, on what way, and for which message."""
+        overdue = []
+        for source, lane in self._lanes.items():
+            if lane.awaited is not None and now >= lane.until:
+                overdue.append((source, lane, lane.awaited[0]))
+                lane.awaited = None
+        return overdue
+
+    def next_timer(self) -> float:
+        """Return when the next echo is overdue, in monotonic seconds."""
+        return min((lane.until for lane in self._lanes.values() if lane.awaited is not None), default=math.inf)

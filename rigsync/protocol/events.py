@@ -1,0 +1,210 @@
+"""What the core tells the outside: frozen dataclasses, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rigsync.errors import RigError
+from rigsync.protocol.messages import ExpMessage, ExpStatus
+
+
+class LinkState(str, Enum):
+    """State of the link to one rig (PROTOCOL.md section 3)."""
+
+    UNKNOWN = "unknown"
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+class Dialect(str, Enum):
+    """What a rig speaks; UNKNOWN until its first sign of life."""
+
+    UNKNOWN = "unknown"
+    IBLUTIL = "iblutil"
+    RIGSYNC = "rigsync"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+# ----------------------------------------------------------------------------------------- from a coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived(Event):
+    """A rig has confirmed that it has a message, whose sender asked to be told."""
+
+    rig: str
+    """Name of the rig."""
+    request_time: float
+    """The push that it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived(Event):
+    """A rig sent a message: the answer to a request, or one of its own accord."""
+
+    rig: str
+    """Name of the rig."""
+    event: ExpMessage
+    """The message."""
+    args: list[Any] = field(repr=False)
+    """What follows the event in the message."""
+    request_time: float | None
+    """The push that it answers, None for a message of the rig's own accord."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteComplaint(Event):
+    """An iblutil rig says that its callback failed for a message that is not outstanding."""
+
+    rig: str
+    """Name of the rig."""
+    event: ExpMessage
+    """The message whose callback failed."""
+    text: str
+    """Type and text of the remote exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushCompleted(Event):
+    """Every rig that a push went to has answered or failed."""
+
+    request_time: float
+    """The push, by its unique Unix time in seconds."""
+    event: ExpMessage
+    """What was pushed."""
+    answers: dict[str, list[Any]] = field(repr=False)
+    """Answers by name of rig: what follows the event."""
+    failures: dict[str, RigError]
+    """Failures by name of rig."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged(Event):
+    """The link to a rig changed its state."""
+
+    rig: str
+    """Name of the rig."""
+    before: LinkState
+    """State that it left."""
+    after: LinkState
+    """State that it entered."""
+    reason: str
+    """Why, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialectDetected(Event):
+    """It is now known what a rig speaks."""
+
+    rig: str
+    """Name of the rig."""
+    dialect: Dialect
+    """The dialect."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigRestarted(Event):
+    """A rig's process is a new one: its boot number has changed."""
+
+    rig: str
+    """Name of the rig."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered(Event):
+    """A probe came back."""
+
+    rig: str
+    """Name of the rig."""
+    n: int
+    """Number of the probe."""
+    round_trip: float
+    """Seconds between sending and receiving, without the time spent in the rig."""
+    stamps: tuple[int, int, int, int] | None
+    """t0 to t3 of RFC 5905 section 8 in nanoseconds; None from an iblutil rig, which has no stamps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRefused(Event):
+    """The rig's host said that nothing listens at the rig's port."""
+
+    rig: str
+    """Name of the rig."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViolationSeen(Event):
+    """The first datagram of its kind from this source that is no valid frame. The rest are only counted."""
+
+    source: str
+    """Name of the rig, or host of the coordinator."""
+    kind: str
+    """Kind of violation."""
+    problem: str
+    """What exactly is wrong."""
+
+
+# ------------------------------------------------------------------------------------------------ from a rig
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDue(Event):
+    """Handlers are to be run for a message; their outcome goes to `Responder.respond` or `Responder.fail`."""
+
+    task: int
+    """By which the outcome is filed."""
+    event: ExpMessage
+    """The message."""
+    args: list[Any] = field(repr=False)
+    """What follows the event in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerOvertaken(Event):
+    """EXPINTERRUPT has overtaken a handler that is running; its outcome no longer matters."""
+
+    task: int
+    """The task of its `HandlerDue`."""
+    event: ExpMessage
+    """The message whose handler it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageHandled(Event):
+    """The rig has settled a message: answered, refused, or failed."""
+
+    source: str
+    """Address of the coordinator."""
+    event: ExpMessage
+    """The message."""
+    error: str | None
+    """Type and text of the failure, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged(Event):
+    """The rig's status changed."""
+
+    before: ExpStatus
+    """Status that it left."""
+    after: ExpStatus
+    """Status that it entered."""
+    exp_ref: str | None
+    """Reference of the experiment."""
+
+
+@dataclass(frozen=True, slots=True)
+class EchoMissing(Event):
+    """An iblutil coordinator did not confirm an answer."""
+
+    source: str
+    """Address of the coordinator."""
+    event: ExpMessage
+    """What the answer was to."""

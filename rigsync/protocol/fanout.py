@@ -1,0 +1,186 @@
+"""Many peers: one push out, its outcomes collated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from rigsync.config import RigConfig, Timing
+from rigsync.errors import RigError
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.events import Event, LinkState, PushCompleted
+from rigsync.protocol.messages import ExpMessage, Message
+from rigsync.protocol.peer import Line, Peer, Request
+
+LAST_FIRST = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
+"""Messages that go out in reverse order of the rigs, as they do in iblutil: what began first ends last."""
+
+
+@dataclass(slots=True)
+class _Push:
+    event: ExpMessage
+    waiting: int
+    answers: dict[str, list[Any]] = field(default_factory=dict)
+    failures: dict[str, RigError] = field(default_factory=dict)
+
+
+class Fanout:
+    """The coordinator's core.
+
+    Datagrams and time go in; `take_datagrams` and `take_events` give what comes out; `next_timer` says when
+    `handle_timer` is due.
+
+    Parameters
+    ----------
+    rigs : mapping of str to RigConfig
+        The rigs in their order.
+    timing : Timing
+        Waits, in seconds.
+    boot : str
+        16 hexadecimal digits, drawn at random for each coordinator.
+    stamps : StampClock
+        The coordinator's wall clock.
+    random : random.Random
+        For back-off.
+    """
+
+    def __init__(self, rigs: Mapping[str, RigConfig], timing: Timing, boot: str, stamps: StampClock, random: Random):
+        self._boot = boot
+        self._n = 0
+        self._outbox: list[tuple[tuple[str, Line], bytes]] = []
+        self._events: list[Event] = []
+        self._pushes: dict[float, _Push] = {}
+        self._timer = math.inf
+        self.peers = {
+            name: Peer(config, timing, boot, stamps, random, self._outbox, self._events, self._settled)
+            for name, config in rigs.items()
+        }
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there are rigs and every one is alive or suspect."""
+        return bool(self.peers) and all(
+            peer.state in (LinkState.ALIVE, LinkState.SUSPECT) for peer in self.peers.values()
+        )
+
+    @property
+    def outstanding(self) -> int:
+        """Number of pushes that are not completed."""
+        return len(self._pushes)
+
+    def connect(self, now: float) -> None:
+        """Begin to probe all rigs."""
+        self._each(lambda peer: peer.connect(now))
+
+    def push(
+        self,
+        message: Message,
+        request_time: float,
+        now: float,
+        rigs: Iterable[str] | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+    ) -> None:
+        """Send a message to rigs.
+
+        Parameters
+        ----------
+        message : Message
+            What to send.
+        request_time : float
+            Unix time in seconds, by which the push is filed; each is used once.
+        now : float
+            Monotonic seconds.
+        rigs : iterable of str, optional
+            Names; all rigs by default.
+        timeout : float, optional
+            Seconds, instead of each rig's own.
+        confirm : bool
+            Whether to tell, by `RequestReceived`, when a rig confirms that it has the message.
+        """
+        if request_time in self._pushes:
+            raise ValueError(f"a push is already filed under the request time {request_time!r}")
+        chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
+        self._n += 1
+        request = Request(message, request_time, self._boot, self._n, confirm)
+        self._pushes[request_time] = _Push(message.event, len(chosen))
+        if not chosen:
+            self._complete(request_time)
+        for peer in reversed(chosen) if message.event in LAST_FIRST else chosen:
+            peer.submit(request, now + (peer.config.timeout if timeout is None else timeout), now)
+            self._note_timer(peer)
+
+    def withdraw_queued(self) -> int:
+        """Take out what has not been sent to its rig; return how many pushes that touches."""
+        touched = {request_time for peer in self.peers.values() for request_time in peer.withdraw_queued()}
+        return len(touched)
+
+    def probe(self, rig: str, now: float) -> int:
+        """Probe one rig now; return the number of the probe."""
+        return self.peers[rig].probe(now)
+
+    def farewell(self, now: float) -> None:
+        """Tell the rigs that this coordinator is closing."""
+        for peer in self.peers.values():
+            peer.farewell(now)
+
+    def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
+        """Take in a datagram that came from a rig on one of its lines."""
+        peer = self.peers[source[0]]
+        peer.receive_datagram(source[1], data, now)
+        self._note_timer(peer)
+
+    def report_refusal(self, source: tuple[str, Line], now: float) -> None:
+        """Take note that the host of a rig refused a datagram."""
+        peer = self.peers[source[0]]
+        peer.report_refusal(now)
+        self._note_timer(peer)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due at `now`."""
+        for peer in self.peers.values():
+            if now >= peer.next_timer():
+                peer.handle_timer(now)
+        self._timer = min((peer.next_timer() for peer in self.peers.values()), default=math.inf)
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
+        return self._timer
+
+    def take_datagrams(self) -> list[tuple[tuple[str, Line], bytes]]:
+        """Return what is to be sent, each with the rig and the line, and forget it."""
+        taken = self._outbox.copy()
+        self._outbox.clear()
+        return taken
+
+    def take_events(self) -> list[Event]:
+        """Return what has happened since the last call."""
+        taken = self._events.copy()
+        self._events.clear()
+        return taken
+
+    def _each(self, act: Callable[[Peer], None]) -> None:
+        for peer in self.peers.values():
+            act(peer)
+            self._note_timer(peer)
+
+    def _note_timer(self, peer: Peer) -> None:
+        # Only ever earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.
+        self._timer = min(self._timer, peer.next_timer())
+
+    def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError) -> None:
+        push = self._pushes[request.request_time]
+        push.waiting -= 1
+        if isinstance(outcome, RigError):
+            push.failures[rig] = outcome
+        else:
+            push.answers[rig] = outcome
+        if not push.waiting:
+            self._complete(request.request_time)
+
+    def _complete(self, request_time: float) -> None:
+        push = self._pushes.pop(request_time)
+        self._events.append(PushCompleted(request_time, push.event, push.answers, push.failures))

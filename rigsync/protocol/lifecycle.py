@@ -1,0 +1,150 @@
+"""The rig's lifecycle as one literal table (PROTOCOL.md section 4)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync.protocol.messages import ExpMessage, ExpStatus
+
+INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
+INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
+CONNECTED, INITIALIZED = ExpStatus.CONNECTED, ExpStatus.INITIALIZED
+RUNNING, STOPPED = ExpStatus.RUNNING, ExpStatus.STOPPED
+
+NO_OP = "no-op"
+REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class ByReference:
+    """An entry of the table that depends on whether the message names the rig's present experiment."""
+
+    same: Any
+    other: Any
+
+
+# Each entry is the new status, which the handler's success brings about, or NO_OP, or REFUSE.
+TABLE: dict[ExpStatus, dict[ExpMessage, Any]] = {
+    CONNECTED: {INIT: INITIALIZED, START: REFUSE, END: NO_OP, INTERRUPT: NO_OP, CLEANUP: NO_OP},
+    INITIALIZED: {
+        INIT: ByReference(same=NO_OP, other=INITIALIZED),
+        START: ByReference(same=RUNNING, other=REFUSE),
+        END: STOPPED,
+        INTERRUPT: STOPPED,
+        CLEANUP: CONNECTED,
+    },
+    RUNNING: {
+        INIT: ByReference(same=NO_OP, other=REFUSE),
+        START: ByReference(same=NO_OP, other=REFUSE),
+        END: STOPPED,
+        INTERRUPT: STOPPED,
+        CLEANUP: REFUSE,
+    },
+    STOPPED: {INIT: INITIALIZED, START: REFUSE, END: NO_OP, INTERRUPT: NO_OP, CLEANUP: CONNECTED},
+}
+
+LIFECYCLE_MESSAGES = frozenset(TABLE[CONNECTED])
+"""The messages that can change the status. The others are answered in every status and change none."""
+
+_PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.DOTALL)
+
+
+def canonical_reference(reference: str) -> str:
+    """Return `reference` with its number without leading zeros, which ALF writes and iblutil drops."""
+    parts = _PARTS.fullmatch(reference)
+    return f"{parts[1]}_{parts[2].lstrip('0') or '0'}_{parts[3]}" if parts else reference
+
+
+def named_reference(event: ExpMessage, args: list[Any]) -> str | None:
+    """Return the experiment reference that an EXPINIT or EXPSTART names, or None.
+
+    Raises
+    ------
+    ValueError
+        A reference in a form that PROTOCOL.md section 4 does not know.
+    """
+    if not args or event not in (INIT, START):
+        return None
+    value = args[0]
+    if event is INIT and isinstance(value, dict):
+        value = value.get("exp_ref")
+    elif event is INIT and not isinstance(value, str):
+        return None  # EXPINIT may carry any data; only text is a reference in itself
+    return reference_text(value)
+
+
+def reference_text(value: Any) -> str | None:
+    """Return an experiment reference as ``yyyy-mm-dd_n_subject``, or None where none is given.
+
+    Parameters
+    ----------
+    value : str, mapping or None
+        Text, which is taken as it is, or a mapping with ``date``, ``sequence`` and ``subject``.
+
+    Raises
+    ------
+    ValueError
+        Neither of these.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        try:
+            return f"{str(value['date'])[:10]}_{int(value['sequence'])}_{value['subject']}"
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"an experiment reference needs date, sequence (a whole number) and subject: {value!r}"
+            ) from error
+    raise ValueError(f"an experiment reference is text or a map of date, sequence and subject, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the table says of one message: exactly one of the three."""
+
+    status: ExpStatus | None = None
+    """Run the handler; its success leads to this status."""
+    no_op: bool = False
+    """Answer as the first time, without running the handler."""
+    refusal: str | None = None
+    """Refuse, with this text."""
+
+
+def decide(status: ExpStatus, event: ExpMessage, present: str | None, named: str | None) -> Decision:
+    """Look one lifecycle message up in the table.
+
+    Parameters
+    ----------
+    status : ExpStatus
+        The rig's status.
+    event : ExpMessage
+        One of `LIFECYCLE_MESSAGES`.
+    present : str or None
+        The reference of the rig's present experiment.
+    named : str or None
+        The reference that the message names.
+    """
+    entry = TABLE[status][event]
+    if isinstance(entry, ByReference):
+        entry = entry.same if _same(event, present, named) else entry.other
+    if entry == REFUSE:
+        return Decision(refusal=_refusal(status, event, present, named))
+    return Decision(no_op=True) if entry == NO_OP else Decision(status=entry)
+
+
+def _same(event: ExpMessage, present: str | None, named: str | None) -> bool:
+    if event is START and (named is None or present is None):
+        return True  # EXPSTART may name none; where EXPINIT named none, EXPSTART's reference is the experiment's
+    # An EXPINIT without a reference may carry other data than the last one: never pass over it as a repeat.
+    return named is not None and present is not None and canonical_reference(named) == canonical_reference(present)
+
+
+def _refusal(status: ExpStatus, event: ExpMessage, present: str | None, named: str | None) -> str:
+    allowed = [m.name for m, entry in TABLE[status].items() if entry != REFUSE]
+    about = f" of {present}" if present else ""
+    asked = f" for {named}" if named else ""
+    return f"{event.name}{asked} refused: status is {status.name}{about}; allowed now: {', '.join(allowed)}"

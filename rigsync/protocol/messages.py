@@ -1,0 +1,375 @@
+"""Bytes to frames and back, in both dialects: the only reader and writer of the wire format (PROTOCOL.md 1, 2).
+
+The contract of `decode`: any bytes give a frame or a `RemoteProtocolError`; everything else is a bug.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from iblutil.io.net.base import PROTOCOL_VERSION as PROTOCOL_VERSION
+from iblutil.io.net.base import ExpMessage as ExpMessage
+from iblutil.io.net.base import ExpStatus as ExpStatus
+
+from rigsync.errors import PayloadTooLarge, RemoteProtocolError
+
+VERSION = 1
+"""Version of the rigsync dialect."""
+MAX_DATAGRAM = 65_507
+"""Bytes of the largest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header."""
+
+COORDINATOR_MARK = b" "
+RIG_MARK = b"\t"
+"""White space at the end of what each side sends in the iblutil dialect. No encoder writes it and the echo copies it:
+so an echo, even one that comes late or twice, is told from the other side's own message of the same content."""
+
+NULL_MESSAGE = ExpMessage(0)
+"""The event of iblutil's error messages."""
+
+_BOOT = re.compile(r"[0-9a-f]{16}")
+_LARGEST = 2**63
+_EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
+
+
+# ---------------------------------------------------------------------------------------------------- frames
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A message of the iblutil dialect; `event` is the null message for a remote error."""
+
+    event: ExpMessage
+    args: list[Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What every frame of the rigsync dialect has."""
+
+    boot: str
+    """16 hexadecimal digits, drawn when the sender's endpoint opened."""
+    n: int
+    """The sender's counter, or the number of the frame that this one answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Frame):
+    """A question whether the rig is there."""
+
+    t0: int
+    """Stamp of sending, nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive(Frame):
+    """The answer to a probe."""
+
+    t0: int
+    """Copied from the probe."""
+    t1: int
+    """When the probe came, in the rig's clock, nanoseconds."""
+    t2: int
+    """When this left, in the rig's clock, nanoseconds."""
+    name: str
+    status: ExpStatus
+    exp_ref: str | None
+    version: str
+    """Version of rigsync on the rig."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Frame):
+    """Act on a message."""
+
+    event: ExpMessage
+    args: list[Any] = field(repr=False)
+    at: int | None
+    """Rig-clock nanoseconds at which to act, or None for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Frame):
+    """The request has arrived and is being worked on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Frame):
+    """The request was done."""
+
+    args: list[Any] = field(repr=False)
+    """What the iblutil dialect's answer would hold after its event."""
+    started: int
+    finished: int
+    """Rig-clock nanoseconds between which the handler ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure(Frame):
+    """The request failed or was refused."""
+
+    error: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(Frame):
+    """The sender's endpoint is closing."""
+
+    reason: str
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+def decode(data: bytes) -> Frame | Array:
+    """Read one datagram of either dialect.
+
+    Raises
+    ------
+    RemoteProtocolError
+        The bytes are no valid frame of any known kind and version.
+    """
+    first = data[:1]
+    if first not in (b"[", b"{"):
+        raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {first!r}, neither '[' nor '{{'")
+    try:
+        content = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
+    return _read_array(content) if first == b"[" else _read_frame(content)
+
+
+def _read_array(content: list[Any]) -> Array:
+    if not content:
+        raise RemoteProtocolError("empty array", "an array without an event")
+    number, *args = content
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise RemoteProtocolError("unknown event", f"the event is {_short(number)}, not the number of an ExpMessage")
+    if number == 0:
+        if len(args) != 2 or not isinstance(args[0], str) or type(args[1]) is not int or args[1] not in _EVENTS:
+            raise RemoteProtocolError("malformed error", "an error message is [0, text, event]")
+        return Array(NULL_MESSAGE, [args[0], _EVENTS[args[1]]])
+    if number not in _EVENTS:
+        raise RemoteProtocolError("unknown event", f"{_short(number)} is not the number of one ExpMessage")
+    return Array(_EVENTS[number], args)
+
+
+def _read_frame(content: dict[str, Any]) -> Frame:
+    version = content.get("rigsync")
+    if version != VERSION or isinstance(version, bool):
+        raise RemoteProtocolError(
+            "foreign version", f"version {_short(version)} of the dialect, this side speaks {VERSION}; update the older"
+        )
+    read = _READERS.get(kind) if isinstance(kind := content.get("kind"), str) else None
+    if read is None:
+        raise RemoteProtocolError("unknown kind", f"a frame of kind {_short(kind)}")
+    boot = content.get("boot")
+    if not isinstance(boot, str) or not _BOOT.fullmatch(boot):
+        raise RemoteProtocolError("malformed frame", f"boot is {_short(boot)}, not 16 hexadecimal digits")
+    return read(content, boot, _whole(content, "n"))
+
+
+def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Probe(boot, n, _whole(content, "t0"))
+
+
+def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Alive(
+        boot,
+        n,
+        _whole(content, "t0"),
+        _whole(content, "t1"),
+        _whole(content, "t2"),
+        _text(content, "name"),
+        _member(content, "status", ExpStatus.__members__),
+        None if content.get("exp_ref") is None else _text(content, "exp_ref"),
+        _text(content, "version"),
+    )
+
+
+def _read_request(content: dict[str, Any], boot: str, n: int) -> Frame:
+    event = _member(content, "event", ExpMessage.__members__)
+    at = None if content.get("at") is None else _whole(content, "at")
+    return Request(boot, n, event, _list(content, "args"), at)
+
+
+def _read_ack(_: dict[str, Any], boot: str, n: int) -> Frame:
+    return Ack(boot, n)
+
+
+def _read_reply(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Reply(boot, n, _list(content, "args"), _whole(content, "started"), _whole(content, "finished"))
+
+
+def _read_failure(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Failure(boot, n, _text(content, "error"), _text(content, "message"), _text(content, "traceback"))
+
+
+def _read_bye(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Bye(boot, n, _text(content, "reason"))
+
+
+_READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
+    "probe": _read_probe,
+    "alive": _read_alive,
+    "request": _read_request,
+    "ack": _read_ack,
+    "reply": _read_reply,
+    "failure": _read_failure,
+    "bye": _read_bye,
+}
+
+
+def _whole(content: dict[str, Any], key: str) -> int:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST:
+        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not a whole number")
+    return value
+
+
+def _text(content: dict[str, Any], key: str) -> str:
+    value = content.get(key)
+    if not isinstance(value, str):
+        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not text")
+    return value
+
+
+def _list(content: dict[str, Any], key: str) -> list[Any]:
+    value = content.get(key)
+    if not isinstance(value, list):
+        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not a list")
+    return value
+
+
+def _member(content: dict[str, Any], key: str, members: Any) -> Any:
+    value = content.get(key)
+    if not isinstance(value, str) or value not in members:
+        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not one of {', '.join(members)}")
+    return members[value]
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number beyond what int() prints; nested to the limit
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An ExpMessage with its arguments, ready to be sent in either dialect.
+
+    The arguments are encoded once, whatever the number of rigs.
+    """
+
+    event: ExpMessage
+    args: list[Any] = field(repr=False)
+    """Plain JSON values: what follows the event."""
+    body: str = field(repr=False)
+    """The JSON text of `args`, in ASCII. Never logged: it may hold a token."""
+
+    @classmethod
+    def of(cls, event: ExpMessage, args: list[Any]) -> Message:
+        """Encode plain JSON values.
+
+        Raises
+        ------
+        PayloadTooLarge
+            No datagram can carry it.
+        """
+        body = to_json(args)
+        if _REQUEST_OVERHEAD + len(body) > MAX_DATAGRAM:
+            raise PayloadTooLarge(_REQUEST_OVERHEAD + len(body), MAX_DATAGRAM)
+        return cls(event, args, body)
+
+    @property
+    def asks_token(self) -> bool:
+        """An ALYX message without a token: a request for one, which is answered by more than the echo."""
+        return self.event is ExpMessage.ALYX and not all(self.args)
+
+
+def to_json(content: Any) -> str:
+    """Return plain JSON values as compact ASCII text."""
+    return json.dumps(content, separators=(",", ":"))
+
+
+def array(message: Message, mark: bytes) -> bytes:
+    """Return a message in the iblutil dialect, with the mark of the side that sends it."""
+    separator = "," if message.args else ""
+    return f"[{int(message.event)}{separator}{message.body[1:]}".encode("ascii") + mark
+
+
+def error_array(error: str, message: str, event: ExpMessage) -> bytes:
+    """Return iblutil's report of a failed callback."""
+    # iblutil recognises it by its second byte, hence no blank after the bracket. Cut to fit, at 12 bytes a character.
+    return to_json([0, f"{error}: {message}"[:5000], int(event)]).encode("ascii")
+
+
+def request(boot: str, n: int, message: Message) -> bytes:
+    """Return a message as a request of the rigsync dialect."""
+    return _encode("request", boot, n, f'"event":"{message.event.name}","args":{message.body},"at":null')
+
+
+def probe(boot: str, n: int, t0: int) -> bytes:
+    """Return a probe; `t0` is the stamp of sending in nanoseconds."""
+    return _encode("probe", boot, n, f'"t0":{t0}')
+
+
+def alive(frame: Alive) -> bytes:
+    """Return the answer to a probe."""
+    rest = to_json(
+        {
+            "t0": frame.t0,
+            "t1": frame.t1,
+            "t2": frame.t2,
+            "name": frame.name,
+            "status": frame.status.name,
+            "exp_ref": frame.exp_ref,
+            "version": frame.version,
+        }
+    )
+    return _encode("alive", frame.boot, frame.n, rest[1:-1])
+
+
+def ack(boot: str, n: int) -> bytes:
+    """Return the confirmation that frame `n` has arrived."""
+    return _encode("ack", boot, n)
+
+
+def reply(boot: str, n: int, message: Message, started: int, finished: int) -> bytes:
+    """Return the answer to request `n`; `started` and `finished` are stamps in nanoseconds."""
+    return _encode("reply", boot, n, f'"args":{message.body},"started":{started},"finished":{finished}')
+
+
+def failure(boot: str, n: int, error: str, message: str, traceback: str) -> bytes:
+    """Return the failure of request `n`, its texts cut so that it fits into a datagram."""
+    # A character takes at most 12 bytes in ASCII, so that these two always leave room for the end of the traceback,
+    # which tells most.
+    texts = {"error": error[:200], "message": message[:2000], "traceback": traceback}
+    while len(data := _encode("failure", boot, n, to_json(texts)[1:-1])) > MAX_DATAGRAM:
+        texts["traceback"] = texts["traceback"][len(texts["traceback"]) // 2 + 1 :]
+    return data
+
+
+def bye(boot: str, n: int, reason: str) -> bytes:
+    """Return the farewell of an endpoint that closes."""
+    return _encode("bye", boot, n, to_json({"reason": reason})[1:-1])
+
+
+def _encode(kind: str, boot: str, n: int, rest: str = "") -> bytes:
+    comma = "," if rest else ""
+    return f'{{"rigsync":{VERSION},"kind":"{kind}","boot":"{boot}","n":{n}{comma}{rest}}}'.encode("ascii")
+
+
+_LONGEST_NAME = max(ExpMessage.__members__.values(), key=lambda event: len(event.name))
+# A reply's overhead is the larger: it has two stamps where a request has its event's name.
+_REQUEST_OVERHEAD = len(reply("0" * 16, _LARGEST, Message(_LONGEST_NAME, [], ""), _LARGEST, _LARGEST))

@@ -1,0 +1,503 @@
+"""The coordinator's view of one rig: its link, and the one request that is outstanding (PROTOCOL.md 1 to 4)."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from random import Random
+from typing import Any
+
+from rigsync.config import RigConfig, Timing
+from rigsync.errors import (
+    Aborted,
+    Interrupted,
+    RemoteError,
+    RemoteProtocolError,
+    RigError,
+    RigLost,
+    RigRefused,
+    RigTimeout,
+)
+from rigsync.protocol import messages
+from rigsync.protocol.backoff import Backoff
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.echo_guard import EchoGuard
+from rigsync.protocol.events import (
+    Dialect,
+    DialectDetected,
+    Event,
+    LinkChanged,
+    LinkState,
+    MessageReceived,
+    ProbeAnswered,
+    ProbeRefused,
+    RemoteComplaint,
+    RequestReceived,
+    RigRestarted,
+    ViolationSeen,
+)
+from rigsync.protocol.liveness import Liveness
+from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Failure, Frame, Probe, Reply
+
+_PROBES_REMEMBERED = 64
+_BOOTS_REMEMBERED = 8
+
+
+class Line(Enum):
+    """The two sockets towards a rig; probes have their own, so that they disturb no iblutil rig (section 1)."""
+
+    REQUESTS = "requests"
+    PROBES = "probes"
+
+
+class Request:
+    """One push, shared by all the rigs that it goes to, so that it is encoded once.
+
+    Parameters
+    ----------
+    message : Message
+        What is pushed.
+    request_time : float
+        Unix time in seconds, unique, by which the push is filed.
+    boot : str
+        The coordinator's boot number.
+    n : int
+        The coordinator's counter; higher than that of every request before.
+    confirm : bool
+        Whether to tell when a rig confirms that it has it.
+    """
+
+    def __init__(self, message: messages.Message, request_time: float, boot: str, n: int, confirm: bool = False):
+        self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
+        self.event = message.event
+        self._boot = boot
+
+    @cached_property
+    def frame(self) -> bytes:
+        """The request in the rigsync dialect."""
+        return messages.request(self._boot, self.n, self.message)
+
+    @cached_property
+    def array(self) -> bytes:
+        """The request in the iblutil dialect."""
+        return messages.array(self.message, messages.COORDINATOR_MARK)
+
+    @property
+    def echo_suffices(self) -> bool:
+        """Whether an iblutil rig answers by its echo alone, as it does when it is handed a token."""
+        return self.event is ExpMessage.ALYX and not self.message.asks_token
+
+
+@dataclass(slots=True)
+class Errand:
+    """A request's way to one rig."""
+
+    request: Request
+    submitted: float
+    deadline: float
+    tries: int = 0
+    sent_at: float = math.inf
+    next_send: float = math.inf
+    received: bool = False
+
+
+@dataclass(slots=True)
+class AwaitedEcho:
+    """Bytes that an iblutil rig has yet to send back; until then nothing else may leave (section 1)."""
+
+    data: bytes
+    until: float
+
+
+class Peer:
+    """One rig as the coordinator sees it.
+
+    Parameters
+    ----------
+    config : RigConfig
+        The rig.
+    timing : Timing
+        Waits, in seconds.
+    boot : str
+        The coordinator's boot number.
+    stamps : StampClock
+        The coordinator's wall clock.
+    random : random.Random
+        For back-off.
+    outbox : list of ((str, Line), bytes)
+        Where datagrams to be sent are put, each with the rig and the line.
+    events : list of Event
+        Where events are put.
+    settled : callable
+        Called once for each request with the rig's name and its answer or its error.
+    """
+
+    def __init__(
+        self,
+        config: RigConfig,
+        timing: Timing,
+        boot: str,
+        stamps: StampClock,
+        random: Random,
+        outbox: list[tuple[tuple[str, Line], bytes]],
+        events: list[Event],
+        settled: Callable[[str, Request, list[Any] | RigError], None],
+    ):
+        self.config, self.name = config, config.name
+        self._timing, self._boot, self._stamps = timing, boot, stamps
+        self._outbox, self._events, self._settled = outbox, events, settled
+        self._backoff = Backoff(timing, random)
+        self._liveness = Liveness(timing)
+        self._echo_guard = EchoGuard()
+        self._probe_n = 0
+        self._probes: dict[int, float] = {}
+        self._current: Errand | None = None
+        self._queue: deque[Errand] = deque()
+        self._queue_timer = math.inf
+        self._awaited_echo: AwaitedEcho | None = None
+        self._remote_boots: deque[str] = deque(maxlen=_BOOTS_REMEMBERED)
+        self.dialect = Dialect.UNKNOWN
+        self.status: ExpStatus | None = None
+        self.exp_ref: str | None = None
+        self.version: str | None = None
+        self.violations: dict[str, int] = {}
+
+    # ------------------------------------------------------------------------------------------------ outside
+
+    @property
+    def state(self) -> LinkState:
+        """State of the link."""
+        return self._liveness.state
+
+    @property
+    def reason(self) -> str:
+        """What the state of the link rests on, in words."""
+        return self._liveness.reason
+
+    @property
+    def refused(self) -> bool:
+        """Whether the rig's host says that nothing listens at the rig's port."""
+        return self._liveness.refused
+
+    def connect(self, now: float) -> None:
+        """Begin to probe; a configured dialect needs no detection."""
+        self._liveness.connect(now)
+        if self.config.dialect != "auto":
+            self._adopt(Dialect(self.config.dialect), now)
+        self.handle_timer(now)
+
+    def submit(self, request: Request, deadline: float, now: float) -> None:
+        """Queue a request; it leaves at once if nothing is outstanding. EXPINTERRUPT overtakes (section 4)."""
+        errand = Errand(request, now, deadline)
+        if request.event is ExpMessage.EXPINTERRUPT:
+            self._overtake()
+        self._queue.append(errand)
+        self._queue_timer = min(self._queue_timer, self._limit(errand))
+        self._advance(now)
+
+    def withdraw_queued(self) -> list[float]:
+        """Take out all that has not been sent; return the request times."""
+        unsent = list(self._queue)
+        self._queue.clear()
+        if self._current and not self._current.tries:
+            unsent.insert(0, self._current)
+            self._current = None
+        self._queue_timer = math.inf
+        for errand in unsent:
+            self._fail(errand, Aborted(self.name, f"{errand.request.event.name} was taken out of the queue unsent"))
+        return [errand.request.request_time for errand in unsent]
+
+    def probe(self, now: float) -> int:
+        """Send a probe now, beside the regular ones; return its number."""
+        self._send_probe(now)
+        return self._probe_n
+
+    def farewell(self, now: float) -> None:
+        """Tell a rigsync rig that this coordinator is closing."""
+        if self.dialect is Dialect.RIGSYNC and self.state is not LinkState.LOST:
+            self._probe_n += 1
+            self._send(Line.PROBES, messages.bye(self._boot, self._probe_n, "the coordinator is closing"))
+
+    def receive_datagram(self, line: Line, data: bytes, now: float) -> None:
+        """Take in a datagram that came from the rig on `line` at monotonic `now` (s)."""
+        try:
+            frame = messages.decode(data)
+            if isinstance(frame, Array):
+                if line is Line.PROBES:
+                    raise RemoteProtocolError("stray message", "an iblutil message on the line for probes")
+                self._receive_array(frame, data, now)
+            else:
+                self._receive_frame(frame, now)
+        except RemoteProtocolError as error:
+            if self._count(error.kind) == 1:
+                self._events.append(ViolationSeen(self.name, error.kind, str(error)))
+
+    def report_refusal(self, now: float) -> None:
+        """Take note of an ICMP refusal."""
+        self._events.append(ProbeRefused(self.name))
+        before = self.state
+        self._liveness.refuse(now)
+        self._note_change(before)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due at `now`: probe, change the link's state, send again, give up."""
+        before = self.state
+        if self._liveness.probe_due(now):
+            self._send_probe(now)
+        self._liveness.handle_timer(now)
+        self._note_change(before)
+        if self._awaited_echo and now >= self._awaited_echo.until:
+            self._awaited_echo = None
+        if self._current and now >= self._limit(self._current):
+            self._give_up(self._current)
+            self._current = None
+        if now >= self._queue_timer:
+            self._expire_queue(now)
+        self._advance(now)
+        if self._current and now >= self._current.next_send:
+            self._transmit(self._current, now)
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, `handle_timer` has something to do next."""
+        timer = min(self._liveness.next_timer(), self._queue_timer)
+        if self._current:
+            timer = min(timer, self._current.next_send, self._limit(self._current))
+        if self._awaited_echo:
+            timer = min(timer, self._awaited_echo.until)
+        return timer
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    def _limit(self, errand: Errand) -> float:
+        if self._liveness.state is not LinkState.LOST:
+            return errand.deadline
+        asked = max(self._liveness.lost_since, errand.submitted)
+        return min(errand.deadline, asked + self._timing.lost_grace)
+
+    def _advance(self, now: float) -> None:
+        if self._current is None and self._queue:
+            self._current = self._queue.popleft()
+        errand = self._current
+        if errand is None or errand.tries or self.dialect is Dialect.UNKNOWN:
+            return
+        if self.dialect is Dialect.IBLUTIL and self._awaited_echo:
+            return
+        self._transmit(errand, now)
+
+    def _transmit(self, errand: Errand, now: float) -> None:
+        errand.tries += 1
+        if errand.tries == 1:
+            errand.sent_at = now
+        if self.dialect is Dialect.RIGSYNC:
+            self._send(Line.REQUESTS, errand.request.frame)
+            again = self._timing.ask_again if errand.received else self._backoff.wait(errand.tries)
+            errand.next_send = now + again
+        else:
+            self._send(Line.REQUESTS, errand.request.array)
+            self._awaited_echo = AwaitedEcho(errand.request.array, now + self._timing.echo_timeout)
+            errand.next_send = now + self._backoff.wait(errand.tries) if self.config.resend else math.inf
+
+    def _overtake(self) -> None:
+        overtaken = [errand for errand in self._queue if errand.request.event is not ExpMessage.EXPINTERRUPT]
+        if self._current and self._current.request.event is not ExpMessage.EXPINTERRUPT:
+            overtaken.insert(0, self._current)
+            self._current = None
+        self._queue = deque(errand for errand in self._queue if errand.request.event is ExpMessage.EXPINTERRUPT)
+        for errand in overtaken:
+            name = errand.request.event.name
+            self._fail(errand, Interrupted(self.name, f"{name} was overtaken by EXPINTERRUPT before it was answered"))
+
+    def _expire_queue(self, now: float) -> None:
+        waiting = list(self._queue)
+        self._queue = deque(errand for errand in waiting if now < self._limit(errand))
+        self._queue_timer = min((self._limit(errand) for errand in self._queue), default=math.inf)
+        for errand in waiting:
+            if now >= self._limit(errand):
+                self._give_up(errand)
+
+    def _confirm_receipt(self, errand: Errand) -> None:
+        if not errand.received:
+            errand.received = True
+            if errand.request.confirm:
+                self._events.append(RequestReceived(self.name, errand.request.request_time))
+
+    def _finish(self, errand: Errand, outcome: list[Any] | RigError, now: float) -> None:
+        self._confirm_receipt(errand)
+        self._current = None
+        request = errand.request
+        if not isinstance(outcome, RigError):
+            self._events.append(MessageReceived(self.name, request.event, outcome, request.request_time))
+        self._settled(self.name, request, outcome)
+        self._advance(now)
+
+    def _fail(self, errand: Errand, error: RigError) -> None:
+        self._settled(self.name, errand.request, error)
+
+    def _give_up(self, errand: Errand) -> None:
+        name = errand.request.event.name
+        address = self.config.address
+        if self.refused:
+            error: RigError = RigRefused(
+                self.name,
+                f"{name} was refused: the host of {address} is up and nothing listens at that port; "
+                "start the rig's program there, or correct the port",
+            )
+        elif self.state is LinkState.LOST:
+            error = RigLost(
+                self.name,
+                f"no answer to {name} and the rig is lost ({self.reason}); "
+                f"check the power, the cable and the firewall of {address}",
+            )
+        else:
+            error = RigTimeout(self.name, f"no answer to {name} in time: {self._progress(errand)}")
+        self._fail(errand, error)
+
+    def _progress(self, errand: Errand) -> str:
+        if self.dialect is Dialect.UNKNOWN:
+            return f"nothing has ever come from {self.config.address}; is the rig's program running there?"
+        if errand is not self._current:
+            return "it was still waiting behind earlier messages to this rig"
+        if errand.received:
+            return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"
+        if self.dialect is Dialect.IBLUTIL:
+            return (
+                "the iblutil rig did not confirm it. Such a rig drops what comes while it is busy and closes its "
+                "socket for good when a confirmation is lost: if a ping is not answered either, restart its program"
+            )
+        return f"sent {errand.tries} times without a sign of it; look at the network between here and the rig"
+
+    # ----------------------------------------------------------------------------------------- iblutil dialect
+
+    def _receive_array(self, message: Array, data: bytes, now: float) -> None:
+        self._heard(Dialect.IBLUTIL, now)
+        errand = self._current if self._current and self._current.tries else None
+        if self._awaited_echo and data == self._awaited_echo.data:
+            self._awaited_echo = None
+            if errand and errand.request.array == data:
+                errand.next_send = math.inf
+                self._confirm_receipt(errand)
+                if errand.request.echo_suffices:
+                    self._finish(errand, [], now)
+            self._advance(now)
+        elif data.endswith(messages.COORDINATOR_MARK):
+            self._count("late echo")
+        elif message.event == messages.NULL_MESSAGE:
+            text, event = message.args
+            if errand and errand.request.event is event:
+                error, _, problem = text.partition(": ")
+                self._finish(errand, RemoteError(self.name, error, problem), now)
+            else:
+                self._events.append(RemoteComplaint(self.name, event, text))
+        else:
+            if not self._echo_guard.allows(data, now):
+                raise RemoteProtocolError("echo loop", "the rig sends the same message over and over")
+            self._send(Line.REQUESTS, data)
+            if errand and errand.request.event is message.event:
+                self._awaited_echo = None
+                self._finish(errand, message.args, now)
+            else:
+                self._events.append(MessageReceived(self.name, message.event, message.args, None))
+
+    # ----------------------------------------------------------------------------------------- rigsync dialect
+
+    def _receive_frame(self, frame: Frame, now: float) -> None:
+        if isinstance(frame, Probe):
+            if frame.boot != self._boot:
+                raise RemoteProtocolError("stray frame", "a probe from another coordinator")
+            self._heard(Dialect.IBLUTIL, now)
+            self._probe_returned(frame.n, now, None, 0)
+            return
+        if isinstance(frame, messages.Request):
+            raise RemoteProtocolError("stray frame", "a request came from a rig")
+        if frame.boot in self._remote_boots and frame.boot != self._remote_boots[-1]:
+            self._count("answer from before a restart")
+            return
+        if isinstance(frame, Bye):
+            self._said_goodbye(frame, now)
+            return
+        self._heard(Dialect.RIGSYNC, now)
+        self._note_boot(frame.boot)
+        if isinstance(frame, Alive):
+            self.status, self.exp_ref, self.version = frame.status, frame.exp_ref, frame.version
+            self._probe_returned(frame.n, now, (frame.t0, frame.t1, frame.t2), frame.t2 - frame.t1)
+        else:
+            self._receive_outcome(frame, now)
+
+    def _receive_outcome(self, frame: Frame, now: float) -> None:
+        errand = self._current
+        if errand is None or errand.request.n != frame.n or not errand.tries:
+            self._count("late answer")  # ordinary under duplication: no violation
+            return
+        if errand.tries == 1 and not errand.received:
+            self._backoff.add_sample(now - errand.sent_at)
+        if isinstance(frame, Ack):
+            self._confirm_receipt(errand)
+            errand.next_send = now + self._timing.ask_again
+        elif isinstance(frame, Reply):
+            self._finish(errand, frame.args, now)
+        elif isinstance(frame, Failure):
+            self._finish(errand, RemoteError(self.name, frame.error, frame.message, frame.traceback), now)
+
+    def _said_goodbye(self, frame: Bye, now: float) -> None:
+        if self._remote_boots and frame.boot == self._remote_boots[-1]:
+            before = self.state
+            self._liveness.farewell(frame.reason, now)
+            self._note_change(before)
+
+    def _note_boot(self, boot: str) -> None:
+        if not self._remote_boots or boot != self._remote_boots[-1]:
+            if self._remote_boots:
+                self._events.append(RigRestarted(self.name))
+            self._remote_boots.append(boot)
+
+    # ---------------------------------------------------------------------------------------------------- link
+
+    def _send_probe(self, now: float) -> None:
+        self._probe_n += 1
+        self._probes[self._probe_n] = now
+        if len(self._probes) > _PROBES_REMEMBERED:
+            del self._probes[next(iter(self._probes))]
+        self._send(Line.PROBES, messages.probe(self._boot, self._probe_n, self._stamps.stamp(now)))
+
+    def _probe_returned(self, n: int, now: float, stamps: tuple[int, int, int] | None, held: int) -> None:
+        sent = self._probes.pop(n, None)
+        if sent is None:
+            return  # a second copy, or from long ago: a sign of life, and no more
+        round_trip = max(0.0, now - sent - max(0, held) * 1e-9)
+        self._backoff.add_sample(round_trip)
+        four = (*stamps, self._stamps.stamp(now)) if stamps else None
+        self._events.append(ProbeAnswered(self.name, n, round_trip, four))
+
+    def _heard(self, dialect: Dialect, now: float) -> None:
+        if self.config.dialect == "auto" and self.dialect is not dialect:
+            self._adopt(dialect, now)
+        before = self.state
+        self._liveness.heard(now)
+        self._note_change(before)
+
+    def _adopt(self, dialect: Dialect, now: float) -> None:
+        self.dialect = dialect
+        self._liveness.adopt(dialect)
+        self._awaited_echo = None
+        self._events.append(DialectDetected(self.name, dialect))
+        if self._current and not self._current.received:
+            self._current.tries = 0  # what was sent in another dialect has reached nobody
+            self._current.next_send = math.inf
+        self._advance(now)
+
+    def _note_change(self, before: LinkState) -> None:
+        if self.state is not before:
+            self._events.append(LinkChanged(self.name, before, self.state, self.reason))
+            limits: Iterable[float] = (self._limit(errand) for errand in self._queue)
+            self._queue_timer = min(limits, default=math.inf)
+
+    def _count(self, kind: str) -> int:
+        self.violations[kind] = self.violations.get(kind, 0) + 1
+        return self.violations[kind]
+
+    def _send(self, line: Line, data: bytes) -> None:
+        self._outbox.append(((self.name, line), data))

@@ -1,0 +1,391 @@
+"""The rig's view of its coordinators: each request is run once, whatever the network does (PROTOCOL.md 1 to 4)."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync.config import Timing
+from rigsync.errors import PayloadError, PayloadTooLarge, RemoteProtocolError
+from rigsync.protocol import messages
+from rigsync.protocol.answers import Identity, answer_arguments, experiment_information
+from rigsync.protocol.arguments import encode, to_plain, token_arguments
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.coordinators import Address, Coordinators, EchoLane, Record
+from rigsync.protocol.events import (
+    EchoMissing,
+    Event,
+    HandlerDue,
+    HandlerOvertaken,
+    MessageHandled,
+    StatusChanged,
+    ViolationSeen,
+)
+from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, decide, named_reference
+from rigsync.protocol.messages import Alive, Array, Bye, ExpMessage, ExpStatus, Message, Probe, Request
+
+_SOURCES_REPORTED = 256
+"""Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
+
+
+@dataclass(slots=True)
+class Task:
+    """One message on its way through the rig."""
+
+    number: int
+    event: ExpMessage
+    args: list[Any]
+    source: Address
+    accepted: float
+    record: Record | None
+    """Where the answer is kept for repeats; None in the iblutil dialect, which has none."""
+    silent: bool = False
+    """An iblutil coordinator that hands over a token takes an answer for a wrong echo."""
+    leads_to: ExpStatus | None = None
+    names: str | None = None
+    ack_due: float = math.inf
+    started: float = 0.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """Lifecycle messages are handled one after the other; EXPINTERRUPT clears the lane."""
+
+    running: Task | None = None
+    waiting: deque[Task] = field(default_factory=deque)
+
+
+class Responder:
+    """The rig's core.
+
+    Datagrams, time and the outcomes of handlers go in; `take_datagrams` and `take_events` give what comes out;
+    `next_timer` says when `handle_timer` is due.
+
+    Parameters
+    ----------
+    identity : Identity
+        What the rig says of itself.
+    handled : collection of ExpMessage
+        The messages that have handlers; may change later. The others are answered at once.
+    timing : Timing
+        Waits, in seconds.
+    boot : str
+        16 hexadecimal digits, drawn at random when the rig starts.
+    stamps : StampClock
+        The rig's wall clock.
+    """
+
+    def __init__(
+        self, identity: Identity, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
+    ):
+        self.identity, self._handled, self._timing = identity, handled, timing
+        self._boot, self._stamps = boot, stamps
+        self._coordinators = Coordinators(timing)
+        self._outbox: list[tuple[Address, bytes]] = []
+        self._events: list[Event] = []
+        self._tasks: dict[int, Task] = {}
+        self._lane = Lane()
+        self._numbers = 0
+        self._answers: dict[ExpMessage, list[Any]] = {}
+        self._reported: set[tuple[str, str]] = set()
+        self._timer = math.inf
+        self.status = ExpStatus.CONNECTED
+        self.exp_ref: str | None = None
+        self.violations: dict[str, int] = {}
+
+    # ------------------------------------------------------------------------------------------------ outside
+
+    def receive_datagram(self, data: bytes, source: Address, now: float) -> None:
+        """Take in a datagram from a coordinator at monotonic `now` (s)."""
+        try:
+            frame = messages.decode(data)
+            if isinstance(frame, Array):
+                self._receive_array(frame, data, source, now)
+            elif isinstance(frame, Probe):
+                self._coordinators.seen(frame.boot, source, now)
+                self._send(source, self._alive(frame, now))
+            elif isinstance(frame, Request):
+                self._receive_request(frame, source, now)
+            elif isinstance(frame, Bye):
+                self._coordinators.leave(frame.boot, source)
+            elif not isinstance(frame, messages.Ack):
+                raise RemoteProtocolError("stray frame", f"a {type(frame).__name__.lower()} came to a rig")
+        except RemoteProtocolError as error:
+            self._report(source, error)
+
+    def respond(self, number: int, returned: Any, now: float) -> None:
+        """Settle a task whose handlers have succeeded and returned `returned`."""
+        if task := self._tasks.get(number):
+            self._succeed(task, returned, now)
+
+    def fail(self, number: int, error: str, message: str, traceback: str, now: float) -> None:
+        """Settle a task whose handlers have failed with an exception of type `error`."""
+        if task := self._tasks.get(number):
+            if task.event is ExpMessage.EXPINTERRUPT and task.leads_to is not None:
+                self._enter(task.leads_to, self.exp_ref)
+            self._finish_failure(task, error, message, traceback, now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due at `now`: acknowledge what takes long, give up missing echoes."""
+        for task in self._tasks.values():
+            if now >= task.ack_due:
+                task.ack_due = math.inf
+                self._acknowledge(task)
+        for source, lane, answer in self._coordinators.expire_echoes(now):
+            self._events.append(EchoMissing(text_of(source), answer))
+            self._send_next(source, lane, now)
+        self._timer = min(
+            self._coordinators.next_timer(),
+            min((task.ack_due for task in self._tasks.values()), default=math.inf),
+        )
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
+        return self._timer
+
+    def farewell(self, now: float) -> None:
+        """Tell the coordinators that probe this rig that it is closing."""
+        for address in self._coordinators.watching(now):
+            self._send(address, messages.bye(self._boot, 0, "the rig is closing"))
+
+    def take_datagrams(self) -> list[tuple[Address, bytes]]:
+        """Return what is to be sent, each with its destination, and forget it."""
+        taken = self._outbox.copy()
+        self._outbox.clear()
+        return taken
+
+    def take_events(self) -> list[Event]:
+        """Return what has happened since the last call."""
+        taken = self._events.copy()
+        self._events.clear()
+        return taken
+
+    # --------------------------------------------------------------------------------------- rigsync dialect
+
+    def _alive(self, probe: Probe, now: float) -> bytes:
+        stamp = self._stamps.stamp(now)
+        return messages.alive(
+            Alive(
+                self._boot,
+                probe.n,
+                probe.t0,
+                stamp,
+                stamp,
+                self.identity.name,
+                self.status,
+                self.exp_ref,
+                self.identity.version,
+            )
+        )
+
+    def _receive_request(self, frame: Request, source: Address, now: float) -> None:
+        coordinator = self._coordinators.seen(frame.boot, source, now)
+        record = coordinator.records.get(frame.n)
+        if record:  # a repeat: never run twice
+            record.source = source
+            self._send(source, record.frame or messages.ack(self._boot, frame.n))
+            return
+        if frame.n <= coordinator.highest:
+            # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
+            # was asked since, would be worse than to lose it.
+            self._count("overtaken request")
+            return
+        record = coordinator.open_record(frame.n, source)
+        task = self._new_task(frame.event, frame.args, source, now, record)
+        task.ack_due = now + self._timing.ack_delay
+        if frame.at is not None:
+            self._finish_failure(
+                task, "NotSupported", "this rig cannot act at a given instant; update rigsync on it", "", now
+            )
+        else:
+            self._accept(task, now)
+        if task.number in self._tasks:
+            self._timer = min(self._timer, task.ack_due)
+
+    def _acknowledge(self, task: Task) -> None:
+        if task.record:
+            self._send(task.record.source, messages.ack(self._boot, task.record.n))
+
+    # --------------------------------------------------------------------------------------- iblutil dialect
+
+    def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
+        lane = self._coordinators.lane(source, now)
+        if data.endswith(messages.RIG_MARK):
+            if lane.awaited and lane.awaited[1] == data:
+                lane.awaited = None
+                self._send_next(source, lane, now)
+            return
+        if message.event == messages.NULL_MESSAGE:
+            text, event = message.args
+            raise RemoteProtocolError("remote error", f"the coordinator's callback for {event.name} failed: {text}")
+        if not lane.guard.allows(data, now):
+            raise RemoteProtocolError("echo loop", "the same message comes over and over")
+        self._send(source, data)
+        task = self._new_task(message.event, message.args, source, now, None)
+        task.silent = message.event is ExpMessage.ALYX and len(message.args) > 1 and all(message.args)
+        self._accept(task, now)
+
+    def _send_next(self, source: Address, lane: EchoLane, now: float) -> None:
+        if lane.awaited is None and lane.answers:
+            lane.awaited = lane.answers.popleft()
+            lane.until = now + self._timing.echo_timeout
+            self._timer = min(self._timer, lane.until)
+            self._send(source, lane.awaited[1])
+
+    # ------------------------------------------------------------------------------------------------ acting
+
+    def _new_task(self, event: ExpMessage, args: list[Any], source: Address, now: float, record: Record | None) -> Task:
+        self._numbers += 1
+        task = Task(self._numbers, event, args, source, now, record)
+        self._tasks[task.number] = task
+        return task
+
+    def _accept(self, task: Task, now: float) -> None:
+        running = self._lane.running
+        if task.event not in LIFECYCLE_MESSAGES:
+            self._run(task, now)
+        elif task.event is ExpMessage.EXPINTERRUPT and running and running.event is not ExpMessage.EXPINTERRUPT:
+            self._overtake(running, now)
+            task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
+            self._occupy(task, now)
+        elif running:
+            self._lane.waiting.append(task)
+        else:
+            self._begin(task, now)
+
+    def _overtake(self, running: Task, now: float) -> None:
+        overtaken = [running, *self._lane.waiting]
+        self._lane.waiting.clear()
+        self._events.append(HandlerOvertaken(running.number, running.event))
+        for task in overtaken:
+            self._finish_failure(task, "Interrupted", f"EXPINTERRUPT overtook {task.event.name}", "", now)
+
+    def _begin(self, task: Task, now: float) -> None:
+        try:
+            task.names = named_reference(task.event, task.args)
+        except ValueError as error:
+            self._finish_failure(task, "ValueError", str(error), "", now)
+            return
+        decision = decide(self.status, task.event, self.exp_ref, task.names)
+        if decision.refusal:
+            self._finish_failure(task, "StateError", decision.refusal, "", now)
+        elif decision.no_op:
+            self._succeed(task, None, now)
+        else:
+            task.leads_to = decision.status
+            self._occupy(task, now)
+
+    def _occupy(self, task: Task, now: float) -> None:
+        self._lane.running = task
+        self._run(task, now)
+
+    def _run(self, task: Task, now: float) -> None:
+        task.started = now
+        if task.event in self._handled:
+            self._events.append(HandlerDue(task.number, task.event, task.args))
+        else:
+            self._succeed(task, None, now)
+
+    def _succeed(self, task: Task, returned: Any, now: float) -> None:
+        status, exp_ref = self.status, self.exp_ref
+        if task.leads_to is not None:
+            status, exp_ref = task.leads_to, self._reference_after(task)
+        repeated = self._answers.get(task.event) if task.event in LIFECYCLE_MESSAGES and task.leads_to is None else None
+        try:
+            args = repeated if repeated is not None else self._answer(task.event, status, exp_ref, returned)
+            message = encode(task.event, args)
+        except (PayloadError, PayloadTooLarge, TypeError) as error:
+            problem = f"the handlers' result cannot be sent: {error}"
+            self.fail(task.number, type(error).__name__, problem, "", now)
+            return
+        if task.leads_to is not None:
+            if task.event is ExpMessage.EXPINIT or status is ExpStatus.CONNECTED:
+                self._answers.clear()  # another experiment, or none
+            self._answers[task.event] = args
+            self._enter(status, exp_ref)
+        self._finish(task, lambda record: self._reply(task, record, message, now), message, None, now)
+
+    def _reference_after(self, task: Task) -> str | None:
+        if task.event is ExpMessage.EXPINIT:
+            return task.names
+        if task.event is ExpMessage.EXPSTART:
+            return self.exp_ref or task.names
+        return None if task.leads_to is ExpStatus.CONNECTED else self.exp_ref
+
+    def _answer(self, event: ExpMessage, status: ExpStatus, exp_ref: str | None, returned: Any) -> list[Any]:
+        if event is ExpMessage.ALYX:
+            if isinstance(returned, (list, tuple)) and len(returned) == 2:
+                return [to_plain(part, "the result") for part in returned]
+            return [to_plain(part, "the result") for part in token_arguments(returned)]
+        if returned is not None and not isinstance(returned, Mapping):
+            raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
+        plain = to_plain(dict(returned or {}), "the result")
+        return answer_arguments(event, status, exp_ref, experiment_information(self.identity, status, exp_ref, plain))
+
+    def _reply(self, task: Task, record: Record, message: Message, now: float) -> bytes:
+        started = self._stamps.stamp(task.started or now)
+        return messages.reply(self._boot, record.n, message, started, self._stamps.stamp(now))
+
+    def _finish_failure(self, task: Task, error: str, message: str, traceback: str, now: float) -> None:
+        self._finish(
+            task,
+            lambda record: messages.failure(self._boot, record.n, error, message, traceback),
+            None,
+            f"{error}: {message}",
+            now,
+        )
+
+    def _finish(
+        self,
+        task: Task,
+        frame: Callable[[Record], bytes],
+        message: Message | None,
+        error: str | None,
+        now: float,
+    ) -> None:
+        del self._tasks[task.number]
+        self._events.append(MessageHandled(text_of(task.source), task.event, error))
+        if task.record:
+            task.record.frame = frame(task.record)
+            self._send(task.record.source, task.record.frame)
+        elif message is None:
+            kind, _, text = (error or "").partition(": ")
+            self._send(task.source, messages.error_array(kind, text, task.event))
+        elif not task.silent:
+            lane = self._coordinators.lane(task.source, now)
+            lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
+            self._send_next(task.source, lane, now)
+        if self._lane.running is task:
+            self._lane.running = None
+            while self._lane.waiting and not self._lane.running:
+                self._begin(self._lane.waiting.popleft(), now)
+
+    def _enter(self, status: ExpStatus, exp_ref: str | None) -> None:
+        if (status, exp_ref) != (self.status, self.exp_ref):
+            self._events.append(StatusChanged(self.status, status, exp_ref))
+            self.status, self.exp_ref = status, exp_ref
+
+    # ---------------------------------------------------------------------------------------------- counting
+
+    def _count(self, kind: str) -> int:
+        self.violations[kind] = self.violations.get(kind, 0) + 1
+        return self.violations[kind]
+
+    def _report(self, source: Address, error: RemoteProtocolError) -> None:
+        self._count(error.kind)
+        key = (source[0], error.kind)
+        if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
+            self._reported.add(key)
+            self._events.append(ViolationSeen(text_of(source), error.kind, str(error)))
+
+    def _send(self, destination: Address, data: bytes) -> None:
+        self._outbox.append((destination, data))
+
+
+def text_of(address: Address) -> str:
+    """Return a socket address as host and port."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

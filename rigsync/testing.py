@@ -1,0 +1,389 @@
+"""For tests, yours too: real coordinator and rig cores joined by a simulated, seeded, bad network. Nothing sleeps.
+
+Example
+-------
+>>> network = SimNetwork(seed=7, loss=0.3)
+>>> rig = network.add_rig("cameras", {"EXPSTART": 0.5})
+>>> coordinator = network.coordinator()
+>>> when = coordinator.push("EXPSTART")
+>>> network.run(60)
+>>> coordinator.results[when].failures["cameras"].error
+'StateError'
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+from rigsync.config import Address as Uri
+from rigsync.config import RigConfig, Timing
+from rigsync.protocol import messages
+from rigsync.protocol.answers import Identity
+from rigsync.protocol.arguments import compose, validate_event
+from rigsync.protocol.clock import NANOSECONDS, StampClock
+from rigsync.protocol.events import Event, HandlerDue, HandlerOvertaken, PushCompleted
+from rigsync.protocol.fanout import Fanout
+from rigsync.protocol.messages import ExpMessage
+from rigsync.protocol.peer import Line
+from rigsync.protocol.responder import Responder
+
+SimAddress = tuple[str, int]
+Handler = Callable[..., Any]
+SimRig = TypeVar("SimRig", "FakeRig", "EchoRig")
+
+EPOCH = 1_700_000_000 * NANOSECONDS
+"""Wall time, in nanoseconds, at virtual time 0."""
+
+
+class Node(Protocol):
+    """What can be plugged into a `SimNetwork`."""
+
+    def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
+        """Take in a datagram."""
+
+    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
+        """Take note that `destination` refused what was sent from `source`."""
+
+    def handle_timer(self) -> None:
+        """Do what is due."""
+
+    def next_timer(self) -> float:
+        """Return when `handle_timer` is due, in virtual seconds."""
+
+
+class SimNetwork:
+    """A network that loses, duplicates, reorders and delays, the same way for the same seed.
+
+    Parameters
+    ----------
+    seed : int
+        Of everything random in it, the cores' back-off included.
+    loss, duplication, reordering : float
+        Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms.
+    delay : (float, float)
+        Bounds of the one-way delay in seconds.
+
+    Attributes
+    ----------
+    now : float
+        Virtual monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        loss: float = 0.0,
+        duplication: float = 0.0,
+        reordering: float = 0.0,
+        delay: tuple[float, float] = (0.0001, 0.001),
+    ):
+        self.random = Random(seed)
+        self.loss, self.duplication, self.reordering, self.delay = loss, duplication, reordering, delay
+        self.now = 0.0
+        self.rigs: dict[str, FakeRig | EchoRig] = {}
+        self._nodes: list[Node] = []
+        self._at: dict[SimAddress, Node] = {}
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def add_rig(self, name: str, handlers: Mapping[str, float | Handler] | None = None, **identity: Any) -> FakeRig:
+        """Plug in a rig that speaks the rigsync dialect.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        handlers : mapping, optional
+            From message to the seconds that its handler takes, or to a function that is called at once with the
+            message's arguments.
+        **identity
+            Further fields of `Identity`, such as ``main_sync``.
+        """
+        rig = FakeRig(self, name, handlers or {}, Identity(name, **identity))
+        return self._plug_rig(name, rig)
+
+    def add_echo_rig(self, name: str, latency: float = 0.001) -> EchoRig:
+        """Plug in a model of an iblutil rig that answers every message `latency` seconds after its echo."""
+        return self._plug_rig(name, EchoRig(self, name, latency))
+
+    def coordinator(
+        self, rigs: Iterable[str] | None = None, timing: Timing | None = None, **config: Any
+    ) -> Coordinator:
+        """Plug in a coordinator of the rigs named, by default of all, and begin to probe."""
+        host = f"10.0.0.{1 + sum(isinstance(node, Coordinator) for node in self._nodes)}"
+        names = list(self.rigs if rigs is None else rigs)
+        addresses = {name: self.rigs[name].address for name in names}
+        coordinator = Coordinator(self, host, addresses, timing or Timing(), config)
+        self._nodes.append(coordinator)
+        for address in coordinator.lines:
+            self._at[address] = coordinator
+        coordinator.fanout.connect(self.now)
+        coordinator.pump()
+        return coordinator
+
+    def send(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
+        """Carry a datagram, or not."""
+        if self.random.random() < self.loss:
+            return
+        copies = 2 if self.random.random() < self.duplication else 1
+        for _ in range(copies):
+            delay = self.random.uniform(*self.delay)
+            if self.random.random() < self.reordering:
+                delay += self.random.uniform(0, 0.05)
+            self.after(delay, lambda: self._deliver(data, source, destination))
+
+    def after(self, delay: float, action: Callable[[], None]) -> None:
+        """Call `action` after `delay` virtual seconds."""
+        self._count += 1
+        heapq.heappush(self._due, (self.now + delay, self._count, action))
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let virtual time pass for at most `seconds`, or until `until()` is true; return whether it was."""
+        end = self.now + seconds
+        while not until():
+            timers = [node.next_timer() for node in self._nodes]
+            when = min([self._due[0][0] if self._due else math.inf, *timers])
+            if when > end:
+                self.now = end
+                return until()
+            self.now = max(self.now, when)
+            while self._due and self._due[0][0] <= self.now:
+                heapq.heappop(self._due)[2]()
+            for node in self._nodes:
+                if node.next_timer() <= self.now:
+                    node.handle_timer()
+        return True
+
+    def stamps(self) -> StampClock:
+        """Return a wall clock that starts now."""
+        return StampClock(EPOCH + round(self.now * NANOSECONDS), self.now)
+
+    def draw_boot(self) -> str:
+        """Return 16 random hexadecimal digits."""
+        return f"{self.random.getrandbits(64):016x}"
+
+    def _plug_rig(self, name: str, rig: SimRig) -> SimRig:
+        rig.address = (f"10.0.1.{len(self.rigs) + 1}", 11001)
+        self.rigs[name] = rig
+        self._nodes.append(rig)
+        self._at[rig.address] = rig
+        return rig
+
+    def _deliver(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
+        target = self._at[destination]
+        if getattr(target, "listening", True):
+            target.receive(data, source, destination)
+        elif getattr(target, "host_up", True):
+            self.after(self.random.uniform(*self.delay), lambda: self._at[source].refuse(source, destination))
+
+
+class Coordinator:
+    """A real coordinator core on a `SimNetwork`.
+
+    Attributes
+    ----------
+    fanout : Fanout
+        The core.
+    events : list of Event
+        All that it has told.
+    results : dict of float to PushCompleted
+        Completed pushes by request time.
+    """
+
+    def __init__(
+        self, network: SimNetwork, host: str, rigs: Mapping[str, SimAddress], timing: Timing, config: Mapping[str, Any]
+    ):
+        self._network = network
+        configs = {name: RigConfig(name, Uri("udp", *address), **config) for name, address in rigs.items()}
+        self.fanout = Fanout(configs, timing, network.draw_boot(), network.stamps(), network.random)
+        self.events: list[Event] = []
+        self.results: dict[float, PushCompleted] = {}
+        self._rigs = dict(rigs)
+        self.lines: dict[SimAddress, tuple[str, Line]] = {}
+        self._sources: dict[tuple[str, Line], SimAddress] = {}
+        for name in rigs:
+            for line in Line:
+                address = (host, 50_000 + len(self.lines))
+                self.lines[address] = (name, line)
+                self._sources[name, line] = address
+
+    def push(self, event: str, *args: Any, rigs: Iterable[str] | None = None, timeout: float | None = None) -> float:
+        """Push a message; return its request time."""
+        request_time = self._network.now + len(self.results) * 1e-6 + self.fanout.outstanding * 1e-9
+        self.fanout.push(compose(event, *args), request_time, self._network.now, rigs, timeout)
+        self.pump()
+        return request_time
+
+    def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
+        """Take in a datagram."""
+        self.fanout.receive_datagram(data, self.lines[destination], self._network.now)
+        self.pump()
+
+    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
+        """Take note of a refusal."""
+        self.fanout.report_refusal(self.lines[source], self._network.now)
+        self.pump()
+
+    def handle_timer(self) -> None:
+        """Do what is due."""
+        self.fanout.handle_timer(self._network.now)
+        self.pump()
+
+    def next_timer(self) -> float:
+        """Return when something is due."""
+        return self.fanout.next_timer()
+
+    def pump(self) -> None:
+        """Send what the core wants sent, and keep what it tells."""
+        for line, data in self.fanout.take_datagrams():
+            self._network.send(data, self._sources[line], self._rigs[line[0]])
+        for event in self.fanout.take_events():
+            self.events.append(event)
+            if isinstance(event, PushCompleted):
+                self.results[event.request_time] = event
+
+
+class FakeRig:
+    """A real rig core on a `SimNetwork`, with handlers that take virtual time.
+
+    Attributes
+    ----------
+    calls : list of (ExpMessage, list)
+        Every run of a handler, with the message's arguments.
+    listening, host_up : bool
+        Set the first to False to close the port, both to take the host off the network.
+    """
+
+    address: SimAddress
+
+    def __init__(self, network: SimNetwork, name: str, handlers: Mapping[str, float | Handler], identity: Identity):
+        self._network, self._identity = network, identity
+        self._handlers = {validate_event(event): handler for event, handler in handlers.items()}
+        self.name = name
+        self.calls: list[tuple[ExpMessage, list[Any]]] = []
+        self.events: list[Event] = []
+        self.listening = self.host_up = True
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew as another process would, with no memory."""
+        network = self._network
+        self.responder = Responder(self._identity, self._handlers, Timing(), network.draw_boot(), network.stamps())
+
+    def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
+        """Take in a datagram."""
+        self.responder.receive_datagram(data, source, self._network.now)
+        self.pump()
+
+    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
+        """Ignore a refusal, as a rig does."""
+
+    def handle_timer(self) -> None:
+        """Do what is due."""
+        self.responder.handle_timer(self._network.now)
+        self.pump()
+
+    def next_timer(self) -> float:
+        """Return when something is due."""
+        return self.responder.next_timer()
+
+    def pump(self) -> None:
+        """Send what the core wants sent, and run handlers."""
+        while True:
+            for destination, data in self.responder.take_datagrams():
+                self._network.send(data, self.address, (destination[0], destination[1]))
+            events = self.responder.take_events()
+            if not events:
+                return
+            self.events += events
+            for event in events:
+                if isinstance(event, HandlerDue):
+                    self._handle(event)
+
+    def _handle(self, due: HandlerDue) -> None:
+        self.calls.append((due.event, due.args))
+        handler, responder, network = self._handlers[due.event], self.responder, self._network
+        if not callable(handler):
+            network.after(handler, lambda: self._settle(responder, due.task))
+            return
+        try:
+            responder.respond(due.task, handler(*due.args), network.now)
+        except Exception as error:  # noqa: BLE001, RUF100 - whatever a test's handler raises goes to the coordinator
+            responder.fail(due.task, type(error).__name__, str(error), "", network.now)
+
+    def _settle(self, responder: Responder, task: int) -> None:
+        responder.respond(task, None, self._network.now)
+        self.pump()
+
+    def overtaken(self) -> list[ExpMessage]:
+        """Return the messages whose handlers EXPINTERRUPT has overtaken."""
+        return [event.event for event in self.events if isinstance(event, HandlerOvertaken)]
+
+
+class EchoRig:
+    """A model of `iblutil.io.net.app.EchoProtocol` as a server, its intolerance included.
+
+    Attributes
+    ----------
+    calls : list of (ExpMessage, list)
+        Every run of its callbacks.
+    closed : str
+        Why it has closed its socket for good, or an empty string.
+    """
+
+    address: SimAddress
+
+    def __init__(self, network: SimNetwork, name: str, latency: float):
+        self._network, self.name, self._latency = network, name, latency
+        self._awaited: dict[SimAddress, bytes] = {}
+        self.calls: list[tuple[ExpMessage, list[Any]]] = []
+        self.closed = ""
+        self.host_up = True
+
+    @property
+    def listening(self) -> bool:
+        """Whether its socket is open."""
+        return not self.closed and self.host_up
+
+    def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
+        """Take in a datagram as EchoProtocol does."""
+        awaited = self._awaited.get(source)
+        if awaited is not None:
+            if data == awaited:
+                del self._awaited[source]
+            else:
+                self.closed = f"wrong echo {data!r}"
+            return
+        self._network.send(data, self.address, source)
+        if data[:1] == b"[":
+            frame = messages.decode(data)
+            if isinstance(frame, messages.Array):
+                self.calls.append((frame.event, frame.args))
+                answer = messages.to_json([int(frame.event), f"{self.name} did it"]).encode()
+                self._network.after(self._latency, lambda: self._answer(answer, source))
+
+    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
+        """Ignore a refusal."""
+
+    def handle_timer(self) -> None:
+        """Nothing is ever due here."""
+
+    def next_timer(self) -> float:
+        """Return that nothing is due."""
+        return math.inf
+
+    def _answer(self, data: bytes, destination: SimAddress) -> None:
+        if self.closed:
+            return
+        self._awaited[destination] = data
+        self._network.send(data, self.address, destination)
+        self._network.after(1.0, lambda: self._expire(data, destination))
+
+    def _expire(self, data: bytes, destination: SimAddress) -> None:
+        if self._awaited.get(destination) is data:
+            self.closed = "no echo within 1 s"

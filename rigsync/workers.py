@@ -1,0 +1,140 @@
+"""Worker threads on which the synchronous handlers of a rig run, so that none of them holds up the event loop."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rigsync.errors import NotRunning
+
+_Result = TypeVar("_Result")
+
+_logger = logging.getLogger("rigsync.workers")
+
+_IDLE_LIMIT = 4
+"""Idle workers that are kept. Handlers rarely overlap; this spares the start of a thread where they do."""
+
+
+class Workers:
+    """Daemon threads that run functions as soon as these are submitted, however many others are stuck.
+
+    There is no limit to their number, since the handler of EXPINTERRUPT must run while other handlers hang. And this is
+    no `concurrent.futures.ThreadPoolExecutor`, since the interpreter waits for the threads of one before it exits: a
+    single stuck handler would keep the program from ending.
+
+    Parameters
+    ----------
+    name : str
+        What the threads are named by: ``rigsync-<name>-handler-<number>``.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+        self._lock = threading.Lock()
+        self._closed = False
+        self._started = 0
+        self._workers: list[_Worker] = []  # all that are alive, and some that have ended
+        self._idle: list[_Worker] = []
+
+    def submit(
+        self, function: Callable[[], _Result], done: Callable[[_Result | None, BaseException | None], object]
+    ) -> None:
+        """Run a function on a worker, at once.
+
+        Parameters
+        ----------
+        function : callable
+            What to run. SystemExit and KeyboardInterrupt are errors of it like others.
+        done : callable
+            Called on the worker with the result and None, or with None and the exception. A RuntimeError that it raises
+            is taken for that of a closed event loop, to which nobody listens any more, and logged at DEBUG.
+
+        Raises
+        ------
+        NotRunning
+            If the workers are closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise NotRunning(f"the handlers of {self._name} are closed; make a new rig")
+            worker = self._idle.pop() if self._idle else self._new_worker()
+            worker.busy = True
+        worker.jobs.put((function, done))
+
+    def close(self, timeout: float) -> list[str]:
+        """Take no more work, end idle workers and wait for busy ones.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait at most, for all of them together.
+
+        Returns
+        -------
+        list of str
+            The names of the threads that are still busy, that of the caller included if it is one of them.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            self._closed = True
+            while self._idle:
+                self._idle.pop().jobs.put(None)
+        for worker in self._workers:
+            if worker is not threading.current_thread():
+                worker.join(max(0.0, deadline - time.monotonic()))
+        return [worker.name for worker in self._workers if worker.busy]
+
+    def _new_worker(self) -> _Worker:
+        self._started += 1
+        worker = _Worker(f"rigsync-{self._name}-handler-{self._started}", self._rest)
+        worker.start()
+        self._workers = [*filter(threading.Thread.is_alive, self._workers), worker]
+        return worker
+
+    def _rest(self, worker: _Worker) -> bool:
+        with self._lock:
+            worker.busy = False
+            stays = not self._closed and len(self._idle) < _IDLE_LIMIT
+            if stays:
+                self._idle.append(worker)
+        return stays
+
+
+class _Worker(threading.Thread):
+    def __init__(self, name: str, rest: Callable[[_Worker], bool]):
+        super().__init__(name=name, daemon=True)
+        self.busy = False
+        self.jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], object]] | None]
+        self.jobs = queue.SimpleQueue()
+        self._rest = rest
+
+    def run(self) -> None:
+        while self._do_next() and self._rest(self):
+            pass
+
+    def _do_next(self) -> bool:
+        # Apart from run(), so that an idle worker keeps nothing of its last job alive.
+        job = self.jobs.get()
+        if job is None:
+            return False
+        function, done = job
+        try:
+            result = function()
+        except BaseException as error:
+            _report(done, None, error)
+        else:
+            _report(done, result, None)
+        return True
+
+
+def _report(done: Callable[[Any, BaseException | None], object], result: Any, error: BaseException | None) -> None:
+    try:
+        done(result, error)
+    except RuntimeError:
+        _logger.debug("the outcome of a handler has come too late", exc_info=True)
+    except BaseException:
+        _logger.exception("the outcome of a handler could not be reported")
