@@ -137,7 +137,7 @@ def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
 
 def _address(text: object, lowest_port: int) -> Address:
     if not isinstance(text, str):
-        raise ValueError(f"a {type(text).__name__} is not text")  # noqa: TRY004 - becomes a ConfigError
+        raise ValueError(f"it is of type {type(text).__name__}, not text")  # noqa: TRY004 - becomes a ConfigError
     if any(character.isspace() for character in text):
         raise ValueError("there is white space in it")
     scheme, separator, rest = text.partition("://")
@@ -148,8 +148,8 @@ def _address(text: object, lowest_port: int) -> Address:
     if any(character in rest for character in "/?#@"):
         raise ValueError("neither user, path nor query may stand in it")
     if rest.startswith("["):
-        host, _, tail = rest[1:].partition("]")
-        if ":" not in host or (tail and not tail.startswith(":")):
+        host, bracket, tail = rest[1:].partition("]")
+        if ":" not in host or not bracket or tail[:1] not in ("", ":"):
             raise ValueError("brackets stand around an IPv6 address, before the port")
         colon, port = tail[:1], tail[1:]
     elif rest.count(":") > 1:

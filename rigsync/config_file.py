@@ -106,7 +106,10 @@ def _compose(text: str) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = f"not valid YAML: {error.problem}; expected lines such as cameras: 192.168.1.20, indented by spaces"
+        problem = (
+            f"not valid YAML: {error.problem}; expected lines such as cameras: 192.168.1.20, indented by spaces, "
+            "and quotes around what has brackets"
+        )
         raise ConfigError(problem, line=mark.line + 1 if mark else None) from error
     except RecursionError as error:
         raise ConfigError(f"the file is nested too deeply; {_EXPECTED}", line=loader.line + 1) from error
@@ -134,7 +137,9 @@ def _map(node: yaml.MappingNode, path: str, lines: dict[str, int]) -> dict[str, 
         elif isinstance(value, yaml.ScalarNode):
             found[name] = value.value
         else:
-            raise ConfigError("expected text or a map, not a list", line=line, key=key)
+            raise ConfigError(
+                "expected text or a map, not a list; quote an IPv6 address in brackets", line=line, key=key
+            )
     return found
 
 

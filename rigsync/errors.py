@@ -39,6 +39,9 @@ class ConfigError(RigsyncError, ValueError):
         where = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(": ".join(part for part in (where, key, problem) if part))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problem,), {"file": self.file, "line": self.line, "key": self.key, "args": self.args}
+
 
 class PayloadError(RigsyncError, TypeError):
     """An argument that cannot be sent; the text names its path and type. Nothing was sent."""
@@ -57,7 +60,7 @@ class PayloadTooLarge(RigsyncError, ValueError):
         self.size, self.limit = size, limit
         super().__init__(
             f"the message takes {size:,} bytes and one datagram carries at most {limit:,}; "
-            "send a path to the data instead, or use a tcp:// link for messages of this size"
+            "send a path to the data instead (tcp:// links, which have no such limit, are not in this version yet)"
         )
 
 

@@ -10,7 +10,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from rigsync.errors import LoopBlocked, NotRunning
@@ -251,11 +251,9 @@ class LoopThread(threading.Thread):
         )
         loop.set_default_executor(executor)
         loop.call_soon(self._begin)
-        for phase in (self._end, self._clean_up()):
-            try:
-                loop.run_until_complete(phase)
-            except BaseException as error:  # asyncio lets SystemExit and KeyboardInterrupt through, whoever raised them
-                self._fail(error)
+        self._completes(loop, self._end)
+        while not self._completes(loop, self._clean_up()):
+            pass  # a task has left its clean-up by SystemExit; the others are still to have theirs
         _end_executor(executor, executor_threads)
         for task in asyncio.all_tasks(loop):
             _logger.warning("%s abandons a task that has not ended when cancelled: %r", self.name, task)
@@ -263,6 +261,14 @@ class LoopThread(threading.Thread):
         loop.close()
         for request in self._requests.copy():
             self._settle(request)
+
+    def _completes(self, loop: asyncio.SelectorEventLoop, awaitable: Awaitable[None]) -> bool:
+        try:
+            loop.run_until_complete(awaitable)
+        except BaseException as error:  # asyncio lets SystemExit and KeyboardInterrupt through, whoever raised them
+            self._fail(error)
+            return False
+        return True
 
     def _begin(self) -> None:
         try:

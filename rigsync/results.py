@@ -1,0 +1,103 @@
+"""What became of a push, and the log of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync.errors import PushError, PushTimeout, RigError
+
+
+class PushResult(dict[str, list[Any]]):
+    """The answers to one push: a dict of rig name to what follows the event in that rig's answer.
+
+    Attributes
+    ----------
+    message : str
+        Name of the message, for instance ``EXPSTART``.
+    request_time : float
+        Unix time in seconds; the push's key in the log.
+    failed : dict of str to RigError
+        The rigs that did not answer, or answered with an error.
+    """
+
+    def __init__(
+        self, message: str, request_time: float, answers: Mapping[str, list[Any]], failed: Mapping[str, RigError]
+    ):
+        super().__init__(answers)
+        self.message, self.request_time, self.failed = message, request_time, dict(failed)
+
+    @property
+    def succeeded(self) -> dict[str, list[Any]]:
+        """The answers, without the rest."""
+        return dict(self)
+
+    def as_outcome(self) -> PushResult | PushError:
+        """Return the result itself if every rig answered, else the error that holds it."""
+        if not self.failed:
+            return self
+        all_late = all(isinstance(error, TimeoutError) for error in self.failed.values())
+        return (PushTimeout if all_late else PushError)(self.message, self, self.failed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PushResult, (self.message, self.request_time, dict(self), self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class PingReply:
+    """What one rig said to one probe."""
+
+    rig: str
+    """Name of the rig."""
+    address: str
+    """Host and port that answered."""
+    round_trip: float
+    """Seconds."""
+    dialect: str
+    """``rigsync`` or ``iblutil``."""
+    status: str | None
+    """Name of the rig's ExpStatus; None from an iblutil rig, whose echo says nothing."""
+    exp_ref: str | None
+    """The rig's experiment reference."""
+    version: str | None
+    """Version of rigsync on the rig."""
+
+
+class ResultLog(Mapping[float, Any]):
+    """The newest results by request time: read-only, and never blocks.
+
+    Parameters
+    ----------
+    limit : int
+        How many are kept, so that a week-long session does not grow.
+
+    Raises
+    ------
+    ValueError
+        `limit` is not a positive whole number.
+    """
+
+    def __init__(self, limit: int = 10_000):
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"the log's limit is a positive whole number, not {limit!r}")
+        self.limit = limit
+        self._results: dict[float, PushResult | PushError] = {}
+
+    def file(self, request_time: float, outcome: PushResult | PushError) -> None:
+        """Add an outcome; the oldest beyond the limit goes. For the service thread alone."""
+        self._results[request_time] = outcome
+        if len(self._results) > self.limit:
+            del self._results[next(iter(self._results))]
+
+    def __getitem__(self, request_time: float) -> PushResult | PushError:
+        return self._results[request_time]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(tuple(self._results))  # a copy: the service thread may add while the caller iterates
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __repr__(self) -> str:
+        return f"<ResultLog of {len(self)} results>"
