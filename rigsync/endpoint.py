@@ -11,12 +11,14 @@ import logging
 import math
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from rigsync.errors import RigsyncError
 from rigsync.protocol.events import Event
 
 logger = logging.getLogger("rigsync.endpoint")
+# A library speaks where the program that uses it has set logging up, and nowhere else. Both roles pass through here.
+logging.getLogger("rigsync").addHandler(logging.NullHandler())
 
 BUFFER = 1 << 20
 """Bytes asked of the kernel for each socket's buffers: a burst from all rigs fits, and macOS, which takes the send
@@ -194,8 +196,7 @@ class _Line(asyncio.DatagramProtocol):
         self.refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)  # noqa: S101 - what a datagram endpoint gives
-        self.transport = transport
+        self.transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         self._endpoint.receive(data, addr if self._line is None else self._line)

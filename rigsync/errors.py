@@ -75,6 +75,10 @@ class UnknownRig(RigsyncError, LookupError):
         super().__init__(f"no rig matches {wanted!r}; the rigs are: {', '.join(ordered) or '(none)'}")
 
 
+class ListenError(RigsyncError):
+    """A rig cannot listen where it is told to: the port is in use, or the address is not this machine's."""
+
+
 class NotRunning(RigsyncError, RuntimeError):
     """The service thread is not running: not started, closed, or dead."""
 

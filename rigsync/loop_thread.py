@@ -371,7 +371,7 @@ class _Request(Generic[_Result]):
     async def _run(self) -> tuple[_Result | None, BaseException | None]:
         try:
             return await self._coroutine(), None
-        except (asyncio.CancelledError, GeneratorExit):
+        except asyncio.CancelledError:
             raise
         except BaseException as error:
             return None, error  # as a value, since a SystemExit, which is the caller's, would otherwise end the loop

@@ -14,6 +14,8 @@ from rigsync.conditions import Arrivals, Latch
 
 LONG = 20.0
 """Seconds that only pass where something is broken."""
+FOREVER = 3 * LONG
+"""Seconds for waits of which the end by time-out would be too late."""
 SHORT = 0.02
 """Seconds for waits that are to end by time-out."""
 
@@ -92,7 +94,7 @@ def test_wait_releases_the_lock_and_has_it_again_as_often_as_before(kind: type, 
 
     def wait() -> bool:
         acquired(condition, times)
-        woken = condition.wait(LONG)
+        woken = condition.wait(FOREVER)
         released(condition, times)
         return woken
 
@@ -133,7 +135,7 @@ def test_late_waiter_returns_at_once(kind: type, times: int) -> None:
 @both
 def test_announcing_does_not_wait_for_the_users_lock(kind: type) -> None:
     condition = kind()
-    waiter = in_thread(condition.wait, LONG)
+    waiter = in_thread(condition.wait, FOREVER)
     until(lambda: waiting(condition) == 1)
     with condition:
         in_thread(tell, condition).result(LONG)
@@ -143,7 +145,7 @@ def test_announcing_does_not_wait_for_the_users_lock(kind: type) -> None:
 @both
 def test_announcing_wakes_all(kind: type) -> None:
     condition = kind()
-    waiters = [in_thread(condition.wait, LONG) for _ in range(4)]
+    waiters = [in_thread(condition.wait, FOREVER) for _ in range(4)]
     until(lambda: waiting(condition) == 4)
     tell(condition)
     assert all(waiter.result(LONG) for waiter in waiters)
@@ -165,7 +167,7 @@ def test_notify_all_wakes_all(kind: type, times: int) -> None:
 
     def wait() -> bool:
         acquired(condition, times)
-        woken = condition.wait(LONG)
+        woken = condition.wait(FOREVER)
         released(condition, times)
         return woken
 
@@ -228,7 +230,7 @@ def test_wait_for_is_woken_when_the_predicate_comes_true(kind: type, times: int)
 
     def wait() -> list[str]:
         acquired(condition, times)
-        value: list[str] = condition.wait_for(predicate, LONG)
+        value: list[str] = condition.wait_for(predicate, FOREVER)
         released(condition, times)
         return value
 
@@ -254,7 +256,7 @@ def test_wait_for_does_not_miss_what_happens_while_the_predicate_is_evaluated(ki
             return False
         return True
 
-    assert condition.wait_for(predicate, LONG) is True
+    assert in_thread(condition.wait_for, predicate, FOREVER).result(LONG) is True
     assert len(evaluations) == 2
 
 
@@ -275,7 +277,7 @@ def test_wait_for_does_not_spin_and_times_out(kind: type, times: int) -> None:
 def test_wait_for_is_woken_by_a_users_notify(kind: type) -> None:
     condition = kind()
     values: list[int] = []
-    waiter = in_thread(condition.wait_for, lambda: bool(values), LONG)
+    waiter = in_thread(condition.wait_for, lambda: bool(values), FOREVER)
     until(lambda: waiting(condition) == 1)
     with condition:
         values.append(1)
@@ -303,16 +305,16 @@ def test_latch_holds_until_unset() -> None:
 def test_latch_unset_at_once_has_still_woken_its_waiters() -> None:
     latch = Latch()
     for _ in range(50):
-        waiter = in_thread(latch.wait, LONG)
+        waiter = in_thread(latch.wait, FOREVER)
         until(lambda: waiting(latch) == 1)
         latch.set()
         latch.unset()
-        assert waiter.result(LONG / 4) is True
+        assert waiter.result(LONG) is True
 
 
 def test_latch_unset_does_not_wake_wait() -> None:
     latch = Latch()
-    waiter = in_thread(latch.wait, LONG)
+    waiter = in_thread(latch.wait, FOREVER)
     until(lambda: waiting(latch) == 1)
     before = latch._inner._waiters[0]
     latch.unset()
@@ -325,7 +327,7 @@ def test_latch_unset_does_not_wake_wait() -> None:
 def test_latch_unset_wakes_wait_for() -> None:
     latch = Latch()
     latch.set()
-    waiter = in_thread(latch.wait_for, lambda: not latch.is_set(), LONG)
+    waiter = in_thread(latch.wait_for, lambda: not latch.is_set(), FOREVER)
     until(lambda: waiting(latch) == 1)
     latch.unset()
     assert waiter.result(LONG) is True
@@ -341,7 +343,7 @@ def test_latch_unset_does_not_wait_for_the_users_lock() -> None:
 
 def test_latch_notify_wakes_as_many_as_asked_for_and_sets_nothing() -> None:
     latch = Latch()
-    waiters = [in_thread(latch.wait, LONG) for _ in range(3)]
+    waiters = [in_thread(latch.wait, FOREVER) for _ in range(3)]
     until(lambda: waiting(latch) == 3)
     with latch:
         latch.notify()
@@ -412,7 +414,7 @@ def test_arrivals_wait_for_leaves_what_is_seen_alone() -> None:
 @pytest.mark.parametrize("name", ["notify", "notify_all"])
 def test_arrivals_notify_is_an_announcement(name: str) -> None:
     arrivals = Arrivals()
-    waiters = [in_thread(arrivals.wait, LONG) for _ in range(3)]
+    waiters = [in_thread(arrivals.wait, FOREVER) for _ in range(3)]
     until(lambda: waiting(arrivals) == 3)
     with arrivals:
         getattr(arrivals, name)()

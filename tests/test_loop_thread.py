@@ -170,8 +170,11 @@ def test_start_raises_what_create_all_tasks_raises(kind: type[BaseException]) ->
     class Failing(Doing):
         def create_all_tasks(self) -> list[asyncio.Task[Any]]:
             self.begun = asyncio.create_task(task())
-            asyncio.get_running_loop().call_soon(print)  # something pending
             raise error
+
+        def run(self) -> None:
+            super().run()
+            time.sleep(5 * SHORT)  # start() is to wait for the very end
 
     thread = Failing()
     with pytest.raises(kind) as caught:
@@ -658,14 +661,25 @@ def test_stuck_asynchronous_generator_is_abandoned(thread: LoopThread, caplog: p
     assert any("shutdown_asyncgens" in warning for warning in warnings_of(caplog))
 
 
-def test_executor_threads_are_ended(thread: LoopThread) -> None:
-    async def in_executor(function: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(None, function)
+def test_executor_threads_are_ended(
+    thread: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running: Future[threading.Thread] = Future()
 
-    worker = thread.run_coroutine(in_executor, threading.current_thread)
+    def work() -> None:
+        running.set_result(threading.current_thread())
+        time.sleep(5 * SHORT)
+
+    async def begin(function: Callable[[], Any]) -> None:
+        asyncio.get_running_loop().run_in_executor(None, function)
+
+    monkeypatch.setattr("rigsync.loop_thread._EXECUTOR_GRACE", LONG)
+    thread.run_coroutine(begin, work)
+    worker = running.result(LONG)
     assert worker.name.startswith("rigsync-test")
     end(thread)
     assert not worker.is_alive()
+    assert caplog.records == []
 
 
 def test_stuck_executor_thread_is_left_behind(thread: LoopThread, caplog: pytest.LogCaptureFixture) -> None:

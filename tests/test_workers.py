@@ -205,6 +205,13 @@ def test_close_ends_idle_workers_and_refuses_work() -> None:
     assert workers.close(LONG) == []
 
 
+def test_close_does_not_name_idle_workers() -> None:
+    for _ in range(20):
+        workers = Workers("camera")
+        do(workers, int)
+        assert workers.close(0) == []
+
+
 def test_close_without_any_worker() -> None:
     assert Workers("camera").close(0) == []
 

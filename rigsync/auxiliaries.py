@@ -1,0 +1,512 @@
+"""The synchronous facade: task code pushes messages to all rigs, and hears what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import fnmatch
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rigsync.conditions import Arrivals, Latch
+from rigsync.config import Rigs, load_rigs, rigs_from
+from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, UnknownRig
+from rigsync.loop_thread import LoopThread
+from rigsync.protocol import events
+from rigsync.protocol.arguments import compose
+from rigsync.protocol.messages import ExpMessage
+from rigsync.results import PingReply, PushResult, ResultLog
+from rigsync.service import RigServices, Subscribers, draw_request_time, resolve_future
+
+logger = logging.getLogger("rigsync.auxiliaries")
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds within which `Auxiliaries.close` returns."""
+STUCK_AFTER = 2.0
+"""Seconds in which the service thread must react to a knock, before it counts as stuck."""
+LONGEST_WAIT = threading.TIMEOUT_MAX / 2
+"""Seconds that the system can wait at a stretch."""
+
+
+class Auxiliaries:
+    """Connect to remote rigs and command them, from synchronous code.
+
+    Messages are queued to a daemon thread, which sends them to all rigs at once, collates the answers and files them
+    under the request time. Any number of threads may push at once; instances share nothing.
+
+    The constructor returns when every rig has answered, or after the time allowed; rigs that appear later connect by
+    themselves.
+
+    Parameters
+    ----------
+    clients : Rigs or mapping or None
+        Name of rig to URI, as for `iblrig.net.Auxiliaries`; or what `rigsync.load_rigs` gives. None or an empty
+        mapping is legal: then nothing is connected, and pushes complete at once.
+    connect_timeout : float, optional
+        Seconds that the constructor waits for the rigs; by default as the configuration's timing says (2 s).
+    log_limit : int
+        How many results the log keeps.
+
+    Raises
+    ------
+    ConfigError
+        What can never work: a malformed URI, a name that does not resolve, two rigs at one address.
+    """
+
+    services: RigServices | None = None
+    """A map of the remote rigs, also an `iblutil.io.net.app.Services`; None without rigs."""
+    connected: Latch = None  # type: ignore[assignment] # set for each instance; the class shows it, as iblrig's does
+    """Set while all rigs are connected; serves as a thread event and as a condition."""
+    response_received: Arrivals = None  # type: ignore[assignment] # likewise
+    """Notified whenever all rigs have answered one push, or failed; serves as a thread event and as a condition."""
+    stop_event: threading.Event = None  # type: ignore[assignment] # likewise
+    """Once set, the thread stops and cleans up the services."""
+    refresh_rate: float = 0.2
+    """Seconds of grace that `push` allows the thread beyond the rigs' time. (Nothing polls: the name is iblrig's.)"""
+
+    def __init__(
+        self,
+        clients: Rigs | Mapping[str, Any] | None = None,
+        *,
+        connect_timeout: float | None = None,
+        log_limit: int = 10_000,
+    ):
+        self._rigs = rigs_from(clients)
+        self._log = ResultLog(log_limit)
+        self._subscribers = Subscribers()
+        self.connected = Latch()
+        self.response_received = Arrivals()
+        self.stop_event = _StopEvent(self._wake)
+        self._stopping: asyncio.Event | None = None
+        self._created: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._closing = threading.Lock()
+        self.thread = _ServiceThread(self)
+        self.thread.start()
+        try:
+            self._created.result()
+        except BaseException:
+            self.close()
+            raise
+        if self.services:
+            self.connected.wait(self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Auxiliaries:
+        """Connect to the rigs of a YAML file.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            See `rigsync.load_rigs`.
+        **options
+            Keywords of the constructor.
+
+        Raises
+        ------
+        ConfigError
+            The file, by line and key.
+        """
+        return cls(load_rigs(path), **options)
+
+    def __enter__(self) -> Auxiliaries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        rigs = ", ".join(map(repr, (self.services or {}).values()))
+        return f"<Auxiliaries {'running' if self.is_running else 'stopped'}: {rigs or 'no rigs'}>"
+
+    # ------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def is_connected(self) -> bool:
+        """bool: True if every rig has answered lately."""
+        return self.services is not None and bool(self.services.is_connected)
+
+    @property
+    def is_running(self) -> bool:
+        """bool: True if the service thread is at work."""
+        return not self.stop_event.is_set() and self.thread.is_running
+
+    @property
+    def log(self) -> ResultLog:
+        """The newest results by request time: a read-only mapping that never blocks."""
+        return self._log
+
+    def response(self, request_time: float, default: Any = None) -> Any:
+        """Return what became of a push, without waiting.
+
+        Parameters
+        ----------
+        request_time : float
+            What `push` returned.
+        default : object
+            Returned while the push is not completed, or where its result has left the log.
+
+        Returns
+        -------
+        PushResult or PushError or object
+            The result, the error that holds it where a rig failed, or `default`.
+        """
+        return self._log.get(request_time, default)
+
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Have a function called with each event of one kind.
+
+        Parameters
+        ----------
+        event : class or str
+            One of the classes in `rigsync.protocol.events` that come from a coordinator, or its name: ``LinkChanged``,
+            ``MessageReceived``, ``PushCompleted``, ``RigRestarted``, ...
+        callback : callable
+            Called with the event on the service thread, and so has to be quick and must not block.
+
+        Returns
+        -------
+        callable
+            Call it to end the subscription.
+
+        Raises
+        ------
+        ValueError
+            No such event.
+        """
+        kinds = {kind.__name__: kind for kind in events.Event.__subclasses__()}
+        name = getattr(event, "__name__", str(event))
+        if name not in kinds:
+            raise ValueError(f"no event {name!r}; choices: {', '.join(sorted(kinds))}")
+        return self._subscribers.add(kinds[name], callback)
+
+    # ------------------------------------------------------------------------------------------------- pushing
+
+    def push(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        wait: bool = False,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+    ) -> PushResult | PushError | float:
+        """Send a message to the rigs.
+
+        Parameters
+        ----------
+        message : ExpMessage, str or int
+            The message.
+        *args
+            What follows it: ``data`` for EXPINIT, EXPEND, EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART;
+            ``status, data`` for EXPINFO; ``status`` for EXPSTATUS; an Alyx client, or nothing, for ALYX.
+        wait : bool
+            Whether to wait until every rig has answered or failed.
+        rigs : str or iterable of str, optional
+            Names, or patterns such as ``'cameras:*'``; all rigs by default.
+        timeout : float, optional
+            Seconds for the answers, instead of each rig's own.
+
+        Returns
+        -------
+        PushResult or PushError or float
+            With `wait`, a dict of rig name to answer, or, *returned, not raised,* the error that holds it where a rig
+            failed (a `TimeoutError` too where all failures are time-outs). Else the request time, the key in `log`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message or an argument is of the wrong type, unknown, cannot be encoded, or is too large.
+        UnknownRig
+            A name or pattern that matches none.
+        NotRunning
+            After `close`, or where the service thread has died.
+        LoopBlocked
+            With `wait`, on the service thread itself.
+        LoopStuck
+            With `wait`: the service thread does not react, because a callback of this program blocks it.
+        """
+        composed = compose(message, *args)
+        names = self._choose(rigs)
+        limit = _checked_timeout(timeout)
+        if wait:
+            self._check_blocking("push(wait=True)")
+        if not self.is_running:
+            raise self._not_running()
+        request_time = draw_request_time()
+        self.response_received.mark()
+        if self.services is None:
+            self._complete_without_rigs(composed.event.name, request_time)
+            return self._log[request_time] if wait else request_time
+        if not wait:
+            self.services.push(composed, request_time, _ignore, names, limit)
+            return request_time
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._waiting.add(future)
+        try:
+            self.services.push(composed, request_time, future.set_result, names, limit)
+            outcome = self._await(future, self.services.longest(limit))
+        finally:
+            self._waiting.discard(future)
+        if isinstance(outcome, NotRunning):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    def request(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+    ) -> PushResult:
+        """Send a message and wait for the answers, as ``push(wait=True)`` does, but raise where a rig failed.
+
+        Raises
+        ------
+        PushError
+            A rig failed; its ``result`` holds the answers of the others.
+        """
+        outcome = self.push(message, *args, wait=True, rigs=rigs, timeout=timeout)
+        if isinstance(outcome, PushError):
+            raise outcome
+        if not isinstance(outcome, PushResult):
+            raise TypeError(f"push(wait=True) gave {outcome!r}")
+        return outcome
+
+    def ping(self, *rigs: str, timeout: float = 1.0) -> dict[str, PingReply | RigError]:
+        """Send one probe to each rig, and wait for what comes back.
+
+        Parameters
+        ----------
+        *rigs : str
+            Names or patterns; all rigs by default.
+        timeout : float
+            Seconds.
+
+        Returns
+        -------
+        dict of str to PingReply or RigError
+            `RigTimeout` for silence, `RigRefused` where nothing listens at the port.
+        """
+        self._check_blocking("ping()")
+        if not self.is_running:
+            raise self._not_running()
+        services = self.services
+        names = self._choose(rigs or None) or list(services or ())
+        limit = _checked_timeout(timeout) or 0.0
+        futures: dict[str, concurrent.futures.Future[Any]] = {name: concurrent.futures.Future() for name in names}
+        if services:
+            for name, future in futures.items():
+                self.thread.call(services.ping, name, limit, future.set_result)
+        return {name: self._await(future, limit) for name, future in futures.items()}
+
+    def clear_message_queue(self) -> int:
+        """Take back the messages that have not been sent yet; for their rigs they end as `Aborted`.
+
+        Returns
+        -------
+        int
+            The number of messages taken back, from at least one rig.
+        """
+        services = self.services
+        if services is None or not self.is_running:
+            return 0
+        if self.thread.on_loop_thread:
+            return services.withdraw_queued()
+
+        async def withdraw(remote: RigServices) -> int:
+            return remote.withdraw_queued()
+
+        return self.thread.run_coroutine(withdraw, services)
+
+    # ------------------------------------------------------------------------------------------ the daemon thread
+
+    async def create(self) -> None:
+        """Create the services, open their sockets and begin to probe. For the daemon thread.
+
+        Raises
+        ------
+        ConfigError
+            A name that does not resolve, or two rigs at one address.
+        """
+        if self._rigs.rigs and self.services is None:
+            services = RigServices(
+                self._rigs,
+                log=self._log,
+                connected=self.connected,
+                response_received=self.response_received,
+                subscribers=self._subscribers,
+            )
+            await services.open()
+            self.services = services
+
+    async def listen(self) -> None:
+        """Create the services, and serve until the stop event is set. For the daemon thread."""
+        self._stopping = asyncio.Event()
+        try:
+            await self.create()
+        except BaseException as error:
+            self._created.set_exception(error)
+            return
+        self._created.set_result(None)
+        try:
+            if not self.stop_event.is_set():
+                await self._stopping.wait()
+        finally:
+            await self.cleanup()
+            self.thread.stop()
+
+    async def cleanup(self, notify_services: bool = False) -> None:
+        """Close the links and cancel pending callbacks. May be awaited on any event loop.
+
+        Parameters
+        ----------
+        notify_services : bool
+            If true, send EXPCLEANUP to the rigs before, and wait for their answers; failures are logged.
+        """
+        services = self.services
+        if services is None or not services.is_open:
+            return
+        if notify_services:
+            try:
+                await services.request(compose(ExpMessage.EXPCLEANUP))
+            except PushError as error:
+                logger.error("closing although %s", error)  # noqa: TRY400 - the text says all
+        if self.thread.on_loop_thread:
+            services.close()
+        else:
+            closed = asyncio.get_running_loop().create_future()
+
+            def close_services() -> None:
+                services.close()
+                resolve_future(closed, None)
+
+            self.thread.call(close_services)
+            await closed
+
+    def close(self) -> None:
+        """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
+
+        Raises
+        ------
+        LoopBlocked
+            On the service thread itself; set `stop_event` there.
+        """
+        self._check_blocking("close()")
+        with self._closing:
+            self.stop_event.set()
+            if self._created.done() and self._created.exception():
+                self.thread.stop()
+            self.thread.join(CLOSE_TIMEOUT)
+
+    def fail_waiters(self, error: BaseException) -> None:
+        """Tell all threads that wait in `push` that the service thread has died; for that thread."""
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_result(NotRunning(f"the service thread has died of {type(error).__name__}: {error}"))
+
+    def _wake(self) -> None:
+        def wake() -> None:
+            if self._stopping:
+                self._stopping.set()
+
+        try:
+            self.thread.call(wake)
+        except NotRunning:
+            logger.debug("stop event set, and the service thread has ended already")
+
+    # ------------------------------------------------------------------------------------------------ helpers
+
+    def _choose(self, wanted: str | Iterable[str] | None) -> list[str] | None:
+        if wanted is None:
+            return None
+        chosen: set[str] = set()
+        for pattern in [wanted] if isinstance(wanted, str) else wanted:
+            if not isinstance(pattern, str):
+                raise TypeError(f"a rig is chosen by its name or a pattern, not by {type(pattern).__name__}")
+            matches = [pattern] if pattern in self._rigs.rigs else fnmatch.filter(self._rigs.rigs, pattern)
+            if not matches:
+                raise UnknownRig(pattern, self._rigs.rigs)
+            chosen.update(matches)
+        return [name for name in self._rigs.rigs if name in chosen]
+
+    def _complete_without_rigs(self, message: str, request_time: float) -> None:
+        self._log.file(request_time, PushResult(message, request_time, {}, {}))
+        self.response_received.announce()
+
+    def _await(self, future: concurrent.futures.Future[Any], limit: float) -> Any:
+        end = time.monotonic() + limit
+        while True:
+            wait = min(max(0.0, end - time.monotonic()) + self.refresh_rate, LONGEST_WAIT)
+            try:
+                return future.result(wait)
+            except concurrent.futures.TimeoutError:
+                if time.monotonic() >= end:
+                    self._check_not_stuck()
+
+    def _check_not_stuck(self) -> None:
+        # The rigs' time is over, and the thread settles such things itself: either it is busy, or stuck, or dead.
+        reacted = threading.Event()
+        try:
+            self.thread.call(reacted.set)
+        except NotRunning:
+            raise self._not_running() from None
+        if not reacted.wait(STUCK_AFTER):
+            raise LoopStuck(
+                "the service thread does not react: a callback of this program blocks it; callbacks have to return "
+                "at once. The rigs may have received the message"
+            )
+
+    def _check_blocking(self, call: str) -> None:
+        if self.thread.on_loop_thread:
+            raise LoopBlocked(f"{call} on the service thread, that is, in a callback, would wait for itself")
+
+    def _not_running(self) -> NotRunning:
+        failure = self.thread.failure
+        if failure:
+            return NotRunning(f"the service thread has died of {type(failure).__name__}: {failure}")
+        return NotRunning("closed: make a new Auxiliaries to go on")
+
+
+class _StopEvent(threading.Event):
+    """An event that wakes the service thread, which does not poll it."""
+
+    def __init__(self, wake: Callable[[], None]):
+        super().__init__()
+        self._wake = wake
+
+    def set(self) -> None:
+        super().set()
+        self._wake()
+
+
+class _ServiceThread(LoopThread):
+    """The daemon thread of one `Auxiliaries`."""
+
+    def __init__(self, auxiliaries: Auxiliaries):
+        super().__init__("auxiliaries")
+        self._auxiliaries = auxiliaries
+
+    def create_all_tasks(self) -> list[asyncio.Task[Any]]:
+        return [asyncio.get_running_loop().create_task(self._auxiliaries.listen(), name="rigsync listen")]
+
+    def task_failed(self, error: BaseException) -> None:
+        self._auxiliaries.fail_waiters(error)
+
+
+def _checked_timeout(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds, not {type(timeout).__name__}")
+    if math.isnan(timeout) or timeout <= 0:
+        raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
+    return float(timeout)
+
+
+def _ignore(_: object) -> None:
+    """Take no notice of an outcome, which is in the log."""

@@ -1,0 +1,154 @@
+"""What program holds a UDP port, so that "address in use" can say whose."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE = 3.0
+"""Seconds that one enquiry may take: the operator waits for the error message that this goes into."""
+
+
+def holder_of(port: int, family: int = socket.AF_INET) -> str | None:
+    """Name the program that holds a UDP port of this machine. May block for some seconds; never raises.
+
+    Parameters
+    ----------
+    port : int
+        The port.
+    family : int
+        ``socket.AF_INET`` or ``socket.AF_INET6``. The other one is looked at too where this has no known holder, since
+        a socket for both IPv6 and IPv4 holds the port in both.
+
+    Returns
+    -------
+    str or None
+        For instance ``python3 (pid 1234)``. None where nothing holds the port, or it cannot be known: Linux and macOS
+        do not tell of other users' programs.
+    """
+    find = _FINDERS.get(sys.platform)
+    if find is None:
+        return None
+    try:
+        return find(port, 6) or find(port, 4) if family == socket.AF_INET6 else find(port, 4) or find(port, 6)
+    except (OSError, subprocess.SubprocessError, ValueError, csv.Error):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------- Linux
+
+
+def parse_proc_net(text: str, port: int) -> set[str]:
+    """Return the inodes of the sockets at a local port, from the text of ``/proc/net/udp`` or ``udp6`` (proc(5))."""
+    rows = (line.split() for line in text.splitlines()[1:])
+    return {row[9] for row in rows if len(row) > 9 and row[1].endswith(f":{port:04X}")}
+
+
+def program_name(comm: str, cmdline: str) -> str:
+    """Return the name of a program from ``/proc/<pid>/comm``, which is cut after 15 bytes, and ``cmdline``."""
+    short = comm.rstrip("\n")
+    full = os.path.basename(cmdline.partition("\0")[0])
+    return full if full.startswith(short) else short
+
+
+def _find_on_linux(port: int, version: int) -> str | None:
+    table = Path("/proc/net/udp" if version == 4 else "/proc/net/udp6").read_text(encoding="ascii")
+    links = {f"socket:[{inode}]" for inode in parse_proc_net(table, port)}
+    deadline = time.monotonic() + PATIENCE
+    for pid in filter(str.isdigit, os.listdir("/proc") if links else ()):
+        if time.monotonic() > deadline:
+            break
+        with contextlib.suppress(OSError):  # another user's, or it has ended since
+            if _has_open(pid, links):
+                comm, cmdline = (
+                    Path("/proc", pid, file).read_text(encoding="utf-8", errors="replace")
+                    for file in ("comm", "cmdline")
+                )
+                return f"{program_name(comm, cmdline)} (pid {pid})"
+    return None
+
+
+def _has_open(pid: str, links: set[str]) -> bool:
+    folder = f"/proc/{pid}/fd"
+    for descriptor in os.listdir(folder):
+        with contextlib.suppress(OSError):  # closed since
+            if os.readlink(f"{folder}/{descriptor}") in links:
+                return True
+    return False
+
+
+# ---------------------------------------------------------------------------------------------------------- macOS
+
+
+def parse_lsof(text: str, port: int) -> str | None:
+    """Name the first holder of a local port from what ``lsof -F pcn`` prints: one field a line, its letter first."""
+    pid = command = ""
+    for line in text.splitlines():
+        field, value = line[:1], line[1:]
+        if field == "p":
+            pid = value
+        elif field == "c":
+            command = value
+        # lsof also lists those who talk to this port: their name is local->remote.
+        elif field == "n" and value.partition("->")[0].endswith(f":{port}"):
+            return f"{command} (pid {pid})"
+    return None
+
+
+def _find_on_macos(port: int, version: int) -> str | None:
+    return parse_lsof(_output("lsof", "-nP", f"-i{version}UDP:{port}", "-Fpcn"), port)
+
+
+# -------------------------------------------------------------------------------------------------------- Windows
+
+
+def parse_netstat(text: str, port: int) -> str | None:
+    """Return the process id of the first holder of a local port from what ``netstat -ano -p UDP`` prints."""
+    # Only the headings are translated; UDP has no state, so that its column is empty.
+    found = re.search(rf"^\s*UDP\s+\S+:{port}\s+\S+\s+(\d+)\s*$", text, re.MULTILINE)
+    return found and found[1]
+
+
+def parse_tasklist(text: str, pid: str) -> str | None:
+    """Return the name of a process from what ``tasklist /FO CSV /NH`` prints."""
+    # Where there is no such process, the only line is a remark in the language of the system.
+    return next((row[0] for row in csv.reader(text.splitlines()) if row[1:2] == [pid]), None)
+
+
+def _find_on_windows(port: int, version: int) -> str | None:
+    pid = parse_netstat(_output("netstat", "-ano", "-p", "UDP" if version == 4 else "UDPv6"), port)
+    if pid is None:
+        return None
+    name = parse_tasklist(_output("tasklist", "/FI", f"PID eq {pid}", "/FO", "CSV", "/NH"), pid)
+    return f"{name or 'a program'} (pid {pid})"
+
+
+_FINDERS: dict[str, Callable[[int, int], str | None]] = {
+    "linux": _find_on_linux,
+    "darwin": _find_on_macos,
+    "win32": _find_on_windows,
+}
+"""By `sys.platform`; each takes the port and the version of IP."""
+
+
+def _output(*command: str) -> str:
+    # The status is of no use: lsof reports failure where it has found nothing, and where it could not see everything.
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
+        timeout=PATIENCE,
+        # Else a console window would flash up where the task has a graphical interface (Windows).
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    ).stdout

@@ -1,0 +1,442 @@
+"""The rig side: answers coordinators, and runs the user's handlers off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import inspect
+import logging
+import secrets
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+from rigsync import __version__
+from rigsync.config import RigConfig, Timing, parse_uri, resolve
+from rigsync.endpoint import Endpoint
+from rigsync.errors import ConfigError, ListenError, LoopBlocked, NotRunning
+from rigsync.loop_thread import LoopThread
+from rigsync.ports import holder_of
+from rigsync.protocol.answers import Identity
+from rigsync.protocol.arguments import to_plain, validate_event
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.events import (
+    EchoMissing,
+    Event,
+    HandlerDue,
+    HandlerOvertaken,
+    MessageHandled,
+    StatusChanged,
+    ViolationSeen,
+)
+from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.protocol.responder import Responder
+from rigsync.workers import Workers
+
+logger = logging.getLogger("rigsync.rig")
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds within which `Rig.close` returns."""
+WAKE_INTERVAL = 0.5
+"""Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class Rig:
+    """A machine of the experiment that can be commanded.
+
+    It answers rigsync coordinators, and iblutil's and iblrig's, which need not know it. Without handlers it answers
+    everything; a handler does the work, and what it returns, a dict, is merged into the answer.
+
+    Parameters
+    ----------
+    name : str
+        Name of the rig.
+    uri : str
+        Where to listen, for instance ``udp://0.0.0.0:11001``; port 0 lets the system choose.
+    main_sync : bool
+        Whether this rig records the signal to which all others are aligned.
+    experiment_description : dict, optional
+        Devices and their settings, sent with each answer.
+
+    Raises
+    ------
+    ConfigError
+        A malformed URI.
+    PayloadError
+        An experiment description that cannot be sent.
+
+    Examples
+    --------
+    >>> rig = Rig('cameras', 'udp://127.0.0.1:0')
+    >>> @rig.on('EXPSTART')
+    ... def start(exp_ref, data=None):
+    ...     return {'files': ['left.mp4']}
+    >>> with rig:
+    ...     rig.status.name
+    'CONNECTED'
+    """
+
+    def __init__(
+        self,
+        name: str,
+        uri: str = "udp://0.0.0.0:11001",
+        *,
+        main_sync: bool = False,
+        experiment_description: dict[str, Any] | None = None,
+    ):
+        self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True))
+        description = to_plain(experiment_description or {}, "experiment_description")
+        self._identity = Identity(name, bool(main_sync), description, __version__)
+        self._handlers: dict[ExpMessage, list[tuple[Callable[..., Any], int | None]]] = {}
+        self._session: _Session | None = None
+        self._thread: LoopThread | None = None
+        self._uri = str(self._config.address)
+
+    @property
+    def name(self) -> str:
+        """str: Name of the rig."""
+        return self._config.name
+
+    @property
+    def uri(self) -> str:
+        """str: Where it listens; with the port that the system chose, once it does."""
+        return self._uri
+
+    @property
+    def status(self) -> ExpStatus:
+        """ExpStatus: Where in its life cycle the rig is; CONNECTED while it does not serve."""
+        return self._session.responder.status if self._session else ExpStatus.CONNECTED
+
+    @property
+    def exp_ref(self) -> str | None:
+        """Reference of the present experiment, as ``yyyy-mm-dd_n_subject``, or None."""
+        return self._session.responder.exp_ref if self._session else None
+
+    @property
+    def is_running(self) -> bool:
+        """bool: Whether it serves."""
+        return self._session is not None
+
+    def __repr__(self) -> str:
+        return f"<Rig {self.name} {self.uri} {self.status.name if self.is_running else 'not running'}>"
+
+    # ------------------------------------------------------------------------------------------------ handlers
+
+    def on(self, *messages: ExpMessage | str | int) -> Callable[[Handler], Handler]:
+        """Decorate a handler of one or more messages.
+
+        It is called with what follows the event in the message, as far as it takes that many arguments: ``data`` for
+        EXPINIT, EXPEND, EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART; ``status`` for EXPSTATUS;
+        ``status, data`` for EXPINFO; ``base_url, token`` for ALYX. It returns None or a dict, which is merged into the
+        answer's info; for ALYX an Alyx client, or ``base_url, token``. A plain function runs in a worker thread, a
+        coroutine function on the event loop. An exception goes to the coordinator as type, text and traceback. Several
+        handlers of a message run one after the other, also after one has failed.
+
+        Parameters
+        ----------
+        *messages : ExpMessage, str or int
+            The messages.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No message, or an unknown one.
+        """
+        known = [validate_event(message) for message in messages]
+        if not known:
+            raise TypeError("name the message to handle, for instance @rig.on('EXPSTART')")
+
+        def register(handler: Handler) -> Handler:
+            if not callable(handler):
+                raise TypeError(f"a handler is a function, not {type(handler).__name__}")
+            for event in known:
+                self._handlers.setdefault(event, []).append((handler, _most_arguments(handler)))
+            return handler
+
+        return register
+
+    # ------------------------------------------------------------------------------------------------- serving
+
+    def start(self) -> None:
+        """Serve in the background, on a daemon thread.
+
+        Raises
+        ------
+        ListenError
+            The port is in use, or the address is not this machine's.
+        RuntimeError
+            It serves already.
+        """
+        if self._thread or self._session:
+            raise RuntimeError(f"rig {self.name} serves already")
+        thread = LoopThread(f"rig-{self.name}")
+        thread.start()
+        try:
+            thread.run_coroutine(Rig._open, self)
+        except BaseException:
+            thread.stop()
+            thread.join(CLOSE_TIMEOUT)
+            raise
+        self._thread = thread
+
+    def close(self) -> None:
+        """Say goodbye to the coordinators and stop serving, within 2 s; may be called repeatedly.
+
+        Raises
+        ------
+        LoopBlocked
+            From a coroutine handler of this rig.
+        """
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if thread.on_loop_thread:
+            self._thread = thread
+            raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
+        end = time.monotonic() + CLOSE_TIMEOUT
+        workers = self._session.workers if self._session else None
+        with contextlib.suppress(NotRunning, TimeoutError):
+            thread.run_coroutine(Rig._close, self, CLOSE_TIMEOUT / 2)
+        thread.stop()
+        thread.join(max(0.1, end - time.monotonic()))
+        for stuck in workers.close(max(0.1, end - time.monotonic())) if workers else ():
+            logger.warning("%s: %s is still running its handler; it is left to itself", self.name, stuck)
+
+    def run(self) -> None:
+        """Serve in the foreground, until Ctrl-C or SIGTERM.
+
+        Raises
+        ------
+        ListenError
+            The port is in use, or the address is not this machine's.
+        """
+        asked = threading.Event()
+        with _stop_signals(asked), self:
+            while not asked.wait(WAKE_INTERVAL):
+                if self._thread and not self._thread.is_running:
+                    raise NotRunning(f"rig {self.name} has stopped: {self._thread.failure}")
+
+    def __enter__(self) -> Rig:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Rig:
+        """Serve on the running event loop, which has to be a selector loop."""
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        workers = self._session.workers if self._session else None
+        await self._close()
+        if workers:
+            await asyncio.get_running_loop().run_in_executor(None, workers.close, CLOSE_TIMEOUT)
+
+    async def _open(self) -> None:
+        if self._session:
+            raise RuntimeError(f"rig {self.name} serves already")
+        session = _Session(self._identity, self._handlers)
+        try:
+            family, address = resolve(self._config)
+            bound = await session.endpoint.listen(family, address)
+        except OSError as error:
+            session.endpoint.close()
+            raise _explained(error, self._uri, self._config) from error
+        host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        self._uri = f"udp://{host}:{bound[1]}"
+        self._session = session
+        logger.info("rig %s listens on %s", self.name, self._uri)
+
+    async def _close(self) -> None:
+        session, self._session = self._session, None
+        if session:
+            await session.close()
+
+
+def _explained(error: OSError, uri: str, config: RigConfig) -> Exception:
+    if isinstance(error, ConfigError):
+        return error
+    if error.errno == errno.EADDRINUSE:
+        holder = holder_of(config.address.port)
+        by = f" by {holder}" if holder else ""
+        return ListenError(
+            f"cannot listen on {uri}: port {config.address.port} is in use{by}; stop that, or use another"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ListenError(f"cannot listen on {uri}: no interface of this machine has that address; try 0.0.0.0")
+    return ListenError(f"cannot listen on {uri}: {error}")
+
+
+class _Session:
+    """One stretch of serving: the core, its pump, and the handlers that are running."""
+
+    def __init__(self, identity: Identity, handlers: dict[ExpMessage, list[tuple[Callable[..., Any], int | None]]]):
+        loop = asyncio.get_running_loop()
+        stamps = StampClock(time.time_ns(), loop.time())
+        self._name, self._handlers, self._loop = identity.name, handlers, loop
+        self.responder = Responder(identity, handlers, Timing(), secrets.token_hex(8), stamps)
+        self.endpoint = Endpoint(self.responder, self._on_event)
+        self.workers = Workers(identity.name)
+        self._coroutines: dict[int, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Say goodbye, close the socket, and cancel coroutine handlers. Workers are closed apart, off the loop."""
+        self.responder.farewell(self.endpoint.now())
+        self.endpoint.close()
+        running = list(self._coroutines.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, HandlerDue):
+            self._begin(event)
+        elif isinstance(event, HandlerOvertaken):
+            logger.warning("%s: EXPINTERRUPT overtakes the handler of %s", self._name, event.event.name)
+            if task := self._coroutines.get(event.task):
+                task.cancel()
+        elif isinstance(event, StatusChanged):
+            logger.info("%s: %s, was %s (%s)", self._name, event.after.name, event.before.name, event.exp_ref)
+        elif isinstance(event, MessageHandled):
+            level = logging.WARNING if event.error else logging.INFO
+            logger.log(
+                level, "%s: %s from %s: %s", self._name, event.event.name, event.source, event.error or "answered"
+            )
+        elif isinstance(event, EchoMissing):
+            logger.warning(
+                "%s: %s did not confirm the answer to %s; going on", self._name, event.source, event.event.name
+            )
+        elif isinstance(event, ViolationSeen):
+            logger.warning("%s: %s sent %s (counted from now on)", self._name, event.source, event.problem)
+
+    def _begin(self, due: HandlerDue) -> None:
+        handlers = self._handlers[due.event]
+        if any(inspect.iscoroutinefunction(handler) for handler, _ in handlers):
+            task = self._loop.create_task(self._run_mixed(due), name=f"rigsync {due.event.name} handler")
+            self._coroutines[due.task] = task
+            task.add_done_callback(lambda _: self._coroutines.pop(due.task, None))
+            return
+        job = functools.partial(_run_all, self._name, due, handlers)
+        self.workers.submit(
+            job, lambda result, error: self._loop.call_soon_threadsafe(self._settle, due, result, error)
+        )
+
+    async def _run_mixed(self, due: HandlerDue) -> None:
+        outcomes = _Outcomes(self._name, due.event)
+        for handler, most in self._handlers[due.event]:
+            try:
+                if inspect.iscoroutinefunction(handler):
+                    outcomes.add(await handler(*due.args[:most]))
+                else:
+                    outcomes.add(await self._in_worker(functools.partial(handler, *due.args[:most])))
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                outcomes.add_error(handler, error)
+        try:
+            self._settle(due, outcomes.merged(), None)
+        except BaseException as error:
+            self._settle(due, None, error)
+
+    async def _in_worker(self, function: Callable[[], Any]) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_result(result) if error is None else future.set_exception(error)
+
+        self.workers.submit(function, lambda *outcome: self._loop.call_soon_threadsafe(settle, *outcome))
+        return await future
+
+    def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
+        now = self.endpoint.now()
+        if error is None:
+            try:
+                self.responder.respond(due.task, result, now)
+            except Exception as problem:
+                error = problem
+        if error is not None:
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            self.responder.fail(due.task, type(error).__name__, str(error), text, now)
+        self.endpoint.pump()
+
+
+class _Outcomes:
+    """What the handlers of one message returned or raised."""
+
+    def __init__(self, rig: str, event: ExpMessage):
+        self._rig, self._event = rig, event
+        self._returned: list[Any] = []
+        self._error: BaseException | None = None
+
+    def add(self, returned: Any) -> None:
+        """Take in what a handler returned."""
+        if returned is not None:
+            self._returned.append(returned)
+
+    def add_error(self, handler: Callable[..., Any], error: BaseException) -> None:
+        """Take in what a handler raised; the first is what the coordinator hears of."""
+        name = getattr(handler, "__qualname__", repr(handler))
+        logger.error("%s: handler %s of %s failed", self._rig, name, self._event.name, exc_info=error)
+        self._error = self._error or error
+
+    def merged(self) -> Any:
+        """Return the one result, or all of them in one dict; raise the first exception."""
+        if self._error:
+            raise self._error
+        if len(self._returned) < 2:
+            return self._returned[0] if self._returned else None
+        merged: dict[str, Any] = {}
+        for returned in self._returned:
+            merged.update(returned)
+        return merged
+
+
+def _run_all(rig: str, due: HandlerDue, handlers: Sequence[tuple[Callable[..., Any], int | None]]) -> Any:
+    outcomes = _Outcomes(rig, due.event)
+    for handler, most in handlers:
+        try:
+            outcomes.add(handler(*due.args[:most]))
+        except BaseException as error:
+            outcomes.add_error(handler, error)
+    return outcomes.merged()
+
+
+def _most_arguments(handler: Callable[..., Any]) -> int | None:
+    """Return how many positional arguments a handler takes, None for any number."""
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):  # a built-in that does not say
+        return None
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(parameter.kind in positional for parameter in parameters)
+
+
+@contextlib.contextmanager
+def _stop_signals(asked: threading.Event) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM set `asked`, where this is the main thread, which alone may say so."""
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
