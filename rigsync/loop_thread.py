@@ -82,7 +82,7 @@ class LoopThread(threading.Thread):
         return []
 
     def task_failed(self, error: BaseException) -> None:
-        """Take notice that a task has died. Called on the loop, once for each, just before the loop is stopped.
+        """Take notice that a task has died. Called on this thread, once for each, just before the loop is stopped.
 
         Parameters
         ----------
@@ -310,7 +310,7 @@ class LoopThread(threading.Thread):
             return
         if self.failure is None:
             self.failure = error
-        _logger.critical("%s stops, since one of its tasks has died", self.name, exc_info=error)
+        _logger.critical("%s has died of %s and stops", self.name, type(error).__name__, exc_info=error)
         try:
             self.task_failed(error)
         except BaseException:

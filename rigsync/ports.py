@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
 import socket
@@ -38,8 +37,9 @@ def holder_of(port: int, family: int = socket.AF_INET) -> str | None:
     if find is None:
         return None
     try:
-        return find(port, 6) or find(port, 4) if family == socket.AF_INET6 else find(port, 4) or find(port, 6)
-    except (OSError, subprocess.SubprocessError, ValueError, csv.Error):
+        first, second = (6, 4) if family == socket.AF_INET6 else (4, 6)
+        return find(port, first) or find(port, second)
+    except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
 
@@ -120,7 +120,8 @@ def parse_netstat(text: str, port: int) -> str | None:
 def parse_tasklist(text: str, pid: str) -> str | None:
     """Return the name of a process from what ``tasklist /FO CSV /NH`` prints."""
     # Where there is no such process, the only line is a remark in the language of the system.
-    return next((row[0] for row in csv.reader(text.splitlines()) if row[1:2] == [pid]), None)
+    found = re.search(rf'^"([^"]+)","{pid}",', text, re.MULTILINE)  # names of files have no quotes on Windows
+    return found and found[1]
 
 
 def _find_on_windows(port: int, version: int) -> str | None:
@@ -141,7 +142,7 @@ _FINDERS: dict[str, Callable[[int, int], str | None]] = {
 
 def _output(*command: str) -> str:
     # The status is of no use: lsof reports failure where it has found nothing, and where it could not see everything.
-    return subprocess.run(
+    return subprocess.run(  # noqa: S603 - the commands stand above, and of the arguments only numbers vary
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -50,7 +50,7 @@ class Relay:
         Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms. With a loss of 1 the
         network is cut, and with 0 it is whole again.
     delay : (float, float)
-        Bounds of the one-way delay in seconds. Where they differ, datagrams may overtake each other.
+        Bounds of the one-way delay in seconds. Delays that differ reorder too.
     seed : int, optional
         Makes what happens to the nth datagram of the nth source the same every time, each way.
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
 
 WINDOW = 1.0
 """Seconds over which repeats are counted."""
-MOST = 16
-"""Echoes of the same bytes within the window that are still taken for messages of their own."""
+MOST = 2000
+"""Echoes of the same bytes within the window that are still taken for messages of their own: more than a coordinator
+that polls as fast as it can brings about, fewer than an exchange of echoes on a local network."""
 
 
 class EchoGuard:
     """Tells whether one more echo of the same bytes to the same address may leave.
 
     iblutil echoes whatever it did not expect, so that a duplicated datagram, or a forged one, can start an exchange
-    at full speed that goes on for ever. No rig repeats one message as often as this allows.
+    at full speed that goes on for ever. One echo that is held back ends it.
     """
 
-    __slots__ = ("_bytes", "_times")
+    __slots__ = ("_bytes", "_count", "_since")
 
     def __init__(self) -> None:
         self._bytes = b""
-        self._times: deque[float] = deque(maxlen=MOST)
+        self._count = 0
+        self._since = -math.inf
 
     def allows(self, data: bytes, now: float) -> bool:
         """Count an echo of `data` at monotonic `now`, in seconds, and return whether it may be sent."""
-        if data != self._bytes:
-            self._bytes = data
-            self._times.clear()
-        elif len(self._times) == MOST and now - self._times[0] < WINDOW:
-            return False
-        self._times.append(now)
-        return True
+        if data != self._bytes or now - self._since >= WINDOW:
+            self._bytes, self._count, self._since = data, 0, now
+        self._count += 1
+        return self._count <= MOST

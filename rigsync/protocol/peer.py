@@ -393,12 +393,13 @@ class Peer:
             else:
                 self._events.append(RemoteComplaint(self.name, event, text))
         else:
-            if not self._echo_guard.allows(data, now):
+            awaited = errand if errand and errand.request.event is message.event else None
+            if not awaited and not self._echo_guard.allows(data, now):
                 raise RemoteProtocolError("echo loop", "the rig sends the same message over and over")
             self._send(Line.REQUESTS, data)
-            if errand and errand.request.event is message.event:
+            if awaited:
                 self._awaited_echo = None
-                self._finish(errand, message.args, now)
+                self._finish(awaited, message.args, now)
             else:
                 self._events.append(MessageReceived(self.name, message.event, message.args, None))
 

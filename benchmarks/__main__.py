@@ -1,0 +1,81 @@
+"""Measure everything in README's table: `python -m benchmarks` (about two minutes; keep the machine idle)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from benchmarks import measure
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"
+
+
+def row(what: str, ours: str, against: str, held: str) -> None:
+    print(f"| {what} | {ours} | {against} | {held} |", flush=True)
+
+
+def latency_rows() -> None:
+    for count, rounds in ((1, 1000), (8, 400), (64, 100), (256, 40)):
+        ours, floor = measure.push_latency(count, rounds)
+        rigs = "one rig" if count == 1 else f"{count} rigs in another process"
+        per_rig = "" if count == 1 else f" ({ours / count * 1e6:.0f} µs a rig)"
+        row(
+            f"`push(wait=True)`, {rigs}, p50",
+            milliseconds(ours) + per_rig,
+            f"raw asyncio, same datagrams: {milliseconds(floor)}",
+            f"{ours / floor:.2f} ×",
+        )
+    ours, floor = measure.push_latency(8, 300, "handlers")
+    row(
+        "the same, 8 rigs with handlers in worker threads",
+        milliseconds(ours),
+        f"raw asyncio: {milliseconds(floor)}",
+        f"{ours / floor:.2f} ×",
+    )
+
+
+def iblutil_rows() -> None:
+    ours, polling = measure.iblutil_latency(4, 100), measure.polling_latency(4, 20)
+    row(
+        "push to 4 iblutil rigs, p50",
+        milliseconds(ours),
+        f"existing pattern: {milliseconds(polling)}",
+        f"1/{polling / ours:.0f}",
+    )
+    ours, polling = measure.start_spread()
+    row(
+        "4 iblutil rigs with 0.4 s echoes: first to last told to start",
+        milliseconds(ours),
+        f"existing pattern: {milliseconds(polling)}",
+        f"1/{polling / ours:.0f}",
+    )
+
+
+def resource_rows() -> None:
+    row("idle coordinator, 16 rigs", f"{measure.idle_load():.2%} of one core", "bar: 1 %", "")
+    full, end = measure.memory_growth()
+    row(
+        "memory, 20,000 to 200,000 pushes", f"{full:.1f} to {end:.1f} MiB", "log limit 10,000", f"{end - full:+.1f} MiB"
+    )
+    ours, click = measure.help_ratio()
+    row(
+        "`rigsync --help`",
+        milliseconds(ours),
+        f'`python -c "import click"`: {milliseconds(click)}',
+        f"{ours / click:.2f} ×",
+    )
+
+
+def main() -> None:
+    print(f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores\n", file=sys.stderr)
+    print("| what | rigsync | held against, same run | ratio |\n| --- | --- | --- | --- |", flush=True)
+    latency_rows()
+    iblutil_rows()
+    resource_rows()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The measurements; each gives the thing measured and what it is held against, from the same run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from benchmarks.farm import farm
+
+MESSAGE = b'{"rigsync":1,"kind":"request","boot":"0123456789abcdef","n":1234,"event":"EXPSTATUS","args":[0],"at":null}'
+
+
+def median(sample: list[float]) -> float:
+    return statistics.median(sample)
+
+
+def interleaved(rounds: int, *calls: Callable[[], float]) -> list[list[float]]:
+    """Call each in turn, over and over, so that all meet the same weather; return the seconds each took."""
+    samples: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for sample, call in zip(samples, calls, strict=True):
+            sample.append(call())
+    return samples
+
+
+class RawFanout:
+    """The floor: a thread with an event loop, a connected socket for each rig, no protocol at all."""
+
+    def __init__(self, ports: list[int]):
+        self._loop = asyncio.SelectorEventLoop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._waiting = 0
+        self._future: Future[None] = Future()
+        self._transports: list[Any] = []
+        asyncio.run_coroutine_threadsafe(self._open(ports), self._loop).result()
+
+    async def _open(self, ports: list[int]) -> None:
+        fanout = self
+
+        class Line(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, addr: Any) -> None:
+                fanout._waiting -= 1
+                if not fanout._waiting:
+                    fanout._future.set_result(None)
+
+        for port in ports:
+            transport, _ = await self._loop.create_datagram_endpoint(Line, remote_addr=("127.0.0.1", port))
+            self._transports.append(transport)
+
+    def push(self) -> float:
+        begun = time.perf_counter()
+        self._future = Future()
+        self._loop.call_soon_threadsafe(self._send)
+        self._future.result(10)
+        return time.perf_counter() - begun
+
+    def _send(self) -> None:
+        self._waiting = len(self._transports)
+        for transport in self._transports:
+            transport.sendto(MESSAGE)
+
+    def close(self) -> None:
+        for transport in self._transports:
+            self._loop.call_soon_threadsafe(transport.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+
+class PollingAuxiliaries:
+    """The existing pattern: a thread that looks into a queue every 0.2 s and awaits iblutil's `Services`."""
+
+    refresh_rate = 0.2
+
+    def __init__(self, clients: dict[str, str]):
+        self._clients = clients
+        self._queue: dict[float, Any] = {}
+        self._log: dict[float, Any] = {}
+        self._answered = threading.Condition()
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()), daemon=True)
+        self._thread.start()
+        self._ready.wait(10)
+
+    async def _listen(self) -> None:
+        import logging
+
+        from iblutil.io.net.app import EchoProtocol, Services
+
+        quiet = logging.getLogger("benchmark")
+        rigs = [await EchoProtocol.client(uri, name, log=quiet) for name, uri in self._clients.items()]
+        services = Services(rigs, timeout=10)
+        self._ready.set()
+        while not self._stop.is_set():
+            for when in sorted(self._queue):
+                method, args = self._queue.pop(when)
+                answers = await getattr(services, method)(*args)
+                with self._answered:
+                    self._log[when] = answers
+                    self._answered.notify_all()
+            await asyncio.sleep(self.refresh_rate)
+        services.close()
+
+    def push(self, method: str, *args: Any) -> Any:
+        when = time.time()
+        with self._answered:
+            self._queue[when] = method, args
+            self._answered.wait_for(lambda: when in self._log, 15)
+        return self._log[when]
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+
+@contextlib.contextmanager
+def auxiliaries(ports: list[int], **options: Any) -> Iterator[Any]:
+    from rigsync import Auxiliaries
+
+    with Auxiliaries({f"rig{i}": f"127.0.0.1:{port}" for i, port in enumerate(ports)}, **options) as aux:
+        assert aux.is_connected
+        yield aux
+
+
+def timed(call: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def push_once(aux: Any) -> None:
+    result = aux.push("EXPSTATUS", wait=True)
+    assert not isinstance(result, Exception), result
+
+
+def push_latency(count: int, rounds: int, kind: str = "rigsync") -> tuple[float, float]:
+    """Medians in seconds of ``push(wait=True)`` to `count` rigs in another process, and of the raw fan-out."""
+    with farm(kind, count) as ports, farm("raw", count) as raw_ports, auxiliaries(ports) as aux:
+        raw = RawFanout(raw_ports)
+        interleaved(20, lambda: timed(lambda: push_once(aux)), raw.push)
+        ours, floor = interleaved(rounds, lambda: timed(lambda: push_once(aux)), raw.push)
+        raw.close()
+    return median(ours), median(floor)
+
+
+def polling_latency(count: int, rounds: int) -> float:
+    """Median in seconds of a push by the existing pattern to `count` iblutil rigs in another process."""
+    with farm("iblutil", count) as ports:
+        aux = PollingAuxiliaries({f"rig{i}": f"udp://127.0.0.1:{port}" for i, port in enumerate(ports)})
+        sample = [timed(lambda: aux.push("status", 0)) for _ in range(rounds)]
+        aux.close()
+    return median(sample)
+
+
+def iblutil_latency(count: int, rounds: int) -> float:
+    """Median in seconds of a rigsync push to `count` iblutil rigs in another process."""
+    with farm("iblutil", count) as ports, auxiliaries(ports) as aux:
+        return median([timed(lambda: push_once(aux)) for _ in range(rounds)])
+
+
+def start_spread() -> tuple[float, float]:
+    """Seconds between the first and the last of four iblutil rigs with 0.4 s echoes being told to start.
+
+    Of rigsync, and of the existing pattern.
+    """
+    with farm("slow", 4) as ports, auxiliaries(ports) as aux:
+        told = [answer[0] for answer in aux.request("EXPSTART", "2026-01-01_1_mouse").values()]
+        ours = max(told) - min(told)
+    with farm("slow", 4) as ports:
+        polling = PollingAuxiliaries({f"rig{i}": f"udp://127.0.0.1:{port}" for i, port in enumerate(ports)})
+        told = [answer[0] for answer in polling.push("start", "2026-01-01_1_mouse").values()]
+        polling.close()
+    return ours, max(told) - min(told)
+
+
+def idle_load(seconds: float = 10.0) -> float:
+    """Share of one core that an idle coordinator of 16 rigs takes."""
+    with farm("rigsync", 16) as ports, auxiliaries(ports):
+        time.sleep(2)  # past the burst of probes
+        begun, used = time.perf_counter(), time.process_time()
+        time.sleep(seconds)
+        return (time.process_time() - used) / (time.perf_counter() - begun)
+
+
+def memory_growth(pushes: int = 200_000) -> tuple[float, float]:
+    """Resident MiB when the log has reached its limit, and after `pushes`, of a coordinator of its own process."""
+    with farm("rigsync", 1) as ports:
+        command = [sys.executable, "-m", "benchmarks.memory", str(ports[0]), str(pushes)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    full, end = json.loads(output)
+    return full, end
+
+
+def help_ratio(rounds: int = 15) -> tuple[float, float]:
+    """Median seconds of the whole process ``rigsync --help``, and of ``python -c "import click"``."""
+    ours, click = interleaved(
+        rounds,
+        lambda: timed(lambda: run([sys.executable, "-m", "rigsync", "--help"])),
+        lambda: timed(lambda: run([sys.executable, "-c", "import click"])),
+    )
+    return median(ours), median(click)
+
+
+def run(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
