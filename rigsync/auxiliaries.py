@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Rigs, load_rigs, rigs_from
@@ -82,6 +82,7 @@ class Auxiliaries:
         self.connected = Latch()
         self.response_received = Arrivals()
         self.stop_event = _StopEvent(self._wake)
+        self._remote: RigServices | None = None
         self._stopping: asyncio.Event | None = None
         self._created: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._waiting: set[concurrent.futures.Future[Any]] = set()
@@ -187,6 +188,26 @@ class Auxiliaries:
 
     # ------------------------------------------------------------------------------------------------- pushing
 
+    @overload
+    def push(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        wait: Literal[False] = False,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+    ) -> float: ...
+
+    @overload
+    def push(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        wait: Literal[True],
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+    ) -> PushResult | PushError: ...
+
     def push(
         self,
         message: ExpMessage | str | int,
@@ -235,26 +256,23 @@ class Auxiliaries:
         limit = _checked_timeout(timeout)
         if wait:
             self._check_blocking("push(wait=True)")
-        if not self.is_running:
+        if not self.is_running or self._remote is None:
             raise self._not_running()
         request_time = draw_request_time()
         self.response_received.mark()
-        if self.services is None:
-            self._complete_without_rigs(composed.event.name, request_time)
-            return self._log[request_time] if wait else request_time
         if not wait:
-            self.services.push(composed, request_time, _ignore, names, limit)
+            self._remote.push(composed, request_time, _ignore, names, limit)
             return request_time
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._waiting.add(future)
         try:
-            self.services.push(composed, request_time, future.set_result, names, limit)
-            outcome = self._await(future, self.services.longest(limit))
+            self._remote.push(composed, request_time, future.set_result, names, limit)
+            outcome: PushResult | PushError | NotRunning = self._await(future, self._remote.longest(limit))
         finally:
             self._waiting.discard(future)
         if isinstance(outcome, NotRunning):
             raise outcome
-        return outcome  # type: ignore[no-any-return]
+        return outcome
 
     def request(
         self,
@@ -273,8 +291,6 @@ class Auxiliaries:
         outcome = self.push(message, *args, wait=True, rigs=rigs, timeout=timeout)
         if isinstance(outcome, PushError):
             raise outcome
-        if not isinstance(outcome, PushResult):
-            raise TypeError(f"push(wait=True) gave {outcome!r}")
         return outcome
 
     def ping(self, *rigs: str, timeout: float = 1.0) -> dict[str, PingReply | RigError]:
@@ -293,15 +309,13 @@ class Auxiliaries:
             `RigTimeout` for silence, `RigRefused` where nothing listens at the port.
         """
         self._check_blocking("ping()")
-        if not self.is_running:
+        if not self.is_running or self._remote is None:
             raise self._not_running()
-        services = self.services
-        names = self._choose(rigs or None) or list(services or ())
         limit = _checked_timeout(timeout) or 0.0
-        futures: dict[str, concurrent.futures.Future[Any]] = {name: concurrent.futures.Future() for name in names}
-        if services:
-            for name, future in futures.items():
-                self.thread.call(services.ping, name, limit, future.set_result)
+        futures: dict[str, concurrent.futures.Future[Any]] = {}
+        for name in self._choose(rigs or None) or self._rigs.rigs:
+            futures[name] = concurrent.futures.Future()
+            self.thread.call(self._remote.ping, name, limit, futures[name].set_result)
         return {name: self._await(future, limit) for name, future in futures.items()}
 
     def clear_message_queue(self) -> int:
@@ -312,16 +326,16 @@ class Auxiliaries:
         int
             The number of messages taken back, from at least one rig.
         """
-        services = self.services
-        if services is None or not self.is_running:
+        remote = self._remote
+        if remote is None or not self.is_running:
             return 0
         if self.thread.on_loop_thread:
-            return services.withdraw_queued()
-
-        async def withdraw(remote: RigServices) -> int:
             return remote.withdraw_queued()
 
-        return self.thread.run_coroutine(withdraw, services)
+        async def withdraw(services: RigServices) -> int:
+            return services.withdraw_queued()
+
+        return self.thread.run_coroutine(withdraw, remote)
 
     # ------------------------------------------------------------------------------------------ the daemon thread
 
@@ -333,16 +347,19 @@ class Auxiliaries:
         ConfigError
             A name that does not resolve, or two rigs at one address.
         """
-        if self._rigs.rigs and self.services is None:
-            services = RigServices(
-                self._rigs,
-                log=self._log,
-                connected=self.connected,
-                response_received=self.response_received,
-                subscribers=self._subscribers,
-            )
-            await services.open()
-            self.services = services
+        if self._remote is not None:
+            return
+        remote = RigServices(
+            self._rigs,
+            log=self._log,
+            connected=self.connected,
+            response_received=self.response_received,
+            subscribers=self._subscribers,
+        )
+        await remote.open()
+        self._remote = remote
+        if self._rigs.rigs:
+            self.services = remote
 
     async def listen(self) -> None:
         """Create the services, and serve until the stop event is set. For the daemon thread."""
@@ -358,6 +375,7 @@ class Auxiliaries:
                 await self._stopping.wait()
         finally:
             await self.cleanup()
+            self.fail_waiters("closed before every rig had answered")
             self.thread.stop()
 
     async def cleanup(self, notify_services: bool = False) -> None:
@@ -368,21 +386,21 @@ class Auxiliaries:
         notify_services : bool
             If true, send EXPCLEANUP to the rigs before, and wait for their answers; failures are logged.
         """
-        services = self.services
-        if services is None or not services.is_open:
+        remote = self._remote
+        if remote is None or not remote.is_open:
             return
         if notify_services:
             try:
-                await services.request(compose(ExpMessage.EXPCLEANUP))
+                await remote.request(compose(ExpMessage.EXPCLEANUP))
             except PushError as error:
                 logger.error("closing although %s", error)  # noqa: TRY400 - the text says all
         if self.thread.on_loop_thread:
-            services.close()
+            remote.close()
         else:
             closed = asyncio.get_running_loop().create_future()
 
             def close_services() -> None:
-                services.close()
+                remote.close()
                 resolve_future(closed, None)
 
             self.thread.call(close_services)
@@ -403,11 +421,11 @@ class Auxiliaries:
                 self.thread.stop()
             self.thread.join(CLOSE_TIMEOUT)
 
-    def fail_waiters(self, error: BaseException) -> None:
-        """Tell all threads that wait in `push` that the service thread has died; for that thread."""
+    def fail_waiters(self, reason: str) -> None:
+        """Tell all threads that wait in `push` that no answer will come; for the service thread."""
         for future in list(self._waiting):
             if not future.done():
-                future.set_result(NotRunning(f"the service thread has died of {type(error).__name__}: {error}"))
+                future.set_result(NotRunning(reason))
 
     def _wake(self) -> None:
         def wake() -> None:
@@ -433,10 +451,6 @@ class Auxiliaries:
                 raise UnknownRig(pattern, self._rigs.rigs)
             chosen.update(matches)
         return [name for name in self._rigs.rigs if name in chosen]
-
-    def _complete_without_rigs(self, message: str, request_time: float) -> None:
-        self._log.file(request_time, PushResult(message, request_time, {}, {}))
-        self.response_received.announce()
 
     def _await(self, future: concurrent.futures.Future[Any], limit: float) -> Any:
         end = time.monotonic() + limit
@@ -495,7 +509,7 @@ class _ServiceThread(LoopThread):
         return [asyncio.get_running_loop().create_task(self._auxiliaries.listen(), name="rigsync listen")]
 
     def task_failed(self, error: BaseException) -> None:
-        self._auxiliaries.fail_waiters(error)
+        self._auxiliaries.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
 
 
 def _checked_timeout(timeout: float | None) -> float | None:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
+from rigsync.config import RigConfig, is_literal, resolve
 from rigsync.errors import RigsyncError
 from rigsync.protocol.events import Event
 
@@ -183,6 +184,13 @@ class Endpoint:
         if self._on_refusal and not self._closed:
             self._on_refusal(line, self._loop.time())
             self.pump()
+
+
+async def look_up(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
+    """Do as `resolve` does, without blocking the event loop while a name server is asked."""
+    if is_literal(config.address):
+        return resolve(config)
+    return await asyncio.get_running_loop().run_in_executor(None, resolve, config)
 
 
 class _Line(asyncio.DatagramProtocol):

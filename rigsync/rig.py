@@ -18,9 +18,9 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from rigsync import __version__
-from rigsync.config import RigConfig, Timing, parse_uri, resolve
-from rigsync.endpoint import Endpoint
-from rigsync.errors import ConfigError, ListenError, LoopBlocked, NotRunning
+from rigsync.config import RigConfig, Timing, parse_uri
+from rigsync.endpoint import Endpoint, look_up
+from rigsync.errors import ListenError, LoopBlocked, NotRunning
 from rigsync.loop_thread import LoopThread
 from rigsync.ports import holder_of
 from rigsync.protocol.answers import Identity
@@ -247,11 +247,13 @@ class Rig:
             raise RuntimeError(f"rig {self.name} serves already")
         session = _Session(self._identity, self._handlers)
         try:
-            family, address = resolve(self._config)
+            family, address = await look_up(self._config)
             bound = await session.endpoint.listen(family, address)
         except OSError as error:
             session.endpoint.close()
-            raise _explained(error, self._uri, self._config) from error
+            # Looking for what holds the port takes seconds on some systems.
+            explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
+            raise await explain from error
         host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         self._uri = f"udp://{host}:{bound[1]}"
         self._session = session
@@ -263,9 +265,7 @@ class Rig:
             await session.close()
 
 
-def _explained(error: OSError, uri: str, config: RigConfig) -> Exception:
-    if isinstance(error, ConfigError):
-        return error
+def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
     if error.errno == errno.EADDRINUSE:
         holder = holder_of(config.address.port)
         by = f" by {holder}" if holder else ""

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from iblutil.io.net import app, base
 
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Address, RigConfig, Rigs, check_distinct, is_literal, resolve
-from rigsync.endpoint import Endpoint
+from rigsync.config import Address, RigConfig, Rigs, check_distinct
+from rigsync.endpoint import Endpoint, look_up
 from rigsync.errors import NotRunning, PushError, RigError, RigRefused, RigsyncError, RigTimeout
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
@@ -300,10 +300,10 @@ class RigServices(app.Services):
         )
         self._timeout = None  # each rig's own, unless somebody sets one for all
         self._rigs = rigs
-        self.log = log or ResultLog()
-        self.connected = connected or Latch()
-        self.response_received = response_received or Arrivals()
-        self.subscribers = subscribers or Subscribers()
+        self.log = ResultLog() if log is None else log
+        self.connected = Latch() if connected is None else connected
+        self.response_received = Arrivals() if response_received is None else response_received
+        self.subscribers = Subscribers() if subscribers is None else subscribers
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
         self._fanout: Fanout | None = None
@@ -327,12 +327,7 @@ class RigServices(app.Services):
         """
         loop = self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        resolved = {}
-        for name, config in self._rigs.rigs.items():
-            if is_literal(config.address):
-                resolved[name] = resolve(config)
-            else:
-                resolved[name] = await loop.run_in_executor(None, resolve, config)
+        resolved = {name: await look_up(config) for name, config in self._rigs.rigs.items()}
         self._addresses = {name: address for name, (_, address) in resolved.items()}
         check_distinct(self._addresses)
         stamps = StampClock(time.time_ns(), loop.time())

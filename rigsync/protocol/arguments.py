@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -11,12 +12,15 @@ from collections import deque
 from collections.abc import Mapping, Set
 from typing import Any
 
-from rigsync.errors import PayloadError
+from rigsync.errors import PayloadError, PayloadTooLarge
 from rigsync.protocol.lifecycle import reference_text
 from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, to_json
 
 DEEPEST = 64
 """Levels of nesting allowed: what refers to itself is found out, and the other side's decoder is spared."""
+_MOST_DIGITS = 640
+"""Digits that Python writes and reads in every setting (`sys.set_int_max_str_digits`); who sends more errs anyway."""
+_WHOLES_END = 10**_MOST_DIGITS
 
 # What follows the event in each message (PROTOCOL.md section 1); all of it may be left out.
 _SIGNATURES: dict[ExpMessage, tuple[str, ...]] = {
@@ -43,12 +47,12 @@ def validate_event(event: Any) -> ExpMessage:
     """
     if isinstance(event, bool):
         raise TypeError(f"unknown event type {type(event)}; choices: {_choices()}")
+    if isinstance(event, int) and event == 0:
+        raise ValueError(f"the null message cannot be sent; choices: {_choices()}")
     try:
         known: ExpMessage = ExpMessage.validate(event, allow_bitwise=False)
     except TypeError as error:
         raise TypeError(f"{error}; choices: {_choices()}") from None
-    if not known:
-        raise ValueError(f"the null message cannot be sent; choices: {_choices()}")
     return known
 
 
@@ -95,13 +99,13 @@ def compose(event: Any, *args: Any) -> Message:
 
 
 def encode(event: ExpMessage, plain: list[Any]) -> Message:
-    """Return plain values as a message; a whole number beyond what Python prints is a `PayloadError`."""
+    """Return plain values as a message; those that turn out not to be plain are a `PayloadError`."""
     try:
         return Message.of(event, plain)
-    except ValueError as error:
-        if "digits" in str(error):
-            raise PayloadError(f"an argument of {event.name} holds a whole number that is too long: {error}") from None
+    except PayloadTooLarge:
         raise
+    except (TypeError, ValueError, RecursionError) as error:  # json.dumps says no more than that of where it stands
+        raise PayloadError(f"an argument of {event.name} cannot be sent: {error}") from None
 
 
 def token_arguments(alyx: Any) -> list[Any]:
@@ -169,8 +173,10 @@ def to_plain(value: Any, path: str, depth: int = 0) -> Any:
     """
     if depth > DEEPEST:
         raise PayloadError(f"{path[:80]} is nested more than {DEEPEST} deep, or refers to itself")
-    if value is None or isinstance(value, bool) or type(value) in (int, float, str):
+    if value is None or isinstance(value, bool) or type(value) in (float, str):
         return value
+    if type(value) is int:
+        return _plain_whole(value, path)
     if isinstance(value, enum.Enum):
         return to_plain(value.value, f"{path}.value", depth + 1)
     if isinstance(value, Mapping):
@@ -186,6 +192,12 @@ def to_plain(value: Any, path: str, depth: int = 0) -> Any:
     return _plain_scalar(value, path, depth)
 
 
+def _plain_whole(value: int, path: str) -> int:
+    if not -_WHOLES_END < value < _WHOLES_END:
+        raise PayloadError(f"{path} is a whole number of more than {_MOST_DIGITS} digits, which cannot be sent")
+    return value
+
+
 def _nested(item: Any) -> bool:
     return item is None or isinstance(item, (list, dict))
 
@@ -193,15 +205,15 @@ def _nested(item: Any) -> bool:
 def _plain_mapping(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, item in value.items():
-        name = key if type(key) is str else _plain_key(key, path)
+        name = key if type(key) is str else _plain_key(key, path, depth)
         if name in plain:
             raise PayloadError(f"{path} has two keys that are both sent as {name!r}")
         plain[name] = to_plain(item, f"{path}[{key!r}]", depth + 1)
     return plain
 
 
-def _plain_key(key: Any, path: str) -> str:
-    plain = to_plain(key, f"a key of {path}")
+def _plain_key(key: Any, path: str, depth: int) -> str:
+    plain = to_plain(key, f"a key of {path}", depth + 1)
     if isinstance(plain, str):
         return plain
     if plain is None or isinstance(plain, (bool, int, float)):
@@ -216,7 +228,9 @@ def _plain_scalar(value: Any, path: str, depth: int) -> Any:
         return value.total_seconds()
     if isinstance(value, (pathlib.PurePath, uuid.UUID)):
         return str(value)
-    for plain_type in (str, int, float):  # a subclass, among them numpy.str_ and numpy.float64
+    if isinstance(value, int):  # a subclass, as those below, among them numpy.str_ and numpy.float64
+        return _plain_whole(int(value), path)
+    for plain_type in (str, float):
         if isinstance(value, plain_type):
             return plain_type(value)
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy, without importing it
@@ -225,12 +239,17 @@ def _plain_scalar(value: Any, path: str, depth: int) -> Any:
 
 
 def _plain_array(value: Any, path: str, depth: int) -> Any:
-    kind = getattr(value.dtype, "kind", "?")
-    if kind in "mM":  # to ISO 8601, for tolist() would give whole numbers of an unnamed unit
-        value = value.astype(str)
-    if kind in "biufUmM":
+    kind = getattr(value.dtype, "kind", "")
+    if kind == "M":  # to ISO 8601, for tolist() would give whole numbers of an unnamed unit, as it would below
+        return value.astype(str).tolist()
+    if kind == "m":
+        with contextlib.suppress(TypeError):  # years and months have no fixed number of seconds
+            return (value / value.dtype.type(1, "s")).tolist()
+    if kind == "f":
+        return value.astype(float).tolist()  # a long double would stay what it is
+    if kind in ("b", "i", "u", "U"):
         return value.tolist()
-    if kind == "O":
+    if kind in ("O", "T"):  # objects, among them the missing texts of NumPy's StringDType
         return to_plain(value.tolist(), path, depth + 1)
     raise PayloadError(f"{path} is of type {_type_name(value)} of {value.dtype}, which cannot be sent")
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.protocol.messages import ExpMessage, ExpStatus, shortened
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -95,11 +95,13 @@ def reference_text(value: Any) -> str | None:
     if isinstance(value, dict):
         try:
             return f"{str(value['date'])[:10]}_{int(value['sequence'])}_{value['subject']}"
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
-                f"an experiment reference needs date, sequence (a whole number) and subject: {value!r}"
+                f"an experiment reference needs date, sequence (a whole number) and subject: {shortened(value, 200)}"
             ) from error
-    raise ValueError(f"an experiment reference is text or a map of date, sequence and subject, not {value!r}")
+    raise ValueError(
+        f"an experiment reference is text or a map of date, sequence and subject, not {shortened(value, 200)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

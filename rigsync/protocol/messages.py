@@ -149,13 +149,13 @@ def _read_array(content: list[Any]) -> Array:
         raise RemoteProtocolError("empty array", "an array without an event")
     number, *args = content
     if isinstance(number, bool) or not isinstance(number, int):
-        raise RemoteProtocolError("unknown event", f"the event is {_short(number)}, not the number of an ExpMessage")
+        raise RemoteProtocolError("unknown event", f"the event is {shortened(number)}, not the number of an ExpMessage")
     if number == 0:
         if len(args) != 2 or not isinstance(args[0], str) or type(args[1]) is not int or args[1] not in _EVENTS:
             raise RemoteProtocolError("malformed error", "an error message is [0, text, event]")
         return Array(NULL_MESSAGE, [args[0], _EVENTS[args[1]]])
     if number not in _EVENTS:
-        raise RemoteProtocolError("unknown event", f"{_short(number)} is not the number of one ExpMessage")
+        raise RemoteProtocolError("unknown event", f"{shortened(number)} is not the number of one ExpMessage")
     return Array(_EVENTS[number], args)
 
 
@@ -163,14 +163,15 @@ def _read_frame(content: dict[str, Any]) -> Frame:
     version = content.get("rigsync")
     if version != VERSION or isinstance(version, bool):
         raise RemoteProtocolError(
-            "foreign version", f"version {_short(version)} of the dialect, this side speaks {VERSION}; update the older"
+            "foreign version",
+            f"version {shortened(version)} of the dialect, this side speaks {VERSION}; update the older",
         )
     read = _READERS.get(kind) if isinstance(kind := content.get("kind"), str) else None
     if read is None:
-        raise RemoteProtocolError("unknown kind", f"a frame of kind {_short(kind)}")
+        raise RemoteProtocolError("unknown kind", f"a frame of kind {shortened(kind)}")
     boot = content.get("boot")
     if not isinstance(boot, str) or not _BOOT.fullmatch(boot):
-        raise RemoteProtocolError("malformed frame", f"boot is {_short(boot)}, not 16 hexadecimal digits")
+        raise RemoteProtocolError("malformed frame", f"boot is {shortened(boot)}, not 16 hexadecimal digits")
     return read(content, boot, _whole(content, "n"))
 
 
@@ -228,37 +229,38 @@ _READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
 def _whole(content: dict[str, Any], key: str) -> int:
     value = content.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST:
-        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not a whole number")
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not a whole number")
     return value
 
 
 def _text(content: dict[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str):
-        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not text")
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not text")
     return value
 
 
 def _list(content: dict[str, Any], key: str) -> list[Any]:
     value = content.get(key)
     if not isinstance(value, list):
-        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not a list")
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not a list")
     return value
 
 
 def _member(content: dict[str, Any], key: str, members: Any) -> Any:
     value = content.get(key)
     if not isinstance(value, str) or value not in members:
-        raise RemoteProtocolError("malformed frame", f"{key} is {_short(value)}, not one of {', '.join(members)}")
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not one of {', '.join(members)}")
     return members[value]
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any, most: int = 40) -> str:
+    """Return how `value` would be written in Python, cut to `most` characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a whole number beyond what int() prints; nested to the limit
         text = f"a {type(value).__name__}"
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 # --------------------------------------------------------------------------------------------------- writing

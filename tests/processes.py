@@ -1,0 +1,438 @@
+"""Rigs and coordinators for the tests of whole programs: in processes of their own, and iblutil's in this one.
+
+A `Program` tells what happens to it in lines of JSON on its standard output, takes commands from its standard input,
+and ends when that does, so that none outlives the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from iblutil.io.net.app import EchoProtocol
+from iblutil.io.net.base import ExpMessage, ExpStatus
+
+from rigsync import Auxiliaries, Rig
+from rigsync.loop_thread import LoopThread
+
+ROOT = Path(__file__).parents[1]
+
+LONG = 30.0
+"""Seconds that only pass where something is broken."""
+
+PROBE_WARNING = r"Expected list, got \{'rigsync': 1, 'kind': 'probe'"
+"""iblutil warns of each probe: all that it says of rigsync. Any other warning of its is an error."""
+
+TOKEN = {"sync": "f3a8"}
+MESSAGES = tuple(ExpMessage.__members__.values())
+
+Report = Callable[..., None]
+
+
+def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+    """Wait until a condition is true, and return its value."""
+    deadline = time.monotonic() + LONG
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} never came true"
+        time.sleep(0.002)
+    return value
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a UDP port that nobody uses just now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def port_of(uri: str) -> int:
+    """Return the port of a URI."""
+    return int(uri.rpartition(":")[2])
+
+
+class FakeAlyx:
+    """What both sides need of a ``one.webclient.AlyxClient``."""
+
+    base_url = "https://alyx.example.org"
+    user = "sync"
+    _token = "f3a8"
+    is_logged_in = True
+
+
+# ------------------------------------------------------------------------------------------------ an iblutil rig
+
+
+class IblutilRig:
+    """A rig as labs have them now: `EchoProtocol.server`, whose callbacks answer with its own verbs.
+
+    Parameters
+    ----------
+    name : str
+        Its name, which is in its answers.
+    port : int
+        Where it listens, on 127.0.0.1.
+    failing : iterable of str
+        Messages whose callback raises a ValueError.
+    report : callable
+        Called with what happens: ``called, message, args``; ``answered, message``; ``error, text``.
+    """
+
+    def __init__(self, name: str, port: int, failing: Iterable[str], report: Report):
+        self.name, self.port, self.failing, self.report = name, port, frozenset(failing), report
+        self.address: Any = None
+        self.token: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.report("error", repr(context.get("exception", context))))
+        log = logging.getLogger(f"iblutil.{self.name}")  # else it would set up one that writes on standard output
+        self.server = await EchoProtocol.server(f"udp://127.0.0.1:{self.port}", name=self.name, log=log)
+        self.server.assign_callback(ExpMessage.any(), self._called)
+
+    async def close(self) -> None:
+        self.server.close()
+
+    async def say(self, message: str) -> None:
+        """Send a message of its own accord to whoever sent the last one."""
+        await self._answer(ExpMessage[message], [])
+
+    async def is_connected(self) -> bool:
+        """Whether its socket is open, which it closes for good where an echo is wrong or late."""
+        return bool(self.server.is_connected)
+
+    def _called(self, args: list[Any], address: Any, event: ExpMessage) -> None:
+        self.report("called", event.name, args)
+        if event.name in self.failing:
+            raise ValueError(f"{self.name} cannot do {event.name}")
+        self.address = address
+        if event is ExpMessage.ALYX and all(args):
+            self.token = args
+            return  # a token was handed over: the echo is the answer
+        task = asyncio.get_running_loop().create_task(self._answer(event, args))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, event: ExpMessage, args: list[Any]) -> None:
+        server, address = self.server, self.address
+        info = {"rig": self.name, "event": event.name, "got": args}
+        answers = {
+            ExpMessage.EXPINIT: lambda: server.init(info, addr=address),
+            ExpMessage.EXPSTART: lambda: server.start((args or [None])[0], info, addr=address),
+            ExpMessage.EXPEND: lambda: server.stop(info, addr=address),
+            ExpMessage.EXPINTERRUPT: lambda: server.stop(info, immediately=True, addr=address),
+            ExpMessage.EXPCLEANUP: lambda: server.cleanup(info, addr=address),
+            ExpMessage.EXPSTATUS: lambda: server.status(ExpStatus.RUNNING, addr=address),
+            ExpMessage.EXPINFO: lambda: server.info(ExpStatus.RUNNING, info, addr=address),
+            ExpMessage.ALYX: lambda: server.alyx(FakeAlyx(), addr=address),
+        }
+        try:
+            await answers[event]()
+        except Exception as error:
+            self.report("error", repr(error))
+        else:
+            self.report("answered", event.name)
+
+
+class IblutilServer:
+    """An `IblutilRig` on a thread of this process. A context manager, like `Program`."""
+
+    def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = ()):
+        self.reports: list[list[Any]] = []
+        self.name, self.port = name, free_port() if port is None else port
+        self.uri = f"udp://127.0.0.1:{self.port}"
+        self.rig = IblutilRig(name, self.port, failing, lambda *report: self.reports.append(list(report)))
+        self._thread = LoopThread(f"iblutil-{name}")
+
+    @property
+    def errors(self) -> list[str]:
+        return [report[1] for report in self.reports if report[0] == "error"]
+
+    @property
+    def calls(self) -> list[str]:
+        return [report[1] for report in self.reports if report[0] == "called"]
+
+    @property
+    def is_connected(self) -> bool:
+        return self._thread.run_coroutine(IblutilRig.is_connected, self.rig)
+
+    def say(self, message: str) -> None:
+        """Send a message of its own accord; return when its echo is back."""
+        self._thread.run_coroutine(self.rig.say, message)
+
+    def go_deaf(self) -> None:
+        """Close the socket, as iblutil does where an echo is wrong or late."""
+        self._thread.run_coroutine(IblutilRig.close, self.rig)
+
+    def __enter__(self) -> IblutilServer:
+        self._thread.start()
+        self._thread.run_coroutine(IblutilRig.open, self.rig)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.run_coroutine(IblutilRig.close, self.rig)
+        self._thread.stop()
+        self._thread.join(LONG)
+
+
+# ----------------------------------------------------------------------------------------- programs of their own
+
+
+class Program:
+    """A rig or a coordinator in a process of its own, as a context manager.
+
+    Parameters
+    ----------
+    role : str
+        The name of a function below.
+    **options
+        Its arguments.
+
+    Attributes
+    ----------
+    reports : list of list
+        What it has told.
+    """
+
+    def __init__(self, role: str, **options: Any):
+        self.role = role
+        self.reports: list[list[Any]] = []
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, role, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self._news = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, name=f"reader of {role}", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def all(self, what: str, *details: Any) -> list[list[Any]]:
+        """Return the reports of one kind, by default whatever their details."""
+        return [report for report in self.reports.copy() if report[: 1 + len(details)] == [what, *details]]
+
+    def wait_for(self, what: str, *details: Any, count: int = 1) -> list[Any]:
+        """Wait for the `count`-th report of one kind, and return it."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended or len(self.all(what, *details)) >= count, LONG)
+        found = self.all(what, *details)
+        assert len(found) >= count, f"{self.role} told only {self.reports}, not {what} {details}"
+        return found[count - 1]
+
+    def tell(self, *command: str) -> None:
+        """Give it a command."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once, without a farewell."""
+        self._process.kill()
+        self._process.wait(LONG)
+
+    def exit_status(self) -> int:
+        """Wait until it has ended by itself."""
+        return self._process.wait(LONG)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+        self._reader.join(LONG)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            with self._news:
+                self.reports.append(json.loads(line))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+
+class RigProgram(Program):
+    """A `rigsync.Rig` in a process of its own that listens already; see `serve_rig`."""
+
+    def __init__(self, name: str = "cameras", uri: str = "udp://127.0.0.1:0", **options: Any):
+        super().__init__("serve_rig", name=name, uri=uri, **options)
+        self.name, self.uri = name, uri
+
+    def __enter__(self) -> RigProgram:
+        try:
+            self.uri = self.wait_for("listening")[1]
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+
+class IblutilProgram(Program):
+    """An `IblutilRig` in a process of its own that listens already; see `serve_iblutil`."""
+
+    def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = ()):
+        self.name, self.port = name, free_port() if port is None else port
+        self.uri = f"udp://127.0.0.1:{self.port}"
+        super().__init__("serve_iblutil", name=name, port=self.port, failing=list(failing))
+
+    def __enter__(self) -> IblutilProgram:
+        try:
+            self.wait_for("listening")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+
+# ----------------------------------------------------------------------------------- what runs in those processes
+
+_output = threading.Lock()
+
+
+def tell(*report: Any) -> None:
+    """Report something to the parent."""
+    with _output:
+        print(json.dumps(report), flush=True)
+
+
+def obey(commands: dict[str, Callable[..., object]]) -> None:
+    """Run commands from the parent, on a thread, until there are no more; then end."""
+
+    def read() -> None:
+        rest = b""
+        # Not sys.stdin: its lock, held by a daemon thread, would abort the interpreter when it exits.
+        while data := os.read(0, 4096):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                command, *args = json.loads(line)
+                commands[command](*args)
+        os._exit(3)
+
+    threading.Thread(target=read, daemon=True).start()
+
+
+class TellingRig(Rig):
+    """A rig that tells the parent when it listens."""
+
+    def start(self) -> None:
+        super().start()
+        tell("listening", self.uri)
+
+
+def serve_rig(name: str, uri: str, handlers: dict[str, str], **options: Any) -> None:
+    """Run a rig in the foreground.
+
+    `handlers` maps messages to what their handler does: ``count`` (only reports), ``hang`` (until the command ``go``),
+    ``raise``, ``spin`` (a coroutine that blocks the event loop) or ``sulk`` (a coroutine that will not be cancelled).
+    """
+    rig = TellingRig(name, uri, **options)
+    go = threading.Event()
+    obey({"go": go.set, "close": rig.close})
+
+    def add(message: str, action: str) -> None:
+        def handle(*args: Any) -> dict[str, Any]:
+            tell("ran", message, list(args))
+            if action == "hang":
+                go.wait()
+            elif action == "raise":
+                raise ValueError(f"{name} cannot do {message}")
+            return {"pid": os.getpid()}
+
+        async def handle_on_loop(*args: Any) -> None:
+            tell("ran", message, list(args))
+            while not go.is_set():
+                if action == "spin":
+                    time.sleep(0.01)
+                    continue
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+
+        rig.on(message)(handle_on_loop if action in ("spin", "sulk") else handle)
+
+    for message, action in handlers.items():
+        add(message, action)
+    rig.run()
+    tell("ended")
+
+
+def leave_rig(uri: str) -> None:
+    """Start a rig and end without closing it."""
+    tell("listening", TellingRig("cameras", uri).start())
+    signal.set_wakeup_fd(-1)
+
+
+def serve_iblutil(name: str, port: int, failing: list[str]) -> None:
+    """Serve as an iblutil rig, on the event loop that `asyncio.run` gives."""
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        rig = IblutilRig(name, port, failing, tell)
+        await rig.open()
+
+        def say(message: str) -> None:
+            asyncio.run_coroutine_threadsafe(rig.say(message), loop)
+
+        def ask() -> None:
+            tell("connected", asyncio.run_coroutine_threadsafe(rig.is_connected(), loop).result())
+
+        obey({"say": say, "ask": ask})
+        tell("listening", name)
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+def coordinate(rigs: dict[str, str]) -> None:
+    """Command rigs: the command ``push`` tells the answers, or the failures, of one message."""
+    auxiliaries = Auxiliaries(rigs)
+
+    def push(message: str, *args: Any) -> None:
+        outcome = auxiliaries.push(message, *args, wait=True)
+        result = getattr(outcome, "result", outcome)
+        tell("result", message, dict(result), {rig: type(error).__name__ for rig, error in result.failed.items()})
+
+    obey({"push": push})
+    tell("connected", auxiliaries.is_connected)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", PROBE_WARNING, RuntimeWarning)
+    logging.basicConfig(level=logging.WARNING)
+    globals()[sys.argv[1]](**json.loads(sys.argv[2]))
