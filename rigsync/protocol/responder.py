@@ -29,6 +29,10 @@ from rigsync.protocol.messages import Alive, Array, Bye, ExpMessage, ExpStatus, 
 
 _SOURCES_REPORTED = 256
 """Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
+QUERIES = 8
+"""Messages outside the lifecycle whose handlers run at the same time: each coordinator has one outstanding at most."""
+WAITING = 256
+"""Messages that may wait for their turn; more are refused, so that a flood takes neither memory nor threads."""
 
 
 @dataclass(slots=True)
@@ -88,6 +92,8 @@ class Responder:
         self._events: list[Event] = []
         self._tasks: dict[int, Task] = {}
         self._lane = Lane()
+        self._querying: set[int] = set()
+        self._queries: deque[Task] = deque()
         self._numbers = 0
         self._answers: dict[ExpMessage, list[Any]] = {}
         self._reported: set[tuple[str, str]] = set()
@@ -246,15 +252,28 @@ class Responder:
     def _accept(self, task: Task, now: float) -> None:
         running = self._lane.running
         if task.event not in LIFECYCLE_MESSAGES:
-            self._run(task, now)
+            self._query(task, now)
         elif task.event is ExpMessage.EXPINTERRUPT and running and running.event is not ExpMessage.EXPINTERRUPT:
             self._overtake(running, now)
             task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
             self._occupy(task, now)
         elif running:
-            self._lane.waiting.append(task)
+            self._enqueue(self._lane.waiting, task, now)
         else:
             self._begin(task, now)
+
+    def _query(self, task: Task, now: float) -> None:
+        if task.event not in self._handled or len(self._querying) < QUERIES:
+            self._querying.add(task.number)
+            self._run(task, now)
+        else:
+            self._enqueue(self._queries, task, now)
+
+    def _enqueue(self, waiting: deque[Task], task: Task, now: float) -> None:
+        if len(waiting) < WAITING:
+            waiting.append(task)
+        else:
+            self._finish_failure(task, "Busy", f"{WAITING} messages are waiting already; look at the rig", "", now)
 
     def _overtake(self, running: Task, now: float) -> None:
         overtaken = [running, *self._lane.waiting]
@@ -358,6 +377,9 @@ class Responder:
             lane = self._coordinators.lane(task.source, now)
             lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
             self._send_next(task.source, lane, now)
+        self._querying.discard(task.number)
+        if self._queries and len(self._querying) < QUERIES:
+            self._query(self._queries.popleft(), now)
         if self._lane.running is task:
             self._lane.running = None
             while self._lane.waiting and not self._lane.running:

@@ -1,0 +1,126 @@
+"""Checks that every test leaves nothing running or open behind it, and fixtures that several test files share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import psutil
+import pytest
+
+PATIENCE = 2.0
+"""Seconds that what is ending may take to end."""
+
+_PROCESS = psutil.Process()
+
+
+# ----------------------------------------------------------------------------------------------------------- leaks
+
+
+class _Destroyed(logging.Handler):
+    """Keeps what asyncio says of tasks that were thrown away while they waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "was destroyed but it is pending" in record.getMessage():
+            self.messages.append(record.getMessage())
+
+
+def _pending_tasks() -> set[asyncio.Task[Any]]:
+    # Of all loops, running or not: asyncio offers only those of one loop. The first name is that of Python up to 3.11.
+    tasks = [*getattr(asyncio.tasks, "_all_tasks", ()), *getattr(asyncio.tasks, "_scheduled_tasks", ())]
+    return {task for task in tasks if not task.done()}
+
+
+def _open_sockets() -> set[tuple[Any, ...]]:
+    return {(found.fd, found.type, found.laddr) for found in _PROCESS.net_connections("all")}
+
+
+def _children() -> set[psutil.Process]:
+    return set(_PROCESS.children(recursive=True))
+
+
+_KINDS: dict[str, Callable[[], set[Any]]] = {
+    "thread": lambda: set(threading.enumerate()),
+    "socket": _open_sockets,
+    "asyncio task": _pending_tasks,
+    "child process": _children,
+}
+
+
+def _newcomers(before: Mapping[str, set[Any]]) -> list[str]:
+    return [f"{kind} left behind: {item!r}" for kind, find in _KINDS.items() for item in find() - before[kind]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail for every thread, socket, asyncio task or child process that is there after a test and was not before.
+
+    A socket that nobody refers to any more is closed by the collection of garbage here; pytest turns the
+    ResourceWarning of that into the test's error, since pyproject.toml has warnings as errors.
+    """
+    before = {kind: find() for kind, find in _KINDS.items()}
+    destroyed = _Destroyed()
+    logging.getLogger("asyncio").addHandler(destroyed)
+    try:
+        yield
+        deadline = time.monotonic() + PATIENCE
+        gc.collect()
+        while (left := _newcomers(before)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            gc.collect()
+    finally:
+        logging.getLogger("asyncio").removeHandler(destroyed)
+    assert not left, "\n".join(left)
+    assert not destroyed.messages, "\n".join(destroyed.messages)
+
+
+# ------------------------------------------------------------------------------------------------- rigs and clients
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """Start rigs at free ports: ``serve('cameras', {'EXPSTART': function}, main_sync=True)``; all are closed after."""
+    from rigsync.rig import Rig
+
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            name: str, handlers: Mapping[str, Callable[..., Any]] | None = None, *, port: int = 0, **options: Any
+        ) -> Rig:
+            rig = Rig(name, f"udp://127.0.0.1:{port}", **options)
+            for message, handler in (handlers or {}).items():
+                rig.on(message)(handler)
+            rig.start()
+            stack.callback(rig.close)
+            return rig
+
+        yield start
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Any]]:
+    """Connect to rigs, ``connect(rig, other)`` or ``connect({'cameras': uri})``; all connections are closed after."""
+    from rigsync.auxiliaries import Auxiliaries
+    from rigsync.config import Timing, rigs_from
+
+    with contextlib.ExitStack() as stack:
+
+        def start(*rigs: Any, timing: Timing | None = None, kind: type = Auxiliaries, **options: Any) -> Auxiliaries:
+            clients: dict[str, Any] = {}
+            for rig in rigs:
+                clients.update(rig if isinstance(rig, Mapping) else {rig.name: rig.uri})
+            auxiliaries = kind(rigs_from(clients, timing), **options)
+            stack.callback(auxiliaries.close)
+            return auxiliaries
+
+        yield start
