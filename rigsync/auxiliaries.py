@@ -8,6 +8,7 @@ import fnmatch
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,8 +30,8 @@ CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
 STUCK_AFTER = 2.0
 """Seconds in which the service thread must react to a knock, before it counts as stuck."""
-LONGEST_WAIT = threading.TIMEOUT_MAX / 2
-"""Seconds that the system can wait at a stretch."""
+LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
+"""Seconds to wait at a stretch: Windows does not let Ctrl-C through before the wait is over."""
 
 
 class Auxiliaries:
