@@ -1,0 +1,107 @@
+"""The command line.
+
+`rigsync --help` imports click and little else: each command is a module of its own, which is imported when it is
+called, and which imports the rest of rigsync when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+
+import click
+
+from rigsync import __version__
+from rigsync.cli.options import verbose_option
+
+COMMANDS = {
+    "check": "Check the configuration, and look every rig up.",
+    "demo": "Run a whole experiment with rigs on this computer.",
+    "ping": "Ask rigs whether they are there, again and again.",
+    "push": "Send one message to the rigs, and show their answers.",
+    "serve": "Be a rig that answers everything.",
+}
+"""The commands and what they do; each is the `command` in the module of its name."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by convention: 128 and the number of SIGINT."""
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        command: click.Command = import_module(f"rigsync.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            advice = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command {args[0]!r}; {advice}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 if all is well, 1 if some rig failed, 2 for wrong usage or configuration.",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@verbose_option
+def cli() -> None:
+    """Start, stop and watch every machine of a neuroscience rig together, and hear what became of each."""
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # In a pipe on Windows the encoding lacks most characters, and the name of a rig may have any.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        # click would take a pattern of rigs for one of files on Windows, and expand it.
+        status = cli.main(prog_name="rigsync", standalone_mode=False, windows_expand_args=False)
+        return int(status or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except Exception as error:
+        known = _status_of(error)
+        if known is None:
+            raise
+        from rigsync.cli.output import printable
+
+        click.echo(f"Error: {printable(str(error))}", err=True)
+        return known
+
+
+def _status_of(error: Exception) -> int | None:
+    """Return the exit status for an error that the user is to read; None for any other, which is a bug."""
+    from rigsync.errors import ConfigError, RigsyncError, UnknownRig
+
+    if isinstance(error, (ConfigError, UnknownRig)):
+        return 2
+    return 1 if isinstance(error, RigsyncError) else None

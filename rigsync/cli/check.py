@@ -1,0 +1,104 @@
+"""`rigsync check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rigsync.cli.options import json_option, rigs_option, verbose_option
+
+if TYPE_CHECKING:
+    from rigsync import ConfigError, Rigs
+
+
+@click.command(short_help="Check the configuration, and look every rig up.")
+@click.argument("file", required=False)
+@rigs_option
+@json_option
+@verbose_option
+def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
+    """Read the FILE of rigs, look every rig's address up, and show what has been understood.
+
+    Without FILE, it is the one that the other commands would take. Nothing is sent to any rig. The exit status is 2
+    where there is an error, which is told with its file, line and key.
+    """
+    from rigsync.cli.log import start_logging
+    from rigsync.cli.rigs import read, rigs_of_file
+
+    if file and rigs_file:
+        raise click.UsageError("give either FILE or --rigs FILE")
+    start_logging()
+    rigs = read(file) if file else rigs_of_file(rigs_file)
+    addresses, errors = _look_up(rigs)
+    if as_json:
+        _print_json(rigs, addresses, errors)
+    else:
+        _print_table(rigs, addresses)
+    for error in errors:
+        click.echo(f"Error: {error}", err=True)
+    return 2 if errors else 0
+
+
+def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
+    """Return host and port of each rig that can be looked up, and what is wrong."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from rigsync import ConfigError
+    from rigsync.cli.rigs import located
+    from rigsync.config import Address, check_distinct, resolve
+
+    def outcome(name: str) -> tuple[Any, ...] | ConfigError:
+        try:
+            _, sockaddr = resolve(rigs.rigs[name])
+        except ConfigError as error:
+            return error
+        return sockaddr
+
+    # All at once, since a name server that does not answer takes seconds for each name.
+    with ThreadPoolExecutor(max_workers=len(rigs.rigs)) as executor:
+        outcomes = dict(zip(rigs.rigs, executor.map(outcome, rigs.rigs), strict=True))
+    errors = [error for error in outcomes.values() if isinstance(error, ConfigError)]
+    found = {name: sockaddr for name, sockaddr in outcomes.items() if not isinstance(sockaddr, ConfigError)}
+    try:
+        check_distinct(found)
+    except ConfigError as error:
+        errors.append(error)
+    addresses = {name: str(Address("udp", *sockaddr[:2])).partition("://")[2] for name, sockaddr in found.items()}
+    return addresses, [located(error, rigs) for error in errors]
+
+
+def _print_table(rigs: Rigs, addresses: dict[str, str]) -> None:
+    from rigsync.cli.output import print_table
+
+    rows = [
+        [
+            name,
+            str(rig.address),
+            addresses.get(name, "not found"),
+            rig.dialect,
+            f"{rig.timeout:g} s",
+            "yes" if rig.resend else "no",
+        ]
+        for name, rig in rigs.rigs.items()
+    ]
+    click.echo(f"{rigs.source}: {len(rows)} rigs" if len(rows) > 1 else f"{rigs.source}: one rig", err=True)
+    columns = ["rig", "uri", "address", "dialect", "timeout", "resend"]
+    print_table(columns, rows, right=["timeout"], stacks=[(0,), (1, 2), (3,), (4,), (5,)])
+
+
+def _print_json(rigs: Rigs, addresses: dict[str, str], errors: list[ConfigError]) -> None:
+    from rigsync.cli.output import write_json
+
+    documents = {
+        name: {
+            "uri": str(rig.address),
+            "address": addresses.get(name),
+            "dialect": rig.dialect,
+            "timeout": rig.timeout,
+            "resend": rig.resend,
+        }
+        for name, rig in rigs.rigs.items()
+    }
+    problems = [{"file": e.file, "line": e.line, "key": e.key, "problem": e.problem} for e in errors]
+    write_json({"file": rigs.source, "rigs": documents, "errors": problems})

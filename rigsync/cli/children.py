@@ -1,0 +1,153 @@
+"""Programs that `rigsync demo` starts, and that end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from types import FrameType
+from typing import NoReturn
+
+from rigsync import RigsyncError
+
+START_TIMEOUT = 30.0
+"""Seconds that a program may take to begin: imports on a slow disk with a virus scanner."""
+GRACE = 2.0
+"""Seconds that a program has to end when asked to; then it is killed."""
+LONGEST_WAIT = 0.25
+"""Seconds to wait at a stretch: on Windows, Ctrl-C is only noticed after that."""
+
+
+class Child:
+    """A Python program in a process of its own, which prints a JSON object with its address first, then whatever.
+
+    Its stdin is a pipe, at whose end it ends by itself: so it does even where this program is killed.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in messages.
+    *arguments : str
+        What follows `python` on the command line.
+    """
+
+    def __init__(self, name: str, *arguments: str):
+        self.name = name
+        self._first_line: SimpleQueue[str] = SimpleQueue()
+        self._process = subprocess.Popen(  # noqa: S603 - this package's own programs
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="ascii",
+            errors="replace",
+            # Python looks for modules there first: neither in the user's folder, nor for another rigsync than this one.
+            cwd=Path(__file__).parents[2],
+            # Ctrl-C on the terminal is for the demo alone, which then ends its children.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        self._reader = Thread(target=self._read, name=f"rigsync {name}", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        if self._process.stdout:
+            self._first_line.put(self._process.stdout.readline())
+            for _ in self._process.stdout:  # a full pipe would stop the child
+                pass
+
+    def address(self) -> tuple[str, int]:
+        """Wait until the program listens, and return host and port.
+
+        Raises
+        ------
+        RigsyncError
+            It does not begin.
+        """
+        end = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < end:
+            with contextlib.suppress(Empty):
+                line = self._first_line.get(timeout=LONGEST_WAIT)
+                if not line:
+                    raise RigsyncError(f"{self.name} has ended at once, with exit status {self._process.wait()}")
+                host, _, port = str(json.loads(line)["listening"]).removeprefix("udp://").rpartition(":")
+                return host, int(port)
+        raise RigsyncError(f"{self.name} has not begun to listen within {START_TIMEOUT:g} s")
+
+    def ask_to_end(self) -> None:
+        """Ask the program to end; does not wait."""
+        self._process.terminate()
+
+    def end(self, timeout: float) -> None:
+        """Wait for the program to end, and kill it if it has not in time (s)."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(GRACE)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+
+
+class Children:
+    """Starts children; all of them have ended on leaving the context, whatever happens."""
+
+    def __init__(self) -> None:
+        self._started: list[Child] = []
+
+    def start(self, name: str, *arguments: str) -> Child:
+        """Start a program; the arguments are those of `Child`."""
+        with _signals_held_back():  # else one that comes between start and note would leave the child unnoticed
+            child = Child(name, *arguments)
+            self._started.append(child)
+        return child
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _signals_held_back():
+            for child in self._started:
+                child.ask_to_end()
+            deadline = time.monotonic() + GRACE
+            for child in self._started:
+                child.end(max(0.0, deadline - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM take effect only on leaving the context."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM leave this context as Ctrl-C does, instead of ending the program on the spot."""
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)  # by convention
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,128 @@
+"""The experiment that `rigsync demo` runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import click
+
+from rigsync import Auxiliaries, ExpStatus, PushResult
+from rigsync.cli.children import Children, ended_by_sigterm
+from rigsync.cli.push import document_of, timed_push
+from rigsync.cli.views import View
+from rigsync.relay import relay_before
+
+RECORDING = 0.5
+"""Seconds between start and end: long enough to be seen."""
+
+
+@dataclass
+class Experiment:
+    """What became of an experiment."""
+
+    exp_ref: str
+    """Its reference."""
+    addresses: dict[str, tuple[str, int]]
+    """Host and port of each rig, or of the relay before it."""
+    dialects: dict[str, str] = field(default_factory=dict)
+    """What each rig speaks."""
+    pushes: list[tuple[PushResult, dict[str, float]]] = field(default_factory=list)
+    """What became of each message, with the seconds that each rig took."""
+    datagrams: dict[str, int] | None = None
+    """Where there was a relay, how many it carried and how many it lost."""
+
+    @staticmethod
+    def described(answer: list[Any]) -> str:
+        """Return a rig's answer in words: its status and the experiment."""
+        information = answer[-1]
+        return f"{ExpStatus(information['status']).name} {information['exp_ref'] or ''}".rstrip()
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it for JSON."""
+        return {
+            "exp_ref": self.exp_ref,
+            "rigs": {
+                name: {"address": f"{host}:{port}", "dialect": self.dialects[name]}
+                for name, (host, port) in self.addresses.items()
+            },
+            "pushes": [document_of(result, seconds) for result, seconds in self.pushes],
+            "datagrams": self.datagrams,
+        }
+
+
+def run_experiment(number: int, loss: float, view: View, seed: int | None = None) -> Experiment:
+    """Start rigs, run an experiment with them, and end them.
+
+    Parameters
+    ----------
+    number : int
+        How many rigs.
+    loss : float
+        Share of the datagrams that are lost on the way to and from all rigs but the last, from 0 to 1.
+    view : View
+        Shows how it goes.
+    seed : int, optional
+        Makes the same datagrams be lost every time.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ended_by_sigterm())
+        addresses = _start_rigs(number, stack.enter_context(Children()))
+        relays = {}
+        if loss:
+            *relayed, spared = addresses
+            click.echo(
+                f"A relay loses {100 * loss:g}% of all datagrams but those of {spared}: an iblutil rig would close its "
+                "socket for good at the first that is lost.",
+                err=True,
+            )
+            relays = stack.enter_context(
+                relay_before({name: addresses[name] for name in relayed}, loss=loss, seed=seed)
+            )
+            addresses.update({name: relay.address for name, relay in relays.items()})
+        experiment = Experiment(f"{date.today()}_1_demo", addresses)
+        uris = {name: f"udp://{host}:{port}" for name, (host, port) in addresses.items()}
+        auxiliaries = stack.enter_context(Auxiliaries(uris))
+        stack.enter_context(view)
+        _command_rigs(experiment, auxiliaries, view)
+        if relays:
+            experiment.datagrams = {
+                "forwarded": sum(relay.forwarded for relay in relays.values()),
+                "dropped": sum(relay.dropped for relay in relays.values()),
+            }
+    return experiment
+
+
+def _start_rigs(number: int, children: Children) -> dict[str, tuple[str, int]]:
+    click.echo(f"Starting {number} rigs on this computer ...", err=True)
+    started = []
+    for i in range(1, number):
+        main_sync = ["--main-sync"] if i == 1 else []
+        options = ["--uri", "udp://127.0.0.1:0", "--json", "--until-eof", *main_sync]
+        started.append(children.start(f"rig{i}", "-m", "rigsync", "serve", f"rig{i}", *options))
+    started.append(children.start(f"rig{number}", "-m", "rigsync.cli.iblutil_rig", f"rig{number}"))
+    return {child.name: child.address() for child in started}
+
+
+def _command_rigs(experiment: Experiment, auxiliaries: Auxiliaries, view: View) -> None:
+    messages: list[tuple[str, list[Any]]] = [
+        ("EXPINFO", [ExpStatus.CONNECTED]),
+        ("EXPINIT", [{"exp_ref": experiment.exp_ref}]),
+        ("EXPSTART", [experiment.exp_ref]),
+        ("EXPEND", []),
+        ("EXPCLEANUP", []),
+    ]
+    view.begin(list(experiment.addresses), [message for message, _ in messages])
+    for message, arguments in messages:
+        view.pushed(message)
+        result, seconds = timed_push(auxiliaries, message, arguments, on_answer=view.answered)
+        experiment.pushes.append((result, seconds))
+        view.settled(result, seconds)
+        if message == "EXPSTART":
+            view.pause(RECORDING)
+            time.sleep(RECORDING)
+    if auxiliaries.services:
+        experiment.dialects = {name: rig.dialect for name, rig in auxiliaries.services.items()}

@@ -1,0 +1,47 @@
+"""Options and types that several commands have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class _Number(click.FloatRange):
+    """A number in a range; click's own lets nan through, which is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+SECONDS = _Number(min=0, min_open=True)
+SHARE = _Number(min=0, max=1)
+
+
+def _add_verbosity(ctx: click.Context, _: click.Parameter, count: int) -> None:
+    ctx.obj = (ctx.obj or 0) + count
+
+
+verbose_option = click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    expose_value=False,
+    callback=_add_verbosity,
+    help="Say on stderr what goes on; twice for every detail.",
+)
+"""May stand before and after the name of the command; the sum is the context's `obj`."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+rigs_option = click.option(
+    "--rigs",
+    "rigs_file",
+    metavar="FILE",
+    help="The file of rigs. Else the one that RIGSYNC_RIGS names, ./rigs.yaml, or rigsync/rigs.yaml in your "
+    "configuration folder.",
+)

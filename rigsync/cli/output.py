@@ -1,0 +1,157 @@
+"""Results on stdout: tables by rich on a terminal, plain aligned text in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+STYLES = {"ok": "green", "failed": "bold red", "refused": "bold red", "no answer": "bold red"}
+"""How rich shows the cells of which these are the whole text."""
+
+Row = Sequence[str]
+
+
+def on_terminal() -> bool:
+    """Tell whether stdout is a terminal."""
+    return sys.stdout.isatty()
+
+
+def write_line(text: str = "") -> None:
+    """Print a line on stdout at once.
+
+    Raises
+    ------
+    BrokenPipeError
+        Nobody reads any more.
+    ClickException
+        It cannot be written, for instance because the disk is full.
+    """
+    try:
+        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EINVAL):  # as Linux and macOS say it, and Windows
+            raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more") from error
+        raise click.ClickException(f"cannot write the output: {error.strerror}") from error
+
+
+def write_json(document: Any, *, indent: int | None = 2) -> None:
+    """Print a JSON document on stdout; without `indent` in one line."""
+    import json
+
+    write_line(json.dumps(document, indent=indent))
+
+
+def compact(value: Any) -> str:
+    """Return JSON in one line for people to read."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters, which may come from the network, are escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def end_interrupted_line() -> None:
+    """End the line in which a terminal shows ^C."""
+    if sys.stderr.isatty():
+        click.echo(err=True)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Return a duration in milliseconds to three decimals, ``-`` for None."""
+    return "-" if seconds is None else f"{1000 * seconds:.3f}"
+
+
+def write_text(text: str) -> None:
+    """Print a sentence on stdout; on a terminal its lines break between words."""
+    text = text.replace("\n", "\\n")
+    if on_terminal():
+        import shutil
+        import textwrap
+
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    write_line(text)
+
+
+def print_table(
+    columns: Row, rows: Iterable[Row], right: Collection[str] = (), stacks: Sequence[Sequence[int]] = ()
+) -> None:
+    """Print a table.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        The headings.
+    rows : iterable of sequence of str
+        The cells.
+    right : collection of str
+        The headings of columns that are aligned to the right.
+    stacks : sequence of sequence of int
+        Where the terminal is too narrow, the columns that are put above each other, as positions, from left to right.
+    """
+    rows = list(rows)
+    if not on_terminal():
+        for line in plain_lines(columns, rows, right):
+            write_line(line)
+        return
+    terminal = console()
+    table = rich_table(columns, rows, right)
+    if stacks and _natural_width(table, terminal) > terminal.width:
+        headings, *cells = [["\n".join(row[i] for i in stack) for stack in stacks] for row in (columns, *rows)]
+        table = rich_table(headings, cells, [heading for heading in headings if heading.partition("\n")[0] in right])
+    terminal.print(table)
+
+
+def _natural_width(table: Table, terminal: Console) -> int:
+    from rich.measure import Measurement
+
+    boundless = terminal.options.update(max_width=10_000)
+    return Measurement.get(terminal, boundless, table).maximum
+
+
+def plain_lines(columns: Row, rows: Sequence[Row], right: Collection[str] = ()) -> list[str]:
+    """Return a table as aligned lines of text, one for each row."""
+    table = [[" ".join(printable(cell).split("\n")) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    aligned = (
+        "  ".join(
+            cell.rjust(width) if heading in right else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, columns, strict=True)
+        )
+        for row in table
+    )
+    return [line.rstrip() for line in aligned]
+
+
+def rich_table(columns: Row, rows: Iterable[Row], right: Collection[str] = ()) -> Table:
+    """Return a table for a terminal; the arguments are those of `print_table`."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading in columns:
+        justify: Literal["left", "right"] = "right" if heading in right else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading in right)
+    for row in rows:
+        table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def console() -> Console:
+    """Return rich's console on stdout."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)

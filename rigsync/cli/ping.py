@@ -1,0 +1,234 @@
+"""`rigsync ping`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rigsync import Auxiliaries, PingReply, RigConfig, RigError, RigServices
+
+CONNECT_TIMEOUT = 0.2
+"""Seconds to wait for the rigs before the first probe: whether they answer is what ping is to find out."""
+LONGEST_WAIT = 0.25
+"""Seconds to wait at a stretch: on Windows, Ctrl-C is only noticed after that."""
+
+
+@click.command(short_help="Ask rigs whether they are there, again and again.")
+@click.argument("patterns", metavar="[RIG]...", nargs=-1)
+@click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after so many probes; else Ctrl-C does.")
+@click.option(
+    "-i", "--interval", type=SECONDS, default=1.0, show_default=True, metavar="S", help="Seconds between two probes."
+)
+@click.option(
+    "-W", "--timeout", type=SECONDS, default=1.0, show_default=True, metavar="S", help="Seconds to wait for an answer."
+)
+@rigs_option
+@json_option
+@verbose_option
+def command(
+    patterns: tuple[str, ...], count: int | None, interval: float, timeout: float, rigs_file: str | None, as_json: bool
+) -> int:
+    """Ask each RIG, by its name or a pattern such as 'cameras:*', whether it is there; all rigs by default.
+
+    Prints a line for each answer, and at the end (after COUNT probes, or Ctrl-C) a table. The exit status is 1 if some
+    rig has not answered at all.
+    """
+    from rigsync.cli.log import start_logging
+    from rigsync.cli.output import end_interrupted_line, write_json, write_text
+    from rigsync.cli.rigs import chosen, connect, rigs_of_file
+
+    start_logging()
+    rigs = chosen(rigs_of_file(rigs_file), patterns)
+    tallies = {name: Tally(rig, timeout) for name, rig in rigs.rigs.items()}
+    try:
+        with connect(rigs, CONNECT_TIMEOUT) as auxiliaries:
+            for name, number, outcome in _probe(auxiliaries, list(tallies), count, interval, timeout):
+                line = tallies[name].add(number, outcome)
+                if not as_json:
+                    write_text(line)
+    except KeyboardInterrupt:
+        end_interrupted_line()
+    if as_json:
+        write_json({"rigs": {name: tally.document() for name, tally in tallies.items()}})
+    else:
+        _print_summary(list(tallies.values()))
+    return 0 if all(tally.received for tally in tallies.values()) else 1
+
+
+def _probe(
+    auxiliaries: Auxiliaries, names: list[str], count: int | None, interval: float, timeout: float
+) -> Iterator[tuple[str, int, PingReply | RigError]]:
+    """Probe all rigs at each interval; yield name, number and outcome of each probe as it comes."""
+    from functools import partial
+    from queue import Empty, SimpleQueue
+    from time import monotonic
+    from typing import cast
+
+    from rigsync import NotRunning
+
+    services = cast("RigServices", auxiliaries.services)
+    outcomes: SimpleQueue[tuple[str, int, PingReply | RigError]] = SimpleQueue()
+
+    def note(name: str, number: int, outcome: PingReply | RigError) -> None:
+        outcomes.put((name, number, outcome))
+
+    sent, settled, due = 0, 0, monotonic()
+    while count is None or settled < count * len(names):
+        if sent != count and monotonic() >= due:
+            sent, due = sent + 1, max(due + interval, monotonic())
+            for name in names:
+                auxiliaries.thread.call(services.ping, name, timeout, partial(note, name, sent))
+        try:
+            wait = LONGEST_WAIT if sent == count else min(LONGEST_WAIT, max(0.0, due - monotonic()))
+            yield outcomes.get(timeout=wait)
+            settled += 1
+        except Empty:
+            if not auxiliaries.is_running:
+                raise NotRunning("the service thread has ended; see the log (-v)") from None
+
+
+class Tally:
+    """What has become of the probes of one rig.
+
+    Parameters
+    ----------
+    rig : RigConfig
+        The rig.
+    timeout : float
+        Seconds after which a probe is settled.
+    """
+
+    def __init__(self, rig: RigConfig, timeout: float):
+        self.rig, self._timeout = rig, timeout
+        self.settled = self.received = 0
+        self._sum = self._sum_of_squares = self._longest = 0.0
+        self._shortest = math.inf
+        self._last: PingReply | None = None
+        self._failure: RigError | None = None
+
+    def add(self, number: int, outcome: PingReply | RigError) -> str:
+        """Take in the outcome of a probe, and return the line that tells it."""
+        from rigsync import PingReply, RigRefused
+        from rigsync.cli.output import milliseconds
+
+        self.settled += 1
+        if isinstance(outcome, PingReply):
+            self.received, self._last = self.received + 1, outcome
+            self._sum += outcome.round_trip
+            self._sum_of_squares += outcome.round_trip**2
+            self._shortest = min(self._shortest, outcome.round_trip)
+            self._longest = max(self._longest, outcome.round_trip)
+            told = f"{outcome.dialect} {outcome.version}, {_status_of(outcome)}" if outcome.version else outcome.dialect
+            told += f", seq={number} time={milliseconds(outcome.round_trip)} ms"
+        else:
+            self._failure = outcome
+            if isinstance(outcome, RigRefused):
+                told = f"refused, seq={number}: the host is up, and nothing listens at that port"
+            else:
+                told = f"no answer within {self._timeout:g} s, seq={number}"
+        return f"{self.rig.name} ({self.address}): {told}"
+
+    @property
+    def address(self) -> str:
+        """Host and port: the ones that answered, else those of the configuration."""
+        return self._last.address if self._last else str(self.rig.address).partition("://")[2]
+
+    @property
+    def dialect(self) -> str:
+        """What the rig speaks, ``-`` where it has not said anything."""
+        return self._last.dialect if self._last else "-"
+
+    @property
+    def status(self) -> str:
+        """The rig's status, or why there is none."""
+        from rigsync import RigRefused
+
+        if self._last:
+            return _status_of(self._last)
+        if self._failure is None:
+            return "-"
+        return "refused" if isinstance(self._failure, RigRefused) else "no answer"
+
+    @property
+    def loss(self) -> float | None:
+        """Share of probes without an answer."""
+        return 1 - self.received / self.settled if self.settled else None
+
+    @property
+    def round_trip(self) -> dict[str, float] | None:
+        """Minimum, mean, maximum and standard deviation in seconds."""
+        if not self.received:
+            return None
+        mean = self._sum / self.received
+        deviation = math.sqrt(max(0.0, self._sum_of_squares / self.received - mean**2))
+        return {"min": self._shortest, "avg": mean, "max": self._longest, "mdev": deviation}
+
+    @property
+    def advice(self) -> str | None:
+        """What to check next, for a rig that has never answered."""
+        from rigsync import RigRefused
+
+        if self.received or self._failure is None:
+            return None
+        if isinstance(self._failure, RigRefused):
+            return self._failure.problem
+        address = self.rig.address
+        return (
+            f"check that its computer is on and in this network (ping {address.host}), that the rig's program runs "
+            f"there, and that no firewall, there or here, keeps UDP port {address.port} closed"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it for JSON, times in milliseconds."""
+        times, last = self.round_trip, self._last
+        return {
+            "address": self.address,
+            "dialect": last.dialect if last else None,
+            "version": last.version if last else None,
+            "status": last.status if last else None,
+            "exp_ref": last.exp_ref if last else None,
+            "sent": self.settled,
+            "received": self.received,
+            "loss": self.loss,
+            "round_trip_ms": times and {name: 1000 * time for name, time in times.items()},
+            "failure": type(self._failure).__name__ if self._failure else None,
+            "problem": self._failure.problem if self._failure else None,
+            "advice": self.advice,
+        }
+
+
+def _status_of(reply: PingReply) -> str:
+    return " ".join(part for part in (reply.status, reply.exp_ref) if part) or "-"
+
+
+def _print_summary(tallies: list[Tally]) -> None:
+    from rigsync.cli.output import milliseconds, print_table, write_line, write_text
+
+    columns = ["rig", "address", "dialect", "status", "sent", "received", "loss", "min", "avg", "max", "mdev ms"]
+    rows = []
+    for tally in tallies:
+        times = tally.round_trip or dict.fromkeys(("min", "avg", "max", "mdev"))
+        rows.append(
+            [
+                tally.rig.name,
+                tally.address,
+                tally.dialect,
+                tally.status,
+                str(tally.settled),
+                str(tally.received),
+                "-" if tally.loss is None else f"{100 * tally.loss:.3g}%",
+                *map(milliseconds, times.values()),
+            ]
+        )
+    write_line()
+    print_table(columns, rows, right=columns[4:], stacks=[(0, 1), (2, 3), (4, 5, 6), (7,), (8,), (9,), (10,)])
+    for tally in tallies:
+        if tally.advice:
+            write_text(f"{tally.rig.name}: {tally.advice}")

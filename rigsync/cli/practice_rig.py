@@ -1,0 +1,97 @@
+"""The rig that `rigsync serve` is: it shows what it is told, and can be slow, faulty and hard of hearing."""
+
+from __future__ import annotations
+
+import asyncio
+from _thread import interrupt_main
+from collections.abc import Callable, Collection
+from functools import partial
+from random import random
+from typing import Any
+
+from rigsync import ExpMessage, Rig
+from rigsync.cli.push import answer_of
+from rigsync.protocol.arguments import validate_event
+
+
+class PracticeRig(Rig):
+    """A rig that answers everything.
+
+    Parameters
+    ----------
+    name, uri, main_sync
+        As for `Rig`.
+    announce : callable
+        Called with the URI once this rig listens.
+    show : callable
+        Called with name and arguments of each message that is handled, tokens blotted out.
+    latency : float, optional
+        Seconds that each message takes.
+    failing : collection of str
+        The messages at which it fails.
+    drop : float
+        Share of the incoming datagrams that are lost, from 0 to 1.
+
+    Raises
+    ------
+    ConfigError
+        A malformed name or URI.
+    ValueError
+        An unknown message.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        uri: str,
+        announce: Callable[[str], object],
+        show: Callable[[str, list[Any]], object],
+        *,
+        main_sync: bool = False,
+        latency: float | None = None,
+        failing: Collection[str] = (),
+        drop: float = 0.0,
+    ):
+        super().__init__(name, uri, main_sync=main_sync)
+        self._announce, self._show, self._latency, self._drop = announce, show, latency, drop
+        for message in ExpMessage.__members__.values():
+            self.on(message)(partial(self._note, message.name))
+            if latency:
+                self.on(message)(self._take_time)
+        for message in {validate_event(name) for name in failing}:
+            self.on(message)(_fail)
+
+    def start(self) -> None:
+        """Serve in the background, as `Rig.start` does."""
+        super().start()
+        self._be_deaf()
+        try:
+            self._announce(self.uri)
+        except BaseException:
+            self.close()
+            raise
+
+    def _be_deaf(self) -> None:
+        if not self._drop or not self._session:
+            return
+        endpoint = self._session.endpoint
+        receive = endpoint.receive
+
+        def receive_some(data: bytes, source: Any) -> None:
+            if random() >= self._drop:
+                receive(data, source)
+
+        endpoint.receive = receive_some  # type: ignore[method-assign]
+
+    def _note(self, message: str, *args: Any) -> None:
+        try:
+            self._show(message, answer_of(message, list(args)))
+        except BrokenPipeError:
+            interrupt_main()  # nobody looks any more
+
+    async def _take_time(self) -> None:
+        await asyncio.sleep(self._latency or 0)
+
+
+def _fail() -> None:
+    raise RuntimeError("told to fail by --fail")

@@ -1,0 +1,101 @@
+"""Which rigs a command is about, and the connection to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from fnmatch import filter as matching
+
+from rigsync import Auxiliaries, ConfigError, Rigs, UnknownRig, load_rigs
+from rigsync.config import find_rigs_file, user_config_file
+from rigsync.config_file import read_rigs_file
+
+
+def rigs_of_file(explicit: str | None = None) -> Rigs:
+    """Read the file of rigs that `find_rigs_file` finds.
+
+    Parameters
+    ----------
+    explicit : str, optional
+        What ``--rigs`` names.
+
+    Raises
+    ------
+    ConfigError
+        There is no such file, or it is faulty, or without any rig.
+    """
+    file = find_rigs_file(explicit)
+    if file is None:
+        raise ConfigError(_nothing_found())
+    return read(file)
+
+
+def read(file: str | os.PathLike[str]) -> Rigs:
+    """Read a file of rigs.
+
+    Raises
+    ------
+    ConfigError
+        It is faulty, or without any rig.
+    """
+    rigs = load_rigs(file)
+    if not rigs.rigs:
+        problem = "there is no rig in it; write one in each line, for instance cameras: 192.168.1.20"
+        raise ConfigError(problem, file=rigs.source)
+    return rigs
+
+
+def chosen(rigs: Rigs, patterns: Iterable[str]) -> Rigs:
+    """Return the rigs that are named or matched by patterns, in the order of the file; all of them without patterns.
+
+    Raises
+    ------
+    UnknownRig
+        A name or pattern that matches none.
+    """
+    names: set[str] = set()
+    for pattern in patterns:
+        matches = [pattern] if pattern in rigs.rigs else matching(rigs.rigs, pattern)
+        if not matches:
+            raise UnknownRig(pattern, rigs.rigs)
+        names.update(matches)
+    return replace(rigs, rigs={name: rig for name, rig in rigs.rigs.items() if name in names}) if names else rigs
+
+
+def connect(rigs: Rigs, connect_timeout: float | None = None) -> Auxiliaries:
+    """Connect to rigs; the arguments are those of `Auxiliaries`.
+
+    Raises
+    ------
+    ConfigError
+        A host name that does not resolve, or two rigs at one address; with file and line.
+    """
+    try:
+        return Auxiliaries(rigs, connect_timeout=connect_timeout)
+    except ConfigError as error:
+        raise located(error, rigs) from error
+
+
+def located(error: ConfigError, rigs: Rigs) -> ConfigError:
+    """Return an error about one of the rigs with its file and line."""
+    if rigs.source is None:
+        return error
+    _, lines = read_rigs_file(rigs.source)
+    key = error.key or ""
+    line = lines.get(key) or lines.get(key.rpartition(".")[0])
+    return ConfigError(error.problem, file=rigs.source, line=line, key=error.key)
+
+
+def _nothing_found() -> str:
+    return f"""there is no file of rigs. Looked for:
+  the file that --rigs names               none given
+  the file that RIGSYNC_RIGS names         not set
+  {os.path.abspath("rigs.yaml")}
+  {user_config_file()}
+Write one of these, with a line for each rig:
+  rigs:
+    cameras: 192.168.1.20
+    neuropixel: 192.168.1.21:11002
+rigs.example.yaml, which comes with rigsync's source, shows all that can stand in it. To try rigsync without any
+rig: rigsync demo"""

@@ -1,0 +1,83 @@
+"""`rigsync serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rigsync.cli.options import SECONDS, SHARE, json_option, verbose_option
+
+
+@click.command(short_help="Be a rig that answers everything.")
+@click.argument("name")
+@click.option(
+    "--uri",
+    default="udp://0.0.0.0:11001",
+    show_default=True,
+    help="Where to listen; with port 0 the system chooses a port.",
+)
+@click.option("--main-sync", is_flag=True, help="Say that this rig records the signal to which all are aligned.")
+@click.option("--latency", type=SECONDS, metavar="S", help="Wait so many seconds before each answer.")
+@click.option("--fail", "failing", multiple=True, metavar="MESSAGE", help="Fail at this message; may be repeated.")
+@click.option("--drop", type=SHARE, default=0.0, metavar="P", help="Lose this share of what comes in, from 0 to 1.")
+@click.option("--until-eof", is_flag=True, hidden=True)
+@json_option
+@verbose_option
+def command(
+    name: str,
+    uri: str,
+    main_sync: bool,
+    latency: float | None,
+    failing: tuple[str, ...],
+    drop: float,
+    until_eof: bool,
+    as_json: bool,
+) -> None:
+    """Be the rig NAME: answer every message, and print it; until Ctrl-C.
+
+    With --json, each message is a line, and the first line tells where the rig listens. With --latency, --fail and
+    --drop one can try out what a slow or faulty rig, or a bad network, does to an experiment.
+    """
+    import logging
+    from _thread import interrupt_main
+
+    from rigsync.cli.log import start_logging
+    from rigsync.cli.output import end_interrupted_line, write_json
+    from rigsync.cli.practice_rig import PracticeRig
+    from rigsync.cli.stdin import at_end_of_stdin
+
+    def announce(listening: str) -> None:
+        if as_json:
+            write_json({"listening": listening}, indent=None)
+        if until_eof:
+            at_end_of_stdin(interrupt_main)
+
+    # What became of each message is what one watches a rig for; with --json, a program does.
+    start_logging(logging.WARNING if as_json else logging.INFO)
+    show = _print_as_json if as_json else _print
+    try:
+        rig = PracticeRig(name, uri, announce, show, main_sync=main_sync, latency=latency, failing=failing, drop=drop)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    rig.run()
+    end_interrupted_line()
+
+
+def _print(message: str, args: list[Any]) -> None:
+    from datetime import datetime
+
+    from rigsync.cli.output import compact, write_line
+
+    while args and args[-1] is None:
+        args = args[:-1]
+    time = datetime.now().strftime("%H:%M:%S.%f")[:-3]
+    write_line(" ".join([time, message, *map(compact, args)]))
+
+
+def _print_as_json(message: str, args: list[Any]) -> None:
+    from time import time
+
+    from rigsync.cli.output import write_json
+
+    write_json({"time": time(), "message": message, "args": args}, indent=None)

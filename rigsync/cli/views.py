@@ -1,0 +1,116 @@
+"""How `rigsync demo` shows an experiment while it runs."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from rigsync import PushResult
+from rigsync.cli.output import console, rich_table, write_line
+
+
+class View:
+    """Shows nothing; its subclasses do. A context manager, around all other calls."""
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave what has been shown."""
+
+    def begin(self, rigs: list[str], messages: list[str]) -> None:
+        """Take note of what rigs there are and what they will be told."""
+
+    def pushed(self, message: str) -> None:
+        """Show that a message goes out."""
+
+    def answered(self, rig: str, seconds: float) -> None:
+        """Show that a rig has answered the message; called on another thread."""
+
+    def settled(self, result: PushResult, seconds: dict[str, float]) -> None:
+        """Show what became of the message."""
+
+    def pause(self, seconds: float) -> None:
+        """Show that the rigs record for that long."""
+
+
+class PlainView(View):
+    """A line for each message."""
+
+    def begin(self, rigs: list[str], messages: list[str]) -> None:
+        """Take note of what rigs there are and what they will be told."""
+        self._rigs = rigs
+        self._width = max(map(len, messages))
+
+    def settled(self, result: PushResult, seconds: dict[str, float]) -> None:
+        """Show what became of the message."""
+        outcomes = (
+            f"{rig} {'failed' if rig in result.failed else f'{1000 * seconds[rig]:.1f} ms'}" for rig in self._rigs
+        )
+        write_line(f"{result.message:{self._width}}  {'  '.join(outcomes)}")
+
+    def pause(self, seconds: float) -> None:
+        """Show that the rigs record for that long."""
+        write_line(f"recording for {seconds:g} s")
+
+
+class LiveView(View):
+    """A table of rigs and messages that fills on the terminal."""
+
+    def __init__(self) -> None:
+        self._console = console()
+        self._tick = "✓ " if self._console.encoding.startswith("utf") else ""
+        self._rigs: list[str] = []
+        self._messages: list[str] = []
+        self._cells: dict[tuple[str, str], str] = {}
+        self._present = self._activity = ""
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=20,
+            redirect_stderr=sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> View:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the table as it is."""
+        self._activity = "" if error is None else "interrupted"
+        self._live.__exit__(kind, error, traceback)
+
+    def begin(self, rigs: list[str], messages: list[str]) -> None:
+        """Take note of what rigs there are and what they will be told."""
+        self._rigs, self._messages = rigs, messages
+
+    def pushed(self, message: str) -> None:
+        """Show that a message goes out."""
+        self._present = message
+        self._activity = f"{message} ..."
+
+    def answered(self, rig: str, seconds: float) -> None:
+        """Show that a rig has answered the message; called on another thread."""
+        self._cells[rig, self._present] = f"{self._tick}{1000 * seconds:.1f} ms"
+
+    def settled(self, result: PushResult, seconds: dict[str, float]) -> None:
+        """Show what became of the message."""
+        for rig in result.failed:
+            self._cells[rig, result.message] = "failed"
+
+    def pause(self, seconds: float) -> None:
+        """Show that the rigs record for that long."""
+        self._activity = f"recording for {seconds:g} s ..."
+
+    def _render(self) -> RenderableType:
+        rows = [[rig, *(self._cells.get((rig, message), "") for message in self._messages)] for rig in self._rigs]
+        table = rich_table(["rig", *self._messages], rows, right=self._messages)
+        return Group(table, Text(self._activity, "dim")) if self._activity else table

@@ -1,0 +1,118 @@
+"""The command `rigsync` as a process of its own, for test_cli.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+
+LONG = 30.0
+"""Seconds that only pass where something is broken."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished command has left."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Command:
+    """`rigsync` with arguments, running; on leaving the context it is killed if it has not ended.
+
+    Parameters
+    ----------
+    arguments : list of str
+        What follows ``rigsync`` on the command line.
+    cwd : Path
+        The working directory.
+    env : dict of str to str
+        The environment.
+    stdout : file or descriptor, optional
+        Where its output goes instead of a pipe.
+    """
+
+    def __init__(self, arguments: list[str], cwd: Path, env: dict[str, str], stdout: Any = subprocess.PIPE):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rigsync", *arguments],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self._watchdog = threading.Timer(LONG, self.process.kill)
+        self._watchdog.start()
+
+    def line(self, beginning: str = "") -> str:
+        """Return the next line of its output that begins so, without its end."""
+        for line in _pipe(self.process.stdout):
+            if line.startswith(beginning):
+                return line.rstrip("\n")
+        raise AssertionError(f"no line that begins with {beginning!r}: {_pipe(self.process.stderr).read()}")
+
+    def error_line(self) -> str:
+        """Return the next line on its stderr."""
+        return _pipe(self.process.stderr).readline().rstrip("\n")
+
+    def interrupt(self) -> None:
+        """Do as Ctrl-C does."""
+        self.process.send_signal(signal.SIGINT)
+
+    def children(self) -> list[psutil.Process]:
+        """Return the processes that it has started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def outcome(self) -> Outcome:
+        """Wait for its end; return the rest of what it says."""
+        out = self.process.stdout.read() if self.process.stdout else ""
+        err = _pipe(self.process.stderr).read()
+        return Outcome(self.process.wait(), out, err)
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._watchdog.cancel()
+        self._watchdog.join()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe
+    return pipe
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return an environment in which no file of rigs is to be found, and with what is given besides."""
+    foreign = ("RIGSYNC_RIGS", "XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    inherited = {name: value for name, value in os.environ.items() if name not in foreign}
+    folders = {"HOME": str(home), "USERPROFILE": str(home), "APPDATA": str(home / "appdata")}
+    return {**inherited, **folders, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **more}
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Tell whether a process has ended; one that nobody has fetched the exit status of counts."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,906 @@
+"""The commands as processes of their own, against real rigs: what they print, where, and their exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import rigsync
+from rigsync import cli
+from rigsync.config import user_config_file
+from rigsync.protocol.messages import ExpMessage
+from tests.cli_programs import Command, Outcome, environment, has_ended
+from tests.processes import FakeAlyx, IblutilServer, free_port, until
+
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
+needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
+
+REFERENCE = "2026-01-31_1_mouse"
+ESCAPE = "\x1b"
+
+
+class Commands:
+    """Runs commands in a folder of their own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = environment(folder)
+
+    def rigs(self, **uris: Any) -> None:
+        """Write rigs.yaml."""
+        self.write("rigs.yaml", json.dumps({"rigs": uris}, ensure_ascii=False))
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file into the folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def start(self, *arguments: str, **options: Any) -> Command:
+        """Start a command."""
+        return Command(list(arguments), self.folder, self.environment, **options)
+
+    def run(self, *arguments: str, status: int = 0) -> Outcome:
+        """Run a command to its end, which has to have that exit status."""
+        with self.start(*arguments) as command:
+            outcome = command.outcome()
+        assert outcome.status == status, outcome
+        assert "Traceback" not in outcome.err
+        assert ESCAPE not in outcome.out + outcome.err
+        return outcome
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        """Run a command with --json, and return the one document that it prints."""
+        return json.loads(self.run(*arguments, "--json", status=status).out)
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    return Commands(tmp_path)
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """Give a port that takes every datagram and answers none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def table_of(text: str) -> list[dict[str, str]]:
+    """Read the last table of an output: cells are two blanks apart, and the headings say where they begin or end."""
+    lines = text.rstrip("\n").split("\n")
+    heading = max(i for i, line in enumerate(lines) if line.startswith("rig "))
+    names = re.split(r" {2,}", lines[heading])
+    rows = [re.split(r" {2,}", line) for line in lines[heading + 1 :]]
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+
+
+# ----------------------------------------------------------------------------------------------------- the whole
+
+
+def test_help_imports_click_and_little_else(commands: Commands) -> None:
+    program = """
+import sys, click
+before = set(sys.modules)
+from rigsync import cli
+try:
+    sys.argv = ["rigsync", "--help"]
+    cli.main()
+finally:
+    print("\\n".join(set(sys.modules) - before), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=commands.environment, capture_output=True, text=True, check=True
+    )
+    imported = set(done.stderr.split())
+    assert "rigsync.cli" in imported
+    heavy = {"asyncio", "dataclasses", "difflib", "iblutil", "importlib", "json", "logging", "numpy", "rich", "socket"}
+    assert not {name.partition(".")[0] for name in imported} & {*heavy, "yaml"}
+    assert {name for name in imported if name.startswith("rigsync")} == {
+        "rigsync",
+        "rigsync.cli",
+        "rigsync.cli.options",
+    }
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command_imports_click_and_little_else(commands: Commands, name: str) -> None:
+    with Command(
+        [name, "--help"], commands.folder, {**commands.environment, "PYTHONPROFILEIMPORTTIME": "1"}
+    ) as command:
+        outcome = command.outcome()
+    assert f"Usage: rigsync {name}" in outcome.out
+    imported = set(re.findall(r"\| +([\w.]+)$", outcome.err, re.MULTILINE))
+    assert "rigsync.cli.options" in imported
+    assert not imported & {"asyncio", "dataclasses", "iblutil", "json", "logging", "numpy", "rich", "socket", "yaml"}
+
+
+def test_help_says_of_each_command_what_it_says_itself() -> None:
+    context = click.Context(cli.cli)
+    for name, text in cli.COMMANDS.items():
+        command = cli.cli.get_command(context, name)
+        assert command
+        assert command.short_help == text
+
+
+def test_help_lists_the_commands(commands: Commands) -> None:
+    printed = commands.run("--help").out
+    for name, text in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text)}$", printed, re.MULTILINE)
+
+
+def test_version(commands: Commands) -> None:
+    assert commands.run("--version").out == f"rigsync {rigsync.__version__}\n"
+
+
+def test_a_misspelt_command_is_guessed(commands: Commands) -> None:
+    outcome = commands.run("pign", status=2)
+    assert "there is no command 'pign'; did you mean ping?" in outcome.err
+    assert outcome.out == ""
+
+
+def test_an_unknown_command_is_told_the_known_ones(commands: Commands) -> None:
+    assert "the commands are check, demo, ping, push, serve" in commands.run("zzz", status=2).err
+
+
+# --------------------------------------------------------------------------------------- where the rigs are found
+
+
+def test_without_a_file_of_rigs_it_says_where_it_looked_and_what_to_write(commands: Commands) -> None:
+    outcome = commands.run("ping", status=2)
+    assert outcome.out == ""
+    for text in (
+        "--rigs",
+        "RIGSYNC_RIGS",
+        str(commands.folder / "rigs.yaml"),
+        str(user_config_file(commands.environment)),
+        "cameras: 192.168.1.20",
+        "rigs.example.yaml",
+    ):
+        assert text in outcome.err
+
+
+def test_the_example_that_it_gives_is_a_file_of_rigs(commands: Commands) -> None:
+    example = re.search(r"^  rigs:\n(?:    .*\n)+", commands.run("ping", status=2).err, re.MULTILINE)
+    assert example
+    commands.write("rigs.yaml", example[0])
+    assert list(commands.json("check")["rigs"]) == ["cameras", "neuropixel"]
+
+
+def test_order_of_the_places(commands: Commands) -> None:
+    places = [
+        user_config_file(commands.environment).relative_to(commands.folder),
+        Path("rigs.yaml"),
+        Path("environment.yaml"),
+        Path("option.yaml"),
+    ]
+    for i, place in enumerate(places):
+        commands.write(str(place), f"rig{i}: 127.0.0.1")
+        options = ["--rigs", "option.yaml"] if i == 3 else []
+        if i == 2:
+            commands.environment["RIGSYNC_RIGS"] = "environment.yaml"
+        document = commands.json("check", *options)
+        assert list(document["rigs"]) == [f"rig{i}"]
+        assert (commands.folder / document["file"]).samefile(commands.folder / place)
+
+
+@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["check"]])
+def test_a_faulty_file_is_told_with_file_line_and_key(commands: Commands, arguments: list[str]) -> None:
+    commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: 127.0.0.1\n    timeout: soon\n")
+    outcome = commands.run(*arguments, status=2)
+    assert outcome.err.startswith("Error: rigs.yaml:4: rigs.cameras.timeout: expected a number of seconds above 0")
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"]])
+def test_a_host_that_does_not_resolve_is_told_with_file_line_and_key(commands: Commands, arguments: list[str]) -> None:
+    commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: nowhere.invalid\n")
+    outcome = commands.run(*arguments, status=2)
+    assert outcome.err.startswith("Error: rigs.yaml:3: rigs.cameras.uri: the host 'nowhere.invalid'")
+
+
+@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["check"]])
+def test_a_file_without_rigs(commands: Commands, arguments: list[str]) -> None:
+    commands.write("rigs.yaml", "rigs: {}\n")
+    assert commands.run(*arguments, status=2).err.startswith("Error: rigs.yaml: there is no rig in it")
+
+
+def test_the_named_file_does_not_exist(commands: Commands) -> None:
+    assert "Error: gone.yaml: --rigs names this file" in commands.run("ping", "--rigs", "gone.yaml", status=2).err
+    assert "Error: gone.yaml: cannot be read" in commands.run("check", "gone.yaml", status=2).err
+
+
+# --------------------------------------------------------------------------------------------------------- check
+
+
+def test_check_shows_what_was_understood(commands: Commands) -> None:
+    commands.rigs(cameras={"uri": "localhost:5001", "timeout": 2.5, "resend": "true"}, ephys="[::1]:5002")
+    outcome = commands.run("check")
+    assert table_of(outcome.out) == [
+        {
+            "rig": "cameras",
+            "uri": "udp://localhost:5001",
+            "address": "127.0.0.1:5001",
+            "dialect": "auto",
+            "timeout": "2.5 s",
+            "resend": "yes",
+        },
+        {
+            "rig": "ephys",
+            "uri": "udp://[::1]:5002",
+            "address": "[::1]:5002",
+            "dialect": "auto",
+            "timeout": "10 s",
+            "resend": "no",
+        },
+    ]
+    assert outcome.err == "rigs.yaml: 2 rigs\n"
+
+
+def test_check_as_json(commands: Commands) -> None:
+    commands.rigs(cameras="127.0.0.1:5001")
+    rig = {
+        "uri": "udp://127.0.0.1:5001",
+        "address": "127.0.0.1:5001",
+        "dialect": "auto",
+        "timeout": 10,
+        "resend": False,
+    }
+    assert commands.json("check") == {"file": "rigs.yaml", "rigs": {"cameras": rig}, "errors": []}
+
+
+def test_check_shows_the_other_rigs_where_one_does_not_resolve(commands: Commands) -> None:
+    commands.write("rigs.yaml", "rigs:\n  lost: nowhere.invalid\n  cameras: 127.0.0.1\n")
+    outcome = commands.run("check", status=2)
+    assert [(row["rig"], row["address"]) for row in table_of(outcome.out)] == [
+        ("lost", "not found"),
+        ("cameras", "127.0.0.1:11001"),
+    ]
+    assert (
+        "Error: rigs.yaml:2: rigs.lost.uri: the host 'nowhere.invalid' of rig 'lost' cannot be resolved" in outcome.err
+    )
+    document = commands.json("check", status=2)
+    assert document["rigs"]["lost"]["address"] is None
+    assert [(error["line"], error["key"]) for error in document["errors"]] == [(2, "rigs.lost.uri")]
+
+
+def test_check_finds_two_rigs_at_one_address(commands: Commands) -> None:
+    commands.write("rigs.yaml", "cameras: 127.0.0.1:5001\nephys: localhost:5001\n")
+    outcome = commands.run("check", status=2)
+    assert "Error: rigs.yaml:2: rigs.ephys.uri: rigs 'cameras' and 'ephys' have the same address" in outcome.err
+    assert len(table_of(outcome.out)) == 2
+
+
+def test_check_takes_one_file(commands: Commands) -> None:
+    assert "either FILE or --rigs FILE" in commands.run("check", "a.yaml", "--rigs", "b.yaml", status=2).err
+
+
+# ---------------------------------------------------------------------------------------------------------- ping
+
+
+def test_ping_tells_each_answer_and_sums_up(commands: Commands, serve: Callable[..., Any]) -> None:
+    rig = serve("cameras")
+    address = rig.uri.removeprefix("udp://")
+    commands.rigs(cameras=rig.uri)
+    outcome = commands.run("ping", "-c", "3", "-i", "0.05")
+    answers = re.findall(
+        rf"^cameras \({address}\): rigsync {rigsync.__version__}, CONNECTED, seq=(\d) time=\d+\.\d{{3}} ms$",
+        outcome.out,
+        re.MULTILINE,
+    )
+    assert answers == ["1", "2", "3"]
+    (row,) = table_of(outcome.out)
+    shown = {"rig": "cameras", "address": address, "dialect": "rigsync", "status": "CONNECTED"}
+    counted = {"sent": "3", "received": "3", "loss": "0%"}
+    assert {**row, **shown, **counted} == row
+    assert 0 < float(row["min"]) <= float(row["avg"]) <= float(row["max"])
+    assert float(row["mdev ms"]) >= 0
+    assert outcome.err == ""
+
+
+def test_ping_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
+    rig = serve("cameras")
+    commands.rigs(cameras=rig.uri)
+    found = commands.json("ping", "-c", "2", "-i", "0.05")["rigs"]["cameras"]
+    times = found.pop("round_trip_ms")
+    assert 0 < times["min"] <= times["avg"] <= times["max"]
+    assert times["mdev"] == pytest.approx((times["max"] - times["min"]) / 2)  # of two probes
+    assert found == {
+        "address": rig.uri.removeprefix("udp://"),
+        "dialect": "rigsync",
+        "version": rigsync.__version__,
+        "status": "CONNECTED",
+        "exp_ref": None,
+        "sent": 2,
+        "received": 2,
+        "loss": 0,
+        "failure": None,
+        "problem": None,
+        "advice": None,
+    }
+
+
+def test_ping_tells_the_experiment_of_a_rig(
+    commands: Commands, serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    connect(rig).request("EXPINIT", {"exp_ref": REFERENCE})
+    commands.rigs(cameras=rig.uri)
+    outcome = commands.run("ping", "-c", "1")
+    assert f"INITIALIZED {REFERENCE}, seq=1" in outcome.out
+    assert table_of(outcome.out)[0]["status"] == f"INITIALIZED {REFERENCE}"
+
+
+def test_ping_knows_an_iblutil_rig(commands: Commands) -> None:
+    with IblutilServer("cameras") as rig:
+        commands.rigs(cameras=f"127.0.0.1:{rig.port}")
+        outcome = commands.run("ping", "-c", "1")
+    assert re.search(r"^cameras \(127\.0\.0\.1:\d+\): iblutil, seq=1 time=", outcome.out)
+    row = table_of(outcome.out)[0]
+    assert (row["dialect"], row["status"], row["loss"]) == ("iblutil", "-", "0%")
+
+
+def test_ping_tells_a_refused_port_from_silence(commands: Commands, serve: Callable[..., Any], silent: int) -> None:
+    refused = free_port()
+    commands.rigs(cameras=serve("cameras").uri, mute=f"127.0.0.1:{silent}", gone=f"127.0.0.1:{refused}")
+    outcome = commands.run("ping", "-c", "1", "-W", "0.2", status=1)
+    lines = outcome.out.split("\n")
+    assert f"mute (127.0.0.1:{silent}): no answer within 0.2 s, seq=1" in lines
+    assert f"gone (127.0.0.1:{refused}): refused, seq=1: the host is up, and nothing listens at that port" in lines
+    assert [(row["rig"], row["status"], row["loss"], row["avg"] == "-") for row in table_of(outcome.out)] == [
+        ("cameras", "CONNECTED", "0%", False),
+        ("mute", "no answer", "100%", True),
+        ("gone", "refused", "100%", True),
+    ]
+    assert "mute: check that its computer is on and in this network (ping 127.0.0.1)" in outcome.out
+    assert f"no firewall, there or here, keeps UDP port {silent} closed" in outcome.out
+    assert re.search(r"^gone: the host .* is up and nothing listens at that port; start", outcome.out, re.MULTILINE)
+    assert outcome.err == ""
+
+
+def test_ping_of_silence_and_refusal_as_json(commands: Commands, silent: int) -> None:
+    commands.rigs(mute=f"127.0.0.1:{silent}", gone=f"127.0.0.1:{free_port()}")
+    rigs = commands.json("ping", "-c", "1", "-W", "0.2", status=1)["rigs"]
+    assert [rigs[name]["failure"] for name in ("mute", "gone")] == ["RigTimeout", "RigRefused"]
+    assert all(rig["received"] == 0 and rig["round_trip_ms"] is None and rig["advice"] for rig in rigs.values())
+
+
+def test_ping_of_the_rigs_that_are_named(commands: Commands, serve: Callable[..., Any], silent: int) -> None:
+    rigs = {"cameras:left": serve("left").uri, "cameras:right": serve("right").uri, "mute": f"127.0.0.1:{silent}"}
+    commands.rigs(**rigs)
+    assert list(commands.json("ping", "cameras:*", "-c", "1")["rigs"]) == ["cameras:left", "cameras:right"]
+    assert list(commands.json("ping", "cameras:right", "-c", "1")["rigs"]) == ["cameras:right"]
+
+
+@pytest.mark.parametrize("arguments", [["ping", "camras"], ["push", "EXPINFO", "--to", "camras"]])
+def test_an_unknown_rig_is_told_the_known_ones_the_closest_first(commands: Commands, arguments: list[str]) -> None:
+    commands.rigs(ephys="127.0.0.1:5001", mesoscope="127.0.0.1:5002", cameras="127.0.0.1:5003")
+    outcome = commands.run(*arguments, status=2)
+    assert outcome.err == "Error: no rig matches 'camras'; the rigs are: cameras, ephys, mesoscope\n"
+
+
+@pytest.mark.parametrize(
+    "options", [["-c", "0"], ["-c", "x"], ["-i", "0"], ["-i", "nan"], ["-W", "-1"], ["-W", "inf"], ["--nonsense"]]
+)
+def test_junk_options_of_ping(commands: Commands, options: list[str]) -> None:
+    commands.rigs(cameras="127.0.0.1")
+    outcome = commands.run("ping", *options, status=2)
+    assert "Usage: rigsync ping" in outcome.err
+    assert outcome.out == ""
+
+
+@needs_signals
+def test_ping_goes_on_until_ctrl_c_and_sums_up(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras").uri)
+    with commands.start("ping", "-i", "0.05") as command:
+        for _ in range(3):
+            command.line("cameras (")
+        command.interrupt()
+        outcome = command.outcome()
+    assert outcome.status == 0
+    assert int(table_of(outcome.out)[0]["received"]) >= 3
+    assert outcome.err == ""
+
+
+@needs_signals
+def test_ping_as_json_prints_its_document_on_ctrl_c(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras").uri)
+    with commands.start("ping", "-i", "0.05", "--json", "-v") as command:
+        assert "cameras is alive" in command.error_line()
+        command.interrupt()
+        outcome = command.outcome()
+    found = json.loads(outcome.out)["rigs"]["cameras"]
+    assert found["sent"] >= found["received"]
+    assert outcome.status == (0 if found["received"] else 1)
+    assert "Traceback" not in outcome.err
+
+
+def test_ping_ends_when_nobody_reads_any_more(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras").uri)
+    with commands.start("ping", "-i", "0.05") as command:
+        command.line("cameras (")
+        assert command.process.stdout
+        command.process.stdout.close()
+        command.process.stdout = None
+        outcome = command.outcome()
+    assert (outcome.status, outcome.err) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_is_an_error_of_one_line(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras").uri)
+    with open("/dev/full", "w") as full, commands.start("ping", "-c", "1", stdout=full) as command:
+        outcome = command.outcome()
+    assert outcome.status == 1
+    assert outcome.err == f"Error: cannot write the output: {os.strerror(errno.ENOSPC)}\n"
+
+
+def test_what_a_rig_says_cannot_command_the_terminal(
+    commands: Commands, serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    connect(rig).request("EXPINIT", "\x1b[2Jmouse\u202e\n")
+    commands.rigs(cameras=rig.uri)
+    assert "INITIALIZED \\x1b[2Jmouse\\u202e\\n, seq=1" in commands.run("ping", "-c", "1").out
+    assert (
+        json.loads(commands.run("ping", "-c", "1", "--json").out)["rigs"]["cameras"]["exp_ref"]
+        == "\x1b[2Jmouse\u202e\n"
+    )
+
+
+def test_a_rig_may_have_any_name(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.environment["PYTHONIOENCODING"] = "ascii"
+    commands.rigs(**{"Mäuse 🐁": serve("mice").uri})
+    assert "M\\xe4use \\U0001f401 (127.0.0.1" in commands.run("ping", "-c", "1").out
+
+
+# ---------------------------------------------------------------------------------------------------------- push
+
+
+def test_push_shows_each_answer(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras", {"EXPSTART": lambda ref: {"files": [ref]}}).uri, ephys=serve("ephys").uri)
+    commands.run("push", "EXPINIT", json.dumps({"exp_ref": REFERENCE}))
+    outcome = commands.run("push", "expstart", REFERENCE)
+    rows = table_of(outcome.out)
+    assert [(row["rig"], row["outcome"]) for row in rows] == [("cameras", "ok"), ("ephys", "ok")]
+    assert all(float(row["ms"]) > 0 for row in rows)
+    reference, info = json.loads(rows[0]["answer"])
+    assert (reference, info["files"], info["status"]) == (REFERENCE, [REFERENCE], 20)
+    assert outcome.err == ""
+
+
+def test_push_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras").uri, gone=f"127.0.0.1:{free_port()}")
+    document = commands.json("push", "EXPINFO", "CONNECTED", status=1)
+    assert document["message"] == "EXPINFO"
+    assert document["request_time"] > 1e9
+    assert document["answers"]["cameras"][0] == 0
+    assert list(document["ms"]) == ["cameras"]
+    assert document["failed"]["gone"]["type"] == "RigRefused"
+    assert "nothing listens at that port" in document["failed"]["gone"]["problem"]
+    assert document["failed"]["gone"]["traceback"] is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ('{"a": [1, null]}', {"a": [1, None]}),
+        ("12", 12),
+        ("2026-01-31", "2026-01-31"),
+        ("mouse", "mouse"),
+        ("NaN", "NaN"),
+        ("[" * 100_000, "[" * 100_000),
+        ('{"a":', '{"a":'),
+        ("\u00e4", "\u00e4"),
+    ],
+    ids=str,
+)
+def test_push_takes_arguments_as_json_or_else_as_text(argument: str, value: Any) -> None:
+    from rigsync.cli.push import value_of
+
+    assert value_of(argument) == value
+
+
+def test_push_hands_its_arguments_over(commands: Commands, serve: Callable[..., Any]) -> None:
+    told: list[Any] = []
+    commands.rigs(cameras=serve("cameras", {"EXPINIT": told.append}).uri)
+    commands.run("push", "EXPINIT", json.dumps({"exp_ref": REFERENCE, "n": 3}))
+    assert told == [{"exp_ref": REFERENCE, "n": 3}]
+
+
+def test_push_to_some(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(**{name: serve(name).uri for name in ("cameras:left", "cameras:right", "ephys", "mesoscope")})
+    document = commands.json("push", "EXPINFO", "--to", "cameras:*", "--to", "ephys")
+    assert set(document["answers"]) == {"cameras:left", "cameras:right", "ephys"}
+
+
+def test_push_tells_what_a_handler_raised_once_and_its_traceback_with_v(
+    commands: Commands, serve: Callable[..., Any]
+) -> None:
+    def fail() -> None:
+        raise FileNotFoundError("no disk")
+
+    commands.rigs(cameras=serve("cameras", {"EXPINFO": fail}).uri)
+    outcome = commands.run("push", "EXPINFO", status=1)
+    assert table_of(outcome.out) == [
+        {"rig": "cameras", "outcome": "failed", "ms": "-", "answer": "RemoteError: FileNotFoundError: no disk"}
+    ]
+    assert outcome.err == ""
+    with commands.start("-v", "push", "EXPINFO") as command:
+        verbose = command.outcome()
+    assert verbose.out == outcome.out
+    assert "Traceback (most recent call last)" in verbose.err
+    assert 'raise FileNotFoundError("no disk")' in verbose.err
+    traceback = commands.json("push", "EXPINFO", status=1)["failed"]["cameras"]["traceback"]
+    assert traceback.startswith("Traceback (most recent call last)")
+
+
+def test_push_allows_the_time_that_it_is_given(commands: Commands, serve: Callable[..., Any]) -> None:
+    let_go = threading.Event()
+    try:
+        commands.rigs(cameras=serve("cameras", {"EXPINFO": lambda: let_go.wait(60) and None}).uri)
+        document = commands.json("push", "EXPINFO", "--timeout", "0.3", status=1)
+    finally:
+        let_go.set()
+    assert document["failed"]["cameras"]["type"] == "RigTimeout"
+
+
+def test_push_of_an_unknown_message_lists_the_messages(commands: Commands) -> None:
+    outcome = commands.run("push", "EXPSTRAT", status=2)
+    assert "EXPSTRAT" in outcome.err
+    assert all(name in outcome.err for name in ExpMessage.__members__)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["push"],
+        ["push", "EXPEND", "1", "2"],
+        ["push", "EXPINFO", "NOWHERE"],
+        ["push", "EXPINIT", '{"n": 1}', "--timeout", "nan"],
+        ["push", "EXPINIT", '"%s"' % ("x" * 70_000)],
+        ["push", "ALYX", "token"],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:30],
+)
+def test_junk_arguments_of_push_are_found_before_anything_is_sent(commands: Commands, arguments: list[str]) -> None:
+    outcome = commands.run(*arguments, status=2)  # without a file of rigs, which would be the next complaint
+    assert "Usage: rigsync push" in outcome.err
+    assert outcome.out == ""
+
+
+def test_push_never_shows_a_token(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras", {"ALYX": lambda: ("https://alyx.example.org", {"sync": "f3a8"})}).uri)
+    assert commands.json("push", "ALYX")["answers"] == {"cameras": ["https://alyx.example.org", {"sync": "***"}]}
+    with commands.start("-vv", "push", "ALYX") as command:
+        outcome = command.outcome()
+    assert "***" in outcome.out
+    assert "f3a8" not in outcome.out + outcome.err
+
+
+@needs_signals
+def test_ctrl_c_ends_a_push(commands: Commands, serve: Callable[..., Any]) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+
+    def dawdle() -> None:
+        begun.set()
+        let_go.wait(60)
+
+    try:
+        commands.rigs(cameras=serve("cameras", {"EXPINFO": dawdle}).uri)
+        with commands.start("push", "EXPINFO", "--timeout", "60") as command:
+            assert begun.wait(30)
+            command.interrupt()
+            outcome = command.outcome()
+    finally:
+        let_go.set()
+    assert (outcome.status, outcome.out, outcome.err) == (130, "", "\ninterrupted\n")
+
+
+# --------------------------------------------------------------------------------------------------------- serve
+
+
+@contextlib.contextmanager
+def serving(commands: Commands, *options: str) -> Iterator[Command]:
+    """Run `rigsync serve cameras --json` at a free port, and make it the one rig of rigs.yaml."""
+    with commands.start("serve", "cameras", "--uri", "udp://127.0.0.1:0", "--json", *options) as command:
+        commands.rigs(cameras=json.loads(command.line())["listening"])
+        yield command
+
+
+@needs_signals
+def test_serve_tells_what_it_is_told(commands: Commands, connect: Callable[..., Any]) -> None:
+    with commands.start("serve", "cameras", "--uri", "udp://127.0.0.1:0") as command:
+        uri = command.error_line().removeprefix("rig cameras listens on ")
+        auxiliaries = connect({"cameras": uri})
+        auxiliaries.request("EXPINIT", {"exp_ref": REFERENCE})
+        auxiliaries.request("EXPINFO", "CONNECTED")
+        told = [command.line(), command.line()]
+        command.interrupt()
+        outcome = command.outcome()
+    assert re.fullmatch(rf'\d\d:\d\d:\d\d\.\d{{3}} EXPINIT {{"exp_ref": "{REFERENCE}"}}', told[0])
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} EXPINFO 0", told[1])
+    assert f"cameras: INITIALIZED, was CONNECTED ({REFERENCE})\n" in outcome.err
+    assert (outcome.status, outcome.out) == (0, "")
+
+
+def test_serve_as_json(commands: Commands) -> None:
+    with serving(commands, "--main-sync") as command:
+        answer = commands.json("push", "EXPINIT", json.dumps({"exp_ref": REFERENCE}))["answers"]["cameras"]
+        told = json.loads(command.line())
+        assert command.process.poll() is None
+    assert told.pop("time") > 1e9
+    assert told == {"message": "EXPINIT", "args": [{"exp_ref": REFERENCE}]}
+    assert answer[0]["main_sync"] is True
+
+
+@pytest.mark.parametrize("options", [[], ["-vv"]], ids=["", "-vv"])
+def test_serve_never_shows_a_token(commands: Commands, connect: Callable[..., Any], options: list[str]) -> None:
+    with serving(commands, *options) as command:
+        auxiliaries = connect(json.loads((commands.folder / "rigs.yaml").read_text())["rigs"])
+        auxiliaries.request("ALYX", FakeAlyx())
+        assert json.loads(command.line())["args"] == [FakeAlyx.base_url, {FakeAlyx.user: "***"}]
+        command.process.terminate()
+        assert FakeAlyx._token not in command.outcome().err
+
+
+@needs_signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_cleanly_by_signals(commands: Commands, number: int) -> None:
+    with serving(commands) as command:
+        command.process.send_signal(number)
+        outcome = command.outcome()
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_serve_ends_with_its_stdin_where_asked_to(commands: Commands) -> None:
+    with serving(commands, "--until-eof") as command:
+        assert command.process.stdin
+        command.process.stdin.close()
+        outcome = command.outcome()
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_serve_ends_when_nobody_reads_any_more(commands: Commands) -> None:
+    with serving(commands) as command:
+        assert command.process.stdout
+        command.process.stdout.close()
+        command.process.stdout = None
+        assert list(commands.json("push", "EXPINFO")["answers"]) == ["cameras"]
+        outcome = command.outcome()
+    assert (outcome.status, outcome.err) == (0, "")
+
+
+def test_serve_fails_where_told_to(commands: Commands) -> None:
+    with serving(commands, "--fail", "expinit", "--fail", "EXPINFO") as command:
+        for message in ("EXPINIT", "EXPINFO"):
+            failed = commands.json("push", message, status=1)["failed"]["cameras"]
+            assert (failed["type"], failed["problem"]) == ("RemoteError", "RuntimeError: told to fail by --fail")
+        assert list(commands.json("push", "EXPSTATUS")["answers"]) == ["cameras"]
+        command.process.terminate()
+        outcome = command.outcome()
+    assert "told to fail by --fail" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_serve_takes_its_time_and_can_be_interrupted(commands: Commands, connect: Callable[..., Any]) -> None:
+    with serving(commands, "--latency", "0.3"):
+        assert commands.json("push", "EXPINFO")["ms"]["cameras"] > 300
+    with serving(commands, "--latency", "600") as command:
+        auxiliaries = connect(json.loads((commands.folder / "rigs.yaml").read_text())["rigs"])
+        overtaken = auxiliaries.push("EXPINIT", {"exp_ref": REFERENCE})
+        assert json.loads(command.line())["message"] == "EXPINIT"
+        auxiliaries.push("EXPINTERRUPT", rigs="cameras")
+        until(lambda: auxiliaries.response(overtaken))
+        assert isinstance(auxiliaries.response(overtaken).failed["cameras"], rigsync.Interrupted)
+
+
+@pytest.mark.parametrize(("share", "status", "received"), [("0", 0, 2), ("1", 1, 0)])
+def test_serve_drops_what_comes_in(commands: Commands, share: str, status: int, received: int) -> None:
+    with serving(commands, "--drop", share):
+        rigs = commands.json("ping", "-c", "2", "-i", "0.05", "-W", "0.3", status=status)["rigs"]
+    assert rigs["cameras"]["received"] == received
+    assert rigs["cameras"]["failure"] == (None if received else "RigTimeout")
+
+
+def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> None:
+    outcome = commands.run("serve", "cameras", "--uri", f"udp://127.0.0.1:{silent}", status=1)
+    assert outcome.out == ""
+    assert outcome.err.startswith(f"Error: cannot listen on udp://127.0.0.1:{silent}: port {silent} is in use")
+    assert f"(pid {os.getpid()})" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "Missing argument 'NAME'"),
+        ([" "], "expected the name of a rig"),
+        (["cameras", "--uri", "tcp://127.0.0.1"], "only udp:// is supported"),
+        (["cameras", "--uri", "udp://127.0.0.1:99999"], "the port is a number from 0 to 65535"),
+        (["cameras", "--fail", "EXPSTRAT"], "EXPINTERRUPT"),
+        (["cameras", "--drop", "1.5"], "1.5 is not in the range"),
+        (["cameras", "--latency", "-1"], "-1.0 is not in the range"),
+    ],
+    ids=str,
+)
+def test_junk_arguments_of_serve(commands: Commands, arguments: list[str], problem: str) -> None:
+    outcome = commands.run("serve", *arguments, status=2)
+    assert problem in outcome.err
+    assert outcome.out == ""
+
+
+# ---------------------------------------------------------------------------------------------------------- demo
+
+MESSAGES = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+STATUSES = ["CONNECTED", "INITIALIZED", "RUNNING", "STOPPED", "CONNECTED"]
+
+
+def test_demo_shows_each_answer_and_leaves_nothing_behind(commands: Commands) -> None:
+    with commands.start("demo") as command:
+        first = command.line("EXPINFO")
+        children = command.children()
+        outcome = command.outcome()
+    assert re.fullmatch(r"EXPINFO +rig1 \d+\.\d ms  rig2 \d+\.\d ms  rig3 \d+\.\d ms", first)
+    assert outcome.status == 0
+    rows = table_of(outcome.out)
+    assert [row["rig"] for row in rows] == ["rig1"] * 5 + ["rig2"] * 5 + ["rig3"] * 5
+    assert [row["dialect"] for row in rows] == ["rigsync"] * 10 + ["iblutil"] * 5
+    assert [row["message"] for row in rows] == MESSAGES * 3
+    assert [row["answer"].partition(" ")[0] for row in rows] == STATUSES * 3
+    assert all(float(row["ms"]) > 0 for row in rows)
+    assert outcome.err == "Starting 3 rigs on this computer ...\n"
+    assert len(children) == 3
+    assert all(map(has_ended, children))
+    assert {path.name for path in commands.folder.iterdir()} == set()
+
+
+def test_demo_with_loss(commands: Commands) -> None:
+    outcome = commands.run("demo", "--rigs", "2", "--loss", "0.1", "--seed", "1")
+    assert [row["answer"].partition(" ")[0] for row in table_of(outcome.out)] == STATUSES * 2
+    assert re.search(r"^[1-9]\d* of \d+ datagrams were lost on purpose\.$", outcome.out, re.MULTILINE)
+    assert "A relay loses 10% of all datagrams but those of rig2" in outcome.err
+
+
+def test_demo_as_json(commands: Commands) -> None:
+    document = commands.json("demo", "--rigs", "2")
+    assert {name: rig["dialect"] for name, rig in document["rigs"].items()} == {"rig1": "rigsync", "rig2": "iblutil"}
+    assert [push["message"] for push in document["pushes"]] == MESSAGES
+    for push in document["pushes"]:
+        assert set(push["answers"]) == set(push["ms"]) == {"rig1", "rig2"}
+        assert push["failed"] == {}
+    assert document["pushes"][2]["answers"]["rig1"][0] == document["exp_ref"]
+    assert document["datagrams"] is None
+
+
+@needs_signals
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("options", [[], ["--loss", "0.01"]], ids=["", "relay"])
+def test_demo_that_is_stopped_leaves_nothing_behind(
+    commands: Commands, number: int, status: int, options: list[str]
+) -> None:
+    with commands.start("demo", *options) as command:
+        command.line("recording")
+        children = command.children()
+        command.process.send_signal(number)
+        outcome = command.outcome()
+    assert outcome.status == status
+    assert "Traceback" not in outcome.err
+    assert len(children) == 3
+    assert all(map(has_ended, children))
+
+
+@needs_signals
+def test_demo_that_is_stopped_at_its_start_leaves_nothing_behind(commands: Commands) -> None:
+    with commands.start("demo") as command:
+        assert command.error_line() == "Starting 3 rigs on this computer ..."
+        children = until(lambda: len(found := command.children()) == 3 and found)
+        command.interrupt()
+        outcome = command.outcome()
+    assert outcome.status == 130
+    assert outcome.err == "\ninterrupted\n"
+    assert all(map(has_ended, children))
+
+
+def test_demo_that_is_killed_leaves_nothing_behind(commands: Commands) -> None:
+    with commands.start("demo") as command:
+        command.line("EXPINFO")
+        children = command.children()
+        command.process.kill()
+        command.outcome()
+    assert len(children) == 3
+    until(lambda: all(map(has_ended, children)), "the end of the demo's rigs")
+
+
+@pytest.mark.parametrize("options", [["--rigs", "1"], ["--loss", "nan"], ["--loss", "2"]], ids=" ".join)
+def test_junk_options_of_demo(commands: Commands, options: list[str]) -> None:
+    assert "Usage: rigsync demo" in commands.run("demo", *options, status=2).err
+
+
+# --------------------------------------------------------------------------------------------------- on a terminal
+
+
+class Terminal:
+    """A pseudo-terminal of 80 columns that a command writes to."""
+
+    def __init__(self, commands: Commands, *arguments: str, **environ: str):
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        self.output = b""
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+        commands.environment.update({"TERM": "xterm", **environ})
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        with commands.start(*arguments, stdout=slave) as command:
+            os.close(slave)
+            self.outcome = command.outcome()
+        self._reader.join()
+        os.close(self._master)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # so Linux says that nobody writes any more
+            while data := os.read(self._master, 65536):
+                self.output += data
+
+    @property
+    def lines(self) -> list[str]:
+        """What it shows, without what commands the terminal."""
+        return re.sub(r"\x1b\[[0-9;?]*\w", "", self.output.decode()).replace("\r\n", "\n").split("\n")
+
+
+@needs_terminal
+def test_tables_on_a_terminal_fit_and_have_colours(commands: Commands, serve: Callable[..., Any]) -> None:
+    def fail() -> None:
+        raise OSError("no disk is left in this computer, " * 5)
+
+    commands.rigs(cameras=serve("cameras").uri, ephys=serve("ephys", {"EXPINFO": fail}).uri)
+    terminal = Terminal(commands, "push", "EXPINFO")
+    assert "\x1b[1;31mfailed" in terminal.output.decode()
+    assert max(map(len, terminal.lines)) <= 80
+    plain = Terminal(commands, "push", "EXPINFO", NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", plain.output.decode())
+    assert any(line.startswith("ephys    failed") for line in plain.lines)
+
+
+@needs_terminal
+def test_the_summary_of_ping_is_stacked_on_a_narrow_terminal(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(**{"cameras": serve("cameras").uri, "gone:with:a:long:name": f"127.0.0.1:{free_port()}"})
+    terminal = Terminal(commands, "ping", "-c", "1")
+    assert terminal.outcome.status == 1
+    assert max(map(len, terminal.lines)) <= 80
+    row = next(i for i, line in enumerate(terminal.lines) if line.startswith("cameras  "))
+    assert terminal.lines[row].split()[:2] == ["cameras", "rigsync"]
+    assert terminal.lines[row + 1].startswith("127.0.0.1:")
+    assert "CONNECTED" in terminal.lines[row + 1]
+
+
+@needs_terminal
+def test_demo_has_a_live_view_on_a_terminal(commands: Commands) -> None:
+    terminal = Terminal(commands, "demo", "--rigs", "2")
+    assert terminal.outcome.status == 0
+    output = terminal.output.decode()
+    assert "recording for 0.5 s ..." in output
+    assert "\x1b[?25l" in output  # hides the cursor ...
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")  # ... and shows it again
+    last = max(i for i, line in enumerate(terminal.lines) if re.match("rig1 +✓", line))
+    assert len(re.findall(r"✓ \d+\.\d ms", terminal.lines[last])) == len(MESSAGES)
