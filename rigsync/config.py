@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 import ipaddress
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rigsync.errors import ConfigError
+from rigsync.errors import ConfigError, UnknownRig
 
 LISTEN_PORT = 11001
 """The UDP port at which a rig listens unless told otherwise, the same as in `iblutil.io.net`."""
@@ -405,6 +406,31 @@ class Rigs:
                 raise ConfigError(f"the rig under this key calls itself {rig.name!r}", key=f"rigs.{name}")
         check_distinct({name: (rig.address.host, rig.address.port) for name, rig in self.rigs.items()})
         object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
+
+    def matching(self, patterns: str | Iterable[str]) -> list[str]:
+        """Return the names that are meant, in the order of the rigs.
+
+        Parameters
+        ----------
+        patterns : str or iterable of str
+            Names, or patterns such as ``cameras:*`` (with ``*``, ``?`` and ``[...]``, upper and lower case told apart).
+
+        Raises
+        ------
+        UnknownRig
+            A name or pattern that matches none.
+        TypeError
+            Something that is no text.
+        """
+        chosen: set[str] = set()
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if not isinstance(pattern, str):
+                raise TypeError(f"a rig is chosen by its name or a pattern, not by {type(pattern).__name__}")
+            matches = [name for name in self.rigs if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+            if not matches:
+                raise UnknownRig(pattern, self.rigs)
+            chosen.update([pattern] if pattern in matches else matches)
+        return [name for name in self.rigs if name in chosen]
 
 
 def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = None) -> Rigs:

@@ -6,7 +6,8 @@ Example
 >>> rig = network.add_rig("cameras", {"EXPSTART": 0.5})
 >>> coordinator = network.coordinator()
 >>> when = coordinator.push("EXPSTART")
->>> network.run(60)
+>>> network.run(60, until=lambda: when in coordinator.results)
+True
 >>> coordinator.results[when].failures["cameras"].error
 'StateError'
 """
@@ -88,6 +89,7 @@ class SimNetwork:
         self.rigs: dict[str, FakeRig | EchoRig] = {}
         self._nodes: list[Node] = []
         self._at: dict[SimAddress, Node] = {}
+        self._last: dict[tuple[SimAddress, SimAddress], float] = {}
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
 
@@ -128,19 +130,23 @@ class SimNetwork:
 
     def send(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
         """Carry a datagram, or not."""
+        if not getattr(self._at[source], "listening", True):
+            return  # a program that has ended sends nothing any more, whatever its handlers still do
         if self.random.random() < self.loss:
             return
         copies = 2 if self.random.random() < self.duplication else 1
         for _ in range(copies):
-            delay = self.random.uniform(*self.delay)
+            # On one way nothing overtakes, as in a switched network, but for what is held back on purpose.
+            arrival = max(self.now + self.random.uniform(*self.delay), self._last.get((source, destination), 0.0))
             if self.random.random() < self.reordering:
-                delay += self.random.uniform(0, 0.05)
-            self.after(delay, lambda: self._deliver(data, source, destination))
+                arrival += self.random.uniform(0, 0.05)
+            else:
+                self._last[source, destination] = arrival
+            self._schedule(arrival, lambda: self._deliver(data, source, destination))
 
     def after(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay` virtual seconds."""
-        self._count += 1
-        heapq.heappush(self._due, (self.now + delay, self._count, action))
+        self._schedule(self.now + delay, action)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Let virtual time pass for at most `seconds`, or until `until()` is true; return whether it was."""
@@ -173,6 +179,10 @@ class SimNetwork:
         self._nodes.append(rig)
         self._at[rig.address] = rig
         return rig
+
+    def _schedule(self, when: float, action: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (when, self._count, action))
 
     def _deliver(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
         target = self._at[destination]
@@ -385,5 +395,5 @@ class EchoRig:
         self._network.after(1.0, lambda: self._expire(data, destination))
 
     def _expire(self, data: bytes, destination: SimAddress) -> None:
-        if self._awaited.get(destination) is data:
+        if not self.closed and self._awaited.get(destination) is data:
             self.closed = "no echo within 1 s"

@@ -29,7 +29,7 @@ from rigsync.config import (
     rigs_from,
     user_config_file,
 )
-from rigsync.errors import ConfigError
+from rigsync.errors import ConfigError, UnknownRig
 
 ROOT = Path(__file__).parents[1]
 CAMERAS = RigConfig("cameras", Address("udp", "192.168.1.20", 11001))
@@ -752,3 +752,40 @@ def test_importing_it_is_cheap():
     code = "import sys, rigsync.config; print([m for m in ('yaml', 'iblutil', 'asyncio') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --------------------------------------------------------------------------------------------------------- choosing
+
+
+LAB = rigs_from({"cameras:left": "10.0.0.1", "cameras:right": "10.0.0.2", "Ephys": "10.0.0.3", "odd[1]": "10.0.0.4"})
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        ("Ephys", ["Ephys"]),
+        ("cameras:*", ["cameras:left", "cameras:right"]),
+        (["Ephys", "cameras:?eft"], ["cameras:left", "Ephys"]),
+        (["*", "Ephys"], ["cameras:left", "cameras:right", "Ephys", "odd[1]"]),
+        ("odd[1]", ["odd[1]"]),
+        ([], []),
+    ],
+)
+def test_rigs_are_chosen_in_their_own_order(patterns: str | list[str], names: list[str]) -> None:
+    assert LAB.matching(patterns) == names
+
+
+@pytest.mark.parametrize("pattern", ["ephys", "EPHYS", "camera", "", "odd[2]"])
+def test_unknown_rig_lists_the_names(pattern: str) -> None:
+    with pytest.raises(UnknownRig, match=r"the rigs are: .*cameras:left"):
+        LAB.matching(["Ephys", pattern])
+
+
+def test_close_matches_come_first() -> None:
+    with pytest.raises(UnknownRig, match=r"the rigs are: cameras:right"):
+        LAB.matching("cameras:rigth")
+
+
+def test_rigs_are_chosen_by_text_only() -> None:
+    with pytest.raises(TypeError, match="not by int"):
+        LAB.matching([1])  # type: ignore[list-item]

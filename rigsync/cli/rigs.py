@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
-from fnmatch import filter as matching
 
-from rigsync import Auxiliaries, ConfigError, Rigs, UnknownRig, load_rigs
+from rigsync import Auxiliaries, ConfigError, Rigs, load_rigs
 from rigsync.config import find_rigs_file, user_config_file
 from rigsync.config_file import read_rigs_file
 
@@ -54,13 +53,8 @@ def chosen(rigs: Rigs, patterns: Iterable[str]) -> Rigs:
     UnknownRig
         A name or pattern that matches none.
     """
-    names: set[str] = set()
-    for pattern in patterns:
-        matches = [pattern] if pattern in rigs.rigs else matching(rigs.rigs, pattern)
-        if not matches:
-            raise UnknownRig(pattern, rigs.rigs)
-        names.update(matches)
-    return replace(rigs, rigs={name: rig for name, rig in rigs.rigs.items() if name in names}) if names else rigs
+    names = rigs.matching(patterns)
+    return replace(rigs, rigs={name: rigs.rigs[name] for name in names}) if names else rigs
 
 
 def connect(rigs: Rigs, connect_timeout: float | None = None) -> Auxiliaries:

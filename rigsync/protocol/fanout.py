@@ -22,6 +22,7 @@ LAST_FIRST = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.E
 @dataclass(slots=True)
 class _Push:
     event: ExpMessage
+    rigs: list[str]
     waiting: int
     answers: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[str, RigError] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class Fanout:
         chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
         self._n += 1
         request = Request(message, request_time, self._boot, self._n, confirm)
-        self._pushes[request_time] = _Push(message.event, len(chosen))
+        self._pushes[request_time] = _Push(message.event, [peer.name for peer in chosen], len(chosen))
         if not chosen:
             self._complete(request_time)
         for peer in reversed(chosen) if message.event in LAST_FIRST else chosen:
@@ -183,4 +184,6 @@ class Fanout:
 
     def _complete(self, request_time: float) -> None:
         push = self._pushes.pop(request_time)
-        self._events.append(PushCompleted(request_time, push.event, push.answers, push.failures))
+        answers = {rig: push.answers[rig] for rig in push.rigs if rig in push.answers}
+        failures = {rig: push.failures[rig] for rig in push.rigs if rig in push.failures}
+        self._events.append(PushCompleted(request_time, push.event, answers, failures))

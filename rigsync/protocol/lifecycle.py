@@ -48,6 +48,9 @@ TABLE: dict[ExpStatus, dict[ExpMessage, Any]] = {
 LIFECYCLE_MESSAGES = frozenset(TABLE[CONNECTED])
 """The messages that can change the status. The others are answered in every status and change none."""
 
+LONGEST_REFERENCE = 500
+"""Characters; it is part of every answer to a probe, which has to fit into a datagram."""
+
 _PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.DOTALL)
 
 
@@ -86,15 +89,18 @@ def reference_text(value: Any) -> str | None:
     Raises
     ------
     ValueError
-        Neither of these.
+        Neither of these, or too long.
     """
     if value is None or value == "":
         return None
     if isinstance(value, str):
+        if len(value) > LONGEST_REFERENCE:
+            raise ValueError(f"an experiment reference has at most {LONGEST_REFERENCE} characters, not {len(value)}")
         return value
     if isinstance(value, dict):
         try:
-            return f"{str(value['date'])[:10]}_{int(value['sequence'])}_{value['subject']}"
+            text = f"{str(value['date'])[:10]}_{int(value['sequence'])}_{value['subject']}"
+            return reference_text(text)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"an experiment reference needs date, sequence (a whole number) and subject: {shortened(value, 200)}"

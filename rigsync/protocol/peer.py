@@ -375,16 +375,8 @@ class Peer:
     def _receive_array(self, message: Array, data: bytes, now: float) -> None:
         self._heard(Dialect.IBLUTIL, now)
         errand = self._current if self._current and self._current.tries else None
-        if self._awaited_echo and data == self._awaited_echo.data:
-            self._awaited_echo = None
-            if errand and errand.request.array == data:
-                errand.next_send = math.inf
-                self._confirm_receipt(errand)
-                if errand.request.echo_suffices:
-                    self._finish(errand, [], now)
-            self._advance(now)
-        elif data.endswith(messages.COORDINATOR_MARK):
-            self._count("late echo")
+        if data.endswith(messages.COORDINATOR_MARK):
+            self._receive_echo(data, errand, now)
         elif message.event == messages.NULL_MESSAGE:
             text, event = message.args
             if errand and errand.request.event is event:
@@ -402,6 +394,18 @@ class Peer:
                 self._finish(awaited, message.args, now)
             else:
                 self._events.append(MessageReceived(self.name, message.event, message.args, None))
+
+    def _receive_echo(self, data: bytes, errand: Errand | None, now: float) -> None:
+        if self._awaited_echo and data == self._awaited_echo.data:
+            self._awaited_echo = None
+        else:
+            self._count("late echo")  # given up, or the second copy
+        if errand and data == errand.request.array:  # a late one shows as well that the rig has it
+            errand.next_send = math.inf
+            self._confirm_receipt(errand)
+            if errand.request.echo_suffices:
+                self._finish(errand, [], now)
+        self._advance(now)
 
     # ----------------------------------------------------------------------------------------- rigsync dialect
 

@@ -94,6 +94,7 @@ class Responder:
         self._lane = Lane()
         self._querying: set[int] = set()
         self._queries: deque[Task] = deque()
+        self._beginning = False
         self._numbers = 0
         self._answers: dict[ExpMessage, list[Any]] = {}
         self._reported: set[tuple[str, str]] = set()
@@ -378,12 +379,22 @@ class Responder:
             lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
             self._send_next(task.source, lane, now)
         self._querying.discard(task.number)
-        if self._queries and len(self._querying) < QUERIES:
-            self._query(self._queries.popleft(), now)
         if self._lane.running is task:
             self._lane.running = None
+        self._begin_waiting(now)
+
+    def _begin_waiting(self, now: float) -> None:
+        # What has no handler is finished in here and comes back in: a loop, for a full queue is deeper than the stack.
+        if self._beginning:
+            return
+        self._beginning = True
+        try:
+            while self._queries and len(self._querying) < QUERIES:
+                self._query(self._queries.popleft(), now)
             while self._lane.waiting and not self._lane.running:
                 self._begin(self._lane.waiting.popleft(), now)
+        finally:
+            self._beginning = False
 
     def _enter(self, status: ExpStatus, exp_ref: str | None) -> None:
         if (status, exp_ref) != (self.status, self.exp_ref):

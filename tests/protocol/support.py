@@ -1,0 +1,237 @@
+"""One core on a bench: datagrams by hand, time by hand."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+from rigsync.config import Address, RigConfig, Timing
+from rigsync.errors import RigError
+from rigsync.protocol import messages
+from rigsync.protocol.answers import Identity
+from rigsync.protocol.arguments import compose
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.events import Event, HandlerDue
+from rigsync.protocol.messages import Alive, Array, ExpMessage, ExpStatus, Frame, Message
+from rigsync.protocol.peer import Line, Peer, Request
+from rigsync.protocol.responder import Responder
+
+COORDINATOR = "c" * 16
+RIG = "a" * 16
+"""Boot numbers."""
+WALL = 1_700_000_000_000_000_000
+NAME = "cameras"
+HERE = ("10.0.0.1", 50_000)
+"""Where the coordinator's datagrams come from, as a rig sees it."""
+
+
+class Fixed(Random):
+    """Draws the lower bound, so that each wait is what the RFC's formula gives."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+class PeerBench:
+    """A `Peer`, what it has sent and told, and a clock that stops at each of its timers."""
+
+    def __init__(self, *, boot: str = COORDINATOR, timing: Timing | None = None, **config: Any):
+        self.now = 0.0
+        self.outbox: list[tuple[tuple[str, Line], bytes]] = []
+        self.told: list[Event] = []
+        self.outcomes: list[tuple[float, list[Any] | RigError]] = []
+        self.n = 0
+        self.steps = 0
+        self.boot = boot
+        self.peer = Peer(
+            RigConfig(NAME, Address("udp", "10.0.1.1", 11001), **config),
+            timing or Timing(),
+            boot,
+            StampClock(WALL, 0.0),
+            Fixed(),
+            self.outbox,
+            self.told,
+            lambda _, request, outcome: self.outcomes.append((request.request_time, outcome)),
+        )
+
+    # ---------------------------------------------------------------------------------------------- in
+
+    def connect(self) -> PeerBench:
+        self.peer.connect(self.now)
+        return self
+
+    def connected(self, dialect: str = "rigsync") -> PeerBench:
+        """Connect, detect the dialect, and forget what that took."""
+        self.connect()
+        if dialect == "rigsync":
+            self.alive()
+        else:
+            self.receive(self.sent(Line.PROBES)[-1], Line.PROBES)
+        self.outbox.clear()
+        self.told.clear()
+        return self
+
+    def submit(self, event: str, *args: Any, timeout: float = 10.0, confirm: bool = False) -> Request:
+        self.n += 1
+        request = Request(compose(event, *args), float(self.n), self.boot, self.n, confirm)
+        self.peer.submit(request, self.now + timeout, self.now)
+        return request
+
+    def receive(self, data: bytes, line: Line = Line.REQUESTS) -> None:
+        self.peer.receive_datagram(line, data, self.now)
+
+    def alive(self, n: int = 1, boot: str = RIG, status: ExpStatus = ExpStatus.CONNECTED, held: int = 0) -> None:
+        stamp = WALL + round(self.now * 1e9)
+        frame = Alive(boot, n, stamp, stamp, stamp + held, NAME, status, None, "0.1.0")
+        self.receive(messages.alive(frame), Line.PROBES)
+
+    def ack(self, n: int | None = None, boot: str = RIG) -> None:
+        self.receive(messages.ack(boot, self.n if n is None else n))
+
+    def reply(self, *args: Any, n: int | None = None, boot: str = RIG) -> None:
+        message = Message.of(ExpMessage.EXPINFO, list(args))
+        self.receive(messages.reply(boot, self.n if n is None else n, message, 0, 0))
+
+    def failure(self, error: str, text: str = "", traceback: str = "", n: int | None = None) -> None:
+        self.receive(messages.failure(RIG, self.n if n is None else n, error, text, traceback))
+
+    def array(self, event: ExpMessage, *args: Any) -> bytes:
+        """Receive an array as an iblutil rig writes it; return its bytes."""
+        data = json.dumps([int(event), *args]).encode()
+        self.receive(data)
+        return data
+
+    def run(self, seconds: float) -> list[float]:
+        """Let time pass, stopping at each timer; return after how many seconds requests were sent."""
+        start, end, times = self.now, self.now + seconds, []
+        while (when := self.peer.next_timer()) <= end:
+            self.now = max(self.now, when)
+            before = len(self.outbox)
+            self.peer.handle_timer(self.now)
+            times += [round(self.now - start, 6) for (_, line), _ in self.outbox[before:] if line is Line.REQUESTS]
+            self.steps += 1
+            assert self.peer.next_timer() > self.now, "a timer that is due again at once would never sleep"
+        self.now = end
+        return times
+
+    # --------------------------------------------------------------------------------------------- out
+
+    def sent(self, line: Line = Line.REQUESTS) -> list[bytes]:
+        """Return what was sent on a line since the last look at it."""
+        found = [data for (_, used), data in self.outbox if used is line]
+        self.outbox[:] = [entry for entry in self.outbox if entry[0][1] is not line]
+        return found
+
+    def events(self, kind: type[Event] = Event) -> list[Any]:
+        """Return the events of a kind since the last look at it."""
+        found = [event for event in self.told if isinstance(event, kind)]
+        self.told[:] = [event for event in self.told if not isinstance(event, kind)]
+        return found
+
+    def outcome(self) -> Any:
+        """Return the one outcome since the last look."""
+        ((_, outcome),) = self.outcomes
+        self.outcomes.clear()
+        return outcome
+
+
+class RigBench:
+    """A `Responder`, what it has sent and told, and a clock that stops at each of its timers."""
+
+    def __init__(self, *handled: str, **identity: Any):
+        self.now = 100.0
+        self.handled = {ExpMessage[name] for name in handled}
+        self.rig = Responder(Identity(NAME, **identity), self.handled, Timing(), RIG, StampClock(WALL, self.now))
+        self.n = 0
+        self.outbox: list[tuple[Any, bytes]] = []
+        self.told: list[Event] = []
+
+    # ---------------------------------------------------------------------------------------------- in
+
+    def receive(self, data: bytes, source: Any = HERE) -> None:
+        self.rig.receive_datagram(data, source, self.now)
+        self._collect()
+
+    def request(self, event: str, *args: Any, n: int | None = None, boot: str = COORDINATOR, source: Any = HERE) -> int:
+        """Receive a request, by default with the next number; return its number."""
+        if n is None:
+            n = self.n = self.n + 1
+        self.receive(messages.request(boot, n, compose(event, *args)), source)
+        return n
+
+    def array(self, event: ExpMessage, *args: Any, source: Any = HERE) -> bytes:
+        """Receive a message as an iblutil coordinator writes it; return its bytes."""
+        data = json.dumps([int(event), *args]).encode()
+        self.receive(data, source)
+        return data
+
+    def respond(self, task: int, returned: Any = None) -> None:
+        self.rig.respond(task, returned, self.now)
+        self._collect()
+
+    def fail(self, task: int, error: str, text: str = "", traceback: str = "") -> None:
+        self.rig.fail(task, error, text, traceback, self.now)
+        self._collect()
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, stopping at each timer."""
+        end = self.now + seconds
+        while (when := self.rig.next_timer()) <= end:
+            self.now = max(self.now, when)
+            self.rig.handle_timer(self.now)
+            self._collect()
+            assert self.rig.next_timer() > self.now, "a timer that is due again at once would never sleep"
+        self.now = end
+
+    def _collect(self) -> None:
+        self.outbox += self.rig.take_datagrams()
+        self.told += self.rig.take_events()
+
+    # --------------------------------------------------------------------------------------------- out
+
+    def sent(self) -> list[bytes]:
+        """Return what was sent, to whomever, since the last look."""
+        found = [data for _, data in self.outbox]
+        self.outbox.clear()
+        return found
+
+    def answers(self) -> list[Frame | Array]:
+        """Return what was sent since the last look, decoded."""
+        return [messages.decode(data) for data in self.sent()]
+
+    def answer(self) -> Any:
+        """Return the one datagram that was sent since the last look, decoded."""
+        (frame,) = self.answers()
+        return frame
+
+    def events(self, kind: type[Event] = Event) -> list[Any]:
+        """Return the events of a kind since the last look at it."""
+        found = [event for event in self.told if isinstance(event, kind)]
+        self.told[:] = [event for event in self.told if not isinstance(event, kind)]
+        return found
+
+    def due(self) -> HandlerDue:
+        """Return the one handler that was to be run since the last look."""
+        (event,) = self.events(HandlerDue)
+        return event  # type: ignore[no-any-return]
+
+    def do(self, event: str, *args: Any, returned: Any = None) -> Any:
+        """Have a request handled at once, by its handler if it has one; return its decoded answer."""
+        n = self.request(event, *args)
+        for due in self.events(HandlerDue):
+            if due.event is ExpMessage[event]:
+                self.respond(due.task, returned)
+        (answer,) = [frame for frame in self.answers() if isinstance(frame, Frame) and frame.n == n]
+        return answer
+
+    def enter(self, status: str, reference: str | None = "2024-01-02_1_mouse") -> RigBench:
+        """Bring the rig into a status by the messages that lead there."""
+        way = {"CONNECTED": [], "INITIALIZED": ["EXPINIT"], "RUNNING": ["EXPINIT", "EXPSTART"]}
+        way["STOPPED"] = ["EXPINIT", "EXPSTART", "EXPEND"]
+        for event in way[status]:
+            self.do(event, *([{"exp_ref": reference}] if event == "EXPINIT" else []))
+        assert self.rig.status is ExpStatus[status]
+        self.outbox.clear()
+        self.told.clear()
+        return self

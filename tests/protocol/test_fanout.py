@@ -1,0 +1,341 @@
+"""Many peers: one push out, its outcomes collated."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Any
+
+import pytest
+
+from rigsync.config import Address, RigConfig, Timing
+from rigsync.errors import Aborted, Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.protocol import messages
+from rigsync.protocol.arguments import compose
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.events import Event, LinkState, PushCompleted, RequestReceived
+from rigsync.protocol.fanout import Fanout
+from rigsync.protocol.messages import Alive, ExpMessage, ExpStatus, Message, Request, decode
+from rigsync.protocol.peer import Line
+
+from .support import COORDINATOR, WALL
+
+RIGS = ["cameras", "ephys", "imaging"]
+
+
+def boot_of(rig: str) -> str:
+    return f"{RIGS.index(rig) + 10:016x}"
+
+
+class Bench:
+    """A `Fanout` of three rigs of the rigsync dialect, all alive unless told otherwise."""
+
+    def __init__(self, alive: list[str] | None = None, rigs: list[str] | None = None, **config: Any):
+        names = RIGS if rigs is None else rigs
+        configs = {
+            name: RigConfig(name, Address("udp", f"10.0.1.{i}", 11001), **config) for i, name in enumerate(names)
+        }
+        self.now = 0.0
+        self.fanout = Fanout(configs, Timing(), COORDINATOR, StampClock(WALL, 0.0), Random(0))
+        self.told: list[Event] = []
+        self.pushes = 0
+        self.fanout.connect(self.now)
+        for name in names if alive is None else alive:
+            self.alive(name)
+        self.fanout.take_datagrams()
+        self.fanout.take_events()
+
+    def alive(self, rig: str) -> None:
+        frame = Alive(boot_of(rig), 1, 0, 0, 0, rig, ExpStatus.CONNECTED, None, "")
+        self.fanout.receive_datagram(messages.alive(frame), (rig, Line.PROBES), self.now)
+
+    def push(self, event: str, *args: Any, **options: Any) -> float:
+        self.pushes += 1
+        self.fanout.push(compose(event, *args), float(self.pushes), self.now, **options)
+        return float(self.pushes)
+
+    def requests(self) -> list[tuple[str, int, ExpMessage]]:
+        """Return the requests sent since the last look: rig, number, message."""
+        found = []
+        for (rig, line), data in self.fanout.take_datagrams():
+            frame = decode(data)
+            if line is Line.REQUESTS and isinstance(frame, Request):
+                found.append((rig, frame.n, frame.event))
+        return found
+
+    def reply(self, rig: str, n: int, *args: Any) -> None:
+        data = messages.reply(boot_of(rig), n, Message.of(ExpMessage.EXPINFO, list(args)), 0, 0)
+        self.fanout.receive_datagram(data, (rig, Line.REQUESTS), self.now)
+
+    def fail(self, rig: str, n: int) -> None:
+        data = messages.failure(boot_of(rig), n, "OSError", "disk full", "")
+        self.fanout.receive_datagram(data, (rig, Line.REQUESTS), self.now)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (when := self.fanout.next_timer()) <= end:
+            self.now = max(self.now, when)
+            self.fanout.handle_timer(self.now)
+            assert self.fanout.next_timer() > self.now, "a timer that is due again at once would never sleep"
+        self.now = end
+
+    def completed(self) -> list[PushCompleted]:
+        return [event for event in self.fanout.take_events() if isinstance(event, PushCompleted)]
+
+
+def test_a_push_leaves_to_all_rigs_in_their_order_and_in_the_same_turn() -> None:
+    bench = Bench()
+    bench.push("EXPSTART")
+    assert bench.requests() == [(rig, 1, ExpMessage.EXPSTART) for rig in RIGS]
+
+
+@pytest.mark.parametrize("event", ["EXPEND", "EXPINTERRUPT", "EXPCLEANUP"])
+def test_what_began_first_ends_last(event: str) -> None:
+    bench = Bench()
+    bench.push(event)
+    assert [rig for rig, _, _ in bench.requests()] == RIGS[::-1]
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPSTART", "EXPSTATUS", "EXPINFO", "ALYX"])
+def test_all_else_goes_out_in_the_order_of_the_rigs(event: str) -> None:
+    bench = Bench()
+    bench.push(event)
+    assert [rig for rig, _, _ in bench.requests()] == RIGS
+
+
+def test_a_push_to_some_rigs_goes_out_in_the_order_given() -> None:
+    bench = Bench()
+    bench.push("EXPINIT", rigs=["imaging", "cameras"])
+    assert [rig for rig, _, _ in bench.requests()] == ["imaging", "cameras"]
+    bench.push("EXPEND", rigs=["ephys"])
+    assert [rig for rig, _, _ in bench.requests()] == ["ephys"]
+
+
+def test_a_push_is_encoded_once_for_all_rigs() -> None:
+    bench = Bench()
+    bench.push("EXPINIT", {"a": 1})
+    datagrams = [data for _, data in bench.fanout.take_datagrams()]
+    assert len(datagrams) == 3
+    assert len({id(data) for data in datagrams}) == 1
+
+
+def test_the_numbers_of_pushes_rise() -> None:
+    bench = Bench()
+    for event in ("EXPINFO", "EXPSTATUS"):
+        bench.push(event, rigs=["cameras"])
+    bench.reply("cameras", 1, 20, None)
+    assert [n for _, n, _ in bench.requests()] == [1, 2]
+
+
+def test_a_push_is_completed_by_its_last_answer_and_holds_all() -> None:
+    bench = Bench()
+    at = bench.push("EXPINFO")
+    bench.reply("ephys", 1, 20, "e")
+    bench.reply("cameras", 1, 20, "c")
+    assert bench.completed() == []
+    assert bench.fanout.outstanding == 1
+    bench.reply("imaging", 1, 20, "i")
+    (completed,) = bench.completed()
+    assert (completed.request_time, completed.event) == (at, ExpMessage.EXPINFO)
+    assert completed.answers == {"cameras": [20, "c"], "ephys": [20, "e"], "imaging": [20, "i"]}
+    assert completed.failures == {}
+    assert bench.fanout.outstanding == 0
+
+
+@pytest.mark.parametrize("event", ["EXPINFO", "EXPEND"])
+def test_answers_and_failures_stand_in_the_order_of_the_push_whoever_was_first(event: str) -> None:
+    bench = Bench()
+    bench.push(event)
+    for rig in ("imaging", "ephys", "cameras"):
+        bench.reply(rig, 1, None)
+    bench.push(event, rigs=["imaging", "cameras"])
+    for rig in ("cameras", "imaging"):
+        bench.fail(rig, 2)
+    first, second = bench.completed()
+    assert list(first.answers) == RIGS
+    assert list(second.failures) == ["imaging", "cameras"]
+
+
+def test_partial_success_survives_a_failure() -> None:
+    bench = Bench()
+    bench.push("EXPSTART", timeout=2)
+    bench.reply("cameras", 1, None, None)
+    bench.fail("ephys", 1)
+    bench.run(2)
+    (completed,) = bench.completed()
+    assert completed.answers == {"cameras": [None, None]}
+    assert {rig: type(error) for rig, error in completed.failures.items()} == {
+        "ephys": RemoteError,
+        "imaging": RigTimeout,
+    }
+    assert all(error.rig == rig for rig, error in completed.failures.items())
+
+
+def test_a_dead_rig_holds_up_no_other() -> None:
+    bench = Bench(alive=["cameras", "imaging"])
+    bench.push("EXPINIT", timeout=30)
+    bench.push("EXPSTART", timeout=30)
+    assert bench.requests() == [("cameras", 1, ExpMessage.EXPINIT), ("imaging", 1, ExpMessage.EXPINIT)]
+    bench.reply("cameras", 1, None)
+    assert bench.requests() == [("cameras", 2, ExpMessage.EXPSTART)]
+    bench.reply("cameras", 2, None, None)
+    for n in (1, 2):
+        bench.reply("imaging", n, None)
+    assert bench.completed() == []
+    bench.run(5.999)
+    assert bench.completed() == []
+    bench.run(0.001)
+    init, start = bench.completed()
+    for completed in (init, start):
+        assert list(completed.answers) == ["cameras", "imaging"]
+        assert {rig: type(error) for rig, error in completed.failures.items()} == {"ephys": RigLost}
+
+
+def test_a_push_to_no_rigs_is_completed_at_once() -> None:
+    for bench in (Bench(), Bench(rigs=[])):
+        at = bench.push("EXPSTART", rigs=[])
+        (completed,) = bench.completed()
+        assert (completed.request_time, completed.answers, completed.failures) == (at, {}, {})
+        assert bench.fanout.outstanding == 0
+        assert bench.requests() == []
+
+
+def test_an_unknown_rig_is_an_error_before_anything_is_sent() -> None:
+    bench = Bench()
+    with pytest.raises(KeyError):
+        bench.push("EXPSTART", rigs=["cameras", "lasers"])
+    assert bench.requests() == []
+    assert bench.fanout.outstanding == 0
+
+
+def test_a_request_time_is_used_once() -> None:
+    bench = Bench()
+    bench.fanout.push(compose("EXPINFO"), 5.0, bench.now)
+    with pytest.raises(ValueError, match="already filed"):
+        bench.fanout.push(compose("EXPINFO"), 5.0, bench.now)
+    assert len(bench.requests()) == 3
+
+
+def test_each_rig_has_its_own_timeout_unless_the_push_says_otherwise() -> None:
+    configs = {
+        name: RigConfig(name, Address("udp", f"10.0.1.{i}", 11001), timeout=1.0 + i) for i, name in enumerate(RIGS)
+    }
+    bench = Bench()
+    bench.fanout = Fanout(configs, Timing(), COORDINATOR, StampClock(WALL, 0.0), Random(0))
+    bench.fanout.connect(0.0)
+    for rig in RIGS:
+        bench.alive(rig)
+    bench.push("EXPINFO", rigs=["cameras"])
+    bench.push("EXPINFO", rigs=["imaging"])
+    bench.push("EXPINFO", rigs=["ephys"], timeout=0.5)
+    finished = {}
+    while len(finished) < 3:
+        bench.run(0.25)
+        finished |= {completed.request_time: bench.now for completed in bench.completed()}
+    assert finished == {1.0: 1.0, 2.0: 3.0, 3.0: 0.5}
+
+
+def test_an_interrupt_settles_what_is_outstanding_on_every_rig_and_goes_out_at_once() -> None:
+    bench = Bench()
+    bench.push("EXPINIT")
+    bench.push("EXPSTART")
+    bench.reply("cameras", 1, None)
+    bench.requests()
+    bench.push("EXPINTERRUPT")
+    assert bench.requests() == [(rig, 3, ExpMessage.EXPINTERRUPT) for rig in RIGS[::-1]]
+    init, start = bench.completed()
+    assert init.answers == {"cameras": [None]}
+    assert {rig: type(error) for rig, error in init.failures.items()} == {"ephys": Interrupted, "imaging": Interrupted}
+    assert {rig: type(error) for rig, error in start.failures.items()} == dict.fromkeys(RIGS, Interrupted)
+    for rig in RIGS:
+        bench.reply(rig, 3, {})
+    assert [completed.request_time for completed in bench.completed()] == [3.0]
+
+
+def test_withdrawing_counts_the_pushes_that_it_touches() -> None:
+    bench = Bench()
+    bench.push("EXPINIT")
+    bench.push("EXPSTART")
+    bench.push("EXPEND", rigs=["ephys"])
+    assert bench.fanout.withdraw_queued() == 2
+    start, end = sorted(bench.completed(), key=lambda completed: completed.request_time)
+    assert {rig: type(error) for rig, error in start.failures.items()} == dict.fromkeys(RIGS, Aborted)
+    assert list(end.failures) == ["ephys"]
+    for rig in RIGS:
+        bench.reply(rig, 1, None)
+    assert [completed.request_time for completed in bench.completed()] == [1.0]
+    assert bench.fanout.withdraw_queued() == 0
+
+
+def test_receipt_is_told_for_each_rig_where_it_was_asked_for() -> None:
+    bench = Bench()
+    bench.push("EXPSTART", confirm=True)
+    for rig in RIGS:
+        bench.fanout.receive_datagram(messages.ack(boot_of(rig), 1), (rig, Line.REQUESTS), bench.now)
+    assert bench.fanout.take_events() == [RequestReceived(rig, 1.0) for rig in RIGS]
+
+
+def test_connected_means_that_every_rig_has_answered_lately() -> None:
+    assert not Bench(rigs=[]).fanout.is_connected
+    assert not Bench(alive=["cameras", "ephys"]).fanout.is_connected
+    bench = Bench()
+    assert bench.fanout.is_connected
+    bench.run(3.5)
+    assert {peer.state for peer in bench.fanout.peers.values()} == {LinkState.SUSPECT}
+    assert bench.fanout.is_connected
+    bench.run(2)
+    assert not bench.fanout.is_connected
+
+
+def test_a_refusal_concerns_the_rig_that_it_came_from() -> None:
+    bench = Bench()
+    bench.push("EXPSTART", timeout=60)
+    bench.fanout.report_refusal(("ephys", Line.PROBES), bench.now)
+    bench.reply("cameras", 1, None, None)
+    bench.run(4.9)
+    bench.reply("imaging", 1, None, None)
+    (completed,) = bench.completed()
+    assert list(completed.answers) == ["cameras", "imaging"]
+    assert [type(error) for error in completed.failures.values()] == [RigRefused]
+
+
+def test_a_silent_rig_is_lost() -> None:
+    bench = Bench()
+    bench.push("EXPSTART", rigs=["ephys"], timeout=60)
+    bench.run(6)
+    (completed,) = bench.completed()
+    assert [type(error) for error in completed.failures.values()] == [RigLost]
+
+
+def test_a_rig_can_be_probed_by_name() -> None:
+    bench = Bench()
+    n = bench.fanout.probe("ephys", bench.now)
+    ((destination, data),) = bench.fanout.take_datagrams()
+    assert destination == ("ephys", Line.PROBES)
+    assert decode(data).n == n  # type: ignore[union-attr]
+
+
+def test_all_rigs_are_told_when_the_coordinator_closes() -> None:
+    bench = Bench(alive=["cameras", "imaging"])
+    bench.fanout.farewell(bench.now)
+    assert [(rig, line) for (rig, line), _ in bench.fanout.take_datagrams()] == [
+        ("cameras", Line.PROBES),
+        ("imaging", Line.PROBES),
+    ]
+
+
+def test_what_was_taken_is_not_given_again() -> None:
+    bench = Bench()
+    bench.push("EXPINFO", rigs=[])
+    assert len(bench.fanout.take_events()) == 1
+    assert bench.fanout.take_events() == []
+    bench.push("EXPINFO")
+    assert len(bench.fanout.take_datagrams()) == 3
+    assert bench.fanout.take_datagrams() == []
+
+
+def test_without_rigs_nothing_is_ever_due() -> None:
+    bench = Bench(rigs=[])
+    assert bench.fanout.next_timer() == math.inf
+    bench.fanout.handle_timer(1e6)
+    assert bench.fanout.next_timer() == math.inf

@@ -1,0 +1,1090 @@
+"""The coordinator's view of one rig, datagram by datagram (PROTOCOL.md sections 1 to 4)."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rigsync.config import Timing
+from rigsync.errors import Aborted, Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.protocol import messages
+from rigsync.protocol.echo_guard import MOST
+from rigsync.protocol.events import (
+    Dialect,
+    DialectDetected,
+    LinkChanged,
+    LinkState,
+    MessageReceived,
+    ProbeAnswered,
+    ProbeRefused,
+    RemoteComplaint,
+    RequestReceived,
+    RigRestarted,
+    ViolationSeen,
+)
+from rigsync.protocol.messages import Alive, Bye, ExpMessage, ExpStatus, Message, Probe, decode
+from rigsync.protocol.peer import Line
+
+from .support import COORDINATOR, NAME, RIG, WALL, PeerBench
+
+NEW = "b" * 16
+"""Boot number of the rig after a restart."""
+ADDRESS = "udp://10.0.1.1:11001"
+
+
+@pytest.fixture
+def bench() -> PeerBench:
+    """A rig of the rigsync dialect that is known and alive."""
+    return PeerBench().connected()
+
+
+@pytest.fixture
+def ibl() -> PeerBench:
+    """A rig of the iblutil dialect that is known and alive."""
+    return PeerBench().connected("iblutil")
+
+
+# ------------------------------------------------------------------------------------------------------ dialects
+
+
+def test_connecting_sends_a_probe_at_once() -> None:
+    bench = PeerBench().connect()
+    assert bench.sent() == []
+    assert bench.sent(Line.PROBES) == [messages.probe(COORDINATOR, 1, WALL)]
+
+
+def test_probes_have_numbers_and_stamps_of_their_own() -> None:
+    bench = PeerBench().connect()
+    bench.run(0.05)
+    probes = [decode(data) for data in bench.sent(Line.PROBES)]
+    assert probes == [Probe(COORDINATOR, n, WALL + (n - 1) * 20_000_000) for n in (1, 2, 3)]
+
+
+def test_an_alive_tells_the_rigsync_dialect() -> None:
+    bench = PeerBench().connect()
+    bench.alive()
+    assert bench.peer.dialect is Dialect.RIGSYNC
+    assert bench.events(DialectDetected) == [DialectDetected(NAME, Dialect.RIGSYNC)]
+    assert bench.events(LinkChanged) == [LinkChanged(NAME, LinkState.UNKNOWN, LinkState.ALIVE, "answered")]
+
+
+def test_the_probe_s_own_bytes_tell_the_iblutil_dialect() -> None:
+    bench = PeerBench().connect()
+    bench.receive(bench.sent(Line.PROBES)[0], Line.PROBES)
+    assert bench.peer.dialect is Dialect.IBLUTIL
+    assert bench.events(DialectDetected) == [DialectDetected(NAME, Dialect.IBLUTIL)]
+    assert bench.peer.state is LinkState.ALIVE
+    bench.run(14.9)
+    assert bench.sent(Line.PROBES) == []  # the burst ends there
+    bench.run(0.2)
+    assert len(bench.sent(Line.PROBES)) == 1
+
+
+def test_a_request_waits_until_the_dialect_is_known() -> None:
+    bench = PeerBench().connect()
+    request = bench.submit("EXPINIT", {"a": 1})
+    assert bench.run(1) == []
+    bench.alive()
+    assert bench.sent() == [request.frame]
+    assert request.frame == messages.request(COORDINATOR, 1, request.message)
+
+
+def test_a_request_waits_for_the_echo_of_a_probe_as_well() -> None:
+    bench = PeerBench().connect()
+    request = bench.submit("EXPINIT", {"a": 1})
+    bench.receive(bench.sent(Line.PROBES)[0], Line.PROBES)
+    assert bench.sent() == [b'[1,{"a":1}] '] == [request.array]
+
+
+@pytest.mark.parametrize("dialect", ["rigsync", "iblutil"])
+def test_a_configured_dialect_needs_no_detection(dialect: str) -> None:
+    bench = PeerBench(dialect=dialect).connect()
+    request = bench.submit("EXPINIT")
+    assert bench.sent() == [request.frame if dialect == "rigsync" else request.array]
+
+
+def test_a_configured_dialect_is_kept_whatever_the_rig_sends() -> None:
+    bench = PeerBench(dialect="iblutil").connect()
+    bench.alive()
+    assert bench.peer.dialect is Dialect.IBLUTIL
+    assert bench.peer.state is LinkState.ALIVE
+
+
+def test_a_rig_that_comes_back_with_the_other_dialect_is_asked_in_it(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPINIT")
+    assert ibl.sent() == [request.array]
+    ibl.alive()
+    assert ibl.sent() == [request.frame]
+    ibl.reply({})
+    assert ibl.outcome() == [{}]
+
+
+# ------------------------------------------------------------------------------------------------------- probes
+
+
+def test_an_alive_tells_the_rig_s_state(bench: PeerBench) -> None:
+    bench.receive(messages.alive(Alive(RIG, 9, 1, 2, 3, NAME, ExpStatus.RUNNING, "2024-01-02_1_m", "9.9")))
+    peer = bench.peer
+    assert (peer.status, peer.exp_ref, peer.version) == (ExpStatus.RUNNING, "2024-01-02_1_m", "9.9")
+
+
+def test_an_answered_probe_gives_the_four_stamps_and_the_round_trip_without_the_time_in_the_rig() -> None:
+    bench = PeerBench().connect()
+    bench.now = 0.030
+    bench.receive(messages.alive(Alive(RIG, 1, WALL, 7_000_000, 17_000_000, NAME, ExpStatus.CONNECTED, None, "")))
+    (answered,) = bench.events(ProbeAnswered)
+    assert answered.n == 1
+    assert answered.round_trip == pytest.approx(0.020)
+    assert answered.stamps == (WALL, 7_000_000, 17_000_000, WALL + 30_000_000)
+
+
+def test_an_echoed_probe_has_no_stamps() -> None:
+    bench = PeerBench().connect()
+    bench.now = 0.004
+    bench.receive(bench.sent(Line.PROBES)[0], Line.PROBES)
+    (answered,) = bench.events(ProbeAnswered)
+    assert (answered.n, answered.stamps) == (1, None)
+    assert answered.round_trip == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(("t1", "t2"), [(10**18, 0), (0, 10**18), (0, 2**63 - 1)])
+def test_absurd_stamps_never_make_a_round_trip_negative(t1: int, t2: int) -> None:
+    bench = PeerBench().connect()
+    bench.now = 0.030
+    bench.receive(messages.alive(Alive(RIG, 1, 0, t1, t2, NAME, ExpStatus.CONNECTED, None, "")))
+    (answered,) = bench.events(ProbeAnswered)
+    assert 0 <= answered.round_trip <= 0.030
+
+
+def test_the_second_copy_of_an_answer_is_a_sign_of_life_and_no_more(bench: PeerBench) -> None:
+    bench.alive(1)
+    bench.alive(1000)
+    assert bench.events(ProbeAnswered) == []
+
+
+def test_a_probe_can_be_sent_beside_the_regular_ones(bench: PeerBench) -> None:
+    n = bench.peer.probe(bench.now)
+    assert [decode(data).n for data in bench.sent(Line.PROBES)] == [n]  # type: ignore[union-attr]
+    bench.alive(n)
+    assert [answered.n for answered in bench.events(ProbeAnswered)] == [n]
+
+
+def test_the_probe_of_another_coordinator_is_no_echo(bench: PeerBench) -> None:
+    bench.receive(messages.probe("d" * 16, 1, 0), Line.PROBES)
+    assert bench.peer.dialect is Dialect.RIGSYNC
+    assert bench.peer.violations == {"stray frame": 1}
+
+
+# ---------------------------------------------------------------------------------------------- asking and resending
+
+
+def test_a_reply_settles_the_request(bench: PeerBench) -> None:
+    request = bench.submit("EXPINFO")
+    assert bench.sent() == [request.frame]
+    bench.reply(20, {"a": 1})
+    assert bench.outcome() == [20, {"a": 1}]
+    (received,) = bench.events(MessageReceived)
+    assert (received.rig, received.event, received.args, received.request_time) == (
+        NAME,
+        ExpMessage.EXPINFO,
+        [20, {"a": 1}],
+        1.0,
+    )
+    assert bench.run(3) == []
+
+
+def test_a_failure_settles_the_request_with_type_text_and_traceback(bench: PeerBench) -> None:
+    bench.submit("EXPSTART")
+    bench.failure("FileNotFoundError", "no disk D:", "Traceback ...")
+    error = bench.outcome()
+    assert isinstance(error, RemoteError)
+    assert (error.rig, error.error, error.message, error.traceback) == (
+        NAME,
+        "FileNotFoundError",
+        "no disk D:",
+        "Traceback ...",
+    )
+    assert bench.events(MessageReceived) == []
+
+
+def test_a_request_is_sent_again_until_something_is_heard_of_it(bench: PeerBench) -> None:
+    request = bench.submit("EXPINIT")
+    expected = [0.025, 0.075, 0.175, 0.375, 0.775, 1.575, 2.575]
+    times = bench.run(2.6)
+    assert times == pytest.approx(expected)
+    assert set(bench.sent()) == {request.frame}
+
+
+def test_nothing_is_sent_after_the_deadline(bench: PeerBench) -> None:
+    bench.submit("EXPINIT", timeout=0.5)
+    assert bench.run(20) == pytest.approx([0.025, 0.075, 0.175, 0.375])
+    assert isinstance(bench.outcome(), RigTimeout)
+
+
+def test_after_an_ack_the_request_is_asked_again_each_second(bench: PeerBench) -> None:
+    request = bench.submit("EXPINIT", timeout=4.5)
+    bench.run(0.010)
+    bench.sent()
+    bench.ack()
+    assert bench.run(4) == pytest.approx([1.0, 2.0, 3.0, 4.0])
+    assert bench.sent() == [request.frame] * 4
+
+
+def test_each_ack_puts_the_next_asking_off(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.ack()
+    bench.run(0.9)
+    bench.ack()
+    assert bench.run(1.5) == pytest.approx([1.0])
+
+
+def test_asking_again_recovers_a_lost_reply(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.ack()
+    assert bench.run(1.5) == [1.0]
+    bench.reply({"done": True})
+    assert bench.outcome() == [{"done": True}]
+
+
+def resent_after(bench: PeerBench) -> float:
+    """Return after how many seconds of silence a new request is sent again."""
+    bench.submit("EXPINFO")
+    bench.sent()
+    (first, *_) = bench.run(1.1)
+    return first
+
+
+def answered_after(seconds: float) -> PeerBench:
+    """Return a bench whose first probe took so long; the others are never answered."""
+    bench = PeerBench(timing=Timing(beat=1000.0)).connect()
+    bench.run(seconds)
+    bench.alive()
+    return bench
+
+
+def test_the_first_round_trip_is_measured_with_probes() -> None:
+    assert resent_after(answered_after(0.2)) == pytest.approx(0.2 + 4 * 0.1)
+
+
+def test_a_round_trip_of_a_request_that_was_sent_once_is_a_sample() -> None:
+    bench = answered_after(0.2)
+    bench.submit("EXPINFO")
+    bench.run(0.1)
+    bench.reply(20, None)
+    # SRTT 7/8 * 0.2 + 1/8 * 0.1, RTTVAR 3/4 * 0.1 + 1/4 * 0.1
+    assert resent_after(bench) == pytest.approx(0.1875 + 4 * 0.1)
+
+
+def test_a_round_trip_of_a_request_that_was_sent_twice_is_none_by_karn_s_rule() -> None:
+    bench = answered_after(0.2)
+    bench.submit("EXPINFO")
+    assert bench.run(0.65) == [0.6]
+    bench.reply(20, None)
+    assert resent_after(bench) == pytest.approx(0.6)
+
+
+def test_an_ack_is_a_sample_and_the_reply_after_it_is_none() -> None:
+    bench = answered_after(0.2)
+    bench.submit("EXPINFO")
+    bench.run(0.1)
+    bench.ack()
+    bench.run(0.7)
+    bench.reply(20, None)
+    assert resent_after(bench) == pytest.approx(0.1875 + 4 * 0.1)
+
+
+def test_one_request_is_outstanding_at_a_time_in_the_order_of_pushing(bench: PeerBench) -> None:
+    requests = [bench.submit(event) for event in ("EXPINIT", "EXPSTART", "EXPEND")]
+    for n, request in enumerate(requests, 1):
+        assert bench.sent() == [request.frame]
+        bench.reply({}, n=n)
+    assert [request_time for request_time, _ in bench.outcomes] == [1.0, 2.0, 3.0]
+
+
+def test_the_next_request_is_sent_when_one_is_given_up(bench: PeerBench) -> None:
+    bench.submit("EXPINIT", timeout=0.5)
+    second = bench.submit("EXPSTART", timeout=10)
+    bench.run(0.49)
+    bench.sent()
+    assert bench.run(0.02) == [0.01]
+    assert bench.sent() == [second.frame]
+    assert isinstance(bench.outcome(), RigTimeout)
+
+
+def test_a_late_answer_is_counted_and_dropped(bench: PeerBench) -> None:
+    bench.submit("EXPINIT", timeout=0.5)
+    bench.run(1)
+    bench.outcome()
+    for answer in (bench.reply, bench.ack):
+        answer()
+    bench.failure("ValueError")
+    assert bench.peer.violations == {"late answer": 3}
+    assert bench.events(MessageReceived) + bench.events(ViolationSeen) == []
+    assert bench.outcomes == []
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 2**63 - 1])
+def test_the_answer_to_another_request_does_not_settle_this_one(bench: PeerBench, n: int) -> None:
+    bench.submit("EXPINIT")
+    bench.reply({})
+    bench.outcome()
+    bench.submit("EXPSTART")
+    bench.reply("not this", n=n)
+    assert bench.outcomes == []
+    assert bench.peer.violations == {"late answer": 1}
+    bench.reply("this")
+    assert bench.outcome() == ["this"]
+
+
+def test_the_answer_to_a_request_that_still_waits_does_not_settle_it() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPINIT")
+    bench.submit("EXPSTART")
+    bench.reply({}, n=2)
+    assert bench.outcomes == []
+
+
+def test_an_answer_to_what_was_not_sent_yet_does_not_settle_it() -> None:
+    bench = PeerBench(dialect="iblutil").connect()
+    bench.submit("EXPINIT")
+    interrupt = bench.submit("EXPINTERRUPT")  # waits for the echo of EXPINIT
+    bench.outcomes.clear()
+    bench.sent()
+    bench.reply({}, n=interrupt.n)
+    assert bench.outcomes == []
+    assert bench.run(1) == [1.0]
+
+
+def test_receipt_is_told_once_to_who_asked(bench: PeerBench) -> None:
+    bench.submit("EXPINIT", confirm=True)
+    bench.ack()
+    assert bench.events(RequestReceived) == [RequestReceived(NAME, 1.0)]
+    bench.ack()
+    bench.reply({})
+    assert bench.events(RequestReceived) == []
+    bench.submit("EXPINIT")
+    bench.ack()
+    assert bench.events(RequestReceived) == []
+
+
+@pytest.mark.parametrize("settle", ["reply", "failure"])
+def test_an_answer_without_an_ack_tells_receipt_first(bench: PeerBench, settle: str) -> None:
+    bench.submit("EXPINIT", confirm=True)
+    bench.reply({}) if settle == "reply" else bench.failure("ValueError")
+    told = bench.events()
+    assert isinstance(told[0], RequestReceived)
+    assert [type(event) for event in told[1:]] == ([MessageReceived] if settle == "reply" else [])
+
+
+# --------------------------------------------------------------------------------------------------- interrupting
+
+
+def test_an_interrupt_overtakes_what_is_outstanding_and_what_waits(bench: PeerBench) -> None:
+    for event in ("EXPINIT", "EXPSTART", "EXPEND"):
+        bench.submit(event)
+    bench.sent()
+    interrupt = bench.submit("EXPINTERRUPT")
+    assert bench.sent() == [interrupt.frame]
+    assert [request_time for request_time, _ in bench.outcomes] == [1.0, 2.0, 3.0]
+    for (_, error), name in zip(bench.outcomes, ("EXPINIT", "EXPSTART", "EXPEND"), strict=True):
+        assert isinstance(error, Interrupted)
+        assert str(error) == f"{NAME}: {name} was overtaken by EXPINTERRUPT before it was answered"
+    bench.outcomes.clear()
+    bench.reply({})
+    assert bench.outcome() == [{}]
+
+
+def test_an_interrupt_overtakes_what_was_acknowledged(bench: PeerBench) -> None:
+    bench.submit("EXPSTART")
+    bench.ack()
+    bench.sent()
+    interrupt = bench.submit("EXPINTERRUPT")
+    assert bench.sent() == [interrupt.frame]
+    bench.reply({}, n=1)  # of the EXPSTART: too late
+    assert [type(outcome) for _, outcome in bench.outcomes] == [Interrupted]
+    assert bench.peer.violations == {"late answer": 1}
+
+
+def test_an_interrupt_never_overtakes_another(bench: PeerBench) -> None:
+    first = bench.submit("EXPINTERRUPT")
+    second = bench.submit("EXPINTERRUPT")
+    bench.submit("EXPINFO")
+    third = bench.submit("EXPINTERRUPT")
+    assert bench.sent() == [first.frame]
+    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(3.0, Interrupted)]
+    bench.outcomes.clear()
+    for n, following in ((1, [second.frame]), (2, [third.frame]), (4, [])):
+        bench.reply({}, n=n)
+        assert bench.sent() == following
+    assert [at for at, outcome in bench.outcomes if outcome == [{}]] == [1.0, 2.0, 4.0]
+
+
+def test_what_comes_after_an_interrupt_waits_for_its_answer(bench: PeerBench) -> None:
+    bench.submit("EXPINTERRUPT")
+    bench.sent()
+    following = bench.submit("EXPCLEANUP")
+    assert bench.sent() == []
+    bench.reply({}, n=1)
+    assert bench.sent() == [following.frame]
+
+
+def test_an_interrupt_is_resent_like_any_other_request(bench: PeerBench) -> None:
+    bench.submit("EXPINTERRUPT")
+    assert bench.run(0.2) == pytest.approx([0.025, 0.075, 0.175])
+
+
+def test_an_interrupt_overtakes_before_the_rig_is_known() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPSTART")
+    interrupt = bench.submit("EXPINTERRUPT")
+    assert isinstance(bench.outcome(), Interrupted)
+    bench.alive()
+    assert bench.sent() == [interrupt.frame]
+
+
+# ----------------------------------------------------------------------------------------- silence and its outcomes
+
+
+def test_a_rig_that_answers_probes_but_not_the_request_is_a_timeout(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", timeout=2.0)
+    for n in range(2, 6):
+        bench.run(0.5)
+        bench.alive(n)
+    error = bench.outcome()
+    assert type(error) is RigTimeout
+    assert isinstance(error, TimeoutError)
+    assert str(error).startswith(f"{NAME}: no answer to EXPSTART in time: sent 7 times without a sign of it; look at")
+
+
+def test_the_deadline_is_kept_to_the_instant(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", timeout=2.0)
+    bench.run(1.999999)
+    assert bench.outcomes == []
+    bench.run(0.000001)
+    assert type(bench.outcome()) is RigTimeout
+
+
+def test_a_rig_that_has_it_and_is_slow_is_a_timeout_that_says_so(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", timeout=2.0)
+    bench.ack()
+    bench.run(2.0)
+    error = bench.outcome()
+    assert type(error) is RigTimeout
+    assert "the rig has it and is still working on it" in str(error)
+
+
+def test_what_never_left_the_queue_is_a_timeout_that_says_so(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", timeout=5)
+    bench.submit("EXPEND", timeout=1)
+    bench.run(1.0)
+    error = bench.outcome()
+    assert type(error) is RigTimeout
+    assert "EXPEND in time: it was still waiting behind earlier messages" in str(error)
+
+
+def test_a_rig_of_which_nothing_was_ever_heard_is_a_timeout_that_says_so() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPINIT", timeout=2.0)
+    bench.run(2.0)
+    error = bench.outcome()
+    assert type(error) is RigTimeout
+    assert f"nothing has ever come from {ADDRESS}; is the rig's program running there?" in str(error)
+
+
+def test_a_request_to_a_lost_rig_is_sent_all_the_same_and_settled_after_1_s(bench: PeerBench) -> None:
+    bench.run(20)
+    assert bench.peer.state is LinkState.LOST
+    request = bench.submit("EXPSTART", timeout=60)
+    assert bench.sent() == [request.frame]
+    bench.run(0.999)
+    assert bench.outcomes == []
+    bench.run(0.001)
+    error = bench.outcome()
+    assert type(error) is RigLost
+    assert isinstance(error, TimeoutError)
+    assert str(error) == (
+        f"{NAME}: no answer to EXPSTART and the rig is lost (silent for 5.0 s); "
+        f"check the power, the cable and the firewall of {ADDRESS}"
+    )
+
+
+def test_what_is_outstanding_when_the_link_is_lost_is_settled_1_s_later(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", timeout=60)
+    bench.submit("EXPEND", timeout=60)
+    bench.run(5.999)
+    assert bench.outcomes == []
+    bench.run(0.001)
+    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(1.0, RigLost), (2.0, RigLost)]
+
+
+def test_a_lost_rig_that_answers_within_its_second_has_not_failed(bench: PeerBench) -> None:
+    bench.run(20)
+    bench.submit("EXPSTART", timeout=60)
+    bench.run(0.9)
+    bench.ack()
+    assert bench.peer.state is LinkState.ALIVE
+    bench.run(2)
+    bench.reply({})
+    assert bench.outcome() == [{}]
+
+
+def test_the_deadline_holds_for_a_lost_rig_too(bench: PeerBench) -> None:
+    bench.run(20)
+    bench.submit("EXPSTART", timeout=0.3)
+    bench.run(0.3)
+    assert type(bench.outcome()) is RigLost
+
+
+def test_a_refusal_is_told_apart_from_silence() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPSTART", timeout=60)
+    bench.peer.report_refusal(bench.now)
+    assert bench.events(ProbeRefused) == [ProbeRefused(NAME)]
+    assert [event.after for event in bench.events(LinkChanged)] == [LinkState.LOST]
+    bench.run(1.0)
+    error = bench.outcome()
+    assert type(error) is RigRefused
+    assert isinstance(error, ConnectionRefusedError)
+    assert not isinstance(error, TimeoutError)
+    assert str(error) == (
+        f"{NAME}: EXPSTART was refused: the host of {ADDRESS} is up and nothing listens at that port; "
+        "start the rig's program there, or correct the port"
+    )
+
+
+def test_a_rig_whose_program_starts_within_the_second_has_not_failed() -> None:
+    bench = PeerBench().connect()
+    request = bench.submit("EXPINIT", timeout=60)
+    bench.peer.report_refusal(bench.now)
+    bench.run(0.5)
+    bench.alive(2)
+    assert bench.sent() == [request.frame]
+    bench.run(3)
+    assert bench.outcomes == []
+    bench.reply({})
+    assert bench.outcome() == [{}]
+
+
+def test_refusals_that_go_on_do_not_put_the_outcome_off() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPSTART", timeout=60)
+    for _ in range(100):
+        bench.peer.report_refusal(bench.now)
+        bench.run(0.01)
+    assert type(bench.outcome()) is RigRefused
+    assert len(bench.events(LinkChanged)) == 1
+
+
+def test_the_link_changes_are_told_with_their_reason(bench: PeerBench) -> None:
+    bench.run(6)
+    changes = bench.events(LinkChanged)
+    assert [(change.before, change.after, change.reason) for change in changes] == [
+        (LinkState.ALIVE, LinkState.SUSPECT, "silent for 3.0 s"),
+        (LinkState.SUSPECT, LinkState.LOST, "silent for 5.0 s"),
+    ]
+    assert bench.peer.reason == "silent for 5.0 s"
+
+
+# ------------------------------------------------------------------------------------------- restarts and goodbyes
+
+
+def test_a_new_boot_is_a_restart_and_is_told_once(bench: PeerBench) -> None:
+    bench.alive(2, boot=NEW)
+    bench.alive(3, boot=NEW)
+    assert bench.events(RigRestarted) == [RigRestarted(NAME)]
+
+
+def test_the_first_boot_is_no_restart() -> None:
+    bench = PeerBench().connect()
+    bench.alive()
+    assert bench.events(RigRestarted) == []
+
+
+def test_datagrams_from_before_the_restart_are_dropped(bench: PeerBench) -> None:
+    request = bench.submit("EXPSTART")
+    bench.alive(2, boot=NEW)
+    bench.events()
+    bench.run(20)
+    assert bench.peer.state is LinkState.LOST
+    bench.outcomes.clear()
+    bench.events()
+    request = bench.submit("EXPSTART")
+    bench.reply({}, n=request.n, boot=RIG)
+    bench.ack(n=request.n, boot=RIG)
+    bench.alive(3, boot=RIG, status=ExpStatus.RUNNING)
+    bench.receive(messages.bye(RIG, 0, "closing"))
+    assert bench.peer.violations == {"answer from before a restart": 4}
+    assert bench.peer.state is LinkState.LOST  # they are no sign of life
+    assert bench.peer.status is ExpStatus.CONNECTED
+    assert bench.outcomes == []
+    assert bench.events() == []
+
+
+def test_what_the_old_process_had_is_asked_of_the_new_one_within_a_second(bench: PeerBench) -> None:
+    request = bench.submit("EXPSTART")
+    bench.ack()
+    bench.run(0.5)
+    bench.alive(2, boot=NEW)
+    bench.sent()
+    assert bench.run(0.6) == [0.5]
+    assert bench.sent() == [request.frame]
+    bench.reply({}, boot=NEW)
+    assert bench.outcome() == [{}]
+
+
+def test_a_goodbye_loses_the_link_at_once(bench: PeerBench) -> None:
+    bench.receive(messages.bye(RIG, 0, "the rig is closing"))
+    assert bench.peer.state is LinkState.LOST
+    assert bench.peer.reason == "it said goodbye: the rig is closing"
+    bench.submit("EXPSTART", timeout=60)
+    bench.run(1.0)
+    error = bench.outcome()
+    assert type(error) is RigLost
+    assert "it said goodbye" in str(error)
+
+
+@pytest.mark.parametrize("boot", [NEW, COORDINATOR])
+def test_the_goodbye_of_somebody_else_means_nothing(bench: PeerBench, boot: str) -> None:
+    bench.receive(messages.bye(boot, 0, "x"))
+    assert bench.peer.state is LinkState.ALIVE
+    assert bench.events(RigRestarted) == []
+
+
+def test_a_goodbye_from_a_rig_never_heard_of_means_nothing() -> None:
+    bench = PeerBench().connect()
+    bench.receive(messages.bye(RIG, 0, "x"))
+    assert bench.peer.state is LinkState.UNKNOWN
+    assert bench.peer.dialect is Dialect.UNKNOWN
+
+
+def test_a_coordinator_that_closes_says_goodbye_to_rigs_that_understand_it(bench: PeerBench, ibl: PeerBench) -> None:
+    bench.peer.farewell(bench.now)
+    (data,) = bench.sent(Line.PROBES)
+    frame = decode(data)
+    assert isinstance(frame, Bye)
+    assert frame.boot == COORDINATOR
+    ibl.peer.farewell(ibl.now)
+    assert ibl.outbox == []
+
+
+# ------------------------------------------------------------------------------------------------------- junk
+
+
+def test_junk_is_counted_and_told_once_per_kind(bench: PeerBench) -> None:
+    for data in (b"hello", b"[", b"\xff", b"{}", b"[]", b"{", b"junk", b'["EXPINIT"]'):
+        bench.receive(data)
+    assert bench.peer.violations == {
+        "junk": 3,
+        "not JSON": 2,
+        "foreign version": 1,
+        "empty array": 1,
+        "unknown event": 1,
+    }
+    told = bench.events(ViolationSeen)
+    assert [event.kind for event in told] == ["junk", "not JSON", "foreign version", "empty array", "unknown event"]
+    assert all(event.source == NAME and event.problem.startswith(event.kind) for event in told)
+
+
+def test_junk_is_no_sign_of_life_and_the_next_good_datagram_is_handled_as_if_nothing_had_happened() -> None:
+    bench = PeerBench().connect()
+    bench.receive(b"hello")
+    assert bench.peer.state is LinkState.UNKNOWN
+    bench.submit("EXPINIT")
+    bench.alive()
+    bench.receive(b"[[[[")
+    bench.reply({})
+    assert bench.outcome() == [{}]
+
+
+def test_a_request_from_a_rig_is_a_stray(bench: PeerBench) -> None:
+    bench.receive(messages.request(RIG, 1, Message.of(ExpMessage.EXPEND, [None])))
+    assert bench.peer.violations == {"stray frame": 1}
+
+
+@given(st.lists(st.binary(max_size=60) | st.sampled_from([b"[1]", b'[0,"E",2]', b"[64,20,null]\t", b"[1] "])))
+@settings(deadline=None, max_examples=60)
+def test_no_bytes_from_outside_ever_raise(datagrams: list[bytes]) -> None:
+    for dialect in ("rigsync", "iblutil"):
+        bench = PeerBench().connected(dialect)
+        bench.submit("EXPINIT")
+        for data in datagrams:
+            bench.receive(data)
+            bench.run(0.1)
+        bench.run(20)
+        assert len(bench.outcomes) == 1
+
+
+# --------------------------------------------------------------------------------------------------- withdrawing
+
+
+def test_withdrawing_takes_out_what_was_not_sent(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.submit("EXPSTART")
+    bench.submit("EXPEND")
+    assert bench.peer.withdraw_queued() == [2.0, 3.0]
+    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(2.0, Aborted), (3.0, Aborted)]
+    assert str(bench.outcomes[0][1]) == f"{NAME}: EXPSTART was taken out of the queue unsent"
+    bench.outcomes.clear()
+    bench.reply({}, n=1)
+    assert bench.outcome() == [{}]
+    bench.run(30)
+    assert bench.outcomes == []
+
+
+def test_withdrawing_takes_out_what_waits_for_the_rig_to_appear() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPINIT")
+    bench.submit("EXPSTART")
+    assert bench.peer.withdraw_queued() == [1.0, 2.0]
+    bench.alive()
+    assert bench.sent() == []
+    assert bench.peer.withdraw_queued() == []
+
+
+# ------------------------------------------------------------------------------------------------ iblutil dialect
+
+
+def test_a_request_is_settled_by_the_answer_of_its_own_event_which_is_echoed(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPINFO", None, {"q": 1})
+    assert ibl.sent() == [b'[64,0,{"q":1}] ']
+    ibl.receive(request.array)
+    assert ibl.outbox == []  # an echo is not echoed
+    assert ibl.outcomes == []
+    answer = ibl.array(ExpMessage.EXPINFO, 20, {"a": 1})
+    assert ibl.sent() == [answer]
+    assert ibl.outcome() == [20, {"a": 1}]
+    (received,) = ibl.events(MessageReceived)
+    assert (received.event, received.args, received.request_time) == (ExpMessage.EXPINFO, [20, {"a": 1}], 1.0)
+
+
+def test_the_echo_of_a_rigsync_rig_s_answer_keeps_its_mark(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPEND")
+    ibl.sent()
+    ibl.receive(request.array)
+    ibl.receive(b"[4,null]\t")
+    assert ibl.sent() == [b"[4,null]\t"]
+    assert ibl.outcome() == [None]
+
+
+def test_an_answer_with_the_content_of_the_request_is_no_echo(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPEND")
+    assert ibl.sent() == [b"[4,null] "]
+    ibl.receive(request.array)
+    assert ibl.outcomes == []
+    ibl.receive(b"[4,null]")
+    assert ibl.sent() == [b"[4,null]"]
+    assert ibl.outcome() == [None]
+
+
+def test_nothing_but_echoes_leaves_while_an_echo_is_outstanding(ibl: PeerBench) -> None:
+    first = ibl.submit("EXPINIT")
+    second = ibl.submit("EXPSTART")
+    assert ibl.sent() == [first.array]
+    assert ibl.run(0.99) == []
+    ibl.receive(first.array)
+    assert ibl.run(5) == []  # nor while the answer is
+    unsolicited = ibl.array(ExpMessage.EXPSTATUS, 20)
+    assert ibl.sent() == [unsolicited]
+    answer = ibl.array(ExpMessage.EXPINIT, {})
+    assert ibl.sent() == [answer, second.array]  # the echo first
+
+
+def test_probes_go_on_from_the_other_socket_while_an_echo_is_outstanding(ibl: PeerBench) -> None:
+    ibl.now = 14.9
+    ibl.submit("EXPINIT", timeout=60)
+    ibl.sent()
+    ibl.run(0.2)
+    assert len(ibl.sent(Line.PROBES)) == 1
+    assert ibl.sent() == []
+
+
+def test_an_iblutil_rig_is_not_asked_twice(ibl: PeerBench) -> None:
+    ibl.submit("EXPINIT", timeout=40)
+    assert ibl.run(39) == []
+
+
+def test_a_rig_that_may_be_asked_twice_is_until_its_echo_comes() -> None:
+    ibl = PeerBench(resend=True).connected("iblutil")
+    request = ibl.submit("EXPINIT", timeout=40)
+    ibl.sent()
+    assert ibl.run(0.5) == pytest.approx([0.025, 0.075, 0.175, 0.375])
+    assert ibl.sent() == [request.array] * 4
+    ibl.receive(request.array)
+    assert ibl.run(10) == []
+    ibl.array(ExpMessage.EXPINIT, None)
+    assert ibl.outcome() == [None]
+
+
+def test_a_remote_error_fails_the_request_at_once_and_is_not_echoed(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART")
+    ibl.sent()
+    ibl.receive(request.array)
+    ibl.array(ExpMessage(0), "FileNotFoundError: no disk D: there", 2)
+    error = ibl.outcome()
+    assert isinstance(error, RemoteError)
+    assert (error.error, error.message, error.traceback) == ("FileNotFoundError", "no disk D: there", "")
+    assert str(error) == f"{NAME}: FileNotFoundError: no disk D: there"
+    assert ibl.outbox == []
+
+
+def test_a_remote_error_without_a_text_keeps_its_type(ibl: PeerBench) -> None:
+    ibl.submit("EXPSTART")
+    ibl.array(ExpMessage(0), "KeyError", 2)
+    error = ibl.outcome()
+    assert (error.error, error.message) == ("KeyError", "")
+
+
+def test_a_remote_error_for_another_message_is_told_and_does_not_fail_this_one(ibl: PeerBench) -> None:
+    ibl.submit("EXPSTART")
+    ibl.sent()
+    ibl.array(ExpMessage(0), "KeyError: x", int(ExpMessage.EXPINFO))
+    assert ibl.outcomes == []
+    assert ibl.events(RemoteComplaint) == [RemoteComplaint(NAME, ExpMessage.EXPINFO, "KeyError: x")]
+    assert ibl.outbox == []
+
+
+def test_an_unsolicited_message_is_echoed_and_told_and_the_request_goes_on_waiting(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART")
+    ibl.sent()
+    data = ibl.array(ExpMessage.EXPINFO, 20, {"frame": 7})
+    assert ibl.sent() == [data]
+    (told,) = ibl.events(MessageReceived)
+    assert (told.event, told.args, told.request_time) == (ExpMessage.EXPINFO, [20, {"frame": 7}], None)
+    assert ibl.outcomes == []
+    ibl.receive(request.array)
+    ibl.array(ExpMessage.EXPSTART, "ref", {})
+    assert ibl.outcome() == ["ref", {}]
+
+
+def test_a_message_to_an_idle_coordinator_is_echoed_and_told(ibl: PeerBench) -> None:
+    data = ibl.array(ExpMessage.EXPEND, None)
+    assert ibl.sent() == [data]
+    assert [event.request_time for event in ibl.events(MessageReceived)] == [None]
+
+
+def test_a_second_echo_is_ignored(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART")
+    ibl.sent()
+    for _ in range(3):
+        ibl.receive(request.array)
+    assert ibl.outbox == []
+    assert ibl.events(MessageReceived) == []
+    ibl.array(ExpMessage.EXPSTART, None, None)
+    ibl.receive(request.array)
+    assert ibl.outcome() == [None, None]
+    assert ibl.peer.violations == {"late echo": 3}
+    assert ibl.events(ViolationSeen) == []  # duplication is ordinary
+    assert len(ibl.sent()) == 1
+
+
+def test_an_answer_that_overtakes_its_echo_settles_the_request(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART")
+    following = ibl.submit("EXPEND")
+    ibl.sent()
+    answer = ibl.array(ExpMessage.EXPSTART, None, None)
+    assert ibl.outcome() == [None, None]
+    assert ibl.sent() == [answer, following.array]
+    ibl.receive(request.array)
+    assert ibl.peer.violations == {"late echo": 1}
+
+
+TOKEN = SimpleNamespace(base_url="https://alyx", user="ana", _token={"token": "t"}, is_logged_in=True)
+
+
+def test_alyx_with_a_token_is_settled_by_its_echo(ibl: PeerBench) -> None:
+    request = ibl.submit("ALYX", TOKEN, confirm=True)
+    following = ibl.submit("EXPINFO")
+    ibl.sent()
+    ibl.receive(request.array)
+    assert ibl.outcome() == []
+    assert ibl.sent() == [following.array]
+    assert [type(event) for event in ibl.events()] == [RequestReceived, MessageReceived]
+
+
+def test_alyx_without_a_token_is_settled_by_its_answer(ibl: PeerBench) -> None:
+    request = ibl.submit("ALYX")
+    ibl.sent()
+    ibl.receive(request.array)
+    assert ibl.outcomes == []
+    answer = ibl.array(ExpMessage.ALYX, "https://alyx", {"ana": {"token": "t"}})
+    assert ibl.sent() == [answer]
+    assert ibl.outcome() == ["https://alyx", {"ana": {"token": "t"}}]
+
+
+def test_an_echo_after_its_second_still_confirms_the_request(ibl: PeerBench) -> None:
+    request = ibl.submit("ALYX", TOKEN, confirm=True)
+    ibl.run(1.5)
+    ibl.receive(request.array)
+    assert ibl.outcome() == []
+    assert ibl.events(RequestReceived) == [RequestReceived(NAME, 1.0)]
+
+
+def test_a_rig_that_has_confirmed_and_does_not_answer_is_told_apart_from_one_that_has_not(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART", timeout=2)
+    ibl.receive(request.array)
+    ibl.run(2)
+    assert "the rig has it and is still working on it" in str(ibl.outcome())
+    ibl.submit("EXPEND", timeout=2)
+    ibl.run(2)
+    error = ibl.outcome()
+    assert type(error) is RigTimeout
+    assert "the iblutil rig did not confirm it" in str(error)
+    assert "closes its socket for good" in str(error)
+    assert "restart its program" in str(error)
+
+
+def test_after_a_missing_echo_the_next_request_waits_until_the_rig_no_longer_awaits_it(ibl: PeerBench) -> None:
+    ibl.submit("EXPSTART", timeout=0.25)
+    following = ibl.submit("EXPEND", timeout=10)
+    ibl.sent()
+    assert ibl.run(2) == [1.0]
+    assert ibl.sent() == [following.array]
+
+
+def test_an_interrupt_waits_for_the_outstanding_echo(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART")
+    ibl.sent()
+    interrupt = ibl.submit("EXPINTERRUPT")
+    assert isinstance(ibl.outcome(), Interrupted)
+    assert ibl.run(0.5) == []
+    ibl.receive(request.array)
+    assert ibl.sent() == [interrupt.array]
+
+
+def test_an_interrupt_waits_for_the_outstanding_echo_1_s_at_most(ibl: PeerBench) -> None:
+    ibl.submit("EXPSTART")
+    ibl.sent()
+    ibl.run(0.25)
+    interrupt = ibl.submit("EXPINTERRUPT")
+    assert ibl.run(5) == [0.75]
+    assert ibl.sent() == [interrupt.array]
+
+
+def test_an_interrupt_does_not_wait_for_the_outstanding_answer(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART")
+    ibl.receive(request.array)
+    ibl.sent()
+    interrupt = ibl.submit("EXPINTERRUPT")
+    assert ibl.sent() == [interrupt.array]
+    ibl.receive(interrupt.array)
+    late = ibl.array(ExpMessage.EXPSTART, None, None)  # of what was overtaken: echoed, and told as a message
+    assert ibl.sent() == [late]
+    ibl.array(ExpMessage.EXPINTERRUPT, {})
+    assert [type(outcome) for _, outcome in ibl.outcomes] == [Interrupted, list]
+
+
+def test_a_message_on_the_line_for_probes_is_a_stray_and_is_not_echoed(ibl: PeerBench) -> None:
+    ibl.receive(b"[64, 20, null]", Line.PROBES)
+    assert ibl.outbox == []
+    assert ibl.peer.violations == {"stray message": 1}
+
+
+def test_an_exchange_of_echoes_is_broken_off(ibl: PeerBench) -> None:
+    for _ in range(MOST + 5):
+        ibl.receive(b"[64, 20, null]")
+    assert len(ibl.sent()) == MOST
+    assert ibl.peer.violations == {"echo loop": 5}
+    assert [event.kind for event in ibl.events(ViolationSeen)] == ["echo loop"]
+
+
+def test_the_answer_that_is_awaited_is_always_echoed(ibl: PeerBench) -> None:
+    for _ in range(MOST + 1):
+        ibl.receive(b"[64, 20, null]")
+    request = ibl.submit("EXPINFO")
+    ibl.receive(request.array)
+    ibl.sent()
+    ibl.receive(b"[64, 20, null]")
+    assert ibl.sent() == [b"[64, 20, null]"]
+    assert ibl.outcome() == [20, None]
+
+
+def test_an_iblutil_rig_that_is_lost_is_settled_after_1_s(ibl: PeerBench) -> None:
+    ibl.run(100)
+    assert ibl.peer.state is LinkState.LOST
+    ibl.submit("EXPSTART", timeout=60)
+    ibl.run(1)
+    error = ibl.outcome()
+    assert type(error) is RigLost
+    assert "3 probes unanswered" in str(error)
+
+
+def test_what_the_other_side_writes_is_read_whatever_its_blanks(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPINFO")
+    ibl.receive(request.array)
+    ibl.receive(json.dumps([64, 20, {"a": None}], indent=1).encode())
+    assert ibl.outcome() == [20, {"a": None}]
+
+
+# -------------------------------------------------------------------------------------------------- properties
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                *("EXPINIT", "EXPSTART", "EXPINTERRUPT", "EXPINFO", "ALYX"),
+                *("ack", "reply", "failure", "alive", "restart", "bye", "refuse", "withdraw", "probe", "junk"),
+                *("echo", "array", "error", "probe echo"),
+            ]
+        ),
+        st.floats(0, 8),
+        st.floats(0.001, 12),
+    ),
+    min_size=8,
+    max_size=40,
+)
+
+
+@given(ACTIONS, st.sampled_from(["auto", "iblutil", "rigsync"]), st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_whatever_happens_each_request_is_settled_once_by_its_deadline_and_nothing_spins(
+    actions: list[tuple[str, float, float]], dialect: str, resend: bool
+) -> None:
+    bench = PeerBench(dialect=dialect, resend=resend).connect()
+    deadlines: dict[float, float] = {}
+    boot = RIG
+    last: Any = None
+    for action, pause, timeout in actions:
+        if action.isupper():
+            last = bench.submit(action, timeout=timeout)
+            deadlines[last.request_time] = bench.now + timeout
+        elif action == "ack":
+            bench.ack(boot=boot)
+        elif action == "reply":
+            bench.reply({}, boot=boot)
+        elif action == "failure":
+            bench.failure("ValueError", "x")
+        elif action in ("alive", "restart"):
+            boot = f"{bench.n + 16:016x}" if action == "restart" else boot
+            bench.alive(boot=boot)
+        elif action == "bye":
+            bench.receive(messages.bye(boot, 0, "x"))
+        elif action == "refuse":
+            bench.peer.report_refusal(bench.now)
+        elif action == "withdraw":
+            bench.peer.withdraw_queued()
+        elif action == "probe":
+            bench.peer.probe(bench.now)
+        elif action == "junk":
+            bench.receive(b"junk")
+        elif action == "probe echo":
+            bench.receive(messages.probe(COORDINATOR, 1, 0), Line.PROBES)
+        elif last and action == "echo":
+            bench.receive(last.array)
+        elif last and action == "array":
+            bench.array(last.event, None)
+        elif last and action == "error":
+            bench.array(ExpMessage(0), "E: x", int(last.event))
+        bench.run(pause)  # asserts that each timer is later than the last
+        settled = [request_time for request_time, _ in bench.outcomes]
+        assert len(settled) == len(set(settled))
+        assert {at for at, deadline in deadlines.items() if deadline <= bench.now} <= set(settled)
+    bench.run(13)
+    assert sorted(request_time for request_time, _ in bench.outcomes) == sorted(deadlines)
+    assert bench.steps < 200 + 60 * bench.now  # 8 probes a beat, resends, and what is due at a deadline
+    assert bench.peer.next_timer() < math.inf

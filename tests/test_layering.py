@@ -1,0 +1,300 @@
+"""The dependency rule of DESIGN.md, held to the import statements: an import may only point left."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rigsync"
+
+# From left to right. A module may import those of its own layer and of the layers left of it.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"errors", "config", "config_file", "conditions", "workers", "results"}),
+    frozenset({"protocol"}),
+    frozenset({"endpoint", "loop_thread", "relay", "ports"}),
+    frozenset({"service", "rig"}),
+    frozenset({"auxiliaries"}),
+    frozenset({"agent", "bridges", "journal", "web"}),
+    frozenset({"cli", "__main__"}),
+)
+ORDER = " | ".join(", ".join(sorted(layer)) for layer in LAYERS)
+
+TESTING_MAY_IMPORT = frozenset({"protocol", "errors", "config"})
+"""`testing` stands beside the layers: what it takes is listed here, and no other module may take it."""
+
+IMPURE = frozenset({"asyncio", "socket", "threading", "time", "select", "selectors", "ssl", "subprocess", "logging"})
+"""Standard modules that the protocol core may not have: its time and its bytes come in as arguments."""
+
+EAGER = frozenset({"__future__", "typing"})
+"""All that `import rigsync` may load at once; the public names are loaded when they are asked for."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: ``from module import name``, or ``import module`` where `name` is empty."""
+
+    line: int
+    module: str
+    name: str = ""
+
+    @property
+    def root(self) -> str:
+        """The top-level package."""
+        return self.module.partition(".")[0]
+
+
+def module_name(path: Path, package: Path = PACKAGE) -> str:
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(tree: ast.AST, module: str, is_package: bool = False) -> Iterator[Import]:
+    """Yield every import in a module, those within functions and under ``if TYPE_CHECKING`` too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(node.lineno, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".") if is_package else module.split(".")[:-1]
+                anchor = parents[: len(parents) - node.level + 1]
+                base = ".".join([*anchor, base] if base else anchor)
+            for alias in node.names:
+                yield Import(node.lineno, base, alias.name)
+
+
+def eager_imports(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield the imports that run when a module is loaded: not those in functions or under ``if TYPE_CHECKING``."""
+    pending: list[ast.stmt] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            type_checking = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+            blocks = ("orelse",) if type_checking else ("body", "orelse", "finalbody", "handlers")
+            for block in blocks:
+                pending += getattr(node, block, [])
+
+
+def place(top: str) -> int | None:
+    """Return the number of a top-level module's layer, None where it has none."""
+    return next((number for number, layer in enumerate(LAYERS) if top in layer), None)
+
+
+def unknown(top: str) -> str:
+    return (
+        f"rigsync.{top} has no place in the order of imports; give it one in LAYERS of {Path(__file__).name} "
+        f"(and in docs/decisions/0005) beside what it may import. The order is: {ORDER}"
+    )
+
+
+def own_target(found: Import) -> str | None:
+    """Return the top-level module of rigsync that an import takes, '' for rigsync itself, None for anything else."""
+    if found.root != "rigsync":
+        return None
+    _, _, inside = found.module.partition(".")
+    return (inside or found.name).partition(".")[0]
+
+
+def public_names() -> dict[str, str]:
+    """Return the top-level module that each public name of rigsync is loaded from when it is asked for."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    own = ((own_target(found), found.name) for found in imports_of(tree, "rigsync", is_package=True))
+    return {name: module for module, name in own if module}
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """Return what is wrong with the imports of one module."""
+    tree = ast.parse(source)
+    if module == "rigsync":
+        return [
+            f"rigsync: line {node.lineno}: {ast.unparse(node)} is loaded by every 'import rigsync'; load it lazily"
+            for node in eager_imports(tree)
+            if not (isinstance(node, ast.ImportFrom) and not node.level and node.module in EAGER)
+            and not (isinstance(node, ast.Import) and {alias.name for alias in node.names} <= EAGER)
+        ]
+    top = module.split(".")[1]
+    if top != "testing" and place(top) is None:
+        return [unknown(top)]
+    return [
+        f"{module}: line {found.line}: {problem}"
+        for found in imports_of(tree, module, is_package)
+        if (problem := _order_problem(top, found) or (_purity_problem(module, found) if top == "protocol" else ""))
+    ]
+
+
+def _order_problem(top: str, found: Import) -> str:
+    target = own_target(found)
+    if found.module == "rigsync" and place(target or "") is None:
+        target = PUBLIC.get(found.name, target)  # a public name is an import of the module that it is loaded from
+    if target is None or target in (top, "__version__"):
+        return ""
+    if target == "testing":
+        return "testing is for tests; nothing of the package may depend on it"
+    if top == "testing":
+        return "" if target in TESTING_MAY_IMPORT else f"testing imports {', '.join(sorted(TESTING_MAY_IMPORT))} only"
+    here = place(top)
+    assert here is not None
+    if target == "":
+        all_public = max(place(module) or 0 for module in PUBLIC.values())
+        return "" if here > all_public else "'import rigsync' offers what stands to the right; name the module"
+    there = place(target)
+    if there is None:
+        return unknown(target)
+    return "" if there <= here else f"{top} imports {target}, which is to its right; the order is: {ORDER}"
+
+
+def _purity_problem(module: str, found: Import) -> str:
+    if found.root in IMPURE:
+        return f"the protocol core is pure and imports no {found.root}"
+    if found.root == "random" and found.name != "Random":
+        return "the protocol core gets its random numbers handed in: 'from random import Random', for the type"
+    if found.root == "iblutil" and module != "rigsync.protocol.messages":
+        return "iblutil is imported by protocol/messages.py alone; take its names from there"
+    if found.root not in (*sys.stdlib_module_names, "rigsync", "iblutil"):
+        return f"the protocol core has no dependency such as {found.root}"
+    return ""
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+PUBLIC = public_names()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> None:
+    """Skip the search for leaks: nothing here opens anything."""
+
+
+# ------------------------------------------------------------------------------------------------------- the rule
+
+
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_imports_point_left(path: Path) -> None:
+    found = violations(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py")
+    assert not found, "\n".join(found)
+
+
+def test_every_module_is_found() -> None:
+    found = {module_name(path) for path in modules()}
+    assert {"rigsync", "rigsync.errors", "rigsync.testing", "rigsync.protocol.messages"} <= found
+    assert len(found) > 20
+
+
+def test_the_public_names_are_known() -> None:
+    assert PUBLIC["Auxiliaries"] == "auxiliaries"
+    assert PUBLIC["ExpMessage"] == "protocol"
+    assert all(place(module) is not None for module in PUBLIC.values())
+
+
+def test_each_module_has_one_place() -> None:
+    assert sum(len(layer) for layer in LAYERS) == len(frozenset().union(*LAYERS))
+
+
+# ---------------------------------------------------------------------------------------------------- the checker
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "complaint"),
+    [
+        ("rigsync.errors", "from rigsync.protocol.messages import decode", "errors imports protocol, which is to its"),
+        ("rigsync.protocol.peer", "import rigsync.endpoint", "protocol imports endpoint"),
+        ("rigsync.protocol.peer", "from rigsync import service", "protocol imports service"),
+        ("rigsync.protocol.peer", "from .. import service", "protocol imports service"),
+        ("rigsync.protocol.peer", "from ..loop_thread import LoopThread", "protocol imports loop_thread"),
+        ("rigsync.service", "from rigsync.auxiliaries import Auxiliaries", "service imports auxiliaries"),
+        ("rigsync.service", "from .auxiliaries import Auxiliaries as A", "service imports auxiliaries"),
+        ("rigsync.rig", "def f():\n    from rigsync import journal", "rig imports journal"),
+        ("rigsync.rig", "if TYPE_CHECKING:\n    import rigsync.cli.push as p", "rig imports cli"),
+        ("rigsync.rig", "try:\n    import rigsync.web\nexcept ImportError:\n    pass", "rig imports web"),
+        ("rigsync.agent.checks", "from rigsync.cli import main", "agent imports cli"),
+        ("rigsync.cli.push", "from rigsync.testing import SimNetwork", "nothing of the package may depend on it"),
+        ("rigsync.rig", "from rigsync import Auxiliaries", "rig imports auxiliaries"),
+        ("rigsync.protocol.peer", "from rigsync import errors, Rig", "protocol imports rig"),
+        ("rigsync.testing", "from rigsync import Auxiliaries", "testing imports config, errors, protocol only"),
+        ("rigsync.rig", "from rigsync import Laser", "rigsync.Laser has no place"),
+        ("rigsync.rig", "import rigsync", "'import rigsync' offers what stands to the right"),
+        ("rigsync.rig", "import rigsync.lasers", "rigsync.lasers has no place"),
+        ("rigsync.lasers", "import json", "rigsync.lasers has no place in the order of imports; give it one in LAYERS"),
+        ("rigsync.lasers.shutter", "", "rigsync.lasers has no place"),
+        ("rigsync.testing", "from rigsync.service import RigServices", "testing imports config, errors, protocol only"),
+        ("rigsync.testing", "import rigsync.conditions", "testing imports config, errors, protocol only"),
+        ("rigsync.protocol.peer", "import asyncio", "imports no asyncio"),
+        ("rigsync.protocol.peer", "import json, socket", "imports no socket"),
+        ("rigsync.protocol.peer", "from threading import Lock", "imports no threading"),
+        ("rigsync.protocol.peer", "from time import monotonic", "imports no time"),
+        ("rigsync.protocol.peer", "import asyncio.events as e", "imports no asyncio"),
+        ("rigsync.protocol.peer", "def f():\n    import time", "imports no time"),
+        ("rigsync.protocol.peer", "import random", "gets its random numbers handed in"),
+        ("rigsync.protocol.peer", "from random import Random, uniform", "gets its random numbers handed in"),
+        ("rigsync.protocol.peer", "from random import *", "gets its random numbers handed in"),
+        ("rigsync.protocol.lifecycle", "from iblutil.io.net.base import ExpStatus", "by protocol/messages.py alone"),
+        ("rigsync.protocol.arguments", "import numpy as np", "no dependency such as numpy"),
+        ("rigsync", "from rigsync.rig import Rig", "load it lazily"),
+        ("rigsync", "from .rig import Rig", "load it lazily"),
+        ("rigsync", "import importlib", "load it lazily"),
+        ("rigsync", "import typing, asyncio", "load it lazily"),
+        ("rigsync", "try:\n    import numpy\nexcept ImportError:\n    numpy = None", "load it lazily"),
+        ("rigsync", "if TYPE_CHECKING:\n    pass\nelse:\n    import asyncio", "load it lazily"),
+        ("rigsync", "class Lazy:\n    import asyncio", "load it lazily"),
+    ],
+)
+def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> None:
+    (found,) = violations(f"from __future__ import annotations\n{statement}\n", module)
+    assert complaint in found
+    if "no place" not in complaint:
+        assert "line " in found
+
+
+@pytest.mark.parametrize(
+    ("module", "statement"),
+    [
+        ("rigsync.config", "from rigsync.errors import ConfigError\nimport rigsync.config_file"),
+        (
+            "rigsync.protocol.peer",
+            "from rigsync.protocol import events\nfrom . import clock\nfrom ..errors import X",
+        ),
+        ("rigsync.protocol.peer", "from random import Random\nimport json, math, re\nfrom collections import deque"),
+        ("rigsync.protocol.messages", "from iblutil.io.net.base import ExpMessage"),
+        ("rigsync.endpoint", "import asyncio, socket\nfrom rigsync.protocol.events import Event"),
+        ("rigsync.rig", "from rigsync import __version__\nfrom rigsync.service import x\nimport random, numpy"),
+        ("rigsync.rig", "from rigsync import endpoint, errors"),
+        (
+            "rigsync.cli.push",
+            "from rigsync.auxiliaries import Auxiliaries\nfrom rigsync.agent import f\nimport click",
+        ),
+        ("rigsync.testing", "from rigsync.protocol.peer import Line\nfrom rigsync.config import Timing\nimport heapq"),
+        ("rigsync.cli.push", "import rigsync\nfrom rigsync import Auxiliaries, ConfigError, load_rigs"),
+        ("rigsync.auxiliaries", "from rigsync import Rig, RigServices, PushError, ExpMessage"),
+        ("rigsync", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rigsync.rig import Rig"),
+        ("rigsync", "import typing\ndef __getattr__(name):\n    from importlib import import_module"),
+    ],
+)
+def test_a_good_import_is_let_through(module: str, statement: str) -> None:
+    assert violations(f"from __future__ import annotations\n{statement}\n", module) == []
+
+
+def test_relative_imports_of_a_package_start_at_the_package() -> None:
+    assert violations("from .peer import Line", "rigsync.protocol", is_package=True) == []
+    (found,) = violations("from ..service import x", "rigsync.protocol", is_package=True)
+    assert "protocol imports service" in found
+
+
+def test_an_unknown_module_is_told_with_the_order() -> None:
+    (found,) = violations("", "rigsync.lasers")
+    assert "docs/decisions/0005" in found
+    assert found.endswith(ORDER)
+
+
+def test_importing_rigsync_loads_nothing_of_it_but_itself() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    assert all(isinstance(node, ast.ImportFrom) and node.module in EAGER for node in eager_imports(tree))
