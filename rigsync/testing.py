@@ -26,7 +26,7 @@ from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import compose, validate_event
 from rigsync.protocol.clock import NANOSECONDS, StampClock
-from rigsync.protocol.events import Event, HandlerDue, HandlerOvertaken, PushCompleted
+from rigsync.protocol.events import Event, HandlerDue, PushCompleted
 from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.messages import ExpMessage
 from rigsync.protocol.peer import Line
@@ -213,6 +213,7 @@ class Coordinator:
         self.fanout = Fanout(configs, timing, network.draw_boot(), network.stamps(), network.random)
         self.events: list[Event] = []
         self.results: dict[float, PushCompleted] = {}
+        self._pushed = 0
         self._rigs = dict(rigs)
         self.lines: dict[SimAddress, tuple[str, Line]] = {}
         self._sources: dict[tuple[str, Line], SimAddress] = {}
@@ -223,8 +224,9 @@ class Coordinator:
                 self._sources[name, line] = address
 
     def push(self, event: str, *args: Any, rigs: Iterable[str] | None = None, timeout: float | None = None) -> float:
-        """Push a message; return its request time."""
-        request_time = self._network.now + len(self.results) * 1e-6 + self.fanout.outstanding * 1e-9
+        """Push a message; return the key of its result."""
+        self._pushed += 1
+        request_time = float(self._pushed)
         self.fanout.push(compose(event, *args), request_time, self._network.now, rigs, timeout)
         self.pump()
         return request_time
@@ -329,10 +331,6 @@ class FakeRig:
     def _settle(self, responder: Responder, task: int) -> None:
         responder.respond(task, None, self._network.now)
         self.pump()
-
-    def overtaken(self) -> list[ExpMessage]:
-        """Return the messages whose handlers EXPINTERRUPT has overtaken."""
-        return [event.event for event in self.events if isinstance(event, HandlerOvertaken)]
 
 
 class EchoRig:

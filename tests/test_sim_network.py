@@ -99,7 +99,6 @@ def play_session(seed: int) -> None:
     for rig in network.rigs.values():
         assert names(rig) == SESSION, f"seed {seed}: {rig.name}"
     assert link_states(coordinator) <= {LinkState.ALIVE, LinkState.SUSPECT}, f"seed {seed}: a link was called lost"
-    assert coordinator.fanout.outstanding == 0
     completed = [event for event in coordinator.events if isinstance(event, PushCompleted)]
     assert len(completed) == len(SESSION), f"seed {seed}: a push was completed twice"
 

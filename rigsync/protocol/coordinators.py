@@ -59,7 +59,6 @@ class Coordinator:
 class EchoLane:
     """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
 
-    last_seen: float
     guard: EchoGuard = field(default_factory=EchoGuard)
     answers: deque[tuple[ExpMessage, bytes]] = field(default_factory=lambda: deque(maxlen=WAITING_ANSWERS))
     awaited: tuple[ExpMessage, bytes] | None = None
@@ -110,15 +109,14 @@ class Coordinators:
         since = now - self._timing.lost_after
         return [known.address for known in self._known.values() if known.address and known.last_seen >= since]
 
-    def lane(self, source: Address, now: float) -> EchoLane:
+    def lane(self, source: Address) -> EchoLane:
         """Return the way to the iblutil coordinator at `source`."""
         lane = self._lanes.get(source)
         if lane is None:
-            lane = self._lanes[source] = EchoLane(now)
+            lane = self._lanes[source] = EchoLane()
             if len(self._lanes) > COORDINATORS:
                 self._lanes.popitem(last=False)
         self._lanes.move_to_end(source)
-        lane.last_seen = now
         return lane
 
     def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane, ExpMessage]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -67,14 +67,11 @@ class Fanout:
             peer.state in (LinkState.ALIVE, LinkState.SUSPECT) for peer in self.peers.values()
         )
 
-    @property
-    def outstanding(self) -> int:
-        """Number of pushes that are not completed."""
-        return len(self._pushes)
-
     def connect(self, now: float) -> None:
         """Begin to probe all rigs."""
-        self._each(lambda peer: peer.connect(now))
+        for peer in self.peers.values():
+            peer.connect(now)
+            self._note_timer(peer)
 
     def push(
         self,
@@ -123,10 +120,10 @@ class Fanout:
         """Probe one rig now; return the number of the probe."""
         return self.peers[rig].probe(now)
 
-    def farewell(self, now: float) -> None:
+    def farewell(self) -> None:
         """Tell the rigs that this coordinator is closing."""
         for peer in self.peers.values():
-            peer.farewell(now)
+            peer.farewell()
 
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
         """Take in a datagram that came from a rig on one of its lines."""
@@ -162,11 +159,6 @@ class Fanout:
         taken = self._events.copy()
         self._events.clear()
         return taken
-
-    def _each(self, act: Callable[[Peer], None]) -> None:
-        for peer in self.peers.values():
-            act(peer)
-            self._note_timer(peer)
 
     def _note_timer(self, peer: Peer) -> None:
         # Only ever earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.

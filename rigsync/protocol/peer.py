@@ -216,7 +216,7 @@ class Peer:
         self._send_probe(now)
         return self._probe_n
 
-    def farewell(self, now: float) -> None:
+    def farewell(self) -> None:
         """Tell a rigsync rig that this coordinator is closing."""
         if self.dialect is Dialect.RIGSYNC and self.state is not LinkState.LOST:
             self._probe_n += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, decide, named_reference
-from rigsync.protocol.messages import Alive, Array, Bye, ExpMessage, ExpStatus, Message, Probe, Request
+from rigsync.protocol.messages import Alive, Array, Bye, ExpMessage, ExpStatus, Probe, Request
 
 _SOURCES_REPORTED = 256
 """Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
@@ -43,7 +43,6 @@ class Task:
     event: ExpMessage
     args: list[Any]
     source: Address
-    accepted: float
     record: Record | None
     """Where the answer is kept for repeats; None in the iblutil dialect, which has none."""
     silent: bool = False
@@ -201,7 +200,7 @@ class Responder:
             self._count("overtaken request")
             return
         record = coordinator.open_record(frame.n, source)
-        task = self._new_task(frame.event, frame.args, source, now, record)
+        task = self._new_task(frame.event, frame.args, source, record)
         task.ack_due = now + self._timing.ack_delay
         if frame.at is not None:
             self._finish_failure(
@@ -219,7 +218,7 @@ class Responder:
     # --------------------------------------------------------------------------------------- iblutil dialect
 
     def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
-        lane = self._coordinators.lane(source, now)
+        lane = self._coordinators.lane(source)
         if data.endswith(messages.RIG_MARK):
             if lane.awaited and lane.awaited[1] == data:
                 lane.awaited = None
@@ -231,7 +230,7 @@ class Responder:
         if not lane.guard.allows(data, now):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send(source, data)
-        task = self._new_task(message.event, message.args, source, now, None)
+        task = self._new_task(message.event, message.args, source, None)
         task.silent = message.event is ExpMessage.ALYX and len(message.args) > 1 and all(message.args)
         self._accept(task, now)
 
@@ -244,9 +243,9 @@ class Responder:
 
     # ------------------------------------------------------------------------------------------------ acting
 
-    def _new_task(self, event: ExpMessage, args: list[Any], source: Address, now: float, record: Record | None) -> Task:
+    def _new_task(self, event: ExpMessage, args: list[Any], source: Address, record: Record | None) -> Task:
         self._numbers += 1
-        task = Task(self._numbers, event, args, source, now, record)
+        task = Task(self._numbers, event, args, source, record)
         self._tasks[task.number] = task
         return task
 
@@ -326,7 +325,14 @@ class Responder:
                 self._answers.clear()  # another experiment, or none
             self._answers[task.event] = args
             self._enter(status, exp_ref)
-        self._finish(task, lambda record: self._reply(task, record, message, now), message, None, now)
+        if task.record:
+            started, finished = self._stamps.stamp(task.started or now), self._stamps.stamp(now)
+            self._store(task.record, messages.reply(self._boot, task.record.n, message, started, finished))
+        elif not task.silent:
+            lane = self._coordinators.lane(task.source)
+            lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
+            self._send_next(task.source, lane, now)
+        self._finish(task, None, now)
 
     def _reference_after(self, task: Task) -> str | None:
         if task.event is ExpMessage.EXPINIT:
@@ -345,39 +351,20 @@ class Responder:
         plain = to_plain(dict(returned or {}), "the result")
         return answer_arguments(event, status, exp_ref, experiment_information(self.identity, status, exp_ref, plain))
 
-    def _reply(self, task: Task, record: Record, message: Message, now: float) -> bytes:
-        started = self._stamps.stamp(task.started or now)
-        return messages.reply(self._boot, record.n, message, started, self._stamps.stamp(now))
-
     def _finish_failure(self, task: Task, error: str, message: str, traceback: str, now: float) -> None:
-        self._finish(
-            task,
-            lambda record: messages.failure(self._boot, record.n, error, message, traceback),
-            None,
-            f"{error}: {message}",
-            now,
-        )
+        if task.record:
+            self._store(task.record, messages.failure(self._boot, task.record.n, error, message, traceback))
+        else:
+            self._send(task.source, messages.error_array(error, message, task.event))
+        self._finish(task, f"{error}: {message}", now)
 
-    def _finish(
-        self,
-        task: Task,
-        frame: Callable[[Record], bytes],
-        message: Message | None,
-        error: str | None,
-        now: float,
-    ) -> None:
+    def _store(self, record: Record, frame: bytes) -> None:
+        record.frame = frame
+        self._send(record.source, frame)
+
+    def _finish(self, task: Task, error: str | None, now: float) -> None:
         del self._tasks[task.number]
         self._events.append(MessageHandled(text_of(task.source), task.event, error))
-        if task.record:
-            task.record.frame = frame(task.record)
-            self._send(task.record.source, task.record.frame)
-        elif message is None:
-            kind, _, text = (error or "").partition(": ")
-            self._send(task.source, messages.error_array(kind, text, task.event))
-        elif not task.silent:
-            lane = self._coordinators.lane(task.source, now)
-            lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
-            self._send_next(task.source, lane, now)
         self._querying.discard(task.number)
         if self._lane.running is task:
             self._lane.running = None

@@ -664,12 +664,12 @@ def test_a_goodbye_from_a_rig_never_heard_of_means_nothing() -> None:
 
 
 def test_a_coordinator_that_closes_says_goodbye_to_rigs_that_understand_it(bench: PeerBench, ibl: PeerBench) -> None:
-    bench.peer.farewell(bench.now)
+    bench.peer.farewell()
     (data,) = bench.sent(Line.PROBES)
     frame = decode(data)
     assert isinstance(frame, Bye)
     assert frame.boot == COORDINATOR
-    ibl.peer.farewell(ibl.now)
+    ibl.peer.farewell()
     assert ibl.outbox == []
 
 
