@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import fnmatch
+import contextlib
 import logging
 import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, overload
 
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Rigs, load_rigs, rigs_from
-from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, UnknownRig
+from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError
 from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
 from rigsync.results import PingReply, PushResult, ResultLog
-from rigsync.service import RigServices, Subscribers, draw_request_time, resolve_future
+from rigsync.service import TOLD, RigServices, Subscribers, draw_request_time
 
 logger = logging.getLogger("rigsync.auxiliaries")
 
@@ -87,16 +87,15 @@ class Auxiliaries:
         self._stopping: asyncio.Event | None = None
         self._created: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._waiting: set[concurrent.futures.Future[Any]] = set()
-        self._closing = threading.Lock()
         self.thread = _ServiceThread(self)
         self.thread.start()
         try:
             self._created.result()
-        except BaseException:
+            if self.services:
+                self.connected.wait(self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout)
+        except BaseException:  # Ctrl-C too: nobody could close what nobody has
             self.close()
             raise
-        if self.services:
-            self.connected.wait(self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Auxiliaries:
@@ -131,12 +130,13 @@ class Auxiliaries:
     @property
     def is_connected(self) -> bool:
         """bool: True if every rig has answered lately."""
-        return self.services is not None and bool(self.services.is_connected)
+        return self.services is not None and self.is_running and bool(self.services.is_connected)
 
     @property
     def is_running(self) -> bool:
         """bool: True if the service thread is at work."""
-        return not self.stop_event.is_set() and self.thread.is_running
+        # A fork has a copy of this, and no thread.
+        return not self.stop_event.is_set() and self.thread.is_running and self.thread.is_alive()
 
     @property
     def log(self) -> ResultLog:
@@ -166,8 +166,8 @@ class Auxiliaries:
         Parameters
         ----------
         event : class or str
-            One of the classes in `rigsync.protocol.events` that come from a coordinator, or its name: ``LinkChanged``,
-            ``MessageReceived``, ``PushCompleted``, ``RigRestarted``, ...
+            One of the classes in `rigsync.service.TOLD`, or its name: ``LinkChanged``, ``MessageReceived``,
+            ``PushCompleted``, ``RigRestarted``, ...
         callback : callable
             Called with the event on the service thread, and so has to be quick and must not block.
 
@@ -181,7 +181,7 @@ class Auxiliaries:
         ValueError
             No such event.
         """
-        kinds = {kind.__name__: kind for kind in events.Event.__subclasses__()}
+        kinds = {kind.__name__: kind for kind in TOLD}
         name = getattr(event, "__name__", str(event))
         if name not in kinds:
             raise ValueError(f"no event {name!r}; choices: {', '.join(sorted(kinds))}")
@@ -264,15 +264,9 @@ class Auxiliaries:
         if not wait:
             self._remote.push(composed, request_time, _ignore, names, limit)
             return request_time
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._waiting.add(future)
-        try:
-            self._remote.push(composed, request_time, future.set_result, names, limit)
-            outcome: PushResult | PushError | NotRunning = self._await(future, self._remote.longest(limit))
-        finally:
-            self._waiting.discard(future)
-        if isinstance(outcome, NotRunning):
-            raise outcome
+        with self._waiters(1) as (future,):
+            self._remote.push(composed, request_time, _setter(future), names, limit)
+            outcome: PushResult | PushError = self._await(future, self._remote.longest(limit))
         return outcome
 
     def request(
@@ -310,14 +304,22 @@ class Auxiliaries:
             `RigTimeout` for silence, `RigRefused` where nothing listens at the port.
         """
         self._check_blocking("ping()")
-        if not self.is_running or self._remote is None:
+        remote = self._remote
+        if not self.is_running or remote is None:
             raise self._not_running()
         limit = _checked_timeout(timeout) or 0.0
-        futures: dict[str, concurrent.futures.Future[Any]] = {}
-        for name in self._choose(rigs or None) or self._rigs.rigs:
-            futures[name] = concurrent.futures.Future()
-            self.thread.call(self._remote.ping, name, limit, futures[name].set_result)
-        return {name: self._await(future, limit) for name, future in futures.items()}
+        names = self._choose(rigs or None) or list(self._rigs.rigs)
+
+        def begin(name: str, done: Callable[[Any], None]) -> None:
+            try:
+                remote.ping(name, limit, done)
+            except NotRunning as error:  # closed meanwhile
+                done(error)
+
+        with self._waiters(len(names)) as futures:
+            for name, future in zip(names, futures, strict=True):
+                self.thread.call(begin, name, _setter(future))
+            return {name: self._await(future, limit) for name, future in zip(names, futures, strict=True)}
 
     def clear_message_queue(self) -> int:
         """Take back the messages that have not been sent yet; for their rigs they end as `Aborted`.
@@ -326,6 +328,11 @@ class Auxiliaries:
         -------
         int
             The number of messages taken back, from at least one rig.
+
+        Raises
+        ------
+        LoopStuck
+            The service thread does not react.
         """
         remote = self._remote
         if remote is None or not self.is_running:
@@ -336,7 +343,10 @@ class Auxiliaries:
         async def withdraw(services: RigServices) -> int:
             return services.withdraw_queued()
 
-        return self.thread.run_coroutine(withdraw, remote)
+        try:
+            return self.thread.run_coroutine(withdraw, remote, STUCK_AFTER)
+        except TimeoutError:
+            raise _stuck() from None
 
     # ------------------------------------------------------------------------------------------ the daemon thread
 
@@ -397,15 +407,16 @@ class Auxiliaries:
                 logger.error("closing although %s", error)  # noqa: TRY400 - the text says all
         if self.thread.on_loop_thread:
             remote.close()
-        else:
-            closed = asyncio.get_running_loop().create_future()
+            return
+        with self._waiters(1) as (future,):
 
             def close_services() -> None:
                 remote.close()
-                resolve_future(closed, None)
+                _setter(future)(None)
 
-            self.thread.call(close_services)
-            await closed
+            with contextlib.suppress(NotRunning):  # the thread has ended, and has closed them before
+                self.thread.call(close_services)
+                await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
@@ -416,17 +427,17 @@ class Auxiliaries:
             On the service thread itself; set `stop_event` there.
         """
         self._check_blocking("close()")
-        with self._closing:
-            self.stop_event.set()
-            if self._created.done() and self._created.exception():
-                self.thread.stop()
-            self.thread.join(CLOSE_TIMEOUT)
+        self.stop_event.set()
+        if self._created.done() and self._created.exception():
+            self.thread.stop()
+        self.thread.join(CLOSE_TIMEOUT)
 
     def fail_waiters(self, reason: str) -> None:
-        """Tell all threads that wait in `push` that no answer will come; for the service thread."""
+        """Tell all threads that wait here that no answer will come; for the service thread."""
+        if not self._created.done():
+            self._created.set_exception(NotRunning(reason))
         for future in list(self._waiting):
-            if not future.done():
-                future.set_result(NotRunning(reason))
+            _setter(future)(NotRunning(reason))
 
     def _wake(self) -> None:
         def wake() -> None:
@@ -441,27 +452,31 @@ class Auxiliaries:
     # ------------------------------------------------------------------------------------------------ helpers
 
     def _choose(self, wanted: str | Iterable[str] | None) -> list[str] | None:
-        if wanted is None:
-            return None
-        chosen: set[str] = set()
-        for pattern in [wanted] if isinstance(wanted, str) else wanted:
-            if not isinstance(pattern, str):
-                raise TypeError(f"a rig is chosen by its name or a pattern, not by {type(pattern).__name__}")
-            matches = [pattern] if pattern in self._rigs.rigs else fnmatch.filter(self._rigs.rigs, pattern)
-            if not matches:
-                raise UnknownRig(pattern, self._rigs.rigs)
-            chosen.update(matches)
-        return [name for name in self._rigs.rigs if name in chosen]
+        return None if wanted is None else self._rigs.matching(wanted)
+
+    @contextlib.contextmanager
+    def _waiters(self, count: int) -> Iterator[list[concurrent.futures.Future[Any]]]:
+        """Make futures that are settled even if the service thread ends before it comes to them."""
+        futures: list[concurrent.futures.Future[Any]] = [concurrent.futures.Future() for _ in range(count)]
+        self._waiting.update(futures)
+        try:
+            yield futures
+        finally:
+            self._waiting.difference_update(futures)
 
     def _await(self, future: concurrent.futures.Future[Any], limit: float) -> Any:
         end = time.monotonic() + limit
         while True:
             wait = min(max(0.0, end - time.monotonic()) + self.refresh_rate, LONGEST_WAIT)
             try:
-                return future.result(wait)
+                outcome = future.result(wait)
             except concurrent.futures.TimeoutError:
                 if time.monotonic() >= end:
                     self._check_not_stuck()
+                continue
+            if isinstance(outcome, NotRunning):
+                raise outcome
+            return outcome
 
     def _check_not_stuck(self) -> None:
         # The rigs' time is over, and the thread settles such things itself: either it is busy, or stuck, or dead.
@@ -471,10 +486,7 @@ class Auxiliaries:
         except NotRunning:
             raise self._not_running() from None
         if not reacted.wait(STUCK_AFTER):
-            raise LoopStuck(
-                "the service thread does not react: a callback of this program blocks it; callbacks have to return "
-                "at once. The rigs may have received the message"
-            )
+            raise _stuck()
 
     def _check_blocking(self, call: str) -> None:
         if self.thread.on_loop_thread:
@@ -484,7 +496,9 @@ class Auxiliaries:
         failure = self.thread.failure
         if failure:
             return NotRunning(f"the service thread has died of {type(failure).__name__}: {failure}")
-        return NotRunning("closed: make a new Auxiliaries to go on")
+        if self.stop_event.is_set():
+            return NotRunning("closed: make a new Auxiliaries to go on")
+        return NotRunning("the service thread has ended, or this process is a fork: make a new Auxiliaries to go on")
 
 
 class _StopEvent(threading.Event):
@@ -511,6 +525,13 @@ class _ServiceThread(LoopThread):
 
     def task_failed(self, error: BaseException) -> None:
         self._auxiliaries.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
+        if self._auxiliaries.services:
+            self._auxiliaries.services.close()
+
+    def run(self) -> None:
+        super().run()
+        # For those who handed something over just before the loop was closed.
+        self._auxiliaries.fail_waiters("closed before every rig had answered")
 
 
 def _checked_timeout(timeout: float | None) -> float | None:
@@ -521,6 +542,23 @@ def _checked_timeout(timeout: float | None) -> float | None:
     if math.isnan(timeout) or timeout <= 0:
         raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
     return float(timeout)
+
+
+def _stuck() -> LoopStuck:
+    return LoopStuck(
+        "the service thread does not react: a callback of this program blocks it; callbacks have to return "
+        "at once. The rigs may have received the message"
+    )
+
+
+def _setter(future: concurrent.futures.Future[Any]) -> Callable[[Any], None]:
+    """Return what gives a future its result, unless it has one."""
+
+    def settle(outcome: Any) -> None:
+        if not future.done():
+            future.set_result(outcome)
+
+    return settle
 
 
 def _ignore(_: object) -> None:

@@ -118,7 +118,7 @@ class Endpoint:
                     break
         finally:
             self._pumping = False
-        self._arm()
+            self._arm()
 
     def close(self) -> None:
         """Send what is left, and close all sockets; idempotent."""
@@ -158,6 +158,8 @@ class Endpoint:
             line.transport.sendto(data)
 
     def _arm(self) -> None:
+        if self._closed:  # in an event
+            return
         due = self._core.next_timer()
         if self._timer and self._due <= due:
             return  # waking too early does no harm, arming anew for each datagram would cost
@@ -170,8 +172,10 @@ class Endpoint:
 
     def _tick(self) -> None:
         self._timer = None
-        self._core.handle_timer(self._loop.time())
-        self.pump()
+        try:
+            self._core.handle_timer(self._loop.time())
+        finally:
+            self.pump()
 
     def receive(self, data: bytes, source: Any) -> None:
         """Hand a datagram to the core."""

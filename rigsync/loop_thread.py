@@ -182,7 +182,7 @@ class LoopThread(threading.Thread):
         """
         if self.event_loop is None:
             raise AttributeError(f"{self.name} has no event loop yet; call start() first")
-        if not _is_coroutine_function(coroutine):
+        if not is_coroutine_function(coroutine):
             raise TypeError(f"expected a coroutine function (async def), not {coroutine!r}")
         if self.on_loop_thread:
             raise LoopBlocked(f"run_coroutine() on {self.name} itself would wait for ever; await the coroutine instead")
@@ -383,7 +383,8 @@ def _without_partial(function: object) -> object:
     return function
 
 
-def _is_coroutine_function(function: object) -> bool:
+def is_coroutine_function(function: object) -> bool:
+    """Tell whether calling it gives a coroutine; for partials and for objects that can be called, too."""
     function = _without_partial(function)
     return inspect.iscoroutinefunction(function) or (
         callable(function) and inspect.iscoroutinefunction(type(function).__call__)

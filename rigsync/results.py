@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,10 @@ class PushResult(dict[str, list[Any]]):
 
     def as_outcome(self) -> PushResult | PushError:
         """Return the result itself if every rig answered, else the error that holds it."""
-        if not self.failed:
-            return self
+        return self.as_error() if self.failed else self
+
+    def as_error(self) -> PushError:
+        """Return the error that holds the result of a push in which some rig failed."""
         all_late = all(isinstance(error, TimeoutError) for error in self.failed.values())
         return (PushTimeout if all_late else PushError)(self.message, self, self.failed)
 
@@ -83,18 +86,28 @@ class ResultLog(Mapping[float, Any]):
             raise ValueError(f"the log's limit is a positive whole number, not {limit!r}")
         self.limit = limit
         self._results: dict[float, PushResult | PushError] = {}
+        self._filing = threading.Lock()
 
     def file(self, request_time: float, outcome: PushResult | PushError) -> None:
-        """Add an outcome; the oldest beyond the limit goes. For the service thread alone."""
-        self._results[request_time] = outcome
-        if len(self._results) > self.limit:
-            del self._results[next(iter(self._results))]
+        """Add an outcome; the oldest beyond the limit goes. For its owner, on any thread."""
+        with self._filing:
+            self._results[request_time] = outcome
+            if len(self._results) > self.limit:
+                del self._results[next(iter(self._results))]
 
     def __getitem__(self, request_time: float) -> PushResult | PushError:
         return self._results[request_time]
 
     def __iter__(self) -> Iterator[float]:
-        return iter(tuple(self._results))  # a copy: the service thread may add while the caller iterates
+        return iter(tuple(self._results))  # a copy, as below: the service thread may add while the caller iterates
+
+    def values(self) -> ValuesView[PushResult | PushError]:
+        """Return the results there are now; the view does not follow the log."""
+        return self._results.copy().values()
+
+    def items(self) -> ItemsView[float, PushResult | PushError]:
+        """Return the request times and results there are now; the view does not follow the log."""
+        return self._results.copy().items()
 
     def __len__(self) -> int:
         return len(self._results)

@@ -7,13 +7,15 @@ import contextlib
 import errno
 import functools
 import inspect
+import itertools
 import logging
 import secrets
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from rigsync import __version__
 from rigsync.config import RigConfig, Timing, parse_uri
 from rigsync.endpoint import Endpoint, look_up
 from rigsync.errors import ListenError, LoopBlocked, NotRunning
-from rigsync.loop_thread import LoopThread
+from rigsync.loop_thread import LoopThread, is_coroutine_function
 from rigsync.ports import holder_of
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import to_plain, validate_event
@@ -46,7 +48,31 @@ CLOSE_TIMEOUT = 2.0
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function that handles a message."""
+
+    function: Callable[..., Any]
+    most: int | None
+    """Positional arguments that it takes, None for any number."""
+    is_coroutine: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Handler:
+        """Look at what a function takes, once."""
+        return cls(function, _most_arguments(function), is_coroutine_function(function))
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function with as many of a message's arguments as it takes."""
+        return self.function(*args[: self.most])
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
 
 
 class Rig:
@@ -95,7 +121,7 @@ class Rig:
         self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True))
         description = to_plain(experiment_description or {}, "experiment_description")
         self._identity = Identity(name, bool(main_sync), description, __version__)
-        self._handlers: dict[ExpMessage, list[tuple[Callable[..., Any], int | None]]] = {}
+        self._handlers: dict[ExpMessage, list[Handler]] = {}
         self._session: _Session | None = None
         self._thread: LoopThread | None = None
         self._uri = str(self._config.address)
@@ -113,24 +139,24 @@ class Rig:
     @property
     def status(self) -> ExpStatus:
         """ExpStatus: Where in its life cycle the rig is; CONNECTED while it does not serve."""
-        return self._session.responder.status if self._session else ExpStatus.CONNECTED
+        return session.responder.status if (session := self._session) else ExpStatus.CONNECTED
 
     @property
     def exp_ref(self) -> str | None:
         """Reference of the present experiment, as ``yyyy-mm-dd_n_subject``, or None."""
-        return self._session.responder.exp_ref if self._session else None
+        return session.responder.exp_ref if (session := self._session) else None
 
     @property
     def is_running(self) -> bool:
         """bool: Whether it serves."""
-        return self._session is not None
+        return self._session is not None and ((thread := self._thread) is None or thread.failure is None)
 
     def __repr__(self) -> str:
         return f"<Rig {self.name} {self.uri} {self.status.name if self.is_running else 'not running'}>"
 
     # ------------------------------------------------------------------------------------------------ handlers
 
-    def on(self, *messages: ExpMessage | str | int) -> Callable[[Handler], Handler]:
+    def on(self, *messages: ExpMessage | str | int) -> Callable[[Function], Function]:
         """Decorate a handler of one or more messages.
 
         It is called with what follows the event in the message, as far as it takes that many arguments: ``data`` for
@@ -154,12 +180,12 @@ class Rig:
         if not known:
             raise TypeError("name the message to handle, for instance @rig.on('EXPSTART')")
 
-        def register(handler: Handler) -> Handler:
-            if not callable(handler):
-                raise TypeError(f"a handler is a function, not {type(handler).__name__}")
+        def register(function: Function) -> Function:
+            if not callable(function):
+                raise TypeError(f"a handler is a function, not {type(function).__name__}")
             for event in known:
-                self._handlers.setdefault(event, []).append((handler, _most_arguments(handler)))
-            return handler
+                self._handlers.setdefault(event, []).append(Handler.of(function))
+            return function
 
         return register
 
@@ -177,15 +203,16 @@ class Rig:
         """
         if self._thread or self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        thread = LoopThread(f"rig-{self.name}")
-        thread.start()
+        thread = self._thread = _RigThread(self)  # before it serves, so that whoever sees it serve can close it
         try:
+            thread.start()
             thread.run_coroutine(Rig._open, self)
         except BaseException:
+            self._thread = None
             thread.stop()
-            thread.join(CLOSE_TIMEOUT)
+            if thread.ident is not None:
+                thread.join(CLOSE_TIMEOUT)
             raise
-        self._thread = thread
 
     def close(self) -> None:
         """Say goodbye to the coordinators and stop serving, within 2 s; may be called repeatedly.
@@ -202,27 +229,31 @@ class Rig:
             self._thread = thread
             raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
         end = time.monotonic() + CLOSE_TIMEOUT
-        workers = self._session.workers if self._session else None
-        with contextlib.suppress(NotRunning, TimeoutError):
-            thread.run_coroutine(Rig._close, self, CLOSE_TIMEOUT / 2)
+        session, self._session = self._session, None
+        if session:
+            with contextlib.suppress(NotRunning):
+                # Not awaited: where a handler blocks the loop, the socket is closed as soon as that ends.
+                thread.call(session.leave)
         thread.stop()
         thread.join(max(0.1, end - time.monotonic()))
-        for stuck in workers.close(max(0.1, end - time.monotonic())) if workers else ():
-            logger.warning("%s: %s is still running its handler; it is left to itself", self.name, stuck)
+        if session:
+            session.end_workers(max(0.1, end - time.monotonic()))
 
     def run(self) -> None:
-        """Serve in the foreground, until Ctrl-C or SIGTERM.
+        """Serve in the foreground, until Ctrl-C, SIGTERM, or `close` on another thread.
 
         Raises
         ------
         ListenError
             The port is in use, or the address is not this machine's.
+        NotRunning
+            The event loop has died.
         """
         asked = threading.Event()
         with _stop_signals(asked), self:
-            while not asked.wait(WAKE_INTERVAL):
-                if self._thread and not self._thread.is_running:
-                    raise NotRunning(f"rig {self.name} has stopped: {self._thread.failure}")
+            while not asked.wait(WAKE_INTERVAL) and (thread := self._thread):
+                if thread.failure is not None:
+                    raise NotRunning(f"rig {self.name} has stopped: {thread.failure!r}")
 
     def __enter__(self) -> Rig:
         self.start()
@@ -237,10 +268,10 @@ class Rig:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        workers = self._session.workers if self._session else None
-        await self._close()
-        if workers:
-            await asyncio.get_running_loop().run_in_executor(None, workers.close, CLOSE_TIMEOUT)
+        session, self._session = self._session, None
+        if session:
+            await session.end_coroutines(CLOSE_TIMEOUT / 2)
+            await asyncio.get_running_loop().run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
 
     async def _open(self) -> None:
         if self._session:
@@ -259,11 +290,6 @@ class Rig:
         self._session = session
         logger.info("rig %s listens on %s", self.name, self._uri)
 
-    async def _close(self) -> None:
-        session, self._session = self._session, None
-        if session:
-            await session.close()
-
 
 def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
     if error.errno == errno.EADDRINUSE:
@@ -277,10 +303,22 @@ def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
     return ListenError(f"cannot listen on {uri}: {error}")
 
 
+class _RigThread(LoopThread):
+    """The daemon thread of one `Rig`."""
+
+    def __init__(self, rig: Rig):
+        super().__init__(f"rig-{rig.name}")
+        self._rig = rig
+
+    def task_failed(self, error: BaseException) -> None:
+        if session := self._rig._session:
+            session.leave()
+
+
 class _Session:
     """One stretch of serving: the core, its pump, and the handlers that are running."""
 
-    def __init__(self, identity: Identity, handlers: dict[ExpMessage, list[tuple[Callable[..., Any], int | None]]]):
+    def __init__(self, identity: Identity, handlers: dict[ExpMessage, list[Handler]]):
         loop = asyncio.get_running_loop()
         stamps = StampClock(time.time_ns(), loop.time())
         self._name, self._handlers, self._loop = identity.name, handlers, loop
@@ -288,21 +326,36 @@ class _Session:
         self.endpoint = Endpoint(self.responder, self._on_event)
         self.workers = Workers(identity.name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
+        self._given_up: set[int] = set()
+        self._left = False
 
-    async def close(self) -> None:
-        """Say goodbye, close the socket, and cancel coroutine handlers. Workers are closed apart, off the loop."""
+    def leave(self) -> None:
+        """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""
+        self._left = True
         self.responder.farewell(self.endpoint.now())
         self.endpoint.close()
-        running = list(self._coroutines.values())
-        for task in running:
+        for task in self._coroutines.values():
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+
+    async def end_coroutines(self, timeout: float) -> None:
+        """Leave, and give coroutine handlers some seconds to end."""
+        self.leave()
+        if self._coroutines:
+            _, stuck = await asyncio.wait(self._coroutines.values(), timeout=timeout)
+            for task in stuck:
+                logger.warning("%s: %s does not end when cancelled; it is left to itself", self._name, task.get_name())
+
+    def end_workers(self, timeout: float) -> None:
+        """Give plain handlers some seconds to end; off the loop."""
+        for stuck in self.workers.close(timeout):
+            logger.warning("%s: %s is still running its handler; it is left to itself", self._name, stuck)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, HandlerDue):
             self._begin(event)
         elif isinstance(event, HandlerOvertaken):
             logger.warning("%s: EXPINTERRUPT overtakes the handler of %s", self._name, event.event.name)
+            self._given_up.add(event.task)
             if task := self._coroutines.get(event.task):
                 task.cancel()
         elif isinstance(event, StatusChanged):
@@ -320,54 +373,78 @@ class _Session:
             logger.warning("%s: %s sent %s (counted from now on)", self._name, event.source, event.problem)
 
     def _begin(self, due: HandlerDue) -> None:
-        handlers = self._handlers[due.event]
-        if any(inspect.iscoroutinefunction(handler) for handler, _ in handlers):
-            task = self._loop.create_task(self._run_mixed(due), name=f"rigsync {due.event.name} handler")
+        handlers = tuple(self._handlers[due.event])
+        if any(handler.is_coroutine for handler in handlers):
+            task = self._loop.create_task(self._run_mixed(due, handlers), name=f"rigsync {due.event.name} handler")
             self._coroutines[due.task] = task
-            task.add_done_callback(lambda _: self._coroutines.pop(due.task, None))
+            task.add_done_callback(lambda _: self._forget(due.task))
             return
-        job = functools.partial(_run_all, self._name, due, handlers)
+        job = functools.partial(self._run_plain, due, handlers)
         self.workers.submit(
             job, lambda result, error: self._loop.call_soon_threadsafe(self._settle, due, result, error)
         )
 
-    async def _run_mixed(self, due: HandlerDue) -> None:
+    def _run_plain(self, due: HandlerDue, handlers: Iterable[Handler]) -> Any:
         outcomes = _Outcomes(self._name, due.event)
-        for handler, most in self._handlers[due.event]:
+        for handler in self._unless_overtaken(due.task, handlers):
             try:
-                if inspect.iscoroutinefunction(handler):
-                    outcomes.add(await handler(*due.args[:most]))
-                else:
-                    outcomes.add(await self._in_worker(functools.partial(handler, *due.args[:most])))
-            except asyncio.CancelledError:
-                raise
+                outcomes.add(handler(due.args))
             except BaseException as error:
+                outcomes.add_error(handler, error)
+        return outcomes.merged()
+
+    async def _run_mixed(self, due: HandlerDue, handlers: Iterable[Handler]) -> None:
+        outcomes = _Outcomes(self._name, due.event)
+        for handler in self._unless_overtaken(due.task, handlers):
+            try:
+                if handler.is_coroutine:
+                    outcomes.add(await handler(due.args))
+                else:
+                    result, error = await self._in_worker(functools.partial(handler, due.args))
+                    if error is not None:
+                        raise error
+                    outcomes.add(result)
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and self._is_given_up(due.task):
+                    raise
                 outcomes.add_error(handler, error)
         try:
             self._settle(due, outcomes.merged(), None)
         except BaseException as error:
             self._settle(due, None, error)
 
-    async def _in_worker(self, function: Callable[[], Any]) -> Any:
-        future: asyncio.Future[Any] = self._loop.create_future()
+    async def _in_worker(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        # The exception comes back as a value, since neither a future nor a coroutine can raise StopIteration.
+        future: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
 
-        def settle(result: Any, error: BaseException | None) -> None:
+        def settle(*outcome: Any) -> None:
             if not future.done():
-                future.set_result(result) if error is None else future.set_exception(error)
+                future.set_result(outcome)
 
         self.workers.submit(function, lambda *outcome: self._loop.call_soon_threadsafe(settle, *outcome))
         return await future
 
+    def _unless_overtaken(self, number: int, handlers: Iterable[Handler]) -> Iterator[Handler]:
+        # What EXPINTERRUPT has stopped, the next handler of an overtaken EXPSTART must not start.
+        return itertools.takewhile(lambda _: not self._is_given_up(number), handlers)
+
+    def _is_given_up(self, number: int) -> bool:
+        return self._left or number in self._given_up
+
+    def _forget(self, number: int) -> None:
+        self._coroutines.pop(number, None)
+        self._given_up.discard(number)
+
     def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
+        self._forget(due.task)
         now = self.endpoint.now()
         if error is None:
             try:
                 self.responder.respond(due.task, result, now)
-            except Exception as problem:
+            except BaseException as problem:  # out of what the handler returned
                 error = problem
         if error is not None:
-            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            self.responder.fail(due.task, type(error).__name__, str(error), text, now)
+            self.responder.fail(due.task, type(error).__name__, *_described(error), now)
         self.endpoint.pump()
 
 
@@ -384,15 +461,15 @@ class _Outcomes:
         if returned is not None:
             self._returned.append(returned)
 
-    def add_error(self, handler: Callable[..., Any], error: BaseException) -> None:
+    def add_error(self, handler: Handler, error: BaseException) -> None:
         """Take in what a handler raised; the first is what the coordinator hears of."""
-        name = getattr(handler, "__qualname__", repr(handler))
-        logger.error("%s: handler %s of %s failed", self._rig, name, self._event.name, exc_info=error)
-        self._error = self._error or error
+        if self._error is None:
+            self._error = error
+        logger.error("%s: handler %s of %s failed", self._rig, handler.name, self._event.name, exc_info=error)
 
     def merged(self) -> Any:
         """Return the one result, or all of them in one dict; raise the first exception."""
-        if self._error:
+        if self._error is not None:
             raise self._error
         if len(self._returned) < 2:
             return self._returned[0] if self._returned else None
@@ -402,14 +479,12 @@ class _Outcomes:
         return merged
 
 
-def _run_all(rig: str, due: HandlerDue, handlers: Sequence[tuple[Callable[..., Any], int | None]]) -> Any:
-    outcomes = _Outcomes(rig, due.event)
-    for handler, most in handlers:
-        try:
-            outcomes.add(handler(*due.args[:most]))
-        except BaseException as error:
-            outcomes.add_error(handler, error)
-    return outcomes.merged()
+def _described(error: BaseException) -> tuple[str, str]:
+    """Return text and traceback. Whatever is wrong with an exception must not keep the coordinator waiting."""
+    with contextlib.suppress(Exception):
+        told = traceback.TracebackException.from_exception(error)  # whose text can be had even where str() fails
+        return str(told), "".join(told.format())
+    return "(an exception that cannot be shown)", ""
 
 
 def _most_arguments(handler: Callable[..., Any]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -24,6 +25,7 @@ from rigsync.errors import NotRunning, PushError, RigError, RigRefused, RigsyncE
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import (
+    DialectDetected,
     Event,
     LinkChanged,
     LinkState,
@@ -33,6 +35,7 @@ from rigsync.protocol.events import (
     PushCompleted,
     RemoteComplaint,
     RequestReceived,
+    RigRestarted,
     ViolationSeen,
 )
 from rigsync.protocol.fanout import Fanout
@@ -44,6 +47,20 @@ logger = logging.getLogger("rigsync.service")
 
 Outcome = PushResult | PushError
 Subscriber = Callable[[Any], object]
+
+TOLD: tuple[type[Event], ...] = (
+    DialectDetected,
+    LinkChanged,
+    MessageReceived,
+    ProbeAnswered,
+    ProbeRefused,
+    PushCompleted,
+    RemoteComplaint,
+    RequestReceived,
+    RigRestarted,
+    ViolationSeen,
+)
+"""The events that a coordinator tells subscribers of."""
 
 _clock_lock = threading.Lock()
 _last_request_time = 0.0
@@ -76,15 +93,15 @@ class Subscribers:
 
     def tell(self, event: Event) -> None:
         """Call each subscriber of the event."""
-        for callback in self._by_event.get(type(event), ()):
+        for callback in tuple(self._by_event.get(type(event), ())):
             guarded(f"subscriber to {type(event).__name__}", callback, event)
 
 
 def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
-    """Call a user's function; an exception is logged with the function's name and harms nothing else."""
+    """Call a user's function; an exception, be it SystemExit, is logged with the function's name and harms no other."""
     try:
         callback(*args)
-    except Exception:
+    except BaseException:
         name = getattr(callback, "__qualname__", None) or repr(callback)
         logger.exception("%s %s raised an exception; the others run and the link stays", role, name)
 
@@ -109,7 +126,8 @@ class RemoteRig(base.Communicator):
         self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
         events = (NULL_MESSAGE, *ExpMessage.__members__.values())
         self._callbacks: dict[ExpMessage, list[Any]] = {event: [] for event in events}
-        self._unclaimed: dict[ExpMessage, tuple[list[Any], tuple[Any, ...]]] = {}
+        self._unclaimed: dict[ExpMessage, tuple[list[Any], tuple[Any, ...]] | RigError] = {}
+        self._lock = threading.RLock()  # for both of these: callers are on any thread
 
     def __repr__(self) -> str:
         return f"<RemoteRig {self.name} {self.server_uri} {self.state.value}>"
@@ -192,12 +210,14 @@ class RemoteRig(base.Communicator):
         Raises
         ------
         RigError
-            The rig did not confirm it, refused it, or failed.
+            The rig did not confirm it. (A failure after that is raised by `on_event`.)
         """
         self._check_address(addr)
-        self._unclaimed.clear()
+        message = self._compose(data)
+        with self._lock:
+            self._unclaimed.pop(message.event, None)
         confirmed = asyncio.get_running_loop().create_future()
-        self._services.send_confirmed(self._compose(data), self.name, timeout, confirmed)
+        self._services.send_confirmed(message, self.name, timeout, confirmed)
         await confirmed
 
     def send(self, data: Any, addr: Any = None) -> None:
@@ -214,38 +234,118 @@ class RemoteRig(base.Communicator):
         self._services.push(self._compose(data), draw_request_time(), lambda _: None, [self.name])
 
     async def on_event(self, event: Any) -> Any:
-        """Wait for a message from the rig; the answer to the last `confirmed_send` is not missed by coming late.
+        """Wait for a message from the rig; the answer to the last `confirmed_send` of it is not missed by coming late.
 
         Returns
         -------
         (list, tuple)
             What follows the event, and the rig's address; for several events at once, also the event.
+
+        Raises
+        ------
+        RigError
+            The rig failed to answer the last `confirmed_send`.
         """
         event = ExpMessage.validate(event)
-        if event in self._unclaimed:
-            return self._unclaimed.pop(event)
-        return await super().on_event(event)
+        future = asyncio.get_running_loop().create_future()
+        with self._lock:
+            for single in _singles(event):
+                if outcome := self._unclaimed.pop(single, None):
+                    if isinstance(outcome, RigError):
+                        raise outcome
+                    return outcome if single is event else (*outcome, single)
+            self.assign_callback(event, future)
+        try:
+            return await future
+        finally:  # one that was given up must not take the next answer
+            self.clear_callbacks(event, future, cancel_futures=False)
+
+    def assign_callback(self, event: Any, callback: Any) -> None:
+        """Have a function called, or a future resolved, when a message comes.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``, or 0 for the errors that an iblutil rig reports.
+        callback : callable or asyncio.Future
+            Called on the services' thread with what follows the event and the rig's address; where there are several
+            events, also with the event. A future, which may be of any event loop, has these as a tuple.
+        """
+        event = ExpMessage.validate(event)
+        if not (callable(callback) or asyncio.isfuture(callback)):
+            raise TypeError("a callback is a function or a future")
+        singles = _singles(event)
+        with self._lock:
+            for single in singles:
+                # Not as iblutil finds it out, which takes several events for one since Python 3.12.
+                self._callbacks[single].append((callback, singles != [event]))
+
+    def clear_callbacks(self, event: Any, callback: Any = None, cancel_futures: bool = True) -> int:
+        """Remove the callbacks of a message, or one of them.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``.
+        callback : callable or asyncio.Future, optional
+            The one to remove; all by default.
+        cancel_futures : bool
+            Whether to cancel the futures among them.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        wanted = callback and _identity(callback)
+        removed = []
+        with self._lock:
+            for single in _singles(ExpMessage.validate(event)):
+                for entry in tuple(self._callbacks[single]):
+                    if not callback or _identity(entry[0]) == wanted:
+                        self._callbacks[single].remove(entry)
+                        removed.append(entry[0])
+        for future in removed:
+            if cancel_futures and asyncio.isfuture(future):
+                on_loop_of(future, future.cancel)
+        return len(removed)
 
     def close(self) -> None:
         """Remove all callbacks and cancel futures; the socket closes with the services."""
-        super().close()
+        for event in self._callbacks:
+            self.clear_callbacks(event)
 
     def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...], answers: bool) -> None:
         """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
 
         Unlike there, a callback that raises keeps neither the others nor the link from going on.
         """
-        claimed = False
-        for callback, return_event in tuple(self._callbacks[event]):
+        with self._lock:
+            callbacks = self._claim(event, (args, addr) if answers else None)
+        for callback, return_event in callbacks:
             content = (args, addr, event) if return_event else (args, addr)
             if asyncio.isfuture(callback):
-                claimed = True
-                self.clear_callbacks(event or NULL_MESSAGE, callback, cancel_futures=False)
                 resolve_future(callback, content)
             else:
                 guarded(f"callback for {event.name or 'errors'} from {self.name}", callback, *content)
-        if answers and not claimed:
-            self._unclaimed[event] = (args, addr)
+
+    def deliver_failure(self, event: ExpMessage, error: RigError) -> None:
+        """Tell who waits for the answer that there will be none; for `RigServices`."""
+        with self._lock:
+            callbacks = self._claim(event, error)
+        for callback, _ in callbacks:
+            if asyncio.isfuture(callback):
+                resolve_future(callback, error)
+
+    def _claim(self, event: ExpMessage, outcome: Any) -> list[tuple[Any, bool]]:
+        """Return the callbacks of an event, and keep the outcome, if any, for `on_event` where no future waits."""
+        callbacks = [entry for entry in self._callbacks[event] if not (asyncio.isfuture(entry[0]) and entry[0].done())]
+        futures = [callback for callback, _ in callbacks if asyncio.isfuture(callback)]
+        for entries in self._callbacks.values():  # a future that waits for several events is in several lists
+            entries[:] = [entry for entry in entries if not any(entry[0] is future for future in futures)]
+        if outcome and not futures:
+            self._unclaimed[event] = outcome
+        return callbacks
 
     def _check_address(self, addr: Any) -> None:
         if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._services.address(self.name)):
@@ -262,6 +362,18 @@ class RemoteRig(base.Communicator):
         if event is ExpMessage.ALYX and len(args) == 2:
             return Message.of(event, args)  # address and token, as iblutil's own Service.alyx gives them
         return compose(event, *args)
+
+
+def _singles(event: ExpMessage) -> list[ExpMessage]:
+    """Return the events of which this one is made, the null message included."""
+    if not event:
+        return [NULL_MESSAGE]
+    return [single for single in ExpMessage.__members__.values() if single & event]
+
+
+def _identity(callback: Any) -> Any:
+    """Return by what iblutil knows a callback again, also one that its Services has wrapped."""
+    return getattr(callback, "id", None) or hash(callback)
 
 
 class RigServices(app.Services):
@@ -311,6 +423,7 @@ class RigServices(app.Services):
         self._addresses: dict[str, tuple[Any, ...]] = {}
         self._pending: dict[float, Callable[[Outcome | NotRunning], object]] = {}
         self._confirmations: dict[float, asyncio.Future[None]] = {}
+        self._confirmed: set[float] = set()
         self._pings: dict[tuple[str, int], Callable[[PingReply | RigError], object]] = {}
 
     # --------------------------------------------------------------------------------------------- life cycle
@@ -324,7 +437,11 @@ class RigServices(app.Services):
             A name that does not resolve, or two rigs at one address; names the rig.
         RigsyncError
             The system gives no more sockets.
+        RuntimeError
+            They are open.
         """
+        if self.is_open:
+            raise RuntimeError("the services are open already")
         loop = self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         resolved = {name: await look_up(config) for name, config in self._rigs.rigs.items()}
@@ -332,14 +449,17 @@ class RigServices(app.Services):
         check_distinct(self._addresses)
         stamps = StampClock(time.time_ns(), loop.time())
         self._fanout = Fanout(self._rigs.rigs, self._rigs.timing, secrets.token_hex(8), stamps, Random())
-        endpoint = self._endpoint = Endpoint(self._fanout, self._on_event, self._fanout.report_refusal)
+        endpoint = Endpoint(self._fanout, self._on_event, self._fanout.report_refusal)
         try:
             for name, (family, address) in resolved.items():
                 for line in Line:
                     await endpoint.connect((name, line), family, address)
-        except OSError as error:
+        except BaseException as error:
             endpoint.close()
-            raise self._explained(error, name) from error
+            if isinstance(error, OSError):
+                raise self._explained(error, name) from error
+            raise
+        self._endpoint = endpoint
         self._fanout.connect(loop.time())
         endpoint.pump()
 
@@ -357,12 +477,17 @@ class RigServices(app.Services):
         return self._endpoint is not None
 
     def close(self) -> None:
-        """Say goodbye to the rigs, close the sockets, and settle what is outstanding; on the loop's thread."""
+        """Say goodbye to the rigs, close the sockets, and settle what is outstanding; soon, if not on the loop."""
+        if self._loop and threading.get_ident() != self._thread:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and they were before it
+                self._loop.call_soon_threadsafe(self.close)
+            return
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is None or self._fanout is None:
             return
-        self._fanout.farewell(endpoint.now())
+        self._fanout.farewell()
         endpoint.close()
+        self._fanout = None
         closed = NotRunning("closed before every rig had answered")
         pending, self._pending = self._pending, {}
         for done in pending.values():
@@ -370,9 +495,9 @@ class RigServices(app.Services):
         for future in self._confirmations.values():
             resolve_future(future, closed)
         self._confirmations.clear()
-        for (name, _), done_ping in list(self._pings.items()):
-            done_ping(RigTimeout(name, "closed before the probe was answered"))
-        self._pings.clear()
+        self._confirmed.clear()
+        for name, n in list(self._pings):
+            self._finish_ping((name, n), RigTimeout(name, "closed before the probe was answered"))
         self.connected.unset()
         super().close()
 
@@ -501,8 +626,16 @@ class RigServices(app.Services):
         if concurrent:
             return dict(await self.request(message))
         answers: dict[str, Any] = {}
+        failures: dict[str, RigError] = {}
         for name in reversed(list(self)) if reverse else list(self):
-            answers.update(await self.request(message, [name]))
+            try:
+                answers.update(await self.request(message, [name]))
+            except PushError as error:  # the others are told all the same
+                failures.update(error.failed)
+                last = error
+        if failures:
+            result = PushResult(message.event.name, last.result.request_time, answers, failures)
+            raise result.as_error()
         return answers
 
     @staticmethod
@@ -571,6 +704,7 @@ class RigServices(app.Services):
             return
         elif isinstance(event, RequestReceived):
             if confirmation := self._confirmations.get(event.request_time):
+                self._confirmed.add(event.request_time)
                 resolve_future(confirmation, None)
         elif isinstance(event, ProbeAnswered):
             self._finish_ping((event.rig, event.n), self._ping_reply(event))
@@ -590,11 +724,16 @@ class RigServices(app.Services):
         outcome = result.as_outcome()
         for error in event.failures.values():
             logger.error("%s: %s", event.event.name, error)
+        done = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
         self._confirmations.pop(event.request_time, None)
+        if event.request_time in self._confirmed:
+            self._confirmed.remove(event.request_time)
+            for name, error in event.failures.items():
+                self[name].deliver_failure(event.event, error)
         self.log.file(event.request_time, outcome)
         self.response_received.announce()
         self.subscribers.tell(event)
-        if done := self._pending.pop(event.request_time, None):
+        if done:
             done(outcome)
 
     def _note_link(self, event: LinkChanged) -> None:
@@ -640,6 +779,11 @@ def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
         else:
             future.set_result(outcome)
 
+    on_loop_of(future, settle)
+
+
+def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> None:
+    """Call a function where the future may be touched: here, if its loop runs this, else on its loop, soon."""
     loop = future.get_loop()
     try:
         running = asyncio.get_running_loop()

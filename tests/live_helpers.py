@@ -172,7 +172,7 @@ class EchoServer:
 
     def send(self, *message: Any) -> Future[Any]:
         """Send a message of its own accord to who spoke last."""
-        return asyncio.run_coroutine_threadsafe(self.protocol.confirmed_send(list(message), self.client), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._confirm(list(message), self.client), self._loop)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -181,8 +181,12 @@ class EchoServer:
         finally:
             self._loop.close()
 
+    async def _confirm(self, message: list[Any], addr: Any) -> None:
+        async with self._sending:  # iblutil takes the echo of one message for that of the next
+            await self.protocol.confirmed_send(message, addr)
+
     async def _serve(self) -> None:
-        self._end = asyncio.Event()
+        self._end, self._sending = asyncio.Event(), asyncio.Lock()
         tasks: set[asyncio.Task[None]] = set()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("127.0.0.1", 0))
@@ -199,11 +203,7 @@ class EchoServer:
             self.calls.append((event, data))
             answer = self._answer(event, data)
             if answer is not None:
-                tasks.add(asyncio.ensure_future(confirm([int(event), *answer], addr)))
-
-        async def confirm(message: list[Any], addr: Any) -> None:
-            with contextlib.suppress(TimeoutError, asyncio.TimeoutError, RuntimeError, asyncio.CancelledError):
-                await server.confirmed_send(message, addr)
+                tasks.add(asyncio.ensure_future(self._confirm([int(event), *answer], addr)))
 
         for event in ExpMessage.__members__.values():
             server.assign_callback(event, lambda data, addr, event=event: receive(data, addr, event))

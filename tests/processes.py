@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -34,11 +35,10 @@ ROOT = Path(__file__).parents[1]
 LONG = 30.0
 """Seconds that only pass where something is broken."""
 
-PROBE_WARNING = r"Expected list, got \{'rigsync': 1, 'kind': 'probe'"
+PROBE_WARNING = r"Expected list, got \{'rigsync'. 1, 'kind'. 'probe'"
 """iblutil warns of each probe: all that it says of rigsync. Any other warning of its is an error."""
 
 TOKEN = {"sync": "f3a8"}
-MESSAGES = tuple(ExpMessage.__members__.values())
 
 Report = Callable[..., None]
 
@@ -87,12 +87,15 @@ class IblutilRig:
         Where it listens, on 127.0.0.1.
     failing : iterable of str
         Messages whose callback raises a ValueError.
+    held : iterable of str
+        Messages that are answered only after `let_go`.
     report : callable
         Called with what happens: ``called, message, args``; ``answered, message``; ``error, text``.
     """
 
-    def __init__(self, name: str, port: int, failing: Iterable[str], report: Report):
-        self.name, self.port, self.failing, self.report = name, port, frozenset(failing), report
+    def __init__(self, name: str, port: int, failing: Iterable[str], held: Iterable[str], report: Report):
+        self.name, self.port, self.report = name, port, report
+        self.failing, self.held = frozenset(failing), frozenset(held)
         self.address: Any = None
         self.token: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +105,9 @@ class IblutilRig:
         loop.set_exception_handler(lambda _, context: self.report("error", repr(context.get("exception", context))))
         log = logging.getLogger(f"iblutil.{self.name}")  # else it would set up one that writes on standard output
         self.server = await EchoProtocol.server(f"udp://127.0.0.1:{self.port}", name=self.name, log=log)
-        self.server.assign_callback(ExpMessage.any(), self._called)
+        self._go = asyncio.Event()
+        for event in ExpMessage.__members__.values():  # each apart: iblutil's callbacks for several need Python < 3.12
+            self.server.assign_callback(event, functools.partial(self._called, event))
 
     async def close(self) -> None:
         self.server.close()
@@ -111,11 +116,15 @@ class IblutilRig:
         """Send a message of its own accord to whoever sent the last one."""
         await self._answer(ExpMessage[message], [])
 
+    async def let_go(self) -> None:
+        """Send the answers that were held."""
+        self._go.set()
+
     async def is_connected(self) -> bool:
         """Whether its socket is open, which it closes for good where an echo is wrong or late."""
         return bool(self.server.is_connected)
 
-    def _called(self, args: list[Any], address: Any, event: ExpMessage) -> None:
+    def _called(self, event: ExpMessage, args: list[Any], address: Any) -> None:
         self.report("called", event.name, args)
         if event.name in self.failing:
             raise ValueError(f"{self.name} cannot do {event.name}")
@@ -123,11 +132,13 @@ class IblutilRig:
         if event is ExpMessage.ALYX and all(args):
             self.token = args
             return  # a token was handed over: the echo is the answer
-        task = asyncio.get_running_loop().create_task(self._answer(event, args))
+        task = asyncio.get_running_loop().create_task(self._answer(event, args, event.name in self.held))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, event: ExpMessage, args: list[Any]) -> None:
+    async def _answer(self, event: ExpMessage, args: list[Any], held: bool = False) -> None:
+        if held:
+            await self._go.wait()
         server, address = self.server, self.address
         info = {"rig": self.name, "event": event.name, "got": args}
         answers = {
@@ -151,11 +162,11 @@ class IblutilRig:
 class IblutilServer:
     """An `IblutilRig` on a thread of this process. A context manager, like `Program`."""
 
-    def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = ()):
+    def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = (), held: Iterable[str] = ()):
         self.reports: list[list[Any]] = []
         self.name, self.port = name, free_port() if port is None else port
         self.uri = f"udp://127.0.0.1:{self.port}"
-        self.rig = IblutilRig(name, self.port, failing, lambda *report: self.reports.append(list(report)))
+        self.rig = IblutilRig(name, self.port, failing, held, lambda *report: self.reports.append(list(report)))
         self._thread = LoopThread(f"iblutil-{name}")
 
     @property
@@ -170,9 +181,17 @@ class IblutilServer:
     def is_connected(self) -> bool:
         return self._thread.run_coroutine(IblutilRig.is_connected, self.rig)
 
+    def wait_for_echo(self, message: str) -> None:
+        """Wait until its answer to a message has been echoed. iblutil stands only one answer outstanding."""
+        until(lambda: ["answered", message] in self.reports, f"the echo of the answer to {message}")
+
     def say(self, message: str) -> None:
         """Send a message of its own accord; return when its echo is back."""
         self._thread.run_coroutine(self.rig.say, message)
+
+    def let_go(self) -> None:
+        """Send the answers that were held."""
+        self._thread.run_coroutine(IblutilRig.let_go, self.rig)
 
     def go_deaf(self) -> None:
         """Close the socket, as iblutil does where an echo is wrong or late."""
@@ -377,7 +396,7 @@ def serve_rig(name: str, uri: str, handlers: dict[str, str], **options: Any) -> 
             tell("ran", message, list(args))
             while not go.is_set():
                 if action == "spin":
-                    time.sleep(0.01)
+                    time.sleep(0.01)  # noqa: ASYNC251 - that is the fault
                     continue
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(0.01)
@@ -401,7 +420,7 @@ def serve_iblutil(name: str, port: int, failing: list[str]) -> None:
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        rig = IblutilRig(name, port, failing, tell)
+        rig = IblutilRig(name, port, failing, (), tell)
         await rig.open()
 
         def say(message: str) -> None:

@@ -1,0 +1,700 @@
+"""The pump between a protocol core and real sockets: refusals, junk, forged sources, timers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from live_helpers import LONG, SHORT, RawRig, closed_port, silent_rig, until
+
+from rigsync.auxiliaries import Auxiliaries
+from rigsync.config import RigConfig, parse_uri
+from rigsync.endpoint import Endpoint, look_up
+from rigsync.errors import ConfigError, PushTimeout, RemoteProtocolError, RigRefused, RigsyncError
+from rigsync.protocol import messages
+from rigsync.protocol.arguments import compose
+from rigsync.protocol.events import ProbeRefused, ViolationSeen
+from rigsync.protocol.fanout import Fanout
+from rigsync.protocol.responder import Responder
+from rigsync.rig import Rig
+
+Serve = Callable[..., Rig]
+Connect = Callable[..., Auxiliaries]
+
+LARGEST = 65_507
+IDLE = 1.0
+"""Seconds over which wake-ups are counted."""
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="waits for a refusal as only Linux lets it")
+
+
+class Wire:
+    """A core without a protocol: it keeps what it gets, and sends and tells what the test puts into it."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[bytes, Any]] = []
+        self.outbox: list[tuple[Any, bytes]] = []
+        self.events: list[Any] = []
+        self.due = math.inf
+        self.ticks: list[float] = []
+
+    def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
+        self.received.append((data, source))
+
+    def handle_timer(self, now: float) -> None:
+        self.ticks.append(now)
+        if now >= self.due:
+            self.due = math.inf
+
+    def next_timer(self) -> float:
+        return self.due
+
+    def take_datagrams(self) -> list[tuple[Any, bytes]]:
+        taken, self.outbox = self.outbox, []
+        return taken
+
+    def take_events(self) -> list[Any]:
+        taken, self.events = self.events, []
+        return taken
+
+
+def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    loop = asyncio.SelectorEventLoop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(main(), LONG))
+    finally:
+        loop.run_until_complete(asyncio.sleep(0))  # sockets close in the turn after they are told to
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def came_true(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def plain() -> Iterator[socket.socket]:
+    """A UDP socket as any program has it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(LONG)
+        yield sock
+
+
+# ------------------------------------------------------------------------------------------------- in and out
+
+
+def test_lines_carry_datagrams_both_ways(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, print)
+        try:
+            for line in ("one", "two"):
+                await endpoint.connect(line, socket.AF_INET, plain.getsockname())
+            wire.outbox += [("one", b"first"), ("two", b"second"), ("one", b"third")]
+            endpoint.pump()
+            got = [plain.recvfrom(100) for _ in range(3)]
+            assert [data for data, _ in got] == [b"first", b"second", b"third"]
+            assert got[0][1] == got[2][1] != got[1][1]
+            for _, source in got:
+                plain.sendto(b"back", source)
+            await came_true(lambda: len(wire.received) == 3)
+            assert sorted(wire.received) == [(b"back", "one"), (b"back", "one"), (b"back", "two")]
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_listener_answers_each_source(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, print)
+        try:
+            address = await endpoint.listen(socket.AF_INET, ("127.0.0.1", 0))
+            assert address[0] == "127.0.0.1"
+            assert address[1] > 0
+            plain.sendto(b"", address)
+            plain.sendto(b"hello", address)
+            await came_true(lambda: len(wire.received) == 2)
+            assert wire.received == [(b"", plain.getsockname()), (b"hello", plain.getsockname())]
+            wire.outbox.append((plain.getsockname(), b"answer"))
+            endpoint.pump()
+            assert plain.recvfrom(100) == (b"answer", address)
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_ipv6() -> None:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 address on this machine")
+
+    async def main() -> None:
+        here, there = Wire(), Wire()
+        listener, endpoint = Endpoint(here, print), Endpoint(there, print)
+        try:
+            address = await listener.listen(socket.AF_INET6, ("::1", 0))
+            await endpoint.connect("line", socket.AF_INET6, address)
+            there.outbox.append(("line", b"hello"))
+            endpoint.pump()
+            await came_true(lambda: here.received)
+            here.outbox.append((here.received[0][1], b"answer"))
+            listener.pump()
+            await came_true(lambda: there.received == [(b"answer", "line")])
+        finally:
+            listener.close()
+            endpoint.close()
+
+    run(main)
+
+
+def test_largest_datagram_and_a_burst(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, print)
+        try:
+            await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+            wire.outbox.append(("line", b"x" * LARGEST))
+            endpoint.pump()
+            data, source = plain.recvfrom(70_000)
+            assert len(data) == LARGEST
+            plain.sendto(data, source)
+            for i in range(200):
+                plain.sendto(b"%d" % i, source)
+            await came_true(lambda: len(wire.received) == 201)
+            assert [data for data, _ in wire.received] == [data, *(b"%d" % i for i in range(200))]
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_other_sources_are_kept_out(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, print)
+        try:
+            await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+            wire.outbox.append(("line", b"hello"))
+            endpoint.pump()
+            _, source = plain.recvfrom(100)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
+                forger.sendto(b"forged", source)
+                plain.sendto(b"genuine", source)
+                await came_true(lambda: wire.received)
+            assert wire.received == [(b"genuine", "line")]
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_addresses_that_cannot_be_had_leave_no_socket(plain: socket.socket) -> None:
+    async def main() -> None:
+        endpoint = Endpoint(Wire(), print)
+        try:
+            with pytest.raises(OSError, match="in use"):
+                await endpoint.listen(socket.AF_INET, plain.getsockname())
+            with pytest.raises(OSError, match=r"\d"):
+                await endpoint.listen(socket.AF_INET, ("192.0.2.1", 0))
+            with pytest.raises(OSError, match=r"\d"):
+                await endpoint.connect("line", socket.AF_INET, ("::1", 9))
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_loop_that_goes_deaf_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop, raising=False)
+
+    async def main() -> None:
+        with pytest.raises(RigsyncError, match="SelectorEventLoop"):
+            Endpoint(Wire(), print)
+
+    run(main)
+
+
+def test_names_are_looked_up_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def look(host: str, port: int, **_: Any) -> Any:
+        threads.append(threading.current_thread())
+        if host == "nobody":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET6, 0, 0, "", ("::1", port, 0, 0)), (socket.AF_INET, 0, 0, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look)
+
+    async def main() -> None:
+        assert await look_up(RigConfig("a", parse_uri("pc:5"))) == (socket.AF_INET, ("127.0.0.1", 5))
+        with pytest.raises(ConfigError, match="nobody"):
+            await look_up(RigConfig("a", parse_uri("nobody")))
+        assert threading.current_thread() not in threads
+        await look_up(RigConfig("a", parse_uri("127.0.0.1")))  # needs no name server
+        assert threads[-1] is threading.current_thread()
+
+    run(main)
+
+
+# ------------------------------------------------------------------------------------------------ pump and timer
+
+
+def test_pump_goes_on_until_nothing_is_left_and_may_be_called_from_within(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        told: list[Any] = []
+
+        def on_event(event: Any) -> None:
+            told.append(event)
+            if event < 3:
+                wire.outbox.append(("line", b"%d" % event))
+                wire.events.append(event + 1)
+            endpoint.pump()
+
+        endpoint = Endpoint(wire, on_event)
+        try:
+            await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+            wire.events.append(0)
+            endpoint.pump()
+            assert told == [0, 1, 2, 3]
+            assert [plain.recv(10) for _ in range(3)] == [b"0", b"1", b"2"]
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_timer_is_armed_once_and_earlier_where_asked() -> None:
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, print)
+        try:
+            endpoint.pump()
+            assert endpoint._timer is None
+            begin = endpoint.now()
+            wire.due = begin + LONG
+            endpoint.pump()
+            wire.due = begin + SHORT
+            endpoint.pump()
+            endpoint.pump()
+            await came_true(lambda: wire.ticks)
+            assert wire.ticks[0] >= begin + SHORT
+            await asyncio.sleep(SHORT)
+            assert len(wire.ticks) == 1
+            wire.due = endpoint.now() - LONG  # overdue: at once, and once
+            endpoint.pump()
+            await came_true(lambda: len(wire.ticks) == 2)
+            await asyncio.sleep(SHORT)
+            assert len(wire.ticks) == 2
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_close_sends_what_is_left_and_then_nothing_more(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        told: list[Any] = []
+        endpoint = Endpoint(wire, told.append, told.append)
+        await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+        wire.due = endpoint.now() + SHORT / 2
+        endpoint.pump()
+        wire.outbox.append(("line", b"goodbye"))
+        wire.events.append("last")
+        endpoint.close()
+        endpoint.close()
+        data, source = plain.recvfrom(100)
+        assert (data, told) == (b"goodbye", ["last"])
+        plain.sendto(b"late", source)
+        wire.outbox.append(("line", b"too late"))
+        wire.events.append("too late")
+        endpoint.pump()
+        endpoint.receive(b"late", "line")
+        endpoint.refuse("line")
+        await asyncio.sleep(SHORT)
+        assert (wire.received, wire.ticks, told) == ([], [], ["last"])
+        plain.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            plain.recv(100)
+
+    run(main)
+
+
+# --------------------------------------------------------------------------------------------------- refusals
+
+
+def test_refusal_is_told_by_line() -> None:
+    async def main() -> None:
+        wire = Wire()
+        refused: list[Any] = []
+        endpoint = Endpoint(wire, print, lambda line, now: refused.append((line, now)))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+            silent.bind(("127.0.0.1", 0))
+            try:
+                await endpoint.connect("down", socket.AF_INET, ("127.0.0.1", closed_port()))
+                await endpoint.connect("up", socket.AF_INET, silent.getsockname())
+                begin = endpoint.now()
+                for _ in range(3):
+                    wire.outbox += [("down", b"hello"), ("up", b"hello")]
+                    endpoint.pump()
+                    await asyncio.sleep(0.01)
+                await came_true(lambda: refused)
+                assert {line for line, _ in refused} == {"down"}
+                assert all(begin <= now <= endpoint.now() for _, now in refused)
+            finally:
+                endpoint.close()
+
+    run(main)
+
+
+@on_linux
+def test_datagram_sent_right_after_a_refusal_is_not_lost(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        refused: list[Any] = []
+        endpoint = Endpoint(wire, print, lambda line, _: refused.append(line))
+        address = plain.getsockname()
+        plain.close()
+        try:
+            await endpoint.connect("line", socket.AF_INET, address)
+            for round_number in range(3):
+                wire.outbox.append(("line", b"into the void"))
+                endpoint.pump()
+                # Without letting the loop see it, which would take note of it in time.
+                poll = select.poll()
+                poll.register(endpoint._lines["line"].transport.get_extra_info("socket").fileno(), 0)
+                assert poll.poll(LONG * 1000), "no refusal came"
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
+                    back.bind(address)
+                    back.settimeout(LONG)
+                    wire.outbox.append(("line", b"hello"))
+                    endpoint.pump()
+                    assert back.recv(100) == b"hello"
+                assert refused == ["line"] * (round_number + 1)
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_refusal_on_a_listener_is_nobodys(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        told: list[Any] = []
+        endpoint = Endpoint(wire, told.append, told.append)
+        try:
+            address = await endpoint.listen(socket.AF_INET, ("127.0.0.1", 0))
+            assert endpoint._listener is not None
+            endpoint._listener.error_received(ConnectionResetError(10054, "as Windows tells it"))
+            wire.outbox.append((("127.0.0.1", closed_port()), b"into the void"))
+            wire.outbox.append((plain.getsockname(), b"answer"))
+            endpoint.pump()
+            assert plain.recv(100) == b"answer"
+            plain.sendto(b"hello", address)
+            await came_true(lambda: wire.received)
+            assert told == []
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_other_errors_of_the_network_are_logged_once(plain: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, print)
+        try:
+            await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+            for _ in range(3):
+                wire.outbox += [("line", b"x" * (LARGEST + 1)), ("line", b"hello")]
+                endpoint.pump()
+                assert plain.recv(100) == b"hello"
+            endpoint._lines["line"].connection_lost(OSError("unplugged"))
+        finally:
+            endpoint.close()
+
+    run(main)
+    told = [r.getMessage() for r in caplog.records if r.name == "rigsync.endpoint"]
+    assert len(told) == 2
+    assert "sending again" in told[0]
+    assert "unplugged" in told[1]
+
+
+def test_coordinator_outlives_refusals_and_finds_the_rig(connect: Connect, serve: Serve) -> None:
+    port = closed_port()
+    refusals: list[ProbeRefused] = []
+    aux = connect({"cameras": f"127.0.0.1:{port}"}, connect_timeout=0)
+    aux.on("ProbeRefused", refusals.append)
+    until(lambda: len(refusals) > 2)
+    serve("cameras", port=port)
+    assert aux.connected.wait(LONG)
+    assert aux.request("EXPSTATUS") == {"cameras": [0]}
+
+
+def test_push_right_after_a_refusal_is_answered(connect: Connect, serve: Serve) -> None:
+    rig = serve("cameras")
+    aux = connect(rig)
+    for _ in range(3):
+        port = int(rig.uri.rpartition(":")[2])
+        rig.close()
+        outcome = aux.push("EXPSTATUS", wait=True, timeout=0.2)
+        assert isinstance(outcome.failed["cameras"], RigRefused)
+        rig = serve("cameras", port=port)
+        assert aux.request("EXPSTATUS") == {"cameras": [0]}
+
+
+def test_rig_outlives_coordinators_that_vanish(serve: Serve, connect: Connect, plain: socket.socket) -> None:
+    answering = threading.Semaphore(0)
+    rig = serve("cameras", {"EXPINFO": lambda *_: answering.release()})
+    address = ("127.0.0.1", int(rig.uri.rpartition(":")[2]))
+    for n in range(1, 6):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as vanishing:
+            for data in (
+                messages.probe("00000000000000bb", n, 1),
+                messages.request("00000000000000bb", n, compose("EXPINFO")),
+                messages.array(compose("EXPINFO"), messages.COORDINATOR_MARK),
+            ):
+                vanishing.sendto(data, address)
+        for _ in range(2):
+            assert answering.acquire(timeout=LONG)
+    aux = connect(rig)
+    assert aux.is_connected
+    assert list(aux.request("EXPINFO")) == ["cameras"]
+    plain.sendto(messages.probe("00000000000000cc", 1, 5), address)
+    assert isinstance(messages.decode(plain.recv(1000)), messages.Alive)
+
+
+# ------------------------------------------------------------------------------------------------------- junk
+
+
+def junk(seed: int, count: int, frames: list[bytes]) -> Iterator[bytes]:
+    """Yield bytes that no side may take for a frame: random, truncated, mutated, huge and empty."""
+    draw = random.Random(seed)
+    yield from [
+        b"",
+        b"\x00",
+        b"[",
+        b"{",
+        b"[]",
+        b"{}",
+        b"[0]",
+        b"[999999,1]",
+        b"null",
+        b'"EXPSTART"',
+        b"\xff" * LARGEST,
+    ]
+    yield b"[" * LARGEST
+    yield b'{"rigsync":1,"kind":"request","boot":"00000000000000aa","n":' + b"9" * 60_000
+    yield b"[1," + b"9" * 6_000 + b"]extra"
+    yield b'[1, "\xed\xa0\x80"]'
+    made = 0
+    while made < count:
+        frame = draw.choice(frames)
+        kind = draw.randrange(5)
+        if kind == 0:
+            piece = draw.randbytes(draw.choice([1, 10, 100, 1_000, LARGEST]))
+        elif kind == 1:
+            piece = frame[: draw.randrange(len(frame))]
+        elif kind == 2:
+            place = draw.randrange(len(frame))
+            piece = frame[:place] + draw.randbytes(draw.randrange(1, 4)) + frame[place + draw.randrange(3) :]
+        elif kind == 3:
+            piece = frame + draw.choice(frames)
+        else:
+            content = json.loads(frame)
+            key = draw.choice(list(content)) if isinstance(content, dict) else 0
+            content[key] = draw.choice([None, -1, 2**70, 1.5, "", "x" * 1_000, [], {}, [[]] * 50, True])
+            piece = json.dumps(content).encode()
+        try:
+            messages.decode(piece)
+        except RemoteProtocolError:
+            made += 1
+            yield piece
+
+
+FROM_A_RIG = [
+    messages.alive(messages.Alive(RawRig.boot, 1, 1, 2, 3, "raw", messages.ExpStatus.CONNECTED, None, "1")),
+    messages.ack(RawRig.boot, 1),
+    messages.reply(RawRig.boot, 1, compose("EXPSTATUS"), 1, 2),
+    messages.failure(RawRig.boot, 1, "OSError", "no disk", "Traceback"),
+    messages.bye(RawRig.boot, 1, "over"),
+    messages.array(compose("EXPINFO", "CONNECTED", {"a": 1}), b""),
+    messages.error_array("OSError", "no disk", messages.ExpMessage.EXPINIT),
+]
+FROM_A_COORDINATOR = [
+    messages.probe("00000000000000bb", 1, 5),
+    messages.request("00000000000000bb", 1, compose("EXPINIT", {"exp_ref": "2026-03-01_2_mouse"})),
+    messages.bye("00000000000000bb", 1, "over"),
+    messages.array(compose("EXPSTART", "2026-03-01_2_mouse", {"a": 1}), messages.COORDINATOR_MARK),
+]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_coordinator_takes_junk(connect: Connect, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A rig that sends junk on both lines before every answer."""
+    pieces = list(junk(seed, 100, FROM_A_RIG))
+    waiting = iter(pieces)
+
+    def answer(raw: RawRig, request: messages.Request, source: Any) -> None:
+        raw.socket.sendto(next(waiting), source)
+        raw.socket.sendto(next(waiting), raw.sources["Probe"])
+        raw.reply(request, source)
+
+    with RawRig("raw", answer) as raw:
+        aux = connect(raw)
+        seen: list[ViolationSeen] = []
+        aux.on("ViolationSeen", seen.append)
+        for _ in range(len(pieces) // 2):
+            assert aux.request("EXPSTATUS") == {"raw": [{"by": "raw"}]}
+            assert aux.is_connected
+        assert aux.services is not None
+        peer = aux.services["raw"].peer
+        assert peer is not None
+        sent = len(pieces) // 2 * 2
+        until(lambda: sum(peer.violations.values()) >= sent, "the count of violations")
+        assert sum(peer.violations.values()) == sent
+        assert sorted(event.kind for event in seen) == sorted(peer.violations)
+    told = [r.getMessage() for r in caplog.records if "counted" in r.getMessage()]
+    assert len(told) == len(peer.violations)
+    assert all(line.startswith("raw: ") and len(line) < 500 for line in told)
+    assert not [r for r in caplog.records if r.name == "asyncio"]
+
+
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_rig_takes_junk(serve: Serve, plain: socket.socket, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    rig = serve("cameras")
+    address = ("127.0.0.1", int(rig.uri.rpartition(":")[2]))
+    count = 0
+    for n, piece in enumerate(junk(seed, 100, FROM_A_COORDINATOR), 1):
+        plain.sendto(piece, address)
+        plain.sendto(messages.probe("00000000000000bb", n, 5), address)
+        frame = messages.decode(plain.recv(70_000))
+        assert isinstance(frame, messages.Alive)
+        assert (frame.n, frame.status.name) == (n, "CONNECTED")
+        count = n
+    assert rig._session is not None
+    violations = rig._session.responder.violations
+    assert sum(violations.values()) == count
+    told = [r.getMessage() for r in caplog.records if "counted" in r.getMessage()]
+    assert len(told) == len(violations)
+    assert all(line.startswith("cameras: 127.0.0.1:") and len(line) < 500 for line in told)
+    assert not [r for r in caplog.records if r.name == "asyncio"]
+
+
+def test_frames_of_the_wrong_side_are_violations(connect: Connect, serve: Serve, plain: socket.socket) -> None:
+    rig = serve("cameras")
+    address = ("127.0.0.1", int(rig.uri.rpartition(":")[2]))
+    for frame in (FROM_A_RIG[0], FROM_A_RIG[2], FROM_A_RIG[3]):
+        plain.sendto(frame, address)
+    plain.sendto(messages.probe("00000000000000bb", 1, 5), address)
+    plain.recv(1000)
+    assert rig._session is not None
+    assert rig._session.responder.violations == {"stray frame": 3}
+    with RawRig("raw") as raw:
+        aux = connect(raw)
+        aux.request("EXPSTATUS")
+        for frame in FROM_A_COORDINATOR[:2]:
+            raw.socket.sendto(frame, raw.sources["Request"])
+        aux.request("EXPSTATUS")
+        assert aux.services is not None
+        assert aux.services["raw"].peer.violations == {"stray frame": 2}  # type: ignore[union-attr]
+
+
+def test_datagrams_that_do_not_belong_to_what_is_outstanding(connect: Connect) -> None:
+    """Answers with other numbers, of other boots, and second copies settle nothing."""
+
+    def answer(raw: RawRig, request: messages.Request, source: Any) -> None:
+        wrong = compose("EXPSTATUS", 30)
+        raw.socket.sendto(messages.reply(raw.boot, request.n + 1, wrong, 1, 2), source)
+        raw.socket.sendto(messages.reply(raw.boot, request.n - 1, wrong, 1, 2), source)
+        raw.socket.sendto(messages.failure(raw.boot, request.n + 1, "OSError", "", ""), source)
+        raw.socket.sendto(messages.bye("00000000000000cc", 1, "not from this one"), source)
+        for _ in range(3):
+            raw.reply(request, source)
+
+    with RawRig("raw", answer) as raw:
+        aux = connect(raw)
+        for _ in range(20):
+            assert aux.request("EXPSTATUS") == {"raw": [{"by": "raw"}]}
+        assert aux.is_connected
+
+
+def test_forged_reply_from_another_socket_has_no_effect(connect: Connect, plain: socket.socket) -> None:
+    with RawRig("raw", RawRig.acknowledge) as raw:
+        aux = connect(raw)
+        request_time = aux.push("EXPSTATUS", timeout=0.3)
+        until(lambda: raw.requests)
+        n = raw.requests[0].n
+        for target in (raw.sources["Request"], raw.sources["Probe"]):
+            plain.sendto(messages.reply(raw.boot, n, compose("EXPSTATUS", 30), 1, 2), target)
+            plain.sendto(messages.failure(raw.boot, n, "OSError", "", ""), target)
+            plain.sendto(messages.bye(raw.boot, n, "over"), target)
+            plain.sendto(b"junk", target)
+        until(lambda: request_time in aux.log)
+        assert isinstance(aux.log[request_time], PushTimeout)
+        assert aux.is_connected
+        assert aux.services is not None
+        assert aux.services["raw"].peer.violations == {}  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------------------------------------------- idleness
+
+
+@pytest.fixture
+def wake_ups(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts how often the timer of each kind of core goes off."""
+    counts = {"coordinator": 0, "rig": 0}
+    for kind, core in (("coordinator", Fanout), ("rig", Responder)):
+
+        def counting(self: Any, now: float, *, kind: str = kind, handle: Any = core.handle_timer) -> None:
+            counts[kind] += 1
+            handle(self, now)
+
+        monkeypatch.setattr(core, "handle_timer", counting)
+    return counts
+
+
+def test_idle_endpoints_do_not_spin(wake_ups: dict[str, int], serve: Serve, connect: Connect) -> None:
+    aux = connect(*[serve(f"rig{i}") for i in range(16)])
+    assert aux.is_connected
+    aux.request("EXPSTATUS")
+    time.sleep(0.3)  # the burst of probes is over
+    wake_ups.update(coordinator=0, rig=0)
+    time.sleep(IDLE)
+    assert 1 <= wake_ups["coordinator"] <= 16 * 3  # a probe of each a second, and little besides
+    assert wake_ups["rig"] == 0
+
+
+def test_idle_endpoints_do_not_spin_though_rigs_are_down(wake_ups: dict[str, int], connect: Connect) -> None:
+    with silent_rig() as silent:
+        down = {f"down{i}": f"127.0.0.1:{closed_port()}" for i in range(2)}
+        aux = connect(down, silent, connect_timeout=0)
+        for message in ("EXPSTATUS", "EXPEND"):
+            aux.push(message)
+        time.sleep(0.3)
+        wake_ups.update(coordinator=0)
+        time.sleep(IDLE)
+        assert wake_ups["coordinator"] <= 3 * 20  # a silent rig is probed more often, up to eight times a second

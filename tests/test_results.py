@@ -1,0 +1,140 @@
+"""What becomes of a push, and the log of all of them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from live_helpers import LONG, in_thread
+
+from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.results import PingReply, PushResult, ResultLog
+
+LATE = RigTimeout("ephys", "no answer in time")
+LOST = RigLost("imaging", "silent for 5 s")
+REFUSED = RigRefused("imaging", "nothing listens there")
+FAILED = RemoteError("imaging", "OSError", "no disk", "Traceback ...")
+
+
+def test_result_is_a_dict_of_the_answers() -> None:
+    answers = {"cameras": [{"a": 1}], "ephys": []}
+    result = PushResult("EXPINIT", 12.5, answers, {})
+    assert isinstance(result, dict)
+    assert result == answers
+    assert (result.message, result.request_time, result.failed) == ("EXPINIT", 12.5, {})
+    assert result.succeeded == answers
+    assert type(result.succeeded) is dict
+    assert result.as_outcome() is result
+
+
+def test_result_keeps_copies() -> None:
+    answers, failed = {"cameras": [1]}, {"ephys": LATE}
+    result = PushResult("EXPINIT", 12.5, answers, failed)
+    answers.clear()
+    failed.clear()
+    assert (result, result.failed) == ({"cameras": [1]}, {"ephys": LATE})
+    result.succeeded.clear()
+    assert result == {"cameras": [1]}
+
+
+@pytest.mark.parametrize(
+    ("failed", "kind"),
+    [
+        ([LATE], PushTimeout),
+        ([LATE, LOST], PushTimeout),
+        ([LATE, REFUSED], PushError),
+        ([LATE, FAILED], PushError),
+        ([REFUSED], PushError),
+    ],
+)
+def test_outcome_where_a_rig_failed(failed: list[Any], kind: type) -> None:
+    result = PushResult("EXPEND", 12.5, {"cameras": [1]}, {error.rig: error for error in failed})
+    error = result.as_outcome()
+    assert type(error) is kind
+    assert isinstance(error, TimeoutError) == (kind is PushTimeout)
+    assert isinstance(error, PushError)
+    assert error.result is result
+    assert error.failed == result.failed
+    assert str(error).startswith("EXPEND failed on ")
+    assert all(str(each) in str(error) for each in failed)
+
+
+@pytest.mark.parametrize("duplicate", [lambda x: pickle.loads(pickle.dumps(x)), copy.copy, copy.deepcopy])
+def test_results_and_errors_can_be_copied_and_pickled(duplicate: Any) -> None:
+    result = PushResult("EXPEND", 12.5, {"cameras": [{"a": 1}]}, {"imaging": FAILED})
+    twin = duplicate(result)
+    assert type(twin) is PushResult
+    assert (twin, twin.message, twin.request_time) == (result, "EXPEND", 12.5)
+    assert twin.failed["imaging"].traceback == FAILED.traceback
+    error = duplicate(result.as_outcome())
+    assert type(error) is PushError
+    assert (error.message, error.result, str(error)) == ("EXPEND", result, str(result.as_outcome()))
+    assert error.failed["imaging"].error == "OSError"
+
+
+def test_ping_reply_is_frozen() -> None:
+    reply = PingReply("cameras", "127.0.0.1:11001", 0.001, "iblutil", None, None, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        reply.rig = "other"  # type: ignore[misc]
+
+
+def some_results(count: int) -> list[PushResult]:
+    return [PushResult("EXPSTATUS", float(i), {"cameras": [i]}, {}) for i in range(count)]
+
+
+def test_log_is_a_mapping_of_the_newest() -> None:
+    log = ResultLog(3)
+    results = some_results(5)
+    for result in results:
+        log.file(result.request_time, result)
+    assert isinstance(log, Mapping)
+    assert (len(log), log.limit, list(log)) == (3, 3, [2.0, 3.0, 4.0])
+    assert list(log.values()) == results[2:]
+    assert list(log.items()) == [(r.request_time, r) for r in results[2:]]
+    assert list(log.keys()) == [2.0, 3.0, 4.0]
+    assert dict(log) == {r.request_time: r for r in results[2:]}
+    assert log[4.0] is results[4]
+    assert 4.0 in log
+    assert 0.0 not in log
+    assert log.get(0.0, "gone") == "gone"
+    with pytest.raises(KeyError):
+        log[0.0]
+    with pytest.raises(TypeError):
+        log[5.0] = results[0]  # type: ignore[index]
+    assert repr(log) == "<ResultLog of 3 results>"
+
+
+def test_views_are_of_the_moment() -> None:
+    log = ResultLog(2)
+    for result in some_results(2):
+        log.file(result.request_time, result)
+    keys, values, items = iter(log), log.values(), log.items()
+    for result in some_results(4)[2:]:
+        log.file(result.request_time, result)
+    assert list(keys) == [0.0, 1.0]
+    assert [value.request_time for value in values] == [0.0, 1.0]
+    assert [key for key, _ in items] == [0.0, 1.0]
+
+
+def test_log_from_many_threads() -> None:
+    log = ResultLog(5)
+
+    def work(offset: int) -> None:
+        for i in range(500):
+            log.file(offset + i / 1000, PushResult("EXPSTATUS", 0.0, {}, {}))
+            assert 1 <= len(list(log.values())) <= 6
+
+    workers = [in_thread(work, offset) for offset in range(8)]
+    for worker in workers:
+        worker.result(LONG)
+    assert len(log) == 5
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.0, "5", None, True])
+def test_limit_of_the_log_is_checked(limit: Any) -> None:
+    with pytest.raises(ValueError, match="positive whole number"):
+        ResultLog(limit)
