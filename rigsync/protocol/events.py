@@ -32,11 +32,21 @@ class Event:
     """Base of all events."""
 
 
+@dataclass(frozen=True, slots=True)
+class CoordinatorEvent(Event):
+    """What a coordinator tells; `Auxiliaries.on` subscribes to these."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigEvent(Event):
+    """What a rig tells."""
+
+
 # ----------------------------------------------------------------------------------------- from a coordinator
 
 
 @dataclass(frozen=True, slots=True)
-class RequestReceived(Event):
+class RequestReceived(CoordinatorEvent):
     """A rig has confirmed that it has a message, whose sender asked to be told."""
 
     rig: str
@@ -46,7 +56,7 @@ class RequestReceived(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class MessageReceived(Event):
+class MessageReceived(CoordinatorEvent):
     """A rig sent a message: the answer to a request, or one of its own accord."""
 
     rig: str
@@ -60,7 +70,7 @@ class MessageReceived(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteComplaint(Event):
+class RemoteComplaint(CoordinatorEvent):
     """An iblutil rig says that its callback failed for a message that is not outstanding."""
 
     rig: str
@@ -72,7 +82,7 @@ class RemoteComplaint(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class PushCompleted(Event):
+class PushCompleted(CoordinatorEvent):
     """Every rig that a push went to has answered or failed."""
 
     request_time: float
@@ -86,7 +96,7 @@ class PushCompleted(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LinkChanged(Event):
+class LinkChanged(CoordinatorEvent):
     """The link to a rig changed its state."""
 
     rig: str
@@ -100,7 +110,7 @@ class LinkChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DialectDetected(Event):
+class DialectDetected(CoordinatorEvent):
     """It is now known what a rig speaks."""
 
     rig: str
@@ -110,7 +120,7 @@ class DialectDetected(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class RigRestarted(Event):
+class RigRestarted(CoordinatorEvent):
     """A rig's process is a new one: its boot number has changed."""
 
     rig: str
@@ -118,7 +128,7 @@ class RigRestarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeAnswered(Event):
+class ProbeAnswered(CoordinatorEvent):
     """A probe came back."""
 
     rig: str
@@ -132,7 +142,7 @@ class ProbeAnswered(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeRefused(Event):
+class ProbeRefused(CoordinatorEvent):
     """The rig's host said that nothing listens at the rig's port."""
 
     rig: str
@@ -140,8 +150,11 @@ class ProbeRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ViolationSeen(Event):
-    """The first datagram of its kind from this source that is no valid frame. The rest are only counted."""
+class ViolationSeen(CoordinatorEvent):
+    """The first datagram of its kind from this source that is no valid frame; the rest are only counted.
+
+    Told by rigs, too.
+    """
 
     source: str
     """Name of the rig, or host of the coordinator."""
@@ -155,7 +168,7 @@ class ViolationSeen(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class HandlerDue(Event):
+class HandlerDue(RigEvent):
     """Handlers are to be run for a message; their outcome goes to `Responder.respond` or `Responder.fail`."""
 
     task: int
@@ -167,7 +180,7 @@ class HandlerDue(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class HandlerOvertaken(Event):
+class HandlerOvertaken(RigEvent):
     """EXPINTERRUPT has overtaken a handler that is running; its outcome no longer matters."""
 
     task: int
@@ -177,7 +190,7 @@ class HandlerOvertaken(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class MessageHandled(Event):
+class MessageHandled(RigEvent):
     """The rig has settled a message: answered, refused, or failed."""
 
     source: str
@@ -189,7 +202,7 @@ class MessageHandled(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class StatusChanged(Event):
+class StatusChanged(RigEvent):
     """The rig's status changed."""
 
     before: ExpStatus
@@ -201,7 +214,7 @@ class StatusChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class EchoMissing(Event):
+class EchoMissing(RigEvent):
     """An iblutil coordinator did not confirm an answer."""
 
     source: str

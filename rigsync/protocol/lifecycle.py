@@ -138,14 +138,14 @@ def decide(status: ExpStatus, event: ExpMessage, present: str | None, named: str
     """
     entry = TABLE[status][event]
     if isinstance(entry, ByReference):
-        entry = entry.same if _same(event, present, named) else entry.other
+        entry = entry.same if _same(status, event, present, named) else entry.other
     if entry == REFUSE:
         return Decision(refusal=_refusal(status, event, present, named))
     return Decision(no_op=True) if entry == NO_OP else Decision(status=entry)
 
 
-def _same(event: ExpMessage, present: str | None, named: str | None) -> bool:
-    if event is START and (named is None or present is None):
+def _same(status: ExpStatus, event: ExpMessage, present: str | None, named: str | None) -> bool:
+    if event is START and (named is None or (present is None and status is INITIALIZED)):
         return True  # EXPSTART may name none; where EXPINIT named none, EXPSTART's reference is the experiment's
     # An EXPINIT without a reference may carry other data than the last one: never pass over it as a repeat.
     return named is not None and present is not None and canonical_reference(named) == canonical_reference(present)

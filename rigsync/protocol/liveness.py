@@ -121,7 +121,8 @@ class Liveness:
         if self._dialect is Dialect.IBLUTIL:
             return timing.iblutil_beat
         # Loss alone must not look like silence: an overdue link is probed more often, until it is given up.
-        overdue = self.state is not LinkState.LOST and now - self._heard >= timing.beat
+        # Half a beat of margin, for the answer to the last regular probe came a round trip after it.
+        overdue = self.state is not LinkState.LOST and now - self._heard >= 1.5 * timing.beat
         return timing.overdue_interval if overdue else timing.beat
 
     def _enter(self, state: LinkState, reason: str, now: float) -> None:

@@ -278,3 +278,9 @@ def test_every_combination_has_exactly_one_decision(
 def test_a_reference_that_would_burst_the_answer_to_a_probe_is_refused(form: Callable[[str], object]) -> None:
     with pytest.raises(ValueError, match="reference"):
         reference_text(form("x" * (LONGEST_REFERENCE + 1)))
+
+
+def test_a_running_experiment_without_reference_is_not_taken_for_one_that_is_named() -> None:
+    assert decide(ExpStatus.RUNNING, ExpMessage.EXPSTART, None, REF).refusal
+    assert decide(ExpStatus.RUNNING, ExpMessage.EXPSTART, None, None).no_op
+    assert decide(ExpStatus.INITIALIZED, ExpMessage.EXPSTART, None, REF).status is ExpStatus.RUNNING

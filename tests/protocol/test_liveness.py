@@ -111,8 +111,8 @@ def test_an_overdue_link_is_probed_more_often_until_it_is_lost() -> None:
     watch = Watch()
     watch.hear(1.0)
     watch.run(60)
-    overdue = [at for at in watch.probes if 2.5 < at < 6.0]
-    assert len(overdue) == pytest.approx(8 * 3.5, abs=1)
+    overdue = [at for at in watch.probes if 3.2 < at < 6.0]
+    assert len(overdue) == pytest.approx(8 * 2.8, abs=1)
     after = [at for at in watch.probes if at > 7.2]
     assert len(after) == pytest.approx(60 - 7.2, abs=1)  # again one each beat
     for at in (60 + i * 0.5 for i in range(20)):
@@ -121,6 +121,14 @@ def test_an_overdue_link_is_probed_more_often_until_it_is_lost() -> None:
     watch.hear(80.0 - 10.25)
     watch.run(70.5)
     assert len(watch.probes) - before <= 2
+
+
+def test_an_answer_that_comes_a_little_late_does_not_make_the_link_overdue() -> None:
+    watch = Watch()
+    for beat in range(1, 30):
+        watch.hear(beat * 1.0 + 0.2)
+    watch.run(30)
+    assert all(b - a > 0.9 for a, b in pairwise(at for at in watch.probes if at > 1))
 
 
 def test_a_lost_link_goes_on_being_probed_each_beat() -> None:
