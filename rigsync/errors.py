@@ -63,16 +63,22 @@ class PayloadTooLarge(RigsyncError, ValueError):
             "send a path to the data instead (tcp:// links, which have no such limit, are not in this version yet)"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.size, self.limit)
+
 
 class UnknownRig(RigsyncError, LookupError):
     """A rig name or pattern that matches none; the text lists the names, close matches first."""
 
     def __init__(self, wanted: str, names: Iterable[str]):
-        self.wanted = wanted
-        known = list(names)
+        self.wanted, self.names = wanted, tuple(names)
+        known = list(self.names)
         close = difflib.get_close_matches(wanted, known, n=len(known) or 1, cutoff=0.5)
         ordered = close + [name for name in known if name not in close]
         super().__init__(f"no rig matches {wanted!r}; the rigs are: {', '.join(ordered) or '(none)'}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.wanted, self.names)
 
 
 class ListenError(RigsyncError):
@@ -106,8 +112,11 @@ class RemoteProtocolError(RigsyncError):
     """
 
     def __init__(self, kind: str, problem: str):
-        self.kind = kind
+        self.kind, self.problem = kind, problem
         super().__init__(f"{kind}: {problem}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.problem)
 
 
 # -------------------------------------------------------------------------------------- what became of one rig

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from rigsync.config import Timing
@@ -19,7 +20,9 @@ Address = tuple[Any, ...]
 """A socket address: host, port, and for IPv6 flow and scope."""
 
 RECORDS = 256
-"""Answers kept for each coordinator."""
+"""Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""
+KEPT_BYTES = 1 << 18
+"""Bytes of answers kept for each coordinator, to which the newest may come on top."""
 COORDINATORS = 1024
 """Coordinators remembered; a flood of forged ones pushes out those that were silent for longest."""
 
@@ -30,7 +33,13 @@ class Record:
 
     n: int
     source: Address
+    coordinator: Coordinator
     frame: bytes | None = None
+
+    def keep(self, frame: bytes) -> None:
+        """Keep the answer, for repeats."""
+        self.frame = frame
+        self.coordinator.kept_bytes += len(frame)
 
 
 @dataclass(slots=True)
@@ -41,18 +50,26 @@ class Coordinator:
     last_seen: float
     highest: int = 0
     records: OrderedDict[int, Record] = field(default_factory=OrderedDict)
+    kept_bytes: int = 0
     address: Address | None = None
     """Where its probes come from; None after it has said goodbye."""
 
     def open_record(self, n: int, source: Address) -> Record:
-        """File request `n`, the highest so far, and forget the oldest finished one beyond `RECORDS`."""
+        """File request `n`, the highest so far, and forget the oldest answers beyond what is kept."""
         self.highest = n
-        record = self.records[n] = Record(n, source)
-        if len(self.records) > RECORDS:
-            oldest = next((old for old in self.records.values() if old.frame), None)
-            if oldest:
-                del self.records[oldest.n]
+        while self.records and (len(self.records) >= RECORDS or self.kept_bytes > KEPT_BYTES):
+            oldest = next(iter(self.records.values()))
+            if oldest.frame is None:
+                break
+            del self.records[oldest.n]
+            self.kept_bytes -= len(oldest.frame)
+        record = self.records[n] = Record(n, source, self)
         return record
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request of it is being worked on, whose repeat must be recognised."""
+        return any(record.frame is None for record in self.records.values())
 
 
 @dataclass(slots=True)
@@ -91,12 +108,19 @@ class Coordinators:
         if coordinator is None:
             coordinator = self._known[boot] = Coordinator(source[0], now)
             if len(self._known) > COORDINATORS:
-                self._known.popitem(last=False)
+                self._forget_one()
         elif coordinator.host != source[0]:
             raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
         self._known.move_to_end(boot)
         coordinator.last_seen, coordinator.address = now, source
         return coordinator
+
+    def _forget_one(self) -> None:
+        # Those that have only probed go first: nothing of theirs would be run twice.
+        older = list(self._known.items())[:-1]
+        idle = (boot for boot, known in older if not known.records)
+        done = (boot for boot, known in older if not known.is_waiting)
+        del self._known[next(chain(idle, done), older[0][0])]
 
     def leave(self, boot: str, source: Address) -> None:
         """Send a coordinator that has said goodbye nothing more of one's own accord."""

@@ -121,9 +121,10 @@ class Fanout:
         return self.peers[rig].probe(now)
 
     def farewell(self) -> None:
-        """Tell the rigs that this coordinator is closing."""
+        """Tell the rigs that this coordinator is closing, and settle all that is outstanding."""
         for peer in self.peers.values():
             peer.farewell()
+            peer.abandon()
 
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
         """Take in a datagram that came from a rig on one of its lines."""

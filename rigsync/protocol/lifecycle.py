@@ -60,6 +60,12 @@ def canonical_reference(reference: str) -> str:
     return f"{parts[1]}_{parts[2].lstrip('0') or '0'}_{parts[3]}" if parts else reference
 
 
+def name_different(first: Any, second: Any) -> bool:
+    """Tell whether both are experiment references, ``yyyy-mm-dd_n_subject``, and of different experiments."""
+    both = all(isinstance(value, str) and _PARTS.fullmatch(value) for value in (first, second))
+    return both and canonical_reference(first) != canonical_reference(second)
+
+
 def named_reference(event: ExpMessage, args: list[Any]) -> str | None:
     """Return the experiment reference that an EXPINIT or EXPSTART names, or None.
 

@@ -25,8 +25,10 @@ class Liveness:
         "_heard",
         "_last_probe",
         "_next_probe",
+        "_refused_at",
         "_timing",
         "_unanswered",
+        "left",
         "lost_since",
         "reason",
         "refused",
@@ -42,6 +44,8 @@ class Liveness:
         self._unanswered = 0
         self.state = LinkState.UNKNOWN
         self.refused = False
+        self._refused_at = -math.inf
+        self.left = False
         self.reason = "not yet probed"
         self.lost_since = math.inf
 
@@ -65,15 +69,17 @@ class Liveness:
             self._next_probe = now + self._timing.iblutil_beat
         if self.state is not LinkState.ALIVE:
             self._enter(LinkState.ALIVE, "answered", now)
-            self.refused = False
+            self.refused = self.left = False
 
     def refuse(self, now: float) -> None:
         """Take note that the rig's host says that nothing listens there."""
         self.refused = True
+        self._refused_at = now
         self._enter(LinkState.LOST, "its host says that nothing listens at this port", now)
 
     def farewell(self, reason: str, now: float) -> None:
         """Take note that the rig has said goodbye."""
+        self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
 
     def probe_due(self, now: float) -> bool:
@@ -81,6 +87,10 @@ class Liveness:
         if now < self._next_probe:
             return False
         self._unanswered += 1
+        if self.refused and now - self._refused_at >= self._timing.suspect_after:
+            # The host refused before and is silent now, which is another fault. (Hosts limit how often they refuse.)
+            self.refused = False
+            self.reason = "its host, which refused before, is silent now"
         self._last_probe = now
         self._burst_left = max(0, self._burst_left - 1)
         self._next_probe = now + self._interval(now)

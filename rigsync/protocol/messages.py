@@ -176,16 +176,16 @@ def _read_frame(content: dict[str, Any]) -> Frame:
 
 
 def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Probe(boot, n, _whole(content, "t0"))
+    return Probe(boot, n, _stamp(content, "t0"))
 
 
 def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
     return Alive(
         boot,
         n,
-        _whole(content, "t0"),
-        _whole(content, "t1"),
-        _whole(content, "t2"),
+        _stamp(content, "t0"),
+        _stamp(content, "t1"),
+        _stamp(content, "t2"),
         _text(content, "name"),
         _member(content, "status", ExpStatus.__members__),
         None if content.get("exp_ref") is None else _text(content, "exp_ref"),
@@ -195,7 +195,7 @@ def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
 
 def _read_request(content: dict[str, Any], boot: str, n: int) -> Frame:
     event = _member(content, "event", ExpMessage.__members__)
-    at = None if content.get("at") is None else _whole(content, "at")
+    at = None if content.get("at") is None else _stamp(content, "at")
     return Request(boot, n, event, _list(content, "args"), at)
 
 
@@ -204,7 +204,7 @@ def _read_ack(_: dict[str, Any], boot: str, n: int) -> Frame:
 
 
 def _read_reply(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Reply(boot, n, _list(content, "args"), _whole(content, "started"), _whole(content, "finished"))
+    return Reply(boot, n, _list(content, "args"), _stamp(content, "started"), _stamp(content, "finished"))
 
 
 def _read_failure(content: dict[str, Any], boot: str, n: int) -> Frame:
@@ -230,6 +230,13 @@ def _whole(content: dict[str, Any], key: str) -> int:
     value = content.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST:
         raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not a whole number")
+    return value
+
+
+def _stamp(content: dict[str, Any], key: str) -> int:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not -_LARGEST < value < _LARGEST:
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not a stamp in nanoseconds")
     return value
 
 

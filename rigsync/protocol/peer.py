@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -40,11 +41,12 @@ from rigsync.protocol.events import (
     RigRestarted,
     ViolationSeen,
 )
+from rigsync.protocol.lifecycle import name_different
 from rigsync.protocol.liveness import Liveness
 from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Failure, Frame, Probe, Reply
 
 _PROBES_REMEMBERED = 64
-_BOOTS_REMEMBERED = 8
+"""Probes whose answers are still recognised: those of a minute and more."""
 
 
 class Line(Enum):
@@ -154,12 +156,13 @@ class Peer:
         self._liveness = Liveness(timing)
         self._echo_guard = EchoGuard()
         self._probe_n = 0
-        self._probes: dict[int, float] = {}
+        self._probes: dict[int, tuple[float, int]] = {}  # when each was sent, and its stamp
         self._current: Errand | None = None
         self._queue: deque[Errand] = deque()
+        self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
         self._queue_timer = math.inf
         self._awaited_echo: AwaitedEcho | None = None
-        self._remote_boots: deque[str] = deque(maxlen=_BOOTS_REMEMBERED)
+        self._remote_boot: str | None = None
         self.dialect = Dialect.UNKNOWN
         self.status: ExpStatus | None = None
         self.exp_ref: str | None = None
@@ -195,13 +198,16 @@ class Peer:
         errand = Errand(request, now, deadline)
         if request.event is ExpMessage.EXPINTERRUPT:
             self._overtake()
-        self._queue.append(errand)
+            self._interrupts.append(errand)
+        else:
+            self._queue.append(errand)
         self._queue_timer = min(self._queue_timer, self._limit(errand))
         self._advance(now)
 
     def withdraw_queued(self) -> list[float]:
         """Take out all that has not been sent; return the request times."""
-        unsent = list(self._queue)
+        unsent = [*self._interrupts, *self._queue]
+        self._interrupts.clear()
         self._queue.clear()
         if self._current and not self._current.tries:
             unsent.insert(0, self._current)
@@ -210,6 +216,14 @@ class Peer:
         for errand in unsent:
             self._fail(errand, Aborted(self.name, f"{errand.request.event.name} was taken out of the queue unsent"))
         return [errand.request.request_time for errand in unsent]
+
+    def abandon(self) -> None:
+        """Settle everything, since this coordinator is closing."""
+        self.withdraw_queued()
+        if errand := self._current:
+            self._current = None
+            name = errand.request.event.name
+            self._fail(errand, Aborted(self.name, f"this program closed before {name} was answered"))
 
     def probe(self, now: float) -> int:
         """Send a probe now, beside the regular ones; return its number."""
@@ -279,8 +293,8 @@ class Peer:
         return min(errand.deadline, asked + self._timing.lost_grace)
 
     def _advance(self, now: float) -> None:
-        if self._current is None and self._queue:
-            self._current = self._queue.popleft()
+        if self._current is None and (self._interrupts or self._queue):
+            self._current = (self._interrupts or self._queue).popleft()
         errand = self._current
         if errand is None or errand.tries or self.dialect is Dialect.UNKNOWN:
             return
@@ -302,22 +316,27 @@ class Peer:
             errand.next_send = now + self._backoff.wait(errand.tries) if self.config.resend else math.inf
 
     def _overtake(self) -> None:
-        overtaken = [errand for errand in self._queue if errand.request.event is not ExpMessage.EXPINTERRUPT]
+        overtaken = list(self._queue)
+        self._queue.clear()
         if self._current and self._current.request.event is not ExpMessage.EXPINTERRUPT:
             overtaken.insert(0, self._current)
             self._current = None
-        self._queue = deque(errand for errand in self._queue if errand.request.event is ExpMessage.EXPINTERRUPT)
         for errand in overtaken:
             name = errand.request.event.name
             self._fail(errand, Interrupted(self.name, f"{name} was overtaken by EXPINTERRUPT before it was answered"))
 
     def _expire_queue(self, now: float) -> None:
-        waiting = list(self._queue)
-        self._queue = deque(errand for errand in waiting if now < self._limit(errand))
-        self._queue_timer = min((self._limit(errand) for errand in self._queue), default=math.inf)
+        waiting = [*self._interrupts, *self._queue]
+        self._interrupts = deque(errand for errand in self._interrupts if now < self._limit(errand))
+        self._queue = deque(errand for errand in self._queue if now < self._limit(errand))
+        self._set_queue_timer()
         for errand in waiting:
             if now >= self._limit(errand):
                 self._give_up(errand)
+
+    def _set_queue_timer(self) -> None:
+        limits = (self._limit(errand) for errand in chain(self._interrupts, self._queue))
+        self._queue_timer = min(limits, default=math.inf)
 
     def _confirm_receipt(self, errand: Errand) -> None:
         if not errand.received:
@@ -347,11 +366,10 @@ class Peer:
                 "start the rig's program there, or correct the port",
             )
         elif self.state is LinkState.LOST:
-            error = RigLost(
-                self.name,
-                f"no answer to {name} and the rig is lost ({self.reason}); "
-                f"check the power, the cable and the firewall of {address}",
-            )
+            remedy = f"check the power, the cable and the firewall of {address}"
+            if self._liveness.left:
+                remedy = "its program was closed: start it again"
+            error = RigLost(self.name, f"no answer to {name} and the rig is lost ({self.reason}); {remedy}")
         else:
             error = RigTimeout(self.name, f"no answer to {name} in time: {self._progress(errand)}")
         self._fail(errand, error)
@@ -379,13 +397,13 @@ class Peer:
             self._receive_echo(data, errand, now)
         elif message.event == messages.NULL_MESSAGE:
             text, event = message.args
-            if errand and errand.request.event is event:
+            if errand and errand.received and errand.request.event is event:
                 error, _, problem = text.partition(": ")
                 self._finish(errand, RemoteError(self.name, error, problem), now)
             else:
                 self._events.append(RemoteComplaint(self.name, event, text))
         else:
-            awaited = errand if errand and errand.request.event is message.event else None
+            awaited = errand if errand and self._answers(message, errand) else None
             if not awaited and not self._echo_guard.allows(data, now):
                 raise RemoteProtocolError("echo loop", "the rig sends the same message over and over")
             self._send(Line.REQUESTS, data)
@@ -394,6 +412,19 @@ class Peer:
                 self._finish(awaited, message.args, now)
             else:
                 self._events.append(MessageReceived(self.name, message.event, message.args, None))
+
+    @staticmethod
+    def _answers(message: Array, errand: Errand) -> bool:
+        """Tell an answer to the outstanding request from one to a request that was given up, of the same event.
+
+        iblutil echoes a message before it answers, and the answer to EXPSTART names the experiment. To take a late
+        answer for that of the next request would report a success where the rig did nothing.
+        """
+        if message.event is not errand.request.event or not errand.received:
+            return False
+        if message.event is not ExpMessage.EXPSTART or not message.args:
+            return True
+        return not name_different(errand.request.message.args[0], message.args[0])
 
     def _receive_echo(self, data: bytes, errand: Errand | None, now: float) -> None:
         if self._awaited_echo and data == self._awaited_echo.data:
@@ -418,19 +449,32 @@ class Peer:
             return
         if isinstance(frame, messages.Request):
             raise RemoteProtocolError("stray frame", "a request came from a rig")
-        if frame.boot in self._remote_boots and frame.boot != self._remote_boots[-1]:
-            self._count("answer from before a restart")
-            return
-        if isinstance(frame, Bye):
-            self._said_goodbye(frame, now)
-            return
-        self._heard(Dialect.RIGSYNC, now)
-        self._note_boot(frame.boot)
         if isinstance(frame, Alive):
-            self.status, self.exp_ref, self.version = frame.status, frame.exp_ref, frame.version
-            self._probe_returned(frame.n, now, (frame.t0, frame.t1, frame.t2), frame.t2 - frame.t1)
+            self._receive_alive(frame, now)
+        elif frame.boot != self._remote_boot:
+            # Another process than the one that has answered our probes: from before a restart, or forged. That of a
+            # rig that has just restarted comes again, once its first answer to a probe has made it known.
+            self._count("unknown boot")
+        elif isinstance(frame, Bye):
+            before = self.state
+            self._liveness.farewell(frame.reason, now)
+            self._note_change(before)
         else:
+            self._heard(Dialect.RIGSYNC, now)
             self._receive_outcome(frame, now)
+
+    def _receive_alive(self, frame: Alive, now: float) -> None:
+        _, stamp = self._probes.get(frame.n, (now, None))
+        if frame.boot != self._remote_boot:
+            if frame.t0 != stamp:
+                self._count("unknown boot")
+                return
+            if self._remote_boot:
+                self._events.append(RigRestarted(self.name))
+            self._remote_boot = frame.boot
+        self._heard(Dialect.RIGSYNC, now)
+        self.status, self.exp_ref, self.version = frame.status, frame.exp_ref, frame.version
+        self._probe_returned(frame.n, now, (frame.t0, frame.t1, frame.t2), frame.t2 - frame.t1)
 
     def _receive_outcome(self, frame: Frame, now: float) -> None:
         errand = self._current
@@ -447,31 +491,20 @@ class Peer:
         elif isinstance(frame, Failure):
             self._finish(errand, RemoteError(self.name, frame.error, frame.message, frame.traceback), now)
 
-    def _said_goodbye(self, frame: Bye, now: float) -> None:
-        if self._remote_boots and frame.boot == self._remote_boots[-1]:
-            before = self.state
-            self._liveness.farewell(frame.reason, now)
-            self._note_change(before)
-
-    def _note_boot(self, boot: str) -> None:
-        if not self._remote_boots or boot != self._remote_boots[-1]:
-            if self._remote_boots:
-                self._events.append(RigRestarted(self.name))
-            self._remote_boots.append(boot)
-
     # ---------------------------------------------------------------------------------------------------- link
 
     def _send_probe(self, now: float) -> None:
         self._probe_n += 1
-        self._probes[self._probe_n] = now
+        stamp = self._stamps.stamp(now)
+        self._probes[self._probe_n] = now, stamp
         if len(self._probes) > _PROBES_REMEMBERED:
             del self._probes[next(iter(self._probes))]
-        self._send(Line.PROBES, messages.probe(self._boot, self._probe_n, self._stamps.stamp(now)))
+        self._send(Line.PROBES, messages.probe(self._boot, self._probe_n, stamp))
 
     def _probe_returned(self, n: int, now: float, stamps: tuple[int, int, int] | None, held: int) -> None:
-        sent = self._probes.pop(n, None)
-        if sent is None:
+        if n not in self._probes:
             return  # a second copy, or from long ago: a sign of life, and no more
+        sent, _ = self._probes.pop(n)
         round_trip = max(0.0, now - sent - max(0, held) * 1e-9)
         self._backoff.add_sample(round_trip)
         four = (*stamps, self._stamps.stamp(now)) if stamps else None
@@ -497,8 +530,7 @@ class Peer:
     def _note_change(self, before: LinkState) -> None:
         if self.state is not before:
             self._events.append(LinkChanged(self.name, before, self.state, self.reason))
-            limits: Iterable[float] = (self._limit(errand) for errand in self._queue)
-            self._queue_timer = min(limits, default=math.inf)
+            self._set_queue_timer()
 
     def _count(self, kind: str) -> int:
         self.violations[kind] = self.violations.get(kind, 0) + 1

@@ -33,9 +33,11 @@ QUERIES = 8
 """Messages outside the lifecycle whose handlers run at the same time: each coordinator has one outstanding at most."""
 WAITING = 256
 """Messages that may wait for their turn; more are refused, so that a flood takes neither memory nor threads."""
+INTERRUPT_PATIENCE = 5.0
+"""Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Task:
     """One message on its way through the rig."""
 
@@ -250,14 +252,11 @@ class Responder:
         return task
 
     def _accept(self, task: Task, now: float) -> None:
-        running = self._lane.running
         if task.event not in LIFECYCLE_MESSAGES:
             self._query(task, now)
-        elif task.event is ExpMessage.EXPINTERRUPT and running and running.event is not ExpMessage.EXPINTERRUPT:
-            self._overtake(running, now)
-            task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
-            self._occupy(task, now)
-        elif running:
+        elif task.event is ExpMessage.EXPINTERRUPT and self._lane.running:
+            self._interrupt(task, self._lane.running, now)
+        elif self._lane.running:
             self._enqueue(self._lane.waiting, task, now)
         else:
             self._begin(task, now)
@@ -275,12 +274,22 @@ class Responder:
         else:
             self._finish_failure(task, "Busy", f"{WAITING} messages are waiting already; look at the rig", "", now)
 
-    def _overtake(self, running: Task, now: float) -> None:
-        overtaken = [running, *self._lane.waiting]
-        self._lane.waiting.clear()
-        self._events.append(HandlerOvertaken(running.number, running.event))
-        for task in overtaken:
-            self._finish_failure(task, "Interrupted", f"EXPINTERRUPT overtook {task.event.name}", "", now)
+    def _interrupt(self, task: Task, running: Task, now: float) -> None:
+        waiting, self._lane.waiting = self._lane.waiting, deque()
+        hangs = now - running.started >= INTERRUPT_PATIENCE
+        if running.event is ExpMessage.EXPINTERRUPT and not hangs:
+            self._lane.waiting = deque(other for other in waiting if other.event is ExpMessage.EXPINTERRUPT)
+            self._lane.waiting.append(task)
+        else:
+            task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
+            self._lane.running = task
+            self._events.append(HandlerOvertaken(running.number, running.event))
+            waiting.appendleft(running)
+        for other in waiting:
+            if other not in self._lane.waiting:
+                self._finish_failure(other, "Interrupted", f"EXPINTERRUPT overtook {other.event.name}", "", now)
+        if self._lane.running is task:
+            self._run(task, now)
 
     def _begin(self, task: Task, now: float) -> None:
         try:
@@ -359,7 +368,7 @@ class Responder:
         self._finish(task, f"{error}: {message}", now)
 
     def _store(self, record: Record, frame: bytes) -> None:
-        record.frame = frame
+        record.keep(frame)
         self._send(record.source, frame)
 
     def _finish(self, task: Task, error: str | None, now: float) -> None:

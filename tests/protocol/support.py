@@ -81,9 +81,18 @@ class PeerBench:
     def receive(self, data: bytes, line: Line = Line.REQUESTS) -> None:
         self.peer.receive_datagram(line, data, self.now)
 
-    def alive(self, n: int = 1, boot: str = RIG, status: ExpStatus = ExpStatus.CONNECTED, held: int = 0) -> None:
+    def alive(
+        self, n: int | None = None, boot: str = RIG, status: ExpStatus = ExpStatus.CONNECTED, held: int = 0
+    ) -> None:
+        """Answer a probe as a rig does, by default the first that is outstanding."""
+        outstanding = self.peer._probes
+        if boot != self.peer._remote_boot and n not in outstanding and (n or not outstanding):
+            n = self.peer.probe(self.now)
+            self.sent(Line.PROBES)
+        n = next(iter(outstanding), 1) if n is None else n
+        _, t0 = outstanding.get(n, (0, 0))
         stamp = WALL + round(self.now * 1e9)
-        frame = Alive(boot, n, stamp, stamp, stamp + held, NAME, status, None, "0.1.0")
+        frame = Alive(boot, n, t0, stamp, stamp + held, NAME, status, None, "0.1.0")
         self.receive(messages.alive(frame), Line.PROBES)
 
     def ack(self, n: int | None = None, boot: str = RIG) -> None:

@@ -46,7 +46,8 @@ class Bench:
         self.fanout.take_events()
 
     def alive(self, rig: str) -> None:
-        frame = Alive(boot_of(rig), 1, 0, 0, 0, rig, ExpStatus.CONNECTED, None, "")
+        n, (_, t0) = next(reversed(self.fanout.peers[rig]._probes.items()), (0, (0, 0)))
+        frame = Alive(boot_of(rig), n, t0, 0, 0, rig, ExpStatus.CONNECTED, None, "")
         self.fanout.receive_datagram(messages.alive(frame), (rig, Line.PROBES), self.now)
 
     def push(self, event: str, *args: Any, **options: Any) -> float:

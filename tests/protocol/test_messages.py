@@ -199,6 +199,7 @@ def test_a_malformed_boot_is_refused_in_every_kind(kind: str, boot: object) -> N
     assert "boot is" in str(error)
 
 
+NOT_STAMPS = [1.0, 1.5, True, False, None, ..., "1", [], {}, 2**63, -(2**63), 10**400, math.nan, math.inf]
 NOT_WHOLE = [-1, 1.0, 1.5, True, False, None, ..., "1", [], {}, 2**63, 10**400, math.nan, math.inf]
 NOT_TEXT = [None, ..., 1, 1.5, True, [], {}, ["a"]]
 NOT_A_LIST = [None, ..., 1, "args", True, {}, {"0": 1}]
@@ -207,17 +208,19 @@ WRONG_FIELDS = [
     *(("ack", "n", value) for value in NOT_WHOLE),
     *(("probe", "n", value) for value in NOT_WHOLE),
     *(("bye", "n", value) for value in NOT_WHOLE),
-    *(("probe", "t0", value) for value in NOT_WHOLE),
-    *(("alive", key, value) for key in ("n", "t0", "t1", "t2") for value in NOT_WHOLE),
+    *(("probe", "t0", value) for value in NOT_STAMPS),
+    *(("alive", "n", value) for value in NOT_WHOLE),
+    *(("alive", key, value) for key in ("t0", "t1", "t2") for value in NOT_STAMPS),
     *(("alive", key, value) for key in ("name", "version") for value in NOT_TEXT),
     *(("alive", "exp_ref", value) for value in (1, True, [], {}, 1.5, {"date": "2024-01-02"})),
     *(("alive", "status", value) for value in (*NOT_TEXT, "running", "NONE", "", 20, "__class__", "name")),
     *(("request", "n", value) for value in NOT_WHOLE),
     *(("request", "args", value) for value in NOT_A_LIST),
-    *(("request", "at", value) for value in (-1, 1.5, True, "1", [], {}, 2**63)),
+    *(("request", "at", value) for value in (1.5, True, "1", [], {}, 2**63)),
     *(("request", "event", value) for value in (*NOT_TEXT, "expinit", "EXPINIT|EXPEND", "NONE", "", "mro", "any")),
     *(("reply", "args", value) for value in NOT_A_LIST),
-    *(("reply", key, value) for key in ("n", "started", "finished") for value in NOT_WHOLE),
+    *(("reply", key, value) for key in ("started", "finished") for value in NOT_STAMPS),
+    *(("reply", "n", value) for value in NOT_WHOLE),
     *(("failure", key, value) for key in ("error", "message", "traceback") for value in NOT_TEXT),
     *(("failure", "n", value) for value in NOT_WHOLE),
     *(("bye", "reason", value) for value in NOT_TEXT),
@@ -567,3 +570,7 @@ def test_what_a_message_holds_is_never_shown() -> None:
 )
 def test_alyx_without_a_token_asks_for_one(event: ExpMessage, args: list[object], asks: bool) -> None:
     assert Message.of(event, args).asks_token is asks
+
+
+def test_a_clock_before_1970_is_no_violation() -> None:
+    assert decode(written("probe", t0=-5)) == Probe(BOOT, 3, -5)

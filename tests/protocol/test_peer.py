@@ -157,7 +157,7 @@ def test_an_echoed_probe_has_no_stamps() -> None:
 def test_absurd_stamps_never_make_a_round_trip_negative(t1: int, t2: int) -> None:
     bench = PeerBench().connect()
     bench.now = 0.030
-    bench.receive(messages.alive(Alive(RIG, 1, 0, t1, t2, NAME, ExpStatus.CONNECTED, None, "")))
+    bench.receive(messages.alive(Alive(RIG, 1, WALL, t1, t2, NAME, ExpStatus.CONNECTED, None, "")))
     (answered,) = bench.events(ProbeAnswered)
     assert 0 <= answered.round_trip <= 0.030
 
@@ -617,9 +617,10 @@ def test_datagrams_from_before_the_restart_are_dropped(bench: PeerBench) -> None
     request = bench.submit("EXPSTART")
     bench.reply({}, n=request.n, boot=RIG)
     bench.ack(n=request.n, boot=RIG)
-    bench.alive(3, boot=RIG, status=ExpStatus.RUNNING)
+    old = Alive(RIG, 1, WALL, WALL, WALL, NAME, ExpStatus.RUNNING, None, "")  # to a probe that was answered since
+    bench.receive(messages.alive(old), Line.PROBES)
     bench.receive(messages.bye(RIG, 0, "closing"))
-    assert bench.peer.violations == {"answer from before a restart": 4}
+    assert bench.peer.violations == {"unknown boot": 4}
     assert bench.peer.state is LinkState.LOST  # they are no sign of life
     assert bench.peer.status is ExpStatus.CONNECTED
     assert bench.outcomes == []
@@ -834,7 +835,7 @@ def test_a_remote_error_fails_the_request_at_once_and_is_not_echoed(ibl: PeerBen
 
 
 def test_a_remote_error_without_a_text_keeps_its_type(ibl: PeerBench) -> None:
-    ibl.submit("EXPSTART")
+    ibl.receive(ibl.submit("EXPSTART").array)
     ibl.array(ExpMessage(0), "KeyError", 2)
     error = ibl.outcome()
     assert (error.error, error.message) == ("KeyError", "")
@@ -883,15 +884,36 @@ def test_a_second_echo_is_ignored(ibl: PeerBench) -> None:
     assert len(ibl.sent()) == 1
 
 
-def test_an_answer_that_overtakes_its_echo_settles_the_request(ibl: PeerBench) -> None:
-    request = ibl.submit("EXPSTART")
-    following = ibl.submit("EXPEND")
+def test_what_comes_before_the_echo_is_no_answer_but_that_to_a_message_that_was_given_up(ibl: PeerBench) -> None:
+    ibl.submit("EXPEND", timeout=1)
+    ibl.run(1.5)
+    assert isinstance(ibl.outcome(), RigTimeout)
+    request = ibl.submit("EXPEND")
     ibl.sent()
-    answer = ibl.array(ExpMessage.EXPSTART, None, None)
-    assert ibl.outcome() == [None, None]
-    assert ibl.sent() == [answer, following.array]
+    ibl.events()
+    late = ibl.array(ExpMessage.EXPEND, {"files": ["of the first"]})
+    ibl.array(ExpMessage(0), "OSError: of the first", int(ExpMessage.EXPEND))
+    assert ibl.sent() == [late]
+    assert ibl.outcomes == []
+    assert [event.request_time for event in ibl.events(MessageReceived)] == [None]
     ibl.receive(request.array)
-    assert ibl.peer.violations == {"late echo": 1}
+    ibl.array(ExpMessage.EXPEND, {"files": ["of the second"]})
+    assert ibl.outcome() == [{"files": ["of the second"]}]
+
+
+def test_an_answer_that_names_another_experiment_is_none_to_this_start(ibl: PeerBench) -> None:
+    request = ibl.submit("EXPSTART", "2024-01-02_2_mouse")
+    ibl.receive(request.array)
+    ibl.array(ExpMessage.EXPSTART, "2024-01-02_1_mouse", {})
+    assert ibl.outcomes == []
+    ibl.array(ExpMessage.EXPSTART, "2024-01-02_002_mouse", {})
+    assert ibl.outcome() == ["2024-01-02_002_mouse", {}]
+
+
+def test_an_answer_to_start_need_not_name_the_experiment(ibl: PeerBench) -> None:
+    ibl.receive(ibl.submit("EXPSTART", "2024-01-02_2_mouse").array)
+    ibl.array(ExpMessage.EXPSTART, "started", None)
+    assert ibl.outcome() == ["started", None]
 
 
 TOKEN = SimpleNamespace(base_url="https://alyx", user="ana", _token={"token": "t"}, is_logged_in=True)
@@ -1088,3 +1110,38 @@ def test_whatever_happens_each_request_is_settled_once_by_its_deadline_and_nothi
     assert sorted(request_time for request_time, _ in bench.outcomes) == sorted(deadlines)
     assert bench.steps < 200 + 60 * bench.now  # 8 probes a beat, resends, and what is due at a deadline
     assert bench.peer.next_timer() < math.inf
+
+
+def test_a_frame_of_an_unknown_process_neither_kills_the_link_nor_keeps_it_alive(bench: PeerBench) -> None:
+    request = bench.submit("EXPSTART")
+    bench.ack(boot="f" * 16)
+    bench.receive(messages.bye("f" * 16, 0, "forged"))
+    bench.receive(messages.alive(Alive("f" * 16, 99, WALL, 0, 0, NAME, ExpStatus.RUNNING, None, "")), Line.PROBES)
+    assert bench.peer.violations == {"unknown boot": 3}
+    assert bench.peer.state is LinkState.ALIVE
+    bench.reply({}, n=request.n)
+    assert bench.outcome() == [{}]
+
+
+def test_a_host_that_refused_and_is_silent_now_is_not_called_up(bench: PeerBench) -> None:
+    bench.peer.report_refusal(bench.now)
+    bench.run(10)
+    bench.submit("EXPSTART")
+    bench.run(2)
+    error = bench.outcome()
+    assert type(error) is RigLost
+    assert "silent now" in str(error)
+
+
+def test_a_closed_program_is_no_broken_cable(bench: PeerBench) -> None:
+    bench.receive(messages.bye(RIG, 0, "the rig is closing"))
+    bench.submit("EXPSTART")
+    bench.run(2)
+    assert "start it again" in str(bench.outcome())
+
+
+def test_closing_settles_what_is_outstanding_and_what_is_queued(bench: PeerBench) -> None:
+    bench.submit("EXPSTART")
+    bench.submit("EXPEND")
+    bench.peer.abandon()
+    assert [type(outcome) for _, outcome in bench.outcomes] == [Aborted, Aborted]

@@ -39,7 +39,7 @@ from rigsync.protocol.messages import (
     Reply,
     decode,
 )
-from rigsync.protocol.responder import QUERIES, WAITING, text_of
+from rigsync.protocol.responder import INTERRUPT_PATIENCE, QUERIES, WAITING, text_of
 
 from .support import COORDINATOR, HERE, NAME, RIG, WALL, RigBench
 
@@ -1182,3 +1182,33 @@ def test_answers_that_no_coordinator_confirms_do_not_pile_up() -> None:
 )
 def test_addresses_are_written_as_people_do(address: Any, text: str) -> None:
     assert text_of(address) == text
+
+
+def test_an_interrupt_clears_what_waits_behind_a_running_interrupt() -> None:
+    bench = RigBench("EXPINIT", "EXPINTERRUPT").enter("RUNNING")
+    bench.request("EXPINTERRUPT")
+    first = bench.due()
+    other = "d" * 16
+    bench.request("EXPINIT", {"exp_ref": "2024-01-02_9_m"}, n=1, boot=other, source=("10.0.0.2", 1))
+    bench.sent()
+    bench.request("EXPINTERRUPT", n=2, boot=other, source=("10.0.0.2", 1))
+    (overtaken,) = bench.answers()
+    assert (overtaken.boot, overtaken.n, overtaken.error) == (RIG, 1, "Interrupted")
+    bench.respond(first.task)
+    assert [frame.n for frame in bench.answers()] == [3, 2]  # both interrupts, the second as a no-op
+    assert bench.events(HandlerDue) == []
+
+
+def test_an_interrupt_overtakes_one_whose_handler_hangs() -> None:
+    bench = RigBench("EXPINTERRUPT").enter("RUNNING")
+    bench.request("EXPINTERRUPT")
+    hanging = bench.due()
+    bench.run(INTERRUPT_PATIENCE + 1)
+    bench.sent()
+    n = bench.request("EXPINTERRUPT")
+    again = bench.due()
+    bench.respond(again.task)
+    assert [(type(frame).__name__, frame.n) for frame in bench.answers()] == [("Failure", n - 1), ("Reply", n)]
+    bench.respond(hanging.task)
+    assert bench.sent() == []
+    assert bench.rig.status is STOPPED
