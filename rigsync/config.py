@@ -25,6 +25,12 @@ from rigsync.errors import ConfigError, UnknownRig
 LISTEN_PORT = 11001
 """The UDP port at which a rig listens unless told otherwise, the same as in `iblutil.io.net`."""
 
+LONGEST_NAME = 100
+"""Characters of a rig's name, which is part of every answer to a probe."""
+SHORTEST = 0.001
+MOST = 1000
+"""Bounds of what a `Timing` may hold, in seconds and in number: beyond them a link would take a computer for itself."""
+
 DIALECTS = ("auto", "iblutil", "rigsync")
 """What a rig may be said to speak (PROTOCOL.md sections 1 and 2); ``auto`` finds out (section 3)."""
 
@@ -296,8 +302,10 @@ class Timing:
             value = getattr(self, field.name)
             if isinstance(field.default, float):
                 _check_seconds(value, field.name)
-            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"expected a whole number of at least 1, not {_shown(value)}", key=field.name)
+                if value < SHORTEST:
+                    raise ConfigError(f"expected at least {SHORTEST} s, not {_shown(value)}", key=field.name)
+            elif not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+                raise ConfigError(f"expected a whole number from 1 to {MOST}, not {_shown(value)}", key=field.name)
         self._check_less("suspect_beats", "lost_beats")
         self._check_less("iblutil_suspect_probes", "iblutil_lost_probes")
         if self.resend_min > self.resend_max:
@@ -365,6 +373,11 @@ class RigConfig:
             raise ConfigError(
                 "expected the name of a rig as text that is not empty, without control characters and without "
                 f"white space at its ends, not {_shown(name)}",
+                key="name",
+            )
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(
+                f"expected the name of a rig in at most {LONGEST_NAME} characters, not {len(name)}",
                 key="name",
             )
         if not isinstance(self.address, Address):

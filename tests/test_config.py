@@ -201,7 +201,7 @@ def test_times_are_finite_and_above_zero(name, value):
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None])
 def test_counts_are_whole_and_above_zero(name, value):
-    with pytest.raises(ConfigError, match="expected a whole number of at least 1, not") as caught:
+    with pytest.raises(ConfigError, match="expected a whole number from 1 to 1000, not") as caught:
         Timing(**{name: value})
     assert caught.value.key == name
 
@@ -789,3 +789,15 @@ def test_close_matches_come_first() -> None:
 def test_rigs_are_chosen_by_text_only() -> None:
     with pytest.raises(TypeError, match="not by int"):
         LAB.matching([1])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(("field", "value"), [("beat", 1e-9), ("resend_min", 0.0005), ("overdue_probes", 10**9)])
+def test_timing_that_would_take_a_computer_for_itself_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Timing(**{field: value})
+    assert caught.value.key == field
+
+
+def test_a_name_that_would_burst_the_answer_to_a_probe_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 100 characters, not 101"):
+        rigs_from({"x" * 101: "10.0.0.1"})

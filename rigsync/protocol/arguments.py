@@ -14,7 +14,7 @@ from typing import Any
 
 from rigsync.errors import PayloadError, PayloadTooLarge
 from rigsync.protocol.lifecycle import reference_text
-from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, to_json
+from rigsync.protocol.messages import MAX_DATAGRAM, ExpMessage, ExpStatus, Message, to_json
 
 DEEPEST = 64
 """Levels of nesting allowed: what refers to itself is found out, and the other side's decoder is spared."""
@@ -151,7 +151,7 @@ def _reference(value: Any) -> str | None:
     return reference_text(value)
 
 
-def to_plain(value: Any, path: str, depth: int = 0) -> Any:
+def to_plain(value: Any, path: str) -> Any:
     """Return `value` as what JSON knows.
 
     Beside JSON's own types: dates and times (ISO 8601), durations (seconds), paths and UUIDs (text), enums (their
@@ -163,33 +163,51 @@ def to_plain(value: Any, path: str, depth: int = 0) -> Any:
         What is to be sent.
     path : str
         How the caller would write it, for the error.
-    depth : int
-        Levels of nesting above it.
 
     Raises
     ------
     PayloadError
         It cannot be encoded; the text names its path and type.
+    PayloadTooLarge
+        It is far larger than a datagram; found out before time is spent on all of it.
     """
+    return _to_plain(value, path, 0, _Room())
+
+
+class _Room:
+    """What is left of a datagram: a value takes two bytes at least, and a structure may hold one value many times."""
+
+    def __init__(self) -> None:
+        self._values = 0
+
+    def take(self, values: int) -> None:
+        """Count values, or pairs of characters."""
+        self._values += values
+        if 2 * self._values > MAX_DATAGRAM:
+            raise PayloadTooLarge(2 * self._values, MAX_DATAGRAM)
+
+
+def _to_plain(value: Any, path: str, depth: int, room: _Room) -> Any:
     if depth > DEEPEST:
         raise PayloadError(f"{path[:80]} is nested more than {DEEPEST} deep, or refers to itself")
+    room.take(1)
     if value is None or isinstance(value, bool) or type(value) in (float, str):
         return value
     if type(value) is int:
         return _plain_whole(value, path)
     if isinstance(value, enum.Enum):
-        return to_plain(value.value, f"{path}.value", depth + 1)
+        return _to_plain(value.value, f"{path}.value", depth + 1, room)
     if isinstance(value, Mapping):
-        return _plain_mapping(value, path, depth)
+        return _plain_mapping(value, path, depth, room)
     if isinstance(value, (list, tuple, deque)):
-        return [to_plain(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+        return [_to_plain(item, f"{path}[{i}]", depth + 1, room) for i, item in enumerate(value)]
     if isinstance(value, Set):
-        items = [to_plain(item, f"{path}{{}}", depth + 1) for item in value]
+        items = [_to_plain(item, f"{path}{{}}", depth + 1, room) for item in value]
         return sorted(items, key=lambda item: (type(item).__name__, to_json(item) if _nested(item) else item))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: to_plain(getattr(value, name), f"{path}.{name}", depth + 1) for name in names}
-    return _plain_scalar(value, path, depth)
+        return {name: _to_plain(getattr(value, name), f"{path}.{name}", depth + 1, room) for name in names}
+    return _plain_scalar(value, path, depth, room)
 
 
 def _plain_whole(value: int, path: str) -> int:
@@ -202,18 +220,18 @@ def _nested(item: Any) -> bool:
     return item is None or isinstance(item, (list, dict))
 
 
-def _plain_mapping(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+def _plain_mapping(value: Mapping[Any, Any], path: str, depth: int, room: _Room) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, item in value.items():
-        name = key if type(key) is str else _plain_key(key, path, depth)
+        name = key if type(key) is str else _plain_key(key, path, depth, room)
         if name in plain:
             raise PayloadError(f"{path} has two keys that are both sent as {name!r}")
-        plain[name] = to_plain(item, f"{path}[{key!r}]", depth + 1)
+        plain[name] = _to_plain(item, f"{path}[{key!r}]", depth + 1, room)
     return plain
 
 
-def _plain_key(key: Any, path: str, depth: int) -> str:
-    plain = to_plain(key, f"a key of {path}", depth + 1)
+def _plain_key(key: Any, path: str, depth: int, room: _Room) -> str:
+    plain = _to_plain(key, f"a key of {path}", depth + 1, room)
     if isinstance(plain, str):
         return plain
     if plain is None or isinstance(plain, (bool, int, float)):
@@ -221,7 +239,7 @@ def _plain_key(key: Any, path: str, depth: int) -> str:
     raise PayloadError(f"{path} has a key of type {_type_name(key)}, which cannot be sent")
 
 
-def _plain_scalar(value: Any, path: str, depth: int) -> Any:
+def _plain_scalar(value: Any, path: str, depth: int, room: _Room) -> Any:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -234,12 +252,14 @@ def _plain_scalar(value: Any, path: str, depth: int) -> Any:
         if isinstance(value, plain_type):
             return plain_type(value)
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy, without importing it
-        return _plain_array(value, path, depth)
+        return _plain_array(value, path, depth, room)
     raise PayloadError(f"{path} is of type {_type_name(value)}, which cannot be sent")
 
 
-def _plain_array(value: Any, path: str, depth: int) -> Any:
+def _plain_array(value: Any, path: str, depth: int, room: _Room) -> Any:
     kind = getattr(value.dtype, "kind", "")
+    if kind:  # it is NumPy's, and not something that only looks like it
+        room.take(value.size)
     if kind == "M":  # to ISO 8601, for tolist() would give whole numbers of an unnamed unit, as it would below
         return value.astype(str).tolist()
     if kind == "m":
@@ -250,7 +270,7 @@ def _plain_array(value: Any, path: str, depth: int) -> Any:
     if kind in ("b", "i", "u", "U"):
         return value.tolist()
     if kind in ("O", "T"):  # objects, among them the missing texts of NumPy's StringDType
-        return to_plain(value.tolist(), path, depth + 1)
+        return _to_plain(value.tolist(), path, depth + 1, room)
     raise PayloadError(f"{path} is of type {_type_name(value)} of {value.dtype}, which cannot be sent")
 
 

@@ -605,3 +605,17 @@ def test_the_size_is_that_of_the_encoded_text() -> None:
     compose("EXPINIT", "x" * 60_000)
     with pytest.raises(PayloadTooLarge, match=r"12\d,\d{3} bytes"):
         compose("EXPINIT", "🐭" * 10_000)
+
+
+def test_a_structure_that_holds_itself_many_times_is_found_out_at_once() -> None:
+    value: list[Any] = []
+    for _ in range(50):
+        value = [value, value]
+    with pytest.raises(PayloadTooLarge):
+        compose("EXPINIT", value)
+
+
+@pytest.mark.parametrize("value", [list(range(10**6)), np.zeros(10**7), {"a": [None] * 10**6}])
+def test_what_is_far_too_large_is_not_gone_through_whole(value: Any) -> None:
+    with pytest.raises(PayloadTooLarge):
+        compose("EXPINIT", value)
