@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from rigsync.errors import UnknownRig as UnknownRig
     from rigsync.protocol.messages import ExpMessage as ExpMessage
     from rigsync.protocol.messages import ExpStatus as ExpStatus
+    from rigsync.remote_rig import RemoteRig as RemoteRig
     from rigsync.results import PingReply as PingReply
     from rigsync.results import PushResult as PushResult
     from rigsync.rig import Rig as Rig
-    from rigsync.service import RemoteRig as RemoteRig
     from rigsync.service import RigServices as RigServices
 
 _MODULES = {
@@ -64,9 +64,10 @@ _MODULES = {
         "UnknownRig",
     ],
     "protocol.messages": ["ExpMessage", "ExpStatus"],
+    "remote_rig": ["RemoteRig"],
     "results": ["PingReply", "PushResult"],
     "rig": ["Rig"],
-    "service": ["RemoteRig", "RigServices"],
+    "service": ["RigServices"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, overload
 
+from rigsync.callbacks import Subscribers
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Rigs, load_rigs, rigs_from
 from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError
@@ -21,8 +22,8 @@ from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
-from rigsync.results import PingReply, PushResult, ResultLog
-from rigsync.service import TOLD, RigServices, Subscribers, draw_request_time
+from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
+from rigsync.service import RigServices
 
 logger = logging.getLogger("rigsync.auxiliaries")
 
@@ -30,6 +31,8 @@ CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
 STUCK_AFTER = 2.0
 """Seconds in which the service thread must react to a knock, before it counts as stuck."""
+MOST_KNOCKS = 20
+"""Knocks that the service thread may answer after the rigs' time is over, before the message counts as lost in it."""
 LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
 """Seconds to wait at a stretch: Windows does not let Ctrl-C through before the wait is over."""
 
@@ -92,7 +95,8 @@ class Auxiliaries:
         try:
             self._created.result()
             if self.services:
-                self.connected.wait(self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout)
+                wait = self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
+                self.connected.wait(min(wait, threading.TIMEOUT_MAX / 2))
         except BaseException:  # Ctrl-C too: nobody could close what nobody has
             self.close()
             raise
@@ -166,8 +170,8 @@ class Auxiliaries:
         Parameters
         ----------
         event : class or str
-            One of the classes in `rigsync.service.TOLD`, or its name: ``LinkChanged``, ``MessageReceived``,
-            ``PushCompleted``, ``RigRestarted``, ...
+            One of the classes in `rigsync.protocol.events` that a coordinator tells, or its name: ``LinkChanged``,
+            ``MessageReceived``, ``PushCompleted``, ``RigRestarted``, ...
         callback : callable
             Called with the event on the service thread, and so has to be quick and must not block.
 
@@ -181,7 +185,7 @@ class Auxiliaries:
         ValueError
             No such event.
         """
-        kinds = {kind.__name__: kind for kind in TOLD}
+        kinds = {kind.__name__: kind for kind in events.CoordinatorEvent.__subclasses__()}
         name = getattr(event, "__name__", str(event))
         if name not in kinds:
             raise ValueError(f"no event {name!r}; choices: {', '.join(sorted(kinds))}")
@@ -285,7 +289,8 @@ class Auxiliaries:
         """
         outcome = self.push(message, *args, wait=True, rigs=rigs, timeout=timeout)
         if isinstance(outcome, PushError):
-            raise outcome
+            # Not the one in the log, to which the traceback would tie all that the caller holds.
+            raise outcome.result.as_error()
         return outcome
 
     def ping(self, *rigs: str, timeout: float = 1.0) -> dict[str, PingReply | RigError]:
@@ -376,18 +381,24 @@ class Auxiliaries:
         """Create the services, and serve until the stop event is set. For the daemon thread."""
         self._stopping = asyncio.Event()
         try:
-            await self.create()
-        except BaseException as error:
-            self._created.set_exception(error)
-            return
-        self._created.set_result(None)
-        try:
+            await self._create_for_constructor()
             if not self.stop_event.is_set():
                 await self._stopping.wait()
         finally:
             await self.cleanup()
             self.fail_waiters("closed before every rig had answered")
             self.thread.stop()
+
+    async def _create_for_constructor(self) -> None:
+        try:
+            await self.create()
+        except Exception as error:  # the constructor raises it
+            self.stop_event.set()
+            if not self._created.done():
+                self._created.set_exception(error)
+        else:
+            if not self._created.done():
+                self._created.set_result(None)
 
     async def cleanup(self, notify_services: bool = False) -> None:
         """Close the links and cancel pending callbacks. May be awaited on any event loop.
@@ -428,7 +439,7 @@ class Auxiliaries:
         """
         self._check_blocking("close()")
         self.stop_event.set()
-        if self._created.done() and self._created.exception():
+        if self._remote is None:  # still looking names up, or failed: there is nothing to say goodbye to
             self.thread.stop()
         self.thread.join(CLOSE_TIMEOUT)
 
@@ -466,6 +477,7 @@ class Auxiliaries:
 
     def _await(self, future: concurrent.futures.Future[Any], limit: float) -> Any:
         end = time.monotonic() + limit
+        knocks = 0
         while True:
             wait = min(max(0.0, end - time.monotonic()) + self.refresh_rate, LONGEST_WAIT)
             try:
@@ -473,6 +485,9 @@ class Auxiliaries:
             except concurrent.futures.TimeoutError:
                 if time.monotonic() >= end:
                     self._check_not_stuck()
+                    knocks += 1
+                if knocks == MOST_KNOCKS:
+                    raise LoopStuck("the service thread reacts but has lost this message; please report it") from None
                 continue
             if isinstance(outcome, NotRunning):
                 raise outcome
@@ -528,20 +543,19 @@ class _ServiceThread(LoopThread):
         if self._auxiliaries.services:
             self._auxiliaries.services.close()
 
-    def run(self) -> None:
-        super().run()
-        # For those who handed something over just before the loop was closed.
-        self._auxiliaries.fail_waiters("closed before every rig had answered")
-
 
 def _checked_timeout(timeout: float | None) -> float | None:
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"a timeout is a number of seconds, not {type(timeout).__name__}")
-    if math.isnan(timeout) or timeout <= 0:
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = math.inf
+    if math.isnan(seconds) or seconds <= 0:
         raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
-    return float(timeout)
+    return seconds
 
 
 def _stuck() -> LoopStuck:

@@ -18,8 +18,6 @@ from rigsync.errors import RigsyncError
 from rigsync.protocol.events import Event
 
 logger = logging.getLogger("rigsync.endpoint")
-# A library speaks where the program that uses it has set logging up, and nowhere else. Both roles pass through here.
-logging.getLogger("rigsync").addHandler(logging.NullHandler())
 
 BUFFER = 1 << 20
 """Bytes asked of the kernel for each socket's buffers: a burst from all rigs fits, and macOS, which takes the send
@@ -55,7 +53,7 @@ class Endpoint:
     core : Core
         The protocol core.
     on_event : callable
-        Called with each event; must not raise.
+        Called with each event.
     on_refusal : callable, optional
         Called with the line that was refused and the monotonic time in seconds.
     """
@@ -113,7 +111,7 @@ class Endpoint:
                     self._send(destination, data)
                 events = self._core.take_events()
                 for event in events:
-                    self._on_event(event)
+                    self._tell(event)
                 if not datagrams and not events:
                     break
         finally:
@@ -156,6 +154,14 @@ class Endpoint:
         if line.refused:
             # The refusal of an earlier datagram was reported in place of sending this one.
             line.transport.sendto(data)
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._on_event(event)
+        except Exception:
+            # A log handler of the program that raises, for instance: the events after this one must not be lost.
+            with contextlib.suppress(Exception):
+                logger.exception("telling of %s failed", type(event).__name__)
 
     def _arm(self) -> None:
         if self._closed:  # in an event

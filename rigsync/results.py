@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any
 
 from rigsync.errors import PushError, PushTimeout, RigError
+
+_clock_lock = threading.Lock()
+_last_request_time = 0.0
+
+
+def draw_request_time() -> float:
+    """Return the Unix time in seconds, strictly increasing in this process even where the clock is set back."""
+    global _last_request_time
+    with _clock_lock:
+        _last_request_time = max(time.time(), math.nextafter(_last_request_time, math.inf))
+        return _last_request_time
 
 
 class PushResult(dict[str, list[Any]]):

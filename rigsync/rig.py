@@ -14,15 +14,15 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
 
 from rigsync import __version__
-from rigsync.config import RigConfig, Timing, parse_uri
+from rigsync.config import Address, RigConfig, Timing, parse_uri
 from rigsync.endpoint import Endpoint, look_up
-from rigsync.errors import ListenError, LoopBlocked, NotRunning
+from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.loop_thread import LoopThread, is_coroutine_function
 from rigsync.ports import holder_of
 from rigsync.protocol.answers import Identity
@@ -37,7 +37,7 @@ from rigsync.protocol.events import (
     StatusChanged,
     ViolationSeen,
 )
-from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.protocol.messages import ExpMessage, ExpStatus, one_line, to_json
 from rigsync.protocol.responder import Responder
 from rigsync.workers import Workers
 
@@ -45,6 +45,8 @@ logger = logging.getLogger("rigsync.rig")
 
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Rig.close` returns."""
+LONGEST_DESCRIPTION = 32_000
+"""Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
@@ -96,7 +98,7 @@ class Rig:
     ------
     ConfigError
         A malformed URI.
-    PayloadError
+    PayloadError, PayloadTooLarge
         An experiment description that cannot be sent.
 
     Examples
@@ -120,6 +122,8 @@ class Rig:
     ):
         self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True))
         description = to_plain(experiment_description or {}, "experiment_description")
+        if len(to_json(description)) > LONGEST_DESCRIPTION:
+            raise PayloadTooLarge(len(to_json(description)), LONGEST_DESCRIPTION)
         self._identity = Identity(name, bool(main_sync), description, __version__)
         self._handlers: dict[ExpMessage, list[Handler]] = {}
         self._session: _Session | None = None
@@ -164,7 +168,8 @@ class Rig:
         ``status, data`` for EXPINFO; ``base_url, token`` for ALYX. It returns None or a dict, which is merged into the
         answer's info; for ALYX an Alyx client, or ``base_url, token``. A plain function runs in a worker thread, a
         coroutine function on the event loop. An exception goes to the coordinator as type, text and traceback. Several
-        handlers of a message run one after the other, also after one has failed.
+        handlers of a message run one after the other, also after one has failed. EXPINTERRUPT cancels a coroutine that
+        runs, waits for no plain function that does, and keeps those that were to follow from running.
 
         Parameters
         ----------
@@ -222,12 +227,11 @@ class Rig:
         LoopBlocked
             From a coroutine handler of this rig.
         """
+        if self._thread and self._thread.on_loop_thread:
+            raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        if thread.on_loop_thread:
-            self._thread = thread
-            raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
         end = time.monotonic() + CLOSE_TIMEOUT
         session, self._session = self._session, None
         if session:
@@ -273,10 +277,16 @@ class Rig:
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
             await asyncio.get_running_loop().run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
 
+    def _make_responder(
+        self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
+    ) -> Responder:
+        """Make the core of one stretch of serving; for rigs that are to behave otherwise, as that of `serve --drop`."""
+        return Responder(self._identity, handled, timing, boot, stamps)
+
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        session = _Session(self._identity, self._handlers)
+        session = _Session(self.name, self._handlers, self._make_responder)
         try:
             family, address = await look_up(self._config)
             bound = await session.endpoint.listen(family, address)
@@ -285,8 +295,7 @@ class Rig:
             # Looking for what holds the port takes seconds on some systems.
             explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
             raise await explain from error
-        host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        self._uri = f"udp://{host}:{bound[1]}"
+        self._uri = str(Address("udp", *bound[:2]))
         self._session = session
         logger.info("rig %s listens on %s", self.name, self._uri)
 
@@ -318,13 +327,13 @@ class _RigThread(LoopThread):
 class _Session:
     """One stretch of serving: the core, its pump, and the handlers that are running."""
 
-    def __init__(self, identity: Identity, handlers: dict[ExpMessage, list[Handler]]):
+    def __init__(self, name: str, handlers: dict[ExpMessage, list[Handler]], make_responder: Callable[..., Responder]):
         loop = asyncio.get_running_loop()
         stamps = StampClock(time.time_ns(), loop.time())
-        self._name, self._handlers, self._loop = identity.name, handlers, loop
-        self.responder = Responder(identity, handlers, Timing(), secrets.token_hex(8), stamps)
+        self._name, self._handlers, self._loop = name, handlers, loop
+        self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamps)
         self.endpoint = Endpoint(self.responder, self._on_event)
-        self.workers = Workers(identity.name)
+        self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         self._given_up: set[int] = set()
         self._left = False
@@ -359,18 +368,18 @@ class _Session:
             if task := self._coroutines.get(event.task):
                 task.cancel()
         elif isinstance(event, StatusChanged):
-            logger.info("%s: %s, was %s (%s)", self._name, event.after.name, event.before.name, event.exp_ref)
+            reference = one_line(event.exp_ref or "no experiment")
+            logger.info("%s: %s, was %s (%s)", self._name, event.after.name, event.before.name, reference)
         elif isinstance(event, MessageHandled):
             level = logging.WARNING if event.error else logging.INFO
-            logger.log(
-                level, "%s: %s from %s: %s", self._name, event.event.name, event.source, event.error or "answered"
-            )
+            outcome = one_line(event.error or "answered")
+            logger.log(level, "%s: %s from %s: %s", self._name, event.event.name, event.source, outcome)
         elif isinstance(event, EchoMissing):
             logger.warning(
                 "%s: %s did not confirm the answer to %s; going on", self._name, event.source, event.event.name
             )
         elif isinstance(event, ViolationSeen):
-            logger.warning("%s: %s sent %s (counted from now on)", self._name, event.source, event.problem)
+            logger.warning("%s: %s sent %s (counted from now on)", self._name, event.source, one_line(event.problem))
 
     def _begin(self, due: HandlerDue) -> None:
         handlers = tuple(self._handlers[due.event])
@@ -380,9 +389,12 @@ class _Session:
             task.add_done_callback(lambda _: self._forget(due.task))
             return
         job = functools.partial(self._run_plain, due, handlers)
-        self.workers.submit(
-            job, lambda result, error: self._loop.call_soon_threadsafe(self._settle, due, result, error)
-        )
+        try:
+            self.workers.submit(
+                job, lambda result, error: self._loop.call_soon_threadsafe(self._settle, due, result, error)
+            )
+        except RuntimeError as error:  # the system gives no more threads
+            self._loop.call_soon(self._settle, due, None, error)
 
     def _run_plain(self, due: HandlerDue, handlers: Iterable[Handler]) -> Any:
         outcomes = _Outcomes(self._name, due.event)
@@ -444,7 +456,7 @@ class _Session:
             except BaseException as problem:  # out of what the handler returned
                 error = problem
         if error is not None:
-            self.responder.fail(due.task, type(error).__name__, *_described(error), now)
+            self.responder.fail(due.task, *_described(error), now)
         self.endpoint.pump()
 
 
@@ -479,12 +491,12 @@ class _Outcomes:
         return merged
 
 
-def _described(error: BaseException) -> tuple[str, str]:
-    """Return text and traceback. Whatever is wrong with an exception must not keep the coordinator waiting."""
+def _described(error: BaseException) -> tuple[str, str, str]:
+    """Return type, text and traceback. Whatever is wrong with an exception must not keep the coordinator waiting."""
     with contextlib.suppress(Exception):
         told = traceback.TracebackException.from_exception(error)  # whose text can be had even where str() fails
-        return str(told), "".join(told.format())
-    return "(an exception that cannot be shown)", ""
+        return type(error).__name__, str(told), "".join(told.format())
+    return "Exception", "(one that cannot be shown)", ""
 
 
 def _most_arguments(handler: Callable[..., Any]) -> int | None:
@@ -509,9 +521,11 @@ def _stop_signals(asked: threading.Event) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last is what Windows has in place of the second
+    before = {name: signal.signal(getattr(signal, name), ask) for name in names if hasattr(signal, name)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for name, handler in before.items():
+            if handler is not None:  # one that was not installed from Python cannot be put back from there
+                signal.signal(getattr(signal, name), handler)

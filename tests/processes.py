@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -407,12 +406,6 @@ def serve_rig(name: str, uri: str, handlers: dict[str, str], **options: Any) -> 
         add(message, action)
     rig.run()
     tell("ended")
-
-
-def leave_rig(uri: str) -> None:
-    """Start a rig and end without closing it."""
-    tell("listening", TellingRig("cameras", uri).start())
-    signal.set_wakeup_fd(-1)
 
 
 def serve_iblutil(name: str, port: int, failing: list[str]) -> None:

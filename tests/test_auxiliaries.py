@@ -768,7 +768,7 @@ def test_callback_that_raises_is_logged_by_name_and_harms_nobody(
     until(lambda: calls.count("subscriber") == 2)
     assert calls.count("callback") == 4
     assert (pair.is_running, pair.is_connected) == (True, True)
-    told = "\n".join(records(caplog, "rigsync.service"))
+    told = "\n".join(records(caplog, "rigsync.callbacks"))
     assert "clumsy_callback" in told
     assert "clumsy_subscriber" in told
 
@@ -1200,6 +1200,18 @@ def test_dead_service_thread_is_loud(
     ends_within(CLOSING, aux.close)
 
 
+def test_cleanup_that_fails_leaves_no_socket(serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    class Careless(Auxiliaries):
+        async def cleanup(self, notify_services: bool = False) -> None:
+            raise OSError("the network card is gone")
+
+    aux = connect(serve("cameras"), kind=Careless)
+    ends_within(CLOSING, aux.close)
+    assert aux.services is not None
+    assert not aux.services.is_open
+    assert any(record.levelno == logging.CRITICAL for record in caplog.records)
+
+
 def test_thread_that_dies_before_it_has_begun_is_the_constructors_error() -> None:
     with pytest.raises(NotRunning, match="network card"):
         ends_within(PROMPT, Mortal, {"cameras": "127.0.0.1:9"}, at_once=True)
@@ -1254,6 +1266,7 @@ def test_fork_leaves_the_parents_instance_alone() -> None:
         child = os.fork()
         if child == 0:
             assert not aux.is_running
+            assert not aux.is_connected
             begin = time.monotonic()
             try:
                 aux.push("EXPSTATUS", wait=True)

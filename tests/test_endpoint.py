@@ -270,7 +270,7 @@ def test_pump_goes_on_until_nothing_is_left_and_may_be_called_from_within(plain:
             told.append(event)
             if event < 3:
                 wire.outbox.append(("line", b"%d" % event))
-                wire.events.append(event + 1)
+                wire.events += [event + 1, 10]
             endpoint.pump()
 
         endpoint = Endpoint(wire, on_event)
@@ -278,7 +278,7 @@ def test_pump_goes_on_until_nothing_is_left_and_may_be_called_from_within(plain:
             await endpoint.connect("line", socket.AF_INET, plain.getsockname())
             wire.events.append(0)
             endpoint.pump()
-            assert told == [0, 1, 2, 3]
+            assert told == [0, 1, 10, 2, 10, 3, 10]
             assert [plain.recv(10) for _ in range(3)] == [b"0", b"1", b"2"]
         finally:
             endpoint.close()
@@ -339,6 +339,20 @@ def test_close_sends_what_is_left_and_then_nothing_more(plain: socket.socket) ->
         plain.settimeout(0)
         with pytest.raises(BlockingIOError):
             plain.recv(100)
+
+    run(main)
+
+
+def test_close_in_an_event(plain: socket.socket) -> None:
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, lambda _: endpoint.close())
+        await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+        wire.due = endpoint.now() + SHORT / 2
+        wire.events.append("close")
+        endpoint.pump()
+        await asyncio.sleep(SHORT)
+        assert wire.ticks == []
 
     run(main)
 

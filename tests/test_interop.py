@@ -688,5 +688,6 @@ def test_one_process_commands_rigs_of_both_kinds_in_other_processes() -> None:
         assert found["microscope"][-1]["main_sync"] is True
         for program in programs:
             what = "ran" if isinstance(program, RigProgram) else "called"
+            program.wait_for(what, "EXPCLEANUP")  # its report may come after the answer
             assert [report[1] for report in program.all(what)] == list(handled)
             assert not program.all("error")

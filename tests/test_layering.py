@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "config", "config_file", "conditions", "workers", "results"}),
     frozenset({"protocol"}),
     frozenset({"endpoint", "loop_thread", "relay", "ports"}),
-    frozenset({"service", "rig"}),
+    frozenset({"callbacks", "service", "remote_rig", "rig"}),
     frozenset({"auxiliaries"}),
     frozenset({"agent", "bridges", "journal", "web"}),
     frozenset({"cli", "__main__"}),

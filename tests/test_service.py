@@ -21,9 +21,11 @@ import pytest
 from iblutil.io.net import app, base
 from live_helpers import LONG, SHORT, EchoServer, RawRig, ends_within, in_thread, silent_rig, until
 
-from rigsync import service
+from rigsync import results
 from rigsync.auxiliaries import Auxiliaries
+from rigsync.callbacks import Subscribers
 from rigsync.config import Timing, rigs_from
+from rigsync.endpoint import Endpoint
 from rigsync.errors import (
     ConfigError,
     NotRunning,
@@ -37,9 +39,10 @@ from rigsync.errors import (
 from rigsync.protocol import events, messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage, ExpStatus
-from rigsync.results import PushResult
+from rigsync.remote_rig import RemoteRig
+from rigsync.results import PushResult, draw_request_time
 from rigsync.rig import Rig
-from rigsync.service import RemoteRig, RigServices, Subscribers, draw_request_time
+from rigsync.service import RigServices
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = "2026-03-01_2_mouse"
@@ -201,10 +204,19 @@ def test_services_that_are_not_open_say_so() -> None:
     run(main())
 
 
-def test_close_on_another_thread(connect: Connect, serve: Serve) -> None:
+def test_close_on_another_thread(connect: Connect, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     aux = connect(serve("cameras"))
     assert aux.services is not None
+    close, closers = Endpoint.close, []
+
+    def spy(self: Endpoint) -> None:
+        closers.append(threading.current_thread())
+        close(self)
+
+    monkeypatch.setattr(Endpoint, "close", spy)
     aux.services.close()  # as a task may that knows iblutil
+    until(lambda: closers)
+    assert closers == [aux.thread]
     until(lambda: not aux.services.is_open)  # type: ignore[union-attr]
     assert not aux.connected.is_set()
     with pytest.raises(NotRunning):
@@ -273,8 +285,6 @@ def test_unknown_host_is_refused_and_names_the_rig(monkeypatch: pytest.MonkeyPat
 
 
 def test_open_that_is_cancelled_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rigsync.endpoint import Endpoint
-
     connect = Endpoint.connect
     count = 0
 
@@ -1012,7 +1022,7 @@ def test_events_and_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     told: list[Any] = []
     subscribers = Subscribers()
-    for event in service.TOLD:
+    for event in events.CoordinatorEvent.__subclasses__():
         subscribers.add(event, told.append)
 
     async def main() -> None:
@@ -1035,13 +1045,9 @@ def test_events_and_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     assert kinds.count(events.RigRestarted) == 1
     links = [event.after.value for event in told if isinstance(event, events.LinkChanged)]
     assert links == ["alive", "lost", "alive"]
-    levels = {r.getMessage().partition(":")[0]: r.levelno for r in caplog.records if r.name == "rigsync.service"}
+    levels = {r.getMessage().partition(":")[0]: r.levelno for r in caplog.records if r.name == "rigsync.link"}
     assert levels["cameras is lost"] == logging.WARNING
     assert levels["cameras is alive"] == logging.INFO
-
-
-def test_every_event_that_is_told_exists() -> None:
-    assert set(service.TOLD) <= set(events.Event.__subclasses__())
 
 
 def test_failures_are_logged_with_the_rigs_name(caplog: pytest.LogCaptureFixture) -> None:
@@ -1078,8 +1084,8 @@ def test_library_is_silent_where_nobody_has_set_logging_up(serve: Serve) -> None
 
 def test_request_times_are_unique_though_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0 + draw_request_time(), *[5.0] * 10_000])
-    monkeypatch.setattr(service.time, "time", lambda: next(clock))
-    monkeypatch.setattr(service, "_last_request_time", service._last_request_time)  # restored afterwards
+    monkeypatch.setattr(results.time, "time", lambda: next(clock))
+    monkeypatch.setattr(results, "_last_request_time", results._last_request_time)  # restored afterwards
     drawn = [in_thread(lambda: [draw_request_time() for _ in range(500)]) for _ in range(8)]
     times = [future.result(LONG) for future in drawn]
     assert all(of_one == sorted(of_one) for of_one in times)

@@ -258,8 +258,8 @@ def _plain_scalar(value: Any, path: str, depth: int, room: _Room) -> Any:
 
 def _plain_array(value: Any, path: str, depth: int, room: _Room) -> Any:
     kind = getattr(value.dtype, "kind", "")
-    if kind:  # it is NumPy's, and not something that only looks like it
-        room.take(value.size)
+    size = getattr(value, "size", 1)
+    room.take(size if isinstance(size, int) else 1)
     if kind == "M":  # to ISO 8601, for tolist() would give whole numbers of an unnamed unit, as it would below
         return value.astype(str).tolist()
     if kind == "m":

@@ -261,6 +261,12 @@ def _member(content: dict[str, Any], key: str, members: Any) -> Any:
     return members[value]
 
 
+def one_line(text: str) -> str:
+    """Return text from outside as one line of a log: control characters and lone surrogates escaped, cut."""
+    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[:1000])
+    return shown if len(text) <= 1000 else f"{shown}..."
+
+
 def shortened(value: Any, most: int = 40) -> str:
     """Return how `value` would be written in Python, cut to `most` characters."""
     try:

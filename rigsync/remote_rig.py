@@ -1,0 +1,305 @@
+"""One rig of a coordinator, as iblutil's `Communicator`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from iblutil.io.net import base
+
+from rigsync.callbacks import guarded, on_loop_of, resolve_future
+from rigsync.config import RigConfig
+from rigsync.errors import RigError
+from rigsync.protocol.arguments import compose, encode, validate_event
+from rigsync.protocol.events import LinkState
+from rigsync.protocol.messages import NULL_MESSAGE, ExpMessage, Message
+from rigsync.protocol.peer import Peer
+from rigsync.results import draw_request_time
+
+if TYPE_CHECKING:
+    from rigsync.service import RigServices
+
+
+class RemoteRig(base.Communicator):
+    """One rig as iblutil's `Communicator`, over the rigsync core.
+
+    The coroutines may be awaited on any event loop.
+
+    Parameters
+    ----------
+    config : RigConfig
+        The rig.
+    services : RigServices
+        Which it is one of.
+    """
+
+    def __init__(self, config: RigConfig, services: RigServices):
+        # Not Communicator.__init__, which looks names up, blocking, and knows no IPv6.
+        self.config, self._services = config, services
+        self.name, self.server_uri = config.name, str(config.address)
+        self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
+        events = (NULL_MESSAGE, *ExpMessage.__members__.values())
+        self._callbacks: dict[ExpMessage, list[Any]] = {event: [] for event in events}
+        self._unclaimed: dict[ExpMessage, tuple[list[Any], tuple[Any, ...]] | RigError] = {}
+        self._lock = threading.RLock()  # for both of these: callers are on any thread
+
+    def __repr__(self) -> str:
+        return f"<RemoteRig {self.name} {self.server_uri} {self.state.value}>"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the rig is alive or suspect."""
+        return self.state in (LinkState.ALIVE, LinkState.SUSPECT)
+
+    @property
+    def state(self) -> LinkState:
+        """State of the link."""
+        peer = self.peer
+        return peer.state if peer else LinkState.UNKNOWN
+
+    @property
+    def dialect(self) -> str:
+        """``rigsync``, ``iblutil`` or ``unknown``."""
+        peer = self.peer
+        return peer.dialect.value if peer else "unknown"
+
+    @property
+    def peer(self) -> Peer | None:
+        """The core's view of this rig; None until the services are open. For reading only."""
+        return self._services.peer(self.name)
+
+    async def init(self, data: Any = None, addr: Any = None) -> None:
+        """Send EXPINIT; return when the rig has confirmed that it has it."""
+        await self.confirmed_send(base.Service.init(self, data), addr)
+
+    async def start(self, exp_ref: Any, data: Any = None, addr: Any = None) -> None:
+        """Send EXPSTART; return when the rig has confirmed that it has it."""
+        await self.confirmed_send((ExpMessage.EXPSTART, exp_ref, data), addr)
+
+    async def stop(self, data: Any = None, immediately: bool = False, addr: Any = None) -> None:
+        """Send EXPEND, or EXPINTERRUPT; return when the rig has confirmed that it has it."""
+        await self.confirmed_send(base.Service.stop(self, data, immediately=immediately), addr)
+
+    async def status(self, status: Any, addr: Any = None) -> None:
+        """Send EXPSTATUS; return when the rig has confirmed that it has it."""
+        await self.confirmed_send(base.Service.status(self, status), addr)
+
+    async def info(self, status: Any, data: Any = None, addr: Any = None) -> None:
+        """Send EXPINFO; return when the rig has confirmed that it has it."""
+        await self.confirmed_send(base.Service.info(self, status, data), addr)
+
+    async def cleanup(self, data: Any = None, addr: Any = None) -> None:
+        """Send EXPCLEANUP; return when the rig has confirmed that it has it."""
+        await self.confirmed_send(base.Service.cleanup(self, data), addr)
+
+    async def alyx(self, alyx: Any = None, addr: Any = None) -> Any:
+        """Send an Alyx token, or ask for one.
+
+        Returns
+        -------
+        list or None
+            Address and token from the rig where `alyx` is None or not logged in.
+        """
+        message = compose(ExpMessage.ALYX, alyx)
+        await self.confirmed_send((ExpMessage.ALYX, alyx), addr)
+        if not message.asks_token:
+            return None
+        data, _ = await self.on_event(ExpMessage.ALYX)
+        return data
+
+    async def confirmed_send(self, data: Any, addr: Any = None, timeout: float | None = None) -> None:
+        """Send a message, and return when the rig has confirmed that it has it.
+
+        The answer comes by `on_event` or a callback.
+
+        Parameters
+        ----------
+        data : sequence, str or bytes
+            ``[event, *args]``, or its JSON text.
+        addr : (str, int), optional
+            The rig's address, if at all.
+        timeout : float, optional
+            Seconds; by default the rig's own timeout.
+
+        Raises
+        ------
+        RigError
+            The rig did not confirm it. (A failure after that is raised by `on_event`.)
+        """
+        self._check_address(addr)
+        message = message_of(data)
+        with self._lock:
+            self._unclaimed.pop(message.event, None)
+        confirmed = asyncio.get_running_loop().create_future()
+        self._services.send_confirmed(message, self.name, timeout, confirmed)
+        await confirmed
+
+    def send(self, data: Any, addr: Any = None) -> None:
+        """Send a message without waiting for anything.
+
+        Parameters
+        ----------
+        data : sequence, str or bytes
+            ``[event, *args]``, or its JSON text.
+        addr : (str, int), optional
+            The rig's address, if at all.
+        """
+        self._check_address(addr)
+        self._services.push(message_of(data), draw_request_time(), lambda _: None, [self.name])
+
+    async def on_event(self, event: Any) -> Any:
+        """Wait for a message from the rig; the answer to the last `confirmed_send` of it is not missed by coming late.
+
+        Returns
+        -------
+        (list, tuple)
+            What follows the event, and the rig's address; for several events at once, also the event.
+
+        Raises
+        ------
+        RigError
+            The rig failed to answer the last `confirmed_send`.
+        """
+        event = ExpMessage.validate(event)
+        future = asyncio.get_running_loop().create_future()
+        with self._lock:
+            for single in _singles(event):
+                if outcome := self._unclaimed.pop(single, None):
+                    if isinstance(outcome, RigError):
+                        raise outcome
+                    return outcome if single is event else (*outcome, single)
+            self.assign_callback(event, future)
+        try:
+            return await future
+        finally:  # one that was given up must not take the next answer
+            self.clear_callbacks(event, future, cancel_futures=False)
+
+    def assign_callback(self, event: Any, callback: Any) -> None:
+        """Have a function called, or a future resolved, when a message comes.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``, or 0 for the errors that an iblutil rig reports.
+        callback : callable or asyncio.Future
+            Called on the services' thread with what follows the event and the rig's address; where there are several
+            events, also with the event. A future, which may be of any event loop, has these as a tuple.
+        """
+        event = ExpMessage.validate(event)
+        if not (callable(callback) or asyncio.isfuture(callback)):
+            raise TypeError("a callback is a function or a future")
+        singles = _singles(event)
+        with self._lock:
+            for single in singles:
+                # Not as iblutil finds it out, which takes several events for one since Python 3.12.
+                self._callbacks[single].append((callback, singles != [event]))
+
+    def clear_callbacks(self, event: Any, callback: Any = None, cancel_futures: bool = True) -> int:
+        """Remove the callbacks of a message, or one of them.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``.
+        callback : callable or asyncio.Future, optional
+            The one to remove; all by default.
+        cancel_futures : bool
+            Whether to cancel the futures among them.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        wanted = callback and _identity(callback)
+        removed = []
+        with self._lock:
+            for single in _singles(ExpMessage.validate(event)):
+                for entry in tuple(self._callbacks[single]):
+                    if not callback or _identity(entry[0]) == wanted:
+                        self._callbacks[single].remove(entry)
+                        removed.append(entry[0])
+        for future in removed:
+            if cancel_futures and asyncio.isfuture(future):
+                on_loop_of(future, future.cancel)
+        return len(removed)
+
+    def close(self) -> None:
+        """Remove all callbacks and cancel futures; the socket closes with the services."""
+        for event in self._callbacks:
+            self.clear_callbacks(event)
+
+    def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...], answers: bool) -> None:
+        """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
+
+        Unlike there, a callback that raises keeps neither the others nor the link from going on.
+        """
+        with self._lock:
+            callbacks = self._claim(event, (args, addr) if answers else None)
+        for callback, return_event in callbacks:
+            content = (args, addr, event) if return_event else (args, addr)
+            if asyncio.isfuture(callback):
+                resolve_future(callback, content)
+            else:
+                guarded(f"callback for {event.name or 'errors'} from {self.name}", callback, *content)
+
+    def deliver_failure(self, event: ExpMessage, error: RigError) -> None:
+        """Tell who waits for the answer that there will be none; for `RigServices`."""
+        with self._lock:
+            callbacks = self._claim(event, error)
+        for callback, _ in callbacks:
+            if asyncio.isfuture(callback):
+                resolve_future(callback, error)
+
+    def _claim(self, event: ExpMessage, outcome: Any) -> list[tuple[Any, bool]]:
+        """Return the callbacks of an event, and keep the outcome, if any, for `on_event` where no future waits."""
+        callbacks = [entry for entry in self._callbacks[event] if not (asyncio.isfuture(entry[0]) and entry[0].done())]
+        futures = [callback for callback, _ in callbacks if asyncio.isfuture(callback)]
+        for entries in self._callbacks.values():  # a future that waits for several events is in several lists
+            entries[:] = [entry for entry in entries if not any(entry[0] is future for future in futures)]
+        if outcome and not futures:
+            self._unclaimed[event] = outcome
+        return callbacks
+
+    def _check_address(self, addr: Any) -> None:
+        if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._services.address(self.name)):
+            raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
+
+
+def message_of(data: Any) -> Message:
+    """Return a message in the form that iblutil's `confirmed_send` takes, encoded.
+
+    Parameters
+    ----------
+    data : sequence, str or bytes
+        ``[event, *args]``, or its JSON text.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no message; see `compose`.
+    """
+    if isinstance(data, (str, bytes, bytearray)):
+        data = json.loads(data)
+    if not isinstance(data, (list, tuple)) or not data:
+        raise TypeError(f"a message is [event, *args], not a {type(data).__name__}")
+    event, *args = data
+    event = validate_event(event)
+    if event is ExpMessage.ALYX and len(args) == 2:
+        return encode(event, args)  # address and token, as iblutil's own Service.alyx gives them
+    return compose(event, *args)
+
+
+def _singles(event: ExpMessage) -> list[ExpMessage]:
+    """Return the events of which this one is made, the null message included."""
+    if not event:
+        return [NULL_MESSAGE]
+    return [single for single in ExpMessage.__members__.values() if single & event]
+
+
+def _identity(callback: Any) -> Any:
+    """Return by what iblutil knows a callback again, also one that its Services has wrapped."""
+    return getattr(callback, "id", None) or hash(callback)
