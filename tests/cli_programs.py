@@ -42,11 +42,21 @@ class Command:
         The environment.
     stdout : file or descriptor, optional
         Where its output goes instead of a pipe.
+    redirection : str, optional
+        What stands behind it in the shell that starts it then, for instance ``>&-``.
     """
 
-    def __init__(self, arguments: list[str], cwd: Path, env: dict[str, str], stdout: Any = subprocess.PIPE):
+    def __init__(
+        self,
+        arguments: list[str],
+        cwd: Path,
+        env: dict[str, str],
+        stdout: Any = subprocess.PIPE,
+        redirection: str = "",
+    ):
+        shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"] if redirection else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rigsync", *arguments],
+            [*shell, sys.executable, "-m", "rigsync", *arguments],
             cwd=cwd,
             env=env,
             stdin=subprocess.PIPE,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
+import math
 import os
 import re
 import signal
@@ -12,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,12 @@ import pytest
 
 import rigsync
 from rigsync import cli
+from rigsync.cli import children, log
 from rigsync.config import user_config_file
+from rigsync.protocol import messages
+from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
-from tests.cli_programs import Command, Outcome, environment, has_ended
+from tests.cli_programs import LONG, Command, Outcome, environment, has_ended
 from tests.processes import FakeAlyx, IblutilServer, free_port, until
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
@@ -55,9 +61,9 @@ class Commands:
         """Start a command."""
         return Command(list(arguments), self.folder, self.environment, **options)
 
-    def run(self, *arguments: str, status: int = 0) -> Outcome:
+    def run(self, *arguments: str, status: int = 0, **options: Any) -> Outcome:
         """Run a command to its end, which has to have that exit status."""
-        with self.start(*arguments) as command:
+        with self.start(*arguments, **options) as command:
             outcome = command.outcome()
         assert outcome.status == status, outcome
         assert "Traceback" not in outcome.err
@@ -66,7 +72,7 @@ class Commands:
 
     def json(self, *arguments: str, status: int = 0) -> Any:
         """Run a command with --json, and return the one document that it prints."""
-        return json.loads(self.run(*arguments, "--json", status=status).out)
+        return from_json(self.run(*arguments, "--json", status=status).out)
 
 
 @pytest.fixture
@@ -80,6 +86,15 @@ def silent() -> Iterator[int]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
+
+
+def from_json(text: str) -> Any:
+    """Read JSON as programs do that are stricter than Python."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def table_of(text: str) -> list[dict[str, str]]:
@@ -206,6 +221,17 @@ def test_a_faulty_file_is_told_with_file_line_and_key(commands: Commands, argume
     outcome = commands.run(*arguments, status=2)
     assert outcome.err.startswith("Error: rigs.yaml:4: rigs.cameras.timeout: expected a number of seconds above 0")
     assert outcome.out == ""
+
+
+def test_check_as_json_of_a_faulty_file(commands: Commands) -> None:
+    commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: 127.0.0.1\n    timeout: soon\n")
+    outcome = commands.run("check", "--json", status=2)
+    document = from_json(outcome.out)
+    (error,) = document["errors"]
+    problem = error.pop("problem")
+    assert error == {"file": "rigs.yaml", "line": 4, "key": "rigs.cameras.timeout"}
+    assert (document["file"], document["rigs"]) == ("rigs.yaml", {})
+    assert outcome.err == f"Error: rigs.yaml:4: rigs.cameras.timeout: {problem}\n"
 
 
 @pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"]])
@@ -464,6 +490,60 @@ def test_what_a_rig_says_cannot_command_the_terminal(
     )
 
 
+def test_what_a_rig_says_takes_no_line_of_its_own(commands: Commands, serve: Callable[..., Any]) -> None:
+    def fail() -> None:
+        raise OSError("no disk\nephys ok 0.1 [0]")
+
+    commands.rigs(cameras=serve("cameras", {"EXPINFO": fail}).uri)
+    outcome = commands.run("push", "EXPINFO", status=1)
+    (row,) = table_of(outcome.out)
+    assert outcome.out.endswith("RemoteError: OSError: no disk\\nephys ok 0.1 [0]\n")
+    assert row["rig"] == "cameras"
+    assert outcome.err == ""
+
+
+def test_the_log_keeps_the_lines_of_tracebacks_only() -> None:
+    try:
+        raise ValueError("\x1b[2Jlost")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "rigsync.rig", logging.ERROR, "", 0, "%s", ("two\nlines",), (type(error), error, None)
+        )
+    plain, full = log._PlainFormatter(), log._FullFormatter("%(name)s: %(message)s")
+    assert plain.format(record) == "Error: two\\nlines"
+    assert full.format(record) == "rigsync.rig: two\\nlines\nValueError: \\x1b[2Jlost"
+
+
+@needs_signals  # and a shell that can close a stream
+@pytest.mark.parametrize(
+    ("arguments", "status", "redirection"),
+    [
+        (["push", "EXPINFO"], 0, ">&-"),
+        (["ping", "-c", "1"], 0, ">&-"),
+        (["check", "--json"], 0, "<&- >&- 2>&-"),
+        (["push", "EXPSTRAT"], 2, "2>&-"),
+    ],
+    ids=str,
+)
+def test_commands_do_without_the_streams_that_are_closed(
+    commands: Commands, serve: Callable[..., Any], arguments: list[str], status: int, redirection: str
+) -> None:
+    commands.rigs(cameras=serve("cameras").uri)
+    commands.run(*arguments, status=status, redirection=redirection)
+
+
+@needs_signals
+def test_serve_answers_without_a_stdout(commands: Commands) -> None:
+    port = free_port()
+    commands.rigs(cameras=f"127.0.0.1:{port}")
+    options = ["cameras", "--uri", f"udp://127.0.0.1:{port}"]
+    with commands.start("serve", *options, redirection=">&-") as command:
+        assert "listens on" in command.error_line()
+        assert list(commands.json("push", "EXPINFO")["answers"]) == ["cameras"]
+        command.interrupt()
+        assert command.outcome().status == 0
+
+
 def test_a_rig_may_have_any_name(commands: Commands, serve: Callable[..., Any]) -> None:
     commands.environment["PYTHONIOENCODING"] = "ascii"
     commands.rigs(**{"Mäuse 🐁": serve("mice").uri})
@@ -505,6 +585,7 @@ def test_push_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
         ("2026-01-31", "2026-01-31"),
         ("mouse", "mouse"),
         ("NaN", "NaN"),
+        ("12e456", "12e456"),
         ("[" * 100_000, "[" * 100_000),
         ('{"a":', '{"a":'),
         ("\u00e4", "\u00e4"),
@@ -515,6 +596,21 @@ def test_push_takes_arguments_as_json_or_else_as_text(argument: str, value: Any)
     from rigsync.cli.push import value_of
 
     assert value_of(argument) == value
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
+def test_push_takes_no_list_or_map_with_what_is_no_number(number: str) -> None:
+    from rigsync.cli.push import value_of
+
+    with pytest.raises(ValueError, match=f"^{number} is no number that JSON can carry"):
+        value_of(f'{{"x": [1, {number}]}}')
+
+
+def test_json_has_words_for_what_is_no_number(commands: Commands, serve: Callable[..., Any]) -> None:
+    odd = {"dff": [math.nan, math.inf, -math.inf, 1.5]}
+    commands.rigs(cameras=serve("cameras", {"EXPINFO": lambda: odd}).uri)
+    (_, information) = commands.json("push", "EXPINFO", "CONNECTED")["answers"]["cameras"]
+    assert information["dff"] == ["NaN", "Infinity", "-Infinity", 1.5]
 
 
 def test_push_hands_its_arguments_over(commands: Commands, serve: Callable[..., Any]) -> None:
@@ -576,6 +672,7 @@ def test_push_of_an_unknown_message_lists_the_messages(commands: Commands) -> No
         ["push", "EXPINIT", '{"n": 1}', "--timeout", "nan"],
         ["push", "EXPINIT", '"%s"' % ("x" * 70_000)],
         ["push", "ALYX", "token"],
+        ["push", "EXPINIT", '{"x": 1e400}'],
     ],
     ids=lambda arguments: " ".join(arguments)[:30],
 )
@@ -675,6 +772,27 @@ def test_serve_ends_with_its_stdin_where_asked_to(commands: Commands) -> None:
         command.process.stdin.close()
         outcome = command.outcome()
     assert (outcome.status, outcome.out, outcome.err) == (0, "", "")
+
+
+@needs_signals
+def test_serve_hears_and_ends_while_nobody_reads_its_stderr(commands: Commands) -> None:
+    with serving(commands) as command:
+        uri = json.loads((commands.folder / "rigs.yaml").read_text())["rigs"]["cameras"]
+        port = int(uri.rpartition(":")[2])
+        refused = compose("EXPSTART", REFERENCE)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for i in range(1500):  # each is a warning, and all of them more than a pipe holds
+                sock.sendto(messages.request(f"{i:016x}", 1, refused), ("127.0.0.1", port))
+                if i % 20 == 0:
+                    time.sleep(0.002)
+        assert commands.json("ping", "-c", "1")["rigs"]["cameras"]["received"] == 1
+        begun = time.monotonic()
+        command.interrupt()
+        assert command.process.wait(LONG) == 0
+        assert time.monotonic() - begun < 5
+        lines = command.outcome().err.split("\n")
+    assert len(lines) > 100
+    assert all(line.startswith("Warning: cameras: EXPSTART") for line in lines[:100])
 
 
 def test_serve_ends_when_nobody_reads_any_more(commands: Commands) -> None:
@@ -816,6 +934,25 @@ def test_demo_that_is_stopped_at_its_start_leaves_nothing_behind(commands: Comma
     assert outcome.status == 130
     assert outcome.err == "\ninterrupted\n"
     assert all(map(has_ended, children))
+
+
+@needs_signals
+def test_a_request_to_end_is_handled_by_any_name_and_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)  # which only Windows has
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(SystemExit) as raised, children.ended_by_signals():
+        signal.raise_signal(signal.SIGUSR1)
+    assert raised.value.code == 128 + signal.SIGUSR1
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
+
+
+def test_a_handler_that_python_has_not_installed_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: installed.append(handler))  # returns None
+    with children.ended_by_signals():
+        pass
+    assert installed[-1] is signal.SIG_DFL
+    assert None not in installed
 
 
 def test_demo_that_is_killed_leaves_nothing_behind(commands: Commands) -> None:

@@ -787,6 +787,32 @@ def test_waiting_that_was_given_up_does_not_take_the_next_answer(serve: Serve) -
     run(main())
 
 
+def test_answer_that_nobody_fetched_is_not_taken_for_the_next(serve: Serve) -> None:
+    held = threading.Event()
+
+    def handle(status: int, data: int) -> dict[str, int]:
+        assert data == 1 or held.wait(LONG)
+        return {"next": data + 1}
+
+    async def main() -> None:
+        async with opened([serve("cameras", {"EXPINFO": handle})]) as services:
+            rig = services["cameras"]
+            await rig.info(0, 1)
+            await came_true(lambda: ExpMessage.EXPINFO in rig._unclaimed)
+            await rig.info(0, 2)
+            waiting = asyncio.ensure_future(rig.on_event("EXPINFO"))
+            await asyncio.sleep(SHORT)
+            held.set()
+            assert (await waiting)[0][1]["next"] == 3
+            with pytest.raises(asyncio.TimeoutError):  # and an answer is fetched once
+                await asyncio.wait_for(rig.on_event("EXPINFO"), SHORT)
+
+    try:
+        run(main())
+    finally:
+        held.set()
+
+
 def test_failure_reaches_who_waits_for_the_answer(serve: Serve, connect: Connect) -> None:
     def fail(*_: Any) -> None:
         raise FileNotFoundError("no disk D:")

@@ -23,6 +23,8 @@ COMMANDS = {
 }
 """The commands and what they do; each is the `command` in the module of its name."""
 
+WRONG_USAGE = 2
+"""Exit status after wrong usage or configuration, as click has it."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by convention: 128 and the number of SIGINT."""
 
@@ -83,7 +85,8 @@ def _run() -> int:
         status = cli.main(prog_name="rigsync", standalone_mode=False, windows_expand_args=False)
         return int(status or 0)
     except click.ClickException as error:
-        error.show()
+        if sys.stderr is not None:
+            error.show()
         return error.exit_code
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -92,9 +95,11 @@ def _run() -> int:
         known = _status_of(error)
         if known is None:
             raise
-        from rigsync.cli.output import printable
+        from rigsync.cli.output import printable, printable_lines
 
-        click.echo(f"Error: {printable(str(error))}", err=True)
+        # What to write into a file of rigs takes some lines; every other error may be told by a rig.
+        shown = printable_lines if known == WRONG_USAGE else printable
+        click.echo(f"Error: {shown(str(error))}", err=True)
         return known
 
 
@@ -103,5 +108,5 @@ def _status_of(error: Exception) -> int | None:
     from rigsync.errors import ConfigError, RigsyncError, UnknownRig
 
     if isinstance(error, (ConfigError, UnknownRig)):
-        return 2
+        return WRONG_USAGE
     return 1 if isinstance(error, RigsyncError) else None

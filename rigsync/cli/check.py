@@ -9,7 +9,9 @@ import click
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 
 if TYPE_CHECKING:
-    from rigsync import ConfigError, Rigs
+    from collections.abc import Mapping
+
+    from rigsync import ConfigError, RigConfig, Rigs
 
 
 @click.command(short_help="Check the configuration, and look every rig up.")
@@ -23,20 +25,27 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
     Without FILE, it is the one that the other commands would take. Nothing is sent to any rig. The exit status is 2
     where there is an error, which is told with its file, line and key.
     """
+    from rigsync import ConfigError
     from rigsync.cli.log import start_logging
+    from rigsync.cli.output import printable
     from rigsync.cli.rigs import read, rigs_of_file
 
     if file and rigs_file:
         raise click.UsageError("give either FILE or --rigs FILE")
     start_logging()
-    rigs = read(file) if file else rigs_of_file(rigs_file)
+    try:
+        rigs = read(file) if file else rigs_of_file(rigs_file)
+    except ConfigError as fault:
+        if as_json:
+            _print_json(fault.file, {}, {}, [fault])
+        raise
     addresses, errors = _look_up(rigs)
     if as_json:
-        _print_json(rigs, addresses, errors)
+        _print_json(rigs.source, rigs.rigs, addresses, errors)
     else:
         _print_table(rigs, addresses)
     for error in errors:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
     return 2 if errors else 0
 
 
@@ -87,7 +96,9 @@ def _print_table(rigs: Rigs, addresses: dict[str, str]) -> None:
     print_table(columns, rows, right=["timeout"], stacks=[(0,), (1, 2), (3,), (4,), (5,)])
 
 
-def _print_json(rigs: Rigs, addresses: dict[str, str], errors: list[ConfigError]) -> None:
+def _print_json(
+    file: str | None, rigs: Mapping[str, RigConfig], addresses: dict[str, str], errors: list[ConfigError]
+) -> None:
     from rigsync.cli.output import write_json
 
     documents = {
@@ -98,7 +109,7 @@ def _print_json(rigs: Rigs, addresses: dict[str, str], errors: list[ConfigError]
             "timeout": rig.timeout,
             "resend": rig.resend,
         }
-        for name, rig in rigs.rigs.items()
+        for name, rig in rigs.items()
     }
     problems = [{"file": e.file, "line": e.line, "key": e.key, "problem": e.problem} for e in errors]
-    write_json({"file": rigs.source, "rigs": documents, "errors": problems})
+    write_json({"file": file, "rigs": documents, "errors": problems})

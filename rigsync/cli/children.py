@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rigsync import RigsyncError
 
@@ -124,30 +124,39 @@ class Children:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM take effect only on leaving the context."""
+    """Let Ctrl-C and requests to end take effect only on leaving the context."""
     came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
     try:
-        yield
+        with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *_requests_to_end()):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM leave this context as Ctrl-C does, instead of ending the program on the spot."""
+def ended_by_signals() -> Iterator[None]:
+    """Have a request to end leave this context as Ctrl-C does, instead of ending the program on the spot."""
 
     def leave(number: int, _: FrameType | None) -> NoReturn:
         sys.exit(128 + number)  # by convention
 
-    before = signal.signal(signal.SIGTERM, leave)
+    with _signals_handled(leave, *_requests_to_end()):
+        yield
+
+
+def _requests_to_end() -> list[int]:
+    """Return the number of SIGTERM and, on Windows, that of Ctrl-Break, which processes send to each other there."""
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+
+
+@contextlib.contextmanager
+def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
+    """Have a function handle signals, until the context is left."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            # None stands for a handler that was not installed by Python, which cannot put it back.
+            signal.signal(number, signal.SIG_DFL if former is None else former)

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from rigsync import Auxiliaries, ExpStatus, PushResult
-from rigsync.cli.children import Children, ended_by_sigterm
-from rigsync.cli.push import document_of, timed_push
+from rigsync.cli.children import Children, ended_by_signals
+from rigsync.cli.outcomes import document_of, timed_push
 from rigsync.cli.views import View
 from rigsync.relay import relay_before
 
@@ -69,7 +69,7 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
         Makes the same datagrams be lost every time.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ended_by_sigterm())
+        stack.enter_context(ended_by_signals())
         addresses = _start_rigs(number, stack.enter_context(Children()))
         relays = {}
         if loss:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from queue import Full, Queue
+from threading import Thread
+from typing import TextIO
 
 import click
 
-from rigsync.cli.output import printable
+from rigsync.cli.output import printable, printable_lines
 
-_TOLD_ANYWAY = ("_complete", "_note_link")
-"""The functions of `rigsync.service` that log what became of a push and of a link, which commands print themselves."""
+_TOLD_ANYWAY = ("rigsync.push", "rigsync.link")
+"""The loggers of what became of a push and of a link, which commands print themselves."""
+_BACKLOG = 10_000
+"""Lines that wait for somebody to read stderr, some megabytes at most; further ones are lost."""
+_FLUSH_TIMEOUT = 0.5
+"""Seconds that the end of a program may wait for somebody to read stderr."""
 
 
 def start_logging(usual: int = logging.WARNING) -> None:
@@ -21,16 +32,55 @@ def start_logging(usual: int = logging.WARNING) -> None:
     usual : int
         The level without --verbose.
     """
+    _attach(_StderrHandler(), usual)
+
+
+@contextlib.contextmanager
+def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
+    """Send rigsync's log to stderr without ever waiting for whoever reads that, until the context is left.
+
+    For a rig: its event loop logs too, and would be deaf while a pipe that nobody reads is full.
+
+    Parameters
+    ----------
+    usual : int
+        The level without --verbose.
+    """
+    stream = _own_stderr()
+    if stream is None:
+        yield
+        return
+    handler = _BackgroundHandler(stream)
+    _attach(handler, usual)
+    try:
+        yield
+    finally:
+        logging.getLogger("rigsync").removeHandler(handler)
+        handler.finish(_FLUSH_TIMEOUT)
+
+
+def _attach(handler: logging.Handler, usual: int) -> None:
     verbosity: int = click.get_current_context().obj or 0
-    handler = _StderrHandler()
     if verbosity:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_FullFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     else:
         handler.setFormatter(_PlainFormatter())
-        handler.addFilter(lambda record: record.funcName not in _TOLD_ANYWAY)
+        handler.addFilter(lambda record: record.name not in _TOLD_ANYWAY)
     logger = logging.getLogger("rigsync")
     logger.addHandler(handler)
     logger.setLevel((usual, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
+
+
+def _own_stderr() -> TextIO | None:
+    """Return a stream of its own on stderr, None where that is closed.
+
+    A thread that is stuck in a write holds the lock of its stream, and Python aborts at exit if it cannot have those
+    of `sys.stdout` and `sys.stderr`.
+    """
+    if sys.stderr is None:
+        return None
+    descriptor = os.dup(sys.stderr.fileno())
+    return open(descriptor, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
 
 
 class _StderrHandler(logging.Handler):
@@ -38,12 +88,56 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # nobody reads stderr, and there is nowhere else to say so
-            click.echo(printable(self.format(record)), err=True)
+            click.echo(self.format(record), err=True)
+
+
+class _BackgroundHandler(logging.Handler):
+    """Writes on a thread of its own; what comes while too much is waiting is lost.
+
+    Parameters
+    ----------
+    stream : TextIO
+        Where to; it is closed after the last line.
+    """
+
+    def __init__(self, stream: TextIO):
+        super().__init__()
+        self._lines: Queue[str | None] = Queue(_BACKLOG)
+        self._thread = Thread(target=self._write, args=(stream,), name="rigsync log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Full):
+            self._lines.put_nowait(self.format(record) + "\n")
+
+    def finish(self, timeout: float) -> None:
+        """Wait some seconds at most until everything is written."""
+        end = time.monotonic() + timeout
+        with contextlib.suppress(Full):
+            self._lines.put(None, timeout=timeout)
+            self._thread.join(max(0.0, end - time.monotonic()))
+
+    def _write(self, stream: TextIO) -> None:
+        while (line := self._lines.get()) is not None:
+            with contextlib.suppress(OSError):  # nobody reads stderr, and there is nowhere else to say so
+                stream.write(line)
+        with contextlib.suppress(OSError):
+            stream.close()
+
+
+class _FullFormatter(logging.Formatter):
+    """A line, and those of a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
 
 
 class _PlainFormatter(logging.Formatter):
-    """The text, without tracebacks."""
+    """The text in one line, without tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         mark = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""
-        return mark + record.getMessage()
+        return printable(mark + record.getMessage())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 
@@ -21,11 +21,21 @@ Row = Sequence[str]
 
 def on_terminal() -> bool:
     """Tell whether stdout is a terminal."""
-    return sys.stdout.isatty()
+    return is_terminal(sys.stdout)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal; one that was closed when the program began is None."""
+    return stream is not None and stream.isatty()
 
 
 def write_line(text: str = "") -> None:
-    """Print a line on stdout at once.
+    """Print a line on stdout at once, whatever characters the text has; the errors are those of `write_lines`."""
+    write_lines(printable(text))
+
+
+def write_lines(text: str) -> None:
+    """Print text of this program's own making on stdout at once; without a stdout, do nothing.
 
     Raises
     ------
@@ -34,8 +44,10 @@ def write_line(text: str = "") -> None:
     ClickException
         It cannot be written, for instance because the disk is full.
     """
+    if sys.stdout is None:
+        return
     try:
-        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EINVAL):  # as Linux and macOS say it, and Windows
@@ -44,10 +56,16 @@ def write_line(text: str = "") -> None:
 
 
 def write_json(document: Any, *, indent: int | None = 2) -> None:
-    """Print a JSON document on stdout; without `indent` in one line."""
+    """Print a JSON document on stdout; without `indent` in one line.
+
+    JSON has neither NaN nor infinities (RFC 8259, section 6): they become the texts "NaN", "Infinity" and "-Infinity",
+    which say more than null.
+    """
     import json
 
-    write_line(json.dumps(document, indent=indent))
+    # The decoder hands over by these very names what the encoder wrote past the standard.
+    standard = json.loads(json.dumps(document), parse_constant=str)
+    write_lines(json.dumps(standard, indent=indent, allow_nan=False))
 
 
 def compact(value: Any) -> str:
@@ -58,13 +76,18 @@ def compact(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters, which may come from the network, are escaped."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """Return text whose control characters and ends of lines, which may come from the network, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return text whose control characters are escaped, and which keeps its lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def end_interrupted_line() -> None:
     """End the line in which a terminal shows ^C."""
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         click.echo(err=True)
 
 
@@ -75,14 +98,14 @@ def milliseconds(seconds: float | None) -> str:
 
 def write_text(text: str) -> None:
     """Print a sentence on stdout; on a terminal its lines break between words."""
-    text = text.replace("\n", "\\n")
+    text = printable(text)
     if on_terminal():
         import shutil
         import textwrap
 
         width = shutil.get_terminal_size().columns
         text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    write_line(text)
+    write_lines(text)
 
 
 def print_table(
@@ -101,10 +124,9 @@ def print_table(
     stacks : sequence of sequence of int
         Where the terminal is too narrow, the columns that are put above each other, as positions, from left to right.
     """
-    rows = list(rows)
+    rows = [list(map(printable, row)) for row in rows]
     if not on_terminal():
-        for line in plain_lines(columns, rows, right):
-            write_line(line)
+        write_lines("\n".join(plain_lines(columns, rows, right)))
         return
     terminal = console()
     table = rich_table(columns, rows, right)
@@ -123,7 +145,7 @@ def _natural_width(table: Table, terminal: Console) -> int:
 
 def plain_lines(columns: Row, rows: Sequence[Row], right: Collection[str] = ()) -> list[str]:
     """Return a table as aligned lines of text, one for each row."""
-    table = [[" ".join(printable(cell).split("\n")) for cell in row] for row in (columns, *rows)]
+    table = [columns, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     aligned = (
         "  ".join(
@@ -146,7 +168,7 @@ def rich_table(columns: Row, rows: Iterable[Row], right: Collection[str] = ()) -
         justify: Literal["left", "right"] = "right" if heading in right else "left"
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading in right)
     for row in rows:
-        table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return table
 
 

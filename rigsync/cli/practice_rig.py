@@ -10,8 +10,12 @@ from random import random
 from typing import Any
 
 from rigsync import ExpMessage, Rig
-from rigsync.cli.push import answer_of
+from rigsync.cli.outcomes import answer_of
+from rigsync.config import Timing
 from rigsync.protocol.arguments import validate_event
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.coordinators import Address
+from rigsync.protocol.responder import Responder
 
 
 class PracticeRig(Rig):
@@ -64,24 +68,18 @@ class PracticeRig(Rig):
     def start(self) -> None:
         """Serve in the background, as `Rig.start` does."""
         super().start()
-        self._be_deaf()
         try:
             self._announce(self.uri)
         except BaseException:
             self.close()
             raise
 
-    def _be_deaf(self) -> None:
-        if not self._drop or not self._session:
-            return
-        endpoint = self._session.endpoint
-        receive = endpoint.receive
-
-        def receive_some(data: bytes, source: Any) -> None:
-            if random() >= self._drop:
-                receive(data, source)
-
-        endpoint.receive = receive_some  # type: ignore[method-assign]
+    def _make_responder(
+        self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
+    ) -> Responder:
+        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps)
+        responder.drop = self._drop
+        return responder
 
     def _note(self, message: str, *args: Any) -> None:
         try:
@@ -91,6 +89,17 @@ class PracticeRig(Rig):
 
     async def _take_time(self) -> None:
         await asyncio.sleep(self._latency or 0)
+
+
+class _HardOfHearing(Responder):
+    """Loses a share of what comes in."""
+
+    drop = 0.0
+    """The share, from 0 to 1."""
+
+    def receive_datagram(self, data: bytes, source: Address, now: float) -> None:
+        if random() >= self.drop:
+            super().receive_datagram(data, source, now)
 
 
 def _fail() -> None:

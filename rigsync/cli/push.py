@@ -9,9 +9,9 @@ import click
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from rigsync import Auxiliaries, PushResult, RigError
+    from rigsync import PushResult, RigError
 
 
 @click.command(short_help="Send one message to the rigs, and show their answers.")
@@ -48,12 +48,13 @@ def command(
     rigsync push EXPINTERRUPT
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     from rigsync.cli.log import start_logging
+    from rigsync.cli.outcomes import document_of, timed_push
     from rigsync.cli.output import write_json
     from rigsync.cli.rigs import chosen, connect, rigs_of_file
     from rigsync.protocol.arguments import compose
 
-    values = [value_of(argument) for argument in arguments]
     try:
+        values = [value_of(argument) for argument in arguments]
         compose(message, *values)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
@@ -71,97 +72,37 @@ def command(
 
 
 def value_of(argument: str) -> Any:
-    """Return what an argument of the command line stands for: JSON, or else text."""
-    import json
+    """Return what an argument of the command line stands for: JSON, or else text.
 
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON, though Python's decoder takes it")
+    Raises
+    ------
+    ValueError
+        A list or map with NaN or infinity in it, which JSON has no way to write, though Python's decoder takes them.
+    """
+    import json
+    import math
+
+    unfit: list[str] = []
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            unfit.append(text)
+        return value
 
     try:
-        return json.loads(argument, parse_constant=refuse)
+        value = json.loads(argument, parse_constant=number, parse_float=number)
     except (ValueError, RecursionError):
         return argument
-
-
-def timed_push(
-    auxiliaries: Auxiliaries,
-    message: str,
-    arguments: Iterable[Any] = (),
-    timeout: float | None = None,
-    on_answer: Callable[[str, float], object] | None = None,
-) -> tuple[PushResult, dict[str, float]]:
-    """Push a message and wait, also see when each answer came.
-
-    Parameters
-    ----------
-    auxiliaries : Auxiliaries
-        The rigs; nobody else may push to them meanwhile.
-    message : str
-        Name of the message.
-    arguments : iterable
-        What follows it.
-    timeout : float, optional
-        Seconds, instead of each rig's own.
-    on_answer : callable, optional
-        Called on the service thread with the rig's name and the seconds that it took, as its answer comes.
-
-    Returns
-    -------
-    result : PushResult
-        What became of it.
-    seconds : dict of str to float
-        How long each rig took that has answered.
-    """
-    from time import perf_counter
-
-    from rigsync import PushError
-    from rigsync.protocol.events import MessageReceived
-
-    seconds: dict[str, float] = {}
-
-    def note(event: MessageReceived) -> None:
-        if event.request_time is not None:
-            seconds[event.rig] = perf_counter() - begun
-            if on_answer:
-                on_answer(event.rig, seconds[event.rig])
-
-    unsubscribe = auxiliaries.on(MessageReceived, note)
-    begun = perf_counter()
-    try:
-        outcome = auxiliaries.push(message, *arguments, wait=True, timeout=timeout)
-    finally:
-        unsubscribe()
-    result = outcome.result if isinstance(outcome, PushError) else outcome
-    return result, {name: seconds[name] for name in result if name in seconds}
-
-
-def answer_of(message: str, answer: list[Any]) -> list[Any]:
-    """Return what may be shown of a rig's answer: all, but the tokens in an answer to ALYX."""
-    if message != "ALYX":
-        return answer
-    return [dict.fromkeys(part, "***") if isinstance(part, dict) else part for part in answer]
-
-
-def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]:
-    """Return what became of a push for JSON."""
-    return {
-        "message": result.message,
-        "request_time": result.request_time,
-        "answers": {name: answer_of(result.message, answer) for name, answer in result.items()},
-        "failed": {name: _failure(error) for name, error in result.failed.items()},
-        "ms": {name: 1000 * time for name, time in seconds.items()},
-    }
-
-
-def _failure(error: RigError) -> dict[str, Any]:
-    return {
-        "type": type(error).__name__,
-        "problem": error.problem,
-        "traceback": getattr(error, "traceback", "") or None,
-    }
+    if not unfit:
+        return value
+    if isinstance(value, float):
+        return argument  # a subject may be called 12e456
+    raise ValueError(f"{unfit[0]} is no number that JSON can carry; write null, or quotes around it")
 
 
 def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:
+    from rigsync.cli.outcomes import answer_of
     from rigsync.cli.output import compact, milliseconds, print_table
 
     rows = []
@@ -176,8 +117,8 @@ def _print_result(result: PushResult, seconds: dict[str, float], names: list[str
 
 
 def _print_tracebacks(failures: Iterable[RigError]) -> None:
-    from rigsync.cli.output import printable
+    from rigsync.cli.output import printable, printable_lines
 
     for error in failures:
         if traceback := getattr(error, "traceback", ""):
-            click.echo(f"\n{error.rig}:\n{printable(traceback)}", err=True)
+            click.echo(f"\n{printable(error.rig)}:\n{printable_lines(traceback)}", err=True)

@@ -42,7 +42,7 @@ def command(
     import logging
     from _thread import interrupt_main
 
-    from rigsync.cli.log import start_logging
+    from rigsync.cli.log import background_logging
     from rigsync.cli.output import end_interrupted_line, write_json
     from rigsync.cli.practice_rig import PracticeRig
     from rigsync.cli.stdin import at_end_of_stdin
@@ -54,13 +54,14 @@ def command(
             at_end_of_stdin(interrupt_main)
 
     # What became of each message is what one watches a rig for; with --json, a program does.
-    start_logging(logging.WARNING if as_json else logging.INFO)
+    level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
     try:
         rig = PracticeRig(name, uri, announce, show, main_sync=main_sync, latency=latency, failing=failing, drop=drop)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    rig.run()
+    with background_logging(level):
+        rig.run()
     end_interrupted_line()
 
 

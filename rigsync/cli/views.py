@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rigsync import PushResult
-from rigsync.cli.output import console, rich_table, write_line
+from rigsync.cli.output import console, is_terminal, rich_table, write_line
 
 
 class View:
@@ -74,7 +74,7 @@ class LiveView(View):
             console=self._console,
             get_renderable=self._render,
             refresh_per_second=20,
-            redirect_stderr=sys.stderr.isatty(),
+            redirect_stderr=is_terminal(sys.stderr),
         )
 
     def __enter__(self) -> View:

@@ -1,0 +1,83 @@
+"""What became of a push: waiting for it, and what may be shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import Any
+
+from rigsync import Auxiliaries, PushError, PushResult, RigError
+from rigsync.protocol.events import MessageReceived
+
+
+def timed_push(
+    auxiliaries: Auxiliaries,
+    message: str,
+    arguments: Iterable[Any] = (),
+    timeout: float | None = None,
+    on_answer: Callable[[str, float], object] | None = None,
+) -> tuple[PushResult, dict[str, float]]:
+    """Push a message and wait, also see when each answer came.
+
+    Parameters
+    ----------
+    auxiliaries : Auxiliaries
+        The rigs; nobody else may push to them meanwhile.
+    message : str
+        Name of the message.
+    arguments : iterable
+        What follows it.
+    timeout : float, optional
+        Seconds, instead of each rig's own.
+    on_answer : callable, optional
+        Called on the service thread with the rig's name and the seconds that it took, as its answer comes.
+
+    Returns
+    -------
+    result : PushResult
+        What became of it.
+    seconds : dict of str to float
+        How long each rig took that has answered.
+    """
+    seconds: dict[str, float] = {}
+
+    def note(event: MessageReceived) -> None:
+        if event.request_time is not None:
+            seconds[event.rig] = perf_counter() - begun
+            if on_answer:
+                on_answer(event.rig, seconds[event.rig])
+
+    unsubscribe = auxiliaries.on(MessageReceived, note)
+    begun = perf_counter()
+    try:
+        outcome = auxiliaries.push(message, *arguments, wait=True, timeout=timeout)
+    finally:
+        unsubscribe()
+    result = outcome.result if isinstance(outcome, PushError) else outcome
+    return result, {name: seconds[name] for name in result if name in seconds}
+
+
+def answer_of(message: str, answer: list[Any]) -> list[Any]:
+    """Return what may be shown of a rig's answer: all, but the tokens in an answer to ALYX."""
+    if message != "ALYX":
+        return answer
+    return [dict.fromkeys(part, "***") if isinstance(part, dict) else part for part in answer]
+
+
+def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]:
+    """Return what became of a push for JSON."""
+    return {
+        "message": result.message,
+        "request_time": result.request_time,
+        "answers": {name: answer_of(result.message, answer) for name, answer in result.items()},
+        "failed": {name: _failure(error) for name, error in result.failed.items()},
+        "ms": {name: 1000 * time for name, time in seconds.items()},
+    }
+
+
+def _failure(error: RigError) -> dict[str, Any]:
+    return {
+        "type": type(error).__name__,
+        "problem": error.problem,
+        "traceback": getattr(error, "traceback", "") or None,
+    }
