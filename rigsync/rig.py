@@ -495,7 +495,7 @@ def _described(error: BaseException) -> tuple[str, str, str]:
     """Return type, text and traceback. Whatever is wrong with an exception must not keep the coordinator waiting."""
     with contextlib.suppress(Exception):
         told = traceback.TracebackException.from_exception(error)  # whose text can be had even where str() fails
-        return type(error).__name__, str(told), "".join(told.format())
+        return str(type(error).__name__), str(told), "".join(told.format())
     return "Exception", "(one that cannot be shown)", ""
 
 

@@ -62,6 +62,16 @@ class _Pending:
     confirmed: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Ping:
+    """A probe whose answer somebody waits for."""
+
+    rig: str
+    n: int
+    done: Callable[[PingReply | RigError], object]
+    timer: asyncio.TimerHandle | None = None
+
+
 class RigServices(app.Services):
     """All rigs of a configuration, as iblutil's `Services`, over the rigsync core.
 
@@ -105,7 +115,7 @@ class RigServices(app.Services):
         self._addresses: dict[str, tuple[Any, ...]] = {}
         self._pending: dict[float, _Pending] = {}
         self._complained: set[tuple[str, ExpMessage]] = set()
-        self._pings: dict[tuple[str, int], Callable[[PingReply | RigError], object]] = {}
+        self._pings: list[_Ping] = []
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -183,8 +193,8 @@ class RigServices(app.Services):
         endpoint.close()
         for event in self._fanout.take_events():
             self._on_event(event)
-        for name, n in list(self._pings):
-            self._finish_ping((name, n), RigTimeout(name, "closed before the probe was answered"))
+        for ping in list(self._pings):
+            self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
         self.connected.unset()
         super().close()
 
@@ -369,20 +379,19 @@ class RigServices(app.Services):
         """
         if self._endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
-        key = (rig, self._fanout.probe(rig, self._endpoint.now()))
+        n = self._fanout.probe(rig, self._endpoint.now())
         late = RigTimeout(rig, f"no answer from {self._rigs.rigs[rig].address} within {timeout:g} s")
-        timer = asyncio.get_running_loop().call_later(timeout, lambda: self._finish_ping(key, late))
-
-        def finish(outcome: PingReply | RigError) -> None:
-            timer.cancel()
-            guarded("waiter for a ping", done, outcome)
-
-        self._pings[key] = finish
+        ping = _Ping(rig, n, done)
+        ping.timer = asyncio.get_running_loop().call_later(timeout, self._finish_pings, [ping], late)
+        self._pings.append(ping)
         self._endpoint.pump()
 
-    def _finish_ping(self, key: tuple[str, int], outcome: PingReply | RigError) -> None:
-        if finish := self._pings.pop(key, None):
-            finish(outcome)
+    def _finish_pings(self, pings: list[_Ping], outcome: PingReply | RigError) -> None:
+        for ping in pings:
+            self._pings.remove(ping)
+            if ping.timer:
+                ping.timer.cancel()
+            guarded("waiter for a ping", ping.done, outcome)
 
     # ------------------------------------------------------------------------------------------------- events
 
@@ -397,7 +406,9 @@ class RigServices(app.Services):
         elif isinstance(event, RequestReceived):
             self._confirm(event)
         elif isinstance(event, ProbeAnswered):
-            self._finish_ping((event.rig, event.n), self._ping_reply(event))
+            answered = [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]
+            if answered:
+                self._finish_pings(answered, self._ping_reply(event))
         elif isinstance(event, ProbeRefused):
             self._refuse_pings(event.rig)
         elif isinstance(event, RemoteComplaint):
@@ -466,5 +477,4 @@ class RigServices(app.Services):
         refused = RigRefused(
             rig, f"the host of {address} is up and nothing listens at that port; start the rig's program there"
         )
-        for key in [key for key in self._pings if key[0] == rig]:
-            self._finish_ping(key, refused)
+        self._finish_pings([ping for ping in self._pings if ping.rig == rig], refused)

@@ -1073,6 +1073,16 @@ def test_close_while_many_wait(serve: Serve, connect: Connect, gate: Gate, waite
     assert time.monotonic() - begin < PROMPT
 
 
+def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As it is for a moment while the loop ends: what is handed over then is never looked at.
+    monkeypatch.setattr(pair.services, "push", lambda *_: None)
+    push = in_thread(pair.push, "EXPEND", wait=True)
+    until(lambda: pair._waiting)
+    pair.close()
+    with pytest.raises(NotRunning, match="closed"):
+        push.result(PROMPT)
+
+
 def test_close_while_many_push_again_and_again(serve: Serve, connect: Connect) -> None:
     rig = serve("cameras")
     for _ in range(10):

@@ -13,6 +13,10 @@ from rigsync.errors import RemoteProtocolError
 from rigsync.protocol.echo_guard import EchoGuard
 from rigsync.protocol.messages import ExpMessage
 
+REPEAT_WINDOW = 0.5
+"""Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
+FORGOTTEN = 1 << 16
+"""Coordinators of which at least the highest number is kept, so that none of their requests is run again."""
 WAITING_ANSWERS = 64
 """Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
 
@@ -80,6 +84,17 @@ class EchoLane:
     answers: deque[tuple[ExpMessage, bytes]] = field(default_factory=lambda: deque(maxlen=WAITING_ANSWERS))
     awaited: tuple[ExpMessage, bytes] | None = None
     until: float = math.inf
+    last: bytes = b""
+    last_at: float = -math.inf
+
+    def repeats(self, data: bytes, now: float) -> bool:
+        """Take note of a message, and tell whether it is the last one again, too soon to be meant.
+
+        The network has doubled it; or the coordinator, which takes a second echo for a message, echoes that.
+        """
+        again = data == self.last and now - self.last_at < REPEAT_WINDOW
+        self.last, self.last_at = data, now
+        return again
 
 
 class Coordinators:
@@ -94,6 +109,7 @@ class Coordinators:
     def __init__(self, timing: Timing):
         self._timing = timing
         self._known: OrderedDict[str, Coordinator] = OrderedDict()
+        self._forgotten: OrderedDict[str, int] = OrderedDict()
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
 
     def seen(self, boot: str, source: Address, now: float) -> Coordinator:
@@ -106,7 +122,7 @@ class Coordinators:
         """
         coordinator = self._known.get(boot)
         if coordinator is None:
-            coordinator = self._known[boot] = Coordinator(source[0], now)
+            coordinator = self._known[boot] = Coordinator(source[0], now, self._forgotten.pop(boot, 0))
             if len(self._known) > COORDINATORS:
                 self._forget_one()
         elif coordinator.host != source[0]:
@@ -120,7 +136,11 @@ class Coordinators:
         older = list(self._known.items())[:-1]
         idle = (boot for boot, known in older if not known.records)
         done = (boot for boot, known in older if not known.is_waiting)
-        del self._known[next(chain(idle, done), older[0][0])]
+        boot = next(chain(idle, done), older[0][0])
+        if highest := self._known.pop(boot).highest:
+            self._forgotten[boot] = highest
+            if len(self._forgotten) > FORGOTTEN:
+                self._forgotten.popitem(last=False)
 
     def leave(self, boot: str, source: Address) -> None:
         """Send a coordinator that has said goodbye nothing more of one's own accord."""

@@ -226,9 +226,8 @@ class Peer:
             self._fail(errand, Aborted(self.name, f"this program closed before {name} was answered"))
 
     def probe(self, now: float) -> int:
-        """Send a probe now, beside the regular ones; return its number."""
-        self._send_probe(now)
-        return self._probe_n
+        """Send a probe now, beside the regular ones; return its number, which is 0 for a rig known to be iblutil's."""
+        return self._send_probe(now)
 
     def farewell(self) -> None:
         """Tell a rigsync rig that this coordinator is closing."""
@@ -493,13 +492,19 @@ class Peer:
 
     # ---------------------------------------------------------------------------------------------------- link
 
-    def _send_probe(self, now: float) -> None:
-        self._probe_n += 1
-        stamp = self._stamps.stamp(now)
-        self._probes[self._probe_n] = now, stamp
+    def _send_probe(self, now: float) -> int:
+        if self.dialect is Dialect.IBLUTIL:
+            # Always the same bytes: an iblutil rig shows each datagram that it does not know once.
+            n = stamp = 0
+        else:
+            self._probe_n += 1
+            n, stamp = self._probe_n, self._stamps.stamp(now)
+        self._probes.pop(n, None)
+        self._probes[n] = now, stamp
         if len(self._probes) > _PROBES_REMEMBERED:
             del self._probes[next(iter(self._probes))]
-        self._send(Line.PROBES, messages.probe(self._boot, self._probe_n, stamp))
+        self._send(Line.PROBES, messages.probe(self._boot, n, stamp))
+        return n
 
     def _probe_returned(self, n: int, now: float, stamps: tuple[int, int, int] | None, held: int) -> None:
         if n not in self._probes:

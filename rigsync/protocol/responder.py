@@ -229,12 +229,22 @@ class Responder:
         if message.event == messages.NULL_MESSAGE:
             text, event = message.args
             raise RemoteProtocolError("remote error", f"the coordinator's callback for {event.name} failed: {text}")
+        hands_over_token = message.event is ExpMessage.ALYX and len(message.args) > 1 and all(message.args)
+        if lane.repeats(data, now) and (hands_over_token or self._is_busy_with(source, lane)):
+            self._count("repeated message")
+            return
         if not lane.guard.allows(data, now):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send(source, data)
         task = self._new_task(message.event, message.args, source, None)
-        task.silent = message.event is ExpMessage.ALYX and len(message.args) > 1 and all(message.args)
+        task.silent = hands_over_token
         self._accept(task, now)
+
+    def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:
+        """Tell whether an iblutil coordinator still waits for an answer, or has yet to confirm one."""
+        if lane.awaited or lane.answers:
+            return True
+        return any(task.record is None and task.source == source for task in self._tasks.values())
 
     def _send_next(self, source: Address, lane: EchoLane, now: float) -> None:
         if lane.awaited is None and lane.answers:

@@ -55,3 +55,12 @@ def test_a_coordinator_does_not_change_its_host() -> None:
     coordinators.seen(REAL, SOURCE, 0.0)
     with pytest.raises(RemoteProtocolError, match="forged source"):
         coordinators.seen(REAL, ("10.0.0.2", 50_000), 1.0)
+
+
+def test_a_coordinator_that_was_pushed_out_has_none_of_its_requests_run_again() -> None:
+    coordinators = Coordinators(Timing())
+    coordinators.seen(REAL, SOURCE, 0.0).open_record(7, SOURCE).keep(b"done")
+    for number in range(3 * COORDINATORS):
+        coordinators.seen(forged(number), ("10.0.0.9", number), 1.0).open_record(1, SOURCE).keep(b"done")
+    back = coordinators.seen(REAL, SOURCE, 2.0)
+    assert (back.records, back.highest) == ({}, 7)

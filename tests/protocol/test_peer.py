@@ -1145,3 +1145,11 @@ def test_closing_settles_what_is_outstanding_and_what_is_queued(bench: PeerBench
     bench.submit("EXPEND")
     bench.peer.abandon()
     assert [type(outcome) for _, outcome in bench.outcomes] == [Aborted, Aborted]
+
+
+def test_a_known_iblutil_rig_is_probed_with_the_same_bytes_which_it_shows_once(ibl: PeerBench) -> None:
+    ibl.run(40)
+    first, second = ibl.sent(Line.PROBES)
+    assert first == second
+    ibl.receive(second, Line.PROBES)
+    assert [answered.n for answered in ibl.events(ProbeAnswered)] == [0]
