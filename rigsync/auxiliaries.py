@@ -60,6 +60,10 @@ class Auxiliaries:
     ------
     ConfigError
         What can never work: a malformed URI, a name that does not resolve, two rigs at one address.
+    RigsyncError
+        The system gives no more sockets.
+    TypeError, ValueError
+        `clients` or `log_limit` is of the wrong type, or the limit is not positive.
     """
 
     services: RigServices | None = None
@@ -282,10 +286,23 @@ class Auxiliaries:
     ) -> PushResult:
         """Send a message and wait for the answers, as ``push(wait=True)`` does, but raise where a rig failed.
 
+        Parameters
+        ----------
+        message, *args, rigs, timeout
+            As for `push`.
+
+        Returns
+        -------
+        PushResult
+            The answer of each rig.
+
         Raises
         ------
         PushError
-            A rig failed; its ``result`` holds the answers of the others.
+            A rig failed; its ``result`` holds the answers of the others. A `PushTimeout` where all failures are
+            time-outs.
+        TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked, LoopStuck
+            As for `push`.
         """
         outcome = self.push(message, *args, wait=True, rigs=rigs, timeout=timeout)
         if isinstance(outcome, PushError):
@@ -307,6 +324,17 @@ class Auxiliaries:
         -------
         dict of str to PingReply or RigError
             `RigTimeout` for silence, `RigRefused` where nothing listens at the port.
+
+        Raises
+        ------
+        UnknownRig
+            A name or pattern that matches none.
+        NotRunning
+            After `close`, or where the service thread has died.
+        LoopBlocked
+            On the service thread itself.
+        LoopStuck
+            The service thread does not react, because a callback of this program blocks it.
         """
         self._check_blocking("ping()")
         remote = self._remote

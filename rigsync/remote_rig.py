@@ -72,15 +72,48 @@ class RemoteRig(base.Communicator):
         return self._services.peer(self.name)
 
     async def init(self, data: Any = None, addr: Any = None) -> None:
-        """Send EXPINIT; return when the rig has confirmed that it has it."""
+        """Send EXPINIT; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        data : object
+            What the rig is to know.
+        addr : (str, int), optional
+            The rig's address, if at all: here and in the other verbs for iblutil's sake.
+
+        Raises
+        ------
+        RigError
+            The rig did not confirm it; here and in the other verbs.
+        """
         await self.confirmed_send(base.Service.init(self, data), addr)
 
     async def start(self, exp_ref: Any, data: Any = None, addr: Any = None) -> None:
-        """Send EXPSTART; return when the rig has confirmed that it has it."""
+        """Send EXPSTART; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        exp_ref : str or dict
+            The experiment, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence`` and ``subject``.
+        data : object
+            What else the rig is to know.
+        addr : (str, int), optional
+            As for `init`.
+        """
         await self.confirmed_send((ExpMessage.EXPSTART, exp_ref, data), addr)
 
     async def stop(self, data: Any = None, immediately: bool = False, addr: Any = None) -> None:
-        """Send EXPEND, or EXPINTERRUPT; return when the rig has confirmed that it has it."""
+        """Send EXPEND, or EXPINTERRUPT; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        data : object
+            What the rig is to know, for instance the error that interrupts.
+        immediately : bool
+            Whether to interrupt.
+        addr : (str, int), optional
+            As for `init`.
+        """
         await self.confirmed_send(base.Service.stop(self, data, immediately=immediately), addr)
 
     async def status(self, status: Any, addr: Any = None) -> None:

@@ -350,12 +350,26 @@ class RigServices(app.Services):
     async def request(self, message: Message, rigs: Iterable[str] | None = None) -> PushResult:
         """Send a message and wait for the answers, on any event loop.
 
+        Parameters
+        ----------
+        message : Message
+            Composed by `rigsync.protocol.arguments.compose`.
+        rigs : iterable of str, optional
+            Names or patterns; all by default.
+
+        Returns
+        -------
+        PushResult
+            The answer of each rig.
+
         Raises
         ------
         PushError
             Some rig failed.
         NotRunning
             The services are not open, or were closed meanwhile.
+        UnknownRig
+            A name or pattern that matches none.
         """
         future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
         self.push(message, draw_request_time(), lambda outcome: resolve_future(future, outcome), rigs)
@@ -376,6 +390,13 @@ class RigServices(app.Services):
             Seconds.
         done : callable
             Called once, with a `PingReply`, or with `RigTimeout` or `RigRefused`.
+
+        Raises
+        ------
+        NotRunning
+            The services are not open.
+        KeyError
+            No such rig.
         """
         if self._endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
