@@ -1,6 +1,7 @@
 """Set up what is needed, then run it: `python3 run.py demo` or `python3 run.py test`; needs nothing but Python.
 
-Everything goes into a virtual environment beside this file, one for each version of Python. Further arguments are passed on.
+Everything goes into a virtual environment beside this file, one for each version of Python.
+Further arguments are passed on.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from rigsync.callbacks import Subscribers, guarded, resolve_future
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Address, Rigs, check_distinct
 from rigsync.endpoint import Endpoint, look_up
-from rigsync.errors import NotRunning, PushError, RigError, RigRefused, RigsyncError, RigTimeout
+from rigsync.errors import NotRunning, PushError, RemoteError, RigError, RigRefused, RigsyncError, RigTimeout
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import (
@@ -453,6 +453,10 @@ class RigServices(app.Services):
         if pending and pending.confirmed:
             for name, error in event.failures.items():
                 self[name].deliver_failure(event.event, error)
+        for name, error in event.failures.items():
+            if isinstance(error, RemoteError):  # iblutil's callbacks for errors are called for every one
+                text = f"{error.error}: {error.message}"
+                self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name), False)
         self.log.file(event.request_time, outcome)
         self.response_received.announce()
         self.subscribers.tell(event)

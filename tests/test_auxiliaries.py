@@ -1496,3 +1496,16 @@ def test_mutual_failure_of_all(connect: Connect) -> None:
     assert sorted(outcome.failed) == ["left", "right"]
     assert outcome.result == {}
     assert "2 rigs" in str(outcome)
+
+
+def test_callbacks_for_errors_hear_of_the_failure_of_what_was_pushed(serve: Serve, connect: Connect) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    aux = connect(serve("cameras", {"EXPSTART": fail}))
+    aux.request("EXPINIT", "2026-01-01_1_mouse")
+    assert aux.services is not None
+    heard: list[Any] = []
+    aux.services.assign_callback(0, lambda data, addr: heard.append(data))
+    assert isinstance(aux.push("EXPSTART", wait=True), PushError)
+    assert heard == [["OSError: disk full", ExpMessage.EXPSTART]]
