@@ -335,7 +335,6 @@ class _Session:
         self.endpoint = Endpoint(self.responder, self._on_event)
         self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
-        self._given_up: set[int] = set()
         self._left = False
 
     def leave(self) -> None:
@@ -364,7 +363,6 @@ class _Session:
             self._begin(event)
         elif isinstance(event, HandlerOvertaken):
             logger.warning("%s: EXPINTERRUPT overtakes the handler of %s", self._name, event.event.name)
-            self._given_up.add(event.task)
             if task := self._coroutines.get(event.task):
                 task.cancel()
         elif isinstance(event, StatusChanged):
@@ -386,7 +384,7 @@ class _Session:
         if any(handler.is_coroutine for handler in handlers):
             task = self._loop.create_task(self._run_mixed(due, handlers), name=f"rigsync {due.event.name} handler")
             self._coroutines[due.task] = task
-            task.add_done_callback(lambda _: self._forget(due.task))
+            task.add_done_callback(lambda _: self._coroutines.pop(due.task, None))
             return
         job = functools.partial(self._run_plain, due, handlers)
         try:
@@ -441,14 +439,10 @@ class _Session:
         return itertools.takewhile(lambda _: not self._is_given_up(number), handlers)
 
     def _is_given_up(self, number: int) -> bool:
-        return self._left or number in self._given_up
-
-    def _forget(self, number: int) -> None:
-        self._coroutines.pop(number, None)
-        self._given_up.discard(number)
+        # Asked of the core, not of its events: those are told after the answer to EXPINTERRUPT has left.
+        return self._left or not self.responder.is_open(number)
 
     def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
-        self._forget(due.task)
         now = self.endpoint.now()
         if error is None:
             try:

@@ -85,7 +85,7 @@ class LiveView(View):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave the table as it is."""
-        self._activity = "" if error is None else "interrupted"
+        self._activity = ""
         self._live.__exit__(kind, error, traceback)
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:

@@ -26,7 +26,7 @@ class Identity:
 def experiment_information(
     identity: Identity, status: ExpStatus, exp_ref: str | None, returned: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return iblrig's ExpInfo structure with the rig's status, and over it what its handlers returned."""
+    """Return iblrig's ExpInfo structure, over it what the handlers returned, and the rig's own status."""
     return {
         "exp_ref": exp_ref,
         "main_sync": identity.main_sync,
@@ -34,8 +34,8 @@ def experiment_information(
         "master": False,  # the behaviour PC, which commands, is the master
         "rig_version": identity.version,
         "spec_version": PROTOCOL_VERSION,
-        "status": int(status),
         **returned,
+        "status": int(status),
     }
 
 

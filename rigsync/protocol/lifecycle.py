@@ -157,8 +157,12 @@ def _same(status: ExpStatus, event: ExpMessage, present: str | None, named: str 
     return named is not None and present is not None and canonical_reference(named) == canonical_reference(present)
 
 
+def _condition(entry: Any) -> str:
+    return " (same reference)" if isinstance(entry, ByReference) and entry.other == REFUSE else ""
+
+
 def _refusal(status: ExpStatus, event: ExpMessage, present: str | None, named: str | None) -> str:
-    allowed = [m.name for m, entry in TABLE[status].items() if entry != REFUSE]
+    allowed = [f"{m.name}{_condition(entry)}" for m, entry in TABLE[status].items() if entry != REFUSE]
     about = f" of {present}" if present else ""
     asked = f" for {named}" if named else ""
     return f"{event.name}{asked} refused: status is {status.name}{about}; allowed now: {', '.join(allowed)}"

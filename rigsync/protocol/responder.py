@@ -136,6 +136,10 @@ class Responder:
                 self._enter(task.leads_to, self.exp_ref)
             self._finish_failure(task, error, message, traceback, now)
 
+    def is_open(self, number: int) -> bool:
+        """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
+        return number in self._tasks
+
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: acknowledge what takes long, give up missing echoes."""
         for task in self._tasks.values():

@@ -238,14 +238,15 @@ def test_text_is_taken_as_it_is(text: str) -> None:
             REF,
             OTHER,
             f"EXPINIT for {OTHER} refused: status is RUNNING of {REF}; "
-            "allowed now: EXPINIT, EXPSTART, EXPEND, EXPINTERRUPT",
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
         ),
         (
             ExpStatus.RUNNING,
             ExpMessage.EXPCLEANUP,
             REF,
             None,
-            f"EXPCLEANUP refused: status is RUNNING of {REF}; allowed now: EXPINIT, EXPSTART, EXPEND, EXPINTERRUPT",
+            f"EXPCLEANUP refused: status is RUNNING of {REF}; "
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
         ),
         (
             ExpStatus.STOPPED,

@@ -415,14 +415,15 @@ def test_a_no_op_is_answered_without_running_the_handler(status: str, event: str
             "RUNNING",
             "EXPCLEANUP",
             [],
-            f"EXPCLEANUP refused: status is RUNNING of {REF}; allowed now: EXPINIT, EXPSTART, EXPEND, EXPINTERRUPT",
+            f"EXPCLEANUP refused: status is RUNNING of {REF}; "
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
         ),
         (
             "RUNNING",
             "EXPINIT",
             [{"exp_ref": OTHER}],
             f"EXPINIT for {OTHER} refused: status is RUNNING of {REF}; "
-            "allowed now: EXPINIT, EXPSTART, EXPEND, EXPINTERRUPT",
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
         ),
     ],
 )
@@ -1249,3 +1250,14 @@ def test_a_token_that_the_network_doubles_is_handed_over_once() -> None:
     data = bench.array(ExpMessage.ALYX, "https://alyx", {"ana": "t"})
     bench.receive(data)
     assert bench.sent() == [data]
+
+
+def test_an_overtaken_task_is_closed_before_the_answer_to_the_interrupt_leaves() -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", {"exp_ref": "2024-01-02_1_m"})
+    task = bench.due().task
+    assert bench.rig.is_open(task)
+    interrupt = messages.request(COORDINATOR, 9, compose("EXPINTERRUPT"))
+    bench.rig.receive_datagram(interrupt, HERE, bench.now)
+    assert not bench.rig.is_open(task)
+    assert len(bench.rig.take_datagrams()) == 2
