@@ -341,10 +341,11 @@ class RigServices(app.Services):
         return answers
 
     @staticmethod
-    def _compose_verb(event: Any, method: str, *args: Any, data: Any = None, **_: Any) -> Message:
+    def _compose_verb(event: Any, method: str, *args: Any, data: Any = None, immediately: bool = False) -> Message:
         if method == "confirmed_send":  # the message itself, as iblrig's older code gives it
             return message_of(args[0])
-        event = ExpMessage.validate(event, allow_bitwise=False)
+        if immediately:  # older releases of iblutil name EXPEND all the same
+            event = ExpMessage.EXPINTERRUPT
         return compose(event, *args) if data is None else compose(event, *args, data)
 
     async def request(self, message: Message, rigs: Iterable[str] | None = None) -> PushResult:

@@ -325,7 +325,7 @@ class FakeRig:
             return
         try:
             responder.respond(due.task, handler(*due.args), network.now)
-        except Exception as error:  # noqa: BLE001, RUF100 - whatever a test's handler raises goes to the coordinator
+        except Exception as error:  # whatever a test's handler raises goes to the coordinator
             responder.fail(due.task, type(error).__name__, str(error), "", network.now)
 
     def _settle(self, responder: Responder, task: int) -> None:

@@ -1152,3 +1152,19 @@ def test_forged_answer_from_elsewhere_has_no_effect(connect: Connect) -> None:
             messages.reply(RawRig.boot, raw.requests[0].n, compose("EXPEND", {}), 1, 2), raw.sources["Request"]
         )
         assert isinstance(push.result(LONG), PushTimeout)
+
+
+def test_stopping_immediately_interrupts_though_older_releases_of_iblutil_name_another_event(serve: Serve) -> None:
+    told: list[str] = []
+
+    async def main() -> None:
+        handlers = {
+            "EXPINTERRUPT": lambda data=None: told.append("EXPINTERRUPT"),
+            "EXPEND": lambda data=None: told.append("EXPEND"),
+        }
+        async with opened([serve("cameras", handlers)]) as services:
+            await services.init("2026-01-01_1_mouse")
+            await services._signal(ExpMessage.EXPEND, "stop", data=None, immediately=True, reverse=True)
+
+    run(main())
+    assert told == ["EXPINTERRUPT"]
