@@ -11,8 +11,9 @@ from typing import Any
 from rigsync.config import RigConfig, Timing
 from rigsync.errors import RigError
 from rigsync.protocol.clock import StampClock
-from rigsync.protocol.events import Event, LinkState, PushCompleted
+from rigsync.protocol.events import LinkState, PushCompleted
 from rigsync.protocol.messages import ExpMessage, Message
+from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.peer import Line, Peer, Request
 
 LAST_FIRST = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
@@ -28,7 +29,7 @@ class _Push:
     failures: dict[str, RigError] = field(default_factory=dict)
 
 
-class Fanout:
+class Fanout(Outputs[tuple[str, Line]]):
     """The coordinator's core.
 
     Datagrams and time go in; `take_datagrams` and `take_events` give what comes out; `next_timer` says when
@@ -49,10 +50,9 @@ class Fanout:
     """
 
     def __init__(self, rigs: Mapping[str, RigConfig], timing: Timing, boot: str, stamps: StampClock, random: Random):
+        super().__init__()
         self._boot = boot
         self._n = 0
-        self._outbox: list[tuple[tuple[str, Line], bytes]] = []
-        self._events: list[Event] = []
         self._pushes: dict[float, _Push] = {}
         self._timer = math.inf
         self.peers = {
@@ -148,18 +148,6 @@ class Fanout:
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
         return self._timer
-
-    def take_datagrams(self) -> list[tuple[tuple[str, Line], bytes]]:
-        """Return what is to be sent, each with the rig and the line, and forget it."""
-        taken = self._outbox.copy()
-        self._outbox.clear()
-        return taken
-
-    def take_events(self) -> list[Event]:
-        """Return what has happened since the last call."""
-        taken = self._events.copy()
-        self._events.clear()
-        return taken
 
     def _note_timer(self, peer: Peer) -> None:
         # Only ever earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.

@@ -17,7 +17,6 @@ from rigsync.protocol.clock import StampClock
 from rigsync.protocol.coordinators import Address, Coordinators, EchoLane, Record
 from rigsync.protocol.events import (
     EchoMissing,
-    Event,
     HandlerDue,
     HandlerOvertaken,
     MessageHandled,
@@ -26,6 +25,7 @@ from rigsync.protocol.events import (
 )
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, decide, named_reference
 from rigsync.protocol.messages import Alive, Array, Bye, ExpMessage, ExpStatus, Probe, Request
+from rigsync.protocol.outputs import Outputs
 
 _SOURCES_REPORTED = 256
 """Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
@@ -63,7 +63,7 @@ class Lane:
     waiting: deque[Task] = field(default_factory=deque)
 
 
-class Responder:
+class Responder(Outputs[Address]):
     """The rig's core.
 
     Datagrams, time and the outcomes of handlers go in; `take_datagrams` and `take_events` give what comes out;
@@ -86,11 +86,10 @@ class Responder:
     def __init__(
         self, identity: Identity, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
     ):
+        super().__init__()
         self.identity, self._handled, self._timing = identity, handled, timing
         self._boot, self._stamps = boot, stamps
         self._coordinators = Coordinators(timing)
-        self._outbox: list[tuple[Address, bytes]] = []
-        self._events: list[Event] = []
         self._tasks: dict[int, Task] = {}
         self._lane = Lane()
         self._querying: set[int] = set()
@@ -162,18 +161,6 @@ class Responder:
         """Tell the coordinators that probe this rig that it is closing."""
         for address in self._coordinators.watching(now):
             self._send(address, messages.bye(self._boot, 0, "the rig is closing"))
-
-    def take_datagrams(self) -> list[tuple[Address, bytes]]:
-        """Return what is to be sent, each with its destination, and forget it."""
-        taken = self._outbox.copy()
-        self._outbox.clear()
-        return taken
-
-    def take_events(self) -> list[Event]:
-        """Return what has happened since the last call."""
-        taken = self._events.copy()
-        self._events.clear()
-        return taken
 
     # --------------------------------------------------------------------------------------- rigsync dialect
 
