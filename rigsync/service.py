@@ -190,9 +190,7 @@ class RigServices(app.Services):
         if endpoint is None:
             return
         self._fanout.farewell()
-        endpoint.close()
-        for event in self._fanout.take_events():
-            self._on_event(event)
+        endpoint.close()  # which tells what became of the pushes that are outstanding
         for ping in list(self._pings):
             self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
         self.connected.unset()

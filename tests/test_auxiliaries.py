@@ -1509,3 +1509,26 @@ def test_callbacks_for_errors_hear_of_the_failure_of_what_was_pushed(serve: Serv
     aux.services.assign_callback(0, lambda data, addr: heard.append(data))
     assert isinstance(aux.push("EXPSTART", wait=True), PushError)
     assert heard == [["OSError: disk full", ExpMessage.EXPSTART]]
+
+
+class ClosedWindow(logging.Handler):
+    """A program's log window that is gone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("wrapped C++ object was deleted")
+
+
+def test_a_log_handler_that_raises_loses_no_outcome() -> None:
+    logger = logging.getLogger("rigsync")
+    handler = ClosedWindow()
+    logger.addHandler(handler)
+    try:
+        with silent_rig("cameras") as clients, Auxiliaries(clients, connect_timeout=0) as aux:
+            assert isinstance(aux.push("EXPSTART", wait=True, timeout=0.1), PushError)
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_connecting_may_be_given_any_time(serve: Serve, connect: Connect, seconds: float) -> None:
+    assert connect(serve("cameras"), connect_timeout=seconds).is_connected

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from live_helpers import LONG, in_thread
 
+from rigsync import errors
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
 from rigsync.results import PingReply, PushResult, ResultLog
 
@@ -138,3 +139,19 @@ def test_log_from_many_threads() -> None:
 def test_limit_of_the_log_is_checked(limit: Any) -> None:
     with pytest.raises(ValueError, match="positive whole number"):
         ResultLog(limit)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.UnknownRig("camera", ["cameras", "ephys"]),
+        errors.PayloadTooLarge(70_000, 65_507),
+        errors.RemoteProtocolError("junk", "5 bytes"),
+        errors.ConfigError("no port", file="rigs.yaml", line=3, key="rigs.cameras.uri"),
+        errors.RemoteError("cameras", "OSError", "disk full", "Traceback"),
+        errors.RigLost("cameras", "silent"),
+    ],
+)
+def test_errors_survive_the_way_to_another_process(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))

@@ -30,6 +30,7 @@ from rigsync import (
     LoopBlocked,
     NotRunning,
     PayloadError,
+    PayloadTooLarge,
     PushError,
     PushResult,
     RemoteError,
@@ -39,6 +40,7 @@ from rigsync import (
 )
 from rigsync.protocol.events import LinkChanged, LinkState
 from rigsync.protocol.responder import QUERIES
+from rigsync.workers import Workers
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"
@@ -1257,3 +1259,19 @@ def test_rig_that_nobody_closes_does_not_keep_the_process_alive(ending: str) -> 
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_description_that_leaves_no_room_for_the_answer_is_refused() -> None:
+    with pytest.raises(PayloadTooLarge):
+        Rig("cameras", experiment_description={"devices": "x" * 40_000})
+
+
+def test_a_handler_for_which_there_is_no_thread_fails_and_the_next_message_is_handled(
+    rig: Rig, aux: Auxiliaries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.on("EXPINIT")(lambda data=None: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "submit", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+        error = error_of(aux, "EXPINIT", REFERENCE)
+    assert (error.error, error.message) == ("RuntimeError", "can't start new thread")
+    assert ask(aux, "EXPINIT", REFERENCE) == [info(ExpStatus.INITIALIZED, REFERENCE)]

@@ -27,6 +27,7 @@ from rigsync.callbacks import Subscribers
 from rigsync.config import Timing, rigs_from
 from rigsync.endpoint import Endpoint
 from rigsync.errors import (
+    Aborted,
     ConfigError,
     NotRunning,
     PayloadError,
@@ -35,6 +36,7 @@ from rigsync.errors import (
     RemoteError,
     RigError,
     RigTimeout,
+    UnknownRig,
 )
 from rigsync.protocol import events, messages
 from rigsync.protocol.arguments import compose
@@ -1168,3 +1170,38 @@ def test_stopping_immediately_interrupts_though_older_releases_of_iblutil_name_a
 
     run(main())
     assert told == ["EXPINTERRUPT"]
+
+
+def test_unknown_rig_fails_at_the_call(serve: Serve) -> None:
+    async def main() -> None:
+        async with opened([serve("cameras")]) as services:
+            with pytest.raises(UnknownRig, match="the rigs are: cameras"):
+                await services.request(compose("EXPSTATUS"), ["camera"])
+
+    run(main())
+
+
+def test_what_is_outstanding_when_the_services_close_is_in_the_log_and_announced() -> None:
+    async def main() -> None:
+        with silent_rig("cameras") as clients:
+            async with opened([clients]) as services:
+                when = draw_request_time()
+                services.push(compose("EXPSTART"), when, lambda _: None)
+                services.response_received.mark()
+                services.close()
+                assert isinstance(services.log[when].failed["cameras"], Aborted)
+                assert services.response_received.is_set()
+
+    run(main())
+
+
+def test_a_waiter_that_raises_stops_neither_the_pump_nor_the_others(serve: Serve) -> None:
+    def clumsy(_: Any) -> None:
+        raise ValueError("clumsy")
+
+    async def main() -> None:
+        async with opened([serve("cameras")]) as services:
+            services.push(compose("EXPSTATUS"), draw_request_time(), clumsy)
+            assert await services.request(compose("EXPSTATUS"))
+
+    run(main())

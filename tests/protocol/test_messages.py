@@ -29,6 +29,7 @@ from rigsync.protocol.messages import (
     Reply,
     Request,
     decode,
+    one_line,
 )
 
 BOOT = "0123456789abcdef"
@@ -574,3 +575,8 @@ def test_alyx_without_a_token_asks_for_one(event: ExpMessage, args: list[object]
 
 def test_a_clock_before_1970_is_no_violation() -> None:
     assert decode(written("probe", t0=-5)) == Probe(BOOT, 3, -5)
+
+
+def test_text_from_outside_stays_on_one_line_of_the_log() -> None:
+    assert one_line("a\nERROR forged\x1b[2J\ud800 é") == "a\\nERROR forged\\x1b[2J\\ud800 é"
+    assert len(one_line("x" * 10**5)) == 1003
