@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rigsync.config import Timing as Timing
     from rigsync.config import load_rigs as load_rigs
     from rigsync.errors import Aborted as Aborted
+    from rigsync.errors import BusyError as BusyError
+    from rigsync.errors import Cancelled as Cancelled
     from rigsync.errors import ConfigError as ConfigError
     from rigsync.errors import Interrupted as Interrupted
     from rigsync.errors import ListenError as ListenError
@@ -28,9 +30,13 @@ if TYPE_CHECKING:
     from rigsync.errors import RigError as RigError
     from rigsync.errors import RigLost as RigLost
     from rigsync.errors import RigRefused as RigRefused
+    from rigsync.errors import RigRestarted as RigRestarted
+    from rigsync.errors import RigsMissing as RigsMissing
     from rigsync.errors import RigsyncError as RigsyncError
     from rigsync.errors import RigTimeout as RigTimeout
     from rigsync.errors import UnknownRig as UnknownRig
+    from rigsync.protocol.clock import ClockEstimate as ClockEstimate
+    from rigsync.protocol.events import Start as Start
     from rigsync.protocol.messages import ExpMessage as ExpMessage
     from rigsync.protocol.messages import ExpStatus as ExpStatus
     from rigsync.remote_rig import RemoteRig as RemoteRig
@@ -44,6 +50,8 @@ _MODULES = {
     "config": ["RigConfig", "Rigs", "Timing", "load_rigs"],
     "errors": [
         "Aborted",
+        "BusyError",
+        "Cancelled",
         "ConfigError",
         "Interrupted",
         "ListenError",
@@ -59,10 +67,14 @@ _MODULES = {
         "RigError",
         "RigLost",
         "RigRefused",
+        "RigRestarted",
         "RigTimeout",
+        "RigsMissing",
         "RigsyncError",
         "UnknownRig",
     ],
+    "protocol.clock": ["ClockEstimate"],
+    "protocol.events": ["Start"],
     "protocol.messages": ["ExpMessage", "ExpStatus"],
     "remote_rig": ["RemoteRig"],
     "results": ["PingReply", "PushResult"],

@@ -17,10 +17,10 @@ from typing import Any, Literal, overload
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Rigs, load_rigs, rigs_from
-from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError
+from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
 from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
-from rigsync.protocol.arguments import compose
+from rigsync.protocol.arguments import checked_delay, compose
 from rigsync.protocol.messages import ExpMessage
 from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
 from rigsync.service import RigServices
@@ -174,8 +174,9 @@ class Auxiliaries:
         Parameters
         ----------
         event : class or str
-            One of the classes in `rigsync.protocol.events` that a coordinator tells, or its name: ``LinkChanged``,
-            ``MessageReceived``, ``PushCompleted``, ``RigRestarted``, ...
+            One of the classes in `rigsync.protocol.events` that a coordinator tells, or its name in any case:
+            ``RigAlive``, ``RigSuspect``, ``RigLost`` (or ``LinkChanged`` for all three), ``RigRestarted``,
+            ``notice``, ``MessageReceived``, ``PushCompleted``, ...
         callback : callable
             Called with the event on the service thread, and so has to be quick and must not block.
 
@@ -189,11 +190,57 @@ class Auxiliaries:
         ValueError
             No such event.
         """
-        kinds = {kind.__name__: kind for kind in events.CoordinatorEvent.__subclasses__()}
+        kinds = {kind.__name__.lower(): kind for kind in _event_kinds(events.CoordinatorEvent)}
         name = getattr(event, "__name__", str(event))
-        if name not in kinds:
-            raise ValueError(f"no event {name!r}; choices: {', '.join(sorted(kinds))}")
-        return self._subscribers.add(kinds[name], callback)
+        if name.lower() not in kinds:
+            choices = sorted(kind.__name__ for kind in kinds.values())
+            raise ValueError(f"no event {name!r}; choices: {', '.join(choices)}")
+        return self._subscribers.add(kinds[name.lower()], callback)
+
+    def wait_for(self, *rigs: str, timeout: float | None = None) -> None:
+        """Wait until rigs answer, for instance those whose computers are still starting.
+
+        Parameters
+        ----------
+        *rigs : str
+            Names or patterns; all rigs by default.
+        timeout : float, optional
+            Seconds; without end by default.
+
+        Raises
+        ------
+        RigsMissing
+            A `TimeoutError` whose text names those that do not answer, and what is known of each.
+        TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked
+            As for `push`.
+        """
+        limit = _checked_timeout(timeout)
+        names = self._choose(rigs or None)
+        self._check_blocking("wait_for()")
+        remote = self._remote
+        if not self.is_running or remote is None:
+            raise self._not_running()
+        waited_for = list(self._rigs.rigs) if names is None else names
+
+        def missing() -> list[str]:
+            return [name for name in waited_for if remote[name].state is not events.LinkState.ALIVE]
+
+        with self._waiters(1) as (future,):
+            settle = _setter(future)
+
+            def check(_: object = None) -> None:
+                if not missing():
+                    settle(None)
+
+            unsubscribe = self._subscribers.add(events.RigAlive, check)
+            try:
+                self.thread.call(check)
+                if not _settled(future, limit):
+                    raise RigsMissing({name: remote[name].reason for name in missing()})
+            finally:
+                unsubscribe()
+            if isinstance(outcome := future.result(), NotRunning):
+                raise outcome
 
     # ------------------------------------------------------------------------------------------------- pushing
 
@@ -205,6 +252,8 @@ class Auxiliaries:
         wait: Literal[False] = False,
         rigs: str | Iterable[str] | None = None,
         timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
     ) -> float: ...
 
     @overload
@@ -215,6 +264,8 @@ class Auxiliaries:
         wait: Literal[True],
         rigs: str | Iterable[str] | None = None,
         timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
     ) -> PushResult | PushError: ...
 
     def push(
@@ -224,6 +275,8 @@ class Auxiliaries:
         wait: bool = False,
         rigs: str | Iterable[str] | None = None,
         timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
     ) -> PushResult | PushError | float:
         """Send a message to the rigs.
 
@@ -239,18 +292,26 @@ class Auxiliaries:
         rigs : str or iterable of str, optional
             Names, or patterns such as ``'cameras:*'``; all rigs by default.
         timeout : float, optional
-            Seconds for the answers, instead of each rig's own.
+            Seconds for the answers, instead of each rig's own; where there is an instant, from then on.
+        at : float, optional
+            Unix time in seconds, by this computer's clock, at which all rigs are to act, each by its own clock. At
+            most an hour ahead. What still waits is called off by EXPEND, EXPINTERRUPT and `close`. A rig of the
+            iblutil dialect, which cannot wait, gets the message half a round trip before.
+        delay : float, optional
+            The same as seconds from now.
 
         Returns
         -------
         PushResult or PushError or float
             With `wait`, a dict of rig name to answer, or, *returned, not raised,* the error that holds it where a rig
             failed (a `TimeoutError` too where all failures are time-outs). Else the request time, the key in `log`.
+            Its ``starts`` tell when each rig began to act, with error bounds, and ``skew`` how far they lie apart.
 
         Raises
         ------
         TypeError, ValueError
-            The message or an argument is of the wrong type, unknown, cannot be encoded, or is too large.
+            The message or an argument is of the wrong type, unknown, cannot be encoded, or is too large; or the
+            instant is past, over an hour ahead, given twice, or given to EXPINTERRUPT, which acts at once.
         UnknownRig
             A name or pattern that matches none.
         NotRunning
@@ -263,6 +324,7 @@ class Auxiliaries:
         composed = compose(message, *args)
         names = self._choose(rigs)
         limit = _checked_timeout(timeout)
+        ahead = checked_delay(composed.event, at=at, delay=delay, wall=time.time())
         if wait:
             self._check_blocking("push(wait=True)")
         if not self.is_running or self._remote is None:
@@ -270,11 +332,11 @@ class Auxiliaries:
         request_time = draw_request_time()
         self.response_received.mark()
         if not wait:
-            self._remote.push(composed, request_time, _ignore, names, limit)
+            self._remote.push(composed, request_time, _ignore, names, limit, delay=ahead)
             return request_time
         with self._waiters(1) as (future,):
-            self._remote.push(composed, request_time, _setter(future), names, limit)
-            outcome: PushResult | PushError = self._await(future, self._remote.longest(limit))
+            self._remote.push(composed, request_time, _setter(future), names, limit, delay=ahead)
+            outcome: PushResult | PushError = self._await(future, (ahead or 0.0) + self._remote.longest(limit))
         return outcome
 
     def request(
@@ -283,12 +345,14 @@ class Auxiliaries:
         *args: Any,
         rigs: str | Iterable[str] | None = None,
         timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
     ) -> PushResult:
         """Send a message and wait for the answers, as ``push(wait=True)`` does, but raise where a rig failed.
 
         Parameters
         ----------
-        message, *args, rigs, timeout
+        message, *args, rigs, timeout, at, delay
             As for `push`.
 
         Returns
@@ -304,7 +368,7 @@ class Auxiliaries:
         TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked, LoopStuck
             As for `push`.
         """
-        outcome = self.push(message, *args, wait=True, rigs=rigs, timeout=timeout)
+        outcome = self.push(message, *args, wait=True, rigs=rigs, timeout=timeout, at=at, delay=delay)
         if isinstance(outcome, PushError):
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise outcome.result.as_error()
@@ -584,6 +648,23 @@ def _checked_timeout(timeout: float | None) -> float | None:
     if math.isnan(seconds) or seconds <= 0:
         raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
     return seconds
+
+
+def _settled(future: concurrent.futures.Future[Any], timeout: float | None) -> bool:
+    """Wait for a future, at most `timeout` seconds; return whether it is settled."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while not future.done():
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        concurrent.futures.wait([future], min(left, LONGEST_WAIT))
+    return True
+
+
+def _event_kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _event_kinds(below)
 
 
 def _stuck() -> LoopStuck:

@@ -21,7 +21,7 @@ class Subscribers:
         self._by_event: dict[type[Event], list[Subscriber]] = {}
 
     def add(self, event: type[Event], callback: Subscriber) -> Callable[[], None]:
-        """Call `callback` with each event of that class; return a function that ends it."""
+        """Call `callback` with each event of that class and its subclasses; return a function that ends it."""
         subscribers = self._by_event.setdefault(event, [])
         subscribers.append(callback)
 
@@ -33,8 +33,9 @@ class Subscribers:
 
     def tell(self, event: Event) -> None:
         """Call each subscriber of the event."""
-        for callback in tuple(self._by_event.get(type(event), ())):
-            guarded(f"subscriber to {type(event).__name__}", callback, event)
+        for kind in type(event).__mro__:
+            for callback in tuple(self._by_event.get(kind, ())):
+                guarded(f"subscriber to {kind.__name__}", callback, event)
 
 
 def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:

@@ -65,6 +65,19 @@ def _check_seconds(value: object, key: str) -> None:
         raise ConfigError(f"expected a number of seconds above 0, not {_shown(value)}", key=key)
 
 
+def checked_lease(lease: object) -> float:
+    """Return a rig's lease in seconds, 0 for none.
+
+    Raises
+    ------
+    ConfigError
+        It is not a number of seconds from 0 on; the key is ``lease``.
+    """
+    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 <= lease <= sys.float_info.max:
+        raise ConfigError(f"expected a number of seconds, or 0 for never, not {_shown(lease)}", key="lease")
+    return float(lease)
+
+
 def _hint(wanted: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(wanted).lower(), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -286,6 +299,7 @@ class Timing:
     iblutil_beat: float = 15.0  # between two probes of an iblutil rig, which has to echo each
     iblutil_suspect_probes: int = 2  # unanswered probes after which an iblutil rig is suspect ...
     iblutil_lost_probes: int = 3  # ... and lost
+    clock_bound: float = 0.001  # a clock that is known less well than this is measured as often as an overdue link
     lost_grace: float = 1.0  # a lost rig is asked all the same; its outcome is settled after this much more silence
     # Resending (PROTOCOL.md section 2, after RFC 6298 and RFC 7252).
     resend_first: float = 0.1  # before any round trip was measured: ten of a slow lab network

@@ -80,8 +80,12 @@ class Endpoint:
         self._closed = False
 
     async def connect(self, line: Any, family: int, address: tuple[Any, ...]) -> None:
-        """Open the socket of one line towards one address."""
-        self._lines[line] = await self._open(family, lambda sock: sock.connect(address), line)
+        """Open the socket of one line towards one address; it takes the place of the one that the line has."""
+        opened = await self._open(family, lambda sock: sock.connect(address), line)
+        before = self._lines.pop(line, None)
+        self._lines[line] = opened
+        if before:
+            before.transport.close()
 
     async def listen(self, family: int, address: tuple[Any, ...]) -> tuple[Any, ...]:
         """Open the socket that listens, and return the address that it got.

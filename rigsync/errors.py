@@ -162,6 +162,14 @@ class Interrupted(RigError):
     """The message was overtaken by EXPINTERRUPT before the rig had answered it."""
 
 
+class RigRestarted(RigError):
+    """The rig's program was started anew while a message was outstanding, which the new one does not run."""
+
+
+class Cancelled(RigError):
+    """The message was to be acted on at an instant, and was called off before."""
+
+
 class Aborted(RigError):
     """The message was taken out of the queue before it was sent to this rig."""
 
@@ -187,6 +195,45 @@ class RemoteError(RigError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rig, self.error, self.message, self.traceback)
+
+
+class BusyError(RemoteError):
+    """The rig belongs to another coordinator's experiment; the text names that one's host and the reference."""
+
+
+def remote_error(rig: str, error: str, message: str, traceback: str = "") -> RigError:
+    """Return what a rig's failure is here: of one of the classes above where it has one.
+
+    Parameters
+    ----------
+    rig : str
+        The name of the rig.
+    error, message, traceback : str
+        As for `RemoteError`.
+    """
+    if error == Cancelled.__name__:
+        return Cancelled(rig, message)
+    if error == RigRestarted.__name__:
+        return RigRestarted(rig, message)
+    return (BusyError if error == BusyError.__name__ else RemoteError)(rig, error, message, traceback)
+
+
+class RigsMissing(RigsyncError, TimeoutError):
+    """Rigs that were waited for have not appeared in time.
+
+    Parameters
+    ----------
+    reasons : mapping of str to str
+        By name of rig: what is known of it.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]):
+        self.reasons = dict(reasons)
+        missing = "; ".join(f"{rig}: {reason}" for rig, reason in self.reasons.items())
+        super().__init__(f"rigs that did not answer in time: {missing}; see `rigsync doctor`")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reasons,)
 
 
 # ----------------------------------------------------------------------------------------- what became of a push

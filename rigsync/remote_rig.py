@@ -14,6 +14,7 @@ from rigsync.callbacks import guarded, on_loop_of, resolve_future
 from rigsync.config import RigConfig
 from rigsync.errors import RigError
 from rigsync.protocol.arguments import compose, encode, validate_event
+from rigsync.protocol.clock import ClockEstimate
 from rigsync.protocol.events import LinkState
 from rigsync.protocol.messages import NULL_MESSAGE, ExpMessage, Message
 from rigsync.protocol.peer import Peer
@@ -61,10 +62,22 @@ class RemoteRig(base.Communicator):
         return peer.state if peer else LinkState.UNKNOWN
 
     @property
+    def reason(self) -> str:
+        """What the state of the link rests on, in words."""
+        peer = self.peer
+        return peer.reason if peer else "the services are not open"
+
+    @property
     def dialect(self) -> str:
         """``rigsync``, ``iblutil`` or ``unknown``."""
         peer = self.peer
         return peer.dialect.value if peer else "unknown"
+
+    @property
+    def clock(self) -> ClockEstimate | None:
+        """How the rig's clock stands to this computer's; None before it is known, and for iblutil rigs."""
+        peer = self.peer
+        return peer.clock if peer else None
 
     @property
     def peer(self) -> Peer | None:

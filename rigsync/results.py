@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rigsync.errors import PushError, PushTimeout, RigError
+from rigsync.protocol.clock import ClockEstimate
+from rigsync.protocol.events import Start
 
 _clock_lock = threading.Lock()
 _last_request_time = 0.0
@@ -34,18 +36,35 @@ class PushResult(dict[str, list[Any]]):
         Unix time in seconds; the push's key in the log.
     failed : dict of str to RigError
         The rigs that did not answer, or answered with an error.
+    starts : dict of str to Start
+        When the rigs that answered began to act: Unix time by this computer's clock, in seconds, with its error bound.
+    at : float or None
+        The instant at which they were to act, likewise; None for at once.
     """
 
     def __init__(
-        self, message: str, request_time: float, answers: Mapping[str, list[Any]], failed: Mapping[str, RigError]
+        self,
+        message: str,
+        request_time: float,
+        answers: Mapping[str, list[Any]],
+        failed: Mapping[str, RigError],
+        starts: Mapping[str, Start] | None = None,
+        at: float | None = None,
     ):
         super().__init__(answers)
         self.message, self.request_time, self.failed = message, request_time, dict(failed)
+        self.starts, self.at = dict(starts or {}), at
 
     @property
     def succeeded(self) -> dict[str, list[Any]]:
         """The answers, without the rest."""
         return dict(self)
+
+    @property
+    def skew(self) -> float | None:
+        """Seconds between the first start and the last; None where fewer than two are known."""
+        times = [start.time for start in self.starts.values()]
+        return max(times) - min(times) if len(times) > 1 else None
 
     def as_outcome(self) -> PushResult | PushError:
         """Return the result itself if every rig answered, else the error that holds it."""
@@ -57,7 +76,7 @@ class PushResult(dict[str, list[Any]]):
         return (PushTimeout if all_late else PushError)(self.message, self, self.failed)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PushResult, (self.message, self.request_time, dict(self), self.failed)
+        return PushResult, (self.message, self.request_time, dict(self), self.failed, self.starts, self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,10 @@ class PingReply:
     """The rig's experiment reference."""
     version: str | None
     """Version of rigsync on the rig."""
+    owner: str | None = None
+    """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
+    clock: ClockEstimate | None = None
+    """How the rig's clock stands to this computer's; None from an iblutil rig, which does not say."""
 
 
 class ResultLog(Mapping[float, Any]):

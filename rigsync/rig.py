@@ -20,11 +20,12 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from rigsync import __version__
-from rigsync.config import Address, RigConfig, Timing, parse_uri
+from rigsync.config import Address, RigConfig, Timing, checked_lease, parse_uri
 from rigsync.endpoint import Endpoint, look_up
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.loop_thread import LoopThread, is_coroutine_function
 from rigsync.ports import holder_of
+from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import to_plain, validate_event
 from rigsync.protocol.clock import StampClock
@@ -33,18 +34,25 @@ from rigsync.protocol.events import (
     Event,
     HandlerDue,
     HandlerOvertaken,
+    LeaseExpired,
     MessageHandled,
+    NoticesDropped,
     StatusChanged,
     ViolationSeen,
 )
 from rigsync.protocol.messages import ExpMessage, ExpStatus, one_line, to_json
-from rigsync.protocol.responder import Responder
+from rigsync.protocol.responder import LEASE, Responder
+from rigsync.waiting import FINE, wait_until
 from rigsync.workers import Workers
 
 logger = logging.getLogger("rigsync.rig")
 
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Rig.close` returns."""
+MOST_NOTICES = 2**63 - 1
+"""The number of no notice takes more room in it than this."""
+LONGEST_TOPIC = 100
+"""Characters of a notice's topic, and of its key."""
 LONGEST_DESCRIPTION = 32_000
 """Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
 WAKE_INTERVAL = 0.5
@@ -93,11 +101,14 @@ class Rig:
         Whether this rig records the signal to which all others are aligned.
     experiment_description : dict, optional
         Devices and their settings, sent with each answer.
+    lease : float
+        Seconds for which the coordinator that is in charge may be silent. After that the rig interrupts as though told
+        to, so that a computer that has crashed leaves nothing running. 0 for never.
 
     Raises
     ------
     ConfigError
-        A malformed URI.
+        A malformed URI, or a lease that is not a number of seconds from 0 on.
     PayloadError, PayloadTooLarge
         An experiment description that cannot be sent.
 
@@ -119,11 +130,13 @@ class Rig:
         *,
         main_sync: bool = False,
         experiment_description: dict[str, Any] | None = None,
+        lease: float = LEASE,
     ):
         self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True))
         description = to_plain(experiment_description or {}, "experiment_description")
         if len(to_json(description)) > LONGEST_DESCRIPTION:
             raise PayloadTooLarge(len(to_json(description)), LONGEST_DESCRIPTION)
+        self._lease = checked_lease(lease)
         self._identity = Identity(name, bool(main_sync), description, __version__)
         self._handlers: dict[ExpMessage, list[Handler]] = {}
         self._session: _Session | None = None
@@ -193,6 +206,43 @@ class Rig:
             return function
 
         return register
+
+    def notify(self, topic: str, body: Any = None, *, key: str | None = None, confirm: bool = True) -> None:
+        """Tell the coordinators that watch this rig something; from any thread, and without waiting.
+
+        Parameters
+        ----------
+        topic : str
+            What sort of thing it is: ``status``, ``progress``, ``stream``, ``log``, or one of your own.
+        body : object
+            Whatever can be sent.
+        key : str, optional
+            What it is about, within the topic.
+        confirm : bool
+            True sends it again until each coordinator has confirmed it: all come, once each and in order. False sends
+            it once, and a newer one of the same topic and key takes its place.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Topic or key is no text, or is empty or too long.
+        PayloadError, PayloadTooLarge
+            The body cannot be sent.
+        NotRunning
+            The rig does not serve.
+        """
+        for name, text in (("topic", topic), ("key", key)):
+            if text is None and name == "key":
+                continue
+            if not isinstance(text, str):
+                raise TypeError(f"the {name} of a notice is text, not {type(text).__name__}")
+            if not 0 < len(text) <= LONGEST_TOPIC:
+                raise ValueError(f"the {name} of a notice has 1 to {LONGEST_TOPIC} characters, not {len(text)}")
+        plain = to_plain(body, "body")
+        messages.notice(messages.Notice("0" * 16, MOST_NOTICES, topic, key, plain, bool(confirm)))  # may be too large
+        if (session := self._session) is None:
+            raise NotRunning(f"rig {self.name} does not serve: start it before it tells anything")
+        session.notify(topic, key, plain, bool(confirm))
 
     # ------------------------------------------------------------------------------------------------- serving
 
@@ -281,7 +331,7 @@ class Rig:
         self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
     ) -> Responder:
         """Make the core of one stretch of serving; for rigs that are to behave otherwise, as that of `serve --drop`."""
-        return Responder(self._identity, handled, timing, boot, stamps)
+        return Responder(self._identity, handled, timing, boot, stamps, self._lease)
 
     async def _open(self) -> None:
         if self._session:
@@ -335,7 +385,21 @@ class _Session:
         self.endpoint = Endpoint(self.responder, self._on_event)
         self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
+        self._started: dict[int, float] = {}  # when the handlers of a task were entered, in monotonic seconds
         self._left = False
+
+    def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
+        """Tell the coordinators that watch; from any thread."""
+
+        def tell() -> None:
+            if not self._left:
+                self.responder.notify(topic, key, body, confirm, self.endpoint.now())
+                self.endpoint.pump()
+
+        try:
+            self._loop.call_soon_threadsafe(tell)
+        except RuntimeError:
+            raise NotRunning(f"rig {self._name} has stopped serving") from None
 
     def leave(self) -> None:
         """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""
@@ -368,6 +432,10 @@ class _Session:
         elif isinstance(event, StatusChanged):
             reference = one_line(event.exp_ref or "no experiment")
             logger.info("%s: %s, was %s (%s)", self._name, event.after.name, event.before.name, reference)
+        elif isinstance(event, LeaseExpired):
+            logger.error("%s: interrupts: %s", self._name, one_line(event.reason))
+        elif isinstance(event, NoticesDropped):
+            logger.warning("%s: %s confirms no notices; the oldest are given up", self._name, event.source)
         elif isinstance(event, MessageHandled):
             level = logging.WARNING if event.error else logging.INFO
             outcome = one_line(event.error or "answered")
@@ -380,7 +448,7 @@ class _Session:
             logger.warning("%s: %s sent %s (counted from now on)", self._name, event.source, one_line(event.problem))
 
     def _begin(self, due: HandlerDue) -> None:
-        handlers = tuple(self._handlers[due.event])
+        handlers = tuple(self._handlers.get(due.event, ()))
         if any(handler.is_coroutine for handler in handlers):
             task = self._loop.create_task(self._run_mixed(due, handlers), name=f"rigsync {due.event.name} handler")
             self._coroutines[due.task] = task
@@ -394,8 +462,19 @@ class _Session:
         except RuntimeError as error:  # the system gives no more threads
             self._loop.call_soon(self._settle, due, None, error)
 
+    def _enter(self, due: HandlerDue) -> bool:
+        """Take note that the handlers are entered now; return False where they were called off before."""
+        if due.schedule and not due.schedule.take():
+            return False
+        self._started[due.task] = self.endpoint.now()
+        return True
+
     def _run_plain(self, due: HandlerDue, handlers: Iterable[Handler]) -> Any:
         outcomes = _Outcomes(self._name, due.event)
+        if due.schedule:
+            wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
+        if not self._enter(due):
+            return None
         for handler in self._unless_overtaken(due.task, handlers):
             try:
                 outcomes.add(handler(due.args))
@@ -405,6 +484,11 @@ class _Session:
 
     async def _run_mixed(self, due: HandlerDue, handlers: Iterable[Handler]) -> None:
         outcomes = _Outcomes(self._name, due.event)
+        if due.schedule:
+            await asyncio.sleep(max(0.0, due.schedule.instant - FINE - self.endpoint.now()))
+            wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
+        if not self._enter(due):
+            return
         for handler in self._unless_overtaken(due.task, handlers):
             try:
                 if handler.is_coroutine:
@@ -443,10 +527,10 @@ class _Session:
         return self._left or not self.responder.is_open(number)
 
     def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
-        now = self.endpoint.now()
+        now, started = self.endpoint.now(), self._started.pop(due.task, None)
         if error is None:
             try:
-                self.responder.respond(due.task, result, now)
+                self.responder.respond(due.task, result, now, started)
             except BaseException as problem:  # out of what the handler returned
                 error = problem
         if error is not None:

@@ -20,9 +20,18 @@ from iblutil.io.net import app
 
 from rigsync.callbacks import Subscribers, guarded, resolve_future
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Address, Rigs, check_distinct
+from rigsync.config import Address, Rigs, check_distinct, is_literal
 from rigsync.endpoint import Endpoint, look_up
-from rigsync.errors import NotRunning, PushError, RemoteError, RigError, RigRefused, RigsyncError, RigTimeout
+from rigsync.errors import (
+    ConfigError,
+    NotRunning,
+    PushError,
+    RemoteError,
+    RigError,
+    RigRefused,
+    RigsyncError,
+    RigTimeout,
+)
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import (
@@ -116,6 +125,7 @@ class RigServices(app.Services):
         self._pending: dict[float, _Pending] = {}
         self._complained: set[tuple[str, ExpMessage]] = set()
         self._pings: list[_Ping] = []
+        self._searches: dict[str, asyncio.Task[None]] = {}
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -189,6 +199,8 @@ class RigServices(app.Services):
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is None:
             return
+        for search in self._searches.values():
+            search.cancel()
         self._fanout.farewell()
         endpoint.close()  # which tells what became of the pushes that are outstanding
         for ping in list(self._pings):
@@ -248,6 +260,7 @@ class RigServices(app.Services):
         rigs: Iterable[str] | None = None,
         timeout: float | None = None,
         confirmation: asyncio.Future[None] | None = None,
+        delay: float | None = None,
     ) -> None:
         """Send a message, from any thread; `done` is called on the loop's thread with what became of it.
 
@@ -265,6 +278,8 @@ class RigServices(app.Services):
             Seconds, instead of each rig's own.
         confirmation : asyncio.Future, optional
             Resolved when the one rig named confirms that it has the message.
+        delay : float, optional
+            Seconds from now until the one instant at which all rigs are to act.
 
         Raises
         ------
@@ -278,17 +293,25 @@ class RigServices(app.Services):
         names = None if rigs is None else self._rigs.matching(rigs)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
-        self._on_loop(self._push, message, request_time, _Pending(done, confirmation), names, timeout)
+        act_at = None if delay is None else self._endpoint.now() + delay
+        self._on_loop(self._push, message, request_time, _Pending(done, confirmation), names, timeout, act_at)
 
     def _push(
-        self, message: Message, request_time: float, pending: _Pending, rigs: list[str] | None, timeout: float | None
+        self,
+        message: Message,
+        request_time: float,
+        pending: _Pending,
+        rigs: list[str] | None,
+        timeout: float | None,
+        act_at: float | None,
     ) -> None:
         endpoint = self._endpoint
         if endpoint is None:
             guarded("waiter for a push", pending.done, NotRunning("closed before the message was sent"))
             return
         self._pending[request_time] = pending
-        self._fanout.push(message, request_time, endpoint.now(), rigs, timeout, pending.confirmation is not None)
+        confirm = pending.confirmation is not None
+        self._fanout.push(message, request_time, endpoint.now(), rigs, timeout, confirm, act_at)
         endpoint.pump()
 
     def send_confirmed(
@@ -446,7 +469,8 @@ class RigServices(app.Services):
             resolve_future(pending.confirmation, None)
 
     def _complete(self, event: PushCompleted) -> None:
-        result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
+        name = event.event.name
+        result = PushResult(name, event.request_time, event.answers, event.failures, event.starts, event.at)
         outcome = result.as_outcome()
         pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
         if pending and pending.confirmed:
@@ -476,10 +500,33 @@ class RigServices(app.Services):
     def _note_link(self, event: LinkChanged) -> None:
         level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO
         link_logger.log(level, "%s is %s: %s", event.rig, event.after.value, one_line(event.reason))
+        if event.after is LinkState.LOST and not is_literal(self._rigs.rigs[event.rig].address):
+            self._search(event.rig)
         if self._fanout.is_connected:
             self.connected.set()
         else:
             self.connected.unset()
+
+    def _search(self, rig: str) -> None:
+        """Look a lost rig's name up again until it answers: after a reboot it may have another address."""
+        if rig not in self._searches:
+            search = asyncio.get_running_loop().create_task(self._look_up_again(rig), name=f"rigsync look-up of {rig}")
+            self._searches[rig] = search
+            search.add_done_callback(lambda _: self._searches.pop(rig, None))
+
+    async def _look_up_again(self, rig: str) -> None:
+        while (endpoint := self._endpoint) and self[rig].state is LinkState.LOST:
+            try:
+                family, address = await look_up(self._rigs.rigs[rig])
+                if address != self._addresses[rig]:
+                    check_distinct({**self._addresses, rig: address})
+                    for line in Line:
+                        await endpoint.connect((rig, line), family, address)
+                    before, self._addresses[rig] = self._addresses[rig], address
+                    link_logger.warning("%s: its name stands for %s now, no longer for %s", rig, address[0], before[0])
+            except (ConfigError, OSError) as error:
+                link_logger.debug("%s: looking its name up again: %s", rig, error)
+            await asyncio.sleep(self._rigs.timing.lost_after)
 
     def _ping_reply(self, event: ProbeAnswered) -> PingReply:
         rig = self[event.rig]
@@ -494,6 +541,8 @@ class RigServices(app.Services):
             known.status.name if known and known.status is not None else None,
             known.exp_ref if known else None,
             known.version if known else None,
+            known.owner if known else None,
+            known.clock if known else None,
         )
 
     def _refuse_pings(self, rig: str) -> None:

@@ -26,11 +26,11 @@ from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import compose, validate_event
 from rigsync.protocol.clock import NANOSECONDS, StampClock
-from rigsync.protocol.events import Event, HandlerDue, PushCompleted
+from rigsync.protocol.events import Event, HandlerDue, PushCompleted, Schedule
 from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.messages import ExpMessage
 from rigsync.protocol.peer import Line
-from rigsync.protocol.responder import Responder
+from rigsync.protocol.responder import LEASE, Responder
 
 SimAddress = tuple[str, int]
 Handler = Callable[..., Any]
@@ -38,6 +38,30 @@ SimRig = TypeVar("SimRig", "FakeRig", "EchoRig")
 
 EPOCH = 1_700_000_000 * NANOSECONDS
 """Wall time, in nanoseconds, at virtual time 0."""
+
+
+class DriftingClock(StampClock):
+    """The clock of a machine that is off, and gets further off.
+
+    Parameters
+    ----------
+    offset : float
+        Seconds by which it is ahead of the network's time at virtual time 0.
+    drift : float
+        Seconds a second by which it gains.
+    """
+
+    def __init__(self, offset: float = 0.0, drift: float = 0.0):
+        super().__init__(EPOCH, 0.0)
+        self._offset, self._drift = offset, drift
+
+    def stamp(self, now: float) -> int:
+        """Return the stamp of the virtual instant `now`."""
+        return super().stamp(now + self._offset + self._drift * now)
+
+    def instant(self, stamp: int) -> float:
+        """Return the virtual instant of a stamp."""
+        return (super().instant(stamp) - self._offset) / (1 + self._drift)
 
 
 class Node(Protocol):
@@ -72,6 +96,8 @@ class SimNetwork:
     ----------
     now : float
         Virtual monotonic seconds.
+    cut_off : set of str
+        Hosts from and to which nothing is carried.
     """
 
     def __init__(
@@ -86,14 +112,24 @@ class SimNetwork:
         self.random = Random(seed)
         self.loss, self.duplication, self.reordering, self.delay = loss, duplication, reordering, delay
         self.now = 0.0
+        self.cut_off: set[str] = set()
         self.rigs: dict[str, FakeRig | EchoRig] = {}
         self._nodes: list[Node] = []
         self._at: dict[SimAddress, Node] = {}
         self._last: dict[tuple[SimAddress, SimAddress], float] = {}
         self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
+        self._count = self._coordinators = 0
 
-    def add_rig(self, name: str, handlers: Mapping[str, float | Handler] | None = None, **identity: Any) -> FakeRig:
+    def add_rig(
+        self,
+        name: str,
+        handlers: Mapping[str, float | Handler] | None = None,
+        *,
+        offset: float = 0.0,
+        drift: float = 0.0,
+        lease: float = LEASE,
+        **identity: Any,
+    ) -> FakeRig:
         """Plug in a rig that speaks the rigsync dialect.
 
         Parameters
@@ -103,10 +139,14 @@ class SimNetwork:
         handlers : mapping, optional
             From message to the seconds that its handler takes, or to a function that is called at once with the
             message's arguments.
+        offset, drift : float
+            Of its clock: seconds that it is ahead, and that it gains a second.
+        lease : float
+            Seconds for which the coordinator in charge may be silent.
         **identity
             Further fields of `Identity`, such as ``main_sync``.
         """
-        rig = FakeRig(self, name, handlers or {}, Identity(name, **identity))
+        rig = FakeRig(self, name, handlers or {}, Identity(name, **identity), offset, drift, lease)
         return self._plug_rig(name, rig)
 
     def add_echo_rig(self, name: str, latency: float = 0.001) -> EchoRig:
@@ -117,7 +157,8 @@ class SimNetwork:
         self, rigs: Iterable[str] | None = None, timing: Timing | None = None, **config: Any
     ) -> Coordinator:
         """Plug in a coordinator of the rigs named, by default of all, and begin to probe."""
-        host = f"10.0.0.{1 + sum(isinstance(node, Coordinator) for node in self._nodes)}"
+        self._coordinators += 1
+        host = f"10.0.{self._coordinators // 250 + 100}.{1 + self._coordinators % 250}"
         names = list(self.rigs if rigs is None else rigs)
         addresses = {name: self.rigs[name].address for name in names}
         coordinator = Coordinator(self, host, addresses, timing or Timing(), config)
@@ -128,10 +169,18 @@ class SimNetwork:
         coordinator.pump()
         return coordinator
 
+    def kill(self, coordinator: Coordinator) -> None:
+        """End a coordinator as SIGKILL does: it says nothing more, and nothing listens where it was."""
+        self._nodes.remove(coordinator)
+        for address in coordinator.lines:
+            self._at[address] = _Nothing()
+
     def send(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
         """Carry a datagram, or not."""
         if not getattr(self._at[source], "listening", True):
             return  # a program that has ended sends nothing any more, whatever its handlers still do
+        if source[0] in self.cut_off or destination[0] in self.cut_off:
+            return
         if self.random.random() < self.loss:
             return
         copies = 2 if self.random.random() < self.duplication else 1
@@ -223,11 +272,19 @@ class Coordinator:
                 self.lines[address] = (name, line)
                 self._sources[name, line] = address
 
-    def push(self, event: str, *args: Any, rigs: Iterable[str] | None = None, timeout: float | None = None) -> float:
-        """Push a message; return the key of its result."""
+    def push(
+        self,
+        event: str,
+        *args: Any,
+        rigs: Iterable[str] | None = None,
+        timeout: float | None = None,
+        delay: float | None = None,
+    ) -> float:
+        """Push a message, to be acted on at once or after `delay` seconds; return the key of its result."""
         self._pushed += 1
-        request_time = float(self._pushed)
-        self.fanout.push(compose(event, *args), request_time, self._network.now, rigs, timeout)
+        request_time, now = float(self._pushed), self._network.now
+        act_at = None if delay is None else now + delay
+        self.fanout.push(compose(event, *args), request_time, now, rigs, timeout, act_at=act_at)
         self.pump()
         return request_time
 
@@ -260,6 +317,26 @@ class Coordinator:
                 self.results[event.request_time] = event
 
 
+class _Nothing:
+    """What is left of a program that was killed."""
+
+    listening = False
+    host_up = True
+
+    def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
+        """Never called."""
+
+    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
+        """Take no note."""
+
+    def handle_timer(self) -> None:
+        """Nothing is ever due here."""
+
+    def next_timer(self) -> float:
+        """Return that nothing is due."""
+        return math.inf
+
+
 class FakeRig:
     """A real rig core on a `SimNetwork`, with handlers that take virtual time.
 
@@ -267,17 +344,32 @@ class FakeRig:
     ----------
     calls : list of (ExpMessage, list)
         Every run of a handler, with the message's arguments.
+    entered : list of float
+        When each of these began, in virtual seconds.
+    clock : DriftingClock
+        The rig's clock.
     listening, host_up : bool
         Set the first to False to close the port, both to take the host off the network.
     """
 
     address: SimAddress
 
-    def __init__(self, network: SimNetwork, name: str, handlers: Mapping[str, float | Handler], identity: Identity):
+    def __init__(
+        self,
+        network: SimNetwork,
+        name: str,
+        handlers: Mapping[str, float | Handler],
+        identity: Identity,
+        offset: float,
+        drift: float,
+        lease: float,
+    ):
         self._network, self._identity = network, identity
+        self._offset, self._drift, self._lease = offset, drift, lease
         self._handlers = {validate_event(event): handler for event, handler in handlers.items()}
         self.name = name
         self.calls: list[tuple[ExpMessage, list[Any]]] = []
+        self.entered: list[float] = []
         self.events: list[Event] = []
         self.listening = self.host_up = True
         self.restart()
@@ -285,7 +377,15 @@ class FakeRig:
     def restart(self) -> None:
         """Begin anew as another process would, with no memory."""
         network = self._network
-        self.responder = Responder(self._identity, self._handlers, Timing(), network.draw_boot(), network.stamps())
+        self.clock = DriftingClock(self._offset, self._drift)
+        self.responder = Responder(
+            self._identity, self._handlers, Timing(), network.draw_boot(), self.clock, self._lease
+        )
+
+    def notify(self, topic: str, body: Any = None, key: str | None = None, confirm: bool = True) -> None:
+        """Tell the coordinators that watch, as `Rig.notify` does."""
+        self.responder.notify(topic, key, body, confirm, self._network.now)
+        self.pump()
 
     def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
         """Take in a datagram."""
@@ -318,18 +418,33 @@ class FakeRig:
                     self._handle(event)
 
     def _handle(self, due: HandlerDue) -> None:
+        responder = self.responder
+        if due.schedule:
+            wait = max(0.0, due.schedule.instant - self._network.now)
+            self._network.after(wait, lambda: self._enter_scheduled(responder, due, due.schedule))
+        else:
+            self._enter(responder, due)
+
+    def _enter_scheduled(self, responder: Responder, due: HandlerDue, schedule: Schedule | None) -> None:
+        if responder is self.responder and schedule and schedule.take():
+            self._enter(responder, due)
+            self.pump()
+
+    def _enter(self, responder: Responder, due: HandlerDue) -> None:
+        network, now = self._network, self._network.now
+        handler = self._handlers.get(due.event, 0.0)
         self.calls.append((due.event, due.args))
-        handler, responder, network = self._handlers[due.event], self.responder, self._network
+        self.entered.append(now)
         if not callable(handler):
-            network.after(handler, lambda: self._settle(responder, due.task))
+            network.after(handler, lambda: self._settle(responder, due.task, now))
             return
         try:
-            responder.respond(due.task, handler(*due.args), network.now)
+            responder.respond(due.task, handler(*due.args), now, now)
         except Exception as error:  # whatever a test's handler raises goes to the coordinator
-            responder.fail(due.task, type(error).__name__, str(error), "", network.now)
+            responder.fail(due.task, type(error).__name__, str(error), "", now)
 
-    def _settle(self, responder: Responder, task: int) -> None:
-        responder.respond(task, None, self._network.now)
+    def _settle(self, responder: Responder, task: int, started: float) -> None:
+        responder.respond(task, None, self._network.now, started)
         self.pump()
 
 

@@ -372,7 +372,7 @@ class TellingRig(Rig):
         tell("listening", self.uri)
 
 
-def serve_rig(name: str, uri: str, handlers: dict[str, str], **options: Any) -> None:
+def serve_rig(name: str, uri: str, handlers: dict[str, str] | None = None, **options: Any) -> None:
     """Run a rig in the foreground.
 
     `handlers` maps messages to what their handler does: ``count`` (only reports), ``hang`` (until the command ``go``),
@@ -402,7 +402,7 @@ def serve_rig(name: str, uri: str, handlers: dict[str, str], **options: Any) -> 
 
         rig.on(message)(handle_on_loop if action in ("spin", "sulk") else handle)
 
-    for message, action in handlers.items():
+    for message, action in (handlers or {}).items():
         add(message, action)
     rig.run()
     tell("ended")

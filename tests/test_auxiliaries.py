@@ -1075,7 +1075,7 @@ def test_close_while_many_wait(serve: Serve, connect: Connect, gate: Gate, waite
 
 def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monkeypatch: pytest.MonkeyPatch) -> None:
     # As it is for a moment while the loop ends: what is handed over then is never looked at.
-    monkeypatch.setattr(pair.services, "push", lambda *_: None)
+    monkeypatch.setattr(pair.services, "push", lambda *_, **__: None)
     push = in_thread(pair.push, "EXPEND", wait=True)
     until(lambda: pair._waiting)
     pair.close()

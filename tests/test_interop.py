@@ -30,6 +30,7 @@ from processes import (
 
 from rigsync import (
     Auxiliaries,
+    BusyError,
     Interrupted,
     PushError,
     PushResult,
@@ -607,13 +608,23 @@ def test_two_coordinators_at_once_one_of_each_kind(rig: Rig) -> None:
     assert sorted(runs) == [*reversed(told), *seen]
 
 
-def test_experiment_shared_by_coordinators_of_both_kinds(rig: Rig) -> None:
+def test_experiment_belongs_to_one_coordinator_of_either_kind(rig: Rig) -> None:
     async def command(aux: Auxiliaries) -> None:
         async with client_of(rig) as client:
             assert await answer(client, "EXPINIT", client.init(REFERENCE)) == [info(10, REFERENCE)]
+            refused = await asyncio.to_thread(aux.push, "EXPSTART", REFERENCE, wait=True)
+            assert isinstance(refused.failed["cameras"], BusyError)
+            takeover = {"exp_ref": REFERENCE, "takeover": True}
+            await asyncio.to_thread(answers, aux, "EXPINIT", takeover)
             started = await asyncio.to_thread(answers, aux, "EXPSTART", REFERENCE)
             assert started == {"cameras": [REFERENCE, info(20, REFERENCE)]}
-            assert await answer(client, "EXPEND", client.stop()) == [info(30, REFERENCE)]
+            assert (await answer(client, "EXPSTATUS", client.status("CONNECTED"))) == [20]
+            errors: asyncio.Queue[Any] = asyncio.Queue()
+            client.assign_callback(ExpMessage(0), lambda data, address: errors.put_nowait(data))
+            await client.cleanup()
+            text = (await asyncio.wait_for(errors.get(), LONG))[0]
+            assert text.startswith("BusyError: EXPCLEANUP refused: the coordinator on 127.0.0.1 is in charge of ")
+            await asyncio.to_thread(answers, aux, "EXPEND")
 
     with connect({"cameras": rig.uri}) as aux:
         asyncio.run(command(aux))

@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "rigsync"
 
 # From left to right. A module may import those of its own layer and of the layers left of it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "config", "config_file", "conditions", "workers", "results"}),
+    frozenset({"errors", "config", "config_file", "conditions", "waiting", "workers"}),
     frozenset({"protocol"}),
     frozenset({"endpoint", "loop_thread", "relay", "ports"}),
-    frozenset({"callbacks", "service", "remote_rig", "rig"}),
+    frozenset({"callbacks", "results", "service", "remote_rig", "rig"}),
     frozenset({"auxiliaries"}),
     frozenset({"agent", "bridges", "journal", "web"}),
     frozenset({"cli", "__main__"}),

@@ -15,6 +15,7 @@ from processes import LONG, PROBE_WARNING, IblutilProgram, Program, RigProgram, 
 
 from rigsync import (
     Auxiliaries,
+    BusyError,
     ExpStatus,
     PushError,
     PushResult,
@@ -271,6 +272,10 @@ def test_coordinator_that_is_killed_leaves_the_rig_to_others(stack: contextlib.E
     assert answers(aux, "EXPSTATUS") == {"ephys": [10]}
     program.tell("go")  # its answer to the dead one is refused, which is of no account
     until(lambda: answers(aux, "EXPSTATUS") == {"ephys": [20]})
+    refused = aux.push("EXPEND", wait=True)
+    assert isinstance(refused.failed["ephys"], BusyError)
+    assert all(word in str(refused) for word in ("127.0.0.1", REFERENCE, "takeover"))
+    assert answers(aux, "EXPINIT", {"exp_ref": REFERENCE, "takeover": True})["ephys"][0]["status"] == 20
     assert answers(aux, "EXPEND")["ephys"][0]["exp_ref"] == REFERENCE
     assert answers(aux, "EXPCLEANUP")
     with Program("coordinate", rigs={"ephys": program.uri}) as successor:

@@ -24,6 +24,7 @@ PROMISED = {
     *("NotRunning", "LoopBlocked", "LoopStuck", "RemoteProtocolError"),
     *("RigError", "RigTimeout", "RigRefused", "RigLost", "Interrupted", "Aborted", "RemoteError"),
     *("PushError", "PushTimeout"),
+    *("BusyError", "Cancelled", "RigRestarted", "RigsMissing", "ClockEstimate", "Start"),
 }
 
 

@@ -628,6 +628,8 @@ def test_lifecycle_messages_wait_for_each_other(rig: Rig, aux: Auxiliaries, gate
     with Auxiliaries({"cameras": rig.uri}) as second:
         first = aux.push("EXPINIT", REFERENCE, timeout=LONG)
         assert gate.reached.wait(LONG)
+        takeover = {"exp_ref": REFERENCE, "takeover": True}
+        second.push("EXPINIT", takeover, timeout=LONG)
         then = second.push("EXPSTART", REFERENCE, timeout=LONG)
         assert second.ping("cameras", timeout=LONG)  # which has come after EXPSTART
         gate.open.set()
@@ -679,12 +681,12 @@ def test_what_comes_during_an_interrupt_waits_for_it(rig: Rig, aux: Auxiliaries,
         again = second.push("EXPINTERRUPT", 2, timeout=LONG)
         assert ask(third, "EXPSTATUS") == [20]
         assert second.ping("cameras", timeout=LONG)
-        init = third.push("EXPINIT", OTHER, timeout=LONG)
+        init = third.push("EXPINIT", {"exp_ref": REFERENCE, "takeover": True}, timeout=LONG)
         assert third.ping("cameras", timeout=LONG)
         gate.open.set()
         assert until(lambda: aux.response(first))["cameras"] == [info(ExpStatus.STOPPED, REFERENCE)]
         assert until(lambda: second.response(again))["cameras"] == [info(ExpStatus.STOPPED, REFERENCE)]
-        assert until(lambda: third.response(init))["cameras"] == [info(ExpStatus.INITIALIZED, OTHER)]
+        assert until(lambda: third.response(init))["cameras"] == [info(ExpStatus.STOPPED, REFERENCE)]
     assert interrupts == [1]  # the second found nothing to stop any more
 
 

@@ -19,6 +19,7 @@ class _Number(click.FloatRange):
 
 
 SECONDS = _Number(min=0, min_open=True)
+SECONDS_OR_NONE = _Number(min=0)
 SHARE = _Number(min=0, max=1)
 
 

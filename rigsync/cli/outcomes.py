@@ -16,6 +16,7 @@ def timed_push(
     arguments: Iterable[Any] = (),
     timeout: float | None = None,
     on_answer: Callable[[str, float], object] | None = None,
+    delay: float | None = None,
 ) -> tuple[PushResult, dict[str, float]]:
     """Push a message and wait, also see when each answer came.
 
@@ -31,6 +32,8 @@ def timed_push(
         Seconds, instead of each rig's own.
     on_answer : callable, optional
         Called on the service thread with the rig's name and the seconds that it took, as its answer comes.
+    delay : float, optional
+        Seconds from now at which the rigs are to act.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def timed_push(
     unsubscribe = auxiliaries.on(MessageReceived, note)
     begun = perf_counter()
     try:
-        outcome = auxiliaries.push(message, *arguments, wait=True, timeout=timeout)
+        outcome = auxiliaries.push(message, *arguments, wait=True, timeout=timeout, delay=delay)
     finally:
         unsubscribe()
     result = outcome.result if isinstance(outcome, PushError) else outcome
@@ -72,6 +75,12 @@ def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]
         "answers": {name: answer_of(result.message, answer) for name, answer in result.items()},
         "failed": {name: _failure(error) for name, error in result.failed.items()},
         "ms": {name: 1000 * time for name, time in seconds.items()},
+        "at": result.at,
+        "starts": {
+            name: {"time": start.time, "bound": start.bound, "is_estimate": start.is_estimate}
+            for name, start in result.starts.items()
+        },
+        "skew": result.skew,
     }
 
 

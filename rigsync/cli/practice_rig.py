@@ -15,7 +15,7 @@ from rigsync.config import Timing
 from rigsync.protocol.arguments import validate_event
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.coordinators import Address
-from rigsync.protocol.responder import Responder
+from rigsync.protocol.responder import LEASE, Responder
 
 
 class PracticeRig(Rig):
@@ -23,7 +23,7 @@ class PracticeRig(Rig):
 
     Parameters
     ----------
-    name, uri, main_sync
+    name, uri, main_sync, lease
         As for `Rig`.
     announce : callable
         Called with the URI once this rig listens.
@@ -54,9 +54,10 @@ class PracticeRig(Rig):
         main_sync: bool = False,
         latency: float | None = None,
         failing: Collection[str] = (),
+        lease: float = LEASE,
         drop: float = 0.0,
     ):
-        super().__init__(name, uri, main_sync=main_sync)
+        super().__init__(name, uri, main_sync=main_sync, lease=lease)
         self._announce, self._show, self._latency, self._drop = announce, show, latency, drop
         for message in ExpMessage.__members__.values():
             self.on(message)(partial(self._note, message.name))
@@ -77,7 +78,7 @@ class PracticeRig(Rig):
     def _make_responder(
         self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
     ) -> Responder:
-        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps)
+        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps, self._lease)
         responder.drop = self._drop
         return responder
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="Only to these rigs: a name, or a pattern such as 'cam*'.",
 )
 @click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own.")
+@click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs act at one instant, so many seconds from now.")
 @rigs_option
 @json_option
 @verbose_option
@@ -33,6 +34,7 @@ def command(
     arguments: tuple[str, ...],
     patterns: tuple[str, ...],
     timeout: float | None,
+    delay: float | None,
     rigs_file: str | None,
     as_json: bool,
 ) -> int:
@@ -45,23 +47,25 @@ def command(
     rigsync push EXPINFO CONNECTED
     rigsync push EXPINIT '{"exp_ref": "2026-01-31_1_mouse"}'
     rigsync push EXPSTART 2026-01-31_1_mouse --to 'cameras:*'
+    rigsync push EXPSTART 2026-01-31_1_mouse --delay 0.5
     rigsync push EXPINTERRUPT
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     from rigsync.cli.log import start_logging
     from rigsync.cli.outcomes import document_of, timed_push
     from rigsync.cli.output import write_json
     from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.protocol.arguments import compose
+    from rigsync.protocol.arguments import checked_delay, compose
 
     try:
         values = [value_of(argument) for argument in arguments]
-        compose(message, *values)
+        event = compose(message, *values).event
+        checked_delay(event, delay=delay)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     start_logging()
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     with connect(rigs) as auxiliaries:
-        result, seconds = timed_push(auxiliaries, message, values, timeout)
+        result, seconds = timed_push(auxiliaries, message, values, timeout, delay=delay)
     if as_json:
         write_json(document_of(result, seconds))
     else:
@@ -103,7 +107,7 @@ def value_of(argument: str) -> Any:
 
 def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:
     from rigsync.cli.outcomes import answer_of
-    from rigsync.cli.output import compact, milliseconds, print_table
+    from rigsync.cli.output import compact, milliseconds, print_table, printable
 
     rows = []
     for name in names:
@@ -114,6 +118,13 @@ def _print_result(result: PushResult, seconds: dict[str, float], names: list[str
             error = result.failed[name]
             rows.append([name, "failed", "-", f"{type(error).__name__}: {error.problem}"])
     print_table(["rig", "outcome", "ms", "answer"], rows, right=["ms"])
+    if result.at is not None:
+        for name, start in result.starts.items():
+            about = "about " if start.is_estimate else ""
+            late = 1000 * (start.time - result.at)
+            click.echo(f"{printable(name)} began {about}{late:+.2f} ± {1000 * start.bound:.2f} ms from the instant")
+        if result.skew is not None:
+            click.echo(f"{1000 * result.skew:.2f} ms between the first and the last")
 
 
 def _print_tracebacks(failures: Iterable[RigError]) -> None:

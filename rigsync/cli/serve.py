@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rigsync.cli.options import SECONDS, SHARE, json_option, verbose_option
+from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
 
 
 @click.command(short_help="Be a rig that answers everything.")
@@ -20,6 +20,14 @@ from rigsync.cli.options import SECONDS, SHARE, json_option, verbose_option
 @click.option("--main-sync", is_flag=True, help="Say that this rig records the signal to which all are aligned.")
 @click.option("--latency", type=SECONDS, metavar="S", help="Wait so many seconds before each answer.")
 @click.option("--fail", "failing", multiple=True, metavar="MESSAGE", help="Fail at this message; may be repeated.")
+@click.option(
+    "--lease",
+    type=SECONDS_OR_NONE,
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="Interrupt when the coordinator in charge has been silent for so many seconds; 0 for never.",
+)
 @click.option("--drop", type=SHARE, default=0.0, metavar="P", help="Lose this share of what comes in, from 0 to 1.")
 @click.option("--until-eof", is_flag=True, hidden=True)
 @json_option
@@ -30,6 +38,7 @@ def command(
     main_sync: bool,
     latency: float | None,
     failing: tuple[str, ...],
+    lease: float,
     drop: float,
     until_eof: bool,
     as_json: bool,
@@ -57,7 +66,9 @@ def command(
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
     try:
-        rig = PracticeRig(name, uri, announce, show, main_sync=main_sync, latency=latency, failing=failing, drop=drop)
+        rig = PracticeRig(
+            name, uri, announce, show, main_sync=main_sync, latency=latency, failing=failing, lease=lease, drop=drop
+        )
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     with background_logging(level):

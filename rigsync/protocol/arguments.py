@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import enum
+import math
 import pathlib
 import uuid
 from collections import deque
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from rigsync.errors import PayloadError, PayloadTooLarge
+from rigsync.protocol.clock import MOST_AHEAD
 from rigsync.protocol.lifecycle import reference_text
 from rigsync.protocol.messages import MAX_DATAGRAM, ExpMessage, ExpStatus, Message, to_json
 
@@ -96,6 +98,50 @@ def compose(event: Any, *args: Any) -> Message:
     if isinstance(values[-1], Mapping) and isinstance(values[-1].get("exp_ref"), Mapping):
         values[-1] = {**values[-1], "exp_ref": _reference(values[-1]["exp_ref"])}
     return encode(event, [to_plain(value, name) for value, name in zip(values, names + names, strict=False)])
+
+
+def checked_delay(event: ExpMessage, at: object = None, delay: object = None, wall: float = 0.0) -> float | None:
+    """Return after how many seconds a message is to be acted on, None for at once.
+
+    Parameters
+    ----------
+    event : ExpMessage
+        The message.
+    at : float, optional
+        Unix time in seconds.
+    delay : float, optional
+        Seconds from now.
+    wall : float
+        Unix time in seconds, now.
+
+    Raises
+    ------
+    TypeError
+        An instant that is no number.
+    ValueError
+        One that is past or over an hour ahead, two of them, or one for EXPINTERRUPT.
+    """
+    if at is None and delay is None:
+        return None
+    if at is not None and delay is not None:
+        raise ValueError("give an instant as at or as delay, not as both")
+    if event is ExpMessage.EXPINTERRUPT:
+        raise ValueError("EXPINTERRUPT acts at once; leave out at and delay")
+    name, value = ("delay", delay) if at is None else ("at", at)
+    unit = "seconds from now" if at is None else "seconds of Unix time, as time.time() gives"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number of {unit}, not {type(value).__name__}")
+    try:
+        seconds = float(value) - (0.0 if at is None else wall)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 < seconds <= MOST_AHEAD:  # nor is NaN
+        raise ValueError(
+            f"{name}={value:g} is not an instant within the hour ahead, but {seconds:g} s from now; it is in {unit}"
+            if abs(seconds) < math.inf
+            else f"{name} is not an instant within the hour ahead; it is in {unit}"
+        )
+    return seconds
 
 
 def encode(event: ExpMessage, plain: list[Any]) -> Message:

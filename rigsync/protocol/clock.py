@@ -1,8 +1,25 @@
-"""Stamps of a wall clock that cannot be stepped (PROTOCOL.md section 3)."""
+"""Stamps that cannot be stepped, and what they tell of another machine's clock (PROTOCOL.md section 3)."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 NANOSECONDS = 1_000_000_000
+
+MOST_AHEAD = 3600.0
+"""Seconds that an instant at which to act may lie ahead: what is further away is a mistake, or a clock's."""
+MEMORY = 120.0
+"""Seconds over which samples are kept: what a clock drifts in that time can still be told from its network's jitter."""
+TOLERANCE = 500e-6
+"""Seconds a second by which two clocks drift apart at most: undisciplined ones by a tenth of that, and no faster is one
+slewed that is being corrected (RFC 5905 section 11)."""
+WANDER = 10e-6
+"""Seconds a second that remain when a measured drift is allowed for; RFC 5905 calls 15 its frequency tolerance."""
+DRIFT_AFTER = 30.0
+"""Seconds of samples before a drift is measured: earlier, jitter passes for drift."""
 
 
 class StampClock:
@@ -27,3 +44,128 @@ class StampClock:
     def stamp(self, now: float) -> int:
         """Return the stamp, in nanoseconds since the Unix epoch, of the monotonic instant `now` in seconds."""
         return self._wall + round((now - self._now) * NANOSECONDS)
+
+    def instant(self, stamp: int) -> float:
+        """Return the monotonic instant, in seconds, of a stamp in nanoseconds since the Unix epoch."""
+        return self._now + (stamp - self._wall) / NANOSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class ClockEstimate:
+    """How a rig's clock stands to the coordinator's. All in seconds."""
+
+    offset: float
+    """The rig's clock less the coordinator's."""
+    bound: float
+    """The offset's error is not larger."""
+    delay: float
+    """The least time that a probe and its answer have taken on the network."""
+    drift: float
+    """How much the rig's clock gains on the coordinator's, in seconds a second; 0 until it has been measured."""
+
+
+@dataclass(slots=True)
+class _Second:
+    """The best of the samples of about a second: each way by itself, with when it was."""
+
+    begun: float
+    upper_at: float
+    upper: float
+    lower_at: float
+    lower: float
+    delay: float
+
+
+class ClockFilter:
+    """Offset of a rig's clock from the stamps of many probes.
+
+    A probe that is answered at once tells that the offset is at most ``t1 - t0`` and at least ``t2 - t3``, since
+    nothing arrives before it leaves. Each way's best sample counts by itself, so that a network's jitter averages out
+    much sooner than if one probe had to be quick both ways (docs/decisions/0008).
+    """
+
+    def __init__(self) -> None:
+        self._seconds: deque[_Second] = deque()
+        self._origin = 0
+        self._lowest, self._highest, self._at = -math.inf, math.inf, 0.0  # between these, whatever the drift
+        self._estimate: ClockEstimate | None = None
+
+    def add(self, stamps: tuple[int, int, int, int], now: float) -> None:
+        """Take in the four stamps of one probe, in nanoseconds, whose answer came at monotonic `now` in seconds."""
+        t0, t1, t2, t3 = stamps
+        if not self._seconds:
+            self._origin = t1 - t0
+        upper, lower = (t1 - t0 - self._origin) / NANOSECONDS, (t2 - t3 - self._origin) / NANOSECONDS
+        widened = TOLERANCE * (now - self._at)
+        self._lowest, self._highest = max(self._lowest - widened, lower), min(self._highest + widened, upper)
+        self._at = now
+        if self._lowest > self._highest:
+            # No clock runs like that: one side's has stood still, as in a computer that was put to sleep.
+            self._seconds.clear()
+            self._lowest, self._highest = lower, upper
+        self._file(upper, lower, now)
+        self._estimate = None
+
+    @property
+    def bound(self) -> float:
+        """What the offset's error is not larger than, roughly, in seconds; infinite before the first sample."""
+        return (self._highest - self._lowest) / 2
+
+    @property
+    def estimate(self) -> ClockEstimate | None:
+        """The estimate as of the last sample; None before the first."""
+        if self._estimate is None and self._seconds:
+            self._estimate = self._make_estimate()
+        return self._estimate
+
+    def _file(self, upper: float, lower: float, now: float) -> None:
+        seconds, delay = self._seconds, upper - lower
+        if not seconds or now - seconds[-1].begun >= 1.0:
+            seconds.append(_Second(now, now, upper, now, lower, delay))
+            while now - seconds[0].begun > MEMORY:
+                seconds.popleft()
+            return
+        last = seconds[-1]
+        last.delay = min(last.delay, delay)
+        if upper < last.upper:
+            last.upper, last.upper_at = upper, now
+        if lower > last.lower:
+            last.lower, last.lower_at = lower, now
+
+    def _make_estimate(self) -> ClockEstimate:
+        lowest, highest = self._lowest, self._highest
+        drift = self._drift()
+        lower, upper = _bounds(self._seconds, drift, WANDER if drift else TOLERANCE, self._at)
+        likely = min(max((lower + upper) / 2, lowest), highest)
+        delay = min(second.delay for second in self._seconds)
+        offset = likely + self._origin / NANOSECONDS
+        return ClockEstimate(offset, max(likely - lowest, highest - likely), max(0.0, delay), drift)
+
+    def _drift(self) -> float:
+        seconds = self._seconds
+        if seconds[-1].begun - seconds[0].begun < DRIFT_AFTER:
+            return 0.0
+        third = len(seconds) // 3
+        ends = list(seconds)[: third or 1], list(seconds)[-(third or 1) :]
+        drift = 0.0
+        for _ in range(3):  # what is found the first time levels each end for the next
+            (early, early_at), (late, late_at) = (_middle(end, drift) for end in ends)
+            drift = (late - early) / (late_at - early_at)
+        return min(max(drift, -TOLERANCE), TOLERANCE)
+
+
+def _bounds(seconds: Iterable[_Second], drift: float, tolerance: float, at: float) -> tuple[float, float]:
+    lower, upper = -math.inf, math.inf
+    for second in seconds:
+        age = at - second.upper_at
+        upper = min(upper, second.upper + drift * age + tolerance * abs(age))
+        age = at - second.lower_at
+        lower = max(lower, second.lower + drift * age - tolerance * abs(age))
+    return lower, upper
+
+
+def _middle(seconds: list[_Second], drift: float) -> tuple[float, float]:
+    """Return the offset in the middle of some samples, and when that is."""
+    at = (seconds[0].begun + seconds[-1].begun) / 2
+    lower, upper = _bounds(seconds, drift, 0.0, at)
+    return (lower + upper) / 2, at

@@ -6,12 +6,14 @@ import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from itertools import chain
+from random import Random
 from typing import Any
 
 from rigsync.config import Timing
 from rigsync.errors import RemoteProtocolError
 from rigsync.protocol.echo_guard import EchoGuard
 from rigsync.protocol.messages import ExpMessage
+from rigsync.protocol.notices import KEPT, NoticeQueue
 
 REPEAT_WINDOW = 0.5
 """Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
@@ -29,6 +31,8 @@ KEPT_BYTES = 1 << 18
 """Bytes of answers kept for each coordinator, to which the newest may come on top."""
 COORDINATORS = 1024
 """Coordinators remembered; a flood of forged ones pushes out those that were silent for longest."""
+WATCHERS = 64
+"""Coordinators that get notices, the first that probed: forged ones must not make a rig send to a thousand."""
 
 
 @dataclass(slots=True)
@@ -52,11 +56,15 @@ class Coordinator:
 
     host: str
     last_seen: float
+    notices: NoticeQueue
     highest: int = 0
     records: OrderedDict[int, Record] = field(default_factory=OrderedDict)
     kept_bytes: int = 0
     address: Address | None = None
     """Where its probes come from; None after it has said goodbye."""
+    told_overflow: bool = False
+    has_left: bool = False
+    """Whether it has said goodbye, after which nothing of its boot is meant any more."""
 
     def open_record(self, n: int, source: Address) -> Record:
         """File request `n`, the highest so far, and forget the oldest answers beyond what is kept."""
@@ -104,12 +112,15 @@ class Coordinators:
     ----------
     timing : Timing
         Waits, in seconds.
+    random : random.Random
+        For back-off.
     """
 
-    def __init__(self, timing: Timing):
-        self._timing = timing
+    def __init__(self, timing: Timing, random: Random):
+        self._timing, self._random = timing, random
         self._known: OrderedDict[str, Coordinator] = OrderedDict()
         self._forgotten: OrderedDict[str, int] = OrderedDict()
+        self._watchers: dict[str, Coordinator] = {}
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
 
     def seen(self, boot: str, source: Address, now: float) -> Coordinator:
@@ -122,14 +133,41 @@ class Coordinators:
         """
         coordinator = self._known.get(boot)
         if coordinator is None:
-            coordinator = self._known[boot] = Coordinator(source[0], now, self._forgotten.pop(boot, 0))
+            notices = NoticeQueue(self._timing, self._random)
+            coordinator = self._known[boot] = Coordinator(source[0], now, notices, self._forgotten.pop(boot, 0))
             if len(self._known) > COORDINATORS:
                 self._forget_one()
         elif coordinator.host != source[0]:
             raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
         self._known.move_to_end(boot)
-        coordinator.last_seen, coordinator.address = now, source
+        coordinator.last_seen, coordinator.address = now, None if coordinator.has_left else source
+        coordinator.notices.resume(now)
         return coordinator
+
+    def watch(self, boot: str, now: float, certainly: bool = False) -> None:
+        """Take note that a coordinator that was seen is to get notices.
+
+        Parameters
+        ----------
+        boot : str
+            Its boot number.
+        now : float
+            Monotonic seconds.
+        certainly : bool
+            Also where there are too many already.
+        """
+        if boot not in self._watchers and not self._known[boot].has_left:
+            self._expire_watchers(now)
+            if certainly or len(self._watchers) < WATCHERS:
+                self._watchers[boot] = self._known[boot]
+
+    def _expire_watchers(self, now: float) -> None:
+        for boot in [boot for boot, watcher in self._watchers.items() if watcher.last_seen < now - KEPT]:
+            self._stop_watching(boot)
+
+    def _stop_watching(self, boot: str) -> None:
+        if watcher := self._watchers.pop(boot, None):
+            watcher.notices.clear()
 
     def _forget_one(self) -> None:
         # Those that have only probed go first: nothing of theirs would be run twice.
@@ -137,21 +175,56 @@ class Coordinators:
         idle = (boot for boot, known in older if not known.records)
         done = (boot for boot, known in older if not known.is_waiting)
         boot = next(chain(idle, done), older[0][0])
+        self._stop_watching(boot)
         if highest := self._known.pop(boot).highest:
             self._forgotten[boot] = highest
             if len(self._forgotten) > FORGOTTEN:
                 self._forgotten.popitem(last=False)
 
-    def leave(self, boot: str, source: Address) -> None:
-        """Send a coordinator that has said goodbye nothing more of one's own accord."""
+    def leave(self, boot: str, source: Address) -> bool:
+        """Send a coordinator that has said goodbye nothing more of one's own accord; return whether it is known."""
         coordinator = self._known.get(boot)
-        if coordinator and coordinator.host == source[0]:
-            coordinator.address = None
+        if coordinator is None or coordinator.host != source[0]:
+            return False
+        coordinator.address, coordinator.has_left = None, True
+        self._stop_watching(boot)
+        return True
 
-    def watching(self, now: float) -> list[Address]:
-        """Return the addresses of the coordinators that have probed or asked lately."""
+    def acknowledge(self, boot: str, n: int, source: Address, now: float) -> bool:
+        """Take note that a coordinator has a notice; return whether it is known."""
+        coordinator = self._known.get(boot)
+        if coordinator is None or coordinator.host != source[0]:
+            return False
+        coordinator.notices.acknowledge(n, now)
+        return True
+
+    def file_notice(self, n: int, frame: bytes, now: float) -> list[Coordinator]:
+        """Have a notice wait for each coordinator that watches, or may be back soon; return these."""
+        self._expire_watchers(now)
+        for watcher in self._watchers.values():
+            watcher.notices.add(n, frame, now)
+        return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
+
+    def due(self, now: float) -> list[Coordinator]:
+        """Return the coordinators to which a notice is to be sent; those that are silent have to be heard first."""
+        found = []
+        for watcher in self._watchers.values():
+            if now < watcher.notices.due:
+                continue
+            if watcher.last_seen >= now - self._timing.lost_after:
+                found.append(watcher)
+            else:
+                watcher.notices.pause()
+        return found
+
+    def watching(self, now: float, except_for: str | None = None) -> list[Address]:
+        """Return the addresses of the coordinators that watch and were heard lately, but for one boot."""
         since = now - self._timing.lost_after
-        return [known.address for known in self._known.values() if known.address and known.last_seen >= since]
+        return [
+            watcher.address
+            for boot, watcher in self._watchers.items()
+            if watcher.address and watcher.last_seen >= since and boot != except_for
+        ]
 
     def lane(self, source: Address) -> EchoLane:
         """Return the way to the iblutil coordinator at `source`."""
@@ -173,5 +246,7 @@ class Coordinators:
         return overdue
 
     def next_timer(self) -> float:
-        """Return when the next echo is overdue, in monotonic seconds."""
-        return min((lane.until for lane in self._lanes.values() if lane.awaited is not None), default=math.inf)
+        """Return when the next echo is overdue or the next notice due, in monotonic seconds."""
+        echoes = (lane.until for lane in self._lanes.values() if lane.awaited is not None)
+        notices = (watcher.notices.due for watcher in self._watchers.values())
+        return min(chain(echoes, notices), default=math.inf)

@@ -82,6 +82,18 @@ class RemoteComplaint(CoordinatorEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """When a rig began to act on a push."""
+
+    time: float
+    """Unix time in seconds, by the coordinator's clock."""
+    bound: float
+    """Seconds; the error of `time` is not larger."""
+    is_estimate: bool = False
+    """Whether the rig did not say it, as rigs of the iblutil dialect do not: it is when the message reached it."""
+
+
+@dataclass(frozen=True, slots=True)
 class PushCompleted(CoordinatorEvent):
     """Every rig that a push went to has answered or failed."""
 
@@ -93,11 +105,15 @@ class PushCompleted(CoordinatorEvent):
     """Answers by name of rig: what follows the event."""
     failures: dict[str, RigError]
     """Failures by name of rig."""
+    starts: dict[str, Start] = field(default_factory=dict)
+    """When each rig that answered began to act, by name of rig."""
+    at: float | None = None
+    """The instant at which the rigs were to act, as Unix time in seconds; None for at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged(CoordinatorEvent):
-    """The link to a rig changed its state."""
+    """The link to a rig changed its state; which subclass it is tells the state that it entered."""
 
     rig: str
     """Name of the rig."""
@@ -107,6 +123,44 @@ class LinkChanged(CoordinatorEvent):
     """State that it entered."""
     reason: str
     """Why, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigAlive(LinkChanged):
+    """A rig answers, for the first time or again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigSuspect(LinkChanged):
+    """A rig has been silent for three beats."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigLost(LinkChanged):
+    """A rig has been silent for five beats, its host refuses, or it has said goodbye."""
+
+
+LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
+    LinkState.ALIVE: RigAlive,
+    LinkState.SUSPECT: RigSuspect,
+    LinkState.LOST: RigLost,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(CoordinatorEvent):
+    """A rig tells something of its own accord (PROTOCOL.md section 2)."""
+
+    rig: str
+    """Name of the rig."""
+    topic: str
+    """``status``, ``progress``, ``stream``, ``log``, or the rig's own."""
+    key: str | None
+    """What it is about, within its topic."""
+    body: Any = field(repr=False)
+    """Plain JSON values."""
+    confirmed: bool
+    """Whether every such notice comes, once and in order; else a newer one of its topic and key may replace it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +221,32 @@ class ViolationSeen(CoordinatorEvent):
 # ------------------------------------------------------------------------------------------------ from a rig
 
 
+class Schedule:
+    """An instant at which handlers are to be entered, unless they are called off before.
+
+    Exactly one of the two sides gets to `take` it: the one that enters the handlers, on whatever thread, or the one
+    that calls them off. Hence none are entered after it was said that they were not.
+
+    Parameters
+    ----------
+    instant : float
+        Monotonic seconds.
+    """
+
+    __slots__ = ("_token", "instant")
+
+    def __init__(self, instant: float):
+        self.instant = instant
+        self._token = [True]
+
+    def take(self) -> bool:
+        """Return whether the caller is the first to take it."""
+        try:
+            return self._token.pop()  # atomic, also between threads
+        except IndexError:
+            return False
+
+
 @dataclass(frozen=True, slots=True)
 class HandlerDue(RigEvent):
     """Handlers are to be run for a message; their outcome goes to `Responder.respond` or `Responder.fail`."""
@@ -177,6 +257,28 @@ class HandlerDue(RigEvent):
     """The message."""
     args: list[Any] = field(repr=False)
     """What follows the event in the message."""
+    schedule: Schedule | None = None
+    """The instant at which they are to be entered; None for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseExpired(RigEvent):
+    """The coordinator whose experiment it is has been silent for too long."""
+
+    host: str
+    """Host of the coordinator."""
+    exp_ref: str | None
+    """Reference of the experiment."""
+    reason: str
+    """What the handlers of EXPINTERRUPT are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoticesDropped(RigEvent):
+    """A coordinator confirms no notices, and the oldest that wait for it are given up; told once for each."""
+
+    source: str
+    """Address of the coordinator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +313,8 @@ class StatusChanged(RigEvent):
     """Status that it entered."""
     exp_ref: str | None
     """Reference of the experiment."""
+    reason: str | None = None
+    """Why, where the rig itself brought it about."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from rigsync.config import RigConfig, Timing
 from rigsync.errors import RigError
-from rigsync.protocol.clock import StampClock
-from rigsync.protocol.events import LinkState, PushCompleted
+from rigsync.protocol.clock import NANOSECONDS, StampClock
+from rigsync.protocol.events import LinkState, PushCompleted, Start
 from rigsync.protocol.messages import ExpMessage, Message
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.peer import Line, Peer, Request
@@ -25,8 +25,10 @@ class _Push:
     event: ExpMessage
     rigs: list[str]
     waiting: int
+    at: float | None
     answers: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[str, RigError] = field(default_factory=dict)
+    starts: dict[str, Start] = field(default_factory=dict)
 
 
 class Fanout(Outputs[tuple[str, Line]]):
@@ -51,7 +53,7 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def __init__(self, rigs: Mapping[str, RigConfig], timing: Timing, boot: str, stamps: StampClock, random: Random):
         super().__init__()
-        self._boot = boot
+        self._stamps = stamps
         self._n = 0
         self._pushes: dict[float, _Push] = {}
         self._timer = math.inf
@@ -81,6 +83,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         rigs: Iterable[str] | None = None,
         timeout: float | None = None,
         confirm: bool = False,
+        act_at: float | None = None,
     ) -> None:
         """Send a message to rigs.
 
@@ -95,20 +98,24 @@ class Fanout(Outputs[tuple[str, Line]]):
         rigs : iterable of str, optional
             Names; all rigs by default.
         timeout : float, optional
-            Seconds, instead of each rig's own.
+            Seconds, instead of each rig's own; they count from `act_at`.
         confirm : bool
             Whether to tell, by `RequestReceived`, when a rig confirms that it has the message.
+        act_at : float, optional
+            Monotonic seconds at which the rigs are to act, None for at once.
         """
         if request_time in self._pushes:
             raise ValueError(f"a push is already filed under the request time {request_time!r}")
         chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
         self._n += 1
-        request = Request(message, request_time, self._boot, self._n, confirm)
-        self._pushes[request_time] = _Push(message.event, [peer.name for peer in chosen], len(chosen))
+        request = Request(message, request_time, self._n, confirm, act_at)
+        at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
+        self._pushes[request_time] = _Push(message.event, [peer.name for peer in chosen], len(chosen), at)
+        begin = now if act_at is None else max(now, act_at)
         if not chosen:
             self._complete(request_time)
         for peer in reversed(chosen) if message.event in LAST_FIRST else chosen:
-            peer.submit(request, now + (peer.config.timeout if timeout is None else timeout), now)
+            peer.submit(request, begin + (peer.config.timeout if timeout is None else timeout), now)
             self._note_timer(peer)
 
     def withdraw_queued(self) -> int:
@@ -153,13 +160,15 @@ class Fanout(Outputs[tuple[str, Line]]):
         # Only ever earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.
         self._timer = min(self._timer, peer.next_timer())
 
-    def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError) -> None:
+    def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError, start: Start | None) -> None:
         push = self._pushes[request.request_time]
         push.waiting -= 1
         if isinstance(outcome, RigError):
             push.failures[rig] = outcome
         else:
             push.answers[rig] = outcome
+            if start:
+                push.starts[rig] = start
         if not push.waiting:
             self._complete(request.request_time)
 
@@ -167,4 +176,5 @@ class Fanout(Outputs[tuple[str, Line]]):
         push = self._pushes.pop(request_time)
         answers = {rig: push.answers[rig] for rig in push.rigs if rig in push.answers}
         failures = {rig: push.failures[rig] for rig in push.rigs if rig in push.failures}
-        self._events.append(PushCompleted(request_time, push.event, answers, failures))
+        starts = {rig: push.starts[rig] for rig in push.rigs if rig in push.starts}
+        self._events.append(PushCompleted(request_time, push.event, answers, failures, starts, push.at))

@@ -66,6 +66,29 @@ def name_different(first: Any, second: Any) -> bool:
     return both and canonical_reference(first) != canonical_reference(second)
 
 
+def same_reference(first: str | None, second: str | None) -> bool:
+    """Tell whether both name an experiment, and the same."""
+    return first is not None and second is not None and canonical_reference(first) == canonical_reference(second)
+
+
+def takes_over(event: ExpMessage, args: list[Any]) -> bool:
+    """Tell whether a message is an EXPINIT that takes an experiment over from another coordinator.
+
+    Raises
+    ------
+    ValueError
+        ``takeover`` is neither true nor false, or comes without ``exp_ref``.
+    """
+    data = args[0] if event is INIT and args else None
+    if not isinstance(data, dict) or "takeover" not in data:
+        return False
+    if not isinstance(data["takeover"], bool):
+        raise ValueError(f"takeover is true or false, not {shortened(data['takeover'])}")  # noqa: TRY004 - a refusal
+    if data["takeover"] and named_reference(event, args) is None:
+        raise ValueError("a takeover has to name the experiment: exp_ref is missing")
+    return data["takeover"]
+
+
 def named_reference(event: ExpMessage, args: list[Any]) -> str | None:
     """Return the experiment reference that an EXPINIT or EXPSTART names, or None.
 
@@ -128,7 +151,9 @@ class Decision:
     """Refuse, with this text."""
 
 
-def decide(status: ExpStatus, event: ExpMessage, present: str | None, named: str | None) -> Decision:
+def decide(
+    status: ExpStatus, event: ExpMessage, present: str | None, named: str | None, takeover: bool = False
+) -> Decision:
     """Look one lifecycle message up in the table.
 
     Parameters
@@ -141,7 +166,13 @@ def decide(status: ExpStatus, event: ExpMessage, present: str | None, named: str
         The reference of the rig's present experiment.
     named : str or None
         The reference that the message names.
+    takeover : bool
+        Whether the message takes the present experiment over: then nothing is run, and no other is begun.
     """
+    if takeover and status is not CONNECTED:
+        if same_reference(present, named):
+            return Decision(no_op=True)
+        return Decision(refusal=f"takeover of {named} refused: the rig's experiment is {present} ({status.name})")
     entry = TABLE[status][event]
     if isinstance(entry, ByReference):
         entry = entry.same if _same(status, event, present, named) else entry.other
@@ -154,7 +185,7 @@ def _same(status: ExpStatus, event: ExpMessage, present: str | None, named: str 
     if event is START and (named is None or (present is None and status is INITIALIZED)):
         return True  # EXPSTART may name none; where EXPINIT named none, EXPSTART's reference is the experiment's
     # An EXPINIT without a reference may carry other data than the last one: never pass over it as a repeat.
-    return named is not None and present is not None and canonical_reference(named) == canonical_reference(present)
+    return same_reference(named, present)
 
 
 def _condition(entry: Any) -> str:

@@ -28,6 +28,7 @@ class Liveness:
         "_refused_at",
         "_timing",
         "_unanswered",
+        "is_coarse",
         "left",
         "lost_since",
         "reason",
@@ -46,6 +47,8 @@ class Liveness:
         self.refused = False
         self._refused_at = -math.inf
         self.left = False
+        self.is_coarse = False
+        """Whether the rig's clock is not known well enough, so that it is worth more probes."""
         self.reason = "not yet probed"
         self.lost_since = math.inf
 
@@ -81,6 +84,21 @@ class Liveness:
         """Take note that the rig has said goodbye."""
         self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the rig's process is known to have ended: its port is closed, or it has said goodbye."""
+        return self.state is LinkState.LOST and (self.refused or self.left)
+
+    def hurry(self, now: float) -> None:
+        """Have the next probe leave now, for something is to be found out; not more often than in the first burst."""
+        self._next_probe = min(self._next_probe, max(now, self._last_probe + self._timing.burst_interval))
+
+    def want(self, now: float) -> None:
+        """Have the next probe leave as soon as to a rig that is overdue, for somebody waits for its answer."""
+        self._next_probe = min(
+            self._next_probe, max(now + self._timing.burst_interval, self._last_probe + self._timing.overdue_interval)
+        )
 
     def probe_due(self, now: float) -> bool:
         """Return whether a probe has to leave now, and if so, plan the next."""
@@ -132,8 +150,9 @@ class Liveness:
             return timing.iblutil_beat
         # Loss alone must not look like silence: an overdue link is probed more often, until it is given up.
         # Half a beat of margin, for the answer to the last regular probe came a round trip after it.
-        overdue = self.state is not LinkState.LOST and now - self._heard >= 1.5 * timing.beat
-        return timing.overdue_interval if overdue else timing.beat
+        overdue = now - self._heard >= 1.5 * timing.beat
+        often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
+        return timing.overdue_interval if often else timing.beat
 
     def _enter(self, state: LinkState, reason: str, now: float) -> None:
         if state is LinkState.LOST and self.state is not LinkState.LOST:

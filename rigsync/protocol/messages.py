@@ -79,6 +79,8 @@ class Alive(Frame):
     exp_ref: str | None
     version: str
     """Version of rigsync on the rig."""
+    owner: str | None = None
+    """Host of the coordinator whose experiment it is, None where it is nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Request(Frame):
     args: list[Any] = field(repr=False)
     at: int | None
     """Rig-clock nanoseconds at which to act, or None for at once."""
+    to: str | None = None
+    """Boot number of the rig that is meant, None for any: one that has restarted since must not act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,18 @@ class Failure(Frame):
     error: str
     message: str
     traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Frame):
+    """What a rig tells of its own accord."""
+
+    topic: str
+    key: str | None
+    """A newer notice of the same topic and key takes the place of this one, where it is not confirmed."""
+    body: Any = field(repr=False)
+    confirm: bool
+    """Whether it is to be acknowledged, and sent again until it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +204,16 @@ def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
         _stamp(content, "t2"),
         _text(content, "name"),
         _member(content, "status", ExpStatus.__members__),
-        None if content.get("exp_ref") is None else _text(content, "exp_ref"),
+        _optional(content, "exp_ref"),
         _text(content, "version"),
+        _optional(content, "owner"),
     )
 
 
 def _read_request(content: dict[str, Any], boot: str, n: int) -> Frame:
     event = _member(content, "event", ExpMessage.__members__)
     at = None if content.get("at") is None else _stamp(content, "at")
-    return Request(boot, n, event, _list(content, "args"), at)
+    return Request(boot, n, event, _list(content, "args"), at, _optional(content, "to"))
 
 
 def _read_ack(_: dict[str, Any], boot: str, n: int) -> Frame:
@@ -211,6 +228,12 @@ def _read_failure(content: dict[str, Any], boot: str, n: int) -> Frame:
     return Failure(boot, n, _text(content, "error"), _text(content, "message"), _text(content, "traceback"))
 
 
+def _read_notice(content: dict[str, Any], boot: str, n: int) -> Frame:
+    if not isinstance(confirm := content.get("confirm"), bool):
+        raise RemoteProtocolError("malformed frame", f"confirm is {shortened(confirm)}, neither true nor false")
+    return Notice(boot, n, _text(content, "topic"), _optional(content, "key"), content.get("body"), confirm)
+
+
 def _read_bye(content: dict[str, Any], boot: str, n: int) -> Frame:
     return Bye(boot, n, _text(content, "reason"))
 
@@ -222,6 +245,7 @@ _READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
     "ack": _read_ack,
     "reply": _read_reply,
     "failure": _read_failure,
+    "notice": _read_notice,
     "bye": _read_bye,
 }
 
@@ -245,6 +269,10 @@ def _text(content: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not text")
     return value
+
+
+def _optional(content: dict[str, Any], key: str) -> str | None:
+    return None if content.get(key) is None else _text(content, key)
 
 
 def _list(content: dict[str, Any], key: str) -> list[Any]:
@@ -329,9 +357,26 @@ def error_array(error: str, message: str, event: ExpMessage) -> bytes:
     return to_json([0, f"{error}: {message}"[:5000], int(event)]).encode("ascii")
 
 
-def request(boot: str, n: int, message: Message) -> bytes:
-    """Return a message as a request of the rigsync dialect."""
-    return _encode("request", boot, n, f'"event":"{message.event.name}","args":{message.body},"at":null')
+def request(boot: str, n: int, message: Message, to: str | None = None, at: int | None = None) -> bytes:
+    """Return a message as a request of the rigsync dialect.
+
+    Parameters
+    ----------
+    boot : str
+        The coordinator's boot number.
+    n : int
+        Number of the request.
+    message : Message
+        What is asked.
+    to : str, optional
+        Boot number of the rig that is meant.
+    at : int, optional
+        Nanoseconds of the rig's clock at which to act.
+    """
+    meant = "" if to is None else f',"to":"{to}"'
+    when = "null" if at is None else at
+    rest = f'"event":"{message.event.name}","args":{message.body},"at":{when}{meant}'
+    return _encode("request", boot, n, rest)
 
 
 def probe(boot: str, n: int, t0: int) -> bytes:
@@ -350,6 +395,7 @@ def alive(frame: Alive) -> bytes:
             "status": frame.status.name,
             "exp_ref": frame.exp_ref,
             "version": frame.version,
+            "owner": frame.owner,
         }
     )
     return _encode("alive", frame.boot, frame.n, rest[1:-1])
@@ -375,6 +421,21 @@ def failure(boot: str, n: int, error: str, message: str, traceback: str) -> byte
     return data
 
 
+def notice(frame: Notice) -> bytes:
+    """Return what a rig tells of its own accord.
+
+    Raises
+    ------
+    PayloadTooLarge
+        No datagram can carry it.
+    """
+    rest = to_json({"topic": frame.topic, "key": frame.key, "body": frame.body, "confirm": frame.confirm})
+    data = _encode("notice", frame.boot, frame.n, rest[1:-1])
+    if len(data) > MAX_DATAGRAM:
+        raise PayloadTooLarge(len(data), MAX_DATAGRAM)
+    return data
+
+
 def bye(boot: str, n: int, reason: str) -> bytes:
     """Return the farewell of an endpoint that closes."""
     return _encode("bye", boot, n, to_json({"reason": reason})[1:-1])
@@ -386,5 +447,8 @@ def _encode(kind: str, boot: str, n: int, rest: str = "") -> bytes:
 
 
 _LONGEST_NAME = max(ExpMessage.__members__.values(), key=lambda event: len(event.name))
-# A reply's overhead is the larger: it has two stamps where a request has its event's name.
-_REQUEST_OVERHEAD = len(reply("0" * 16, _LARGEST, Message(_LONGEST_NAME, [], ""), _LARGEST, _LARGEST))
+_EMPTY = Message(_LONGEST_NAME, [], "")
+_REQUEST_OVERHEAD = max(
+    len(request("0" * 16, _LARGEST, _EMPTY, "0" * 16, -_LARGEST)),
+    len(reply("0" * 16, _LARGEST, _EMPTY, -_LARGEST, -_LARGEST)),
+)

@@ -15,38 +15,47 @@ from typing import Any
 from rigsync.config import RigConfig, Timing
 from rigsync.errors import (
     Aborted,
+    Cancelled,
     Interrupted,
     RemoteError,
     RemoteProtocolError,
     RigError,
     RigLost,
     RigRefused,
+    RigRestarted,
     RigTimeout,
+    remote_error,
 )
-from rigsync.protocol import messages
+from rigsync.protocol import events, messages
 from rigsync.protocol.backoff import Backoff
-from rigsync.protocol.clock import StampClock
+from rigsync.protocol.clock import NANOSECONDS, ClockEstimate, ClockFilter, StampClock
 from rigsync.protocol.echo_guard import EchoGuard
 from rigsync.protocol.events import (
     Dialect,
     DialectDetected,
     Event,
-    LinkChanged,
     LinkState,
     MessageReceived,
     ProbeAnswered,
     ProbeRefused,
     RemoteComplaint,
     RequestReceived,
-    RigRestarted,
+    Start,
     ViolationSeen,
 )
 from rigsync.protocol.lifecycle import name_different
 from rigsync.protocol.liveness import Liveness
 from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Failure, Frame, Probe, Reply
+from rigsync.protocol.notices import NoticeFilter
+from rigsync.protocol.probes import ProbeLog
 
-_PROBES_REMEMBERED = 64
-"""Probes whose answers are still recognised: those of a minute and more."""
+SINGLE_TRIES = 2
+"""Sendings of a request after which each further one is of two copies, as RFC 9002 section 6.2.4 allows: where so much
+is lost, waiting for the next turn costs more than a datagram."""
+
+
+PAST_BOOTS = 16
+"""Boot numbers that a rig has had before, whose delayed answers are not taken for another restart."""
 
 
 class Line(Enum):
@@ -57,7 +66,7 @@ class Line(Enum):
 
 
 class Request:
-    """One push, shared by all the rigs that it goes to, so that it is encoded once.
+    """One push, shared by all the rigs that it goes to.
 
     Parameters
     ----------
@@ -65,23 +74,24 @@ class Request:
         What is pushed.
     request_time : float
         Unix time in seconds, unique, by which the push is filed.
-    boot : str
-        The coordinator's boot number.
     n : int
         The coordinator's counter; higher than that of every request before.
     confirm : bool
         Whether to tell when a rig confirms that it has it.
+    act_at : float, optional
+        Monotonic seconds at which the rigs are to act, None for at once.
     """
 
-    def __init__(self, message: messages.Message, request_time: float, boot: str, n: int, confirm: bool = False):
+    def __init__(
+        self,
+        message: messages.Message,
+        request_time: float,
+        n: int,
+        confirm: bool = False,
+        act_at: float | None = None,
+    ):
         self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
-        self.event = message.event
-        self._boot = boot
-
-    @cached_property
-    def frame(self) -> bytes:
-        """The request in the rigsync dialect."""
-        return messages.request(self._boot, self.n, self.message)
+        self.event, self.act_at = message.event, act_at
 
     @cached_property
     def array(self) -> bytes:
@@ -105,6 +115,9 @@ class Errand:
     sent_at: float = math.inf
     next_send: float = math.inf
     received: bool = False
+    frame: bytes = b""
+    """The request in the rigsync dialect, to this rig, once it has been sent."""
+    echoed_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -132,10 +145,10 @@ class Peer:
         For back-off.
     outbox : list of ((str, Line), bytes)
         Where datagrams to be sent are put, each with the rig and the line.
-    events : list of Event
+    told : list of Event
         Where events are put.
     settled : callable
-        Called once for each request with the rig's name and its answer or its error.
+        Called once for each request with the rig's name, its answer or its error, and when it began to act.
     """
 
     def __init__(
@@ -146,27 +159,31 @@ class Peer:
         stamps: StampClock,
         random: Random,
         outbox: list[tuple[tuple[str, Line], bytes]],
-        events: list[Event],
-        settled: Callable[[str, Request, list[Any] | RigError], None],
+        told: list[Event],
+        settled: Callable[[str, Request, list[Any] | RigError, Start | None], None],
     ):
         self.config, self.name = config, config.name
         self._timing, self._boot, self._stamps = timing, boot, stamps
-        self._outbox, self._events, self._settled = outbox, events, settled
+        self._outbox, self._events, self._settled = outbox, told, settled
         self._backoff = Backoff(timing, random)
         self._liveness = Liveness(timing)
         self._echo_guard = EchoGuard()
         self._probe_n = 0
-        self._probes: dict[int, tuple[float, int]] = {}  # when each was sent, and its stamp
+        self._probes = ProbeLog()
+        self._clock = ClockFilter()
+        self._notices = NoticeFilter()
         self._current: Errand | None = None
         self._queue: deque[Errand] = deque()
         self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
         self._queue_timer = math.inf
         self._awaited_echo: AwaitedEcho | None = None
         self._remote_boot: str | None = None
+        self._past_boots: deque[str] = deque(maxlen=PAST_BOOTS)
         self.dialect = Dialect.UNKNOWN
         self.status: ExpStatus | None = None
         self.exp_ref: str | None = None
         self.version: str | None = None
+        self.owner: str | None = None
         self.violations: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------------------ outside
@@ -186,6 +203,20 @@ class Peer:
         """Whether the rig's host says that nothing listens at the rig's port."""
         return self._liveness.refused
 
+    @property
+    def clock(self) -> ClockEstimate | None:
+        """How the rig's clock stands to this one's; None before the first probe of a rigsync rig is answered."""
+        return self._clock.estimate
+
+    @property
+    def round_trip(self) -> float | None:
+        """Smoothed round trip in seconds; None before the first."""
+        return self._backoff.smoothed
+
+    def loss(self, now: float) -> float | None:
+        """Return the share of the newest probes that were lost; None before it can be told."""
+        return self._probes.loss(now)
+
     def connect(self, now: float) -> None:
         """Begin to probe; a configured dialect needs no detection."""
         self._liveness.connect(now)
@@ -194,12 +225,17 @@ class Peer:
         self.handle_timer(now)
 
     def submit(self, request: Request, deadline: float, now: float) -> None:
-        """Queue a request; it leaves at once if nothing is outstanding. EXPINTERRUPT overtakes (section 4)."""
+        """Queue a request; it leaves at once if nothing is outstanding.
+
+        EXPINTERRUPT overtakes, and EXPEND calls off what waits for its instant (section 4).
+        """
         errand = Errand(request, now, deadline)
         if request.event is ExpMessage.EXPINTERRUPT:
             self._overtake()
             self._interrupts.append(errand)
         else:
+            if request.event is ExpMessage.EXPEND:
+                self._call_off(request.act_at, now)
             self._queue.append(errand)
         self._queue_timer = min(self._queue_timer, self._limit(errand))
         self._advance(now)
@@ -297,8 +333,22 @@ class Peer:
         errand = self._current
         if errand is None or errand.tries or self.dialect is Dialect.UNKNOWN:
             return
-        if self.dialect is Dialect.IBLUTIL and self._awaited_echo:
+        if self.dialect is Dialect.RIGSYNC:
+            if self._remote_boot is None or self._liveness.is_gone:
+                # Nothing is known yet of a rig whose dialect is configured; and the process that was known is gone.
+                # What was sent to it now would be for it alone, and not for the one that may take its place.
+                self._liveness.want(now)
+                return
+            if errand.request.act_at is not None and self.clock is None:
+                self._liveness.want(now)
+                return
+        elif self._awaited_echo:
+            errand.next_send = math.inf
             return
+        elif errand.request.act_at is not None:
+            errand.next_send = errand.request.act_at - (self.round_trip or 0.0) / 2
+            if now < errand.next_send:
+                return
         self._transmit(errand, now)
 
     def _transmit(self, errand: Errand, now: float) -> None:
@@ -306,13 +356,37 @@ class Peer:
         if errand.tries == 1:
             errand.sent_at = now
         if self.dialect is Dialect.RIGSYNC:
-            self._send(Line.REQUESTS, errand.request.frame)
+            errand.frame = errand.frame or self._encode(errand.request)
+            for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
+                self._send(Line.REQUESTS, errand.frame)
             again = self._timing.ask_again if errand.received else self._backoff.wait(errand.tries)
             errand.next_send = now + again
         else:
             self._send(Line.REQUESTS, errand.request.array)
             self._awaited_echo = AwaitedEcho(errand.request.array, now + self._timing.echo_timeout)
             errand.next_send = now + self._backoff.wait(errand.tries) if self.config.resend else math.inf
+
+    def _encode(self, request: Request) -> bytes:
+        at = None
+        if request.act_at is not None and self.clock is not None:
+            at = self._stamps.stamp(request.act_at) + round(self.clock.offset * NANOSECONDS)
+        return messages.request(self._boot, request.n, request.message, self._remote_boot, at)
+
+    def _call_off(self, end_at: float | None, now: float) -> None:
+        def waits(errand: Errand) -> bool:
+            act_at = errand.request.act_at
+            if act_at is None or now >= act_at or (end_at is not None and act_at < end_at):
+                return False
+            return not errand.tries or self.dialect is Dialect.RIGSYNC  # an iblutil rig acts as soon as it hears
+
+        called_off = [errand for errand in self._queue if waits(errand)]
+        self._queue = deque(errand for errand in self._queue if errand not in called_off)
+        if self._current and waits(self._current):
+            called_off.insert(0, self._current)
+            self._current = None
+        for errand in called_off:
+            name = errand.request.event.name
+            self._fail(errand, Cancelled(self.name, f"{name} was called off by EXPEND before its instant"))
 
     def _overtake(self) -> None:
         overtaken = list(self._queue)
@@ -343,17 +417,17 @@ class Peer:
             if errand.request.confirm:
                 self._events.append(RequestReceived(self.name, errand.request.request_time))
 
-    def _finish(self, errand: Errand, outcome: list[Any] | RigError, now: float) -> None:
+    def _finish(self, errand: Errand, outcome: list[Any] | RigError, now: float, start: Start | None = None) -> None:
         self._confirm_receipt(errand)
         self._current = None
         request = errand.request
         if not isinstance(outcome, RigError):
             self._events.append(MessageReceived(self.name, request.event, outcome, request.request_time))
-        self._settled(self.name, request, outcome)
+        self._settled(self.name, request, outcome, start)
         self._advance(now)
 
     def _fail(self, errand: Errand, error: RigError) -> None:
-        self._settled(self.name, errand.request, error)
+        self._settled(self.name, errand.request, error, None)
 
     def _give_up(self, errand: Errand) -> None:
         name = errand.request.event.name
@@ -408,7 +482,7 @@ class Peer:
             self._send(Line.REQUESTS, data)
             if awaited:
                 self._awaited_echo = None
-                self._finish(awaited, message.args, now)
+                self._finish(awaited, message.args, now, self._estimated_start(awaited))
             else:
                 self._events.append(MessageReceived(self.name, message.event, message.args, None))
 
@@ -432,10 +506,18 @@ class Peer:
             self._count("late echo")  # given up, or the second copy
         if errand and data == errand.request.array:  # a late one shows as well that the rig has it
             errand.next_send = math.inf
+            errand.echoed_at = errand.echoed_at or now
             self._confirm_receipt(errand)
             if errand.request.echo_suffices:
-                self._finish(errand, [], now)
+                self._finish(errand, [], now, self._estimated_start(errand))
         self._advance(now)
+
+    def _estimated_start(self, errand: Errand) -> Start | None:
+        # Between sending and the echo it reached the rig, which then runs its callbacks; it says no more than that.
+        if errand.echoed_at is None:
+            return None
+        middle = self._stamps.stamp((errand.sent_at + errand.echoed_at) / 2)
+        return Start(middle / NANOSECONDS, (errand.echoed_at - errand.sent_at) / 2, is_estimate=True)
 
     # ----------------------------------------------------------------------------------------- rigsync dialect
 
@@ -454,26 +536,61 @@ class Peer:
             # Another process than the one that has answered our probes: from before a restart, or forged. That of a
             # rig that has just restarted comes again, once its first answer to a probe has made it known.
             self._count("unknown boot")
+            if self._current and self._current.tries:
+                self._liveness.hurry(now)
         elif isinstance(frame, Bye):
             before = self.state
             self._liveness.farewell(frame.reason, now)
             self._note_change(before)
+        elif isinstance(frame, messages.Notice):
+            self._heard(Dialect.RIGSYNC, now)
+            self._receive_notice(frame)
         else:
             self._heard(Dialect.RIGSYNC, now)
             self._receive_outcome(frame, now)
 
     def _receive_alive(self, frame: Alive, now: float) -> None:
-        _, stamp = self._probes.get(frame.n, (now, None))
+        restarted = False
         if frame.boot != self._remote_boot:
-            if frame.t0 != stamp:
+            probe = self._probes.outstanding(frame.n)
+            if probe is None or frame.t0 != probe.stamp or frame.boot in self._past_boots:
                 self._count("unknown boot")
                 return
-            if self._remote_boot:
-                self._events.append(RigRestarted(self.name))
-            self._remote_boot = frame.boot
-        self._heard(Dialect.RIGSYNC, now)
-        self.status, self.exp_ref, self.version = frame.status, frame.exp_ref, frame.version
+            restarted = self._remote_boot is not None
+            self._meet(frame.boot)
+        self.status, self.exp_ref, self.version, self.owner = frame.status, frame.exp_ref, frame.version, frame.owner
         self._probe_returned(frame.n, now, (frame.t0, frame.t1, frame.t2), frame.t2 - frame.t1)
+        self._heard(Dialect.RIGSYNC, now)
+        if restarted:
+            self._events.append(events.RigRestarted(self.name))
+            self._settle_restarted()
+        self._advance(now)
+
+    def _meet(self, boot: str) -> None:
+        """Begin anew with another process of the rig."""
+        if self._remote_boot:
+            self._past_boots.append(self._remote_boot)
+        self._remote_boot = boot
+        self._clock, self._notices = ClockFilter(), NoticeFilter()
+
+    def _settle_restarted(self) -> None:
+        errand = self._current
+        if errand and errand.tries:
+            self._current = None
+            name = errand.request.event.name
+            problem = (
+                f"the rig's program was started anew while {name} was outstanding, and the new one does not run it; "
+                "look at the rig for what became of its recording, and begin again with EXPINIT"
+            )
+            self._fail(errand, RigRestarted(self.name, problem))
+
+    def _receive_notice(self, frame: messages.Notice) -> None:
+        if frame.confirm:
+            self._send(Line.PROBES, messages.ack(self._boot, frame.n))
+        if self._notices.is_new(frame):
+            self._events.append(events.Notice(self.name, frame.topic, frame.key, frame.body, frame.confirm))
+        else:
+            self._count("late notice")
 
     def _receive_outcome(self, frame: Frame, now: float) -> None:
         errand = self._current
@@ -486,9 +603,16 @@ class Peer:
             self._confirm_receipt(errand)
             errand.next_send = now + self._timing.ask_again
         elif isinstance(frame, Reply):
-            self._finish(errand, frame.args, now)
+            self._finish(errand, frame.args, now, self._told_start(frame))
         elif isinstance(frame, Failure):
-            self._finish(errand, RemoteError(self.name, frame.error, frame.message, frame.traceback), now)
+            self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
+
+    def _told_start(self, frame: Reply) -> Start | None:
+        clock = self.clock
+        if clock is None:
+            return None
+        here = frame.started - round(clock.offset * NANOSECONDS)
+        return Start(here / NANOSECONDS, clock.bound)
 
     # ---------------------------------------------------------------------------------------------------- link
 
@@ -499,20 +623,21 @@ class Peer:
         else:
             self._probe_n += 1
             n, stamp = self._probe_n, self._stamps.stamp(now)
-        self._probes.pop(n, None)
-        self._probes[n] = now, stamp
-        if len(self._probes) > _PROBES_REMEMBERED:
-            del self._probes[next(iter(self._probes))]
+        self._probes.add(n, now, stamp)
         self._send(Line.PROBES, messages.probe(self._boot, n, stamp))
         return n
 
     def _probe_returned(self, n: int, now: float, stamps: tuple[int, int, int] | None, held: int) -> None:
-        if n not in self._probes:
+        probe = self._probes.outstanding(n)
+        if probe is None:
             return  # a second copy, or from long ago: a sign of life, and no more
-        sent, _ = self._probes.pop(n)
-        round_trip = max(0.0, now - sent - max(0, held) * 1e-9)
+        probe.answered = True
+        round_trip = max(0.0, now - probe.sent - max(0, held) / NANOSECONDS)
         self._backoff.add_sample(round_trip)
         four = (*stamps, self._stamps.stamp(now)) if stamps else None
+        if four and four[0] == probe.stamp != 0:  # a rig that took an iblutil one's place answers a probe without stamp
+            self._clock.add(four, now)
+            self._liveness.is_coarse = self._clock.bound > self._timing.clock_bound
         self._events.append(ProbeAnswered(self.name, n, round_trip, four))
 
     def _heard(self, dialect: Dialect, now: float) -> None:
@@ -527,14 +652,12 @@ class Peer:
         self._liveness.adopt(dialect)
         self._awaited_echo = None
         self._events.append(DialectDetected(self.name, dialect))
-        if self._current and not self._current.received:
-            self._current.tries = 0  # what was sent in another dialect has reached nobody
-            self._current.next_send = math.inf
+        self._settle_restarted()  # who speaks another dialect is another program
         self._advance(now)
 
     def _note_change(self, before: LinkState) -> None:
         if self.state is not before:
-            self._events.append(LinkChanged(self.name, before, self.state, self.reason))
+            self._events.append(events.LINK_EVENTS[self.state](self.name, before, self.state, self.reason))
             self._set_queue_timer()
 
     def _count(self, kind: str) -> int:

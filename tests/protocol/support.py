@@ -12,8 +12,8 @@ from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
-from rigsync.protocol.events import Event, HandlerDue
-from rigsync.protocol.messages import Alive, Array, ExpMessage, ExpStatus, Frame, Message
+from rigsync.protocol.events import Event, HandlerDue, Start
+from rigsync.protocol.messages import Alive, Array, ExpMessage, ExpStatus, Frame, Message, Notice
 from rigsync.protocol.peer import Line, Peer, Request
 from rigsync.protocol.responder import Responder
 
@@ -41,6 +41,7 @@ class PeerBench:
         self.outbox: list[tuple[tuple[str, Line], bytes]] = []
         self.told: list[Event] = []
         self.outcomes: list[tuple[float, list[Any] | RigError]] = []
+        self.start: Start | None = None
         self.n = 0
         self.steps = 0
         self.boot = boot
@@ -52,8 +53,16 @@ class PeerBench:
             Fixed(),
             self.outbox,
             self.told,
-            lambda _, request, outcome: self.outcomes.append((request.request_time, outcome)),
+            self._settled,
         )
+
+    def _settled(self, _: str, request: Request, outcome: list[Any] | RigError, start: Start | None) -> None:
+        self.outcomes.append((request.request_time, outcome))
+        self.start = start
+
+    def frame(self, request: Request, to: str = RIG, at: int | None = None) -> bytes:
+        """Return a request as it is written to a rig of the rigsync dialect."""
+        return messages.request(self.boot, request.n, request.message, to, at)
 
     # ---------------------------------------------------------------------------------------------- in
 
@@ -72,35 +81,49 @@ class PeerBench:
         self.told.clear()
         return self
 
-    def submit(self, event: str, *args: Any, timeout: float = 10.0, confirm: bool = False) -> Request:
+    def submit(
+        self, event: str, *args: Any, timeout: float = 10.0, confirm: bool = False, delay: float | None = None
+    ) -> Request:
         self.n += 1
-        request = Request(compose(event, *args), float(self.n), self.boot, self.n, confirm)
-        self.peer.submit(request, self.now + timeout, self.now)
+        act_at = None if delay is None else self.now + delay
+        request = Request(compose(event, *args), float(self.n), self.n, confirm, act_at)
+        self.peer.submit(request, (act_at or self.now) + timeout, self.now)
         return request
 
     def receive(self, data: bytes, line: Line = Line.REQUESTS) -> None:
         self.peer.receive_datagram(line, data, self.now)
 
     def alive(
-        self, n: int | None = None, boot: str = RIG, status: ExpStatus = ExpStatus.CONNECTED, held: int = 0
+        self,
+        n: int | None = None,
+        boot: str = RIG,
+        status: ExpStatus = ExpStatus.CONNECTED,
+        held: int = 0,
+        offset: float = 0.0,
     ) -> None:
         """Answer a probe as a rig does, by default the first that is outstanding."""
-        outstanding = self.peer._probes
+        outstanding = {probe.n: probe for probe in self.peer._probes._newest if not probe.answered}
         if boot != self.peer._remote_boot and n not in outstanding and (n or not outstanding):
             n = self.peer.probe(self.now)
             self.sent(Line.PROBES)
+            outstanding[n] = self.peer._probes._newest[-1]
         n = next(iter(outstanding), 1) if n is None else n
-        _, t0 = outstanding.get(n, (0, 0))
-        stamp = WALL + round(self.now * 1e9)
+        t0 = outstanding[n].stamp if n in outstanding else 0
+        stamp = WALL + round((self.now + offset) * 1e9)
         frame = Alive(boot, n, t0, stamp, stamp + held, NAME, status, None, "0.1.0")
         self.receive(messages.alive(frame), Line.PROBES)
 
     def ack(self, n: int | None = None, boot: str = RIG) -> None:
         self.receive(messages.ack(boot, self.n if n is None else n))
 
-    def reply(self, *args: Any, n: int | None = None, boot: str = RIG) -> None:
+    def reply(self, *args: Any, n: int | None = None, boot: str = RIG, started: int = 0) -> None:
         message = Message.of(ExpMessage.EXPINFO, list(args))
-        self.receive(messages.reply(boot, self.n if n is None else n, message, 0, 0))
+        self.receive(messages.reply(boot, self.n if n is None else n, message, started, started))
+
+    def notice(
+        self, n: int, body: Any = None, *, topic: str = "log", key: str | None = None, confirm: bool = True
+    ) -> None:
+        self.receive(messages.notice(messages.Notice(RIG, n, topic, key, body, confirm)), Line.PROBES)
 
     def failure(self, error: str, text: str = "", traceback: str = "", n: int | None = None) -> None:
         self.receive(messages.failure(RIG, self.n if n is None else n, error, text, traceback))
@@ -148,11 +171,13 @@ class PeerBench:
 class RigBench:
     """A `Responder`, what it has sent and told, and a clock that stops at each of its timers."""
 
-    def __init__(self, *handled: str, **identity: Any):
+    def __init__(self, *handled: str, lease: float = 300.0, **identity: Any):
         self.now = 100.0
         self.handled = {ExpMessage[name] for name in handled}
-        self.rig = Responder(Identity(NAME, **identity), self.handled, Timing(), RIG, StampClock(WALL, self.now))
+        self.stamps = StampClock(WALL, self.now)
+        self.rig = Responder(Identity(NAME, **identity), self.handled, Timing(), RIG, self.stamps, lease)
         self.n = 0
+        self.noticed: list[tuple[Any, Notice]] = []
         self.outbox: list[tuple[Any, bytes]] = []
         self.told: list[Event] = []
 
@@ -162,12 +187,25 @@ class RigBench:
         self.rig.receive_datagram(data, source, self.now)
         self._collect()
 
-    def request(self, event: str, *args: Any, n: int | None = None, boot: str = COORDINATOR, source: Any = HERE) -> int:
+    def request(
+        self,
+        event: str,
+        *args: Any,
+        n: int | None = None,
+        boot: str = COORDINATOR,
+        source: Any = HERE,
+        to: str | None = RIG,
+        delay: float | None = None,
+    ) -> int:
         """Receive a request, by default with the next number; return its number."""
         if n is None:
             n = self.n = self.n + 1
-        self.receive(messages.request(boot, n, compose(event, *args)), source)
+        at = None if delay is None else self.stamps.stamp(self.now + delay)
+        self.receive(messages.request(boot, n, compose(event, *args), to, at), source)
         return n
+
+    def probe(self, boot: str = COORDINATOR, source: Any = HERE) -> None:
+        self.receive(messages.probe(boot, 1, 0), source)
 
     def array(self, event: ExpMessage, *args: Any, source: Any = HERE) -> bytes:
         """Receive a message as an iblutil coordinator writes it; return its bytes."""
@@ -194,7 +232,11 @@ class RigBench:
         self.now = end
 
     def _collect(self) -> None:
-        self.outbox += self.rig.take_datagrams()
+        for destination, data in self.rig.take_datagrams():
+            if data[:1] == b"{" and isinstance(frame := messages.decode(data), Notice):
+                self.noticed.append((destination, frame))
+            else:
+                self.outbox.append((destination, data))
         self.told += self.rig.take_events()
 
     # --------------------------------------------------------------------------------------------- out
@@ -203,6 +245,12 @@ class RigBench:
         """Return what was sent, to whomever, since the last look."""
         found = [data for _, data in self.outbox]
         self.outbox.clear()
+        return found
+
+    def notices(self, topic: str | None = None) -> list[tuple[Any, Notice]]:
+        """Return the notices sent since the last look, each with where it went; by default of all topics."""
+        found = [entry for entry in self.noticed if topic in (None, entry[1].topic)]
+        self.noticed.clear()
         return found
 
     def answers(self) -> list[Frame | Array]:
@@ -234,13 +282,30 @@ class RigBench:
         (answer,) = [frame for frame in self.answers() if isinstance(frame, Frame) and frame.n == n]
         return answer
 
-    def enter(self, status: str, reference: str | None = "2024-01-02_1_mouse") -> RigBench:
-        """Bring the rig into a status by the messages that lead there."""
+    def do_array(self, event: ExpMessage, *args: Any, source: Any = HERE) -> Array:
+        """Have a message of the iblutil dialect handled at once; return its decoded answer, which is confirmed."""
+        self.array(event, *args, source=source)
+        for due in self.events(HandlerDue):
+            self.respond(due.task)
+        answer = self.sent()[-1]
+        if answer.endswith(messages.RIG_MARK):
+            self.receive(answer, source)
+        frame = messages.decode(answer)
+        assert isinstance(frame, Array)
+        return frame
+
+    def enter(self, status: str, reference: str | None = "2024-01-02_1_mouse", *, dialect: str = "rigsync") -> RigBench:
+        """Bring the rig into a status by the messages that lead there, which makes their sender the owner."""
         way = {"CONNECTED": [], "INITIALIZED": ["EXPINIT"], "RUNNING": ["EXPINIT", "EXPSTART"]}
         way["STOPPED"] = ["EXPINIT", "EXPSTART", "EXPEND"]
         for event in way[status]:
-            self.do(event, *([{"exp_ref": reference}] if event == "EXPINIT" else []))
+            args = [{"exp_ref": reference}] if event == "EXPINIT" else []
+            if dialect == "rigsync":
+                self.do(event, *args)
+            else:
+                self.do_array(ExpMessage[event], *args)
         assert self.rig.status is ExpStatus[status]
         self.outbox.clear()
         self.told.clear()
+        self.noticed.clear()
         return self

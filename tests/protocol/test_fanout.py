@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from rigsync.config import Address, RigConfig, Timing
-from rigsync.errors import Aborted, Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.errors import (
+    Aborted,
+    Cancelled,
+    Interrupted,
+    RemoteError,
+    RigLost,
+    RigRefused,
+    RigRestarted,
+    RigTimeout,
+)
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
@@ -45,9 +54,11 @@ class Bench:
         self.fanout.take_datagrams()
         self.fanout.take_events()
 
-    def alive(self, rig: str) -> None:
-        n, (_, t0) = next(reversed(self.fanout.peers[rig]._probes.items()), (0, (0, 0)))
-        frame = Alive(boot_of(rig), n, t0, 0, 0, rig, ExpStatus.CONNECTED, None, "")
+    def alive(self, rig: str, offset: float = 0.0) -> None:
+        """Have a rig answer the last probe at once, its clock being ahead by so many seconds."""
+        probe = self.fanout.peers[rig]._probes._newest[-1]
+        stamp = WALL + round((self.now + offset) * 1e9)
+        frame = Alive(boot_of(rig), probe.n, probe.stamp, stamp, stamp, rig, ExpStatus.CONNECTED, None, "")
         self.fanout.receive_datagram(messages.alive(frame), (rig, Line.PROBES), self.now)
 
     def push(self, event: str, *args: Any, **options: Any) -> float:
@@ -64,8 +75,8 @@ class Bench:
                 found.append((rig, frame.n, frame.event))
         return found
 
-    def reply(self, rig: str, n: int, *args: Any) -> None:
-        data = messages.reply(boot_of(rig), n, Message.of(ExpMessage.EXPINFO, list(args)), 0, 0)
+    def reply(self, rig: str, n: int, *args: Any, started: int = 0) -> None:
+        data = messages.reply(boot_of(rig), n, Message.of(ExpMessage.EXPINFO, list(args)), started, started)
         self.fanout.receive_datagram(data, (rig, Line.REQUESTS), self.now)
 
     def fail(self, rig: str, n: int) -> None:
@@ -112,12 +123,13 @@ def test_a_push_to_some_rigs_goes_out_in_the_order_given() -> None:
     assert [rig for rig, _, _ in bench.requests()] == ["ephys"]
 
 
-def test_a_push_is_encoded_once_for_all_rigs() -> None:
+def test_each_rig_s_request_names_its_boot_and_the_arguments_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
-    bench.push("EXPINIT", {"a": 1})
-    datagrams = [data for _, data in bench.fanout.take_datagrams()]
-    assert len(datagrams) == 3
-    assert len({id(data) for data in datagrams}) == 1
+    message = compose("EXPINIT", {"a": 1})
+    expected = [((rig, Line.REQUESTS), messages.request(COORDINATOR, 1, message, boot_of(rig))) for rig in RIGS]
+    monkeypatch.setattr(messages, "to_json", None)
+    bench.fanout.push(message, 1.0, bench.now)
+    assert bench.fanout.take_datagrams() == expected
 
 
 def test_the_numbers_of_pushes_rise() -> None:
@@ -336,3 +348,93 @@ def test_without_rigs_nothing_is_ever_due() -> None:
     assert bench.fanout.next_timer() == math.inf
     bench.fanout.handle_timer(1e6)
     assert bench.fanout.next_timer() == math.inf
+
+
+# -------------------------------------------------------------------------------------------------------- instants
+
+
+def test_each_rig_is_told_the_instant_in_its_own_clock() -> None:
+    bench = Bench(alive=[])
+    offsets = {"cameras": 0.0, "ephys": 90.0, "imaging": -7.5}
+    for rig, offset in offsets.items():
+        bench.alive(rig, offset)
+    bench.fanout.take_datagrams()
+    bench.push("EXPSTART", act_at=2.0)
+    found = {}
+    for (rig, line), data in bench.fanout.take_datagrams():
+        frame = decode(data)
+        if line is Line.REQUESTS and isinstance(frame, Request):
+            assert frame.at is not None
+            found[rig] = (frame.at - WALL) / 1e9
+    assert found == pytest.approx({rig: 2.0 + offset for rig, offset in offsets.items()}, abs=1e-6)
+
+
+def test_a_result_holds_the_instant_and_each_rig_s_start_in_the_order_of_the_push() -> None:
+    bench = Bench(alive=[])
+    for rig, offset in (("cameras", 0.0), ("ephys", 90.0), ("imaging", -7.5)):
+        bench.alive(rig, offset)
+    bench.push("EXPSTART", act_at=2.0)
+    bench.run(2.1)
+    bench.reply("imaging", 1, None, started=WALL - 5_499_900_000)
+    bench.fail("ephys", 1)
+    bench.reply("cameras", 1, None, started=WALL + 2_000_300_000)
+    (completed,) = bench.completed()
+    assert completed.at == pytest.approx(WALL / 1e9 + 2.0, abs=1e-6)
+    assert list(completed.starts) == ["cameras", "imaging"]
+    starts = {rig: start.time - WALL / 1e9 for rig, start in completed.starts.items()}
+    assert starts == pytest.approx({"cameras": 2.0003, "imaging": 2.0001}, abs=1e-6)
+    assert all(start.bound < 0.001 and not start.is_estimate for start in completed.starts.values())
+
+
+def test_what_is_done_at_once_has_starts_and_no_instant() -> None:
+    bench = Bench()
+    bench.push("EXPINIT", rigs=["cameras"])
+    bench.reply("cameras", 1, None, started=WALL + 1_000_000)
+    (completed,) = bench.completed()
+    assert completed.at is None
+    assert completed.starts["cameras"].time == pytest.approx(WALL / 1e9 + 0.001, abs=1e-6)
+
+
+def test_a_push_to_no_rigs_names_its_instant_as_well() -> None:
+    bench = Bench()
+    bench.push("EXPSTART", rigs=[], act_at=2.0)
+    (completed,) = bench.completed()
+    assert (completed.at, completed.starts) == (pytest.approx(WALL / 1e9 + 2.0, abs=1e-6), {})
+
+
+@pytest.mark.parametrize(("act_at", "settled_at"), [(3.0, 4.0), (-5.0, 1.0), (None, 1.0)])
+def test_the_timeout_counts_from_the_instant_unless_that_is_over(act_at: float | None, settled_at: float) -> None:
+    bench = Bench()
+    bench.push("EXPSTART", act_at=act_at, timeout=1.0, rigs=["cameras"])
+    finished = None
+    while bench.now < 6 and finished is None:
+        bench.run(0.25)
+        bench.alive("cameras")
+        if bench.completed():
+            finished = bench.now
+    assert finished == pytest.approx(settled_at)
+
+
+def test_an_end_calls_a_start_off_on_every_rig() -> None:
+    bench = Bench()
+    bench.push("EXPSTART", act_at=5.0)
+    bench.requests()
+    bench.push("EXPEND")
+    (start,) = bench.completed()
+    assert {rig: type(error) for rig, error in start.failures.items()} == dict.fromkeys(RIGS, Cancelled)
+    assert start.at == pytest.approx(WALL / 1e9 + 5.0, abs=1e-6)
+    assert bench.requests() == [(rig, 2, ExpMessage.EXPEND) for rig in RIGS[::-1]]
+
+
+def test_a_restart_concerns_the_rig_that_it_happened_to() -> None:
+    bench = Bench()
+    bench.push("EXPSTART")
+    bench.fanout.probe("ephys", bench.now)
+    probe = bench.fanout.peers["ephys"]._probes._newest[-1]
+    frame = Alive("f" * 16, probe.n, probe.stamp, WALL, WALL, "ephys", ExpStatus.CONNECTED, None, "")
+    bench.fanout.receive_datagram(messages.alive(frame), ("ephys", Line.PROBES), bench.now)
+    for rig in ("cameras", "imaging"):
+        bench.reply(rig, 1, None)
+    (completed,) = bench.completed()
+    assert list(completed.answers) == ["cameras", "imaging"]
+    assert [type(error) for error in completed.failures.values()] == [RigRestarted]

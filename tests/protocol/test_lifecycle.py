@@ -20,6 +20,7 @@ from rigsync.protocol.lifecycle import (
     decide,
     named_reference,
     reference_text,
+    takes_over,
 )
 from rigsync.protocol.messages import ExpMessage, ExpStatus
 
@@ -285,3 +286,76 @@ def test_a_running_experiment_without_reference_is_not_taken_for_one_that_is_nam
     assert decide(ExpStatus.RUNNING, ExpMessage.EXPSTART, None, REF).refusal
     assert decide(ExpStatus.RUNNING, ExpMessage.EXPSTART, None, None).no_op
     assert decide(ExpStatus.INITIALIZED, ExpMessage.EXPSTART, None, REF).status is ExpStatus.RUNNING
+
+
+# ------------------------------------------------------------------------------------------------------- takeover
+
+
+@pytest.mark.parametrize(
+    ("event", "args", "expected"),
+    [
+        (ExpMessage.EXPINIT, [{"exp_ref": REF, "takeover": True}], True),
+        (
+            ExpMessage.EXPINIT,
+            [{"exp_ref": {"date": "2024-01-02", "sequence": 1, "subject": "mouse"}, "takeover": True}],
+            True,
+        ),
+        (ExpMessage.EXPINIT, [{"exp_ref": REF, "takeover": False}], False),
+        (ExpMessage.EXPINIT, [{"takeover": False}], False),
+        (ExpMessage.EXPINIT, [{"exp_ref": REF}], False),
+        (ExpMessage.EXPINIT, [REF], False),
+        (ExpMessage.EXPINIT, [None], False),
+        (ExpMessage.EXPINIT, [["takeover"]], False),
+        (ExpMessage.EXPINIT, ["takeover"], False),
+        (ExpMessage.EXPINIT, [None, {"exp_ref": REF, "takeover": True}], False),
+        (ExpMessage.EXPINIT, [], False),
+        # Only EXPINIT: what other messages carry is their handlers' own.
+        (ExpMessage.EXPSTART, [{"exp_ref": REF, "takeover": True}], False),
+        (ExpMessage.EXPSTART, [REF, {"takeover": "yes"}], False),
+        (ExpMessage.EXPEND, [{"takeover": True}], False),
+        (ExpMessage.EXPINTERRUPT, [{"takeover": 5}], False),
+    ],
+)
+def test_only_an_expinit_that_says_so_takes_over(event: ExpMessage, args: list[Any], expected: bool) -> None:
+    assert takes_over(event, args) is expected
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "true", "", [], [True], {}, 1.0])
+def test_takeover_is_true_or_false(value: Any) -> None:
+    with pytest.raises(ValueError, match="takeover is true or false, not "):
+        takes_over(ExpMessage.EXPINIT, [{"exp_ref": REF, "takeover": value}])
+
+
+@pytest.mark.parametrize("data", [{}, {"exp_ref": None}, {"exp_ref": ""}])
+def test_a_takeover_has_to_name_the_experiment(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a takeover has to name the experiment: exp_ref is missing"):
+        takes_over(ExpMessage.EXPINIT, [{**data, "takeover": True}])
+
+
+def test_a_takeover_of_a_reference_that_is_none_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="an experiment reference is text or a map"):
+        takes_over(ExpMessage.EXPINIT, [{"exp_ref": 5, "takeover": True}])
+
+
+@pytest.mark.parametrize("status", [ExpStatus.INITIALIZED, ExpStatus.RUNNING, ExpStatus.STOPPED])
+@pytest.mark.parametrize(
+    ("present", "given_ref", "expected"),
+    [
+        (REF, REF, "no-op"),
+        (REF, "2024-01-02_001_mouse", "no-op"),
+        (REF, OTHER, "refuse"),
+        (None, REF, "refuse"),
+    ],
+)
+def test_a_takeover_is_of_the_present_experiment_or_refused(
+    status: ExpStatus, present: str | None, given_ref: str, expected: str
+) -> None:
+    decision = decide(status, ExpMessage.EXPINIT, present, given_ref, takeover=True)
+    assert named(decision) == expected
+    if expected == "refuse":
+        text = f"takeover of {given_ref} refused: the rig's experiment is {present} ({status.name})"
+        assert decision.refusal == text
+
+
+def test_a_takeover_where_there_is_nothing_is_an_ordinary_expinit() -> None:
+    assert named(decide(ExpStatus.CONNECTED, ExpMessage.EXPINIT, None, REF, takeover=True)) == "INITIALIZED"

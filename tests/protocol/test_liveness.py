@@ -269,3 +269,75 @@ def test_a_rig_that_stays_silent_is_lost_in_the_end_and_one_that_answers_is_aliv
     assert watch.liveness.state is ALIVE
     watch.run(watch.now + 62)
     assert watch.liveness.state is LOST
+
+
+# ------------------------------------------------------------------------------------------------ more than each beat
+
+
+def test_a_hurried_probe_leaves_now_and_the_next_a_beat_later() -> None:
+    watch = Watch()
+    watch.hear(0.001)
+    watch.hear(0.5)
+    watch.liveness.hurry(0.5)
+    watch.run(1.4)
+    assert watch.probes[8:] == [0.5]
+    watch.run(1.5)
+    assert watch.probes[8:] == [0.5, 1.5]
+
+
+def test_a_probe_is_hurried_no_more_often_than_in_the_first_burst() -> None:
+    watch = Watch()
+    watch.hear(0.001)
+    watch.hear(0.5)
+    while watch.now < 1.0:
+        watch.liveness.hurry(watch.now)
+        watch.run(watch.now + 0.001)
+    gaps = [after - before for before, after in pairwise(watch.probes)]
+    assert min(gaps) >= Timing().burst_interval - 1e-6
+    assert len(watch.probes) >= 8 + 20
+
+
+def test_a_hurried_probe_is_not_put_off() -> None:
+    watch = Watch()
+    watch.hear(0.001)
+    before = watch.liveness.next_timer()
+    watch.liveness.hurry(0.5)
+    assert watch.liveness.next_timer() <= before
+
+
+def test_while_the_clock_is_coarse_8_probes_a_beat_are_sent() -> None:
+    watch = Watch()
+    watch.liveness.is_coarse = True
+    while watch.now < 4.0:
+        watch.hear(watch.now + 0.05)
+    assert len([at for at in watch.probes if at > 1.0]) == pytest.approx(24, abs=2)
+    watch.liveness.is_coarse = False
+    begun = watch.now
+    while watch.now < begun + 5.0:
+        watch.hear(watch.now + 0.05)
+    assert len([at for at in watch.probes if at > begun + 0.2]) == pytest.approx(5, abs=1)
+
+
+def test_a_lost_rig_is_not_probed_more_often_for_the_sake_of_its_clock() -> None:
+    watch = Watch()
+    watch.hear(0.001)
+    watch.liveness.is_coarse = True
+    watch.run(6.0)
+    assert watch.liveness.state is LOST
+    watch.probes.clear()
+    watch.run(16.0)
+    assert len(watch.probes) == pytest.approx(10, abs=1)
+
+
+def test_a_rig_is_gone_where_its_port_is_closed_or_it_has_said_goodbye() -> None:
+    silent, refused, left = Watch(), Watch(), Watch()
+    for watch in (silent, refused, left):
+        watch.hear(0.001)
+        assert not watch.liveness.is_gone
+    silent.run(10.0)
+    refused.liveness.refuse(0.5)
+    left.liveness.farewell("x", 0.5)
+    assert [watch.liveness.is_gone for watch in (silent, refused, left)] == [False, True, True]
+    for watch in (refused, left):
+        watch.hear(0.6)
+        assert not watch.liveness.is_gone

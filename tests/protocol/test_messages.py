@@ -25,6 +25,7 @@ from rigsync.protocol.messages import (
     Failure,
     Frame,
     Message,
+    Notice,
     Probe,
     Reply,
     Request,
@@ -44,15 +45,17 @@ FRAMES = {
         Probe(BOOT, 3, 1_700_000_000_000_000_000),
     ),
     "alive": (
-        messages.alive(Alive(BOOT, 3, 1, 2, 4, "cameras", ExpStatus.RUNNING, "2024-01-02_1_mouse", "0.1.0")),
+        messages.alive(
+            Alive(BOOT, 3, 1, 2, 4, "cameras", ExpStatus.RUNNING, "2024-01-02_1_mouse", "0.1.0", "10.0.0.1")
+        ),
         b'{"rigsync":1,"kind":"alive","boot":"0123456789abcdef","n":3,"t0":1,"t1":2,"t2":4,"name":"cameras",'
-        b'"status":"RUNNING","exp_ref":"2024-01-02_1_mouse","version":"0.1.0"}',
-        Alive(BOOT, 3, 1, 2, 4, "cameras", ExpStatus.RUNNING, "2024-01-02_1_mouse", "0.1.0"),
+        b'"status":"RUNNING","exp_ref":"2024-01-02_1_mouse","version":"0.1.0","owner":"10.0.0.1"}',
+        Alive(BOOT, 3, 1, 2, 4, "cameras", ExpStatus.RUNNING, "2024-01-02_1_mouse", "0.1.0", "10.0.0.1"),
     ),
     "alive without experiment": (
         messages.alive(Alive(BOOT, 3, 1, 2, 4, "c", ExpStatus.CONNECTED, None, "")),
         b'{"rigsync":1,"kind":"alive","boot":"0123456789abcdef","n":3,"t0":1,"t1":2,"t2":4,"name":"c",'
-        b'"status":"CONNECTED","exp_ref":null,"version":""}',
+        b'"status":"CONNECTED","exp_ref":null,"version":"","owner":null}',
         Alive(BOOT, 3, 1, 2, 4, "c", ExpStatus.CONNECTED, None, ""),
     ),
     "request": (
@@ -60,6 +63,12 @@ FRAMES = {
         b'{"rigsync":1,"kind":"request","boot":"0123456789abcdef","n":4,"event":"EXPSTART",'
         b'"args":["2024-01-02_1_mouse",{"a":[1,"\\u00e9"]}],"at":null}',
         Request(BOOT, 4, ExpMessage.EXPSTART, ["2024-01-02_1_mouse", {"a": [1, "é"]}], None),
+    ),
+    "request to one boot of a rig, at an instant": (
+        messages.request(BOOT, 4, Message.of(ExpMessage.EXPEND, [None]), "fedcba9876543210", 1_700_000_000_000_000_000),
+        b'{"rigsync":1,"kind":"request","boot":"0123456789abcdef","n":4,"event":"EXPEND","args":[null],'
+        b'"at":1700000000000000000,"to":"fedcba9876543210"}',
+        Request(BOOT, 4, ExpMessage.EXPEND, [None], 1_700_000_000_000_000_000, "fedcba9876543210"),
     ),
     "ack": (
         messages.ack(BOOT, 4),
@@ -77,6 +86,18 @@ FRAMES = {
         b'{"rigsync":1,"kind":"failure","boot":"0123456789abcdef","n":4,"error":"OSError",'
         b'"message":"disk full","traceback":"Traceback ..."}',
         Failure(BOOT, 4, "OSError", "disk full", "Traceback ..."),
+    ),
+    "notice": (
+        messages.notice(Notice(BOOT, 6, "progress", "trial", {"done": [7, "é"]}, True)),
+        b'{"rigsync":1,"kind":"notice","boot":"0123456789abcdef","n":6,"topic":"progress","key":"trial",'
+        b'"body":{"done":[7,"\\u00e9"]},"confirm":true}',
+        Notice(BOOT, 6, "progress", "trial", {"done": [7, "é"]}, True),
+    ),
+    "notice without key and body": (
+        messages.notice(Notice(BOOT, 6, "", None, None, False)),
+        b'{"rigsync":1,"kind":"notice","boot":"0123456789abcdef","n":6,"topic":"","key":null,"body":null,'
+        b'"confirm":false}',
+        Notice(BOOT, 6, "", None, None, False),
     ),
     "bye": (
         messages.bye(BOOT, 5, "closing"),
@@ -144,6 +165,32 @@ def test_a_reference_may_be_missing_from_an_alive() -> None:
     assert frame.exp_ref is None
 
 
+def test_a_request_that_says_nothing_of_a_boot_is_for_any() -> None:
+    for to in (None, ...):
+        frame = decode(written("request", to=to))
+        assert isinstance(frame, Request)
+        assert frame.to is None
+
+
+def test_an_owner_may_be_missing_from_an_alive() -> None:
+    frame = decode(written("alive", owner=...))
+    assert isinstance(frame, Alive)
+    assert frame.owner is None
+
+
+def test_key_and_body_may_be_missing_from_a_notice() -> None:
+    assert decode(written("notice", key=..., body=...)) == Notice(BOOT, 6, "progress", None, None, True)
+    assert decode(written("notice", key=None, body=None)) == Notice(BOOT, 6, "progress", None, None, True)
+
+
+@pytest.mark.parametrize("body", [None, False, 0, 1.5, "text", [], [1, [2]], {}, {"a": {"b": None}}])
+def test_any_json_is_the_body_of_a_notice(body: object) -> None:
+    frame = decode(messages.notice(Notice(BOOT, 6, "log", None, body, True)))
+    assert isinstance(frame, Notice)
+    assert frame.body == body
+    assert type(frame.body) is type(body)
+
+
 def test_utf8_beyond_ascii_is_read() -> None:
     data = FRAMES["bye"][1].replace(b"closing", b"\xc3\xa9\xf0\x9f\x90\xad")
     assert decode(data) == Bye(BOOT, 5, "é🐭")
@@ -170,7 +217,7 @@ def test_another_version_is_foreign_and_is_named(version: object, shown: str) ->
     assert "speaks 1" in str(error)
 
 
-@pytest.mark.parametrize("kind", ["notice", "PROBE", "", None, ..., 1, True, [], {}, ["probe"], {"probe": 1}])
+@pytest.mark.parametrize("kind", ["notices", "PROBE", "", None, ..., 1, True, [], {}, ["probe"], {"probe": 1}])
 def test_an_unknown_kind_is_named(kind: object) -> None:
     assert violation(written("ack", kind=kind)).kind == "unknown kind"
 
@@ -218,6 +265,12 @@ WRONG_FIELDS = [
     *(("request", "n", value) for value in NOT_WHOLE),
     *(("request", "args", value) for value in NOT_A_LIST),
     *(("request", "at", value) for value in (1.5, True, "1", [], {}, 2**63)),
+    *(("request", "to", value) for value in (1, True, [], {}, 1.5, ["fedcba9876543210"])),
+    *(("alive", "owner", value) for value in (1, True, [], {}, 1.5, ["10.0.0.1"])),
+    *(("notice", "n", value) for value in NOT_WHOLE),
+    *(("notice", "topic", value) for value in NOT_TEXT),
+    *(("notice", "key", value) for value in (1, True, [], {}, 1.5, ["trial"])),
+    *(("notice", "confirm", value) for value in (None, ..., 0, 1, "true", [], {}, 1.0)),
     *(("request", "event", value) for value in (*NOT_TEXT, "expinit", "EXPINIT|EXPEND", "NONE", "", "mro", "any")),
     *(("reply", "args", value) for value in NOT_A_LIST),
     *(("reply", key, value) for key in ("started", "finished") for value in NOT_STAMPS),
@@ -447,7 +500,21 @@ def test_any_json_gives_a_frame_or_a_violation(value: object, event: ExpMessage 
 
 
 KEYS = ["rigsync", "kind", "boot", "n", "t0", "t1", "t2", "name", "status", "exp_ref", "version", "event", "args"]
-KEYS += ["at", "started", "finished", "error", "message", "traceback", "reason"]
+KEYS += [
+    "to",
+    "owner",
+    "topic",
+    "key",
+    "body",
+    "confirm",
+    "at",
+    "started",
+    "finished",
+    "error",
+    "message",
+    "traceback",
+    "reason",
+]
 
 
 @given(
@@ -478,7 +545,13 @@ def test_a_probe_survives_the_wire(boot: str, n: int, t0: int) -> None:
     assert decode(messages.probe(boot, n, t0)) == Probe(boot, n, t0)
 
 
-@given(st.builds(Alive, BOOTS, WHOLES, WHOLES, WHOLES, WHOLES, TEXTS, st.sampled_from(STATUSES), TEXTS, TEXTS))
+@given(
+    st.builds(
+        Alive,
+        *(BOOTS, WHOLES, WHOLES, WHOLES, WHOLES, TEXTS, st.sampled_from(STATUSES)),
+        *(st.none() | TEXTS, TEXTS, st.none() | TEXTS),
+    )
+)
 @settings(deadline=None)
 def test_an_alive_survives_the_wire(frame: Alive) -> None:
     assert decode(messages.alive(frame)) == frame
@@ -496,6 +569,19 @@ def test_a_message_survives_the_wire_as_request_reply_and_array(
         data = messages.array(message, mark)
         assert data.endswith(mark)
         assert decode(data) == Array(event, args)
+
+
+@given(st.builds(Notice, BOOTS, WHOLES, TEXTS, st.none() | TEXTS, FINITE_JSON, st.booleans()))
+@settings(deadline=None)
+def test_a_notice_survives_the_wire(frame: Notice) -> None:
+    assert decode(messages.notice(frame)) == frame
+
+
+@given(BOOTS, WHOLES, BOOTS | st.none(), st.none() | st.integers(-(2**63) + 1, 2**63 - 1))
+@settings(deadline=None)
+def test_whom_and_when_a_request_means_survives_the_wire(boot: str, n: int, to: str | None, at: int | None) -> None:
+    message = Message.of(ExpMessage.EXPSTART, ["r"])
+    assert decode(messages.request(boot, n, message, to, at)) == Request(boot, n, ExpMessage.EXPSTART, ["r"], at, to)
 
 
 @given(BOOTS, WHOLES, st.text(max_size=200), st.text(max_size=300), TEXTS)
@@ -541,15 +627,29 @@ def test_the_largest_message_fits_as_request_reply_and_array_and_one_byte_more_i
         largest = length
     message = Message.of(event, ["x" * largest])
     for data in (
-        messages.request("f" * 16, 2**63 - 1, message),
-        messages.reply("f" * 16, 2**63 - 1, message, 2**63 - 1, 2**63 - 1),
+        request := messages.request("f" * 16, 2**63 - 1, message, "f" * 16, -(2**63) + 1),
+        messages.reply("f" * 16, 2**63 - 1, message, -(2**63) + 1, -(2**63) + 1),
         messages.array(message, RIG_MARK),
     ):
         assert len(data) <= MAX_DATAGRAM
-    assert MAX_DATAGRAM - len(messages.reply("f" * 16, 2**63 - 1, message, 2**63 - 1, 2**63 - 1)) <= 1
+    assert len(request) == MAX_DATAGRAM - len("EXPINTERRUPT") + len(event.name)  # room for the longest of the names
     with pytest.raises(PayloadTooLarge, match=r"65,50[89] bytes .* at most 65,507; .*tcp://") as caught:
         Message.of(event, ["x" * (largest + 1)])
     assert caught.value.size > caught.value.limit == 65_507
+
+
+def test_the_largest_notice_fits_and_one_byte_more_is_refused() -> None:
+    empty = len(messages.notice(Notice("f" * 16, 1, "log", None, "", True)))
+    text = "x" * (MAX_DATAGRAM - empty)
+    assert len(messages.notice(Notice("f" * 16, 1, "log", None, text, True))) == MAX_DATAGRAM
+    with pytest.raises(PayloadTooLarge, match=r"65,508 bytes .* at most 65,507; .*tcp://") as caught:
+        messages.notice(Notice("f" * 16, 1, "log", None, text + "x", True))
+    assert (caught.value.size, caught.value.limit) == (65_508, 65_507)
+
+
+def test_what_a_notice_holds_is_never_shown() -> None:
+    notice = Notice(BOOT, 1, "log", None, {"token": "SECRET"}, True)
+    assert "SECRET" not in repr(notice) + repr(decode(messages.notice(notice)))
 
 
 def test_what_a_message_holds_is_never_shown() -> None:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rigsync import errors
 from rigsync.config import Timing
 from rigsync.errors import Aborted, Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
-from rigsync.protocol import messages
+from rigsync.protocol import events, messages
 from rigsync.protocol.echo_guard import MOST
 from rigsync.protocol.events import (
     Dialect,
@@ -29,7 +30,7 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.messages import Alive, Bye, ExpMessage, ExpStatus, Message, Probe, decode
-from rigsync.protocol.peer import Line
+from rigsync.protocol.peer import SINGLE_TRIES, Line
 
 from .support import COORDINATOR, NAME, RIG, WALL, PeerBench
 
@@ -71,7 +72,7 @@ def test_an_alive_tells_the_rigsync_dialect() -> None:
     bench.alive()
     assert bench.peer.dialect is Dialect.RIGSYNC
     assert bench.events(DialectDetected) == [DialectDetected(NAME, Dialect.RIGSYNC)]
-    assert bench.events(LinkChanged) == [LinkChanged(NAME, LinkState.UNKNOWN, LinkState.ALIVE, "answered")]
+    assert bench.events(LinkChanged) == [events.RigAlive(NAME, LinkState.UNKNOWN, LinkState.ALIVE, "answered")]
 
 
 def test_the_probe_s_own_bytes_tell_the_iblutil_dialect() -> None:
@@ -91,8 +92,8 @@ def test_a_request_waits_until_the_dialect_is_known() -> None:
     request = bench.submit("EXPINIT", {"a": 1})
     assert bench.run(1) == []
     bench.alive()
-    assert bench.sent() == [request.frame]
-    assert request.frame == messages.request(COORDINATOR, 1, request.message)
+    assert bench.sent() == [bench.frame(request)]
+    assert bench.frame(request) == messages.request(COORDINATOR, 1, request.message, RIG)
 
 
 def test_a_request_waits_for_the_echo_of_a_probe_as_well() -> None:
@@ -102,11 +103,18 @@ def test_a_request_waits_for_the_echo_of_a_probe_as_well() -> None:
     assert bench.sent() == [b'[1,{"a":1}] '] == [request.array]
 
 
-@pytest.mark.parametrize("dialect", ["rigsync", "iblutil"])
-def test_a_configured_dialect_needs_no_detection(dialect: str) -> None:
-    bench = PeerBench(dialect=dialect).connect()
+def test_a_configured_iblutil_rig_needs_no_detection() -> None:
+    bench = PeerBench(dialect="iblutil").connect()
     request = bench.submit("EXPINIT")
-    assert bench.sent() == [request.frame if dialect == "rigsync" else request.array]
+    assert bench.sent() == [request.array]
+
+
+def test_a_configured_rigsync_rig_is_asked_when_it_is_known_who_is_asked() -> None:
+    bench = PeerBench(dialect="rigsync").connect()
+    request = bench.submit("EXPINIT")
+    assert bench.run(1) == []
+    bench.alive()
+    assert bench.sent() == [bench.frame(request, to=RIG)]
 
 
 def test_a_configured_dialect_is_kept_whatever_the_rig_sends() -> None:
@@ -118,9 +126,11 @@ def test_a_configured_dialect_is_kept_whatever_the_rig_sends() -> None:
 
 def test_a_rig_that_comes_back_with_the_other_dialect_is_asked_in_it(ibl: PeerBench) -> None:
     request = ibl.submit("EXPINIT")
+    following = ibl.submit("EXPSTART")
     assert ibl.sent() == [request.array]
     ibl.alive()
-    assert ibl.sent() == [request.frame]
+    assert type(ibl.outcome()) is errors.RigRestarted  # it may have been run by the program that was there before
+    assert ibl.sent() == [ibl.frame(following)]
     ibl.reply({})
     assert ibl.outcome() == [{}]
 
@@ -186,7 +196,7 @@ def test_the_probe_of_another_coordinator_is_no_echo(bench: PeerBench) -> None:
 
 def test_a_reply_settles_the_request(bench: PeerBench) -> None:
     request = bench.submit("EXPINFO")
-    assert bench.sent() == [request.frame]
+    assert bench.sent() == [bench.frame(request)]
     bench.reply(20, {"a": 1})
     assert bench.outcome() == [20, {"a": 1}]
     (received,) = bench.events(MessageReceived)
@@ -213,17 +223,30 @@ def test_a_failure_settles_the_request_with_type_text_and_traceback(bench: PeerB
     assert bench.events(MessageReceived) == []
 
 
+def twice(*times: float) -> list[float]:
+    """Return each time twice: after `SINGLE_TRIES` a request leaves in two copies, until the rig has confirmed it."""
+    assert SINGLE_TRIES == 2
+    return [time for time in times for _ in range(2)]
+
+
+def test_a_request_that_was_confirmed_is_asked_again_in_one_copy(bench: PeerBench) -> None:
+    bench.submit("EXPINIT", timeout=20)
+    bench.run(0.5)
+    bench.ack()
+    assert bench.run(2.5) == pytest.approx([1.0, 2.0])
+
+
 def test_a_request_is_sent_again_until_something_is_heard_of_it(bench: PeerBench) -> None:
     request = bench.submit("EXPINIT")
-    expected = [0.025, 0.075, 0.175, 0.375, 0.775, 1.575, 2.575]
+    expected = [0.025, *twice(0.075, 0.175, 0.375, 0.775, 1.575, 2.575)]
     times = bench.run(2.6)
     assert times == pytest.approx(expected)
-    assert set(bench.sent()) == {request.frame}
+    assert set(bench.sent()) == {bench.frame(request)}
 
 
 def test_nothing_is_sent_after_the_deadline(bench: PeerBench) -> None:
     bench.submit("EXPINIT", timeout=0.5)
-    assert bench.run(20) == pytest.approx([0.025, 0.075, 0.175, 0.375])
+    assert bench.run(20) == pytest.approx([0.025, *twice(0.075, 0.175, 0.375)])
     assert isinstance(bench.outcome(), RigTimeout)
 
 
@@ -233,7 +256,7 @@ def test_after_an_ack_the_request_is_asked_again_each_second(bench: PeerBench) -
     bench.sent()
     bench.ack()
     assert bench.run(4) == pytest.approx([1.0, 2.0, 3.0, 4.0])
-    assert bench.sent() == [request.frame] * 4
+    assert bench.sent() == [bench.frame(request)] * 4
 
 
 def test_each_ack_puts_the_next_asking_off(bench: PeerBench) -> None:
@@ -302,7 +325,7 @@ def test_an_ack_is_a_sample_and_the_reply_after_it_is_none() -> None:
 def test_one_request_is_outstanding_at_a_time_in_the_order_of_pushing(bench: PeerBench) -> None:
     requests = [bench.submit(event) for event in ("EXPINIT", "EXPSTART", "EXPEND")]
     for n, request in enumerate(requests, 1):
-        assert bench.sent() == [request.frame]
+        assert bench.sent() == [bench.frame(request)]
         bench.reply({}, n=n)
     assert [request_time for request_time, _ in bench.outcomes] == [1.0, 2.0, 3.0]
 
@@ -313,7 +336,7 @@ def test_the_next_request_is_sent_when_one_is_given_up(bench: PeerBench) -> None
     bench.run(0.49)
     bench.sent()
     assert bench.run(0.02) == [0.01]
-    assert bench.sent() == [second.frame]
+    assert bench.sent() == [bench.frame(second)]
     assert isinstance(bench.outcome(), RigTimeout)
 
 
@@ -390,7 +413,7 @@ def test_an_interrupt_overtakes_what_is_outstanding_and_what_waits(bench: PeerBe
         bench.submit(event)
     bench.sent()
     interrupt = bench.submit("EXPINTERRUPT")
-    assert bench.sent() == [interrupt.frame]
+    assert bench.sent() == [bench.frame(interrupt)]
     assert [request_time for request_time, _ in bench.outcomes] == [1.0, 2.0, 3.0]
     for (_, error), name in zip(bench.outcomes, ("EXPINIT", "EXPSTART", "EXPEND"), strict=True):
         assert isinstance(error, Interrupted)
@@ -405,7 +428,7 @@ def test_an_interrupt_overtakes_what_was_acknowledged(bench: PeerBench) -> None:
     bench.ack()
     bench.sent()
     interrupt = bench.submit("EXPINTERRUPT")
-    assert bench.sent() == [interrupt.frame]
+    assert bench.sent() == [bench.frame(interrupt)]
     bench.reply({}, n=1)  # of the EXPSTART: too late
     assert [type(outcome) for _, outcome in bench.outcomes] == [Interrupted]
     assert bench.peer.violations == {"late answer": 1}
@@ -416,10 +439,10 @@ def test_an_interrupt_never_overtakes_another(bench: PeerBench) -> None:
     second = bench.submit("EXPINTERRUPT")
     bench.submit("EXPINFO")
     third = bench.submit("EXPINTERRUPT")
-    assert bench.sent() == [first.frame]
+    assert bench.sent() == [bench.frame(first)]
     assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(3.0, Interrupted)]
     bench.outcomes.clear()
-    for n, following in ((1, [second.frame]), (2, [third.frame]), (4, [])):
+    for n, following in ((1, [bench.frame(second)]), (2, [bench.frame(third)]), (4, [])):
         bench.reply({}, n=n)
         assert bench.sent() == following
     assert [at for at, outcome in bench.outcomes if outcome == [{}]] == [1.0, 2.0, 4.0]
@@ -431,12 +454,12 @@ def test_what_comes_after_an_interrupt_waits_for_its_answer(bench: PeerBench) ->
     following = bench.submit("EXPCLEANUP")
     assert bench.sent() == []
     bench.reply({}, n=1)
-    assert bench.sent() == [following.frame]
+    assert bench.sent() == [bench.frame(following)]
 
 
 def test_an_interrupt_is_resent_like_any_other_request(bench: PeerBench) -> None:
     bench.submit("EXPINTERRUPT")
-    assert bench.run(0.2) == pytest.approx([0.025, 0.075, 0.175])
+    assert bench.run(0.2) == pytest.approx([0.025, *twice(0.075, 0.175)])
 
 
 def test_an_interrupt_overtakes_before_the_rig_is_known() -> None:
@@ -445,7 +468,7 @@ def test_an_interrupt_overtakes_before_the_rig_is_known() -> None:
     interrupt = bench.submit("EXPINTERRUPT")
     assert isinstance(bench.outcome(), Interrupted)
     bench.alive()
-    assert bench.sent() == [interrupt.frame]
+    assert bench.sent() == [bench.frame(interrupt)]
 
 
 # ----------------------------------------------------------------------------------------- silence and its outcomes
@@ -501,7 +524,7 @@ def test_a_request_to_a_lost_rig_is_sent_all_the_same_and_settled_after_1_s(benc
     bench.run(20)
     assert bench.peer.state is LinkState.LOST
     request = bench.submit("EXPSTART", timeout=60)
-    assert bench.sent() == [request.frame]
+    assert bench.sent() == [bench.frame(request)]
     bench.run(0.999)
     assert bench.outcomes == []
     bench.run(0.001)
@@ -564,7 +587,7 @@ def test_a_rig_whose_program_starts_within_the_second_has_not_failed() -> None:
     bench.peer.report_refusal(bench.now)
     bench.run(0.5)
     bench.alive(2)
-    assert bench.sent() == [request.frame]
+    assert bench.sent() == [bench.frame(request)]
     bench.run(3)
     assert bench.outcomes == []
     bench.reply({})
@@ -584,11 +607,14 @@ def test_refusals_that_go_on_do_not_put_the_outcome_off() -> None:
 def test_the_link_changes_are_told_with_their_reason(bench: PeerBench) -> None:
     bench.run(6)
     changes = bench.events(LinkChanged)
-    assert [(change.before, change.after, change.reason) for change in changes] == [
-        (LinkState.ALIVE, LinkState.SUSPECT, "silent for 3.0 s"),
-        (LinkState.SUSPECT, LinkState.LOST, "silent for 5.0 s"),
+    assert changes == [
+        events.RigSuspect(NAME, LinkState.ALIVE, LinkState.SUSPECT, "silent for 3.0 s"),
+        events.RigLost(NAME, LinkState.SUSPECT, LinkState.LOST, "silent for 5.0 s"),
     ]
+    assert [type(change) for change in changes] == [events.RigSuspect, events.RigLost]
     assert bench.peer.reason == "silent for 5.0 s"
+    bench.alive(2)
+    assert [type(change) for change in bench.events(LinkChanged)] == [events.RigAlive]
 
 
 # ------------------------------------------------------------------------------------------- restarts and goodbyes
@@ -627,16 +653,34 @@ def test_datagrams_from_before_the_restart_are_dropped(bench: PeerBench) -> None
     assert bench.events() == []
 
 
-def test_what_the_old_process_had_is_asked_of_the_new_one_within_a_second(bench: PeerBench) -> None:
-    request = bench.submit("EXPSTART")
-    bench.ack()
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_what_the_old_process_had_is_never_asked_of_the_new_one(bench: PeerBench, acknowledged: bool) -> None:
+    bench.submit("EXPSTART")
+    if acknowledged:
+        bench.ack()
     bench.run(0.5)
-    bench.alive(2, boot=NEW)
     bench.sent()
-    assert bench.run(0.6) == [0.5]
-    assert bench.sent() == [request.frame]
+    bench.alive(2, boot=NEW)
+    error = bench.outcome()
+    assert type(error) is errors.RigRestarted
+    assert str(error) == (
+        f"{NAME}: the rig's program was started anew while EXPSTART was outstanding, and the new one does not run it; "
+        "look at the rig for what became of its recording, and begin again with EXPINIT"
+    )
+    assert bench.run(3) == []
     bench.reply({}, boot=NEW)
-    assert bench.outcome() == [{}]
+    assert bench.outcomes == []
+
+
+def test_what_is_still_queued_when_the_rig_restarts_goes_to_the_new_process(bench: PeerBench) -> None:
+    bench.submit("EXPSTART")
+    second, third = bench.submit("EXPINFO"), bench.submit("EXPSTATUS")
+    bench.sent()
+    bench.alive(2, boot=NEW)
+    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(1.0, errors.RigRestarted)]
+    assert bench.sent() == [bench.frame(second, to=NEW)]
+    bench.reply(20, None, n=2, boot=NEW)
+    assert bench.sent() == [bench.frame(third, to=NEW)]
 
 
 def test_a_goodbye_loses_the_link_at_once(bench: PeerBench) -> None:
@@ -1051,7 +1095,7 @@ ACTIONS = st.lists(
             [
                 *("EXPINIT", "EXPSTART", "EXPINTERRUPT", "EXPINFO", "ALYX"),
                 *("ack", "reply", "failure", "alive", "restart", "bye", "refuse", "withdraw", "probe", "junk"),
-                *("echo", "array", "error", "probe echo"),
+                *("echo", "array", "error", "probe echo", "EXPEND", "notice", "old boot"),
             ]
         ),
         st.floats(0, 8),
@@ -1073,8 +1117,9 @@ def test_whatever_happens_each_request_is_settled_once_by_its_deadline_and_nothi
     last: Any = None
     for action, pause, timeout in actions:
         if action.isupper():
-            last = bench.submit(action, timeout=timeout)
-            deadlines[last.request_time] = bench.now + timeout
+            delay = None if timeout < 4 else 10 * pause
+            last = bench.submit(action, timeout=timeout, delay=delay)
+            deadlines[last.request_time] = bench.now + timeout + (delay or 0.0)
         elif action == "ack":
             bench.ack(boot=boot)
         elif action == "reply":
@@ -1086,6 +1131,10 @@ def test_whatever_happens_each_request_is_settled_once_by_its_deadline_and_nothi
             bench.alive(boot=boot)
         elif action == "bye":
             bench.receive(messages.bye(boot, 0, "x"))
+        elif action == "notice":
+            bench.notice(int(pause), confirm=timeout < 6)
+        elif action == "old boot":
+            bench.receive(messages.failure(f"{99:016x}", bench.n, "RigRestarted", "", ""))
         elif action == "refuse":
             bench.peer.report_refusal(bench.now)
         elif action == "withdraw":
@@ -1106,7 +1155,7 @@ def test_whatever_happens_each_request_is_settled_once_by_its_deadline_and_nothi
         settled = [request_time for request_time, _ in bench.outcomes]
         assert len(settled) == len(set(settled))
         assert {at for at, deadline in deadlines.items() if deadline <= bench.now} <= set(settled)
-    bench.run(13)
+    bench.run(93)
     assert sorted(request_time for request_time, _ in bench.outcomes) == sorted(deadlines)
     assert bench.steps < 200 + 60 * bench.now  # 8 probes a beat, resends, and what is due at a deadline
     assert bench.peer.next_timer() < math.inf
@@ -1153,3 +1202,592 @@ def test_a_known_iblutil_rig_is_probed_with_the_same_bytes_which_it_shows_once(i
     assert first == second
     ibl.receive(second, Line.PROBES)
     assert [answered.n for answered in ibl.events(ProbeAnswered)] == [0]
+
+
+# --------------------------------------------------------------------------------------------- which boot is meant
+
+
+def test_a_request_says_which_boot_of_the_rig_it_means(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    (data,) = bench.sent()
+    frame = decode(data)
+    assert isinstance(frame, messages.Request)
+    assert (frame.boot, frame.to, frame.at) == (COORDINATOR, RIG, None)
+
+
+def test_what_is_sent_again_means_the_boot_that_it_was_first_sent_to(bench: PeerBench) -> None:
+    request = bench.submit("EXPINIT")
+    bench.receive(messages.ack(NEW, 77))  # of a process that has not answered a probe yet
+    bench.run(1)
+    assert set(bench.sent()) == {bench.frame(request, to=RIG)}
+
+
+def test_a_rig_that_does_not_run_it_since_it_is_another_process_is_a_restarted_one(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.failure("RigRestarted", "the rig's program was started anew since")
+    error = bench.outcome()
+    assert type(error) is errors.RigRestarted
+    assert str(error) == f"{NAME}: the rig's program was started anew since"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [("Cancelled", errors.Cancelled), ("BusyError", errors.BusyError), ("StateError", RemoteError)]
+)
+def test_a_failure_is_of_the_class_that_it_has_here(bench: PeerBench, error: str, kind: type[Exception]) -> None:
+    bench.submit("EXPINIT")
+    bench.failure(error, "text")
+    assert type(bench.outcome()) is kind
+
+
+def test_an_interrupt_that_is_outstanding_when_the_rig_restarts_has_failed_as_well(bench: PeerBench) -> None:
+    bench.submit("EXPINTERRUPT")
+    bench.alive(2, boot=NEW)
+    assert type(bench.outcome()) is errors.RigRestarted
+
+
+def test_a_rig_that_restarts_with_nothing_outstanding_settles_nothing(bench: PeerBench) -> None:
+    bench.alive(2, boot=NEW)
+    assert bench.outcomes == []
+    assert bench.events(RigRestarted) == [RigRestarted(NAME)]
+
+
+def test_the_restart_is_told_before_what_it_settles_leads_to_more(bench: PeerBench) -> None:
+    bench.submit("EXPINIT", confirm=True)
+    bench.alive(2, boot=NEW)
+    assert type(bench.outcome()) is errors.RigRestarted
+    assert bench.events(RequestReceived) == []
+
+
+def test_a_frame_of_an_unknown_boot_hurries_the_next_probe_while_something_is_outstanding(bench: PeerBench) -> None:
+    bench.run(0.5)
+    bench.alive(2)
+    bench.sent(Line.PROBES)
+    bench.submit("EXPSTART")
+    bench.receive(messages.failure(NEW, 1, "RigRestarted", "", ""))
+    bench.peer.handle_timer(bench.now)
+    (probe,) = bench.sent(Line.PROBES)
+    bench.alive(decode(probe).n, boot=NEW)  # type: ignore[union-attr]
+    assert type(bench.outcome()) is errors.RigRestarted
+
+
+def test_no_flood_of_unknown_boots_brings_about_more_probes_than_a_burst_has(bench: PeerBench) -> None:
+    bench.run(0.5)
+    bench.alive(2)
+    bench.sent(Line.PROBES)
+    bench.submit("EXPSTART", timeout=60)
+    for _ in range(1000):
+        bench.receive(messages.ack(NEW, 1))
+        bench.run(0.001)
+    assert 40 <= len(bench.sent(Line.PROBES)) <= 1 / Timing().burst_interval + 1
+
+
+def test_an_unknown_boot_hurries_nothing_where_nothing_is_outstanding(bench: PeerBench) -> None:
+    bench.run(0.5)
+    before = bench.peer.next_timer()
+    bench.receive(messages.ack(NEW, 1))
+    assert bench.peer.next_timer() == before
+
+
+def test_an_alive_of_a_new_boot_is_believed_only_as_the_answer_to_a_probe(bench: PeerBench) -> None:
+    bench.run(0.05)
+    forged = [Alive(NEW, 1, WALL, WALL, WALL, NAME, ExpStatus.RUNNING, None, "")]  # was answered
+    forged += [Alive(NEW, 2, WALL + 1, WALL, WALL, NAME, ExpStatus.RUNNING, None, "")]  # with another stamp
+    forged += [Alive(NEW, 999, WALL, WALL, WALL, NAME, ExpStatus.RUNNING, None, "")]  # was never sent
+    for frame in forged:
+        bench.receive(messages.alive(frame), Line.PROBES)
+    assert bench.events(RigRestarted) == []
+    assert bench.peer.violations == {"unknown boot": 3}
+    assert bench.peer.status is ExpStatus.CONNECTED
+
+
+def test_a_boot_that_was_replaced_does_not_come_back(bench: PeerBench) -> None:
+    """An answer of the old process, delayed beyond the new one's first, is no other restart."""
+    bench.run(0.05)
+    bench.alive(3, boot=NEW)
+    bench.submit("EXPINIT")
+    bench.sent()
+    bench.alive(2, boot=RIG)  # left before the restart
+    assert bench.events(RigRestarted) == [RigRestarted(NAME)]
+    assert bench.outcomes == []
+
+
+def test_what_a_rig_may_have_run_is_not_asked_again_in_another_dialect(bench: PeerBench) -> None:
+    """It would run twice; whoever speaks another dialect is another program."""
+    bench.submit("EXPSTART")
+    bench.sent()
+    bench.run(0.05)
+    bench.sent()
+    bench.receive(bench.sent(Line.PROBES)[-1], Line.PROBES)
+    assert bench.sent() == []
+    assert type(bench.outcome()) is errors.RigRestarted
+
+
+# ------------------------------------------------------------------------------------------------ clocks and probes
+
+
+def test_the_rig_s_clock_is_known_from_its_answers() -> None:
+    bench = PeerBench().connect()
+    assert bench.peer.clock is None
+    bench.alive(offset=90.0)
+    assert bench.peer.clock is not None
+    assert bench.peer.clock.offset == pytest.approx(90.0)
+    assert bench.peer.clock.bound == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_restarted_rig_s_clock_is_measured_anew() -> None:
+    bench = PeerBench().connect()
+    bench.alive(offset=90.0)
+    n = bench.peer.probe(bench.now)
+    bench.now += 0.010
+    bench.alive(n, boot=NEW, offset=90.0)
+    assert bench.peer.clock is not None
+    assert bench.peer.clock.bound == pytest.approx(0.005)  # what the old process's said better counts no longer
+
+
+def test_an_iblutil_rig_has_no_clock(ibl: PeerBench) -> None:
+    ibl.run(16)
+    ibl.receive(ibl.sent(Line.PROBES)[-1], Line.PROBES)
+    assert ibl.peer.clock is None
+
+
+def test_a_probe_without_a_stamp_measures_no_clock(ibl: PeerBench) -> None:
+    """A rigsync rig in the place of an iblutil one answers the probe of stamp 0, by which its clock would be off by
+    27 years, and so would every instant until the next probe.
+    """
+    ibl.run(16)
+    ibl.alive(offset=2.0)
+    assert ibl.peer.dialect is Dialect.RIGSYNC
+    clock = ibl.peer.clock
+    assert clock is None or abs(clock.offset - 2.0) < 1.0
+
+
+def probes_in(bench: PeerBench, seconds: float, delay: float) -> int:
+    """Return how many regular probes are sent in some time, each answered after a delay."""
+    end, count = bench.now + seconds, 0
+    while bench.now < end:
+        bench.run(min(0.02, end - bench.now))
+        for data in bench.sent(Line.PROBES):
+            count += 1
+            bench.now += delay
+            probe = decode(data)
+            assert isinstance(probe, Probe)
+            stamp = WALL + round((bench.now - delay / 2) * 1e9)
+            frame = Alive(RIG, probe.n, probe.t0, stamp, stamp, NAME, ExpStatus.CONNECTED, None, "")
+            bench.receive(messages.alive(frame), Line.PROBES)
+    return count
+
+
+def test_a_clock_that_is_not_known_well_is_probed_8_times_a_beat() -> None:
+    bench = PeerBench().connect()
+    probes_in(bench, 1.0, delay=0.004)  # the burst
+    assert probes_in(bench, 4.0, delay=0.004) == pytest.approx(32, abs=4)
+    assert bench.peer.clock is not None
+    assert bench.peer.clock.bound > Timing().clock_bound
+
+
+def test_a_clock_that_is_known_well_is_probed_once_a_beat() -> None:
+    bench = PeerBench().connect()
+    probes_in(bench, 1.0, delay=0.0004)
+    assert probes_in(bench, 5.0, delay=0.0004) == pytest.approx(5, abs=1)
+
+
+def test_the_loss_is_that_of_the_newest_probes() -> None:
+    bench = PeerBench().connect()
+    assert bench.peer.loss(bench.now) is None
+    bench.run(0.15)  # the burst of 8
+    for n in (1, 2, 3, 4, 5, 6):
+        bench.alive(n)
+    assert bench.peer.loss(bench.now) == 0.0
+    assert bench.peer.loss(bench.now + 1.0) == pytest.approx(0.25)
+
+
+def test_the_owner_is_told_by_the_rig(bench: PeerBench) -> None:
+    assert bench.peer.owner is None
+    for owner in ("10.0.0.9", None):
+        bench.receive(messages.alive(Alive(RIG, 9, 1, 2, 3, NAME, ExpStatus.RUNNING, None, "", owner)))
+        assert bench.peer.owner == owner
+
+
+# -------------------------------------------------------------------------------------------------------- instants
+
+
+def at_of(data: bytes) -> int:
+    frame = decode(data)
+    assert isinstance(frame, messages.Request)
+    assert frame.at is not None
+    return frame.at
+
+
+@pytest.mark.parametrize("offset", [0.0, 90.0, -90.0])
+def test_a_request_for_an_instant_leaves_at_once_and_says_it_in_the_rig_s_clock(offset: float) -> None:
+    bench = PeerBench().connect()
+    bench.alive(offset=offset)
+    bench.run(0.3)
+    bench.sent()
+    request = bench.submit("EXPSTART", delay=2.0)
+    (data,) = bench.sent()
+    assert at_of(data) == pytest.approx(WALL + (0.3 + 2.0 + offset) * 1e9, abs=1000)
+    assert data == bench.frame(request, at=at_of(data))
+
+
+def test_what_is_sent_again_names_the_same_instant(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=2.0)
+    (first,) = bench.sent()
+    bench.run(0.03)
+    bench.alive(2, offset=0.002)  # by which the rig's clock is known otherwise than before
+    assert bench.peer.clock is not None
+    assert bench.peer.clock.offset != 0.0
+    bench.run(0.5)
+    assert set(bench.sent()) == {first}
+
+
+def test_what_waited_in_the_queue_names_its_own_instant(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.submit("EXPSTART", delay=2.0)
+    bench.sent()
+    bench.run(1.0)
+    bench.sent()
+    bench.reply({}, n=1)
+    (data,) = bench.sent()
+    assert at_of(data) == WALL + 2_000_000_000
+
+
+def test_the_deadline_of_a_request_for_an_instant_counts_from_there(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=3.0, timeout=1.0)
+    bench.ack()
+    for n in range(2, 9):
+        bench.run(0.5)
+        bench.alive(n)
+    assert bench.outcomes == []
+    bench.run(0.5)
+    assert type(bench.outcome()) is RigTimeout
+
+
+def test_the_answer_says_when_the_rig_began_by_this_side_s_clock() -> None:
+    bench = PeerBench().connect()
+    bench.now = 0.004
+    bench.alive(1, offset=90.0)  # 4 ms under way, all of it this way as far as is known
+    bench.submit("EXPSTART", delay=2.0)
+    bench.run(3.0)
+    bench.reply("ref", {}, started=WALL + 92_000_000_000)
+    assert bench.outcome() == ["ref", {}]
+    assert bench.start is not None
+    clock = bench.peer.clock
+    assert clock is not None
+    assert clock.offset == pytest.approx(90.002, abs=1e-6)
+    assert bench.start.time == pytest.approx(WALL / 1e9 + 1.998, abs=1e-6)
+    assert bench.start.bound == pytest.approx(clock.bound)
+    assert bench.start.bound == pytest.approx(0.002, abs=1e-6)
+    assert bench.start.is_estimate is False
+
+
+def test_the_start_of_what_was_to_be_done_at_once_is_told_too(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.reply({}, started=WALL + 123_000_000)
+    assert bench.start is not None
+    assert bench.start.time == pytest.approx(WALL / 1e9 + 0.123, abs=1e-6)
+
+
+def test_a_failure_has_no_start(bench: PeerBench) -> None:
+    bench.submit("EXPINIT", delay=1.0)
+    bench.failure("OSError", "disk full")
+    assert bench.start is None
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_an_end_calls_off_what_was_sent_for_a_later_instant(bench: PeerBench, acknowledged: bool) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    if acknowledged:
+        bench.ack()
+    bench.run(4.9)
+    bench.sent()
+    end = bench.submit("EXPEND")
+    error = bench.outcome()
+    assert type(error) is errors.Cancelled
+    assert str(error) == f"{NAME}: EXPSTART was called off by EXPEND before its instant"
+    assert bench.sent() == [bench.frame(end)]
+    bench.reply({}, n=1)  # of what was called off
+    assert bench.outcomes == []
+    bench.reply({})
+    assert bench.outcome() == [{}]
+
+
+def test_an_end_calls_off_what_waits_in_the_queue_for_a_later_instant_and_nothing_else(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.submit("EXPSTART", delay=5.0)
+    bench.submit("EXPINFO")
+    bench.submit("EXPSTATUS", delay=6.0)
+    bench.sent()
+    bench.submit("EXPEND")
+    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(2.0, errors.Cancelled), (4.0, errors.Cancelled)]
+    assert bench.sent() == []
+    for n in (1, 3, 5):
+        bench.reply({}, n=n)
+    assert [decode(data).n for data in bench.sent()] == [3, 5]  # type: ignore[union-attr]
+
+
+def test_an_end_does_not_call_off_what_has_begun(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=1.0)
+    bench.ack()
+    bench.run(1.0)
+    bench.sent()
+    end = bench.submit("EXPEND")
+    assert bench.outcomes == []
+    bench.reply("ref", {}, n=1)
+    assert bench.outcome() == ["ref", {}]
+    assert bench.sent() == [bench.frame(end)]
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPCLEANUP", "EXPINFO", "EXPSTATUS"])
+def test_nothing_but_an_end_or_an_interrupt_calls_off(bench: PeerBench, event: str) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.submit(event)
+    assert bench.outcomes == []
+
+
+def test_an_interrupt_overtakes_what_waits_for_its_instant(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.ack()
+    bench.sent()
+    interrupt = bench.submit("EXPINTERRUPT")
+    assert type(bench.outcome()) is Interrupted
+    assert bench.sent() == [bench.frame(interrupt)]
+
+
+def test_a_rig_that_calls_it_off_by_itself_is_told_as_such(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.failure("Cancelled", "EXPSTART was not run: the coordinator that asked for it has closed")
+    assert type(bench.outcome()) is errors.Cancelled
+
+
+def test_withdrawing_leaves_what_the_rig_has_and_closing_settles_it(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.submit("EXPEND", delay=None)
+    bench.outcomes.clear()
+    bench.submit("EXPSTART", delay=50.0)
+    assert bench.peer.withdraw_queued() == [3.0]
+    bench.peer.abandon()
+    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(3.0, Aborted), (2.0, Aborted)]
+
+
+def test_an_end_for_a_later_instant_leaves_the_start_before_it(bench: PeerBench) -> None:
+    """a recording of a given length cannot be scheduled, its end calls its start off."""
+    bench.submit("EXPSTART", delay=10.0)
+    bench.submit("EXPEND", delay=20.0)
+    assert bench.outcomes == []
+
+
+def test_a_rig_that_restarts_before_the_instant_does_not_act_at_it(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.ack()
+    bench.run(1.5)
+    bench.sent()
+    bench.alive(boot=NEW)
+    assert type(bench.outcome()) is errors.RigRestarted
+    bench.run(10)
+    assert bench.sent() == []
+
+
+def iblutil_with(round_trip: float) -> PeerBench:
+    """Return the bench of an iblutil rig whose probe took so long."""
+    bench = PeerBench().connect()
+    bench.now = round_trip
+    bench.receive(bench.sent(Line.PROBES)[0], Line.PROBES)
+    bench.outbox.clear()
+    bench.told.clear()
+    return bench
+
+
+def test_an_iblutil_rig_is_sent_the_message_half_a_round_trip_before_the_instant() -> None:
+    ibl = iblutil_with(0.010)
+    request = ibl.submit("EXPSTART", delay=2.0)
+    assert ibl.sent() == []
+    assert ibl.run(3.0) == pytest.approx([1.995])
+    assert ibl.sent() == [request.array]
+
+
+def test_of_an_iblutil_rig_s_start_an_estimate_is_told() -> None:
+    ibl = iblutil_with(0.010)
+    request = ibl.submit("EXPSTART", "ref", delay=2.0)
+    ibl.run(1.995)
+    ibl.now += 0.012
+    ibl.receive(request.array)
+    ibl.run(0.5)
+    ibl.array(ExpMessage.EXPSTART, "ref", {})
+    assert ibl.outcome() == ["ref", {}]
+    assert ibl.start is not None
+    assert ibl.start.is_estimate
+    assert ibl.start.time == pytest.approx(WALL / 1e9 + 2.005 + 0.006, abs=1e-6)
+    assert ibl.start.bound == pytest.approx(0.006)
+
+
+def test_a_message_to_an_iblutil_rig_waits_for_the_echo_even_at_its_instant() -> None:
+    ibl = iblutil_with(0.010)
+    first = ibl.submit("EXPINIT", timeout=0.5)
+    request = ibl.submit("EXPSTART", delay=0.7)
+    assert ibl.run(0.8) == []
+    ibl.sent()
+    ibl.receive(first.array)  # of what was given up
+    assert ibl.sent() == [request.array]  # late: but it acts
+
+
+def test_an_end_calls_off_what_an_iblutil_rig_has_not_been_sent() -> None:
+    ibl = iblutil_with(0.010)
+    ibl.submit("EXPSTART", delay=2.0)
+    ibl.run(1.9)
+    end = ibl.submit("EXPEND")
+    assert type(ibl.outcome()) is errors.Cancelled
+    assert ibl.sent() == [end.array]
+    ibl.receive(end.array)
+    ibl.array(ExpMessage.EXPEND, {})
+    assert ibl.outcome() == [{}]
+    assert ibl.run(5) == []
+
+
+def test_an_end_does_not_call_off_what_an_iblutil_rig_has_been_sent() -> None:
+    ibl = iblutil_with(0.100)
+    start = ibl.submit("EXPSTART", delay=2.0)
+    assert ibl.run(1.96) == pytest.approx([1.95])
+    ibl.submit("EXPEND")
+    assert ibl.outcomes == []
+    ibl.receive(start.array)
+    ibl.array(ExpMessage.EXPSTART, "ref", {})
+    assert ibl.outcome() == ["ref", {}]
+
+
+def test_what_an_iblutil_rig_has_not_been_sent_yet_can_be_withdrawn_and_overtaken() -> None:
+    ibl = iblutil_with(0.010)
+    ibl.submit("EXPSTART", delay=2.0)
+    assert ibl.peer.withdraw_queued() == [1.0]
+    assert type(ibl.outcome()) is Aborted
+    ibl.submit("EXPSTART", delay=2.0)
+    interrupt = ibl.submit("EXPINTERRUPT")
+    assert type(ibl.outcome()) is Interrupted
+    assert ibl.sent() == [interrupt.array]
+    ibl.submit("EXPSTART", delay=2.0)
+    ibl.peer.abandon()
+    assert [type(outcome) for _, outcome in ibl.outcomes] == [Aborted, Aborted]
+
+
+def test_an_instant_that_is_over_by_now_is_asked_for_at_once() -> None:
+    ibl = iblutil_with(0.010)
+    request = ibl.submit("EXPSTART", delay=0.001)
+    assert ibl.sent() == [request.array]
+
+
+# -------------------------------------------------------------------------------------------------------- notices
+
+
+def told(bench: PeerBench) -> list[Any]:
+    return [event.body for event in bench.events(events.Notice)]
+
+
+def test_a_notice_is_told_with_what_it_says(bench: PeerBench) -> None:
+    bench.notice(1, {"a": [1]}, topic="progress", key="trial")
+    bench.notice(2, None, topic="log", confirm=False)
+    assert bench.events(events.Notice) == [
+        events.Notice(NAME, "progress", "trial", {"a": [1]}, True),
+        events.Notice(NAME, "log", None, None, False),
+    ]
+
+
+def test_a_confirmed_notice_is_acknowledged_each_time_and_told_once(bench: PeerBench) -> None:
+    for _ in range(3):
+        bench.notice(7, "x")
+    assert bench.sent(Line.PROBES) == [messages.ack(COORDINATOR, 7)] * 3
+    assert bench.sent() == []
+    assert told(bench) == ["x"]
+    assert bench.peer.violations == {"late notice": 2}
+    assert bench.events(ViolationSeen) == []
+
+
+def test_an_unconfirmed_notice_is_not_acknowledged(bench: PeerBench) -> None:
+    bench.notice(7, "x", confirm=False)
+    assert bench.outbox == []
+
+
+def test_confirmed_notices_are_told_in_order_and_late_copies_are_not(bench: PeerBench) -> None:
+    for n in (1, 2, 1, 5, 2, 6):
+        bench.notice(n, n)
+    assert told(bench) == [1, 2, 5, 6]
+
+
+def test_an_unconfirmed_notice_gives_way_to_a_newer_one_of_its_topic_and_key(bench: PeerBench) -> None:
+    for n, key in ((3, "a"), (1, "a"), (2, "b"), (4, "a")):
+        bench.notice(n, n, key=key, confirm=False)
+    assert told(bench) == [3, 2, 4]
+
+
+def test_a_notice_of_a_process_that_has_not_answered_a_probe_is_neither_told_nor_acknowledged(bench: PeerBench) -> None:
+    data = messages.notice(messages.Notice(NEW, 1, "log", None, "x", True))
+    bench.receive(data, Line.PROBES)
+    assert bench.outbox == []
+    assert told(bench) == []
+    bench.alive(boot=NEW)
+    bench.receive(data, Line.PROBES)  # which sends it again
+    assert bench.sent(Line.PROBES) == [messages.ack(COORDINATOR, 1)]
+    assert told(bench) == ["x"]
+
+
+def test_a_rig_never_heard_of_tells_nothing() -> None:
+    bench = PeerBench().connect()
+    bench.sent(Line.PROBES)
+    bench.notice(1, "x")
+    assert bench.outbox == []
+    assert told(bench) == []
+    assert bench.peer.state is LinkState.UNKNOWN
+
+
+def test_a_restarted_rig_counts_its_notices_anew(bench: PeerBench) -> None:
+    bench.notice(100, "old")
+    bench.notice(101, "old", confirm=False)
+    bench.alive(boot=NEW)
+    bench.told.clear()
+    for confirm in (True, False):
+        bench.receive(messages.notice(messages.Notice(NEW, 1, "log", None, "new", confirm)), Line.PROBES)
+    assert told(bench) == ["new", "new"]
+
+
+def test_a_notice_is_a_sign_of_life(bench: PeerBench) -> None:
+    bench.run(6)
+    assert bench.peer.state is LinkState.LOST
+    bench.notice(1, "x", confirm=False)
+    assert bench.peer.state is LinkState.ALIVE
+
+
+def test_a_notice_disturbs_no_request(bench: PeerBench) -> None:
+    bench.submit("EXPINIT")
+    bench.notice(1, "x")  # of the same number
+    assert bench.outcomes == []
+    bench.reply({})
+    assert bench.outcome() == [{}]
+
+
+# ------------------------------------------------------------------------------------------- a process that has ended
+
+
+@pytest.mark.parametrize("ending", ["bye", "refusal"])
+def test_what_is_asked_of_a_process_that_has_ended_goes_to_the_one_that_takes_its_place(
+    bench: PeerBench, ending: str
+) -> None:
+    if ending == "bye":
+        bench.receive(messages.bye(RIG, 0, "the rig is closing"))
+    else:
+        bench.peer.report_refusal(bench.now)
+    request = bench.submit("EXPINIT")
+    assert bench.run(0.9) == []  # for the old one it would be for nobody
+    assert len(bench.sent(Line.PROBES)) >= 5  # somebody waits: more often than once a beat
+    bench.alive(boot=NEW)
+    assert bench.sent() == [bench.frame(request, to=NEW)]
+    bench.reply({}, boot=NEW)
+    assert bench.outcome() == [{}]
+
+
+def test_probing_for_a_process_that_has_ended_is_never_due_in_the_past(bench: PeerBench) -> None:
+    """The last probe may be long ago."""
+    bench.submit("EXPINIT", timeout=2.5)
+    bench.run(2.0)
+    bench.receive(messages.bye(RIG, 0, "the rig is closing"))
+    bench.submit("EXPINFO", timeout=1.0)
+    bench.run(2.0)  # asserts that each timer is later than the last
+    assert [at for at, _ in bench.outcomes] == [1.0, 2.0]

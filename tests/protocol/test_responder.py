@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -10,21 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.errors import RemoteProtocolError
+from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
-from rigsync.protocol.coordinators import COORDINATORS, RECORDS, REPEAT_WINDOW
+from rigsync.protocol.coordinators import COORDINATORS, RECORDS, REPEAT_WINDOW, WATCHERS
 from rigsync.protocol.echo_guard import MOST
 from rigsync.protocol.events import (
     EchoMissing,
     HandlerDue,
     HandlerOvertaken,
+    LeaseExpired,
     MessageHandled,
+    NoticesDropped,
     StatusChanged,
     ViolationSeen,
 )
 from rigsync.protocol.messages import (
     COORDINATOR_MARK,
+    MAX_DATAGRAM,
     NULL_MESSAGE,
     PROTOCOL_VERSION,
     RIG_MARK,
@@ -36,10 +40,12 @@ from rigsync.protocol.messages import (
     ExpStatus,
     Failure,
     Message,
+    Notice,
     Reply,
     decode,
 )
-from rigsync.protocol.responder import INTERRUPT_PATIENCE, QUERIES, WAITING, text_of
+from rigsync.protocol.notices import NoticeFilter
+from rigsync.protocol.responder import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, text_of
 
 from .support import COORDINATOR, HERE, NAME, RIG, WALL, RigBench
 
@@ -48,6 +54,7 @@ OTHER = "2024-01-02_2_mouse"
 OTHER_PORT = ("10.0.0.1", 50_777)
 OTHER_HOST = ("10.0.0.9", 50_000)
 CONNECTED, INITIALIZED, RUNNING, STOPPED = ExpStatus.__members__.values()
+TAKEOVER = {"exp_ref": REF, "takeover": True}
 LIFECYCLE = ("EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
 
 
@@ -61,7 +68,7 @@ def test_a_probe_is_answered_with_the_state_of_the_rig() -> None:
     ((destination, data),) = bench.outbox
     assert destination == ("10.0.0.1", 60_000)
     stamp = WALL + 2_000_000_000
-    assert decode(data) == Alive(RIG, 7, 123, stamp, stamp, NAME, RUNNING, REF, "0.1.0")
+    assert decode(data) == Alive(RIG, 7, 123, stamp, stamp, NAME, RUNNING, REF, "0.1.0", "10.0.0.1")
 
 
 def test_a_goodbye_is_sent_to_who_has_probed_within_5_beats() -> None:
@@ -244,18 +251,6 @@ def test_a_frame_in_the_name_of_a_coordinator_on_another_host_is_dropped_and_cou
     (seen,) = bench.events()
     assert (seen.source, seen.kind) == ("10.0.0.9:50000", "forged source")
     assert "10.0.0.1" in seen.problem
-
-
-def test_an_instant_to_act_at_is_refused_by_a_rig_that_does_not_know_it_yet() -> None:
-    bench = RigBench("EXPINIT")
-    data = messages.request(COORDINATOR, 1, compose("EXPINIT")).replace(b'"at":null', b'"at":1700000000000000000')
-    bench.receive(data)
-    frame = bench.answer()
-    assert isinstance(frame, Failure)
-    assert frame.error == "NotSupported"
-    assert bench.events(HandlerDue) == []
-    bench.n = 1
-    assert isinstance(bench.do("EXPINIT"), Reply)
 
 
 # ------------------------------------------------------------------------------------------ outcomes of handlers
@@ -716,7 +711,7 @@ def rig_with_identity(*handled: str) -> RigBench:
 def test_answers_have_iblrig_s_information_where_its_task_code_looks(
     dialect: str, status: str, event: str, after: ExpStatus, before_info: list[Any]
 ) -> None:
-    bench = rig_with_identity(event).enter(status)
+    bench = rig_with_identity(event).enter(status, dialect=dialect)
     args = [{"exp_ref": REF}] if event == "EXPINIT" else []
     if dialect == "rigsync":
         frame = bench.do(event, *args, returned={"frames": 7})
@@ -911,7 +906,7 @@ def test_the_complaint_of_a_coordinator_is_reported_and_not_echoed() -> None:
 
 
 def test_an_interrupt_in_the_iblutil_dialect_overtakes_as_well() -> None:
-    bench = RigBench("EXPSTART", "EXPINTERRUPT").enter("INITIALIZED")
+    bench = RigBench("EXPSTART", "EXPINTERRUPT").enter("INITIALIZED", dialect="iblutil")
     bench.array(ExpMessage.EXPSTART, None, None)
     start = bench.due()
     bench.array(ExpMessage.EXPINTERRUPT, None)
@@ -1019,29 +1014,55 @@ def test_no_depth_of_nesting_gets_through_to_the_caller_as_an_error(frame: str) 
         assert isinstance(bench.do("EXPINFO"), Reply)
 
 
+AHEAD = st.none() | st.sampled_from([-1.0, 0.0, 0.5, 3.0, 4000.0])
+
+
+def request_bytes(event: str, n: int, boot: str, to: str, ahead: float | None) -> bytes:
+    at = None if ahead is None else WALL + round(ahead * 1e9)
+    args = [TAKEOVER] if event == "EXPINIT" and n == 7 else []
+    return messages.request(boot * 16, n, compose(event, *args), to * 16, at)
+
+
 @given(
     st.lists(
         st.one_of(
             st.binary(max_size=40),
             st.builds(
-                lambda event, n, boot: messages.request(boot * 16, n, compose(event)),
+                request_bytes,
                 st.sampled_from(list(ExpMessage.__members__)),
-                st.integers(0, 9),
+                st.integers(0, 30),
                 st.sampled_from("12"),
+                st.sampled_from("aaab"),
+                AHEAD,
             ),
             st.builds(lambda event: b"[%d,null]" % event, st.sampled_from(list(ExpMessage.__members__.values()))),
-            st.sampled_from([b"[32,0]\t", messages.probe("1" * 16, 1, 0), messages.bye("1" * 16, 1, "")]),
-            st.tuples(st.sampled_from(["respond", "fail", "run"]), st.integers(0, 30)),
+            st.sampled_from([b"[32,0]\t", *(messages.probe(boot * 16, 1, 0) for boot in "12")]),
+            st.sampled_from([messages.bye(boot * 16, 1, "") for boot in "12"]),
+            st.builds(lambda n: messages.ack("1" * 16, n), st.integers(0, 9)),
+            st.tuples(st.sampled_from(["respond", "fail", "run", "unknown", "notify"]), st.integers(0, 30)),
         ),
         max_size=40,
     ),
     st.sets(st.sampled_from(list(ExpMessage.__members__))),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=400)
 def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: list[Any], handled: set[str]) -> None:
-    bench = RigBench(*handled)
+    bench = RigBench(*handled, lease=2.0)
     requests: set[tuple[str, int]] = set()
-    arrays = 0
+    open_tasks: list[HandlerDue] = []
+    arrays = ran = leases = 0
+
+    def settle(due: HandlerDue, succeeds: bool) -> int:
+        """Do as the shell does: wait for the instant, and enter the handlers unless they were called off."""
+        if due.schedule:
+            bench.run(max(0.0, due.schedule.instant - bench.now))
+        entered = not due.schedule or due.schedule.take()
+        if not entered or succeeds:
+            bench.respond(due.task, {"a": 1})
+        else:
+            bench.fail(due.task, "OSError")
+        return entered
+
     for step in steps:
         if isinstance(step, bytes):
             bench.receive(step)
@@ -1051,11 +1072,28 @@ def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: 
             arrays += step.startswith(b"[") and not step.endswith(b"\t")
         elif step[0] == "run":
             bench.run(step[1] / 10)  # asserts that each timer is later than the last
-        elif step[0] == "respond":
-            bench.respond(step[1], {"a": 1})
-        else:
-            bench.fail(step[1], "OSError")
-    assert len(bench.events(HandlerDue)) <= len(requests) + arrays
+        elif step[0] == "notify":
+            notify(bench, step[1], confirm=step[1] % 2 == 0)
+        elif step[0] == "unknown":
+            bench.respond(10**6 + step[1])
+            bench.fail(10**6 + step[1], "OSError")
+        elif open_tasks:
+            ran += settle(open_tasks.pop(step[1] % len(open_tasks)), step[0] == "respond")
+        open_tasks += bench.events(HandlerDue)
+    for _ in range(200):  # in the end nothing is stuck
+        bench.run(40.0)
+        open_tasks += bench.events(HandlerDue)
+        while open_tasks:
+            ran += settle(open_tasks.pop(0), True)
+            open_tasks += bench.events(HandlerDue)
+    leases = len(bench.events(LeaseExpired))
+    assert ran <= len(requests) + arrays + leases
+    assert bench.rig._tasks == {}
+    assert bench.rig._lane.running is None
+    assert not bench.rig._lane.waiting
+    assert not bench.rig._queries
+    assert not bench.rig._querying
+    assert bench.rig._timed == []
 
 
 # ------------------------------------------------------------------------------------------------------ bounds
@@ -1260,4 +1298,1118 @@ def test_an_overtaken_task_is_closed_before_the_answer_to_the_interrupt_leaves()
     interrupt = messages.request(COORDINATOR, 9, compose("EXPINTERRUPT"))
     bench.rig.receive_datagram(interrupt, HERE, bench.now)
     assert not bench.rig.is_open(task)
-    assert len(bench.rig.take_datagrams()) == 2
+    sent = [decode(data) for _, data in bench.rig.take_datagrams()]
+    assert [type(frame) for frame in sent if not isinstance(frame, Notice)] == [Failure, Reply]
+
+
+# --------------------------------------------------------------------------------------------- which boot is meant
+
+ANOTHER = "b" * 16
+"""A second coordinator, on `OTHER_HOST` unless told otherwise."""
+THIRD_HOST = ("10.0.0.7", 50_000)
+
+
+def foreign(bench: RigBench, event: str, *args: Any, **options: Any) -> Any:
+    """Have the second coordinator's request handled; return its decoded answer, None while it has none."""
+    bench.sent()
+    bench.n += 1
+    n = bench.request(event, *args, n=bench.n, boot=ANOTHER, source=OTHER_HOST, **options)
+    for due in bench.events(HandlerDue):
+        if due.event is ExpMessage[event]:
+            bench.respond(due.task)
+    found = [decode(data) for to, data in bench.outbox if to == OTHER_HOST]
+    return next((frame for frame in found if not isinstance(frame, (Ack, Alive)) and frame.n == n), None)
+
+
+@pytest.mark.parametrize("to", [ANOTHER, "", "no boot at all"])
+def test_a_request_that_means_another_boot_is_never_run_and_filed_nowhere(to: str) -> None:
+    bench = RigBench("EXPINIT")
+    for _ in range(2):
+        bench.request("EXPINIT", n=5, to=to)
+        frame = bench.answer()
+        assert (frame.n, frame.error, frame.traceback) == (5, "RigRestarted", "")
+        assert frame.message == "the rig's program was started anew since; this one does not run it"
+    assert bench.events() == []
+    bench.run(1)
+    assert bench.outbox == []
+    bench.request("EXPINIT", n=5)  # meant for this one: not taken for a repeat
+    assert bench.due().event is ExpMessage.EXPINIT
+
+
+def test_a_request_that_means_no_boot_is_run() -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", to=None)
+    assert bench.due().event is ExpMessage.EXPINIT
+
+
+def test_an_interrupt_that_means_another_boot_is_not_run_either() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.request("EXPINTERRUPT", to=ANOTHER)
+    assert bench.answer().error == "RigRestarted"
+    assert bench.rig.status is RUNNING
+
+
+# -------------------------------------------------------------------------------------------------------- instants
+
+
+def test_a_request_for_an_instant_is_acknowledged_at_once_and_handed_over_shortly_before() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    n = bench.request("EXPSTART", delay=5.0)
+    assert bench.answer() == Ack(RIG, n)
+    bench.run(5.0 - LEAD - 0.001)
+    assert bench.events(HandlerDue) == []
+    assert bench.outbox == []
+    bench.run(0.001)
+    due = bench.due()
+    assert due.schedule is not None
+    assert due.schedule.instant == pytest.approx(bench.now + LEAD, abs=1e-6)
+    bench.run(1.0)
+    assert bench.events(HandlerDue) == []
+    assert bench.rig.status is INITIALIZED
+
+
+def test_the_instant_is_of_the_rig_s_clock() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.receive(messages.request(COORDINATOR, 9, compose("EXPSTART"), RIG, WALL + 7_000_000_000))
+    bench.run(7.0)
+    schedule = bench.due().schedule
+    assert schedule is not None
+    assert schedule.instant == pytest.approx(107.0, abs=1e-6)
+
+
+def test_the_answer_says_when_the_handler_was_entered() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.request("EXPSTART", delay=5.0)
+    bench.run(5.0)
+    task = bench.due().task
+    bench.sent()
+    bench.now += 2.0
+    bench.rig.respond(task, None, bench.now, started=105.0001)
+    bench._collect()
+    frame = bench.answer()
+    assert (frame.started - WALL, frame.finished - WALL) == (pytest.approx(5_000_100_000, abs=1000), 7_000_000_000)
+    assert bench.rig.status is RUNNING
+
+
+def test_the_instant_is_waited_for_where_there_is_no_handler_as_well() -> None:
+    bench = RigBench().enter("INITIALIZED")
+    bench.request("EXPSTART", delay=5.0)
+    bench.sent()
+    bench.run(4.9)
+    assert (bench.outbox, bench.rig.status) == ([], INITIALIZED)
+    bench.run(0.1)
+    due = bench.due()
+    assert due.schedule is not None
+    bench.respond(due.task)
+    assert isinstance(bench.answer(), Reply)
+    assert bench.rig.status is RUNNING
+
+
+@pytest.mark.parametrize("late", [0.0, 0.001, 60.0, 1e6])
+def test_one_that_comes_late_is_handed_over_at_once(late: float) -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.request("EXPSTART", delay=-late)
+    assert bench.outbox == []  # to be answered soon
+    due = bench.due()
+    assert due.schedule is not None
+    assert due.schedule.instant <= bench.now + 1e-6
+
+
+def test_one_that_comes_within_the_lead_is_handed_over_at_once() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.request("EXPSTART", delay=LEAD / 2)
+    assert bench.due().schedule is not None
+
+
+@pytest.mark.parametrize("event", ["EXPSTART", "EXPINFO"])
+@pytest.mark.parametrize(("ahead", "allowed"), [(3600.0, True), (3659.0, True), (3661.0, False), (1e9, False)])
+def test_an_instant_more_than_an_hour_ahead_is_refused(event: str, ahead: float, allowed: bool) -> None:
+    bench = RigBench(event).enter("INITIALIZED")
+    n = bench.request(event, delay=ahead)
+    frame = bench.answer()
+    if allowed:
+        assert frame == Ack(RIG, n)
+    else:
+        assert (type(frame), frame.error) == (Failure, "ValueError")
+        assert "at most 3600 s" in frame.message
+        assert isinstance(bench.do("EXPEND"), Reply)  # nothing is stuck
+
+
+@pytest.mark.parametrize("at", [-(2**63) + 1, 2**63 - 1, 0])
+def test_no_stamp_from_outside_raises(at: int) -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.receive(messages.request(COORDINATOR, 9, compose("EXPSTART"), RIG, at))
+    assert len(bench.events(HandlerDue)) == (at <= 0)
+
+
+def test_a_repeat_of_what_waits_for_its_instant_is_acknowledged_and_runs_once() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    for _ in range(3):
+        bench.request("EXPSTART", n=9, delay=5.0)
+    assert bench.answers() == [Ack(RIG, 9)] * 3
+    bench.run(10)
+    assert len(bench.events(HandlerDue)) == 1
+
+
+def test_what_comes_after_what_waits_for_its_instant_waits_too_and_questions_are_answered() -> None:
+    bench = RigBench("EXPSTART", "EXPCLEANUP").enter("INITIALIZED")
+    bench.request("EXPSTART", delay=5.0)
+    bench.request("EXPCLEANUP")
+    assert bench.events(HandlerDue) == []
+    bench.sent()
+    assert bench.do("EXPSTATUS").args == [10]
+
+
+def test_a_no_op_for_an_instant_is_answered_at_once() -> None:
+    bench = RigBench("EXPSTART").enter("RUNNING")
+    bench.request("EXPSTART", delay=5.0)
+    assert isinstance(bench.answer(), Reply)
+
+
+def test_a_refusal_does_not_wait_for_the_instant() -> None:
+    bench = RigBench("EXPSTART")
+    bench.request("EXPSTART", delay=5.0)
+    assert bench.answer().error == "StateError"
+
+
+def test_an_interrupt_acts_at_once_whatever_instant_it_names() -> None:
+    bench = RigBench("EXPINTERRUPT").enter("RUNNING")
+    bench.request("EXPINTERRUPT", delay=5.0)
+    due = bench.due()
+    assert due.schedule is None
+    bench.respond(due.task)
+    assert bench.rig.status is STOPPED
+
+
+def test_an_end_calls_off_what_waits_for_its_instant() -> None:
+    bench = RigBench("EXPSTART", "EXPEND").enter("INITIALIZED")
+    n = bench.request("EXPSTART", delay=5.0)
+    bench.sent()
+    bench.request("EXPEND")
+    text = "EXPSTART was not run: EXPEND came before its instant"
+    assert bench.answer() == Failure(RIG, n, "Cancelled", text, "")
+    bench.respond(bench.due().task)
+    assert bench.rig.status is STOPPED
+    bench.run(10)
+    assert bench.events(HandlerDue) == []
+    bench.sent()
+    bench.request("EXPSTART", n=n)
+    assert bench.answer().error == "Cancelled"  # a repeat gets the stored answer
+
+
+def test_an_end_calls_off_questions_that_wait_for_their_instant_too() -> None:
+    bench = RigBench("EXPINFO").enter("RUNNING")
+    n = bench.request("EXPINFO", delay=5.0)
+    bench.sent()
+    bench.do("EXPEND")
+    bench.request("EXPINFO", n=n)
+    bench.run(10)
+    assert bench.events(HandlerDue) == []
+
+
+def test_an_interrupt_calls_off_what_waits_for_its_instant() -> None:
+    bench = RigBench("EXPSTART", "EXPINTERRUPT").enter("INITIALIZED")
+    bench.request("EXPSTART", delay=5.0)
+    bench.sent()
+    bench.request("EXPINTERRUPT")
+    frame = bench.answer()
+    assert (frame.error, frame.message) == (
+        "Cancelled",
+        "EXPSTART was not run: EXPINTERRUPT came before its instant",
+    )
+    assert bench.events(HandlerOvertaken) == []
+    bench.respond(bench.due().task)
+    assert bench.rig.status is STOPPED
+    bench.run(10)
+    assert bench.events(HandlerDue) == []
+
+
+def test_a_goodbye_calls_off_what_its_own_coordinator_wanted_and_no_other_s() -> None:
+    bench = RigBench("EXPINFO").enter("INITIALIZED")
+    n = bench.request("EXPINFO", delay=5.0)
+    bench.request("EXPINFO", n=1, boot=ANOTHER, source=OTHER_HOST, delay=6.0)
+    bench.request("EXPINFO", n=2, boot="d" * 16, delay=7.0)  # on the same host
+    bench.sent()
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"), OTHER_HOST)  # in another's name
+    assert bench.outbox == []
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    frame = bench.answer()
+    assert (frame.n, frame.error) == (n, "Cancelled")
+    assert frame.message == "EXPINFO was not run: the coordinator that asked for it has closed"
+    bench.run(10)
+    assert len(bench.events(HandlerDue)) == 2
+
+
+@pytest.mark.parametrize("calling", ["EXPEND", "EXPINTERRUPT", "bye"])
+def test_what_was_handed_over_is_called_off_exactly_where_its_handlers_were_not_entered(calling: str) -> None:
+    for entered in (False, True):
+        bench = RigBench("EXPSTART", "EXPINTERRUPT").enter("INITIALIZED")
+        n = bench.request("EXPSTART", delay=5.0)
+        bench.run(5.0)
+        due = bench.due()
+        assert due.schedule is not None
+        if entered:
+            assert due.schedule.take()
+        bench.sent()
+        if calling == "bye":
+            bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+        else:
+            bench.request(calling)
+        failed = [frame.error for frame in bench.answers() if isinstance(frame, Failure) and frame.n == n]
+        assert failed == (["Interrupted"] if calling == "EXPINTERRUPT" and entered else ["Cancelled"] * (not entered))
+        assert not due.schedule.take()  # nobody enters them any more
+        assert bench.rig.is_open(due.task) is (entered and calling != "EXPINTERRUPT")
+
+
+def test_an_end_of_another_coordinator_calls_nothing_off() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.request("EXPSTART", delay=5.0)
+    assert foreign(bench, "EXPEND") is None  # waits for its turn, in which it will be refused
+    bench.run(5.0)
+    due = bench.due()
+    assert due.schedule is not None
+    assert due.schedule.take()
+    bench.sent()
+    bench.respond(due.task)
+    assert [frame.error for frame in bench.answers() if isinstance(frame, Failure)] == ["BusyError"]
+    assert bench.rig.status is RUNNING
+
+
+def test_what_is_called_off_while_it_waits_for_its_turn_never_comes_to_it() -> None:
+    """If it took the lane all the same, nothing would ever free it again."""
+    bench = RigBench("EXPINIT", "EXPSTART")
+    bench.request("EXPINIT", {"exp_ref": REF})
+    init = bench.due()
+    start = bench.request("EXPSTART", delay=5.0)
+    end = bench.request("EXPEND")
+    bench.respond(init.task)
+    bench.run(20)
+    assert bench.events(HandlerDue) == []
+    frames = {frame.n: frame for frame in bench.answers() if isinstance(frame, (Reply, Failure))}
+    assert frames[start].error == "Cancelled"
+    assert isinstance(frames[end], Reply)
+    assert bench.rig.status is STOPPED
+
+
+def test_what_was_called_off_while_it_waited_its_turn_and_would_be_refused_then_raises_nothing() -> None:
+    """If it were settled twice, what waits behind it would never begin."""
+    bench = RigBench("EXPINIT")
+    bench.array(ExpMessage.EXPINIT, {"exp_ref": REF})
+    init = bench.due()
+    bench.request("EXPSTART", delay=5.0)
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    bench.sent()
+    bench.respond(init.task)  # now the iblutil coordinator is the owner
+    assert isinstance(bench.do_array(ExpMessage.EXPEND, None), Array)
+    assert bench.rig.status is STOPPED
+
+
+def test_a_question_that_is_called_off_while_it_waits_for_its_turn_takes_no_place() -> None:
+    """If it took one of the eight places, that would be for ever."""
+    bench = RigBench("EXPINFO")
+    for _ in range(QUERIES):
+        bench.request("EXPINFO", boot=ANOTHER, source=OTHER_HOST)
+    running = bench.events(HandlerDue)
+    bench.request("EXPINFO", n=1, delay=5.0)
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    for due in running:
+        bench.respond(due.task)
+    bench.run(20)
+    assert bench.events(HandlerDue) == []
+    assert bench.rig._querying == set()
+
+
+def test_an_interrupt_calls_off_questions_that_wait_for_their_instant_too() -> None:
+    """As EXPEND and bye do: PROTOCOL.md section 4 says of all three that they cancel what is still waiting."""
+    bench = RigBench("EXPINFO").enter("RUNNING")
+    bench.request("EXPINFO", delay=5.0)
+    bench.do("EXPINTERRUPT")
+    bench.run(10)
+    assert bench.events(HandlerDue) == []
+
+
+# ------------------------------------------------------------------------------------------------------- ownership
+
+
+def owner_of(bench: RigBench) -> str | None:
+    """Return the host that the rig names as the owner."""
+    bench.sent()
+    bench.probe("e" * 16, THIRD_HOST)
+    frame = next(frame for frame in bench.answers() if isinstance(frame, Alive))
+    return frame.owner
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP", "ALYX"])
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING", "STOPPED"])
+def test_another_coordinator_is_refused_with_the_owner_s_host_and_the_reference(status: str, event: str) -> None:
+    bench = RigBench(*LIFECYCLE, "ALYX").enter(status)
+    frame = foreign(bench, event, *([{"exp_ref": REF}] if event == "EXPINIT" else []))
+    assert frame.error == "BusyError"
+    assert frame.message == (
+        f"{event} refused: the coordinator on 10.0.0.1 is in charge of {REF} ({status}); close it there, or take the "
+        "experiment over with EXPINIT, exp_ref and takeover: true, or stop it with EXPINTERRUPT"
+    )
+    assert bench.rig.status is ExpStatus[status]
+    assert owner_of(bench) == "10.0.0.1"
+
+
+def test_a_refusal_of_an_experiment_without_a_reference_says_so() -> None:
+    bench = RigBench().enter("RUNNING", reference=None)
+    assert "in charge of an experiment without a reference (RUNNING)" in foreign(bench, "EXPEND").message
+
+
+@pytest.mark.parametrize("event", ["EXPINFO", "EXPSTATUS"])
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING", "STOPPED"])
+def test_another_coordinator_may_ask(status: str, event: str) -> None:
+    assert isinstance(foreign(RigBench("EXPINFO").enter(status), event), Reply)
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING"])
+def test_another_coordinator_may_interrupt_and_does_not_become_the_owner(status: str) -> None:
+    bench = RigBench("EXPINTERRUPT").enter(status)
+    assert isinstance(foreign(bench, "EXPINTERRUPT"), Reply)
+    assert bench.rig.status is STOPPED
+    assert owner_of(bench) == "10.0.0.1"
+
+
+def test_two_coordinators_on_one_host_are_not_the_same_owner() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.request("EXPEND", n=1, boot=ANOTHER)
+    assert bench.answer().error == "BusyError"
+
+
+@pytest.mark.parametrize("event", ["EXPEND", "EXPINTERRUPT", "EXPCLEANUP", "EXPINFO", "EXPSTATUS", "ALYX"])
+def test_only_expinit_and_expstart_make_an_owner(event: str) -> None:
+    bench = RigBench()
+    bench.do(event)
+    assert owner_of(bench) is None
+
+
+def test_a_rig_belongs_to_the_one_whose_expinit_it_is_working_on() -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", {"exp_ref": REF})
+    init = bench.due()
+    assert owner_of(bench) == "10.0.0.1"
+    assert foreign(bench, "ALYX").error == "BusyError"
+    bench.respond(init.task)
+    assert owner_of(bench) == "10.0.0.1"
+
+
+def test_of_two_expinits_at_the_same_time_one_is_refused() -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", {"exp_ref": REF})
+    init = bench.due()
+    assert foreign(bench, "EXPINIT", {"exp_ref": OTHER}) is None
+    bench.sent()
+    bench.respond(init.task)
+    answers = {to: decode(data) for to, data in bench.outbox}
+    assert isinstance(answers[HERE], Reply)
+    assert answers[OTHER_HOST].error == "BusyError"  # type: ignore[union-attr]
+    assert bench.rig.exp_ref == REF
+
+
+def test_where_the_first_expinit_fails_the_next_coordinator_s_is_run() -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", {"exp_ref": REF})
+    init = bench.due()
+    foreign(bench, "EXPINIT", {"exp_ref": OTHER})
+    bench.fail(init.task, "OSError", "disk full")
+    bench.respond(bench.due().task)
+    assert bench.rig.exp_ref == OTHER
+    assert owner_of(bench) == "10.0.0.9"
+
+
+@pytest.mark.parametrize("failing", ["error", "result that cannot be sent"])
+def test_the_owner_is_as_before_where_expinit_fails(failing: str) -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", {"exp_ref": REF})
+    task = bench.due().task
+    bench.fail(task, "OSError") if failing == "error" else bench.respond(task, {"a": object()})
+    assert owner_of(bench) is None
+    assert isinstance(foreign(bench, "EXPINIT", {"exp_ref": OTHER}), Reply)
+    bench.request("EXPINIT", {"exp_ref": REF})
+    assert owner_of(bench) == "10.0.0.9"
+
+
+def test_an_expinit_that_is_refused_makes_nobody_the_owner() -> None:
+    bench = RigBench()
+    bench.do("EXPSTART")
+    assert owner_of(bench) is None
+    bench.do("EXPINIT", {"exp_ref": 5})
+    assert owner_of(bench) is None
+
+
+def test_a_failing_expinit_of_the_owner_does_not_cost_it_its_lease() -> None:
+    """The ownership of before is put back, but not the sign of life of before."""
+    bench = RigBench("EXPINIT", lease=10.0).enter("INITIALIZED")
+    bench.request("EXPINIT", {"exp_ref": OTHER})
+    task = bench.due().task
+    for _ in range(20):
+        bench.run(1.0)
+        bench.probe()
+    bench.fail(task, "OSError")
+    bench.rig.handle_timer(bench.now)  # as it may be called at any time
+    bench._collect()
+    assert bench.events(LeaseExpired) == []
+    assert bench.rig.status is INITIALIZED
+
+
+def test_an_end_that_calls_a_start_off_does_not_cost_the_owner_its_lease() -> None:
+    """The interrupt of the lease would overtake the EXPEND that is being worked on."""
+    bench = RigBench("EXPSTART", "EXPEND", lease=10.0).enter("INITIALIZED")
+    bench.request("EXPSTART", delay=100.0)
+    for _ in range(20):
+        bench.run(1.0)
+        bench.probe()
+    bench.request("EXPEND")
+    bench.run(5.0)
+    assert bench.events(LeaseExpired) == []
+
+
+def test_a_goodbye_that_calls_a_start_off_lets_the_next_one_in() -> None:
+    """The ownership of before is put back, but its owner has said goodbye since."""
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.request("EXPSTART", delay=100.0)
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    assert owner_of(bench) is None
+    assert isinstance(foreign(bench, "EXPEND"), Reply)
+
+
+def test_a_request_that_arrives_after_its_coordinator_s_goodbye_is_not_run() -> None:
+    """The two leave from different sockets. A recording would be begun for one who has gone, and who would then block
+    the others for a lease.
+    """
+    bench = RigBench("EXPINIT")
+    bench.probe()
+    bench.receive(messages.bye(COORDINATOR, 2, "closing"))
+    bench.request("EXPINIT", {"exp_ref": REF})
+    assert bench.events(HandlerDue) == []
+    assert owner_of(bench) is None
+
+
+def test_cleaning_up_releases_the_rig() -> None:
+    bench = RigBench().enter("STOPPED")
+    bench.do("EXPCLEANUP")
+    assert owner_of(bench) is None
+    assert isinstance(foreign(bench, "EXPINIT", {"exp_ref": OTHER}), Reply)
+    assert owner_of(bench) == "10.0.0.9"
+    assert bench.do("EXPEND").error == "BusyError"
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING", "STOPPED"])
+def test_a_goodbye_of_the_owner_lets_the_next_one_in(status: str) -> None:
+    bench = RigBench().enter(status)
+    bench.receive(messages.bye(ANOTHER, 99, "closing"), OTHER_HOST)
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"), OTHER_HOST)
+    assert owner_of(bench) == "10.0.0.1"
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    assert owner_of(bench) is None
+    assert bench.rig.status is ExpStatus[status]
+    assert isinstance(foreign(bench, "EXPEND"), Reply)
+    bench.probe()  # a late one
+    assert owner_of(bench) is None
+
+
+def test_what_was_left_in_running_is_owned_by_the_one_who_goes_on_with_it() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    assert isinstance(foreign(bench, "EXPSTART", REF), Reply)
+    assert owner_of(bench) == "10.0.0.9"
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING", "STOPPED"])
+def test_a_takeover_moves_the_ownership_and_runs_nothing(status: str) -> None:
+    bench = RigBench().enter(status)
+    bench.handled.add(ExpMessage.EXPINIT)
+    bench.n += 1
+    bench.request("EXPINIT", TAKEOVER, boot=ANOTHER, source=OTHER_HOST)
+    assert bench.events(HandlerDue) == []
+    assert isinstance(bench.answer(), Reply)
+    assert (bench.rig.status, bench.rig.exp_ref) == (ExpStatus[status], REF)
+    assert bench.events(StatusChanged) == []
+    assert owner_of(bench) == "10.0.0.9"
+    assert isinstance(foreign(bench, "EXPEND"), Reply)
+    assert bench.do("EXPEND").error == "BusyError"
+    assert isinstance(bench.do("EXPINIT", TAKEOVER), Reply)  # and back
+    assert owner_of(bench) == "10.0.0.1"
+
+
+def test_a_takeover_is_told_what_has_become_of_the_experiment() -> None:
+    bench = RigBench("EXPINIT").enter("RUNNING")
+    (info,) = foreign(bench, "EXPINIT", TAKEOVER).args
+    assert (info["status"], info["exp_ref"]) == (20, REF)
+    (repeated,) = foreign(bench, "EXPINIT", {"exp_ref": REF}).args  # of the owner, as it is now
+    assert repeated["status"] == 10
+
+
+def test_a_takeover_by_the_same_program_started_anew_on_the_owner_s_host() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.request("EXPINIT", {"exp_ref": "2024-01-02_001_mouse", "takeover": True}, n=1, boot=ANOTHER)
+    assert isinstance(bench.answer(), Reply)
+    bench.request("EXPEND", n=2, boot=ANOTHER)
+    assert isinstance(bench.answer(), Reply)
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING", "STOPPED"])
+def test_a_takeover_of_another_experiment_is_refused_and_moves_nothing(status: str) -> None:
+    bench = RigBench("EXPINIT").enter("CONNECTED")
+    bench = RigBench().enter(status)
+    bench.handled.add(ExpMessage.EXPINIT)
+    frame = foreign(bench, "EXPINIT", {"exp_ref": OTHER, "takeover": True})
+    assert (frame.error, frame.message) == (
+        "StateError",
+        f"takeover of {OTHER} refused: the rig's experiment is {REF} ({status})",
+    )
+    assert owner_of(bench) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"takeover": True},
+        {"exp_ref": None, "takeover": True},
+        {"exp_ref": "", "takeover": True},
+        *({"exp_ref": REF, "takeover": value} for value in (1, "true", None, [], {}, 0)),
+        {"takeover": "yes"},
+    ],
+    ids=str,
+)
+def test_a_malformed_takeover_is_refused_and_moves_nothing(data: dict[str, Any]) -> None:
+    for status in ("CONNECTED", "RUNNING"):
+        bench = RigBench().enter(status)
+        frame = foreign(bench, "EXPINIT", data)
+        assert frame.error == "ValueError"
+        assert "takeover" in frame.message
+        assert owner_of(bench) == ("10.0.0.1" if status == "RUNNING" else None)
+
+
+def test_a_takeover_that_is_not_meant_is_an_ordinary_expinit() -> None:
+    bench = RigBench().enter("RUNNING")
+    assert foreign(bench, "EXPINIT", {"exp_ref": REF, "takeover": False}).error == "BusyError"
+
+
+def test_a_takeover_of_a_rig_that_has_nothing_is_an_ordinary_expinit() -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", TAKEOVER, boot=ANOTHER, source=OTHER_HOST)
+    bench.respond(bench.due().task)
+    assert (bench.rig.status, bench.rig.exp_ref) == (INITIALIZED, REF)
+    assert owner_of(bench) == "10.0.0.9"
+
+
+def test_a_takeover_waits_for_the_expinit_that_is_being_worked_on() -> None:
+    bench = RigBench("EXPINIT")
+    bench.request("EXPINIT", {"exp_ref": REF})
+    init = bench.due()
+    bench.request("EXPINIT", TAKEOVER, n=1, boot=ANOTHER, source=OTHER_HOST)
+    bench.respond(init.task)
+    assert [type(frame) for frame in bench.answers()] == [Reply, Reply]
+    assert owner_of(bench) == "10.0.0.9"
+
+
+def test_an_iblutil_coordinator_owns_until_its_recording_has_ended() -> None:
+    bench = RigBench().enter("RUNNING", dialect="iblutil")
+    assert owner_of(bench) == "10.0.0.1"
+    refused = bench.do_array(ExpMessage.EXPEND, None, source=OTHER_HOST)
+    assert refused.args[0].startswith("BusyError: EXPEND refused: the coordinator on 10.0.0.1 is in charge")
+    assert bench.do("EXPEND").error == "BusyError"  # of the same host, in the other dialect
+    bench.do_array(ExpMessage.EXPEND, None, source=OTHER_PORT)  # known by its host
+    assert bench.rig.status is STOPPED
+    assert owner_of(bench) is None
+    assert isinstance(foreign(bench, "EXPCLEANUP"), Reply)
+
+
+@pytest.mark.parametrize("by", ["EXPEND", "EXPINTERRUPT"])
+def test_however_the_recording_of_an_iblutil_coordinator_ends_it_owns_it_no_longer(by: str) -> None:
+    bench = RigBench().enter("RUNNING", dialect="iblutil")
+    if by == "EXPEND":
+        bench.do_array(ExpMessage.EXPEND, None)
+    else:
+        assert isinstance(foreign(bench, by), Reply)
+    assert owner_of(bench) is None
+
+
+def test_a_rigsync_coordinator_may_take_an_iblutil_one_s_experiment_over() -> None:
+    bench = RigBench().enter("RUNNING", dialect="iblutil")
+    assert isinstance(foreign(bench, "EXPINIT", TAKEOVER), Reply)
+    assert owner_of(bench) == "10.0.0.9"
+
+
+# ----------------------------------------------------------------------------------------------------------- lease
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING"])
+def test_after_the_lease_of_silence_the_rig_interrupts_with_the_reason(status: str) -> None:
+    bench = RigBench("EXPINTERRUPT", lease=30.0).enter(status)
+    bench.run(29.999)
+    assert bench.told == []
+    bench.run(0.001)
+    reason = f"the coordinator on 10.0.0.1, which was in charge of {REF}, has been silent for the lease of 30 s"
+    assert bench.events(LeaseExpired) == [LeaseExpired("10.0.0.1", REF, reason)]
+    due = bench.due()
+    assert (due.event, due.args, due.schedule) == (ExpMessage.EXPINTERRUPT, [{"reason": reason}], None)
+    bench.respond(due.task)
+    assert bench.events(StatusChanged) == [StatusChanged(ExpStatus[status], STOPPED, REF, reason)]
+    assert bench.outbox == []  # nobody asked for it
+    assert owner_of(bench) is None
+    assert isinstance(foreign(bench, "EXPCLEANUP"), Reply)
+
+
+def test_a_lease_that_is_over_interrupts_where_there_is_no_handler_as_well() -> None:
+    bench = RigBench(lease=30.0).enter("RUNNING")
+    bench.run(30.0)
+    assert bench.rig.status is STOPPED
+    assert [event.source for event in bench.events(MessageHandled)] == ["the rig itself"]
+
+
+def test_an_interrupt_of_the_lease_whose_handler_fails_still_ends_stopped() -> None:
+    bench = RigBench("EXPINTERRUPT", lease=30.0).enter("RUNNING")
+    bench.run(30.0)
+    bench.fail(bench.due().task, "OSError", "motor stuck")
+    (changed,) = bench.events(StatusChanged)
+    assert (changed.after, changed.reason) == (STOPPED, bench.events(LeaseExpired)[0].reason)
+
+
+@pytest.mark.parametrize("sign", ["probe", "request", "repeat", "ack"])
+def test_a_sign_of_life_of_the_owner_renews_the_lease(sign: str) -> None:
+    bench = RigBench("EXPINFO", lease=30.0).enter("RUNNING")
+    n = bench.request("EXPINFO")
+    for _ in range(5):
+        bench.run(29.0)
+        if sign == "probe":
+            bench.probe()
+        elif sign == "ack":
+            bench.receive(messages.ack(COORDINATOR, 12345))
+        else:
+            bench.request("EXPINFO", n=n if sign == "repeat" else None)
+    bench.run(29.9)
+    assert bench.events(LeaseExpired) == []
+    bench.run(0.1)
+    assert len(bench.events(LeaseExpired)) == 1
+
+
+def test_the_signs_of_life_of_others_do_not_renew_the_lease() -> None:
+    bench = RigBench(lease=30.0).enter("RUNNING")
+    for second in range(30):
+        bench.probe(ANOTHER, OTHER_HOST)
+        bench.probe(COORDINATOR, OTHER_HOST)  # forged
+        bench.request("EXPINFO", n=second + 1, boot="d" * 16)  # of the same host
+        bench.array(ExpMessage.EXPSTATUS, second)
+        assert bench.rig.status is RUNNING
+        bench.run(1.0)
+    assert bench.rig.status is STOPPED
+
+
+def test_a_lease_of_0_is_for_ever() -> None:
+    bench = RigBench(lease=0).enter("RUNNING")
+    bench.run(1e6)
+    assert bench.rig.status is RUNNING
+
+
+def test_after_the_recording_the_lease_only_releases_the_rig() -> None:
+    bench = RigBench("EXPINTERRUPT", lease=30.0).enter("STOPPED")
+    bench.run(30.0)
+    assert bench.told == []
+    assert owner_of(bench) is None
+    assert bench.rig.status is STOPPED
+
+
+def test_an_owner_of_the_iblutil_dialect_is_silent_by_nature() -> None:
+    bench = RigBench(lease=30.0).enter("RUNNING", dialect="iblutil")
+    bench.run(1e5)
+    assert bench.rig.status is RUNNING
+    assert owner_of(bench) == "10.0.0.1"
+
+
+def test_the_lease_goes_on_after_a_goodbye() -> None:
+    bench = RigBench(lease=30.0).enter("RUNNING")
+    bench.run(10.0)
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    bench.run(29.9)
+    assert bench.rig.status is RUNNING
+    bench.run(0.1)
+    assert bench.rig.status is STOPPED
+
+
+def test_one_that_goes_on_with_what_was_left_has_a_lease_of_its_own() -> None:
+    bench = RigBench(lease=30.0).enter("RUNNING")
+    bench.receive(messages.bye(COORDINATOR, 99, "closing"))
+    bench.run(20.0)
+    foreign(bench, "EXPINIT", TAKEOVER)
+    bench.run(29.9)
+    assert bench.rig.status is RUNNING
+    bench.run(0.1)
+    assert bench.events(LeaseExpired)[0].host == "10.0.0.9"
+
+
+def test_the_lease_calls_off_what_waits_for_its_instant() -> None:
+    bench = RigBench("EXPSTART", lease=30.0).enter("INITIALIZED")
+    n = bench.request("EXPSTART", delay=3000.0)
+    bench.sent()
+    bench.run(30.0)
+    assert [(frame.n, frame.error) for frame in bench.answers()] == [(n, "Cancelled")]  # type: ignore[union-attr]
+    assert bench.rig.status is STOPPED
+    bench.run(4000)
+    assert bench.events(HandlerDue) == []
+
+
+def test_the_lease_overtakes_a_handler_that_runs() -> None:
+    bench = RigBench("EXPINIT", lease=30.0)
+    bench.request("EXPINIT", {"exp_ref": REF})
+    init = bench.due()
+    bench.run(30.0)
+    assert bench.events(HandlerOvertaken) == [HandlerOvertaken(init.task, ExpMessage.EXPINIT)]
+    assert bench.rig.status is STOPPED
+    assert owner_of(bench) is None
+
+
+def test_a_rig_that_belongs_to_nobody_never_interrupts() -> None:
+    bench = RigBench("EXPINTERRUPT", lease=30.0)
+    bench.probe()
+    bench.run(1e4)
+    assert bench.told == []
+
+
+# --------------------------------------------------------------------------------------------------------- notices
+
+
+def ack_notices(bench: RigBench, boot: str = COORDINATOR, source: Any = HERE) -> list[Any]:
+    """Acknowledge confirmed notices until none comes any more; return their bodies."""
+    bodies = []
+    while pending := [frame for to, frame in bench.notices() if to == source and frame.confirm]:
+        for frame in pending:
+            bodies.append(frame.body)
+            bench.receive(messages.ack(boot, frame.n), source)
+        bench.sent()
+    return bodies
+
+
+def notify(
+    bench: RigBench, body: Any, *, topic: str = "progress", key: str | None = None, confirm: bool = True
+) -> None:
+    bench.rig.notify(topic, key, body, confirm, bench.now)
+    bench._collect()
+
+
+def test_each_change_of_status_is_told_and_confirmed() -> None:
+    bench = RigBench()
+    bench.probe()
+    bench.sent()
+    bodies = []
+    for event, args in (("EXPINIT", [{"exp_ref": REF}]), ("EXPSTART", []), ("EXPSTART", []), ("EXPEND", [])):
+        bench.do(event, *args)
+        bodies += ack_notices(bench)
+    assert bodies == [
+        {"status": name, "exp_ref": REF, "reason": None} for name in ("INITIALIZED", "RUNNING", "STOPPED")
+    ]
+    bench.do("EXPINIT", {"exp_ref": OTHER})
+    bench.do("EXPCLEANUP")
+    assert ack_notices(bench) == [
+        {"status": "INITIALIZED", "exp_ref": OTHER, "reason": None},
+        {"status": "CONNECTED", "exp_ref": None, "reason": None},
+    ]
+
+
+def test_a_status_that_the_lease_brought_about_is_told_with_its_reason() -> None:
+    bench = RigBench(lease=4.0).enter("RUNNING")
+    bench.probe()
+    bench.run(2.0)
+    ack_notices(bench)  # of what brought it here
+    bench.run(4.0)
+    ((to, frame), *_) = bench.notices("status")
+    assert to == HERE
+    assert frame.body["status"] == "STOPPED"
+    assert "silent for the lease of 4 s" in frame.body["reason"]
+
+
+def test_a_confirmed_notice_is_written_as_the_protocol_says() -> None:
+    bench = RigBench()
+    bench.probe()
+    notify(bench, {"trial": 7}, topic="progress", key="k")
+    assert bench.notices() == [(HERE, Notice(RIG, 1, "progress", "k", {"trial": 7}, True))]
+
+
+def test_each_coordinator_gets_its_notices_one_at_a_time_and_in_order() -> None:
+    bench = RigBench()
+    bench.probe()
+    bench.probe(ANOTHER, OTHER_HOST)
+    for number in range(5):
+        notify(bench, number)
+    sent = bench.notices()
+    assert [(to, frame.body) for to, frame in sent] == [(HERE, 0), (OTHER_HOST, 0)]
+    bench.receive(messages.ack(ANOTHER, sent[0][1].n), OTHER_HOST)
+    ((to, frame),) = bench.notices()
+    assert (to, frame.body) == (OTHER_HOST, 1)
+    bench.noticed.append((to, frame))
+    assert ack_notices(bench, ANOTHER, OTHER_HOST) == [1, 2, 3, 4]
+    bench.noticed.append(sent[0])
+    assert ack_notices(bench) == [0, 1, 2, 3, 4]
+    bench.run(4.0)
+    assert bench.notices() == []
+
+
+def test_an_acknowledgement_in_another_s_name_means_nothing() -> None:
+    bench = RigBench()
+    bench.probe()
+    notify(bench, 0)
+    notify(bench, 1)
+    ((_, frame),) = bench.notices()
+    bench.receive(messages.ack(COORDINATOR, frame.n), OTHER_HOST)
+    bench.receive(messages.ack(ANOTHER, frame.n))
+    assert bench.notices() == []
+
+
+def test_a_notice_is_sent_again_with_back_off_until_it_is_acknowledged() -> None:
+    bench = RigBench()
+    bench.probe()
+    notify(bench, 0)
+    times = []
+    begun = bench.now
+    while bench.now < begun + 4.0:
+        bench.run(0.01)
+        times += [bench.now - begun for _ in bench.notices()]
+    gaps = [after - before for before, after in zip([0.0, *times], times, strict=False)]
+    assert len(times) > 4
+    assert all(after >= before - 0.02 or before >= 1.0 - 0.02 for before, after in itertools.pairwise(gaps))
+
+
+def test_notices_pause_while_the_coordinator_is_silent_and_go_on_when_it_is_heard() -> None:
+    bench = RigBench()
+    bench.probe()
+    for number in range(3):
+        notify(bench, number)
+    bench.run(5.1)
+    bench.notices()
+    bench.run(60.0)
+    assert bench.notices() == []
+    notify(bench, 3)
+    assert bench.notices() == []
+    bench.run(50.0)
+    bench.sent()
+    bench.probe()
+    assert ack_notices(bench) == [0, 1, 2, 3]
+
+
+def test_a_coordinator_that_is_silent_for_longer_than_two_minutes_is_not_waited_for() -> None:
+    bench = RigBench()
+    bench.probe()
+    bench.run(121.0)
+    notify(bench, "lost")
+    bench.probe()
+    assert ack_notices(bench) == []
+    notify(bench, "again")
+    assert ack_notices(bench) == ["again"]
+
+
+def test_after_a_goodbye_nothing_more_is_sent() -> None:
+    bench = RigBench()
+    bench.probe()
+    for number in range(3):
+        notify(bench, number)
+    bench.notices()
+    bench.receive(messages.bye(COORDINATOR, 9, "closing"))
+    notify(bench, 3)
+    notify(bench, 4, confirm=False)
+    bench.run(60.0)
+    assert bench.notices() == []
+
+
+def test_256_notices_wait_for_a_coordinator_and_that_more_were_given_up_is_told_once() -> None:
+    bench = RigBench()
+    bench.probe()
+    for number in range(300):
+        notify(bench, number)
+    bench.run(2.0)
+    assert bench.events(NoticesDropped) == [NoticesDropped("10.0.0.1:50000")]
+    bench.probe()
+    last = bench.notices()[-1]
+    bench.noticed.append(last)
+    assert ack_notices(bench) == [0, *range(45, 300)]
+    for number in range(300):
+        notify(bench, number)
+    bench.run(2.0)
+    assert bench.events(NoticesDropped) == []
+
+
+def test_unconfirmed_notices_go_once_to_whoever_watches() -> None:
+    bench = RigBench()
+    bench.probe()
+    bench.run(3.0)
+    bench.probe(ANOTHER, OTHER_HOST)
+    bench.run(2.5)
+    notify(bench, "x", confirm=False)
+    assert [(to, frame.body, frame.confirm) for to, frame in bench.notices()] == [(OTHER_HOST, "x", False)]
+    bench.run(2.0)
+    bench.probe()
+    assert bench.notices() == []
+
+
+def test_only_who_probes_gets_notices() -> None:
+    bench = RigBench()
+    bench.do("EXPSTATUS")
+    bench.array(ExpMessage.EXPSTATUS, 0, source=OTHER_PORT)
+    for confirm in (True, False):
+        notify(bench, "x", confirm=confirm)
+    assert bench.notices() == []
+    bench.probe()
+    bench.do("EXPSTATUS")
+    notify(bench, "y", confirm=False)
+    assert [(to, frame.body) for to, frame in bench.notices("progress")] == [(HERE, "y")]
+
+
+def test_forged_coordinators_do_not_make_a_rig_send_to_a_thousand() -> None:
+    bench = RigBench()
+    bench.probe()
+    for number in range(1000):
+        bench.probe(f"{number:016x}", (f"10.1.{number >> 8}.{number & 255}", 1000))
+    bench.sent()
+    for confirm in (True, False):
+        notify(bench, "x", confirm=confirm)
+        sent = bench.notices()
+        assert len(sent) == WATCHERS
+        assert HERE in [to for to, _ in sent]
+
+
+def test_who_was_silent_for_long_makes_room_for_others() -> None:
+    bench = RigBench()
+    for number in range(WATCHERS):
+        bench.probe(f"{number:016x}", ("10.1.0.1", number + 1))
+    bench.now += 130.0
+    bench.probe()
+    notify(bench, "x")
+    assert [to for to, _ in bench.notices()] == [HERE]
+
+
+def test_the_owner_gets_notices_whoever_probed_before() -> None:
+    """64 forged coordinators that keep probing must not keep the owner from them."""
+    bench = RigBench()
+    for number in range(WATCHERS):
+        bench.probe(f"{number:016x}", ("10.1.0.1", number + 1))
+    bench.probe()
+    bench.sent()
+    bench.enter("RUNNING")
+    notify(bench, "x")
+    bench.run(1.0)
+    assert HERE in [to for to, _ in bench.notices()]
+
+
+def test_with_nobody_there_a_notice_is_nobody_s() -> None:
+    bench = RigBench()
+    notify(bench, "x")
+    bench.probe()
+    bench.run(4.0)
+    assert bench.notices() == []
+
+
+def test_a_message_that_was_handled_is_told_to_the_others_than_the_asking_one() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    bench.probe()
+    bench.probe(ANOTHER, OTHER_HOST)
+    bench.sent()
+    bench.request("EXPSTART")
+    bench.fail(bench.due().task, "OSError", "disk\nfull")
+    assert [(to, frame.topic, frame.key, frame.confirm) for to, frame in bench.notices()] == [
+        (OTHER_HOST, "log", "message", False)
+    ]
+    bench.do("EXPINFO")
+    (body,) = [frame.body for to, frame in bench.notices("log") if to == OTHER_HOST]
+    assert body == {"message": "EXPINFO", "from": "10.0.0.1:50000", "error": None}
+
+
+def test_what_failed_is_told_on_one_line() -> None:
+    bench = RigBench("EXPINFO")
+    bench.probe(ANOTHER, OTHER_HOST)
+    bench.request("EXPINFO")
+    bench.fail(bench.due().task, "OSError", "disk\nfull" + "x" * 5000)
+    ((_, frame),) = bench.notices("log")
+    assert frame.body["error"] == "OSError: disk\\nfull" + "x" * 982 + "..."
+
+
+@pytest.mark.parametrize("character", ["x", "é", "🐭", "\0", "\ud800", "\U000e0001"])
+def test_no_failure_is_too_long_to_be_told(character: str) -> None:
+    bench = RigBench("EXPINFO")
+    bench.probe(ANOTHER, OTHER_HOST)
+    bench.sent()
+    bench.request("EXPINFO")
+    bench.fail(bench.due().task, character * 70_000, character * 70_000, character * 70_000)
+    assert len(bench.notices("log")) == 1
+    assert isinstance(bench.answer(), Failure)
+
+
+def test_what_the_rig_does_by_itself_is_told_to_all() -> None:
+    bench = RigBench(lease=3.0).enter("RUNNING")
+    bench.probe()
+    bench.probe(ANOTHER, OTHER_HOST)
+    bench.run(3.0)
+    assert [to for to, frame in bench.notices("log") if frame.body["from"] == "the rig itself"] == [HERE, OTHER_HOST]
+
+
+def test_no_notice_shows_arguments_or_tokens() -> None:
+    bench = RigBench("ALYX", "EXPINIT")
+    bench.probe(ANOTHER, OTHER_HOST)
+    bench.receive(messages.request(COORDINATOR, 1, Message.of(ExpMessage.ALYX, ["https://a", {"ana": "SECRET"}]), RIG))
+    bench.respond(bench.due().task, ("https://a", {"ana": "SECRET"}))
+    bench.n = 1
+    bench.do("EXPINIT", {"exp_ref": REF, "password": "SECRET"}, returned={"password": "SECRET"})
+    told = bench.notices()
+    assert len(told) > 2
+    assert all("SECRET" not in repr(frame.body) for _, frame in told)
+
+
+def test_a_notice_over_the_size_limit_is_refused_and_nothing_is_sent() -> None:
+    bench = RigBench()
+    bench.probe()
+    for confirm in (True, False):
+        with pytest.raises(PayloadTooLarge, match=r"at most 65,507"):
+            notify(bench, "x" * MAX_DATAGRAM, confirm=confirm)
+    bench.run(4.0)
+    assert bench.notices() == []
+    notify(bench, "small")
+    assert ack_notices(bench) == ["small"]
+
+
+def test_acknowledgements_of_nothing_do_no_harm() -> None:
+    bench = RigBench()
+    bench.probe()
+    for n in (0, 1, 2**63 - 1):
+        bench.receive(messages.ack(COORDINATOR, n))
+    notify(bench, "x")
+    assert ack_notices(bench) == ["x"]
+    assert bench.rig.violations == {}
+
+
+@given(
+    st.lists(
+        st.sampled_from(["notify", "notify", "probe", "ack", "ack", "old ack", "lose", "pass", "wait"]), max_size=60
+    )
+)
+@settings(deadline=None)
+def test_over_any_network_confirmed_notices_come_once_and_in_order(steps: list[str]) -> None:
+    bench, told, heard = RigBench(), NoticeFilter(), []
+    bench.probe()
+    number, acks = 0, []
+    for step in steps:
+        if step == "notify":
+            number += 1
+            notify(bench, number)
+        elif step == "probe":
+            bench.probe()
+        elif step in ("ack", "old ack") and acks:
+            bench.receive(messages.ack(COORDINATOR, acks[-1 if step == "ack" else 0]))
+        elif step == "pass":
+            bench.run(0.3)
+        elif step == "wait":
+            bench.run(20.0)
+            bench.probe()
+        for _, frame in bench.notices():
+            if step != "lose":
+                acks.append(frame.n)
+                heard += [frame.body] * told.is_new(frame)
+    bench.probe()
+    bench.run(2.0)
+    while sent := bench.notices():
+        for _, frame in sent:
+            heard += [frame.body] * told.is_new(frame)
+            bench.receive(messages.ack(COORDINATOR, frame.n))
+        bench.probe()
+        bench.run(2.0)
+    assert heard == list(range(1, number + 1))

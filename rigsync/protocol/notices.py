@@ -1,0 +1,112 @@
+"""What rigs tell of their own accord, at both ends (PROTOCOL.md sections 2 and 3).
+
+Confirmed notices go to each coordinator one at a time, the next when the last has been acknowledged, which is all that
+it takes for each to be told once and in order. Of the others only the newest of a topic and key counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from random import Random
+
+from rigsync.config import Timing
+from rigsync.protocol.backoff import Backoff
+from rigsync.protocol.messages import Notice
+
+WAITING = 256
+"""Confirmed notices that may wait for one coordinator; beyond that the oldest is given up."""
+KEPT = 120.0
+"""Seconds for which notices wait for a coordinator that is silent: longer than any partition that heals by itself."""
+KEYS = 1024
+"""Topics and keys whose newest notice a coordinator remembers, for each rig."""
+
+
+class NoticeFilter:
+    """Tells a coordinator which notices of one boot of a rig it has not had."""
+
+    __slots__ = ("_confirmed", "_newest")
+
+    def __init__(self) -> None:
+        self._confirmed = -1
+        self._newest: OrderedDict[tuple[str, str | None], int] = OrderedDict()
+
+    def is_new(self, notice: Notice) -> bool:
+        """Take note of a notice, and return whether it is to be told."""
+        if notice.confirm:
+            newest, self._confirmed = self._confirmed, max(self._confirmed, notice.n)
+            return notice.n > newest
+        key = notice.topic, notice.key
+        newest = self._newest.pop(key, -1)
+        self._newest[key] = max(newest, notice.n)
+        if len(self._newest) > KEYS:
+            self._newest.popitem(last=False)
+        return notice.n > newest
+
+
+class NoticeQueue:
+    """The confirmed notices that wait for one coordinator.
+
+    Parameters
+    ----------
+    timing : Timing
+        Waits, in seconds.
+    random : random.Random
+        For back-off.
+    """
+
+    __slots__ = ("_backoff", "_sent_at", "_tries", "_waiting", "due", "overflowed")
+
+    def __init__(self, timing: Timing, random: Random):
+        self._backoff = Backoff(timing, random)
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._tries = 0
+        self._sent_at = 0.0
+        self.due = math.inf
+        """When the first is to be sent, again or for the first time, in monotonic seconds."""
+        self.overflowed = False
+        """Whether some were given up."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, n: int, frame: bytes, now: float) -> None:
+        """Have a notice wait for its turn."""
+        self._waiting.append((n, frame))
+        if len(self._waiting) > WAITING:
+            # Not the first, which has been sent and may be acknowledged yet.
+            del self._waiting[1]
+            self.overflowed = True
+        if len(self._waiting) == 1:
+            self._tries, self.due = 0, now
+
+    def send(self, now: float) -> bytes:
+        """Return the first notice, which the caller sends, and plan when it is to be sent again."""
+        self._tries += 1
+        if self._tries == 1:
+            self._sent_at = now
+        self.due = now + self._backoff.wait(self._tries)
+        return self._waiting[0][1]
+
+    def acknowledge(self, n: int, now: float) -> None:
+        """Take note that a notice has come."""
+        if not self._waiting or self._waiting[0][0] != n or not self._tries:
+            return  # of an earlier copy
+        if self._tries == 1:
+            self._backoff.add_sample(now - self._sent_at)
+        self._waiting.popleft()
+        self._tries, self.due = 0, now if self._waiting else math.inf
+
+    def pause(self) -> None:
+        """Send nothing until the coordinator is heard again."""
+        self.due = math.inf
+
+    def resume(self, now: float) -> None:
+        """Go on where it was paused, since the coordinator has been heard."""
+        if self._waiting and self.due == math.inf:
+            self._tries, self.due = 0, now
+
+    def clear(self) -> None:
+        """Forget all: nobody waits for them any more."""
+        self._waiting.clear()
+        self.due = math.inf

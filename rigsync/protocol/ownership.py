@@ -1,0 +1,78 @@
+"""Whose experiment it is: the coordinator that began it, until it has been silent for too long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A coordinator, as a rig knows it again."""
+
+    host: str
+    boot: str | None
+    """None in the iblutil dialect, where a coordinator is known by its host alone."""
+
+
+class Ownership:
+    """The owner of a rig's experiment, and the owner's lease.
+
+    An owner of the iblutil dialect is silent between its messages by nature: it has no lease, and its ownership ends
+    with the recording (docs/decisions/0009).
+
+    Parameters
+    ----------
+    lease : float
+        Seconds of silence after which the owner counts as gone; 0 for never.
+    """
+
+    __slots__ = ("_heard", "_left", "lease", "owner")
+
+    def __init__(self, lease: float):
+        self.lease = lease
+        self.owner: Sender | None = None
+        self._left = False
+        self._heard = -math.inf
+
+    @property
+    def host(self) -> str | None:
+        """Host of the owner that is there; None where there is none, or it has said goodbye."""
+        return None if self.owner is None or self._left else self.owner.host
+
+    def allows(self, sender: Sender) -> bool:
+        """Whether a coordinator may command: the owner, or anyone where there is none."""
+        return self.host is None or self.is_led_by(sender)
+
+    def is_led_by(self, sender: Sender) -> bool:
+        """Whether a coordinator is the owner, and has not said goodbye."""
+        return self.host is not None and sender == self.owner
+
+    def claim(self, sender: Sender, now: float) -> None:
+        """Make a coordinator the owner."""
+        self.owner, self._left, self._heard = sender, False, now
+
+    def release(self) -> None:
+        """Have no owner."""
+        self.owner, self._left = None, False
+
+    def heard(self, boot: str, now: float) -> None:
+        """Take note of a sign of life of some coordinator."""
+        if self.owner is not None and self.owner.boot == boot and not self._left:
+            self._heard = now
+
+    def leave(self, boot: str) -> None:
+        """Take note that a coordinator has said goodbye: another may command; the lease goes on."""
+        if self.owner is not None and self.owner.boot == boot:
+            self._left = True
+
+    def ended(self) -> None:
+        """Take note that the recording has ended."""
+        if self.owner is not None and self.owner.boot is None:
+            self.release()
+
+    def expires(self) -> float:
+        """Return when the lease ends, in monotonic seconds."""
+        if self.owner is None or self.owner.boot is None or not self.lease:
+            return math.inf
+        return self._heard + self.lease

@@ -1,0 +1,53 @@
+"""The probes of one link: which of them an answer belongs to, and how many are lost."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+REMEMBERED = 64
+"""Probes whose answers are still recognised: those of a minute."""
+PATIENCE = 1.0
+"""Seconds after which an unanswered probe counts as lost."""
+
+
+@dataclass(slots=True, eq=False)
+class SentProbe:
+    """A probe that has been sent."""
+
+    n: int
+    sent: float
+    """Monotonic seconds."""
+    stamp: int
+    """The same as it stands in the probe, in nanoseconds."""
+    answered: bool = False
+
+
+class ProbeLog:
+    """The newest probes of one link."""
+
+    __slots__ = ("_by_number", "_newest")
+
+    def __init__(self) -> None:
+        self._newest: deque[SentProbe] = deque()
+        self._by_number: dict[int, SentProbe] = {}
+
+    def add(self, n: int, now: float, stamp: int) -> None:
+        """Take note of a probe that is being sent at monotonic `now` in seconds."""
+        probe = SentProbe(n, now, stamp)
+        self._newest.append(probe)
+        self._by_number[n] = probe
+        if len(self._newest) > REMEMBERED:
+            oldest = self._newest.popleft()
+            if self._by_number.get(oldest.n) is oldest:
+                del self._by_number[oldest.n]
+
+    def outstanding(self, n: int) -> SentProbe | None:
+        """Return the probe of that number, if it is remembered and unanswered."""
+        probe = self._by_number.get(n)
+        return None if probe is None or probe.answered else probe
+
+    def loss(self, now: float) -> float | None:
+        """Return the share of probes that were lost, as of monotonic `now`; None before any is old enough to tell."""
+        told = [probe for probe in self._newest if probe.answered or now - probe.sent >= PATIENCE]
+        return sum(not probe.answered for probe in told) / len(told) if told else None

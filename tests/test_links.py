@@ -1,0 +1,302 @@
+"""Links as task code sees them: events, waiting for rigs, clocks, names that move; with real rigs and sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_helpers import in_thread
+from processes import LONG, RigProgram, free_port, port_of, until
+
+from rigsync import (
+    Auxiliaries,
+    ClockEstimate,
+    LoopBlocked,
+    NotRunning,
+    PushError,
+    Rig,
+    RigRestarted,
+    RigsMissing,
+    Timing,
+    UnknownRig,
+)
+from rigsync.config import rigs_from
+from rigsync.protocol import events
+
+EAGER = Timing(beat=0.2)
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def connect(stack: contextlib.ExitStack, uris: dict[str, str], timing: Timing = EAGER, **options: Any) -> Auxiliaries:
+    return stack.enter_context(Auxiliaries(rigs_from(uris, timing), **options))
+
+
+class Told:
+    """The names of the link events of each rig, in order."""
+
+    def __init__(self, aux: Auxiliaries):
+        self.events: list[tuple[str, str]] = []
+        for kind in ("RigAlive", "RigSuspect", "RigLost", "RigRestarted"):
+            aux.on(kind, lambda event: self.events.append((type(event).__name__, event.rig)))
+
+    def of(self, rig: str) -> list[str]:
+        return [name for name, of in self.events if of == rig]
+
+
+# -------------------------------------------------------------------------------------------------------- events
+
+
+def test_a_rig_that_is_killed_is_lost_and_is_back_when_it_is_started_again(stack: contextlib.ExitStack) -> None:
+    other = stack.enter_context(RigProgram("ephys"))
+    with RigProgram("cameras") as victim:
+        aux = connect(stack, {"cameras": victim.uri, "ephys": other.uri})
+        told = Told(aux)
+        victim.kill()
+        until(lambda: "RigLost" in told.of("cameras"))
+    with RigProgram("cameras", victim.uri):
+        until(lambda: "RigAlive" in told.of("cameras"))
+        until(lambda: "RigRestarted" in told.of("cameras"))
+    assert told.of("ephys") == []
+
+
+def test_a_rig_that_stands_still_is_suspect_then_lost_then_alive(stack: contextlib.ExitStack) -> None:
+    if not hasattr(__import__("signal"), "SIGSTOP"):
+        pytest.skip("this system cannot stop a process")
+    from signal import SIGCONT, SIGSTOP
+
+    program = stack.enter_context(RigProgram("cameras"))
+    aux = connect(stack, {"cameras": program.uri})
+    told = Told(aux)
+    changes: list[events.LinkChanged] = []
+    aux.on("LinkChanged", changes.append)
+    program.signal(SIGSTOP)
+    until(lambda: told.of("cameras") == ["RigSuspect", "RigLost"])
+    program.signal(SIGCONT)
+    until(lambda: told.of("cameras") == ["RigSuspect", "RigLost", "RigAlive"])
+    assert [event.after.value for event in changes] == ["suspect", "lost", "alive"]
+
+
+def test_a_restart_with_a_request_outstanding_is_told_and_not_run_again(stack: contextlib.ExitStack) -> None:
+    with RigProgram("cameras", handlers={"EXPINIT": "hang"}) as victim:
+        aux = connect(stack, {"cameras": victim.uri})
+        waiting = aux.push("EXPINIT", {"number": 1}, timeout=LONG)
+        victim.wait_for("ran", "EXPINIT")
+        victim.kill()
+    with RigProgram("cameras", victim.uri, handlers={"EXPINIT": "count"}) as second:
+        outcome = until(lambda: aux.response(waiting))
+        assert isinstance(outcome, PushError)
+        # Within a beat of its death it was refused; or it was there again before that was noticed.
+        failure = outcome.failed["cameras"]
+        aux.wait_for("cameras", timeout=LONG)
+        assert aux.request("EXPINIT", {"number": 2})["cameras"]
+        assert second.all("ran") == [["ran", "EXPINIT", [{"number": 2}]]], failure
+
+
+def test_a_restart_that_nothing_else_shows_settles_what_is_outstanding() -> None:
+    first, second = Rig("cameras", "udp://127.0.0.1:0"), None
+    ran: list[str] = []
+    reached, go = threading.Event(), threading.Event()
+
+    @first.on("EXPINIT")
+    def hang() -> None:
+        reached.set()
+        go.wait(LONG)
+
+    with first:
+        port = port_of(first.uri)
+        with Auxiliaries(rigs_from({"cameras": first.uri}, EAGER)) as aux:
+            waiting = aux.push("EXPINIT", timeout=LONG)
+            assert reached.wait(LONG)
+            # In place of the first, at once and without a farewell, as a supervisor does after a crash.
+            session = first._session
+            assert session
+            first._thread.call(session.endpoint.close)  # type: ignore[union-attr]
+            until(lambda: session.endpoint._closed)
+            second = Rig("cameras", f"udp://127.0.0.1:{port}")
+            second.on("EXPINIT")(lambda: ran.append("EXPINIT"))
+            with second:
+                outcome = until(lambda: aux.response(waiting))
+                assert isinstance(outcome.failed["cameras"], RigRestarted)
+                assert "EXPINIT" in str(outcome.failed["cameras"])
+                assert ran == []
+        go.set()
+
+
+# ------------------------------------------------------------------------------------------------------- waiting
+
+
+def test_waiting_for_rigs_ends_when_all_answer(stack: contextlib.ExitStack) -> None:
+    port = free_port()
+    there = stack.enter_context(Rig("ephys", "udp://127.0.0.1:0"))
+    aux = connect(stack, {"cameras:left": f"udp://127.0.0.1:{port}", "ephys": there.uri}, connect_timeout=0.01)
+    aux.wait_for("ephys", timeout=LONG)
+    waiting = in_thread(aux.wait_for, "cameras:*", timeout=LONG)
+    until(lambda: aux._waiting)
+    assert not waiting.done()
+    with Rig("cameras:left", f"udp://127.0.0.1:{port}"):
+        waiting.result(LONG)
+        aux.wait_for(timeout=LONG)
+
+
+def test_rigs_that_do_not_appear_are_named_with_what_is_known(stack: contextlib.ExitStack) -> None:
+    there = stack.enter_context(Rig("ephys", "udp://127.0.0.1:0"))
+    aux = connect(stack, {"cameras": f"udp://127.0.0.1:{free_port()}", "ephys": there.uri}, connect_timeout=0.01)
+    aux.wait_for("ephys", timeout=LONG)
+    with pytest.raises(RigsMissing) as caught:
+        aux.wait_for(timeout=0.05)
+    assert isinstance(caught.value, TimeoutError)
+    assert list(caught.value.reasons) == ["cameras"]
+    assert "nothing listens at this port" in str(caught.value)
+
+
+def test_waiting_for_rigs_ends_with_the_instance(stack: contextlib.ExitStack) -> None:
+    aux = connect(stack, {"cameras": f"udp://127.0.0.1:{free_port()}"}, connect_timeout=0.01)
+    waiting = in_thread(aux.wait_for)
+    until(lambda: aux._waiting)
+    aux.close()
+    with pytest.raises(NotRunning):
+        waiting.result(LONG)
+    with pytest.raises(NotRunning):
+        aux.wait_for()
+
+
+def test_waiting_is_checked(stack: contextlib.ExitStack) -> None:
+    rig = stack.enter_context(Rig("ephys", "udp://127.0.0.1:0"))
+    aux = connect(stack, {"ephys": rig.uri})
+    with pytest.raises(UnknownRig):
+        aux.wait_for("cameras")
+    with pytest.raises(TypeError):
+        aux.wait_for(timeout="1")  # type: ignore[arg-type]
+    caught: list[BaseException] = []
+
+    def wait(_: object) -> None:
+        try:
+            aux.wait_for()
+        except LoopBlocked as error:
+            caught.append(error)
+
+    aux.on("PushCompleted", wait)
+    aux.request("EXPSTATUS")
+    until(lambda: caught)
+    Auxiliaries().close()
+    with Auxiliaries() as none:
+        none.wait_for()
+
+
+# --------------------------------------------------------------------------------------------------------- names
+
+
+def test_a_name_that_stands_for_another_address_after_a_reboot(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A name server of one's own cannot be had in a test; all else is real.
+    where = {"host": "127.0.0.1"}
+    asked: list[str] = []
+    look_up = socket.getaddrinfo
+
+    def answer(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host == "camera-pc":
+            asked.append(where["host"])
+            return look_up(where["host"], *args, **{**kwargs, "flags": socket.AI_NUMERICHOST})
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with Rig("cameras", "udp://127.0.0.1:0") as before:
+        port = port_of(before.uri)
+        aux = connect(stack, {"cameras": f"udp://camera-pc:{port}"})
+        assert aux.is_connected
+        told = Told(aux)
+        where["host"] = "127.0.0.2"
+        assert asked == ["127.0.0.1"]
+    with Rig("cameras", f"udp://127.0.0.2:{port}"):
+        aux.wait_for("cameras", timeout=LONG)
+        assert aux.request("EXPSTATUS") == {"cameras": [0]}
+    assert told.of("cameras")[:2] == ["RigLost", "RigAlive"]
+    assert aux.services is not None
+    assert aux.services.address("cameras")[0] == "127.0.0.2"
+
+
+# -------------------------------------------------------------------------------------------------------- clocks
+
+
+def clock_of(aux: Auxiliaries, rig: str) -> ClockEstimate:
+    assert aux.services is not None
+    clock: ClockEstimate | None = until(lambda: aux.services[rig].clock)  # type: ignore[index]
+    assert clock is not None
+    return clock
+
+
+def test_clocks_of_one_computer_agree_within_the_bound(stack: contextlib.ExitStack) -> None:
+    program = stack.enter_context(RigProgram("cameras"))
+    aux = connect(stack, {"cameras": program.uri})
+    clock = clock_of(aux, "cameras")
+    assert clock.bound > 0
+    # Each program reads the wall time once, between two looks at the monotonic clock.
+    assert abs(clock.offset) <= clock.bound + 1e-3
+    reply = aux.ping("cameras")["cameras"]
+    assert not isinstance(reply, Exception)
+    assert reply.clock is not None
+    assert reply.clock.delay >= 0
+
+
+def libfaketime() -> str | None:
+    folders = [Path("/usr/lib"), Path("/usr/local/lib"), Path("/opt/homebrew/lib")]
+    found = [path for folder in folders if folder.is_dir() for path in folder.glob("**/libfaketime.so.1")]
+    return str(found[0]) if found else None
+
+
+@pytest.mark.skipif(libfaketime() is None, reason="libfaketime is not installed")
+def test_a_clock_that_is_90_s_off_is_measured_within_its_bound(stack: contextlib.ExitStack) -> None:
+    script = (
+        "import sys, time; from rigsync import Rig\n"
+        "rig = Rig('cameras', 'udp://127.0.0.1:0'); rig.start()\n"
+        # The truth: what the rig's clock says at a moment that both know by the monotonic clock.
+        "session = rig._session; now = session.endpoint.now()\n"
+        "print(rig.uri, session.responder._stamps.stamp(now), repr(now), flush=True); sys.stdin.read(); rig.close()"
+    )
+    preload = {"LD_PRELOAD": libfaketime() or "", "FAKETIME": "+90s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    environment = {**os.environ, **preload, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout
+            uri, stamp, now = process.stdout.readline().split()
+            aux = connect(stack, {"cameras": uri}, Timing())
+            until(lambda: clock_of(aux, "cameras").bound < 1e-3)
+            clock = clock_of(aux, "cameras")
+            ours = aux.services._fanout._stamps.stamp(float(now))  # type: ignore[union-attr]
+            truth = (int(stamp) - ours) / 1e9
+            assert 89.9 < truth < 90.1
+            assert abs(clock.offset - truth) <= clock.bound
+        finally:
+            process.kill()
+
+
+def test_a_stepped_system_clock_moves_no_stamp(stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0"))
+    aux = connect(stack, {"cameras": rig.uri})
+    aux.request("EXPINIT")
+    before = clock_of(aux, "cameras")
+    first = aux.request("EXPSTART").starts["cameras"].time
+    step = 3600.0
+    wall, wall_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: wall() - step)
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() - round(step * 1e9))
+    second = aux.request("EXPEND", delay=0.05).starts["cameras"].time
+    assert 0 < second - first < LONG
+    assert abs(clock_of(aux, "cameras").offset - before.offset) <= before.bound + 0.01

@@ -1,0 +1,139 @@
+"""What rigs tell of their own accord, with real rigs, sockets, and a bad network between."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from processes import port_of, until
+
+from rigsync import Auxiliaries, NotRunning, PayloadError, PayloadTooLarge, Rig
+from rigsync.relay import relay_before
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def rig(stack: contextlib.ExitStack) -> Rig:
+    return stack.enter_context(Rig("cameras", "udp://127.0.0.1:0"))
+
+
+class Watcher:
+    """A coordinator that notes what it is told."""
+
+    def __init__(self, stack: contextlib.ExitStack, uri: str):
+        self.aux = stack.enter_context(Auxiliaries({"cameras": uri}))
+        self.notices: list[Any] = []
+        self.aux.on("notice", self.notices.append)
+
+    def of(self, topic: str) -> list[Any]:
+        return [notice.body for notice in self.notices.copy() if notice.topic == topic]
+
+
+def test_confirmed_notices_reach_every_coordinator_once_and_in_order_over_a_bad_network(
+    stack: contextlib.ExitStack, rig: Rig
+) -> None:
+    target = {"cameras": ("127.0.0.1", port_of(rig.uri))}
+    bad = stack.enter_context(relay_before(target, loss=0.3, duplication=0.2, seed=1))["cameras"]
+    watchers = [Watcher(stack, "udp://{}:{}".format(*bad.address)), Watcher(stack, rig.uri)]
+    until(lambda: all(watcher.aux.is_connected for watcher in watchers))
+    for i in range(50):
+        rig.notify("stream", {"frame": i})
+    for watcher in watchers:
+        until(lambda watcher=watcher: len(watcher.of("stream")) >= 50)  # type: ignore[misc]
+        assert watcher.of("stream") == [{"frame": i} for i in range(50)]
+    rig.notify("stream", "the end")
+    until(lambda: all(watcher.of("stream")[-1] == "the end" for watcher in watchers))
+    assert all(len(watcher.of("stream")) == 51 for watcher in watchers)
+
+
+def test_a_notice_says_what_it_is(stack: contextlib.ExitStack, rig: Rig) -> None:
+    watcher = Watcher(stack, rig.uri)
+    rig.notify("progress", 0.5, key="left", confirm=False)
+    notice = until(lambda: watcher.notices)[0]
+    assert (notice.rig, notice.topic, notice.key, notice.body, notice.confirmed) == (
+        *("cameras", "progress", "left", 0.5),
+        False,
+    )
+
+
+def test_each_change_of_status_is_told(stack: contextlib.ExitStack, rig: Rig) -> None:
+    watcher, owner = Watcher(stack, rig.uri), Watcher(stack, rig.uri)
+    for message in ("EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"):
+        owner.aux.request(message)
+    until(lambda: len(watcher.of("status")) == 4)
+    expected = ["INITIALIZED", "RUNNING", "STOPPED", "CONNECTED"]
+    assert [body["status"] for body in watcher.of("status")] == expected
+    until(lambda: len(owner.of("status")) == 4)
+    assert [body["message"] for body in watcher.of("log")] == ["EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+    assert owner.of("log") == []
+
+
+def test_notices_come_from_any_thread_each_thread_s_in_order(stack: contextlib.ExitStack, rig: Rig) -> None:
+    watcher = Watcher(stack, rig.uri)
+
+    def tell(name: str) -> None:
+        for i in range(20):
+            rig.notify("log", [name, i])
+
+    threads = [threading.Thread(target=tell, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(watcher.of("log")) == 60)
+    for name in "abc":
+        assert [i for of, i in watcher.of("log") if of == name] == list(range(20))
+
+
+@pytest.mark.parametrize("handler", ["thread", "coroutine"])
+def test_a_handler_may_tell_something(stack: contextlib.ExitStack, rig: Rig, handler: str) -> None:
+    def tell() -> None:
+        rig.notify("progress", "moved")
+
+    async def tell_on_loop() -> None:
+        tell()
+
+    rig.on("EXPINFO")(tell if handler == "thread" else tell_on_loop)
+    watcher = Watcher(stack, rig.uri)
+    watcher.aux.request("EXPINFO")
+    until(lambda: watcher.of("progress") == ["moved"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("log", "x" * 70_000), PayloadTooLarge),
+        (("log", object()), PayloadError),
+        (("", 1), ValueError),
+        (("x" * 101, 1), ValueError),
+        ((5, 1), TypeError),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_at_the_call(
+    stack: contextlib.ExitStack, rig: Rig, arguments: tuple[Any, ...], error: type[Exception]
+) -> None:
+    watcher = Watcher(stack, rig.uri)
+    with pytest.raises(error):
+        rig.notify(*arguments)
+    with pytest.raises((TypeError, ValueError)):
+        rig.notify("log", 1, key="")
+    rig.notify("log", "after")
+    until(lambda: watcher.of("log") == ["after"])
+
+
+def test_a_rig_that_does_not_serve_tells_nothing() -> None:
+    rig = Rig("cameras", "udp://127.0.0.1:0")
+    with pytest.raises(NotRunning):
+        rig.notify("log", 1)
+    with rig:
+        rig.notify("log", 1)
+    with pytest.raises(NotRunning):
+        rig.notify("log", 1)

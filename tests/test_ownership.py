@@ -1,0 +1,171 @@
+"""Whose experiment it is, with real rigs and coordinators in processes of their own: refusals, takeovers, leases."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from processes import Program, RigProgram, until
+
+from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig
+
+REFERENCE = "2026-03-01_2_mouse"
+OTHER = "2026-03-01_3_mouse"
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def rig(stack: contextlib.ExitStack) -> Rig:
+    return stack.enter_context(Rig("cameras", "udp://127.0.0.1:0"))
+
+
+def coordinator(stack: contextlib.ExitStack, *rigs: Rig | RigProgram) -> Auxiliaries:
+    return stack.enter_context(Auxiliaries({rig.name: rig.uri for rig in rigs}))
+
+
+def refusal(aux: Auxiliaries, message: str, *args: Any) -> RemoteError:
+    outcome = aux.push(message, *args, wait=True)
+    assert isinstance(outcome, PushError), outcome
+    (failure,) = outcome.failed.values()
+    assert isinstance(failure, RemoteError)
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("message", "args"),
+    [("EXPINIT", [OTHER]), ("EXPSTART", [REFERENCE]), ("EXPEND", []), ("EXPCLEANUP", []), ("ALYX", [])],
+)
+def test_another_coordinator_is_refused_by_name(
+    stack: contextlib.ExitStack, rig: Rig, message: str, args: list[Any]
+) -> None:
+    owner, other = coordinator(stack, rig), coordinator(stack, rig)
+    owner.request("EXPINIT", REFERENCE)
+    failure = refusal(other, message, *args)
+    assert isinstance(failure, BusyError)
+    assert "127.0.0.1" in str(failure)
+    assert REFERENCE in str(failure)
+    assert rig.status is ExpStatus.INITIALIZED
+    assert owner.request("EXPSTART", REFERENCE)
+
+
+def test_another_coordinator_may_ask_and_interrupt(stack: contextlib.ExitStack, rig: Rig) -> None:
+    owner, other = coordinator(stack, rig), coordinator(stack, rig)
+    owner.request("EXPINIT", REFERENCE)
+    reply = other.ping("cameras")["cameras"]
+    assert not isinstance(reply, Exception)
+    assert reply.owner == "127.0.0.1"
+    assert other.request("EXPSTATUS") == {"cameras": [10]}
+    assert other.request("EXPINFO")["cameras"][1]["exp_ref"] == REFERENCE
+    assert other.request("EXPINTERRUPT")
+    assert rig.status is ExpStatus.STOPPED
+    owner.request("EXPCLEANUP")
+    other.request("EXPINIT", OTHER)
+
+
+def test_a_goodbye_frees_the_rig(stack: contextlib.ExitStack, rig: Rig) -> None:
+    other = coordinator(stack, rig)
+    with Auxiliaries({"cameras": rig.uri}) as owner:
+        owner.request("EXPINIT", REFERENCE)
+        assert isinstance(refusal(other, "EXPSTART"), BusyError)
+    until(lambda: not isinstance(other.push("EXPSTART", wait=True), PushError))
+
+
+def test_an_experiment_is_taken_over_by_its_reference(stack: contextlib.ExitStack, rig: Rig) -> None:
+    owner, other = coordinator(stack, rig), coordinator(stack, rig)
+    ran: list[str] = []
+    rig.on("EXPINIT")(lambda: ran.append("EXPINIT"))
+    owner.request("EXPINIT", REFERENCE)
+    owner.request("EXPSTART", REFERENCE)
+    wrong = refusal(other, "EXPINIT", {"exp_ref": OTHER, "takeover": True})
+    assert OTHER in str(wrong)
+    assert REFERENCE in str(wrong)
+    assert "exp_ref is missing" in str(refusal(other, "EXPINIT", {"takeover": True}))
+    assert "true or false" in str(refusal(other, "EXPINIT", {"exp_ref": REFERENCE, "takeover": "yes"}))
+    answer = other.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True})["cameras"]
+    assert answer[0]["status"] == 20
+    assert ran == ["EXPINIT"]
+    assert isinstance(refusal(owner, "EXPEND"), BusyError)
+    other.request("EXPEND")
+
+
+@pytest.mark.parametrize("lease", [-1, -0.001, True, "300", None, float("nan"), float("inf"), [1]])
+def test_a_lease_that_is_none_is_refused(lease: Any) -> None:
+    with pytest.raises(ConfigError, match="lease"):
+        Rig("cameras", "udp://127.0.0.1:0", lease=lease)
+
+
+def test_rigs_interrupt_when_their_owner_is_killed_and_say_why(
+    stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="rigsync.rig")
+    names = ("cameras", "ephys", "imaging")
+    told: dict[str, Any] = {}
+    rigs = [Rig(name, "udp://127.0.0.1:0", lease=1.5) for name in names]
+    for rig in rigs:
+        rig.on("EXPINTERRUPT")(lambda data, name=rig.name: told.update({name: data}))
+        stack.enter_context(rig)
+    watcher = coordinator(stack, *rigs)
+    statuses: list[Any] = []
+    watcher.on("notice", lambda notice: statuses.append(notice.body) if notice.topic == "status" else None)
+    with Program("coordinate", rigs={rig.name: rig.uri for rig in rigs}) as victim:
+        victim.wait_for("connected")
+        victim.tell("push", "EXPINIT", REFERENCE)
+        victim.wait_for("result", "EXPINIT")
+        victim.tell("push", "EXPSTART", REFERENCE)
+        victim.wait_for("result", "EXPSTART")
+        victim.kill()
+    until(lambda: all(rig.status is ExpStatus.STOPPED for rig in rigs))
+    until(lambda: set(told) == set(names))
+    for data in told.values():
+        assert "127.0.0.1" in data["reason"]
+        assert REFERENCE in data["reason"]
+        assert "silent for the lease of 1.5 s" in data["reason"]
+    until(lambda: sum("lease" in str(body["reason"]) for body in statuses) == len(names))
+    assert sum("interrupts: the coordinator on 127.0.0.1" in message for message in caplog.messages) == len(names)
+    # Nobody owns it any more.
+    assert watcher.request("EXPINIT", OTHER)
+
+
+def test_a_rig_without_a_lease_goes_on(stack: contextlib.ExitStack) -> None:
+    forever = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0", lease=0))
+    brief = stack.enter_context(Rig("ephys", "udp://127.0.0.1:0", lease=0.5))
+    with Program("coordinate", rigs={"cameras": forever.uri, "ephys": brief.uri}) as victim:
+        victim.wait_for("connected")
+        victim.tell("push", "EXPINIT", REFERENCE)
+        victim.wait_for("result", "EXPINIT")
+        victim.kill()
+    until(lambda: brief.status is ExpStatus.STOPPED)
+    assert forever.status is ExpStatus.INITIALIZED
+
+
+def test_an_owner_that_is_there_keeps_its_rig_beyond_the_lease(stack: contextlib.ExitStack) -> None:
+    brief = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0", lease=2.5))
+    gone = stack.enter_context(Rig("ephys", "udp://127.0.0.1:0", lease=2.5))
+    owner = coordinator(stack, brief)
+    owner.request("EXPINIT", REFERENCE)
+    with Program("coordinate", rigs={"ephys": gone.uri}) as victim:
+        victim.wait_for("connected")
+        victim.tell("push", "EXPINIT", REFERENCE)
+        victim.wait_for("result", "EXPINIT")
+        victim.kill()
+    until(lambda: gone.status is ExpStatus.STOPPED, "the lease of a killed owner")
+    assert brief.status is ExpStatus.INITIALIZED
+
+
+def test_a_killed_owner_s_rig_in_a_process_of_its_own_interrupts(stack: contextlib.ExitStack) -> None:
+    program = stack.enter_context(RigProgram("cameras", handlers={"EXPINTERRUPT": "count"}, lease=1))
+    with Program("coordinate", rigs={"cameras": program.uri}) as victim:
+        victim.wait_for("connected")
+        victim.tell("push", "EXPINIT", REFERENCE)
+        victim.wait_for("result", "EXPINIT")
+        victim.kill()
+    (_, _, (data,)) = program.wait_for("ran", "EXPINTERRUPT")
+    assert "silent for the lease of 1 s" in data["reason"]

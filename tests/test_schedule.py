@@ -1,0 +1,214 @@
+"""Acting at one instant, with real rigs: who acts when, what the result says of it, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from processes import LONG, PROBE_WARNING, IblutilServer, until
+
+from rigsync import Auxiliaries, Cancelled, ExpStatus, Interrupted, PushError, Rig
+from rigsync.waiting import wait_until
+
+REFERENCE = "2026-03-01_2_mouse"
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+class Recorder:
+    """A rig that notes when its handler of EXPSTART was entered."""
+
+    def __init__(self, stack: contextlib.ExitStack, name: str = "cameras", is_coroutine: bool = False):
+        self.entered: list[float] = []
+        self.rig = Rig(name, "udp://127.0.0.1:0")
+        if is_coroutine:
+
+            @self.rig.on("EXPSTART")
+            async def begin() -> None:
+                self.entered.append(time.monotonic())
+
+        else:
+            self.rig.on("EXPSTART")(lambda: self.entered.append(time.monotonic()))
+        stack.enter_context(self.rig)
+
+
+def coordinate(stack: contextlib.ExitStack, *recorders: Recorder, **uris: str) -> Auxiliaries:
+    aux = stack.enter_context(Auxiliaries({rec.rig.name: rec.rig.uri for rec in recorders} | uris))
+    aux.request("EXPINIT", REFERENCE)
+    return aux
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True], ids=["thread", "coroutine"])
+def test_rigs_act_at_the_instant_and_say_when(stack: contextlib.ExitStack, is_coroutine: bool) -> None:
+    recorders = [Recorder(stack, name, is_coroutine) for name in ("cameras", "ephys")]
+    aux = coordinate(stack, *recorders)
+    begin, begin_wall = time.monotonic(), time.time()
+    result = aux.request("EXPSTART", REFERENCE, delay=0.3)
+    assert result.at == pytest.approx(begin_wall + 0.3, abs=0.05)
+    for recorder in recorders:
+        (entered,) = recorder.entered
+        start = result.starts[recorder.rig.name]
+        assert entered - begin >= 0.3 - start.bound - 1e-3
+        # Both are this computer's clock; what the rig says that it did is when it did it.
+        assert start.time - begin_wall == pytest.approx(entered - begin, abs=start.bound + 5e-3)
+        assert not start.is_estimate
+        assert 0 < start.bound < 0.05
+    assert result.skew == pytest.approx(abs(result.starts["cameras"].time - result.starts["ephys"].time))
+    assert all(recorder.rig.status is ExpStatus.RUNNING for recorder in recorders)
+
+
+def test_at_is_unix_time(stack: contextlib.ExitStack) -> None:
+    recorder = Recorder(stack)
+    aux = coordinate(stack, recorder)
+    at = time.time() + 0.25
+    result = aux.request("EXPSTART", at=at)
+    assert result.at == pytest.approx(at, abs=0.01)
+    assert result.starts["cameras"].time >= at - result.starts["cameras"].bound - 1e-3
+
+
+def test_rig_without_a_handler_keeps_the_instant_too(stack: contextlib.ExitStack) -> None:
+    rig = stack.enter_context(Rig("imaging", "udp://127.0.0.1:0"))
+    aux = coordinate(stack, imaging=rig.uri)
+    request_time = aux.push("EXPSTART", delay=0.3)
+    until(lambda: aux.services["imaging"].peer._current is not None)  # type: ignore[index,union-attr]
+    assert rig.status is ExpStatus.INITIALIZED
+    result = until(lambda: aux.response(request_time))
+    assert rig.status is ExpStatus.RUNNING
+    assert result.starts["imaging"].time >= result.at - result.starts["imaging"].bound - 1e-3
+
+
+@pytest.mark.parametrize("message", ["EXPEND", "EXPINTERRUPT"])
+def test_what_still_waits_is_called_off(stack: contextlib.ExitStack, message: str) -> None:
+    recorder = Recorder(stack)
+    aux = coordinate(stack, recorder)
+    waiting = aux.push("EXPSTART", delay=LONG)
+    aux.ping("cameras")  # has come after it
+    until(lambda: recorder.rig._session.responder._timed)  # type: ignore[union-attr]
+    aux.request(message)
+    failure = until(lambda: aux.response(waiting)).failed["cameras"]
+    assert isinstance(failure, Cancelled if message == "EXPEND" else Interrupted)
+    assert recorder.rig.status is ExpStatus.STOPPED
+    assert recorder.entered == []
+
+
+def test_closing_calls_off_what_still_waits(stack: contextlib.ExitStack) -> None:
+    recorder = Recorder(stack)
+    aux = coordinate(stack, recorder)
+    aux.push("EXPSTART", delay=0.5)
+    until(lambda: recorder.rig._session.responder._timed)  # type: ignore[union-attr]
+    aux.close()
+    until(lambda: not recorder.rig._session.responder._tasks)  # type: ignore[union-attr]
+    assert recorder.rig.status is ExpStatus.INITIALIZED
+    assert recorder.entered == []
+
+
+def test_timeout_counts_from_the_instant(stack: contextlib.ExitStack) -> None:
+    recorder = Recorder(stack)
+    aux = coordinate(stack, recorder)
+    assert "cameras" in aux.request("EXPSTART", delay=0.6, timeout=0.3)
+
+
+@pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
+def test_iblutil_rig_is_told_half_a_round_trip_before_and_its_start_is_an_estimate(
+    stack: contextlib.ExitStack,
+) -> None:
+    old = stack.enter_context(IblutilServer("old"))
+    recorder = Recorder(stack)
+    aux = coordinate(stack, recorder, old=old.uri)
+    request_time = aux.push("EXPSTART", REFERENCE, delay=0.4)
+    until(lambda: recorder.rig._session.responder._timed)  # type: ignore[union-attr]
+    assert "EXPSTART" not in old.calls
+    result = until(lambda: aux.response(request_time))
+    start = result.starts["old"]
+    assert start.is_estimate
+    assert start.time == pytest.approx(result.at, abs=0.1)
+    assert not result.starts["cameras"].is_estimate
+
+
+@pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
+def test_iblutil_rig_is_not_told_what_was_called_off(stack: contextlib.ExitStack) -> None:
+    old = stack.enter_context(IblutilServer("old"))
+    aux = coordinate(stack, old=old.uri)
+    waiting = aux.push("EXPSTART", REFERENCE, delay=LONG)
+    aux.request("EXPEND")
+    assert isinstance(aux.response(waiting).failed["old"], Cancelled)
+    assert "EXPSTART" not in old.calls
+
+
+# ------------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize("delay", ["1", True, [1], {}, datetime(2026, 3, 1), 1j])
+def test_an_instant_of_the_wrong_type_is_refused_at_the_call(stack: contextlib.ExitStack, delay: Any) -> None:
+    recorder = Recorder(stack)
+    aux = coordinate(stack, recorder)
+    with pytest.raises(TypeError, match="delay is a number of seconds from now"):
+        aux.push("EXPSTART", delay=delay)
+    with pytest.raises(TypeError, match="at is a number of seconds of Unix time"):
+        aux.push("EXPSTART", at=delay)
+    assert recorder.entered == []
+
+
+@pytest.mark.parametrize("delay", [0, -1, 3601, math.inf, -math.inf, math.nan, 500_000, 10**400])
+def test_an_absurd_delay_is_refused_at_the_call(stack: contextlib.ExitStack, delay: float) -> None:
+    aux = coordinate(stack, Recorder(stack))
+    with pytest.raises(ValueError, match="not an instant within the hour ahead"):
+        aux.push("EXPSTART", delay=delay)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1e3, 1e6, 1e9])
+def test_an_instant_in_another_unit_is_refused_at_the_call(stack: contextlib.ExitStack, factor: float) -> None:
+    aux = coordinate(stack, Recorder(stack))
+    with pytest.raises(ValueError, match=r"seconds of Unix time, as time\.time\(\) gives"):
+        aux.push("EXPSTART", at=(time.time() + 1) * factor)
+
+
+def test_two_instants_or_one_for_an_interrupt_are_refused(stack: contextlib.ExitStack) -> None:
+    aux = coordinate(stack, Recorder(stack))
+    with pytest.raises(ValueError, match="not as both"):
+        aux.push("EXPSTART", at=time.time() + 1, delay=1)
+    with pytest.raises(ValueError, match="acts at once"):
+        aux.push("EXPINTERRUPT", delay=1)
+
+
+def test_one_failing_rig_of_a_scheduled_start_is_named(stack: contextlib.ExitStack) -> None:
+    recorder = Recorder(stack)
+    failing = Rig("failing", "udp://127.0.0.1:0")
+
+    @failing.on("EXPSTART")
+    def fail() -> None:
+        raise OSError("no camera")
+
+    stack.enter_context(failing)
+    aux = coordinate(stack, recorder, failing=failing.uri)
+    outcome = aux.push("EXPSTART", delay=0.2, wait=True)
+    assert isinstance(outcome, PushError)
+    assert list(outcome.failed) == ["failing"]
+    assert list(outcome.result.starts) == ["cameras"]
+    assert outcome.result.skew is None
+
+
+# ------------------------------------------------------------------------------------------------------- waiting
+
+
+def test_waiting_ends_at_the_instant_and_never_before() -> None:
+    for ahead in (0.0, 1e-4, 0.003, 0.03):
+        instant = time.monotonic() + ahead
+        wait_until(instant, time.monotonic, lambda: False)
+        assert time.monotonic() >= instant
+
+
+def test_waiting_ends_where_it_is_given_up() -> None:
+    given_up = threading.Event()
+    given_up.set()
+    wait_until(time.monotonic() + 1e6, time.monotonic, given_up.is_set)
