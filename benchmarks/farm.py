@@ -2,7 +2,9 @@
 
 KIND is ``raw`` (asyncio endpoints that answer each datagram with one of the size of a rigsync reply), ``rigsync``
 (rigs without handlers), ``handlers`` (rigs whose handlers run in worker threads), ``iblutil`` (EchoProtocol servers
-that answer), or ``slow`` (iblutil's wire with 0.4 s between a message and its echo).
+that answer), ``slow`` (iblutil's wire with 0.4 s between a message and its echo), ``lossy`` (rigs behind a network that
+loses 20 % each way), or ``jittery`` (behind one that delays each datagram by 2 to 20 ms; their handlers answer when they
+were entered).
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 SLOW_ECHO = 0.4
 """Seconds."""
+FAULTS: dict[str, dict[str, Any]] = {"lossy": {"loss": 0.2}, "jittery": {"delay": (0.002, 0.02)}}
+"""What the relay before the rigs of a kind does."""
 
 
 @contextlib.contextmanager
@@ -84,7 +89,7 @@ async def serve(kind: str, count: int) -> None:
     ports = []
     async with contextlib.AsyncExitStack() as stack:
         for number in range(count):
-            if kind in ("rigsync", "handlers"):
+            if kind in ("rigsync", "handlers", *FAULTS):
                 ports.append(await open_rig(stack, kind, number))
             elif kind == "iblutil":
                 ports.append(await open_iblutil(number))
@@ -102,8 +107,18 @@ async def open_rig(stack: contextlib.AsyncExitStack, kind: str, number: int) -> 
     rig = Rig(f"rig{number}", "udp://127.0.0.1:0")
     if kind == "handlers":
         rig.on("EXPSTATUS")(lambda status=None: None)
+    elif kind == "jittery":
+        rig.on("EXPINFO")(lambda: {"entered": time.monotonic()})
     await stack.enter_async_context(rig)
-    return int(rig.uri.rpartition(":")[2])
+    port = int(rig.uri.rpartition(":")[2])
+    if kind in FAULTS:
+        from rigsync.relay import Relay
+
+        relay = Relay(("127.0.0.1", port), seed=number, **FAULTS[kind])
+        await relay.open()
+        stack.callback(relay.close)
+        return relay.address[1]
+    return port
 
 
 async def open_iblutil(number: int) -> int:

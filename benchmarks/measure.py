@@ -184,6 +184,44 @@ def start_spread() -> tuple[float, float]:
     return ours, max(told) - min(told)
 
 
+def quantile(sample: list[float], share: float) -> float:
+    """Return the value below which a share of the sample lies."""
+    return sorted(sample)[min(len(sample) - 1, int(share * len(sample)))]
+
+
+def latency_under_loss(pushes: int = 1000) -> tuple[int, float, float]:
+    """How many pushes to 3 rigs succeed where 20 % are lost each way, and their p50 and p99 in seconds."""
+    with farm("lossy", 3) as ports, auxiliaries(ports) as aux:
+        sample, succeeded = [], 0
+        for _ in range(pushes):
+            begun = time.perf_counter()
+            succeeded += not isinstance(aux.push("EXPSTATUS", wait=True), Exception)
+            sample.append(time.perf_counter() - begun)
+    return succeeded, quantile(sample, 0.5), quantile(sample, 0.99)
+
+
+def start_skew(rigs: int = 16, rounds: int = 60, settle: float = 75.0) -> tuple[float, float, float]:
+    """Seconds between the first and the last of `rigs` rigs, each a process of its own, entering a handler, as p95.
+
+    Their network delays each datagram by 2 to 20 ms. Returned are the skew where they act at one instant, the skew
+    where they act when told, and the error bound that the results gave for a start.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(farm("jittery", 1))[0] for _ in range(rigs)]
+        aux = stack.enter_context(auxiliaries(ports))
+        time.sleep(settle)  # the clocks become known
+
+        def skew(**options: float) -> float:
+            result = aux.request("EXPINFO", **options)
+            bounds.extend(start.bound for start in result.starts.values())
+            entered = [answer[1]["entered"] for answer in result.values()]
+            return max(entered) - min(entered)
+
+        bounds: list[float] = []
+        scheduled, at_once = interleaved(rounds, lambda: skew(delay=0.2), skew)
+    return quantile(scheduled, 0.95), quantile(at_once, 0.95), median(bounds)
+
+
 def idle_load(seconds: float = 10.0) -> float:
     """Share of one core that an idle coordinator of 16 rigs takes."""
     with farm("rigsync", 16) as ports, auxiliaries(ports):
