@@ -151,14 +151,19 @@ class RigServices(app.Services):
             raise RigsyncError(f"{len(rigs)} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
         found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
         self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
-        check_distinct(self._addresses)
+        check_distinct({name: (rigs[name].address.scheme, *address) for name, address in self._addresses.items()})
         stamps = StampClock(time.time_ns(), asyncio.get_running_loop().time())
         self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamps, Random())
-        endpoint = Endpoint(self._fanout, self._on_event, self._fanout.report_refusal)
+        fanout = self._fanout
+        endpoint = Endpoint(fanout, self._on_event, fanout.report_refusal, fanout.report_life)
         try:
-            for name, (family, address) in zip(rigs, found, strict=True):
-                for line in Line:
-                    await endpoint.connect((name, line), family, address)
+            for (name, config), (family, address) in zip(rigs.items(), found, strict=True):
+                lines = [(name, line) for line in Line]
+                if config.address.scheme == "tcp":
+                    endpoint.connect_stream(lines, family, address, config.max_message)
+                else:
+                    for line in lines:
+                        await endpoint.connect(line, family, address)
         except BaseException as error:
             endpoint.close()
             if isinstance(error, OSError):
@@ -272,10 +277,13 @@ class RigServices(app.Services):
             The services are not open.
         UnknownRig
             A name that none of the rigs has.
+        PayloadTooLarge
+            The message is too large for one of them.
         """
         if self._endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
         names = None if rigs is None else self._rigs.matching(rigs)
+        self._rigs.room(names).check(message.size)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         self._on_loop(self._push, message, request_time, _Pending(done, confirmation), names, timeout)
@@ -338,13 +346,15 @@ class RigServices(app.Services):
             raise result.as_error()
         return answers
 
-    @staticmethod
-    def _compose_verb(event: Any, method: str, *args: Any, data: Any = None, immediately: bool = False) -> Message:
+    def _compose_verb(
+        self, event: Any, method: str, *args: Any, data: Any = None, immediately: bool = False
+    ) -> Message:
+        room = self._rigs.room()
         if method == "confirmed_send":  # the message itself, as iblrig's older code gives it
-            return message_of(args[0])
+            return message_of(args[0], room)
         if immediately:  # older releases of iblutil name EXPEND all the same
             event = ExpMessage.EXPINTERRUPT
-        return compose(event, *args) if data is None else compose(event, *args, data)
+        return compose(event, *args, *([] if data is None else [data]), room=room)
 
     async def request(self, message: Message, rigs: Iterable[str] | None = None) -> PushResult:
         """Send a message and wait for the answers, on any event loop.
@@ -480,6 +490,8 @@ class RigServices(app.Services):
             self.connected.set()
         else:
             self.connected.unset()
+        if event.after is LinkState.LOST and self._endpoint:
+            self._endpoint.reconnect((event.rig, Line.REQUESTS))
 
     def _ping_reply(self, event: ProbeAnswered) -> PingReply:
         rig = self[event.rig]

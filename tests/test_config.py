@@ -88,9 +88,9 @@ def test_address_as_text():
         (":11001", "no host"),
         (".", "no host"),
         ("udp://:11001", "no host"),
-        ("tcp://192.168.1.20", "only udp:// is supported"),
-        ("ws://192.168.1.20:8888", "only udp:// is supported"),
-        ("://192.168.1.20", "only udp:// is supported"),
+        ("wss://192.168.1.20", "only udp:// and tcp:// are supported"),
+        ("http://192.168.1.20:8888", "only udp:// and tcp:// are supported"),
+        ("://192.168.1.20", "only udp:// and tcp:// are supported"),
         ("udp://udp://192.168.1.20", "neither user, path nor query"),
         ("192.168.1.20/", "neither user, path nor query"),
         ("192.168.1.20:11001/rig", "neither user, path nor query"),
@@ -146,7 +146,7 @@ def test_what_is_no_address(text, problem):
     with pytest.raises(ConfigError) as caught:
         parse_uri(text)
     assert problem in str(caught.value)
-    assert "expected [udp://]host[:port], for instance udp://192.168.1.20:11001" in str(caught.value)
+    assert "expected [udp://|tcp://]host[:port], for instance udp://192.168.1.20:11001" in str(caught.value)
     assert (caught.value.file, caught.value.line, caught.value.key) == (None, None, None)
     assert len(str(caught.value)) < 400
 
@@ -297,7 +297,7 @@ def test_rigs_from_another_type(clients):
 @pytest.mark.parametrize(
     ("clients", "key", "problem"),
     [
-        ({"cameras": "tcp://a"}, "rigs.cameras.uri", "only udp:// is supported"),
+        ({"cameras": "wss://a"}, "rigs.cameras.uri", "only udp:// and tcp:// are supported"),
         ({"cameras": "a:0"}, "rigs.cameras.uri", "the port is a number from 1 to 65535"),
         ({"cameras": 5}, "rigs.cameras.uri", "it is of type int, not text"),
         ({"cameras": None}, "rigs.cameras.uri", "it is of type NoneType, not text"),
@@ -487,7 +487,7 @@ BAD_FILES = {
     ),
     "malformed uri": ("rigs:\n  a:\n    uri: b/c\n", 3, "rigs.a.uri", "neither user, path nor query may stand in it"),
     "malformed flat uri": ("a: b\nc: d_$\n", 2, "rigs.c.uri", "neither an IP address nor a host name"),
-    "scheme": ("a: b\nmesoscope: ws://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp:// is supported"),
+    "scheme": ("a: b\nmesoscope: wss://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp:// and tcp:// are"),
     "port": ("rigs:\n  a: b:65536\n", 2, "rigs.a.uri", "the port is a number from 1 to 65535"),
     "one address": ("rigs:\n  a: PC\n  b:\n    uri: pc:11001\n", 4, "rigs.b.uri", "rigs 'a' and 'b' have the same"),
     "one flat address": ("a: '::1'\nb: '[::1]'\n", 2, "rigs.b.uri", "rigs 'a' and 'b' have the same address"),
@@ -739,12 +739,13 @@ def test_literals():
 
 def test_resolved_addresses_are_distinct():
     check_distinct({})
-    check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 2), "c": ("10.0.0.2", 1)})
-    check_distinct({"a": ("fe80::1", 1, 0, 2), "b": ("fe80::1", 1, 0, 3)})
+    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 2), "c": ("udp", "10.0.0.2", 1)})
+    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("tcp", "10.0.0.1", 1)})  # the ports of each are its own
+    check_distinct({"a": ("udp", "fe80::1", 1, 0, 2), "b": ("udp", "fe80::1", 1, 0, 3)})
     with pytest.raises(
         ConfigError, match=r"rigs 'a' and 'c' have the same address, host 10\.0\.0\.1 and port 1"
     ) as caught:
-        check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 2), "c": ("10.0.0.1", 1)})
+        check_distinct({"a": ("tcp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 1), "c": ("tcp", "10.0.0.1", 1)})
     assert caught.value.key == "rigs.c.uri"
 
 

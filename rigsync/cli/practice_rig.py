@@ -77,7 +77,7 @@ class PracticeRig(Rig):
     def _make_responder(
         self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
     ) -> Responder:
-        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps)
+        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps, self._room)
         responder.drop = self._drop
         return responder
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigsync.config import Timing
+from rigsync.config import DATAGRAM_ROOM, Room, Timing
 from rigsync.errors import PayloadError, PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity, answer_arguments, experiment_information
@@ -81,14 +81,22 @@ class Responder(Outputs[Address]):
         16 hexadecimal digits, drawn at random when the rig starts.
     stamps : StampClock
         The rig's wall clock.
+    room : Room
+        How large an answer may be; as large as a datagram by default.
     """
 
     def __init__(
-        self, identity: Identity, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
+        self,
+        identity: Identity,
+        handled: Collection[ExpMessage],
+        timing: Timing,
+        boot: str,
+        stamps: StampClock,
+        room: Room = DATAGRAM_ROOM,
     ):
         super().__init__()
         self.identity, self._handled, self._timing = identity, handled, timing
-        self._boot, self._stamps = boot, stamps
+        self._boot, self._stamps, self._room = boot, stamps, room
         self._coordinators = Coordinators(timing)
         self._tasks: dict[int, Task] = {}
         self._lane = Lane()
@@ -122,6 +130,10 @@ class Responder(Outputs[Address]):
                 raise RemoteProtocolError("stray frame", f"a {type(frame).__name__.lower()} came to a rig")
         except RemoteProtocolError as error:
             self._report(source, error)
+
+    def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
+        """Take note that what came from `source` cannot be a message."""
+        self._report(source, error)
 
     def respond(self, number: int, returned: Any, now: float) -> None:
         """Settle a task whose handlers have succeeded and returned `returned`."""
@@ -212,7 +224,7 @@ class Responder(Outputs[Address]):
 
     def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
         lane = self._coordinators.lane(source)
-        if data.endswith(messages.RIG_MARK):
+        if messages.has_mark(data, messages.RIG_MARK):
             if lane.awaited and lane.awaited[1] == data:
                 lane.awaited = None
                 self._send_next(source, lane, now)
@@ -325,7 +337,7 @@ class Responder(Outputs[Address]):
         repeated = self._answers.get(task.event) if task.event in LIFECYCLE_MESSAGES and task.leads_to is None else None
         try:
             args = repeated if repeated is not None else self._answer(task.event, status, exp_ref, returned)
-            message = encode(task.event, args)
+            message = encode(task.event, args, self._room)
         except (PayloadError, PayloadTooLarge, TypeError) as error:
             problem = f"the handlers' result cannot be sent: {error}"
             self.fail(task.number, type(error).__name__, problem, "", now)
@@ -354,11 +366,11 @@ class Responder(Outputs[Address]):
     def _answer(self, event: ExpMessage, status: ExpStatus, exp_ref: str | None, returned: Any) -> list[Any]:
         if event is ExpMessage.ALYX:
             if isinstance(returned, (list, tuple)) and len(returned) == 2:
-                return [to_plain(part, "the result") for part in returned]
-            return [to_plain(part, "the result") for part in token_arguments(returned)]
+                return [to_plain(part, "the result", self._room) for part in returned]
+            return [to_plain(part, "the result", self._room) for part in token_arguments(returned)]
         if returned is not None and not isinstance(returned, Mapping):
             raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
-        plain = to_plain(dict(returned or {}), "the result")
+        plain = to_plain(dict(returned or {}), "the result", self._room)
         return answer_arguments(event, status, exp_ref, experiment_information(self.identity, status, exp_ref, plain))
 
     def _finish_failure(self, task: Task, error: str, message: str, traceback: str, now: float) -> None:
