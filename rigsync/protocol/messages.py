@@ -24,8 +24,7 @@ COORDINATOR_MARK = b" "
 RIG_MARK = b"\t"
 """White space before the last bracket of what each side sends in the iblutil dialect. No encoder writes it, and the
 echo copies it: so an echo, even one that comes late or twice, is told from the other side's own message of the same
-content.
-After the bracket it would belong to no message of a stream."""
+content. After the bracket it would belong to no message of a stream."""
 
 NULL_MESSAGE = ExpMessage(0)
 """The event of iblutil's error messages."""

@@ -1048,7 +1048,7 @@ def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: 
             if step.startswith(b'{"rigsync":1,"kind":"request"'):
                 frame = decode(step)
                 requests.add((frame.boot, frame.n))  # type: ignore[union-attr]
-            arrays += step.startswith(b"[") and not step.endswith(b"\t")
+            arrays += step.startswith(b"[") and not step.endswith(b"\t]")
         elif step[0] == "run":
             bench.run(step[1] / 10)  # asserts that each timer is later than the last
         elif step[0] == "respond":
