@@ -112,9 +112,9 @@ class Endpoint:
             self._listener = await open_tcp_listener(self, family, address, limit)
         return self._listener.address
 
-    def reconnect(self, line: Any) -> None:
-        """Begin the connection of a line anew, if it has one: its rig is silent."""
-        self._lines[line].reconnect()
+    def reconnect(self, line: Any, reason: str) -> None:
+        """Begin the connection of a line anew, if it has one: its rig is lost, for this reason."""
+        self._lines[line].reconnect(reason)
 
     def now(self) -> float:
         """Return monotonic seconds."""

@@ -491,7 +491,7 @@ class RigServices(app.Services):
         else:
             self.connected.unset()
         if event.after is LinkState.LOST and self._endpoint:
-            self._endpoint.reconnect((event.rig, Line.REQUESTS))
+            self._endpoint.reconnect((event.rig, Line.REQUESTS), event.reason)
 
     def _ping_reply(self, event: ProbeAnswered) -> PingReply:
         rig = self[event.rig]

@@ -38,8 +38,8 @@ class Line(Protocol):
     def send(self, line: Any, data: bytes) -> None:
         """Send a message; `line` tells what it is for."""
 
-    def reconnect(self) -> None:
-        """Begin anew, since the rig is silent."""
+    def reconnect(self, reason: str) -> None:
+        """Begin anew, since the rig is lost."""
 
     def close(self) -> None:
         """Send no more."""

@@ -23,8 +23,8 @@ coordinators; macOS gives a program 256 descriptors, and Windows' select watches
 BACKLOG = 1 << 20
 """Bytes that may wait for a peer that reads slowly, beside the largest message on its way to it."""
 ARRAY_GAP = 0.05
-"""Seconds between two messages of the iblutil dialect on one connection: iblutil takes what one read gives it for one
-message, so that two which arrive together would be a wrong echo, at which it closes."""
+"""Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed: iblutil takes
+what one read gives it for one message, so that two which arrive together would be a wrong echo, at which it closes."""
 CONNECT_TIMEOUT = 2.0
 """Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2) and a slow network."""
 FIRST_RETRY = 0.05
@@ -46,7 +46,7 @@ class _Stream(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._largest_waiting = 0
         self._sent_at = -ARRAY_GAP
-        self._sent_array = False
+        self._sent_array: bytes | None = None
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._release: asyncio.TimerHandle | None = None
@@ -67,6 +67,8 @@ class _Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for message in self._decoder.feed(data):
+                if message == self._sent_array:  # its echo: it has been read, and can meet nothing any more
+                    self._sent_at = -ARRAY_GAP
                 self.message_received(message)
                 if self.transport.is_closing():
                     return
@@ -100,7 +102,7 @@ class _Stream(asyncio.Protocol):
 
     def _must_wait(self, data: bytes) -> bool:
         is_close = self._loop.time() < self._sent_at + ARRAY_GAP
-        return is_close and (self._sent_array or data[:1] == b"[")
+        return is_close and (self._sent_array is not None or data[:1] == b"[")
 
     def _write_held(self) -> None:
         self._release = None
@@ -118,7 +120,7 @@ class _Stream(asyncio.Protocol):
         if waiting + len(data) > self._largest_waiting + BACKLOG:
             self.stop(f"the other side does not read: {waiting:,} bytes wait for it")
             return
-        self._sent_at, self._sent_array = self._loop.time(), data[:1] == b"["
+        self._sent_at, self._sent_array = self._loop.time(), data if data[:1] == b"[" else None
         self.transport.write(data)
 
     def stop(self, reason: str) -> None:
@@ -269,10 +271,10 @@ class TcpLine:
             self._sent[line] = data
             self._stream.write(data)
 
-    def reconnect(self) -> None:
-        """Begin anew, since the rig is silent."""
+    def reconnect(self, reason: str) -> None:
+        """Begin anew, since the rig is lost."""
         if self._stream:
-            self._stream.stop("the rig is silent")
+            self._stream.stop(f"its rig is lost: {reason}")
 
     def close(self) -> None:
         """Send no more."""

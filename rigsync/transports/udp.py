@@ -122,7 +122,7 @@ class _UdpLine(_UdpSocket):
             # The refusal of an earlier datagram was reported in place of sending this one.
             self.transport.sendto(data)
 
-    def reconnect(self) -> None:
+    def reconnect(self, reason: str) -> None:
         """Do nothing: there is no connection."""
 
 
