@@ -18,7 +18,7 @@ from rigsync.endpoint import Endpoint
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.rig import Rig
-from rigsync.transports import shown_host, udp
+from rigsync.transports import dual_stack, shown_host, udp
 
 
 def has_ipv6() -> bool:
@@ -209,3 +209,13 @@ def test_closing_while_datagrams_wait_to_be_read() -> None:
         assert len(wire.received) == 1
 
     run(main)
+
+
+@needs_ipv6
+@pytest.mark.parametrize(("host", "only_ipv6"), [("::", 0), ("::1", 1), ("fe80::1%lo", 1)])
+@pytest.mark.parametrize("default", [0, 1])
+def test_what_ipv6_sockets_hear_does_not_depend_on_the_system(host: str, only_ipv6: int, default: int) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, default)
+        dual_stack(sock, (host, 0))
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == only_ipv6

@@ -90,6 +90,8 @@ class _Stream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send a message: whole, or the connection ends. A stream that had lost one message would hide it for ever."""
+        if self.transport.is_closing():
+            return
         if self._held or self._must_wait(data):
             self._held.append(data)
             self._held_bytes += len(data)
@@ -113,8 +115,6 @@ class _Stream(asyncio.Protocol):
             self._release = self._loop.call_at(self._sent_at + ARRAY_GAP, self._write_held)
 
     def _write(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
         waiting = self.transport.get_write_buffer_size()
         self._largest_waiting = max(len(data), self._largest_waiting if waiting else 0)
         if waiting + len(data) > self._largest_waiting + BACKLOG:
@@ -126,10 +126,14 @@ class _Stream(asyncio.Protocol):
     def stop(self, reason: str) -> None:
         """Close at once, for a reason that is to be logged."""
         self.reason = self.reason or reason
+        self._forget_held()
         self.transport.abort()
 
     def end(self) -> None:
         """Close after what is still to be sent, but wait for nobody who does not read."""
+        self.reason = self.reason or "closed by this side"
+        if self.transport.is_closing():
+            return
         while self._held:
             self._write(self._held.popleft())
         self._forget_held()
@@ -187,9 +191,10 @@ class TcpLine:
         self._family, self._address, self._limit = family, address, limit
         self._stream: _LineStream | None = None
         self._early: list[tuple[Any, bytes]] = []
-        self._connecting = False
+        self._connecting = True  # from now on, though the task has yet to begin
         self._sent: dict[Any, bytes] = {}
         self._retry = FIRST_RETRY
+        self._closed = False
         self._said: set[str] = set()
         self._task = asyncio.get_running_loop().create_task(
             self._keep_connected(), name=f"rigsync line {label(self.name)}"
@@ -225,6 +230,8 @@ class TcpLine:
         try:
             sock.setblocking(False)
             await asyncio.wait_for(loop.sock_connect(sock, self._address), CONNECT_TIMEOUT)
+            if self._closed:  # wait_for() swallows a cancellation that meets its result, until Python 3.12
+                raise asyncio.CancelledError
             if sock.getsockname() == sock.getpeername():
                 # Towards a port of this machine at which nothing listens, TCP may connect a socket with itself.
                 raise ConnectionRefusedError("nothing listens there")
@@ -278,6 +285,7 @@ class TcpLine:
 
     def close(self) -> None:
         """Send no more."""
+        self._closed = True
         self._task.cancel()
         if self._stream:
             self._stream.end()
