@@ -19,6 +19,7 @@ from rigsync.config import (
     Address,
     RigConfig,
     Rigs,
+    Room,
     Timing,
     check_distinct,
     find_rigs_file,
@@ -29,7 +30,7 @@ from rigsync.config import (
     rigs_from,
     user_config_file,
 )
-from rigsync.errors import ConfigError, UnknownRig
+from rigsync.errors import ConfigError, PayloadTooLarge, UnknownRig
 
 ROOT = Path(__file__).parents[1]
 CAMERAS = RigConfig("cameras", Address("udp", "192.168.1.20", 11001))
@@ -735,6 +736,66 @@ def test_literals():
     assert is_literal(parse_uri("192.168.1.20"))
     assert is_literal(parse_uri("fe80::1%eth0"))
     assert not is_literal(parse_uri("localhost"))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tcp://192.168.1.20:5", Address("tcp", "192.168.1.20", 5)),
+        ("TCP://PC", Address("tcp", "pc", 11001)),
+        ("ws://86.167.0.224:8888", Address("tcp", "86.167.0.224", 8888)),  # as in iblutil, where it means plain TCP
+        ("tcp://[fe80::1%eth0]:5", Address("tcp", "fe80::1%eth0", 5)),
+        ("tcp://::1", Address("tcp", "::1", 11001)),
+    ],
+)
+def test_addresses_on_tcp(text, address):
+    assert parse_uri(text) == address
+    assert parse_uri(str(address)) == address
+
+
+def test_one_port_of_udp_and_one_of_tcp_are_two_addresses():
+    rigs = rigs_from({"a": "udp://192.168.1.20:5", "b": "tcp://192.168.1.20:5"})
+    assert [str(rig.address) for rig in rigs.rigs.values()] == ["udp://192.168.1.20:5", "tcp://192.168.1.20:5"]
+    with pytest.raises(ConfigError, match="rigs 'a' and 'b' have the same address"):
+        rigs_from({"a": "ws://192.168.1.20:5", "b": "tcp://192.168.1.20:5"})
+
+
+def test_the_socket_address_is_looked_up_for_the_transport(monkeypatch):
+    asked = []
+
+    def getaddrinfo(host, port, **options):
+        asked.append(options["type"])
+        return [(socket.AF_INET, options["type"], 0, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for scheme in ("udp", "tcp"):
+        assert resolve(RigConfig("a", parse_uri(f"{scheme}://pc:5"))) == (socket.AF_INET, ("10.0.0.1", 5))
+    assert asked == [socket.SOCK_DGRAM, socket.SOCK_STREAM]
+
+
+@pytest.mark.parametrize("value", [0, -1, 65_506, (1 << 30) + 1, 1e6, "1000000", True, None])
+def test_a_cap_that_cannot_be(value):
+    with pytest.raises(ConfigError, match="expected a whole number of bytes from 65507 to 1073741824") as caught:
+        rigs_from({"a": {"uri": "tcp://pc", "max_message": value}})
+    assert caught.value.key == "rigs.a.max_message"
+
+
+def test_how_large_a_message_may_be_depends_on_the_rigs():
+    rigs = rigs_from({"a": "tcp://pc", "b": {"uri": "tcp://pc:2", "max_message": 100_000}, "c": "pc:3"})
+    assert rigs.room(["a"]) == Room(1 << 26, "a", "tcp")
+    assert rigs.room(["a", "b"]) == Room(100_000, "b", "tcp")
+    assert rigs.room() == rigs.room(["c", "a"]) == Room(65_507, "c", "udp")
+    assert rigs_from(None).room() == Room()
+    rigs.room(["b"]).check(100_000)
+    with pytest.raises(PayloadTooLarge, match=r"100,001 bytes .* rig b carries at most 100,000; raise max_message"):
+        rigs.room(["b"]).check(100_001)
+    with pytest.raises(PayloadTooLarge, match=r"one datagram to rig c carries at most 65,507; .* tcp://"):
+        rigs.room().check(65_508)
+
+
+def test_the_cap_in_a_file(write):
+    rigs = load_rigs(write("rigs:\n  a:\n    uri: tcp://10.0.0.1\n    max_message: 1000000\n"))
+    assert rigs.rigs["a"].max_message == 1_000_000
 
 
 def test_resolved_addresses_are_distinct():

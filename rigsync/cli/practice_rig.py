@@ -41,7 +41,7 @@ class PracticeRig(Rig):
     ConfigError
         A malformed name or URI.
     ValueError
-        An unknown message.
+        An unknown message, or losses over ``tcp://``.
     """
 
     def __init__(
@@ -57,6 +57,8 @@ class PracticeRig(Rig):
         drop: float = 0.0,
     ):
         super().__init__(name, uri, main_sync=main_sync)
+        if drop and self._config.address.scheme == "tcp":
+            raise ValueError("tcp:// loses nothing, so that what is lost here would never come again; try it on udp://")
         self._announce, self._show, self._latency, self._drop = announce, show, latency, drop
         for message in ExpMessage.__members__.values():
             self.on(message)(partial(self._note, message.name))

@@ -12,7 +12,7 @@ from itertools import chain
 from random import Random
 from typing import Any
 
-from rigsync.config import RigConfig, Timing
+from rigsync.config import MAX_DATAGRAM, RigConfig, Timing
 from rigsync.errors import (
     Aborted,
     Interrupted,
@@ -389,6 +389,10 @@ class Peer:
             return f"nothing has ever come from {self.config.address}; is the rig's program running there?"
         if errand is not self._current:
             return "it was still waiting behind earlier messages to this rig"
+        if self.dialect is Dialect.IBLUTIL and errand.request.message.size > MAX_DATAGRAM:
+            return (
+                "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
+            )
         if errand.received:
             return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"
         if self.dialect is Dialect.IBLUTIL:
