@@ -340,6 +340,7 @@ def test_a_rig_that_is_killed_is_refused_at_once_and_back_within_two_beats_of_it
                 assert states[-1][1] - listening < 2 * timing.beat
                 answers(aux, "EXPINIT", {"exp_ref": REFERENCE})
                 answers(aux, "EXPSTART", REFERENCE)
+                again.wait_for("ran")
                 assert again.all("ran") == [["ran", "EXPSTART", [REFERENCE, None]]]
 
 

@@ -25,8 +25,9 @@ BACKLOG = 1 << 20
 ARRAY_GAP = 0.05
 """Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed: iblutil takes
 what one read gives it for one message, so that two which arrive together would be a wrong echo, at which it closes."""
-CONNECT_TIMEOUT = 2.0
-"""Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2) and a slow network."""
+CONNECT_TIMEOUT = 3.0
+"""Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s in which Windows
+asks a port that refuses again and again."""
 FIRST_RETRY = 0.05
 LAST_RETRY = 0.5
 """Seconds between two attempts to connect, doubled each time: a rig that restarts is back within two beats."""
@@ -120,7 +121,8 @@ class _Stream(asyncio.Protocol):
         if waiting + len(data) > self._largest_waiting + BACKLOG:
             self.stop(f"the other side does not read: {waiting:,} bytes wait for it")
             return
-        self._sent_at, self._sent_array = self._loop.time(), data if data[:1] == b"[" else None
+        is_array = data[:1] == b"["
+        self._sent_at, self._sent_array = self._loop.time(), data[:BACKLOG] if is_array else None
         self.transport.write(data)
 
     def stop(self, reason: str) -> None:
@@ -192,7 +194,9 @@ class TcpLine:
         self._stream: _LineStream | None = None
         self._early: list[tuple[Any, bytes]] = []
         self._connecting = True  # from now on, though the task has yet to begin
-        self._sent: dict[Any, bytes] = {}
+        # What was sent last on each line, so that what the timers send again does not leave again: a connection loses
+        # nothing. Of a large frame only the hash, so as not to keep it; frames are numbered, so that no two are equal.
+        self._sent: dict[Any, bytes | int] = {}
         self._retry = FIRST_RETRY
         self._closed = False
         self._said: set[str] = set()
@@ -274,8 +278,10 @@ class TcpLine:
             return
         if self._stream.is_draining():
             self._pump.show_life(self.name)
-        if self._sent.get(line) is not data:  # else sent again by the timers, and a connection loses nothing
-            self._sent[line] = data
+        known = hash(data) if len(data) > BACKLOG and data[:1] == b"{" else data
+        before = self._sent.get(line)
+        if before is not known and not (isinstance(known, int) and before == known):
+            self._sent[line] = known
             self._stream.write(data)
 
     def reconnect(self, reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rigsync.config import Address, RigConfig, Timing
-from rigsync.errors import Aborted, Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.errors import Aborted, Interrupted, RemoteError, RemoteProtocolError, RigLost, RigRefused, RigTimeout
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
@@ -336,3 +336,12 @@ def test_without_rigs_nothing_is_ever_due() -> None:
     assert bench.fanout.next_timer() == math.inf
     bench.fanout.handle_timer(1e6)
     assert bench.fanout.next_timer() == math.inf
+
+
+def test_life_and_violations_reach_the_rig_s_own_peer() -> None:
+    bench = Bench()
+    first, second, _ = bench.fanout.peers.values()
+    bench.fanout.report_violation((first.name, Line.REQUESTS), RemoteProtocolError("junk", "x"))
+    assert (first.violations, second.violations) == ({"junk": 1}, {})
+    bench.fanout.report_life((first.name, Line.REQUESTS), bench.now)
+    assert bench.fanout.next_timer() <= first.next_timer()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.config import Timing
-from rigsync.errors import Aborted, Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.errors import Aborted, Interrupted, RemoteError, RemoteProtocolError, RigLost, RigRefused, RigTimeout
 from rigsync.protocol import messages
 from rigsync.protocol.echo_guard import MOST
 from rigsync.protocol.events import (
@@ -29,7 +29,7 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.messages import Alive, Bye, ExpMessage, ExpStatus, Message, Probe, decode
-from rigsync.protocol.peer import Line
+from rigsync.protocol.peer import Line, Request
 
 from .support import COORDINATOR, NAME, RIG, WALL, PeerBench
 
@@ -1153,3 +1153,57 @@ def test_a_known_iblutil_rig_is_probed_with_the_same_bytes_which_it_shows_once(i
     assert first == second
     ibl.receive(second, Line.PROBES)
     assert [answered.n for answered in ibl.events(ProbeAnswered)] == [0]
+
+
+# ------------------------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize(("scheme", "probes"), [("udp", 3), ("tcp", 0)])
+def test_an_iblutil_rig_is_not_probed_over_tcp_while_a_request_is_outstanding(scheme: str, probes: int) -> None:
+    """Over one connection the probe might meet the rig's answer, and be a wrong echo."""
+    ibl = PeerBench(scheme=scheme).connected("iblutil")
+    ibl.run(20)
+    ibl.receive(ibl.sent(Line.PROBES)[-1], Line.PROBES)
+    ibl.submit("EXPSTART", timeout=100.0)
+    ibl.receive(ibl.sent()[0])
+    ibl.run(45)
+    assert len(ibl.sent(Line.PROBES)) == probes
+    if scheme == "tcp":
+        assert ibl.peer.state is LinkState.ALIVE  # what was not asked is not held against the rig
+        ibl.array(ExpMessage.EXPSTART, None)
+        ibl.run(15)
+        assert len(ibl.sent(Line.PROBES)) == 1
+
+
+def test_parts_of_messages_keep_a_link_alive_and_revive_none() -> None:
+    bench = PeerBench(scheme="tcp").connected()
+    for _ in range(10):
+        bench.run(2)
+        bench.peer.report_life(bench.now)
+    assert bench.peer.state is LinkState.ALIVE
+    bench.run(4)
+    assert bench.peer.state is LinkState.SUSPECT
+    bench.peer.report_life(bench.now)
+    assert bench.peer.state is LinkState.ALIVE
+    bench.run(6)
+    bench.peer.report_life(bench.now)
+    assert bench.peer.state is LinkState.LOST
+    fresh = PeerBench(scheme="tcp").connect()
+    fresh.peer.report_life(fresh.now)
+    assert fresh.peer.state is LinkState.UNKNOWN
+
+
+def test_what_a_transport_rejects_is_told_once_for_each_kind(bench: PeerBench) -> None:
+    for _ in range(3):
+        bench.peer.report_violation(RemoteProtocolError("junk in the stream", "what it was"))
+    (seen,) = bench.events(ViolationSeen)
+    assert (seen.source, seen.problem) == (bench.peer.name, "junk in the stream: what it was")
+    assert bench.peer.violations["junk in the stream"] == 3
+
+
+def test_iblutil_s_limit_is_named_where_a_message_was_over_it() -> None:
+    ibl = PeerBench(scheme="tcp").connected("iblutil")
+    message = Message.of(ExpMessage.EXPINIT, ["x" * 70_000], ibl.peer.config.room)
+    ibl.peer.submit(Request(message, 1.0, COORDINATOR, 1), ibl.now + 5, ibl.now)
+    ibl.run(6)
+    assert "no more than it can read at once" in str(ibl.outcome())

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rigsync.config import Room
 from rigsync.errors import RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
@@ -1261,3 +1262,26 @@ def test_an_overtaken_task_is_closed_before_the_answer_to_the_interrupt_leaves()
     bench.rig.receive_datagram(interrupt, HERE, bench.now)
     assert not bench.rig.is_open(task)
     assert len(bench.rig.take_datagrams()) == 2
+
+
+def test_how_large_an_answer_may_be_depends_on_the_transport() -> None:
+    bench = RigBench("EXPINFO", room=Room(100_000, None, "tcp"))
+    bench.request("EXPINFO")
+    bench.respond(bench.due().task, {"a": "x" * 90_000})
+    assert len(bench.sent()[-1]) > 90_000
+    bench.request("EXPINFO")
+    bench.respond(bench.due().task, {"a": "x" * 100_000})
+    failure = bench.answer()
+    assert isinstance(failure, Failure)
+    assert failure.error == "PayloadTooLarge"
+    assert "max_message" in failure.message
+
+
+def test_what_a_transport_rejects_is_reported_and_counted() -> None:
+    bench = RigBench()
+    for _ in range(2):
+        bench.rig.report_violation(HERE, RemoteProtocolError("cut message", "why"))
+    bench.receive(messages.bye(COORDINATOR, 1, ""))
+    (seen,) = bench.events(ViolationSeen)
+    assert (seen.kind, seen.problem) == ("cut message", "cut message: why")
+    assert bench.rig.violations == {"cut message": 2}
