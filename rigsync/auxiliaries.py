@@ -321,8 +321,8 @@ class Auxiliaries:
         LoopStuck
             With `wait`: the service thread does not react, because a callback of this program blocks it.
         """
-        composed = compose(message, *args)
         names = self._choose(rigs)
+        composed = compose(message, *args, room=self._rigs.room(names))
         limit = _checked_timeout(timeout)
         ahead = checked_delay(composed.event, at=at, delay=delay, wall=time.time())
         if wait:

@@ -20,10 +20,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rigsync.errors import ConfigError, UnknownRig
+from rigsync.errors import ConfigError, PayloadTooLarge, UnknownRig
 
 LISTEN_PORT = 11001
-"""The UDP port at which a rig listens unless told otherwise, the same as in `iblutil.io.net`."""
+"""The port at which a rig listens unless told otherwise, the same as in `iblutil.io.net`."""
+
+SCHEMES = {"udp": "udp", "tcp": "tcp", "ws": "tcp"}
+"""How rigs are spoken to, by what stands before ``://``; iblutil means plain TCP by ws (PROTOCOL.md section 1)."""
+
+MAX_DATAGRAM = 65_507
+"""Bytes of the largest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header."""
+MAX_MESSAGE = 1 << 26
+"""Bytes of the largest message over TCP, unless told otherwise: 64 MiB."""
+LARGEST_MESSAGE = 1 << 30
+"""Bytes to which that may be set: a computer has to hold a message several times over."""
 
 LONGEST_NAME = 100
 """Characters of a rig's name, which is part of every answer to a probe."""
@@ -34,7 +44,7 @@ MOST = 1000
 DIALECTS = ("auto", "iblutil", "rigsync")
 """What a rig may be said to speak (PROTOCOL.md sections 1 and 2); ``auto`` finds out (section 3)."""
 
-_RIG_KEYS = ("uri", "timeout", "dialect", "resend")
+_RIG_KEYS = ("uri", "timeout", "dialect", "resend", "max_message")
 # RFC 1123 section 2.1, and underscores since names of Windows machines have them. A trailing dot makes it absolute.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII | re.IGNORECASE)
@@ -107,7 +117,7 @@ class Address:
     Parameters
     ----------
     scheme : str
-        ``udp``.
+        ``udp`` or ``tcp``.
     host : str
         An IP address in its shortest form, IPv6 without brackets, or a host name in lower case.
     port : int
@@ -124,13 +134,13 @@ class Address:
 
 
 def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
-    """Read the address of a rig: ``[udp://]host[:port]``.
+    """Read the address of a rig: ``[udp://|tcp://]host[:port]``, UDP where neither stands.
 
     Parameters
     ----------
     text : str or ipaddress.IPv4Address or ipaddress.IPv6Address
         The host is an IPv4 address, an IPv6 address (in brackets where a port follows) or a host name in any case.
-        The port is `LISTEN_PORT` where none is given.
+        The port is `LISTEN_PORT` where none is given. ``ws://`` is another way to write ``tcp://``, as in iblutil.
     allow_port_zero : bool
         Accept port 0, with which a rig listens at any free port.
 
@@ -151,7 +161,7 @@ def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
     except ValueError as error:
         raise ConfigError(
             f"{_shown(text)} is not the address of a rig: {error}; "
-            f"expected [udp://]host[:port], for instance udp://192.168.1.20:{LISTEN_PORT}"
+            f"expected [udp://|tcp://]host[:port], for instance udp://192.168.1.20:{LISTEN_PORT}"
         ) from None
 
 
@@ -163,8 +173,9 @@ def _address(text: object, lowest_port: int) -> Address:
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "udp", text
-    if scheme.lower() != "udp":
-        raise ValueError("only udp:// is supported")
+    if scheme.lower() not in SCHEMES:
+        raise ValueError("only udp:// and tcp:// are supported")
+    scheme = SCHEMES[scheme.lower()]
     if any(character in rest for character in "/?#@"):
         raise ValueError("neither user, path nor query may stand in it")
     if rest.startswith("["):
@@ -177,10 +188,10 @@ def _address(text: object, lowest_port: int) -> Address:
     else:
         host, colon, port = rest.partition(":")
     if not colon:
-        return Address("udp", _host(host), LISTEN_PORT)
+        return Address(scheme, _host(host), LISTEN_PORT)
     if not re.fullmatch("[0-9]{1,5}", port) or not lowest_port <= int(port) <= 65535:
         raise ValueError(f"the port is a number from {lowest_port} to 65535")
-    return Address("udp", _host(host), int(port))
+    return Address(scheme, _host(host), int(port))
 
 
 def _host(text: str) -> str:
@@ -228,7 +239,7 @@ def resolve(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
     family : int
         ``socket.AF_INET``, which is preferred, or ``socket.AF_INET6``.
     sockaddr : tuple
-        What ``sendto`` of a socket of that family takes.
+        What ``connect`` of a socket of that family takes.
 
     Raises
     ------
@@ -238,7 +249,8 @@ def resolve(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
     host, port, literal = config.address.host, config.address.port, is_literal(config.address)
     flags = socket.AI_NUMERICHOST if literal else 0
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)
+        kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
+        found = socket.getaddrinfo(host, port, type=kind, flags=flags)
     except (OSError, UnicodeError) as error:  # a UnicodeError comes from a name that IDNA cannot encode
         reason = getattr(error, "strerror", None) or error
         problem = f"the host {host!r} of rig {config.name!r} cannot be resolved ({reason}); check "
@@ -257,7 +269,7 @@ def check_distinct(resolved: Mapping[str, tuple[Any, ...]]) -> None:
     Parameters
     ----------
     resolved : mapping of str to tuple
-        Name of rig to socket address, (host, port) or, for IPv6, (host, port, flow, zone).
+        Name of rig to scheme and socket address: (scheme, host, port) or, for IPv6, (scheme, host, port, flow, zone).
 
     Raises
     ------
@@ -269,7 +281,7 @@ def check_distinct(resolved: Mapping[str, tuple[Any, ...]]) -> None:
         first = taken.setdefault(sockaddr, name)
         if first != name:
             raise ConfigError(
-                f"rigs {first!r} and {name!r} have the same address, host {sockaddr[0]} and port {sockaddr[1]}; "
+                f"rigs {first!r} and {name!r} have the same address, host {sockaddr[1]} and port {sockaddr[2]}; "
                 "give each rig an address of its own",
                 key=f"rigs.{name}.uri",
             )
@@ -353,6 +365,34 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """How large a message may be.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of the largest.
+    rig : str, optional
+        The rig that allows no more.
+    scheme : {'udp', 'tcp'}
+        How it would be sent, on which the remedy depends.
+    """
+
+    limit: int = MAX_DATAGRAM
+    rig: str | None = None
+    scheme: str = "udp"
+
+    def check(self, size: int) -> None:
+        """Raise `PayloadTooLarge` where `size`, in bytes, is too much."""
+        if size > self.limit:
+            raise PayloadTooLarge(size, self.limit, self.rig, self.scheme)
+
+
+DATAGRAM_ROOM = Room()
+"""That of a datagram."""
+
+
+@dataclass(frozen=True, slots=True)
 class RigConfig:
     """One rig, as its coordinator knows it.
 
@@ -368,6 +408,8 @@ class RigConfig:
         What it speaks; ``auto`` finds out on connecting.
     resend : bool
         Whether a request may be sent again to a rig of the iblutil dialect, which then runs its handlers twice.
+    max_message : int
+        Bytes of the largest message to and from a ``tcp://`` rig; over ``udp://`` it is that of a datagram anyway.
 
     Raises
     ------
@@ -380,6 +422,7 @@ class RigConfig:
     timeout: float = 10.0
     dialect: str = "auto"
     resend: bool = False
+    max_message: int = MAX_MESSAGE
 
     def __post_init__(self) -> None:
         name = self.name
@@ -402,6 +445,18 @@ class RigConfig:
             raise ConfigError(f"expected one of {', '.join(DIALECTS)}, not {_shown(self.dialect)}{hint}", key="dialect")
         if not isinstance(self.resend, bool):
             raise ConfigError(f"expected true or false, not {_shown(self.resend)}", key="resend")
+        most = self.max_message
+        if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:
+            raise ConfigError(
+                f"expected a whole number of bytes from {MAX_DATAGRAM} to {LARGEST_MESSAGE}, not {_shown(most)}",
+                key="max_message",
+            )
+
+    @property
+    def room(self) -> Room:
+        """How large a message to this rig may be."""
+        limit = self.max_message if self.address.scheme == "tcp" else MAX_DATAGRAM
+        return Room(limit, self.name, self.address.scheme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,8 +486,19 @@ class Rigs:
         for name, rig in self.rigs.items():
             if rig.name != name:
                 raise ConfigError(f"the rig under this key calls itself {rig.name!r}", key=f"rigs.{name}")
-        check_distinct({name: (rig.address.host, rig.address.port) for name, rig in self.rigs.items()})
+        check_distinct({name: dataclasses.astuple(rig.address) for name, rig in self.rigs.items()})
         object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
+
+    def room(self, names: Iterable[str] | None = None) -> Room:
+        """Return how large a message to all of these rigs may be; to all there are by default.
+
+        Parameters
+        ----------
+        names : iterable of str, optional
+            Names of rigs.
+        """
+        rooms = (self.rigs[name].room for name in (self.rigs if names is None else names))
+        return min(rooms, key=lambda room: room.limit, default=DATAGRAM_ROOM)
 
     def matching(self, patterns: str | Iterable[str]) -> list[str]:
         """Return the names that are meant, in the order of the rigs.
@@ -467,7 +533,7 @@ def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = 
     ----------
     clients : Rigs or mapping or None
         Name of rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the key ``uri`` and, as needed,
-        ``timeout``, ``dialect`` and ``resend``. None stands for no rigs.
+        ``timeout``, ``dialect``, ``resend`` and ``max_message``. None stands for no rigs.
     timing : Timing, optional
         Other times than the usual ones, or than those of the `Rigs` given.
 

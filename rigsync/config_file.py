@@ -147,7 +147,7 @@ def _typed(rig: Any) -> Any:
     """Read what is a number or a boolean among the values of a rig."""
     if not isinstance(rig, dict):
         return rig
-    readers = {"timeout": _number, "resend": _boolean}
+    readers = {"timeout": _number, "resend": _boolean, "max_message": _number}
     return {key: readers[key](value) if key in readers else value for key, value in rig.items()}
 
 

@@ -1,6 +1,6 @@
-"""The one pump under both roles: sockets in, datagrams out, one timer.
+"""The one pump under both roles: messages in, messages out, one timer.
 
-It is the only place where a protocol core meets asyncio.
+It is the only place where a protocol core meets asyncio. How bytes get in and out is for `rigsync.transports`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ import asyncio
 import contextlib
 import logging
 import math
-import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from rigsync.config import RigConfig, is_literal, resolve
-from rigsync.errors import RigsyncError
+from rigsync.errors import RemoteProtocolError, RigsyncError
 from rigsync.protocol.events import Event
+from rigsync.transports import Line, Listener
+from rigsync.transports.tcp import TcpLine, open_tcp_listener
+from rigsync.transports.udp import open_udp_line, open_udp_listener
 
 logger = logging.getLogger("rigsync.endpoint")
-
-BUFFER = 1 << 20
-"""Bytes asked of the kernel for each socket's buffers: a burst from all rigs fits, and macOS, which takes the send
-buffer for the largest datagram, sends 65,507 bytes."""
 
 
 class Core(Protocol):
@@ -29,6 +27,9 @@ class Core(Protocol):
 
     def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
         """Take in a datagram."""
+
+    def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
+        """Take note that what came from `source` cannot be a message."""
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -44,9 +45,7 @@ class Core(Protocol):
 
 
 class Endpoint:
-    """Drives one core: for a coordinator over a connected socket for each line, for a rig over one that listens.
-
-    Connected sockets tell whose port refuses, on every operating system, and keep out what comes from elsewhere.
+    """Drives one core: for a coordinator over lines to its rigs, for a rig over one place where it listens.
 
     Parameters
     ----------
@@ -56,6 +55,8 @@ class Endpoint:
         Called with each event.
     on_refusal : callable, optional
         Called with the line that was refused and the monotonic time in seconds.
+    on_life : callable, optional
+        Called likewise where part of a message came or went.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class Endpoint:
         core: Core,
         on_event: Callable[[Event], None],
         on_refusal: Callable[[Any, float], None] | None = None,
+        on_life: Callable[[Any, float], None] | None = None,
     ):
-        self._core, self._on_event, self._on_refusal = core, on_event, on_refusal
+        self._core, self._on_event, self._on_refusal, self._on_life = core, on_event, on_refusal, on_life
         self._loop = asyncio.get_running_loop()
         proactor = getattr(asyncio, "ProactorEventLoop", None)
         if proactor and isinstance(self._loop, proactor):
@@ -72,32 +74,65 @@ class Endpoint:
                 "this event loop goes deaf on UDP when a port refuses a datagram; "
                 "run on asyncio.SelectorEventLoop() instead (asyncio.WindowsSelectorEventLoopPolicy)"
             )
-        self._lines: dict[Any, _Line] = {}
-        self._listener: _Line | None = None
+        self._lines: dict[Any, Line] = {}
+        self._listener: Listener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
         self._pumping = False
         self._closed = False
 
     async def connect(self, line: Any, family: int, address: tuple[Any, ...]) -> None:
-        """Open the socket of one line towards one address; it takes the place of the one that the line has."""
-        opened = await self._open(family, lambda sock: sock.connect(address), line)
-        before = self._lines.pop(line, None)
-        self._lines[line] = opened
-        if before:
-            before.transport.close()
+        """Open the UDP socket of one line towards one address; it takes the place of the one that the line has."""
+        self._replace([line], await open_udp_line(self, line, family, address))
 
-    async def listen(self, family: int, address: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Open the socket that listens, and return the address that it got.
+    def connect_stream(self, lines: Sequence[Any], family: int, address: tuple[Any, ...], limit: int) -> None:
+        """Keep one TCP connection towards one address for several lines, in place of the one that they have.
+
+        Parameters
+        ----------
+        lines : sequence
+            The lines.
+        family : int
+            Of the address.
+        address : tuple
+            The rig's.
+        limit : int
+            Bytes of the largest message.
+        """
+        self._replace(lines, TcpLine(self, lines, family, address, limit))
+
+    def _replace(self, lines: Sequence[Any], opened: Line) -> None:
+        before = {self._lines[line] for line in lines if line in self._lines}
+        self._lines.update(dict.fromkeys(lines, opened))
+        for line in before:
+            line.close()
+
+    async def listen(self, family: int, address: tuple[Any, ...], limit: int | None = None) -> tuple[Any, ...]:
+        """Listen, and return the address that this got.
+
+        Parameters
+        ----------
+        family : int
+            Of the address.
+        address : tuple
+            One of this machine's, or the one that stands for all.
+        limit : int, optional
+            Listen on TCP, for messages of so many bytes at most; on UDP by default.
 
         Raises
         ------
         OSError
             The address is in use or is not one of this machine's.
         """
-        self._listener = await self._open(family, lambda sock: sock.bind(address), None)
-        name: tuple[Any, ...] = self._listener.transport.get_extra_info("sockname")
-        return name
+        if limit is None:
+            self._listener = await open_udp_listener(self, family, address)
+        else:
+            self._listener = await open_tcp_listener(self, family, address, limit)
+        return self._listener.address
+
+    def reconnect(self, line: Any, reason: str) -> None:
+        """Begin the connection of a line anew, if it has one: its rig is lost, for this reason."""
+        self._lines[line].reconnect(reason)
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -130,34 +165,16 @@ class Endpoint:
         self._closed = True
         if self._timer:
             self._timer.cancel()
-        for line in (*self._lines.values(), self._listener):
-            if line:
-                line.transport.close()
-
-    async def _open(self, family: int, prepare: Callable[[socket.socket], None], line: Any) -> _Line:
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            sock.setblocking(False)
-            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                with contextlib.suppress(OSError):  # a system that grants less than is asked may refuse instead
-                    sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
-            prepare(sock)
-            _, protocol = await self._loop.create_datagram_endpoint(lambda: _Line(self, line), sock=sock)
-        except BaseException:
-            sock.close()
-            raise
-        return protocol
+        for line in self._lines.values():
+            line.close()
+        if self._listener:
+            self._listener.close()
 
     def _send(self, destination: Any, data: bytes) -> None:
         if self._listener:
-            self._listener.transport.sendto(data, destination)
-            return
-        line = self._lines[destination]
-        line.refused = False
-        line.transport.sendto(data)
-        if line.refused:
-            # The refusal of an earlier datagram was reported in place of sending this one.
-            line.transport.sendto(data)
+            self._listener.send(destination, data)
+        else:
+            self._lines[destination].send(destination, data)
 
     def _tell(self, event: Event) -> None:
         try:
@@ -199,42 +216,21 @@ class Endpoint:
             self._on_refusal(line, self._loop.time())
             self.pump()
 
+    def show_life(self, line: Any) -> None:
+        """Tell that part of a message has come on a line, or gone."""
+        if self._on_life and not self._closed:
+            self._on_life(line, self._loop.time())
+            self.pump()
+
+    def reject(self, source: Any, error: RemoteProtocolError) -> None:
+        """Tell that what came cannot be a message."""
+        if not self._closed:
+            self._core.report_violation(source, error)
+            self.pump()
+
 
 async def look_up(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
     """Do as `resolve` does, without blocking the event loop while a name server is asked."""
     if is_literal(config.address):
         return resolve(config)
     return await asyncio.get_running_loop().run_in_executor(None, resolve, config)
-
-
-class _Line(asyncio.DatagramProtocol):
-    """One socket."""
-
-    transport: asyncio.DatagramTransport
-
-    def __init__(self, endpoint: Endpoint, line: Any):
-        self._endpoint, self._line = endpoint, line
-        self._reported: set[int | None] = set()
-        self.refused = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.DatagramTransport", transport)
-
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        self._endpoint.receive(data, addr if self._line is None else self._line)
-
-    def error_received(self, exc: Exception) -> None:
-        # Linux and macOS report an ICMP refusal as the first, Windows as the second.
-        if isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
-            self.refused = True
-            if self._line is not None:
-                self._endpoint.refuse(self._line)
-            return
-        number = getattr(exc, "errno", None)
-        if number not in self._reported:  # once: an unplugged cable would repeat it for each datagram
-            self._reported.add(number)
-            logger.warning("%s: %s; sending again by the timers", self._line or "listening socket", exc)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc:
-            logger.error("%s: socket closed by %s", self._line or "listening socket", exc)

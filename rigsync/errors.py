@@ -53,23 +53,29 @@ class PayloadError(RigsyncError, TypeError):
 
 
 class PayloadTooLarge(RigsyncError, ValueError):
-    """A message over the size that one datagram can carry. Nothing was sent.
+    """A message over the size that a rig's transport can carry. Nothing was sent, to no rig.
 
     Parameters
     ----------
     size, limit : int
-        Bytes that the message takes, and that a datagram may take (PROTOCOL.md section 2).
+        Bytes that the message takes, and that it may take (PROTOCOL.md section 2).
+    rig : str, optional
+        The rig that allows no more.
+    scheme : {'udp', 'tcp'}
+        How it would have been sent.
     """
 
-    def __init__(self, size: int, limit: int):
-        self.size, self.limit = size, limit
-        super().__init__(
-            f"the message takes {size:,} bytes and one datagram carries at most {limit:,}; "
-            "send a path to the data instead (tcp:// links, which have no such limit, are not in this version yet)"
-        )
+    def __init__(self, size: int, limit: int, rig: str | None = None, scheme: str = "udp"):
+        self.size, self.limit, self.rig, self.scheme = size, limit, rig, scheme
+        towards = f" to rig {rig}" if rig else ""
+        if scheme == "tcp":
+            most = f"the connection{towards} carries at most {limit:,}; raise max_message on both sides"
+        else:
+            most = f"one datagram{towards} carries at most {limit:,}; address the rig with tcp:// on both sides"
+        super().__init__(f"the message takes {size:,} bytes and {most}, or send a path to the data instead")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.size, self.limit)
+        return type(self), (self.size, self.limit, self.rig, self.scheme)
 
 
 class UnknownRig(RigsyncError, LookupError):

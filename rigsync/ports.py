@@ -1,4 +1,4 @@
-"""What program holds a UDP port, so that "address in use" can say whose."""
+"""What program holds a port, so that "address in use" can say whose."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PATIENCE = 3.0
 """Seconds that one enquiry may take: the operator waits for the error message that this goes into."""
 
 
-def holder_of(port: int, family: int = socket.AF_INET) -> str | None:
-    """Name the program that holds a UDP port of this machine. May block for some seconds; never raises.
+def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> str | None:
+    """Name the program that holds a port of this machine. May block for some seconds; never raises.
 
     Parameters
     ----------
@@ -26,6 +26,8 @@ def holder_of(port: int, family: int = socket.AF_INET) -> str | None:
     family : int
         ``socket.AF_INET`` or ``socket.AF_INET6``. The other one is looked at too where this has no known holder, since
         a socket for both IPv6 and IPv4 holds the port in both.
+    scheme : {'udp', 'tcp'}
+        Whose port; of TCP's, those that listen.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def holder_of(port: int, family: int = socket.AF_INET) -> str | None:
         return None
     try:
         first, second = (6, 4) if family == socket.AF_INET6 else (4, 6)
-        return find(port, first) or find(port, second)
+        return find(port, first, scheme) or find(port, second, scheme)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
@@ -46,10 +48,14 @@ def holder_of(port: int, family: int = socket.AF_INET) -> str | None:
 # ---------------------------------------------------------------------------------------------------------- Linux
 
 
-def parse_proc_net(text: str, port: int) -> set[str]:
-    """Return the inodes of the sockets at a local port, from the text of ``/proc/net/udp`` or ``udp6`` (proc(5))."""
+def parse_proc_net(text: str, port: int, listening: bool = False) -> set[str]:
+    """Return the inodes of the sockets at a local port, from the text of ``/proc/net/udp`` or the like (proc(5)).
+
+    With `listening`, only those without a partner: a connection that TCP has accepted has the port as well.
+    """
     rows = (line.split() for line in text.splitlines()[1:])
-    return {row[9] for row in rows if len(row) > 9 and row[1].endswith(f":{port:04X}")}
+    at_port = [row for row in rows if len(row) > 9 and row[1].endswith(f":{port:04X}")]
+    return {row[9] for row in at_port if not listening or row[2].endswith(":0000")}
 
 
 def program_name(comm: str, cmdline: str) -> str:
@@ -59,9 +65,9 @@ def program_name(comm: str, cmdline: str) -> str:
     return full if full.startswith(short) else short
 
 
-def _find_on_linux(port: int, version: int) -> str | None:
-    table = Path("/proc/net/udp" if version == 4 else "/proc/net/udp6").read_text(encoding="ascii")
-    links = {f"socket:[{inode}]" for inode in parse_proc_net(table, port)}
+def _find_on_linux(port: int, version: int, scheme: str) -> str | None:
+    table = Path(f"/proc/net/{scheme}" if version == 4 else f"/proc/net/{scheme}6").read_text(encoding="ascii")
+    links = {f"socket:[{inode}]" for inode in parse_proc_net(table, port, scheme == "tcp")}
     deadline = time.monotonic() + PATIENCE
     for pid in filter(str.isdigit, os.listdir("/proc") if links else ()):
         if time.monotonic() > deadline:
@@ -103,17 +109,20 @@ def parse_lsof(text: str, port: int) -> str | None:
     return None
 
 
-def _find_on_macos(port: int, version: int) -> str | None:
-    return parse_lsof(_output("lsof", "-nP", f"-i{version}UDP:{port}", "-Fpcn"), port)
+def _find_on_macos(port: int, version: int, scheme: str) -> str | None:
+    listening = ["-sTCP:LISTEN"] if scheme == "tcp" else []
+    return parse_lsof(_output("lsof", "-nP", f"-i{version}{scheme.upper()}:{port}", *listening, "-Fpcn"), port)
 
 
 # -------------------------------------------------------------------------------------------------------- Windows
 
 
 def parse_netstat(text: str, port: int) -> str | None:
-    """Return the process id of the first holder of a local port from what ``netstat -ano -p UDP`` prints."""
-    # Only the headings are translated; UDP has no state, so that its column is empty.
-    found = re.search(rf"^\s*UDP\s+\S+:{port}\s+\S+\s+(\d+)\s*$", text, re.MULTILINE)
+    """Return the process id of the first holder of a local port from what ``netstat -ano -p`` prints."""
+    # Headings are translated, and so may be the states of TCP. UDP has none: that column is empty. Who listens has no
+    # partner, but 0.0.0.0:0 or [::]:0.
+    row = rf"^\s*(?:UDP\s+\S+:{port}\s+\S+|TCP\s+\S+:{port}\s+\S+:0\s+\S+)\s+(\d+)\s*$"
+    found = re.search(row, text, re.MULTILINE)
     return found and found[1]
 
 
@@ -124,20 +133,21 @@ def parse_tasklist(text: str, pid: str) -> str | None:
     return found and found[1]
 
 
-def _find_on_windows(port: int, version: int) -> str | None:
-    pid = parse_netstat(_output("netstat", "-ano", "-p", "UDP" if version == 4 else "UDPv6"), port)
+def _find_on_windows(port: int, version: int, scheme: str) -> str | None:
+    table = scheme.upper() if version == 4 else f"{scheme.upper()}v6"
+    pid = parse_netstat(_output("netstat", "-ano", "-p", table), port)
     if pid is None:
         return None
     name = parse_tasklist(_output("tasklist", "/FI", f"PID eq {pid}", "/FO", "CSV", "/NH"), pid)
     return f"{name or 'a program'} (pid {pid})"
 
 
-_FINDERS: dict[str, Callable[[int, int], str | None]] = {
+_FINDERS: dict[str, Callable[[int, int, str], str | None]] = {
     "linux": _find_on_linux,
     "darwin": _find_on_macos,
     "win32": _find_on_windows,
 }
-"""By `sys.platform`; each takes the port and the version of IP."""
+"""By `sys.platform`; each takes the port, the version of IP, and the scheme."""
 
 
 def _output(*command: str) -> str:

@@ -15,8 +15,8 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
-from rigsync.endpoint import BUFFER
 from rigsync.loop_thread import LoopThread
+from rigsync.transports.udp import BUFFER
 
 LONGEST_HOLD = 0.05
 """Seconds that a reordered datagram is held back at most: long enough for the next few to overtake it, and shorter

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from iblutil.io.net import base
 
 from rigsync.callbacks import guarded, on_loop_of, resolve_future
-from rigsync.config import RigConfig
+from rigsync.config import RigConfig, Room
 from rigsync.errors import RigError
 from rigsync.protocol.arguments import compose, encode, validate_event
 from rigsync.protocol.clock import ClockEstimate
@@ -149,7 +149,7 @@ class RemoteRig(base.Communicator):
         list or None
             Address and token from the rig where `alyx` is None or not logged in.
         """
-        message = compose(ExpMessage.ALYX, alyx)
+        message = compose(ExpMessage.ALYX, alyx, room=self.config.room)
         await self.confirmed_send((ExpMessage.ALYX, alyx), addr)
         if not message.asks_token:
             return None
@@ -176,7 +176,7 @@ class RemoteRig(base.Communicator):
             The rig did not confirm it. (A failure after that is raised by `on_event`.)
         """
         self._check_address(addr)
-        message = message_of(data)
+        message = message_of(data, self.config.room)
         with self._lock:
             self._unclaimed.pop(message.event, None)
         confirmed = asyncio.get_running_loop().create_future()
@@ -194,7 +194,7 @@ class RemoteRig(base.Communicator):
             The rig's address, if at all.
         """
         self._check_address(addr)
-        self._services.push(message_of(data), draw_request_time(), lambda _: None, [self.name])
+        self._services.push(message_of(data, self.config.room), draw_request_time(), lambda _: None, [self.name])
 
     async def on_event(self, event: Any) -> Any:
         """Wait for a message from the rig; the answer to the last `confirmed_send` of it is not missed by coming late.
@@ -315,13 +315,15 @@ class RemoteRig(base.Communicator):
             raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
 
 
-def message_of(data: Any) -> Message:
+def message_of(data: Any, room: Room) -> Message:
     """Return a message in the form that iblutil's `confirmed_send` takes, encoded.
 
     Parameters
     ----------
     data : sequence, str or bytes
         ``[event, *args]``, or its JSON text.
+    room : Room
+        How large it may become.
 
     Raises
     ------
@@ -335,8 +337,8 @@ def message_of(data: Any) -> Message:
     event, *args = data
     event = validate_event(event)
     if event is ExpMessage.ALYX and len(args) == 2:
-        return encode(event, args)  # address and token, as iblutil's own Service.alyx gives them
-    return compose(event, *args)
+        return encode(event, args, room)  # address and token, as iblutil's own Service.alyx gives them
+    return compose(event, *args, room=room)
 
 
 def _singles(event: ExpMessage) -> list[ExpMessage]:

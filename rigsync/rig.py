@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import functools
 import inspect
@@ -11,6 +12,7 @@ import itertools
 import logging
 import secrets
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -20,7 +22,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from rigsync import __version__
-from rigsync.config import Address, RigConfig, Timing, checked_lease, parse_uri
+from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
 from rigsync.endpoint import Endpoint, look_up
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.loop_thread import LoopThread, is_coroutine_function
@@ -96,7 +98,8 @@ class Rig:
     name : str
         Name of the rig.
     uri : str
-        Where to listen, for instance ``udp://0.0.0.0:11001``; port 0 lets the system choose.
+        Where to listen, for instance ``udp://0.0.0.0:11001`` or ``tcp://[::]:11001``, which is for IPv4 too;
+        port 0 lets the system choose.
     main_sync : bool
         Whether this rig records the signal to which all others are aligned.
     experiment_description : dict, optional
@@ -104,11 +107,13 @@ class Rig:
     lease : float
         Seconds for which the coordinator that is in charge may be silent. After that the rig interrupts as though told
         to, so that a computer that has crashed leaves nothing running. 0 for never.
+    max_message : int
+        Bytes of the largest message that is taken and sent over ``tcp://``, 64 MiB by default.
 
     Raises
     ------
     ConfigError
-        A malformed URI, or a lease that is not a number of seconds from 0 on.
+        A malformed URI, a lease that is not a number of seconds from 0 on, or a limit that cannot be.
     PayloadError, PayloadTooLarge
         An experiment description that cannot be sent.
 
@@ -131,8 +136,9 @@ class Rig:
         main_sync: bool = False,
         experiment_description: dict[str, Any] | None = None,
         lease: float = LEASE,
+        max_message: int = MAX_MESSAGE,
     ):
-        self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True))
+        self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True), max_message=max_message)
         description = to_plain(experiment_description or {}, "experiment_description")
         if len(to_json(description)) > LONGEST_DESCRIPTION:
             raise PayloadTooLarge(len(to_json(description)), LONGEST_DESCRIPTION)
@@ -238,8 +244,9 @@ class Rig:
                 raise TypeError(f"the {name} of a notice is text, not {type(text).__name__}")
             if not 0 < len(text) <= LONGEST_TOPIC:
                 raise ValueError(f"the {name} of a notice has 1 to {LONGEST_TOPIC} characters, not {len(text)}")
-        plain = to_plain(body, "body")
-        messages.notice(messages.Notice("0" * 16, MOST_NOTICES, topic, key, plain, bool(confirm)))  # may be too large
+        plain = to_plain(body, "body", self._room)
+        longest = messages.Notice("0" * 16, MOST_NOTICES, topic, key, plain, bool(confirm))
+        messages.notice(longest, self._room)  # which may say that it is too large
         if (session := self._session) is None:
             raise NotRunning(f"rig {self.name} does not serve: start it before it tells anything")
         session.notify(topic, key, plain, bool(confirm))
@@ -327,11 +334,15 @@ class Rig:
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
             await asyncio.get_running_loop().run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
 
+    @property
+    def _room(self) -> Room:
+        return dataclasses.replace(self._config.room, rig=None)  # which the coordinator knows
+
     def _make_responder(
         self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
     ) -> Responder:
         """Make the core of one stretch of serving; for rigs that are to behave otherwise, as that of `serve --drop`."""
-        return Responder(self._identity, handled, timing, boot, stamps, self._lease)
+        return Responder(self._identity, handled, timing, boot, stamps, self._lease, self._room)
 
     async def _open(self) -> None:
         if self._session:
@@ -339,20 +350,22 @@ class Rig:
         session = _Session(self.name, self._handlers, self._make_responder)
         try:
             family, address = await look_up(self._config)
-            bound = await session.endpoint.listen(family, address)
+            limit = self._config.max_message if self._config.address.scheme == "tcp" else None
+            bound = await session.endpoint.listen(family, address, limit)
         except OSError as error:
             session.endpoint.close()
             # Looking for what holds the port takes seconds on some systems.
             explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
             raise await explain from error
-        self._uri = str(Address("udp", *bound[:2]))
+        self._uri = str(Address(self._config.address.scheme, *bound[:2]))
         self._session = session
         logger.info("rig %s listens on %s", self.name, self._uri)
 
 
 def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
     if error.errno == errno.EADDRINUSE:
-        holder = holder_of(config.address.port)
+        family = socket.AF_INET6 if ":" in config.address.host else socket.AF_INET
+        holder = holder_of(config.address.port, family, config.address.scheme)
         by = f" by {holder}" if holder else ""
         return ListenError(
             f"cannot listen on {uri}: port {config.address.port} is in use{by}; stop that, or use another"

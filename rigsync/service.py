@@ -161,20 +161,32 @@ class RigServices(app.Services):
             raise RigsyncError(f"{len(rigs)} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
         found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
         self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
-        check_distinct(self._addresses)
+        self._check_distinct(self._addresses)
         stamps = StampClock(time.time_ns(), asyncio.get_running_loop().time())
         self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamps, Random())
-        endpoint = Endpoint(self._fanout, self._on_event, self._fanout.report_refusal)
+        fanout = self._fanout
+        endpoint = Endpoint(fanout, self._on_event, fanout.report_refusal, fanout.report_life)
         try:
             for name, (family, address) in zip(rigs, found, strict=True):
-                for line in Line:
-                    await endpoint.connect((name, line), family, address)
+                await self._open_lines(endpoint, name, family, address)
         except BaseException as error:
             endpoint.close()
             if isinstance(error, OSError):
                 raise self._explained(error, name) from error
             raise
         return endpoint
+
+    def _check_distinct(self, addresses: dict[str, tuple[Any, ...]]) -> None:
+        check_distinct({name: (self._rigs.rigs[name].address.scheme, *found) for name, found in addresses.items()})
+
+    async def _open_lines(self, endpoint: Endpoint, name: str, family: int, address: tuple[Any, ...]) -> None:
+        config = self._rigs.rigs[name]
+        lines = [(name, line) for line in Line]
+        if config.address.scheme == "tcp":
+            endpoint.connect_stream(lines, family, address, config.max_message)
+            return
+        for line in lines:
+            await endpoint.connect(line, family, address)
 
     @staticmethod
     def _explained(error: OSError, name: str) -> RigsyncError:
@@ -287,10 +299,13 @@ class RigServices(app.Services):
             The services are not open.
         UnknownRig
             A name that none of the rigs has.
+        PayloadTooLarge
+            The message is too large for one of them.
         """
         if self._endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
         names = None if rigs is None else self._rigs.matching(rigs)
+        self._rigs.room(names).check(message.size)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         act_at = None if delay is None else self._endpoint.now() + delay
@@ -361,13 +376,15 @@ class RigServices(app.Services):
             raise result.as_error()
         return answers
 
-    @staticmethod
-    def _compose_verb(event: Any, method: str, *args: Any, data: Any = None, immediately: bool = False) -> Message:
+    def _compose_verb(
+        self, event: Any, method: str, *args: Any, data: Any = None, immediately: bool = False
+    ) -> Message:
+        room = self._rigs.room()
         if method == "confirmed_send":  # the message itself, as iblrig's older code gives it
-            return message_of(args[0])
+            return message_of(args[0], room)
         if immediately:  # older releases of iblutil name EXPEND all the same
             event = ExpMessage.EXPINTERRUPT
-        return compose(event, *args) if data is None else compose(event, *args, data)
+        return compose(event, *args, *([] if data is None else [data]), room=room)
 
     async def request(self, message: Message, rigs: Iterable[str] | None = None) -> PushResult:
         """Send a message and wait for the answers, on any event loop.
@@ -500,12 +517,14 @@ class RigServices(app.Services):
     def _note_link(self, event: LinkChanged) -> None:
         level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO
         link_logger.log(level, "%s is %s: %s", event.rig, event.after.value, one_line(event.reason))
-        if event.after is LinkState.LOST and not is_literal(self._rigs.rigs[event.rig].address):
-            self._search(event.rig)
         if self._fanout.is_connected:
             self.connected.set()
         else:
             self.connected.unset()
+        if event.after is LinkState.LOST and self._endpoint:
+            self._endpoint.reconnect((event.rig, Line.REQUESTS), event.reason)
+            if not is_literal(self._rigs.rigs[event.rig].address):
+                self._search(event.rig)
 
     def _search(self, rig: str) -> None:
         """Look a lost rig's name up again until it answers: after a reboot it may have another address."""
@@ -519,9 +538,8 @@ class RigServices(app.Services):
             try:
                 family, address = await look_up(self._rigs.rigs[rig])
                 if address != self._addresses[rig]:
-                    check_distinct({**self._addresses, rig: address})
-                    for line in Line:
-                        await endpoint.connect((rig, line), family, address)
+                    self._check_distinct({**self._addresses, rig: address})
+                    await self._open_lines(endpoint, rig, family, address)
                     before, self._addresses[rig] = self._addresses[rig], address
                     link_logger.warning("%s: its name stands for %s now, no longer for %s", rig, address[0], before[0])
             except (ConfigError, OSError) as error:

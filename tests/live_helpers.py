@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -55,6 +56,61 @@ def ends_within(seconds: float, function: Callable[..., Any], *args: Any, **kwar
         return in_thread(function, *args, **kwargs).result(LONG)
     finally:
         assert time.monotonic() - begin < seconds
+
+
+class Wire:
+    """A core without a protocol: it keeps what it gets, and sends and tells what the test puts into it."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[bytes, Any]] = []
+        self.outbox: list[tuple[Any, bytes]] = []
+        self.events: list[Any] = []
+        self.due = math.inf
+        self.ticks: list[float] = []
+        self.violations: list[tuple[Any, RemoteProtocolError]] = []
+
+    @property
+    def messages(self) -> list[bytes]:
+        return [data for data, _ in self.received]
+
+    def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
+        self.received.append((data, source))
+
+    def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
+        self.violations.append((source, error))
+
+    def handle_timer(self, now: float) -> None:
+        self.ticks.append(now)
+        if now >= self.due:
+            self.due = math.inf
+
+    def next_timer(self) -> float:
+        return self.due
+
+    def take_datagrams(self) -> list[tuple[Any, bytes]]:
+        taken, self.outbox = self.outbox, []
+        return taken
+
+    def take_events(self) -> list[Any]:
+        taken, self.events = self.events, []
+        return taken
+
+
+def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    loop = asyncio.SelectorEventLoop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(main(), LONG))
+    finally:
+        loop.run_until_complete(asyncio.sleep(0))  # sockets close in the turn after they are told to
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def came_true(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        await asyncio.sleep(0.001)
 
 
 class RawRig:

@@ -51,9 +51,10 @@ def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
     return value
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a UDP port that nobody uses just now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
+    """Return a port that nobody uses just now."""
+    kind = socket.SOCK_STREAM if scheme == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
 
@@ -90,10 +91,14 @@ class IblutilRig:
         Messages that are answered only after `let_go`.
     report : callable
         Called with what happens: ``called, message, args``; ``answered, message``; ``error, text``.
+    scheme : str
+        ``udp`` or ``tcp``.
     """
 
-    def __init__(self, name: str, port: int, failing: Iterable[str], held: Iterable[str], report: Report):
-        self.name, self.port, self.report = name, port, report
+    def __init__(
+        self, name: str, port: int, failing: Iterable[str], held: Iterable[str], report: Report, scheme: str = "udp"
+    ):
+        self.name, self.port, self.report, self.scheme = name, port, report, scheme
         self.failing, self.held = frozenset(failing), frozenset(held)
         self.address: Any = None
         self.token: Any = None
@@ -103,13 +108,15 @@ class IblutilRig:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.report("error", repr(context.get("exception", context))))
         log = logging.getLogger(f"iblutil.{self.name}")  # else it would set up one that writes on standard output
-        self.server = await EchoProtocol.server(f"udp://127.0.0.1:{self.port}", name=self.name, log=log)
+        self.server = await EchoProtocol.server(f"{self.scheme}://127.0.0.1:{self.port}", name=self.name, log=log)
         self._go = asyncio.Event()
         for event in ExpMessage.__members__.values():  # each apart: iblutil's callbacks for several need Python < 3.12
             self.server.assign_callback(event, functools.partial(self._called, event))
 
     async def close(self) -> None:
         self.server.close()
+        if self.server.Server:  # of TCP, which its close() leaves open
+            self.server.Server.close()
 
     async def say(self, message: str) -> None:
         """Send a message of its own accord to whoever sent the last one."""
@@ -161,11 +168,18 @@ class IblutilRig:
 class IblutilServer:
     """An `IblutilRig` on a thread of this process. A context manager, like `Program`."""
 
-    def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = (), held: Iterable[str] = ()):
+    def __init__(
+        self,
+        name: str,
+        port: int | None = None,
+        failing: Iterable[str] = (),
+        held: Iterable[str] = (),
+        scheme: str = "udp",
+    ):
         self.reports: list[list[Any]] = []
-        self.name, self.port = name, free_port() if port is None else port
-        self.uri = f"udp://127.0.0.1:{self.port}"
-        self.rig = IblutilRig(name, self.port, failing, held, lambda *report: self.reports.append(list(report)))
+        self.name, self.port = name, free_port(scheme=scheme) if port is None else port
+        self.uri = f"{scheme}://127.0.0.1:{self.port}"
+        self.rig = IblutilRig(name, self.port, failing, held, lambda *report: self.reports.append(list(report)), scheme)
         self._thread = LoopThread(f"iblutil-{name}")
 
     @property
@@ -323,10 +337,10 @@ class RigProgram(Program):
 class IblutilProgram(Program):
     """An `IblutilRig` in a process of its own that listens already; see `serve_iblutil`."""
 
-    def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = ()):
-        self.name, self.port = name, free_port() if port is None else port
-        self.uri = f"udp://127.0.0.1:{self.port}"
-        super().__init__("serve_iblutil", name=name, port=self.port, failing=list(failing))
+    def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = (), scheme: str = "udp"):
+        self.name, self.port = name, free_port(scheme=scheme) if port is None else port
+        self.uri = f"{scheme}://127.0.0.1:{self.port}"
+        super().__init__("serve_iblutil", name=name, port=self.port, failing=list(failing), scheme=scheme)
 
     def __enter__(self) -> IblutilProgram:
         try:
@@ -408,12 +422,12 @@ def serve_rig(name: str, uri: str, handlers: dict[str, str] | None = None, **opt
     tell("ended")
 
 
-def serve_iblutil(name: str, port: int, failing: list[str]) -> None:
+def serve_iblutil(name: str, port: int, failing: list[str], scheme: str) -> None:
     """Serve as an iblutil rig, on the event loop that `asyncio.run` gives."""
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        rig = IblutilRig(name, port, failing, (), tell)
+        rig = IblutilRig(name, port, failing, (), tell, scheme)
         await rig.open()
 
         def say(message: str) -> None:

@@ -19,6 +19,7 @@ from rigsync.config import (
     Address,
     RigConfig,
     Rigs,
+    Room,
     Timing,
     check_distinct,
     find_rigs_file,
@@ -29,7 +30,7 @@ from rigsync.config import (
     rigs_from,
     user_config_file,
 )
-from rigsync.errors import ConfigError, UnknownRig
+from rigsync.errors import ConfigError, PayloadTooLarge, UnknownRig
 
 ROOT = Path(__file__).parents[1]
 CAMERAS = RigConfig("cameras", Address("udp", "192.168.1.20", 11001))
@@ -88,9 +89,9 @@ def test_address_as_text():
         (":11001", "no host"),
         (".", "no host"),
         ("udp://:11001", "no host"),
-        ("tcp://192.168.1.20", "only udp:// is supported"),
-        ("ws://192.168.1.20:8888", "only udp:// is supported"),
-        ("://192.168.1.20", "only udp:// is supported"),
+        ("wss://192.168.1.20", "only udp:// and tcp:// are supported"),
+        ("http://192.168.1.20:8888", "only udp:// and tcp:// are supported"),
+        ("://192.168.1.20", "only udp:// and tcp:// are supported"),
         ("udp://udp://192.168.1.20", "neither user, path nor query"),
         ("192.168.1.20/", "neither user, path nor query"),
         ("192.168.1.20:11001/rig", "neither user, path nor query"),
@@ -146,7 +147,7 @@ def test_what_is_no_address(text, problem):
     with pytest.raises(ConfigError) as caught:
         parse_uri(text)
     assert problem in str(caught.value)
-    assert "expected [udp://]host[:port], for instance udp://192.168.1.20:11001" in str(caught.value)
+    assert "expected [udp://|tcp://]host[:port], for instance udp://192.168.1.20:11001" in str(caught.value)
     assert (caught.value.file, caught.value.line, caught.value.key) == (None, None, None)
     assert len(str(caught.value)) < 400
 
@@ -297,7 +298,7 @@ def test_rigs_from_another_type(clients):
 @pytest.mark.parametrize(
     ("clients", "key", "problem"),
     [
-        ({"cameras": "tcp://a"}, "rigs.cameras.uri", "only udp:// is supported"),
+        ({"cameras": "wss://a"}, "rigs.cameras.uri", "only udp:// and tcp:// are supported"),
         ({"cameras": "a:0"}, "rigs.cameras.uri", "the port is a number from 1 to 65535"),
         ({"cameras": 5}, "rigs.cameras.uri", "it is of type int, not text"),
         ({"cameras": None}, "rigs.cameras.uri", "it is of type NoneType, not text"),
@@ -487,7 +488,7 @@ BAD_FILES = {
     ),
     "malformed uri": ("rigs:\n  a:\n    uri: b/c\n", 3, "rigs.a.uri", "neither user, path nor query may stand in it"),
     "malformed flat uri": ("a: b\nc: d_$\n", 2, "rigs.c.uri", "neither an IP address nor a host name"),
-    "scheme": ("a: b\nmesoscope: ws://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp:// is supported"),
+    "scheme": ("a: b\nmesoscope: wss://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp:// and tcp:// are"),
     "port": ("rigs:\n  a: b:65536\n", 2, "rigs.a.uri", "the port is a number from 1 to 65535"),
     "one address": ("rigs:\n  a: PC\n  b:\n    uri: pc:11001\n", 4, "rigs.b.uri", "rigs 'a' and 'b' have the same"),
     "one flat address": ("a: '::1'\nb: '[::1]'\n", 2, "rigs.b.uri", "rigs 'a' and 'b' have the same address"),
@@ -737,14 +738,75 @@ def test_literals():
     assert not is_literal(parse_uri("localhost"))
 
 
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tcp://192.168.1.20:5", Address("tcp", "192.168.1.20", 5)),
+        ("TCP://PC", Address("tcp", "pc", 11001)),
+        ("ws://86.167.0.224:8888", Address("tcp", "86.167.0.224", 8888)),  # as in iblutil, where it means plain TCP
+        ("tcp://[fe80::1%eth0]:5", Address("tcp", "fe80::1%eth0", 5)),
+        ("tcp://::1", Address("tcp", "::1", 11001)),
+    ],
+)
+def test_addresses_on_tcp(text, address):
+    assert parse_uri(text) == address
+    assert parse_uri(str(address)) == address
+
+
+def test_one_port_of_udp_and_one_of_tcp_are_two_addresses():
+    rigs = rigs_from({"a": "udp://192.168.1.20:5", "b": "tcp://192.168.1.20:5"})
+    assert [str(rig.address) for rig in rigs.rigs.values()] == ["udp://192.168.1.20:5", "tcp://192.168.1.20:5"]
+    with pytest.raises(ConfigError, match="rigs 'a' and 'b' have the same address"):
+        rigs_from({"a": "ws://192.168.1.20:5", "b": "tcp://192.168.1.20:5"})
+
+
+def test_the_socket_address_is_looked_up_for_the_transport(monkeypatch):
+    asked = []
+
+    def getaddrinfo(host, port, **options):
+        asked.append(options["type"])
+        return [(socket.AF_INET, options["type"], 0, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for scheme in ("udp", "tcp"):
+        assert resolve(RigConfig("a", parse_uri(f"{scheme}://pc:5"))) == (socket.AF_INET, ("10.0.0.1", 5))
+    assert asked == [socket.SOCK_DGRAM, socket.SOCK_STREAM]
+
+
+@pytest.mark.parametrize("value", [0, -1, 65_506, (1 << 30) + 1, 1e6, "1000000", True, None])
+def test_a_cap_that_cannot_be(value):
+    with pytest.raises(ConfigError, match="expected a whole number of bytes from 65507 to 1073741824") as caught:
+        rigs_from({"a": {"uri": "tcp://pc", "max_message": value}})
+    assert caught.value.key == "rigs.a.max_message"
+
+
+def test_how_large_a_message_may_be_depends_on_the_rigs():
+    rigs = rigs_from({"a": "tcp://pc", "b": {"uri": "tcp://pc:2", "max_message": 100_000}, "c": "pc:3"})
+    assert rigs.room(["a"]) == Room(1 << 26, "a", "tcp")
+    assert rigs.room(["a", "b"]) == Room(100_000, "b", "tcp")
+    assert rigs.room() == rigs.room(["c", "a"]) == Room(65_507, "c", "udp")
+    assert rigs_from(None).room() == Room()
+    rigs.room(["b"]).check(100_000)
+    with pytest.raises(PayloadTooLarge, match=r"100,001 bytes .* rig b carries at most 100,000; raise max_message"):
+        rigs.room(["b"]).check(100_001)
+    with pytest.raises(PayloadTooLarge, match=r"one datagram to rig c carries at most 65,507; .* tcp://"):
+        rigs.room().check(65_508)
+
+
+def test_the_cap_in_a_file(write):
+    rigs = load_rigs(write("rigs:\n  a:\n    uri: tcp://10.0.0.1\n    max_message: 1000000\n"))
+    assert rigs.rigs["a"].max_message == 1_000_000
+
+
 def test_resolved_addresses_are_distinct():
     check_distinct({})
-    check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 2), "c": ("10.0.0.2", 1)})
-    check_distinct({"a": ("fe80::1", 1, 0, 2), "b": ("fe80::1", 1, 0, 3)})
+    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 2), "c": ("udp", "10.0.0.2", 1)})
+    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("tcp", "10.0.0.1", 1)})  # the ports of each are its own
+    check_distinct({"a": ("udp", "fe80::1", 1, 0, 2), "b": ("udp", "fe80::1", 1, 0, 3)})
     with pytest.raises(
         ConfigError, match=r"rigs 'a' and 'c' have the same address, host 10\.0\.0\.1 and port 1"
     ) as caught:
-        check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 2), "c": ("10.0.0.1", 1)})
+        check_distinct({"a": ("tcp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 1), "c": ("tcp", "10.0.0.1", 1)})
     assert caught.value.key == "rigs.c.uri"
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
 import select
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, SHORT, RawRig, closed_port, silent_rig, until
+from live_helpers import LONG, SHORT, RawRig, Wire, came_true, closed_port, run, silent_rig, until
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import RigConfig, parse_uri
@@ -27,6 +26,7 @@ from rigsync.protocol.events import ProbeRefused, ViolationSeen
 from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.responder import Responder
 from rigsync.rig import Rig
+from rigsync.transports import udp
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
@@ -36,53 +36,6 @@ IDLE = 1.0
 """Seconds over which wake-ups are counted."""
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="waits for a refusal as only Linux lets it")
-
-
-class Wire:
-    """A core without a protocol: it keeps what it gets, and sends and tells what the test puts into it."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[bytes, Any]] = []
-        self.outbox: list[tuple[Any, bytes]] = []
-        self.events: list[Any] = []
-        self.due = math.inf
-        self.ticks: list[float] = []
-
-    def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
-        self.received.append((data, source))
-
-    def handle_timer(self, now: float) -> None:
-        self.ticks.append(now)
-        if now >= self.due:
-            self.due = math.inf
-
-    def next_timer(self) -> float:
-        return self.due
-
-    def take_datagrams(self) -> list[tuple[Any, bytes]]:
-        taken, self.outbox = self.outbox, []
-        return taken
-
-    def take_events(self) -> list[Any]:
-        taken, self.events = self.events, []
-        return taken
-
-
-def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    loop = asyncio.SelectorEventLoop()
-    try:
-        return loop.run_until_complete(asyncio.wait_for(main(), LONG))
-    finally:
-        loop.run_until_complete(asyncio.sleep(0))  # sockets close in the turn after they are told to
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-
-async def came_true(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -414,17 +367,19 @@ def test_datagram_sent_right_after_a_refusal_is_not_lost(plain: socket.socket) -
     run(main)
 
 
-def test_refusal_on_a_listener_is_nobodys(plain: socket.socket) -> None:
+def test_refusal_on_a_listener_is_nobodys(plain: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "_TELLS_ADDRESS", False)  # as on Windows
+
     async def main() -> None:
         wire = Wire()
         told: list[Any] = []
         endpoint = Endpoint(wire, told.append, told.append)
         try:
             address = await endpoint.listen(socket.AF_INET, ("127.0.0.1", 0))
-            assert endpoint._listener is not None
-            endpoint._listener.error_received(ConnectionResetError(10054, "as Windows tells it"))
-            wire.outbox.append((("127.0.0.1", closed_port()), b"into the void"))
-            wire.outbox.append((plain.getsockname(), b"answer"))
+            listener = endpoint._listener._first  # type: ignore[union-attr]
+            listener.error_received(ConnectionResetError(10054, "as Windows tells it"))
+            wire.outbox.append((("127.0.0.1", closed_port(), ("127.0.0.1", closed_port()), address), b"into the void"))
+            wire.outbox.append((("127.0.0.1", 1, plain.getsockname(), address), b"answer"))
             endpoint.pump()
             assert plain.recv(100) == b"answer"
             plain.sendto(b"hello", address)

@@ -50,6 +50,7 @@ from rigsync.relay import relay_before
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 
 REFERENCE = "2026-03-01_2_mouse"
+SCHEMES = ["udp", "tcp"]
 
 
 def answers(aux: Auxiliaries, message: str, *args: Any, **options: Any) -> PushResult:
@@ -75,11 +76,12 @@ def connect(uris: Mapping[str, str], timing: Timing | None = None, **options: An
 # ---------------------------------------------------------------------------- a rigsync coordinator, iblutil's rigs
 
 
-def test_every_message_to_iblutil_rigs() -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_message_to_iblutil_rigs(scheme: str) -> None:
     with (
-        IblutilProgram("ephys") as ephys,
-        IblutilServer("left") as left,
-        IblutilServer("right") as right,
+        IblutilProgram("ephys", scheme=scheme) as ephys,
+        IblutilServer("left", scheme=scheme) as left,
+        IblutilServer("right", scheme=scheme) as right,
         connect({rig.name: rig.uri for rig in (left, ephys, right)}) as aux,
     ):
         assert aux.is_connected
@@ -114,10 +116,11 @@ def test_every_message_to_iblutil_rigs() -> None:
         assert not ephys.all("error")
 
 
-def test_many_messages_at_once_to_one_iblutil_rig() -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_many_messages_at_once_to_one_iblutil_rig(scheme: str) -> None:
     """One after the other, since such a rig stands no other."""
-    with IblutilServer("ephys") as server, connect({"ephys": server.uri}) as aux:
-        asked = [aux.push("EXPINFO", "CONNECTED", n) for n in range(100)]
+    with IblutilServer("ephys", scheme=scheme) as server, connect({"ephys": server.uri}) as aux:
+        asked = [aux.push("EXPINFO", "CONNECTED", n) for n in range(100 if scheme == "udp" else 20)]
         for n, when in enumerate(asked):
             found = until(lambda when=when: aux.response(when))
             assert found["ephys"][1]["got"] == [0, n]
@@ -125,10 +128,11 @@ def test_many_messages_at_once_to_one_iblutil_rig() -> None:
         assert server.errors == []
 
 
-def test_failing_callback_on_an_iblutil_rig() -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_failing_callback_on_an_iblutil_rig(scheme: str) -> None:
     with (
-        IblutilServer("ephys", failing=["EXPSTART"]) as server,
-        IblutilServer("cameras") as other,
+        IblutilServer("ephys", failing=["EXPSTART"], scheme=scheme) as server,
+        IblutilServer("cameras", scheme=scheme) as other,
         connect({"ephys": server.uri, "cameras": other.uri}) as aux,
     ):
         outcome = aux.push("EXPSTART", REFERENCE, wait=True, timeout=LONG)
@@ -142,10 +146,11 @@ def test_failing_callback_on_an_iblutil_rig() -> None:
         assert server.is_connected
 
 
-def test_unsolicited_messages_of_an_iblutil_rig(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_unsolicited_messages_of_an_iblutil_rig(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     got: list[Any] = []
     events: list[MessageReceived] = []
-    with IblutilServer("ephys", held=["EXPSTART"]) as server, connect({"ephys": server.uri}) as aux:
+    with IblutilServer("ephys", held=["EXPSTART"], scheme=scheme) as server, connect({"ephys": server.uri}) as aux:
         aux.on("MessageReceived", events.append)
         aux.services.assign_callback("EXPINFO", lambda data, address: got.append(1 / 0))  # harms nothing
         aux.services.assign_callback("EXPINFO", lambda data, address: got.append((data, address)))
@@ -174,8 +179,9 @@ def test_unsolicited_messages_of_an_iblutil_rig(caplog: pytest.LogCaptureFixture
         assert server.is_connected
 
 
-def test_interrupt_of_an_iblutil_rig_that_works_on_something() -> None:
-    with IblutilServer("ephys", held=["EXPSTART"]) as server, connect({"ephys": server.uri}) as aux:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_interrupt_of_an_iblutil_rig_that_works_on_something(scheme: str) -> None:
+    with IblutilServer("ephys", held=["EXPSTART"], scheme=scheme) as server, connect({"ephys": server.uri}) as aux:
         asked = aux.push("EXPSTART", REFERENCE, timeout=LONG)
         until(lambda: "EXPSTART" in server.calls)
         assert answers(aux, "EXPINTERRUPT")["ephys"][0]["event"] == "EXPINTERRUPT"
@@ -312,10 +318,11 @@ def test_probes_do_not_disturb_an_outstanding_echo() -> None:
         assert server.is_connected
 
 
-def test_iblutil_rig_that_goes_deaf() -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_iblutil_rig_that_goes_deaf(scheme: str) -> None:
     with (
-        IblutilServer("ephys") as server,
-        IblutilServer("cameras") as other,
+        IblutilServer("ephys", scheme=scheme) as server,
+        IblutilServer("cameras", scheme=scheme) as other,
         connect({"ephys": server.uri, "cameras": other.uri}) as aux,
     ):
         answers(aux, "EXPINIT")
@@ -330,8 +337,9 @@ def test_iblutil_rig_that_goes_deaf() -> None:
         assert set(answers(aux, "EXPEND", rigs="cameras")) == {"cameras"}  # STOP always reaches the live ones
 
 
-def test_dialect_as_configured() -> None:
-    with Rig("cameras", "udp://127.0.0.1:0") as rig, connect({"cameras": rig.uri}, dialect="iblutil") as aux:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_dialect_as_configured(scheme: str) -> None:
+    with Rig("cameras", f"{scheme}://127.0.0.1:0") as rig, connect({"cameras": rig.uri}, dialect="iblutil") as aux:
         for message in ("EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"):
             assert answers(aux, message)["cameras"][-1]["rig_version"]
         assert aux.services["cameras"].dialect == "iblutil"
@@ -340,10 +348,10 @@ def test_dialect_as_configured() -> None:
         assert error.error == "StateError"
         assert answers(aux, "ALYX", FakeAlyx()) == {"cameras": []}
         assert answers(aux, "ALYX") == {"cameras": [None, {}]}
-    with Rig("cameras", "udp://127.0.0.1:0") as rig, connect({"cameras": rig.uri}, dialect="rigsync") as aux:
+    with Rig("cameras", f"{scheme}://127.0.0.1:0") as rig, connect({"cameras": rig.uri}, dialect="rigsync") as aux:
         answers(aux, "EXPINIT")
         assert aux.services["cameras"].dialect == "rigsync"
-    with IblutilServer("ephys") as server, connect({"ephys": server.uri}, dialect="iblutil") as aux:
+    with IblutilServer("ephys", scheme=scheme) as server, connect({"ephys": server.uri}, dialect="iblutil") as aux:
         answers(aux, "EXPINIT")
         assert server.is_connected
 
@@ -356,17 +364,18 @@ def test_wrong_dialect_configured() -> None:
         assert server.is_connected
 
 
-def test_dialect_is_detected_anew_when_a_rig_is_replaced() -> None:
-    port = free_port()
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_dialect_is_detected_anew_when_a_rig_is_replaced(scheme: str) -> None:
+    port = free_port(scheme=scheme)
     timing = Timing(beat=0.2, iblutil_beat=0.2)
-    with connect({"ephys": f"udp://127.0.0.1:{port}"}, timing) as aux:
+    with connect({"ephys": f"{scheme}://127.0.0.1:{port}"}, timing) as aux:
         for _ in range(2):
-            with IblutilServer("ephys", port) as server:
+            with IblutilServer("ephys", port, scheme=scheme) as server:
                 until(lambda: aux.services["ephys"].dialect == "iblutil" and aux.is_connected)
                 assert answers(aux, "EXPINIT")["ephys"][0]["rig"] == "ephys"
                 assert server.calls == ["EXPINIT"]
                 assert server.is_connected
-            with Rig("ephys", f"udp://127.0.0.1:{port}") as rig:
+            with Rig("ephys", f"{scheme}://127.0.0.1:{port}") as rig:
                 until(lambda: aux.services["ephys"].dialect == "rigsync" and aux.is_connected)
                 assert answers(aux, "EXPINIT", REFERENCE)["ephys"][0]["exp_ref"] == REFERENCE
                 assert rig.status is ExpStatus.INITIALIZED
@@ -375,9 +384,9 @@ def test_dialect_is_detected_anew_when_a_rig_is_replaced() -> None:
 # ----------------------------------------------------------------------------- iblutil's coordinators, a rigsync rig
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    with Rig("cameras", "udp://127.0.0.1:0", experiment_description={"devices": {}}) as rig:
+@pytest.fixture(params=SCHEMES)
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with Rig("cameras", f"{request.param}://127.0.0.1:0", experiment_description={"devices": {}}) as rig:
         yield rig
 
 
@@ -546,6 +555,7 @@ def test_token_of_an_iblutil_client(rig: Rig) -> None:
     assert held == [FakeAlyx.base_url, TOKEN]
 
 
+@pytest.mark.parametrize("rig", ["udp"], indirect=True)
 def test_client_that_does_not_echo_the_answer(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", port_of(rig.uri)))
@@ -568,6 +578,7 @@ def test_client_that_does_not_echo_the_answer(rig: Rig, caplog: pytest.LogCaptur
         assert answers(aux, "EXPSTATUS") == {"cameras": [20]}
 
 
+@pytest.mark.parametrize("rig", ["udp"], indirect=True)
 def test_junk_between_the_messages_of_an_iblutil_client(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", port_of(rig.uri)))

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "rigsync"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "config", "config_file", "conditions", "waiting", "workers"}),
     frozenset({"protocol"}),
-    frozenset({"endpoint", "loop_thread", "relay", "ports"}),
+    frozenset({"endpoint", "transports", "loop_thread", "relay", "ports"}),
     frozenset({"callbacks", "results", "service", "remote_rig", "rig"}),
     frozenset({"auxiliaries"}),
     frozenset({"agent", "bridges", "journal", "web"}),

@@ -72,6 +72,7 @@ def test_each_change_of_status_is_told(stack: contextlib.ExitStack, rig: Rig) ->
     expected = ["INITIALIZED", "RUNNING", "STOPPED", "CONNECTED"]
     assert [body["status"] for body in watcher.of("status")] == expected
     until(lambda: len(owner.of("status")) == 4)
+    until(lambda: len(watcher.of("log")) == 4)
     assert [body["message"] for body in watcher.of("log")] == ["EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
     assert owner.of("log") == []
 

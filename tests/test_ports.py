@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -228,6 +229,27 @@ def test_the_search_through_proc_is_bounded(
     assert holder_of(port) is None
 
 
+def test_the_holder_of_a_tcp_port_is_who_listens() -> None:
+    program = (
+        "import socket, sys; sock = socket.create_connection(('127.0.0.1', int(sys.argv[1])));"
+        "print(sock.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            connected = int(child.stdout.readline())
+            accepted, _ = server.accept()
+            with accepted:
+                assert str(holder_of(port, scheme="tcp")).endswith(f" (pid {os.getpid()})")
+                assert holder_of(connected, scheme="tcp") is None
+                assert holder_of(port) is None  # the ports of UDP are others
+            child.stdin.close()
+
+
 # --------------------------------------------------------------------------------------- with the tools of elsewhere
 
 
@@ -256,6 +278,24 @@ def test_windows(pretend: Callable[..., None]) -> None:
     assert holder_of(11001) == "pythonw.exe (pid 9876)"
     assert holder_of(11001, socket.AF_INET6) == "a program (pid 7777)"
     assert holder_of(11002) is None
+
+
+NETSTAT_TCP = """
+  Proto  Local Address          Foreign Address        State           PID
+  TCP    192.168.1.20:11001     192.168.1.7:50123      ESTABLISHED     1111
+  TCP    0.0.0.0:11001          0.0.0.0:0              ABH\u00d6REN       9876
+  TCP    [::]:11002             [::]:0                 LISTENING       7777
+"""
+
+
+def test_tcp_elsewhere(pretend: Callable[..., None]) -> None:
+    pretend("win32", {"netstat -ano -p TCP": NETSTAT_TCP, "tasklist /FI PID eq 9876 /FO": TASKLIST})
+    assert holder_of(11001, scheme="tcp") == "pythonw.exe (pid 9876)"
+    assert holder_of(11002, scheme="tcp") == "a program (pid 7777)"
+    assert holder_of(50123, scheme="tcp") is None
+    pretend("darwin", {"lsof -nP -i4TCP:11001 -sTCP:LISTEN ": LSOF})
+    assert holder_of(11001, scheme="tcp") == "python3.12 (pid 48210)"
+    assert holder_of(11001) is None
 
 
 def test_macos(pretend: Callable[..., None]) -> None:

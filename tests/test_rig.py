@@ -925,7 +925,7 @@ def test_host_that_is_unknown() -> None:
         Rig("cameras", "udp://nowhere.invalid:0").start()  # is never a name (RFC 6761)
 
 
-@pytest.mark.parametrize("uri", ["tcp://127.0.0.1:11001", "udp://127.0.0.1:99999", "", "udp://a b"])
+@pytest.mark.parametrize("uri", ["wss://127.0.0.1:11001", "udp://127.0.0.1:99999", "", "udp://a b"])
 def test_malformed_uri(uri: str) -> None:
     with pytest.raises(ConfigError):
         Rig("cameras", uri)

@@ -608,7 +608,7 @@ def test_a_handler_may_be_a_function_whose_result_or_error_is_the_answer() -> No
     assert (error.error, error.message) == ("FileNotFoundError", "no disk D:")
 
 
-@pytest.mark.parametrize(("data", "why"), [(None, "no echo within 1 s"), (b"[32,0] ", "wrong echo")])
+@pytest.mark.parametrize(("data", "why"), [(None, "no echo within 1 s"), (b"[32,0 ]", "wrong echo")])
 def test_the_model_of_an_iblutil_rig_is_as_intolerant_as_the_original(data: bytes | None, why: str) -> None:
     network = SimNetwork(0)
     rig = network.add_echo_rig("old", 0.0)

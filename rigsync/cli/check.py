@@ -70,7 +70,7 @@ def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
     errors = [error for error in outcomes.values() if isinstance(error, ConfigError)]
     found = {name: sockaddr for name, sockaddr in outcomes.items() if not isinstance(sockaddr, ConfigError)}
     try:
-        check_distinct(found)
+        check_distinct({name: (rigs.rigs[name].address.scheme, *address) for name, address in found.items()})
     except ConfigError as error:
         errors.append(error)
     addresses = {name: str(Address("udp", *sockaddr[:2])).partition("://")[2] for name, sockaddr in found.items()}

@@ -41,7 +41,7 @@ class PracticeRig(Rig):
     ConfigError
         A malformed name or URI.
     ValueError
-        An unknown message.
+        An unknown message, or losses over ``tcp://``.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class PracticeRig(Rig):
         drop: float = 0.0,
     ):
         super().__init__(name, uri, main_sync=main_sync, lease=lease)
+        if drop and self._config.address.scheme == "tcp":
+            raise ValueError("tcp:// loses nothing, so that what is lost here would never come again; try it on udp://")
         self._announce, self._show, self._latency, self._drop = announce, show, latency, drop
         for message in ExpMessage.__members__.values():
             self.on(message)(partial(self._note, message.name))
@@ -78,7 +80,7 @@ class PracticeRig(Rig):
     def _make_responder(
         self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
     ) -> Responder:
-        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps, self._lease)
+        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps, self._lease, self._room)
         responder.drop = self._drop
         return responder
 

@@ -15,7 +15,7 @@ from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, ve
     "--uri",
     default="udp://0.0.0.0:11001",
     show_default=True,
-    help="Where to listen; with port 0 the system chooses a port.",
+    help="Where to listen, on udp:// or tcp://; with port 0 the system chooses a port.",
 )
 @click.option("--main-sync", is_flag=True, help="Say that this rig records the signal to which all are aligned.")
 @click.option("--latency", type=SECONDS, metavar="S", help="Wait so many seconds before each answer.")

@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Mapping, Set
 from typing import Any
 
+from rigsync.config import DATAGRAM_ROOM, Room
 from rigsync.errors import PayloadError, PayloadTooLarge
 from rigsync.protocol.clock import MOST_AHEAD
 from rigsync.protocol.lifecycle import reference_text
-from rigsync.protocol.messages import MAX_DATAGRAM, ExpMessage, ExpStatus, Message, to_json
+from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, to_json
 
 DEEPEST = 64
 """Levels of nesting allowed: what refers to itself is found out, and the other side's decoder is spared."""
@@ -62,7 +63,7 @@ def _choices() -> str:
     return ", ".join(ExpMessage.__members__)
 
 
-def compose(event: Any, *args: Any) -> Message:
+def compose(event: Any, *args: Any, room: Room = DATAGRAM_ROOM) -> Message:
     """Validate a message and encode its arguments.
 
     Parameters
@@ -72,6 +73,8 @@ def compose(event: Any, *args: Any) -> Message:
     *args
         What follows the event: ``data`` for EXPINIT, EXPEND, EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for
         EXPSTART; ``status`` for EXPSTATUS; ``status, data`` for EXPINFO; an Alyx client, or nothing, for ALYX.
+    room : Room
+        How large it may become; as large as a datagram by default.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def compose(event: Any, *args: Any) -> Message:
     PayloadError
         An argument that cannot be encoded.
     PayloadTooLarge
-        No datagram can carry it.
+        There is no room for it.
     """
     event = validate_event(event)
     names = _SIGNATURES[event]
@@ -97,7 +100,8 @@ def compose(event: Any, *args: Any) -> Message:
         values[0] = _reference(values[0])
     if isinstance(values[-1], Mapping) and isinstance(values[-1].get("exp_ref"), Mapping):
         values[-1] = {**values[-1], "exp_ref": _reference(values[-1]["exp_ref"])}
-    return encode(event, [to_plain(value, name) for value, name in zip(values, names + names, strict=False)])
+    plain = [to_plain(value, name, room) for value, name in zip(values, names + names, strict=False)]
+    return encode(event, plain, room)
 
 
 def checked_delay(event: ExpMessage, at: object = None, delay: object = None, wall: float = 0.0) -> float | None:
@@ -144,10 +148,10 @@ def checked_delay(event: ExpMessage, at: object = None, delay: object = None, wa
     return seconds
 
 
-def encode(event: ExpMessage, plain: list[Any]) -> Message:
+def encode(event: ExpMessage, plain: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
     """Return plain values as a message; those that turn out not to be plain are a `PayloadError`."""
     try:
-        return Message.of(event, plain)
+        return Message.of(event, plain, room)
     except PayloadTooLarge:
         raise
     except (TypeError, ValueError, RecursionError) as error:  # json.dumps says no more than that of where it stands
@@ -197,7 +201,7 @@ def _reference(value: Any) -> str | None:
     return reference_text(value)
 
 
-def to_plain(value: Any, path: str) -> Any:
+def to_plain(value: Any, path: str, room: Room = DATAGRAM_ROOM) -> Any:
     """Return `value` as what JSON knows.
 
     Beside JSON's own types: dates and times (ISO 8601), durations (seconds), paths and UUIDs (text), enums (their
@@ -209,51 +213,52 @@ def to_plain(value: Any, path: str) -> Any:
         What is to be sent.
     path : str
         How the caller would write it, for the error.
+    room : Room
+        How large it may become; as large as a datagram by default.
 
     Raises
     ------
     PayloadError
         It cannot be encoded; the text names its path and type.
     PayloadTooLarge
-        It is far larger than a datagram; found out before time is spent on all of it.
+        It is far larger than there is room for; found out before time is spent on all of it.
     """
-    return _to_plain(value, path, 0, _Room())
+    return _to_plain(value, path, 0, _Tally(room))
 
 
-class _Room:
-    """What is left of a datagram: a value takes two bytes at least, and a structure may hold one value many times."""
+class _Tally:
+    """What a message takes: a value two bytes at least, and a structure may hold one value many times."""
 
-    def __init__(self) -> None:
-        self._values = 0
+    def __init__(self, room: Room) -> None:
+        self._room, self._values = room, 0
 
     def take(self, values: int) -> None:
         """Count values, or pairs of characters."""
         self._values += values
-        if 2 * self._values > MAX_DATAGRAM:
-            raise PayloadTooLarge(2 * self._values, MAX_DATAGRAM)
+        self._room.check(2 * self._values)
 
 
-def _to_plain(value: Any, path: str, depth: int, room: _Room) -> Any:
+def _to_plain(value: Any, path: str, depth: int, tally: _Tally) -> Any:
     if depth > DEEPEST:
         raise PayloadError(f"{path[:80]} is nested more than {DEEPEST} deep, or refers to itself")
-    room.take(1)
+    tally.take(1)
     if value is None or isinstance(value, bool) or type(value) in (float, str):
         return value
     if type(value) is int:
         return _plain_whole(value, path)
     if isinstance(value, enum.Enum):
-        return _to_plain(value.value, f"{path}.value", depth + 1, room)
+        return _to_plain(value.value, f"{path}.value", depth + 1, tally)
     if isinstance(value, Mapping):
-        return _plain_mapping(value, path, depth, room)
+        return _plain_mapping(value, path, depth, tally)
     if isinstance(value, (list, tuple, deque)):
-        return [_to_plain(item, f"{path}[{i}]", depth + 1, room) for i, item in enumerate(value)]
+        return [_to_plain(item, f"{path}[{i}]", depth + 1, tally) for i, item in enumerate(value)]
     if isinstance(value, Set):
-        items = [_to_plain(item, f"{path}{{}}", depth + 1, room) for item in value]
+        items = [_to_plain(item, f"{path}{{}}", depth + 1, tally) for item in value]
         return sorted(items, key=lambda item: (type(item).__name__, to_json(item) if _nested(item) else item))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: _to_plain(getattr(value, name), f"{path}.{name}", depth + 1, room) for name in names}
-    return _plain_scalar(value, path, depth, room)
+        return {name: _to_plain(getattr(value, name), f"{path}.{name}", depth + 1, tally) for name in names}
+    return _plain_scalar(value, path, depth, tally)
 
 
 def _plain_whole(value: int, path: str) -> int:
@@ -266,18 +271,18 @@ def _nested(item: Any) -> bool:
     return item is None or isinstance(item, (list, dict))
 
 
-def _plain_mapping(value: Mapping[Any, Any], path: str, depth: int, room: _Room) -> dict[str, Any]:
+def _plain_mapping(value: Mapping[Any, Any], path: str, depth: int, tally: _Tally) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, item in value.items():
-        name = key if type(key) is str else _plain_key(key, path, depth, room)
+        name = key if type(key) is str else _plain_key(key, path, depth, tally)
         if name in plain:
             raise PayloadError(f"{path} has two keys that are both sent as {name!r}")
-        plain[name] = _to_plain(item, f"{path}[{key!r}]", depth + 1, room)
+        plain[name] = _to_plain(item, f"{path}[{key!r}]", depth + 1, tally)
     return plain
 
 
-def _plain_key(key: Any, path: str, depth: int, room: _Room) -> str:
-    plain = _to_plain(key, f"a key of {path}", depth + 1, room)
+def _plain_key(key: Any, path: str, depth: int, tally: _Tally) -> str:
+    plain = _to_plain(key, f"a key of {path}", depth + 1, tally)
     if isinstance(plain, str):
         return plain
     if plain is None or isinstance(plain, (bool, int, float)):
@@ -285,7 +290,7 @@ def _plain_key(key: Any, path: str, depth: int, room: _Room) -> str:
     raise PayloadError(f"{path} has a key of type {_type_name(key)}, which cannot be sent")
 
 
-def _plain_scalar(value: Any, path: str, depth: int, room: _Room) -> Any:
+def _plain_scalar(value: Any, path: str, depth: int, tally: _Tally) -> Any:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -298,14 +303,14 @@ def _plain_scalar(value: Any, path: str, depth: int, room: _Room) -> Any:
         if isinstance(value, plain_type):
             return plain_type(value)
     if hasattr(value, "dtype") and hasattr(value, "tolist"):  # NumPy, without importing it
-        return _plain_array(value, path, depth, room)
+        return _plain_array(value, path, depth, tally)
     raise PayloadError(f"{path} is of type {_type_name(value)}, which cannot be sent")
 
 
-def _plain_array(value: Any, path: str, depth: int, room: _Room) -> Any:
+def _plain_array(value: Any, path: str, depth: int, tally: _Tally) -> Any:
     kind = getattr(value.dtype, "kind", "")
     size = getattr(value, "size", 1)
-    room.take(size if isinstance(size, int) else 1)
+    tally.take(size if isinstance(size, int) else 1)
     if kind == "M":  # to ISO 8601, for tolist() would give whole numbers of an unnamed unit, as it would below
         return value.astype(str).tolist()
     if kind == "m":
@@ -316,7 +321,7 @@ def _plain_array(value: Any, path: str, depth: int, room: _Room) -> Any:
     if kind in ("b", "i", "u", "U"):
         return value.tolist()
     if kind in ("O", "T"):  # objects, among them the missing texts of NumPy's StringDType
-        return _to_plain(value.tolist(), path, depth + 1, room)
+        return _to_plain(value.tolist(), path, depth + 1, tally)
     raise PayloadError(f"{path} is of type {_type_name(value)} of {value.dtype}, which cannot be sent")
 
 

@@ -23,7 +23,7 @@ WAITING_ANSWERS = 64
 """Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
 
 Address = tuple[Any, ...]
-"""A socket address: host, port, and for IPv6 flow and scope."""
+"""Host and port, and what else the transport needs to answer."""
 
 RECORDS = 256
 """Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""

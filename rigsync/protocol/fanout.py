@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from rigsync.config import RigConfig, Timing
-from rigsync.errors import RigError
+from rigsync.errors import RemoteProtocolError, RigError
 from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.events import LinkState, PushCompleted, Start
 from rigsync.protocol.messages import ExpMessage, Message
@@ -144,6 +144,16 @@ class Fanout(Outputs[tuple[str, Line]]):
         peer = self.peers[source[0]]
         peer.report_refusal(now)
         self._note_timer(peer)
+
+    def report_life(self, source: tuple[str, Line], now: float) -> None:
+        """Take note that part of a message has come from a rig, or gone to it."""
+        peer = self.peers[source[0]]
+        peer.report_life(now)
+        self._note_timer(peer)
+
+    def report_violation(self, source: tuple[str, Line], error: RemoteProtocolError) -> None:
+        """Take note that what came from a rig cannot be a message."""
+        self.peers[source[0]].report_violation(error)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`."""

@@ -114,6 +114,10 @@ class Liveness:
         self._next_probe = now + self._interval(now)
         return True
 
+    def excuse(self) -> None:
+        """Do not hold the last probe against the rig: it was not sent."""
+        self._unanswered -= 1
+
     def handle_timer(self, now: float) -> None:
         """Enter the state that the silence up to `now` stands for."""
         if self.state is LinkState.LOST or now < self._next_change():

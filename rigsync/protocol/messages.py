@@ -15,17 +15,16 @@ from iblutil.io.net.base import PROTOCOL_VERSION as PROTOCOL_VERSION
 from iblutil.io.net.base import ExpMessage as ExpMessage
 from iblutil.io.net.base import ExpStatus as ExpStatus
 
-from rigsync.errors import PayloadTooLarge, RemoteProtocolError
+from rigsync.config import DATAGRAM_ROOM, MAX_DATAGRAM, Room
+from rigsync.errors import RemoteProtocolError
 
 VERSION = 1
 """Version of the rigsync dialect."""
-MAX_DATAGRAM = 65_507
-"""Bytes of the largest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header."""
-
 COORDINATOR_MARK = b" "
 RIG_MARK = b"\t"
-"""White space at the end of what each side sends in the iblutil dialect. No encoder writes it and the echo copies it:
-so an echo, even one that comes late or twice, is told from the other side's own message of the same content."""
+"""White space before the last bracket of what each side sends in the iblutil dialect. No encoder writes it, and the
+echo copies it: so an echo, even one that comes late or twice, is told from the other side's own message of the same
+content. After the bracket it would belong to no message of a stream."""
 
 NULL_MESSAGE = ExpMessage(0)
 """The event of iblutil's error messages."""
@@ -321,18 +320,22 @@ class Message:
     """The JSON text of `args`, in ASCII. Never logged: it may hold a token."""
 
     @classmethod
-    def of(cls, event: ExpMessage, args: list[Any]) -> Message:
+    def of(cls, event: ExpMessage, args: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
         """Encode plain JSON values.
 
         Raises
         ------
         PayloadTooLarge
-            No datagram can carry it.
+            There is no room for it; for a datagram's by default.
         """
-        body = to_json(args)
-        if _REQUEST_OVERHEAD + len(body) > MAX_DATAGRAM:
-            raise PayloadTooLarge(_REQUEST_OVERHEAD + len(body), MAX_DATAGRAM)
-        return cls(event, args, body)
+        message = cls(event, args, to_json(args))
+        room.check(message.size)
+        return message
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes at most, as request or reply in either dialect."""
+        return _REQUEST_OVERHEAD + len(self.body)
 
     @property
     def asks_token(self) -> bool:
@@ -348,7 +351,12 @@ def to_json(content: Any) -> str:
 def array(message: Message, mark: bytes) -> bytes:
     """Return a message in the iblutil dialect, with the mark of the side that sends it."""
     separator = "," if message.args else ""
-    return f"[{int(message.event)}{separator}{message.body[1:]}".encode("ascii") + mark
+    return f"[{int(message.event)}{separator}{message.body[1:-1]}".encode("ascii") + mark + b"]"
+
+
+def has_mark(data: bytes, mark: bytes) -> bool:
+    """Tell whether an array has the mark of a side."""
+    return data[-2:-1] == mark
 
 
 def error_array(error: str, message: str, event: ExpMessage) -> bytes:
@@ -421,18 +429,17 @@ def failure(boot: str, n: int, error: str, message: str, traceback: str) -> byte
     return data
 
 
-def notice(frame: Notice) -> bytes:
+def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
     """Return what a rig tells of its own accord.
 
     Raises
     ------
     PayloadTooLarge
-        No datagram can carry it.
+        There is no room for it; for a datagram's by default.
     """
     rest = to_json({"topic": frame.topic, "key": frame.key, "body": frame.body, "confirm": frame.confirm})
     data = _encode("notice", frame.boot, frame.n, rest[1:-1])
-    if len(data) > MAX_DATAGRAM:
-        raise PayloadTooLarge(len(data), MAX_DATAGRAM)
+    room.check(len(data))
     return data
 
 

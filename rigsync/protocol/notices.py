@@ -104,7 +104,8 @@ class NoticeQueue:
     def resume(self, now: float) -> None:
         """Go on where it was paused, since the coordinator has been heard."""
         if self._waiting and self.due == math.inf:
-            self._tries, self.due = 0, now
+            # As though sent once: an acknowledgement of the copy from before the pause measures no round trip.
+            self._tries, self.due = min(1, self._tries), now
 
     def clear(self) -> None:
         """Forget all: nobody waits for them any more."""

@@ -12,7 +12,7 @@ from itertools import chain
 from random import Random
 from typing import Any
 
-from rigsync.config import RigConfig, Timing
+from rigsync.config import MAX_DATAGRAM, RigConfig, Timing
 from rigsync.errors import (
     Aborted,
     Cancelled,
@@ -282,8 +282,19 @@ class Peer:
             else:
                 self._receive_frame(frame, now)
         except RemoteProtocolError as error:
-            if self._count(error.kind) == 1:
-                self._events.append(ViolationSeen(self.name, error.kind, str(error)))
+            self.report_violation(error)
+
+    def report_violation(self, error: RemoteProtocolError) -> None:
+        """Take note that what came from the rig is no message, or makes no sense; told once for each kind."""
+        if self._count(error.kind) == 1:
+            self._events.append(ViolationSeen(self.name, error.kind, str(error)))
+
+    def report_life(self, now: float) -> None:
+        """Take note that part of a message has come or gone: a link that carries a large one is not silent."""
+        if self.state in (LinkState.ALIVE, LinkState.SUSPECT):
+            before = self.state
+            self._liveness.heard(now)
+            self._note_change(before)
 
     def report_refusal(self, now: float) -> None:
         """Take note of an ICMP refusal."""
@@ -452,6 +463,10 @@ class Peer:
             return f"nothing has ever come from {self.config.address}; is the rig's program running there?"
         if errand is not self._current:
             return "it was still waiting behind earlier messages to this rig"
+        if self.dialect is Dialect.IBLUTIL and errand.request.message.size > MAX_DATAGRAM:
+            return (
+                "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
+            )
         if errand.received:
             return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"
         if self.dialect is Dialect.IBLUTIL:
@@ -466,7 +481,7 @@ class Peer:
     def _receive_array(self, message: Array, data: bytes, now: float) -> None:
         self._heard(Dialect.IBLUTIL, now)
         errand = self._current if self._current and self._current.tries else None
-        if data.endswith(messages.COORDINATOR_MARK):
+        if messages.has_mark(data, messages.COORDINATOR_MARK):
             self._receive_echo(data, errand, now)
         elif message.event == messages.NULL_MESSAGE:
             text, event = message.args
@@ -618,6 +633,10 @@ class Peer:
 
     def _send_probe(self, now: float) -> int:
         if self.dialect is Dialect.IBLUTIL:
+            if self.config.address.scheme == "tcp" and self._current and self._current.tries:
+                # On the one connection that there is, a probe that meets the rig's answer is a wrong echo to the rig.
+                self._liveness.excuse()
+                return 0
             # Always the same bytes: an iblutil rig shows each datagram that it does not know once.
             n = stamp = 0
         else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from rigsync.config import Timing
+from rigsync.config import DATAGRAM_ROOM, Room, Timing
 from rigsync.errors import PayloadError, PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity, answer_arguments, experiment_information
@@ -105,6 +105,8 @@ class Responder(Outputs[Address]):
         The rig's wall clock.
     lease : float
         Seconds of the owner's silence after which the rig interrupts; 0 for never.
+    room : Room
+        How large an answer may be; as large as a datagram by default.
     """
 
     def __init__(
@@ -115,10 +117,11 @@ class Responder(Outputs[Address]):
         boot: str,
         stamps: StampClock,
         lease: float = LEASE,
+        room: Room = DATAGRAM_ROOM,
     ):
         super().__init__()
         self.identity, self._handled, self._timing = identity, handled, timing
-        self._boot, self._stamps = boot, stamps
+        self._boot, self._stamps, self._room = boot, stamps, room
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
         self._ownership = Ownership(lease)
         self._notices = 0
@@ -160,6 +163,10 @@ class Responder(Outputs[Address]):
                 raise RemoteProtocolError("stray frame", f"a {type(frame).__name__.lower()} came to a rig")
         except RemoteProtocolError as error:
             self._report(source, error)
+
+    def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
+        """Take note that what came from `source` cannot be a message."""
+        self._report(source, error)
 
     def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
         """Settle a task whose handlers have succeeded and returned `returned`.
@@ -238,7 +245,7 @@ class Responder(Outputs[Address]):
             No datagram can carry it.
         """
         self._notices += 1
-        frame = messages.notice(Notice(self._boot, self._notices, topic, key, body, confirm))
+        frame = messages.notice(Notice(self._boot, self._notices, topic, key, body, confirm), self._room)
         if not confirm:
             for address in self._coordinators.watching(now):
                 self._send(address, frame)
@@ -339,7 +346,7 @@ class Responder(Outputs[Address]):
 
     def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
         lane = self._coordinators.lane(source)
-        if data.endswith(messages.RIG_MARK):
+        if messages.has_mark(data, messages.RIG_MARK):
             if lane.awaited and lane.awaited[1] == data:
                 lane.awaited = None
                 self._send_next(source, lane, now)
@@ -529,7 +536,7 @@ class Responder(Outputs[Address]):
         repeated = self._answers.get(task.event) if is_repeat else None
         try:
             args = repeated if repeated is not None else self._answer(task.event, status, exp_ref, returned)
-            message = encode(task.event, args)
+            message = encode(task.event, args, self._room)
         except (PayloadError, PayloadTooLarge, TypeError) as error:
             problem = f"the handlers' result cannot be sent: {error}"
             self.fail(task.number, type(error).__name__, problem, "", now)
@@ -558,11 +565,11 @@ class Responder(Outputs[Address]):
     def _answer(self, event: ExpMessage, status: ExpStatus, exp_ref: str | None, returned: Any) -> list[Any]:
         if event is ExpMessage.ALYX:
             if isinstance(returned, (list, tuple)) and len(returned) == 2:
-                return [to_plain(part, "the result") for part in returned]
-            return [to_plain(part, "the result") for part in token_arguments(returned)]
+                return [to_plain(part, "the result", self._room) for part in returned]
+            return [to_plain(part, "the result", self._room) for part in token_arguments(returned)]
         if returned is not None and not isinstance(returned, Mapping):
             raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
-        plain = to_plain(dict(returned or {}), "the result")
+        plain = to_plain(dict(returned or {}), "the result", self._room)
         return answer_arguments(event, status, exp_ref, experiment_information(self.identity, status, exp_ref, plain))
 
     def _finish_failure(self, task: Task, error: str, message: str, traceback: str, now: float) -> None:

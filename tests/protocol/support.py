@@ -6,7 +6,7 @@ import json
 from random import Random
 from typing import Any
 
-from rigsync.config import Address, RigConfig, Timing
+from rigsync.config import DATAGRAM_ROOM, Address, RigConfig, Room, Timing
 from rigsync.errors import RigError
 from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity
@@ -36,7 +36,7 @@ class Fixed(Random):
 class PeerBench:
     """A `Peer`, what it has sent and told, and a clock that stops at each of its timers."""
 
-    def __init__(self, *, boot: str = COORDINATOR, timing: Timing | None = None, **config: Any):
+    def __init__(self, *, boot: str = COORDINATOR, timing: Timing | None = None, scheme: str = "udp", **config: Any):
         self.now = 0.0
         self.outbox: list[tuple[tuple[str, Line], bytes]] = []
         self.told: list[Event] = []
@@ -46,7 +46,7 @@ class PeerBench:
         self.steps = 0
         self.boot = boot
         self.peer = Peer(
-            RigConfig(NAME, Address("udp", "10.0.1.1", 11001), **config),
+            RigConfig(NAME, Address(scheme, "10.0.1.1", 11001), **config),
             timing or Timing(),
             boot,
             StampClock(WALL, 0.0),
@@ -171,11 +171,11 @@ class PeerBench:
 class RigBench:
     """A `Responder`, what it has sent and told, and a clock that stops at each of its timers."""
 
-    def __init__(self, *handled: str, lease: float = 300.0, **identity: Any):
+    def __init__(self, *handled: str, lease: float = 300.0, room: Room = DATAGRAM_ROOM, **identity: Any):
         self.now = 100.0
         self.handled = {ExpMessage[name] for name in handled}
         self.stamps = StampClock(WALL, self.now)
-        self.rig = Responder(Identity(NAME, **identity), self.handled, Timing(), RIG, self.stamps, lease)
+        self.rig = Responder(Identity(NAME, **identity), self.handled, Timing(), RIG, self.stamps, lease, room)
         self.n = 0
         self.noticed: list[tuple[Any, Notice]] = []
         self.outbox: list[tuple[Any, bytes]] = []
@@ -288,7 +288,7 @@ class RigBench:
         for due in self.events(HandlerDue):
             self.respond(due.task)
         answer = self.sent()[-1]
-        if answer.endswith(messages.RIG_MARK):
+        if messages.has_mark(answer, messages.RIG_MARK):
             self.receive(answer, source)
         frame = messages.decode(answer)
         assert isinstance(frame, Array)

@@ -14,6 +14,7 @@ from rigsync.errors import (
     Cancelled,
     Interrupted,
     RemoteError,
+    RemoteProtocolError,
     RigLost,
     RigRefused,
     RigRestarted,
@@ -438,3 +439,12 @@ def test_a_restart_concerns_the_rig_that_it_happened_to() -> None:
     (completed,) = bench.completed()
     assert list(completed.answers) == ["cameras", "imaging"]
     assert [type(error) for error in completed.failures.values()] == [RigRestarted]
+
+
+def test_life_and_violations_reach_the_rig_s_own_peer() -> None:
+    bench = Bench()
+    first, second, _ = bench.fanout.peers.values()
+    bench.fanout.report_violation((first.name, Line.REQUESTS), RemoteProtocolError("junk", "x"))
+    assert (first.violations, second.violations) == ({"junk": 1}, {})
+    bench.fanout.report_life((first.name, Line.REQUESTS), bench.now)
+    assert bench.fanout.next_timer() <= first.next_timer()

@@ -30,6 +30,7 @@ from rigsync.protocol.messages import (
     Reply,
     Request,
     decode,
+    has_mark,
     one_line,
 )
 
@@ -320,11 +321,14 @@ def test_a_violation_never_shows_a_long_value_whole() -> None:
     ],
 )
 @pytest.mark.parametrize("mark", [COORDINATOR_MARK, RIG_MARK])
-def test_each_message_is_an_array_to_the_letter_and_ends_in_its_mark(
+def test_each_message_is_an_array_to_the_letter_and_has_its_mark_before_the_end(
     event: ExpMessage, args: list[object], expected: bytes, mark: bytes
 ) -> None:
     data = messages.array(Message.of(event, args), mark)
-    assert data == expected + mark
+    assert data == expected[:-1] + mark + b"]"
+    assert [has_mark(data, other) for other in (COORDINATOR_MARK, RIG_MARK)] == [
+        other == mark for other in (COORDINATOR_MARK, RIG_MARK)
+    ]
     assert decode(data) == Array(event, args)
 
 
@@ -332,7 +336,8 @@ def test_the_two_sides_have_marks_that_differ_and_that_no_encoder_writes() -> No
     assert COORDINATOR_MARK != RIG_MARK
     assert COORDINATOR_MARK.isspace()
     assert RIG_MARK.isspace()
-    assert not json.dumps([1, None]).encode().endswith((COORDINATOR_MARK, RIG_MARK))
+    for content in ([1], [1, None], [1, " "], [1, "\t"], [1, [" "]], [1, {"a": " "}]):
+        assert not any(has_mark(json.dumps(content).encode(), mark) for mark in (COORDINATOR_MARK, RIG_MARK))
 
 
 @pytest.mark.parametrize("event", EVENTS)
@@ -567,7 +572,7 @@ def test_a_message_survives_the_wire_as_request_reply_and_array(
     assert decode(messages.reply(boot, n, message, n, n)) == Reply(boot, n, args, n, n)
     for mark in (COORDINATOR_MARK, RIG_MARK):
         data = messages.array(message, mark)
-        assert data.endswith(mark)
+        assert has_mark(data, mark)
         assert decode(data) == Array(event, args)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rigsync import errors
 from rigsync.config import Timing
-from rigsync.errors import Aborted, Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.errors import Aborted, Interrupted, RemoteError, RemoteProtocolError, RigLost, RigRefused, RigTimeout
 from rigsync.protocol import events, messages
 from rigsync.protocol.echo_guard import MOST
 from rigsync.protocol.events import (
@@ -30,7 +30,7 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.messages import Alive, Bye, ExpMessage, ExpStatus, Message, Probe, decode
-from rigsync.protocol.peer import SINGLE_TRIES, Line
+from rigsync.protocol.peer import SINGLE_TRIES, Line, Request
 
 from .support import COORDINATOR, NAME, RIG, WALL, PeerBench
 
@@ -100,7 +100,7 @@ def test_a_request_waits_for_the_echo_of_a_probe_as_well() -> None:
     bench = PeerBench().connect()
     request = bench.submit("EXPINIT", {"a": 1})
     bench.receive(bench.sent(Line.PROBES)[0], Line.PROBES)
-    assert bench.sent() == [b'[1,{"a":1}] '] == [request.array]
+    assert bench.sent() == [b'[1,{"a":1} ]'] == [request.array]
 
 
 def test_a_configured_iblutil_rig_needs_no_detection() -> None:
@@ -752,7 +752,7 @@ def test_a_request_from_a_rig_is_a_stray(bench: PeerBench) -> None:
     assert bench.peer.violations == {"stray frame": 1}
 
 
-@given(st.lists(st.binary(max_size=60) | st.sampled_from([b"[1]", b'[0,"E",2]', b"[64,20,null]\t", b"[1] "])))
+@given(st.lists(st.binary(max_size=60) | st.sampled_from([b"[1]", b'[0,"E",2]', b"[64,20,null\t]", b"[1 ]"])))
 @settings(deadline=None, max_examples=60)
 def test_no_bytes_from_outside_ever_raise(datagrams: list[bytes]) -> None:
     for dialect in ("rigsync", "iblutil"):
@@ -797,7 +797,7 @@ def test_withdrawing_takes_out_what_waits_for_the_rig_to_appear() -> None:
 
 def test_a_request_is_settled_by_the_answer_of_its_own_event_which_is_echoed(ibl: PeerBench) -> None:
     request = ibl.submit("EXPINFO", None, {"q": 1})
-    assert ibl.sent() == [b'[64,0,{"q":1}] ']
+    assert ibl.sent() == [b'[64,0,{"q":1} ]']
     ibl.receive(request.array)
     assert ibl.outbox == []  # an echo is not echoed
     assert ibl.outcomes == []
@@ -812,14 +812,14 @@ def test_the_echo_of_a_rigsync_rig_s_answer_keeps_its_mark(ibl: PeerBench) -> No
     request = ibl.submit("EXPEND")
     ibl.sent()
     ibl.receive(request.array)
-    ibl.receive(b"[4,null]\t")
-    assert ibl.sent() == [b"[4,null]\t"]
+    ibl.receive(b"[4,null\t]")
+    assert ibl.sent() == [b"[4,null\t]"]
     assert ibl.outcome() == [None]
 
 
 def test_an_answer_with_the_content_of_the_request_is_no_echo(ibl: PeerBench) -> None:
     request = ibl.submit("EXPEND")
-    assert ibl.sent() == [b"[4,null] "]
+    assert ibl.sent() == [b"[4,null ]"]
     ibl.receive(request.array)
     assert ibl.outcomes == []
     ibl.receive(b"[4,null]")
@@ -1791,3 +1791,57 @@ def test_probing_for_a_process_that_has_ended_is_never_due_in_the_past(bench: Pe
     bench.submit("EXPINFO", timeout=1.0)
     bench.run(2.0)  # asserts that each timer is later than the last
     assert [at for at, _ in bench.outcomes] == [1.0, 2.0]
+
+
+# ------------------------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize(("scheme", "probes"), [("udp", 3), ("tcp", 0)])
+def test_an_iblutil_rig_is_not_probed_over_tcp_while_a_request_is_outstanding(scheme: str, probes: int) -> None:
+    """Over one connection the probe might meet the rig's answer, and be a wrong echo."""
+    ibl = PeerBench(scheme=scheme).connected("iblutil")
+    ibl.run(20)
+    ibl.receive(ibl.sent(Line.PROBES)[-1], Line.PROBES)
+    ibl.submit("EXPSTART", timeout=100.0)
+    ibl.receive(ibl.sent()[0])
+    ibl.run(45)
+    assert len(ibl.sent(Line.PROBES)) == probes
+    if scheme == "tcp":
+        assert ibl.peer.state is LinkState.ALIVE  # what was not asked is not held against the rig
+        ibl.array(ExpMessage.EXPSTART, None)
+        ibl.run(15)
+        assert len(ibl.sent(Line.PROBES)) == 1
+
+
+def test_parts_of_messages_keep_a_link_alive_and_revive_none() -> None:
+    bench = PeerBench(scheme="tcp").connected()
+    for _ in range(10):
+        bench.run(2)
+        bench.peer.report_life(bench.now)
+    assert bench.peer.state is LinkState.ALIVE
+    bench.run(4)
+    assert bench.peer.state is LinkState.SUSPECT
+    bench.peer.report_life(bench.now)
+    assert bench.peer.state is LinkState.ALIVE
+    bench.run(6)
+    bench.peer.report_life(bench.now)
+    assert bench.peer.state is LinkState.LOST
+    fresh = PeerBench(scheme="tcp").connect()
+    fresh.peer.report_life(fresh.now)
+    assert fresh.peer.state is LinkState.UNKNOWN
+
+
+def test_what_a_transport_rejects_is_told_once_for_each_kind(bench: PeerBench) -> None:
+    for _ in range(3):
+        bench.peer.report_violation(RemoteProtocolError("junk in the stream", "what it was"))
+    (seen,) = bench.events(ViolationSeen)
+    assert (seen.source, seen.problem) == (bench.peer.name, "junk in the stream: what it was")
+    assert bench.peer.violations["junk in the stream"] == 3
+
+
+def test_iblutil_s_limit_is_named_where_a_message_was_over_it() -> None:
+    ibl = PeerBench(scheme="tcp").connected("iblutil")
+    message = Message.of(ExpMessage.EXPINIT, ["x" * 70_000], ibl.peer.config.room)
+    ibl.peer.submit(Request(message, 1.0, COORDINATOR, 1), ibl.now + 5, ibl.now)
+    ibl.run(6)
+    assert "no more than it can read at once" in str(ibl.outcome())

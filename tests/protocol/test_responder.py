@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rigsync.config import Room
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
@@ -765,27 +766,27 @@ def test_an_array_is_echoed_first_and_answered_then() -> None:
     assert bench.sent() == [data]
     bench.respond(bench.due().task, {"a": 1})
     (answer,) = bench.sent()
-    assert answer.endswith(RIG_MARK)
+    assert messages.has_mark(answer, RIG_MARK)
     assert answer.startswith(b"[64,0,{")
 
 
 def test_an_array_without_a_handler_is_echoed_and_answered_at_once() -> None:
     bench = RigBench()
     data = bench.array(ExpMessage.EXPSTATUS, 0)
-    assert bench.sent() == [data, b"[32,0]" + RIG_MARK]
+    assert bench.sent() == [data, b"[32,0\t]"]
 
 
 def test_the_echo_of_a_rigsync_coordinator_s_array_keeps_its_mark() -> None:
     bench = RigBench()
     data = messages.array(compose("EXPSTATUS"), COORDINATOR_MARK)
     bench.receive(data)
-    assert bench.sent() == [data, b"[32,0]" + RIG_MARK]
+    assert bench.sent() == [data, b"[32,0\t]"]
 
 
 def test_the_next_answer_waits_for_the_echo_of_the_last() -> None:
     bench = RigBench()
     echoes = [bench.array(ExpMessage.EXPSTATUS, i) for i in range(3)]
-    first = b"[32,0]" + RIG_MARK
+    first = b"[32,0\t]"
     assert bench.sent() == [echoes[0], first, echoes[1], echoes[2]]
     bench.receive(first)
     assert bench.sent() == [first]  # the second answer, of the same content
@@ -802,7 +803,7 @@ def test_answers_to_different_coordinators_do_not_wait_for_each_other() -> None:
     bench.array(ExpMessage.EXPSTATUS, 0)
     bench.array(ExpMessage.EXPSTATUS, 0, source=OTHER_PORT)
     bench.array(ExpMessage.EXPSTATUS, 0, source=OTHER_HOST)
-    answers = [destination for destination, data in bench.outbox if data.endswith(RIG_MARK)]
+    answers = [destination for destination, data in bench.outbox if messages.has_mark(data, RIG_MARK)]
     assert answers == [HERE, OTHER_PORT, OTHER_HOST]
 
 
@@ -886,7 +887,7 @@ def test_a_token_that_is_asked_for_is_answered(args: list[Any]) -> None:
     bench = RigBench("ALYX")
     data = bench.array(ExpMessage.ALYX, *args)
     bench.respond(bench.due().task, ("https://alyx", {"ana": "t"}))
-    assert bench.sent() == [data, b'[128,"https://alyx",{"ana":"t"}]' + RIG_MARK]
+    assert bench.sent() == [data, b'[128,"https://alyx",{"ana":"t"}\t]']
 
 
 def test_a_token_over_the_rigsync_dialect_is_answered_as_every_request() -> None:
@@ -1036,7 +1037,7 @@ def request_bytes(event: str, n: int, boot: str, to: str, ahead: float | None) -
                 AHEAD,
             ),
             st.builds(lambda event: b"[%d,null]" % event, st.sampled_from(list(ExpMessage.__members__.values()))),
-            st.sampled_from([b"[32,0]\t", *(messages.probe(boot * 16, 1, 0) for boot in "12")]),
+            st.sampled_from([b"[32,0\t]", *(messages.probe(boot * 16, 1, 0) for boot in "12")]),
             st.sampled_from([messages.bye(boot * 16, 1, "") for boot in "12"]),
             st.builds(lambda n: messages.ack("1" * 16, n), st.integers(0, 9)),
             st.tuples(st.sampled_from(["respond", "fail", "run", "unknown", "notify"]), st.integers(0, 30)),
@@ -1069,7 +1070,7 @@ def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: 
             if step.startswith(b'{"rigsync":1,"kind":"request"'):
                 frame = decode(step)
                 requests.add((frame.boot, frame.n))  # type: ignore[union-attr]
-            arrays += step.startswith(b"[") and not step.endswith(b"\t")
+            arrays += step.startswith(b"[") and not step.endswith(b"\t]")
         elif step[0] == "run":
             bench.run(step[1] / 10)  # asserts that each timer is later than the last
         elif step[0] == "notify":
@@ -2413,3 +2414,29 @@ def test_over_any_network_confirmed_notices_come_once_and_in_order(steps: list[s
         bench.probe()
         bench.run(2.0)
     assert heard == list(range(1, number + 1))
+
+
+# ----------------------------------------------------------------------------------------------------- transports
+
+
+def test_how_large_an_answer_may_be_depends_on_the_transport() -> None:
+    bench = RigBench("EXPINFO", room=Room(100_000, None, "tcp"))
+    bench.request("EXPINFO")
+    bench.respond(bench.due().task, {"a": "x" * 90_000})
+    assert len(bench.sent()[-1]) > 90_000
+    bench.request("EXPINFO")
+    bench.respond(bench.due().task, {"a": "x" * 100_000})
+    failure = bench.answer()
+    assert isinstance(failure, Failure)
+    assert failure.error == "PayloadTooLarge"
+    assert "max_message" in failure.message
+
+
+def test_what_a_transport_rejects_is_reported_and_counted() -> None:
+    bench = RigBench()
+    for _ in range(2):
+        bench.rig.report_violation(HERE, RemoteProtocolError("cut message", "why"))
+    bench.receive(messages.bye(COORDINATOR, 1, ""))
+    (seen,) = bench.events(ViolationSeen)
+    assert (seen.kind, seen.problem) == ("cut message", "cut message: why")
+    assert bench.rig.violations == {"cut message": 2}

@@ -1,0 +1,198 @@
+"""Messages cut out of a byte stream, however it comes in pieces."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rigsync.config import MAX_MESSAGE
+from rigsync.errors import RemoteProtocolError
+from rigsync.protocol import messages
+from rigsync.protocol.arguments import compose
+from rigsync.protocol.stream import DEEPEST, StreamDecoder
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet='ab"\\[]{}, \n\té🐭', max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('k"\\]}', max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+MESSAGES = st.lists(
+    st.builds(
+        lambda content, ascii_only, indent: json.dumps(content, ensure_ascii=ascii_only, indent=indent).encode(),
+        st.lists(JSON, max_size=4) | st.dictionaries(st.text("ab", max_size=2), JSON, max_size=4),
+        st.booleans(),
+        st.sampled_from([None, 1]),
+    ),
+    max_size=6,
+)
+SPACE = st.text(" \t\r\n", max_size=3).map(str.encode)
+
+
+def cut(stream: bytes, places: list[int]) -> list[bytes]:
+    """Cut a stream into pieces at these places, taken around where it is shorter."""
+    at = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
+    return [stream[begin:end] for begin, end in itertools.pairwise(at)]
+
+
+def fed(pieces: list[bytes], limit: int = MAX_MESSAGE) -> tuple[list[bytes], str | None]:
+    """Return the messages, and the kind of what ended them."""
+    decoder = StreamDecoder(limit)
+    found: list[bytes] = []
+    try:
+        for piece in pieces:
+            for message in decoder.feed(piece):
+                found.append(message)
+                assert decoder.held == 0
+    except RemoteProtocolError as error:
+        return found, error.kind
+    return found, None
+
+
+@given(MESSAGES, st.lists(SPACE, min_size=7, max_size=7), st.lists(st.integers(0, 10_000), max_size=20))
+@settings(deadline=None)
+def test_any_messages_in_any_pieces_come_out_as_they_went_in(
+    contents: list[bytes], spaces: list[bytes], places: list[int]
+) -> None:
+    stream = b"".join(space + content for space, content in zip(spaces, [*contents, b""], strict=False))
+    assert fed(cut(stream, places)) == (contents, None)
+    assert fed([stream]) == (contents, None)
+    assert fed([stream[i : i + 1] for i in range(len(stream))]) == (contents, None)
+
+
+@given(MESSAGES, st.binary(max_size=30), st.lists(st.integers(0, 10_000), max_size=20))
+@settings(deadline=None)
+def test_any_bytes_give_messages_or_a_protocol_error_the_same_in_any_pieces(
+    contents: list[bytes], junk: bytes, places: list[int]
+) -> None:
+    stream = b"".join(contents) + junk
+    found, kind = fed([stream])
+    assert found[: len(contents)] == contents
+    assert fed(cut(stream, places)) == (found, kind)
+    for message in found:  # what is cut out is a frame, or no frame, and never anything else
+        try:
+            messages.decode(message)
+        except RemoteProtocolError:
+            continue
+
+
+@given(st.lists(st.sampled_from(["[", "]", "{", "}", '"', "\\", "a", ",", "\\\\", '\\"', " "]), max_size=30))
+@settings(deadline=None)
+def test_strings_and_brackets_are_followed_as_by_a_reader_of_json(parts: list[str]) -> None:
+    text = "[" + "".join(parts) + "]"
+    try:
+        json.loads(text, strict=False)
+    except ValueError:
+        return
+    assert fed([text.encode()]) == ([text.encode()], None)
+
+
+def test_frames_of_both_dialects_one_after_another() -> None:
+    stream = [
+        messages.probe("0" * 16, 1, 2),
+        messages.array(compose("EXPEND", "}]"), messages.COORDINATOR_MARK),
+        messages.request("0" * 16, 2, compose("EXPINIT", {"a": ["[", '"', "\\"]})),
+    ]
+    assert fed([b"".join(stream)]) == (stream, None)
+
+
+@pytest.mark.parametrize(
+    ("junk", "kind"),
+    [
+        (b"x", "junk in the stream"),
+        (b",[2]", "junk in the stream"),
+        (b"]", "junk in the stream"),
+        (b'"a"', "junk in the stream"),
+        (b"\0[2]", "junk in the stream"),
+        (b"\xef\xbb\xbf[2]", "junk in the stream"),
+        (b"GET / HTTP/1.1\r\n", "junk in the stream"),
+        (b"[2}", "mismatched brackets"),
+        (b'{"a":[1}]', "mismatched brackets"),
+        (b"[" * (DEEPEST + 1), "nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_no_message_ends_the_stream_after_those_before(junk: bytes, kind: str, whole: bool) -> None:
+    stream = b"[1]\r\n [4, null]\t" + junk
+    pieces = [stream] if whole else [stream[i : i + 1] for i in range(len(stream))]
+    assert fed(pieces) == ([b"[1]", b"[4, null]"], kind)
+
+
+def test_what_is_as_deep_as_allowed_passes() -> None:
+    content = b"[" * DEEPEST + b"]" * DEEPEST
+    assert fed([content, b"[1]"]) == ([content, b"[1]"], None)
+
+
+def test_junk_is_shown_in_part_only() -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        list(StreamDecoder(100).feed(b"token=" + b"s" * 1000))
+    assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_a_message_up_to_the_limit_passes_and_one_byte_more_does_not(step: int) -> None:
+    limit = 50
+    fits, over = (b'["' + b"x" * (size - 4) + b'"]' for size in (limit, limit + 1))
+
+    def pieces(stream: bytes) -> list[bytes]:
+        return [stream[i : i + step] for i in range(0, len(stream), step)]
+
+    assert fed(pieces(fits * 3), limit) == ([fits] * 3, None)
+    assert fed(pieces(fits + over), limit) == ([fits], "message over the limit")
+
+
+def test_what_is_over_the_limit_is_found_out_before_it_is_kept() -> None:
+    decoder = StreamDecoder(1000)
+    assert list(decoder.feed(b'["' + b"x" * 98)) == []
+    for _ in range(9):
+        assert list(decoder.feed(b"x" * 100)) == []
+    assert decoder.held == 1000
+    with pytest.raises(RemoteProtocolError, match=r"takes 1,000 \(max_message\)"):
+        list(decoder.feed(b"x"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'"' + b"x" * 48 + b'",', b'"' + b"\\\\" * 24 + b'",', b'"' + b'\\"' * 24 + b'",', b"[1,2],", b"12345,"],
+    ids=["text", "backslashes", "quotes", "lists", "numbers"],
+)
+def test_time_grows_as_the_message_does(content: bytes) -> None:
+    """A decoder that went through what it holds for each piece would take 16 times as long for 4 times as much."""
+
+    def seconds(size: int) -> float:
+        stream = b"[" + content * (size // len(content)) + b"1]"
+        begin = time.process_time()
+        assert fed([stream[i : i + 512] for i in range(0, len(stream), 512)])[0] == [stream]
+        return time.process_time() - begin
+
+    seconds(1 << 18)
+    assert any(seconds(1 << 20) < 10 * seconds(1 << 18) for _ in range(5))
+
+
+def test_many_small_messages_in_one_piece_take_no_longer_than_in_many() -> None:
+    def seconds(count: int) -> float:
+        stream = b"[4,null ]" * count
+        begin = time.process_time()
+        assert len(fed([stream])[0]) == count
+        return time.process_time() - begin
+
+    seconds(1000)
+    assert any(seconds(80_000) < 10 * seconds(20_000) for _ in range(5))
+
+
+def test_the_largest_message_in_small_pieces() -> None:
+    piece = b'"' + b"x" * 1397 + b'",'
+    decoder = StreamDecoder(MAX_MESSAGE)
+    count = MAX_MESSAGE // len(piece) - 1
+    assert not list(decoder.feed(b"["))
+    for _ in range(count):
+        assert not list(decoder.feed(piece))
+    (message,) = decoder.feed(b"1]")
+    assert len(message) == count * len(piece) + 3
+    content: list[Any] = json.loads(message)
+    assert len(content) == count + 1
