@@ -65,7 +65,7 @@ def test_rig_killed_in_the_middle_of_each_message(stage: Stage, network: str) ->
         stage.wait_for("ready", pid=successor.pid)
     last: dict[str, Step] = {}
     for message in LEADING_TO:
-        leading, last[message] = steps_to(stage, message, stage.reference(), hold=60.0)
+        leading, last[message] = steps_to(stage, message, stage.reference(), hold=10.0)
         coordinators.begin(message, [*leading, last[message]])
     for message, step in last.items():
         stage.began(step, message)
@@ -88,7 +88,7 @@ def test_rig_killed_and_back_only_after_it_was_given_up(stage: Stage) -> None:
     """As when somebody has to walk there: the message ends before the successor is there, and is not sent to it."""
     victim = stage.rigs(["cameras"]).wait()
     coordinators = stage.coordinators({"task": victim.uris}).wait()
-    leading, start = steps_to(stage, "EXPSTART", stage.reference(), hold=60.0)
+    leading, start = steps_to(stage, "EXPSTART", stage.reference(), hold=10.0)
     coordinators.begin("task", [*leading, start])
     stage.began(start, "cameras")
     victim.kill()
@@ -107,7 +107,7 @@ def test_rig_killed_between_receipt_and_handling(stage: Stage) -> None:
     successor = stage.rigs(victim.uris, standby=True)
     stage.wait_for("ready", pid=successor.pid)
     busy = stage.coordinators({f"busy {number}": victim.uris for number in range(8)}).wait()
-    held = [busy.begin(name, [stage.step("EXPINFO", hold=60.0)])[0] for name in busy.rigs]
+    held = [busy.begin(name, [stage.step("EXPINFO", hold=10.0)])[0] for name in busy.rigs]
     for step in held:
         stage.began(step, "cameras")
     with Auxiliaries(victim.uris) as auxiliaries:
@@ -185,7 +185,7 @@ def test_iblutil_rig_killed_in_the_middle_of_a_session(stage: Stage) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_coordinator_killed_in_the_middle_of_each_message(stage: Stage, network: str) -> None:
     """What it began runs once, and its successor, which knows the reference, clears up and goes on."""
-    rigs = stage.rigs(LEADING_TO).wait()
+    rigs = stage.rigs(list(LEADING_TO)).wait()
     uris = uris_before(stage, [rigs], network)
     victims = {message: stage.coordinators({f"old {message}": {message: uris[message]}}) for message in LEADING_TO}
     references = {message: stage.reference() for message in LEADING_TO}
@@ -213,7 +213,7 @@ def test_both_killed_in_the_middle_of_a_start(stage: Stage) -> None:
     """A power cut: everything is new, and nobody remembers anything."""
     victim = stage.rigs(["cameras"]).wait()
     coordinators = stage.coordinators({"task": victim.uris}).wait()
-    leading, start = steps_to(stage, "EXPSTART", stage.reference(), hold=60.0)
+    leading, start = steps_to(stage, "EXPSTART", stage.reference(), hold=10.0)
     coordinators.begin("task", [*leading, start])
     stage.began(start, "cameras")
     coordinators.kill()
