@@ -42,6 +42,11 @@ class Journal:
         os.write(self._file, line.encode() + b"\n")
 
 
+def wait(seconds: float) -> None:
+    """Wait as `time.sleep` does, which fails with EINVAL under libfaketime where the monotonic clock is not faked."""
+    threading.Event().wait(seconds)
+
+
 # ------------------------------------------------------------------------------------------------------------ rigs
 
 
@@ -62,7 +67,7 @@ class RigActor:
         def handle(*args: Any) -> dict[str, Any]:
             order = args[-1]
             self._journal.write("began", self.rig.name, message, order["token"])
-            time.sleep(order.get("hold", 0.0))
+            wait(order.get("hold", 0.0))
             self._journal.write("ended", self.rig.name, message, order["token"])
             return {"ran": order["token"], "pid": os.getpid()}
 
@@ -124,7 +129,7 @@ class CoordinatorActor:
     def run(self, steps: list[dict[str, Any]]) -> None:
         """Push the messages one after the other."""
         for step in steps:
-            time.sleep(step["pause"])
+            wait(step["pause"])
             self._push(**step)
 
     def _push(

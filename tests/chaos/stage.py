@@ -14,9 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chaos.verdict import Line, Push, Record, read
 from processes import ROOT, free_port, port_of
 
+from chaos.verdict import Line, Push, Record, read
 from rigsync.relay import Relay, relay_before
 
 PATIENCE = 90.0
@@ -254,9 +254,9 @@ class Stage:
 
         def find() -> Line | None:
             for line in read(self.folder):
-                if line.what == what and line.details[: len(details)] == details and line.now > after:
-                    if pid in (None, line.pid):
-                        return line
+                wanted = line.what == what and line.details[: len(details)] == details
+                if wanted and line.now > after and pid in (None, line.pid):
+                    return line
             return None
 
         found: Line = self.until(find, f"{what} {details} of {pid or 'any process'}")

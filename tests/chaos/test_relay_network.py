@@ -6,9 +6,10 @@ import time
 from typing import Any
 
 import pytest
+from processes import PROBE_WARNING
+
 from chaos.stage import Stage, Step, all_succeeded
 from chaos.verdict import as_happened, by_the_table
-from processes import PROBE_WARNING
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 
@@ -137,9 +138,7 @@ def test_partitions_in_the_middle_of_a_session(stage: Stage) -> None:
     # Whatever it left behind, the next experiment goes through whole.
     after = [
         stage.settled(
-            coordinators.begin(
-                scenario, [stage.step("EXPINTERRUPT"), stage.step("EXPCLEANUP"), *stage.session()]
-            )
+            coordinators.begin(scenario, [stage.step("EXPINTERRUPT"), stage.step("EXPCLEANUP"), *stage.session()])
         )
         for scenario in PARTITIONS
     ]

@@ -147,9 +147,7 @@ class Record:
             found.append(f"{rig} ran {token}, which it was not told")
         elif runs[0].began < push.began:
             found.append(f"{rig} ran {token} before it was told")
-        found += [
-            f"{rig} never ended {token}" for run in runs if run.ended is None and run.pid not in killed
-        ]
+        found += [f"{rig} never ended {token}" for run in runs if run.ended is None and run.pid not in killed]
         return found
 
     def _outcome_problems(self, push: Push, iblutil: Collection[str]) -> list[str]:
@@ -207,7 +205,9 @@ class Record:
 
     def stamps(self, coordinator: str, rig: str) -> list[tuple[int, int, int, int]]:
         """Return the four stamps (RFC 5905 section 8) of each probe that came back, by the number of the probe."""
-        found = [line.details for line in self.lines if line.what == "stamps" and line.details[:2] == (coordinator, rig)]
+        found = [
+            line.details for line in self.lines if line.what == "stamps" and line.details[:2] == (coordinator, rig)
+        ]
         return [tuple(stamps) for _, _, _, stamps in sorted(found, key=lambda details: details[2])]
 
 
