@@ -89,9 +89,9 @@ class RigsActor(Actor):
         return {name: ("127.0.0.1", port_of(uri)) for name, uri in self.uris.items()}
 
     def wait(self) -> RigsActor:
-        """Wait until all of its rigs listen."""
+        """Wait until all of its rigs listen; from then on `uris` has the ports that the system chose."""
         for name in self.uris:
-            self.stage.wait_for("listening", name, pid=self.pid)
+            self.uris[name] = self.stage.wait_for("listening", name, pid=self.pid).details[1]
         return self
 
 
@@ -111,6 +111,7 @@ class CoordinatorsActor(Actor):
     def begin(self, name: str, steps: Iterable[Step]) -> list[Step]:
         """Have a coordinator push messages one after the other; do not wait."""
         steps = list(steps)
+        self.stage.begun.update({step["token"]: self.pid for step in steps})
         self.tell("run", name, steps)
         return steps
 
@@ -134,6 +135,8 @@ class Stage:
         self.folder, self.seed, self.random = folder, seed, Random(seed)
         self.numbers = itertools.count(1)
         self.killed: set[int] = set()
+        self.begun: dict[str, int] = {}
+        """Processes that were told to push, by the token of the message."""
         self.iblutil: set[str] = set()
         self.stack = contextlib.ExitStack()
         self._actors: list[Actor] = []
@@ -168,7 +171,7 @@ class Stage:
             Additions to its environment.
         """
         if not isinstance(uris, Mapping):
-            uris = {name: f"udp://127.0.0.1:{free_port()}" for name in uris}
+            uris = dict.fromkeys(uris, "udp://127.0.0.1:0")
         actor = RigsActor(self, "rigs", dict(uris), {"standby": standby}, under=under, env=env or {})
         self._actors.append(actor)
         return actor
@@ -279,21 +282,21 @@ class Stage:
         return found
 
     def check(self) -> Record:
-        """Fail with all that was not as promised."""
-        pushes = self.record().pushes.values()
-        self.until(
-            lambda: all(push.is_settled or push.pid in self.killed for push in self.record().pushes.values()),
-            f"the outcomes of all {len(pushes)} pushes",
+        """Wait until all that was begun is over; fail with all that was not as promised."""
+        record = self.until(
+            self._completed, f"the outcomes of all {len(self.begun)} pushes, and the end of every handler"
         )
-        record = self.until(self._with_ends, "the end of every handler")
         problems = record.problems(self.killed, self.iblutil) + self._complaints()
         assert not problems, "\n".join([*problems, f"(seed {self.seed})"])
         return record
 
-    def _with_ends(self) -> Record | None:
+    def _completed(self) -> Record | None:
+        """Return what has happened, once nothing more will but by processes that are killed."""
         record = self.record()
-        open_runs = [run for runs in record.runs.values() for run in runs if run.ended is None]
-        return None if any(run.pid not in self.killed for run in open_runs) else record
+        settled = {token for token, push in record.pushes.items() if push.is_settled}
+        open_runs = [run.pid for runs in record.runs.values() for run in runs if run.ended is None]
+        pending = {pid for token, pid in self.begun.items() if token not in settled}
+        return record if pending <= self.killed and set(open_runs) <= self.killed else None
 
     def _complaints(self) -> list[str]:
         """Return what the processes have to complain of: no fault may make a traceback."""

@@ -56,8 +56,8 @@ def uris_before(stage: Stage, rigs: list[RigsActor], network: str) -> dict[str, 
 def test_rig_killed_in_the_middle_of_each_message(stage: Stage, network: str) -> None:
     """Its successor listens some milliseconds later, while the coordinator still asks for the answer."""
     victims = {message: stage.rigs([message]) for message in LEADING_TO}
-    successors = {message: stage.rigs(victims[message].uris, standby=True) for message in LEADING_TO}
     uris = uris_before(stage, [victim.wait() for victim in victims.values()], network)
+    successors = {message: stage.rigs(victims[message].uris, standby=True) for message in LEADING_TO}
     coordinators = stage.coordinators({message: {message: uris[message]} for message in LEADING_TO}).wait()
     for successor in successors.values():
         stage.wait_for("ready", pid=successor.pid)

@@ -160,8 +160,8 @@ def test_iblutil_rigs_never_seem_to_act_when_they_did_not(stage: Stage) -> None:
     ).wait()
     steps = []
     for name in relays:
-        script = [step for _ in range(2) for step in stage.session(timeout=2.0, pause=0.2)]
-        steps += coordinators.begin(name, [*stage.infos(2, timeout=2.0), *script])
+        script = [step for _ in range(2) for step in stage.session(timeout=1.5, pause=0.2)]
+        steps += coordinators.begin(name, [*stage.infos(2, timeout=1.0), *script])
     stage.wait_for("began", "cut", "EXPSTART")
     relays["cut"].loss = 1.0
     time.sleep(3.0)
