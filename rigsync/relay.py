@@ -49,6 +49,9 @@ class Relay:
     loss, duplication, reordering : float
         Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms. With a loss of 1 the
         network is cut, and with 0 it is whole again.
+    loss_back : float, optional
+        Share of what comes from the rig, where it differs from `loss`: with 1 the rig does all that it is told, and
+        nobody hears of it.
     delay : (float, float)
         Bounds of the one-way delay in seconds. Delays that differ reorder too.
     seed : int, optional
@@ -56,7 +59,7 @@ class Relay:
 
     Attributes
     ----------
-    target, loss, duplication, reordering, delay
+    target, loss, loss_back, duplication, reordering, delay
         As given.
     address : (str, int)
         Host and port at which the relay listens, once it is open.
@@ -73,13 +76,15 @@ class Relay:
         target: tuple[str, int],
         *,
         loss: float = 0.0,
+        loss_back: float | None = None,
         duplication: float = 0.0,
         reordering: float = 0.0,
         delay: tuple[float, float] = (0.0, 0.0),
         seed: int | None = None,
     ):
         self.target = target
-        self.loss, self.duplication, self.reordering, self.delay = loss, duplication, reordering, delay
+        self.loss, self.loss_back = loss, loss_back
+        self.duplication, self.reordering, self.delay = duplication, reordering, delay
         self.forwarded = self.dropped = 0
         self._random = Random(seed)
         self._listener: socket.socket | None = None
@@ -135,14 +140,15 @@ class Relay:
             self.dropped += 1
             return
         self._paths[source] = path
-        self._carry(path.there, functools.partial(path.socket.send, data))
+        self._carry(path.there, self.loss, functools.partial(path.socket.send, data))
 
     def _receive_from_target(self, path: _Path, listener: socket.socket, source: Any) -> None:
         try:
             data = path.socket.recv(_LONGEST_DATAGRAM)
         except OSError:
             return  # the target refuses: silence, as said above
-        self._carry(path.back, functools.partial(listener.sendto, data, source))
+        loss = self.loss if self.loss_back is None else self.loss_back
+        self._carry(path.back, loss, functools.partial(listener.sendto, data, source))
 
     def _open_path(self, listener: socket.socket, source: Any) -> _Path:
         if len(self._paths) >= MOST_SOURCES:
@@ -165,8 +171,8 @@ class Relay:
         self._loop.remove_reader(sock)
         sock.close()
 
-    def _carry(self, random: Random, send: Callable[[], object]) -> None:
-        if random.random() < self.loss:
+    def _carry(self, random: Random, loss: float, send: Callable[[], object]) -> None:
+        if random.random() < loss:
             self.dropped += 1
             return
         for _ in range(2 if random.random() < self.duplication else 1):

@@ -187,6 +187,23 @@ def test_a_loss_of_1_cuts_the_network_until_it_is_healed(rig: socket.socket, sou
         assert source.recv(100) == b"healed"
 
 
+def test_a_loss_on_the_way_back_leaves_the_way_there(rig: socket.socket, source: socket.socket) -> None:
+    with before(rig, loss_back=1.0) as relay:
+        source.sendto(b"there", relay.address)
+        data, path = rig.recvfrom(100)
+        assert data == b"there"
+        rig.sendto(b"nobody hears of it", path)
+        until(lambda: relay.dropped == 1)
+        relay.loss, relay.loss_back = 1.0, 0.0
+        rig.sendto(b"back", path)
+        assert source.recv(100) == b"back"
+        source.sendto(b"lost", relay.address)
+        until(lambda: relay.dropped == 2)
+        relay.loss_back = None  # as the other way
+        rig.sendto(b"lost too", path)
+        until(lambda: relay.dropped == 3)
+
+
 def test_a_duplication_of_1_doubles_everything(rig: socket.socket, source: socket.socket) -> None:
     with before(rig, duplication=1.0) as relay:
         send_all(source, relay)

@@ -55,13 +55,14 @@ class NoticeQueue:
         For back-off.
     """
 
-    __slots__ = ("_backoff", "_sent_at", "_tries", "_waiting", "due", "overflowed")
+    __slots__ = ("_backoff", "_is_copy", "_sent_at", "_tries", "_waiting", "due", "overflowed")
 
     def __init__(self, timing: Timing, random: Random):
         self._backoff = Backoff(timing, random)
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._tries = 0
         self._sent_at = 0.0
+        self._is_copy = False
         self.due = math.inf
         """When the first is to be sent, again or for the first time, in monotonic seconds."""
         self.overflowed = False
@@ -92,9 +93,10 @@ class NoticeQueue:
         """Take note that a notice has come."""
         if not self._waiting or self._waiting[0][0] != n or not self._tries:
             return  # of an earlier copy
-        if self._tries == 1:
+        if self._tries == 1 and not self._is_copy:
             self._backoff.add_sample(now - self._sent_at)
         self._waiting.popleft()
+        self._is_copy = False
         self._tries, self.due = 0, now if self._waiting else math.inf
 
     def pause(self) -> None:
@@ -104,8 +106,8 @@ class NoticeQueue:
     def resume(self, now: float) -> None:
         """Go on where it was paused, since the coordinator has been heard."""
         if self._waiting and self.due == math.inf:
-            # As though sent once: an acknowledgement of the copy from before the pause measures no round trip.
-            self._tries, self.due = min(1, self._tries), now
+            self._is_copy = self._tries > 0  # whose acknowledgement measures no round trip (Karn's rule)
+            self._tries, self.due = 0, now
 
     def clear(self) -> None:
         """Forget all: nobody waits for them any more."""
