@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 from rigsync.config import Timing
 from rigsync.protocol.events import Dialect, LinkState
+
+STAGGER = 0.3
+"""Share of the interval by which a probe may leave early."""
 
 
 class Liveness:
@@ -17,6 +21,8 @@ class Liveness:
     ----------
     timing : Timing
         The beat and what is derived from it, in seconds.
+    random : random.Random
+        For when exactly to probe what is probed often.
     """
 
     __slots__ = (
@@ -25,6 +31,7 @@ class Liveness:
         "_heard",
         "_last_probe",
         "_next_probe",
+        "_random",
         "_refused_at",
         "_timing",
         "_unanswered",
@@ -36,8 +43,8 @@ class Liveness:
         "state",
     )
 
-    def __init__(self, timing: Timing):
-        self._timing = timing
+    def __init__(self, timing: Timing, random: Random):
+        self._timing, self._random = timing, random
         self._dialect = Dialect.UNKNOWN
         self._heard = math.inf  # last sign of life, or the beginning of probing
         self._next_probe = self._last_probe = math.inf
@@ -156,7 +163,11 @@ class Liveness:
         # Half a beat of margin, for the answer to the last regular probe came a round trip after it.
         overdue = now - self._heard >= 1.5 * timing.beat
         often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
-        return timing.overdue_interval if often else timing.beat
+        if not often:
+            return timing.beat
+        # Not in step with the other rigs: what wakes many computers, or a relay, at once is answered late, always by the
+        # same ones, and so spoils what is measured of their clocks.
+        return timing.overdue_interval * (1 - self._random.uniform(0.0, STAGGER))
 
     def _enter(self, state: LinkState, reason: str, now: float) -> None:
         if state is LinkState.LOST and self.state is not LinkState.LOST:

@@ -166,7 +166,7 @@ class Peer:
         self._timing, self._boot, self._stamps = timing, boot, stamps
         self._outbox, self._events, self._settled = outbox, told, settled
         self._backoff = Backoff(timing, random)
-        self._liveness = Liveness(timing)
+        self._liveness = Liveness(timing, random)
         self._echo_guard = EchoGuard()
         self._probe_n = 0
         self._probes = ProbeLog()

@@ -13,6 +13,8 @@ from rigsync.config import Timing
 from rigsync.protocol.events import Dialect, LinkState
 from rigsync.protocol.liveness import Liveness
 
+from .support import Fixed
+
 UNKNOWN, ALIVE, SUSPECT, LOST = LinkState.UNKNOWN, LinkState.ALIVE, LinkState.SUSPECT, LinkState.LOST
 
 
@@ -20,7 +22,7 @@ class Watch:
     """A `Liveness` and a clock that stops at each of its timers."""
 
     def __init__(self, dialect: Dialect = Dialect.UNKNOWN, **timing: float):
-        self.liveness = Liveness(Timing(**timing))
+        self.liveness = Liveness(Timing(**timing), Fixed())
         if dialect is not Dialect.UNKNOWN:
             self.liveness.adopt(dialect)
         self.now = 0.0
@@ -47,7 +49,7 @@ class Watch:
 
 
 def test_nothing_is_probed_before_connect() -> None:
-    liveness = Liveness(Timing())
+    liveness = Liveness(Timing(), Fixed())
     assert liveness.next_timer() == math.inf
     assert not liveness.probe_due(1e9)
     assert liveness.state is UNKNOWN
