@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from iblutil.io.net import base
@@ -16,7 +17,7 @@ from rigsync.errors import RigError
 from rigsync.protocol.arguments import compose, encode, validate_event
 from rigsync.protocol.clock import ClockEstimate
 from rigsync.protocol.events import LinkState
-from rigsync.protocol.messages import NULL_MESSAGE, ExpMessage, Message
+from rigsync.protocol.messages import NULL_MESSAGE, ExpMessage, ExpStatus, Message
 from rigsync.protocol.peer import Peer
 from rigsync.results import draw_request_time
 
@@ -78,6 +79,42 @@ class RemoteRig(base.Communicator):
         """How the rig's clock stands to this computer's; None before it is known, and for iblutil rigs."""
         peer = self.peer
         return peer.clock if peer else None
+
+    @property
+    def round_trip(self) -> float | None:
+        """Smoothed round trip in seconds; None before the first."""
+        peer = self.peer
+        return peer.round_trip if peer else None
+
+    @property
+    def loss(self) -> float | None:
+        """Share of the newest probes that were lost, from 0 to 1; None before it can be told."""
+        peer = self.peer
+        return peer.loss(time.monotonic()) if peer else None
+
+    @property
+    def rig_status(self) -> ExpStatus | None:
+        """Where in its life cycle the rig is, as it said last; None of an iblutil rig, which does not say."""
+        peer = self.peer
+        return peer.status if peer else None
+
+    @property
+    def exp_ref(self) -> str | None:
+        """Reference of the rig's experiment, as it said last."""
+        peer = self.peer
+        return peer.exp_ref if peer else None
+
+    @property
+    def version(self) -> str | None:
+        """Version of rigsync on the rig."""
+        peer = self.peer
+        return peer.version if peer else None
+
+    @property
+    def owner(self) -> str | None:
+        """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
+        peer = self.peer
+        return peer.owner if peer else None
 
     @property
     def peer(self) -> Peer | None:

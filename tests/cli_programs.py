@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,10 @@ class Command:
         Where its output goes instead of a pipe.
     redirection : str, optional
         What stands behind it in the shell that starts it then, for instance ``>&-``.
+    before : list of str
+        What stands before it on the command line, for instance ``ip netns exec name``.
+    stdin : file or descriptor, optional
+        What its input is instead of a pipe.
     """
 
     def __init__(
@@ -53,13 +58,15 @@ class Command:
         env: dict[str, str],
         stdout: Any = subprocess.PIPE,
         redirection: str = "",
+        before: Sequence[str] = (),
+        stdin: Any = subprocess.PIPE,
     ):
         shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"] if redirection else []
         self.process = subprocess.Popen(
-            [*shell, sys.executable, "-m", "rigsync", *arguments],
+            [*shell, *before, sys.executable, "-m", "rigsync", *arguments],
             cwd=cwd,
             env=env,
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
             encoding="utf-8",

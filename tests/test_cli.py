@@ -26,6 +26,7 @@ import rigsync
 from rigsync import cli
 from rigsync.cli import children, log
 from rigsync.config import user_config_file
+from rigsync.findings import Fault
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
@@ -171,7 +172,7 @@ def test_a_misspelt_command_is_guessed(commands: Commands) -> None:
 
 
 def test_an_unknown_command_is_told_the_known_ones(commands: Commands) -> None:
-    assert "the commands are check, demo, ping, push, serve" in commands.run("zzz", status=2).err
+    assert "the commands are check, demo, doctor, ping, push, serve, watch" in commands.run("zzz", status=2).err
 
 
 # --------------------------------------------------------------------------------------- where the rigs are found
@@ -215,7 +216,7 @@ def test_order_of_the_places(commands: Commands) -> None:
         assert (commands.folder / document["file"]).samefile(commands.folder / place)
 
 
-@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["check"]])
+@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["check"], ["doctor"], ["watch"]])
 def test_a_faulty_file_is_told_with_file_line_and_key(commands: Commands, arguments: list[str]) -> None:
     commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: 127.0.0.1\n    timeout: soon\n")
     outcome = commands.run(*arguments, status=2)
@@ -234,7 +235,7 @@ def test_check_as_json_of_a_faulty_file(commands: Commands) -> None:
     assert outcome.err == f"Error: rigs.yaml:4: rigs.cameras.timeout: {problem}\n"
 
 
-@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"]])
+@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["watch"]])
 def test_a_host_that_does_not_resolve_is_told_with_file_line_and_key(commands: Commands, arguments: list[str]) -> None:
     commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: nowhere.invalid\n")
     outcome = commands.run(*arguments, status=2)
@@ -326,7 +327,8 @@ def test_ping_tells_each_answer_and_sums_up(commands: Commands, serve: Callable[
     commands.rigs(cameras=rig.uri)
     outcome = commands.run("ping", "-c", "3", "-i", "0.05")
     answers = re.findall(
-        rf"^cameras \({address}\): rigsync {rigsync.__version__}, CONNECTED, seq=(\d) time=\d+\.\d{{3}} ms$",
+        rf"^cameras \({address}\): rigsync {rigsync.__version__}, CONNECTED, seq=(\d) time=\d+\.\d{{3}} ms, "
+        r"offset [+-]\d+\.\d ms ± \d+\.\d$",
         outcome.out,
         re.MULTILINE,
     )
@@ -344,7 +346,9 @@ def test_ping_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
     rig = serve("cameras")
     commands.rigs(cameras=rig.uri)
     found = commands.json("ping", "-c", "2", "-i", "0.05")["rigs"]["cameras"]
-    times = found.pop("round_trip_ms")
+    times, clock = found.pop("round_trip_ms"), found.pop("clock")
+    assert abs(clock["offset_ms"]) <= clock["bound_ms"] < 1000  # it is one clock
+    assert set(clock) == {"offset_ms", "bound_ms", "delay_ms", "drift_ppm"}
     assert 0 < times["min"] <= times["avg"] <= times["max"]
     assert times["mdev"] == pytest.approx((times["max"] - times["min"]) / 2)  # of two probes
     assert found == {
@@ -353,6 +357,7 @@ def test_ping_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
         "version": rigsync.__version__,
         "status": "CONNECTED",
         "exp_ref": None,
+        "owner": None,
         "sent": 2,
         "received": 2,
         "loss": 0,
@@ -370,6 +375,7 @@ def test_ping_tells_the_experiment_of_a_rig(
     commands.rigs(cameras=rig.uri)
     outcome = commands.run("ping", "-c", "1")
     assert f"INITIALIZED {REFERENCE}, seq=1" in outcome.out
+    assert commands.json("ping", "-c", "1")["rigs"]["cameras"]["owner"] == "127.0.0.1"
     assert table_of(outcome.out)[0]["status"] == f"INITIALIZED {REFERENCE}"
 
 
@@ -378,6 +384,7 @@ def test_ping_knows_an_iblutil_rig(commands: Commands) -> None:
         commands.rigs(cameras=f"127.0.0.1:{rig.port}")
         outcome = commands.run("ping", "-c", "1")
     assert re.search(r"^cameras \(127\.0\.0\.1:\d+\): iblutil, seq=1 time=", outcome.out)
+    assert "offset" not in outcome.out
     row = table_of(outcome.out)[0]
     assert (row["dialect"], row["status"], row["loss"]) == ("iblutil", "-", "0%")
 
@@ -395,7 +402,7 @@ def test_ping_tells_a_refused_port_from_silence(commands: Commands, serve: Calla
         ("gone", "refused", "100%", True),
     ]
     assert "mute: check that its computer is on and in this network (ping 127.0.0.1)" in outcome.out
-    assert f"no firewall, there or here, keeps UDP port {silent} closed" in outcome.out
+    assert f"no firewall, there or here, keeps UDP port {silent} closed; rigsync doctor mute finds out" in outcome.out
     assert re.search(r"^gone: the host .* is up and nothing listens at that port; start", outcome.out, re.MULTILINE)
     assert outcome.err == ""
 
@@ -863,6 +870,88 @@ def test_junk_arguments_of_serve(commands: Commands, arguments: list[str], probl
     outcome = commands.run("serve", *arguments, status=2)
     assert problem in outcome.err
     assert outcome.out == ""
+
+
+# -------------------------------------------------------------------------------------------------------- doctor
+
+
+def test_doctor_where_all_is_well(commands: Commands, serve: Callable[..., Any]) -> None:
+    rig = serve("cameras")
+    commands.rigs(cameras=rig.uri)
+    first, empty, last = commands.run("doctor").out.splitlines()
+    assert re.fullmatch(
+        rf"cameras \({rig.uri[6:]}\): all is well, rigsync {rigsync.__version__}, CONNECTED, \d+\.\d{{3}} ms, "
+        r"offset [+-]\d+\.\d ms ± \d+\.\d",
+        first,
+    )
+    assert (empty, last) == ("", "all is well")
+
+
+def test_doctor_names_each_fault_and_its_remedy(commands: Commands, serve: Callable[..., Any], silent: int) -> None:
+    rigs = {"cameras": serve("cameras").uri, "lost": "nowhere.invalid", "mute": f"127.0.0.1:{silent}"}
+    commands.rigs(**rigs, mute2={"uri": f"127.0.0.1:{free_port()}", "dialect": "iblutil"})
+    outcome = commands.run("doctor", status=1)
+    assert outcome.err == ""
+    heads = [line for line in outcome.out.split("\n") if line and not line.startswith(" ")]
+    assert [head.partition(" ")[0] for head in heads] == ["cameras", "lost", "mute", "mute2", "3"]
+    assert [head.rpartition(": ")[2] for head in heads[1:4]] == ["unknown-name", "silence", "deaf"]
+    assert "  seen: the name nowhere.invalid does not resolve: " in outcome.out
+    assert "  that is: a firewall drops what comes for this port, or the rig's program hangs\n" in outcome.out
+    assert f"      sudo ufw allow {silent}/udp\n" in outcome.out
+    assert heads[-1] == "3 of 4 rigs unwell"
+
+
+def test_doctor_tells_a_remedy_of_many_rigs_once(commands: Commands) -> None:
+    commands.rigs(**{name: f"127.0.0.1:{free_port()}" for name in ("cameras", "ephys")})
+    outcome = commands.run("doctor", status=1)
+    assert outcome.out.count("start the rig's program") == 1
+    assert outcome.out.count("  what to do: as for cameras\n") == 1
+
+
+def test_doctor_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
+    closed = free_port()
+    commands.rigs(cameras=serve("cameras").uri, gone=f"127.0.0.1:{closed}")
+    found = commands.json("doctor", status=1)["rigs"]
+    clock, round_trip = found["cameras"].pop("clock"), found["cameras"].pop("round_trip_ms")
+    assert set(clock) == {"offset_ms", "bound_ms", "delay_ms", "drift_ppm"}
+    assert round_trip > 0
+    assert found["cameras"].pop("address").startswith("127.0.0.1:")
+    assert found["cameras"] == {
+        "dialect": "rigsync",
+        "version": rigsync.__version__,
+        "status": "CONNECTED",
+        "exp_ref": None,
+        "owner": None,
+        "sent": 8,
+        "received": 8,
+        "largest_datagram": 60000,
+        "findings": [],
+    }
+    (finding,) = found["gone"]["findings"]
+    assert set(finding) == {"fault", "seen", "meaning", "remedies"}
+    assert finding["fault"] == "closed-port"
+    assert (found["gone"]["address"], found["gone"]["dialect"]) == (f"127.0.0.1:{closed}", None)
+
+
+def test_doctor_of_the_rigs_that_are_named(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(**{"cameras:left": serve("left").uri, "gone": f"127.0.0.1:{free_port()}"})
+    assert list(commands.json("doctor", "cameras:*")["rigs"]) == ["cameras:left"]
+    assert "no rig matches 'camras'" in commands.run("doctor", "camras", status=2).err
+
+
+def test_the_help_of_doctor_lists_the_faults(commands: Commands) -> None:
+    printed = " ".join(commands.run("doctor", "--help").out.split())
+    listed = printed.partition('"fault" of a finding is one of: ')[2].partition(".")[0]
+    assert listed.split(", ") == [fault.value for fault in Fault]
+
+
+def test_what_a_rig_says_cannot_command_the_terminal_of_doctor(
+    commands: Commands, serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    connect(rig).request("EXPINIT", "\x1b[2Jmouse\u202e\n")
+    commands.rigs(cameras=rig.uri)
+    assert "INITIALIZED \\x1b[2Jmouse\\u202e\\n, " in commands.run("doctor").out
 
 
 # ---------------------------------------------------------------------------------------------------------- demo

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import rigsync
+from rigsync.findings import Fault
 from rigsync.protocol import events
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +123,11 @@ def test_errors_that_readme_names_exist() -> None:
     }
     assert named
     assert named <= {*rigsync.__all__, *vars(events)}
+
+
+def test_faults_that_readme_names_are_those_of_the_doctor() -> None:
+    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", README, re.MULTILINE)
+    assert sorted(fault for row in rows for fault in re.findall(r"`([a-z-]+)`", row)) == sorted(Fault)
 
 
 def test_links_of_readme_lead_to_files() -> None:

@@ -21,7 +21,7 @@ import pytest
 from iblutil.io.net import app, base
 from live_helpers import LONG, SHORT, EchoServer, RawRig, ends_within, in_thread, silent_rig, until
 
-from rigsync import results
+from rigsync import __version__, results
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.callbacks import Subscribers
 from rigsync.config import Timing, rigs_from
@@ -133,6 +133,39 @@ def test_remote_rigs_have_the_signatures_of_iblutil(verb: str) -> None:
     assert inspect.iscoroutinefunction(getattr(RemoteRig, verb)) == inspect.iscoroutinefunction(
         getattr(app.EchoProtocol, verb)
     )
+
+
+def test_remote_rigs_tell_what_the_rig_says(serve: Serve, connect: Connect) -> None:
+    rig = serve("cameras")
+    auxiliaries = connect(rig)
+    assert auxiliaries.services
+    remote = auxiliaries.services["cameras"]
+    auxiliaries.request("EXPINIT", {"exp_ref": REFERENCE})
+    until(lambda: remote.exp_ref == REFERENCE)
+    assert (remote.rig_status, remote.owner) == (ExpStatus.INITIALIZED, "127.0.0.1")
+    assert remote.version == __version__
+    assert 0 < (remote.round_trip or 0) < LONG
+    assert remote.loss == 0
+    auxiliaries.close()
+    told = (remote.rig_status, remote.exp_ref, remote.owner, remote.version, remote.round_trip, remote.loss)
+    assert told == (None,) * 6
+
+
+def test_a_remote_rig_is_asked_while_probes_go_on(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auxiliaries = connect(serve("cameras"), timing=Timing(beat=0.001))
+    assert auxiliaries.services
+    remote = auxiliaries.services["cameras"]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # the threads take turns in the middle of everything
+    try:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            assert 0 <= (remote.loss or 0) <= 1
+            assert remote.clock
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_they_are_what_iblutil_has() -> None:

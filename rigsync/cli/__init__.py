@@ -17,9 +17,11 @@ from rigsync.cli.options import verbose_option
 COMMANDS = {
     "check": "Check the configuration, and look every rig up.",
     "demo": "Run a whole experiment with rigs on this computer.",
+    "doctor": "Find out what is wrong with rigs, and what to do.",
     "ping": "Ask rigs whether they are there, again and again.",
     "push": "Send one message to the rigs, and show their answers.",
     "serve": "Be a rig that answers everything.",
+    "watch": "Show how the rigs are, as it changes.",
 }
 """The commands and what they do; each is the `command` in the module of its name."""
 

@@ -145,6 +145,23 @@ def ended_by_signals() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """Have Ctrl-C and requests to end put into a list, until the context is left; a second one ends the program.
+
+    For what must not be interrupted in the middle, such as drawing on the terminal.
+    """
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:  # the first one has had no effect
+            sys.exit(128 + number)
+
+    with _signals_handled(note, signal.SIGINT, *_requests_to_end()):
+        yield came
+
+
 def _requests_to_end() -> list[int]:
     """Return the number of SIGTERM and, on Windows, that of Ctrl-Break, which processes send to each other there."""
     return [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from queue import Full, Queue
 from threading import Thread
@@ -59,6 +60,20 @@ def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
         handler.finish(_FLUSH_TIMEOUT)
 
 
+@contextlib.contextmanager
+def held_back_logging() -> Iterator[None]:
+    """Keep rigsync's log while something else has the terminal; send it to stderr when the context is left."""
+    handler = _HoldingHandler()
+    _attach(handler, logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.getLogger("rigsync").removeHandler(handler)
+        for line in handler.lines:
+            with contextlib.suppress(OSError):
+                click.echo(line, err=True)
+
+
 def _attach(handler: logging.Handler, usual: int) -> None:
     verbosity: int = click.get_current_context().obj or 0
     if verbosity:
@@ -89,6 +104,17 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # nobody reads stderr, and there is nowhere else to say so
             click.echo(self.format(record), err=True)
+
+
+class _HoldingHandler(logging.Handler):
+    """Keeps the newest lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=_BACKLOG)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
 
 
 class _BackgroundHandler(logging.Handler):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from rigsync.protocol.clock import ClockEstimate
+
 STYLES = {"ok": "green", "failed": "bold red", "refused": "bold red", "no answer": "bold red"}
 """How rich shows the cells of which these are the whole text."""
 
@@ -91,20 +93,39 @@ def end_interrupted_line() -> None:
         click.echo(err=True)
 
 
+def clock_document(clock: ClockEstimate | None) -> dict[str, float] | None:
+    """Return how a rig's clock stands for JSON; times in milliseconds, the drift in parts in a million."""
+    if clock is None:
+        return None
+    times = {"offset_ms": clock.offset, "bound_ms": clock.bound, "delay_ms": clock.delay}
+    return {**{name: 1000 * seconds for name, seconds in times.items()}, "drift_ppm": 1e6 * clock.drift}
+
+
 def milliseconds(seconds: float | None) -> str:
     """Return a duration in milliseconds to three decimals, ``-`` for None."""
     return "-" if seconds is None else f"{1000 * seconds:.3f}"
 
 
-def write_text(text: str) -> None:
-    """Print a sentence on stdout; on a terminal its lines break between words."""
-    text = printable(text)
+def offset(clock: ClockEstimate) -> str:
+    """Return how a rig's clock stands to this computer's, with its bound: ``+1.2 ms ± 0.1``; in seconds from 1 s on."""
+    from math import ceil
+
+    unit, factor = ("ms", 1e3) if abs(clock.offset) < 1 else ("s", 1.0)
+    # Rounded up, and by what the offset itself is rounded: the true one is within.
+    rounded = round(factor * clock.offset, 1) + 0.0  # which makes -0.0 positive
+    return f"{rounded:+.1f} {unit} ± {ceil(10 * factor * clock.bound + 0.5) / 10:.1f}"
+
+
+def write_text(text: str, indent: str = "") -> None:
+    """Print a sentence on stdout, indented; on a terminal its lines break between words."""
+    text = indent + printable(text)
     if on_terminal():
         import shutil
         import textwrap
 
         width = shutil.get_terminal_size().columns
-        text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        further = indent + "  "
+        text = textwrap.fill(text, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
     write_lines(text)
 
 

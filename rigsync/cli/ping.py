@@ -116,7 +116,7 @@ class Tally:
     def add(self, number: int, outcome: PingReply | RigError) -> str:
         """Take in the outcome of a probe, and return the line that tells it."""
         from rigsync import PingReply, RigRefused
-        from rigsync.cli.output import milliseconds
+        from rigsync.cli.output import milliseconds, offset
 
         self.settled += 1
         if isinstance(outcome, PingReply):
@@ -127,6 +127,8 @@ class Tally:
             self._longest = max(self._longest, outcome.round_trip)
             told = f"{outcome.dialect} {outcome.version}, {_status_of(outcome)}" if outcome.version else outcome.dialect
             told += f", seq={number} time={milliseconds(outcome.round_trip)} ms"
+            if outcome.clock:
+                told += f", offset {offset(outcome.clock)}"
         else:
             self._failure = outcome
             if isinstance(outcome, RigRefused):
@@ -173,6 +175,8 @@ class Tally:
     @property
     def advice(self) -> str | None:
         """What to check next, for a rig that has never answered."""
+        import shlex
+
         from rigsync import RigRefused
 
         if self.received or self._failure is None:
@@ -182,11 +186,14 @@ class Tally:
         address = self.rig.address
         return (
             f"check that its computer is on and in this network (ping {address.host}), that the rig's program runs "
-            f"there, and that no firewall, there or here, keeps UDP port {address.port} closed"
+            f"there, and that no firewall, there or here, keeps UDP port {address.port} closed; rigsync doctor "
+            f"{shlex.quote(self.rig.name)} finds out more"
         )
 
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON, times in milliseconds."""
+        from rigsync.cli.output import clock_document
+
         times, last = self.round_trip, self._last
         return {
             "address": self.address,
@@ -194,10 +201,12 @@ class Tally:
             "version": last.version if last else None,
             "status": last.status if last else None,
             "exp_ref": last.exp_ref if last else None,
+            "owner": last.owner if last else None,
             "sent": self.settled,
             "received": self.received,
             "loss": self.loss,
             "round_trip_ms": times and {name: 1000 * time for name, time in times.items()},
+            "clock": clock_document(last.clock) if last else None,
             "failure": type(self._failure).__name__ if self._failure else None,
             "problem": self._failure.problem if self._failure else None,
             "advice": self.advice,

@@ -114,8 +114,9 @@ class ClockFilter:
     @property
     def estimate(self) -> ClockEstimate | None:
         """The estimate as of the last sample; None before the first."""
-        if self._estimate is None and self._seconds:
-            self._estimate = self._make_estimate()
+        # A copy, made at one stroke: other threads ask for the estimate while probes go on.
+        if self._estimate is None and (seconds := list(self._seconds)):
+            self._estimate = self._make_estimate(seconds)
         return self._estimate
 
     def _file(self, upper: float, lower: float, now: float) -> None:
@@ -132,26 +133,26 @@ class ClockFilter:
         if lower > last.lower:
             last.lower, last.lower_at = lower, now
 
-    def _make_estimate(self) -> ClockEstimate:
+    def _make_estimate(self, seconds: list[_Second]) -> ClockEstimate:
         lowest, highest = self._lowest, self._highest
-        drift = self._drift()
-        lower, upper = _bounds(self._seconds, drift, WANDER if drift else TOLERANCE, self._at)
+        drift = _drift_over(seconds)
+        lower, upper = _bounds(seconds, drift, WANDER if drift else TOLERANCE, self._at)
         likely = min(max((lower + upper) / 2, lowest), highest)
-        delay = min(second.delay for second in self._seconds)
+        delay = min(second.delay for second in seconds)
         offset = likely + self._origin / NANOSECONDS
         return ClockEstimate(offset, max(likely - lowest, highest - likely), max(0.0, delay), drift)
 
-    def _drift(self) -> float:
-        seconds = self._seconds
-        if seconds[-1].begun - seconds[0].begun < DRIFT_AFTER:
-            return 0.0
-        third = len(seconds) // 3
-        ends = list(seconds)[: third or 1], list(seconds)[-(third or 1) :]
-        drift = 0.0
-        for _ in range(3):  # what is found the first time levels each end for the next
-            (early, early_at), (late, late_at) = (_middle(end, drift) for end in ends)
-            drift = (late - early) / (late_at - early_at)
-        return min(max(drift, -TOLERANCE), TOLERANCE)
+
+def _drift_over(seconds: list[_Second]) -> float:
+    if seconds[-1].begun - seconds[0].begun < DRIFT_AFTER:
+        return 0.0
+    third = len(seconds) // 3
+    ends = seconds[: third or 1], seconds[-(third or 1) :]
+    drift = 0.0
+    for _ in range(3):  # what is found the first time levels each end for the next
+        (early, early_at), (late, late_at) = (_middle(end, drift) for end in ends)
+        drift = (late - early) / (late_at - early_at)
+    return min(max(drift, -TOLERANCE), TOLERANCE)
 
 
 def _bounds(seconds: Iterable[_Second], drift: float, tolerance: float, at: float) -> tuple[float, float]:

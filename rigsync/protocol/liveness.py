@@ -165,8 +165,8 @@ class Liveness:
         often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
         if not often:
             return timing.beat
-        # Not in step with the other rigs: what wakes many computers, or a relay, at once is answered late, always by the
-        # same ones, and so spoils what is measured of their clocks.
+        # Not in step with the other rigs: where many are probed at once, some are always answered late, and their
+        # clocks look off by half of that.
         return timing.overdue_interval * (1 - self._random.uniform(0.0, STAGGER))
 
     def _enter(self, state: LinkState, reason: str, now: float) -> None:

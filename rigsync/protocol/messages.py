@@ -61,6 +61,8 @@ class Probe(Frame):
 
     t0: int
     """Stamp of sending, nanoseconds."""
+    pad: str | None = field(default=None, repr=False)
+    """Makes the probe long, to see whether the network carries that; the answer is made about as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ def _read_frame(content: dict[str, Any]) -> Frame:
 
 
 def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Probe(boot, n, _stamp(content, "t0"))
+    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"))
 
 
 def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
@@ -387,13 +389,13 @@ def request(boot: str, n: int, message: Message, to: str | None = None, at: int 
     return _encode("request", boot, n, rest)
 
 
-def probe(boot: str, n: int, t0: int) -> bytes:
-    """Return a probe; `t0` is the stamp of sending in nanoseconds."""
-    return _encode("probe", boot, n, f'"t0":{t0}')
+def probe(boot: str, n: int, t0: int, size: int = 0) -> bytes:
+    """Return a probe, padded to `size` bytes where it is shorter; `t0` is the stamp of sending in nanoseconds."""
+    return _padded(_encode("probe", boot, n, f'"t0":{t0}'), size)
 
 
-def alive(frame: Alive) -> bytes:
-    """Return the answer to a probe."""
+def alive(frame: Alive, size: int = 0) -> bytes:
+    """Return the answer to a probe, padded to `size` bytes where it is shorter."""
     rest = to_json(
         {
             "t0": frame.t0,
@@ -406,7 +408,7 @@ def alive(frame: Alive) -> bytes:
             "owner": frame.owner,
         }
     )
-    return _encode("alive", frame.boot, frame.n, rest[1:-1])
+    return _padded(_encode("alive", frame.boot, frame.n, rest[1:-1]), size)
 
 
 def ack(boot: str, n: int) -> bytes:
@@ -446,6 +448,12 @@ def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
 def bye(boot: str, n: int, reason: str) -> bytes:
     """Return the farewell of an endpoint that closes."""
     return _encode("bye", boot, n, to_json({"reason": reason})[1:-1])
+
+
+def _padded(frame: bytes, size: int) -> bytes:
+    """Return a frame with a field that makes it `size` bytes long, unless it is too long for that."""
+    room = min(size, MAX_DATAGRAM) - len(frame) - len(b',"pad":""')
+    return frame if room <= 0 else b'%s,"pad":"%s"}' % (frame[:-1], b"." * room)
 
 
 def _encode(kind: str, boot: str, n: int, rest: str = "") -> bytes:

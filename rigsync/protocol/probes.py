@@ -49,5 +49,6 @@ class ProbeLog:
 
     def loss(self, now: float) -> float | None:
         """Return the share of probes that were lost, as of monotonic `now`; None before any is old enough to tell."""
-        told = [probe for probe in self._newest if probe.answered or now - probe.sent >= PATIENCE]
+        newest = tuple(self._newest)  # at one stroke: other threads read this while probes go on
+        told = [probe for probe in newest if probe.answered or now - probe.sent >= PATIENCE]
         return sum(not probe.answered for probe in told) / len(told) if told else None

@@ -151,7 +151,8 @@ class Responder(Outputs[Address]):
                 self._see(frame, source, now)
                 owner = self._ownership.owner
                 self._coordinators.watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
-                self._send(source, self._alive(frame, now))
+                # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
+                self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
             elif isinstance(frame, Request):
                 self._receive_request(frame, source, now)
             elif isinstance(frame, Ack):
@@ -260,7 +261,7 @@ class Responder(Outputs[Address]):
 
     # --------------------------------------------------------------------------------------- rigsync dialect
 
-    def _alive(self, probe: Probe, now: float) -> bytes:
+    def _alive(self, probe: Probe, now: float, size: int) -> bytes:
         stamp = self._stamps.stamp(now)
         return messages.alive(
             Alive(
@@ -274,7 +275,8 @@ class Responder(Outputs[Address]):
                 self.exp_ref,
                 self.identity.version,
                 self._ownership.host,
-            )
+            ),
+            size,
         )
 
     def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator:

@@ -1,0 +1,119 @@
+"""`rigsync doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rigsync.cli.options import json_option, rigs_option, verbose_option
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from rigsync.doctor import Diagnosis
+    from rigsync.findings import Evidence, Finding
+
+
+@click.command(short_help="Find out what is wrong with rigs, and what to do.")
+@click.argument("patterns", metavar="[RIG]...", nargs=-1)
+@rigs_option
+@json_option
+@verbose_option
+def command(patterns: tuple[str, ...], rigs_file: str | None, as_json: bool) -> int:
+    """Look at each RIG, by its name or a pattern such as 'cameras:*', and name what is wrong; all rigs by default.
+
+    It takes some seconds, and does no harm while an experiment runs: it only probes. The exit status is 1 if something
+    is wrong.
+
+    With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
+    answers-from-another-address, closed-port, deaf, silence, not-a-rig, wrong-dialect, version, mtu, clock,
+    second-coordinator.
+    """
+    from rigsync.cli.log import start_logging
+    from rigsync.cli.output import write_json
+    from rigsync.cli.rigs import chosen, rigs_of_file
+    from rigsync.doctor import diagnose
+
+    start_logging()
+    diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns))
+    if as_json:
+        write_json({"rigs": {name: _document(diagnosis) for name, diagnosis in diagnoses.items()}})
+    else:
+        _print(diagnoses.values())
+    return 1 if any(diagnosis.findings for diagnosis in diagnoses.values()) else 0
+
+
+def _print(diagnoses: Collection[Diagnosis]) -> None:
+    from rigsync.cli.output import printable, write_line, write_lines, write_text
+
+    told: dict[tuple[str, ...], str] = {}  # remedies, and for which rig: many rigs may have one fault
+    unwell = sum(bool(diagnosis.findings) for diagnosis in diagnoses)
+    for diagnosis in diagnoses:
+        evidence, name = diagnosis.evidence, diagnosis.evidence.rig.name
+        faults = ", ".join(finding.fault.value for finding in diagnosis.findings)
+        write_text(f"{name} ({_address_of(evidence)}): {faults or f'all is well, {_state_of(evidence)}'}")
+        for finding in diagnosis.findings:
+            write_text(f"seen: {finding.seen}", "  ")
+            write_text(f"that is: {finding.meaning}", "  ")
+            if finding.remedies in told:
+                write_text(f"what to do: as for {told[finding.remedies]}", "  ")
+                continue
+            told[finding.remedies] = name
+            write_line("  what to do:")
+            for remedy in finding.remedies:
+                if remedy.startswith("$ "):
+                    write_lines(f"      {printable(remedy[2:])}")  # in one line, to be copied
+                else:
+                    write_text(f"- {remedy}", "    ")
+    write_line()
+    write_line(f"{unwell} of {len(diagnoses)} rigs unwell" if unwell else "all is well")
+
+
+def _address_of(evidence: Evidence) -> str:
+    from rigsync.findings import text_of
+
+    return text_of(evidence.asked) if evidence.asked else str(evidence.rig.address).partition("://")[2]
+
+
+def _state_of(evidence: Evidence) -> str:
+    from rigsync.cli.output import milliseconds, offset
+
+    alive = evidence.alive
+    parts = [f"{evidence.dialect.value} {alive.version}" if alive else evidence.dialect.value]
+    if alive:
+        parts.append(" ".join(part for part in (alive.status.name, alive.exp_ref) if part))
+    parts.append(f"{milliseconds(evidence.round_trip)} ms")
+    if evidence.clock:
+        parts.append(f"offset {offset(evidence.clock)}")
+    return ", ".join(parts)
+
+
+def _document(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return all of it for JSON, times in milliseconds."""
+    from rigsync.cli.output import clock_document
+
+    evidence, alive = diagnosis.evidence, diagnosis.evidence.alive
+    return {
+        "address": _address_of(evidence),
+        "dialect": evidence.dialect.value if evidence.has_answered else None,
+        "version": alive.version if alive else None,
+        "status": alive.status.name if alive else None,
+        "exp_ref": alive.exp_ref if alive else None,
+        "owner": evidence.owner,
+        "sent": evidence.probes,
+        "received": evidence.answers,
+        "round_trip_ms": None if evidence.round_trip is None else 1000 * evidence.round_trip,
+        "clock": clock_document(evidence.clock),
+        "largest_datagram": evidence.largest,
+        "findings": [_finding(finding) for finding in diagnosis.findings],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "fault": finding.fault.value,
+        "seen": finding.seen,
+        "meaning": finding.meaning,
+        "remedies": list(finding.remedies),
+    }

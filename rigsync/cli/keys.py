@@ -1,0 +1,98 @@
+"""Single keys from the terminal, without Enter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Keys = Callable[[float], str]
+"""Waits so many seconds at most, and returns what was typed meanwhile; raises EOFError where the terminal is gone."""
+
+_POLL = 0.05
+"""Seconds between looks at the keyboard on Windows, which has no way to wait for it."""
+_SPECIAL_KEY = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|[^\[O])?", re.DOTALL)
+"""What arrows, function keys and Alt send: it has letters in it (ECMA-48, section 5.4)."""
+
+
+@contextlib.contextmanager
+def keys() -> Iterator[Keys]:
+    """Have the terminal hand over single keys, until the context is left; it is restored whatever happens.
+
+    Ctrl-C stays what it is, and Ctrl-Z does nothing: a program that is suspended would leave the terminal to the
+    shell as it is. Where standard input is no terminal, or another program's, nothing is ever typed.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield _none_typed
+    elif sys.platform == "win32":
+        yield _typed_on_windows
+    else:
+        with _typed_on_posix(sys.stdin.fileno()) as typed:
+            yield typed
+
+
+def _none_typed(seconds: float) -> str:
+    """Wait; nothing is typed."""
+    time.sleep(seconds)
+    return ""
+
+
+def _typed_on_windows(seconds: float) -> str:
+    import msvcrt
+
+    kbhit, getwch = getattr(msvcrt, "kbhit"), getattr(msvcrt, "getwch")  # noqa: B009 - unknown on other systems
+    end = time.monotonic() + seconds
+    while not kbhit():
+        left = end - time.monotonic()
+        if left <= 0:
+            return ""
+        time.sleep(min(left, _POLL))
+    key: str = getwch()
+    if key in "\x00\xe0":  # an arrow or a function key, whose code comes next
+        getwch()
+        return ""
+    return key
+
+
+@contextlib.contextmanager
+def _typed_on_posix(terminal: int) -> Iterator[Keys]:
+    import select
+    import termios
+    import tty
+
+    if _in_background(terminal):  # where to touch the terminal would stop this program
+        yield _none_typed
+        return
+
+    def typed(seconds: float) -> str:
+        ready, _, _ = select.select([terminal], [], [], seconds)
+        if not ready:
+            return ""
+        try:
+            data = os.read(terminal, 1024)
+        except OSError:  # so Linux says that the terminal is gone
+            data = b""
+        if not data:
+            raise EOFError("the terminal is gone")
+        return _SPECIAL_KEY.sub(b"", data).decode("utf-8", "replace")
+
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal, termios.TCSANOW)
+        attributes = termios.tcgetattr(terminal)
+        attributes[6][termios.VSUSP] = b"\x00"
+        termios.tcsetattr(terminal, termios.TCSANOW, attributes)
+        yield typed
+    finally:
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
+def _in_background(terminal: int) -> bool:
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:  # it is a terminal, but not the one that controls this program
+        return False

@@ -1,0 +1,146 @@
+"""`rigsync watch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from rigsync.cli.options import json_option, rigs_option, verbose_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rigsync import Auxiliaries
+    from rigsync.cli.watching import Row, Watch
+
+CONNECT_TIMEOUT = 0.2
+"""Seconds to wait for the rigs before the first view: who answers is what one watches for."""
+INTERVAL = 0.25
+"""Seconds between looks at the rigs."""
+REFRESH = 1.0
+"""Seconds after which the view is drawn anew where nothing has happened: ages and round trips go on."""
+
+
+@click.command(short_help="Show how the rigs are, as it changes.")
+@click.argument("patterns", metavar="[RIG]...", nargs=-1)
+@click.option("--once", is_flag=True, help="Print one table and leave.")
+@rigs_option
+@json_option
+@verbose_option
+def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_json: bool) -> int:
+    """Show how each RIG is, by its name or a pattern such as 'cameras:*', until q or Ctrl-C; all rigs by default.
+
+    The state is the rig's status while it answers, else that of the link. The last message is the last one that a
+    rigsync rig has handled, for whatever coordinator. Where the output is no terminal, a table is printed at each
+    change; with --json, a line. The exit status is 1 if some rig does not answer at the end.
+    """
+    from contextlib import ExitStack
+
+    from rigsync.cli.log import held_back_logging, start_logging
+    from rigsync.cli.output import console, end_interrupted_line, on_terminal
+    from rigsync.cli.rigs import chosen, connect, rigs_of_file
+    from rigsync.cli.watching import Watch
+    from rigsync.protocol.events import LinkState
+
+    rigs = chosen(rigs_of_file(rigs_file), patterns)
+    is_live = not (once or as_json) and on_terminal() and not console().is_dumb_terminal
+    with ExitStack() as stack:
+        if is_live:
+            stack.enter_context(held_back_logging())
+        else:
+            start_logging()
+        auxiliaries = stack.enter_context(connect(rigs, None if once else CONNECT_TIMEOUT))
+        watch = stack.enter_context(Watch(auxiliaries))
+        try:
+            if once:
+                _print(watch.rows(), as_json, is_whole=True)
+            elif is_live:
+                _show_live(watch, auxiliaries)
+            else:
+                _print_changes(watch, auxiliaries, as_json)
+        except KeyboardInterrupt:
+            if not is_live:
+                end_interrupted_line()
+        rows = watch.rows()
+    return 0 if all(row.link is LinkState.ALIVE for row in rows) else 1
+
+
+def _changes(watch: Watch, auxiliaries: Auxiliaries, wait: Callable[[], bool], refresh: float) -> Iterator[list[Row]]:
+    """Yield how the rigs are: at once, when something has changed, and each `refresh` seconds; while `wait` is true."""
+    from time import monotonic
+
+    from rigsync import NotRunning
+
+    facts, due = None, 0.0
+    while auxiliaries.is_running:
+        rows = watch.rows()
+        now = [row.facts for row in rows]
+        if now != facts or monotonic() >= due:
+            facts, due = now, monotonic() + refresh
+            yield rows
+        if not wait():
+            return
+    raise NotRunning("the service thread has ended; see the log (-v)")
+
+
+def _show_live(watch: Watch, auxiliaries: Auxiliaries) -> None:
+    import signal
+    from time import time
+
+    from rich.live import Live
+
+    from rigsync.cli.children import signals_noted
+    from rigsync.cli.keys import keys
+    from rigsync.cli.output import console
+    from rigsync.cli.watching import screen, table
+
+    terminal = console()
+    unicode = terminal.encoding.startswith("utf")
+    live = Live(console=terminal, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    with signals_noted() as came, keys() as typed:
+
+        def wait() -> bool:
+            try:
+                return "q" not in typed(INTERVAL).lower() and not came
+            except EOFError:
+                return False
+
+        try:
+            live.start()
+            for rows in _changes(watch, auxiliaries, wait, REFRESH):
+                live.update(screen(rows, terminal.width, terminal.height, unicode), refresh=True)
+        finally:
+            live.stop()
+    terminal.print(table(watch.rows(), terminal.width, unicode, time()))
+    if came and came[0] != signal.SIGINT:
+        raise SystemExit(128 + came[0])  # by convention
+
+
+def _print_changes(watch: Watch, auxiliaries: Auxiliaries, as_json: bool) -> None:
+    from math import inf
+    from time import sleep
+
+    def wait() -> bool:
+        sleep(INTERVAL)
+        return True
+
+    for rows in _changes(watch, auxiliaries, wait, inf):
+        _print(rows, as_json)
+
+
+def _print(rows: Sequence[Row], as_json: bool, is_whole: bool = False) -> None:
+    """Print how the rigs are; as JSON in one line, unless that is the whole output."""
+    from time import localtime, strftime, time
+
+    from rigsync.cli.output import print_table, write_json, write_line
+    from rigsync.cli.watching import COLUMNS, NUMBERS
+
+    if as_json:
+        write_json({"time": time(), "rigs": {row.rig: row.document() for row in rows}}, indent=2 if is_whole else None)
+        return
+    if not is_whole:
+        write_line(strftime("%H:%M:%S", localtime()))
+    print_table(COLUMNS, [row.cells(time()) for row in rows], NUMBERS, [(0, 1), (2, 6, 7), (3,), (4,), (5,)])
+    if not is_whole:
+        write_line()

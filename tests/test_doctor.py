@@ -1,0 +1,601 @@
+"""Each fault that the doctor knows, provoked with real sockets, processes and networks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rigsync
+from rigsync import Rig
+from rigsync.config import Rigs, rigs_from
+from rigsync.doctor import BURST, ECHO_BURST, SIZES, Diagnosis, diagnose
+from rigsync.findings import Fault, Finding
+from rigsync.interfaces import own_interfaces
+from rigsync.protocol import messages
+from rigsync.protocol.arguments import compose
+from rigsync.protocol.clock import StampClock
+from rigsync.protocol.responder import Responder
+from tests.cli_programs import Command, environment
+from tests.live_helpers import LONG, RawRig, closed_port, in_thread, silent_rig, until
+from tests.networks import HERE, THERE, Lab, lab
+from tests.processes import PROBE_WARNING, IblutilServer
+
+__all__ = ["lab"]  # a fixture
+
+pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
+
+REFERENCE = "2026-01-31_1_mouse"
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the whole of 127.0.0.0/8")
+
+
+def examine(**rigs: Any) -> dict[str, Diagnosis]:
+    return diagnose(rigs_from(rigs))
+
+
+def finding_of(diagnosis: Diagnosis, fault: Fault) -> Finding:
+    (finding,) = diagnosis.findings
+    assert finding.fault is fault, finding
+    assert finding.rig == diagnosis.evidence.rig.name
+    assert finding.seen
+    assert finding.meaning
+    assert finding.remedies
+    return finding
+
+
+def only(found: dict[str, Any], fault: Fault) -> dict[str, Any]:
+    """Return the one finding in the document of one rig."""
+    (finding,) = found["findings"]
+    assert finding["fault"] == fault.value, finding
+    return dict(finding)
+
+
+class Answering:
+    """A UDP socket that answers each datagram as told, with bytes and the socket that sends them.
+
+    Parameters
+    ----------
+    answer : callable
+        Called with each datagram; returns the answer, None for none.
+    sender : socket, optional
+        What sends it; by default the socket that was asked.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes | None], sender: socket.socket | None = None):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(0.02)
+        self.uri = f"udp://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.received: list[tuple[bytes, Any]] = []
+        self._answer, self._sender = answer, sender or self.socket
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                data, source = self.socket.recvfrom(65_535)
+                self.received.append((data, source))
+                if (answer := self._answer(data)) is not None:
+                    self._sender.sendto(answer, source)
+
+    def __enter__(self) -> Answering:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(LONG)
+        self.socket.close()
+
+
+class ShiftedRig(Rig):
+    """A rig whose clock is off by some seconds."""
+
+    shift = 0.0
+
+    def _make_responder(self, handled: Any, timing: Any, boot: str, stamps: StampClock) -> Responder:
+        now = time.monotonic()
+        shifted = StampClock(stamps.stamp(now) + round(self.shift * 1e9), now)
+        return super()._make_responder(handled, timing, boot, shifted)
+
+
+@pytest.fixture
+def shifted() -> Iterator[Callable[[str, float], str]]:
+    """Start rigs whose clocks are off; gives the URI."""
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, shift: float) -> str:
+            rig = ShiftedRig(name, "udp://127.0.0.1:0")
+            rig.shift = shift
+            return stack.enter_context(rig).uri
+
+        yield start
+
+
+# ------------------------------------------------------------------------------------------------------- all well
+
+
+def test_a_rig_with_which_all_is_well(serve: Callable[..., Any]) -> None:
+    rig = serve("cameras")
+    found = examine(cameras=rig.uri)["cameras"]
+    assert found.findings == ()
+    evidence = found.evidence
+    assert (evidence.dialect.value, evidence.probes, evidence.answers) == ("rigsync", BURST, BURST)
+    assert evidence.alive
+    assert (evidence.alive.name, evidence.alive.version) == ("cameras", rigsync.__version__)
+    assert evidence.clock
+    assert abs(evidence.clock.offset) < 1
+    assert 0 < (evidence.round_trip or 0) < LONG
+    assert evidence.largest == SIZES[-1]
+
+
+def test_no_handler_runs_and_no_experiment_is_disturbed(serve: Callable[..., Any], connect: Callable[..., Any]) -> None:
+    ran: list[str] = []
+    rig = serve("cameras", {name: lambda *_, name=name: ran.append(name) for name in rigsync.ExpMessage.__members__})
+    task = connect(rig)
+    task.request("EXPINIT", {"exp_ref": REFERENCE})
+    task.request("EXPSTART", REFERENCE)
+    (diagnosis,) = examine(cameras=rig.uri).values()
+    assert diagnosis.findings == ()  # the coordinator in charge is on this computer
+    assert diagnosis.evidence.owner == "127.0.0.1"
+    task.request("EXPEND")
+    assert ran == ["EXPINIT", "EXPSTART", "EXPEND"]
+
+
+def test_an_iblutil_rig_is_asked_once_and_nothing_large(connect: Callable[..., Any]) -> None:
+    with IblutilServer("cameras", held=["EXPINFO"]) as rig:
+        task = connect({"cameras": rig.uri})
+        asked = in_thread(task.push, "EXPINFO", "CONNECTED", wait=True)
+        until(lambda: rig.calls == ["EXPINFO"])  # its echo is out, its answer is not
+        (diagnosis,) = examine(cameras=rig.uri).values()
+        rig.let_go()
+        assert list(asked.result(LONG)) == ["cameras"]
+        assert rig.is_connected
+        assert rig.calls == ["EXPINFO"]
+        assert rig.errors == []
+    assert diagnosis.findings == ()
+    assert diagnosis.evidence.dialect.value == "iblutil"
+    assert diagnosis.evidence.largest is None
+
+
+def test_what_an_iblutil_rig_gets_is_short_and_little() -> None:
+    with Answering(lambda data: data) as rig:
+        examine(cameras=rig.uri)
+        assert len(rig.received) < BURST  # no more once it has answered
+        assert max(len(data) for data, _ in rig.received) < 300
+
+
+def test_a_rig_hears_goodbye_so_that_it_keeps_no_notices() -> None:
+    with RawRig() as rig:
+        examine(cameras=rig.uri)
+        until(lambda: "Bye" in rig.sources)
+
+
+def test_many_rigs_are_examined_at_the_same_time(serve: Callable[..., Any]) -> None:
+    with contextlib.ExitStack() as stack:
+        rigs = {f"closed{i}": f"udp://127.0.0.1:{closed_port()}" for i in range(100)}
+        for i in range(100):
+            rigs.update(stack.enter_context(silent_rig(f"silent{i}")))
+        rigs["cameras"] = serve("cameras").uri
+        begun = time.monotonic()
+        found = diagnose(_distinct(rigs))
+        assert time.monotonic() - begun < LONG
+    assert found["cameras"].findings == ()
+    faults = [diagnosis.findings[0].fault for name, diagnosis in found.items() if name != "cameras"]
+    assert set(faults) == {Fault.CLOSED_PORT, Fault.SILENCE}
+    assert faults.count(Fault.SILENCE) == 100
+
+
+def _distinct(rigs: dict[str, str]) -> Rigs:
+    """Leave out rigs that have got the port of another."""
+    by_uri = {uri: name for name, uri in rigs.items()}
+    return rigs_from({name: uri for uri, name in by_uri.items()})
+
+
+# ------------------------------------------------------------------------------------------------- it is not there
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    finding = finding_of(examine(cameras="nowhere.invalid")["cameras"], Fault.UNKNOWN_NAME)
+    assert finding.seen.startswith("the name nowhere.invalid does not resolve: ")
+    assert "$ ping nowhere.invalid" in finding.remedies
+
+
+def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        released.wait(LONG)
+        raise OSError("too late")
+
+    monkeypatch.setattr("rigsync.doctor.LOOK_UP_TIMEOUT", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.getaddrinfo", hang)
+        finding = finding_of(examine(cameras="some.lab")["cameras"], Fault.UNKNOWN_NAME)
+        released.set()
+    assert "no name server has answered" in finding.seen
+
+
+def test_a_closed_port() -> None:
+    port = closed_port()
+    finding = finding_of(examine(cameras=f"127.0.0.1:{port}")["cameras"], Fault.CLOSED_PORT)
+    assert f"the host of 127.0.0.1:{port} is up and nothing listens" in finding.seen
+    assert "this address is this very computer's" in finding.meaning
+    assert not [remedy for remedy in finding.remedies if "firewall" in remedy]
+
+
+def test_silence_of_a_program_that_hangs() -> None:
+    with silent_rig("cameras") as rigs:
+        finding = finding_of(diagnose(rigs_from(rigs))["cameras"], Fault.SILENCE)
+        port = rigs["cameras"].rpartition(":")[2]
+    assert f"no answer from 127.0.0.1:{port} to {BURST} probes" in finding.seen
+    commands = [remedy for remedy in finding.remedies if remedy.startswith("$ ")]
+    rule = f'name="rigsync {port}" dir=in action=allow protocol=UDP localport={port}'
+    assert f"$ netsh advfirewall firewall add rule {rule}" in commands
+    assert f"$ sudo ufw allow {port}/udp" in commands
+    assert f"$ sudo firewall-cmd --permanent --add-port={port}/udp && sudo firewall-cmd --reload" in commands
+
+
+def test_a_rig_that_answers_late_is_there() -> None:
+    received: list[bytes] = []
+
+    def answer(data: bytes) -> bytes | None:
+        received.append(data)
+        return data if len(received) > BURST else None  # from the second burst on
+
+    with Answering(answer) as rig:
+        (diagnosis,) = examine(cameras=rig.uri).values()
+    assert diagnosis.findings == ()
+    assert diagnosis.evidence.dialect.value == "iblutil"
+
+
+def test_an_iblutil_rig_that_went_deaf() -> None:
+    with IblutilServer("cameras") as rig:
+        rigs = rigs_from({"cameras": {"uri": rig.uri, "dialect": "iblutil"}})
+        assert diagnose(rigs)["cameras"].findings == ()
+        rig.go_deaf()
+        finding = finding_of(diagnose(rigs)["cameras"], Fault.DEAF)
+        assert "closes its socket for good after a lost or late echo" in finding.meaning
+        assert finding.remedies[0].startswith("restart the rig's program")
+        finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.CLOSED_PORT)  # nobody knows what it spoke
+        assert any("gone deaf" in remedy for remedy in finding.remedies)
+
+
+def test_an_iblutil_rig_that_is_said_to_be_one_gets_the_same_bytes_only() -> None:
+    with Answering(lambda _: None) as rig:
+        diagnose(rigs_from({"cameras": {"uri": rig.uri, "dialect": "iblutil"}}))
+        by_source: dict[Any, set[bytes]] = {}
+        for data, source in rig.received:
+            by_source.setdefault(source, set()).add(data)
+        assert all(len(different) == 1 for different in by_source.values())
+        assert len(rig.received) <= len(by_source) * ECHO_BURST
+
+
+# ------------------------------------------------------------------------------------------ it is somewhere else
+
+
+def test_an_answer_from_another_port() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with Answering(lambda data: data, other) as rig:
+            finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.OTHER_ADDRESS)
+    assert finding.seen == f"asked at {rig.uri[6:]}, and the answer came from 127.0.0.1:{port}"
+    assert "relay" in finding.meaning
+
+
+@needs_linux
+def test_an_answer_from_another_address() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.2", 0))
+        port = other.getsockname()[1]
+        with Answering(lambda data: data, other) as rig:
+            finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.OTHER_ADDRESS)
+    assert "several addresses" in finding.meaning
+    assert finding.remedies[0].endswith(f"cameras: udp://127.0.0.2:{port}")
+    assert rig.uri in finding.remedies[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("0.0.0.0", "what a rig listens at"),
+        ("255.255.255.255", "the broadcast address"),
+        ("224.0.0.7", "a multicast address"),
+        ("169.254.7.7", "an address that a computer gives itself"),
+    ],
+)
+def test_an_address_at_which_no_rig_can_be(address: str, kind: str) -> None:
+    finding = finding_of(examine(cameras=f"{address}:{closed_port()}")["cameras"], Fault.WRONG_INTERFACE)
+    assert finding.seen.startswith(f"{address} is {kind}")
+
+
+def test_two_names_of_one_rig(serve: Callable[..., Any]) -> None:
+    rig = serve("cameras")
+    port = rig.uri.rpartition(":")[2]
+    found = examine(cameras=rig.uri, ephys=f"localhost:{port}")
+    for name, other in (("cameras", "ephys"), ("ephys", "cameras")):
+        finding = finding_of(found[name], Fault.SAME_ADDRESS)
+        assert finding.seen == f"it has the same address as {other}: 127.0.0.1:{port}"
+
+
+def test_this_computers_interfaces_are_known() -> None:
+    loopback = [own for own in own_interfaces() if str(own.address) == "127.0.0.1/8"]
+    assert len(loopback) == 1
+    assert loopback[0].name.startswith("lo") or sys.platform == "win32"
+
+
+# ---------------------------------------------------------------------------------------------- it does not match
+
+
+def test_a_rig_of_another_version(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> None:
+    monkeypatch.setattr("rigsync.rig.__version__", "9.7.1")
+    finding = finding_of(examine(cameras=serve("cameras").uri)["cameras"], Fault.VERSION)
+    assert finding.seen == f"the rig has rigsync 9.7.1, this computer {rigsync.__version__}"
+    assert "$ pip install --upgrade rigsync" in finding.remedies
+
+
+def test_a_patch_of_the_same_version_matches(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> None:
+    series = rigsync.__version__.rpartition(".")[0]
+    monkeypatch.setattr("rigsync.rig.__version__", f"{series}.99")
+    assert examine(cameras=serve("cameras").uri)["cameras"].findings == ()
+
+
+def test_a_rig_of_another_version_of_the_protocol() -> None:
+    with Answering(lambda data: data.replace(b'"rigsync":1', b'"rigsync":2')) as rig:
+        finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.VERSION)
+    assert "version 2 of the dialect, this side speaks 1" in finding.seen
+
+
+@pytest.mark.parametrize("junk", [b"\x00\x01hello", b"{}", b"[99]", b'{"rigsync":1'])
+def test_something_else_at_the_address(junk: bytes) -> None:
+    with Answering(lambda _: junk) as rig:
+        finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.VERSION if junk == b"{}" else Fault.NOT_A_RIG)
+    assert "another" in finding.seen + finding.meaning
+
+
+def test_an_iblutil_rig_that_is_said_to_speak_rigsync() -> None:
+    with IblutilServer("cameras") as rig:
+        found = diagnose(rigs_from({"cameras": {"uri": rig.uri, "dialect": "rigsync"}}))
+    finding_of(found["cameras"], Fault.DIALECT)
+
+
+# -------------------------------------------------------------------------------------------------- whose clock it is
+
+
+@pytest.mark.parametrize(("shift", "words"), [(90.0, "90.000 s ahead of"), (-2.0, "2.000 s behind")])
+def test_a_clock_that_is_off_while_no_third_one_tells(
+    shifted: Callable[[str, float], str], shift: float, words: str
+) -> None:
+    finding = finding_of(examine(cameras=shifted("cameras", shift))["cameras"], Fault.CLOCK)
+    assert finding.seen == f"the rig's clock is {words} this computer's; which of the two is off, no third clock tells"
+    assert {"$ w32tm /resync", "$ sudo timedatectl set-ntp true"} < set(finding.remedies)
+
+
+def test_a_clock_that_is_off_by_less_than_a_second(shifted: Callable[[str, float], str]) -> None:
+    assert examine(cameras=shifted("cameras", 0.9))["cameras"].findings == ()
+
+
+def test_a_third_clock_tells_that_the_rigs_is_off(shifted: Callable[[str, float], str]) -> None:
+    found = examine(cameras=shifted("cameras", 90), ephys=shifted("ephys", 0.1))
+    assert found["ephys"].findings == ()
+    finding = finding_of(found["cameras"], Fault.CLOCK)
+    assert "the rig's is off" in finding.seen
+    assert finding.remedies[0].startswith("have the rig's computer set by a time server")
+
+
+def test_a_third_clock_tells_that_this_computers_is_off(shifted: Callable[[str, float], str]) -> None:
+    found = examine(cameras=shifted("cameras", 90), ephys=shifted("ephys", 90.2))
+    for name in ("cameras", "ephys"):
+        assert "this computer's is off" in finding_of(found[name], Fault.CLOCK).seen
+
+
+def test_a_system_clock_that_is_off(tmp_path: Path) -> None:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("there is no libfaketime (package libfaketime)")
+    faked = {"LD_PRELOAD": str(library), "FAKETIME": "+90s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    arguments = ["serve", "cameras", "--uri", "udp://127.0.0.1:0", "--json"]
+    with Command(arguments, tmp_path, environment(tmp_path, **faked)) as rig:
+        found = examine(cameras=json.loads(rig.line())["listening"])["cameras"]
+    clock = found.evidence.clock
+    assert clock
+    assert abs(clock.offset - 90) < 0.5
+    finding_of(found, Fault.CLOCK)
+
+
+# --------------------------------------------------------------------------------------------- somebody else's rig
+
+
+@needs_linux
+@pytest.mark.parametrize(
+    ("reference", "command"),
+    [
+        (REFERENCE, f'$ rigsync push EXPINIT \'{{"exp_ref": "{REFERENCE}", "takeover": true}}\' --to \'left camera\''),
+        ("'; reboot", '$ rigsync push EXPINIT \'{"exp_ref": "REFERENCE", "takeover": true}\' --to \'left camera\''),
+    ],
+)
+def test_a_second_coordinator_in_charge(serve: Callable[..., Any], reference: str, command: str) -> None:
+    rig = serve("left camera")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as owner:
+        owner.bind(("127.0.0.2", 0))
+        owner.settimeout(LONG)
+        host, _, port = rig.uri[6:].rpartition(":")
+        owner.sendto(messages.request("c" * 16, 1, compose("EXPINIT", {"exp_ref": reference})), (host, int(port)))
+        assert isinstance(messages.decode(owner.recv(65_535)), messages.Notice | messages.Reply)
+        finding = finding_of(examine(**{"left camera": rig.uri})["left camera"], Fault.SECOND_COORDINATOR)
+    assert finding.seen == f"the computer 127.0.0.2 is in charge of the rig's experiment {reference} (INITIALIZED)"
+    assert "BusyError" in finding.meaning
+    assert command in finding.remedies
+    assert "$ rigsync push EXPINTERRUPT --to 'left camera'" in finding.remedies
+
+
+def test_advice_for_a_second_coordinator_can_be_followed(lab: Lab) -> None:
+    lab.serve()
+    # A coordinator on the rig's own computer, which says no goodbye: another host than the task's, for the rig.
+    script = (
+        "import os, rigsync\n"
+        f"aux = rigsync.Auxiliaries({{'cameras': 'udp://127.0.0.1'}})\n"
+        f"aux.request('EXPINIT', {{'exp_ref': '{REFERENCE}'}})\n"
+        "os._exit(0)"
+    )
+    lab.run(lab.rig, "env", f"PYTHONPATH={Path(rigsync.__file__).parents[1]}", sys.executable, "-c", script)
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.SECOND_COORDINATOR)
+    assert "the rig's own computer is in charge" in finding["seen"]
+    (command,) = [remedy for remedy in finding["remedies"] if "takeover" in remedy]
+    pushed = lab.start(lab.pc, *shlex.split(command)[2:]).outcome()
+    assert pushed.status == 0, pushed
+
+
+# ------------------------------------------------------------------------------------------------ padded probes
+
+
+def test_no_answer_is_longer_than_the_probe(serve: Callable[..., Any]) -> None:
+    rig = serve("c" * 100)
+    host, _, port = rig.uri[6:].rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(LONG)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        sock.connect((host, int(port)))
+
+        def answer(data: bytes) -> bytes:
+            sock.send(data)
+            answered = sock.recv(65_535)
+            assert isinstance(messages.decode(answered), messages.Alive)
+            return answered
+
+        bare = len(answer(messages.probe("d" * 16, 1, 0)))
+        for size in (400, 1400, 1600, 8000, 60_000, messages.MAX_DATAGRAM):
+            data = messages.probe("d" * 16, 2, 0, size)
+            assert len(data) == size
+            assert len(answer(data)) == size  # the way back is tried as well
+        for pad in (
+            '"pad":""',
+            '"pad":null',
+            '"pad":"x"',
+            f'"pad":"{"é" * 300}"',
+            f'"pad":"{chr(92)}ud800{"a" * 500}"',
+        ):
+            data = messages.probe("d" * 16, 3, 0)[:-1] + f",{pad}}}".encode()
+            assert len(answer(data)) <= max(bare, len(data))
+
+
+def test_a_pad_that_is_no_text_is_reported_and_not_answered(serve: Callable[..., Any]) -> None:
+    with pytest.raises(rigsync.RemoteProtocolError, match="pad is 7, not text"):
+        messages.decode(messages.probe("d" * 16, 3, 0)[:-1] + b',"pad":7}')
+
+
+# -------------------------------------------------------------------------------------- between two computers
+
+
+def test_all_is_well_between_two_computers(lab: Lab) -> None:
+    lab.serve()
+    found = lab.doctor(cameras=THERE)["cameras"]
+    assert found["findings"] == []
+    assert (found["address"], found["largest_datagram"]) == (f"{THERE}:11001", SIZES[-1])
+
+
+def test_no_route(lab: Lab) -> None:
+    found = lab.doctor(cameras="198.51.100.7", ephys="10.231.77.99")
+    assert "Network is unreachable" in only(found["cameras"], Fault.NO_ROUTE)["seen"]
+    finding = only(found["ephys"], Fault.NO_ROUTE)  # in the local network, and no such computer
+    assert f"the network cannot carry anything to 10.231.77.99: No route to host (sent from {HERE})" in finding["seen"]
+    assert "$ ip route get 10.231.77.99" in finding["remedies"]
+
+
+def test_a_firewall_that_rejects(lab: Lab) -> None:
+    lab.serve()
+    lab.filter(lab.rig, "input", "udp dport 11001 reject with icmpx type admin-prohibited")  # as firewalld does
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.NO_ROUTE)
+    assert "$ sudo firewall-cmd --permanent --add-port=11001/udp && sudo firewall-cmd --reload" in finding["remedies"]
+
+
+def test_a_firewall_here_that_forbids(lab: Lab) -> None:
+    lab.serve()
+    lab.filter(lab.pc, "output", "udp dport 11001 drop")
+    assert "Operation not permitted" in only(lab.doctor(cameras=THERE)["cameras"], Fault.NO_ROUTE)["seen"]
+
+
+def test_a_firewall_that_drops_one_port_and_its_remedy(lab: Lab) -> None:
+    lab.serve()
+    lab.filter(lab.rig, "input", "udp dport 11001 drop")
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.SILENCE)
+    assert "its host is up, for it refuses at other ports" in finding["seen"]
+    assert f"sent from {HERE}" in finding["seen"]
+    (remedy,) = [remedy for remedy in finding["remedies"] if " nft " in remedy]
+    command = remedy.removeprefix("$ sudo ").replace("inet filter input", "inet t input")
+    lab.run(lab.rig, *command.split())
+    assert lab.doctor(cameras=THERE)["cameras"]["findings"] == []
+
+
+def test_a_firewall_that_drops_everything(lab: Lab) -> None:
+    lab.serve()
+    lab.filter(lab.rig, "input", "drop")
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.SILENCE)
+    assert "nor anything else from its host" in finding["seen"]
+
+
+def test_a_closed_port_on_another_computer(lab: Lab) -> None:
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.CLOSED_PORT)
+    assert "very computer" not in finding["meaning"]
+    assert "$ sudo ufw allow 11001/udp" in finding["remedies"]
+
+
+def test_datagrams_that_leave_by_the_wrong_interface(lab: Lab) -> None:
+    lab.serve()
+    lab.plug("vpn", "10.231.78.1", "10.231.78.2")
+    lab.run(lab.pc, "ip", "route", "add", f"{THERE}/32", "via", "10.231.78.2")  # as VPN programs do
+    lab.filter(lab.rig, "input", 'iifname "vpn" drop')
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.WRONG_INTERFACE)
+    assert finding["seen"].startswith(
+        f"datagrams to {THERE} leave from 10.231.78.1, although the interface {HERE}/24 (cable)"
+    )
+
+
+def test_an_interface_that_is_switched_off(lab: Lab) -> None:
+    lab.serve()
+    lab.plug("campus", "10.231.78.1", "10.231.78.2")
+    lab.run(lab.pc, "ip", "route", "add", "default", "via", "10.231.78.2")
+    lab.run(lab.pc, "ip", "link", "set", "cable", "down")
+    lab.filter(lab.rig, "input", 'iifname "campus" drop')
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.WRONG_INTERFACE)
+    assert f"the interface {HERE}/24 (cable)" in finding["seen"]
+
+
+def test_a_rig_that_listens_at_another_address_of_its_name(lab: Lab) -> None:
+    lab.plug("other", "10.231.78.1", "10.231.78.2")
+    lab.name("rig-pc", THERE, "10.231.78.2")
+    lab.serve(host="10.231.78.2")
+    finding = only(lab.doctor(cameras="rig-pc")["cameras"], Fault.WRONG_INTERFACE)
+    asked = finding["seen"].rpartition("and not at ")[2]
+    assert finding["seen"].endswith(f"the rig answers at 10.231.78.2:11001, and not at {asked}")
+    assert finding["remedies"][0].endswith("cameras: udp://10.231.78.2:11001")
+
+
+def test_large_datagrams_that_are_lost(lab: Lab) -> None:
+    lab.serve()
+    lab.run(lab.pc, "ip", "link", "set", "cable", "mtu", "9000")  # jumbo frames at one end only
+    found = lab.doctor(cameras=THERE)["cameras"]
+    finding = only(found, Fault.MTU)
+    assert finding["seen"] == "datagrams of 1,400 bytes come back, those of 1,600 bytes do not"
+    assert found["largest_datagram"] == 1400
+    lab.run(lab.pc, "ip", "link", "set", "cable", "mtu", "1500")
+    assert lab.doctor(cameras=THERE)["cameras"]["findings"] == []
+
+
+def test_large_answers_that_are_lost(lab: Lab) -> None:
+    lab.serve()
+    lab.run(lab.rig, "ip", "link", "set", "cable", "mtu", "9000")
+    finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.MTU)
+    assert finding["seen"] == "datagrams of 1,400 bytes come back, those of 1,600 bytes do not"

@@ -1,0 +1,427 @@
+"""`rigsync watch` on a terminal and elsewhere, with rigs that come, act, fail and go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rigsync.cli.watching import Row, Told, screen
+from rigsync.protocol.events import LinkState
+from tests.cli_programs import Command, environment
+from tests.processes import LONG, IblutilServer, RigProgram, free_port, until
+
+needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
+
+REFERENCE = "2026-01-31_1_mouse"
+ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+HOME = "\x1b[H"
+
+
+class Terminal:
+    """A pseudo-terminal on which `rigsync watch` runs, as the program that controls it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it runs.
+    *arguments : str
+        What follows ``watch``.
+    size : (int, int)
+        Columns and lines.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, size: tuple[int, int] = (80, 24), **environ: str):
+        import fcntl
+        import pty
+        import termios
+
+        self.output = b""
+        self._master, self._slave = pty.openpty()
+        self.resize(*size)
+        self.before = termios.tcgetattr(self._slave)
+        slave = self._slave
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rigsync", "watch", *arguments],
+            cwd=folder,
+            env=environment(folder, **{"TERM": "xterm-256color", **environ}),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+        )
+        self._watchdog = threading.Timer(LONG, self.process.kill)
+        self._watchdog.start()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        # EIO: Linux says so that nobody has the terminal any more.
+        with contextlib.suppress(OSError):
+            while data := os.read(self._master, 65536):
+                self.output += data
+
+    @property
+    def text(self) -> str:
+        """All that was written."""
+        return self.output.decode("utf-8", "ignore")
+
+    @property
+    def lines(self) -> list[str]:
+        """What is to be seen: the last whole frame, without what colours it."""
+        frames = self.text.split(HOME)
+        return plain(frames[-2] if len(frames) > 2 else frames[-1])
+
+    def row(self, rig: str) -> list[str]:
+        """Return the cells of a rig."""
+        found = [line for line in self.lines if line.startswith(f"{rig} ")]
+        return found[0].split() if found else []
+
+    def type(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._master, keys)
+
+    def resize(self, columns: int, lines: int) -> None:
+        """Change its size."""
+        import fcntl
+        import termios
+
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def attributes(self) -> list[Any]:
+        """Return the terminal's settings."""
+        import termios
+
+        return termios.tcgetattr(self._slave)
+
+    def suspend_key(self) -> bytes:
+        """Return the key that suspends programs, zero for none."""
+        import termios
+
+        return bytes(self.attributes()[6][termios.VSUSP])
+
+    def end(self) -> int:
+        """Wait for the end, and return the exit status."""
+        return self.process.wait(LONG)
+
+    def is_as_before(self) -> bool:
+        """Tell whether screen, cursor and settings are as they were."""
+        text = until(lambda: LEAVE_SCREEN in self.text and self.text, "the end of the output")
+        return (
+            text.count(ENTER_SCREEN) == text.count(LEAVE_SCREEN) == 1
+            and text.rindex(SHOW_CURSOR) > text.rindex(HIDE_CURSOR)
+            and self.attributes() == self.before
+        )
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._slave)
+        self._reader.join(LONG)
+        os.close(self._master)
+        self._watchdog.cancel()
+        self._watchdog.join()
+
+
+def plain(text: str) -> list[str]:
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*\w", "", text).replace("\r\n", "\n").split("\n")]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., None]:
+    """Write rigs.yaml."""
+
+    def write_rigs(timing: dict[str, Any] | None = None, **uris: Any) -> None:
+        document = {"rigs": uris, **({"timing": timing} if timing else {})}
+        (tmp_path / "rigs.yaml").write_text(json.dumps(document), encoding="utf-8")
+
+    return write_rigs
+
+
+def start(folder: Path, *arguments: str, **environ: str) -> Command:
+    return Command(["watch", *arguments], folder, environment(folder, **environ))
+
+
+FAST = {"beat": 0.05}
+
+
+# ----------------------------------------------------------------------------------------------------- on a terminal
+
+
+@needs_terminal
+@pytest.mark.parametrize("leave", [b"q", b"Q", b"\x03"])
+def test_it_is_left_by_a_key_without_enter(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], leave: bytes
+) -> None:
+    write(cameras=serve("cameras").uri)
+    with Terminal(tmp_path) as terminal:
+        until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
+        terminal.type(b"x\x1b[A\x1bOQ\x1a")  # other keys, an arrow, F2, Ctrl-Z: nothing
+        assert terminal.suspend_key() == b"\x00"
+        frames = terminal.text.count(HOME)
+        until(lambda: terminal.text.count(HOME) > frames + 1, "another frame")
+        terminal.type(leave)
+        assert terminal.end() == 0
+        assert terminal.is_as_before()
+        until(lambda: "cameras" in terminal.text.rpartition(LEAVE_SCREEN)[2])  # the last table stays to be seen
+        assert "Traceback" not in terminal.text
+
+
+@needs_terminal
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
+def test_a_signal_leaves_the_terminal_as_it_was(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], number: int, status: int
+) -> None:
+    write(cameras=serve("cameras").uri)
+    with Terminal(tmp_path) as terminal:
+        until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
+        terminal.process.send_signal(number)
+        assert terminal.end() == status
+        assert terminal.is_as_before()
+        assert "Traceback" not in terminal.text
+
+
+@needs_terminal
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1])
+def test_a_signal_at_its_start_leaves_the_terminal_as_it_was(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], delay: float
+) -> None:
+    write(cameras=serve("cameras").uri)
+    with Terminal(tmp_path) as terminal:
+        until(lambda: terminal.attributes() != terminal.before or terminal.output, "its start")
+        time.sleep(delay)
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 143, terminal.text
+        assert terminal.attributes() == terminal.before
+        assert terminal.text.count(ENTER_SCREEN) == terminal.text.count(LEAVE_SCREEN)
+        assert terminal.text.rfind(SHOW_CURSOR) >= terminal.text.rfind(HIDE_CURSOR)
+
+
+@needs_terminal
+def test_a_rig_is_killed_and_comes_back(tmp_path: Path, write: Callable[..., None]) -> None:
+    with RigProgram("cameras", handlers={}) as rig:
+        write(FAST, cameras=rig.uri)
+        with Terminal(tmp_path) as terminal:
+            until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
+            rig.kill()
+            until(lambda: terminal.row("cameras")[1:2] == ["lost"])
+            until(lambda: [line for line in terminal.lines if re.match(r"\d\d:\d\d:\d\d cameras: lost: ", line)])
+            assert "0 of 1 rigs alive" in terminal.lines[0]
+            with RigProgram("cameras", rig.uri, handlers={}):
+                until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
+                until(lambda: any("the rig's program was started anew" in line for line in terminal.lines))
+                terminal.type(b"q")
+                assert terminal.end() == 0
+
+
+@needs_terminal
+def test_what_others_do_is_shown(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    def fail() -> None:
+        raise OSError("no disk\x1b[2J [bold]left")
+
+    rig = serve("cameras", {"EXPEND": fail})
+    write(cameras=rig.uri)
+    with Terminal(tmp_path) as terminal:
+        until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
+        task = connect(rig)
+        task.request("EXPINIT", {"exp_ref": REFERENCE})
+        task.request("EXPSTART", REFERENCE)
+        until(lambda: terminal.row("cameras")[1:3] == ["RUNNING", REFERENCE])
+        until(lambda: "EXPSTART" in terminal.row("cameras"))
+        until(lambda: terminal.row("cameras")[-3:-2] == ["0%"])
+        assert re.fullmatch(r"\d+\.\d", terminal.row("cameras")[3])  # round trip
+        assert re.fullmatch(r"[+-]\d+\.\d", terminal.row("cameras")[4])  # offset ...
+        assert terminal.row("cameras")[5] == "ms"
+        task.push("EXPEND", wait=True)
+        until(lambda: "EXPEND" in terminal.row("cameras"))
+        (error,) = until(lambda: [line for line in terminal.lines if "no disk" in line])
+        assert re.fullmatch(r"\d\d:\d\d:\d\d cameras: EXPEND: OSError: no disk\\x1b\[2J \[bold\]left", error)
+        assert "\x1b[2J" not in terminal.text.partition(HOME)[2]
+        terminal.type(b"q")
+        assert terminal.end() == 0
+
+
+@needs_terminal
+@pytest.mark.parametrize("number", [1, 16])
+def test_it_fits_in_80_columns_and_24_lines(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any], number: int
+) -> None:
+    rigs = [serve(f"a:rather:long:name{i}") for i in range(number)]
+    write(**{rig.name: rig.uri for rig in rigs})
+    connect(*rigs).request("EXPINIT", {"exp_ref": "2026-01-31_1_a_mouse_with_a_long_name"})
+    with Terminal(tmp_path) as terminal:
+        until(lambda: len([line for line in terminal.lines if "INITIALIZED" in line]) == number)
+        lines = terminal.lines
+        assert max(map(len, lines)) <= 80
+        assert len(lines) <= 24
+        assert f"{number} of {number} rigs alive" in lines[0]
+        assert lines[1].split() == ["rig", "state", "reference", "rtt", "ms", "offset", "loss", "last", "message"]
+        assert all(line.startswith("a:rather:l… INITIALIZED 2026-01-31_1_a_mo… ") for line in lines[2 : 2 + number])
+        terminal.type(b"q")
+        assert terminal.end() == 0
+
+
+@needs_terminal
+def test_more_rigs_than_lines_and_a_terminal_that_changes_its_size(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
+) -> None:
+    rigs = {f"rig{i}": serve(f"rig{i}").uri for i in range(8)}
+    write(**rigs, gone=f"127.0.0.1:{free_port()}")
+    with Terminal(tmp_path, size=(80, 8)) as terminal:
+        until(lambda: terminal.row("gone")[1:2] == ["lost"], "the lost one in view")
+        assert "and 5 more rigs: make the window taller" in terminal.lines
+        assert len(terminal.lines) <= 8
+        terminal.resize(160, 20)
+        until(lambda: "last error" in terminal.lines[1])
+        until(lambda: "nothing listens at this port" in " ".join(terminal.row("gone")))
+        assert not any("more rigs" in line for line in terminal.lines)
+        terminal.type(b"q")
+        assert terminal.end() == 1  # one of them does not answer
+
+
+@needs_terminal
+def test_an_iblutil_rig(tmp_path: Path, write: Callable[..., None]) -> None:
+    with IblutilServer("cameras") as rig:
+        write(cameras=rig.uri)
+        with Terminal(tmp_path) as terminal:
+            until(lambda: terminal.row("cameras")[1:3] == ["alive", "-"])
+            terminal.type(b"q")
+            assert terminal.end() == 0
+
+
+@needs_terminal
+def test_a_dumb_terminal_gets_tables(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
+    write(cameras=serve("cameras").uri)
+    with Terminal(tmp_path, TERM="dumb") as terminal:
+        until(lambda: "CONNECTED" in terminal.text)
+        terminal.type(b"\x03")
+        assert terminal.end() == 0
+        assert ENTER_SCREEN not in terminal.text
+
+
+# -------------------------------------------------------------------------------------------------------- elsewhere
+
+
+def test_once_prints_a_table(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
+    write(cameras=serve("cameras").uri, gone=f"127.0.0.1:{free_port()}")
+    with start(tmp_path, "--once") as command:
+        outcome = command.outcome()
+    assert outcome.status == 1
+    heading, cameras, gone = outcome.out.splitlines()
+    assert heading.split("  ")[0] == "rig"
+    assert re.match(r"cameras +CONNECTED +- +\d+\.\d +[+-]\d+\.\d ms +0% +- +-$", cameras)
+    assert re.match(r"gone +lost +- +- +- +.+ +- +\d\d:\d\d:\d\d .*nothing listens at this port$", gone)
+    with start(tmp_path, "--once", "cameras") as command:
+        assert command.outcome().status == 0
+
+
+def test_once_as_json(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
+    write(cameras=serve("cameras").uri)
+    with start(tmp_path, "--once", "--json") as command:
+        outcome = command.outcome()
+    assert outcome.status == 0
+    found = json.loads(outcome.out)["rigs"]["cameras"]
+    assert (found["link"], found["status"], found["exp_ref"]) == ("alive", "CONNECTED", None)
+    assert found["round_trip_ms"] > 0
+    assert abs(found["clock"]["offset_ms"]) < 1000
+    assert (found["last_message"], found["last_error"]) == (None, None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
+def test_without_a_terminal_each_change_is_a_line_of_json(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    write(cameras=rig.uri)
+    with start(tmp_path, "--json") as command:
+
+        def until_told(**facts: Any) -> dict[str, Any]:
+            while True:
+                found = json.loads(command.line())["rigs"]["cameras"]
+                if all(found[name] == fact for name, fact in facts.items()):
+                    return dict(found)
+
+        until_told(status="CONNECTED")
+        connect(rig).request("EXPINIT", {"exp_ref": REFERENCE})
+        found = until_told(status="INITIALIZED", exp_ref=REFERENCE)
+        if found["last_message"] is None:
+            found = json.loads(command.line())["rigs"]["cameras"]
+        assert found["last_message"]["message"] == "EXPINIT"
+        command.interrupt()
+        outcome = command.outcome()
+    assert (outcome.status, outcome.err) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
+def test_without_a_terminal_each_change_is_a_table(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    write(cameras=rig.uri)
+    with start(tmp_path) as command:
+        assert command.line("cameras ").split()[1] == "CONNECTED"
+        rig.close()
+        assert "said goodbye" in command.line("cameras")
+        command.interrupt()
+        outcome = command.outcome()
+    assert outcome.status == 1
+    assert "\x1b" not in outcome.out
+    assert outcome.err == ""
+
+
+# ------------------------------------------------------------------------------------------------------ the picture
+
+
+def drawn(rows: list[Row], width: int, height: int, unicode: bool = True) -> list[str]:
+    from rich.console import Console
+
+    console = Console(width=width, height=height, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(screen(rows, width, height, unicode))
+    return capture.get().split("\n")
+
+
+def row(rig: str, link: LinkState = LinkState.ALIVE, **more: Any) -> Row:
+    facts = dict.fromkeys(["status", "exp_ref", "round_trip", "clock", "loss", "message", "error"])
+    return Row(**{"rig": rig, "link": link, **facts, **more})
+
+
+@pytest.mark.parametrize("width", [40, 79, 80, 119, 120, 200])
+def test_hostile_text_stays_in_its_cell(width: int) -> None:
+    hostile = "\x1b]0;gotcha\x07\r\n\t[red]漢字\u202e\x9b" * 20
+    lines = drawn(
+        [
+            row("cameras", status="RUNNING", exp_ref=hostile, message=Told(hostile, 0.0), error=Told(hostile, 0.0)),
+            row("漢字" * 30, LinkState.LOST, error=Told(hostile, 0.0)),
+        ],
+        width,
+        24,
+    )
+    text = "\n".join(lines)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert len(lines) <= 24
+    assert len([line for line in lines if line.startswith("cameras ")]) == 1
+
+
+def test_without_unicode_it_is_ascii() -> None:
+    rows = [row("cameras" * 5, exp_ref="m" * 200, error=Told("e" * 200, 0.0))]
+    assert "\n".join(drawn(rows, 80, 24, unicode=False)).isascii()
