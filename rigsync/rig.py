@@ -462,6 +462,9 @@ class _Session:
 
     def _begin(self, due: HandlerDue) -> None:
         handlers = tuple(self._handlers.get(due.event, ()))
+        late = 0.0 if due.schedule is None else self.endpoint.now() - due.schedule.instant
+        if late > 0:
+            logger.warning("%s: %s came %.1f ms after its instant", self._name, due.event.name, 1000 * late)
         if any(handler.is_coroutine for handler in handlers):
             task = self._loop.create_task(self._run_mixed(due, handlers), name=f"rigsync {due.event.name} handler")
             self._coroutines[due.task] = task

@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from processes import LONG, PROBE_WARNING, IblutilServer, until
+from processes import LONG, PROBE_WARNING, IblutilServer, port_of, until
 
 from rigsync import Auxiliaries, Cancelled, ExpStatus, Interrupted, PushError, Rig
+from rigsync.relay import relay_before
 from rigsync.waiting import wait_until
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -212,3 +213,17 @@ def test_waiting_ends_where_it_is_given_up() -> None:
     given_up = threading.Event()
     given_up.set()
     wait_until(time.monotonic() + 1e6, time.monotonic, given_up.is_set)
+
+
+def test_what_comes_after_its_instant_is_done_at_once_and_the_result_says_when(
+    stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder(stack)
+    slow = stack.enter_context(relay_before({"cameras": ("127.0.0.1", port_of(recorder.rig.uri))}, seed=1))["cameras"]
+    aux = coordinate(stack, cameras="udp://{}:{}".format(*slow.address))
+    slow.delay = (0.3, 0.3)
+    result = aux.request("EXPSTART", delay=0.05)
+    late = result.starts["cameras"].time - result.at
+    assert late >= 0.25 - result.starts["cameras"].bound
+    assert len(recorder.entered) == 1
+    until(lambda: any("after its instant" in message for message in caplog.messages))

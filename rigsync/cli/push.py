@@ -125,6 +125,9 @@ def _print_result(result: PushResult, seconds: dict[str, float], names: list[str
             click.echo(f"{printable(name)} began {about}{late:+.2f} ± {1000 * start.bound:.2f} ms from the instant")
         if result.skew is not None:
             click.echo(f"{1000 * result.skew:.2f} ms between the first and the last")
+    if result.message == "EXPSTART" and result:
+        # The experiment has nobody any more who gives signs of life.
+        click.echo("rigs with a lease (300 s, unless they were told otherwise) interrupt when it is over", err=True)
 
 
 def _print_tracebacks(failures: Iterable[RigError]) -> None:

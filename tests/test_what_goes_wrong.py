@@ -1,0 +1,125 @@
+"""README's table of what goes wrong in a lab: each of its rows is shown by tests, which are named here."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+SHOWN_BY = {
+    "datagrams are lost, doubled, reordered": [
+        "tests/test_live_faults.py::test_each_handler_runs_once_whatever_the_network_does",
+        "tests/chaos/test_relay_network.py::test_loss_duplication_reordering_and_delay",
+        "tests/chaos/test_kernel_network.py::test_loss_and_duplication",
+    ],
+    "the network is cut for a while": [
+        "tests/test_live_faults.py::test_partition_and_healing",
+        "tests/chaos/test_relay_network.py::test_partitions_in_the_middle_of_a_session",
+        "tests/chaos/test_kernel_network.py::test_cable_that_is_pulled_and_plugged",
+    ],
+    "the task's program crashes, or its PC does": [
+        "tests/test_ownership.py::test_rigs_interrupt_when_their_owner_is_killed_and_say_why",
+        "tests/chaos/test_kills.py::test_coordinator_killed_in_the_middle_of_each_message",
+    ],
+    "the task is started again in the middle of an experiment": [
+        "tests/test_ownership.py::test_an_experiment_is_taken_over_by_its_reference",
+        "tests/test_live_faults.py::test_coordinator_that_is_killed_leaves_the_rig_to_others",
+    ],
+    "another program commands the same rig": [
+        "tests/test_ownership.py::test_another_coordinator_is_refused_by_name",
+    ],
+    "a rig's program is restarted while it has a message": [
+        "tests/test_links.py::test_a_restart_that_nothing_else_shows_settles_what_is_outstanding",
+        "tests/chaos/test_kills.py::test_rig_killed_in_the_middle_of_each_message",
+    ],
+    "a rig's PC comes back with another address": [
+        "tests/test_links.py::test_a_name_that_stands_for_another_address_after_a_reboot",
+    ],
+    "a rig's PC starts late": [
+        "tests/test_links.py::test_waiting_for_rigs_ends_when_all_answer",
+        "tests/test_links.py::test_rigs_that_do_not_appear_are_named_with_what_is_known",
+    ],
+    "the clocks of the PCs differ, or are set while a session runs": [
+        "tests/test_links.py::test_a_clock_that_is_90_s_off_is_measured_within_its_bound",
+        "tests/chaos/test_clocks.py::test_clocks_minutes_apart",
+        "tests/chaos/test_clocks.py::test_clocks_that_are_stepped_in_the_middle_of_a_session",
+    ],
+    "a message for an instant comes after it": [
+        "tests/test_schedule.py::test_what_comes_after_its_instant_is_done_at_once_and_the_result_says_when",
+    ],
+    "END, INTERRUPT or the end of the program before the instant": [
+        "tests/test_schedule.py::test_what_still_waits_is_called_off",
+        "tests/test_schedule.py::test_closing_calls_off_what_still_waits",
+    ],
+    "a rig's program is not running": [
+        "tests/test_auxiliaries.py::test_rig_whose_port_is_closed",
+    ],
+    "a rig's PC is off, unplugged or behind a firewall": [
+        "tests/test_auxiliaries.py::test_silent_rig_becomes_lost_and_costs_little_then",
+        "tests/test_auxiliaries.py::test_rig_that_never_says_anything",
+    ],
+    "one rig is down": [
+        "tests/test_auxiliaries.py::test_rig_killed_in_the_middle",
+        "tests/test_auxiliaries.py::test_live_rigs_have_the_message_at_once_however_long_another_takes",
+    ],
+    "a handler raises": [
+        "tests/test_rig.py::test_exception_comes_back_with_type_text_and_traceback",
+    ],
+    "a handler takes longer than the timeout": [
+        "tests/test_auxiliaries.py::test_time_out_is_a_timeout_error",
+    ],
+    "a message that makes no sense now, such as START without INIT": [
+        "tests/test_rig.py::test_refusals_come_back_as_state_errors",
+    ],
+    "INTERRUPT while a handler runs": [
+        "tests/test_rig.py::test_interrupt_runs_while_another_handler_is_stuck",
+    ],
+    "a TCP connection is cut, or carries junk": [
+        "tests/test_live_tcp.py::test_each_handler_runs_once_however_connections_are_cut",
+        "tests/test_transports_tcp.py::test_junk_ends_the_stream_it_came_on_with_a_reason_and_no_other",
+    ],
+    "an argument cannot be sent": [
+        "tests/test_auxiliaries.py::test_what_cannot_be_sent_fails_at_the_call",
+        "tests/test_auxiliaries.py::test_too_large_fails_at_the_call_and_says_how_large",
+    ],
+    "an iblutil rig missed a message, or has gone deaf": [
+        "tests/test_interop.py::test_iblutil_rig_that_goes_deaf",
+    ],
+    "a callback of your own raises": [
+        "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",
+    ],
+    "a callback of your own blocks": [
+        "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
+    ],
+    "junk, foreign versions, forged senders": [
+        "tests/test_endpoint.py::test_coordinator_takes_junk",
+        "tests/test_endpoint.py::test_rig_takes_junk",
+        "tests/test_endpoint.py::test_forged_reply_from_another_socket_has_no_effect",
+    ],
+    "a mistake in `rigs.yaml`": [
+        "tests/test_config.py::test_what_is_no_rig",
+    ],
+}
+
+
+def rows() -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## What goes wrong, and what you see")[2].partition("\n## ")[0]
+    found = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    return found[found.index("---") + 1 :]
+
+
+def test_every_row_of_the_table_is_shown_by_a_test_and_no_other() -> None:
+    assert rows() == list(SHOWN_BY)
+
+
+@pytest.mark.parametrize("row", SHOWN_BY)
+def test_the_tests_that_show_a_row_exist(row: str) -> None:
+    assert SHOWN_BY[row]
+    for test in SHOWN_BY[row]:
+        path, _, name = test.partition("::")
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
