@@ -569,7 +569,21 @@ def test_push_shows_each_answer(commands: Commands, serve: Callable[..., Any]) -
     assert all(float(row["ms"]) > 0 for row in rows)
     reference, info = json.loads(rows[0]["answer"])
     assert (reference, info["files"], info["status"]) == (REFERENCE, [REFERENCE], 20)
-    assert outcome.err == ""
+    assert outcome.err == "rigs with a lease (300 s, unless they were told otherwise) interrupt when it is over\n"
+
+
+def test_push_for_an_instant_tells_when_each_rig_began(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras").uri, ephys=serve("ephys").uri)
+    commands.run("push", "EXPINIT", json.dumps({"exp_ref": REFERENCE}))
+    outcome = commands.run("push", "EXPSTART", REFERENCE, "--delay", "0.3")
+    for name in ("cameras", "ephys"):
+        assert re.search(rf"^{name} began [+-]\d+\.\d\d ± \d+\.\d\d ms from the instant$", outcome.out, re.MULTILINE)
+    assert re.search(r"^\d+\.\d\d ms between the first and the last$", outcome.out, re.MULTILINE)
+    document = commands.json("push", "EXPEND", "--delay", "0.1")
+    assert document["starts"]["cameras"]["time"] >= document["at"] - document["starts"]["cameras"]["bound"] - 0.001
+    assert document["skew"] >= 0
+    assert "not an instant within the hour ahead" in commands.run("push", "EXPEND", "--delay", "4000", status=2).err
+    assert "acts at once" in commands.run("push", "EXPINTERRUPT", "--delay", "1", status=2).err
 
 
 def test_push_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
@@ -728,6 +742,15 @@ def serving(commands: Commands, *options: str) -> Iterator[Command]:
         yield command
 
 
+def test_serve_interrupts_after_its_lease(commands: Commands) -> None:
+    with serving(commands, "--lease", "0.5") as command:
+        commands.run("push", "EXPINIT", json.dumps({"exp_ref": REFERENCE}))
+        told = [json.loads(command.line()) for _ in range(2)]
+        assert [line["message"] for line in told] == ["EXPINIT", "EXPINTERRUPT"]
+        assert "silent for the lease of 0.5 s" in told[1]["args"][0]["reason"]
+        assert commands.json("ping", "-c", "1")["rigs"]["cameras"]["status"] == "STOPPED"
+
+
 @needs_signals
 def test_serve_tells_what_it_is_told(commands: Commands, connect: Callable[..., Any]) -> None:
     with commands.start("serve", "cameras", "--uri", "udp://127.0.0.1:0") as command:
@@ -863,6 +886,8 @@ def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> Non
         (["cameras", "--drop", "1.5"], "1.5 is not in the range"),
         (["cameras", "--drop", "0.5", "--uri", "tcp://127.0.0.1"], "tcp:// loses nothing"),
         (["cameras", "--latency", "-1"], "-1.0 is not in the range"),
+        (["cameras", "--lease", "-1"], "-1.0 is not in the range"),
+        (["cameras", "--lease", "nan"], "nan is not a number in the range"),
     ],
     ids=str,
 )
