@@ -9,6 +9,7 @@ from typing import Any
 from rigsync.config import DATAGRAM_ROOM, Address, RigConfig, Room, Timing
 from rigsync.errors import RigError
 from rigsync.protocol import messages
+from rigsync.protocol.agenda import Agenda
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
@@ -180,6 +181,11 @@ class RigBench:
         self.noticed: list[tuple[Any, Notice]] = []
         self.outbox: list[tuple[Any, bytes]] = []
         self.told: list[Event] = []
+
+    @property
+    def agenda(self) -> Agenda:
+        """What the rig has to do, for a look at its inside."""
+        return self.rig._agenda
 
     # ---------------------------------------------------------------------------------------------- in
 
