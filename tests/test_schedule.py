@@ -80,7 +80,7 @@ def test_rig_without_a_handler_keeps_the_instant_too(stack: contextlib.ExitStack
     rig = stack.enter_context(Rig("imaging", "udp://127.0.0.1:0"))
     aux = coordinate(stack, imaging=rig.uri)
     request_time = aux.push("EXPSTART", delay=0.3)
-    until(lambda: aux.services["imaging"].peer._current is not None)  # type: ignore[index,union-attr]
+    until(lambda: aux.services["imaging"].peer._errands.current is not None)  # type: ignore[index,union-attr]
     assert rig.status is ExpStatus.INITIALIZED
     result = until(lambda: aux.response(request_time))
     assert rig.status is ExpStatus.RUNNING

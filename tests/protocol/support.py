@@ -13,9 +13,10 @@ from rigsync.protocol.agenda import Agenda
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
+from rigsync.protocol.errands import Request
 from rigsync.protocol.events import Event, HandlerDue, Start
 from rigsync.protocol.messages import Alive, Array, ExpMessage, ExpStatus, Frame, Message, Notice
-from rigsync.protocol.peer import Line, Peer, Request
+from rigsync.protocol.peer import Line, Peer
 from rigsync.protocol.responder import Responder
 
 COORDINATOR = "c" * 16
