@@ -53,7 +53,7 @@ class Task:
     """When to tell its sender that it is here, where it is not answered by then."""
     started: float = 0.0
     schedule: Schedule | None = None
-    """The instant at which to act; None for at once, or once that has come."""
+    """The instant at which to act; None for at once."""
     takes_over: bool = False
     """Whether it asks for an experiment that goes on: it is told what became of that one."""
     claimed_from: Ownership | None = None

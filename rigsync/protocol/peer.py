@@ -48,8 +48,6 @@ from rigsync.protocol.probes import ProbeLog
 SINGLE_TRIES = 2
 """Sendings of a request after which each further one is of two copies, as RFC 9002 section 6.2.4 allows: where so much
 is lost, waiting for the next turn costs more than a datagram."""
-
-
 PAST_BOOTS = 16
 """Boot numbers that a rig has had before, whose delayed answers are not taken for another restart."""
 
