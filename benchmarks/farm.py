@@ -124,9 +124,8 @@ async def open_rig(stack: contextlib.AsyncExitStack, kind: str, number: int) -> 
 
 def start_recording() -> dict[str, float]:
     entered = time.monotonic()
-    time.sleep(
-        0.05
-    )  # as a camera takes; meanwhile the processor is the other rigs', which share it here and nowhere else
+    # As a camera takes; meanwhile the processor is the other rigs', which share it here and nowhere else.
+    time.sleep(0.05)
     return {"entered": entered}
 
 

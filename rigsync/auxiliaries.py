@@ -8,7 +8,6 @@ import contextlib
 import logging
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,24 +16,19 @@ from typing import Any, Literal, overload
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Rigs, load_rigs, rigs_from
-from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
+from rigsync.errors import LoopBlocked, NotRunning, PushError, RigError, RigsMissing
 from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
 from rigsync.protocol.arguments import checked_delay, compose
 from rigsync.protocol.messages import ExpMessage
 from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
 from rigsync.service import RigServices
+from rigsync.waiters import STUCK_AFTER, Waiters, setter, settled, stuck
 
 logger = logging.getLogger("rigsync.auxiliaries")
 
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
-STUCK_AFTER = 2.0
-"""Seconds in which the service thread must react to a knock, before it counts as stuck."""
-MOST_KNOCKS = 20
-"""Knocks that the service thread may answer after the rigs' time is over, before the message counts as lost in it."""
-LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
-"""Seconds to wait at a stretch: Windows does not let Ctrl-C through before the wait is over."""
 
 
 class Auxiliaries:
@@ -93,8 +87,8 @@ class Auxiliaries:
         self._remote: RigServices | None = None
         self._stopping: asyncio.Event | None = None
         self._created: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._waiting: set[concurrent.futures.Future[Any]] = set()
         self.thread = _ServiceThread(self)
+        self._waiters = Waiters(self.thread, self._not_running)
         self.thread.start()
         try:
             self._created.result()
@@ -225,8 +219,8 @@ class Auxiliaries:
         def missing() -> list[str]:
             return [name for name in waited_for if remote[name].state is not events.LinkState.ALIVE]
 
-        with self._waiters(1) as (future,):
-            settle = _setter(future)
+        with self._waiters.futures(1) as (future,):
+            settle = setter(future)
 
             def check(_: object = None) -> None:
                 if not missing():
@@ -235,7 +229,7 @@ class Auxiliaries:
             unsubscribe = self._subscribers.add(events.RigAlive, check)
             try:
                 self.thread.call(check)
-                if not _settled(future, limit):
+                if not settled(future, limit):
                     raise RigsMissing({name: remote[name].reason for name in missing()})
             finally:
                 unsubscribe()
@@ -334,9 +328,11 @@ class Auxiliaries:
         if not wait:
             self._remote.push(composed, request_time, _ignore, names, limit, delay=ahead)
             return request_time
-        with self._waiters(1) as (future,):
-            self._remote.push(composed, request_time, _setter(future), names, limit, delay=ahead)
-            outcome: PushResult | PushError = self._await(future, (ahead or 0.0) + self._remote.longest(limit))
+        with self._waiters.futures(1) as (future,):
+            self._remote.push(composed, request_time, setter(future), names, limit, delay=ahead)
+            outcome: PushResult | PushError = self._waiters.wait(
+                future, (ahead or 0.0) + self._remote.longest(limit), self.refresh_rate
+            )
         return outcome
 
     def request(
@@ -413,10 +409,13 @@ class Auxiliaries:
             except NotRunning as error:  # closed meanwhile
                 done(error)
 
-        with self._waiters(len(names)) as futures:
+        with self._waiters.futures(len(names)) as futures:
             for name, future in zip(names, futures, strict=True):
-                self.thread.call(begin, name, _setter(future))
-            return {name: self._await(future, limit) for name, future in zip(names, futures, strict=True)}
+                self.thread.call(begin, name, setter(future))
+            return {
+                name: self._waiters.wait(future, limit, self.refresh_rate)
+                for name, future in zip(names, futures, strict=True)
+            }
 
     def clear_message_queue(self) -> int:
         """Take back the messages that have not been sent yet; for their rigs they end as `Aborted`.
@@ -443,7 +442,7 @@ class Auxiliaries:
         try:
             return self.thread.run_coroutine(withdraw, remote, STUCK_AFTER)
         except TimeoutError:
-            raise _stuck() from None
+            raise stuck() from None
 
     # ------------------------------------------------------------------------------------------ the daemon thread
 
@@ -511,11 +510,11 @@ class Auxiliaries:
         if self.thread.on_loop_thread:
             remote.close()
             return
-        with self._waiters(1) as (future,):
+        with self._waiters.futures(1) as (future,):
 
             def close_services() -> None:
                 remote.close()
-                _setter(future)(None)
+                setter(future)(None)
 
             with contextlib.suppress(NotRunning):  # the thread has ended, and has closed them before
                 self.thread.call(close_services)
@@ -539,8 +538,7 @@ class Auxiliaries:
         """Tell all threads that wait here that no answer will come; for the service thread."""
         if not self._created.done():
             self._created.set_exception(NotRunning(reason))
-        for future in list(self._waiting):
-            _setter(future)(NotRunning(reason))
+        self._waiters.fail(NotRunning(reason))
 
     def _wake(self) -> None:
         def wake() -> None:
@@ -556,44 +554,6 @@ class Auxiliaries:
 
     def _choose(self, wanted: str | Iterable[str] | None) -> list[str] | None:
         return None if wanted is None else self._rigs.matching(wanted)
-
-    @contextlib.contextmanager
-    def _waiters(self, count: int) -> Iterator[list[concurrent.futures.Future[Any]]]:
-        """Make futures that are settled even if the service thread ends before it comes to them."""
-        futures: list[concurrent.futures.Future[Any]] = [concurrent.futures.Future() for _ in range(count)]
-        self._waiting.update(futures)
-        try:
-            yield futures
-        finally:
-            self._waiting.difference_update(futures)
-
-    def _await(self, future: concurrent.futures.Future[Any], limit: float) -> Any:
-        end = time.monotonic() + limit
-        knocks = 0
-        while True:
-            wait = min(max(0.0, end - time.monotonic()) + self.refresh_rate, LONGEST_WAIT)
-            try:
-                outcome = future.result(wait)
-            except concurrent.futures.TimeoutError:
-                if time.monotonic() >= end:
-                    self._check_not_stuck()
-                    knocks += 1
-                if knocks == MOST_KNOCKS:
-                    raise LoopStuck("the service thread reacts but has lost this message; please report it") from None
-                continue
-            if isinstance(outcome, NotRunning):
-                raise outcome
-            return outcome
-
-    def _check_not_stuck(self) -> None:
-        # The rigs' time is over, and the thread settles such things itself: either it is busy, or stuck, or dead.
-        reacted = threading.Event()
-        try:
-            self.thread.call(reacted.set)
-        except NotRunning:
-            raise self._not_running() from None
-        if not reacted.wait(STUCK_AFTER):
-            raise _stuck()
 
     def _check_blocking(self, call: str) -> None:
         if self.thread.on_loop_thread:
@@ -650,38 +610,10 @@ def _checked_timeout(timeout: float | None) -> float | None:
     return seconds
 
 
-def _settled(future: concurrent.futures.Future[Any], timeout: float | None) -> bool:
-    """Wait for a future, at most `timeout` seconds; return whether it is settled."""
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    while not future.done():
-        left = end - time.monotonic()
-        if left <= 0:
-            return False
-        concurrent.futures.wait([future], min(left, LONGEST_WAIT))
-    return True
-
-
 def _event_kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:
     for below in kind.__subclasses__():
         yield below
         yield from _event_kinds(below)
-
-
-def _stuck() -> LoopStuck:
-    return LoopStuck(
-        "the service thread does not react: a callback of this program blocks it; callbacks have to return "
-        "at once. The rigs may have received the message"
-    )
-
-
-def _setter(future: concurrent.futures.Future[Any]) -> Callable[[Any], None]:
-    """Return what gives a future its result, unless it has one."""
-
-    def settle(outcome: Any) -> None:
-        if not future.done():
-            future.set_result(outcome)
-
-    return settle
 
 
 def _ignore(_: object) -> None:

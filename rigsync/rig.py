@@ -43,7 +43,8 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.messages import ExpMessage, ExpStatus, one_line, to_json
-from rigsync.protocol.responder import LEASE, Responder
+from rigsync.protocol.ownership import LEASE
+from rigsync.protocol.responder import Responder
 from rigsync.waiting import FINE, wait_until
 from rigsync.workers import Workers
 

@@ -29,8 +29,9 @@ from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.events import Event, HandlerDue, PushCompleted, Schedule
 from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.messages import ExpMessage
+from rigsync.protocol.ownership import LEASE
 from rigsync.protocol.peer import Line
-from rigsync.protocol.responder import LEASE, Responder
+from rigsync.protocol.responder import Responder
 
 SimAddress = tuple[str, int]
 Handler = Callable[..., Any]

@@ -24,6 +24,7 @@ from iblutil.io.net import app, base
 from live_helpers import LONG, SHORT, RawRig, closed_port, ends_within, in_thread, silent_rig, until
 
 import rigsync.auxiliaries
+import rigsync.waiters
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import Rigs, Timing
 from rigsync.errors import (
@@ -895,7 +896,8 @@ def test_stop_event_may_be_set_in_a_callback(pair: Auxiliaries) -> None:
 
 
 def test_stuck_loop_is_told_from_a_silent_rig(pair: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rigsync.auxiliaries, "STUCK_AFTER", 0.2)
+    for module in (rigsync.auxiliaries, rigsync.waiters):
+        monkeypatch.setattr(module, "STUCK_AFTER", 0.2)
     assert pair.services is not None
     pair.services["cameras"].assign_callback("EXPINFO", gate)
     pair.push("EXPINFO", "CONNECTED")
@@ -935,7 +937,7 @@ def test_clear_message_queue_takes_back_what_was_not_sent(serve: Serve, connect:
     queued = [aux.push("EXPINFO", "CONNECTED") for _ in range(3)]
     until(lambda: answered == ["ephys"] * 4)
     waiting = in_thread(aux.push, "EXPSTATUS", wait=True, rigs="cameras")
-    on_queue = aux.services["cameras"].peer._queue  # type: ignore[index,union-attr]
+    on_queue = aux.services["cameras"].peer._errands._queue  # type: ignore[index,union-attr]
     until(lambda: len(on_queue) == 4)
     assert aux.clear_message_queue() == 4
     outcome = waiting.result(PROMPT)
@@ -1077,7 +1079,7 @@ def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monke
     # As it is for a moment while the loop ends: what is handed over then is never looked at.
     monkeypatch.setattr(pair.services, "push", lambda *_, **__: None)
     push = in_thread(pair.push, "EXPEND", wait=True)
-    until(lambda: pair._waiting)
+    until(lambda: pair._waiters._waiting)
     pair.close()
     with pytest.raises(NotRunning, match="closed"):
         push.result(PROMPT)

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "rigsync"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "config", "config_file", "conditions", "waiting", "workers"}),
     frozenset({"protocol"}),
-    frozenset({"endpoint", "transports", "loop_thread", "relay", "ports", "interfaces"}),
+    frozenset({"endpoint", "transports", "loop_thread", "relay", "ports", "interfaces", "waiters"}),
     frozenset({"callbacks", "results", "service", "remote_rig", "rig", "doctor", "findings"}),
     frozenset({"auxiliaries"}),
     frozenset({"agent", "bridges", "journal", "web"}),

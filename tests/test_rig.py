@@ -38,8 +38,8 @@ from rigsync import (
     RigLost,
     RigRefused,
 )
+from rigsync.protocol.agenda import QUERIES
 from rigsync.protocol.events import LinkChanged, LinkState
-from rigsync.protocol.responder import QUERIES
 from rigsync.workers import Workers
 
 REFERENCE = "2026-03-01_2_mouse"

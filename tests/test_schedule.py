@@ -81,7 +81,7 @@ def test_rig_without_a_handler_keeps_the_instant_too(stack: contextlib.ExitStack
     rig = stack.enter_context(Rig("imaging", "udp://127.0.0.1:0"))
     aux = coordinate(stack, imaging=rig.uri)
     request_time = aux.push("EXPSTART", delay=0.3)
-    until(lambda: aux.services["imaging"].peer._current is not None)  # type: ignore[index,union-attr]
+    until(lambda: aux.services["imaging"].peer._errands.current is not None)  # type: ignore[index,union-attr]
     assert rig.status is ExpStatus.INITIALIZED
     result = until(lambda: aux.response(request_time))
     assert rig.status is ExpStatus.RUNNING
@@ -94,7 +94,7 @@ def test_what_still_waits_is_called_off(stack: contextlib.ExitStack, message: st
     aux = coordinate(stack, recorder)
     waiting = aux.push("EXPSTART", delay=LONG)
     aux.ping("cameras")  # has come after it
-    until(lambda: recorder.rig._session.responder._timed)  # type: ignore[union-attr]
+    until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
     aux.request(message)
     failure = until(lambda: aux.response(waiting)).failed["cameras"]
     assert isinstance(failure, Cancelled if message == "EXPEND" else Interrupted)
@@ -106,9 +106,9 @@ def test_closing_calls_off_what_still_waits(stack: contextlib.ExitStack) -> None
     recorder = Recorder(stack)
     aux = coordinate(stack, recorder)
     aux.push("EXPSTART", delay=0.5)
-    until(lambda: recorder.rig._session.responder._timed)  # type: ignore[union-attr]
+    until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
     aux.close()
-    until(lambda: not recorder.rig._session.responder._tasks)  # type: ignore[union-attr]
+    until(lambda: not recorder.rig._session.responder._agenda._tasks)  # type: ignore[union-attr]
     assert recorder.rig.status is ExpStatus.INITIALIZED
     assert recorder.entered == []
 
@@ -127,7 +127,7 @@ def test_iblutil_rig_is_told_half_a_round_trip_before_and_its_start_is_an_estima
     recorder = Recorder(stack)
     aux = coordinate(stack, recorder, old=old.uri)
     request_time = aux.push("EXPSTART", REFERENCE, delay=0.4)
-    until(lambda: recorder.rig._session.responder._timed)  # type: ignore[union-attr]
+    until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
     assert "EXPSTART" not in old.calls
     result = until(lambda: aux.response(request_time))
     start = result.starts["old"]

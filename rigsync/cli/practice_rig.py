@@ -15,7 +15,8 @@ from rigsync.config import Timing
 from rigsync.protocol.arguments import validate_event
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.coordinators import Address
-from rigsync.protocol.responder import LEASE, Responder
+from rigsync.protocol.ownership import LEASE
+from rigsync.protocol.responder import Responder
 
 
 class PracticeRig(Rig):

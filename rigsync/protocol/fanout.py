@@ -11,10 +11,11 @@ from typing import Any
 from rigsync.config import RigConfig, Timing
 from rigsync.errors import RemoteProtocolError, RigError
 from rigsync.protocol.clock import NANOSECONDS, StampClock
+from rigsync.protocol.errands import Request
 from rigsync.protocol.events import LinkState, PushCompleted, Start
 from rigsync.protocol.messages import ExpMessage, Message
 from rigsync.protocol.outputs import Outputs
-from rigsync.protocol.peer import Line, Peer, Request
+from rigsync.protocol.peer import Line, Peer
 
 LAST_FIRST = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
 """Messages that go out in reverse order of the rigs, as they do in iblutil: what began first ends last."""

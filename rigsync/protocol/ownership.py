@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+LEASE = 300.0
+"""Seconds of an owner's silence after which a rig interrupts: longer than a computer takes to start again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sender:

@@ -7,12 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
-from itertools import chain
 from random import Random
 from typing import Any
 
-from rigsync.config import MAX_DATAGRAM, RigConfig, Timing
+from rigsync.config import RigConfig, Timing
 from rigsync.errors import (
     Aborted,
     Cancelled,
@@ -20,16 +18,14 @@ from rigsync.errors import (
     RemoteError,
     RemoteProtocolError,
     RigError,
-    RigLost,
-    RigRefused,
     RigRestarted,
-    RigTimeout,
     remote_error,
 )
 from rigsync.protocol import events, messages
 from rigsync.protocol.backoff import Backoff
 from rigsync.protocol.clock import NANOSECONDS, ClockEstimate, ClockFilter, StampClock
 from rigsync.protocol.echo_guard import EchoGuard
+from rigsync.protocol.errands import Errand, Errands, Request, unanswered
 from rigsync.protocol.events import (
     Dialect,
     DialectDetected,
@@ -52,8 +48,6 @@ from rigsync.protocol.probes import ProbeLog
 SINGLE_TRIES = 2
 """Sendings of a request after which each further one is of two copies, as RFC 9002 section 6.2.4 allows: where so much
 is lost, waiting for the next turn costs more than a datagram."""
-
-
 PAST_BOOTS = 16
 """Boot numbers that a rig has had before, whose delayed answers are not taken for another restart."""
 
@@ -63,61 +57,6 @@ class Line(Enum):
 
     REQUESTS = "requests"
     PROBES = "probes"
-
-
-class Request:
-    """One push, shared by all the rigs that it goes to.
-
-    Parameters
-    ----------
-    message : Message
-        What is pushed.
-    request_time : float
-        Unix time in seconds, unique, by which the push is filed.
-    n : int
-        The coordinator's counter; higher than that of every request before.
-    confirm : bool
-        Whether to tell when a rig confirms that it has it.
-    act_at : float, optional
-        Monotonic seconds at which the rigs are to act, None for at once.
-    """
-
-    def __init__(
-        self,
-        message: messages.Message,
-        request_time: float,
-        n: int,
-        confirm: bool = False,
-        act_at: float | None = None,
-    ):
-        self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
-        self.event, self.act_at = message.event, act_at
-
-    @cached_property
-    def array(self) -> bytes:
-        """The request in the iblutil dialect."""
-        return messages.array(self.message, messages.COORDINATOR_MARK)
-
-    @property
-    def echo_suffices(self) -> bool:
-        """Whether an iblutil rig answers by its echo alone, as it does when it is handed a token."""
-        return self.event is ExpMessage.ALYX and not self.message.asks_token
-
-
-@dataclass(slots=True)
-class Errand:
-    """A request's way to one rig."""
-
-    request: Request
-    submitted: float
-    deadline: float
-    tries: int = 0
-    sent_at: float = math.inf
-    next_send: float = math.inf
-    received: bool = False
-    frame: bytes = b""
-    """The request in the rigsync dialect, to this rig, once it has been sent."""
-    echoed_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -172,10 +111,7 @@ class Peer:
         self._probes = ProbeLog()
         self._clock = ClockFilter()
         self._notices = NoticeFilter()
-        self._current: Errand | None = None
-        self._queue: deque[Errand] = deque()
-        self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
-        self._queue_timer = math.inf
+        self._errands = Errands(self._liveness, timing.lost_grace)
         self._awaited_echo: AwaitedEcho | None = None
         self._remote_boot: str | None = None
         self._past_boots: deque[str] = deque(maxlen=PAST_BOOTS)
@@ -232,23 +168,14 @@ class Peer:
         errand = Errand(request, now, deadline)
         if request.event is ExpMessage.EXPINTERRUPT:
             self._overtake()
-            self._interrupts.append(errand)
-        else:
-            if request.event is ExpMessage.EXPEND:
-                self._call_off(request.act_at, now)
-            self._queue.append(errand)
-        self._queue_timer = min(self._queue_timer, self._limit(errand))
+        elif request.event is ExpMessage.EXPEND:
+            self._call_off(request.act_at, now)
+        self._errands.add(errand)
         self._advance(now)
 
     def withdraw_queued(self) -> list[float]:
         """Take out all that has not been sent; return the request times."""
-        unsent = [*self._interrupts, *self._queue]
-        self._interrupts.clear()
-        self._queue.clear()
-        if self._current and not self._current.tries:
-            unsent.insert(0, self._current)
-            self._current = None
-        self._queue_timer = math.inf
+        unsent = self._errands.take_unsent()
         for errand in unsent:
             self._fail(errand, Aborted(self.name, f"{errand.request.event.name} was taken out of the queue unsent"))
         return [errand.request.request_time for errand in unsent]
@@ -256,8 +183,8 @@ class Peer:
     def abandon(self) -> None:
         """Settle everything, since this coordinator is closing."""
         self.withdraw_queued()
-        if errand := self._current:
-            self._current = None
+        if errand := self._errands.current:
+            self._errands.current = None
             name = errand.request.event.name
             self._fail(errand, Aborted(self.name, f"this program closed before {name} was answered"))
 
@@ -312,36 +239,29 @@ class Peer:
         self._note_change(before)
         if self._awaited_echo and now >= self._awaited_echo.until:
             self._awaited_echo = None
-        if self._current and now >= self._limit(self._current):
-            self._give_up(self._current)
-            self._current = None
-        if now >= self._queue_timer:
-            self._expire_queue(now)
+        if self._errands.current and now >= self._errands.limit(self._errands.current):
+            self._give_up(self._errands.current)
+            self._errands.current = None
+        if now >= self._errands.next_timer():
+            for errand in self._errands.take_expired(now):
+                self._give_up(errand)
         self._advance(now)
-        if self._current and now >= self._current.next_send:
-            self._transmit(self._current, now)
+        if self._errands.current and now >= self._errands.current.next_send:
+            self._transmit(self._errands.current, now)
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` has something to do next."""
-        timer = min(self._liveness.next_timer(), self._queue_timer)
-        if self._current:
-            timer = min(timer, self._current.next_send, self._limit(self._current))
+        timer = min(self._liveness.next_timer(), self._errands.next_timer())
+        if self._errands.current:
+            timer = min(timer, self._errands.current.next_send, self._errands.limit(self._errands.current))
         if self._awaited_echo:
             timer = min(timer, self._awaited_echo.until)
         return timer
 
     # ------------------------------------------------------------------------------------------------ requests
 
-    def _limit(self, errand: Errand) -> float:
-        if self._liveness.state is not LinkState.LOST:
-            return errand.deadline
-        asked = max(self._liveness.lost_since, errand.submitted)
-        return min(errand.deadline, asked + self._timing.lost_grace)
-
     def _advance(self, now: float) -> None:
-        if self._current is None and (self._interrupts or self._queue):
-            self._current = (self._interrupts or self._queue).popleft()
-        errand = self._current
+        errand = self._errands.next()
         if errand is None or errand.tries or self.dialect is Dialect.UNKNOWN:
             return
         if self.dialect is Dialect.RIGSYNC:
@@ -384,43 +304,14 @@ class Peer:
         return messages.request(self._boot, request.n, request.message, self._remote_boot, at)
 
     def _call_off(self, end_at: float | None, now: float) -> None:
-        def waits(errand: Errand) -> bool:
-            act_at = errand.request.act_at
-            if act_at is None or now >= act_at or (end_at is not None and act_at < end_at):
-                return False
-            return not errand.tries or self.dialect is Dialect.RIGSYNC  # an iblutil rig acts as soon as it hears
-
-        called_off = [errand for errand in self._queue if waits(errand)]
-        self._queue = deque(errand for errand in self._queue if errand not in called_off)
-        if self._current and waits(self._current):
-            called_off.insert(0, self._current)
-            self._current = None
-        for errand in called_off:
+        for errand in self._errands.take_called_off(end_at, now, self.dialect is Dialect.RIGSYNC):
             name = errand.request.event.name
             self._fail(errand, Cancelled(self.name, f"{name} was called off by EXPEND before its instant"))
 
     def _overtake(self) -> None:
-        overtaken = list(self._queue)
-        self._queue.clear()
-        if self._current and self._current.request.event is not ExpMessage.EXPINTERRUPT:
-            overtaken.insert(0, self._current)
-            self._current = None
-        for errand in overtaken:
+        for errand in self._errands.take_overtaken():
             name = errand.request.event.name
             self._fail(errand, Interrupted(self.name, f"{name} was overtaken by EXPINTERRUPT before it was answered"))
-
-    def _expire_queue(self, now: float) -> None:
-        waiting = [*self._interrupts, *self._queue]
-        self._interrupts = deque(errand for errand in self._interrupts if now < self._limit(errand))
-        self._queue = deque(errand for errand in self._queue if now < self._limit(errand))
-        self._set_queue_timer()
-        for errand in waiting:
-            if now >= self._limit(errand):
-                self._give_up(errand)
-
-    def _set_queue_timer(self) -> None:
-        limits = (self._limit(errand) for errand in chain(self._interrupts, self._queue))
-        self._queue_timer = min(limits, default=math.inf)
 
     def _confirm_receipt(self, errand: Errand) -> None:
         if not errand.received:
@@ -430,7 +321,7 @@ class Peer:
 
     def _finish(self, errand: Errand, outcome: list[Any] | RigError, now: float, start: Start | None = None) -> None:
         self._confirm_receipt(errand)
-        self._current = None
+        self._errands.current = None
         request = errand.request
         if not isinstance(outcome, RigError):
             self._events.append(MessageReceived(self.name, request.event, outcome, request.request_time))
@@ -441,46 +332,14 @@ class Peer:
         self._settled(self.name, errand.request, error, None)
 
     def _give_up(self, errand: Errand) -> None:
-        name = errand.request.event.name
-        address = self.config.address
-        if self.refused:
-            error: RigError = RigRefused(
-                self.name,
-                f"{name} was refused: the host of {address} is up and nothing listens at that port; "
-                "start the rig's program there, or correct the port",
-            )
-        elif self.state is LinkState.LOST:
-            remedy = f"check the power, the cable and the firewall of {address}"
-            if self._liveness.left:
-                remedy = "its program was closed: start it again"
-            error = RigLost(self.name, f"no answer to {name} and the rig is lost ({self.reason}); {remedy}")
-        else:
-            error = RigTimeout(self.name, f"no answer to {name} in time: {self._progress(errand)}")
-        self._fail(errand, error)
-
-    def _progress(self, errand: Errand) -> str:
-        if self.dialect is Dialect.UNKNOWN:
-            return f"nothing has ever come from {self.config.address}; is the rig's program running there?"
-        if errand is not self._current:
-            return "it was still waiting behind earlier messages to this rig"
-        if self.dialect is Dialect.IBLUTIL and errand.request.message.size > MAX_DATAGRAM:
-            return (
-                "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
-            )
-        if errand.received:
-            return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"
-        if self.dialect is Dialect.IBLUTIL:
-            return (
-                "the iblutil rig did not confirm it. Such a rig drops what comes while it is busy and closes its "
-                "socket for good when a confirmation is lost: if a ping is not answered either, restart its program"
-            )
-        return f"sent {errand.tries} times without a sign of it; look at the network between here and the rig"
+        is_current = errand is self._errands.current
+        self._fail(errand, unanswered(errand, self.config, self._liveness, self.dialect, is_current))
 
     # ----------------------------------------------------------------------------------------- iblutil dialect
 
     def _receive_array(self, message: Array, data: bytes, now: float) -> None:
         self._heard(Dialect.IBLUTIL, now)
-        errand = self._current if self._current and self._current.tries else None
+        errand = self._errands.current if self._errands.current and self._errands.current.tries else None
         if messages.has_mark(data, messages.COORDINATOR_MARK):
             self._receive_echo(data, errand, now)
         elif message.event == messages.NULL_MESSAGE:
@@ -551,7 +410,7 @@ class Peer:
             # Another process than the one that has answered our probes: from before a restart, or forged. That of a
             # rig that has just restarted comes again, once its first answer to a probe has made it known.
             self._count("unknown boot")
-            if self._current and self._current.tries:
+            if self._errands.current and self._errands.current.tries:
                 self._liveness.hurry(now)
         elif isinstance(frame, Bye):
             before = self.state
@@ -589,9 +448,9 @@ class Peer:
         self._clock, self._notices = ClockFilter(), NoticeFilter()
 
     def _settle_restarted(self) -> None:
-        errand = self._current
+        errand = self._errands.current
         if errand and errand.tries:
-            self._current = None
+            self._errands.current = None
             name = errand.request.event.name
             problem = (
                 f"the rig's program was started anew while {name} was outstanding, and the new one does not run it; "
@@ -608,7 +467,7 @@ class Peer:
             self._count("late notice")
 
     def _receive_outcome(self, frame: Frame, now: float) -> None:
-        errand = self._current
+        errand = self._errands.current
         if errand is None or errand.request.n != frame.n or not errand.tries:
             self._count("late answer")  # ordinary under duplication: no violation
             return
@@ -633,7 +492,7 @@ class Peer:
 
     def _send_probe(self, now: float) -> int:
         if self.dialect is Dialect.IBLUTIL:
-            if self.config.address.scheme == "tcp" and self._current and self._current.tries:
+            if self.config.address.scheme == "tcp" and self._errands.current and self._errands.current.tries:
                 # On the one connection that there is, a probe that meets the rig's answer is a wrong echo to the rig.
                 self._liveness.excuse()
                 return 0
@@ -677,7 +536,7 @@ class Peer:
     def _note_change(self, before: LinkState) -> None:
         if self.state is not before:
             self._events.append(events.LINK_EVENTS[self.state](self.name, before, self.state, self.reason))
-            self._set_queue_timer()
+            self._errands.set_timer()
 
     def _count(self, kind: str) -> int:
         self.violations[kind] = self.violations.get(kind, 0) + 1

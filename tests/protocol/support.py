@@ -9,12 +9,14 @@ from typing import Any
 from rigsync.config import DATAGRAM_ROOM, Address, RigConfig, Room, Timing
 from rigsync.errors import RigError
 from rigsync.protocol import messages
+from rigsync.protocol.agenda import Agenda
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
+from rigsync.protocol.errands import Request
 from rigsync.protocol.events import Event, HandlerDue, Start
 from rigsync.protocol.messages import Alive, Array, ExpMessage, ExpStatus, Frame, Message, Notice
-from rigsync.protocol.peer import Line, Peer, Request
+from rigsync.protocol.peer import Line, Peer
 from rigsync.protocol.responder import Responder
 
 COORDINATOR = "c" * 16
@@ -180,6 +182,11 @@ class RigBench:
         self.noticed: list[tuple[Any, Notice]] = []
         self.outbox: list[tuple[Any, bytes]] = []
         self.told: list[Event] = []
+
+    @property
+    def agenda(self) -> Agenda:
+        """What the rig has to do, for a look at its inside."""
+        return self.rig._agenda
 
     # ---------------------------------------------------------------------------------------------- in
 

@@ -16,6 +16,7 @@ from rigsync.config import Timing
 from rigsync.errors import Aborted, Interrupted, RemoteError, RemoteProtocolError, RigLost, RigRefused, RigTimeout
 from rigsync.protocol import events, messages
 from rigsync.protocol.echo_guard import MOST
+from rigsync.protocol.errands import Request
 from rigsync.protocol.events import (
     Dialect,
     DialectDetected,
@@ -30,7 +31,7 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.messages import Alive, Bye, ExpMessage, ExpStatus, Message, Probe, decode
-from rigsync.protocol.peer import SINGLE_TRIES, Line, Request
+from rigsync.protocol.peer import SINGLE_TRIES, Line
 
 from .support import COORDINATOR, NAME, RIG, WALL, PeerBench
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rigsync.config import Room
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
+from rigsync.protocol.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.coordinators import COORDINATORS, RECORDS, REPEAT_WINDOW, WATCHERS
 from rigsync.protocol.echo_guard import MOST
@@ -46,7 +47,7 @@ from rigsync.protocol.messages import (
     decode,
 )
 from rigsync.protocol.notices import NoticeFilter
-from rigsync.protocol.responder import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, text_of
+from rigsync.protocol.responder import text_of
 
 from .support import COORDINATOR, HERE, NAME, RIG, WALL, RigBench
 
@@ -1089,12 +1090,12 @@ def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: 
             open_tasks += bench.events(HandlerDue)
     leases = len(bench.events(LeaseExpired))
     assert ran <= len(requests) + arrays + leases
-    assert bench.rig._tasks == {}
-    assert bench.rig._lane.running is None
-    assert not bench.rig._lane.waiting
-    assert not bench.rig._queries
-    assert not bench.rig._querying
-    assert bench.rig._timed == []
+    assert bench.agenda._tasks == {}
+    assert bench.agenda._lane.running is None
+    assert not bench.agenda._lane.waiting
+    assert not bench.agenda._queries
+    assert not bench.agenda._querying
+    assert bench.agenda._timed == []
 
 
 # ------------------------------------------------------------------------------------------------------ bounds
@@ -1191,7 +1192,7 @@ def test_a_flood_of_coordinators_takes_bounded_memory() -> None:
         bench.sent()
     coordinators = bench.rig._coordinators
     assert len(coordinators._known) == len(coordinators._lanes) == COORDINATORS
-    assert len(bench.rig._tasks) == 0
+    assert len(bench.agenda._tasks) == 0
     assert len(bench.events(ViolationSeen)) <= 256
     assert bench.rig.violations == {"junk": 3 * COORDINATORS}
 
@@ -1617,7 +1618,7 @@ def test_a_question_that_is_called_off_while_it_waits_for_its_turn_takes_no_plac
         bench.respond(due.task)
     bench.run(20)
     assert bench.events(HandlerDue) == []
-    assert bench.rig._querying == set()
+    assert bench.agenda._querying == set()
 
 
 def test_an_interrupt_calls_off_questions_that_wait_for_their_instant_too() -> None:

@@ -1,0 +1,417 @@
+"""What a rig does with the messages that it has accepted: whether, when and in which order (PROTOCOL.md section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync.config import Room
+from rigsync.errors import PayloadError, PayloadTooLarge
+from rigsync.protocol.answers import Identity, answer_arguments, experiment_information
+from rigsync.protocol.arguments import encode, to_plain, token_arguments
+from rigsync.protocol.clock import MOST_AHEAD
+from rigsync.protocol.coordinators import Address, Record
+from rigsync.protocol.events import Event, HandlerDue, HandlerOvertaken, LeaseExpired, Schedule, StatusChanged
+from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, decide, named_reference, takes_over
+from rigsync.protocol.messages import ExpMessage, ExpStatus, Message
+from rigsync.protocol.ownership import Ownership, Sender
+
+QUERIES = 8
+"""Messages outside the lifecycle whose handlers run at the same time: each coordinator has one outstanding at most."""
+WAITING = 256
+"""Messages that may wait for their turn; more are refused, so that a flood takes neither memory nor threads."""
+INTERRUPT_PATIENCE = 5.0
+"""Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
+LEAD = 0.02
+"""Seconds before an instant at which its handlers are handed over, so that a fine timer can wait for the rest."""
+_SLACK = 60.0
+"""Seconds beyond, at the rig, for a message that is long under way and a clock that is not known well."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One message on its way through the rig."""
+
+    event: ExpMessage
+    args: list[Any]
+    source: Address | None
+    """Where it came from; None for the rig's own EXPINTERRUPT."""
+    sender: Sender | None
+    record: Record | None
+    """Where the answer is kept for repeats; None in the iblutil dialect, which has none."""
+    number: int = 0
+    """Under which it is known to whoever runs its handlers; given when it is accepted."""
+    silent: bool = False
+    """An iblutil coordinator that hands over a token takes an answer for a wrong echo."""
+    leads_to: ExpStatus | None = None
+    names: str | None = None
+    ack_due: float = math.inf
+    """When to tell its sender that it is here, where it is not answered by then."""
+    started: float = 0.0
+    schedule: Schedule | None = None
+    """The instant at which to act; None for at once."""
+    takes_over: bool = False
+    """Whether it asks for an experiment that goes on: it is told what became of that one."""
+    claimed_from: Ownership | None = None
+    """Where it makes its sender the owner: how it was before."""
+    reason: str | None = None
+    """Why the rig itself acts."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """Lifecycle messages are handled one after the other; EXPINTERRUPT clears the lane."""
+
+    running: Task | None = None
+    waiting: deque[Task] = field(default_factory=deque)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a message was refused, or failed."""
+
+    error: str
+    """The type's name."""
+    message: str
+    traceback: str
+
+
+class Agenda:
+    """What is to be done on a rig: its status, whose experiment it is, and each message until it is settled.
+
+    It knows nothing of how messages come and are answered: that is the `Responder`'s.
+
+    Parameters
+    ----------
+    identity : Identity
+        What the rig says of itself.
+    handled : collection of ExpMessage
+        The messages that have handlers; may change later. The others are settled at once.
+    lease : float
+        Seconds of the owner's silence after which the rig interrupts; 0 for never.
+    room : Room
+        How large an answer may be.
+    told : list of Event
+        Where events are put.
+    settled : callable
+        Called once for each message with its task, its answer or its problem, and monotonic seconds.
+    entered : callable
+        Called with the reason, where there is one, and monotonic seconds when the status or the reference has changed.
+    claimed : callable
+        Called with the boot number of a coordinator that has become the owner, and monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        handled: Collection[ExpMessage],
+        lease: float,
+        room: Room,
+        told: list[Event],
+        settled: Callable[[Task, Message | Problem, float], None],
+        entered: Callable[[str | None, float], None],
+        claimed: Callable[[str, float], None],
+    ):
+        self._identity, self._handled, self._room = identity, handled, room
+        self._events, self._settled, self._entered, self._claimed = told, settled, entered, claimed
+        self.ownership = Ownership(lease)
+        self._tasks: dict[int, Task] = {}
+        self._lane = Lane()
+        self._querying: set[int] = set()
+        self._queries: deque[Task] = deque()
+        self._timed: list[Task] = []  # that wait for their instant, and are not handed over yet
+        self._beginning = False
+        self._numbers = 0
+        self._answers: dict[ExpMessage, list[Any]] = {}
+        self._timer = math.inf
+        self.status = ExpStatus.CONNECTED
+        self.exp_ref: str | None = None
+
+    # ------------------------------------------------------------------------------------------------ outside
+
+    def accept(self, task: Task, now: float, instant: float | None = None) -> None:
+        """Act on a message, or have it wait for its turn.
+
+        Parameters
+        ----------
+        task : Task
+            The message.
+        now : float
+            Monotonic seconds.
+        instant : float, optional
+            Monotonic seconds at which to act, None for at once; EXPINTERRUPT waits for none.
+        """
+        self._numbers += 1
+        task.number = self._numbers
+        self._tasks[task.number] = task
+        if instant is not None and task.event is not ExpMessage.EXPINTERRUPT:
+            if instant - now > MOST_AHEAD + _SLACK:
+                problem = f"{task.event.name} was to act {instant - now:.0f} s from now; at most {MOST_AHEAD:.0f} s"
+                self._finish_failure(task, "ValueError", problem, "", now)
+                return
+            task.schedule = Schedule(instant)
+        if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task):
+            self._call_off_later(task, now)
+        if task.event not in LIFECYCLE_MESSAGES:
+            self._query(task, now)
+        elif task.event is ExpMessage.EXPINTERRUPT and (self._lane.running or self._lane.waiting):
+            self._interrupt(task, now)
+        elif self._lane.running:
+            self._enqueue(self._lane.waiting, task, now)
+        else:
+            self._begin(task, now)
+
+    def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
+        """Settle a task whose handlers have succeeded; see `Responder.respond`."""
+        if task := self._tasks.get(number):
+            task.started = task.started if started is None else started
+            self._succeed(task, returned, now)
+
+    def fail(self, number: int, error: str, message: str, traceback: str, now: float) -> None:
+        """Settle a task whose handlers have failed with an exception of type `error`."""
+        if task := self._tasks.get(number):
+            if task.event is ExpMessage.EXPINTERRUPT and task.leads_to is not None:
+                self._enter(task.leads_to, self.exp_ref, task.reason, now)
+            self._finish_failure(task, error, message, traceback, now)
+
+    def is_open(self, number: int) -> bool:
+        """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
+        return number in self._tasks
+
+    def open_tasks(self) -> Collection[Task]:
+        """Return the messages that are not settled yet."""
+        return self._tasks.values()
+
+    def leave(self, boot: str, now: float) -> None:
+        """Take note that a coordinator has said goodbye: what it has asked for later is called off."""
+        self.ownership.heard(boot, now)
+        self.ownership.leave(boot)
+        for task in list(self._tasks.values()):
+            if task.sender and task.sender.boot == boot:
+                self._call_off(task, "the coordinator that asked for it has closed", now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due at `now`: act, and give up an owner that is gone."""
+        if now >= self.ownership.expires():
+            self._expire_lease(now)
+        for task in [task for task in self._timed if now >= _hand_over_at(task)]:
+            self._hand_over(task)
+        instants = (_hand_over_at(task) for task in self._timed)
+        self._timer = min(self.ownership.expires(), min(instants, default=math.inf))
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
+        return self._timer
+
+    # ------------------------------------------------------------------------------------------------ acting
+
+    def _may_command(self, task: Task) -> bool:
+        if task.event is ExpMessage.EXPINTERRUPT or task.sender is None:
+            return True
+        return self.ownership.allows(task.sender)
+
+    def _call_off_later(self, task: Task, now: float) -> None:
+        """Call off what waits for an instant after that of an EXPEND or EXPINTERRUPT."""
+        # What waits behind it must not begin in between: EXPINTERRUPT overtakes that, too.
+        held, self._beginning = self._beginning, True
+        for other in list(self._tasks.values()):
+            is_before = task.schedule and other.schedule and other.schedule.instant < task.schedule.instant
+            if other is not task and not is_before:
+                self._call_off(other, f"{task.event.name} came before its instant", now)
+        self._beginning = held
+
+    def _call_off(self, task: Task, why: str, now: float) -> None:
+        """End a task that waits for its instant; nothing, if that has come."""
+        if task.number in self._tasks and task.schedule and task.schedule.take():
+            self._finish_failure(task, "Cancelled", f"{task.event.name} was not run: {why}", "", now)
+
+    def _query(self, task: Task, now: float) -> None:
+        if task.event is ExpMessage.ALYX and not self._may_command(task):
+            self._finish_failure(task, "BusyError", self._busy(task), "", now)
+        elif task.event not in self._handled or len(self._querying) < QUERIES:
+            self._querying.add(task.number)
+            self._run(task, now)
+        else:
+            self._enqueue(self._queries, task, now)
+
+    def _enqueue(self, waiting: deque[Task], task: Task, now: float) -> None:
+        if len(waiting) < WAITING:
+            waiting.append(task)
+        else:
+            self._finish_failure(task, "Busy", f"{WAITING} messages are waiting already; look at the rig", "", now)
+
+    def _interrupt(self, task: Task, now: float) -> None:
+        running, waiting, self._lane.waiting = self._lane.running, self._lane.waiting, deque()
+        hangs = running is not None and now - running.started >= INTERRUPT_PATIENCE
+        if running and running.event is ExpMessage.EXPINTERRUPT and not hangs:
+            self._lane.waiting = deque(other for other in waiting if other.event is ExpMessage.EXPINTERRUPT)
+            self._lane.waiting.append(task)
+        else:
+            task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
+            self._lane.running = task
+            if running:
+                self._events.append(HandlerOvertaken(running.number, running.event))
+                waiting.appendleft(running)
+        for other in waiting:
+            if other not in self._lane.waiting:
+                self._finish_failure(other, "Interrupted", f"EXPINTERRUPT overtook {other.event.name}", "", now)
+        if self._lane.running is task:
+            self._run(task, now)
+
+    def _begin(self, task: Task, now: float) -> None:
+        try:
+            task.names = named_reference(task.event, task.args)
+            # Where the rig has no reference there is nothing to take over: an EXPINIT like any other.
+            task.takes_over = takes_over(task.event, task.args) and self.exp_ref is not None
+        except ValueError as error:
+            self._finish_failure(task, "ValueError", str(error), "", now)
+            return
+        if not task.takes_over and not self._may_command(task):
+            self._finish_failure(task, "BusyError", self._busy(task), "", now)
+            return
+        decision = decide(self.status, task.event, self.exp_ref, task.names, task.takes_over)
+        if decision.refusal:
+            self._finish_failure(task, "StateError", decision.refusal, "", now)
+            return
+        if task.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and task.sender:
+            self._claim(task, task.sender, now)
+        if decision.no_op:
+            self._succeed(task, None, now)
+        else:
+            task.leads_to = decision.status
+            self._occupy(task, now)
+
+    def _claim(self, task: Task, sender: Sender, now: float) -> None:
+        if not self.ownership.is_led_by(sender):
+            task.claimed_from = copy(self.ownership)
+            self.ownership.claim(sender, now)
+            self._timer = min(self._timer, self.ownership.expires())
+            if sender.boot:
+                self._claimed(sender.boot, now)
+
+    def _busy(self, task: Task) -> str:
+        experiment = self.exp_ref or "an experiment without a reference"
+        return (
+            f"{task.event.name} refused: the coordinator on {self.ownership.host} is in charge of {experiment} "
+            f"({self.status.name}); close it there, or take the experiment over with EXPINIT, exp_ref and takeover: "
+            "true, or stop it with EXPINTERRUPT"
+        )
+
+    def _expire_lease(self, now: float) -> None:
+        owner = self.ownership.owner
+        self.ownership.release()
+        if owner is None or (self.status not in (ExpStatus.INITIALIZED, ExpStatus.RUNNING) and not self._lane.running):
+            return
+        reason = (
+            f"the coordinator on {owner.host}, which was in charge of {self.exp_ref or 'the experiment'}, has been "
+            f"silent for the lease of {self.ownership.lease:g} s"
+        )
+        self._events.append(LeaseExpired(owner.host, self.exp_ref, reason))
+        task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
+        self.accept(task, now)
+
+    def _occupy(self, task: Task, now: float) -> None:
+        self._lane.running = task
+        self._run(task, now)
+
+    def _run(self, task: Task, now: float) -> None:
+        task.started = now
+        if task.schedule:
+            self._timed.append(task)
+            if now >= _hand_over_at(task):
+                self._hand_over(task)
+            else:
+                self._timer = min(self._timer, _hand_over_at(task))
+        elif task.event in self._handled:
+            self._events.append(HandlerDue(task.number, task.event, task.args))
+        else:
+            self._succeed(task, None, now)
+
+    def _hand_over(self, task: Task) -> None:
+        # Also where there is no handler: the instant is waited for, and told, in one place.
+        self._timed.remove(task)
+        self._events.append(HandlerDue(task.number, task.event, task.args, task.schedule))
+
+    def _succeed(self, task: Task, returned: Any, now: float) -> None:
+        status, exp_ref = self.status, self.exp_ref
+        if task.leads_to is not None:
+            status, exp_ref = task.leads_to, self._reference_after(task)
+        is_repeat = task.event in LIFECYCLE_MESSAGES and task.leads_to is None and not task.takes_over
+        repeated = self._answers.get(task.event) if is_repeat else None
+        try:
+            args = repeated if repeated is not None else self._answer(task.event, status, exp_ref, returned)
+            message = encode(task.event, args, self._room)
+        except (PayloadError, PayloadTooLarge, TypeError) as error:
+            problem = f"the handlers' result cannot be sent: {error}"
+            self.fail(task.number, type(error).__name__, problem, "", now)
+            return
+        if task.leads_to is not None:
+            if task.event is ExpMessage.EXPINIT or status is ExpStatus.CONNECTED:
+                self._answers.clear()  # another experiment, or none
+            self._answers[task.event] = args
+            self._enter(status, exp_ref, task.reason, now)
+        self._finish(task, message, now)
+
+    def _reference_after(self, task: Task) -> str | None:
+        if task.event is ExpMessage.EXPINIT:
+            return task.names
+        if task.event is ExpMessage.EXPSTART:
+            return self.exp_ref or task.names
+        return None if task.leads_to is ExpStatus.CONNECTED else self.exp_ref
+
+    def _answer(self, event: ExpMessage, status: ExpStatus, exp_ref: str | None, returned: Any) -> list[Any]:
+        if event is ExpMessage.ALYX:
+            if isinstance(returned, (list, tuple)) and len(returned) == 2:
+                return [to_plain(part, "the result", self._room) for part in returned]
+            return [to_plain(part, "the result", self._room) for part in token_arguments(returned)]
+        if returned is not None and not isinstance(returned, Mapping):
+            raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
+        plain = to_plain(dict(returned or {}), "the result", self._room)
+        return answer_arguments(event, status, exp_ref, experiment_information(self._identity, status, exp_ref, plain))
+
+    def _finish_failure(self, task: Task, error: str, message: str, traceback: str, now: float) -> None:
+        if task.claimed_from and task.sender and self.ownership.is_led_by(task.sender):
+            self.ownership = task.claimed_from
+        self._finish(task, Problem(error, message, traceback), now)
+
+    def _finish(self, task: Task, outcome: Message | Problem, now: float) -> None:
+        del self._tasks[task.number]
+        for waiting in (self._timed, self._lane.waiting, self._queries):
+            if task in waiting:
+                waiting.remove(task)
+        self._settled(task, outcome, now)
+        self._querying.discard(task.number)
+        if self._lane.running is task:
+            self._lane.running = None
+        self._begin_waiting(now)
+
+    def _begin_waiting(self, now: float) -> None:
+        # What has no handler is finished in here and comes back in: a loop, for a full queue is deeper than the stack.
+        if self._beginning:
+            return
+        self._beginning = True
+        try:
+            while self._queries and len(self._querying) < QUERIES:
+                self._query(self._queries.popleft(), now)
+            while self._lane.waiting and not self._lane.running:
+                self._begin(self._lane.waiting.popleft(), now)
+        finally:
+            self._beginning = False
+
+    def _enter(self, status: ExpStatus, exp_ref: str | None, reason: str | None, now: float) -> None:
+        if status is ExpStatus.CONNECTED:
+            self.ownership.release()
+        elif status is ExpStatus.STOPPED:
+            self.ownership.ended()
+        if (status, exp_ref) != (self.status, self.exp_ref):
+            self._events.append(StatusChanged(self.status, status, exp_ref, reason))
+            self.status, self.exp_ref = status, exp_ref
+            self._entered(reason, now)
+
+
+def _hand_over_at(task: Task) -> float:
+    return task.schedule.instant - LEAD if task.schedule else math.inf

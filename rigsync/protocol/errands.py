@@ -1,0 +1,206 @@
+"""What one rig is asked: one errand under way, the others in their order, each until its time is up."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+from rigsync.config import MAX_DATAGRAM, RigConfig
+from rigsync.errors import RigError, RigLost, RigRefused, RigTimeout
+from rigsync.protocol import messages
+from rigsync.protocol.events import Dialect, LinkState
+from rigsync.protocol.liveness import Liveness
+from rigsync.protocol.messages import ExpMessage
+
+
+class Request:
+    """One push, shared by all the rigs that it goes to.
+
+    Parameters
+    ----------
+    message : Message
+        What is pushed.
+    request_time : float
+        Unix time in seconds, unique, by which the push is filed.
+    n : int
+        The coordinator's counter; higher than that of every request before.
+    confirm : bool
+        Whether to tell when a rig confirms that it has it.
+    act_at : float, optional
+        Monotonic seconds at which the rigs are to act, None for at once.
+    """
+
+    def __init__(
+        self,
+        message: messages.Message,
+        request_time: float,
+        n: int,
+        confirm: bool = False,
+        act_at: float | None = None,
+    ):
+        self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
+        self.event, self.act_at = message.event, act_at
+
+    @cached_property
+    def array(self) -> bytes:
+        """The request in the iblutil dialect."""
+        return messages.array(self.message, messages.COORDINATOR_MARK)
+
+    @property
+    def echo_suffices(self) -> bool:
+        """Whether an iblutil rig answers by its echo alone, as it does when it is handed a token."""
+        return self.event is ExpMessage.ALYX and not self.message.asks_token
+
+
+@dataclass(slots=True)
+class Errand:
+    """A request's way to one rig."""
+
+    request: Request
+    submitted: float
+    deadline: float
+    tries: int = 0
+    sent_at: float = math.inf
+    next_send: float = math.inf
+    received: bool = False
+    frame: bytes = b""
+    """The request in the rigsync dialect, to this rig, once it has been sent."""
+    echoed_at: float | None = None
+
+
+class Errands:
+    """The errands to one rig.
+
+    Parameters
+    ----------
+    liveness : Liveness
+        The rig's: one that is lost is given less time.
+    lost_grace : float
+        Seconds of further silence after which what a lost rig was asked is settled.
+    """
+
+    def __init__(self, liveness: Liveness, lost_grace: float):
+        self._liveness, self._lost_grace = liveness, lost_grace
+        self.current: Errand | None = None
+        self._queue: deque[Errand] = deque()
+        self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
+        self._queue_timer = math.inf
+
+    def add(self, errand: Errand) -> None:
+        """Put an errand behind those of its sort: an EXPINTERRUPT goes before all others."""
+        (self._interrupts if errand.request.event is ExpMessage.EXPINTERRUPT else self._queue).append(errand)
+        self._queue_timer = min(self._queue_timer, self.limit(errand))
+
+    def next(self) -> Errand | None:
+        """Return the errand that is under way, which is now the first that waits where there was none."""
+        if self.current is None and (self._interrupts or self._queue):
+            self.current = (self._interrupts or self._queue).popleft()
+        return self.current
+
+    def limit(self, errand: Errand) -> float:
+        """Return when, in monotonic seconds, an errand is given up."""
+        if self._liveness.state is not LinkState.LOST:
+            return errand.deadline
+        asked = max(self._liveness.lost_since, errand.submitted)
+        return min(errand.deadline, asked + self._lost_grace)
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, the first of those that wait is given up."""
+        return self._queue_timer
+
+    def set_timer(self) -> None:
+        """Work out the timer anew, since the link's state has changed."""
+        limits = (self.limit(errand) for errand in chain(self._interrupts, self._queue))
+        self._queue_timer = min(limits, default=math.inf)
+
+    def take_unsent(self) -> list[Errand]:
+        """Take out all that has not been sent."""
+        unsent = [*self._interrupts, *self._queue]
+        self._interrupts.clear()
+        self._queue.clear()
+        if self.current and not self.current.tries:
+            unsent.insert(0, self.current)
+            self.current = None
+        self._queue_timer = math.inf
+        return unsent
+
+    def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:
+        """Take out what an EXPEND calls off: what waits for an instant after its own.
+
+        Parameters
+        ----------
+        end_at : float or None
+            Monotonic seconds at which the EXPEND is to act, None for at once.
+        now : float
+            Monotonic seconds.
+        rig_waits : bool
+            Whether the rig waits for the instant itself; an iblutil rig acts as soon as it hears.
+        """
+
+        def waits(errand: Errand) -> bool:
+            act_at = errand.request.act_at
+            if act_at is None or now >= act_at or (end_at is not None and act_at < end_at):
+                return False
+            return not errand.tries or rig_waits
+
+        called_off = [errand for errand in self._queue if waits(errand)]
+        self._queue = deque(errand for errand in self._queue if errand not in called_off)
+        if self.current and waits(self.current):
+            called_off.insert(0, self.current)
+            self.current = None
+        return called_off
+
+    def take_overtaken(self) -> list[Errand]:
+        """Take out what an EXPINTERRUPT overtakes."""
+        overtaken = list(self._queue)
+        self._queue.clear()
+        if self.current and self.current.request.event is not ExpMessage.EXPINTERRUPT:
+            overtaken.insert(0, self.current)
+            self.current = None
+        return overtaken
+
+    def take_expired(self, now: float) -> list[Errand]:
+        """Take out what has waited until its time was up at `now` (s)."""
+        waiting = [*self._interrupts, *self._queue]
+        self._interrupts = deque(errand for errand in self._interrupts if now < self.limit(errand))
+        self._queue = deque(errand for errand in self._queue if now < self.limit(errand))
+        self.set_timer()
+        return [errand for errand in waiting if now >= self.limit(errand)]
+
+
+def unanswered(errand: Errand, config: RigConfig, liveness: Liveness, dialect: Dialect, is_current: bool) -> RigError:
+    """Return the error of an errand whose time is up, with what is known of why."""
+    name = errand.request.event.name
+    address = config.address
+    if liveness.refused:
+        return RigRefused(
+            config.name,
+            f"{name} was refused: the host of {address} is up and nothing listens at that port; "
+            "start the rig's program there, or correct the port",
+        )
+    if liveness.state is LinkState.LOST:
+        remedy = f"check the power, the cable and the firewall of {address}"
+        if liveness.left:
+            remedy = "its program was closed: start it again"
+        return RigLost(config.name, f"no answer to {name} and the rig is lost ({liveness.reason}); {remedy}")
+    return RigTimeout(config.name, f"no answer to {name} in time: {_progress(errand, config, dialect, is_current)}")
+
+
+def _progress(errand: Errand, config: RigConfig, dialect: Dialect, is_current: bool) -> str:
+    if dialect is Dialect.UNKNOWN:
+        return f"nothing has ever come from {config.address}; is the rig's program running there?"
+    if not is_current:
+        return "it was still waiting behind earlier messages to this rig"
+    if dialect is Dialect.IBLUTIL and errand.request.message.size > MAX_DATAGRAM:
+        return "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
+    if errand.received:
+        return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"
+    if dialect is Dialect.IBLUTIL:
+        return (
+            "the iblutil rig did not confirm it. Such a rig drops what comes while it is busy and closes its "
+            "socket for good when a confirmation is lost: if a ping is not answered either, restart its program"
+        )
+    return f"sent {errand.tries} times without a sign of it; look at the network between here and the rig"
