@@ -318,7 +318,7 @@ class Auxiliaries:
         names = self._choose(rigs)
         composed = compose(message, *args, room=self._rigs.room(names))
         limit = _checked_timeout(timeout)
-        ahead = checked_delay(composed.event, at=at, delay=delay, wall=time.time())
+        ahead = checked_delay(composed.event, at, delay, time.time())
         if wait:
             self._check_blocking("push(wait=True)")
         if not self.is_running or self._remote is None:

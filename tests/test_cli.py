@@ -30,6 +30,7 @@ from rigsync.findings import Fault
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
+from rigsync.protocol.ownership import LEASE
 from tests.cli_programs import LONG, Command, Outcome, environment, has_ended
 from tests.processes import FakeAlyx, IblutilServer, free_port, until
 
@@ -572,6 +573,19 @@ def test_push_shows_each_answer(commands: Commands, serve: Callable[..., Any]) -
     assert outcome.err == "rigs with a lease (300 s, unless they were told otherwise) interrupt when it is over\n"
 
 
+def test_push_takes_an_experiment_over(
+    commands: Commands, serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    commands.rigs(cameras=rig.uri)
+    connect({"cameras": rig.uri}).request("EXPINIT", REFERENCE)
+    assert "BusyError" in commands.run("push", "EXPEND", status=1).out
+    assert "ok" in commands.run("push", "EXPINIT", REFERENCE, "--takeover").out
+    assert "ok" in commands.run("push", "EXPEND").out
+    for arguments in (["EXPEND", "--takeover"], ["EXPINIT", "--takeover"], ["EXPINIT", "5", "--takeover"]):
+        assert "--takeover goes with EXPINIT and the reference" in commands.run("push", *arguments, status=2).err
+
+
 def test_push_for_an_instant_tells_when_each_rig_began(commands: Commands, serve: Callable[..., Any]) -> None:
     commands.rigs(cameras=serve("cameras").uri, ephys=serve("ephys").uri)
     commands.run("push", "EXPINIT", json.dumps({"exp_ref": REFERENCE}))
@@ -740,6 +754,10 @@ def serving(commands: Commands, *options: str) -> Iterator[Command]:
     with commands.start("serve", "cameras", "--uri", "udp://127.0.0.1:0", "--json", *options) as command:
         commands.rigs(cameras=json.loads(command.line())["listening"])
         yield command
+
+
+def test_serve_has_the_lease_of_every_rig(commands: Commands) -> None:
+    assert f"[default: {LEASE}" in commands.run("serve", "--help").out
 
 
 def test_serve_interrupts_after_its_lease(commands: Commands) -> None:

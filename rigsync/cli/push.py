@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="Only to these rigs: a name, or a pattern such as 'cam*'.",
 )
 @click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own.")
+@click.option("--takeover", is_flag=True, help="With EXPINIT: take this experiment over from another program.")
 @click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs act at one instant, so many seconds from now.")
 @rigs_option
 @json_option
@@ -34,6 +35,7 @@ def command(
     arguments: tuple[str, ...],
     patterns: tuple[str, ...],
     timeout: float | None,
+    takeover: bool,
     delay: float | None,
     rigs_file: str | None,
     as_json: bool,
@@ -49,7 +51,10 @@ def command(
     rigsync push EXPSTART 2026-01-31_1_mouse --to 'cameras:*'
     rigsync push EXPSTART 2026-01-31_1_mouse --delay 0.5
     rigsync push EXPINTERRUPT
+    rigsync push EXPINIT 2026-01-31_1_mouse --takeover
     """  # noqa: D301 - click's mark for lines that it must not rewrap
+    from time import time
+
     from rigsync.cli.log import start_logging
     from rigsync.cli.outcomes import document_of, timed_push
     from rigsync.cli.output import write_json
@@ -58,8 +63,10 @@ def command(
 
     try:
         values = [value_of(argument) for argument in arguments]
+        if takeover:
+            values = _taking_over(message, values)
         event = compose(message, *values).event
-        checked_delay(event, delay=delay)
+        checked_delay(event, None, delay, time())
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     start_logging()
@@ -103,6 +110,14 @@ def value_of(argument: str) -> Any:
     if isinstance(value, float):
         return argument  # a subject may be called 12e456
     raise ValueError(f"{unfit[0]} is no number that JSON can carry; write null, or quotes around it")
+
+
+def _taking_over(message: str, values: list[Any]) -> list[Any]:
+    """Return the arguments of an EXPINIT that takes over the experiment whose reference, or whose data, it has."""
+    if message.upper() != "EXPINIT" or len(values) != 1 or not isinstance(values[0], (str, dict)):
+        raise ValueError("--takeover goes with EXPINIT and the reference of the experiment, and nothing else")
+    data = {"exp_ref": values[0]} if isinstance(values[0], str) else values[0]
+    return [{**data, "takeover": True}]
 
 
 def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:

@@ -104,7 +104,7 @@ def compose(event: Any, *args: Any, room: Room = DATAGRAM_ROOM) -> Message:
     return encode(event, plain, room)
 
 
-def checked_delay(event: ExpMessage, at: object = None, delay: object = None, wall: float = 0.0) -> float | None:
+def checked_delay(event: ExpMessage, at: object, delay: object, wall: float) -> float | None:
     """Return after how many seconds a message is to be acted on, None for at once.
 
     Parameters

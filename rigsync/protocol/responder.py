@@ -63,7 +63,7 @@ class Responder(Outputs[Address]):
         room: Room = DATAGRAM_ROOM,
     ):
         super().__init__()
-        self.identity, self._timing = identity, timing
+        self._identity, self._timing = identity, timing
         self._boot, self._stamps, self._room = boot, stamps, room
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
         self._agenda = Agenda(identity, handled, lease, room, self._events, self._settled, self._entered, self._claimed)
@@ -106,11 +106,15 @@ class Responder(Outputs[Address]):
             else:
                 raise RemoteProtocolError("stray frame", f"a {type(frame).__name__.lower()} came to a rig")
         except RemoteProtocolError as error:
-            self._report(source, error)
+            self.report_violation(source, error)
 
     def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
-        """Take note that what came from `source` cannot be a message."""
-        self._report(source, error)
+        """Take note that what came from `source` cannot be a message; the first of each kind from a host is told."""
+        self._count(error.kind)
+        key = (source[0], error.kind)
+        if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
+            self._reported.add(key)
+            self._events.append(ViolationSeen(text_of(source), error.kind, str(error)))
 
     def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
         """Settle a task whose handlers have succeeded and returned `returned`.
@@ -203,10 +207,10 @@ class Responder(Outputs[Address]):
                 probe.t0,
                 stamp,
                 stamp,
-                self.identity.name,
+                self._identity.name,
                 self.status,
                 self.exp_ref,
-                self.identity.version,
+                self._identity.version,
                 self._agenda.ownership.host,
             ),
             size,
@@ -355,13 +359,6 @@ class Responder(Outputs[Address]):
     def _count(self, kind: str) -> int:
         self.violations[kind] = self.violations.get(kind, 0) + 1
         return self.violations[kind]
-
-    def _report(self, source: Address, error: RemoteProtocolError) -> None:
-        self._count(error.kind)
-        key = (source[0], error.kind)
-        if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
-            self._reported.add(key)
-            self._events.append(ViolationSeen(text_of(source), error.kind, str(error)))
 
     def _send(self, destination: Address, data: bytes) -> None:
         self._outbox.append((destination, data))
