@@ -39,6 +39,7 @@ from rigsync.protocol.events import (
     LinkChanged,
     LinkState,
     MessageReceived,
+    Notice,
     ProbeAnswered,
     ProbeRefused,
     PushCompleted,
@@ -475,6 +476,8 @@ class RigServices(app.Services):
             self._note_complaint(event)
         elif isinstance(event, LinkChanged):
             self._note_link(event)
+        elif isinstance(event, Notice):
+            self._note_notice(event)
         elif isinstance(event, ViolationSeen):
             logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
         self.subscribers.tell(event)
@@ -513,6 +516,11 @@ class RigServices(app.Services):
         text = one_line(event.text)
         logger.log(level, "%s: its callback for %s failed: %s", event.rig, event.event.name, text)
         self[event.rig].deliver(NULL_MESSAGE, [event.text, event.event], self.address(event.rig), False)
+
+    def _note_notice(self, event: Notice) -> None:
+        reason = event.body.get("reason") if event.topic == "status" and isinstance(event.body, dict) else None
+        if reason:
+            push_logger.warning("%s: %s", event.rig, one_line(str(reason)))
 
     def _note_link(self, event: LinkChanged) -> None:
         level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO

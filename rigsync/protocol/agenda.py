@@ -93,6 +93,8 @@ class Agenda:
         The messages that have handlers; may change later. The others are settled at once.
     lease : float
         Seconds of the owner's silence after which the rig interrupts; 0 for never.
+    patience : float
+        Seconds of silence after which a coordinator does not count as there.
     room : Room
         How large an answer may be.
     told : list of Event
@@ -110,6 +112,7 @@ class Agenda:
         identity: Identity,
         handled: Collection[ExpMessage],
         lease: float,
+        patience: float,
         room: Room,
         told: list[Event],
         settled: Callable[[Task, Message | Problem, float], None],
@@ -118,7 +121,7 @@ class Agenda:
     ):
         self._identity, self._handled, self._room = identity, handled, room
         self._events, self._settled, self._entered, self._claimed = told, settled, entered, claimed
-        self.ownership = Ownership(lease)
+        self.ownership, self._patience = Ownership(lease), patience
         self._tasks: dict[int, Task] = {}
         self._lane = Lane()
         self._querying: set[int] = set()
@@ -154,7 +157,7 @@ class Agenda:
                 self._finish_failure(task, "ValueError", problem, "", now)
                 return
             task.schedule = Schedule(instant)
-        if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task):
+        if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
             self._call_off_later(task, now)
         if task.event not in LIFECYCLE_MESSAGES:
             self._query(task, now)
@@ -209,10 +212,12 @@ class Agenda:
 
     # ------------------------------------------------------------------------------------------------ acting
 
-    def _may_command(self, task: Task) -> bool:
+    def _may_command(self, task: Task, now: float) -> bool:
         if task.event is ExpMessage.EXPINTERRUPT or task.sender is None:
             return True
-        return self.ownership.allows(task.sender)
+        # Nothing runs, and whoever was in charge is not there: the next experiment need not wait for the lease.
+        is_over = self.status is ExpStatus.STOPPED and self.ownership.silence(now) >= self._patience
+        return is_over or self.ownership.allows(task.sender)
 
     def _call_off_later(self, task: Task, now: float) -> None:
         """Call off what waits for an instant after that of an EXPEND or EXPINTERRUPT."""
@@ -230,8 +235,8 @@ class Agenda:
             self._finish_failure(task, "Cancelled", f"{task.event.name} was not run: {why}", "", now)
 
     def _query(self, task: Task, now: float) -> None:
-        if task.event is ExpMessage.ALYX and not self._may_command(task):
-            self._finish_failure(task, "BusyError", self._busy(task), "", now)
+        if task.event is ExpMessage.ALYX and not self._may_command(task, now):
+            self._finish_failure(task, "BusyError", self._busy(task, now), "", now)
         elif task.event not in self._handled or len(self._querying) < QUERIES:
             self._querying.add(task.number)
             self._run(task, now)
@@ -270,8 +275,8 @@ class Agenda:
         except ValueError as error:
             self._finish_failure(task, "ValueError", str(error), "", now)
             return
-        if not task.takes_over and not self._may_command(task):
-            self._finish_failure(task, "BusyError", self._busy(task), "", now)
+        if not task.takes_over and not self._may_command(task, now):
+            self._finish_failure(task, "BusyError", self._busy(task, now), "", now)
             return
         decision = decide(self.status, task.event, self.exp_ref, task.names, task.takes_over)
         if decision.refusal:
@@ -293,12 +298,15 @@ class Agenda:
             if sender.boot:
                 self._claimed(sender.boot, now)
 
-    def _busy(self, task: Task) -> str:
+    def _busy(self, task: Task, now: float) -> str:
         experiment = self.exp_ref or "an experiment without a reference"
+        silent = self.ownership.silence(now)
+        heard = f", and was last heard {silent:.0f} s ago" if silent >= self._patience else ""
+        stop = "" if self.status is ExpStatus.STOPPED else ", or stop it with EXPINTERRUPT"
         return (
             f"{task.event.name} refused: the coordinator on {self.ownership.host} is in charge of {experiment} "
-            f"({self.status.name}); close it there, or take the experiment over with EXPINIT, exp_ref and takeover: "
-            "true, or stop it with EXPINTERRUPT"
+            f"({self.status.name}){heard}; close it there, or take the experiment over with EXPINIT, its exp_ref and "
+            f"takeover: true (rigsync push EXPINIT {self.exp_ref or 'REF'} --takeover){stop}"
         )
 
     def _expire_lease(self, now: float) -> None:

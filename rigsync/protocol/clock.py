@@ -114,10 +114,11 @@ class ClockFilter:
     @property
     def estimate(self) -> ClockEstimate | None:
         """The estimate as of the last sample; None before the first."""
-        # A copy, made at one stroke: other threads ask for the estimate while probes go on.
-        if self._estimate is None and (seconds := list(self._seconds)):
-            self._estimate = self._make_estimate(seconds)
-        return self._estimate
+        # Other threads ask for it while probes go on: hence a copy, made at one stroke, and one look at each field.
+        estimate = self._estimate
+        if estimate is None and (seconds := list(self._seconds)):
+            estimate = self._estimate = self._make_estimate(seconds)
+        return estimate
 
     def _file(self, upper: float, lower: float, now: float) -> None:
         seconds, delay = self._seconds, upper - lower

@@ -175,6 +175,12 @@ def unanswered(errand: Errand, config: RigConfig, liveness: Liveness, dialect: D
     """Return the error of an errand whose time is up, with what is known of why."""
     name = errand.request.event.name
     address = config.address
+    if errand.received and liveness.is_gone:
+        return (RigRefused if liveness.refused else RigLost)(
+            config.name,
+            f"the rig had {name} and was working on it when its program ended; look at the rig for what became of its "
+            "recording, start its program, and begin again with EXPINIT",
+        )
     if liveness.refused:
         return RigRefused(
             config.name,

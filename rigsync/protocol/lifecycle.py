@@ -172,7 +172,10 @@ def decide(
     if takeover and status is not CONNECTED:
         if same_reference(present, named):
             return Decision(no_op=True)
-        return Decision(refusal=f"takeover of {named} refused: the rig's experiment is {present} ({status.name})")
+        return Decision(
+            refusal=f"takeover of {named} refused: the rig's experiment is {present} ({status.name}), and a takeover "
+            f"names the one that goes on; to begin {named} in its place: EXPINTERRUPT, then EXPINIT without takeover"
+        )
     entry = TABLE[status][event]
     if isinstance(entry, ByReference):
         entry = entry.same if _same(status, event, present, named) else entry.other

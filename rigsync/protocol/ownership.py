@@ -51,6 +51,10 @@ class Ownership:
         """Whether a coordinator is the owner, and has not said goodbye."""
         return self.host is not None and sender == self.owner
 
+    def silence(self, now: float) -> float:
+        """Return for how many seconds nothing was heard of the owner; 0 where it is of the iblutil dialect."""
+        return 0.0 if self.owner is None or self.owner.boot is None else now - self._heard
+
     def claim(self, sender: Sender, now: float) -> None:
         """Make a coordinator the owner."""
         self.owner, self._left, self._heard = sender, False, now

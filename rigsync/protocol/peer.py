@@ -43,7 +43,7 @@ from rigsync.protocol.lifecycle import name_different
 from rigsync.protocol.liveness import Liveness
 from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Failure, Frame, Probe, Reply
 from rigsync.protocol.notices import NoticeFilter
-from rigsync.protocol.probes import ProbeLog
+from rigsync.protocol.probes import PATIENCE, ProbeLog
 
 SINGLE_TRIES = 2
 """Sendings of a request after which each further one is of two copies, as RFC 9002 section 6.2.4 allows: where so much
@@ -511,7 +511,8 @@ class Peer:
             return  # a second copy, or from long ago: a sign of life, and no more
         probe.answered = True
         round_trip = max(0.0, now - probe.sent - max(0, held) / NANOSECONDS)
-        self._backoff.add_sample(round_trip)
+        if round_trip < PATIENCE:  # else one side has stood still, which says nothing about the network
+            self._backoff.add_sample(round_trip)
         four = (*stamps, self._stamps.stamp(now)) if stamps else None
         if four and four[0] == probe.stamp != 0:  # a rig that took an iblutil one's place answers a probe without stamp
             self._clock.add(four, now)

@@ -66,7 +66,10 @@ class Responder(Outputs[Address]):
         self._identity, self._timing = identity, timing
         self._boot, self._stamps, self._room = boot, stamps, room
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
-        self._agenda = Agenda(identity, handled, lease, room, self._events, self._settled, self._entered, self._claimed)
+        self._agenda = Agenda(
+            *(identity, handled, lease, timing.lost_after, room),
+            *(self._events, self._settled, self._entered, self._claimed),
+        )
         self._notices = 0
         self._reported: set[tuple[str, str]] = set()
         self._timer = math.inf

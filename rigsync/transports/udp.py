@@ -111,7 +111,9 @@ class _UdpLine(_UdpSocket):
         # Linux and macOS report an ICMP refusal as the first, Windows as the second.
         if isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
             self._refused = True
-            self._pump.refuse(self._name)
+            # Told when what came before has been read, a rig's goodbye above all: the system reports errors first.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._pump.refuse, self._name)
         else:
             super().error_received(exc)
 

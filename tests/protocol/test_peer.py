@@ -1846,3 +1846,21 @@ def test_iblutil_s_limit_is_named_where_a_message_was_over_it() -> None:
     ibl.peer.submit(Request(message, 1.0, COORDINATOR, 1), ibl.now + 5, ibl.now)
     ibl.run(6)
     assert "no more than it can read at once" in str(ibl.outcome())
+
+
+def test_what_a_rig_was_working_on_when_its_program_ended_was_not_refused(bench: PeerBench) -> None:
+    bench.submit("EXPSTART")
+    bench.ack()
+    bench.peer.report_refusal(bench.now)
+    bench.run(1.1)
+    error = bench.outcome()
+    assert type(error) is RigRefused
+    assert "was working on it when its program ended" in str(error)
+
+
+def test_an_answer_after_a_long_standstill_says_nothing_about_the_network(bench: PeerBench) -> None:
+    bench.run(0.5)
+    before = bench.peer.round_trip
+    bench.run(3.0)
+    bench.alive(3)
+    assert bench.peer.round_trip == before

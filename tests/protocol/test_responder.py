@@ -1649,10 +1649,38 @@ def test_another_coordinator_is_refused_with_the_owner_s_host_and_the_reference(
     assert frame.error == "BusyError"
     assert frame.message == (
         f"{event} refused: the coordinator on 10.0.0.1 is in charge of {REF} ({status}); close it there, or take the "
-        "experiment over with EXPINIT, exp_ref and takeover: true, or stop it with EXPINTERRUPT"
+        f"experiment over with EXPINIT, its exp_ref and takeover: true (rigsync push EXPINIT {REF} --takeover)"
+        + ("" if status == "STOPPED" else ", or stop it with EXPINTERRUPT")
     )
     assert bench.rig.status is ExpStatus[status]
     assert owner_of(bench) == "10.0.0.1"
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPCLEANUP"])
+def test_a_stopped_rig_whose_owner_is_gone_lets_anyone_go_on(event: str) -> None:
+    bench = RigBench(*LIFECYCLE).enter("STOPPED")
+    bench.run(4.9)
+    assert isinstance(foreign(bench, event, *([{"exp_ref": OTHER}] if event == "EXPINIT" else [])), Failure)
+    bench.run(0.2)
+    assert isinstance(foreign(bench, event, *([{"exp_ref": OTHER}] if event == "EXPINIT" else [])), Reply)
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING"])
+def test_an_owner_that_is_silent_keeps_what_has_not_stopped(status: str) -> None:
+    bench = RigBench(*LIFECYCLE).enter(status)
+    bench.run(6)
+    assert "was last heard 6 s ago" in foreign(bench, "EXPEND").message
+    assert isinstance(foreign(bench, "EXPINTERRUPT"), Reply)
+    assert isinstance(foreign(bench, "EXPCLEANUP"), Reply)
+
+
+def test_an_owner_that_is_there_keeps_what_has_stopped() -> None:
+    bench = RigBench(*LIFECYCLE).enter("STOPPED")
+    for _ in range(20):
+        bench.run(1)
+        bench.probe()
+    bench.sent()
+    assert foreign(bench, "EXPCLEANUP").error == "BusyError"
 
 
 def test_a_refusal_of_an_experiment_without_a_reference_says_so() -> None:
@@ -1860,7 +1888,8 @@ def test_a_takeover_of_another_experiment_is_refused_and_moves_nothing(status: s
     frame = foreign(bench, "EXPINIT", {"exp_ref": OTHER, "takeover": True})
     assert (frame.error, frame.message) == (
         "StateError",
-        f"takeover of {OTHER} refused: the rig's experiment is {REF} ({status})",
+        f"takeover of {OTHER} refused: the rig's experiment is {REF} ({status}), and a takeover names the one that "
+        f"goes on; to begin {OTHER} in its place: EXPINTERRUPT, then EXPINIT without takeover",
     )
     assert owner_of(bench) == "10.0.0.1"
 
