@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
 import logging
@@ -10,6 +11,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, overload
 
@@ -89,6 +91,7 @@ class Auxiliaries:
         self._created: concurrent.futures.Future[None] = concurrent.futures.Future()
         self.thread = _ServiceThread(self)
         self._waiters = Waiters(self.thread, self._not_running)
+        _unclosed.add(self)
         self.thread.start()
         try:
             self._created.result()
@@ -566,6 +569,17 @@ class Auxiliaries:
         if self.stop_event.is_set():
             return NotRunning("closed: make a new Auxiliaries to go on")
         return NotRunning("the service thread has ended, or this process is a fork: make a new Auxiliaries to go on")
+
+
+_unclosed: weakref.WeakSet[Auxiliaries] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_unclosed() -> None:
+    """Say goodbye for a program that ends without `close`: its rigs would wait for it until their lease is over."""
+    for auxiliaries in list(_unclosed):
+        if auxiliaries.is_running:
+            auxiliaries.close()
 
 
 class _StopEvent(threading.Event):

@@ -37,7 +37,8 @@ class PushResult(dict[str, list[Any]]):
     failed : dict of str to RigError
         The rigs that did not answer, or answered with an error.
     starts : dict of str to Start
-        When the rigs that answered began to act: Unix time by this computer's clock, in seconds, with its error bound.
+        When the rigs that answered began to act, in seconds of Unix time, with its error bound. The time is that of
+        this computer's clock as the connection was made: where the clock is set later, these do not jump with it.
     at : float or None
         The instant at which they were to act, likewise; None for at once.
     """

@@ -45,7 +45,7 @@ from rigsync.protocol.events import (
 from rigsync.protocol.messages import ExpMessage, ExpStatus, one_line, to_json
 from rigsync.protocol.ownership import LEASE
 from rigsync.protocol.responder import Responder
-from rigsync.waiting import FINE, wait_until
+from rigsync.waiting import COARSE, wait_until
 from rigsync.workers import Workers
 
 logger = logging.getLogger("rigsync.rig")
@@ -226,8 +226,10 @@ class Rig:
         key : str, optional
             What it is about, within the topic.
         confirm : bool
-            True sends it again until each coordinator has confirmed it: all come, once each and in order. False sends
-            it once, and a newer one of the same topic and key takes its place.
+            True sends it again until each coordinator has confirmed it: all come, once each and in order. (The log
+            names a coordinator for which that does not hold: one that was silent for two minutes, that let 256 of
+            them wait, or that came after 64 others.) False sends it once, and a newer one of the same topic and key
+            takes its place.
 
         Raises
         ------
@@ -449,7 +451,11 @@ class _Session:
         elif isinstance(event, LeaseExpired):
             logger.error("%s: interrupts: %s", self._name, one_line(event.reason))
         elif isinstance(event, NoticesDropped):
-            logger.warning("%s: %s confirms no notices; the oldest are given up", self._name, event.source)
+            logger.warning(
+                "%s: %s does not get every notice: it is silent, or one of too many that watch",
+                self._name,
+                event.source,
+            )
         elif isinstance(event, MessageHandled):
             level = logging.WARNING if event.error else logging.INFO
             outcome = one_line(event.error or "answered")
@@ -502,7 +508,7 @@ class _Session:
     async def _run_mixed(self, due: HandlerDue, handlers: Iterable[Handler]) -> None:
         outcomes = _Outcomes(self._name, due.event)
         if due.schedule:
-            await asyncio.sleep(max(0.0, due.schedule.instant - FINE - self.endpoint.now()))
+            await asyncio.sleep(max(0.0, due.schedule.instant - COARSE - self.endpoint.now()))
             wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
         if not self._enter(due):
             return

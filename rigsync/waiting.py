@@ -18,6 +18,10 @@ programs together, and with Windows' high-resolution timers; a tick of 15.6 ms o
 not use them."""
 
 
+COARSE = FINE + 0.003
+"""Seconds before the instant until which an event loop's own timers serve: they wake up to a millisecond late."""
+
+
 def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], bool]) -> None:
     """Return at an instant, to within some tens of microseconds on an idle machine.
 

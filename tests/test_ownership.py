@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from processes import Program, RigProgram, until
+from processes import LONG, Program, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig
+from rigsync.relay import relay_before
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"
@@ -169,3 +172,49 @@ def test_a_killed_owner_s_rig_in_a_process_of_its_own_interrupts(stack: contextl
         victim.kill()
     (_, _, (data,)) = program.wait_for("ran", "EXPINTERRUPT")
     assert "silent for the lease of 1 s" in data["reason"]
+
+
+# ---------------------------------------------------------------------------------------- when the owner is no more
+
+
+def crashed_owner(rig: Rig, *messages: tuple[str, Any]) -> None:
+    """Have a coordinator in a process of its own push messages, and kill it."""
+    with Program("coordinate", rigs={rig.name: rig.uri}) as victim:
+        victim.wait_for("connected")
+        for message, argument in messages:
+            victim.tell("push", message, argument)
+            victim.wait_for("result", message)
+        victim.kill()
+
+
+@pytest.mark.parametrize("first", [REFERENCE, {"anything": 1}], ids=["with a reference", "without"])
+@pytest.mark.parametrize("lease", [0, 300])
+def test_after_a_crash_an_interrupt_is_the_way_to_the_next_experiment(
+    stack: contextlib.ExitStack, first: Any, lease: float
+) -> None:
+    rig = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0", lease=lease))
+    crashed_owner(rig, ("EXPINIT", first))
+    aux = coordinator(stack, rig)
+    assert "or stop it with EXPINTERRUPT" in str(refusal(aux, "EXPINIT", OTHER))
+    aux.request("EXPINTERRUPT")
+    until(lambda: not isinstance(aux.push("EXPINIT", OTHER, wait=True), PushError), "the owner is given up")
+    assert rig.exp_ref == OTHER
+
+
+def test_a_script_that_ends_without_closing_leaves_its_rig_to_the_next(stack: contextlib.ExitStack, rig: Rig) -> None:
+    script = (
+        f"from rigsync import Auxiliaries; aux = Auxiliaries({{'cameras': {rig.uri!r}}})\n"
+        f"aux.request('EXPINIT', {REFERENCE!r}); aux.request('EXPSTART'); aux.request('EXPEND')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=LONG)
+    coordinator(stack, rig).request("EXPINIT", OTHER)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_command_after_the_other_over_a_bad_network(stack: contextlib.ExitStack, rig: Rig, seed: int) -> None:
+    """As `rigsync push` is used: each command is a coordinator of its own, whose goodbye lets the next one in."""
+    target = {"cameras": ("127.0.0.1", port_of(rig.uri))}
+    bad = stack.enter_context(relay_before(target, loss=0.2, seed=seed))["cameras"]
+    for message, *args in (("EXPINIT", REFERENCE), ("EXPSTART", REFERENCE), ("EXPEND",), ("EXPCLEANUP",)):
+        with Auxiliaries({"cameras": "udp://{}:{}".format(*bad.address)}) as aux:
+            aux.request(message, *args)

@@ -121,6 +121,8 @@ class Coordinators:
         self._known: OrderedDict[str, Coordinator] = OrderedDict()
         self._forgotten: OrderedDict[str, int] = OrderedDict()
         self._watchers: dict[str, Coordinator] = {}
+        self.short_changed: list[Address] = []
+        """Addresses of those that do not get every confirmed notice, each once; whoever tells of them empties it."""
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
 
     def seen(self, boot: str, source: Address, now: float) -> Coordinator:
@@ -160,10 +162,19 @@ class Coordinators:
             self._expire_watchers(now)
             if certainly or len(self._watchers) < WATCHERS:
                 self._watchers[boot] = self._known[boot]
+            else:
+                self._short_changed(self._known[boot])
 
     def _expire_watchers(self, now: float) -> None:
         for boot in [boot for boot, watcher in self._watchers.items() if watcher.last_seen < now - KEPT]:
+            if len(self._watchers[boot].notices):
+                self._short_changed(self._watchers[boot])
             self._stop_watching(boot)
+
+    def _short_changed(self, coordinator: Coordinator) -> None:
+        if not coordinator.told_overflow and coordinator.address:
+            coordinator.told_overflow = True
+            self.short_changed.append(coordinator.address)
 
     def _stop_watching(self, boot: str) -> None:
         if watcher := self._watchers.pop(boot, None):
@@ -203,6 +214,8 @@ class Coordinators:
         self._expire_watchers(now)
         for watcher in self._watchers.values():
             watcher.notices.add(n, frame, now)
+            if watcher.notices.overflowed:
+                self._short_changed(watcher)
         return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
 
     def due(self, now: float) -> list[Coordinator]:

@@ -275,7 +275,7 @@ class LeaseExpired(RigEvent):
 
 @dataclass(frozen=True, slots=True)
 class NoticesDropped(RigEvent):
-    """A coordinator confirms no notices, and the oldest that wait for it are given up; told once for each."""
+    """A coordinator does not get every confirmed notice: it is silent, or one of too many; told once for each."""
 
     source: str
     """Address of the coordinator."""

@@ -67,6 +67,11 @@ class AwaitedEcho:
     until: float
 
 
+FAREWELLS = (Line.PROBES, Line.REQUESTS) * 2
+"""On which lines a goodbye leaves. Nobody is left to send it again, and a rig that has not heard it belongs to a program
+that is gone until the lease is over."""
+
+
 class Peer:
     """One rig as the coordinator sees it.
 
@@ -196,7 +201,9 @@ class Peer:
         """Tell a rigsync rig that this coordinator is closing."""
         if self.dialect is Dialect.RIGSYNC and self.state is not LinkState.LOST:
             self._probe_n += 1
-            self._send(Line.PROBES, messages.bye(self._boot, self._probe_n, "the coordinator is closing"))
+            data = messages.bye(self._boot, self._probe_n, "the coordinator is closing")
+            for line in FAREWELLS:
+                self._send(line, data)
 
     def receive_datagram(self, line: Line, data: bytes, now: float) -> None:
         """Take in a datagram that came from the rig on `line` at monotonic `now` (s)."""

@@ -193,6 +193,11 @@ class Responder(Outputs[Address]):
             return
         for coordinator in self._coordinators.file_notice(self._notices, frame, now):
             self._send_notices(coordinator, now)
+        self._tell_short_changed()
+
+    def _tell_short_changed(self) -> None:
+        self._events += [NoticesDropped(text_of(address)) for address in self._coordinators.short_changed]
+        self._coordinators.short_changed.clear()
 
     def farewell(self, now: float) -> None:
         """Tell the coordinators that probe this rig that it is closing."""
@@ -230,9 +235,6 @@ class Responder(Outputs[Address]):
             return
         self._send(coordinator.address, coordinator.notices.send(now))
         self._timer = min(self._timer, coordinator.notices.due)
-        if coordinator.notices.overflowed and not coordinator.told_overflow:
-            coordinator.told_overflow = True
-            self._events.append(NoticesDropped(text_of(coordinator.address)))
 
     def _receive_bye(self, frame: Bye, source: Address, now: float) -> None:
         if self._coordinators.leave(frame.boot, source):
