@@ -575,11 +575,16 @@ _unclosed: weakref.WeakSet[Auxiliaries] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_unclosed() -> None:
+def _say_goodbye_for_the_unclosed() -> None:
     """Say goodbye for a program that ends without `close`: its rigs would wait for it until their lease is over."""
     for auxiliaries in list(_unclosed):
-        if auxiliaries.is_running:
-            auxiliaries.close()
+        if auxiliaries.services and auxiliaries.is_running:
+            said = threading.Event()
+            with contextlib.suppress(NotRunning):
+                # No more than that: threads of the program that still wait are to end with it in silence.
+                auxiliaries.services.say_goodbye()
+                auxiliaries.thread.call(said.set)
+                said.wait(CLOSE_TIMEOUT)
 
 
 class _StopEvent(threading.Event):

@@ -207,6 +207,21 @@ class RigServices(app.Services):
         with contextlib.suppress(NotRunning):  # never opened, or closed with its loop
             self._on_loop(self._close)
 
+    def say_goodbye(self) -> None:
+        """Tell the rigs that this program is ending, and no more; soon, if not on the loop.
+
+        Raises
+        ------
+        NotRunning
+            Never opened, or the event loop is closed.
+        """
+        self._on_loop(self._say_goodbye)
+
+    def _say_goodbye(self) -> None:
+        if self._endpoint:
+            self._fanout.say_goodbye()
+            self._endpoint.pump()
+
     def _close(self) -> None:
         self._closing = True
         endpoint, self._endpoint = self._endpoint, None
@@ -214,7 +229,8 @@ class RigServices(app.Services):
             return
         for search in self._searches.values():
             search.cancel()
-        self._fanout.farewell()
+        self._fanout.say_goodbye()
+        self._fanout.abandon()
         endpoint.close()  # which tells what became of the pushes that are outstanding
         for ping in list(self._pings):
             self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))

@@ -128,10 +128,14 @@ class Fanout(Outputs[tuple[str, Line]]):
         """Probe one rig now; return the number of the probe."""
         return self.peers[rig].probe(now)
 
-    def farewell(self) -> None:
-        """Tell the rigs that this coordinator is closing, and settle all that is outstanding."""
+    def say_goodbye(self) -> None:
+        """Tell the rigs that this coordinator is closing."""
         for peer in self.peers.values():
             peer.farewell()
+
+    def abandon(self) -> None:
+        """Settle all that is outstanding, since this coordinator is closing."""
+        for peer in self.peers.values():
             peer.abandon()
 
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:

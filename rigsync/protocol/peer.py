@@ -68,8 +68,8 @@ class AwaitedEcho:
 
 
 FAREWELLS = (Line.PROBES, Line.REQUESTS) * 2
-"""On which lines a goodbye leaves. Nobody is left to send it again, and a rig that has not heard it belongs to a program
-that is gone until the lease is over."""
+"""On which lines a goodbye leaves. Nobody is left to send it again, and a rig that has not heard it belongs to a
+program that is gone until the lease is over."""
 
 
 class Peer:

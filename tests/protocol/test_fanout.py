@@ -327,7 +327,7 @@ def test_a_rig_can_be_probed_by_name() -> None:
 
 def test_all_rigs_are_told_when_the_coordinator_closes() -> None:
     bench = Bench(alive=["cameras", "imaging"])
-    bench.fanout.farewell()
+    bench.fanout.say_goodbye()
     assert {(rig, line) for (rig, line), _ in bench.fanout.take_datagrams()} == {
         (rig, line) for rig in ("cameras", "imaging") for line in Line
     }
