@@ -227,7 +227,7 @@ class Rig:
             What it is about, within the topic.
         confirm : bool
             True sends it again until each coordinator has confirmed it: all come, once each and in order. (The log
-            names a coordinator for which that does not hold: one that was silent for two minutes, that let 256 of
+            names a coordinator for which that does not hold: one that was silent for two minutes, that let 4 MiB of
             them wait, or that came after 64 others.) False sends it once, and a newer one of the same topic and key
             takes its place.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -133,6 +134,7 @@ class Agenda:
         self._timer = math.inf
         self.status = ExpStatus.CONNECTED
         self.exp_ref: str | None = None
+        self._reason: str | None = None  # why the rig itself has entered its status
 
     # ------------------------------------------------------------------------------------------------ outside
 
@@ -163,10 +165,17 @@ class Agenda:
             self._query(task, now)
         elif task.event is ExpMessage.EXPINTERRUPT and (self._lane.running or self._lane.waiting):
             self._interrupt(task, now)
-        elif self._lane.running:
+        elif self._lane.running and (self._may_command(task, now) or (self.exp_ref is None and _may_take_over(task))):
             self._enqueue(self._lane.waiting, task, now)
-        else:
+        else:  # also where it is refused or takes over, for both run nothing, and who asks need not wait for it
             self._begin(task, now)
+
+    def reschedule(self, record: Record, instant: float) -> None:
+        """Move the instant of a message that waits for it: its coordinator knows this rig's clock better by now."""
+        for task in self._timed:
+            if task.record is record and task.schedule:
+                task.schedule.instant = instant
+                self._timer = min(self._timer, _hand_over_at(task))
 
     def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
         """Settle a task whose handlers have succeeded; see `Responder.respond`."""
@@ -225,7 +234,9 @@ class Agenda:
         held, self._beginning = self._beginning, True
         for other in list(self._tasks.values()):
             is_before = task.schedule and other.schedule and other.schedule.instant < task.schedule.instant
-            if other is not task and not is_before:
+            is_meant = task.event is ExpMessage.EXPINTERRUPT or other.event in LIFECYCLE_MESSAGES
+            is_meant = is_meant or other.sender == task.sender
+            if other is not task and is_meant and not is_before:
                 self._call_off(other, f"{task.event.name} came before its instant", now)
         self._beginning = held
 
@@ -379,6 +390,9 @@ class Agenda:
         if returned is not None and not isinstance(returned, Mapping):
             raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
         plain = to_plain(dict(returned or {}), "the result", self._room)
+        if self._reason and (status, exp_ref) == (self.status, self.exp_ref):
+            # Else a coordinator that was away would take the EXPEND that it sends now for what has ended the recording.
+            plain = {"interrupted": self._reason, **plain}
         return answer_arguments(event, status, exp_ref, experiment_information(self._identity, status, exp_ref, plain))
 
     def _finish_failure(self, task: Task, error: str, message: str, traceback: str, now: float) -> None:
@@ -417,8 +431,15 @@ class Agenda:
             self.ownership.ended()
         if (status, exp_ref) != (self.status, self.exp_ref):
             self._events.append(StatusChanged(self.status, status, exp_ref, reason))
-            self.status, self.exp_ref = status, exp_ref
+            self.status, self.exp_ref, self._reason = status, exp_ref, reason
             self._entered(reason, now)
+
+
+def _may_take_over(task: Task) -> bool:
+    """Tell whether a message takes over an experiment, whose EXPINIT may be worked on just now."""
+    with contextlib.suppress(ValueError):
+        return takes_over(task.event, task.args)
+    return False
 
 
 def _hand_over_at(task: Task) -> float:

@@ -120,6 +120,11 @@ class ClockFilter:
             estimate = self._estimate = self._make_estimate(seconds)
         return estimate
 
+    def offset_at(self, instant: float) -> float | None:
+        """Return the offset that is to be expected at monotonic `instant`, in seconds; None before the first sample."""
+        estimate = self.estimate
+        return None if estimate is None else estimate.offset + estimate.drift * (instant - self._at)
+
     def _file(self, upper: float, lower: float, now: float) -> None:
         seconds, delay = self._seconds, upper - lower
         if not seconds or now - seconds[-1].begun >= 1.0:

@@ -45,9 +45,10 @@ class Record:
     frame: bytes | None = None
 
     def keep(self, frame: bytes) -> None:
-        """Keep the answer, for repeats."""
+        """Keep the answer, for repeats, and forget the oldest beyond what is kept."""
         self.frame = frame
         self.coordinator.kept_bytes += len(frame)
+        self.coordinator.trim(RECORDS, self)
 
 
 @dataclass(slots=True)
@@ -69,14 +70,18 @@ class Coordinator:
     def open_record(self, n: int, source: Address) -> Record:
         """File request `n`, the highest so far, and forget the oldest answers beyond what is kept."""
         self.highest = n
-        while self.records and (len(self.records) >= RECORDS or self.kept_bytes > KEPT_BYTES):
+        self.trim(RECORDS - 1)
+        record = self.records[n] = Record(n, source, self)
+        return record
+
+    def trim(self, most: int, newest: Record | None = None) -> None:
+        """Forget the oldest answers beyond `most` and beyond the bytes that are kept, but never the newest."""
+        while self.records and (len(self.records) > most or self.kept_bytes > KEPT_BYTES):
             oldest = next(iter(self.records.values()))
-            if oldest.frame is None:
+            if oldest.frame is None or oldest is newest:
                 break
             del self.records[oldest.n]
             self.kept_bytes -= len(oldest.frame)
-        record = self.records[n] = Record(n, source, self)
-        return record
 
     @property
     def is_waiting(self) -> bool:
@@ -121,6 +126,9 @@ class Coordinators:
         self._known: OrderedDict[str, Coordinator] = OrderedDict()
         self._forgotten: OrderedDict[str, int] = OrderedDict()
         self._watchers: dict[str, Coordinator] = {}
+        self.kept: str | None = None
+        """Boot number of the one that is told everything however long it was silent: the experiment's owner, also
+        after its lease, for it has to hear what became of it."""
         self.short_changed: list[Address] = []
         """Addresses of those that do not get every confirmed notice, each once; whoever tells of them empties it."""
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
@@ -158,6 +166,8 @@ class Coordinators:
         certainly : bool
             Also where there are too many already.
         """
+        if certainly:
+            self.kept = boot
         if boot not in self._watchers and not self._known[boot].has_left:
             self._expire_watchers(now)
             if certainly or len(self._watchers) < WATCHERS:
@@ -167,6 +177,8 @@ class Coordinators:
 
     def _expire_watchers(self, now: float) -> None:
         for boot in [boot for boot, watcher in self._watchers.items() if watcher.last_seen < now - KEPT]:
+            if boot == self.kept:
+                continue
             if len(self._watchers[boot].notices):
                 self._short_changed(self._watchers[boot])
             self._stop_watching(boot)
@@ -238,6 +250,12 @@ class Coordinators:
             for boot, watcher in self._watchers.items()
             if watcher.address and watcher.last_seen >= since and boot != except_for
         ]
+
+    def last_words(self, now: float) -> list[tuple[Address, list[bytes]]]:
+        """Return where those are that watch, and what each has not confirmed yet."""
+        since = now - self._timing.lost_after
+        watchers = [watcher for watcher in self._watchers.values() if watcher.last_seen >= since]
+        return [(watcher.address, watcher.notices.rest()) for watcher in watchers if watcher.address]
 
     def lane(self, source: Address) -> EchoLane:
         """Return the way to the iblutil coordinator at `source`."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import chain
 
 from rigsync.config import MAX_DATAGRAM, RigConfig
-from rigsync.errors import RigError, RigLost, RigRefused, RigTimeout
+from rigsync.errors import Cancelled, RigError, RigLost, RigRefused, RigTimeout
 from rigsync.protocol import messages
 from rigsync.protocol.events import Dialect, LinkState
 from rigsync.protocol.liveness import Liveness
@@ -69,6 +69,8 @@ class Errand:
     frame: bytes = b""
     """The request in the rigsync dialect, to this rig, once it has been sent."""
     echoed_at: float | None = None
+    end_reached_rig: bool = False
+    """Whether the rig has answered the EXPEND that called this off, so that this will not be run any more."""
 
 
 class Errands:
@@ -85,6 +87,8 @@ class Errands:
     def __init__(self, liveness: Liveness, lost_grace: float):
         self._liveness, self._lost_grace = liveness, lost_grace
         self.current: Errand | None = None
+        self.doubtful: list[Errand] = []
+        """What was sent, and then called off by an EXPEND: the rig alone knows which of the two was first."""
         self._queue: deque[Errand] = deque()
         self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
         self._queue_timer = math.inf
@@ -105,6 +109,8 @@ class Errands:
         if self._liveness.state is not LinkState.LOST:
             return errand.deadline
         asked = max(self._liveness.lost_since, errand.submitted)
+        if errand.received and errand.request.act_at is not None:
+            asked = max(asked, errand.request.act_at)  # a rig that waits for its instant need not be heard before
         return min(errand.deadline, asked + self._lost_grace)
 
     def next_timer(self) -> float:
@@ -128,7 +134,7 @@ class Errands:
         return unsent
 
     def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:
-        """Take out what an EXPEND calls off: what waits for an instant after its own.
+        """Take out what an EXPEND calls off, which waits for an instant after its own, and what was sent of it apart.
 
         Parameters
         ----------
@@ -149,17 +155,39 @@ class Errands:
         called_off = [errand for errand in self._queue if waits(errand)]
         self._queue = deque(errand for errand in self._queue if errand not in called_off)
         if self.current and waits(self.current):
-            called_off.insert(0, self.current)
+            if self.current.tries:
+                self.doubtful.append(self.current)
+            else:
+                called_off.insert(0, self.current)
             self.current = None
         return called_off
 
+    def under_way(self) -> list[Errand]:
+        """Return what has been sent, or is to be sent next."""
+        return [*self.doubtful, self.current] if self.current else self.doubtful
+
+    def remove(self, errand: Errand) -> None:
+        """Take out one of those that are under way."""
+        if errand is self.current:
+            self.current = None
+        else:
+            self.doubtful.remove(errand)
+
+    def note_end(self, reached_rig: bool, now: float) -> None:
+        """Take note of what became of an EXPEND: soon after it must be known what it has called off."""
+        for errand in self.doubtful:
+            errand.end_reached_rig |= reached_rig
+            errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
+
     def take_overtaken(self) -> list[Errand]:
         """Take out what an EXPINTERRUPT overtakes."""
-        overtaken = list(self._queue)
-        self._queue.clear()
+        overtaken = self.doubtful.copy()
         if self.current and self.current.request.event is not ExpMessage.EXPINTERRUPT:
-            overtaken.insert(0, self.current)
+            overtaken.append(self.current)
             self.current = None
+        overtaken += self._queue
+        self.doubtful.clear()
+        self._queue.clear()
         return overtaken
 
     def take_expired(self, now: float) -> list[Errand]:
@@ -175,6 +203,11 @@ def unanswered(errand: Errand, config: RigConfig, liveness: Liveness, dialect: D
     """Return the error of an errand whose time is up, with what is known of why."""
     name = errand.request.event.name
     address = config.address
+    if errand.end_reached_rig:
+        return Cancelled(
+            config.name,
+            f"EXPEND has called {name} off; the rig has not said whether it had begun by then, and runs no more",
+        )
     if errand.received and liveness.is_gone:
         return (RigRefused if liveness.refused else RigLost)(
             config.name,

@@ -14,8 +14,9 @@ from rigsync.config import Timing
 from rigsync.protocol.backoff import Backoff
 from rigsync.protocol.messages import Notice
 
-WAITING = 256
-"""Confirmed notices that may wait for one coordinator; beyond that the oldest is given up."""
+WAITING = 10_000
+WAITING_BYTES = 4 << 20
+"""Confirmed notices that may wait for one coordinator, and their bytes; beyond that the oldest are given up."""
 KEPT = 120.0
 """Seconds for which notices wait for a coordinator that is silent: longer than any partition that heals by itself."""
 KEYS = 1024
@@ -55,12 +56,12 @@ class NoticeQueue:
         For back-off.
     """
 
-    __slots__ = ("_backoff", "_is_copy", "_sent_at", "_tries", "_waiting", "due", "overflowed")
+    __slots__ = ("_backoff", "_bytes", "_is_copy", "_sent_at", "_tries", "_waiting", "due", "overflowed")
 
     def __init__(self, timing: Timing, random: Random):
         self._backoff = Backoff(timing, random)
         self._waiting: deque[tuple[int, bytes]] = deque()
-        self._tries = 0
+        self._bytes = self._tries = 0
         self._sent_at = 0.0
         self._is_copy = False
         self.due = math.inf
@@ -74,8 +75,10 @@ class NoticeQueue:
     def add(self, n: int, frame: bytes, now: float) -> None:
         """Have a notice wait for its turn."""
         self._waiting.append((n, frame))
-        if len(self._waiting) > WAITING:
+        self._bytes += len(frame)
+        while len(self._waiting) > 2 and (len(self._waiting) > WAITING or self._bytes > WAITING_BYTES):
             # Not the first, which has been sent and may be acknowledged yet.
+            self._bytes -= len(self._waiting[1][1])
             del self._waiting[1]
             self.overflowed = True
         if len(self._waiting) == 1:
@@ -95,9 +98,13 @@ class NoticeQueue:
             return  # of an earlier copy
         if self._tries == 1 and not self._is_copy:
             self._backoff.add_sample(now - self._sent_at)
-        self._waiting.popleft()
+        self._bytes -= len(self._waiting.popleft()[1])
         self._is_copy = False
         self._tries, self.due = 0, now if self._waiting else math.inf
+
+    def rest(self) -> list[bytes]:
+        """Return all that wait, in order: they are sent once more, and then nobody is there to send them."""
+        return [frame for _, frame in self._waiting]
 
     def pause(self) -> None:
         """Send nothing until the coordinator is heard again."""
@@ -112,4 +119,5 @@ class NoticeQueue:
     def clear(self) -> None:
         """Forget all: nobody waits for them any more."""
         self._waiting.clear()
+        self._bytes = 0
         self.due = math.inf

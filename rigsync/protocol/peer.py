@@ -114,6 +114,8 @@ class Peer:
         self._echo_guard = EchoGuard()
         self._probe_n = 0
         self._probes = ProbeLog()
+        self._newest_alive = self._left_at = -1
+        """Numbers of the newest probe that is answered, and of the last before the rig's goodbye."""
         self._clock = ClockFilter()
         self._notices = NoticeFilter()
         self._errands = Errands(self._liveness, timing.lost_grace)
@@ -188,8 +190,8 @@ class Peer:
     def abandon(self) -> None:
         """Settle everything, since this coordinator is closing."""
         self.withdraw_queued()
-        if errand := self._errands.current:
-            self._errands.current = None
+        for errand in list(self._errands.under_way()):
+            self._errands.remove(errand)
             name = errand.request.event.name
             self._fail(errand, Aborted(self.name, f"this program closed before {name} was answered"))
 
@@ -246,21 +248,21 @@ class Peer:
         self._note_change(before)
         if self._awaited_echo and now >= self._awaited_echo.until:
             self._awaited_echo = None
-        if self._errands.current and now >= self._errands.limit(self._errands.current):
-            self._give_up(self._errands.current)
-            self._errands.current = None
+        for errand in [errand for errand in self._errands.under_way() if now >= self._errands.limit(errand)]:
+            self._give_up(errand, now)
         if now >= self._errands.next_timer():
             for errand in self._errands.take_expired(now):
-                self._give_up(errand)
+                self._give_up(errand, now)
         self._advance(now)
-        if self._errands.current and now >= self._errands.current.next_send:
-            self._transmit(self._errands.current, now)
+        for errand in self._errands.under_way():
+            if now >= errand.next_send:
+                self._transmit(errand, now)
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` has something to do next."""
         timer = min(self._liveness.next_timer(), self._errands.next_timer())
-        if self._errands.current:
-            timer = min(timer, self._errands.current.next_send, self._errands.limit(self._errands.current))
+        for errand in self._errands.under_way():
+            timer = min(timer, errand.next_send, self._errands.limit(errand))
         if self._awaited_echo:
             timer = min(timer, self._awaited_echo.until)
         return timer
@@ -294,7 +296,8 @@ class Peer:
         if errand.tries == 1:
             errand.sent_at = now
         if self.dialect is Dialect.RIGSYNC:
-            errand.frame = errand.frame or self._encode(errand.request)
+            if not errand.frame or (errand.received and errand.request.act_at is not None):
+                errand.frame = self._encode(errand.request)  # again and again: the rig's clock is known ever better
             for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
                 self._send(Line.REQUESTS, errand.frame)
             again = self._timing.ask_again if errand.received else self._backoff.wait(errand.tries)
@@ -306,8 +309,8 @@ class Peer:
 
     def _encode(self, request: Request) -> bytes:
         at = None
-        if request.act_at is not None and self.clock is not None:
-            at = self._stamps.stamp(request.act_at) + round(self.clock.offset * NANOSECONDS)
+        if request.act_at is not None and (offset := self._clock.offset_at(request.act_at)) is not None:
+            at = self._stamps.stamp(request.act_at) + round(offset * NANOSECONDS)
         return messages.request(self._boot, request.n, request.message, self._remote_boot, at)
 
     def _call_off(self, end_at: float | None, now: float) -> None:
@@ -328,8 +331,10 @@ class Peer:
 
     def _finish(self, errand: Errand, outcome: list[Any] | RigError, now: float, start: Start | None = None) -> None:
         self._confirm_receipt(errand)
-        self._errands.current = None
+        self._errands.remove(errand)
         request = errand.request
+        if request.event is ExpMessage.EXPEND:
+            self._errands.note_end(not isinstance(outcome, RigError), now)
         if not isinstance(outcome, RigError):
             self._events.append(MessageReceived(self.name, request.event, outcome, request.request_time))
         self._settled(self.name, request, outcome, start)
@@ -338,9 +343,12 @@ class Peer:
     def _fail(self, errand: Errand, error: RigError) -> None:
         self._settled(self.name, errand.request, error, None)
 
-    def _give_up(self, errand: Errand) -> None:
-        is_current = errand is self._errands.current
-        self._fail(errand, unanswered(errand, self.config, self._liveness, self.dialect, is_current))
+    def _give_up(self, errand: Errand, now: float) -> None:
+        if is_under_way := errand in self._errands.under_way():
+            self._errands.remove(errand)
+        self._fail(errand, unanswered(errand, self.config, self._liveness, self.dialect, is_under_way))
+        if errand.request.event is ExpMessage.EXPEND:
+            self._errands.note_end(False, now)
 
     # ----------------------------------------------------------------------------------------- iblutil dialect
 
@@ -421,6 +429,7 @@ class Peer:
                 self._liveness.hurry(now)
         elif isinstance(frame, Bye):
             before = self.state
+            self._left_at = self._probe_n
             self._liveness.farewell(frame.reason, now)
             self._note_change(before)
         elif isinstance(frame, messages.Notice):
@@ -439,7 +448,13 @@ class Peer:
                 return
             restarted = self._remote_boot is not None
             self._meet(frame.boot)
-        self.status, self.exp_ref, self.version, self.owner = frame.status, frame.exp_ref, frame.version, frame.owner
+        elif frame.n <= self._left_at:
+            self._count("late answer")  # it left before the goodbye
+            return
+        if frame.n >= self._newest_alive:  # a later probe's answer may have overtaken this one
+            self._newest_alive = frame.n
+            self.status, self.exp_ref = frame.status, frame.exp_ref
+            self.version, self.owner = frame.version, frame.owner
         self._probe_returned(frame.n, now, (frame.t0, frame.t1, frame.t2), frame.t2 - frame.t1)
         self._heard(Dialect.RIGSYNC, now)
         if restarted:
@@ -453,11 +468,11 @@ class Peer:
             self._past_boots.append(self._remote_boot)
         self._remote_boot = boot
         self._clock, self._notices = ClockFilter(), NoticeFilter()
+        self._newest_alive = self._left_at = -1
 
     def _settle_restarted(self) -> None:
-        errand = self._errands.current
-        if errand and errand.tries:
-            self._errands.current = None
+        for errand in [errand for errand in self._errands.under_way() if errand.tries]:
+            self._errands.remove(errand)
             name = errand.request.event.name
             problem = (
                 f"the rig's program was started anew while {name} was outstanding, and the new one does not run it; "
@@ -474,8 +489,9 @@ class Peer:
             self._count("late notice")
 
     def _receive_outcome(self, frame: Frame, now: float) -> None:
-        errand = self._errands.current
-        if errand is None or errand.request.n != frame.n or not errand.tries:
+        asked = (errand for errand in self._errands.under_way() if errand.request.n == frame.n and errand.tries)
+        errand = next(asked, None)
+        if errand is None:
             self._count("late answer")  # ordinary under duplication: no violation
             return
         if errand.tries == 1 and not errand.received:

@@ -200,8 +200,10 @@ class Responder(Outputs[Address]):
         self._coordinators.short_changed.clear()
 
     def farewell(self, now: float) -> None:
-        """Tell the coordinators that probe this rig that it is closing."""
-        for address in self._coordinators.watching(now):
+        """Tell the coordinators that probe this rig that it is closing, after all that they have not confirmed yet."""
+        for address, notices in self._coordinators.last_words(now):
+            for frame in notices:
+                self._send(address, frame)
             self._send(address, messages.bye(self._boot, 0, "the rig is closing"))
 
     # --------------------------------------------------------------------------------------- rigsync dialect
@@ -248,6 +250,8 @@ class Responder(Outputs[Address]):
         record = coordinator.records.get(frame.n)
         if record:  # a repeat: never run twice
             record.source = source
+            if record.frame is None and frame.at is not None:
+                self._agenda.reschedule(record, self._stamps.instant(frame.at))
             self._send(source, record.frame or messages.ack(self._boot, frame.n))
             return
         if frame.n <= coordinator.highest:

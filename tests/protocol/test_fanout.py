@@ -420,10 +420,14 @@ def test_an_end_calls_a_start_off_on_every_rig() -> None:
     bench.push("EXPSTART", act_at=5.0)
     bench.requests()
     bench.push("EXPEND")
+    sent = bench.requests()
+    for rig in RIGS:
+        failure = messages.failure(boot_of(rig), 1, "Cancelled", "EXPSTART was not run", "")
+        bench.fanout.receive_datagram(failure, (rig, Line.REQUESTS), bench.now)
     (start,) = bench.completed()
     assert {rig: type(error) for rig, error in start.failures.items()} == dict.fromkeys(RIGS, Cancelled)
     assert start.at == pytest.approx(WALL / 1e9 + 5.0, abs=1e-6)
-    assert bench.requests() == [(rig, 2, ExpMessage.EXPEND) for rig in RIGS[::-1]]
+    assert sent == [(rig, 2, ExpMessage.EXPEND) for rig in RIGS[::-1]]
 
 
 def test_a_restart_concerns_the_rig_that_it_happened_to() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rigsync.config import Timing
 from rigsync.protocol.messages import Notice
-from rigsync.protocol.notices import KEPT, KEYS, WAITING, NoticeFilter, NoticeQueue
+from rigsync.protocol.notices import KEPT, KEYS, NoticeFilter, NoticeQueue
 
 from .support import RIG, Fixed
 
@@ -222,21 +222,35 @@ def test_all_can_be_forgotten(queue: NoticeQueue) -> None:
     assert queue.send(1.0) == b"3"
 
 
-def test_256_wait_and_beyond_the_oldest_but_the_one_under_way_is_given_up(queue: NoticeQueue) -> None:
-    assert WAITING == 256
-    for n in range(WAITING):
+def test_beyond_so_many_bytes_the_oldest_are_given_up(queue: NoticeQueue) -> None:
+    for n in range(10):
+        queue.add(n, bytes(1 << 20), 0.0)
+    assert queue.overflowed
+    assert queue.rest() == [bytes(1 << 20)] * 4
+    queue.clear()
+    for n in range(4):
+        queue.add(n, bytes(1 << 20), 0.0)
+    assert len(queue) == 4
+
+
+def test_beyond_so_many_the_oldest_but_the_one_under_way_is_given_up(
+    queue: NoticeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 256
+    monkeypatch.setattr("rigsync.protocol.notices.WAITING", most)
+    for n in range(most):
         queue.add(n, b"%d" % n, 0.0)
     queue.send(0.0)
     assert not queue.overflowed
-    for n in range(WAITING, WAITING + 3):
+    for n in range(most, most + 3):
         queue.add(n, b"%d" % n, 0.0)
     assert queue.overflowed
-    assert len(queue) == WAITING
+    assert len(queue) == most
     came = []
-    for n in [0, *range(4, WAITING + 3)]:
+    for n in [0, *range(4, most + 3)]:
         came.append(queue.send(1.0))
         queue.acknowledge(n, 1.0)
-    assert came == [b"%d" % n for n in [0, *range(4, WAITING + 3)]]
+    assert came == [b"%d" % n for n in [0, *range(4, most + 3)]]
     assert len(queue) == 0
 
 

@@ -1506,14 +1506,91 @@ def test_an_end_calls_off_what_was_sent_for_a_later_instant(bench: PeerBench, ac
     bench.run(4.9)
     bench.sent()
     end = bench.submit("EXPEND")
-    error = bench.outcome()
-    assert type(error) is errors.Cancelled
-    assert str(error) == f"{NAME}: EXPSTART was called off by EXPEND before its instant"
     assert bench.sent() == [bench.frame(end)]
-    bench.reply({}, n=1)  # of what was called off
-    assert bench.outcomes == []
+    assert bench.outcomes == []  # the rig alone knows which was first
+    bench.failure("Cancelled", "EXPSTART was not run: EXPEND came before its instant", n=1)
+    assert type(bench.outcome()) is errors.Cancelled
     bench.reply({})
     assert bench.outcome() == [{}]
+
+
+def test_what_began_before_the_end_that_was_to_call_it_off_has_succeeded(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.run(4.9)
+    bench.submit("EXPEND")
+    bench.reply("began", n=1)
+    assert bench.outcome() == ["began"]
+    bench.reply({})
+    assert bench.outcome() == [{}]
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_where_the_rig_does_not_say_what_was_first_nothing_is_claimed(bench: PeerBench, reached: bool) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.submit("EXPEND", timeout=2.0)
+    if reached:
+        bench.reply({})
+        assert bench.outcome() == [{}]
+    asked = bench.run(4.0)
+    assert asked  # it is asked what became of it
+    *_, (_, error) = bench.outcomes
+    assert type(error) is (errors.Cancelled if reached else RigTimeout)
+    assert "was not run" not in str(error)
+    assert not bench.peer._errands.doubtful
+
+
+@pytest.mark.parametrize("how", ["EXPINTERRUPT", "restart", "close"])
+def test_what_is_doubtful_is_settled_with_all_else(bench: PeerBench, how: str) -> None:
+    bench.submit("EXPSTART", delay=5.0)
+    bench.submit("EXPEND")
+    if how == "EXPINTERRUPT":
+        bench.submit("EXPINTERRUPT")
+    elif how == "restart":
+        bench.alive(2, boot=NEW)
+    else:
+        bench.peer.abandon()
+    expected = {"EXPINTERRUPT": Interrupted, "restart": errors.RigRestarted, "close": Aborted}[how]
+    assert [(at, type(error)) for at, error in bench.outcomes] == [(1.0, expected), (2.0, expected)]
+
+
+def test_a_rig_that_waits_for_its_instant_need_not_be_heard_before_it(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", delay=60.0)
+    bench.ack()
+    bench.run(20)
+    assert bench.peer.state is LinkState.LOST
+    assert bench.outcomes == []
+    bench.run(41.5)
+    assert type(bench.outcome()) is RigLost
+
+
+def test_the_instant_follows_the_drift_and_is_told_again_as_it_is_known_better(bench: PeerBench) -> None:
+    for second in range(60):
+        bench.run(1.0)
+        bench.alive(bench.peer.probe(bench.now), offset=1e-4 * second)
+    bench.sent(Line.PROBES)
+    bench.submit("EXPSTART", delay=100.0)
+    (first,) = bench.sent()
+    frame = decode(first)
+    assert isinstance(frame, messages.Request)
+    assert frame.at is not None
+    offset = (frame.at - WALL) / 1e9 - (bench.now + 100.0)
+    assert offset == pytest.approx(1e-4 * 159, abs=1e-3)
+    bench.ack()
+    bench.alive(bench.peer.probe(bench.now), offset=1e-4 * 60)
+    bench.run(1.1)
+    again = [decode(data) for data in bench.sent()]
+    assert [frame.n for frame in again] == [1]  # type: ignore[union-attr]
+    assert again[0] != frame
+
+
+def test_a_late_alive_takes_nothing_back(bench: PeerBench) -> None:
+    bench.run(0.1)
+    bench.alive(4, status=ExpStatus.RUNNING)
+    bench.alive(3, status=ExpStatus.CONNECTED)
+    assert bench.peer.status is ExpStatus.RUNNING
+    bench.receive(messages.bye(RIG, 0, "closing"))
+    bench.alive(5)
+    assert bench.peer.state is LinkState.LOST
 
 
 def test_an_end_calls_off_what_waits_in_the_queue_for_a_later_instant_and_nothing_else(bench: PeerBench) -> None:
@@ -1567,11 +1644,10 @@ def test_a_rig_that_calls_it_off_by_itself_is_told_as_such(bench: PeerBench) -> 
 def test_withdrawing_leaves_what_the_rig_has_and_closing_settles_it(bench: PeerBench) -> None:
     bench.submit("EXPSTART", delay=5.0)
     bench.submit("EXPEND", delay=None)
-    bench.outcomes.clear()
     bench.submit("EXPSTART", delay=50.0)
     assert bench.peer.withdraw_queued() == [3.0]
     bench.peer.abandon()
-    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(3.0, Aborted), (2.0, Aborted)]
+    assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(3.0, Aborted), (1.0, Aborted), (2.0, Aborted)]
 
 
 def test_an_end_for_a_later_instant_leaves_the_start_before_it(bench: PeerBench) -> None:
