@@ -452,7 +452,7 @@ def test_advice_for_a_second_coordinator_can_be_followed(lab: Lab) -> None:
     )
     lab.run(lab.rig, "env", f"PYTHONPATH={Path(rigsync.__file__).parents[1]}", sys.executable, "-c", script)
     finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.SECOND_COORDINATOR)
-    assert "the rig's own computer is in charge" in finding["seen"]
+    assert f"the rig's own computer (127.0.0.1) is in charge of the rig's experiment {REFERENCE}" in finding["seen"]
     (command,) = [remedy for remedy in finding["remedies"] if "takeover" in remedy]
     pushed = lab.start(lab.pc, *shlex.split(command)[2:]).outcome()
     assert pushed.status == 0, pushed
@@ -559,7 +559,7 @@ def test_datagrams_that_leave_by_the_wrong_interface(lab: Lab) -> None:
     lab.filter(lab.rig, "input", 'iifname "vpn" drop')
     finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.WRONG_INTERFACE)
     assert finding["seen"].startswith(
-        f"datagrams to {THERE} leave from 10.231.78.1, although the interface {HERE}/24 (cable)"
+        f"what is sent to {THERE} leaves from 10.231.78.1, although the interface {HERE}/24 (cable)"
     )
 
 
