@@ -1,8 +1,9 @@
 """What is wrong between this computer and its rigs, and what to do about it.
 
 `diagnose` looks at all rigs at the same time and takes some seconds. It only probes, from sockets of its own, which
-disturbs no experiment, no rig of the iblutil dialect, and runs no handler. What was seen of a rig is an `Evidence`;
-`rigsync.findings` makes the findings of it.
+disturbs no experiment and runs no handler. A connection alone would disturb a rig of the iblutil dialect on ``tcp://``,
+which is therefore spared, unless no experiment runs. What was seen of a rig is an `Evidence`; `rigsync.findings` makes
+the findings of it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import math
 import os
 import secrets
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rigsync.config import RigConfig, Rigs
+from rigsync.doctor_lines import Line, StreamLine, datagram_line, stream_line
 from rigsync.errors import RemoteProtocolError
 from rigsync.findings import Evidence, Finding, SocketAddress, judge
 from rigsync.interfaces import own_interfaces
@@ -30,7 +31,6 @@ from rigsync.protocol import messages
 from rigsync.protocol.clock import ClockFilter, StampClock
 from rigsync.protocol.events import Dialect
 from rigsync.protocol.messages import Alive, Probe
-from rigsync.transports.udp import BUFFER
 from rigsync.workers import Workers
 
 LOOK_UP_TIMEOUT = 3.0
@@ -42,7 +42,8 @@ ECHO_BURST, ECHO_INTERVAL = 3, 0.3
 PATIENCE = 1.0
 """Seconds after which a probe counts as lost."""
 SILENCE = 3.5
-"""Seconds without any answer: Linux gives up finding a computer in the local network after 3 and says so."""
+"""Seconds without any answer: Linux gives up finding a computer in the local network after 3 and says so, and Windows
+asks a TCP port that refuses again for 2."""
 SIZES = (1400, 1600, 8000, 60000)
 """Bytes of padded probes: within a packet of Ethernet, just beyond, within a jumbo frame of 9,000, and near the most
 that a datagram carries."""
@@ -62,9 +63,6 @@ _UNREACHABLE = {
     for name in ("ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EHOSTDOWN", "EADDRNOTAVAIL", "ENONET")
     if (number := getattr(errno, name, None)) is not None
 }
-_HEARS_ALL_ERRORS = sys.platform == "linux"
-"""Linux tells a UDP socket that a host cannot be reached only where it asks for that (ip(7), IP_RECVERR)."""
-_RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +75,16 @@ class Diagnosis:
     """What is wrong; empty where all is well."""
 
 
-def diagnose(rigs: Rigs) -> dict[str, Diagnosis]:
+def diagnose(rigs: Rigs, *, idle: bool = False) -> dict[str, Diagnosis]:
     """Look at all rigs, at the same time.
 
     Parameters
     ----------
     rigs : Rigs
         The configuration.
+    idle : bool
+        That no experiment runs. It lets the doctor connect to rigs on ``tcp://`` that are, or may be, of the iblutil
+        dialect, which takes them from the task that is connected to them.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def diagnose(rigs: Rigs) -> dict[str, Diagnosis]:
     thread = LoopThread("doctor", timeout=-1)
     thread.start()
     try:
-        evidences: list[Evidence] = thread.run_coroutine(_examine_all, rigs)
+        evidences: list[Evidence] = thread.run_coroutine(functools.partial(_examine_all, idle=idle), rigs)
     finally:
         thread.stop()
         thread.join()
@@ -104,9 +105,9 @@ def diagnose(rigs: Rigs) -> dict[str, Diagnosis]:
 # ------------------------------------------------------------------------------------------------------ examining
 
 
-async def _examine_all(rigs: Rigs) -> list[Evidence]:
+async def _examine_all(rigs: Rigs, idle: bool) -> list[Evidence]:
     workers = Workers("doctor")
-    examination = _Examination(workers)
+    examination = _Examination(workers, idle)
     try:
         return list(await asyncio.gather(*(examination.examine(config) for config in rigs.rigs.values())))
     finally:
@@ -114,13 +115,10 @@ async def _examine_all(rigs: Rigs) -> list[Evidence]:
 
 
 class _Examination:
-    """All rigs, each on its own, and what they share.
+    """All rigs, each on its own, and what they share."""
 
-    The way here is that of ``udp://``; another scheme takes its own in `examine`, and fills in the same evidence.
-    """
-
-    def __init__(self, workers: Workers):
-        self._workers = workers
+    def __init__(self, workers: Workers, idle: bool):
+        self._workers, self._idle = workers, idle
         self._loop = asyncio.get_running_loop()
         self._stamps = StampClock(time.time_ns(), self._loop.time())
         self._seeking = asyncio.Semaphore(AT_ONCE)
@@ -133,22 +131,55 @@ class _Examination:
         if not addresses:
             return evidence
         (family, evidence.asked), *others = addresses
-        begun = self._loop.time()
         try:
-            async with _opened(family, evidence.asked) as line:
-                evidence.local = line.local
-                visit = _Visit(line, evidence, self._stamps)
-                await visit.probe()
-                if evidence.has_answered and evidence.alive and not evidence.refused:
-                    await visit.try_sizes(self._pace)
-                    visit.leave()
-                elif not evidence.has_answered:
-                    async with self._seeking:
-                        await self._seek(visit, others, begun + SILENCE)
+            if config.address.scheme == "tcp":
+                await self._examine_stream(evidence, family, evidence.asked, others)
+            else:
+                await self._examine_datagrams(evidence, family, evidence.asked, others)
         except OSError as error:  # of opening: no route is known as soon as the socket is connected
             _note_error(evidence, error)
             await self._reach_another(evidence, others)
         return evidence
+
+    async def _examine_datagrams(
+        self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
+    ) -> None:
+        begun = self._loop.time()
+        async with datagram_line(family, asked) as line:
+            evidence.local = line.local
+            visit = _Visit(line, evidence, self._stamps)
+            await visit.probe()
+            if evidence.has_answered and evidence.alive and not evidence.refused:
+                await visit.try_sizes(self._pace)
+                visit.leave()
+            elif not evidence.has_answered:
+                async with self._seeking:
+                    await self._seek(visit, asked, others, begun + SILENCE)
+
+    async def _examine_stream(
+        self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
+    ) -> None:
+        async with datagram_line(family, asked) as line:  # which sends nothing, and tells the way there
+            evidence.local = line.local
+        evidence.spared = not self._idle and evidence.rig.dialect != Dialect.RIGSYNC.value
+        if evidence.spared:
+            async with self._seeking:
+                await self._knock(evidence, family, asked)
+            return
+        with contextlib.suppress(TimeoutError):
+            await self._call(evidence, family, asked)
+        if not evidence.has_answered and not evidence.connected:
+            async with self._seeking:
+                await asyncio.gather(self._reach_another(evidence, others), self._knock(evidence, family, asked))
+
+    async def _call(self, evidence: Evidence, family: int, address: SocketAddress) -> None:
+        """Probe over a TCP connection."""
+        async with stream_line(family, address, evidence.rig.max_message, SILENCE) as line:
+            evidence.connected = True
+            visit = _Visit(line, evidence, self._stamps)
+            await visit.probe()
+            if evidence.alive:
+                visit.leave()
 
     async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[tuple[int, SocketAddress]]:
         """Return all addresses of a rig's host, the one that a coordinator takes first."""
@@ -163,7 +194,8 @@ class _Examination:
                 found.set_exception(error)
 
         host, port = config.address.host, config.address.port
-        look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_DGRAM)
+        kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
+        look_up = functools.partial(socket.getaddrinfo, host, port, type=kind)
         self._workers.submit(look_up, lambda *outcome: self._loop.call_soon_threadsafe(settle, *outcome))
         try:
             entries = await asyncio.wait_for(found, LOOK_UP_TIMEOUT)
@@ -176,14 +208,16 @@ class _Examination:
         addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in entries)
         return sorted(addresses, key=lambda entry: entry[0] != socket.AF_INET)
 
-    async def _seek(self, visit: _Visit, others: Sequence[tuple[int, SocketAddress]], until: float) -> None:
-        """Find out why a rig does not answer."""
+    async def _seek(
+        self, visit: _Visit, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]], until: float
+    ) -> None:
+        """Find out why a rig does not answer over UDP."""
         evidence = visit.evidence
         searches = [self._reach_another(evidence, others)]
         if not evidence.refused and not evidence.unreachable and not evidence.junk:
             searches += [
-                self._listen_to_all(visit.line.family, evidence),
-                self._knock(visit.line.family, evidence),
+                self._listen_to_all(evidence, visit.line.family, asked),
+                self._knock(evidence, visit.line.family, asked),
             ]
         await asyncio.gather(*searches)
         explained = evidence.junk or evidence.reached_at or evidence.answered_from or evidence.host_is_up
@@ -192,34 +226,39 @@ class _Examination:
 
     async def _reach_another(self, evidence: Evidence, others: Sequence[tuple[int, SocketAddress]]) -> None:
         """See whether the rig answers at another address of its name."""
+        if evidence.spared:
+            return
         for family, address in others:
             trial = Evidence(evidence.rig, asked=address)
             with contextlib.suppress(OSError):
-                async with _opened(family, address) as line:
-                    await _Visit(line, trial, self._stamps).probe()
+                if evidence.rig.address.scheme == "tcp":
+                    await self._call(trial, family, address)
+                else:
+                    async with datagram_line(family, address) as line:
+                        await _Visit(line, trial, self._stamps).probe()
             if trial.has_answered:
                 evidence.reached_at = address
                 return
 
-    async def _listen_to_all(self, family: int, evidence: Evidence) -> None:
+    async def _listen_to_all(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
         """See whether an answer comes from elsewhere, which a connected socket does not take."""
         with contextlib.suppress(OSError):
-            async with _opened(family, None) as line:
-                trial = Evidence(evidence.rig, asked=evidence.asked)
+            async with datagram_line(family, asked, hears_everybody=True) as line:
+                trial = Evidence(evidence.rig, asked=asked)
                 await _Visit(line, trial, self._stamps).probe()
-                if trial.has_answered and line.source and line.source[:2] != (evidence.asked or ())[:2]:
+                if trial.has_answered and line.source and line.source[:2] != asked[:2]:
                     evidence.answered_from = line.source
                 elif trial.has_answered:  # late, or after much loss: it is there
                     for name in ("probes", "answers", "dialect", "alive", "round_trip", "clock"):
                         setattr(evidence, name, getattr(trial, name))
 
-    async def _knock(self, family: int, evidence: Evidence) -> None:
+    async def _knock(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
         """See whether the host refuses at ports at which nothing listens."""
 
         async def refuses(port: int) -> bool:
             with contextlib.suppress(OSError):
-                async with _opened(family, ((evidence.asked or ())[0], port, *(evidence.asked or ())[2:])) as line:
-                    line.socket.send(b"")
+                async with datagram_line(family, (asked[0], port, *asked[2:])) as line:
+                    line.socket.send(b"")  # asyncio sends nothing empty
                     news = await line.next(self._loop.time() + PATIENCE)
                     return news is not None and isinstance(news.content, ConnectionError)
             return False
@@ -235,7 +274,7 @@ class _Examination:
 class _Visit:
     """Probing one address from one socket."""
 
-    def __init__(self, line: _Line, evidence: Evidence, stamps: StampClock):
+    def __init__(self, line: Line, evidence: Evidence, stamps: StampClock):
         self.line, self.evidence = line, evidence
         self._stamps, self._clock = stamps, ClockFilter()
         self._boot = secrets.token_hex(8)
@@ -248,12 +287,18 @@ class _Visit:
     async def probe(self) -> None:
         """Send a burst of probes, and wait for what comes."""
         evidence = self.evidence
+        is_stream = isinstance(self.line, StreamLine)
         # An iblutil rig shows each datagram that it does not know once: it gets the same again.
         echoing = evidence.rig.dialect == Dialect.IBLUTIL.value
         count, interval = (ECHO_BURST, ECHO_INTERVAL) if echoing else (BURST, BURST_INTERVAL)
-        for _ in range(count):
+        for number in range(count):
             self._burst.add(self._send(0 if echoing else self._n + 1))
             evidence.probes += 1
+            if is_stream and number == 0:
+                # No copy is needed, for a stream loses nothing; and iblutil takes two that arrive together for one.
+                await self.wait(self._loop.time() + SILENCE, lambda: evidence.has_answered or evidence.junk is not None)
+                if not evidence.has_answered:
+                    return
             await self.wait(self._loop.time() + interval, lambda: echoing and evidence.has_answered)
             if evidence.dialect is Dialect.IBLUTIL or evidence.refused or evidence.unreachable:
                 return
@@ -280,7 +325,7 @@ class _Visit:
 
     def leave(self) -> None:
         """Have a rigsync rig send no notices here."""
-        self.line.transport.sendto(messages.bye(self._boot, self._n + 1, "the doctor leaves"))
+        self.line.send(messages.bye(self._boot, self._n + 1, "the doctor leaves"))
 
     async def wait(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
         """Take in what comes until monotonic `until` (s), or until that is of no use."""
@@ -288,6 +333,8 @@ class _Visit:
         while not (done() or evidence.refused or evidence.unreachable) and (news := await self.line.next(until)):
             if isinstance(news.content, OSError):
                 _note_error(evidence, news.content)
+            elif isinstance(news.content, RemoteProtocolError):
+                self._note_junk(news.content)
             else:
                 self._receive(news.content, news.time)
 
@@ -296,8 +343,7 @@ class _Visit:
         stamp = self._stamps.stamp(now) if n else 0
         self._n = max(self._n, n)
         self._sent[n] = (now, stamp)
-        data = messages.probe(self._boot, n, stamp, size)
-        self.line.transport.sendto(data, None if self.line.is_connected else self.evidence.asked)
+        self.line.send(messages.probe(self._boot, n, stamp, size))
         return n
 
     def _receive(self, data: bytes, now: float) -> None:
@@ -309,8 +355,7 @@ class _Visit:
             if frame.n not in self._sent or (isinstance(frame, Probe) and frame.boot != self._boot):
                 raise RemoteProtocolError("stray frame", "an answer to what was not asked")
         except RemoteProtocolError as error:
-            if not evidence.has_answered:
-                evidence.junk = error
+            self._note_junk(error)
             return
         if frame.n in self._answered:
             return  # doubled by the network
@@ -327,90 +372,13 @@ class _Visit:
         else:
             evidence.dialect = Dialect.IBLUTIL
 
+    def _note_junk(self, error: RemoteProtocolError) -> None:
+        if not self.evidence.has_answered:
+            self.evidence.junk = self.evidence.junk or error
+
 
 def _note_error(evidence: Evidence, error: OSError) -> None:
     if isinstance(error, ConnectionError):  # as Linux and macOS say it, and Windows
         evidence.refused = True
     elif error.errno in _UNREACHABLE or isinstance(error, PermissionError):
         evidence.unreachable = os.strerror(error.errno) if error.errno else str(error)
-
-
-# --------------------------------------------------------------------------------------------------------- sockets
-
-
-@dataclass(frozen=True, slots=True)
-class _News:
-    """What came to a socket."""
-
-    time: float
-    """When, in monotonic seconds."""
-    content: bytes | OSError = field(repr=False)
-    """A datagram, or what the network said."""
-
-
-class _Line(asyncio.DatagramProtocol):
-    """One socket."""
-
-    transport: asyncio.DatagramTransport
-
-    def __init__(self, sock: socket.socket, is_connected: bool):
-        self.socket, self.is_connected = sock, is_connected
-        self.family = int(sock.family)
-        self.source: SocketAddress | None = None
-        self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[_News] = asyncio.Queue()
-
-    @property
-    def local(self) -> str:
-        """The address of this computer that the system has chosen."""
-        return str(self.socket.getsockname()[0])
-
-    async def next(self, until: float) -> _News | None:
-        """Return what comes next, None where nothing has come by monotonic `until` (s)."""
-        with contextlib.suppress(asyncio.QueueEmpty):
-            return self._news.get_nowait()
-        try:
-            return await asyncio.wait_for(self._news.get(), max(0.0, until - self._loop.time()))
-        except (asyncio.TimeoutError, TimeoutError):
-            return None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.DatagramTransport", transport)
-
-    def datagram_received(self, data: bytes, addr: SocketAddress) -> None:
-        self.source = addr
-        self._news.put_nowait(_News(self._loop.time(), data))
-
-    def error_received(self, exc: Exception) -> None:
-        if isinstance(exc, OSError):
-            self._news.put_nowait(_News(self._loop.time(), exc))
-        if _HEARS_ALL_ERRORS:
-            with contextlib.suppress(OSError):  # when there are no more; left in the queue they would wake the loop
-                while True:
-                    self.socket.recvmsg(0, 0, socket.MSG_ERRQUEUE)
-
-
-@contextlib.asynccontextmanager
-async def _opened(family: int, address: SocketAddress | None) -> AsyncIterator[_Line]:
-    """Open a socket, connected to an address, or to none."""
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
-        if _HEARS_ALL_ERRORS:
-            sock.setsockopt(*_RECEIVE_ERRORS[sock.family], 1)
-        if address is None:
-            sock.bind(("", 0))
-        else:
-            sock.connect(address)
-        create = asyncio.get_running_loop().create_datagram_endpoint
-        transport, line = await create(lambda: _Line(sock, address is not None), sock=sock)
-    except BaseException:
-        sock.close()
-        raise
-    try:
-        yield line
-    finally:
-        transport.close()

@@ -41,15 +41,19 @@ class Fault(str, Enum):
     NO_ROUTE = "no-route"
     """The network cannot carry anything to the rig's address."""
     WRONG_INTERFACE = "wrong-interface"
-    """The datagrams leave by another interface, or the rig is at another one, than the rig's address asks for."""
+    """What is sent leaves by another interface, or the rig is at another one, than the rig's address asks for."""
     OTHER_ADDRESS = "answers-from-another-address"
     """The rig answers, from another address than it was asked at."""
     CLOSED_PORT = "closed-port"
     """The host is up and nothing listens at the port."""
     DEAF = "deaf"
-    """A rig of the iblutil dialect has closed its socket."""
+    """A rig of the iblutil dialect has closed its UDP socket."""
     SILENCE = "silence"
     """Nothing comes back."""
+    HANGS = "hangs"
+    """The rig's host takes a TCP connection, and nothing answers on it."""
+    NOT_EXAMINED = "not-examined"
+    """A rig on TCP that is, or may be, of the iblutil dialect, which a connection would take from its task."""
     NOT_A_RIG = "not-a-rig"
     """Something else answers at the rig's address."""
     DIALECT = "wrong-dialect"
@@ -91,7 +95,7 @@ class Evidence:
     asked: SocketAddress | None = None
     """The socket address that was asked."""
     local: str | None = None
-    """The address of this computer from which the datagrams left."""
+    """The address of this computer from which is sent."""
     probes: int = 0
     """How many were sent."""
     answers: int = 0
@@ -104,6 +108,10 @@ class Evidence:
     """Seconds of the quickest probe."""
     clock: ClockEstimate | None = None
     """How the rig's clock stands to this computer's."""
+    spared: bool = False
+    """Whether no TCP connection was tried, which would take the rig from its task."""
+    connected: bool = False
+    """Whether its host has taken a TCP connection."""
     refused: bool = False
     """Whether its host says that nothing listens at the port."""
     unreachable: str | None = None
@@ -125,6 +133,11 @@ class Evidence:
     def has_answered(self) -> bool:
         """Whether a rig has answered as it should."""
         return self.answers > 0
+
+    @property
+    def scheme(self) -> str:
+        """How the rig is spoken to: ``udp`` or ``tcp``."""
+        return self.rig.address.scheme
 
     @property
     def owner(self) -> str | None:
@@ -167,13 +180,15 @@ def _unanswered(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
         return _other_address(evidence, evidence.answered_from)
     if evidence.junk:
         return _not_a_rig(evidence, evidence.junk)
+    if evidence.connected:
+        return _hangs(evidence)
     if finding := _wrong_interface(evidence, interfaces):
         return finding
     if evidence.unreachable:
         return _no_route(evidence, evidence.unreachable)
     if evidence.refused:
         return _closed(evidence, interfaces)
-    return _silence(evidence)
+    return _not_examined(evidence) if evidence.spared else _silence(evidence)
 
 
 def _unknown_name(evidence: Evidence) -> Finding:
@@ -187,14 +202,14 @@ def _unknown_name(evidence: Evidence) -> Finding:
             "check the spelling in the file of rigs, and that the rig's computer is called so",
             f"$ ping {host}",
             f"if it fails too, give the IP address instead, which the rig's computer shows (ipconfig; ip address): "
-            f"{name}: udp://192.168.1.20:{evidence.rig.address.port}",
+            f"{name}: {Address(evidence.scheme, '192.168.1.20', evidence.rig.address.port)}",
         ),
     )
 
 
 def _other_address(evidence: Evidence, source: SocketAddress) -> Finding:
     asked = evidence.asked or ("", 0)
-    answering = str(Address("udp", *source[:2]))
+    answering = _uri(evidence, source)
     if source[0] == asked[0]:
         meaning = "another port answers than the one asked, as behind a relay or a router that translates addresses"
         remedy = "take the relay or the port forwarding out, or give each rig one that answers from where it was asked"
@@ -203,7 +218,7 @@ def _other_address(evidence: Evidence, source: SocketAddress) -> Finding:
             "the rig's computer has several addresses, and answers from another than was asked; answers from elsewhere "
             "are not taken, for they might be forged"
         )
-        remedy = f"or let the rig's program listen at that address alone, in place of 0.0.0.0: {Address('udp', *asked)}"
+        remedy = f"or let the rig's program listen at that address alone, in place of 0.0.0.0: {_uri(evidence, asked)}"
     return Finding(
         evidence.rig.name,
         Fault.OTHER_ADDRESS,
@@ -215,6 +230,7 @@ def _other_address(evidence: Evidence, source: SocketAddress) -> Finding:
 
 def _not_a_rig(evidence: Evidence, junk: RemoteProtocolError) -> Finding:
     where = text_of(evidence.asked or ())
+    protocol, listening = ("TCP", "-ltnp") if evidence.scheme == "tcp" else ("UDP", "-ulnp")
     if junk.kind == "foreign version":
         return Finding(
             evidence.rig.name,
@@ -231,8 +247,8 @@ def _not_a_rig(evidence: Evidence, junk: RemoteProtocolError) -> Finding:
         (
             "check address and port in the file of rigs",
             "on the rig's computer, see which program has the port; on Windows, then on Linux:",
-            f"$ netstat -ano -p UDP | findstr :{evidence.rig.address.port}",
-            f"$ ss -ulnp | grep :{evidence.rig.address.port}",
+            f"$ netstat -ano -p {protocol} | findstr :{evidence.rig.address.port}",
+            f"$ ss {listening} | grep :{evidence.rig.address.port}",
         ),
     )
 
@@ -247,8 +263,9 @@ def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Fin
             f"{evidence.rig.address.host} has several addresses; the rig answers at {there}, and not at {here}",
             "the rig's program listens at one of its computer's interfaces, and this computer asks at another",
             (
-                f"write the address that answers into the file of rigs: {name}: {Address('udp', *evidence.reached_at)}",
-                "or let the rig's program listen at all interfaces: udp://0.0.0.0:" + str(evidence.rig.address.port),
+                f"write the address that answers into the file of rigs: {name}: {_uri(evidence, evidence.reached_at)}",
+                "or let the rig's program listen at all interfaces: "
+                + str(Address(evidence.scheme, "0.0.0.0", evidence.rig.address.port)),  # noqa: S104 - advice, not bound
             ),
         )
     if asked is None:
@@ -276,12 +293,12 @@ def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Fin
     return Finding(
         name,
         Fault.WRONG_INTERFACE,
-        f"datagrams to {ip} leave from {chosen}, although the interface {nearest.address}{label} is in the rig's own "
-        "network",
-        "the system sends them the wrong way: a VPN or a route takes them, or that interface is switched off",
+        f"what is sent to {ip} leaves from {chosen}, although the interface {nearest.address}{label} is in the rig's "
+        "own network",
+        "the system sends it the wrong way: a VPN or a route takes it, or that interface is switched off",
         (
             "see that the cable of that interface is plugged in and that it is switched on; disconnect VPNs",
-            "see which way the datagrams take; on Windows, then on Linux:",
+            "see which way it takes; on Windows, then on Linux:",
             f'$ powershell -Command "Find-NetRoute -RemoteIPAddress {ip}"',
             f"$ ip route get {ip}",
         ),
@@ -319,14 +336,16 @@ def _no_route(evidence: Evidence, said: str) -> Finding:
             "$ ipconfig",
             f"$ ip route get {host}",
             "if both are well, a firewall rejects (firewalld does so): " + _open_port_heading(evidence),
-            *_open_port(evidence.rig.address.port),
+            *_open_port(evidence),
         ),
     )
 
 
 def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
     name, where = evidence.rig.name, text_of(evidence.asked or ())
-    if evidence.rig.dialect == Dialect.IBLUTIL.value or evidence.dialect is Dialect.IBLUTIL:
+    closes_when_deaf = evidence.scheme == "udp"  # on TCP it goes on listening
+    is_iblutil = evidence.rig.dialect == Dialect.IBLUTIL.value or evidence.dialect is Dialect.IBLUTIL
+    if closes_when_deaf and is_iblutil:
         return Finding(
             name,
             Fault.DEAF,
@@ -341,13 +360,18 @@ def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
     ip = ipaddress.ip_address((evidence.asked or ("0.0.0.0",))[0].partition("%")[0])  # noqa: S104 - never sent to
     own = ip.is_loopback or any(ip == interface.address.ip for interface in interfaces)
     steps: tuple[str, ...] = (
-        "start the rig's program; if it runs, compare the address that it listens at with the file of rigs",
-        "if it is an iblutil rig whose program runs: it has gone deaf after a lost echo; restart it (and write "
-        "dialect: iblutil into the file of rigs, to be told so)",
+        "start the rig's program; if it runs, compare the address that it listens at with the file of rigs, udp:// or "
+        "tcp:// too",
     )
+    if closes_when_deaf:
+        steps = (
+            *steps,
+            "if it is an iblutil rig whose program runs: it has gone deaf after a lost echo; restart it (and write "
+            "dialect: iblutil into the file of rigs, to be told so)",
+        )
     if not own:  # its firewall lets through what it sends to itself
         heading = "if a firewall there rejects: " + _open_port_heading(evidence)
-        steps = (*steps, heading, *_open_port(evidence.rig.address.port))
+        steps = (*steps, heading, *_open_port(evidence))
     return Finding(
         name,
         Fault.CLOSED_PORT,
@@ -360,7 +384,8 @@ def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
 
 def _silence(evidence: Evidence) -> Finding:
     where = text_of(evidence.asked or ())
-    seen = f"no answer from {where} to {evidence.probes} probes"
+    tried = f"{evidence.probes} probes" if evidence.scheme == "udp" else "the call for a TCP connection"
+    seen = f"no answer from {where} to {tried}"
     if evidence.local:
         seen += f", sent from {evidence.local}"
     if evidence.host_is_up:
@@ -378,12 +403,50 @@ def _silence(evidence: Evidence) -> Finding:
         Fault.SILENCE,
         seen,
         meaning,
-        (first, _open_port_heading(evidence), *_open_port(evidence.rig.address.port)),
+        (first, _open_port_heading(evidence), *_open_port(evidence)),
+    )
+
+
+def _hangs(evidence: Evidence) -> Finding:
+    return Finding(
+        evidence.rig.name,
+        Fault.HANGS,
+        f"the host of {text_of(evidence.asked or ())} takes a TCP connection, and nothing answers on it",
+        "the rig's program hangs (the system takes connections for it), or another program has the port",
+        (
+            "look at the rig: does its program react? Else restart it; look at its recording first, for it may be "
+            "going on",
+            "check address and port in the file of rigs",
+        ),
+    )
+
+
+def _not_examined(evidence: Evidence) -> Finding:
+    name, is_iblutil = evidence.rig.name, evidence.rig.dialect == Dialect.IBLUTIL.value
+    up = "its host is up, for it refuses at other ports" if evidence.host_is_up else "nor has its host shown itself"
+    who = "the rig is of the iblutil dialect" if is_iblutil else "the rig may be of the iblutil dialect"
+    steps: tuple[str, ...] = (
+        "while no experiment runs, let it be connected to:",
+        f"$ rigsync doctor --idle {shlex.quote(name)}",
+    )
+    if not is_iblutil:
+        known = (
+            "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs: it is then looked at always"
+        )
+        steps = (*steps, known)
+    return Finding(
+        name,
+        Fault.NOT_EXAMINED,
+        f"no connection to {text_of(evidence.asked or ())} was tried; {up}",
+        f"{who}, which over TCP answers on its newest connection alone: one from here would take it from the task that "
+        "uses it. Whether its port is open and its program answers was therefore not looked at",
+        steps,
     )
 
 
 def _same_address(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None:
-    others = [other.rig.name for other in everything if other is not evidence and other.asked == evidence.asked]
+    place = (evidence.scheme, evidence.asked)
+    others = [other.rig.name for other in everything if other is not evidence and (other.scheme, other.asked) == place]
     if not others:
         return None
     return Finding(
@@ -497,7 +560,7 @@ def _second_coordinator(evidence: Evidence, interfaces: Sequence[Interface]) -> 
     on_loopback = owner in _LOOPBACK
     if owner in own_addresses and (is_here or not on_loopback):
         return None
-    where = "rig's own computer" if on_loopback and not is_here else f"computer {owner}"
+    where = f"rig's own computer ({owner})" if on_loopback and not is_here else f"computer {owner}"
     name, alive = shlex.quote(evidence.rig.name), evidence.alive
     reference = alive.exp_ref if alive else None
     shown = reference if reference and _REFERENCE.fullmatch(reference) else "REFERENCE"
@@ -507,7 +570,9 @@ def _second_coordinator(evidence: Evidence, interfaces: Sequence[Interface]) -> 
         evidence.rig.name,
         Fault.SECOND_COORDINATOR,
         f"the {where} is in charge of the rig's experiment {reference or 'without a reference'}{status}",
-        "messages from this computer are refused with BusyError, but for EXPINTERRUPT",
+        "messages from this computer are refused with BusyError, but for EXPINFO, EXPSTATUS and EXPINTERRUPT; if the "
+        "task in charge has crashed, the rig interrupts by itself after its lease (300 s, unless its program says "
+        "otherwise)",
         (
             f"close the task on the {where}, if it is not meant to run",
             "or stop that experiment from here:",
@@ -519,22 +584,29 @@ def _second_coordinator(evidence: Evidence, interfaces: Sequence[Interface]) -> 
 
 
 def _open_port_heading(evidence: Evidence) -> str:
+    port = f"{evidence.scheme.upper()} port {evidence.rig.address.port}"
     return (
-        f"let UDP port {evidence.rig.address.port} through the firewall of the rig's computer: on Windows (as "
-        "administrator), or on Linux with ufw, firewalld or nftables"
+        f"let {port} through the firewall of the rig's computer: on Windows (as administrator), or on Linux with ufw, "
+        "firewalld or nftables"
     )
 
 
-def _open_port(port: int) -> tuple[str, ...]:
-    rule = f'name="rigsync {port}" dir=in action=allow protocol=UDP localport={port}'
+def _open_port(evidence: Evidence) -> tuple[str, ...]:
+    port, protocol = evidence.rig.address.port, evidence.scheme
+    rule = f'name="rigsync {port}" dir=in action=allow protocol={protocol.upper()} localport={port}'
     return (
         f"$ netsh advfirewall firewall add rule {rule}",
-        f"$ sudo ufw allow {port}/udp",
-        f"$ sudo firewall-cmd --permanent --add-port={port}/udp && sudo firewall-cmd --reload",
-        f"$ sudo nft insert rule inet filter input udp dport {port} accept",
+        f"$ sudo ufw allow {port}/{protocol}",
+        f"$ sudo firewall-cmd --permanent --add-port={port}/{protocol} && sudo firewall-cmd --reload",
+        f"$ sudo nft insert rule inet filter input {protocol} dport {port} accept",
     )
+
+
+def _uri(evidence: Evidence, address: SocketAddress) -> str:
+    """Return a socket address as it stands in the file of rigs."""
+    return str(Address(evidence.scheme, *address[:2]))
 
 
 def text_of(address: SocketAddress) -> str:
     """Return a socket address as host and port."""
-    return str(Address("udp", *address[:2])).partition("://")[2] if address else "-"
+    return str(Address("", *address[:2])).partition("://")[2] if address else "-"

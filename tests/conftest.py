@@ -95,9 +95,14 @@ def serve() -> Iterator[Callable[..., Any]]:
     with contextlib.ExitStack() as stack:
 
         def start(
-            name: str, handlers: Mapping[str, Callable[..., Any]] | None = None, *, port: int = 0, **options: Any
+            name: str,
+            handlers: Mapping[str, Callable[..., Any]] | None = None,
+            *,
+            port: int = 0,
+            scheme: str = "udp",
+            **options: Any,
         ) -> Rig:
-            rig = Rig(name, f"udp://127.0.0.1:{port}", **options)
+            rig = Rig(name, f"{scheme}://127.0.0.1:{port}", **options)
             for message, handler in (handlers or {}).items():
                 rig.on(message)(handler)
             rig.start()

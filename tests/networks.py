@@ -80,9 +80,9 @@ class Lab:
         command = Command(list(arguments), self.folder, environment(self.folder, **environ), before=before)
         return self._ends.enter_context(command)
 
-    def serve(self, name: str = "cameras", host: str = "0.0.0.0") -> None:
+    def serve(self, name: str = "cameras", host: str = "0.0.0.0", scheme: str = "udp", port: int = 11001) -> None:
         """Run a rig on the rig's computer."""
-        self.start(self.rig, "serve", name, "--uri", f"udp://{host}:11001", "--json").line('{"listening"')
+        self.start(self.rig, "serve", name, "--uri", f"{scheme}://{host}:{port}", "--json").line('{"listening"')
 
     def doctor(self, **rigs: Any) -> dict[str, Any]:
         """Ask the doctor on the task's computer; return what it says of each rig."""

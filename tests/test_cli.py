@@ -32,7 +32,7 @@ from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
 from rigsync.protocol.ownership import LEASE
 from tests.cli_programs import LONG, Command, Outcome, environment, has_ended
-from tests.processes import FakeAlyx, IblutilServer, free_port, until
+from tests.processes import FakeAlyx, IblutilServer, RigProgram, free_port, until
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
@@ -437,6 +437,34 @@ def test_junk_options_of_ping(commands: Commands, options: list[str]) -> None:
     outcome = commands.run("ping", *options, status=2)
     assert "Usage: rigsync ping" in outcome.err
     assert outcome.out == ""
+
+
+@needs_signals
+def test_ping_of_a_rig_on_tcp_that_is_killed_and_comes_back(commands: Commands) -> None:
+    with RigProgram("cameras", "tcp://127.0.0.1:0", handlers={}) as rig:
+        commands.rigs(cameras=rig.uri)
+        with commands.start("ping", "-i", "0.05", "-W", "0.2") as command:
+            about = f"cameras ({rig.uri.removeprefix('tcp://')}): "
+            answer = f"{about}rigsync {rigsync.__version__}, CONNECTED, seq="
+            command.line(answer)
+            rig.kill()
+            command.line(f"{about}refused, seq=")
+            with RigProgram("cameras", rig.uri, handlers={}):
+                command.line(answer)
+                command.interrupt()
+                outcome = command.outcome()
+    assert outcome.status == 0
+    (row,) = table_of(outcome.out)
+    assert 0 < int(row["received"]) < int(row["sent"])
+    assert "Traceback" not in outcome.err
+
+
+def test_ping_of_a_silent_rig_on_tcp_names_the_port_to_open(commands: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taking:
+        port = taking.getsockname()[1]
+        commands.rigs(mute=f"tcp://127.0.0.1:{port}")
+        outcome = commands.run("ping", "-c", "1", "-W", "0.2", status=1)
+    assert f"keeps TCP port {port} closed" in " ".join(outcome.out.split())
 
 
 @needs_signals

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shlex
 import socket
+import struct
 import sys
 import threading
 import time
@@ -18,23 +19,26 @@ import pytest
 import rigsync
 from rigsync import Rig
 from rigsync.config import Rigs, rigs_from
-from rigsync.doctor import BURST, ECHO_BURST, SIZES, Diagnosis, diagnose
+from rigsync.doctor import BURST, BURST_INTERVAL, ECHO_BURST, SIZES, Diagnosis, diagnose
 from rigsync.findings import Fault, Finding
 from rigsync.interfaces import own_interfaces
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.responder import Responder
+from rigsync.protocol.stream import StreamDecoder
 from tests.cli_programs import Command, environment
 from tests.live_helpers import LONG, RawRig, closed_port, in_thread, silent_rig, until
 from tests.networks import HERE, THERE, Lab, lab
-from tests.processes import PROBE_WARNING, IblutilServer
+from tests.processes import PROBE_WARNING, IblutilServer, free_port
 
 __all__ = ["lab"]  # a fixture
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 
 REFERENCE = "2026-01-31_1_mouse"
+
+LINGER = struct.Struct("HH" if sys.platform == "win32" else "ii")  # struct linger: on, for 0 s
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the whole of 127.0.0.0/8")
 
@@ -111,12 +115,12 @@ class ShiftedRig(Rig):
 
 
 @pytest.fixture
-def shifted() -> Iterator[Callable[[str, float], str]]:
+def shifted() -> Iterator[Callable[..., str]]:
     """Start rigs whose clocks are off; gives the URI."""
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, shift: float) -> str:
-            rig = ShiftedRig(name, "udp://127.0.0.1:0")
+        def start(name: str, shift: float, scheme: str = "udp") -> str:
+            rig = ShiftedRig(name, f"{scheme}://127.0.0.1:0")
             rig.shift = shift
             return stack.enter_context(rig).uri
 
@@ -452,7 +456,7 @@ def test_advice_for_a_second_coordinator_can_be_followed(lab: Lab) -> None:
     )
     lab.run(lab.rig, "env", f"PYTHONPATH={Path(rigsync.__file__).parents[1]}", sys.executable, "-c", script)
     finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.SECOND_COORDINATOR)
-    assert "the rig's own computer is in charge" in finding["seen"]
+    assert f"the rig's own computer (127.0.0.1) is in charge of the rig's experiment {REFERENCE}" in finding["seen"]
     (command,) = [remedy for remedy in finding["remedies"] if "takeover" in remedy]
     pushed = lab.start(lab.pc, *shlex.split(command)[2:]).outcome()
     assert pushed.status == 0, pushed
@@ -559,7 +563,7 @@ def test_datagrams_that_leave_by_the_wrong_interface(lab: Lab) -> None:
     lab.filter(lab.rig, "input", 'iifname "vpn" drop')
     finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.WRONG_INTERFACE)
     assert finding["seen"].startswith(
-        f"datagrams to {THERE} leave from 10.231.78.1, although the interface {HERE}/24 (cable)"
+        f"what is sent to {THERE} leaves from 10.231.78.1, although the interface {HERE}/24 (cable)"
     )
 
 
@@ -599,3 +603,345 @@ def test_large_answers_that_are_lost(lab: Lab) -> None:
     lab.run(lab.rig, "ip", "link", "set", "cable", "mtu", "9000")
     finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.MTU)
     assert finding["seen"] == "datagrams of 1,400 bytes come back, those of 1,600 bytes do not"
+
+
+# ------------------------------------------------------------------------------------------------------- over TCP
+
+
+def on_tcp(uri: str, dialect: str = "rigsync") -> dict[str, str]:
+    """Return the configuration of a rig that may be connected to."""
+    return {"uri": uri if "://" in uri else f"tcp://{uri}", "dialect": dialect}
+
+
+def look(uri: str, dialect: str = "rigsync", *, idle: bool = False) -> Diagnosis:
+    return diagnose(rigs_from({"cameras": on_tcp(uri, dialect)}), idle=idle)["cameras"]
+
+
+class Taking:
+    """A TCP socket that listens, and does as told with each connection that it takes.
+
+    Parameters
+    ----------
+    behave : callable, optional
+        Called with each connection; by default connections are taken by the system alone, and nothing answers.
+    """
+
+    def __init__(self, behave: Callable[[socket.socket], object] | None = None):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"tcp://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.socket.settimeout(0.02)
+        self._behave = behave
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def was_called(self) -> bool:
+        """Take the next connection that waits, and tell whether there was one."""
+        try:
+            self.socket.accept()[0].close()
+        except TimeoutError:
+            return False
+        return True
+
+    def _run(self) -> None:
+        while self._behave and not self._ended.is_set():
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                connection, _ = self.socket.accept()
+                connection.settimeout(LONG)
+                with connection:
+                    self._behave(connection)
+
+    def __enter__(self) -> Taking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(LONG)
+        self.socket.close()
+
+
+def test_a_rig_on_tcp_with_which_all_is_well(serve: Callable[..., Any]) -> None:
+    found = look(serve("cameras", scheme="tcp").uri)
+    assert found.findings == ()
+    evidence = found.evidence
+    assert (evidence.dialect.value, evidence.probes, evidence.answers) == ("rigsync", BURST, BURST)
+    assert evidence.alive
+    assert evidence.alive.name == "cameras"
+    assert evidence.clock
+    assert abs(evidence.clock.offset) < 1
+    assert (evidence.local, evidence.largest) == ("127.0.0.1", None)
+
+
+def test_no_experiment_on_tcp_is_disturbed(serve: Callable[..., Any], connect: Callable[..., Any]) -> None:
+    ran: list[str] = []
+    rig = serve(
+        "cameras",
+        {name: lambda *_, name=name: ran.append(name) for name in rigsync.ExpMessage.__members__},
+        scheme="tcp",
+    )
+    task = connect(rig)
+    task.request("EXPINIT", {"exp_ref": REFERENCE})
+    diagnosis = look(rig.uri)
+    assert diagnosis.findings == ()
+    assert diagnosis.evidence.owner == "127.0.0.1"
+    task.request("EXPSTART", REFERENCE)
+    assert ran == ["EXPINIT", "EXPSTART"]
+
+
+@pytest.mark.parametrize("dialect", ["auto", "iblutil"])
+def test_an_iblutil_rig_on_tcp_is_left_to_its_task(connect: Callable[..., Any], dialect: str) -> None:
+    with IblutilServer("cameras", held=["EXPINFO"], scheme="tcp") as rig:
+        task = connect({"cameras": rig.uri})
+        asked = in_thread(task.push, "EXPINFO", "CONNECTED", wait=True)
+        until(lambda: rig.calls == ["EXPINFO"])
+        finding = finding_of(look(rig.uri, dialect), Fault.NOT_EXAMINED)
+        rig.let_go()
+        assert list(asked.result(LONG)) == ["cameras"]
+        assert list(task.push("EXPSTATUS", "RUNNING", wait=True)) == ["cameras"]
+        assert rig.errors == []
+    assert "no connection to 127.0.0.1:" in finding.seen
+    assert "take it from the task that uses it" in finding.meaning
+    assert "$ rigsync doctor --idle cameras" in finding.remedies
+    assert any("write dialect: rigsync" in remedy for remedy in finding.remedies) == (dialect == "auto")
+
+
+@pytest.mark.parametrize("dialect", ["auto", "iblutil"])
+def test_nobody_connects_to_a_rig_on_tcp_that_may_be_iblutils(dialect: str) -> None:
+    with Taking() as rig:
+        finding = finding_of(look(rig.uri, dialect), Fault.NOT_EXAMINED)
+        assert "its host is up, for it refuses at other ports" in finding.seen
+        assert not rig.was_called()
+        look(rig.uri, dialect, idle=True)
+        assert rig.was_called()
+
+
+@pytest.mark.parametrize("dialect", ["auto", "iblutil", "rigsync"])
+def test_an_iblutil_rig_on_tcp_gets_one_probe_while_no_experiment_runs(
+    connect: Callable[..., Any], dialect: str
+) -> None:
+    with IblutilServer("cameras", scheme="tcp") as rig:
+        diagnosis = look(rig.uri, dialect, idle=True)
+        assert diagnosis.evidence.dialect.value == "iblutil"
+        assert (diagnosis.evidence.probes, diagnosis.evidence.answers) == (1, 1)
+        if dialect == "rigsync":
+            finding_of(diagnosis, Fault.DIALECT)
+        else:
+            assert diagnosis.findings == ()
+        assert list(connect({"cameras": rig.uri}).request("EXPSTATUS", "RUNNING")) == ["cameras"]
+        assert rig.calls == ["EXPSTATUS"]
+        assert rig.errors == []
+
+
+def test_nothing_follows_the_first_probe_on_tcp_until_it_is_answered() -> None:
+    received: list[bytes] = []
+
+    def behave(connection: socket.socket) -> None:
+        received.append(connection.recv(65_535))
+        connection.settimeout(5 * BURST_INTERVAL)
+        with contextlib.suppress(TimeoutError):
+            received.append(connection.recv(65_535))
+        connection.sendall(received[0])
+
+    with Taking(behave) as rig:
+        assert look(rig.uri, "auto", idle=True).evidence.dialect.value == "iblutil"
+    assert len(received) == 1
+
+
+def test_an_iblutil_rig_on_tcp_that_went_deaf_echoes_and_that_is_said(tmp_path: Path) -> None:
+    with IblutilServer("cameras", scheme="tcp") as rig:
+        with socket.create_connection(("127.0.0.1", rig.port), LONG) as task:
+            message = b"[8, 20, null]"
+            task.sendall(message)
+            received = b""
+            while len(received) <= len(message):
+                received += task.recv(65_535)
+            task.sendall(b"[no echo]")  # of its answer: it closes, and drops its callbacks
+            until(lambda: rig.errors)
+        (tmp_path / "rigs.yaml").write_text(
+            json.dumps({"rigs": {"cameras": on_tcp(rig.uri, "iblutil")}}), encoding="utf-8"
+        )
+        with Command(["doctor", "--idle"], tmp_path, environment(tmp_path)) as doctor:
+            said = " ".join(doctor.outcome().out.split())
+    assert "iblutil, echoes (whether it acts as well, over TCP, only a message can tell), " in said
+
+
+def test_a_rig_on_tcp_hears_goodbye() -> None:
+    received: list[bytes] = []
+
+    def behave(connection: socket.socket) -> None:
+        decoder = StreamDecoder(messages.MAX_DATAGRAM)
+        while data := connection.recv(65_535):
+            for message in decoder.feed(data):
+                received.append(message)
+                frame = messages.decode(message)
+                if isinstance(frame, messages.Probe):
+                    answer = messages.Alive(
+                        "a" * 16, frame.n, frame.t0, frame.t0, frame.t0, "raw", rigsync.ExpStatus.CONNECTED, None, "0.0"
+                    )
+                    connection.sendall(messages.alive(answer))
+
+    with Taking(behave) as rig:
+        look(rig.uri)
+        until(lambda: any(b'"bye"' in data for data in received))
+
+
+def test_a_name_of_a_rig_on_tcp_that_does_not_resolve() -> None:
+    finding = finding_of(look("nowhere.invalid"), Fault.UNKNOWN_NAME)
+    assert any("cameras: tcp://192.168.1.20:11001" in remedy for remedy in finding.remedies)
+
+
+@pytest.mark.parametrize("dialect", ["rigsync", "iblutil"])
+def test_a_closed_port_on_tcp(dialect: str) -> None:
+    port = free_port(scheme="tcp")
+    finding = finding_of(look(f"127.0.0.1:{port}", dialect, idle=True), Fault.CLOSED_PORT)
+    assert f"the host of 127.0.0.1:{port} is up and nothing listens" in finding.seen
+    assert not any("deaf" in remedy for remedy in finding.remedies)  # an iblutil rig that went deaf listens on TCP
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_program_on_tcp_that_hangs(reads: bool) -> None:
+    def read(connection: socket.socket) -> None:
+        while connection.recv(65_535):
+            pass
+
+    with Taking(read if reads else None) as rig:
+        finding = finding_of(look(rig.uri), Fault.HANGS)
+    assert finding.seen == f"the host of {rig.uri[6:]} takes a TCP connection, and nothing answers on it"
+    assert not any("firewall" in remedy for remedy in finding.remedies)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400"),
+        (b"[99]", ""),
+        (b"", "the connection is closed without an answer"),
+    ],
+)
+def test_something_else_on_tcp(answer: bytes, words: str) -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65_535)
+        connection.sendall(answer)
+
+    with Taking(behave) as rig:
+        finding = finding_of(look(rig.uri), Fault.NOT_A_RIG)
+        port = rig.uri.rpartition(":")[2]
+    assert words in finding.seen
+    assert f"$ ss -ltnp | grep :{port}" in finding.remedies
+    assert f"$ netstat -ano -p TCP | findstr :{port}" in finding.remedies
+
+
+def test_a_connection_that_is_reset_is_no_closed_port() -> None:
+    def reset(connection: socket.socket) -> None:
+        connection.recv(65_535)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 0))  # closing resets
+
+    with Taking(reset) as rig:
+        finding_of(look(rig.uri), Fault.NOT_A_RIG)
+
+
+def test_a_rig_on_tcp_of_another_version_of_the_protocol() -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(65_535).replace(b'"rigsync":1', b'"rigsync":2'))
+
+    with Taking(behave) as rig:
+        finding_of(look(rig.uri), Fault.VERSION)
+
+
+def test_a_rig_on_tcp_of_another_version(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> None:
+    monkeypatch.setattr("rigsync.rig.__version__", "9.7.1")
+    finding_of(look(serve("cameras", scheme="tcp").uri), Fault.VERSION)
+
+
+def test_a_clock_of_a_rig_on_tcp_that_is_off(shifted: Callable[..., str]) -> None:
+    finding = finding_of(look(shifted("cameras", 90.0, "tcp")), Fault.CLOCK)
+    assert finding.seen.startswith("the rig's clock is 90.000 s ahead of this computer's")
+
+
+@needs_linux
+def test_a_second_coordinator_in_charge_over_tcp(serve: Callable[..., Any]) -> None:
+    rig = serve("cameras", scheme="tcp")
+    port = int(rig.uri.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), LONG, ("127.0.0.2", 0)) as owner:
+        owner.sendall(messages.request("c" * 16, 1, compose("EXPINIT", {"exp_ref": REFERENCE})))
+        assert owner.recv(65_535)
+        finding = finding_of(look(rig.uri), Fault.SECOND_COORDINATOR)
+    assert finding.seen == f"the computer 127.0.0.2 is in charge of the rig's experiment {REFERENCE} (INITIALIZED)"
+    assert "interrupts by itself after its lease" in finding.meaning
+
+
+def test_one_port_may_be_two_rigs_by_udp_and_tcp(serve: Callable[..., Any]) -> None:
+    cameras = serve("cameras", scheme="tcp")
+    ephys = serve("ephys", port=int(cameras.uri.rpartition(":")[2]))
+    found = diagnose(rigs_from({"cameras": on_tcp(cameras.uri), "ephys": ephys.uri}))
+    assert [diagnosis.findings for diagnosis in found.values()] == [(), ()]
+
+
+def test_two_names_of_one_rig_on_tcp(serve: Callable[..., Any]) -> None:
+    rig = serve("cameras", scheme="tcp")
+    found = diagnose(
+        rigs_from({"cameras": on_tcp(rig.uri), "ephys": on_tcp(rig.uri.replace("127.0.0.1", "localhost"))})
+    )
+    for diagnosis in found.values():
+        finding_of(diagnosis, Fault.SAME_ADDRESS)
+
+
+def test_two_computers_on_tcp(lab: Lab) -> None:
+    lab.serve(scheme="tcp")
+    assert lab.doctor(cameras=on_tcp(THERE))["cameras"]["findings"] == []
+    lab.filter(lab.rig, "input", "tcp dport 11001 drop")
+    finding = only(lab.doctor(cameras=on_tcp(THERE))["cameras"], Fault.SILENCE)
+    where = f"no answer from {THERE}:11001 to the call for a TCP connection, sent from {HERE}"
+    assert finding["seen"] == f"{where}; its host is up, for it refuses at other ports"
+    commands = [remedy for remedy in finding["remedies"] if remedy.startswith("$ ")]
+    rule = 'name="rigsync 11001" dir=in action=allow protocol=TCP localport=11001'
+    assert f"$ netsh advfirewall firewall add rule {rule}" in commands
+    assert "$ sudo ufw allow 11001/tcp" in commands
+    assert "$ sudo firewall-cmd --permanent --add-port=11001/tcp && sudo firewall-cmd --reload" in commands
+    (command,) = [command for command in commands if " nft " in command]
+    lab.run(lab.rig, *command.removeprefix("$ sudo ").replace("inet filter input", "inet t input").split())
+    assert lab.doctor(cameras=on_tcp(THERE))["cameras"]["findings"] == []
+
+
+def test_a_firewall_that_drops_everything_on_tcp(lab: Lab) -> None:
+    lab.serve(scheme="tcp")
+    lab.filter(lab.rig, "input", "drop")
+    found = lab.doctor(cameras=on_tcp(THERE), ephys=on_tcp(f"{THERE}:11002", "auto"))
+    assert "nor anything else from its host" in only(found["cameras"], Fault.SILENCE)["seen"]
+    assert "nor has its host shown itself" in only(found["ephys"], Fault.NOT_EXAMINED)["seen"]
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"), [("icmpx type admin-prohibited", Fault.NO_ROUTE), ("tcp reset", Fault.CLOSED_PORT)]
+)
+def test_a_firewall_that_rejects_on_tcp(lab: Lab, how: str, fault: Fault) -> None:
+    lab.serve(scheme="tcp")
+    lab.filter(lab.rig, "input", f"tcp dport 11001 reject with {how}")
+    finding = only(lab.doctor(cameras=on_tcp(THERE))["cameras"], fault)
+    assert "$ sudo ufw allow 11001/tcp" in finding["remedies"]
+
+
+def test_no_route_on_tcp(lab: Lab) -> None:
+    found = lab.doctor(
+        cameras=on_tcp("198.51.100.7"), ephys=on_tcp("10.231.77.99"), old=on_tcp("198.51.100.8", "iblutil")
+    )
+    assert "Network is unreachable" in only(found["cameras"], Fault.NO_ROUTE)["seen"]
+    finding = only(found["ephys"], Fault.NO_ROUTE)
+    assert f"the network cannot carry anything to 10.231.77.99: No route to host (sent from {HERE})" in finding["seen"]
+    assert "$ sudo ufw allow 11001/tcp" in finding["remedies"]
+    only(found["old"], Fault.NO_ROUTE)  # which no connection was needed for
+
+
+def test_the_wrong_interface_on_tcp(lab: Lab) -> None:
+    lab.plug("vpn", "10.231.78.1", "10.231.78.2")
+    lab.name("rig-pc", THERE, "10.231.78.2")
+    lab.serve(host="10.231.78.2", scheme="tcp")
+    finding = only(lab.doctor(cameras=on_tcp("rig-pc"))["cameras"], Fault.WRONG_INTERFACE)
+    assert finding["remedies"][0].endswith("cameras: tcp://10.231.78.2:11001")
+    assert finding["remedies"][1].endswith("tcp://0.0.0.0:11001")
+    lab.run(lab.pc, "ip", "route", "add", f"{THERE}/32", "via", "10.231.78.2")
+    lab.filter(lab.rig, "input", 'iifname "vpn" drop')
+    for dialect in ("rigsync", "iblutil"):
+        finding = only(lab.doctor(cameras=on_tcp(THERE, dialect))["cameras"], Fault.WRONG_INTERFACE)
+        assert f"although the interface {HERE}/24 (cable)" in finding["seen"]

@@ -242,7 +242,8 @@ def test_stop_reaches_the_others_when_a_rig_is_killed_in_the_middle(how: str, la
 
 
 @pytest.mark.parametrize(
-    ("how", "expected"), [("silent", "RigTimeout the rig has it"), ("refused", "RigRefused the rig had EXPINIT and was working on it")]
+    ("how", "expected"),
+    [("silent", "RigTimeout the rig has it"), ("refused", "RigRefused the rig had EXPINIT and was working on it")],
 )
 def test_a_rig_that_is_killed_while_its_handler_runs(how: str, expected: str) -> None:
     lab = Lab(timeout=3)

@@ -19,6 +19,9 @@ from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.rig import Rig
 from rigsync.transports import dual_stack, shown_host, udp
+from tests.networks import HERE, THERE, Lab, lab
+
+__all__ = ["lab"]  # a fixture
 
 
 def has_ipv6() -> bool:
@@ -97,6 +100,25 @@ def test_a_coordinator_of_a_rig_at_its_second_address() -> None:
         with Auxiliaries({"cameras": f"udp://127.0.0.2:{port}"}) as aux:
             assert aux.is_connected
             assert aux.request("EXPINIT", timeout=LONG)["cameras"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_a_rig_with_two_addresses_and_two_interfaces_answers_from_the_one_that_was_asked(lab: Lab, host: str) -> None:
+    lab.plug("other", "10.231.78.1", "10.231.78.2")
+    lab.run(lab.rig, "ip", "address", "add", "10.231.77.3/24", "dev", "cable")  # the second one of that interface
+    # The address of the other interface is asked by the cable, by which the system would answer with the cable's own.
+    lab.run(lab.pc, "ip", "route", "add", "10.231.78.2/32", "via", THERE, "src", HERE)
+    addresses = {"first": THERE, "second": "10.231.77.3", "other": "10.231.78.2"}
+    if host == "[::]":
+        for computer, number in ((lab.pc, "1"), (lab.rig, "2"), (lab.rig, "3")):
+            lab.run(computer, "ip", "address", "add", f"fd00:77::{number}/64", "dev", "cable", "nodad")
+        lab.run(lab.rig, "ip", "address", "add", "fd00:78::2/64", "dev", "other", "nodad")
+        lab.run(lab.pc, "ip", "route", "add", "fd00:78::2/128", "via", "fd00:77::2")
+        addresses |= {"first6": "[fd00:77::2]", "second6": "[fd00:77::3]", "other6": "[fd00:78::2]"}
+    lab.serve(host=host)
+    found = lab.doctor(**addresses)  # whose sockets take nothing from another address than was asked
+    assert {name: found[name]["findings"] for name in addresses} == {name: [] for name in addresses}
+    assert [rig["address"] for rig in found.values()] == [f"{address}:11001" for address in addresses.values()]
 
 
 @needs_ipv6

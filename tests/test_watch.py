@@ -215,8 +215,9 @@ def test_a_signal_at_its_start_leaves_the_terminal_as_it_was(
 
 
 @needs_terminal
-def test_a_rig_is_killed_and_comes_back(tmp_path: Path, write: Callable[..., None]) -> None:
-    with RigProgram("cameras", handlers={}) as rig:
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_rig_is_killed_and_comes_back(tmp_path: Path, write: Callable[..., None], scheme: str) -> None:
+    with RigProgram("cameras", f"{scheme}://127.0.0.1:0", handlers={}) as rig:
         write(FAST, cameras=rig.uri)
         with Terminal(tmp_path) as terminal:
             until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
@@ -321,8 +322,11 @@ def test_a_dumb_terminal_gets_tables(tmp_path: Path, write: Callable[..., None],
 # -------------------------------------------------------------------------------------------------------- elsewhere
 
 
-def test_once_prints_a_table(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
-    write(cameras=serve("cameras").uri, gone=f"127.0.0.1:{free_port()}")
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_once_prints_a_table(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], scheme: str
+) -> None:
+    write(cameras=serve("cameras", scheme=scheme).uri, gone=f"{scheme}://127.0.0.1:{free_port(scheme=scheme)}")
     with start(tmp_path, "--once") as command:
         outcome = command.outcome()
     assert outcome.status == 1

@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 @click.command(short_help="Find out what is wrong with rigs, and what to do.")
 @click.argument("patterns", metavar="[RIG]...", nargs=-1)
 @rigs_option
+@click.option(
+    "--idle",
+    is_flag=True,
+    help="Say that no experiment runs: rigs on tcp:// that are, or may be, of the iblutil dialect are then connected "
+    "to, which takes them from the task that uses them.",
+)
 @json_option
 @verbose_option
-def command(patterns: tuple[str, ...], rigs_file: str | None, as_json: bool) -> int:
+def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_json: bool) -> int:
     """Look at each RIG, by its name or a pattern such as 'cameras:*', and name what is wrong; all rigs by default.
 
-    It takes some seconds, and does no harm while an experiment runs: it only probes. The exit status is 1 if something
-    is wrong.
+    It takes some seconds, and does no harm while an experiment runs: it only probes, and does not connect to rigs that
+    a connection would disturb. The exit status is 1 if something is wrong, or could not be looked at.
 
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
-    answers-from-another-address, closed-port, deaf, silence, not-a-rig, wrong-dialect, version, mtu, clock,
-    second-coordinator.
+    answers-from-another-address, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-dialect, version,
+    mtu, clock, second-coordinator.
     """
     from rigsync.cli.log import start_logging
     from rigsync.cli.output import write_json
@@ -36,7 +42,7 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, as_json: bool) -> 
     from rigsync.doctor import diagnose
 
     start_logging()
-    diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns))
+    diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns), idle=idle)
     if as_json:
         write_json({"rigs": {name: _document(diagnosis) for name, diagnosis in diagnoses.items()}})
     else:
@@ -81,6 +87,8 @@ def _state_of(evidence: Evidence) -> str:
 
     alive = evidence.alive
     parts = [f"{evidence.dialect.value} {alive.version}" if alive else evidence.dialect.value]
+    if evidence.connected and not alive:
+        parts.append("echoes (whether it acts as well, over TCP, only a message can tell)")
     if alive:
         parts.append(" ".join(part for part in (alive.status.name, alive.exp_ref) if part))
     parts.append(f"{milliseconds(evidence.round_trip)} ms")

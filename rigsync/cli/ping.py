@@ -186,8 +186,8 @@ class Tally:
         address = self.rig.address
         return (
             f"check that its computer is on and in this network (ping {address.host}), that the rig's program runs "
-            f"there, and that no firewall, there or here, keeps UDP port {address.port} closed; rigsync doctor "
-            f"{shlex.quote(self.rig.name)} finds out more"
+            f"there, and that no firewall, there or here, keeps {address.scheme.upper()} port {address.port} closed; "
+            f"rigsync doctor {shlex.quote(self.rig.name)} finds out more"
         )
 
     def document(self) -> dict[str, Any]:
