@@ -103,6 +103,20 @@ def test_first_script_interrupts_the_rigs_that_did_initialise(
     assert cameras.stdout.readline() == "stopped\n"
 
 
+def test_first_script_started_twice_leaves_the_experiment_of_the_first_alone(
+    serve: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
+) -> None:
+    rig = serve("cameras")
+    first = connect(rig)
+    first.request("EXPINIT", {"exp_ref": REFERENCE})
+    first.request("EXPSTART", REFERENCE)
+    task = tmp_path / "task.py"
+    task.write_text(TASK.replace("udp://127.0.0.1:11001", rig.uri), encoding="utf-8")
+    done = run([str(task)], tmp_path)
+    assert "BusyError: EXPINIT refused" in done.stderr
+    assert rig.status is ExpStatus.RUNNING
+
+
 def test_a_second_rig_at_the_same_port_says_so_without_the_tracebacks_of_the_system(
     cameras: subprocess.Popen[str], ports: dict[str, str], tmp_path: Path
 ) -> None:
