@@ -32,9 +32,18 @@ def environment() -> Path:
         print(f"setting up {folder.name} (once; a few minutes at most)", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", f"{HERE}[dev]"]
-        subprocess.run(install, check=True)
+        run_quietly(install)
         done.write_text(wanted, encoding="utf-8")
     return python
+
+
+def run_quietly(command: list[str]) -> None:
+    """Run a command, and show what it says only where it fails: pip warns of much that is of no account here."""
+    try:
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except subprocess.CalledProcessError as error:
+        print(error.output.decode(errors="replace"), file=sys.stderr)
+        raise
 
 
 def main(arguments: list[str]) -> int:

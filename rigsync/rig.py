@@ -359,7 +359,7 @@ class Rig:
             session.endpoint.close()
             # Looking for what holds the port takes seconds on some systems.
             explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
-            raise await explain from error
+            raise await explain from None  # whose text says all that there is to know
         self._uri = str(Address(self._config.address.scheme, *bound[:2]))
         self._session = session
         logger.info("rig %s listens on %s", self.name, self._uri)

@@ -23,8 +23,9 @@ import click
 import pytest
 
 import rigsync
-from rigsync import cli
-from rigsync.cli import children, log
+from rigsync import PushResult, cli
+from rigsync.cli import children, log, push
+from rigsync.cli.outcomes import answer_in_words
 from rigsync.config import user_config_file
 from rigsync.findings import Fault
 from rigsync.protocol import messages
@@ -38,6 +39,10 @@ needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has 
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
 
 REFERENCE = "2026-01-31_1_mouse"
+LEFT_TO_ITSELF = (
+    f"nobody is in charge when this command has ended: rigs with a lease ({LEASE:g} s, unless they were told "
+    "otherwise) interrupt when it is over\n"
+)
 ESCAPE = "\x1b"
 
 
@@ -335,11 +340,9 @@ def test_ping_tells_each_answer_and_sums_up(commands: Commands, serve: Callable[
     )
     assert answers == ["1", "2", "3"]
     (row,) = table_of(outcome.out)
-    shown = {"rig": "cameras", "address": address, "dialect": "rigsync", "status": "CONNECTED"}
-    counted = {"sent": "3", "received": "3", "loss": "0%"}
-    assert {**row, **shown, **counted} == row
-    assert 0 < float(row["min"]) <= float(row["avg"]) <= float(row["max"])
-    assert float(row["mdev ms"]) >= 0
+    shown = {"rig": "cameras", "status": "CONNECTED", "received": "3 of 3"}
+    assert {**row, **shown} == row
+    assert 0 < float(row["min"]) <= float(row["avg"]) <= float(row["max ms"])
     assert outcome.err == ""
 
 
@@ -387,7 +390,7 @@ def test_ping_knows_an_iblutil_rig(commands: Commands) -> None:
     assert re.search(r"^cameras \(127\.0\.0\.1:\d+\): iblutil, seq=1 time=", outcome.out)
     assert "offset" not in outcome.out
     row = table_of(outcome.out)[0]
-    assert (row["dialect"], row["status"], row["loss"]) == ("iblutil", "-", "0%")
+    assert (row["status"], row["received"]) == ("-", "1 of 1")
 
 
 def test_ping_tells_a_refused_port_from_silence(commands: Commands, serve: Callable[..., Any], silent: int) -> None:
@@ -397,10 +400,10 @@ def test_ping_tells_a_refused_port_from_silence(commands: Commands, serve: Calla
     lines = outcome.out.split("\n")
     assert f"mute (127.0.0.1:{silent}): no answer within 0.2 s, seq=1" in lines
     assert f"gone (127.0.0.1:{refused}): refused, seq=1: the host is up, and nothing listens at that port" in lines
-    assert [(row["rig"], row["status"], row["loss"], row["avg"] == "-") for row in table_of(outcome.out)] == [
-        ("cameras", "CONNECTED", "0%", False),
-        ("mute", "no answer", "100%", True),
-        ("gone", "refused", "100%", True),
+    assert [(row["rig"], row["status"], row["received"], row["avg"] == "-") for row in table_of(outcome.out)] == [
+        ("cameras", "CONNECTED", "1 of 1", False),
+        ("mute", "no answer", "0 of 1", True),
+        ("gone", "refused", "0 of 1", True),
     ]
     assert "mute: check that its computer is on and in this network (ping 127.0.0.1)" in outcome.out
     assert f"no firewall, there or here, keeps UDP port {silent} closed; rigsync doctor mute finds out" in outcome.out
@@ -455,7 +458,8 @@ def test_ping_of_a_rig_on_tcp_that_is_killed_and_comes_back(commands: Commands) 
                 outcome = command.outcome()
     assert outcome.status == 0
     (row,) = table_of(outcome.out)
-    assert 0 < int(row["received"]) < int(row["sent"])
+    received, _, sent = row["received"].partition(" of ")
+    assert 0 < int(received) < int(sent)
     assert "Traceback" not in outcome.err
 
 
@@ -476,7 +480,7 @@ def test_ping_goes_on_until_ctrl_c_and_sums_up(commands: Commands, serve: Callab
         command.interrupt()
         outcome = command.outcome()
     assert outcome.status == 0
-    assert int(table_of(outcome.out)[0]["received"]) >= 3
+    assert int(table_of(outcome.out)[0]["received"].split(" of ")[0]) >= 3
     assert outcome.err == ""
 
 
@@ -596,9 +600,39 @@ def test_push_shows_each_answer(commands: Commands, serve: Callable[..., Any]) -
     rows = table_of(outcome.out)
     assert [(row["rig"], row["outcome"]) for row in rows] == [("cameras", "ok"), ("ephys", "ok")]
     assert all(float(row["ms"]) > 0 for row in rows)
-    reference, info = json.loads(rows[0]["answer"])
-    assert (reference, info["files"], info["status"]) == (REFERENCE, [REFERENCE], 20)
-    assert outcome.err == "rigs with a lease (300 s, unless they were told otherwise) interrupt when it is over\n"
+    assert [row["answer"] for row in rows] == [
+        f'RUNNING {REFERENCE} {{"files": ["{REFERENCE}"]}}',
+        f"RUNNING {REFERENCE}",
+    ]
+    assert outcome.err == LEFT_TO_ITSELF
+
+
+def test_push_shows_the_whole_answer_with_v(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("cameras", {"EXPINFO": lambda: {"free": 7}}).uri)
+    assert table_of(commands.run("push", "EXPINFO").out)[0]["answer"] == 'CONNECTED {"free": 7}'
+    assert table_of(commands.run("push", "EXPSTATUS").out)[0]["answer"] == "CONNECTED"
+    status, info = json.loads(table_of(commands.run("push", "EXPINFO", "-v").out)[0]["answer"])
+    assert (status, info["free"], info["rig_version"]) == (0, 7, rigsync.__version__)
+
+
+@pytest.mark.parametrize(
+    ("message", "answer", "shown"),
+    [
+        ("EXPINIT", [{"status": 10, "exp_ref": None}], "INITIALIZED"),
+        ("EXPSTART", [{"date": 1}, {"status": 20, "exp_ref": {"n": 1}, "n": 5}], 'RUNNING {"n": 1} {"n": 5}'),
+        ("EXPINIT", [{"status": 11}], '[{"status": 11}]'),
+        ("EXPINIT", [{"status": [1]}], '[{"status": [1]}]'),
+        ("EXPINIT", [{}], "[{}]"),
+        ("EXPINIT", [None], "[null]"),
+        ("EXPEND", [], "[]"),
+        ("EXPSTATUS", ["20"], '["20"]'),
+        ("EXPSTATUS", [20, 5], "[20, 5]"),
+        ("ALYX", ["https://alyx", {"sync": "f3a8"}], '["https://alyx", {"sync": "***"}]'),
+    ],
+    ids=str,
+)
+def test_answers_of_any_shape_are_shown(message: str, answer: list[Any], shown: str) -> None:
+    assert answer_in_words(PushResult(message, 1.0, {"cameras": answer}, {}), "cameras") == shown
 
 
 def test_push_takes_an_experiment_over(
@@ -607,8 +641,10 @@ def test_push_takes_an_experiment_over(
     rig = serve("cameras")
     commands.rigs(cameras=rig.uri)
     connect({"cameras": rig.uri}).request("EXPINIT", REFERENCE)
-    assert "BusyError" in commands.run("push", "EXPEND", status=1).out
-    assert "ok" in commands.run("push", "EXPINIT", REFERENCE, "--takeover").out
+    (refused,) = table_of(commands.run("push", "EXPEND", status=1).out)
+    assert refused["answer"].startswith("BusyError: EXPEND refused: the coordinator on ")
+    taken = commands.run("push", "EXPINIT", REFERENCE, "--takeover")
+    assert (table_of(taken.out)[0]["outcome"], taken.err) == ("ok", LEFT_TO_ITSELF)
     assert "ok" in commands.run("push", "EXPEND").out
     for arguments in (["EXPEND", "--takeover"], ["EXPINIT", "--takeover"], ["EXPINIT", "5", "--takeover"]):
         assert "--takeover goes with EXPINIT and the reference" in commands.run("push", *arguments, status=2).err
@@ -625,7 +661,8 @@ def test_push_for_an_instant_tells_when_each_rig_began(commands: Commands, serve
     assert document["starts"]["cameras"]["time"] >= document["at"] - document["starts"]["cameras"]["bound"] - 0.001
     assert document["skew"] >= 0
     assert "not an instant within the hour ahead" in commands.run("push", "EXPEND", "--delay", "4000", status=2).err
-    assert "acts at once" in commands.run("push", "EXPINTERRUPT", "--delay", "1", status=2).err
+    refused = commands.run("push", "EXPINTERRUPT", "--delay", "1", status=2).err
+    assert "EXPINTERRUPT acts at once; leave out --delay" in refused
 
 
 def test_push_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
@@ -649,8 +686,6 @@ def test_push_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
         ("mouse", "mouse"),
         ("NaN", "NaN"),
         ("12e456", "12e456"),
-        ("[" * 100_000, "[" * 100_000),
-        ('{"a":', '{"a":'),
         ("\u00e4", "\u00e4"),
     ],
     ids=str,
@@ -659,6 +694,44 @@ def test_push_takes_arguments_as_json_or_else_as_text(argument: str, value: Any)
     from rigsync.cli.push import value_of
 
     assert value_of(argument) == value
+
+
+@pytest.mark.parametrize("argument", ["{exp_ref:foo}", '{"a":', " [a]", "[" * 100_000, "{\x1b[2J"], ids=lambda a: a[:9])
+def test_push_takes_no_json_that_a_shell_has_spoilt_for_text(argument: str) -> None:
+    from rigsync.cli.push import value_of
+
+    with pytest.raises(ValueError, match=r"^ ?[{\[].* looks like JSON and is not: .*; on Windows write ") as caught:
+        value_of(argument)
+    assert len(str(caught.value)) < 300
+    assert "\x1b" not in str(caught.value)
+    (example,) = re.findall(r'on Windows write ("\{.*\}"),', str(caught.value))
+    assert value_of(json.loads(example)) == {"exp_ref": REFERENCE}  # such a text is quoted there as in JSON
+
+
+@pytest.mark.parametrize("name", ExpMessage.__members__)
+def test_push_says_what_follows_each_message(commands: Commands, name: str) -> None:
+    follow, _ = push.MESSAGES[name]
+    with pytest.raises(TypeError, match="takes at most"):
+        compose(name, *[None] * (max(1, len(follow)) + 1))
+    compose(name, *[None] * len(follow))
+    too_many = commands.run("push", name.lower(), *["1"] * (len(follow) + 1), status=2).err
+    if follow:
+        plural = "" if len(follow) == 1 else "s"
+        assert f"{name} takes at most {len(follow)} argument{plural} ({', '.join(follow)}), got" in too_many
+    else:
+        assert f"{name} takes no argument, got 1" in too_many
+
+
+def test_help_of_push_lists_the_messages_and_fits(commands: Commands) -> None:
+    text = commands.run("push", "--help").out
+    listed = re.findall(r"^    ([A-Z]+)((?: \[[A-Z_]+\])*) +[a-z]", text, re.MULTILINE)
+    assert [(name, tuple(re.findall(r"\w+", follow))) for name, follow in listed] == [
+        (name, follow) for name, (follow, _) in push.MESSAGES.items()
+    ]
+    assert set(push.MESSAGES) == set(ExpMessage.__members__)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "rigsync push EXPINIT 2026-01-31_1_mouse\n" in text
+    assert f"after {LEASE:g} s" in text.replace("\n", " ")
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
@@ -1060,10 +1133,10 @@ def test_demo_with_loss(commands: Commands) -> None:
 def test_demo_as_json(commands: Commands) -> None:
     document = commands.json("demo", "--rigs", "2")
     assert {name: rig["dialect"] for name, rig in document["rigs"].items()} == {"rig1": "rigsync", "rig2": "iblutil"}
-    assert [push["message"] for push in document["pushes"]] == MESSAGES
-    for push in document["pushes"]:
-        assert set(push["answers"]) == set(push["ms"]) == {"rig1", "rig2"}
-        assert push["failed"] == {}
+    assert [told["message"] for told in document["pushes"]] == MESSAGES
+    for told in document["pushes"]:
+        assert set(told["answers"]) == set(told["ms"]) == {"rig1", "rig2"}
+        assert told["failed"] == {}
     assert document["pushes"][2]["answers"]["rig1"][0] == document["exp_ref"]
     assert document["datagrams"] is None
 
@@ -1181,15 +1254,37 @@ def test_tables_on_a_terminal_fit_and_have_colours(commands: Commands, serve: Ca
 
 
 @needs_terminal
-def test_the_summary_of_ping_is_stacked_on_a_narrow_terminal(commands: Commands, serve: Callable[..., Any]) -> None:
-    commands.rigs(**{"cameras": serve("cameras").uri, "gone:with:a:long:name": f"127.0.0.1:{free_port()}"})
+def test_the_summary_of_ping_fits_while_an_experiment_runs(
+    commands: Commands, serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("neuropixel")
+    connect(rig).request("EXPINIT", REFERENCE)
+    commands.rigs(neuropixel=rig.uri)
+    terminal = Terminal(commands, "ping", "-c", "2", "-i", "0.05")
+    assert max(map(len, terminal.lines)) <= 80
+    row = [line for line in terminal.lines if line.startswith("neuropixel ")][-1]
+    assert re.fullmatch(rf"neuropixel +INITIALIZED {REFERENCE} +2 of 2( +\d+\.\d{{3}}){{3}}", row.rstrip())
+
+
+@needs_terminal
+def test_the_summary_of_ping_is_stacked_where_names_are_long(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(**{"cameras": serve("cameras").uri, "gone" + ":with:a:long:name" * 3: f"127.0.0.1:{free_port()}"})
     terminal = Terminal(commands, "ping", "-c", "1")
     assert terminal.outcome.status == 1
     assert max(map(len, terminal.lines)) <= 80
     row = next(i for i, line in enumerate(terminal.lines) if line.startswith("cameras  "))
-    assert terminal.lines[row].split()[:2] == ["cameras", "rigsync"]
-    assert terminal.lines[row + 1].startswith("127.0.0.1:")
-    assert "CONNECTED" in terminal.lines[row + 1]
+    assert terminal.lines[row].split()[1:4] == ["1", "of", "1"]
+    assert terminal.lines[row + 1].startswith("CONNECTED")
+
+
+def test_ping_names_the_protocol_of_a_silent_rig(commands: Commands) -> None:
+    with socket.socket() as listener:  # takes connections, and never says anything
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        commands.rigs(mute=f"tcp://127.0.0.1:{port}")
+        outcome = commands.run("ping", "-c", "1", "-W", "0.2", status=1)
+    assert f"keeps TCP port {port} closed" in outcome.out
 
 
 @needs_terminal

@@ -5,31 +5,30 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rigsync
+from rigsync import Auxiliaries, ExpStatus, Rig
 from rigsync.findings import Fault
 from rigsync.protocol import events
+from tests.cli_programs import Command, environment
+from tests.processes import Program, free_port, until
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCTOR = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines() if line]
-SCRIPTS = [text for language, text in BLOCKS if language == "python"]
+DEMO, TEST, SERVE, LAB, TAKE_OVER, STOP = [text.splitlines() for language, text in BLOCKS if language == "sh"]
+CAMERAS, TASK, PARTIAL, AT_ONE_INSTANT, NOTICES = [text for language, text in BLOCKS if language == "python"]
+(RIGS,) = [text for language, text in BLOCKS if language == "yaml"]
+REFERENCE = "2026-11-20_1_mouse"
 TIMEOUT = 60
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -47,7 +46,7 @@ def ports() -> dict[str, str]:
 def cameras(tmp_path: Path, ports: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """Run cameras.py of README, on a free port."""
     script = tmp_path / "cameras.py"
-    script.write_text(with_ports(SCRIPTS[0], ports), encoding="utf-8")
+    script.write_text(with_ports(CAMERAS, ports), encoding="utf-8")
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -66,7 +65,7 @@ def test_first_script_starts_and_stops_the_rig(
     cameras: subprocess.Popen[str], ports: dict[str, str], tmp_path: Path
 ) -> None:
     task = tmp_path / "task.py"
-    task.write_text(with_ports(SCRIPTS[1], ports), encoding="utf-8")
+    task.write_text(with_ports(TASK, ports), encoding="utf-8")
     done = run([str(task)], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2026-11-20_1_mouse 20 ['2026-11-20_1_mouse/left.mp4']\n"
@@ -78,21 +77,92 @@ def test_partial_failure_script_prints_what_readme_says(
     cameras: subprocess.Popen[str], ports: dict[str, str], tmp_path: Path
 ) -> None:
     task = tmp_path / "task.py"
-    task.write_text(with_ports(SCRIPTS[2], ports), encoding="utf-8")
+    task.write_text(with_ports(PARTIAL, ports), encoding="utf-8")
     done = run([str(task)], tmp_path)
     printed = done.stdout.strip()
     assert printed, done.stderr
     assert f"this prints `{printed}`" in README
 
 
-def test_every_script_of_readme_is_tested() -> None:
-    assert len(SCRIPTS) == 3
+def test_first_script_interrupts_the_rigs_that_did_initialise(
+    cameras: subprocess.Popen[str], ports: dict[str, str], tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    def fail() -> None:
+        raise OSError("no disk")
+
+    clients = '{"cameras": "udp://127.0.0.1:11001"'
+    assert clients in TASK
+    script = TASK.replace(clients, f'{clients}, "ephys": "{serve("ephys", {"EXPINIT": fail}).uri}"')
+    task = tmp_path / "task.py"
+    task.write_text(with_ports(script, ports), encoding="utf-8")
+    done = run([str(task)], tmp_path)
+    assert "PushError: EXPINIT failed on one rig: ephys: OSError: no disk" in done.stderr
+    assert cameras.stdout
+    assert cameras.stdout.readline() == "stopped\n"
+
+
+def test_first_script_started_twice_leaves_the_experiment_of_the_first_alone(
+    serve: Callable[..., Any], connect: Callable[..., Any], tmp_path: Path
+) -> None:
+    rig = serve("cameras")
+    first = connect(rig)
+    first.request("EXPINIT", {"exp_ref": REFERENCE})
+    first.request("EXPSTART", REFERENCE)
+    task = tmp_path / "task.py"
+    task.write_text(TASK.replace("udp://127.0.0.1:11001", rig.uri), encoding="utf-8")
+    done = run([str(task)], tmp_path)
+    assert "BusyError: EXPINIT refused" in done.stderr
+    assert rig.status is ExpStatus.RUNNING
+
+
+def test_a_second_rig_at_the_same_port_says_so_without_the_tracebacks_of_the_system(
+    cameras: subprocess.Popen[str], ports: dict[str, str], tmp_path: Path
+) -> None:
+    with Auxiliaries({"cameras": f"udp://127.0.0.1:{ports['11001']}"}) as aux:
+        aux.wait_for("cameras", timeout=TIMEOUT)
+    done = run([str(tmp_path / "cameras.py")], tmp_path)
+    assert f"port {ports['11001']} is in use" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_rigs_begin_at_one_instant(
+    serve: Callable[..., Any], connect: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    aux = connect(serve("cameras"), serve("ephys"))
+    aux.request("EXPINIT", {"exp_ref": REFERENCE})
+    exec(AT_ONE_INSTANT, {"aux": aux})
+    assert re.fullmatch(r"\d+\.\d\d ms between the first rig and the last\n", capsys.readouterr().out)
+
+
+def test_notices_are_told(
+    serve: Callable[..., Any], connect: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = serve("cameras")
+    aux = connect(rig)
+    told = ""
+
+    def says(text: str) -> bool:
+        nonlocal told
+        told += capsys.readouterr().out
+        return text in told
+
+    for line in reversed(NOTICES.splitlines()):  # who listens has to be first; they are two programs there
+        exec(line, {"rig": rig, "aux": aux})
+    until(lambda: says("cameras progress left {'frames': 1200}\n"))
+    aux.request("EXPINIT", {"exp_ref": REFERENCE})
+    until(lambda: says("cameras status None {'status': 'INITIALIZED'"))
+
+
+def test_the_lease_of_a_rig_can_be_chosen() -> None:
+    (call,) = re.findall(r"`(Rig\(.*?lease=.*?\))`", README)
+    assert eval(call, {"Rig": Rig, "uri": "udp://127.0.0.1:0"})._lease == 60
 
 
 def test_set_up_commands_are_tasks_of_run_py() -> None:
     tasks = run_py().TASKS
-    named = [shlex.split(command)[2] for command in COMMANDS if command.startswith("python3 run.py")]
-    assert named == ["demo", "test"]
+    assert [shlex.split(command) for command in DEMO + TEST] == [
+        ["python3", "run.py", task] for task in ("demo", "test")
+    ]
     assert tasks["test"] == ["-m", "pytest"]
     assert tasks["demo"] == ["-m", "rigsync", "demo"]
 
@@ -102,17 +172,73 @@ def test_demo_command_succeeds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("rigsync ")])
-def test_commands_succeed_where_the_rigs_are_up(command: str, tmp_path: Path) -> None:
-    with rigsync.Rig("cameras", "udp://127.0.0.1:0") as rig:
+def rigsync_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    program, *arguments = shlex.split(command)
+    assert program == "rigsync"
+    return run(["-m", "rigsync", *arguments], folder)
+
+
+def test_commands_succeed_one_after_the_other_with_the_rig_of_another_terminal(
+    ports: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "rigs.yaml").write_text(with_ports(RIGS, ports), encoding="utf-8")
+    (serving,) = SERVE
+    with Command(shlex.split(with_ports(serving, ports))[1:], tmp_path, environment(tmp_path)) as rig:
+        assert "listens on" in rig.error_line()
+        for command in LAB:
+            done = rigsync_command(command, tmp_path)
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+            assert "cameras" in done.stdout
+        with Auxiliaries.from_file(tmp_path / "rigs.yaml") as aux:
+            assert aux.request("EXPSTATUS")["cameras"] == [0]
+
+
+@pytest.fixture
+def orphan(tmp_path: Path) -> Iterator[Rig]:
+    """Give a rig that records for a task that was killed, and write rigs.yaml."""
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
         (tmp_path / "rigs.yaml").write_text(f"cameras: {rig.uri}\n", encoding="utf-8")
-        done = run(["-m", "rigsync", *shlex.split(command)[1:]], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "cameras" in done.stdout
+        with Program("coordinate", rigs={"cameras": rig.uri}) as task:
+            task.wait_for("connected")
+            for message in ("EXPINIT", "EXPSTART"):
+                task.tell("push", message, REFERENCE)
+                task.wait_for("result", message)
+            task.kill()
+        yield rig
 
 
-def test_every_command_of_readme_is_tested() -> None:
-    assert all(command.startswith(("python3 run.py ", "rigsync ")) for command in COMMANDS)
+def test_an_experiment_goes_on_when_its_task_has_crashed(orphan: Rig) -> None:
+    (call,) = re.findall(r"`(aux\.request\(.*?takeover.*?\))`", README)
+    with Auxiliaries({"cameras": orphan.uri}) as aux:
+        with pytest.raises(rigsync.PushError, match="is in charge of"):
+            aux.request("EXPEND")
+        eval(call, {"aux": aux})
+        assert orphan.status is ExpStatus.RUNNING
+        aux.request("EXPEND")
+
+
+def test_an_experiment_is_ended_by_hand_when_its_task_has_crashed(orphan: Rig, tmp_path: Path) -> None:
+    for command in TAKE_OVER:
+        done = rigsync_command(command, tmp_path)
+        assert done.returncode == 0, (command, done.stdout)
+    assert orphan.status is ExpStatus.STOPPED
+
+
+def test_an_experiment_is_stopped_when_its_task_has_crashed(orphan: Rig, tmp_path: Path) -> None:
+    interrupt, clean_up = STOP
+    assert rigsync_command(interrupt, tmp_path).returncode == 0
+    assert orphan.status is ExpStatus.STOPPED
+    until(lambda: rigsync_command(clean_up, tmp_path).returncode == 0)
+    assert orphan.status is ExpStatus.CONNECTED
+
+
+def test_the_doctor_in_python(serve: Callable[..., Any], tmp_path: Path) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", DOCTOR, re.DOTALL)
+    (tmp_path / "rigs.yaml").write_text(f"cameras: {serve('cameras').uri}\n", encoding="utf-8")
+    (tmp_path / "look.py").write_text(script, encoding="utf-8")
+    done = run([str(tmp_path / "look.py")], tmp_path)
+    assert done.stdout == "cameras []\n", done.stderr
+    assert "`from rigsync.doctor import diagnose`" in README
 
 
 def test_errors_that_readme_names_exist() -> None:
@@ -125,8 +251,8 @@ def test_errors_that_readme_names_exist() -> None:
     assert named <= {*rigsync.__all__, *vars(events)}
 
 
-def test_faults_that_readme_names_are_those_of_the_doctor() -> None:
-    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", README, re.MULTILINE)
+def test_faults_that_the_table_names_are_those_of_the_doctor() -> None:
+    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", DOCTOR, re.MULTILINE)
     assert sorted(fault for row in rows for fault in re.findall(r"`([a-z-]+)`", row)) == sorted(Fault)
 
 
@@ -139,6 +265,15 @@ def test_links_of_readme_lead_to_files() -> None:
 def test_run_py_says_how_it_is_used(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_py().main(arguments) == 2
     assert "usage: python3 run.py" in capsys.readouterr().err
+
+
+def test_run_py_shows_what_a_command_says_only_where_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    program = "import sys; print('WARNING: ignored'); print('noise', file=sys.stderr); sys.exit(int(sys.argv[1]))"
+    run_py().run_quietly([sys.executable, "-c", program, "0"])
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(subprocess.CalledProcessError):
+        run_py().run_quietly([sys.executable, "-c", program, "3"])
+    assert {"WARNING: ignored", "noise"} <= set(capfd.readouterr().err.splitlines())
 
 
 def run_py() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
-from rigsync.cli.watching import Row, Told, screen
-from rigsync.protocol.events import LinkState
+from rigsync.cli.watching import Row, Told, Watch, screen
+from rigsync.protocol.events import LinkState, Notice
 from tests.cli_programs import Command, environment
 from tests.processes import LONG, IblutilServer, RigProgram, free_port, until
 
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
 
 REFERENCE = "2026-01-31_1_mouse"
@@ -216,20 +219,47 @@ def test_a_signal_at_its_start_leaves_the_terminal_as_it_was(
 
 @needs_terminal
 @pytest.mark.parametrize("scheme", ["udp", "tcp"])
-def test_a_rig_is_killed_and_comes_back(tmp_path: Path, write: Callable[..., None], scheme: str) -> None:
+def test_a_rig_is_killed_and_comes_back(
+    tmp_path: Path, write: Callable[..., None], connect: Callable[..., Any], scheme: str
+) -> None:
     with RigProgram("cameras", f"{scheme}://127.0.0.1:0", handlers={}) as rig:
         write(FAST, cameras=rig.uri)
         with Terminal(tmp_path) as terminal:
             until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
+            connect({"cameras": rig.uri}).request("EXPINIT", {"exp_ref": REFERENCE})
+            until(lambda: "EXPINIT" in terminal.row("cameras"))
             rig.kill()
             until(lambda: terminal.row("cameras")[1:2] == ["lost"])
             until(lambda: [line for line in terminal.lines if re.match(r"\d\d:\d\d:\d\d cameras: lost: ", line)])
             assert "0 of 1 rigs alive" in terminal.lines[0]
             with RigProgram("cameras", rig.uri, handlers={}):
                 until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
-                until(lambda: any("the rig's program was started anew" in line for line in terminal.lines))
+                back = r"\d\d:\d\d:\d\d cameras: is back, after \d+s: the rig's program was started anew"
+                until(lambda: any(re.fullmatch(back, line) for line in terminal.lines))
+                until(lambda: "EXPINIT" not in terminal.row("cameras"))  # which the new program has not had
                 terminal.type(b"q")
                 assert terminal.end() == 0
+
+
+@needs_signals
+def test_a_rig_that_was_silent_is_back(tmp_path: Path, write: Callable[..., None]) -> None:
+    with RigProgram("cameras", handlers={}) as rig:
+        write(FAST, cameras=rig.uri)
+        with start(tmp_path, "--json") as command:
+
+            def until_told(link: str, error: str) -> None:
+                while True:
+                    found = json.loads(command.line())["rigs"]["cameras"]
+                    if found["link"] == link and re.match(
+                        error, str(found["last_error"] and found["last_error"]["error"])
+                    ):
+                        return
+
+            until_told("alive", "")
+            os.kill(rig.pid, signal.SIGSTOP)
+            until_told("lost", "lost: silent for ")
+            os.kill(rig.pid, signal.SIGCONT)
+            until_told("alive", r"is back, after \d+s$")
 
 
 @needs_terminal
@@ -331,11 +361,28 @@ def test_once_prints_a_table(
         outcome = command.outcome()
     assert outcome.status == 1
     heading, cameras, gone = outcome.out.splitlines()
-    assert heading.split("  ")[0] == "rig"
-    assert re.match(r"cameras +CONNECTED +- +\d+\.\d +[+-]\d+\.\d ms +0% +- +-$", cameras)
-    assert re.match(r"gone +lost +- +- +- +.+ +- +\d\d:\d\d:\d\d .*nothing listens at this port$", gone)
+    headings = ["rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last error"]
+    assert re.split(" {2,}", heading) == headings
+    assert re.match(r"cameras +CONNECTED +- +- +\d+\.\d +[+-]\d+\.\d ms +0% +-$", cameras)
+    assert re.match(r"gone +lost +- +- +- +- +.+ +\d\d:\d\d:\d\d .*nothing listens at this port$", gone)
     with start(tmp_path, "--once", "cameras") as command:
         assert command.outcome().status == 0
+
+
+@needs_terminal
+def test_once_fits_a_terminal_as_the_live_view_does(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("neuropixel")
+    connect(rig).request("EXPINIT", {"exp_ref": REFERENCE})
+    write(neuropixel=rig.uri, gone=f"127.0.0.1:{free_port()}")
+    with Terminal(tmp_path, "--once") as terminal:
+        assert terminal.end() == 1
+        lines = until(lambda: "nothing listens" in terminal.text and plain(terminal.text))
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(rf"neuropixel +INITIALIZED {REFERENCE} +127\.0\.0\.1 +\d+\.\d +\S+ ms +0%", lines[1])
+    assert re.fullmatch(r"gone +lost +-.*", lines[2])
+    assert re.fullmatch(r"\d\d:\d\d:\d\d gone: lost: its host says that nothing listens at this port", lines[4])
 
 
 def test_once_as_json(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
@@ -344,13 +391,13 @@ def test_once_as_json(tmp_path: Path, write: Callable[..., None], serve: Callabl
         outcome = command.outcome()
     assert outcome.status == 0
     found = json.loads(outcome.out)["rigs"]["cameras"]
-    assert (found["link"], found["status"], found["exp_ref"]) == ("alive", "CONNECTED", None)
+    assert (found["link"], found["status"], found["exp_ref"], found["owner"]) == ("alive", "CONNECTED", None, None)
     assert found["round_trip_ms"] > 0
     assert abs(found["clock"]["offset_ms"]) < 1000
     assert (found["last_message"], found["last_error"]) == (None, None)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
+@needs_signals
 def test_without_a_terminal_each_change_is_a_line_of_json(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
@@ -375,7 +422,7 @@ def test_without_a_terminal_each_change_is_a_line_of_json(
     assert (outcome.status, outcome.err) == (0, "")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
+@needs_signals
 def test_without_a_terminal_each_change_is_a_table(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
 ) -> None:
@@ -405,16 +452,23 @@ def drawn(rows: list[Row], width: int, height: int, unicode: bool = True) -> lis
 
 
 def row(rig: str, link: LinkState = LinkState.ALIVE, **more: Any) -> Row:
-    facts = dict.fromkeys(["status", "exp_ref", "round_trip", "clock", "loss", "message", "error"])
+    facts = dict.fromkeys(["status", "exp_ref", "owner", "round_trip", "clock", "loss", "message", "error"])
     return Row(**{"rig": rig, "link": link, **facts, **more})
 
 
-@pytest.mark.parametrize("width", [40, 79, 80, 119, 120, 200])
+@pytest.mark.parametrize("width", [40, 79, 80, 99, 100, 139, 140, 200])
 def test_hostile_text_stays_in_its_cell(width: int) -> None:
     hostile = "\x1b]0;gotcha\x07\r\n\t[red]漢字\u202e\x9b" * 20
     lines = drawn(
         [
-            row("cameras", status="RUNNING", exp_ref=hostile, message=Told(hostile, 0.0), error=Told(hostile, 0.0)),
+            row(
+                "cameras",
+                status="RUNNING",
+                exp_ref=hostile,
+                owner=hostile,
+                message=Told(hostile, 0.0),
+                error=Told(hostile, 0.0),
+            ),
             row("漢字" * 30, LinkState.LOST, error=Told(hostile, 0.0)),
         ],
         width,
@@ -424,6 +478,63 @@ def test_hostile_text_stays_in_its_cell(width: int) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
     assert len(lines) <= 24
     assert len([line for line in lines if line.startswith("cameras ")]) == 1
+    assert max(map(cell_len, lines)) <= width
+
+
+ERROR = "EXPSTART: OSError: " + " ".join(f"word{i:03}" for i in range(40))
+
+
+@pytest.mark.parametrize(("height", "lines"), [(24, [3, 3]), (10, [3, 1]), (9, [2, 1]), (8, [1, 1]), (7, [1]), (6, [])])
+def test_errors_have_several_lines_where_the_height_allows(height: int, lines: list[int]) -> None:
+    text = drawn([row("new", error=Told(ERROR, 2.0)), row("old", error=Told(ERROR, 1.0))], 80, height)
+    assert len(text) <= height
+    below = [*text[4:-1], "end"]
+    begins = [i for i, line in enumerate(below) if re.match(r"\d\d:\d\d:\d\d |end", line)]
+    assert [after - before for before, after in itertools.pairwise(begins)] == lines
+    for i, number in zip(begins, lines, strict=False):
+        assert all(line.startswith("  word") for line in below[i + 1 : i + number])
+        assert below[i + number - 1].rstrip().endswith("…")
+        shown = re.findall(r"word(\d{3}) ", " ".join(below[i : i + number]))
+        assert shown == [f"{n:03}" for n in range(len(shown))]  # no word is lost between the lines
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_who_is_in_charge_is_shown(width: int) -> None:
+    rows = [
+        row("cameras", LinkState.LOST, owner="192.168.100.200", error=Told("lost", 0.0)),
+        row("ephys", owner="192.168.100.200"),
+        row("mesoscope"),
+    ]
+    lines = drawn(rows, width, 24)
+    if width < 100:
+        assert "in charge: 192.168.100.200 (cameras, ephys)" in map(str.rstrip, lines)
+        assert len(drawn(rows, width, 6)) <= 6
+    else:
+        assert lines[1].split()[3:5] == ["in", "charge"]
+        assert [line.split()[3] for line in lines[2:5]] == ["192.168.100.200", "192.168.100.200", "-"]
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        ("BusyError: EXPEND refused: the coordinator on pc is in charge", "refused"),
+        ("StateError: EXPEND refused", "refused"),
+        ("Cancelled: EXPEND was not run", "called off"),
+        ("Interrupted: EXPINTERRUPT overtook EXPEND", "interrupted"),
+        ("OSError: BusyError: no disk", "failed"),
+        ("KeyError", "failed"),
+    ],
+)
+def test_a_message_that_was_not_run_is_not_shown_as_if_it_were(
+    serve: Callable[..., Any], connect: Callable[..., Any], error: str, outcome: str
+) -> None:
+    with Watch(connect(serve("cameras"))) as watch:
+        watch._note_notice(Notice("cameras", "log", "message", {"message": "EXPEND", "error": error}, False))
+        (shown,) = watch.rows()
+    assert shown.message
+    assert shown.message.text == f"EXPEND {outcome}"
+    assert shown.last_error.endswith(error)
 
 
 def test_without_unicode_it_is_ascii() -> None:

@@ -20,8 +20,9 @@ SHOWN_BY = {
         "tests/chaos/test_relay_network.py::test_partitions_in_the_middle_of_a_session",
         "tests/chaos/test_kernel_network.py::test_cable_that_is_pulled_and_plugged",
     ],
-    "the task's program crashes, or its PC does": [
+    "the task's program crashes, or ends without EXPEND": [
         "tests/test_ownership.py::test_rigs_interrupt_when_their_owner_is_killed_and_say_why",
+        "tests/test_cli.py::test_serve_interrupts_after_its_lease",
         "tests/chaos/test_kills.py::test_coordinator_killed_in_the_middle_of_each_message",
     ],
     "the task is started again in the middle of an experiment": [

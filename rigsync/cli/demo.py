@@ -44,15 +44,13 @@ def command(number: int, loss: float, seed: int | None, as_json: bool) -> int:
 
 
 def _print_answers(experiment: Experiment) -> None:
+    from rigsync.cli.outcomes import answer_in_words, failure_in_words
     from rigsync.cli.output import milliseconds, print_table, write_line
 
     rows = []
     for name, dialect in experiment.dialects.items():
         for result, seconds in experiment.pushes:
-            if name in result:
-                answer = experiment.described(result[name])
-            else:
-                answer = f"{type(result.failed[name]).__name__}: {result.failed[name].problem}"
+            answer = answer_in_words(result, name) if name in result else failure_in_words(result.failed[name])
             rows.append([name, dialect, result.message, milliseconds(seconds.get(name)), answer])
     write_line()
     print_table(["rig", "dialect", "message", "ms", "answer"], rows, right=["ms"])

@@ -35,12 +35,6 @@ class Experiment:
     datagrams: dict[str, int] | None = None
     """Where there was a relay, how many it carried and how many it lost."""
 
-    @staticmethod
-    def described(answer: list[Any]) -> str:
-        """Return a rig's answer in words: its status and the experiment."""
-        information = answer[-1]
-        return f"{ExpStatus(information['status']).name} {information['exp_ref'] or ''}".rstrip()
-
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON."""
         return {

@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 
-from rigsync import Auxiliaries, PushError, PushResult, RigError
+from rigsync import Auxiliaries, ExpStatus, PushError, PushResult, RemoteError, RigError
+from rigsync.cli.output import compact
 from rigsync.protocol.events import MessageReceived
+
+CONSTANT_FIELDS = {"main_sync", "experiment_description", "master", "rig_version", "spec_version"}
+"""What every rig says of itself in each answer, for iblrig's task code, and always the same."""
 
 
 def timed_push(
@@ -65,6 +69,35 @@ def answer_of(message: str, answer: list[Any]) -> list[Any]:
     if message != "ALYX":
         return answer
     return [dict.fromkeys(part, "***") if isinstance(part, dict) else part for part in answer]
+
+
+def answer_in_words(result: PushResult, rig: str) -> str:
+    """Return a rig's answer for people to read: status, reference, and what its handlers have added.
+
+    What has another shape, as rigs of the iblutil dialect may answer, is all there, as JSON.
+    """
+    answer = answer_of(result.message, result[rig])
+    information = answer[-1] if answer else None
+    if result.message == "EXPSTATUS" and len(answer) == 1:
+        information = {"status": information}
+    if not isinstance(information, dict):
+        return compact(answer)
+    try:
+        status = ExpStatus(information.get("status")).name
+    except (TypeError, ValueError):
+        return compact(answer)
+    reference = information.get("exp_ref")
+    added = {name: value for name, value in information.items() if name not in {*CONSTANT_FIELDS, "status", "exp_ref"}}
+    told = [reference if isinstance(reference, str) else compact(reference)] if reference else []
+    return " ".join([status, *told, *([compact(added)] if added else [])])
+
+
+def failure_in_words(error: RigError) -> str:
+    """Return what became of a rig that failed, behind the name of its error."""
+    name = type(error).__name__
+    if isinstance(error, RemoteError) and error.error == name:
+        return error.problem  # which begins with it
+    return f"{name}: {error.problem}"
 
 
 def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]:

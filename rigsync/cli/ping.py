@@ -143,11 +143,6 @@ class Tally:
         return self._last.address if self._last else str(self.rig.address).partition("://")[2]
 
     @property
-    def dialect(self) -> str:
-        """What the rig speaks, ``-`` where it has not said anything."""
-        return self._last.dialect if self._last else "-"
-
-    @property
     def status(self) -> str:
         """The rig's status, or why there is none."""
         from rigsync import RigRefused
@@ -220,24 +215,21 @@ def _status_of(reply: PingReply) -> str:
 def _print_summary(tallies: list[Tally]) -> None:
     from rigsync.cli.output import milliseconds, print_table, write_line, write_text
 
-    columns = ["rig", "address", "dialect", "status", "sent", "received", "loss", "min", "avg", "max", "mdev ms"]
+    # Address and dialect stand in each line above; without them it fits into 80 columns while an experiment runs.
+    columns = ["rig", "status", "received", "min", "avg", "max ms"]
     rows = []
     for tally in tallies:
-        times = tally.round_trip or dict.fromkeys(("min", "avg", "max", "mdev"))
+        times = tally.round_trip or {}
         rows.append(
             [
                 tally.rig.name,
-                tally.address,
-                tally.dialect,
                 tally.status,
-                str(tally.settled),
-                str(tally.received),
-                "-" if tally.loss is None else f"{100 * tally.loss:.3g}%",
-                *map(milliseconds, times.values()),
+                f"{tally.received} of {tally.settled}",
+                *(milliseconds(times.get(name)) for name in ("min", "avg", "max")),
             ]
         )
     write_line()
-    print_table(columns, rows, right=columns[4:], stacks=[(0, 1), (2, 3), (4, 5, 6), (7,), (8,), (9,), (10,)])
+    print_table(columns, rows, right=columns[2:], stacks=[(0, 1), (2,), (3,), (4,), (5,)])
     for tally in tallies:
         if tally.advice:
             write_text(f"{tally.rig.name}: {tally.advice}")

@@ -13,8 +13,29 @@ if TYPE_CHECKING:
 
     from rigsync import PushResult, RigError
 
+MESSAGES = {
+    "EXPINFO": (("STATUS", "DATA"), "say what you are"),
+    "EXPINIT": (("DATA",), "prepare; DATA holds exp_ref, or is the reference"),
+    "EXPSTART": (("EXP_REF", "DATA"), "record"),
+    "EXPEND": (("DATA",), "stop"),
+    "EXPINTERRUPT": (("DATA",), "stop at once, whoever is in charge"),
+    "EXPCLEANUP": (("DATA",), "tidy up"),
+    "EXPSTATUS": (("STATUS",), "say your status"),
+    "ALYX": ((), "give your Alyx token; it is not shown"),
+}
+"""The messages: what may follow each on the command line, and what it tells a rig."""
+_MOST_SHOWN = 60
+"""Characters of a faulty argument that are shown."""
 
-@click.command(short_help="Send one message to the rigs, and show their answers.")
+
+def _epilog() -> str:
+    lines = [
+        f"  {' '.join([name, *(f'[{part}]' for part in follow)]):26}{what}" for name, (follow, what) in MESSAGES.items()
+    ]
+    return "\n".join(["\b", "Messages, and what follows them:", *lines])
+
+
+@click.command(short_help="Send one message to the rigs, and show their answers.", epilog=_epilog())
 @click.argument("message")
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option(
@@ -42,11 +63,16 @@ def command(
 ) -> int:
     """Send MESSAGE, for instance EXPSTART, with its ARGs to the rigs, and show what each has answered.
 
-    An ARG is taken as JSON, or as text where it is not JSON. The exit status is 1 if some rig failed; with -v, its
-    traceback is shown too.
+    An ARG is taken as JSON, or as text where it is not JSON. Of an answer, the rig's status, the reference and what its
+    handlers have added are shown; with -v all of it, and the traceback of a rig that failed. The exit status is 1 if
+    some rig failed.
+
+    When the command has ended, nobody is in charge of an experiment that it began: the rigs go on, and interrupt when
+    their lease is over, after 300 s unless the rig says otherwise.
 
     \b
     rigsync push EXPINFO CONNECTED
+    rigsync push EXPINIT 2026-01-31_1_mouse
     rigsync push EXPINIT '{"exp_ref": "2026-01-31_1_mouse"}'
     rigsync push EXPSTART 2026-01-31_1_mouse --to 'cameras:*'
     rigsync push EXPSTART 2026-01-31_1_mouse --delay 0.5
@@ -63,6 +89,7 @@ def command(
 
     try:
         values = [value_of(argument) for argument in arguments]
+        _check_usage(message, len(values), delay)
         if takeover:
             values = _taking_over(message, values)
         event = compose(message, *values).event
@@ -77,6 +104,12 @@ def command(
         write_json(document_of(result, seconds))
     else:
         _print_result(result, seconds, list(rigs.rigs))
+        if (result.message == "EXPSTART" or takeover) and result:
+            click.echo(
+                "nobody is in charge when this command has ended: rigs with a lease (300 s, unless they were told "
+                "otherwise) interrupt when it is over",
+                err=True,
+            )
     if click.get_current_context().obj:
         _print_tracebacks(result.failed.values())
     return 1 if result.failed else 0
@@ -88,10 +121,13 @@ def value_of(argument: str) -> Any:
     Raises
     ------
     ValueError
-        A list or map with NaN or infinity in it, which JSON has no way to write, though Python's decoder takes them.
+        It begins as a list or map of JSON does and is none: a shell has taken its quotes away, most likely. Or it has
+        NaN or infinity in it, which JSON has no way to write, though Python's decoder takes them.
     """
     import json
     import math
+
+    from rigsync.cli.output import printable
 
     unfit: list[str] = []
 
@@ -103,13 +139,29 @@ def value_of(argument: str) -> Any:
 
     try:
         value = json.loads(argument, parse_constant=number, parse_float=number)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if argument.lstrip().startswith(("{", "[")):
+            raise ValueError(
+                f"{printable(argument[:_MOST_SHOWN])} looks like JSON and is not: {error}; on Windows write "
+                r'"{\"exp_ref\": \"2026-01-31_1_mouse\"}", elsewhere single quotes around all of it'
+            ) from None
         return argument
     if not unfit:
         return value
     if isinstance(value, float):
         return argument  # a subject may be called 12e456
     raise ValueError(f"{unfit[0]} is no number that JSON can carry; write null, or quotes around it")
+
+
+def _check_usage(message: str, count: int, delay: float | None) -> None:
+    """Raise a ValueError in the words of the command line; what is wrong besides, `compose` tells."""
+    name = message.upper()
+    if name in MESSAGES and count > len(follow := MESSAGES[name][0]):
+        plural = "" if len(follow) == 1 else "s"
+        most = f"at most {len(follow)} argument{plural} ({', '.join(follow)})" if follow else "no argument"
+        raise ValueError(f"{name} takes {most}, got {count}")
+    if name == "EXPINTERRUPT" and delay is not None:
+        raise ValueError("EXPINTERRUPT acts at once; leave out --delay")
 
 
 def _taking_over(message: str, values: list[Any]) -> list[Any]:
@@ -121,17 +173,17 @@ def _taking_over(message: str, values: list[Any]) -> list[Any]:
 
 
 def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:
-    from rigsync.cli.outcomes import answer_of
+    from rigsync.cli.outcomes import answer_in_words, answer_of, failure_in_words
     from rigsync.cli.output import compact, milliseconds, print_table, printable
 
+    is_whole = bool(click.get_current_context().obj)
     rows = []
     for name in names:
         if name in result:
-            answer = compact(answer_of(result.message, result[name]))
-            rows.append([name, "ok", milliseconds(seconds.get(name)), answer])
+            shown = compact(answer_of(result.message, result[name])) if is_whole else answer_in_words(result, name)
+            rows.append([name, "ok", milliseconds(seconds.get(name)), shown])
         else:
-            error = result.failed[name]
-            rows.append([name, "failed", "-", f"{type(error).__name__}: {error.problem}"])
+            rows.append([name, "failed", "-", failure_in_words(result.failed[name])])
     print_table(["rig", "outcome", "ms", "answer"], rows, right=["ms"])
     if result.at is not None:
         for name, start in result.starts.items():
@@ -140,9 +192,6 @@ def _print_result(result: PushResult, seconds: dict[str, float], names: list[str
             click.echo(f"{printable(name)} began {about}{late:+.2f} ± {1000 * start.bound:.2f} ms from the instant")
         if result.skew is not None:
             click.echo(f"{1000 * result.skew:.2f} ms between the first and the last")
-    if result.message == "EXPSTART" and result:
-        # The experiment has nobody any more who gives signs of life.
-        click.echo("rigs with a lease (300 s, unless they were told otherwise) interrupt when it is over", err=True)
 
 
 def _print_tracebacks(failures: Iterable[RigError]) -> None:

@@ -31,8 +31,15 @@ REFRESH = 1.0
 def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_json: bool) -> int:
     """Show how each RIG is, by its name or a pattern such as 'cameras:*', until q or Ctrl-C; all rigs by default.
 
-    The state is the rig's status while it answers, else that of the link. The last message is the last one that a
-    rigsync rig has handled, for whatever coordinator. Where the output is no terminal, a table is printed at each
+    The state is the rig's status while it answers, else that of the link: suspect after three seconds of silence, lost
+    after five, or at once where its host refuses or it has said goodbye. (A rig that speaks iblutil is asked rarely:
+    it is suspect after two and lost after three probes, 15 s apart, without an answer.)
+
+    The loss is the share of the last 64 probes, about a minute's, that had no answer within a second. In charge is the
+    computer whose program began the experiment; a rig that it has left alone interrupts when its lease is over.
+
+    The last message is the last one that a rigsync rig has settled since watch began, for whatever program; the last
+    error is since then, too, or what a rig was lost for. Where the output is no terminal, a table is printed at each
     change; with --json, a line. The exit status is 1 if some rig does not answer at the end.
     """
     from contextlib import ExitStack
@@ -133,14 +140,20 @@ def _print(rows: Sequence[Row], as_json: bool, is_whole: bool = False) -> None:
     """Print how the rigs are; as JSON in one line, unless that is the whole output."""
     from time import localtime, strftime, time
 
-    from rigsync.cli.output import print_table, write_json, write_line
-    from rigsync.cli.watching import COLUMNS, NUMBERS
+    from rigsync.cli.output import console, on_terminal, print_table, write_json, write_line
+    from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, once
 
     if as_json:
         write_json({"time": time(), "rigs": {row.rig: row.document() for row in rows}}, indent=2 if is_whole else None)
         return
+    if is_whole and on_terminal():
+        terminal = console()
+        terminal.print(once(rows, terminal.width, terminal.encoding.startswith("utf")))
+        return
     if not is_whole:
         write_line(strftime("%H:%M:%S", localtime()))
-    print_table(COLUMNS, [row.cells(time()) for row in rows], NUMBERS, [(0, 1), (2, 6, 7), (3,), (4,), (5,)])
+    columns = COLUMNS_ONCE if is_whole else COLUMNS
+    stacks = [(0, 1), (2, 3), (4, 5, 6), (7, 8)]
+    print_table(columns, [row.cells(columns, time()) for row in rows], NUMBERS, stacks)
     if not is_whole:
         write_line()

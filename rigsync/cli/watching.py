@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,8 +25,10 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 
-COLUMNS = ["rig", "state", "reference", "rtt ms", "offset", "loss", "last message", "last error"]
-"""The headings."""
+COLUMNS = ["rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "last error"]
+"""The headings of all columns that there can be."""
+COLUMNS_ONCE = [heading for heading in COLUMNS if heading != "last message"]
+"""Those of a table that is made once: nobody has sent a message since."""
 NUMBERS = ("rtt ms", "offset", "loss")
 """Those of columns that are aligned to the right."""
 STYLES = {LinkState.ALIVE: "green", LinkState.SUSPECT: "yellow", LinkState.LOST: "bold red", LinkState.UNKNOWN: "dim"}
@@ -35,9 +37,26 @@ STYLES = {LinkState.ALIVE: "green", LinkState.SUSPECT: "yellow", LinkState.LOST:
 _WIDTHS = {"state": 11, "rtt ms": 6, "offset": 8, "loss": 4, "last message": 16}
 _NAME, _WIDE_NAME = 11, 16
 """Most characters of a rig's name: at 80 columns they leave room for a reference of 18."""
-_WIDE = 120
+_MIDDLE = 100
+"""Characters of a terminal from which who is in charge has a column, instead of a line below the table."""
+_MIDDLE_ONCE = 80
+"""The same where there are no last messages."""
+_WIDE = 140
 """Characters of a terminal from which the last errors have a column, instead of lines below the table."""
 _WIDE_REFERENCE = 24
+_HOST = 15
+"""Most characters of who is in charge: those of an IPv4 address."""
+_ERROR_LINES = 3
+"""Most lines of one error below the table."""
+_NOT_RUN = {
+    "BusyError": "refused",
+    "Busy": "refused",
+    "StateError": "refused",
+    "Cancelled": "called off",
+    "Interrupted": "interrupted",
+}
+"""What became of a message that was not run, by the type of the error; any other has failed."""
+_BACK, _INDENT = "is back", "  "
 _LONGEST_TEXT = 1000
 
 
@@ -58,6 +77,7 @@ class Row:
     link: LinkState
     status: str | None
     exp_ref: str | None
+    owner: str | None
     round_trip: float | None
     clock: ClockEstimate | None
     loss: float | None
@@ -67,25 +87,27 @@ class Row:
     @property
     def facts(self) -> tuple[Any, ...]:
         """What is worth showing at once when it changes; the rest always does."""
-        return self.rig, self.link, self.status, self.exp_ref, self.message, self.error
+        return self.rig, self.link, self.status, self.exp_ref, self.owner, self.message, self.error
 
     @property
     def state(self) -> str:
         """The rig's status while it answers, else the state of the link."""
         return (self.status if self.link is LinkState.ALIVE else None) or self.link.value
 
-    def cells(self, now: float) -> list[str]:
-        """Return what stands under each of `COLUMNS` at Unix time `now`."""
-        return [
-            self.rig,
-            self.state,
-            self.exp_ref or "-",
-            "-" if self.round_trip is None else f"{1000 * self.round_trip:.1f}",
-            "-" if self.clock is None else offset(self.clock).partition(" ±")[0],
-            "-" if self.loss is None else f"{100 * self.loss:.0f}%",
-            f"{self.message.text} {_age(now - self.message.time)}" if self.message else "-",
-            self.last_error or "-",
-        ]
+    def cells(self, columns: Sequence[str], now: float) -> list[str]:
+        """Return what stands under some of `COLUMNS` at Unix time `now`."""
+        cells = {
+            "rig": self.rig,
+            "state": self.state,
+            "reference": self.exp_ref,
+            "in charge": self.owner,
+            "rtt ms": None if self.round_trip is None else f"{1000 * self.round_trip:.1f}",
+            "offset": None if self.clock is None else offset(self.clock).partition(" ±")[0],
+            "loss": None if self.loss is None else f"{100 * self.loss:.0f}%",
+            "last message": f"{self.message.text} {_age(now - self.message.time)}" if self.message else None,
+            "last error": self.last_error,
+        }
+        return [cells[column] or "-" for column in columns]
 
     @property
     def last_error(self) -> str:
@@ -98,6 +120,7 @@ class Row:
             "link": self.link.value,
             "status": self.status,
             "exp_ref": self.exp_ref,
+            "owner": self.owner,
             "round_trip_ms": None if self.round_trip is None else 1000 * self.round_trip,
             "clock": clock_document(self.clock),
             "loss": self.loss,
@@ -120,12 +143,13 @@ class Watch:
         self._rigs: dict[str, RemoteRig] = dict(auxiliaries.services or {})
         self._messages: dict[str, Told] = {}
         self._errors: dict[str, Told] = {}
+        self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
         self._subscriptions = ExitStack()
 
     def __enter__(self) -> Watch:
         subscribers = {
             LinkChanged: self._note_link,
-            RigRestarted: lambda event: self._note_error(event.rig, "the rig's program was started anew"),
+            RigRestarted: lambda event: self._note_restart(event.rig),
             RemoteComplaint: lambda event: self._note_error(event.rig, f"{event.event.name}: {event.text}"),
             ViolationSeen: lambda event: self._note_error(event.source, event.problem),
             MessageReceived: lambda event: self._note_message(event.rig, event.event.name),
@@ -135,7 +159,7 @@ class Watch:
             self._subscriptions.callback(self._auxiliaries.on(kind, subscriber))
         for name, rig in self._rigs.items():
             if rig.state is LinkState.LOST:  # since before the subscription
-                self._note_error(name, rig.reason)
+                self._note_error(name, f"{rig.state.value}: {rig.reason}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,6 +173,7 @@ class Watch:
                 rig.state,
                 rig.rig_status.name if rig.rig_status is not None else None,
                 rig.exp_ref,
+                rig.owner,
                 rig.round_trip,
                 rig.clock,
                 rig.loss,
@@ -160,16 +185,28 @@ class Watch:
 
     def _note_link(self, event: LinkChanged) -> None:
         if event.after is not LinkState.ALIVE:
+            self._away.setdefault(event.rig, time.monotonic())
             self._note_error(event.rig, f"{event.after.value}: {event.reason}")
+        elif event.before is not LinkState.UNKNOWN:
+            since = self._away.pop(event.rig, None)  # None of one that was lost before the subscription
+            after = "" if since is None else f", after {_age(time.monotonic() - since)}"
+            self._note_error(event.rig, f"{_BACK}{after}")
+
+    def _note_restart(self, rig: str) -> None:
+        self._messages.pop(rig, None)  # the new program has had none
+        before = self._errors.get(rig)
+        is_back = f"{before.text}: " if before and before.text.startswith(_BACK) else ""
+        self._note_error(rig, f"{is_back}the rig's program was started anew")
 
     def _note_notice(self, event: Notice) -> None:
         body = event.body if isinstance(event.body, dict) else {}
         if (event.topic, event.key) == ("log", "message"):
             message, error = body.get("message"), body.get("error")
-            if isinstance(message, str):
+            if isinstance(message, str) and isinstance(error, str):
+                self._note_message(event.rig, f"{message} {_NOT_RUN.get(error.partition(':')[0], 'failed')}")
+                self._note_error(event.rig, f"{message}: {error}")
+            elif isinstance(message, str):
                 self._note_message(event.rig, message)
-                if isinstance(error, str):
-                    self._note_error(event.rig, f"{message}: {error}")
         elif event.topic == "status" and isinstance(reason := body.get("reason"), str):
             self._note_error(event.rig, reason)
 
@@ -205,23 +242,35 @@ def screen(rows: Sequence[Row], width: int, height: int, unicode: bool = True) -
     parts: list[RenderableType] = [_one_line(title, unicode), table(shown, width, unicode, now)]
     if hidden := len(rows) - len(shown):
         parts.append(_one_line(Text(f"and {hidden} more rigs: make the window taller", "dim"), unicode))
-    elif width < _WIDE:
-        errors = sorted((row for row in rows if row.error), key=lambda row: -(row.error.time if row.error else 0))
-        # One line stays empty, between table and errors.
-        for row in errors[: max(0, room - len(rows) - 1)]:
-            if len(parts) == 2:
-                parts.append(Text())
-            parts.append(_one_line(Text(printable(f"{row.last_error[:8]} {row.rig}: {row.last_error[9:]}")), unicode))
+    else:
+        parts += _below(rows, width, room - len(rows), unicode, has_owners=width < _MIDDLE)
     return Group(*parts)
 
 
-def table(rows: Sequence[Row], width: int, unicode: bool, now: float) -> Table:
-    """Return the table, a line for each rig."""
+def once(rows: Sequence[Row], width: int, unicode: bool = True) -> RenderableType:
+    """Return a table that is made once, and what stands below it; the arguments are those of `screen`."""
+    most = 2 + _ERROR_LINES * len(rows)
+    columns = [column for column in COLUMNS_ONCE if column != "in charge" or width >= _MIDDLE_ONCE]
+    below = _below(rows, width, most, unicode, has_owners="in charge" not in columns)
+    return Group(table(rows, width, unicode, time.time(), columns), *below)
+
+
+def table(rows: Sequence[Row], width: int, unicode: bool, now: float, columns: Sequence[str] = ()) -> Table:
+    """Return the table, a line for each rig, with those of some columns (by default all) for which there is room."""
     is_wide = width >= _WIDE
-    columns = COLUMNS if is_wide else COLUMNS[:-1]
-    longest = max((len(printable(row.rig)) for row in rows), default=3)
-    widths = {"rig": max(3, min(longest, _WIDE_NAME if is_wide else _NAME)), **_WIDTHS}
-    rest = width - sum(widths.values()) - len(columns) + 1
+    columns = columns or [column for column in COLUMNS if column != "in charge" or width >= _MIDDLE]
+    columns = [column for column in columns if column != "last error" or is_wide]
+    longest = {
+        "rig": max((len(printable(row.rig)) for row in rows), default=0),
+        "in charge": max((len(printable(row.owner or "")) for row in rows), default=0),
+    }
+    widths = {
+        "rig": max(3, min(longest["rig"], _WIDE_NAME if is_wide else _NAME)),
+        "in charge": max(9, min(longest["in charge"], _HOST)),
+        **_WIDTHS,
+    }
+    fixed = [widths[column] for column in columns if column in widths]
+    rest = width - sum(fixed) - len(columns) + 1
     widths["reference"] = _WIDE_REFERENCE if is_wide else max(9, rest)
     widths["last error"] = max(9, rest - widths["reference"])
     made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", width=width)
@@ -234,10 +283,45 @@ def table(rows: Sequence[Row], width: int, unicode: bool, now: float) -> Table:
             justify="right" if column in NUMBERS else "left",
         )
     for row in rows:
-        cells = [Text(printable(cell)) for cell in row.cells(now)[: len(columns)]]
+        cells = [Text(printable(cell)) for cell in row.cells(columns, now)]
         cells[1].stylize(STYLES[row.link])
         made.add_row(*cells)
     return made
+
+
+def _below(rows: Sequence[Row], width: int, room: int, unicode: bool, has_owners: bool) -> list[RenderableType]:
+    """Return the lines below the table: who is in charge, and the last errors, the newest first."""
+    lines: list[Text] = []
+    owners = sorted({row.owner for row in rows if row.owner})
+    if has_owners and owners and room > 1:
+        led = {owner: ", ".join(row.rig for row in rows if row.owner == owner) for owner in owners}
+        text = "; ".join(f"{owner} ({rigs})" for owner, rigs in led.items())
+        lines.append(Text(printable(f"in charge: {text}")))
+    if width < _WIDE:
+        unwell = sorted((row for row in rows if row.error), key=lambda row: -(row.error.time if row.error else 0))
+        room -= 1 + len(lines)  # one line stays empty, between table and errors
+        unwell = unwell[: max(0, room)]
+        spare = room - len(unwell)
+        for row in unwell:
+            broken = _broken(
+                f"{row.last_error[:8]} {row.rig}: {row.last_error[9:]}", width, min(_ERROR_LINES, 1 + spare)
+            )
+            spare -= len(broken) - 1
+            lines += broken
+    return [Text(), *(_one_line(line, unicode) for line in lines)] if lines else []
+
+
+def _broken(text: str, width: int, most: int) -> list[Text]:
+    """Return text in so many lines at most, the further ones indented; the last has the rest, however long."""
+    whole = Text(printable(text))
+    lines = list(whole.wrap(Console(width=width), max(1, width - len(_INDENT))))
+    if len(lines) > most:
+        lines, end = lines[: most - 1], 0
+        for line in lines:  # which have lost the blanks between them
+            shown = line.plain.rstrip()
+            end = whole.plain.index(shown, end) + len(shown)
+        lines.append(Text(whole.plain[end:].lstrip()))
+    return [lines[0], *(Text(_INDENT) + line for line in lines[1:])]
 
 
 def _one_line(text: Text, unicode: bool) -> Text:
