@@ -14,6 +14,7 @@ import pytest
 from processes import LONG, PROBE_WARNING, IblutilServer, port_of, until
 
 from rigsync import Auxiliaries, Cancelled, ExpStatus, Interrupted, PushError, Rig
+from rigsync.protocol.clock import StampClock
 from rigsync.relay import relay_before
 from rigsync.waiting import wait_until
 
@@ -227,3 +228,34 @@ def test_what_comes_after_its_instant_is_done_at_once_and_the_result_says_when(
     assert late >= 0.25 - result.starts["cameras"].bound
     assert len(recorder.entered) == 1
     until(lambda: any("after its instant" in message for message in caplog.messages))
+
+
+class Off(Rig):
+    """A rig whose wall clock is some seconds off."""
+
+    seconds = 0.0
+
+    def _make_responder(self, handled: Any, timing: Any, boot: str, stamps: StampClock) -> Any:
+        return super()._make_responder(
+            handled, timing, boot, StampClock(stamps.stamp(0.0) + round(self.seconds * 1e9), 0.0)
+        )
+
+
+def test_rigs_whose_clocks_are_minutes_apart_begin_together(stack: contextlib.ExitStack) -> None:
+    entered: dict[str, float] = {}
+    rigs = []
+    for name, seconds in (("ahead", 90.0), ("right", 0.0), ("behind", -300.0)):
+        rig = Off(name, "udp://127.0.0.1:0")
+        rig.seconds = seconds
+        rig.on("EXPSTART")(lambda *_, name=name: entered.update({name: time.monotonic()}))
+        rigs.append(stack.enter_context(rig))
+    aux = coordinate(stack, **{rig.name: rig.uri for rig in rigs})
+    begin = time.monotonic()
+    result = aux.request("EXPSTART", delay=0.3)
+    bound = max(start.bound for start in result.starts.values())
+    assert aux.services["ahead"].clock.offset == pytest.approx(90.0, abs=bound + 1e-3)  # type: ignore[index,union-attr]
+    assert aux.services["behind"].clock.offset == pytest.approx(-300.0, abs=bound + 1e-3)  # type: ignore[index,union-attr]
+    for name in entered:
+        assert entered[name] - begin >= 0.3 - bound - 1e-3
+        told = result.starts[name].time - result.at  # type: ignore[operator]
+        assert told == pytest.approx(entered[name] - begin - 0.3, abs=2 * bound + 5e-3)

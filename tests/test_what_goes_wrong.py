@@ -44,6 +44,7 @@ SHOWN_BY = {
         "tests/test_links.py::test_rigs_that_do_not_appear_are_named_with_what_is_known",
     ],
     "the clocks of the PCs differ, or are set while a session runs": [
+        "tests/test_schedule.py::test_rigs_whose_clocks_are_minutes_apart_begin_together",
         "tests/test_links.py::test_a_clock_that_is_90_s_off_is_measured_within_its_bound",
         "tests/chaos/test_clocks.py::test_clocks_minutes_apart",
         "tests/chaos/test_clocks.py::test_clocks_that_are_stepped_in_the_middle_of_a_session",
