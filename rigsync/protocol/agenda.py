@@ -170,10 +170,10 @@ class Agenda:
         else:  # also where it is refused or takes over, for both run nothing, and who asks need not wait for it
             self._begin(task, now)
 
-    def reschedule(self, record: Record, instant: float) -> None:
+    def reschedule(self, record: Record, instant: float, now: float) -> None:
         """Move the instant of a message that waits for it: its coordinator knows this rig's clock better by now."""
         for task in self._timed:
-            if task.record is record and task.schedule:
+            if task.record is record and task.schedule and instant - now <= MOST_AHEAD + _SLACK:
                 task.schedule.instant = instant
                 self._timer = min(self._timer, _hand_over_at(task))
 

@@ -251,7 +251,7 @@ class Responder(Outputs[Address]):
         if record:  # a repeat: never run twice
             record.source = source
             if record.frame is None and frame.at is not None:
-                self._agenda.reschedule(record, self._stamps.instant(frame.at))
+                self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
             self._send(source, record.frame or messages.ack(self._boot, frame.n))
             return
         if frame.n <= coordinator.highest:

@@ -2277,12 +2277,20 @@ def test_a_repeat_moves_the_instant_of_what_still_waits() -> None:
     n = bench.request("EXPSTART", delay=5.0)
     bench.run(1.0)
     bench.request("EXPSTART", n=n, delay=4.1)
-    due = None
     bench.run(4.05)
     assert bench.events(HandlerDue) == []
     bench.run(0.1)
     due = bench.due()
+    assert due.schedule is not None
     assert due.schedule.instant == pytest.approx(105.1, abs=1e-6)
+
+
+def test_a_repeat_moves_no_instant_further_than_one_may_be() -> None:
+    bench = RigBench("EXPSTART").enter("INITIALIZED")
+    n = bench.request("EXPSTART", delay=5.0)
+    bench.request("EXPSTART", n=n, delay=1e9)
+    bench.run(5.0)
+    assert bench.due().schedule is not None
 
 
 def test_what_was_not_confirmed_goes_once_more_before_the_goodbye() -> None:
