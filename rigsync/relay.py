@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from rigsync.loop_thread import LoopThread
-from rigsync.transports.udp import BUFFER
+from rigsync.transports.udp import udp_socket
 
 LONGEST_HOLD = 0.05
 """Seconds that a reordered datagram is held back at most: long enough for the next few to overtake it, and shorter
@@ -107,7 +107,7 @@ class Relay:
         found = await self._loop.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)
         # IPv4 where there is a choice, as rigsync does everywhere.
         self._family, _, _, _, self._sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        listener = self._listener = _udp_socket(socket.AF_INET)
+        listener = self._listener = udp_socket(socket.AF_INET)
         listener.bind(("127.0.0.1", 0))
         self.address = listener.getsockname()
         self._loop.add_reader(listener, self._receive_from_source, listener)
@@ -153,7 +153,7 @@ class Relay:
     def _open_path(self, listener: socket.socket, source: Any) -> _Path:
         if len(self._paths) >= MOST_SOURCES:
             self._close_longest_silent()
-        sock = _udp_socket(self._family)
+        sock = udp_socket(self._family)
         try:
             sock.connect(self._sockaddr)
         except OSError:
@@ -251,12 +251,3 @@ async def _open(relays: Iterable[Relay]) -> None:
 async def _close(relays: Iterable[Relay]) -> None:
     for relay in relays:
         relay.close()
-
-
-def _udp_socket(family: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    sock.setblocking(False)
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        with contextlib.suppress(OSError):  # a system that grants less than is asked may refuse instead
-            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
-    return sock

@@ -35,7 +35,8 @@ _IN_PKTINFO = struct.Struct("@I4s4s")  # interface, address to answer from, addr
 _IN6_PKTINFO = struct.Struct("@16sI")  # address, interface (RFC 3542 section 6)
 
 
-def _udp_socket(family: int) -> socket.socket:
+def udp_socket(family: int) -> socket.socket:
+    """Return a UDP socket that does not block, with buffers that take a burst; its owner binds or connects it."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -60,7 +61,7 @@ class _Complaints:
 
 async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
     """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere."""
-    sock = _udp_socket(family)
+    sock = udp_socket(family)
     try:
         sock.connect(address)
         opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line))
@@ -139,7 +140,7 @@ async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listen
     OSError
         The address is in use or is not one of this machine's.
     """
-    sock = _udp_socket(family)
+    sock = udp_socket(family)
     try:
         dual_stack(sock, address)
         several = is_wildcard(address)
@@ -293,7 +294,7 @@ class _UdpListeners:
                 await self._add(pump, family, address)
 
     async def _add(self, pump: Pump, family: int, address: Address) -> None:
-        sock = _udp_socket(family)
+        sock = udp_socket(family)
         try:
             dual_stack(sock, address)
             if sys.platform != "win32":
