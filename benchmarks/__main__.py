@@ -71,6 +71,17 @@ def fault_rows() -> None:
     )
 
 
+def instant_rows() -> None:
+    for kind, is_coroutine in (("plain", False), ("coroutine", True)):
+        half, most = measure.entry_delay(is_coroutine)
+        row(
+            f"{kind} handler entered after its instant",
+            f"p50 {1e6 * half:.0f} µs, p95 {1e6 * most:.0f} µs",
+            "bar: 200 µs",
+            "",
+        )
+
+
 def resource_rows() -> None:
     row("idle coordinator, 16 rigs", f"{measure.idle_load():.2%} of one core", "bar: 1 %", "")
     full, end = measure.memory_growth()
@@ -92,6 +103,7 @@ def main() -> None:
     latency_rows()
     iblutil_rows()
     fault_rows()
+    instant_rows()
     resource_rows()
 
 

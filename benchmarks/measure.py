@@ -200,6 +200,21 @@ def latency_under_loss(pushes: int = 1000) -> tuple[int, float, float]:
     return succeeded, quantile(sample, 0.5), quantile(sample, 0.99)
 
 
+def entry_delay(is_coroutine: bool, rounds: int = 100) -> tuple[float, float]:
+    """Seconds by which a handler is entered after its instant, as the rig says: p50 and p95."""
+    from rigsync import Auxiliaries, Rig
+
+    async def coroutine() -> None:
+        """Do nothing."""
+
+    rig = Rig("rig", "udp://127.0.0.1:0")
+    rig.on("EXPINFO")(coroutine if is_coroutine else lambda: None)
+    with rig, Auxiliaries({"rig": rig.uri}) as aux:
+        results = [aux.request("EXPINFO", delay=0.05) for _ in range(rounds)]
+    late = [result.starts["rig"].time - (result.at or 0.0) for result in results]
+    return median(late), quantile(late, 0.95)
+
+
 def start_skew(rigs: int = 16, rounds: int = 60, settle: float = 75.0) -> tuple[float, float, float]:
     """Seconds between the first and the last of `rigs` rigs, each a process of its own, entering a handler, as p95.
 
