@@ -23,6 +23,8 @@ BATCH = 16
 """Datagrams that a listener reads before other things have their turn."""
 MOST_UNSENT = 256
 """Datagrams that wait until the kernel takes more; what is over them is lost, as on a choked network."""
+MOST_UNREAD = 1024
+"""Datagrams from a rig that are read before its refusal is told."""
 LARGEST_READ = 65_536
 """Bytes read for a datagram, more than any has."""
 
@@ -64,7 +66,7 @@ async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) ->
     sock = udp_socket(family)
     try:
         sock.connect(address)
-        opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line))
+        opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line, sock))
     except BaseException:
         sock.close()
         raise
@@ -105,6 +107,10 @@ class _UdpLine(_UdpSocket):
 
     _refused = False
 
+    def __init__(self, pump: Pump, name: object, sock: socket.socket):
+        super().__init__(pump, name)
+        self._socket = sock
+
     def datagram_received(self, data: bytes, _: Address) -> None:
         self._pump.receive(data, self._name)
 
@@ -112,11 +118,23 @@ class _UdpLine(_UdpSocket):
         # Linux and macOS report an ICMP refusal as the first, Windows as the second.
         if isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
             self._refused = True
-            # Told when what came before has been read, a rig's goodbye above all: the system reports errors first.
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._pump.refuse, self._name)
+            asyncio.get_running_loop().call_soon(self._tell_refusal)
         else:
             super().error_received(exc)
+
+    def _tell_refusal(self) -> None:
+        # After all that came before has been read, a rig's goodbye above all: the system reports errors first.
+        for _ in range(MOST_UNREAD):
+            if self._socket.fileno() < 0:  # closed by what the last one led to
+                return
+            try:
+                data = self._socket.recv(LARGEST_READ)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                continue  # of something else that was sent
+            self._pump.receive(data, self._name)
+        self._pump.refuse(self._name)
 
     def send(self, _: Any, data: bytes) -> None:
         self._refused = False
