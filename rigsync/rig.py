@@ -58,6 +58,8 @@ LONGEST_TOPIC = 100
 """Characters of a notice's topic, and of its key."""
 LONGEST_DESCRIPTION = 32_000
 """Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
+LONGEST_REASON = 2000
+"""Characters of the reason of an interrupt, which is part of answers and has to leave room for the rest."""
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
@@ -254,6 +256,34 @@ class Rig:
             raise NotRunning(f"rig {self.name} does not serve: start it before it tells anything")
         session.notify(topic, key, plain, bool(confirm))
 
+    def interrupt(self, reason: str) -> None:
+        """Interrupt the experiment of the rig's own accord, since it cannot go on; from any thread, without waiting.
+
+        All is done as though EXPINTERRUPT had come: its handlers run, with ``{'reason': reason}``, and the rig is
+        STOPPED. The coordinators that watch hear of it at once, with the reason, and so does whoever sends EXPEND
+        later (``interrupted`` in the answer). Where no experiment is under way, nothing happens.
+
+        Parameters
+        ----------
+        reason : str
+            What has happened, for instance that a recording has ended by itself; it is cut at 2,000 characters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The reason is no text, or is empty.
+        NotRunning
+            The rig does not serve.
+        """
+        if not isinstance(reason, str):
+            raise TypeError(f"the reason is text, not {type(reason).__name__}")
+        if not reason:
+            raise ValueError("an interrupt needs a reason, for those who wonder why")
+        text = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+        if (session := self._session) is None:
+            raise NotRunning(f"rig {self.name} does not serve: nothing is under way")
+        session.interrupt(text)
+
     # ------------------------------------------------------------------------------------------------- serving
 
     def start(self) -> None:
@@ -406,14 +436,22 @@ class _Session:
 
     def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
         """Tell the coordinators that watch; from any thread."""
+        self._soon(lambda now: self.responder.notify(topic, key, body, confirm, now))
 
-        def tell() -> None:
+    def interrupt(self, reason: str) -> None:
+        """Interrupt the experiment, if one is under way; from any thread."""
+        self._soon(lambda now: self.responder.interrupt(reason, now))
+
+    def _soon(self, act: Callable[[float], None]) -> None:
+        """Have the core do something on the loop's thread; it is given monotonic seconds."""
+
+        def acted() -> None:
             if not self._left:
-                self.responder.notify(topic, key, body, confirm, self.endpoint.now())
+                act(self.endpoint.now())
                 self.endpoint.pump()
 
         try:
-            self._loop.call_soon_threadsafe(tell)
+            self._loop.call_soon_threadsafe(acted)
         except RuntimeError:
             raise NotRunning(f"rig {self._name} has stopped serving") from None
 

@@ -1172,6 +1172,29 @@ def test_run_gives_the_signals_back(rig: Rig) -> None:
     assert not rig.is_running
 
 
+def test_a_rig_that_interrupts_tells_why_from_any_thread(rig: Rig) -> None:
+    told: list[Any] = []
+    reasons: list[Any] = []
+    rig.on("EXPINTERRUPT")(reasons.append)
+    with rig, Auxiliaries({"cameras": rig.uri}) as aux:
+        aux.on("notice", lambda notice: told.append(notice.body) if notice.topic == "status" else None)
+        aux.request("EXPINIT", {"exp_ref": REFERENCE})
+        aux.request("EXPSTART", REFERENCE)
+        telling = threading.Thread(target=rig.interrupt, args=["x" * 3000])
+        telling.start()
+        telling.join(LONG)
+        until(lambda: rig.status is ExpStatus.STOPPED)
+        cut = "x" * 2000 + "..."
+        assert reasons == [{"reason": cut}]
+        until(lambda: any(body["reason"] == cut for body in told))
+        assert aux.request("EXPEND")["cameras"][0]["interrupted"] == cut
+        for wrong, error in ((None, TypeError), ("", ValueError)):
+            with pytest.raises(error):
+                rig.interrupt(wrong)  # type: ignore[arg-type]
+    with pytest.raises(NotRunning, match="does not serve"):
+        rig.interrupt("late")
+
+
 def test_dead_event_loop_is_loud(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     tasks: list[Any] = []
     changes: list[LinkChanged] = []

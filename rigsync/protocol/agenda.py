@@ -206,6 +206,12 @@ class Agenda:
             if task.sender and task.sender.boot == boot:
                 self._call_off(task, "the coordinator that asked for it has closed", now)
 
+    def interrupt(self, reason: str, now: float) -> None:
+        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where no experiment is under way."""
+        if self._is_under_way():
+            task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
+            self.accept(task, now)
+
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: act, and give up an owner that is gone."""
         if now >= self.ownership.expires():
@@ -323,15 +329,17 @@ class Agenda:
     def _expire_lease(self, now: float) -> None:
         owner = self.ownership.owner
         self.ownership.release()
-        if owner is None or (self.status not in (ExpStatus.INITIALIZED, ExpStatus.RUNNING) and not self._lane.running):
+        if owner is None or not self._is_under_way():
             return
         reason = (
             f"the coordinator on {owner.host}, which was in charge of {self.exp_ref or 'the experiment'}, has been "
             f"silent for the lease of {self.ownership.lease:g} s"
         )
         self._events.append(LeaseExpired(owner.host, self.exp_ref, reason))
-        task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
-        self.accept(task, now)
+        self.interrupt(reason, now)
+
+    def _is_under_way(self) -> bool:
+        return self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING) or self._lane.running is not None
 
     def _occupy(self, task: Task, now: float) -> None:
         self._lane.running = task

@@ -139,6 +139,10 @@ class Responder(Outputs[Address]):
         """Settle a task whose handlers have failed with an exception of type `error`."""
         self._agenda.fail(number, error, message, traceback, now)
 
+    def interrupt(self, reason: str, now: float) -> None:
+        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where no experiment is under way."""
+        self._agenda.interrupt(reason, now)
+
     def is_open(self, number: int) -> bool:
         """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
         return self._agenda.is_open(number)

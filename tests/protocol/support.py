@@ -228,6 +228,10 @@ class RigBench:
         self.rig.fail(task, error, text, traceback, self.now)
         self._collect()
 
+    def interrupt(self, reason: str) -> None:
+        self.rig.interrupt(reason, self.now)
+        self._collect()
+
     def run(self, seconds: float) -> None:
         """Let time pass, stopping at each timer."""
         end = self.now + seconds

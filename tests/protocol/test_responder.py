@@ -1962,6 +1962,38 @@ def test_a_rigsync_coordinator_may_take_an_iblutil_one_s_experiment_over() -> No
     assert owner_of(bench) == "10.0.0.9"
 
 
+# ----------------------------------------------------------------------------------------- of the rig's own accord
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING"])
+def test_a_rig_interrupts_of_its_own_accord_with_the_reason(status: str) -> None:
+    bench = RigBench("EXPINTERRUPT").enter(status)
+    bench.interrupt("ffmpeg has ended")
+    due = bench.due()
+    assert (due.event, due.args) == (ExpMessage.EXPINTERRUPT, [{"reason": "ffmpeg has ended"}])
+    bench.respond(due.task)
+    assert bench.events(StatusChanged) == [StatusChanged(ExpStatus[status], STOPPED, REF, "ffmpeg has ended")]
+    assert bench.do("EXPEND").args[0]["interrupted"] == "ffmpeg has ended"
+
+
+@pytest.mark.parametrize("status", ["CONNECTED", "STOPPED"])
+def test_where_nothing_is_under_way_a_rig_interrupts_nothing(status: str) -> None:
+    bench = RigBench("EXPINTERRUPT").enter(status)
+    bench.interrupt("ffmpeg has ended")
+    assert bench.events(HandlerDue) == []
+    assert bench.rig.status is ExpStatus[status]
+
+
+def test_a_rig_that_interrupts_overtakes_what_it_is_doing() -> None:
+    bench = RigBench("EXPINIT", "EXPINTERRUPT")
+    bench.request("EXPINIT", {"exp_ref": REF})
+    bench.due()
+    bench.interrupt("the camera is on fire")
+    assert bench.answer().error == "Interrupted"
+    bench.respond(bench.due().task)
+    assert bench.rig.status is STOPPED
+
+
 # ----------------------------------------------------------------------------------------------------------- lease
 
 
