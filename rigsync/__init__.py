@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rigsync.errors import BusyError as BusyError
     from rigsync.errors import Cancelled as Cancelled
     from rigsync.errors import ConfigError as ConfigError
+    from rigsync.errors import ExperimentError as ExperimentError
     from rigsync.errors import Interrupted as Interrupted
     from rigsync.errors import ListenError as ListenError
     from rigsync.errors import LoopBlocked as LoopBlocked
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from rigsync.errors import RigsyncError as RigsyncError
     from rigsync.errors import RigTimeout as RigTimeout
     from rigsync.errors import UnknownRig as UnknownRig
+    from rigsync.experiment import Experiment as Experiment
+    from rigsync.failures import RigFailure as RigFailure
     from rigsync.protocol.clock import ClockEstimate as ClockEstimate
     from rigsync.protocol.events import Start as Start
     from rigsync.protocol.messages import ExpMessage as ExpMessage
@@ -53,6 +56,7 @@ _MODULES = {
         "BusyError",
         "Cancelled",
         "ConfigError",
+        "ExperimentError",
         "Interrupted",
         "ListenError",
         "LoopBlocked",
@@ -73,6 +77,8 @@ _MODULES = {
         "RigsyncError",
         "UnknownRig",
     ],
+    "experiment": ["Experiment"],
+    "failures": ["RigFailure"],
     "protocol.clock": ["ClockEstimate"],
     "protocol.events": ["Start"],
     "protocol.messages": ["ExpMessage", "ExpStatus"],

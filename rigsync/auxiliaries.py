@@ -19,6 +19,8 @@ from rigsync.callbacks import Subscribers
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Rigs, load_rigs, rigs_from
 from rigsync.errors import LoopBlocked, NotRunning, PushError, RigError, RigsMissing
+from rigsync.experiment import Experiment, unfinished
+from rigsync.failures import FailureWatch, RigFailure
 from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
 from rigsync.protocol.arguments import checked_delay, compose
@@ -373,6 +375,72 @@ class Auxiliaries:
             raise outcome.result.as_error()
         return outcome
 
+    def experiment(
+        self,
+        ref: Any,
+        *,
+        init: Mapping[str, Any] | None = None,
+        start: Any = None,
+        delay: float | None = None,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_failure: Callable[[RigFailure], object] | None = None,
+    ) -> Experiment:
+        """Return an experiment to be entered by ``with``: begun on all rigs or on none, and never left running.
+
+        Entering sends EXPINFO, EXPINIT and EXPSTART, and waits for all rigs. Where one fails, those that have begun are
+        interrupted and cleaned up, and one error names every rig. Leaving sends EXPEND and EXPCLEANUP; on an exception,
+        KeyboardInterrupt, a signal that ends the program, or the interpreter's exit, it sends EXPINTERRUPT with the
+        exception's type, text, traceback, file and line, and EXPCLEANUP, and the exception goes on.
+
+        Parameters
+        ----------
+        ref : str or mapping
+            Reference of the experiment, ``yyyy-mm-dd_n_subject`` or a mapping of date, sequence and subject. A rig that
+            is the main sync, of which there may be one, and has a reference, decides it: see the context's ``exp_ref``.
+        init : mapping, optional
+            Data of EXPINIT, beside the reference. ``{'takeover': True}`` goes on with an experiment that is running.
+        start : object, optional
+            Data of EXPSTART.
+        delay : float, optional
+            Seconds after which all rigs begin at one instant; at once by default.
+        rigs : str or iterable of str, optional
+            Names or patterns; all rigs by default.
+        timeout : float, optional
+            Seconds for the answers to each message, instead of each rig's own.
+        on_failure : callable, optional
+            Called with a `RigFailure` where a rig fails after it has begun, on the service thread; without it,
+            ``session.check()`` raises, and leaving does where nobody has checked.
+
+        Returns
+        -------
+        Experiment
+            With ``check()``, ``ready``, ``failures``, ``exp_ref`` and ``results``.
+
+        Raises
+        ------
+        TypeError, ValueError, UnknownRig
+            As for `push`. Entering and leaving raise `ExperimentError`.
+        """
+        names = self._choose(rigs)
+
+        def watch(*args: Any) -> FailureWatch:
+            if self._remote is None:
+                raise self._not_running()
+            return FailureWatch(self._remote, self._subscribers, *args)
+
+        return Experiment(
+            self,
+            list(self._rigs.rigs) if names is None else names,
+            ref,
+            init=init,
+            start=start,
+            delay=delay,
+            timeout=timeout,
+            on_failure=on_failure,
+            watch=watch,
+        )
+
     def ping(self, *rigs: str, timeout: float = 1.0) -> dict[str, PingReply | RigError]:
         """Send one probe to each rig, and wait for what comes back.
 
@@ -576,7 +644,12 @@ _unclosed: weakref.WeakSet[Auxiliaries] = weakref.WeakSet()
 
 @atexit.register
 def _say_goodbye_for_the_unclosed() -> None:
-    """Say goodbye for a program that ends without `close`: its rigs would wait for it until their lease is over."""
+    """Interrupt what a program leaves running, and say goodbye for one that ends without `close`.
+
+    Its rigs would wait for it until their lease is over.
+    """
+    for experiment in list(unfinished):
+        experiment.say_last_words()
     for auxiliaries in list(_unclosed):
         if auxiliaries.services and auxiliaries.is_running:
             said = threading.Event()

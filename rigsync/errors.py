@@ -267,5 +267,30 @@ class PushError(RigsyncError):
         return type(self), (self.message, self.result, self.failed)
 
 
+class ExperimentError(RigsyncError):
+    """An experiment that some rig has spoilt; its text names every rig with what became of it.
+
+    Parameters
+    ----------
+    exp_ref : str or None
+        Reference of the experiment.
+    stage : str
+        The name of the message that failed, or ``recording`` where a rig failed after it had begun.
+    outcomes : mapping of str to str
+        What became of each rig, in words.
+    failed : mapping of str to RigError
+        The failures by name of rig.
+    """
+
+    def __init__(self, exp_ref: str | None, stage: str, outcomes: Mapping[str, str], failed: Mapping[str, RigError]):
+        self.exp_ref, self.stage, self.outcomes, self.failed = exp_ref, stage, dict(outcomes), dict(failed)
+        many = f"{len(self.failed)} of {len(self.outcomes)} rigs"
+        told = "; ".join(f"{rig}: {outcome}" for rig, outcome in self.outcomes.items())
+        super().__init__(f"experiment {exp_ref or 'without a reference'} failed at {stage} on {many} ({told})")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.exp_ref, self.stage, self.outcomes, self.failed)
+
+
 class PushTimeout(PushError, TimeoutError):
     """A push in which every failure is a time-out or a lost rig."""

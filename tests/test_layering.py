@@ -17,8 +17,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "config", "config_file", "conditions", "waiting", "workers"}),
     frozenset({"protocol"}),
     frozenset({"endpoint", "transports", "loop_thread", "relay", "ports", "interfaces", "waiters"}),
-    frozenset({"callbacks", "results", "service", "remote_rig", "rig", "doctor", "doctor_lines", "findings"}),
-    frozenset({"auxiliaries"}),
+    frozenset(
+        {"callbacks", "results", "service", "remote_rig", "rig", "doctor", "doctor_lines", "findings", "failures"}
+    ),
+    frozenset({"auxiliaries", "experiment"}),
     frozenset({"agent", "bridges", "journal", "web"}),
     frozenset({"cli", "__main__"}),
 )

@@ -225,7 +225,7 @@ def test_a_name_that_stands_for_another_address_after_a_reboot(
     with Rig("cameras", f"udp://127.0.0.2:{port}"):
         aux.wait_for("cameras", timeout=LONG)
         assert aux.request("EXPSTATUS") == {"cameras": [0]}
-    assert told.of("cameras")[:2] == ["RigLost", "RigAlive"]
+    assert told.of("cameras")[:3] == ["RigLost", "RigRestarted", "RigAlive"]
     assert aux.services is not None
     assert aux.services.address("cameras")[0] == "127.0.0.2"
 

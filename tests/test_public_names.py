@@ -25,6 +25,7 @@ PROMISED = {
     *("RigError", "RigTimeout", "RigRefused", "RigLost", "Interrupted", "Aborted", "RemoteError"),
     *("PushError", "PushTimeout"),
     *("BusyError", "Cancelled", "RigRestarted", "RigsMissing", "ClockEstimate", "Start"),
+    *("Experiment", "ExperimentError", "RigFailure"),
 }
 
 

@@ -448,6 +448,8 @@ class Peer:
                 return
             restarted = self._remote_boot is not None
             self._meet(frame.boot)
+            if restarted:  # told before what the new process says of itself
+                self._events.append(events.RigRestarted(self.name))
         elif frame.n <= self._left_at:
             self._count("late answer")  # it left before the goodbye
             return
@@ -458,7 +460,6 @@ class Peer:
         self._probe_returned(frame.n, now, (frame.t0, frame.t1, frame.t2), frame.t2 - frame.t1)
         self._heard(Dialect.RIGSYNC, now)
         if restarted:
-            self._events.append(events.RigRestarted(self.name))
             self._settle_restarted()
         self._advance(now)
 

@@ -1,0 +1,336 @@
+"""An experiment as a context: begun on all rigs or on none, and never left running."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rigsync import __version__
+from rigsync.callbacks import guarded
+from rigsync.conditions import Latch
+from rigsync.errors import BusyError, ExperimentError, PushError, RemoteError, RigError, RigRefused, RigsyncError
+from rigsync.failures import FailureWatch, RigFailure
+from rigsync.protocol.lifecycle import reference_text, same_reference
+from rigsync.protocol.messages import PROTOCOL_VERSION, ExpStatus, one_line
+from rigsync.results import PushResult
+
+if TYPE_CHECKING:
+    from rigsync.auxiliaries import Auxiliaries
+
+logger = logging.getLogger("rigsync.experiment")
+
+LAST_WORDS = 2.0
+"""Seconds that a program which ends in the middle of an experiment waits for its rigs to confirm the interrupt."""
+LONGEST_TRACEBACK = 16_000
+"""Characters of a traceback that is sent: its end, where the error stands."""
+LONGEST_TEXT = 2_000
+"""Characters of an exception's text that is sent."""
+RECORDING = "recording"
+"""The stage of an experiment between EXPSTART and EXPEND."""
+_DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
+_ENDING_SIGNALS = ("SIGTERM", "SIGHUP", "SIGBREAK")
+"""Those that end a program which does not handle them; the last is what Windows has in place of the first."""
+
+
+unfinished: weakref.WeakSet[Experiment] = weakref.WeakSet()
+"""Those that have been entered and not left."""
+
+
+class Terminated(SystemExit):
+    """A signal that ends the program came in the middle of an experiment; the exit status is 128 and its number."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+    def __str__(self) -> str:
+        return f"{self.name} ended the program"
+
+
+class Experiment:
+    """One experiment on all rigs; `Auxiliaries.experiment` makes it, and its text says what it does."""
+
+    def __init__(
+        self,
+        aux: Auxiliaries,
+        rigs: Sequence[str],
+        ref: Any,
+        *,
+        init: Mapping[str, Any] | None,
+        start: Any,
+        delay: float | None,
+        timeout: float | None,
+        on_failure: Callable[[RigFailure], object] | None,
+        watch: Callable[..., FailureWatch],
+    ):
+        if init is not None and not isinstance(init, Mapping):
+            raise TypeError(f"init is a mapping, the data of EXPINIT, not {type(init).__name__}")
+        if init is not None and "exp_ref" in init:
+            raise ValueError("the reference is the first argument; leave exp_ref out of init")
+        if on_failure is not None and not callable(on_failure):
+            raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
+        self._aux, self._rigs, self._make_watch = aux, list(rigs), watch
+        self._init, self._start, self._delay, self._timeout = dict(init or {}), start, delay, timeout
+        self._on_failure = on_failure
+        self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
+        """Reference of the experiment; that of the main sync, once that has told one."""
+        self.results: dict[str, PushResult] = {}
+        """What became of each message, by its name."""
+        self.ready = Latch()
+        """Set while every rig records; serves as a thread event and as a condition."""
+        self._watch: FailureWatch | None = None
+        self._in_charge_of: list[str] = []
+        """The rigs that may have begun, and are not known to have stopped."""
+        self._signals = _EndingSignals()
+        self._state = "new"
+
+    def __repr__(self) -> str:
+        return f"<Experiment {self.exp_ref}, {self._state}, {len(self._rigs)} rigs>"
+
+    # ------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """By name of rig, what has gone wrong since it began to record; a rig that is lost until it is back."""
+        return self._watch.failures() if self._watch else {}
+
+    def check(self) -> None:
+        """Raise if a rig has failed since it began to record, or is lost; cheap, and without waiting.
+
+        Raises
+        ------
+        ExperimentError
+            Names each such rig with what has happened to it.
+        """
+        if self._watch and (failures := self._watch.take()):
+            outcomes = {rig: failures.get(rig, "records") for rig in self._rigs}
+            failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
+            raise ExperimentError(self.exp_ref, RECORDING, outcomes, failed)
+
+    # --------------------------------------------------------------------------------------------- life cycle
+
+    def __enter__(self) -> Experiment:
+        if self._state != "new":
+            raise RuntimeError("an experiment is entered once; make a new one with aux.experiment(...)")
+        self._state = "beginning"
+        self._signals.take_over()
+        unfinished.add(self)
+        try:
+            self._begin()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self._state = "running"
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None:
+                self._end()
+        except BaseException as problem:
+            self._leave(problem)
+            raise
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Interrupt what `error` leaves running, and take the guards away, whatever happens."""
+        self._begin_ending()
+        try:
+            if error is not None:
+                self._stop_and_clean_up(report_of(error))
+        finally:
+            self._state = "over"
+            unfinished.discard(self)
+            if self._watch:
+                self._watch.close()
+            self._signals.give_back()
+        self._signals.act(error)
+
+    def _begin_ending(self) -> None:
+        # What is to be done now is bounded, and a signal that asks for the end is obeyed after it.
+        self._state, self._signals.hold = "ending", True
+
+    # ------------------------------------------------------------------------------------------------ beginning
+
+    def _begin(self) -> None:
+        self._find_reference(self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information()))
+        self._in_charge_of = list(self._rigs)  # from before it is sent: Ctrl-C may come while it is under way
+        self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
+        self._watch = self._make_watch(self._rigs, self.exp_ref, self._note_failure, self.ready)
+        self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
+        self._watch.begin()
+
+    def _information(self) -> dict[str, Any]:
+        return {
+            "exp_ref": self.exp_ref,
+            "main_sync": False,
+            "master": True,
+            "experiment_description": {},
+            "rig_version": __version__,
+            "spec_version": PROTOCOL_VERSION,
+            "status": int(ExpStatus.CONNECTED),
+        }
+
+    def _find_reference(self, answers: PushResult) -> None:
+        """Take the main sync's reference, as iblrig's task code does, which allows one main sync at most."""
+        told = {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
+        main = [rig for rig, info in told.items() if info.get("main_sync")]
+        if len(main) > 1:
+            problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
+            outcomes = {rig: problem if rig in main else _DONE["EXPINFO"] for rig in self._rigs}
+            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in main})
+        for rig in main:
+            # What a rig that is STOPPED tells is the experiment before this one.
+            if (reference := told[rig].get("exp_ref")) and told[rig].get("status") != int(ExpStatus.STOPPED):
+                found = reference_text(reference)
+                if self.exp_ref is not None and not same_reference(self.exp_ref, found):
+                    logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
+                self.exp_ref = found
+
+    def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> PushResult:
+        outcome = self._push(message, *args, rigs=self._rigs, delay=delay)
+        if isinstance(outcome, PushError):
+            raise self._undone(message, outcome) from outcome
+        self.results[message] = outcome
+        return outcome
+
+    def _push(self, message: str, *args: Any, rigs: list[str], delay: float | None = None) -> PushResult | PushError:
+        return self._aux.push(message, *args, wait=True, rigs=rigs, timeout=self._timeout, delay=delay)
+
+    def _undone(self, message: str, error: PushError) -> ExperimentError:
+        """Interrupt and clean up what has begun, since `message` failed somewhere; return what became of each rig."""
+        self._begin_ending()
+        self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
+        stopped = self._stop_and_clean_up({"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]})
+        outcomes = {}
+        for rig in self._rigs:
+            problem = error.failed.get(rig)
+            outcome = f"{message} failed: {problem.problem}" if problem else _DONE[message]
+            outcomes[rig] = f"{outcome}; then {stopped[rig]}" if rig in stopped else outcome
+        return ExperimentError(self.exp_ref, message, outcomes, error.failed)
+
+    # --------------------------------------------------------------------------------------------------- ending
+
+    def _end(self) -> None:
+        self._begin_ending()
+        failures = self._watch.end() if self._watch else {}
+        ended = self._push("EXPEND", rigs=self._rigs)
+        if isinstance(ended, PushResult):
+            self.results["EXPEND"] = ended
+        told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in ended.failed.items()}
+        self._in_charge_of = [rig for rig, error in ended.failed.items() if _may_have_begun("EXPEND", error)]
+        for rig, text in self._stop_and_clean_up({"error": type(ended).__name__, "message": str(ended)}).items():
+            told[rig].append(text)
+        stopped = [rig for rig in self._rigs if rig not in ended.failed]
+        cleaned_up = self._push("EXPCLEANUP", rigs=stopped)
+        self.results["EXPCLEANUP"] = cleaned_up.result if isinstance(cleaned_up, PushError) else cleaned_up
+        for rig, error in cleaned_up.failed.items():
+            told.setdefault(rig, ["ended"]).append(f"EXPCLEANUP failed: {error.problem}")
+        for rig, reason in failures.items():
+            told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
+        if told:
+            failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
+            failed.update({**cleaned_up.failed, **ended.failed})
+            outcomes = {rig: "; then ".join(told.get(rig, ["ended and cleaned up"])) for rig in self._rigs}
+            stage = "EXPEND" if ended.failed else "EXPCLEANUP" if cleaned_up.failed else RECORDING
+            raise ExperimentError(self.exp_ref, stage, outcomes, failed)
+
+    def _stop_and_clean_up(self, report: dict[str, Any]) -> dict[str, str]:
+        """Interrupt the rigs that may be running, and have them clean up; return what became of each, in words.
+
+        What fails is logged, since it must not hide why this is done.
+        """
+        rigs = self._in_charge_of
+        if not rigs:
+            return {}
+        if self._watch:
+            self._watch.end()
+        outcomes: dict[str, str] = {}
+        try:
+            stopped = self._push("EXPINTERRUPT", report, rigs=rigs)
+            self._in_charge_of = []
+            cleaned_up = self._push("EXPCLEANUP", rigs=rigs)
+        except RigsyncError as error:  # closed, for instance
+            logger.error("%s may go on recording: %s", ", ".join(rigs), error)  # noqa: TRY400 - the text says all
+            return dict.fromkeys(rigs, f"not reached: {error}")
+        for rig in rigs:
+            interrupted, tidied = stopped.failed.get(rig), cleaned_up.failed.get(rig)
+            outcomes[rig] = f"EXPINTERRUPT failed: {interrupted.problem}" if interrupted else "interrupted"
+            outcomes[rig] += f" and EXPCLEANUP failed: {tidied.problem}" if tidied else " and cleaned up"
+            if interrupted:
+                logger.error("%s may go on recording: %s", rig, one_line(interrupted.problem))
+        return outcomes
+
+    def say_last_words(self) -> None:
+        """Interrupt what is still running, since the interpreter is ending."""
+        if rigs := self._in_charge_of:
+            report = {"error": "SystemExit", "message": "the program ended in the middle of the experiment"}
+            with contextlib.suppress(RigsyncError):
+                self._aux.push("EXPINTERRUPT", report, wait=True, rigs=rigs, timeout=LAST_WORDS)
+
+    def _note_failure(self, failure: RigFailure) -> None:
+        logger.error("%s: %s", failure.rig, failure.reason)
+        if self._on_failure:
+            guarded("on_failure", self._on_failure, failure)
+
+
+def report_of(error: BaseException) -> dict[str, Any]:
+    """Return an exception as the data of EXPINTERRUPT, by the keys that iblrig's task code gives it."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    told = "".join(traceback.TracebackException.from_exception(error).format())
+    return {
+        "error": type(error).__name__,
+        "message": str(error)[:LONGEST_TEXT],
+        "traceback": told[-LONGEST_TRACEBACK:],
+        "file": last[0].filename if last else None,
+        "line_no": last[0].lineno if last else None,
+    }
+
+
+def _may_have_begun(message: str, error: RigError | None) -> bool:
+    """Tell whether a rig is to be interrupted after `message` failed there, or elsewhere."""
+    if isinstance(error, (BusyError, RigRefused)):
+        return False  # it is another's, or it is not there
+    # A rig that has refused EXPINIT has not begun. One that was silent may have.
+    return message != "EXPINIT" or not isinstance(error, RemoteError)
+
+
+class _EndingSignals:
+    """Has the signals that end a program raise `Terminated`, so that it leaves its `with`; on the main thread alone."""
+
+    def __init__(self) -> None:
+        self.hold = False
+        """Whether what comes now is to be obeyed later."""
+        self._held: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def take_over(self) -> None:
+        """Handle those signals that the program leaves to the system."""
+        if threading.current_thread() is threading.main_thread():
+            numbers = (getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name))
+            for number in numbers:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if not self.hold:
+            raise Terminated(number)
+        self._held = number
+
+    def give_back(self) -> None:
+        """Leave them to the system again."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def act(self, error: BaseException | None) -> None:
+        """Obey what came while it was held, if the program is not ending anyway."""
+        if self._held is not None and not isinstance(error, Terminated):
+            raise Terminated(self._held)

@@ -1,0 +1,172 @@
+"""What goes wrong with rigs after they have begun to record."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync.callbacks import Subscribers
+from rigsync.conditions import Latch
+from rigsync.errors import NotRunning
+from rigsync.protocol.clock import NANOSECONDS
+from rigsync.protocol.events import LinkChanged, LinkState, Notice, ProbeAnswered, RigRestarted
+from rigsync.protocol.lifecycle import name_different
+from rigsync.protocol.messages import ExpStatus, one_line
+from rigsync.service import RigServices
+
+PROBE_TIMEOUT = 1.0
+"""Seconds allowed to the probe by which a rig's word that it has stopped is made sure of; the next beat brings more."""
+FAILURE = "failure"
+"""Topic of the notices by which a rig tells that it records badly, or not at all: ``{'problem': text}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigFailure:
+    """What has gone wrong with a rig after it began to record."""
+
+    rig: str
+    """Name of the rig."""
+    reason: str
+    """What has happened."""
+
+
+class FailureWatch:
+    """Watches rigs that record: each that stops by itself, restarts, is lost, or says that something is wrong.
+
+    Parameters
+    ----------
+    services : RigServices
+        The rigs.
+    subscribers : Subscribers
+        Who is told of events.
+    rigs : sequence of str
+        Names of those that record.
+    exp_ref : str or None
+        The experiment.
+    tell : callable
+        Called with each `RigFailure`, on the service thread.
+    ready : Latch
+        Set while all of them record.
+    """
+
+    def __init__(
+        self,
+        services: RigServices,
+        subscribers: Subscribers,
+        rigs: Sequence[str],
+        exp_ref: str | None,
+        tell: Callable[[RigFailure], None],
+        ready: Latch,
+    ):
+        self._services, self._rigs, self._exp_ref = services, frozenset(rigs), exp_ref
+        self._tell, self._ready = tell, ready
+        self._lock = threading.Lock()
+        self._since: float | None = None  # when all had begun, in monotonic seconds; None before, and at the end
+        self._reasons: dict[str, str] = {}  # why a rig says that it has stopped
+        self._failed: dict[str, str] = {}
+        self._lost: dict[str, str] = {}  # which may be back and have recorded all the while
+        self._told: set[str] = set()
+        self._subscriptions = [
+            subscribers.add(Notice, self._note_notice),
+            subscribers.add(ProbeAnswered, self._note_status),
+            subscribers.add(LinkChanged, self._note_link),
+            subscribers.add(RigRestarted, self._note_restart),
+        ]
+
+    def begin(self) -> None:
+        """Watch from now on: every rig has said that it records."""
+        with self._lock:
+            self._since = time.monotonic()
+            if not self._failed and not self._lost:
+                self._ready.set()
+
+    def failures(self) -> dict[str, str]:
+        """Return what has gone wrong, by name of rig."""
+        with self._lock:
+            return {**self._lost, **self._failed}
+
+    def take(self) -> dict[str, str]:
+        """Return what has gone wrong, and take note that the program knows."""
+        failures = self.failures()
+        self._told.update(failures)
+        return failures
+
+    def end(self) -> dict[str, str]:
+        """Watch no longer, since the rigs are told to stop; return what the program does not know yet.
+
+        A rig that is lost is not among it: what becomes of it, the next message shows.
+        """
+        with self._lock:
+            self._since = None
+            self._ready.unset()
+            return {rig: reason for rig, reason in self._failed.items() if rig not in self._told}
+
+    def close(self) -> None:
+        """Be told of nothing more."""
+        self.end()
+        for unsubscribe in self._subscriptions:
+            unsubscribe()
+
+    # ------------------------------------------------------------------------------------- on the service thread
+
+    def _note_notice(self, notice: Notice) -> None:
+        body = notice.body if isinstance(notice.body, dict) else {}
+        if notice.rig not in self._rigs or name_different(body.get("exp_ref"), self._exp_ref):
+            return
+        if notice.topic == FAILURE:
+            self._fail(notice.rig, str(body.get("problem") or notice.body))
+        elif notice.topic == "log" and body.get("message") in ("EXPEND", "EXPINTERRUPT") and not body.get("error"):
+            self._reasons.setdefault(notice.rig, f"{body['message']} came from {body.get('from')}")
+        elif notice.topic == "status" and body.get("status") == ExpStatus.STOPPED.name:
+            if body.get("reason"):
+                self._reasons[notice.rig] = str(body["reason"])
+            if self._since is not None:
+                # It may be late, and of an experiment of the same name before; a probe that leaves now is not.
+                with contextlib.suppress(NotRunning):
+                    self._services.ping(notice.rig, PROBE_TIMEOUT, _ignore)
+
+    def _note_status(self, probe: ProbeAnswered) -> None:
+        since, stamps = self._since, probe.stamps
+        if probe.rig not in self._rigs or since is None or stamps is None:
+            return
+        sent = time.monotonic() - (stamps[3] - stamps[0]) / NANOSECONDS
+        if sent <= since:
+            return  # it may have seen the rig before it began
+        rig = self._services[probe.rig]
+        has_stopped = rig.rig_status in (ExpStatus.CONNECTED, ExpStatus.STOPPED)
+        if has_stopped or name_different(rig.exp_ref, self._exp_ref):
+            reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
+            self._fail(probe.rig, f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}")
+
+    def _note_restart(self, event: RigRestarted) -> None:
+        if event.rig in self._rigs:
+            self._fail(event.rig, "its program was started anew, which has ended what it recorded")
+
+    def _note_link(self, event: LinkChanged) -> None:
+        if event.rig not in self._rigs:
+            return
+        with self._lock:
+            if event.after is LinkState.ALIVE:
+                self._lost.pop(event.rig, None)
+                if self._since is not None and not self._failed and not self._lost:
+                    self._ready.set()
+                return
+        if event.after is LinkState.LOST:
+            self._fail(event.rig, f"the rig is lost: {event.reason}", self._lost)
+
+    def _fail(self, rig: str, reason: str, where: dict[str, str] | None = None) -> None:
+        failed = self._failed if where is None else where
+        with self._lock:
+            if self._since is None or rig in failed:
+                return
+            failed[rig] = one_line(reason)
+            self._ready.unset()
+        self._tell(RigFailure(rig, failed[rig]))
+
+
+def _ignore(_: Any) -> None:
+    """Take no notice: the event of the probe is what counts."""

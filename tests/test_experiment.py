@@ -1,0 +1,644 @@
+"""An experiment as a context: begun on all rigs or on none, never left running, every failure named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from live_helpers import LONG
+from processes import ROOT, IblutilServer, RigProgram, free_port, until
+
+from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
+from rigsync.relay import relay_before
+
+REFERENCE = "2026-03-01_2_mouse"
+OTHER = "2026-03-01_3_mouse"
+VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+Serve = Callable[..., Rig]
+Connect = Callable[..., Auxiliaries]
+
+
+class Lab:
+    """Rigs, and what each has been told."""
+
+    def __init__(self, serve: Serve):
+        self._serve = serve
+        self.told: list[tuple[str, str, tuple[Any, ...]]] = []
+
+    def rig(self, name: str, handlers: dict[str, Callable[..., Any]] | None = None, **options: Any) -> Rig:
+        def note(verb: str) -> Callable[..., None]:
+            return lambda *args: self.told.append((name, verb, args))
+
+        rig = self._serve(name, {verb: note(verb) for verb in VERBS}, **options)
+        for verb, handler in (handlers or {}).items():
+            rig.on(verb)(handler)
+        return rig
+
+    def verbs(self, name: str) -> list[str]:
+        return [verb for rig, verb, _ in self.told if rig == name]
+
+    def args(self, name: str, verb: str) -> tuple[Any, ...]:
+        (args,) = [args for rig, told, args in self.told if (rig, told) == (name, verb)]
+        return args
+
+
+@pytest.fixture
+def lab(serve: Serve) -> Lab:
+    return Lab(serve)
+
+
+def fail(*_: Any) -> None:
+    raise RuntimeError("no camera found")
+
+
+WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+INTERRUPTED = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPINTERRUPT", "EXPCLEANUP"]
+
+
+# ---------------------------------------------------------------------------------------------------- a whole session
+
+
+def test_a_whole_session(lab: Lab, connect: Connect) -> None:
+    rigs = [lab.rig("cameras"), lab.rig("ephys")]
+    aux = connect(*rigs)
+    before = signal.getsignal(signal.SIGTERM)
+    session = aux.experiment(REFERENCE, init={"box": 4}, start={"stage": 2})
+    assert not session.ready.is_set()
+    with session as entered:
+        assert entered is session
+        assert session.ready.wait(0)
+        assert session.exp_ref == REFERENCE
+        assert {rig.status for rig in rigs} == {ExpStatus.RUNNING}
+        assert set(session.results) == {"EXPINFO", "EXPINIT", "EXPSTART"}
+        session.check()
+        assert session.failures == {}
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert not session.ready.is_set()
+    assert {rig.status for rig in rigs} == {ExpStatus.CONNECTED}
+    assert set(session.results) == set(WHOLE)
+    for rig in rigs:
+        assert lab.verbs(rig.name) == WHOLE
+        assert lab.args(rig.name, "EXPINIT") == ({"box": 4, "exp_ref": REFERENCE},)
+        assert lab.args(rig.name, "EXPSTART") == (REFERENCE, {"stage": 2})
+        status, information = lab.args(rig.name, "EXPINFO")
+        assert status == 0
+        assert (information["master"], information["exp_ref"]) == (True, REFERENCE)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_reference_may_be_in_parts_or_missing(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("cameras"))
+    with aux.experiment({"date": "2026-03-01", "sequence": 2, "subject": "mouse"}) as session:
+        assert session.exp_ref == REFERENCE
+    with aux.experiment(None) as session:
+        assert session.exp_ref is None
+        session.check()
+
+
+def test_with_a_delay_all_begin_together(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("cameras"), lab.rig("ephys"))
+    with aux.experiment(REFERENCE, delay=0.2) as session:
+        started = session.results["EXPSTART"]
+        assert started.skew is not None
+        assert all(start.time >= (started.at or 0) - start.bound for start in started.starts.values())
+
+
+def test_some_of_the_rigs(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("cameras"), lab.rig("ephys"))
+    with aux.experiment(REFERENCE, rigs="cam*"):
+        pass
+    assert (lab.verbs("cameras"), lab.verbs("ephys")) == (WHOLE, [])
+
+
+def test_without_rigs_a_task_runs_all_the_same() -> None:
+    with Auxiliaries() as aux, aux.experiment(REFERENCE) as session:
+        assert session.ready.is_set()
+        session.check()
+
+
+def test_an_iblutil_rig_takes_part(lab: Lab, connect: Connect) -> None:
+    with IblutilServer("imaging") as imaging:
+        aux = connect(lab.rig("cameras"), {"imaging": imaging.uri})
+        with aux.experiment(REFERENCE) as session:
+            session.check()
+        assert imaging.calls == WHOLE
+
+
+def test_it_can_be_entered_once(lab: Lab, connect: Connect) -> None:
+    session = connect(lab.rig("cameras")).experiment(REFERENCE)
+    with session:
+        pass
+    with pytest.raises(RuntimeError, match="entered once"):
+        session.__enter__()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"init": 3}, TypeError, "init is a mapping"),
+        ({"init": {"exp_ref": OTHER}}, ValueError, "first argument"),
+        ({"on_failure": 3}, TypeError, "on_failure is a function"),
+        ({"rigs": "lasers"}, LookupError, "lasers"),
+        ({"timeout": -1}, ValueError, "timeout"),
+        ({"delay": "soon"}, TypeError, "delay"),
+        ({"init": {"x": object()}}, TypeError, "x"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_nothing_is_left_running(
+    lab: Lab, connect: Connect, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    rig = lab.rig("cameras")
+    aux = connect(rig)
+    with pytest.raises(error, match=text), aux.experiment(REFERENCE, **options):
+        pytest.fail("it has begun")
+    assert rig.status is ExpStatus.CONNECTED
+    assert "EXPSTART" not in lab.verbs("cameras")
+
+
+@pytest.mark.parametrize("ref", [3, "x" * 501, {"date": "2026-03-01"}])
+def test_a_reference_that_is_none_is_refused_at_the_call(lab: Lab, connect: Connect, ref: Any) -> None:
+    with pytest.raises(ValueError, match="reference"):
+        connect(lab.rig("cameras")).experiment(ref)
+
+
+# ------------------------------------------------------------------------------------------------------- main sync
+
+
+def test_the_reference_of_the_main_sync_wins(lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    ephys = lab.rig("ephys", {"EXPINFO": lambda *_: {"exp_ref": OTHER}}, main_sync=True)
+    aux = connect(lab.rig("cameras"), ephys)
+    with aux.experiment(REFERENCE) as session:
+        assert session.exp_ref == OTHER
+        assert ephys.exp_ref == OTHER
+        assert lab.args("cameras", "EXPINIT") == ({"exp_ref": OTHER},)
+    assert f"ephys is the main sync: its reference {OTHER} counts, not {REFERENCE}" in caplog.text
+
+
+def test_what_a_stopped_main_sync_recorded_before_does_not_count(lab: Lab, connect: Connect) -> None:
+    ephys = lab.rig("ephys", main_sync=True)
+    with Auxiliaries({"ephys": ephys.uri}) as before:
+        for message, args in (("EXPINIT", [OTHER]), ("EXPSTART", []), ("EXPEND", [])):
+            before.request(message, *args)
+    with connect(ephys).experiment(REFERENCE) as session:
+        assert session.exp_ref == REFERENCE
+
+
+def test_two_main_syncs_are_refused_by_name(lab: Lab, connect: Connect) -> None:
+    names = ("ephys", "imaging")
+    aux = connect(*(lab.rig(name, main_sync=True) for name in names), lab.rig("cameras"))
+    with pytest.raises(ExperimentError, match="ephys and imaging claim to be the main sync") as told:
+        aux.experiment(REFERENCE).__enter__()
+    assert set(told.value.failed) == set(names)
+    assert [lab.verbs(name) for name in (*names, "cameras")] == [["EXPINFO"]] * 3
+
+
+# ------------------------------------------------------------------------------------------------- beginning fails
+
+
+def test_one_of_four_refuses_init(lab: Lab, connect: Connect) -> None:
+    good = [lab.rig(name) for name in ("ephys", "imaging", "laser")]
+    bad = lab.rig("cameras", {"EXPINIT": fail})
+    aux = connect(*good, bad)
+    with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE):
+        pytest.fail("it has begun")
+    for rig in good:
+        assert lab.verbs(rig.name) == ["EXPINFO", "EXPINIT", "EXPINTERRUPT", "EXPCLEANUP"]
+        assert rig.status is ExpStatus.CONNECTED
+    assert lab.verbs("cameras") == ["EXPINFO", "EXPINIT"]
+    error = told.value
+    assert error.outcomes == {
+        **{rig.name: "initialised; then interrupted and cleaned up" for rig in good},
+        "cameras": "EXPINIT failed: RuntimeError: no camera found",
+    }
+    assert (error.exp_ref, error.stage, list(error.failed)) == (REFERENCE, "EXPINIT", ["cameras"])
+    assert isinstance(error.failed["cameras"], RemoteError)
+    assert all(f"{rig.name}: {error.outcomes[rig.name]}" in str(error) for rig in (*good, bad))
+    assert "PushError" in lab.args("ephys", "EXPINTERRUPT")[0]["error"]
+    assert pickle.loads(pickle.dumps(error)).outcomes == error.outcomes
+
+
+def test_one_that_cannot_start_is_cleaned_up_with_the_others(lab: Lab, connect: Connect) -> None:
+    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPSTART": fail})]
+    with pytest.raises(ExperimentError) as told, connect(*rigs).experiment(REFERENCE):
+        pytest.fail("it has begun")
+    assert told.value.outcomes == {
+        "ephys": "started; then interrupted and cleaned up",
+        "cameras": "EXPSTART failed: RuntimeError: no camera found; then interrupted and cleaned up",
+    }
+    assert {rig.status for rig in rigs} == {ExpStatus.CONNECTED}
+
+
+def test_a_rig_of_another_experiment_is_not_disturbed(lab: Lab, connect: Connect) -> None:
+    rigs = [lab.rig("ephys"), lab.rig("cameras")]
+    with Auxiliaries({"cameras": rigs[1].uri}) as other, other.experiment(OTHER):
+        with pytest.raises(ExperimentError) as told, connect(*rigs).experiment(REFERENCE):
+            pytest.fail("it has begun")
+        assert isinstance(told.value.failed["cameras"], BusyError)
+        assert rigs[1].status is ExpStatus.RUNNING
+        assert "EXPINTERRUPT" not in lab.verbs("cameras")
+    assert lab.verbs("ephys")[-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
+
+
+def test_a_rig_that_is_not_there_is_named_before_anything_begins(lab: Lab, connect: Connect) -> None:
+    rig = lab.rig("cameras")
+    aux = connect(rig, {"ephys": f"udp://127.0.0.1:{free_port()}"}, connect_timeout=0.5)
+    with pytest.raises(ExperimentError, match="ephys: EXPINFO failed") as told, aux.experiment(REFERENCE):
+        pytest.fail("it has begun")
+    assert told.value.outcomes["cameras"] == "not begun"
+    assert lab.verbs("cameras") == ["EXPINFO"]
+
+
+def test_a_rig_that_does_not_answer_may_have_begun_and_is_interrupted(lab: Lab, connect: Connect) -> None:
+    go = threading.Event()
+    slow = lab.rig("cameras", {"EXPINIT": lambda *_: go.wait(LONG) and None})
+    try:
+        with pytest.raises(ExperimentError), connect(slow).experiment(REFERENCE, timeout=0.3):
+            pytest.fail("it has begun")
+        assert "EXPINTERRUPT" in lab.verbs("cameras")
+    finally:
+        go.set()
+
+
+def test_ctrl_c_while_it_begins_leaves_nothing_running(lab: Lab, connect: Connect) -> None:
+    begun = threading.Event()
+    go = threading.Event()
+    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPSTART": lambda *_: begun.set() or (go.wait(LONG) and None)})]
+    aux = connect(*rigs)
+
+    def interrupt() -> None:
+        begun.wait(LONG)
+        signal.raise_signal(signal.SIGINT) if os.name != "posix" else os.kill(os.getpid(), signal.SIGINT)
+        until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
+        go.set()
+
+    pressing = threading.Thread(target=interrupt)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt), aux.experiment(REFERENCE):
+        pytest.fail("it has begun")
+    pressing.join(LONG)
+    for rig in rigs:
+        assert lab.args(rig.name, "EXPINTERRUPT")[0]["error"] == "KeyboardInterrupt"
+        assert rig.status is ExpStatus.CONNECTED
+
+
+# ------------------------------------------------------------------------------------------------- the body fails
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("the valve is stuck"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()]
+)
+def test_whatever_leaves_the_body_interrupts_and_tells_why(lab: Lab, connect: Connect, error: BaseException) -> None:
+    rig = lab.rig("cameras")
+    aux = connect(rig)
+    with pytest.raises(type(error)) as told, aux.experiment(REFERENCE):
+        raise error
+    assert told.value is error
+    assert lab.verbs("cameras") == INTERRUPTED
+    (report,) = lab.args("cameras", "EXPINTERRUPT")
+    assert (report["error"], report["message"]) == (type(error).__name__, str(error))
+    assert report["file"] == __file__
+    assert isinstance(report["line_no"], int)
+    assert "raise error" in report["traceback"]
+
+
+def test_a_huge_traceback_is_cut_so_that_the_interrupt_can_be_sent(lab: Lab, connect: Connect) -> None:
+    rig = lab.rig("cameras")
+    with pytest.raises(ValueError, match="xxx"), connect(rig).experiment(REFERENCE):
+        raise ValueError("x" * 100_000)
+    assert lab.verbs("cameras") == INTERRUPTED
+
+
+def test_what_a_rig_does_at_the_interrupt_does_not_hide_why(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = lab.rig("cameras", {"EXPCLEANUP": fail})
+    aux = connect(bad, lab.rig("ephys"))
+    with pytest.raises(ValueError, match="the valve"), aux.experiment(REFERENCE):
+        raise ValueError("the valve is stuck")
+    assert lab.verbs("ephys") == INTERRUPTED
+    assert "no camera found" in caplog.text
+
+
+def test_a_body_that_closes_the_connection_is_told_that_rigs_may_go_on(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    aux = connect(lab.rig("cameras"))
+    with pytest.raises(NotRunning), aux.experiment(REFERENCE):
+        aux.close()
+    assert "cameras may go on recording" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------ ending fails
+
+
+def test_one_that_cannot_end_is_interrupted_and_named(lab: Lab, connect: Connect) -> None:
+    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPEND": fail})]
+    with pytest.raises(ExperimentError) as told, connect(*rigs).experiment(REFERENCE):
+        pass
+    assert told.value.stage == "EXPEND"
+    assert told.value.outcomes == {
+        "ephys": "ended and cleaned up",
+        "cameras": "EXPEND failed: RuntimeError: no camera found; then interrupted and cleaned up",
+    }
+    assert lab.verbs("ephys") == WHOLE
+    assert {rig.status for rig in rigs} == {ExpStatus.CONNECTED}
+
+
+def test_one_that_cannot_clean_up_is_named(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("ephys"), lab.rig("cameras", {"EXPCLEANUP": fail}))
+    with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE):
+        pass
+    assert told.value.stage == "EXPCLEANUP"
+    assert told.value.outcomes["cameras"] == "ended; then EXPCLEANUP failed: RuntimeError: no camera found"
+
+
+def test_ctrl_c_while_it_ends_interrupts(lab: Lab, connect: Connect) -> None:
+    ending, go = threading.Event(), threading.Event()
+    rig = lab.rig("cameras", {"EXPEND": lambda *_: ending.set() or (go.wait(LONG) and None)})
+
+    def interrupt() -> None:
+        ending.wait(LONG)
+        signal.raise_signal(signal.SIGINT) if os.name != "posix" else os.kill(os.getpid(), signal.SIGINT)
+        until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
+        go.set()
+
+    pressing = threading.Thread(target=interrupt)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt), connect(rig).experiment(REFERENCE):
+        pass
+    pressing.join(LONG)
+    assert rig.status is ExpStatus.CONNECTED
+
+
+# ------------------------------------------------------------------------------------- failures while it is recorded
+
+
+def test_a_rig_that_stops_by_itself_is_seen(lab: Lab, connect: Connect) -> None:
+    told: list[RigFailure] = []
+    cameras = lab.rig("cameras")
+    aux = connect(cameras, lab.rig("ephys"))
+
+    def task() -> None:
+        with aux.experiment(REFERENCE, on_failure=told.append) as session:
+            cameras.interrupt("the recorder has ended by itself with exit status 3")
+            until(lambda: told)
+            assert not session.ready.is_set()
+            session.check()
+
+    with pytest.raises(ExperimentError) as caught:
+        task()
+    (failure,) = told
+    assert failure.rig == "cameras"
+    assert "the recorder has ended by itself with exit status 3" in failure.reason
+    assert caught.value.stage == "recording"
+    assert caught.value.outcomes == {"cameras": failure.reason, "ephys": "records"}
+    assert lab.verbs("ephys") == INTERRUPTED
+
+
+def test_what_nobody_has_checked_is_told_at_the_end(lab: Lab, connect: Connect) -> None:
+    cameras = lab.rig("cameras")
+    aux = connect(cameras, lab.rig("ephys"))
+
+    def task() -> None:
+        with aux.experiment(REFERENCE) as session:
+            cameras.interrupt("the disk is full")
+            until(lambda: session.failures)
+
+    with pytest.raises(ExperimentError) as told:
+        task()
+    assert told.value.stage == "recording"
+    assert "the disk is full; then ended and cleaned up" in told.value.outcomes["cameras"]
+    assert lab.verbs("ephys") == WHOLE
+
+
+def test_who_goes_on_after_a_failure_is_not_told_again(lab: Lab, connect: Connect) -> None:
+    cameras = lab.rig("cameras")
+    with connect(cameras).experiment(REFERENCE) as session:
+        cameras.interrupt("the disk is full")
+        until(lambda: session.failures)
+        with pytest.raises(ExperimentError):
+            session.check()
+
+
+def test_a_rig_that_says_it_records_badly_is_seen(lab: Lab, connect: Connect) -> None:
+    cameras = lab.rig("cameras")
+    with connect(cameras).experiment(REFERENCE) as session:
+        cameras.notify("failure", {"problem": "left.mp4 has stopped growing", "exp_ref": OTHER})  # of yesterday
+        cameras.notify("failure", {"problem": "left.mp4 has stopped growing"})
+        until(lambda: session.failures)
+        assert session.failures == {"cameras": "left.mp4 has stopped growing"}
+        with pytest.raises(ExperimentError, match=r"left\.mp4 has stopped growing"):
+            session.check()
+
+
+def test_one_whom_somebody_else_stops_is_seen(lab: Lab, connect: Connect) -> None:
+    cameras = lab.rig("cameras")
+    with connect(cameras).experiment(REFERENCE) as session:
+        with Auxiliaries({"cameras": cameras.uri}) as other:
+            other.request("EXPINTERRUPT")
+        until(lambda: session.failures)
+        assert "EXPINTERRUPT came from 127.0.0.1" in session.failures["cameras"]
+        with pytest.raises(ExperimentError):
+            session.check()
+
+
+def test_one_that_is_started_anew_is_seen(connect: Connect) -> None:
+    uri = f"udp://127.0.0.1:{free_port()}"
+    with RigProgram("cameras", uri) as first:
+        aux = connect({"cameras": first.uri})
+
+        def task() -> None:
+            with aux.experiment(REFERENCE) as session:
+                first.kill()
+                with RigProgram("cameras", uri):
+                    until(lambda: "started anew" in session.failures.get("cameras", ""))
+                    session.check()
+
+        with pytest.raises(ExperimentError, match="started anew"):
+            task()
+
+
+def test_one_that_is_lost_and_back_is_ready_again(lab: Lab, connect: Connect) -> None:
+    rig = lab.rig("cameras")
+    with relay_before({"cameras": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["cameras"].address
+        aux = connect({"cameras": f"udp://{host}:{port}"})
+        with aux.experiment(REFERENCE) as session:
+            relays["cameras"].loss = 1.0
+            until(lambda: session.failures)
+            assert "lost" in session.failures["cameras"]
+            assert not session.ready.is_set()
+            with pytest.raises(ExperimentError, match="is lost"):
+                session.check()
+            relays["cameras"].loss = 0.0
+            assert session.ready.wait(LONG)
+            session.check()
+
+
+def test_sessions_one_after_the_other_do_not_see_each_other(lab: Lab, connect: Connect) -> None:
+    rigs = [lab.rig(f"rig{n}") for n in range(3)]
+    aux = connect(*rigs)
+    for n in range(10):
+        with aux.experiment(f"2026-03-01_{n % 2}_mouse") as session:
+            session.check()
+        assert session.failures == {}
+
+
+def test_on_failure_that_raises_harms_nothing(lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    cameras = lab.rig("cameras")
+    with connect(cameras).experiment(REFERENCE, on_failure=fail) as session:
+        cameras.notify("failure", {"problem": "dark"})
+        until(lambda: "no camera found" in caplog.text)
+        with pytest.raises(ExperimentError):
+            session.check()
+
+
+# ----------------------------------------------------------------------------------------- the program's own end
+
+PROGRAM = """
+import json, os, signal, sys, threading, time
+from rigsync import Auxiliaries
+
+def say(word):
+    print(word, flush=True)
+
+aux = Auxiliaries({uris})
+{body}
+"""
+
+
+@contextlib.contextmanager
+def program(uris: dict[str, str], body: str) -> Iterator[subprocess.Popen[str]]:
+    source = PROGRAM.format(uris=json.dumps(uris), body=textwrap.dedent(body))
+    with subprocess.Popen(
+        [sys.executable, "-c", source], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+RECORDS = f"""
+with aux.experiment("{REFERENCE}") as session:
+    say("records")
+    sys.stdin.readline()
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "status", "error"),
+    [
+        (signal.SIGTERM, 128 + signal.SIGTERM, "Terminated"),
+        (signal.SIGHUP, 128 + signal.SIGHUP, "Terminated"),
+        (signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
+    ],
+)
+def test_a_signal_interrupts(lab: Lab, number: signal.Signals, status: int, error: str) -> None:
+    rig = lab.rig("cameras")
+    with program({"cameras": rig.uri}, RECORDS) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "records\n"
+        process.send_signal(number)
+        assert process.wait(LONG) == status
+    assert lab.verbs("cameras") == INTERRUPTED
+    (report,) = lab.args("cameras", "EXPINTERRUPT")
+    assert report["error"] == error
+    if number != signal.SIGINT:
+        assert number.name in report["message"]
+
+
+@posix
+def test_a_signal_while_it_ends_is_obeyed_when_it_has_ended(lab: Lab) -> None:
+    ending, go = threading.Event(), threading.Event()
+    rig = lab.rig("cameras", {"EXPEND": lambda *_: ending.set() or (go.wait(LONG) and None)})
+    body = f"""
+    with aux.experiment("{REFERENCE}"):
+        pass
+    say("goes on")
+    """
+    with program({"cameras": rig.uri}, body) as process:
+        assert ending.wait(LONG)
+        process.terminate()
+        time.sleep(0.1)  # for the signal to be delivered; were it late, the test would pass all the same
+        go.set()
+        assert process.wait(LONG) == 128 + signal.SIGTERM
+        assert process.stdout
+        assert process.stdout.read() == ""
+    assert lab.verbs("cameras") == WHOLE
+
+
+@posix
+def test_a_program_that_handles_its_signals_keeps_doing_so(lab: Lab) -> None:
+    rig = lab.rig("cameras")
+    body = f"""
+    signal.signal(signal.SIGTERM, lambda *_: say("handled"))
+    with aux.experiment("{REFERENCE}"):
+        say("records")
+        sys.stdin.readline()
+    """
+    with program({"cameras": rig.uri}, body) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == "records\n"
+        process.terminate()
+        assert process.stdout.readline() == "handled\n"
+        process.stdin.close()
+        assert process.wait(LONG) == 0
+    assert lab.verbs("cameras") == WHOLE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'session = aux.experiment("{REFERENCE}")\nsession.__enter__()\n',
+        f"""
+        def record():
+            with aux.experiment("{REFERENCE}"):
+                say("records")
+                time.sleep(1000)
+
+        threading.Thread(target=record, daemon=True).start()
+        time.sleep(0.5)
+        while not aux.response_received.is_set() or len(aux.log) < 3:
+            time.sleep(0.01)
+        """,
+    ],
+    ids=["entered by hand", "in a daemon thread"],
+)
+def test_the_end_of_the_interpreter_interrupts(lab: Lab, body: str) -> None:
+    rig = lab.rig("cameras")
+    with program({"cameras": rig.uri}, body) as process:
+        assert process.wait(LONG) == 0
+    assert lab.verbs("cameras")[:4] == INTERRUPTED[:4]
+    (report,) = lab.args("cameras", "EXPINTERRUPT")
+    assert report["message"] == "the program ended in the middle of the experiment"
+
+
+def test_in_another_thread_than_the_main_one_the_signals_are_left_alone(lab: Lab, connect: Connect) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[Any] = []
+    aux = connect(lab.rig("cameras"))
+
+    def record() -> None:
+        with aux.experiment(REFERENCE):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    thread.join(LONG)
+    assert seen == [before]
