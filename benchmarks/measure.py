@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from benchmarks.farm import farm
+from rigsync.protocol import messages
 
 MESSAGE = b'{"rigsync":1,"kind":"request","boot":"0123456789abcdef","n":1234,"event":"EXPSTATUS","args":[0],"at":null}'
 
@@ -244,6 +247,44 @@ def idle_load(seconds: float = 10.0) -> float:
         begun, used = time.perf_counter(), time.process_time()
         time.sleep(seconds)
         return (time.process_time() - used) / (time.perf_counter() - begun)
+
+
+def progress_load(seconds: float = 10.0) -> tuple[float, int]:
+    """Share of one core that 20,000 progress calls a second take of a rig's process, one coordinator watching.
+
+    Also the most datagrams of one item that came in any second; each value that is sent again counts.
+    """
+    command = [sys.executable, "-m", "benchmarks.progress", str(seconds)]
+    came: dict[str, list[float]] = {}
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdin and process.stdout
+        sock.connect(("127.0.0.1", int(process.stdout.readline())))
+        sock.settimeout(0.2)
+        boot, probed = "c" * 16, 0.0
+        while process.poll() is None:
+            if time.monotonic() - probed >= 1:
+                probed = time.monotonic()
+                sock.send(messages.probe(boot, 1, 0))
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                frame = messages.decode(sock.recv(65_535))
+                if isinstance(frame, messages.Notice) and frame.confirm:
+                    sock.send(messages.ack(boot, frame.n))
+                if isinstance(frame, messages.Notice) and frame.topic == "progress":
+                    came.setdefault(str(frame.key), []).append(time.monotonic())
+                elif isinstance(frame, messages.Alive) and process.stdin:
+                    print("go", file=process.stdin, flush=True)
+        share: float = json.loads(process.stdout.read())
+    assert len(came) == 20
+    return share, max(most_in_a_second(times) for times in came.values())
+
+
+def most_in_a_second(times: list[float]) -> int:
+    """Return how many of the instants, which are in order, lie within one second at most."""
+    # A hundredth of the interval is allowed for the way, which is not always as long.
+    return max(bisect.bisect_left(times, begin + 0.999) - i for i, begin in enumerate(times))
 
 
 def memory_growth(pushes: int = 200_000) -> tuple[float, float]:

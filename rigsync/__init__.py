@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rigsync.errors import LoopBlocked as LoopBlocked
     from rigsync.errors import LoopStuck as LoopStuck
     from rigsync.errors import NotRunning as NotRunning
+    from rigsync.errors import NotSupported as NotSupported
     from rigsync.errors import PayloadError as PayloadError
     from rigsync.errors import PayloadTooLarge as PayloadTooLarge
     from rigsync.errors import PushError as PushError
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from rigsync.errors import RigsyncError as RigsyncError
     from rigsync.errors import RigTimeout as RigTimeout
     from rigsync.errors import UnknownRig as UnknownRig
+    from rigsync.errors import UnknownStream as UnknownStream
     from rigsync.experiment import Experiment as Experiment
     from rigsync.failures import RigFailure as RigFailure
+    from rigsync.protocol.board import Progress as Progress
     from rigsync.protocol.clock import ClockEstimate as ClockEstimate
     from rigsync.protocol.events import Start as Start
     from rigsync.protocol.messages import ExpMessage as ExpMessage
@@ -62,6 +65,7 @@ _MODULES = {
         "LoopBlocked",
         "LoopStuck",
         "NotRunning",
+        "NotSupported",
         "PayloadError",
         "PayloadTooLarge",
         "PushError",
@@ -76,9 +80,11 @@ _MODULES = {
         "RigsMissing",
         "RigsyncError",
         "UnknownRig",
+        "UnknownStream",
     ],
     "experiment": ["Experiment"],
     "failures": ["RigFailure"],
+    "protocol.board": ["Progress"],
     "protocol.clock": ["ClockEstimate"],
     "protocol.events": ["Start"],
     "protocol.messages": ["ExpMessage", "ExpStatus"],

@@ -7,24 +7,25 @@ import atexit
 import concurrent.futures
 import contextlib
 import logging
-import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any, Literal, overload
 
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Rigs, load_rigs, rigs_from
+from rigsync.config import Rigs, checked_timeout, load_rigs, rigs_from
 from rigsync.errors import LoopBlocked, NotRunning, PushError, RigError, RigsMissing
 from rigsync.experiment import Experiment, unfinished
 from rigsync.failures import FailureWatch, RigFailure
 from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
-from rigsync.protocol.arguments import checked_delay, compose
-from rigsync.protocol.messages import ExpMessage
+from rigsync.protocol.arguments import checked_delay, compose, compose_command
+from rigsync.protocol.messages import ExpMessage, Message
+from rigsync.reports import Reports
 from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
 from rigsync.service import RigServices
 from rigsync.waiters import STUCK_AFTER, Waiters, setter, settled, stuck
@@ -85,6 +86,8 @@ class Auxiliaries:
         self._rigs = rigs_from(clients)
         self._log = ResultLog(log_limit)
         self._subscribers = Subscribers()
+        self._reports = Reports()
+        self._subscribers.add(events.Notice, self._reports.tell)
         self.connected = Latch()
         self.response_received = Arrivals()
         self.stop_event = _StopEvent(self._wake)
@@ -175,7 +178,8 @@ class Auxiliaries:
         event : class or str
             One of the classes in `rigsync.protocol.events` that a coordinator tells, or its name in any case:
             ``RigAlive``, ``RigSuspect``, ``RigLost`` (or ``LinkChanged`` for all three), ``RigRestarted``,
-            ``notice``, ``MessageReceived``, ``PushCompleted``, ...
+            ``notice``, ``ProgressChanged``, ``StreamAdded``, ``StreamUpdated``, ``StreamRemoved``, ``MessageReceived``,
+            ``PushCompleted``, ...
         callback : callable
             Called with the event on the service thread, and so has to be quick and must not block.
 
@@ -196,6 +200,33 @@ class Auxiliaries:
             raise ValueError(f"no event {name!r}; choices: {', '.join(choices)}")
         return self._subscribers.add(kinds[name.lower()], callback)
 
+    def on_notice(self, topic: str, callback: Callable[[events.Notice], Any] | None) -> Callable[[], None]:
+        """Have one function called with what rigs tell of one kind, which is ``rig.notify(topic, ...)`` on their side.
+
+        All such functions are called one after the other, in the order in which the notices of all rigs and topics
+        came. A plain function runs on a thread of its own: it may block, and may push, wait and call. A coroutine
+        function runs on the service thread's event loop. An exception is logged with the function's name. 10,000
+        notices may wait; beyond that the oldest are dropped, which the log tells.
+
+        Parameters
+        ----------
+        topic : str
+            The kind, as rigs name it: ``status`` or ``log``, or one of their own.
+        callback : callable or None
+            Called with the `rigsync.protocol.events.Notice`, in place of the one that was called so far. None ends it.
+
+        Returns
+        -------
+        callable
+            Ends it, unless another function has taken its place.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The topic is no text, or empty; or the callback is no function.
+        """
+        return self._reports.assign(topic, callback)
+
     def wait_for(self, *rigs: str, timeout: float | None = None) -> None:
         """Wait until rigs answer, for instance those whose computers are still starting.
 
@@ -213,7 +244,7 @@ class Auxiliaries:
         TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked
             As for `push`.
         """
-        limit = _checked_timeout(timeout)
+        limit = checked_timeout(timeout)
         names = self._choose(rigs or None)
         self._check_blocking("wait_for()")
         remote = self._remote
@@ -322,19 +353,26 @@ class Auxiliaries:
         """
         names = self._choose(rigs)
         composed = compose(message, *args, room=self._rigs.room(names))
-        limit = _checked_timeout(timeout)
+        limit = checked_timeout(timeout)
         ahead = checked_delay(composed.event, at, delay, time.time())
         if wait:
             self._check_blocking("push(wait=True)")
+            return self._push_and_wait(composed, names, limit, ahead)
         if not self.is_running or self._remote is None:
             raise self._not_running()
         request_time = draw_request_time()
         self.response_received.mark()
-        if not wait:
-            self._remote.push(composed, request_time, _ignore, names, limit, delay=ahead)
-            return request_time
+        self._remote.push(composed, request_time, _ignore, names, limit, delay=ahead)
+        return request_time
+
+    def _push_and_wait(
+        self, message: Message, rigs: list[str] | None, limit: float | None, ahead: float | None = None
+    ) -> PushResult | PushError:
+        if not self.is_running or self._remote is None:
+            raise self._not_running()
+        self.response_received.mark()
         with self._waiters.futures(1) as (future,):
-            self._remote.push(composed, request_time, setter(future), names, limit, delay=ahead)
+            self._remote.push(message, draw_request_time(), setter(future), rigs, limit, delay=ahead)
             outcome: PushResult | PushError = self._waiters.wait(
                 future, (ahead or 0.0) + self._remote.longest(limit), self.refresh_rate
             )
@@ -441,6 +479,57 @@ class Auxiliaries:
             watch=watch,
         )
 
+    def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Have a rig do a command, which is ``@rig.command(...)`` on its side; wait for the value that it returns.
+
+        It is done once, whatever the network loses, and in the order in which calls and pushes were made: what is asked
+        of the rig meanwhile waits, but for EXPINTERRUPT. Only rigs of rigsync know commands.
+
+        Parameters
+        ----------
+        rig : str
+            Its name, or a pattern that matches one rig.
+        command : str
+            The command.
+        *args, **kwargs
+            The arguments, for the function on the rig; plain values, as for `push`.
+        timeout : float, optional
+            Seconds for the answer, instead of the rig's own.
+
+        Returns
+        -------
+        object
+            What the function on the rig has returned, as plain JSON values. It is also filed in `log`.
+
+        Raises
+        ------
+        RemoteError
+            The function has raised an exception: its type, text and traceback are in ``error``, ``message`` and
+            ``traceback``. With ``UnknownCommand`` the rig has no such command, with ``TypeError`` the arguments may not
+            fit.
+        BusyError
+            Another program's experiment goes on at the rig.
+        NotSupported
+            The rig speaks the iblutil dialect.
+        RigTimeout, RigLost, RigRefused, RigRestarted, Interrupted, Aborted
+            As for `push`.
+        PayloadError, PayloadTooLarge
+            An argument cannot be sent. Nothing was sent.
+        TypeError, ValueError
+            The name of the rig or of the command is none, or the timeout; or the pattern matches several rigs.
+        UnknownRig, NotRunning, LoopBlocked, LoopStuck
+            As for `push`.
+        """
+        names = [self._rigs.only(rig)]
+        composed = compose_command(command, args, kwargs, self._rigs.room(names))
+        limit = checked_timeout(timeout)
+        self._check_blocking("call()")
+        outcome = self._push_and_wait(composed, names, limit)
+        if isinstance(outcome, PushError):
+            # Not the one in the log, to which the traceback would tie all that the caller holds.
+            raise copy(outcome.failed[names[0]])
+        return outcome[names[0]][0]
+
     def ping(self, *rigs: str, timeout: float = 1.0) -> dict[str, PingReply | RigError]:
         """Send one probe to each rig, and wait for what comes back.
 
@@ -471,7 +560,7 @@ class Auxiliaries:
         remote = self._remote
         if not self.is_running or remote is None:
             raise self._not_running()
-        limit = _checked_timeout(timeout) or 0.0
+        limit = checked_timeout(timeout) or 0.0
         names = self._choose(rigs or None) or list(self._rigs.rigs)
 
         def begin(name: str, done: Callable[[Any], None]) -> None:
@@ -549,6 +638,7 @@ class Auxiliaries:
         finally:
             await self.cleanup()
             self.fail_waiters("closed before every rig had answered")
+            self._reports.end()
             self.thread.stop()
 
     async def _create_for_constructor(self) -> None:
@@ -600,10 +690,12 @@ class Auxiliaries:
             On the service thread itself; set `stop_event` there.
         """
         self._check_blocking("close()")
+        end = time.monotonic() + CLOSE_TIMEOUT
         self.stop_event.set()
         if self._remote is None:  # still looking names up, or failed: there is nothing to say goodbye to
             self.thread.stop()
         self.thread.join(CLOSE_TIMEOUT)
+        self._reports.join(max(0.0, end - time.monotonic()) / 2)
 
     def fail_waiters(self, reason: str) -> None:
         """Tell all threads that wait here that no answer will come; for the service thread."""
@@ -686,20 +778,6 @@ class _ServiceThread(LoopThread):
         self._auxiliaries.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
         if self._auxiliaries.services:
             self._auxiliaries.services.close()
-
-
-def _checked_timeout(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"a timeout is a number of seconds, not {type(timeout).__name__}")
-    try:
-        seconds = float(timeout)
-    except OverflowError:
-        seconds = math.inf
-    if math.isnan(seconds) or seconds <= 0:
-        raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
-    return seconds
 
 
 def _event_kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:

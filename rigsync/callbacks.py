@@ -11,6 +11,7 @@ from rigsync.protocol.events import Event
 
 logger = logging.getLogger("rigsync.callbacks")
 
+RAISED = "%s %s raised an exception; the others run and the link stays"
 Subscriber = Callable[[Any], object]
 
 
@@ -43,8 +44,12 @@ def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
     try:
         callback(*args)
     except BaseException:
-        name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
-        logger.exception("%s %s raised an exception; the others run and the link stays", role, name)
+        logger.exception(RAISED, role, name_of(callback))
+
+
+def name_of(callback: Callable[..., object]) -> str:
+    """Return what the log calls a user's function."""
+    return getattr(callback, "__qualname__", None) or type(callback).__qualname__
 
 
 def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import fnmatch
 import ipaddress
+import math
 import os
 import re
 import socket
@@ -66,7 +67,7 @@ def _check_keys(options: Mapping[str, Any], known: Iterable[str], key: str = "")
     for name in options:
         if name not in known:
             path = f"{key}.{name}" if key else name
-            problem = f"unknown key {_shown(name)}{_hint(name, known)}; the keys here are {', '.join(known)}"
+            problem = f"unknown key {_shown(name)}{close_match(name, known)}; the keys here are {', '.join(known)}"
             raise ConfigError(problem, key=path)
 
 
@@ -88,9 +89,34 @@ def checked_lease(lease: object) -> float:
     return float(lease)
 
 
-def _hint(wanted: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(wanted).lower(), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def close_match(wanted: object, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'name'?`` where one of the known names is close to what was wanted, else nothing."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(wanted).lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def checked_timeout(timeout: object) -> float | None:
+    """Return a timeout in seconds, None for None.
+
+    Raises
+    ------
+    TypeError
+        It is no number.
+    ValueError
+        It is not positive.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds, not {type(timeout).__name__}")
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = math.inf
+    if math.isnan(seconds) or seconds <= 0:
+        raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
+    return seconds
 
 
 def _shown(value: object) -> str:
@@ -441,7 +467,7 @@ class RigConfig:
             raise ConfigError(f"expected an Address, as parse_uri() gives, not {_shown(self.address)}", key="address")
         _check_seconds(self.timeout, "timeout")
         if self.dialect not in DIALECTS:
-            hint = _hint(self.dialect, DIALECTS)
+            hint = close_match(self.dialect, DIALECTS)
             raise ConfigError(f"expected one of {', '.join(DIALECTS)}, not {_shown(self.dialect)}{hint}", key="dialect")
         if not isinstance(self.resend, bool):
             raise ConfigError(f"expected true or false, not {_shown(self.resend)}", key="resend")
@@ -524,6 +550,30 @@ class Rigs:
                 raise UnknownRig(pattern, self.rigs)
             chosen.update([pattern] if pattern in matches else matches)
         return [name for name in self.rigs if name in chosen]
+
+    def only(self, pattern: str) -> str:
+        """Return the one name that is meant.
+
+        Parameters
+        ----------
+        pattern : str
+            A name, or a pattern that matches one.
+
+        Raises
+        ------
+        UnknownRig
+            It matches none.
+        ValueError
+            It matches several.
+        TypeError
+            It is no text.
+        """
+        if not isinstance(pattern, str):
+            raise TypeError(f"one rig is chosen by its name, not by {type(pattern).__name__}")
+        names = self.matching(pattern)
+        if len(names) > 1:
+            raise ValueError(f"{pattern!r} matches {', '.join(names)}; name one of them")
+        return names[0]
 
 
 def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = None) -> Rigs:

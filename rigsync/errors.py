@@ -78,15 +78,32 @@ class PayloadTooLarge(RigsyncError, ValueError):
         return type(self), (self.size, self.limit, self.rig, self.scheme)
 
 
+def closest_first(wanted: str, names: Iterable[str]) -> list[str]:
+    """Return names, those first that are much like what was wanted."""
+    known = list(names)
+    close = difflib.get_close_matches(wanted, known, n=len(known) or 1, cutoff=0.5)
+    return close + [name for name in known if name not in close]
+
+
 class UnknownRig(RigsyncError, LookupError):
     """A rig name or pattern that matches none; the text lists the names, close matches first."""
 
     def __init__(self, wanted: str, names: Iterable[str]):
         self.wanted, self.names = wanted, tuple(names)
-        known = list(self.names)
-        close = difflib.get_close_matches(wanted, known, n=len(known) or 1, cutoff=0.5)
-        ordered = close + [name for name in known if name not in close]
+        ordered = closest_first(wanted, self.names)
         super().__init__(f"no rig matches {wanted!r}; the rigs are: {', '.join(ordered) or '(none)'}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.wanted, self.names)
+
+
+class UnknownStream(RigsyncError, LookupError):
+    """A stream that the rig does not have, never had, or has no longer; the text lists those that it has."""
+
+    def __init__(self, wanted: str, names: Iterable[str]):
+        self.wanted, self.names = wanted, tuple(names)
+        shown = ", ".join(map(repr, self.names[:20])) + (", ..." if len(self.names) > 20 else "")
+        super().__init__(f"there is no stream {wanted!r}; add it before. The streams are: {shown or '(none)'}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.wanted, self.names)
@@ -178,6 +195,10 @@ class Cancelled(RigError):
 
 class Aborted(RigError):
     """The message was taken out of the queue before it was sent to this rig."""
+
+
+class NotSupported(RigError):
+    """The rig cannot be asked this: it speaks the iblutil dialect, which knows no commands. Nothing was sent to it."""
 
 
 class RemoteError(RigError):

@@ -15,6 +15,7 @@ from rigsync.callbacks import guarded, on_loop_of, resolve_future
 from rigsync.config import RigConfig, Room
 from rigsync.errors import RigError
 from rigsync.protocol.arguments import compose, encode, validate_event
+from rigsync.protocol.board import Progress
 from rigsync.protocol.clock import ClockEstimate
 from rigsync.protocol.events import LinkState
 from rigsync.protocol.messages import NULL_MESSAGE, ExpMessage, ExpStatus, Message
@@ -115,6 +116,18 @@ class RemoteRig(base.Communicator):
         """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
         peer = self.peer
         return peer.owner if peer else None
+
+    @property
+    def progress(self) -> dict[str, Progress]:
+        """How far things on the rig are, by item: a copy of what it said last, from any thread."""
+        peer = self.peer
+        return peer.board.progress if peer else {}
+
+    @property
+    def streams(self) -> dict[str, dict[str, Any]]:
+        """What the rig says of each of its streams, by the stream's name: a copy, from any thread."""
+        peer = self.peer
+        return peer.board.streams if peer else {}
 
     @property
     def peer(self) -> Peer | None:

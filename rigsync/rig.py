@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from rigsync import __version__
 from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
@@ -42,9 +42,10 @@ from rigsync.protocol.events import (
     StatusChanged,
     ViolationSeen,
 )
-from rigsync.protocol.messages import ExpMessage, ExpStatus, one_line, to_json
+from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Verb, one_line, to_json
 from rigsync.protocol.ownership import LEASE
 from rigsync.protocol.responder import Responder
+from rigsync.rig_board import RESERVED, RigBoard
 from rigsync.waiting import COARSE, wait_until
 from rigsync.workers import Workers
 
@@ -90,7 +91,18 @@ class Handler:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
 
-class Rig:
+class CommandHandler(Handler):
+    """A user's function that does a command."""
+
+    __slots__ = ()
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function as the coordinator has; Python itself refuses what does not fit."""
+        positional, keywords = args
+        return self.function(*positional, **keywords)
+
+
+class Rig(RigBoard):
     """A machine of the experiment that can be commanded.
 
     It answers rigsync coordinators, and iblutil's and iblrig's, which need not know it. Without handlers it answers
@@ -145,9 +157,10 @@ class Rig:
         description = to_plain(experiment_description or {}, "experiment_description")
         if len(to_json(description)) > LONGEST_DESCRIPTION:
             raise PayloadTooLarge(len(to_json(description)), LONGEST_DESCRIPTION)
+        super().__init__(self._room)
         self._lease = checked_lease(lease)
         self._identity = Identity(name, bool(main_sync), description, __version__)
-        self._handlers: dict[ExpMessage, list[Handler]] = {}
+        self._handlers: dict[Verb, list[Handler]] = {}
         self._session: _Session | None = None
         self._thread: LoopThread | None = None
         self._uri = str(self._config.address)
@@ -216,13 +229,62 @@ class Rig:
 
         return register
 
+    @overload
+    def command(self, name: str, /) -> Callable[[Function], Function]: ...
+
+    @overload
+    def command(self, name: Function, /) -> Function: ...
+
+    def command(self, name: Any, /) -> Any:
+        """Decorate the function that does a command, which `Auxiliaries.call` asks for: ``@rig.command('focus')``.
+
+        It is called with the arguments of the call, and what it returns, whatever can be sent, is the call's value; an
+        exception goes to the coordinator as type, text and traceback. A plain function runs in a worker thread, a
+        coroutine function on the event loop; beside handlers of messages, and beside each other. A command is for the
+        coordinator that is in charge of the experiment, or for any where none is. It changes no status, and goes on
+        when EXPINTERRUPT comes.
+
+        Parameters
+        ----------
+        name : str
+            1 to 100 printable characters, and not the name of a message. As ``@rig.command``, without one, the command
+            has the name of the function.
+
+        Raises
+        ------
+        TypeError
+            The name is no text, or what is decorated is no function.
+        ValueError
+            It is the name of no command, or of one that the rig has already.
+
+        Examples
+        --------
+        >>> rig = Rig('cameras', 'udp://127.0.0.1:0')
+        >>> @rig.command('focus')
+        ... def focus(z, speed=1.0):
+        ...     return {'z': z}
+        """
+        if callable(name):
+            return self.command(getattr(name, "__name__", None))(name)  # type: ignore[arg-type]
+        command = Command(name)
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                raise TypeError(f"a command is done by a function, not by {type(function).__name__}")
+            handlers = [CommandHandler.of(function)]
+            if self._handlers.setdefault(command, handlers) is not handlers:
+                raise ValueError(f"rig {self.name} has a command {command.name!r} already")
+            return function
+
+        return register
+
     def notify(self, topic: str, body: Any = None, *, key: str | None = None, confirm: bool = True) -> None:
         """Tell the coordinators that watch this rig something; from any thread, and without waiting.
 
         Parameters
         ----------
         topic : str
-            What sort of thing it is: ``status``, ``progress``, ``stream``, ``log``, or one of your own.
+            What sort of thing it is: ``log``, or one of your own.
         body : object
             Whatever can be sent.
         key : str, optional
@@ -236,7 +298,8 @@ class Rig:
         Raises
         ------
         TypeError, ValueError
-            Topic or key is no text, or is empty or too long.
+            Topic or key is no text, or is empty or too long; or the topic is one that the rig itself tells, as it does
+            what `progress` and `add_stream` are given.
         PayloadError, PayloadTooLarge
             The body cannot be sent.
         NotRunning
@@ -249,6 +312,8 @@ class Rig:
                 raise TypeError(f"the {name} of a notice is text, not {type(text).__name__}")
             if not 0 < len(text) <= LONGEST_TOPIC:
                 raise ValueError(f"the {name} of a notice has 1 to {LONGEST_TOPIC} characters, not {len(text)}")
+        if topic in RESERVED:
+            raise ValueError(f"the topic {topic!r} is the rig's own: {RESERVED[topic]}")
         plain = to_plain(body, "body", self._room)
         longest = messages.Notice("0" * 16, MOST_NOTICES, topic, key, plain, bool(confirm))
         messages.notice(longest, self._room)  # which may say that it is too large
@@ -367,15 +432,17 @@ class Rig:
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
             await asyncio.get_running_loop().run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
 
+    def _wake(self) -> None:
+        if session := self._session:
+            session.wake()
+
     @property
     def _room(self) -> Room:
         return dataclasses.replace(self._config.room, rig=None)  # which the coordinator knows
 
-    def _make_responder(
-        self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
-    ) -> Responder:
+    def _make_responder(self, handled: Collection[Verb], timing: Timing, boot: str, stamps: StampClock) -> Responder:
         """Make the core of one stretch of serving; for rigs that are to behave otherwise, as that of `serve --drop`."""
-        return Responder(self._identity, handled, timing, boot, stamps, self._lease, self._room)
+        return Responder(self._identity, handled, timing, boot, stamps, self._lease, self._room, self._board)
 
     async def _open(self) -> None:
         if self._session:
@@ -392,6 +459,7 @@ class Rig:
             raise await explain from None  # whose text says all that there is to know
         self._uri = str(Address(self._config.address.scheme, *bound[:2]))
         self._session = session
+        session.tick()  # for what was reported since it was made
         logger.info("rig %s listens on %s", self.name, self._uri)
 
 
@@ -423,7 +491,7 @@ class _RigThread(LoopThread):
 class _Session:
     """One stretch of serving: the core, its pump, and the handlers that are running."""
 
-    def __init__(self, name: str, handlers: dict[ExpMessage, list[Handler]], make_responder: Callable[..., Responder]):
+    def __init__(self, name: str, handlers: dict[Verb, list[Handler]], make_responder: Callable[..., Responder]):
         loop = asyncio.get_running_loop()
         stamps = StampClock(time.time_ns(), loop.time())
         self._name, self._handlers, self._loop = name, handlers, loop
@@ -454,6 +522,17 @@ class _Session:
             self._loop.call_soon_threadsafe(acted)
         except RuntimeError:
             raise NotRunning(f"rig {self._name} has stopped serving") from None
+
+    def wake(self) -> None:
+        """Have the core look at what is due, soon; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped serving
+            self._loop.call_soon_threadsafe(self.tick)
+
+    def tick(self) -> None:
+        """Have the core do what is due; on the loop's thread."""
+        if not self._left:
+            self.responder.handle_timer(self.endpoint.now())
+            self.endpoint.pump()
 
     def leave(self) -> None:
         """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""
@@ -602,7 +681,7 @@ class _Session:
 class _Outcomes:
     """What the handlers of one message returned or raised."""
 
-    def __init__(self, rig: str, event: ExpMessage):
+    def __init__(self, rig: str, event: Verb):
         self._rig, self._event = rig, event
         self._returned: list[Any] = []
         self._error: BaseException | None = None

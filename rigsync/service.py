@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -20,7 +21,7 @@ from iblutil.io.net import app
 
 from rigsync.callbacks import Subscribers, guarded, resolve_future
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Address, Rigs, check_distinct, is_literal
+from rigsync.config import Address, Rigs, check_distinct, checked_timeout, is_literal
 from rigsync.endpoint import Endpoint, look_up
 from rigsync.errors import (
     ConfigError,
@@ -32,7 +33,7 @@ from rigsync.errors import (
     RigsyncError,
     RigTimeout,
 )
-from rigsync.protocol.arguments import compose
+from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import (
     Event,
@@ -48,7 +49,7 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.fanout import Fanout
-from rigsync.protocol.messages import NULL_MESSAGE, ExpMessage, Message, one_line
+from rigsync.protocol.messages import NULL_MESSAGE, Command, ExpMessage, Message, one_line
 from rigsync.protocol.peer import Line, Peer
 from rigsync.remote_rig import RemoteRig, message_of
 from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
@@ -403,7 +404,9 @@ class RigServices(app.Services):
             event = ExpMessage.EXPINTERRUPT
         return compose(event, *args, *([] if data is None else [data]), room=room)
 
-    async def request(self, message: Message, rigs: Iterable[str] | None = None) -> PushResult:
+    async def request(
+        self, message: Message, rigs: Iterable[str] | None = None, timeout: float | None = None
+    ) -> PushResult:
         """Send a message and wait for the answers, on any event loop.
 
         Parameters
@@ -412,6 +415,8 @@ class RigServices(app.Services):
             Composed by `rigsync.protocol.arguments.compose`.
         rigs : iterable of str, optional
             Names or patterns; all by default.
+        timeout : float, optional
+            Seconds, instead of each rig's own.
 
         Returns
         -------
@@ -428,8 +433,40 @@ class RigServices(app.Services):
             A name or pattern that matches none.
         """
         future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
-        self.push(message, draw_request_time(), lambda outcome: resolve_future(future, outcome), rigs)
+        self.push(message, draw_request_time(), lambda outcome: resolve_future(future, outcome), rigs, timeout)
         return await future
+
+    async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Have a rig do a command and wait for the value that it returns, on any event loop.
+
+        Parameters
+        ----------
+        rig, command, *args, timeout, **kwargs
+            As for `rigsync.Auxiliaries.call`.
+
+        Returns
+        -------
+        object
+            What the function on the rig has returned, as plain JSON values.
+
+        Raises
+        ------
+        RigError
+            What became of it, where the rig has not done it.
+        PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig
+            As for `rigsync.Auxiliaries.call`.
+        NotRunning
+            The services are not open, or were closed meanwhile.
+        """
+        name = self._rigs.only(rig)
+        message = compose_command(command, args, kwargs, self._rigs.room([name]))
+        try:
+            result = await self.request(message, [name], checked_timeout(timeout))
+        except PushError as error:
+            failure = copy(error.failed[name])  # not the one in the log, as for Auxiliaries.call
+        else:
+            return result[name][0]
+        raise failure
 
     async def alyx(self, alyx: Any = None) -> dict[str, Any]:
         """Send an Alyx token to all rigs, or ask them for one; return their answers."""
@@ -474,9 +511,7 @@ class RigServices(app.Services):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, MessageReceived):
-            pending = self._pending.get(event.request_time) if event.request_time is not None else None
-            confirmed = pending is not None and pending.confirmation is not None
-            self[event.rig].deliver(event.event, event.args, self.address(event.rig), confirmed)
+            self._deliver(event)
         elif isinstance(event, PushCompleted):
             self._complete(event)
             return
@@ -498,6 +533,13 @@ class RigServices(app.Services):
             logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
         self.subscribers.tell(event)
 
+    def _deliver(self, event: MessageReceived) -> None:
+        if isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
+            return
+        pending = self._pending.get(event.request_time) if event.request_time is not None else None
+        confirmed = pending is not None and pending.confirmation is not None
+        self[event.rig].deliver(event.event, event.args, self.address(event.rig), confirmed)
+
     def _confirm(self, event: RequestReceived) -> None:
         pending = self._pending.get(event.request_time)
         if pending and pending.confirmation:
@@ -512,8 +554,9 @@ class RigServices(app.Services):
         if pending and pending.confirmed:
             for name, error in event.failures.items():
                 self[name].deliver_failure(event.event, error)
+        is_command = isinstance(event.event, Command)
         for name, error in event.failures.items():
-            if isinstance(error, RemoteError):  # iblutil's callbacks for errors are called for every one
+            if isinstance(error, RemoteError) and not is_command:  # iblutil's callbacks for errors: for every one
                 text = f"{error.error}: {error.message}"
                 self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name), False)
         self.log.file(event.request_time, outcome)

@@ -24,11 +24,12 @@ from rigsync.config import Address as Uri
 from rigsync.config import RigConfig, Timing
 from rigsync.protocol import messages
 from rigsync.protocol.answers import Identity
-from rigsync.protocol.arguments import compose, validate_event
+from rigsync.protocol.arguments import compose, compose_command, validate_event
+from rigsync.protocol.board import Board
 from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.events import Event, HandlerDue, PushCompleted, Schedule
 from rigsync.protocol.fanout import Fanout
-from rigsync.protocol.messages import ExpMessage
+from rigsync.protocol.messages import Command, Message, Verb
 from rigsync.protocol.ownership import LEASE
 from rigsync.protocol.peer import Line
 from rigsync.protocol.responder import Responder
@@ -126,6 +127,7 @@ class SimNetwork:
         name: str,
         handlers: Mapping[str, float | Handler] | None = None,
         *,
+        commands: Mapping[str, float | Handler] | None = None,
         offset: float = 0.0,
         drift: float = 0.0,
         lease: float = LEASE,
@@ -140,6 +142,8 @@ class SimNetwork:
         handlers : mapping, optional
             From message to the seconds that its handler takes, or to a function that is called at once with the
             message's arguments.
+        commands : mapping, optional
+            The same from the name of a command; what the function returns is its value.
         offset, drift : float
             Of its clock: seconds that it is ahead, and that it gains a second.
         lease : float
@@ -147,7 +151,9 @@ class SimNetwork:
         **identity
             Further fields of `Identity`, such as ``main_sync``.
         """
-        rig = FakeRig(self, name, handlers or {}, Identity(name, **identity), offset, drift, lease)
+        known: dict[Verb, float | Handler] = {validate_event(event): do for event, do in (handlers or {}).items()}
+        known.update({Command(command): do for command, do in (commands or {}).items()})
+        rig = FakeRig(self, name, known, Identity(name, **identity), offset, drift, lease)
         return self._plug_rig(name, rig)
 
     def add_echo_rig(self, name: str, latency: float = 0.001) -> EchoRig:
@@ -282,10 +288,17 @@ class Coordinator:
         delay: float | None = None,
     ) -> float:
         """Push a message, to be acted on at once or after `delay` seconds; return the key of its result."""
+        return self._push(compose(event, *args), rigs, timeout, delay)
+
+    def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **keywords: Any) -> float:
+        """Ask a command of a rig, as `Auxiliaries.call` does; return the key of its result."""
+        return self._push(compose_command(command, args, keywords), [rig], timeout, None)
+
+    def _push(self, message: Message, rigs: Iterable[str] | None, timeout: float | None, delay: float | None) -> float:
         self._pushed += 1
         request_time, now = float(self._pushed), self._network.now
         act_at = None if delay is None else now + delay
-        self.fanout.push(compose(event, *args), request_time, now, rigs, timeout, act_at=act_at)
+        self.fanout.push(message, request_time, now, rigs, timeout, act_at=act_at)
         self.pump()
         return request_time
 
@@ -343,12 +356,14 @@ class FakeRig:
 
     Attributes
     ----------
-    calls : list of (ExpMessage, list)
-        Every run of a handler, with the message's arguments.
+    calls : list of (ExpMessage or Command, list)
+        Every run of a handler, with the message's arguments; of a command, the positional ones and the keywords.
     entered : list of float
         When each of these began, in virtual seconds.
     clock : DriftingClock
         The rig's clock.
+    board : Board
+        What it shows of its work: ``rig.board.progress('frames', 12)``, ``rig.board.add_stream('left', {})``.
     listening, host_up : bool
         Set the first to False to close the port, both to take the host off the network.
     """
@@ -359,7 +374,7 @@ class FakeRig:
         self,
         network: SimNetwork,
         name: str,
-        handlers: Mapping[str, float | Handler],
+        handlers: Mapping[Verb, float | Handler],
         identity: Identity,
         offset: float,
         drift: float,
@@ -367,9 +382,9 @@ class FakeRig:
     ):
         self._network, self._identity = network, identity
         self._offset, self._drift, self._lease = offset, drift, lease
-        self._handlers = {validate_event(event): handler for event, handler in handlers.items()}
+        self._handlers = handlers
         self.name = name
-        self.calls: list[tuple[ExpMessage, list[Any]]] = []
+        self.calls: list[tuple[Verb, list[Any]]] = []
         self.entered: list[float] = []
         self.events: list[Event] = []
         self.listening = self.host_up = True
@@ -379,8 +394,9 @@ class FakeRig:
         """Begin anew as another process would, with no memory."""
         network = self._network
         self.clock = DriftingClock(self._offset, self._drift)
+        self.board = Board()
         self.responder = Responder(
-            self._identity, self._handlers, Timing(), network.draw_boot(), self.clock, self._lease
+            *(self._identity, self._handlers, Timing(), network.draw_boot(), self.clock, self._lease), board=self.board
         )
 
     def notify(self, topic: str, body: Any = None, key: str | None = None, confirm: bool = True) -> None:
@@ -440,7 +456,8 @@ class FakeRig:
             network.after(handler, lambda: self._settle(responder, due.task, now))
             return
         try:
-            responder.respond(due.task, handler(*due.args), now, now)
+            args, keywords = due.args if isinstance(due.event, Command) else (due.args, {})
+            responder.respond(due.task, handler(*args, **keywords), now, now)
         except Exception as error:  # whatever a test's handler raises goes to the coordinator
             responder.fail(due.task, type(error).__name__, str(error), "", now)
 
@@ -465,7 +482,7 @@ class EchoRig:
     def __init__(self, network: SimNetwork, name: str, latency: float):
         self._network, self.name, self._latency = network, name, latency
         self._awaited: dict[SimAddress, bytes] = {}
-        self.calls: list[tuple[ExpMessage, list[Any]]] = []
+        self.calls: list[tuple[messages.ExpMessage, list[Any]]] = []
         self.closed = ""
         self.host_up = True
 

@@ -18,7 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"protocol"}),
     frozenset({"endpoint", "transports", "loop_thread", "relay", "ports", "interfaces", "waiters"}),
     frozenset(
-        {"callbacks", "results", "service", "remote_rig", "rig", "doctor", "doctor_lines", "findings", "failures"}
+        {"callbacks", "reports", "results", "service", "remote_rig", "rig", "rig_board"}
+        | {"doctor", "doctor_lines", "findings", "failures"}
     ),
     frozenset({"auxiliaries", "experiment"}),
     frozenset({"agent", "bridges", "journal", "web"}),

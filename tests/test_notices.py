@@ -45,21 +45,21 @@ def test_confirmed_notices_reach_every_coordinator_once_and_in_order_over_a_bad_
     watchers = [Watcher(stack, "udp://{}:{}".format(*bad.address)), Watcher(stack, rig.uri)]
     until(lambda: all(watcher.aux.is_connected for watcher in watchers))
     for i in range(50):
-        rig.notify("stream", {"frame": i})
+        rig.notify("frames", {"frame": i})
     for watcher in watchers:
-        until(lambda watcher=watcher: len(watcher.of("stream")) >= 50)  # type: ignore[misc]
-        assert watcher.of("stream") == [{"frame": i} for i in range(50)]
-    rig.notify("stream", "the end")
-    until(lambda: all(watcher.of("stream")[-1] == "the end" for watcher in watchers))
-    assert all(len(watcher.of("stream")) == 51 for watcher in watchers)
+        until(lambda watcher=watcher: len(watcher.of("frames")) >= 50)  # type: ignore[misc]
+        assert watcher.of("frames") == [{"frame": i} for i in range(50)]
+    rig.notify("frames", "the end")
+    until(lambda: all(watcher.of("frames")[-1] == "the end" for watcher in watchers))
+    assert all(len(watcher.of("frames")) == 51 for watcher in watchers)
 
 
 def test_a_notice_says_what_it_is(stack: contextlib.ExitStack, rig: Rig) -> None:
     watcher = Watcher(stack, rig.uri)
-    rig.notify("progress", 0.5, key="left", confirm=False)
+    rig.notify("focus", 0.5, key="left", confirm=False)
     notice = until(lambda: watcher.notices)[0]
     assert (notice.rig, notice.topic, notice.key, notice.body, notice.confirmed) == (
-        *("cameras", "progress", "left", 0.5),
+        *("cameras", "focus", "left", 0.5),
         False,
     )
 
@@ -97,7 +97,7 @@ def test_notices_come_from_any_thread_each_thread_s_in_order(stack: contextlib.E
 @pytest.mark.parametrize("handler", ["thread", "coroutine"])
 def test_a_handler_may_tell_something(stack: contextlib.ExitStack, rig: Rig, handler: str) -> None:
     def tell() -> None:
-        rig.notify("progress", "moved")
+        rig.notify("focus", "moved")
 
     async def tell_on_loop() -> None:
         tell()
@@ -105,7 +105,7 @@ def test_a_handler_may_tell_something(stack: contextlib.ExitStack, rig: Rig, han
     rig.on("EXPINFO")(tell if handler == "thread" else tell_on_loop)
     watcher = Watcher(stack, rig.uri)
     watcher.aux.request("EXPINFO")
-    until(lambda: watcher.of("progress") == ["moved"])
+    until(lambda: watcher.of("focus") == ["moved"])
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,11 @@ PROMISED = {
     *("RigsyncError", "ConfigError", "PayloadError", "PayloadTooLarge", "UnknownRig", "ListenError"),
     *("NotRunning", "LoopBlocked", "LoopStuck", "RemoteProtocolError"),
     *("RigError", "RigTimeout", "RigRefused", "RigLost", "Interrupted", "Aborted", "RemoteError"),
+    "NotSupported",
     *("PushError", "PushTimeout"),
     *("BusyError", "Cancelled", "RigRestarted", "RigsMissing", "ClockEstimate", "Start"),
     *("Experiment", "ExperimentError", "RigFailure"),
+    *("Progress", "UnknownStream"),
 }
 
 

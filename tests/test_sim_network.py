@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.errors import Interrupted, RemoteError, RigLost, RigRefused, RigTimeout
+from rigsync.errors import Interrupted, NotSupported, RemoteError, RigLost, RigRefused, RigTimeout
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RigRestarted
-from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.protocol.messages import Command, ExpMessage, ExpStatus
 from rigsync.protocol.peer import Line
 from rigsync.testing import Coordinator, EchoRig, FakeRig, SimNetwork
 
@@ -107,6 +107,32 @@ def play_session(seed: int) -> None:
 def test_over_a_network_that_loses_30_percent_every_handler_runs_exactly_once_and_in_order(chunk: int) -> None:
     for seed in range(50 * chunk, 50 * chunk + 50):
         play_session(seed)
+
+
+def play_commands(seed: int) -> None:
+    network = SimNetwork(seed, loss=0.3, duplication=0.1, reordering=0.2)
+    done: list[tuple[str, int]] = []
+    commands = {"focus": lambda i: done.append(("focus", i)) or i, "home": 0.05}
+    rig = network.add_rig("cameras", {"EXPINIT": 0.01}, commands=commands)
+    coordinator = network.coordinator()
+    called = {coordinator.call("cameras", "focus", i, timeout=60): i for i in range(5)}
+    coordinator.push("EXPINIT", timeout=60)
+    home = coordinator.call("cameras", "home", timeout=60)
+    called |= {coordinator.call("cameras", "focus", i=i, timeout=60): i for i in range(5, 10)}
+    assert run(network, 60, lambda: len(coordinator.results) == 12), f"seed {seed}: not settled"
+    run(network, 2)
+    assert {at: coordinator.results[at].answers.get("cameras") for at in called} == {
+        at: [value] for at, value in called.items()
+    }, f"seed {seed}"
+    assert coordinator.results[home].answers == {"cameras": [None]}, f"seed {seed}"
+    assert done == [("focus", i) for i in range(10)], f"seed {seed}"
+    assert names(rig) == ["focus"] * 5 + ["EXPINIT", "home"] + ["focus"] * 5, f"seed {seed}"
+
+
+@pytest.mark.parametrize("chunk", range(5))
+def test_over_a_network_that_loses_30_percent_each_command_is_done_once_and_in_its_turn(chunk: int) -> None:
+    for seed in range(20 * chunk, 20 * chunk + 20):
+        play_commands(seed)
 
 
 def play_interrupt(seed: int) -> None:
@@ -366,6 +392,64 @@ def test_both_dialects_in_one_push_each_answered_in_its_own() -> None:
         assert coordinator.results[at].answers["old"] == ["old did it"]
     assert names(new) == names(old) == SESSION
     assert old.closed == ""
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_no_byte_of_a_command_reaches_an_iblutil_rig(known: bool) -> None:
+    network = SimNetwork()
+    rig = network.add_echo_rig("ephys")
+    coordinator = alive_pair(network) if known else network.coordinator()
+    with recorded(network) as sent:
+        when = coordinator.call("ephys", "focus", z=3)
+        info = coordinator.push("EXPINFO")
+        assert run(network, 5, lambda: len(coordinator.results) == 2)
+        run(network, 20)
+    assert isinstance(coordinator.results[when].failures["ephys"], NotSupported)
+    assert coordinator.results[info].answers["ephys"]
+    assert names(rig) == ["EXPINFO"]
+    assert not [data for _, _, _, data in sent if b"focus" in data or b'"request"' in data]
+
+
+def test_a_command_of_another_coordinator_s_experiment_is_refused() -> None:
+    network = SimNetwork()
+    rig = network.add_rig("cameras", commands={"focus": 0.0})
+    owner, other = network.coordinator(), network.coordinator()
+    owner.push("EXPINIT", REF)
+    assert run(network, 5, lambda: bool(owner.results))
+    when = other.call("cameras", "focus")
+    mine = owner.call("cameras", "focus")
+    assert run(network, 5, lambda: when in other.results and mine in owner.results)
+    error = other.results[when].failures["cameras"]
+    assert isinstance(error, RemoteError)
+    assert error.error == "BusyError"
+    assert owner.results[mine].answers == {"cameras": [None]}
+    assert [event for event, _ in rig.calls] == [Command("focus")]
+
+
+def test_a_restart_in_the_middle_of_a_command_is_told_and_the_new_process_does_not_do_it() -> None:
+    network = SimNetwork()
+    rig = network.add_rig("cameras", commands={"focus": 1.0})
+    coordinator = alive_pair(network)
+    when = coordinator.call("cameras", "focus")
+    run(network, 0.5)
+    rig.restart()
+    assert run(network, 10, lambda: when in coordinator.results)
+    assert type(coordinator.results[when].failures["cameras"]).__name__ == "RigRestarted"
+    run(network, 5)
+    assert len(rig.calls) == 1
+
+
+def test_an_interrupt_overtakes_a_command_that_takes_its_time() -> None:
+    network = SimNetwork()
+    network.add_rig("cameras", commands={"focus": 100.0})
+    coordinator = alive_pair(network)
+    coordinator.push("EXPINIT", REF)
+    when = coordinator.call("cameras", "focus", timeout=60)
+    run(network, 1)
+    interrupt = coordinator.push("EXPINTERRUPT")
+    assert run(network, 1, lambda: interrupt in coordinator.results)
+    assert isinstance(coordinator.results[when].failures["cameras"], Interrupted)
+    assert coordinator.results[interrupt].failures == {}
 
 
 def test_a_slow_iblutil_rig_holds_up_no_other() -> None:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rigsync.config import Room
-from rigsync.errors import PayloadError, PayloadTooLarge
+from rigsync.errors import PayloadError, PayloadTooLarge, closest_first
 from rigsync.protocol.answers import Identity, answer_arguments, experiment_information
 from rigsync.protocol.arguments import encode, to_plain, token_arguments
 from rigsync.protocol.clock import MOST_AHEAD
 from rigsync.protocol.coordinators import Address, Record
 from rigsync.protocol.events import Event, HandlerDue, HandlerOvertaken, LeaseExpired, Schedule, StatusChanged
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, decide, named_reference, takes_over
-from rigsync.protocol.messages import ExpMessage, ExpStatus, Message
+from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Message, Verb
 from rigsync.protocol.ownership import Ownership, Sender
 
 QUERIES = 8
@@ -37,7 +37,7 @@ _SLACK = 60.0
 class Task:
     """One message on its way through the rig."""
 
-    event: ExpMessage
+    event: Verb
     args: list[Any]
     source: Address | None
     """Where it came from; None for the rig's own EXPINTERRUPT."""
@@ -90,8 +90,8 @@ class Agenda:
     ----------
     identity : Identity
         What the rig says of itself.
-    handled : collection of ExpMessage
-        The messages that have handlers; may change later. The others are settled at once.
+    handled : collection of ExpMessage and Command
+        What has handlers; may change later. The other messages are settled at once, other commands are refused.
     lease : float
         Seconds of the owner's silence after which the rig interrupts; 0 for never.
     patience : float
@@ -106,12 +106,14 @@ class Agenda:
         Called with the reason, where there is one, and monotonic seconds when the status or the reference has changed.
     claimed : callable
         Called with the boot number of a coordinator that has become the owner, and monotonic seconds.
+    begun : callable
+        Called when EXPINIT begins an experiment, before its handlers run.
     """
 
     def __init__(
         self,
         identity: Identity,
-        handled: Collection[ExpMessage],
+        handled: Collection[Verb],
         lease: float,
         patience: float,
         room: Room,
@@ -119,9 +121,11 @@ class Agenda:
         settled: Callable[[Task, Message | Problem, float], None],
         entered: Callable[[str | None, float], None],
         claimed: Callable[[str, float], None],
+        begun: Callable[[], object],
     ):
         self._identity, self._handled, self._room = identity, handled, room
         self._events, self._settled, self._entered, self._claimed = told, settled, entered, claimed
+        self._begun = begun
         self.ownership, self._patience = Ownership(lease), patience
         self._tasks: dict[int, Task] = {}
         self._lane = Lane()
@@ -252,13 +256,21 @@ class Agenda:
             self._finish_failure(task, "Cancelled", f"{task.event.name} was not run: {why}", "", now)
 
     def _query(self, task: Task, now: float) -> None:
-        if task.event is ExpMessage.ALYX and not self._may_command(task, now):
+        is_command = isinstance(task.event, Command)
+        if (is_command or task.event is ExpMessage.ALYX) and not self._may_command(task, now):
             self._finish_failure(task, "BusyError", self._busy(task, now), "", now)
+        elif is_command and task.event not in self._handled:
+            self._finish_failure(task, "UnknownCommand", self._unknown(task.event.name), "", now)
         elif task.event not in self._handled or len(self._querying) < QUERIES:
             self._querying.add(task.number)
             self._run(task, now)
         else:
             self._enqueue(self._queries, task, now)
+
+    def _unknown(self, name: str) -> str:
+        # A copy in one step, for other threads may add to what is handled.
+        known = [verb.name for verb in list(self._handled) if isinstance(verb, Command)]
+        return f"the rig has no command {name!r}; it has: {', '.join(closest_first(name, known)) or '(none)'}"
 
     def _enqueue(self, waiting: deque[Task], task: Task, now: float) -> None:
         if len(waiting) < WAITING:
@@ -305,6 +317,8 @@ class Agenda:
             self._succeed(task, None, now)
         else:
             task.leads_to = decision.status
+            if task.event is ExpMessage.EXPINIT:
+                self._begun()
             self._occupy(task, now)
 
     def _claim(self, task: Task, sender: Sender, now: float) -> None:
@@ -390,7 +404,9 @@ class Agenda:
             return self.exp_ref or task.names
         return None if task.leads_to is ExpStatus.CONNECTED else self.exp_ref
 
-    def _answer(self, event: ExpMessage, status: ExpStatus, exp_ref: str | None, returned: Any) -> list[Any]:
+    def _answer(self, event: Verb, status: ExpStatus, exp_ref: str | None, returned: Any) -> list[Any]:
+        if isinstance(event, Command):
+            return [to_plain(returned, "the result", self._room)]
         if event is ExpMessage.ALYX:
             if isinstance(returned, (list, tuple)) and len(returned) == 2:
                 return [to_plain(part, "the result", self._room) for part in returned]

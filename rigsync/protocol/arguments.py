@@ -10,14 +10,14 @@ import math
 import pathlib
 import uuid
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from rigsync.config import DATAGRAM_ROOM, Room
 from rigsync.errors import PayloadError, PayloadTooLarge
 from rigsync.protocol.clock import MOST_AHEAD
 from rigsync.protocol.lifecycle import reference_text
-from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, to_json
+from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Message, Verb, to_json
 
 DEEPEST = 64
 """Levels of nesting allowed: what refers to itself is found out, and the other side's decoder is spared."""
@@ -104,6 +104,34 @@ def compose(event: Any, *args: Any, room: Room = DATAGRAM_ROOM) -> Message:
     return encode(event, plain, room)
 
 
+def compose_command(name: str, args: Sequence[Any], keywords: Mapping[str, Any], room: Room = DATAGRAM_ROOM) -> Message:
+    """Validate a command and encode its arguments.
+
+    Parameters
+    ----------
+    name : str
+        Under which the rig knows it.
+    args : sequence
+        Its positional arguments.
+    keywords : mapping of str to object
+        Its keyword arguments.
+    room : Room
+        How large it may become; as large as a datagram by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The name is none of a command.
+    PayloadError
+        An argument that cannot be encoded; the text names it.
+    PayloadTooLarge
+        There is no room for it.
+    """
+    command = Command(name)
+    positional = [to_plain(value, f"args[{i}]", room) for i, value in enumerate(args)]
+    return encode(command, [positional, {key: to_plain(value, key, room) for key, value in keywords.items()}], room)
+
+
 def checked_delay(event: ExpMessage, at: object, delay: object, wall: float) -> float | None:
     """Return after how many seconds a message is to be acted on, None for at once.
 
@@ -148,7 +176,7 @@ def checked_delay(event: ExpMessage, at: object, delay: object, wall: float) -> 
     return seconds
 
 
-def encode(event: ExpMessage, plain: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
+def encode(event: Verb, plain: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
     """Return plain values as a message; those that turn out not to be plain are a `PayloadError`."""
     try:
         return Message.of(event, plain, room)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import chain
 from random import Random
@@ -131,6 +132,9 @@ class Coordinators:
         after its lease, for it has to hear what became of it."""
         self.short_changed: list[Address] = []
         """Addresses of those that do not get every confirmed notice, each once; whoever tells of them empties it."""
+        self.newcomers: list[Coordinator] = []
+        """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
+        know. Whoever tells them empties it."""
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
 
     def seen(self, boot: str, source: Address, now: float) -> Coordinator:
@@ -172,6 +176,7 @@ class Coordinators:
             self._expire_watchers(now)
             if certainly or len(self._watchers) < WATCHERS:
                 self._watchers[boot] = self._known[boot]
+                self.newcomers.append(self._known[boot])
             else:
                 self._short_changed(self._known[boot])
 
@@ -219,16 +224,24 @@ class Coordinators:
         if coordinator is None or coordinator.host != source[0]:
             return False
         coordinator.notices.acknowledge(n, now)
+        if coordinator.notices.overflowed and not len(coordinator.notices) and boot in self._watchers:
+            coordinator.notices.overflowed = False
+            self.newcomers.append(coordinator)
         return True
 
-    def file_notice(self, n: int, frame: bytes, now: float) -> list[Coordinator]:
+    def file_notice(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> list[Coordinator]:
         """Have a notice wait for each coordinator that watches, or may be back soon; return these."""
         self._expire_watchers(now)
         for watcher in self._watchers.values():
-            watcher.notices.add(n, frame, now)
+            watcher.notices.add(n, frame, now, instead)
             if watcher.notices.overflowed:
                 self._short_changed(watcher)
         return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
+
+    def take_back(self, instead: Hashable) -> None:
+        """Take out what waits as the newest word on something: there is a newer one, which is sent now."""
+        for watcher in self._watchers.values():
+            watcher.notices.take_back(instead)
 
     def due(self, now: float) -> list[Coordinator]:
         """Return the coordinators to which a notice is to be sent; those that are silent have to be heard first."""

@@ -13,7 +13,7 @@ from rigsync.errors import Cancelled, RigError, RigLost, RigRefused, RigTimeout
 from rigsync.protocol import messages
 from rigsync.protocol.events import Dialect, LinkState
 from rigsync.protocol.liveness import Liveness
-from rigsync.protocol.messages import ExpMessage
+from rigsync.protocol.messages import Command, ExpMessage
 
 
 class Request:
@@ -162,6 +162,16 @@ class Errands:
             self.current = None
         return called_off
 
+    def take_commands(self) -> list[Errand]:
+        """Take out the commands, none of which has been sent."""
+        errands = ([self.current] if self.current else []) + list(self._queue)
+        commands = [errand for errand in errands if isinstance(errand.request.event, Command)]
+        self._queue = deque(errand for errand in self._queue if errand not in commands)
+        if self.current in commands:
+            self.current = None
+        self.set_timer()
+        return commands
+
     def under_way(self) -> list[Errand]:
         """Return what has been sent, or is to be sent next."""
         return [*self.doubtful, self.current] if self.current else self.doubtful
@@ -199,7 +209,9 @@ class Errands:
         return [errand for errand in waiting if now >= self.limit(errand)]
 
 
-def unanswered(errand: Errand, config: RigConfig, liveness: Liveness, dialect: Dialect, is_current: bool) -> RigError:
+def unanswered(
+    errand: Errand, config: RigConfig, liveness: Liveness, dialect: Dialect, version: str | None, is_current: bool
+) -> RigError:
     """Return the error of an errand whose time is up, with what is known of why."""
     name = errand.request.event.name
     address = config.address
@@ -225,7 +237,12 @@ def unanswered(errand: Errand, config: RigConfig, liveness: Liveness, dialect: D
         if liveness.left:
             remedy = "its program was closed: start it again"
         return RigLost(config.name, f"no answer to {name} and the rig is lost ({liveness.reason}); {remedy}")
-    return RigTimeout(config.name, f"no answer to {name} in time: {_progress(errand, config, dialect, is_current)}")
+    progress = _progress(errand, config, dialect, is_current)
+    if isinstance(errand.request.event, Command) and errand.tries and not errand.received:
+        progress += (
+            f"; or update rigsync there: one from before there were commands drops them, and the rig's is {version}"
+        )
+    return RigTimeout(config.name, f"no answer to {name} in time: {progress}")
 
 
 def _progress(errand: Errand, config: RigConfig, dialect: Dialect, is_current: bool) -> str:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from rigsync.errors import RigError
-from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.protocol.messages import ExpMessage, ExpStatus, Verb
 
 
 class LinkState(str, Enum):
@@ -61,10 +61,10 @@ class MessageReceived(CoordinatorEvent):
 
     rig: str
     """Name of the rig."""
-    event: ExpMessage
-    """The message."""
+    event: Verb
+    """The message, or the command that was answered."""
     args: list[Any] = field(repr=False)
-    """What follows the event in the message."""
+    """What follows the event in the message; the one value of a command."""
     request_time: float | None
     """The push that it answers, None for a message of the rig's own accord."""
 
@@ -99,7 +99,7 @@ class PushCompleted(CoordinatorEvent):
 
     request_time: float
     """The push, by its unique Unix time in seconds."""
-    event: ExpMessage
+    event: Verb
     """What was pushed."""
     answers: dict[str, list[Any]] = field(repr=False)
     """Answers by name of rig: what follows the event."""
@@ -154,13 +154,56 @@ class Notice(CoordinatorEvent):
     rig: str
     """Name of the rig."""
     topic: str
-    """``status``, ``progress``, ``stream``, ``log``, or the rig's own."""
+    """``status``, ``log``, or the rig's own. (What the rig tells of progress and streams are events of their own.)"""
     key: str | None
     """What it is about, within its topic."""
     body: Any = field(repr=False)
     """Plain JSON values."""
     confirmed: bool
     """Whether every such notice comes, once and in order; else a newer one of its topic and key may replace it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressChanged(CoordinatorEvent):
+    """Something on a rig has got on: told at most four times a second for each item, and always of the last value."""
+
+    rig: str
+    """Name of the rig."""
+    item: str
+    """What it is."""
+    value: int | float
+    """Where it stands."""
+    total: int | float | None
+    """Where it will end, None where that is not known."""
+    unit: str | None
+    """What it is counted in, None where that is plain."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent(CoordinatorEvent):
+    """Something became of a stream of a rig; which subclass it is tells what."""
+
+    rig: str
+    """Name of the rig."""
+    id: str
+    """The stream, by the name that the rig gave it."""
+    info: dict[str, Any] = field(repr=False)
+    """All that the rig says of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAdded(StreamEvent):
+    """A rig has a new stream, or this coordinator hears of it for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUpdated(StreamEvent):
+    """What a rig says of a stream has changed: told at most four times a second, and always of the last change."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRemoved(StreamEvent):
+    """A stream is no more: its rig has removed it, or was started anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +296,10 @@ class HandlerDue(RigEvent):
 
     task: int
     """By which the outcome is filed."""
-    event: ExpMessage
-    """The message."""
+    event: Verb
+    """The message, or the command."""
     args: list[Any] = field(repr=False)
-    """What follows the event in the message."""
+    """What follows the event in the message; of a command, a list of arguments and a dict of keywords."""
     schedule: Schedule | None = None
     """The instant at which they are to be entered; None for at once."""
 
@@ -297,8 +340,8 @@ class MessageHandled(RigEvent):
 
     source: str
     """Address of the coordinator."""
-    event: ExpMessage
-    """The message."""
+    event: Verb
+    """The message, or the command."""
     error: str | None
     """Type and text of the failure, or None."""
 

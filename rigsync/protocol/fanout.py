@@ -13,7 +13,7 @@ from rigsync.errors import RemoteProtocolError, RigError
 from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.errands import Request
 from rigsync.protocol.events import LinkState, PushCompleted, Start
-from rigsync.protocol.messages import ExpMessage, Message
+from rigsync.protocol.messages import ExpMessage, Message, Verb
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.peer import Line, Peer
 
@@ -23,7 +23,7 @@ LAST_FIRST = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.E
 
 @dataclass(slots=True)
 class _Push:
-    event: ExpMessage
+    event: Verb
     rigs: list[str]
     waiting: int
     at: float | None

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from iblutil.io.net.base import PROTOCOL_VERSION as PROTOCOL_VERSION
 from iblutil.io.net.base import ExpMessage as ExpMessage
@@ -29,9 +29,44 @@ content. After the bracket it would belong to no message of a stream."""
 NULL_MESSAGE = ExpMessage(0)
 """The event of iblutil's error messages."""
 
+LONGEST_COMMAND = 100
+"""Characters of a command's name."""
+
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _LARGEST = 2**63
 _EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a rig can be asked beyond the experiment's messages; stands wherever an ExpMessage may stand.
+
+    Parameters
+    ----------
+    name : str
+        1 to 100 printable characters, and not the name of an ExpMessage.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The name is none.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of a command is text, not {type(self.name).__name__}")
+        if not 0 < len(self.name) <= LONGEST_COMMAND or not self.name.isprintable():
+            raise ValueError(
+                f"the name of a command has 1 to {LONGEST_COMMAND} printable characters: {shortened(self.name)}"
+            )
+        if self.name.strip().upper() in ExpMessage.__members__:
+            raise ValueError(f"{self.name} is a message of the experiment, and no command: push it")
+
+
+Verb: TypeAlias = ExpMessage | Command
+"""What a request asks of a rig."""
 
 
 # ---------------------------------------------------------------------------------------------------- frames
@@ -86,9 +121,9 @@ class Alive(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Request(Frame):
-    """Act on a message."""
+    """Act on a message, or do a command."""
 
-    event: ExpMessage
+    event: Verb
     args: list[Any] = field(repr=False)
     at: int | None
     """Rig-clock nanoseconds at which to act, or None for at once."""
@@ -212,9 +247,22 @@ def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
 
 
 def _read_request(content: dict[str, Any], boot: str, n: int) -> Frame:
-    event = _member(content, "event", ExpMessage.__members__)
+    event, args = _read_verb(content), _list(content, "args")
+    if isinstance(event, Command) and [type(part) for part in args] != [list, dict]:
+        raise RemoteProtocolError("malformed frame", "args of a command are not [[positional...], {keyword: value}]")
     at = None if content.get("at") is None else _stamp(content, "at")
-    return Request(boot, n, event, _list(content, "args"), at, _optional(content, "to"))
+    return Request(boot, n, event, args, at, _optional(content, "to"))
+
+
+def _read_verb(content: dict[str, Any]) -> Verb:
+    if content.get("command") is None:
+        return _member(content, "event", ExpMessage.__members__)
+    if content.get("event") is not None:
+        raise RemoteProtocolError("malformed frame", "a request has an event or a command, not both")
+    try:
+        return Command(_text(content, "command"))
+    except ValueError as error:
+        raise RemoteProtocolError("malformed frame", str(error)) from None
 
 
 def _read_ack(_: dict[str, Any], boot: str, n: int) -> Frame:
@@ -310,19 +358,19 @@ def shortened(value: Any, most: int = 40) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An ExpMessage with its arguments, ready to be sent in either dialect.
+    """An ExpMessage with its arguments, ready to be sent in either dialect; or a command, for the rigsync dialect.
 
     The arguments are encoded once, whatever the number of rigs.
     """
 
-    event: ExpMessage
+    event: Verb
     args: list[Any] = field(repr=False)
-    """Plain JSON values: what follows the event."""
+    """Plain JSON values: what follows the event; of a command, positional arguments and keywords, or its value."""
     body: str = field(repr=False)
     """The JSON text of `args`, in ASCII. Never logged: it may hold a token."""
 
     @classmethod
-    def of(cls, event: ExpMessage, args: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
+    def of(cls, event: Verb, args: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
         """Encode plain JSON values.
 
         Raises
@@ -337,7 +385,8 @@ class Message:
     @property
     def size(self) -> int:
         """Bytes that it takes at most, as request or reply in either dialect."""
-        return _REQUEST_OVERHEAD + len(self.body)
+        name = len(to_json(self.event.name)) if isinstance(self.event, Command) else 0
+        return _REQUEST_OVERHEAD + name + len(self.body)
 
     @property
     def asks_token(self) -> bool:
@@ -351,7 +400,15 @@ def to_json(content: Any) -> str:
 
 
 def array(message: Message, mark: bytes) -> bytes:
-    """Return a message in the iblutil dialect, with the mark of the side that sends it."""
+    """Return a message in the iblutil dialect, with the mark of the side that sends it.
+
+    Raises
+    ------
+    TypeError
+        It is a command, which that dialect does not know.
+    """
+    if isinstance(message.event, Command):
+        raise TypeError(f"{message.event.name} is a command, and the iblutil dialect knows none")
     separator = "," if message.args else ""
     return f"[{int(message.event)}{separator}{message.body[1:-1]}".encode("ascii") + mark + b"]"
 
@@ -385,8 +442,9 @@ def request(boot: str, n: int, message: Message, to: str | None = None, at: int 
     """
     meant = "" if to is None else f',"to":"{to}"'
     when = "null" if at is None else at
-    rest = f'"event":"{message.event.name}","args":{message.body},"at":{when}{meant}'
-    return _encode("request", boot, n, rest)
+    name = message.event.name
+    what = f'"command":{to_json(name)}' if isinstance(message.event, Command) else f'"event":"{name}"'
+    return _encode("request", boot, n, f'{what},"args":{message.body},"at":{when}{meant}')
 
 
 def probe(boot: str, n: int, t0: int, size: int = 0) -> bytes:

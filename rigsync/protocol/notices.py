@@ -7,7 +7,9 @@ it takes for each to be told once and in order. Of the others only the newest of
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Hashable
+from itertools import islice
 from random import Random
 
 from rigsync.config import Timing
@@ -56,11 +58,12 @@ class NoticeQueue:
         For back-off.
     """
 
-    __slots__ = ("_backoff", "_bytes", "_is_copy", "_sent_at", "_tries", "_waiting", "due", "overflowed")
+    __slots__ = ("_backoff", "_bytes", "_is_copy", "_newest", "_sent_at", "_tries", "_waiting", "due", "overflowed")
 
     def __init__(self, timing: Timing, random: Random):
         self._backoff = Backoff(timing, random)
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: OrderedDict[int, tuple[bytes, Hashable]] = OrderedDict()
+        self._newest: dict[Hashable, int] = {}  # numbers of those that another may take the place of
         self._bytes = self._tries = 0
         self._sent_at = 0.0
         self._is_copy = False
@@ -72,17 +75,38 @@ class NoticeQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, n: int, frame: bytes, now: float) -> None:
-        """Have a notice wait for its turn."""
-        self._waiting.append((n, frame))
+    def add(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> None:
+        """Have a notice wait for its turn.
+
+        Parameters
+        ----------
+        n : int
+            Its number, higher than those before.
+        frame : bytes
+            The notice.
+        now : float
+            Monotonic seconds.
+        instead : hashable, optional
+            What it is the newest word on: one before it that was on the same is taken out, so that on a slow link none
+            waits that is needless.
+        """
+        if instead is not None:
+            self.take_back(instead)
+            self._newest[instead] = n
+        self._waiting[n] = frame, instead
         self._bytes += len(frame)
         while len(self._waiting) > 2 and (len(self._waiting) > WAITING or self._bytes > WAITING_BYTES):
             # Not the first, which has been sent and may be acknowledged yet.
-            self._bytes -= len(self._waiting[1][1])
-            del self._waiting[1]
+            self._take_out(next(islice(self._waiting, 1, None)))
             self.overflowed = True
         if len(self._waiting) == 1:
             self._tries, self.due = 0, now
+
+    def take_back(self, instead: Hashable) -> None:
+        """Take out what waits as the newest word on something, unless it is under way."""
+        n = self._newest.get(instead)
+        if n is not None and n != self._first():
+            self._take_out(n)
 
     def send(self, now: float) -> bytes:
         """Return the first notice, which the caller sends, and plan when it is to be sent again."""
@@ -90,21 +114,21 @@ class NoticeQueue:
         if self._tries == 1:
             self._sent_at = now
         self.due = now + self._backoff.wait(self._tries)
-        return self._waiting[0][1]
+        return self._waiting[self._first()][0]
 
     def acknowledge(self, n: int, now: float) -> None:
         """Take note that a notice has come."""
-        if not self._waiting or self._waiting[0][0] != n or not self._tries:
+        if not self._waiting or self._first() != n or not self._tries:
             return  # of an earlier copy
         if self._tries == 1 and not self._is_copy:
             self._backoff.add_sample(now - self._sent_at)
-        self._bytes -= len(self._waiting.popleft()[1])
+        self._take_out(n)
         self._is_copy = False
         self._tries, self.due = 0, now if self._waiting else math.inf
 
     def rest(self) -> list[bytes]:
         """Return all that wait, in order: they are sent once more, and then nobody is there to send them."""
-        return [frame for _, frame in self._waiting]
+        return [frame for frame, _ in self._waiting.values()]
 
     def pause(self) -> None:
         """Send nothing until the coordinator is heard again."""
@@ -119,5 +143,15 @@ class NoticeQueue:
     def clear(self) -> None:
         """Forget all: nobody waits for them any more."""
         self._waiting.clear()
+        self._newest.clear()
         self._bytes = 0
         self.due = math.inf
+
+    def _first(self) -> int:
+        return next(iter(self._waiting))
+
+    def _take_out(self, n: int) -> None:
+        frame, instead = self._waiting.pop(n)
+        self._bytes -= len(frame)
+        if self._newest.get(instead) == n:
+            del self._newest[instead]

@@ -15,6 +15,7 @@ from rigsync.errors import (
     Aborted,
     Cancelled,
     Interrupted,
+    NotSupported,
     RemoteError,
     RemoteProtocolError,
     RigError,
@@ -23,6 +24,8 @@ from rigsync.errors import (
 )
 from rigsync.protocol import events, messages
 from rigsync.protocol.backoff import Backoff
+from rigsync.protocol.board import TOPICS
+from rigsync.protocol.board_view import BoardView
 from rigsync.protocol.clock import NANOSECONDS, ClockEstimate, ClockFilter, StampClock
 from rigsync.protocol.echo_guard import EchoGuard
 from rigsync.protocol.errands import Errand, Errands, Request, unanswered
@@ -41,7 +44,19 @@ from rigsync.protocol.events import (
 )
 from rigsync.protocol.lifecycle import name_different
 from rigsync.protocol.liveness import Liveness
-from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Failure, Frame, Probe, Reply
+from rigsync.protocol.messages import (
+    Ack,
+    Alive,
+    Array,
+    Bye,
+    Command,
+    ExpMessage,
+    ExpStatus,
+    Failure,
+    Frame,
+    Probe,
+    Reply,
+)
 from rigsync.protocol.notices import NoticeFilter
 from rigsync.protocol.probes import PATIENCE, ProbeLog
 
@@ -118,6 +133,7 @@ class Peer:
         """Numbers of the newest probe that is answered, and of the last before the rig's goodbye."""
         self._clock = ClockFilter()
         self._notices = NoticeFilter()
+        self.board = BoardView(config.name, told)
         self._errands = Errands(self._liveness, timing.lost_grace)
         self._awaited_echo: AwaitedEcho | None = None
         self._remote_boot: str | None = None
@@ -173,6 +189,9 @@ class Peer:
         EXPINTERRUPT overtakes, and EXPEND calls off what waits for its instant (section 4).
         """
         errand = Errand(request, now, deadline)
+        if self.dialect is Dialect.IBLUTIL and isinstance(request.event, Command):
+            self._refuse(errand)
+            return
         if request.event is ExpMessage.EXPINTERRUPT:
             self._overtake()
         elif request.event is ExpMessage.EXPEND:
@@ -246,6 +265,7 @@ class Peer:
             self._send_probe(now)
         self._liveness.handle_timer(now)
         self._note_change(before)
+        self.board.handle_timer(now)
         if self._awaited_echo and now >= self._awaited_echo.until:
             self._awaited_echo = None
         for errand in [errand for errand in self._errands.under_way() if now >= self._errands.limit(errand)]:
@@ -260,7 +280,7 @@ class Peer:
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` has something to do next."""
-        timer = min(self._liveness.next_timer(), self._errands.next_timer())
+        timer = min(self._liveness.next_timer(), self._errands.next_timer(), self.board.next_timer())
         for errand in self._errands.under_way():
             timer = min(timer, errand.next_send, self._errands.limit(errand))
         if self._awaited_echo:
@@ -323,6 +343,13 @@ class Peer:
             name = errand.request.event.name
             self._fail(errand, Interrupted(self.name, f"{name} was overtaken by EXPINTERRUPT before it was answered"))
 
+    def _refuse(self, errand: Errand) -> None:
+        problem = (
+            f"{errand.request.event.name} was not sent: the rig speaks the iblutil dialect, which knows no commands; "
+            "run rigsync on that computer (rigsync serve)"
+        )
+        self._fail(errand, NotSupported(self.name, problem))
+
     def _confirm_receipt(self, errand: Errand) -> None:
         if not errand.received:
             errand.received = True
@@ -346,7 +373,7 @@ class Peer:
     def _give_up(self, errand: Errand, now: float) -> None:
         if is_under_way := errand in self._errands.under_way():
             self._errands.remove(errand)
-        self._fail(errand, unanswered(errand, self.config, self._liveness, self.dialect, is_under_way))
+        self._fail(errand, unanswered(errand, self.config, self._liveness, self.dialect, self.version, is_under_way))
         if errand.request.event is ExpMessage.EXPEND:
             self._errands.note_end(False, now)
 
@@ -434,7 +461,7 @@ class Peer:
             self._note_change(before)
         elif isinstance(frame, messages.Notice):
             self._heard(Dialect.RIGSYNC, now)
-            self._receive_notice(frame)
+            self._receive_notice(frame, now)
         else:
             self._heard(Dialect.RIGSYNC, now)
             self._receive_outcome(frame, now)
@@ -469,6 +496,7 @@ class Peer:
             self._past_boots.append(self._remote_boot)
         self._remote_boot = boot
         self._clock, self._notices = ClockFilter(), NoticeFilter()
+        self.board.empty()
         self._newest_alive = self._left_at = -1
 
     def _settle_restarted(self) -> None:
@@ -481,12 +509,15 @@ class Peer:
             )
             self._fail(errand, RigRestarted(self.name, problem))
 
-    def _receive_notice(self, frame: messages.Notice) -> None:
+    def _receive_notice(self, frame: messages.Notice, now: float) -> None:
         if frame.confirm:
             self._send(Line.PROBES, messages.ack(self._boot, frame.n))
-        if self._notices.is_new(frame):
+        if frame.topic in TOPICS:
+            # Which of those that are not confirmed are new, the board knows better.
+            is_new = (not frame.confirm or self._notices.is_new(frame)) and self.board.receive(frame, now)
+        elif is_new := self._notices.is_new(frame):
             self._events.append(events.Notice(self.name, frame.topic, frame.key, frame.body, frame.confirm))
-        else:
+        if not is_new:
             self._count("late notice")
 
     def _receive_outcome(self, frame: Frame, now: float) -> None:
@@ -501,6 +532,8 @@ class Peer:
             self._confirm_receipt(errand)
             errand.next_send = now + self._timing.ask_again
         elif isinstance(frame, Reply):
+            if isinstance(errand.request.event, Command) and len(frame.args) != 1:
+                raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
             self._finish(errand, frame.args, now, self._told_start(frame))
         elif isinstance(frame, Failure):
             self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
@@ -554,8 +587,12 @@ class Peer:
         self.dialect = dialect
         self._liveness.adopt(dialect)
         self._awaited_echo = None
+        self.board.empty()
         self._events.append(DialectDetected(self.name, dialect))
         self._settle_restarted()  # who speaks another dialect is another program
+        if dialect is Dialect.IBLUTIL:
+            for errand in self._errands.take_commands():
+                self._refuse(errand)
         self._advance(now)
 
     def _note_change(self, before: LinkState) -> None:

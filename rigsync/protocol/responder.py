@@ -12,6 +12,7 @@ from rigsync.errors import RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.agenda import Agenda, Problem, Task
 from rigsync.protocol.answers import Identity
+from rigsync.protocol.board import Board, Post
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.coordinators import Address, Coordinator, Coordinators, EchoLane, Record
 from rigsync.protocol.events import (
@@ -20,7 +21,7 @@ from rigsync.protocol.events import (
     NoticesDropped,
     ViolationSeen,
 )
-from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Notice, Probe, Request
+from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Notice, Probe, Request, Verb
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.ownership import LEASE, Sender
 
@@ -38,8 +39,8 @@ class Responder(Outputs[Address]):
     ----------
     identity : Identity
         What the rig says of itself.
-    handled : collection of ExpMessage
-        The messages that have handlers; may change later. The others are answered at once.
+    handled : collection of ExpMessage and Command
+        What has handlers; may change later. The other messages are answered at once, other commands are refused.
     timing : Timing
         Waits, in seconds.
     boot : str
@@ -50,25 +51,30 @@ class Responder(Outputs[Address]):
         Seconds of the owner's silence after which the rig interrupts; 0 for never.
     room : Room
         How large an answer may be; as large as a datagram by default.
+    board : Board, optional
+        What the rig shows of its work; an empty one by default.
     """
 
     def __init__(
         self,
         identity: Identity,
-        handled: Collection[ExpMessage],
+        handled: Collection[Verb],
         timing: Timing,
         boot: str,
         stamps: StampClock,
         lease: float = LEASE,
         room: Room = DATAGRAM_ROOM,
+        board: Board | None = None,
     ):
         super().__init__()
         self._identity, self._timing = identity, timing
         self._boot, self._stamps, self._room = boot, stamps, room
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
+        self._board = Board(room) if board is None else board
+        self._board.open()
         self._agenda = Agenda(
             *(identity, handled, lease, timing.lost_after, room),
-            *(self._events, self._settled, self._entered, self._claimed),
+            *(self._events, self._settled, self._entered, self._claimed, self._board.clear_progress),
         )
         self._notices = 0
         self._reported: set[tuple[str, str]] = set()
@@ -95,15 +101,16 @@ class Responder(Outputs[Address]):
                 self._receive_array(frame, data, source, now)
             elif isinstance(frame, Probe):
                 self._see(frame, source, now)
-                owner = self._agenda.ownership.owner
-                self._coordinators.watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
                 # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
+                owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
+                self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
                 self._receive_request(frame, source, now)
             elif isinstance(frame, Ack):
                 if self._coordinators.acknowledge(frame.boot, frame.n, source, now):
                     self._see(frame, source, now)
+                    self._welcome(now)
             elif isinstance(frame, Bye):
                 self._receive_bye(frame, source, now)
             else:
@@ -156,6 +163,7 @@ class Responder(Outputs[Address]):
         for source, lane, answer in self._coordinators.expire_echoes(now):
             self._events.append(EchoMissing(text_of(source), answer))
             self._send_next(source, lane, now)
+        self._post(self._board.take(now), now)
         for coordinator in self._coordinators.due(now):
             self._send_notices(coordinator, now)
         self._agenda.handle_timer(now)
@@ -166,9 +174,11 @@ class Responder(Outputs[Address]):
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
-        return min(self._timer, self._agenda.next_timer())
+        return min(self._timer, self._agenda.next_timer(), self._board.next_timer())
 
-    def notify(self, topic: str, key: str | None, body: Any, confirm: bool, now: float) -> None:
+    def notify(
+        self, topic: str, key: str | None, body: Any, confirm: bool, now: float, is_newest: bool = False
+    ) -> None:
         """Tell the coordinators that watch this rig something.
 
         Parameters
@@ -183,21 +193,49 @@ class Responder(Outputs[Address]):
             Whether to send it again until it is confirmed.
         now : float
             Monotonic seconds.
+        is_newest : bool
+            Whether one of the same topic and key that still waits to be confirmed is not worth sending any more.
 
         Raises
         ------
         PayloadTooLarge
             No datagram can carry it.
         """
-        self._notices += 1
-        frame = messages.notice(Notice(self._boot, self._notices, topic, key, body, confirm), self._room)
+        frame = self._notice(topic, key, body, confirm)
+        instead = (topic, key) if is_newest else None
         if not confirm:
+            if instead:
+                self._coordinators.take_back(instead)
             for address in self._coordinators.watching(now):
                 self._send(address, frame)
             return
-        for coordinator in self._coordinators.file_notice(self._notices, frame, now):
+        for coordinator in self._coordinators.file_notice(self._notices, frame, now, instead):
             self._send_notices(coordinator, now)
         self._tell_short_changed()
+
+    def _notice(self, topic: str, key: str | None, body: Any, confirm: bool) -> bytes:
+        self._notices += 1
+        return messages.notice(Notice(self._boot, self._notices, topic, key, body, confirm), self._room)
+
+    def _post(self, posts: list[Post], now: float) -> None:
+        for post in posts:
+            self.notify(post.topic, post.key, post.body, post.confirm, now, post.is_value)
+
+    def _watch(self, boot: str, now: float, certainly: bool = False) -> None:
+        self._coordinators.watch(boot, now, certainly)
+        self._welcome(now)
+
+    def _welcome(self, now: float) -> None:
+        """Give the present state of the board, whole, to those that may not know it."""
+        newcomers = self._coordinators.newcomers.copy()
+        self._coordinators.newcomers.clear()
+        for coordinator in newcomers:
+            for post in self._board.snapshot():
+                frame = self._notice(post.topic, post.key, post.body, post.confirm)
+                instead = (post.topic, post.key) if post.is_value else None
+                coordinator.notices.add(self._notices, frame, now, instead)
+            coordinator.notices.overflowed = False  # which would have the same told again, without end
+            self._send_notices(coordinator, now)
 
     def _tell_short_changed(self) -> None:
         self._events += [NoticesDropped(text_of(address)) for address in self._coordinators.short_changed]
@@ -205,6 +243,7 @@ class Responder(Outputs[Address]):
 
     def farewell(self, now: float) -> None:
         """Tell the coordinators that probe this rig that it is closing, after all that they have not confirmed yet."""
+        self._post(self._board.take_last(now), now)
         for address, notices in self._coordinators.last_words(now):
             for frame in notices:
                 self._send(address, frame)
@@ -356,7 +395,7 @@ class Responder(Outputs[Address]):
         self.notify("status", None, body, True, now)
 
     def _claimed(self, boot: str, now: float) -> None:
-        self._coordinators.watch(boot, now, certainly=True)
+        self._watch(boot, now, certainly=True)
 
     def _tell_others(self, task: Task, source: str, error: str | None, now: float) -> None:
         others = self._coordinators.watching(now, except_for=task.sender.boot if task.sender else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -11,11 +12,11 @@ from rigsync.errors import RigError
 from rigsync.protocol import messages
 from rigsync.protocol.agenda import Agenda
 from rigsync.protocol.answers import Identity
-from rigsync.protocol.arguments import compose
+from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.errands import Request
 from rigsync.protocol.events import Event, HandlerDue, Start
-from rigsync.protocol.messages import Alive, Array, ExpMessage, ExpStatus, Frame, Message, Notice
+from rigsync.protocol.messages import Alive, Array, Command, ExpMessage, ExpStatus, Frame, Message, Notice, Verb
 from rigsync.protocol.peer import Line, Peer
 from rigsync.protocol.responder import Responder
 
@@ -86,9 +87,15 @@ class PeerBench:
     def submit(
         self, event: str, *args: Any, timeout: float = 10.0, confirm: bool = False, delay: float | None = None
     ) -> Request:
+        return self._submit(compose(event, *args), timeout, confirm, delay)
+
+    def call(self, command: str, *args: Any, timeout: float = 10.0, **keywords: Any) -> Request:
+        return self._submit(compose_command(command, args, keywords), timeout)
+
+    def _submit(self, message: Message, timeout: float, confirm: bool = False, delay: float | None = None) -> Request:
         self.n += 1
         act_at = None if delay is None else self.now + delay
-        request = Request(compose(event, *args), float(self.n), self.n, confirm, act_at)
+        request = Request(message, float(self.n), self.n, confirm, act_at)
         self.peer.submit(request, (act_at or self.now) + timeout, self.now)
         return request
 
@@ -173,9 +180,16 @@ class PeerBench:
 class RigBench:
     """A `Responder`, what it has sent and told, and a clock that stops at each of its timers."""
 
-    def __init__(self, *handled: str, lease: float = 300.0, room: Room = DATAGRAM_ROOM, **identity: Any):
+    def __init__(
+        self,
+        *handled: str,
+        commands: Iterable[str] = (),
+        lease: float = 300.0,
+        room: Room = DATAGRAM_ROOM,
+        **identity: Any,
+    ):
         self.now = 100.0
-        self.handled = {ExpMessage[name] for name in handled}
+        self.handled: set[Verb] = {ExpMessage[name] for name in handled} | {Command(name) for name in commands}
         self.stamps = StampClock(WALL, self.now)
         self.rig = Responder(Identity(NAME, **identity), self.handled, Timing(), RIG, self.stamps, lease, room)
         self.n = 0
@@ -209,6 +223,21 @@ class RigBench:
             n = self.n = self.n + 1
         at = None if delay is None else self.stamps.stamp(self.now + delay)
         self.receive(messages.request(boot, n, compose(event, *args), to, at), source)
+        return n
+
+    def call(
+        self,
+        command: str,
+        *args: Any,
+        n: int | None = None,
+        boot: str = COORDINATOR,
+        source: Any = HERE,
+        **keywords: Any,
+    ) -> int:
+        """Receive a request for a command, by default with the next number; return its number."""
+        if n is None:
+            n = self.n = self.n + 1
+        self.receive(messages.request(boot, n, compose_command(command, args, keywords), RIG), source)
         return n
 
     def probe(self, boot: str = COORDINATOR, source: Any = HERE) -> None:

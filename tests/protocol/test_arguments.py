@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from rigsync.errors import PayloadError, PayloadTooLarge
 from rigsync.protocol import messages
-from rigsync.protocol.arguments import DEEPEST, compose, to_plain, validate_event
-from rigsync.protocol.messages import MAX_DATAGRAM, ExpMessage, ExpStatus
+from rigsync.protocol.arguments import DEEPEST, compose, compose_command, to_plain, validate_event
+from rigsync.protocol.messages import MAX_DATAGRAM, Command, ExpMessage, ExpStatus
 
 
 class Camera(enum.Enum):
@@ -619,3 +619,41 @@ def test_a_structure_that_holds_itself_many_times_is_found_out_at_once() -> None
 def test_what_is_far_too_large_is_not_gone_through_whole(value: Any) -> None:
     with pytest.raises(PayloadTooLarge):
         compose("EXPINIT", value)
+
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+def test_a_command_has_positional_arguments_and_keywords() -> None:
+    message = compose_command("focus", (1, pathlib.PurePosixPath("/a")), {"z": np.float64(0.5), "at": None})
+    assert message.event == Command("focus")
+    assert message.args == [[1, "/a"], {"z": 0.5, "at": None}]
+    assert json.loads(message.body) == message.args
+    assert compose_command("home", (), {}).args == [[], {}]
+
+
+@pytest.mark.parametrize(
+    ("args", "keywords", "named"),
+    [
+        ((), {"z": object()}, "z is of type object"),
+        ((), {"z": {"a": [1, object()]}}, "z['a'][1] is of type object"),
+        ((1, object()), {}, "args[1] is of type object"),
+    ],
+)
+def test_an_argument_of_a_command_that_cannot_be_sent_is_named(
+    args: tuple[Any, ...], keywords: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(PayloadError) as caught:
+        compose_command("focus", args, keywords)
+    assert named in str(caught.value)
+
+
+def test_a_command_that_is_too_large_is_refused() -> None:
+    with pytest.raises(PayloadTooLarge):
+        compose_command("focus", ("x" * 40_000,), {"y": "x" * 40_000})
+
+
+@pytest.mark.parametrize(("name", "error"), [("expinit", ValueError), ("", ValueError), (3, TypeError)])
+def test_a_command_needs_a_name_of_its_own(name: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        compose_command(name, (), {})

@@ -13,6 +13,7 @@ from rigsync.errors import (
     Aborted,
     Cancelled,
     Interrupted,
+    NotSupported,
     RemoteError,
     RemoteProtocolError,
     RigLost,
@@ -21,11 +22,11 @@ from rigsync.errors import (
     RigTimeout,
 )
 from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
+from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import Event, LinkState, PushCompleted, RequestReceived
 from rigsync.protocol.fanout import Fanout
-from rigsync.protocol.messages import Alive, ExpMessage, ExpStatus, Message, Request, decode
+from rigsync.protocol.messages import Alive, Command, ExpMessage, ExpStatus, Message, Request, decode
 from rigsync.protocol.peer import Line
 
 from .support import COORDINATOR, WALL
@@ -451,3 +452,24 @@ def test_life_and_violations_reach_the_rig_s_own_peer() -> None:
     assert (first.violations, second.violations) == ({"junk": 1}, {})
     bench.fanout.report_life((first.name, Line.REQUESTS), bench.now)
     assert bench.fanout.next_timer() <= first.next_timer()
+
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+
+def test_a_command_goes_to_its_rig_and_its_completion_names_it() -> None:
+    bench = Bench()
+    bench.fanout.push(compose_command("focus", (), {"z": 3}), 1.0, bench.now, ["ephys"])
+    assert bench.requests() == [("ephys", 1, Command("focus"))]
+    bench.reply("ephys", 1, 2.5)
+    (completed,) = bench.completed()
+    assert (completed.event.name, completed.answers, completed.failures) == ("focus", {"ephys": [2.5]}, {})
+    assert list(completed.starts) == ["ephys"]
+
+
+def test_a_command_that_an_iblutil_rig_does_not_know_is_completed_at_the_call() -> None:
+    bench = Bench(dialect="iblutil")
+    bench.fanout.push(compose_command("focus", (), {}), 1.0, bench.now, ["ephys"])
+    (completed,) = bench.completed()
+    assert isinstance(completed.failures["ephys"], NotSupported)
+    assert bench.requests() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -20,6 +21,7 @@ from rigsync.protocol.messages import (
     Alive,
     Array,
     Bye,
+    Command,
     ExpMessage,
     ExpStatus,
     Failure,
@@ -70,6 +72,12 @@ FRAMES = {
         b'{"rigsync":1,"kind":"request","boot":"0123456789abcdef","n":4,"event":"EXPEND","args":[null],'
         b'"at":1700000000000000000,"to":"fedcba9876543210"}',
         Request(BOOT, 4, ExpMessage.EXPEND, [None], 1_700_000_000_000_000_000, "fedcba9876543210"),
+    ),
+    "command": (
+        messages.request(BOOT, 4, Message.of(Command("fokus é"), [[1, "a"], {"z": 3}]), "fedcba9876543210"),
+        b'{"rigsync":1,"kind":"request","boot":"0123456789abcdef","n":4,"command":"fokus \\u00e9",'
+        b'"args":[[1,"a"],{"z":3}],"at":null,"to":"fedcba9876543210"}',
+        Request(BOOT, 4, Command("fokus é"), [[1, "a"], {"z": 3}], None, "fedcba9876543210"),
     ),
     "ack": (
         messages.ack(BOOT, 4),
@@ -273,6 +281,10 @@ WRONG_FIELDS = [
     *(("notice", "key", value) for value in (1, True, [], {}, 1.5, ["trial"])),
     *(("notice", "confirm", value) for value in (None, ..., 0, 1, "true", [], {}, 1.0)),
     *(("request", "event", value) for value in (*NOT_TEXT, "expinit", "EXPINIT|EXPEND", "NONE", "", "mro", "any")),
+    *(("command", "n", value) for value in NOT_WHOLE),
+    *(("command", "args", value) for value in NOT_A_LIST),
+    *(("command", "at", value) for value in (1.5, True, "1", [], {}, 2**63)),
+    *(("command", "command", value) for value in (1, 1.5, True, [], {}, ["focus"])),
     *(("reply", "args", value) for value in NOT_A_LIST),
     *(("reply", key, value) for key in ("started", "finished") for value in NOT_STAMPS),
     *(("reply", "n", value) for value in NOT_WHOLE),
@@ -287,6 +299,43 @@ def test_a_field_that_is_missing_or_of_a_wrong_type_is_named(kind: str, key: str
     error = violation(written(kind, **{key: value}))
     assert error.kind == "malformed frame"
     assert f"{key} is " in str(error)
+
+
+@pytest.mark.parametrize("event", [None, ...])
+@pytest.mark.parametrize("command", [None, ...])
+def test_a_request_for_nothing_is_refused(event: object, command: object) -> None:
+    assert violation(written("command", event=event, command=command)).kind == "malformed frame"
+
+
+@pytest.mark.parametrize("kind", ["request", "command"])
+def test_a_request_for_a_message_and_a_command_at_once_is_refused(kind: str) -> None:
+    error = violation(written(kind, event="EXPSTART", command="focus"))
+    assert (error.kind, "not both" in str(error)) == ("malformed frame", True)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101, "a\nb", "\0", "\ud800", "EXPSTART", "expstart", " ALYX "])
+def test_the_name_of_no_command_is_refused_at_both_ends(name: str) -> None:
+    assert violation(written("command", command=name)).kind == "malformed frame"
+    with pytest.raises(ValueError, match=r"command"):
+        Command(name)
+
+
+@pytest.mark.parametrize("name", [None, 1, b"focus", ["focus"], ExpMessage.EXPSTART])
+def test_the_name_of_a_command_is_text(name: Any) -> None:
+    with pytest.raises(TypeError, match="name of a command"):
+        Command(name)
+
+
+@pytest.mark.parametrize(
+    "args", [[], [[]], [{}], [{}, []], [[], []], [[], {}, None], [None, {}], [[1], None], [3], ["ab", {"z": 1}]]
+)
+def test_arguments_of_a_command_that_are_of_another_shape_are_refused(args: list[object]) -> None:
+    assert violation(written("command", args=args)).kind == "malformed frame"
+
+
+def test_a_command_is_never_an_array() -> None:
+    with pytest.raises(TypeError, match="focus is a command, and the iblutil dialect knows none"):
+        messages.array(Message.of(Command("focus"), [[], {}]), COORDINATOR_MARK)
 
 
 def test_the_largest_number_that_is_accepted() -> None:
@@ -506,6 +555,7 @@ def test_any_json_gives_a_frame_or_a_violation(value: object, event: ExpMessage 
 
 KEYS = ["rigsync", "kind", "boot", "n", "t0", "t1", "t2", "name", "status", "exp_ref", "version", "event", "args"]
 KEYS += [
+    "command",
     "to",
     "owner",
     "topic",
@@ -576,6 +626,25 @@ def test_a_message_survives_the_wire_as_request_reply_and_array(
         assert decode(data) == Array(event, args)
 
 
+NAMES = st.text(st.characters(), min_size=1, max_size=100).filter(
+    lambda name: name.isprintable() and name.strip().upper() not in ExpMessage.__members__
+)
+
+
+@given(
+    *(BOOTS, WHOLES, NAMES, st.lists(FINITE_JSON, max_size=3)),
+    *(st.dictionaries(st.text(max_size=8), FINITE_JSON, max_size=3), FINITE_JSON),
+)
+@settings(deadline=None)
+def test_a_command_survives_the_wire_as_request_and_reply(
+    boot: str, n: int, name: str, args: list[object], keywords: dict[str, object], value: object
+) -> None:
+    command = Command(name)
+    message = Message.of(command, [args, keywords])
+    assert decode(messages.request(boot, n, message, boot)) == Request(boot, n, command, [args, keywords], None, boot)
+    assert decode(messages.reply(boot, n, Message.of(command, [value]), n, n)) == Reply(boot, n, [value], n, n)
+
+
 @given(st.builds(Notice, BOOTS, WHOLES, TEXTS, st.none() | TEXTS, FINITE_JSON, st.booleans()))
 @settings(deadline=None)
 def test_a_notice_survives_the_wire(frame: Notice) -> None:
@@ -643,6 +712,16 @@ def test_the_largest_message_fits_as_request_reply_and_array_and_one_byte_more_i
     assert caught.value.size > caught.value.limit == 65_507
 
 
+@pytest.mark.parametrize("name", ["focus", "é" * 100, "🐭" * 100])
+def test_the_largest_command_fits_whatever_its_name(name: str) -> None:
+    size = Message.of(Command(name), [[""], {}]).size
+    message = Message.of(Command(name), [["x" * (MAX_DATAGRAM - size)], {}])
+    request = messages.request("f" * 16, 2**63 - 1, message, "f" * 16, -(2**63) + 1)
+    assert MAX_DATAGRAM - 20 <= len(request) <= MAX_DATAGRAM
+    with pytest.raises(PayloadTooLarge):
+        Message.of(Command(name), [["x" * (MAX_DATAGRAM - size + 1)], {}])
+
+
 def test_the_largest_notice_fits_and_one_byte_more_is_refused() -> None:
     empty = len(messages.notice(Notice("f" * 16, 1, "log", None, "", True)))
     text = "x" * (MAX_DATAGRAM - empty)
@@ -661,6 +740,8 @@ def test_what_a_message_holds_is_never_shown() -> None:
     message = Message.of(ExpMessage.ALYX, ["https://alyx", {"user": {"token": "SECRET"}}])
     shown = [message, decode(messages.array(message, RIG_MARK)), decode(messages.request(BOOT, 1, message))]
     shown.append(decode(messages.reply(BOOT, 1, message, 0, 0)))
+    command = Message.of(Command("log in"), [["SECRET"], {"token": "SECRET"}])
+    shown += [command, decode(messages.request(BOOT, 1, command))]
     for value in shown:
         assert "SECRET" not in repr(value) + str(value)
 

@@ -254,6 +254,29 @@ def test_beyond_so_many_the_oldest_but_the_one_under_way_is_given_up(
     assert len(queue) == 0
 
 
+def test_the_newest_word_on_something_takes_the_place_of_one_that_waits(queue: NoticeQueue) -> None:
+    for n, of in enumerate(["a", "b", None, "a", "b", "a", None]):
+        queue.add(n, b"%d" % n, 0.0, of)
+    assert queue.rest() == [b"0", b"2", b"4", b"5", b"6"]  # the first is under way
+    queue.take_back("a")
+    queue.take_back("c")
+    assert queue.rest() == [b"0", b"2", b"4", b"6"]
+    came = []
+    while len(queue):
+        came.append(int(queue.send(1.0)))
+        queue.acknowledge(came[-1], 1.0)
+    assert came == [0, 2, 4, 6]
+    assert (queue._newest, queue._bytes) == ({}, 0)
+
+
+def test_one_that_was_given_up_is_not_taken_out_again(queue: NoticeQueue) -> None:
+    for n in range(5):
+        queue.add(n, bytes(1 << 20), 0.0, n)
+    assert queue.overflowed
+    queue.add(9, b"", 0.0, 1)
+    assert len(queue) == 5
+
+
 def test_they_wait_for_longer_than_a_partition_that_heals_by_itself() -> None:
     assert KEPT == 120.0
 

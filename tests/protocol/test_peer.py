@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from rigsync import errors
 from rigsync.config import Timing
-from rigsync.errors import Aborted, Interrupted, RemoteError, RemoteProtocolError, RigLost, RigRefused, RigTimeout
+from rigsync.errors import (
+    Aborted,
+    Interrupted,
+    NotSupported,
+    RemoteError,
+    RemoteProtocolError,
+    RigLost,
+    RigRefused,
+    RigTimeout,
+)
 from rigsync.protocol import events, messages
 from rigsync.protocol.echo_guard import MOST
 from rigsync.protocol.errands import Request
@@ -30,7 +39,7 @@ from rigsync.protocol.events import (
     RigRestarted,
     ViolationSeen,
 )
-from rigsync.protocol.messages import Alive, Bye, ExpMessage, ExpStatus, Message, Probe, decode
+from rigsync.protocol.messages import Alive, Bye, Command, ExpMessage, ExpStatus, Message, Probe, decode
 from rigsync.protocol.peer import SINGLE_TRIES, Line
 
 from .support import COORDINATOR, NAME, RIG, WALL, PeerBench
@@ -1763,10 +1772,10 @@ def told(bench: PeerBench) -> list[Any]:
 
 
 def test_a_notice_is_told_with_what_it_says(bench: PeerBench) -> None:
-    bench.notice(1, {"a": [1]}, topic="progress", key="trial")
+    bench.notice(1, {"a": [1]}, topic="focus", key="trial")
     bench.notice(2, None, topic="log", confirm=False)
     assert bench.events(events.Notice) == [
-        events.Notice(NAME, "progress", "trial", {"a": [1]}, True),
+        events.Notice(NAME, "focus", "trial", {"a": [1]}, True),
         events.Notice(NAME, "log", None, None, False),
     ]
 
@@ -1943,3 +1952,135 @@ def test_an_answer_after_a_long_standstill_says_nothing_about_the_network(bench:
     bench.run(3.0)
     bench.alive(3)
     assert bench.peer.round_trip == before
+
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+
+def test_a_command_is_a_request_like_others(bench: PeerBench) -> None:
+    request = bench.call("focus", 1, z=2.5)
+    assert bench.sent() == [bench.frame(request)]
+    assert decode(bench.frame(request)) == messages.Request(
+        COORDINATOR, request.n, Command("focus"), [[1], {"z": 2.5}], None, RIG
+    )
+    assert len(bench.run(0.2)) > 1, "it is sent again"
+    bench.ack()
+    bench.reply({"at": 3})
+    assert bench.outcome() == [{"at": 3}]
+    (event,) = bench.events(MessageReceived)
+    assert (event.event, event.event.name, event.args) == (Command("focus"), "focus", [{"at": 3}])
+
+
+def test_a_command_waits_for_its_turn(bench: PeerBench) -> None:
+    bench.submit("EXPINFO")
+    command, _ = bench.call("focus"), bench.submit("EXPSTATUS")
+    bench.sent()
+    bench.reply(n=1)
+    assert bench.sent() == [bench.frame(command)]
+    bench.reply(None, n=2)
+    assert len(bench.sent()) == 1
+
+
+def test_an_interrupt_overtakes_a_command(bench: PeerBench) -> None:
+    bench.call("focus")
+    bench.call("home")
+    bench.submit("EXPINTERRUPT")
+    assert [type(outcome) for _, outcome in bench.outcomes] == [Interrupted, Interrupted]
+    assert "focus was overtaken" in str(bench.outcomes[0][1])
+
+
+def test_a_restarted_rig_does_not_do_a_command_that_was_outstanding(bench: PeerBench) -> None:
+    bench.call("focus")
+    bench.alive(boot=NEW)
+    error = bench.outcome()
+    assert isinstance(error, errors.RigRestarted)
+    assert "focus" in str(error)
+
+
+@pytest.mark.parametrize("values", [(), (1, 2)])
+def test_an_answer_to_a_command_is_one_value(bench: PeerBench, values: tuple[int, ...]) -> None:
+    bench.call("focus")
+    bench.reply(*values)
+    assert bench.outcomes == []
+    (violation,) = bench.events(ViolationSeen)
+    assert violation.kind == "malformed frame"
+    bench.reply(None)
+    assert bench.outcome() == [None]
+
+
+def test_an_iblutil_rig_is_never_sent_a_command(ibl: PeerBench) -> None:
+    ibl.call("focus", 1)
+    error = ibl.outcome()
+    assert isinstance(error, NotSupported)
+    assert "focus was not sent" in str(error)
+    assert "iblutil dialect" in str(error)
+    assert "rigsync serve" in str(error)
+    assert ibl.run(12) == []
+    ibl.submit("EXPINFO")
+    assert len(ibl.sent()) == 1, "what is pushed next is not held up"
+
+
+def test_a_command_waits_until_it_is_known_what_the_rig_speaks() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPINFO")
+    bench.call("focus")
+    bench.call("home")
+    assert bench.outcomes == []
+    bench.receive(bench.sent(Line.PROBES)[-1], Line.PROBES)
+    assert [(when, type(outcome)) for when, outcome in bench.outcomes] == [(2.0, NotSupported), (3.0, NotSupported)]
+    (data,) = bench.sent()
+    assert decode(data).event is ExpMessage.EXPINFO  # type: ignore[union-attr]
+
+
+def test_a_command_that_is_first_is_refused_as_soon_as_the_rig_is_known_to_be_iblutil_s() -> None:
+    bench = PeerBench().connect()
+    bench.call("focus")
+    info = bench.submit("EXPINFO")
+    bench.receive(bench.sent(Line.PROBES)[-1], Line.PROBES)
+    assert isinstance(bench.outcome(), NotSupported)
+    assert bench.sent() == [info.array]
+    assert bench.peer.next_timer() > bench.now
+
+
+def test_a_rig_that_is_configured_as_iblutil_s_is_asked_no_command() -> None:
+    bench = PeerBench(dialect="iblutil").connect()
+    bench.call("focus")
+    assert isinstance(bench.outcome(), NotSupported)
+    assert bench.sent() == []
+
+
+def test_a_command_to_a_rig_that_never_shows_itself_times_out() -> None:
+    bench = PeerBench().connect()
+    bench.call("focus", timeout=3.0)
+    assert bench.run(4.0) == []
+    assert isinstance(bench.outcome(), RigTimeout)
+
+
+def test_a_rig_that_became_iblutil_s_is_sent_nothing_more_of_a_command(bench: PeerBench) -> None:
+    bench.call("focus")
+    bench.call("home")
+    bench.sent()
+    bench.receive(messages.probe(COORDINATOR, 1, WALL), Line.PROBES)
+    assert [type(outcome) for _, outcome in bench.outcomes] == [errors.RigRestarted, NotSupported]
+    assert bench.run(5) == []
+
+
+def test_a_rig_that_ignores_commands_may_have_to_be_updated(bench: PeerBench) -> None:
+    bench.call("focus", timeout=2.0)
+    for _ in range(20):
+        bench.run(0.1)
+        bench.alive()
+    error = bench.outcome()
+    assert isinstance(error, RigTimeout)
+    assert "update rigsync there" in str(error)
+    assert "0.1.0" in str(error)
+
+
+def test_a_rig_that_has_a_command_need_not_be_updated(bench: PeerBench) -> None:
+    bench.call("focus", timeout=2.0)
+    bench.ack()
+    for _ in range(20):
+        bench.run(0.1)
+        bench.alive()
+    assert "still working on it" in str(error := bench.outcome())
+    assert "update" not in str(error)

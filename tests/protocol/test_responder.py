@@ -15,7 +15,7 @@ from rigsync.config import Room
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING
-from rigsync.protocol.arguments import compose
+from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.coordinators import COORDINATORS, RECORDS, REPEAT_WINDOW, WATCHERS
 from rigsync.protocol.echo_guard import MOST
 from rigsync.protocol.events import (
@@ -38,6 +38,7 @@ from rigsync.protocol.messages import (
     Alive,
     Array,
     Bye,
+    Command,
     ExpMessage,
     ExpStatus,
     Failure,
@@ -2546,3 +2547,169 @@ def test_what_a_transport_rejects_is_reported_and_counted() -> None:
     (seen,) = bench.events(ViolationSeen)
     assert (seen.kind, seen.problem) == ("cut message", "cut message: why")
     assert bench.rig.violations == {"cut message": 2}
+
+
+# -------------------------------------------------------------------------------------------------- commands
+
+
+def test_a_command_is_handed_to_its_handler_and_its_value_is_the_answer() -> None:
+    bench = RigBench(commands=["focus"])
+    n = bench.call("focus", 1, z=2.5)
+    due = bench.due()
+    assert (due.event, due.args, due.schedule) == (Command("focus"), [[1], {"z": 2.5}], None)
+    bench.respond(due.task, [1, {"at": 2.5}])
+    answer = bench.answer()
+    assert isinstance(answer, Reply)
+    assert (answer.n, answer.args) == (n, [[1, {"at": 2.5}]])
+    (handled,) = bench.events(MessageHandled)
+    assert (handled.event.name, handled.error) == ("focus", None)
+
+
+@pytest.mark.parametrize("value", [None, False, 0, "", [], {}, "text", [[]]])
+def test_any_value_is_the_answer_to_a_command(value: Any) -> None:
+    bench = RigBench(commands=["focus"])
+    bench.call("focus")
+    bench.respond(bench.due().task, value)
+    assert bench.answer().args == [value]
+
+
+def test_a_repeated_command_is_never_run_twice() -> None:
+    bench = RigBench(commands=["focus"])
+    n = bench.call("focus")
+    due = bench.due()
+    bench.call("focus", n=n)
+    assert bench.answer() == Ack(RIG, n)
+    bench.respond(due.task, 7)
+    first = bench.sent()
+    bench.call("focus", n=n)
+    assert bench.sent() == first
+    bench.call("focus")
+    bench.call("focus", n=n - 1)
+    assert len(bench.events(HandlerDue)) == 1
+
+
+@pytest.mark.parametrize("status", ["CONNECTED", "INITIALIZED", "RUNNING", "STOPPED"])
+def test_a_command_changes_no_status(status: str) -> None:
+    bench = RigBench(commands=["focus"]).enter(status)
+    reference = bench.rig.exp_ref
+    bench.call("focus")
+    bench.respond(bench.due().task, {"status": 0, "exp_ref": "other"})
+    assert (bench.rig.status.name, bench.rig.exp_ref) == (status, reference)
+    assert bench.answer().args == [{"status": 0, "exp_ref": "other"}]
+    assert bench.events(StatusChanged) == []
+
+
+def test_commands_run_beside_each_other_and_beside_a_lifecycle_handler() -> None:
+    bench = RigBench("EXPINIT", commands=["focus"])
+    bench.request("EXPINIT")
+    bench.due()
+    for _ in range(QUERIES):
+        bench.call("focus")
+    running = bench.events(HandlerDue)
+    assert len(running) == QUERIES
+    bench.call("focus")
+    assert bench.events(HandlerDue) == []
+    bench.respond(running[0].task)
+    assert len(bench.events(HandlerDue)) == 1
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING", "STOPPED"])
+def test_a_command_of_another_coordinator_than_the_owner_is_refused(status: str) -> None:
+    bench = RigBench(commands=["focus"]).enter(status)
+    bench.call("focus", boot="9" * 16, n=1, source=OTHER_HOST)
+    assert bench.events(HandlerDue) == []
+    answer = bench.answer()
+    assert isinstance(answer, Failure)
+    assert answer.error == "BusyError"
+    assert "focus refused" in answer.message
+    bench.call("focus")
+    assert bench.due().event == Command("focus")
+
+
+def test_an_unknown_command_is_refused_with_those_there_are_the_closest_first() -> None:
+    bench = RigBench("EXPINIT", commands=["shutter", "focus"])
+    bench.call("fokus")
+    answer = bench.answer()
+    assert (answer.error, answer.message.partition("; ")[2]) == ("UnknownCommand", "it has: focus, shutter")
+    assert "'fokus'" in answer.message
+    assert bench.events(HandlerDue) == []
+
+
+def test_a_rig_without_commands_says_so() -> None:
+    bench = RigBench()
+    bench.call("focus")
+    assert bench.answer().message == "the rig has no command 'focus'; it has: (none)"
+
+
+def test_a_command_may_be_added_while_the_rig_serves() -> None:
+    bench = RigBench()
+    bench.handled.add(Command("focus"))
+    bench.call("focus")
+    assert bench.due().event == Command("focus")
+
+
+def test_a_failed_command_tells_type_text_and_traceback() -> None:
+    bench = RigBench(commands=["focus"])
+    n = bench.call("focus")
+    bench.fail(bench.due().task, "OSError", "stuck", "Traceback ...")
+    assert bench.answer() == Failure(RIG, n, "OSError", "stuck", "Traceback ...")
+
+
+@pytest.mark.parametrize(("value", "error"), [("x" * 70_000, "PayloadTooLarge"), (object(), "PayloadError")])
+def test_a_value_that_cannot_be_sent_is_a_failure(value: object, error: str) -> None:
+    bench = RigBench(commands=["focus"])
+    bench.call("focus")
+    bench.respond(bench.due().task, value)
+    answer = bench.answer()
+    assert (answer.error, "the handlers' result cannot be sent" in answer.message) == (error, True)
+
+
+def test_a_command_for_another_boot_of_the_rig_is_not_run() -> None:
+    bench = RigBench(commands=["focus"])
+    bench.receive(messages.request(COORDINATOR, 1, compose_command("focus", (), {}), "d" * 16))
+    assert bench.answer().error == "RigRestarted"
+    assert bench.events(HandlerDue) == []
+
+
+def test_an_interrupt_lets_a_command_that_runs_go_on() -> None:
+    bench = RigBench("EXPINTERRUPT", commands=["focus"]).enter("RUNNING")
+    bench.call("focus")
+    due = bench.due()
+    bench.request("EXPINTERRUPT")
+    bench.respond(bench.due().task)
+    assert bench.rig.is_open(due.task)
+    bench.respond(due.task, 1)
+    assert not bench.rig.is_open(due.task)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"event": "EXPINFO"},
+        {"command": None},
+        {"args": []},
+        {"args": [{}, []]},
+        {"command": "EXPINIT"},
+        {"command": "x" * 101},
+    ],
+)
+def test_a_malformed_command_is_counted_and_told_once(changes: dict[str, Any]) -> None:
+    bench = RigBench(commands=["focus"])
+    content = json.loads(messages.request(COORDINATOR, 1, compose_command("focus", (), {}), RIG)) | changes
+    for _ in range(2):
+        bench.receive(json.dumps(content).encode())
+    assert bench.sent() == []
+    assert len(bench.events(ViolationSeen)) == 1
+    assert bench.rig.violations == {"malformed frame": 2}
+    bench.call("focus")
+    assert bench.due().event == Command("focus")
+
+
+def test_others_that_watch_are_told_the_command_s_name() -> None:
+    bench = RigBench(commands=["focus"])
+    bench.probe(boot="9" * 16, source=OTHER_HOST)
+    bench.sent()
+    bench.call("focus", "SECRET")
+    bench.respond(bench.due().task, "SECRET")
+    ((_, notice),) = bench.notices("log")
+    assert notice.body == {"message": "focus", "from": "10.0.0.1:50000", "error": None}
