@@ -1,0 +1,383 @@
+"""A rig whose handlers are commands: what its file says, done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
+from rigsync.agent.commands import Child, CommandFailed, Commands
+from rigsync.agent.file import Action, AgentFile, Command, Ready, Run, Start, Stop
+from rigsync.agent.process import Exit
+from rigsync.agent.recording import Recording
+from rigsync.agent.session_log import SessionLog
+from rigsync.agent.template import SubstitutionError, Template
+from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
+from rigsync.errors import LoopBlocked, NotRunning, RigsyncError
+from rigsync.failures import FAILURE
+from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, named_reference
+from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.rig import Rig
+
+logger = logging.getLogger("rigsync.agent")
+
+LOOK = 0.05
+"""Seconds between looks whether the file that says that a command records is there."""
+LONGEST_OUTPUT = 1500
+"""Characters of a command's last lines that go into an answer, which has to fit into a datagram."""
+LAST_GRACE = 5.0
+"""Seconds beyond those of the file in which commands have to be gone when the agent is closed."""
+
+_ENDING = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
+_FIGURE = re.compile(r"\d{1,18}")
+
+
+class RequirementMissing(RigsyncError):
+    """What the file requires is not there, and so no experiment can begin on this rig."""
+
+
+class Agent(Rig):
+    """A rig that runs the commands of its file.
+
+    Parameters
+    ----------
+    file : AgentFile
+        From `rigsync.agent.file.read_agent_file`.
+    announce : callable
+        Called with the URI once it listens.
+
+    Raises
+    ------
+    ConfigError
+        As `Rig` does.
+    """
+
+    def __init__(self, file: AgentFile, announce: Callable[[str], object]):
+        super().__init__(
+            file.name,
+            file.listen,
+            main_sync=file.main_sync,
+            experiment_description=file.description,
+            lease=file.lease,
+        )
+        self._file, self._announce = file, announce
+        self._commands = Commands(self._note_end)
+        self._recording: Recording | None = None
+        self._log: SessionLog | None = None
+        self._reference: str | None = None
+        self._data: dict[str, Any] = {}
+        self._interrupted = threading.Event()
+        for event in LIFECYCLE_MESSAGES:
+            self.on(event)(_Handler(self, event))
+
+    def start(self) -> None:
+        """Serve in the background, as `Rig.start` does."""
+        super().start()
+        try:
+            self._announce(self.uri)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all commands, then say goodbye and stop serving: as long as the file allows its commands, and 2 s.
+
+        Raises
+        ------
+        LoopBlocked
+            On the rig's own event loop.
+        """
+        if self._thread and self._thread.on_loop_thread:
+            raise LoopBlocked("close() on the rig's event loop would wait for itself; call it from another thread")
+        limit = LAST_GRACE + max((action.stop.grace for action in self._file.on.values() if action.stop), default=0.0)
+        if self._thread and self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
+            self._interrupted.clear()
+            with contextlib.suppress(NotRunning):
+                self.interrupt("the rig's program is being closed")
+                self._interrupted.wait(limit)
+        for child in self._commands.running():
+            child.end()
+        if not self._commands.wait(limit):
+            logger.error("%s: commands do not end; they are killed with this program", self.name)
+        super().close()
+        self._close_log()
+
+    # ------------------------------------------------------------------------------------------------- messages
+
+    async def handle(self, event: ExpMessage, args: list[Any]) -> dict[str, Any]:
+        """Do what the file says of a message; return what became of it, for the answer."""
+        data = args[-1] if args and isinstance(args[-1], dict) else {}
+        if event is ExpMessage.EXPINIT:
+            self._reference, self._data = named_reference(event, args), data
+        elif event is ExpMessage.EXPSTART:
+            self._reference = self._reference or named_reference(event, args)
+        values = session_values(event, self._reference, {**self._data, **data}, self._file)
+        if event is ExpMessage.EXPINIT:
+            await self._commands.end_all(None)  # of an experiment that this one replaces before it has begun
+            await self._prepare(values)
+        self._say(f"{event.name} of {self._reference or 'an experiment without a reference'}{_why(data)}")
+        try:
+            return await self._act(event, values)
+        finally:
+            if event is ExpMessage.EXPINTERRUPT:
+                # When this is answered, and the rig STOPPED.
+                asyncio.get_running_loop().call_soon(self._interrupted.set)
+
+    async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
+        action, told = self._file.on.get(event, Action()), {}
+        if event in _ENDING:
+            if self._recording:
+                self._recording.end()
+            if ended := await self._commands.end_all(action.stop):
+                told["ended"] = ended
+        recording = self._recording_of(values) if event is ExpMessage.EXPSTART else None
+        if recording:
+            await recording.prepare()
+        if action.run:
+            told["run"] = await self._run(action.run, values)
+        if action.start:
+            told["started"] = await self._start(action.start, values)
+        if recording:
+            self._recording = recording
+            recording.begin()
+        if event is ExpMessage.EXPCLEANUP:
+            self._close_log()
+        return told
+
+    def _recording_of(self, values: Values) -> Recording | None:
+        verify = self._file.verify
+        pattern = self._path(verify.files, values) if verify else ""
+        return Recording(self, pattern, verify.growing_within, self._reference) if verify else None
+
+    # -------------------------------------------------------------------------------------------------- EXPINIT
+
+    async def _prepare(self, values: Values) -> None:
+        """Check all that can be checked before anything is begun.
+
+        Raises
+        ------
+        SubstitutionError
+            The reference is not one that the file can use.
+        RequirementMissing
+            A program, a folder, a file or room on the disk is missing.
+        """
+        for template in self._templates():
+            if template.variables and template.variables <= set(OF_THE_SESSION):
+                template.fill(values)
+        problems = await asyncio.get_running_loop().run_in_executor(None, self._missing, values)
+        if problems:
+            raise RequirementMissing("; ".join(problems))
+        for template in self._file.folders:
+            os.makedirs(self._path(template, values), exist_ok=True)
+        self._close_log()
+        self._log = self._open_log(values)
+
+    def _templates(self) -> Iterator[Template]:
+        """Yield all texts of the file with places in them, for values of the session."""
+        for action in self._file.on.values():
+            for step in (action.run, action.start):
+                if step:
+                    yield from step.command.words
+                    if step.command.folder:
+                        yield step.command.folder
+            if action.start and action.start.ready:
+                yield action.start.ready.file
+        yield from self._file.folders
+        if self._file.verify:
+            yield self._file.verify.files
+        if require := self._file.require:
+            yield from require.files
+            if require.free_disk:
+                yield require.free_disk.path
+
+    def _missing(self, values: Values) -> list[str]:
+        require = self._file.require
+        steps = [step for action in self._file.on.values() for step in (action.run, action.start) if step]
+        programs = [self._program(step.command, values) for step in steps if step.command.program]
+        problems: list[str | None] = [
+            f"the program {name!r} is not there; install it, or correct its path in {self._file.source}"
+            for name in missing_programs([*programs, *(require.programs if require else ())])
+        ]
+        if require and require.free_disk:
+            path = self._path(require.free_disk.path, values)
+            problems.append(free_bytes_problem(path, require.free_disk.at_least))
+        problems += [files_problem(self._path(path, values)) for path in (require.files if require else ())]
+        return [problem for problem in problems if problem]
+
+    def _open_log(self, values: Values) -> SessionLog:
+        logs = self._file.logs
+        own = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name).strip(".")
+        folder = self._path(logs.folder, values) if logs.folder else str(self._file.folder / "logs" / f"{own or '_'}")
+        name = time.strftime("%Y-%m-%d_%H-%M-%S")
+        with contextlib.suppress(SubstitutionError):  # a reference that is no name of a file, and the file needs none
+            name = Template.parse("{exp_ref}", OF_THE_SESSION).fill(values)
+        return SessionLog(folder, name, logs.keep, logs.max_size)
+
+    def _close_log(self) -> None:
+        log, self._log = self._log, None
+        if log:
+            log.close()
+
+    # ------------------------------------------------------------------------------------------------- commands
+
+    async def _run(self, run: Run, values: Values) -> dict[str, Any]:
+        child = await self._begin(run.command, values)
+        try:
+            ended = await asyncio.wait_for(asyncio.shield(child.ended), run.timeout)
+        except asyncio.TimeoutError:
+            child.end()
+            ended = await asyncio.shield(child.ended)
+            raise CommandFailed(
+                f"{child.label} took more than {run.timeout:g} s and {ended.described()}{_output_of(ended)}"
+            ) from None
+        except asyncio.CancelledError:
+            child.end()
+            raise
+        if ended.status != 0:
+            raise CommandFailed(f"{child.label} {ended.described()}{_output_of(ended)}")
+        return {"command": child.label, "status": ended.status, "last_lines": _last_lines(ended)}
+
+    async def _start(self, start: Start, values: Values) -> dict[str, Any]:
+        ready = start.ready and _ReadyFile(self._path(start.ready.file, values), start.ready)
+        child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
+        self.add_stream(child.label, state="running", pid=child.process.pid)
+        try:
+            if ready:
+                await self._until_ready(child, ready)
+        except BaseException:
+            child.end()
+            raise
+        if child.ended.done():
+            raise CommandFailed(_by_itself(child, child.ended.result()))
+        child.goes_on = True
+        return {"command": child.label, "pid": child.process.pid}
+
+    async def _begin(
+        self, command: Command, values: Values, stop: Stop | None = None, frames: re.Pattern[str] | None = None
+    ) -> Child:
+        words = command.filled(values)
+        self._say(f"{values.event}: {words[0] if command.shell else ' '.join(map(repr, words))}")
+
+        def note(child: Child, line: str) -> None:
+            self._say(line, child.label)
+            if frames and (found := frames.search(line)) and (figure := _FIGURE.fullmatch((found[1] or "").strip())):
+                self.progress(f"{child.label} frames", int(figure[0]))
+
+        return await self._commands.begin(
+            words[0] if command.shell else words,
+            folder=self._folder(command, values),
+            environment=environment(values, shell=command.read_by_shell),
+            on_line=note,
+            **({"stop": stop} if stop else {}),
+        )
+
+    async def _until_ready(self, child: Child, ready: _ReadyFile) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + ready.within
+        while not await loop.run_in_executor(None, ready.is_there):
+            if child.ended.done():
+                raise CommandFailed(_by_itself(child, child.ended.result()))
+            if loop.time() >= end:
+                child.end()
+                ended = await asyncio.shield(child.ended)
+                raise CommandFailed(
+                    f"{child.label} has not begun to write {ready.path} within {ready.within:g} s, and "
+                    f"{ended.described()}{_output_of(ended)}"
+                )
+            await asyncio.wait([child.ended], timeout=min(LOOK, end - loop.time()))
+
+    def _note_end(self, child: Child, ended: Exit) -> None:
+        self._say(ended.described(), child.label)
+        with contextlib.suppress(LookupError):  # of a command that was only waited for
+            self.update_stream(child.label, state="ended", outcome=ended.described())
+            self.remove_stream(child.label)
+        if child.goes_on:
+            reason = _by_itself(child, ended)
+            logger.error("%s: %s", self.name, reason)
+            with contextlib.suppress(RigsyncError):
+                self.notify(FAILURE, {"problem": reason, "exp_ref": self._reference}, key=child.label)
+                self.interrupt(reason)
+
+    # -------------------------------------------------------------------------------------------------- helpers
+
+    def _folder(self, command: Command, values: Values) -> str:
+        return self._path(command.folder, values) if command.folder else str(self._file.folder)
+
+    def _program(self, command: Command, values: Values) -> str:
+        """Return the program as the system looks for it: by PATH, or from the folder in which the command runs."""
+        program = str(command.words[0])
+        return os.path.join(self._folder(command, values), program) if os.path.dirname(program) else program
+
+    def _stop_of_file(self) -> Stop | None:
+        action = self._file.on.get(ExpMessage.EXPEND)
+        return action.stop if action else None
+
+    def _path(self, template: Template, values: Values) -> str:
+        return os.path.join(self._file.folder, template.fill(values))
+
+    def _say(self, text: str, who: str = "rigsync") -> None:
+        if log := self._log:
+            log.write(f"[{who}] {text}")
+
+
+class _Handler:
+    """What the rig calls for one message, with all that it carries."""
+
+    def __init__(self, agent: Agent, event: ExpMessage):
+        self._agent, self._event = agent, event
+        self.__qualname__ = f"Agent.{event.name}"
+
+    async def __call__(self, *args: Any) -> dict[str, Any]:
+        return await self._agent.handle(self._event, list(args))
+
+
+class _ReadyFile:
+    """The file that says that a command records; one that was there before does not count until it changes."""
+
+    def __init__(self, path: str, ready: Ready):
+        self.path, self.within = path, ready.within
+        self._before = self._look()
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def is_there(self) -> bool:
+        """Tell whether the file is there, or has changed."""
+        return self._look() not in (None, self._before)
+
+
+def _by_itself(child: Child, ended: Exit) -> str:
+    return f"{child.label} {ended.described()}, and was to go on{_output_of(ended)}"
+
+
+def _why(data: dict[str, Any]) -> str:
+    """Return what the data of an interrupt say of its reason: the rig's own, or those of a task that has failed."""
+    found = [str(data[key]) for key in ("reason", "error", "message") if data.get(key)]
+    return f": {': '.join(found)}" if found else ""
+
+
+def _last_lines(ended: Exit) -> list[str]:
+    lines: list[str] = []
+    room = LONGEST_OUTPUT
+    for line in reversed(ended.last_lines):
+        room -= len(line) + 1
+        if room < 0:
+            break
+        lines.insert(0, line)
+    return lines
+
+
+def _output_of(ended: Exit) -> str:
+    lines = _last_lines(ended)
+    return f"; its last lines: {' | '.join(lines)}" if lines else "; it has printed nothing"

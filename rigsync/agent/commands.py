@@ -1,0 +1,141 @@
+"""The commands of one agent, while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from rigsync.agent.file import Stop
+from rigsync.agent.process import Exit, Process, Step
+from rigsync.errors import RigsyncError
+
+GENTLE = Stop("interrupt", 5.0)
+"""How a command is ended that is only waited for; nobody has said how."""
+
+
+class CommandFailed(RigsyncError):
+    """A command has failed, has taken too long, or does not do what it was started for; tells its last lines."""
+
+
+class Child:
+    """One command, from its start to its end.
+
+    Parameters
+    ----------
+    label : str
+        What it is called in answers, in the log and as a stream.
+    stop : Stop
+        How it is ended.
+    ended : asyncio.Future
+        Resolved when nothing of it is left.
+    """
+
+    process: Process
+
+    def __init__(self, label: str, stop: Stop, ended: asyncio.Future[Exit]):
+        self.label, self._stop, self.ended = label, stop, ended
+        self.goes_on = False
+        """Whether it is to go on until it is told to end, so that an end by itself is a failure."""
+
+    def end(self, stop: Stop | None = None) -> None:
+        """Tell it to end; return at once."""
+        self.goes_on = False
+        stop = stop or self._stop
+        self.process.stop(cast("Step", stop.signal), stop.grace)
+
+
+class Commands:
+    """All commands of one agent that run.
+
+    Parameters
+    ----------
+    ended : callable
+        Called on the event loop with each command that has ended, and how.
+    """
+
+    def __init__(self, ended: Callable[[Child, Exit], None]):
+        self._ended = ended
+        self._children: list[Child] = []
+        self._none_left = threading.Condition()
+
+    def running(self) -> list[Child]:
+        """Return those that run, in the order in which they began; from any thread."""
+        with self._none_left:
+            return self._children.copy()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until none runs, off the event loop; return whether that is so."""
+        with self._none_left:
+            return self._none_left.wait_for(lambda: not self._children, timeout)
+
+    async def begin(
+        self,
+        words: Sequence[str] | str,
+        *,
+        folder: str,
+        environment: Mapping[str, str],
+        on_line: Callable[[Child, str], None],
+        stop: Stop = GENTLE,
+    ) -> Child:
+        """Start a command; text is a line for the shell.
+
+        Raises
+        ------
+        ProgramError
+            It cannot be started.
+        """
+        loop = asyncio.get_running_loop()
+        child = Child("", stop, loop.create_future())
+
+        def over(outcome: Exit) -> None:
+            self._remove(child)
+            with contextlib.suppress(RuntimeError):  # the rig has stopped serving, and nobody waits
+                loop.call_soon_threadsafe(self._settle, child, outcome)
+
+        child.process = Process(
+            words,
+            shell=isinstance(words, str),
+            folder=folder,
+            environment=environment,
+            on_line=lambda line: on_line(child, line),
+            on_exit=over,
+        )
+        # Before it is started: an interrupt that comes meanwhile has to find it.
+        with self._none_left:
+            child.label = self._label(child.process.program)
+            self._children.append(child)
+        try:
+            await loop.run_in_executor(None, child.process.start)
+        except asyncio.CancelledError:
+            child.end()
+            raise
+        except BaseException:
+            self._remove(child)
+            raise
+        return child
+
+    async def end_all(self, stop: Stop | None) -> dict[str, str]:
+        """End all that run, and wait for it; return how each has ended, in words."""
+        children = self.running()
+        for child in reversed(children):
+            child.end(stop)
+        return {child.label: (await asyncio.shield(child.ended)).described() for child in children}
+
+    def _label(self, program: str) -> str:
+        taken = {child.label for child in self._children}
+        numbered = (f"{program} {number}" for number in range(2, len(taken) + 2))
+        return program if program not in taken else next(label for label in numbered if label not in taken)
+
+    def _remove(self, child: Child) -> None:
+        with self._none_left:
+            if child in self._children:
+                self._children.remove(child)
+            self._none_left.notify_all()
+
+    def _settle(self, child: Child, outcome: Exit) -> None:
+        if not child.ended.done():
+            child.ended.set_result(outcome)
+        self._ended(child, outcome)

@@ -1,0 +1,569 @@
+"""The file of an agent, from YAML to frozen dataclasses. All of it is checked here; nothing is opened or run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from rigsync.agent.keys import AGENT
+from rigsync.agent.template import MESSAGE, Source, Template, Use, Variable
+from rigsync.agent.values import OF_THE_SESSION
+from rigsync.config import RigConfig, parse_uri
+from rigsync.config_file import Sort, document_node, line_of, map_of, read_text
+from rigsync.errors import ConfigError
+from rigsync.protocol.messages import ExpMessage, shortened
+from rigsync.rig import LONGEST_DESCRIPTION
+
+FORM = Sort(
+    "expected a YAML file with the keys name, listen and on, as docs/agent.md has it",
+    "expected lines such as name: cameras, indented by spaces, and quotes around what has braces or a colon",
+)
+"""What a file of an agent is."""
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+# Programs that read words as a shell does: what these are given is not safe just because each word is one.
+_SHELLS = frozenset(
+    {
+        "sh",
+        "bash",
+        "dash",
+        "zsh",
+        "ksh",
+        "csh",
+        "tcsh",
+        "fish",
+        "busybox",
+        "cmd",
+        "powershell",
+        "pwsh",
+        "ssh",
+        "wsl",
+        "su",
+    }
+)
+_BATCH = re.compile(r"\.(?:bat|cmd)[. ]*$", re.IGNORECASE)
+_PROGRAM_FOLLOWS = re.compile(r"(?:^|[;&|(`\n])\s*[^\s;&|(`]*$")
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is run.
+
+    Parameters
+    ----------
+    words : tuple of Template
+        The program and its arguments; for a shell one, the whole line.
+    shell : bool
+        Whether a shell reads it.
+    folder : Template or None
+        The folder in which it runs; None for that of the file.
+    """
+
+    words: tuple[Template, ...]
+    shell: bool = False
+    folder: Template | None = None
+
+    @property
+    def program(self) -> str | None:
+        """The program, which no message can choose; None where a shell reads the line."""
+        return None if self.shell else str(self.words[0])
+
+    @property
+    def read_by_shell(self) -> bool:
+        """Whether a shell reads what it is given: by `shell`, or because a word of it is a shell or a batch file."""
+        return any(word.use is Use.SHELL for word in self.words)
+
+    def filled(self, values: Source) -> tuple[str, ...]:
+        """Return the words with every value in its place.
+
+        Raises
+        ------
+        SubstitutionError
+            A value that is missing, or is not let in.
+        """
+        return tuple(word.fill(values) for word in self.words)
+
+    def __str__(self) -> str:
+        words = map(str, self.words)
+        return " ".join(
+            words if self.shell else (w if re.fullmatch(r"[^\s'\"]+", w) else shlex.quote(w) for w in words)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A command that is waited for, at most `timeout` seconds."""
+
+    command: Command
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The file that says that a process records, and the seconds within which it has to exist."""
+
+    file: Template
+    within: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A command that goes on until it is stopped.
+
+    Parameters
+    ----------
+    command : Command
+        The command.
+    ready : Ready or None
+        How it is known that it has begun.
+    frames : re.Pattern or None
+        Searched for in its output; the one group is the number of frames.
+    """
+
+    command: Command
+    ready: Ready | None = None
+    frames: re.Pattern[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """How a process is ended: ``interrupt``, ``terminate`` or ``kill`` first, and `grace` seconds for each way."""
+
+    signal: str = "interrupt"
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is done at a message, in this order."""
+
+    stop: Stop | None = None
+    run: Run | None = None
+    start: Start | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FreeDisk:
+    """Bytes that have to be free on the disk of a path."""
+
+    path: Template
+    at_least: int
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """What has to be there before EXPINIT.
+
+    Parameters
+    ----------
+    free_disk : FreeDisk or None
+        Room on a disk.
+    files : tuple of Template
+        Files that have to be readable, and folders that have to be writable.
+    programs : tuple of str
+        Programs besides those of the commands.
+    """
+
+    free_disk: FreeDisk | None = None
+    files: tuple[Template, ...] = ()
+    programs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """A pattern of files (`glob.glob`) of which one has to grow in every so many seconds."""
+
+    files: Template
+    growing_within: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Where output goes.
+
+    Parameters
+    ----------
+    folder : Template or None
+        The folder, without variables that come from a message; None for ``logs`` beside the file.
+    keep : int
+        How many sessions are kept.
+    max_size : int
+        Bytes to which the log of a session may grow.
+    """
+
+    folder: Template | None = None
+    keep: int = 100
+    max_size: int = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFile:
+    """A rig as its file describes it. Relative paths begin in the `folder` of the file.
+
+    Parameters
+    ----------
+    source : str
+        The path of the file.
+    name : str
+        The name of the rig.
+    listen : str
+        The URI at which it listens, in normal form.
+    main_sync : bool
+        Whether it records the signal to which all are aligned.
+    lease : float
+        Seconds of a coordinator's silence after which it interrupts; 0 for never.
+    description : dict
+        Devices and their settings.
+    variables : dict of str to str
+        The file's own variables.
+    folders : tuple of Template
+        Folders that are made at EXPINIT.
+    on : dict of ExpMessage to Action
+        What is done at each message.
+    require : Require or None
+        What has to be there.
+    verify : Verify or None
+        What has to grow.
+    logs : Logs
+        Where output goes.
+    lines : mapping of str to int
+        The line of each key.
+    """
+
+    source: str
+    name: str
+    listen: str
+    main_sync: bool
+    lease: float
+    description: dict[str, Any]
+    variables: dict[str, str]
+    folders: tuple[Template, ...]
+    on: dict[ExpMessage, Action]
+    require: Require | None
+    verify: Verify | None
+    logs: Logs
+    lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which the file lies, where relative paths begin."""
+        return Path(os.path.abspath(self.source)).parent
+
+    def error(self, problem: str, key: str) -> ConfigError:
+        """Return an error about a key of this file, with the line."""
+        return ConfigError(problem, file=self.source, line=_line(key, self.lines), key=key)
+
+
+def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) -> AgentFile:
+    """Read the file of an agent.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file; docs/agent.md describes it.
+    platform : str
+        The operating system, as in `sys.platform`, on which it depends how a command is split into words.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read or holds what cannot be. The error has the file, and the line and the key wherever
+        there is one.
+    """
+    source = os.fspath(path)
+    lines: dict[str, int] = {}
+    try:
+        node = document_node(source, FORM)
+        lines[""] = line_of(node)
+        found = AGENT.read(map_of(node, FORM, lines), "")
+        return _Reader(found, windows=platform == "win32").file(source, lines)
+    except ConfigError as error:
+        line = error.line or _line(error.key or "", lines)
+        raise ConfigError(error.problem, file=source, line=line, key=error.key) from error.__cause__
+
+
+def is_agent_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is meant for an agent, and is not one of rigs; even where it has mistakes.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read.
+    """
+    source = os.fspath(path)
+    try:
+        keys = {key.value for key, _ in document_node(source, FORM).value if isinstance(key.value, str)}
+    except ConfigError:
+        # Not YAML, because of a mistake: the lines that look like keys tell it.
+        with _in(source):
+            text = read_text(source, FORM)
+        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", text, re.MULTILINE))
+    # A flat file of rigs may have a rig whose name is one of these, but hardly two.
+    return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1
+
+
+def check_distinct_agents(files: Iterable[AgentFile]) -> None:
+    """Check that no two files are of one rig, or listen at one address.
+
+    Raises
+    ------
+    ConfigError
+        Two do; the error has file, line and key of the second.
+    """
+    earlier: list[AgentFile] = []
+    for file in files:
+        for other in earlier:
+            if file.name == other.name:
+                problem = f"two rigs have the name {shortened(file.name)}; the other stands in {other.source}"
+                raise file.error(problem, "name")
+            if _share_an_address(file.listen, other.listen):
+                raise file.error(f"{other.name} in {other.source} listens at {other.listen} already", "listen")
+        earlier.append(file)
+
+
+def _share_an_address(first: str, second: str) -> bool:
+    one, two = parse_uri(first, allow_port_zero=True), parse_uri(second, allow_port_zero=True)
+    if (one.scheme, one.port) != (two.scheme, two.port) or not one.port:
+        return False
+    return one.host == two.host or one.host in _WILDCARDS or two.host in _WILDCARDS
+
+
+def _line(key: str, lines: Mapping[str, int]) -> int | None:
+    """Return the line of a key, or of the nearest key around it."""
+    while key and key not in lines:
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
+    return lines.get(key)
+
+
+@contextmanager
+def _in(source: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.problem, file=source, line=error.line, key=error.key) from error.__cause__
+
+
+@contextmanager
+def _at(key: str) -> Iterator[None]:
+    """Give errors this key where they have none."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.problem, key=error.key or key) from error.__cause__
+
+
+class _Reader:
+    """From values of the right types to what they mean."""
+
+    def __init__(self, found: dict[str, Any], *, windows: bool):
+        self._found, self._windows = found, windows
+        self._constants: dict[str, str] = {}
+
+    def file(self, source: str, lines: dict[str, int]) -> AgentFile:
+        found = self._found
+        with _at("listen"):
+            listen = parse_uri(found["listen"], allow_port_zero=True)
+        with _at("name"):
+            RigConfig(found["name"], listen)
+        self._read_variables()
+        on = {ExpMessage[event]: self._action(event, action) for event, action in found["on"].items() if action}
+        self._check_ends(on)
+        return AgentFile(
+            source,
+            found["name"],
+            str(listen),
+            found["main_sync"],
+            found["lease"],
+            self._description(),
+            {name: text for name, text in self._constants.items() if name != "rig"},
+            self._paths("folders", found["folders"]),
+            on,
+            self._require(),
+            self._verify(),
+            self._logs(),
+            MappingProxyType(lines),
+        )
+
+    def _read_variables(self) -> None:
+        self._constants["rig"] = self._found["name"]
+        for name, text in (self._found["variables"] or {}).items():
+            key = f"variables.{name}"
+            if name in (*OF_THE_SESSION, "rig", MESSAGE):
+                raise ConfigError(f"{{{name}}} has a meaning of its own already; give it another name", key=key)
+            with _at(key):
+                self._constants[name] = str(self._template(text, known=()))
+
+    def _description(self) -> dict[str, Any]:
+        description: dict[str, Any] = self._found["experiment_description"] or {}
+        try:
+            size = len(json.dumps(description).encode())
+        except ValueError as error:  # a number with too many digits
+            raise ConfigError(str(error), key="experiment_description") from error
+        if size > LONGEST_DESCRIPTION:
+            raise ConfigError(
+                f"{size:,} bytes as JSON, and {LONGEST_DESCRIPTION:,} are the most, since it goes with each answer",
+                key="experiment_description",
+            )
+        return description
+
+    # ------------------------------------------------------------------------------------------------- messages
+
+    def _action(self, event: str, found: dict[str, Any]) -> Action:
+        key = f"on.{event}"
+        run = start = stop = None
+        if found.get("stop"):
+            stop = Stop(**found["stop"])
+        if found.get("run"):
+            run = Run(self._command(found, "run", key), found["timeout"])
+        if found.get("start"):
+            ready = found["ready"] and Ready(
+                self._path(found["ready"]["file"], f"{key}.ready.file"), found["ready"]["within"]
+            )
+            frames = found["frames"] and _pattern(found["frames"], f"{key}.frames")
+            start = Start(self._command(found, "start", key), ready, frames)
+        return Action(stop, run, start)
+
+    def _check_ends(self, on: dict[ExpMessage, Action]) -> None:
+        starts = [event for event, action in on.items() if action.start]
+        stops = [event for event, action in on.items() if action.stop]
+        if starts and ExpMessage.EXPEND not in stops:
+            raise ConfigError(
+                "nothing stops what is started here; write EXPEND: {stop: {signal: interrupt, grace: 10}}",
+                key=f"on.{starts[0].name}.start",
+            )
+        if stops and not starts:
+            raise ConfigError("there is nothing to stop: no message has a start", key=f"on.{stops[0].name}.stop")
+
+    def _command(self, found: dict[str, Any], verb: str, parent: str) -> Command:
+        key, line, shell = f"{parent}.{verb}", found[verb], found["shell"]
+        folder = self._path(found["folder"], f"{parent}.folder") if found["folder"] else None
+        with _at(key):
+            if shell and isinstance(line, tuple):
+                raise ConfigError("a shell reads one line; write the command as text, not as a list")
+            if shell:
+                words = [self._template(line.strip(), use=Use.SHELL)]
+            else:
+                words = [self._template(word) for word in (self._split(line) if isinstance(line, str) else line)]
+                if any(_reads_as_shell(str(word)) for word in words):
+                    words = [Template(word.parts, Use.SHELL) for word in words]
+            if not str(words[0]).strip():
+                raise ConfigError("there is no program in it")
+            _check_program(words[0], shell)
+        return Command(tuple(words), shell, folder)
+
+    def _split(self, line: str) -> list[str]:
+        words = shlex.shlex(line, posix=True, punctuation_chars=False)
+        words.whitespace_split = True
+        words.commenters = ""
+        if self._windows:
+            words.escape = ""
+        try:
+            return list(words)
+        except ValueError as error:
+            raise ConfigError(
+                f"{str(error)[:1].lower()}{str(error)[1:]} in {shortened(line, 80)}; close the quotes, or write the "
+                "command as a list of words"
+            ) from error
+
+    # -------------------------------------------------------------------------------------------------- the rest
+
+    def _require(self) -> Require | None:
+        found = self._found["require"]
+        if not found:
+            return None
+        disk = found["free_disk"] and FreeDisk(
+            self._path(found["free_disk"]["path"], "require.free_disk.path"), found["free_disk"]["at_least"]
+        )
+        files = self._paths("require.files", found["files"])
+        programs = []
+        for index, text in enumerate(found["programs"] or ()):
+            with _at(f"require.programs[{index}]"):
+                programs.append(str(self._template(text, known=())))
+        return Require(disk, files, tuple(programs))
+
+    def _verify(self) -> Verify | None:
+        found = self._found["verify"]
+        return found and Verify(self._path(found["files"], "verify.files", use=Use.GLOB), found["growing_within"])
+
+    def _logs(self) -> Logs:
+        found = self._found["logs"]
+        folder = self._path(found["folder"], "logs.folder", known=()) if found["folder"] else None
+        return Logs(folder, found["keep"], found["max_size"])
+
+    # ------------------------------------------------------------------------------------------------- templates
+
+    def _template(
+        self, text: str, known: tuple[str, ...] = (*OF_THE_SESSION, MESSAGE), use: Use = Use.ARGUMENT
+    ) -> Template:
+        return Template.parse(text, known, self._constants, use)
+
+    def _paths(self, key: str, texts: Iterable[str] | None) -> tuple[Template, ...]:
+        return tuple(self._path(text, f"{key}[{index}]") for index, text in enumerate(texts or ()))
+
+    def _path(
+        self,
+        text: str,
+        key: str,
+        known: tuple[str, ...] = (*OF_THE_SESSION, MESSAGE),
+        use: Use = Use.ARGUMENT,
+    ) -> Template:
+        with _at(key):
+            template = self._template(text, known, use)
+            self._check_path(str(template))
+        return template
+
+    def _check_path(self, path: str) -> None:
+        drive = _DRIVE.match(path)
+        rest = path[2:] if drive else path
+        shown = shortened(path, 80)
+        if ".." in re.split(r"[/\\]", rest):
+            raise ConfigError(f"'..' leads out of the folder in {shown}; write out where the files are")
+        if drive and rest[:1] not in ("/", "\\"):
+            raise ConfigError(f"{shown} begins wherever that drive's present folder is; write {path[:2]}/ instead")
+        if self._windows and ":" in rest:
+            raise ConfigError(f"there is a colon in {shown}, which no file name on Windows may have")
+        if re.match(r"~[^/\\]*(?:[/\\]|$)", path):
+            raise ConfigError(f"~ does not stand for your folder in {shown}; write that folder out")
+        if any(not character.isprintable() for character in path):
+            raise ConfigError(f"there is a character in {shown} that cannot be printed")
+
+
+def _reads_as_shell(word: str) -> bool:
+    """Tell whether a word names a shell, or a batch file, whose arguments Windows has cmd read anew."""
+    name = re.split(r"[/\\]", word)[-1].lower()
+    return name.removesuffix(".exe") in _SHELLS or _BATCH.search(name) is not None
+
+
+def _check_program(line: Template, shell: bool) -> None:
+    """Check that no message chooses what is run: neither the first word, nor for a shell one behind ``;``."""
+    before = ""
+    for part in line.parts:
+        if isinstance(part, Variable) and (not shell or _PROGRAM_FOLLOWS.search(before)):
+            raise ConfigError(f"{part} would have a message choose the program; write out which it is")
+        before += str(part)
+
+
+def _pattern(text: str, key: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pattern = re.compile(text)
+    except (re.error, ArithmeticError, RecursionError, Warning) as error:
+        raise ConfigError(f"not a regular expression: {error}", key=key) from error
+    if pattern.groups != 1:
+        raise ConfigError(
+            f"expected one group in parentheses, around the number of frames, not {pattern.groups}; (?:...) is none",
+            key=key,
+        )
+    return pattern

@@ -1,0 +1,332 @@
+"""The small program between the agent and one of its commands on Linux and macOS, which leaves nothing of it behind.
+
+The agent may be killed, and can do nothing about what it has started then. So each command is the child of a keeper,
+which notices by the end of its connection that the agent is gone. `rigsync.agent.process`, its only user, runs it by
+path, as ``python -I -S keeper.py CONNECTION OUTPUT FOLDER PROGRAM ARGUMENT...``. It imports little, since each command
+waits for it to start.
+
+What it is given:
+
+* CONNECTION: the number of its end of a socket pair. It says ``started PID``, or ``failed folder|program ERRNO``, and
+  ``ended STATUS STEPS`` when nothing of the command is left: its exit status, negative for a signal, and what it was
+  sent for that, such as ``interrupt,terminate``, or ``-`` where it ended by itself. It is told ``interrupt GRACE``,
+  ``terminate GRACE`` or ``kill GRACE``, with the grace in seconds, each in a line.
+* OUTPUT: the number of the reading end of the pipe that its standard error is the other end of.
+* FOLDER: where the command is to run; empty for here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import signal
+import sys
+import time
+
+assert sys.platform != "win32"  # noqa: S101  # says to mypy too that this is for where there are process groups
+
+INTERRUPT, TERMINATE, KILL = "interrupt", "terminate", "kill"
+STEPS = (INTERRUPT, TERMINATE, KILL)
+"""What a command is sent, in the order in which it is sent that."""
+SIGNALS = {INTERRUPT: signal.SIGINT, TERMINATE: signal.SIGTERM, KILL: signal.SIGKILL}
+
+SECOND_GRACE = 2.0
+"""Seconds from terminate to kill for a command that was to be interrupted."""
+LEFTOVER_GRACE = 1.0
+"""Seconds from terminate to kill for what is left of a command that has ended by itself."""
+ORPHANED = {INTERRUPT: 0.0, TERMINATE: 1.0, KILL: 1.5}
+"""Seconds until each when the agent is gone: nothing is to be left after 2 s, and a recorder has to finish its file."""
+
+_RESCAN, _MOST_RESCAN = 0.05, 1.0
+"""Seconds until the first look for processes that were started while the others were killed, and between later ones."""
+_LOOK = 0.02
+"""Seconds between two looks at whether the group is empty, where the system does not tell."""
+
+_INHERITED = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGPIPE", "SIGXFSZ", "SIGCHLD")
+"""Signals that the agent, its shell or Python may have set to be ignored, which the command would inherit."""
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def main(arguments: list[str]) -> None:
+    """Run one command and keep it until nothing of it is left."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    connection, output = int(arguments[0]), int(arguments[1])
+    for descriptor in (connection, output):
+        os.set_inheritable(descriptor, False)  # by the command
+    adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    waker, wakened = os.pipe()
+    for descriptor in (waker, wakened):
+        os.set_blocking(descriptor, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # only a signal with a handler wakes
+    signal.set_wakeup_fd(wakened)
+    pid, failure = start(arguments[2], arguments[3:])
+    if failure:
+        _say(connection, f"failed {failure}")
+    else:
+        _say(connection, f"started {pid}")
+        Keeper(pid, adopts, connection, output, waker).run()
+
+
+# -------------------------------------------------------------------------------------------------------- starting
+
+
+def start(folder: str, command: list[str]) -> tuple[int, str]:
+    """Start a command in a process group of its own; return its pid, and what failed with its errno, or nothing."""
+    keeper = os.getpid()
+    told, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            _become(keeper, folder, command, tell)
+        finally:
+            os._exit(127)
+    os.close(tell)
+    with contextlib.suppress(OSError):  # the child does so too: whoever comes first
+        os.setpgid(pid, pid)
+    failure = os.read(told, 100).decode()  # ended by exec, which closes the other end
+    os.close(told)
+    if failure:
+        os.waitpid(pid, 0)
+    return pid, failure
+
+
+def _become(keeper: int, folder: str, command: list[str], tell: int) -> None:
+    os.setpgid(0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != keeper:  # it was killed before the line above, which has had no effect then
+        os._exit(127)
+    for name in _INHERITED:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.dup2(2, 1)
+    what = "folder"
+    try:
+        if folder:
+            os.chdir(folder)
+        what = "program"
+        os.execvp(command[0], command)  # noqa: S606  # which program is the user's to say
+    except OSError as error:
+        os.write(tell, f"{what} {error.errno}".encode())
+
+
+def _prctl(option: int, value: int) -> bool:
+    """Set something of this process that only Linux knows; return whether that was done."""
+    if sys.platform != "linux":
+        return False
+    try:
+        import ctypes
+    except ImportError:  # a Python that was built without it
+        return False
+    return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
+
+
+# --------------------------------------------------------------------------------------------------------- keeping
+
+
+class Keeper:
+    """Keeps one command: obeys the agent, takes its place when it is gone, and ends what is left of the command.
+
+    Parameters
+    ----------
+    pid : int
+        The command's process, which leads a process group.
+    adopts : bool
+        Whether every orphan among the command's descendants becomes a child of this process.
+    connection : int
+        The socket to the agent.
+    output : int
+        The reading end of the command's output.
+    waker : int
+        Becomes readable when a child has ended.
+    """
+
+    def __init__(self, pid: int, adopts: bool, connection: int, output: int, waker: int):
+        self.pid, self.adopts = pid, adopts
+        self.connection, self.output, self.waker = connection, output, waker
+        self.status: int | None = None  # until the command's main process has ended
+        self.childless = False
+        self.due: dict[str, float] = {}
+        """When each step is to be made that has been planned and not made."""
+        self.made: list[str] = []
+        self.how: list[str] = []
+        """What was sent before the main process had ended, or all where something had to be killed later."""
+        self._told = b""
+        self._rescan = _RESCAN
+        self._poll = select.poll()
+        for descriptor in (connection, waker):
+            self._poll.register(descriptor, select.POLLIN)
+
+    def run(self) -> None:
+        """Keep the command until nothing of it is left, and say so."""
+        while True:
+            self._reap()
+            if self._is_gone():
+                break
+            now = time.monotonic()
+            self._spare_no_time(now)
+            self._step(now)
+            for descriptor, _ in self._poll.poll(self._patience(time.monotonic())):
+                if descriptor == self.waker:
+                    _read(self.waker)
+                elif descriptor == self.output:
+                    _read(self.output)
+                else:
+                    self._listen()
+        if self.how and self.made[-1] == KILL:
+            self.how = self.made
+        _say(self.connection, f"ended {self.status} {','.join(self.how) or '-'}")
+
+    def plan(self, steps: dict[str, float], now: float) -> None:
+        """Make steps after so many seconds each, or sooner where that was planned before; none is made twice."""
+        last = STEPS.index(self.made[-1]) if self.made else -1
+        for step, seconds in steps.items():
+            if STEPS.index(step) > last:
+                self.due[step] = min(self.due.get(step, math.inf), now + seconds)
+
+    # --------------------------------------------------------------------------------------------- what happens
+
+    def _listen(self) -> None:
+        try:
+            data = os.read(self.connection, 4096)
+        except OSError:
+            data = b""
+        now = time.monotonic()
+        if not data:  # the agent is gone, and nobody else reads what the command writes: it must not stumble over that
+            self._poll.unregister(self.connection)
+            self._poll.register(self.output, select.POLLIN)
+            self.plan(ORPHANED, now)
+            return
+        *lines, self._told = (self._told + data).split(b"\n")
+        for line in lines:
+            step, _, seconds = line.decode().partition(" ")
+            self.plan(ladder(step, float(seconds)), now)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.childless = True
+                return
+            if not pid:
+                return
+            if pid == self.pid:
+                self.status = os.waitstatus_to_exitcode(status)
+                self.how = self.made.copy()
+                if not self.made:
+                    self.plan({TERMINATE: 0.0, KILL: LEFTOVER_GRACE}, time.monotonic())
+
+    def _is_gone(self) -> bool:
+        if self.status is None:
+            return False
+        if self.adopts:
+            return self.childless
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # macOS says so of a group of the dead
+            return False
+        return False
+
+    # ---------------------------------------------------------------------------------------------- what is done
+
+    def _spare_no_time(self, now: float) -> None:
+        # What a shell has left running in the background ignores an interrupt: there is nothing to wait for. What does
+        # not ignore it may be finishing its file, even though the shell before it has ended at once.
+        if self.status is not None and self.made == [INTERRUPT] and self.adopts:
+            left = [pid for pid, _ in descendants()]
+            if left and all(_ignores_interrupt(pid) for pid in left):
+                self.plan({TERMINATE: 0.0, KILL: LEFTOVER_GRACE}, now)
+
+    def _step(self, now: float) -> None:
+        ready = [step for step in STEPS if self.due.get(step, math.inf) <= now]
+        if not ready:
+            return
+        step = ready[-1]
+        for earlier in STEPS[: STEPS.index(step) + 1]:
+            self.due.pop(earlier, None)
+        if step == KILL:
+            self.due[KILL] = now + self._rescan
+            self._rescan = min(2 * self._rescan, _MOST_RESCAN)  # one that hangs in the kernel may stay for long
+        if self.made[-1:] != [step]:
+            self.made.append(step)
+        self._send(SIGNALS[step])
+        if step != KILL:
+            self._send(signal.SIGCONT)  # else one that is stopped would learn of it too late
+
+    def _send(self, number: int) -> None:
+        if self.status is None or not self.adopts:
+            with contextlib.suppress(OSError):
+                os.killpg(self.pid, number)
+        if self.adopts:
+            for pid, group in descendants():
+                if self.status is not None or group != self.pid:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, number)
+
+    def _patience(self, now: float) -> float | None:
+        """Return the milliseconds until there is something to do, None for as long as nothing happens."""
+        waits = [due - now for due in self.due.values()]
+        if self.status is not None and not self.adopts:
+            waits.append(_LOOK)
+        return max(0.0, min(waits)) * 1000 + 1 if waits else None
+
+
+def ladder(step: str, grace: float) -> dict[str, float]:
+    """Return after how many seconds each step is made where the first one is `step`."""
+    if step == INTERRUPT:
+        return {INTERRUPT: 0.0, TERMINATE: grace, KILL: grace + SECOND_GRACE}
+    return {TERMINATE: 0.0, KILL: grace} if step == TERMINATE else {KILL: 0.0}
+
+
+def descendants() -> list[tuple[int, int]]:
+    """Return the pid and the process group of every living descendant of this process. Linux only."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended in the meantime
+                text = _content(f"/proc/{name}/stat")
+                # proc(5): pid (name) state ppid pgrp; the name may contain anything, a parenthesis too.
+                state, parent, group = text[text.rindex(b")") + 2 :].split(None, 3)[:3]
+                # The dead have no descendants: those were adopted.
+                if state not in (b"Z", b"X"):
+                    children.setdefault(int(parent), []).append((int(name), int(group)))
+    found = children.get(os.getpid(), []).copy()
+    for pid, _ in found:  # which grows
+        found += children.get(pid, [])
+    return found
+
+
+def _ignores_interrupt(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        for line in _content(f"/proc/{pid}/status").splitlines():
+            if line.startswith(b"SigIgn:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+    return False
+
+
+def _content(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(descriptor, 65_536)
+
+
+def _say(connection: int, line: str) -> None:
+    with contextlib.suppress(OSError):  # the agent is gone
+        os.write(connection, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,473 @@
+"""A command as the agent's child in every sense: it and all that it starts end with it, and with the agent.
+
+On Linux and macOS each command is run by a small program of its own, the keeper (`rigsync.agent.keeper`), since an
+agent that is killed can end nothing any more. On Windows a job object does that (`rigsync.agent.windows_job`). Neither
+needs an event loop: those of rigs on Windows are selector loops, which know no processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rigsync.errors import RigsyncError
+from rigsync.protocol.messages import one_line
+
+_logger = logging.getLogger("rigsync.agent")
+
+Step = Literal["interrupt", "terminate", "kill"]
+How = Literal["by itself", "interrupt", "terminate", "kill"]
+
+LONGEST_LINE = 4096
+"""Bytes of a line that are kept: what has no end is no line, but perhaps a video on the wrong output."""
+LAST_LINES = 20
+
+_KEEPER = Path(__file__).with_name("keeper.py")
+_START_LIMIT = 10.0
+"""Seconds for a command to begin, where some milliseconds are usual. A network drive may hang for longer."""
+_GROUP_LIMIT = 1.0
+"""Seconds for what was killed to be gone. Where nobody reaps the dead they stay for ever."""
+_CHUNK = 65_536
+_LATE_OUTPUT = 1 << 20
+"""Bytes that are read at most after the end: what a pipe holds, and no more where somebody goes on writing."""
+
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS")
+
+
+class ProgramError(RigsyncError, OSError):
+    """A command that cannot be started: its program or its folder is missing, or the program may not be run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a command ended."""
+
+    status: int | None
+    """Its exit status, None where a signal ended it."""
+    signal: str | None
+    """The name of the signal that ended it, for instance ``SIGKILL``."""
+    how: How
+    """The last thing that it, or something that it had started, was sent to end it."""
+    last_lines: tuple[str, ...] = ()
+    """Its last output, at most 20 lines, fit for a message. Of lines that overwrite each other only the last one."""
+    ignored: tuple[Step, ...] = ()
+    """What was sent before that, and did not end it."""
+
+    def described(self) -> str:
+        """Return how it ended, as the end of a sentence that begins with the command."""
+        code = f"exit status {self.status}" if self.signal is None else self.signal
+        if self.how == "by itself":
+            if self.signal in _CRASHES:
+                return f"crashed with {self.signal}"
+            if self.signal == "SIGKILL":
+                return "was killed from outside (by hand, or for want of memory: see the system's log)"
+            if self.signal:
+                return f"was ended from outside by {self.signal}"
+            return f"ended by itself with {code}"
+        after = f" after it ignored {' and '.join(self.ignored)}" if self.ignored else ""
+        if self.how == "kill":
+            return f"was killed{after}"
+        done = "was interrupted" if self.how == "interrupt" else "was terminated"
+        return f"{done}{after} and ended with {code}"
+
+
+class Process:
+    """A command that runs until it ends by itself or is stopped. Works from any thread.
+
+    Its standard input is empty. Its process group ends with its main process: what is left of it then is told to
+    terminate, and killed after 1 s. On Linux that includes what has left the group.
+
+    Parameters
+    ----------
+    command : sequence of str, or str
+        The program and its arguments, each of which stays one argument; or a line for the shell.
+    shell : bool
+        Whether it is a line for the shell: ``/bin/sh``, or ``cmd.exe`` on Windows.
+    folder : str, optional
+        Where it runs; by default where this process does.
+    environment : mapping of str to str
+        Added to the environment of this process.
+    on_line : callable
+        Called with each line of its output, standard and error alike, without its end; those that end in a carriage
+        return count too, as programs report progress. Cut after 4 KiB. What is no UTF-8 is replaced. Called on the
+        command's own thread, as is `on_exit`. While it does not return, no more is read, and in the end the command
+        waits.
+    on_exit : callable
+        Called once, with an `Exit`, when nothing of the command is left and all its lines were given.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str] | str,
+        *,
+        shell: bool,
+        folder: str | None,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+        on_exit: Callable[[Exit], None],
+    ):
+        if isinstance(command, str) != shell:
+            raise TypeError("a command for the shell is one line of text, any other one a list of arguments")
+        if not command:
+            raise ValueError("the command is empty")
+        self._command, self._folder, self._environment = command, folder, dict(environment)
+        self._on_line, self._on_exit = on_line, on_exit
+        self._output = Output()
+        self._lock = threading.Lock()
+        self._started = False
+        self._child: _Child | None = None
+        self._early: list[tuple[Step, float]] = []
+        self._thread: threading.Thread | None = None
+        self._exit: Exit | None = None
+        self._ended = threading.Event()
+
+    @property
+    def program(self) -> str:
+        """What to call the command by: the name of its program, or the first word of its line for the shell."""
+        first = self._command.split()[:1] if isinstance(self._command, str) else self._command[:1]
+        return os.path.basename(first[0]) if first else "sh"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the command; 0 before it was started."""
+        return self._child.pid if self._child else 0
+
+    def start(self) -> None:
+        """Start the command; return when it runs.
+
+        Raises
+        ------
+        ProgramError
+            If it cannot be started; the text says why and what to do. `on_exit` is not called then.
+        RuntimeError
+            If it was started before.
+        """
+        with self._lock:
+            if self._started:
+                raise RuntimeError(f"{self.program} was started before; make a new Process")
+            self._started = True
+        child = _start(self._command, self._folder, self._environment)
+        with self._lock:
+            self._child = child
+            for step, grace in self._early:
+                child.stop(step, grace)
+        name = f"rigsync-command-{self.program}"
+        self._thread = threading.Thread(target=self._run, args=(child,), name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self, signal: Step, grace: float) -> None:
+        """Begin to end the command and all that it has started; return at once.
+
+        What does not end after `grace` is told to terminate, and after 2 s more it is killed. A command that is being
+        stopped already is not sent the same again, but it may be sent more, and sooner. One that is still being started
+        ends as soon as it runs. Nothing happens to one that has ended.
+
+        On Windows to terminate is to kill, since there is nothing between an interrupt (Ctrl+Break) and that.
+
+        Parameters
+        ----------
+        signal : {'interrupt', 'terminate', 'kill'}
+            What to send first.
+        grace : float
+            Seconds that it may take to end after that.
+        """
+        with self._lock:
+            if self._child:
+                self._child.stop(signal, grace)
+            else:
+                self._early.append((signal, grace))
+
+    def wait(self, timeout: float | None) -> Exit | None:
+        """Wait until nothing of the command is left and `on_exit` has returned; return how it ended, None if it runs.
+
+        So `on_exit` must not need anything that the caller holds. It may call this itself, which returns at once.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds to wait at most; None for as long as it takes.
+        """
+        if threading.current_thread() is not self._thread:
+            self._ended.wait(timeout)
+            return self._exit if self._ended.is_set() else None
+        return self._exit
+
+    def _run(self, child: _Child) -> None:
+        status, number, steps = child.run(self._read)
+        self._give(self._output.end())
+        how: How = steps[-1] if steps else "by itself"
+        name = _signal_name(number) if number else None
+        self._exit = Exit(status, name, how, self._output.last, tuple(steps[:-1]))
+        try:
+            self._on_exit(self._exit)
+        except Exception:
+            _logger.exception("the end of %s could not be reported", self.program)
+        self._ended.set()
+
+    def _read(self, data: bytes) -> None:
+        self._give(self._output.feed(data))
+
+    def _give(self, lines: list[str]) -> None:
+        for line in lines:
+            try:
+                self._on_line(line)
+            except Exception:
+                _logger.exception("a line of %s could not be passed on", self.program)
+
+
+# ---------------------------------------------------------------------------------------------------------- output
+
+
+class Output:
+    """Makes lines of what a command writes, and keeps the last ones."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._is_cut = False
+        self._has_returned = False
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._overwrites = False  # the next line, the last of those kept
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """The last lines as a terminal would show them: of those that overwrite each other only the last one."""
+        return tuple(self._last)
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take output; return the lines that end in it, without their ends."""
+        if not data:
+            return []
+        is_rest = self._has_returned and data.startswith(b"\n")  # of Windows' end of a line, which came in two pieces
+        self._has_returned = data.endswith(b"\r")
+        if is_rest:
+            data = data[1:]
+            self._overwrites = False
+        lines: list[str] = []
+        for part in data.splitlines(keepends=True):
+            text = part.rstrip(b"\r\n")
+            room = LONGEST_LINE + 1 - len(self._line)
+            if room > 0:
+                self._line += text[:room]
+            if len(self._line) > LONGEST_LINE and not self._is_cut:
+                self._is_cut = True
+                lines.append(self._take(self._line[:LONGEST_LINE], "..."))
+            if len(text) < len(part):
+                if not self._is_cut:
+                    lines.append(self._take(self._line))
+                self._overwrites = part.endswith(b"\r")
+                self._line.clear()
+                self._is_cut = False
+        return lines
+
+    def end(self) -> list[str]:
+        """Return the line that has begun and will not end, if there is one."""
+        rest, self._line = self._line, bytearray()
+        return [self._take(rest)] if rest and not self._is_cut else []
+
+    def _take(self, data: bytearray, more: str = "") -> str:
+        text = data.decode("utf-8", "replace") + more
+        if self._overwrites and self._last:
+            self._last.pop()
+        self._overwrites = False
+        self._last.append(one_line(text))
+        return text
+
+
+# ------------------------------------------------------------------------------------------------ one for each system
+
+
+class _Child(Protocol):
+    """What starts a command, knows its end, and can bring it about."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def stop(self, step: Step, grace: float) -> None:
+        """Begin to end it; do nothing if it has ended."""
+
+    def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[Step]]:
+        """Pass on its output until nothing of it is left; return its status or its signal, and what was sent for it."""
+
+
+def _start(command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]) -> _Child:
+    try:
+        if sys.platform == "win32":
+            from rigsync.agent.windows_job import JobCommand
+
+            if folder and not os.path.isdir(folder):
+                raise _Failed("folder", errno.ENOENT)
+            return JobCommand(command, folder, environment)
+        else:  # noqa: RET505  # mypy looks for the name on Windows otherwise
+            return _KeptCommand(command, folder, environment)
+    except _Failed as error:
+        raise ProgramError(_problem(command, folder, error.what, error.number)) from None
+    except (OSError, ValueError) as error:  # out of processes, arguments too long or with a null character
+        name = command if isinstance(command, str) else command[0]
+        raise ProgramError(f"{one_line(name)!r} cannot be started: {error}") from error
+
+
+class _Failed(Exception):
+    def __init__(self, what: str, number: int):
+        super().__init__(what, number)
+        self.what, self.number = what, number
+
+
+def _problem(command: Sequence[str] | str, folder: str | None, what: str, number: int) -> str:
+    """Return why a command cannot be started, and what to do about it."""
+    name = one_line("/bin/sh" if isinstance(command, str) else command[0])
+    if what == "folder":
+        where = f"the folder {one_line(folder or '')!r}, in which {name!r} is to run,"
+        if number == errno.ENOENT:
+            return f"{where} does not exist; create it, or correct its path"
+        if number == errno.ENOTDIR:
+            return f"{where} is a file; correct its path"
+        return f"{where} cannot be entered: {os.strerror(number)}"
+    path = os.path.join(folder or "", name)
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        if os.path.basename(name) == name:
+            return f"the program {name!r} was not found in any folder of PATH; install it, or give its whole path"
+        if os.path.exists(path):
+            return f"the program {name!r} cannot be run: the interpreter in its first line does not exist; correct that"
+        return f"the program {name!r} does not exist; install it, or correct its path"
+    if number == errno.EACCES:
+        if os.path.isdir(path) and os.path.basename(name) != name:
+            return f"{name!r} is a folder, not a program; correct its path"
+        return f"the program {name!r} may not be executed; `chmod +x` it, or write its interpreter before it"
+    if number == errno.ENOEXEC:
+        return (
+            f"{name!r} is no program for this computer; a script needs a first line such as '#!/bin/sh', "
+            "or its interpreter before it"
+        )
+    return f"the program {name!r} cannot be run: {os.strerror(number)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+if sys.platform != "win32":
+
+    class _KeptCommand:
+        """A command with a keeper."""
+
+        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]):
+            arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+            with contextlib.ExitStack() as opened, contextlib.ExitStack() as passed:
+                self._connection, theirs = socket.socketpair()
+                opened.callback(self._connection.close)
+                passed.callback(theirs.close)
+                self._output, write = os.pipe()
+                opened.callback(os.close, self._output)
+                passed.callback(os.close, write)
+                numbers = [theirs.fileno(), self._output]
+                self._keeper = subprocess.Popen(  # noqa: S603  # which program is the user's to say
+                    [sys.executable, "-I", "-S", str(_KEEPER), *map(str, numbers), folder or "", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=write,
+                    env={**os.environ, **environment},
+                    pass_fds=numbers,
+                    start_new_session=True,  # so that a Ctrl+C in the agent's terminal is the agent's alone
+                )
+                opened.callback(self._end_keeper)
+                passed.close()  # else the end of the keeper would not be noticed
+                os.set_blocking(self._output, False)
+                self.pid = self._await_start()
+                opened.pop_all()
+
+        def stop(self, step: Step, grace: float) -> None:
+            with contextlib.suppress(OSError):  # it has ended
+                self._connection.send(f"{step} {grace}\n".encode())
+
+        def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[Step]]:
+            poll = select.poll()
+            poll.register(self._output, select.POLLIN)
+            poll.register(self._connection, select.POLLIN)
+            is_kept = True
+            while is_kept:
+                for descriptor, _ in poll.poll():
+                    if descriptor == self._output:
+                        if self._pass_on(read) == 0:
+                            poll.unregister(self._output)
+                    else:
+                        is_kept = self._listen()
+            self._keeper.wait()
+            if not self._told:
+                self._end_group()
+            left = _LATE_OUTPUT
+            while left > 0 and (count := self._pass_on(read)):
+                left -= count
+            os.close(self._output)
+            self._connection.close()
+            if not self._told:
+                return None, signal.SIGKILL, ()
+            _, status, steps = self._told.decode().split()
+            code = int(status)
+            made: list[Any] = [] if steps == "-" else steps.split(",")
+            return (code, None, made) if code >= 0 else (None, -code, made)
+
+        def _await_start(self) -> int:
+            """Return the pid of the command, once it runs."""
+            self._told = b""
+            self._connection.settimeout(_START_LIMIT)
+            try:
+                while b"\n" not in self._told:
+                    if not self._listen():
+                        said = os.read(self._output, _CHUNK).decode("utf-8", "replace")
+                        raise OSError(f"{sys.executable} did not start: {one_line(said)}")
+            except TimeoutError:
+                raise OSError(f"it did not begin within {_START_LIMIT:.0f} s; is its drive reachable?") from None
+            line, _, self._told = self._told.partition(b"\n")
+            what, *details = line.decode().split()
+            if what == "failed":
+                raise _Failed(details[0], int(details[1]))
+            return int(details[0])
+
+        def _listen(self) -> bool:
+            """Take what the keeper says; return whether it is there."""
+            try:
+                said = self._connection.recv(_CHUNK)
+            except ConnectionError:  # it has ended without reading all that it was told
+                return False
+            self._told += said
+            return bool(said)
+
+        def _pass_on(self, read: Callable[[bytes], None]) -> int | None:
+            """Pass on some output; return how many bytes that was: 0 at the end, None if there is none just now."""
+            try:
+                data = os.read(self._output, _CHUNK)
+            except BlockingIOError:
+                return None
+            if data:
+                read(data)
+            return len(data)
+
+        def _end_keeper(self) -> None:
+            self._keeper.kill()
+            self._keeper.wait()
+
+        def _end_group(self) -> None:
+            """Kill what the kernel has not killed when the keeper was."""
+            _logger.error("the keeper of process %d was killed, and that process with it", self.pid)
+            deadline = time.monotonic() + _GROUP_LIMIT
+            with contextlib.suppress(OSError):  # macOS forbids signals to the dead
+                while time.monotonic() < deadline:
+                    os.killpg(self.pid, signal.SIGKILL)
+                    time.sleep(0.01)

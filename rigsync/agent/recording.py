@@ -1,0 +1,80 @@
+"""Whether what is recorded grows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from rigsync.agent.checks import Growth, matching_sizes
+from rigsync.errors import RigsyncError
+from rigsync.failures import FAILURE
+
+if TYPE_CHECKING:
+    from rigsync.rig import Rig
+
+RECOVERED = "recovered"
+"""Topic of the notice that a file grows again."""
+LOOKS = 20
+"""Looks at the files in the time within which each has to grow."""
+LONGEST_LOOK = 1.0
+"""Seconds between two looks at most, which are also how often the size is told."""
+
+
+class Recording:
+    """Looks at the files of a recording, and tells how large they are, and which one does not grow.
+
+    Parameters
+    ----------
+    rig : Rig
+        Who tells.
+    pattern : str
+        The files, as `glob.glob` has it.
+    within : float
+        Seconds within which each has to grow.
+    exp_ref : str or None
+        The experiment.
+    """
+
+    def __init__(self, rig: Rig, pattern: str, within: float, exp_ref: str | None):
+        self._rig, self._pattern, self._within, self._exp_ref = rig, pattern, within, exp_ref
+        self._interval = min(LONGEST_LOOK, within / LOOKS)
+        # Two looks earlier, so that the notice comes within the time though both its ends fall between looks.
+        self._growth = Growth(within - 2 * self._interval, pattern)
+        self._task: asyncio.Task[None] | None = None
+        self._before: dict[str, int] = {}
+
+    async def prepare(self) -> None:
+        """Look what is there before anything is recorded: what does not change afterwards is none of this recording."""
+        self._before = await asyncio.get_running_loop().run_in_executor(None, matching_sizes, self._pattern)
+
+    def begin(self) -> None:
+        """Look from now on; on the event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._look(), name="rigsync files that grow")
+
+    def end(self) -> None:
+        """Look no more."""
+        if self._task:
+            self._task.cancel()
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            found = await loop.run_in_executor(None, matching_sizes, self._pattern)
+            sizes = {path: size for path, size in found.items() if self._before.get(path) != size}
+            for path in sizes:
+                self._before.pop(path, None)
+            for path, size in sizes.items():
+                self._rig.progress(os.path.basename(path), size, unit="B")
+            stopped, resumed = self._growth.update(sizes, loop.time())
+            for path in stopped:
+                self._tell(FAILURE, path, f"{path} has stopped growing: not a byte within {self._within:g} s")
+            for path in resumed:
+                self._tell(RECOVERED, path, f"{path} grows again")
+            await asyncio.sleep(self._interval)
+
+    def _tell(self, topic: str, path: str, problem: str) -> None:
+        body: dict[str, Any] = {"problem": problem, "exp_ref": self._exp_ref}
+        with contextlib.suppress(RigsyncError):
+            self._rig.notify(topic, body, key=os.path.basename(path)[:100])

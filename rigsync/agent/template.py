@@ -1,0 +1,243 @@
+"""Text with variables in braces, and what a message may put into it.
+
+A value that comes from outside fills a place in one word, and nothing else: it is never split, never part of a path
+that leads elsewhere, and where a shell reads the word, it has no character that means anything to a shell.
+"""
+
+from __future__ import annotations
+
+import enum
+import glob
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from rigsync.config import close_match
+from rigsync.errors import ConfigError, RigsyncError
+from rigsync.protocol.messages import shortened
+
+MESSAGE = "message"
+"""``{message.KEY}`` stands for the value of KEY in the message's data, which is known at run time only."""
+
+LONGEST_VALUE = 1000
+"""Characters of a value from a message: many times a file name's 255, and far from what a command line can hold."""
+
+_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_SEPARATORS = re.compile(r"[/\\]")
+_OF_A_PATH = {"/": "a slash", "\\": "a backslash", ":": "a colon"}
+_AS_BACKSLASHES = str.maketrans("\u00a5\u20a9", "\\\\")  # the yen and the won sign, on Windows in Japan and Korea
+_SHELL_SAFE = re.compile(r"[A-Za-z0-9_.+@=][A-Za-z0-9_.+@=-]*", re.ASCII)
+# What Windows takes for a device in any folder and with any extension ("Naming Files, Paths, and Namespaces").
+_DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.I | re.S)
+
+
+class SubstitutionError(RigsyncError, ValueError):
+    """A value of a message that is not let into a command or a path; the text names the variable, and says why."""
+
+
+class Use(enum.Enum):
+    """What a template's text is for, on which it depends what may be put into it."""
+
+    ARGUMENT = "argument"
+    """One word of a command that no shell reads, or a path."""
+    SHELL = "shell"
+    """A line that a shell reads."""
+    GLOB = "glob"
+    """A pattern of file names: what is put into it stands for itself."""
+
+
+class Source(Protocol):
+    """Where the values of variables come from: a dict, or `rigsync.agent.values.Values`."""
+
+    def __getitem__(self, name: str, /) -> str:
+        """Return the value of a variable; raise `KeyError` or `SubstitutionError` where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """The place of a value that is known at run time."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{{{self.name}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Text with places for values; made by `parse`.
+
+    Parameters
+    ----------
+    parts : tuple of str or Variable
+        What it consists of, in order.
+    use : Use
+        What the text is for.
+    """
+
+    parts: tuple[str | Variable, ...]
+    use: Use = Use.ARGUMENT
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        known: Collection[str],
+        constants: Mapping[str, str] | None = None,
+        use: Use = Use.ARGUMENT,
+    ) -> Template:
+        """Read ``{name}`` as the place of a variable, and ``{{`` and ``}}`` as braces.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+        known : collection of str
+            The variables that are known at run time; with `MESSAGE` among them, ``{message.KEY}`` is one too.
+        constants : mapping of str to str, optional
+            Variables whose values are known now: these become part of the text.
+        use : Use
+            What the text is for.
+
+        Raises
+        ------
+        ConfigError
+            A brace without its counterpart, or an unknown variable; without file, line and key.
+        """
+        constants = constants or {}
+        parts: list[str | Variable] = []
+        end = 0
+        for token in _TOKEN.finditer(text):
+            parts.append(text[end : token.start()])
+            end = token.end()
+            name = token[1]
+            if name is None:
+                if len(token[0]) == 1:
+                    raise ConfigError(
+                        f"a {token[0]!r} without its counterpart in {shortened(text, 80)}; variables are written "
+                        "{name}, and braces themselves {{ and }}"
+                    )
+                parts.append(token[0][0])
+            elif name in constants:
+                parts.append(glob.escape(constants[name]) if use is Use.GLOB else constants[name])
+            else:
+                parts.append(_variable(name, known, constants))
+        return cls(_joined([*parts, text[end:]]), use)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables that are known at run time only."""
+        return frozenset(part.name for part in self.parts if isinstance(part, Variable))
+
+    def fill(self, values: Source) -> str:
+        """Return the text with every value in its place.
+
+        Raises
+        ------
+        SubstitutionError
+            A value that is missing, or is not let in here.
+        """
+        written = ""
+        plain = [""]  # the folders and the file of a path
+        touched = {}  # by position in `plain`: the variable that is in it
+        for part in self.parts:
+            if isinstance(part, str):
+                written += part
+                first, *others = _SEPARATORS.split(part)
+                plain[-1] += first
+                plain += others
+                continue
+            value = _looked_up(part.name, values)
+            why = _objection(value, self.use, at_beginning=not written)
+            if why:
+                raise refused(part.name, value, why)
+            written += glob.escape(value) if self.use is Use.GLOB else value
+            plain[-1] += value
+            touched[len(plain) - 1] = part.name
+        for position, name in touched.items():
+            # A value may become such a name with the text beside it. A line for a shell does not consist of names.
+            if self.use is not Use.SHELL and (why := _objection_to_name(plain[position])):
+                raise refused(name, plain[position], why)
+        return written
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.parts))
+
+
+def is_shell_safe(value: str) -> bool:
+    """Tell whether a value may stand where a shell reads it."""
+    return _objection(value, Use.SHELL) is None
+
+
+def refused(name: str, value: object, why: str) -> SubstitutionError:
+    """Return the error that names a variable, its value and what is wrong with it."""
+    return SubstitutionError(f"the value {shortened(value)} of {{{name}}} {why}; nothing was run with it")
+
+
+def _variable(name: str, known: Collection[str], constants: Mapping[str, str]) -> Variable:
+    prefix, _, key = name.partition(".")
+    if MESSAGE in known and prefix == MESSAGE and _KEY.fullmatch(key):
+        return Variable(name)
+    if name in known and name != MESSAGE:
+        return Variable(name)
+    names = [*constants, *(other for other in known if other != MESSAGE)]
+    shown = [*names, f"{MESSAGE}.KEY for what the message's data have by that name"] if MESSAGE in known else names
+    raise ConfigError(
+        f"unknown variable {shortened(name)}{close_match(name, names)}; the variables here are "
+        f"{', '.join(shown) or '(none)'}; braces themselves are written {{{{ and }}}}"
+    )
+
+
+def _joined(parts: list[str | Variable]) -> tuple[str | Variable, ...]:
+    """Put neighbouring pieces of text together, and leave empty ones out."""
+    joined: list[str | Variable] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        elif part != "":
+            joined.append(part)
+    return tuple(joined)
+
+
+def _looked_up(name: str, values: Source) -> str:
+    try:
+        return values[name]
+    except KeyError:
+        raise SubstitutionError(f"there is no value for {{{name}}}; nothing was run") from None
+
+
+def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
+    """Tell why a value must not be put into a text, None where it may."""
+    if not value:
+        return "is empty"
+    if len(value) > LONGEST_VALUE:
+        return f"has {len(value):,} characters, and {LONGEST_VALUE:,} are the most"
+    if not value.isprintable():
+        return "has a character in it that cannot be printed"
+    # Programs on Windows may get a letter that their code page lacks as the one that looks most like it.
+    alike = unicodedata.normalize("NFKC", value).translate(_AS_BACKSLASHES)
+    for character, word in _OF_A_PATH.items():
+        if character in value or character in alike:
+            return f"has {word} in it, which would lead to another folder or drive"
+    for form in (value, alike):
+        if why := _objection_to_name(form):
+            return why
+        if form.endswith((".", " ")):
+            return "ends in a dot or a blank, which Windows leaves out"
+    if use is Use.SHELL and not _SHELL_SAFE.fullmatch(value):
+        return "has something else in it than letters, digits and _ . + @ = -, all that is let into a line for a shell"
+    if at_beginning and alike.startswith("-"):
+        return "begins with -, and would be taken for an option"
+    return None
+
+
+def _objection_to_name(name: str) -> str | None:
+    """Tell why no file or folder may be called so."""
+    if name in (".", ".."):
+        return "stands for a folder, and would lead elsewhere"
+    if _DEVICE.fullmatch(name):
+        return "is the name of a device on Windows"
+    return None

@@ -1,0 +1,178 @@
+"""The values that a message gives to commands: for the places in their words, and for their environment."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rigsync.agent.template import MESSAGE, SubstitutionError, is_shell_safe, refused
+from rigsync.protocol.lifecycle import canonical_reference, reference_text
+from rigsync.protocol.messages import ExpMessage
+
+if TYPE_CHECKING:
+    from rigsync.agent.file import AgentFile
+
+OF_THE_SESSION = ("exp_ref", "date", "number", "subject")
+"""The variables that come from the reference of the experiment."""
+
+PREFIX = "RIGSYNC_"
+"""What the names of the environment begin with."""
+OWN_NAMES = frozenset({"EXP_REF", "DATE", "NUMBER", "SUBJECT", "RIG", "EVENT", "RIGS"})
+"""What no key of a message's data can set. RIGS names the file of rigs to rigsync itself (`find_rigs_file`)."""
+LONGEST_IN_ENVIRONMENT = 32_000
+"""Bytes of one value: Windows allows 32,767 characters (`SetEnvironmentVariable`), Linux 128 KiB (`execve`)."""
+ROOM_IN_ENVIRONMENT = 256 * 1024
+"""Bytes of all of them, which share 2 MB with the command's words on Linux, and 1 MB on macOS (`ARG_MAX`)."""
+
+_REFERENCE = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.ASCII | re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What is known when a message is acted on. A value that cannot be is an error where it is asked for.
+
+    Parameters
+    ----------
+    event : str
+        The name of the message.
+    rig : str
+        The name of this rig.
+    exp_ref : str or dict or None
+        The reference of the experiment as it came.
+    data : mapping of str to Any
+        The message's data.
+    """
+
+    event: str
+    rig: str
+    exp_ref: Any = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> str:
+        """Return the value of a variable as text.
+
+        Raises
+        ------
+        KeyError
+            There is no variable of that name.
+        SubstitutionError
+            The message has no such value, or one that has no text.
+        """
+        if name in OF_THE_SESSION:
+            return self._parts(name)[name]
+        prefix, _, key = name.partition(".")
+        if prefix != MESSAGE or not key:
+            raise KeyError(name)
+        if key not in self.data:
+            raise SubstitutionError(f"{self.event} has no {key!r} in its data, which {{{name}}} stands for")
+        value = self.data[key]
+        if isinstance(value, str):
+            return value
+        if isinstance(value, (bool, int, float)):
+            text = _as_json(value)
+            if text is not None:
+                return text
+        raise refused(name, value, "is neither text, nor true or false, nor a number that can be written out")
+
+    def parts(self) -> dict[str, str] | None:
+        """Return the parts of the reference by name of variable, None where there is none that is well-formed."""
+        try:
+            return self._parts("exp_ref")
+        except SubstitutionError:
+            return None
+
+    def _parts(self, variable: str) -> dict[str, str]:
+        try:
+            reference = reference_text(self.exp_ref)
+        except ValueError as error:
+            raise refused(variable, self.exp_ref, f"is no reference: {error}") from error
+        if reference is None:
+            raise SubstitutionError(f"{self.event} names no exp_ref, which {{{variable}}} needs; send one with EXPINIT")
+        # Zeros before the number make no other experiment of it, and must not make another folder either.
+        match = _REFERENCE.fullmatch(canonical_reference(reference))
+        if not match or not _is_date(match[1]):
+            raise refused(variable, reference, "is not a reference yyyy-mm-dd_n_subject")
+        return dict(zip(OF_THE_SESSION, match.group(0, 1, 2, 3), strict=True))
+
+
+def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) -> Values:
+    """Return what the commands of a message are given.
+
+    Parameters
+    ----------
+    event : ExpMessage
+        The message.
+    exp_ref : str or dict or None
+        The reference of the present experiment, or of the one that begins.
+    data : Any
+        The message's data; only those of a dict have names.
+    file : AgentFile
+        The file of this rig.
+    """
+    return Values(event.name, file.name, exp_ref, dict(data) if isinstance(data, Mapping) else {})
+
+
+def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
+    """Return what a command has in its environment besides what is there anyway.
+
+    Parameters
+    ----------
+    values : Values
+        What is known.
+    shell : bool
+        Leave out what a shell could read as more than a word: cmd puts ``%NAME%`` into a line before it reads it.
+
+    Returns
+    -------
+    dict of str to str
+        ``RIGSYNC_EVENT``, ``RIGSYNC_RIG``; ``RIGSYNC_EXP_REF``, and its parts ``RIGSYNC_DATE``, ``RIGSYNC_NUMBER`` and
+        ``RIGSYNC_SUBJECT`` where it has them; ``RIGSYNC_KEY`` for each key of the message's data. What is no text is
+        JSON. What cannot stand in an environment is not there.
+    """
+    found: dict[str, str | None] = {"EVENT": values.event, "RIG": values.rig}
+    parts = values.parts()
+    if parts:
+        found.update({name.upper(): value for name, value in parts.items()})
+    elif isinstance(values.exp_ref, str) and values.exp_ref:
+        found["EXP_REF"] = values.exp_ref
+    for key, value in values.data.items():
+        if isinstance(key, str) and _NAME.fullmatch(key) and key.upper() not in OWN_NAMES:
+            found.setdefault(key.upper(), value if isinstance(value, str) else _as_json(value))
+    room: float = ROOM_IN_ENVIRONMENT
+    fitting = {}
+    for name, text in found.items():
+        size = len(name) + _size(text)
+        fits = size <= min(room, LONGEST_IN_ENVIRONMENT)
+        if text is not None and fits and (name == "RIG" or not shell or is_shell_safe(text)):
+            room -= size
+            fitting[PREFIX + name] = text
+    return fitting
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_json(value: Any) -> str | None:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # a number longer than Python writes, or no message's value at all
+        return None
+
+
+def _size(text: str | None) -> float:
+    """Return the bytes that a text takes in an environment, without end where it cannot stand in one."""
+    try:
+        return len(text.encode()) if text is not None and "\0" not in text else math.inf
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return math.inf

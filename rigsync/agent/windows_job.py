@@ -1,0 +1,272 @@
+"""A command in a job object, by which Windows ends all that it has started when it ends, or when the agent does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+_SPECIAL = '"%!&|<>^\r\n'
+"""What cmd.exe, which reads batch files' arguments, takes for more than text."""
+
+
+def batch_problem(command: Sequence[str] | str) -> str:
+    """Return why a command would hand its arguments to a shell, unasked; an empty text if it would not.
+
+    Windows runs a batch file by ``cmd.exe``, which reads the arguments again, by rules under which no quoting is safe.
+
+    Parameters
+    ----------
+    command : sequence of str, or str
+        The program and its arguments; or a line that is meant for the shell.
+    """
+    if isinstance(command, str) or not command[0].rstrip(" .").lower().endswith((".bat", ".cmd")):
+        return ""
+    for argument in command[1:]:
+        special = next((character for character in argument if character in _SPECIAL), None)
+        if special:
+            return (
+                f"the argument {argument!r} of the batch file {command[0]!r} contains {special!r}, which cmd.exe would "
+                "interpret; run a program that is no batch file, or take that character out"
+            )
+    return ""
+
+
+if sys.platform == "win32":
+    import contextlib
+    import ctypes
+    import logging
+    import os
+    import signal
+    import subprocess
+    import threading
+    import time
+    from ctypes import wintypes
+    from typing import Any, Literal
+
+    _Step = Literal["interrupt", "terminate", "kill"]
+
+    _logger = logging.getLogger("rigsync.agent")
+
+    _LOOK = 0.05
+    """Seconds between two looks at whether the command has ended, or has to be killed."""
+    _CHUNK = 65_536
+    _OUTPUT_LIMIT = 1.0
+    """Seconds for the rest of the output to arrive when nothing is left that could write any more."""
+
+    # Names and numbers of winnt.h, winbase.h and tlhelp32.h.
+    _JobObjectBasicAccountingInformation = 1
+    _JobObjectExtendedLimitInformation = 9
+    _JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE = 0x2000
+    _CREATE_SUSPENDED = 0x4
+    _TH32CS_SNAPTHREAD = 0x4
+    _THREAD_SUSPEND_RESUME = 0x2
+    _INVALID_HANDLE_VALUE = wintypes.HANDLE(-1).value
+
+    class _BasicLimits(ctypes.Structure):  # JOBOBJECT_BASIC_LIMIT_INFORMATION
+        _fields_ = (
+            ("PerProcessUserTimeLimit", wintypes.LARGE_INTEGER),
+            ("PerJobUserTimeLimit", wintypes.LARGE_INTEGER),
+            ("LimitFlags", wintypes.DWORD),
+            ("MinimumWorkingSetSize", ctypes.c_size_t),
+            ("MaximumWorkingSetSize", ctypes.c_size_t),
+            ("ActiveProcessLimit", wintypes.DWORD),
+            ("Affinity", ctypes.c_size_t),
+            ("PriorityClass", wintypes.DWORD),
+            ("SchedulingClass", wintypes.DWORD),
+        )
+
+    class _ExtendedLimits(ctypes.Structure):  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
+        _fields_ = (
+            ("BasicLimitInformation", _BasicLimits),
+            ("IoInfo", ctypes.c_ulonglong * 6),  # IO_COUNTERS
+            ("ProcessMemoryLimit", ctypes.c_size_t),
+            ("JobMemoryLimit", ctypes.c_size_t),
+            ("PeakProcessMemoryUsed", ctypes.c_size_t),
+            ("PeakJobMemoryUsed", ctypes.c_size_t),
+        )
+
+    class _Accounting(ctypes.Structure):  # JOBOBJECT_BASIC_ACCOUNTING_INFORMATION
+        _fields_ = (
+            ("TotalUserTime", wintypes.LARGE_INTEGER),
+            ("TotalKernelTime", wintypes.LARGE_INTEGER),
+            ("ThisPeriodTotalUserTime", wintypes.LARGE_INTEGER),
+            ("ThisPeriodTotalKernelTime", wintypes.LARGE_INTEGER),
+            ("TotalPageFaultCount", wintypes.DWORD),
+            ("TotalProcesses", wintypes.DWORD),
+            ("ActiveProcesses", wintypes.DWORD),
+            ("TotalTerminatedProcesses", wintypes.DWORD),
+        )
+
+    class _ThreadEntry(ctypes.Structure):  # THREADENTRY32
+        _fields_ = (
+            ("dwSize", wintypes.DWORD),
+            ("cntUsage", wintypes.DWORD),
+            ("th32ThreadID", wintypes.DWORD),
+            ("th32OwnerProcessID", wintypes.DWORD),
+            ("tpBasePri", wintypes.LONG),
+            ("tpDeltaPri", wintypes.LONG),
+            ("dwFlags", wintypes.DWORD),
+        )
+
+    _kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+
+    def _function(name: str, result: Any, *arguments: Any) -> Any:
+        function = getattr(_kernel, name)
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    _HANDLE, _BOOL, _DWORD = wintypes.HANDLE, wintypes.BOOL, wintypes.DWORD
+    _CreateJobObject = _function("CreateJobObjectW", _HANDLE, ctypes.c_void_p, wintypes.LPCWSTR)
+    _SetInformation = _function("SetInformationJobObject", _BOOL, _HANDLE, ctypes.c_int, ctypes.c_void_p, _DWORD)
+    _QueryInformation = _function(
+        "QueryInformationJobObject", _BOOL, _HANDLE, ctypes.c_int, ctypes.c_void_p, _DWORD, ctypes.c_void_p
+    )
+    _AssignProcess = _function("AssignProcessToJobObject", _BOOL, _HANDLE, _HANDLE)
+    _TerminateJob = _function("TerminateJobObject", _BOOL, _HANDLE, wintypes.UINT)
+    _CloseHandle = _function("CloseHandle", _BOOL, _HANDLE)
+    _CreateSnapshot = _function("CreateToolhelp32Snapshot", _HANDLE, _DWORD, _DWORD)
+    _FirstThread = _function("Thread32First", _BOOL, _HANDLE, ctypes.POINTER(_ThreadEntry))
+    _NextThread = _function("Thread32Next", _BOOL, _HANDLE, ctypes.POINTER(_ThreadEntry))
+    _OpenThread = _function("OpenThread", _HANDLE, _DWORD, _BOOL, _DWORD)
+    _ResumeThread = _function("ResumeThread", _DWORD, _HANDLE)
+
+    def _checked(result: Any) -> Any:
+        if not result:
+            raise ctypes.WinError(ctypes.get_last_error())
+        return result
+
+    def _resume(pid: int) -> None:
+        """Let a process run that was created suspended; `subprocess` keeps no handle of its thread."""
+        snapshot = _CreateSnapshot(_TH32CS_SNAPTHREAD, 0)
+        if snapshot == _INVALID_HANDLE_VALUE:
+            raise ctypes.WinError(ctypes.get_last_error())
+        try:
+            entry = _ThreadEntry(dwSize=ctypes.sizeof(_ThreadEntry))
+            more = _FirstThread(snapshot, ctypes.byref(entry))
+            while more:
+                if entry.th32OwnerProcessID == pid:
+                    thread = _checked(_OpenThread(_THREAD_SUSPEND_RESUME, False, entry.th32ThreadID))
+                    _ResumeThread(thread)
+                    _CloseHandle(thread)
+                more = _NextThread(snapshot, ctypes.byref(entry))
+        finally:
+            _CloseHandle(snapshot)
+
+    class JobCommand:
+        """A command in a job object. Windows closes the job, and ends what is in it, when the agent has ended.
+
+        Parameters
+        ----------
+        command : sequence of str, or str
+            The program and its arguments; or a line for the shell.
+        folder : str, optional
+            Where it runs.
+        environment : mapping of str to str
+            Added to that of this process.
+
+        Raises
+        ------
+        OSError
+            If it cannot be started.
+        """
+
+        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]):
+            if problem := batch_problem(command):
+                raise OSError(problem)
+            self._lock = threading.Lock()
+            self._steps: list[_Step] = []
+            self._kill_at = float("inf")
+            self._by_itself = False
+            self._ended = False
+            self._job = _checked(_CreateJobObject(None, None))
+            try:
+                limits = _ExtendedLimits()
+                limits.BasicLimitInformation.LimitFlags = _JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
+                size = ctypes.sizeof(limits)
+                _checked(_SetInformation(self._job, _JobObjectExtendedLimitInformation, ctypes.byref(limits), size))
+                self._process = subprocess.Popen(  # noqa: S603  # which program is the user's to say
+                    command,
+                    shell=isinstance(command, str),
+                    cwd=folder,
+                    env={**os.environ, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    bufsize=0,
+                    # Suspended, so that nothing that it starts escapes the job.
+                    creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | _CREATE_SUSPENDED,
+                )
+                try:
+                    # The handle is no public attribute; the pid would do for OpenProcess, which gives the same handle.
+                    _checked(_AssignProcess(self._job, int(self._process._handle)))  # type: ignore[attr-defined]
+                    _resume(self._process.pid)
+                except OSError:
+                    self._process.kill()
+                    self._process.communicate()
+                    raise
+            except BaseException:
+                _CloseHandle(self._job)
+                raise
+
+        @property
+        def pid(self) -> int:
+            """The process id."""
+            return self._process.pid
+
+        def stop(self, step: _Step, grace: float) -> None:
+            """Send an interrupt, once, and kill all that is left after the grace; at once where more is asked for."""
+            with self._lock:
+                if self._ended:
+                    return
+                now = time.monotonic()
+                if step != "interrupt":
+                    self._kill_at = now
+                elif not self._steps:
+                    self._steps.append("interrupt")
+                    self._kill_at = min(self._kill_at, now + grace)
+                    try:
+                        os.kill(self.pid, signal.CTRL_BREAK_EVENT)
+                    except OSError as error:
+                        self._kill_at = now
+                        text = "process %d cannot be interrupted, and is killed: %s; run the agent in a console window"
+                        _logger.log(logging.ERROR, text, self.pid, error)
+
+        def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[_Step]]:
+            """Pass on the output until nothing is left in the job; return the exit status, None, and what was sent."""
+            reader = threading.Thread(target=self._pass_on, args=(read,), name=f"output of {self.pid}", daemon=True)
+            reader.start()
+            status: int | None = None
+            while status is None or self._count():
+                try:
+                    status = self._process.wait(_LOOK)
+                except subprocess.TimeoutExpired:
+                    pass
+                else:
+                    time.sleep(_LOOK)
+                with self._lock:
+                    # What is left of a command that has ended by itself is of no more use.
+                    self._by_itself = self._by_itself or (status is not None and not self._steps)
+                    is_late = time.monotonic() >= self._kill_at
+                    if is_late and status is None and "kill" not in self._steps:
+                        self._steps.append("kill")
+                    if is_late or self._by_itself:
+                        _TerminateJob(self._job, 1)
+            with self._lock:
+                self._ended = True
+                _CloseHandle(self._job)
+            reader.join(_OUTPUT_LIMIT)
+            return status, None, () if self._by_itself else self._steps
+
+        def _pass_on(self, read: Callable[[bytes], None]) -> None:
+            if output := self._process.stdout:
+                with output, contextlib.suppress(OSError):
+                    while data := output.read(_CHUNK):
+                        read(data)
+
+        def _count(self) -> int:
+            """Return how many processes are left in the job."""
+            accounting = _Accounting()
+            size = ctypes.sizeof(accounting)
+            kind = _JobObjectBasicAccountingInformation
+            _checked(_QueryInformation(self._job, kind, ctypes.byref(accounting), size, None))
+            return int(accounting.ActiveProcesses)

@@ -1,0 +1,571 @@
+"""A rig whose handlers are commands, with real commands: Python programs, shells and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from processes import LONG, until
+
+from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
+from rigsync.agent.agent import Agent
+from rigsync.agent.file import read_agent_file
+from rigsync.protocol.events import Notice
+
+REFERENCE = "2026-03-01_2_mouse"
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+
+STOP = {"stop": {"signal": "interrupt", "grace": 10}}
+
+RECORDER = """
+import os, signal, sys, time
+path = sys.argv[1]
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+os.makedirs(os.path.dirname(path), exist_ok=True)
+frames = 0
+while True:
+    with open(path, "a") as file:
+        file.write("x" * 100)
+    frames += 1
+    print("frame=", frames, flush=True)
+    time.sleep(0.02)
+"""
+STUBBORN = """
+import signal, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+print("ignores you", flush=True)
+time.sleep(1000)
+"""
+SAYS_ITS_ARGUMENTS = """
+import json, os, sys
+print(json.dumps([sys.argv[1:], {k: v for k, v in os.environ.items() if k.startswith("RIGSYNC_")}]), flush=True)
+"""
+
+
+class Lab:
+    """A folder with programs, agents in it, and a coordinator of them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.agents: list[Agent] = []
+        self.connections: list[Auxiliaries] = []
+        (folder / "data").mkdir()
+
+    def program(self, source: str, name: str = "program.py") -> list[str]:
+        path = self.folder / name
+        path.write_text(textwrap.dedent(source))
+        return [sys.executable, str(path)]
+
+    def agent(self, on: dict[str, Any], name: str = "cameras", **keys: Any) -> Agent:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"name": name, "listen": "udp://127.0.0.1:0", "on": on, **keys}))
+        agent = Agent(read_agent_file(path), lambda _: None)
+        agent.start()
+        self.agents.append(agent)
+        return agent
+
+    def connect(self, *agents: Agent) -> Auxiliaries:
+        self.connections.append(Auxiliaries({agent.name: agent.uri for agent in agents or self.agents}))
+        return self.connections[-1]
+
+    def log(self, name: str = "cameras", exp_ref: str = REFERENCE) -> str:
+        return (self.folder / "logs" / name / f"{exp_ref}.rigsync.log").read_text()
+
+    def close(self) -> None:
+        for opened in (*self.connections, *self.agents):
+            opened.close()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+def init(aux: Auxiliaries, exp_ref: str | None = REFERENCE, **data: Any) -> Any:
+    return aux.request("EXPINIT", {"exp_ref": exp_ref, **data}, timeout=LONG)
+
+
+def failure(aux: Auxiliaries, message: str, *args: Any, rig: str = "cameras") -> RemoteError:
+    outcome = aux.push(message, *args, wait=True, timeout=LONG)
+    assert isinstance(outcome, PushError), outcome
+    error = outcome.failed[rig]
+    assert isinstance(error, RemoteError), error
+    return error
+
+
+def started_pid(answers: Any, rig: str = "cameras") -> int:
+    return int(answers[rig][-1]["started"]["pid"])
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def noted(aux: Auxiliaries, topic: str) -> list[Notice]:
+    notices: list[Notice] = []
+    aux.on("notice", lambda notice: notices.append(notice) if notice.topic == topic else None)
+    return notices
+
+
+# ------------------------------------------------------------------------------------------------------------- run
+
+
+def test_run_waits_and_answers_with_status_and_last_lines(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("for n in range(30): print('line', n)")}})
+    told = init(lab.connect())["cameras"][0]["run"]
+    assert told["status"] == 0
+    assert told["last_lines"][-2:] == ["line 28", "line 29"]
+    assert "[" in lab.log()
+    assert "line 0" in lab.log()
+
+
+def test_a_command_that_fails_fails_the_message_with_its_last_lines(lab: Lab) -> None:
+    agent = lab.agent({"EXPINIT": {"run": lab.program("import sys; print('no camera'); sys.exit(3)")}})
+    error = failure(lab.connect(), "EXPINIT", {"exp_ref": REFERENCE})
+    assert error.error == "CommandFailed"
+    assert "ended by itself with exit status 3; its last lines: no camera" in error.message
+    assert agent.status is ExpStatus.CONNECTED
+
+
+def test_a_command_that_takes_too_long_is_ended_and_named(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("import time; time.sleep(1000)"), "timeout": 0.3}})
+    error = failure(lab.connect(), "EXPINIT", {"exp_ref": REFERENCE})
+    assert "took more than 0.3 s and was interrupted" in error.message
+
+
+def test_words_are_arguments_and_values_are_in_the_environment(lab: Lab) -> None:
+    words = [*lab.program(SAYS_ITS_ARGUMENTS), "--session", "{exp_ref}", "{date}|{number}|{subject}", "{message.note}"]
+    lab.agent({"EXPINIT": {"run": words}}, variables={"unused": "x"})
+    note = 'it\'s "red"; $(rm -rf .) `ls` & %PATH%'
+    told = init(lab.connect(), note=note, box=4, nested={"a": [1]})["cameras"][0]["run"]
+    arguments, environment = json.loads(told["last_lines"][0])
+    assert arguments == ["--session", REFERENCE, "2026-03-01|2|mouse", note]
+    assert environment["RIGSYNC_EXP_REF"] == REFERENCE
+    assert environment["RIGSYNC_SUBJECT"] == "mouse"
+    assert environment["RIGSYNC_NOTE"] == note
+    assert environment["RIGSYNC_BOX"] == "4"
+    assert json.loads(environment["RIGSYNC_NESTED"]) == {"a": [1]}
+    assert (environment["RIGSYNC_RIG"], environment["RIGSYNC_EVENT"]) == ("cameras", "EXPINIT")
+
+
+def test_the_data_of_expinit_is_known_until_the_end(lab: Lab) -> None:
+    words = [*lab.program(SAYS_ITS_ARGUMENTS), "{message.box}"]
+    lab.agent({"EXPCLEANUP": {"run": words}})
+    aux = lab.connect()
+    init(aux, box=4)
+    told = aux.request("EXPCLEANUP", {"box": 5}, timeout=LONG)["cameras"][0]["run"]
+    assert json.loads(told["last_lines"][0])[0] == ["5"]
+    init(aux, box=4)
+    told = aux.request("EXPCLEANUP", timeout=LONG)["cameras"][0]["run"]
+    assert json.loads(told["last_lines"][0])[0] == ["4"]
+
+
+HOSTILE = [
+    "2026-03-01_2_../../etc",
+    "2026-03-01_2_a/b",
+    "2026-03-01_2_a\\b",
+    "2026-03-01_2_a\nb",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "C:/windows",
+    "2026-03-01_2_..",
+    "2026-13-01_2_mouse",
+    "mouse",
+    "$(touch escaped)",
+]
+
+
+@pytest.mark.parametrize("reference", HOSTILE)
+def test_a_reference_that_could_lead_elsewhere_is_refused_by_name(lab: Lab, reference: str) -> None:
+    agent = lab.agent(
+        {"EXPSTART": {"start": [*lab.program(RECORDER), "{data}/{exp_ref}/left.txt"]}, "EXPEND": STOP},
+        variables={"data": str(lab.folder / "data")},
+        folders=["{data}/{exp_ref}"],
+    )
+    before = sorted(lab.folder.rglob("*"))
+    error = failure(lab.connect(), "EXPINIT", {"exp_ref": reference})
+    assert error.error == "SubstitutionError"
+    assert "exp_ref" in error.message
+    assert agent.status is ExpStatus.CONNECTED
+    assert sorted(lab.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "value", ["../x", "/etc", "a/b", "a\\b", "a\nb", "-rf", "", "nul", "a\0b", ["a"], {"a": 1}, None]
+)
+def test_a_value_that_could_lead_elsewhere_is_refused_by_name(lab: Lab, value: Any) -> None:
+    lab.agent({"EXPINIT": {"run": [*lab.program(SAYS_ITS_ARGUMENTS), "{message.name}"]}})
+    error = failure(lab.connect(), "EXPINIT", {"exp_ref": REFERENCE, "name": value})
+    assert error.error == "SubstitutionError"
+    assert "message.name" in error.message
+
+
+@posix
+def test_a_shell_gets_what_means_nothing_to_it_and_no_more(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": "echo session {exp_ref} | tr a-z A-Z; echo {message.name}", "shell": True}})
+    aux = lab.connect()
+    told = init(aux, name="left_1")["cameras"][0]["run"]
+    assert told["last_lines"] == [f"SESSION {REFERENCE.upper()}", "left_1"]
+    for name in ("a b", "$(touch escaped)", "`id`", "a;b", "a'b", 'a"b', "a|b", "a&b", "*", "~"):
+        error = failure(aux, "EXPINIT", {"exp_ref": "2026-03-01_3_mouse", "name": name})
+        assert error.error == "SubstitutionError"
+    assert not (lab.folder / "escaped").exists()
+
+
+def test_without_a_reference_a_file_that_needs_none_works(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("print('ready')")}})
+    assert init(lab.connect(), None)["cameras"][0]["run"]["last_lines"] == ["ready"]
+
+
+# ----------------------------------------------------------------------------------------------- start and its ends
+
+
+def recording_agent(lab: Lab, program: str = RECORDER, stop: Any = STOP, **keys: Any) -> Agent:
+    path = "{data}/{exp_ref}/left.txt"
+    keys = {"ready": {"file": path, "within": 10}, "frames": r"frame= (\d+)", **keys}
+    more = {key: keys.pop(key) for key in ("require", "verify", "lease", "folders", "logs") if key in keys}
+    start = {"start": [*lab.program(program), path], **{key: value for key, value in keys.items() if value}}
+    return lab.agent({"EXPSTART": start, "EXPEND": stop}, variables={"data": str(lab.folder / "data")}, **more)
+
+
+def test_start_keeps_it_running_until_the_end(lab: Lab) -> None:
+    agent = recording_agent(lab)
+    aux = lab.connect()
+    init(aux)
+    answers = aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    pid = started_pid(answers)
+    assert (lab.folder / "data" / REFERENCE / "left.txt").exists()
+    assert psutil.pid_exists(pid)
+    assert agent.status is ExpStatus.RUNNING
+    ended = aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    assert list(ended.values()) == ["was interrupted and ended with exit status 0"]
+    assert is_gone(pid)
+    assert "was interrupted and ended with exit status 0" in lab.log()
+
+
+@pytest.mark.parametrize("end", ["EXPINTERRUPT", "close"])
+def test_it_ends_with_an_interrupt_and_with_the_agent(lab: Lab, end: str) -> None:
+    agent = recording_agent(lab)
+    aux = lab.connect()
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    notices = noted(aux, "status")
+    if end == "close":
+        agent.close()
+        until(lambda: any(n.body["reason"] == "the rig's program is being closed" for n in notices))
+    else:
+        aux.request(end, timeout=LONG)
+    assert is_gone(pid)
+
+
+def test_it_ends_with_the_lease(lab: Lab) -> None:
+    recording_agent(lab, lease=1)
+    aux = lab.connect()
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    aux.close()
+    until(lambda: is_gone(pid))
+    until(lambda: "was interrupted" in lab.log())
+    assert "has been silent for the lease of 1 s" in lab.log()
+
+
+def test_one_that_ignores_everything_is_killed_and_the_answer_says_so(lab: Lab) -> None:
+    recording_agent(lab, STUBBORN, {"stop": {"signal": "interrupt", "grace": 0.2}}, ready=None)
+    aux = lab.connect()
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    until(lambda: "ignores you" in lab.log())
+    (ended,) = aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"].values()
+    assert ended == "was killed after it ignored interrupt and terminate"
+    assert is_gone(pid)
+
+
+def test_one_that_does_not_begin_in_time_fails_the_start_and_is_gone(lab: Lab) -> None:
+    agent = recording_agent(
+        lab,
+        "import time; print('warming up', flush=True); time.sleep(1000)",
+        ready={"file": "{data}/never", "within": 0.3},
+    )
+    aux = lab.connect()
+    init(aux)
+    error = failure(aux, "EXPSTART", REFERENCE)
+    assert error.error == "CommandFailed"
+    assert "has not begun to write" in error.message
+    assert "within 0.3 s" in error.message
+    assert "warming up" in error.message
+    assert agent.status is ExpStatus.INITIALIZED
+    assert not agent._commands.running()
+
+
+def test_one_that_ends_before_it_has_begun_fails_the_start_at_once(lab: Lab) -> None:
+    agent = recording_agent(lab, "import sys; sys.exit('no camera')")
+    aux = lab.connect()
+    init(aux)
+    error = failure(aux, "EXPSTART", REFERENCE)
+    assert "ended by itself with exit status 1" in error.message
+    assert "no camera" in error.message
+    assert agent.status is ExpStatus.INITIALIZED
+
+
+def test_a_file_from_before_does_not_count_as_ready(lab: Lab) -> None:
+    folder = lab.folder / "data" / REFERENCE
+    folder.mkdir()
+    (folder / "left.txt").write_text("of yesterday")
+    recording_agent(lab, "import time; time.sleep(1000)", ready={"file": "{data}/{exp_ref}/left.txt", "within": 0.3})
+    aux = lab.connect()
+    init(aux)
+    assert "has not begun to write" in failure(aux, "EXPSTART", REFERENCE).message
+
+
+def test_an_interrupt_while_it_is_being_started_leaves_nothing(lab: Lab) -> None:
+    agent = recording_agent(lab, "import time; time.sleep(1000)", ready={"file": "{data}/never", "within": 30})
+    aux = lab.connect()
+    init(aux)
+    key = aux.push("EXPSTART", REFERENCE)
+    until(lambda: agent._commands.running() and agent._commands.running()[0].process.pid)
+    aux.request("EXPINTERRUPT", timeout=LONG)
+    until(lambda: aux.response(key))
+    assert "Interrupted" in type(aux.response(key).failed["cameras"]).__name__
+    assert not agent._commands.running()
+    assert agent.status is ExpStatus.STOPPED
+
+
+def test_an_interrupt_ends_a_command_that_is_waited_for(lab: Lab) -> None:
+    agent = lab.agent({"EXPINIT": {"run": lab.program("import time; time.sleep(1000)")}})
+    aux = lab.connect()
+    aux.push("EXPINIT", {"exp_ref": REFERENCE})
+    until(lambda: agent._commands.running() and agent._commands.running()[0].process.pid)
+    aux.request("EXPINTERRUPT", timeout=LONG)
+    assert not agent._commands.running()
+
+
+def test_one_that_dies_while_it_records_is_told_at_once(lab: Lab) -> None:
+    agent = recording_agent(lab)
+    aux = lab.connect()
+    failures, statuses = noted(aux, "failure"), noted(aux, "status")
+
+    def task() -> None:
+        with aux.experiment(REFERENCE, timeout=LONG) as session:
+            psutil.Process(started_pid(session.results["EXPSTART"])).kill()
+            until(lambda: session.failures)
+            session.check()
+
+    with pytest.raises(ExperimentError, match="was killed from outside"):
+        task()
+    assert "was killed from outside" in failures[0].body["problem"]
+    assert "frame=" in failures[0].body["problem"]
+    assert any(n.body["status"] == "STOPPED" and "was killed from outside" in n.body["reason"] for n in statuses)
+    assert agent.status is ExpStatus.CONNECTED
+
+
+def test_one_that_ends_well_before_its_time_is_told_too(lab: Lab) -> None:
+    agent = recording_agent(
+        lab,
+        "open(__import__('sys').argv[1], 'w'); import time; time.sleep(0.3); print('done')",
+        folders=["{data}/{exp_ref}"],
+    )
+    aux = lab.connect()
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: agent.status is ExpStatus.STOPPED)
+    interrupted = aux.request("EXPEND", timeout=LONG)["cameras"][0]["interrupted"]
+    assert "ended by itself with exit status 0" in interrupted
+    assert "done" in interrupted
+
+
+def test_a_program_that_is_not_there_any_more_fails_the_start(lab: Lab) -> None:
+    recording_agent(lab)
+    aux = lab.connect()
+    init(aux)
+    (lab.folder / "program.py").unlink()
+    assert "No such file" in failure(aux, "EXPSTART", REFERENCE).message
+
+
+def test_two_commands_of_one_program_have_names_of_their_own(lab: Lab) -> None:
+    start = {"start": [*lab.program("import time; time.sleep(1000)")]}
+    lab.agent({"EXPINIT": start, "EXPSTART": {"start": [*start["start"]]}, "EXPEND": STOP})
+    aux = lab.connect()
+    first = init(aux)["cameras"][0]["started"]["command"]
+    second = aux.request("EXPSTART", REFERENCE, timeout=LONG)["cameras"][1]["started"]["command"]
+    assert second == f"{first} 2"
+    assert set(aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]) == {first, second}
+
+
+def test_another_experiment_ends_what_the_one_before_has_started(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"start": lab.program("import time; time.sleep(1000)")}, "EXPEND": STOP})
+    aux = lab.connect()
+    first = started_pid(init(aux))
+    second = started_pid(init(aux, "2026-03-01_3_mouse"))
+    assert is_gone(first)
+    assert psutil.pid_exists(second)
+
+
+# -------------------------------------------------------------------------------------------- require, verify, logs
+
+
+def test_what_is_required_refuses_the_experiment_on_every_screen(lab: Lab) -> None:
+    lab.agent(
+        {"EXPINIT": {"run": "no-such-program --version"}},
+        require={
+            "free_disk": {"path": "data", "at_least": "900 PB"},
+            "files": ["data/missing"],
+            "programs": ["another-one"],
+        },
+    )
+    aux, other = lab.connect(), lab.connect()
+    seen = noted(other, "log")
+    error = failure(aux, "EXPINIT", {"exp_ref": REFERENCE})
+    assert error.error == "RequirementMissing"
+    for text in ("no-such-program", "another-one", "are free at", "900,000 TB are required", "missing' does not exist"):
+        assert text in error.message
+    until(lambda: seen)
+    assert "RequirementMissing" in seen[0].body["error"]
+    assert "no-such-program" in seen[0].body["error"]
+
+
+def test_a_folder_that_cannot_be_written_to_refuses_the_experiment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("/proc/self") if sys.platform == "linux" else lab.folder / "data"  # read-only for root as well
+    if sys.platform != "linux":
+        folder.chmod(0o500)
+    lab.agent({"EXPINIT": {"run": lab.program("print('ran')")}}, require={"files": [str(folder)]})
+    error = failure(lab.connect(), "EXPINIT", {"exp_ref": REFERENCE})
+    assert "cannot be written to" in error.message
+
+
+@posix
+def test_a_recorder_that_freezes_is_told_within_the_time_and_its_recovery_too(lab: Lab) -> None:
+    recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 1})
+    aux = lab.connect()
+    failures, recoveries = noted(aux, "failure"), noted(aux, "recovered")
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    until(lambda: aux.services and aux.services["cameras"].progress.get("left.txt"))
+    assert failures == []
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: failures)
+    assert "left.txt has stopped growing: not a byte within 1 s" in failures[0].body["problem"]
+    assert failures[0].key == "left.txt"
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: recoveries)
+    assert len(failures) == 1
+    aux.request("EXPEND", timeout=LONG)
+
+
+def test_a_recorder_that_writes_nothing_is_told(lab: Lab) -> None:
+    recording_agent(
+        lab,
+        "import time; time.sleep(1000)",
+        ready=None,
+        verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 0.5},
+    )
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: failures)
+    assert "*.txt has stopped growing" in failures[0].body["problem"]
+
+
+def test_what_is_left_of_an_earlier_recording_need_not_grow(lab: Lab) -> None:
+    folder = lab.folder / "data" / REFERENCE
+    folder.mkdir()
+    (folder / "before.txt").write_text("of an hour ago")
+    recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 0.3})
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    assert aux.services
+    remote = aux.services["cameras"]
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: "left.txt" in remote.progress)
+    size = remote.progress["left.txt"].value
+    until(lambda: remote.progress["left.txt"].value > size + 3000)  # for longer than it would take to be told
+    assert failures == []
+    assert "before.txt" not in remote.progress
+
+
+def test_how_far_a_recording_is(lab: Lab) -> None:
+    recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 5})
+    aux = lab.connect()
+    assert aux.services
+    remote = aux.services["cameras"]
+    init(aux)
+    label = aux.request("EXPSTART", REFERENCE, timeout=LONG)["cameras"][1]["started"]["command"]
+    until(lambda: remote.streams.get(label, {}).get("state") == "running")
+    until(lambda: f"{label} frames" in remote.progress and "left.txt" in remote.progress)
+    assert remote.progress["left.txt"].unit == "B"
+    aux.request("EXPEND", timeout=LONG)
+    until(lambda: not remote.streams)
+    size = (lab.folder / "data" / REFERENCE / "left.txt").stat().st_size
+    assert 0 < remote.progress["left.txt"].value <= size
+
+
+def test_each_session_has_a_log_of_its_own_and_old_ones_go(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("print('hello')")}}, logs={"folder": "protocols", "keep": 2})
+    aux = lab.connect()
+    for n in range(3):
+        init(aux, f"2026-03-01_{n}_mouse")
+        aux.request("EXPCLEANUP", timeout=LONG)
+    logs = sorted(path.name for path in (lab.folder / "protocols").iterdir())
+    assert logs == ["2026-03-01_1_mouse.rigsync.log", "2026-03-01_2_mouse.rigsync.log"]
+
+
+def test_a_reference_that_is_no_file_name_has_its_log_by_the_time(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("print('hello')")}})
+    init(lab.connect(), "of the third kind / 1")
+    (log,) = (lab.folder / "logs" / "cameras").iterdir()
+    assert log.name.startswith("20")
+
+
+def test_it_is_a_rig_like_any_other(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    lab.agent(
+        {"EXPINIT": {"run": lab.program("print('hello')")}},
+        main_sync=True,
+        experiment_description={"devices": {"cameras": {"left": {"fps": 60}}}},
+    )
+    ((status, info),) = lab.connect().request("EXPINFO").values()
+    assert (status, info["main_sync"]) == (0, True)
+    assert info["experiment_description"]["devices"]["cameras"]["left"]["fps"] in (60, "60")
+
+
+def test_many_sessions_leave_nothing(lab: Lab) -> None:
+    agent = recording_agent(lab)
+    aux = lab.connect()
+    for n in range(5):
+        with aux.experiment(f"2026-03-01_{n}_mouse", timeout=LONG) as session:
+            session.check()
+    assert not agent._commands.running()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rigsync-command")]
+
+
+def test_two_agents_and_one_that_refuses(lab: Lab) -> None:
+    recording_agent(lab)
+    lab.agent({"EXPINIT": {"run": "no-such-program"}}, name="ephys")
+    aux = lab.connect()
+
+    def task() -> None:
+        with aux.experiment(REFERENCE, timeout=LONG):
+            pass
+
+    with pytest.raises(ExperimentError) as told:
+        task()
+    assert told.value.outcomes["cameras"] == "initialised; then interrupted and cleaned up"
+    assert "no-such-program" in told.value.outcomes["ephys"]

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rigsync.agent.checks import Growth, files_problem, free_bytes_problem, matching_sizes, missing_programs
+
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions or files")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+not_for_root = pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="nothing is forbidden to an administrator"
+)
+
+PATTERN = "/data/*.mp4"
+A, B = "/data/a.mp4", "/data/b.mp4"
+
+
+# --------------------------------------------------------------------------------------------------------- programs
+
+
+def test_missing_programs_are_found(tmp_path: Path) -> None:
+    script = tmp_path / "record"
+    script.write_text("echo")
+    names = [sys.executable, "no-such-program", str(tmp_path / "missing"), "no-such-program"]
+    assert missing_programs(names) == ["no-such-program", str(tmp_path / "missing")]
+    if sys.platform != "win32":
+        assert missing_programs(["sh", str(script)]) == [str(script)]  # not executable
+
+
+# ------------------------------------------------------------------------------------------------------------- disks
+
+
+def test_a_disk_with_room_is_no_problem(tmp_path: Path) -> None:
+    assert free_bytes_problem(str(tmp_path), 1) is None
+    assert free_bytes_problem(str(tmp_path / "not" / "yet" / "there"), 1) is None
+
+
+def test_a_disk_without_room_is_told(tmp_path: Path) -> None:
+    problem = free_bytes_problem(str(tmp_path), 20_000_000_000_000_000)
+    assert problem is not None
+    assert repr(str(tmp_path)) in problem
+    assert "20,000 TB are required; move data away" in problem
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(999, "999 bytes"), (1000, "1 kB"), (1_540_000, "1.54 MB"), (20_000_000_000, "20 GB"), (5 * 10**12, "5 TB")],
+)
+def test_sizes_are_written_as_people_do(tmp_path: Path, size: int, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(size))
+    problem = free_bytes_problem(str(tmp_path), 10**15)
+    assert problem is not None
+    assert problem.startswith(f"only {text} are free")
+
+
+class _Usage:
+    def __init__(self, free: int):
+        self.free = free
+
+
+# ---------------------------------------------------------------------------------------------------- files, folders
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    assert files_problem(str(tmp_path)) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "missing")
+    assert files_problem(path) == f"{path!r} does not exist; create it, connect its drive, or correct the path"
+    assert "cannot be reached" in (files_problem("a\0b") or "")
+
+
+@linux_only
+def test_a_folder_in_which_nobody_can_write_is_told() -> None:
+    problem = files_problem("/proc/self")  # not even an administrator
+    assert problem is not None
+    assert problem.startswith("the folder '/proc/self' cannot be written to: ")
+
+
+@not_for_root
+def test_a_read_only_folder_and_an_unreadable_file_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("a: 1")
+    assert files_problem(str(file)) is None
+    file.chmod(0)
+    assert "cannot be read: Permission denied" in (files_problem(str(file)) or "")
+    tmp_path.chmod(0o500)
+    try:
+        assert "cannot be written to: Permission denied" in (files_problem(str(tmp_path)) or "")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@linux_only
+def test_a_file_that_cannot_be_read_is_told() -> None:
+    problem = files_problem("/proc/self/mem")  # its first page is never there
+    assert problem is not None
+    assert problem.startswith("the file '/proc/self/mem' cannot be read: Input/output error")
+
+
+@posix_only
+def test_a_pipe_or_a_device_is_not_opened(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert files_problem(str(pipe)) is None  # to open it would wait for somebody to write
+    assert matching_sizes(str(tmp_path / "*")) == {}
+
+
+# ----------------------------------------------------------------------------------------------------------- growth
+
+
+def test_sizes_of_matching_files(tmp_path: Path) -> None:
+    folder = tmp_path / "a [1]" / "deep"
+    folder.mkdir(parents=True)
+    for name, size in (("a.mp4", 3), ("b.mp4", 0), ("c.txt", 1)):
+        (folder / name).write_bytes(b"x" * size)
+    (folder / "d.mp4").mkdir()
+    expected = {str(folder / "a.mp4"): 3, str(folder / "b.mp4"): 0}
+    assert matching_sizes(os.path.join(glob.escape(str(folder)), "*.mp4")) == expected
+    assert matching_sizes(os.path.join(glob.escape(str(tmp_path)), "**", "*.mp4")) == expected
+    assert matching_sizes(str(tmp_path / "missing" / "*")) == {}
+
+
+@posix_only
+def test_a_file_that_vanishes_has_no_size(tmp_path: Path) -> None:
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")  # as one that is deleted after it was listed
+    assert matching_sizes(str(tmp_path / "*")) == {}
+
+
+def test_a_file_that_is_being_written_grows(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with open(path, "wb", buffering=0) as file:
+        for size in (0, 10, 20):
+            assert matching_sizes(str(tmp_path / "*")) == {str(path): size}
+            file.write(b"x" * 10)
+
+
+@pytest.fixture
+def growth() -> Growth:
+    return Growth(5, PATTERN)
+
+
+def test_a_growing_file_is_not_told(growth: Growth) -> None:
+    for second in range(20):
+        assert growth.update({A: second}, second) == ([], [])
+
+
+def test_a_file_that_stops_is_told_once_and_once_when_it_goes_on(growth: Growth) -> None:
+    assert growth.update({A: 1, B: 1}, 0) == ([], [])
+    assert growth.update({A: 1, B: 2}, 4.9) == ([], [])
+    assert growth.update({A: 1, B: 3}, 5) == ([A], [])
+    assert growth.update({A: 1, B: 4}, 6) == ([], [])
+    assert growth.update({A: 2, B: 5}, 7) == ([], [A])
+    assert growth.update({A: 3, B: 6}, 8) == ([], [])
+    assert growth.update({A: 3, B: 7}, 12.9) == ([], [])
+    assert growth.update({A: 3, B: 8}, 13) == ([A], [])
+
+
+def test_a_file_that_is_removed_or_replaced_does_not_grow(growth: Growth) -> None:
+    growth.update({A: 100, B: 100}, 0)
+    growth.update({A: 50}, 4)
+    assert growth.update({A: 50}, 5) == ([A, B], [])
+    assert growth.update({A: 51}, 6) == ([], [A])  # the new one
+    assert growth.update({A: 52, B: 10}, 7) == ([], [])
+    assert growth.update({A: 53, B: 11}, 8) == ([], [B])
+
+
+def test_no_file_at_all_is_told_by_the_pattern(growth: Growth) -> None:
+    assert growth.update({}, 100) == ([], [])
+    assert growth.update({}, 104) == ([], [])
+    assert growth.update({}, 105) == ([PATTERN], [])
+    assert growth.update({}, 106) == ([], [])
+    assert growth.update({A: 0}, 107) == ([], [PATTERN])
+    assert growth.update({A: 0}, 112) == ([A], [])
+
+
+def test_a_file_that_comes_in_time_is_enough(growth: Growth) -> None:
+    growth.update({}, 0)
+    assert growth.update({A: 0}, 4) == ([], [])
+    assert growth.update({}, 8.9) == ([], [])
+    assert growth.update({}, 9) == ([A], [])  # and not the pattern
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.dictionaries(st.sampled_from([A, B]), st.integers(0, 3)), st.floats(0, 4))))
+def test_stopped_and_resumed_take_turns(steps: list[tuple[dict[str, int], float]]) -> None:
+    growth, now, stopped = Growth(5, PATTERN), 0.0, set[str]()
+    for sizes, passed in steps:
+        now += passed
+        new, back = growth.update(sizes, now)
+        assert not stopped & set(new)
+        assert set(back) <= stopped
+        stopped = (stopped - set(back)) | set(new)
+        assert stopped <= {A, B, PATTERN}

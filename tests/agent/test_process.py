@@ -1,0 +1,910 @@
+"""Commands as the agent's children: real programs, a real ffmpeg, real kills."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from processes import LONG, ROOT, until
+
+from rigsync.agent.process import LONGEST_LINE, Exit, Output, Process, ProgramError
+from rigsync.agent.windows_job import batch_problem
+
+if sys.platform != "win32":
+    from rigsync.agent import keeper
+
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals and process groups like these")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can find what has left its process group")
+needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg here")
+
+PROMISE = 2.0
+"""Seconds after which nothing is left of an agent that was killed."""
+
+
+def wait_for(lines: list[str], text: str) -> str:
+    """Wait for a line that begins with a text, and return what follows in it."""
+    found: list[str] = until(lambda: [line for line in lines.copy() if line.startswith(text)], f"the line {text!r}")
+    return found[0][len(text) :].strip()
+
+
+class Run:
+    """A command with what it has told. Its steps are Python, run by ``python -c``."""
+
+    def __init__(self, command: Sequence[str] | str, folder: str | None = None, **environment: str):
+        self.lines: list[str] = []
+        self.exits: list[Exit] = []
+        self.threads: set[threading.Thread] = set()
+        self.process = Process(
+            command,
+            shell=isinstance(command, str),
+            folder=folder,
+            environment=environment,
+            on_line=self._hear,
+            on_exit=self._end,
+        )
+
+    def _hear(self, line: str) -> None:
+        self.threads.add(threading.current_thread())
+        self.lines.append(line)
+
+    def _end(self, exit_: Exit) -> None:
+        self.threads.add(threading.current_thread())
+        self.exits.append(exit_)
+
+    def wait_for(self, text: str) -> str:
+        return wait_for(self.lines, text)
+
+    def ended(self) -> Exit:
+        """Wait until it has ended, and return how."""
+        exit_ = self.process.wait(LONG)
+        assert exit_ is not None
+        assert self.exits == [exit_]
+        return exit_
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., Run]]:
+    """Start a command, which is killed at the end of the test if it has not ended by then."""
+    runs: list[Run] = []
+
+    def start(command: Sequence[str] | str, folder: str | None = None, **environment: str) -> Run:
+        run = Run(command, folder, **environment)
+        run.process.start()
+        runs.append(run)
+        return run
+
+    yield start
+    for run in runs:
+        run.process.stop("kill", 0)
+    for run in runs:
+        run.ended()
+        assert len(run.exits) == 1
+
+
+def python(source: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-u", "-c", source, *arguments]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def descriptors() -> int:
+    return psutil.Process().num_handles() if sys.platform == "win32" else psutil.Process().num_fds()
+
+
+SLEEP = "import time; print('ready'); time.sleep(600)"
+
+STUBBORN = """
+import os, signal, sys, time
+for name in sys.argv[1:] or ["SIGINT", "SIGTERM"]:
+    signal.signal(getattr(signal, name), lambda number, _: print("ignored", number))
+print("ready", os.getpid())
+while True:
+    time.sleep(600)
+"""
+"""Ignores an interrupt and a termination, or only what its arguments name."""
+
+
+# ------------------------------------------------------------------------------------------------- a command's own end
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 127, 255])
+def test_the_exit_status_arrives(launch: Callable[..., Run], status: int) -> None:
+    run = launch(python(f"print('one'); print('two'); raise SystemExit({status})"))
+    assert run.ended() == Exit(status, None, "by itself", ("one", "two"))
+    assert run.lines == ["one", "two"]
+    assert run.ended().described() == f"ended by itself with exit status {status}"
+
+
+def test_standard_error_is_output_too_and_there_is_no_input(launch: Callable[..., Run]) -> None:
+    run = launch(python("import sys; print('out'); print('error', file=sys.stderr); print(repr(sys.stdin.read()))"))
+    run.ended()
+    assert run.lines == ["out", "error", "''"]
+
+
+@posix_only
+def test_an_end_by_a_signal_from_outside_is_told(launch: Callable[..., Run]) -> None:
+    run = launch(python(SLEEP))
+    run.wait_for("ready")
+    os.kill(run.process.pid, signal.SIGKILL)
+    assert run.ended() == Exit(None, "SIGKILL", "by itself", ("ready",))
+    assert "killed from outside" in run.ended().described()
+    run = launch(python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
+    assert run.ended().described() == "crashed with SIGSEGV"
+
+
+@pytest.mark.parametrize(
+    ("exit_", "text"),
+    [
+        (Exit(0, None, "by itself"), "ended by itself with exit status 0"),
+        (Exit(None, "SIGTERM", "by itself"), "was ended from outside by SIGTERM"),
+        (Exit(255, None, "interrupt"), "was interrupted and ended with exit status 255"),
+        (Exit(None, "SIGINT", "interrupt"), "was interrupted and ended with SIGINT"),
+        (Exit(None, "SIGTERM", "terminate"), "was terminated and ended with SIGTERM"),
+        (
+            Exit(1, None, "terminate", ignored=("interrupt",)),
+            "was terminated after it ignored interrupt and ended with exit status 1",
+        ),
+        (Exit(None, "SIGKILL", "kill"), "was killed"),
+        (
+            Exit(None, "SIGKILL", "kill", ignored=("interrupt", "terminate")),
+            "was killed after it ignored interrupt and terminate",
+        ),
+    ],
+)
+def test_an_exit_is_described(exit_: Exit, text: str) -> None:
+    assert exit_.described() == text
+
+
+# ------------------------------------------------------------------------------------------- what cannot be started
+
+
+def refused(command: Sequence[str] | str, folder: str | None = None) -> str:
+    run = Run(command, folder)
+    with pytest.raises(ProgramError) as caught:
+        run.process.start()
+    assert isinstance(caught.value, OSError)
+    run.process.stop("kill", 0)  # does nothing
+    assert run.process.wait(0) is None
+    assert run.exits == []
+    return str(caught.value)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    before = descriptors()
+    assert "'no-such-program' was not found in any folder of PATH; install it" in refused(["no-such-program", "a"])
+    missing = str(tmp_path / "missing")
+    problem = refused([sys.executable, "-c", "pass"], missing)
+    assert "in which" in problem
+    assert repr(missing) in problem
+    assert "does not exist; create it" in problem
+    until(lambda: descriptors() <= before, "no descriptor left open")
+
+
+@posix_only
+def test_what_may_not_be_run_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "record.sh"
+    assert f"{str(script)!r} does not exist" in refused([str(script)])
+    script.write_text("echo hello\n")
+    assert "`chmod +x` it" in refused([str(script)])
+    script.chmod(0o755)
+    assert "first line such as '#!/bin/sh'" in refused([str(script)])
+    script.write_text("#!/no/such/interpreter\n")
+    assert "interpreter in its first line does not exist" in refused(["./record.sh"], str(tmp_path))
+    assert "is a folder, not a program" in refused([str(tmp_path)])
+    assert "is a file; correct its path" in refused(["echo"], str(script))
+
+
+def test_a_null_character_is_refused() -> None:
+    assert "null" in refused([sys.executable, "-c", "a\0b"])
+
+
+def test_what_is_no_command_is_refused() -> None:
+    def nothing(_: Any) -> None:
+        pass
+
+    for command, shell in (("echo", False), (["echo"], True)):
+        with pytest.raises(TypeError):
+            Process(command, shell=shell, folder=None, environment={}, on_line=nothing, on_exit=nothing)
+    with pytest.raises(ValueError, match="empty"):
+        Process([], shell=False, folder=None, environment={}, on_line=nothing, on_exit=nothing)
+
+
+def test_a_process_starts_once(launch: Callable[..., Run]) -> None:
+    run = launch(python("pass"))
+    with pytest.raises(RuntimeError, match="started before"):
+        run.process.start()
+
+
+# ----------------------------------------------------------------------------------------- arguments and surroundings
+
+
+def test_an_argument_stays_one_argument(launch: Callable[..., Run], tmp_path: Path) -> None:
+    arguments = [
+        "a b",
+        "it's",
+        '"',
+        "$(touch x)",
+        "; rm -rf x",
+        "`id`",
+        "",
+        "*",
+        "two\nlines",
+        "-",
+        "--",
+        "é",
+        "\\",
+        "&|",
+    ]
+    run = launch(python("import json, sys; print(json.dumps(sys.argv[1:]))", *arguments), str(tmp_path))
+    run.ended()
+    assert json.loads(run.lines[0]) == arguments
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix_only
+def test_a_line_for_the_shell_is_read_by_the_shell(launch: Callable[..., Run]) -> None:
+    run = launch("echo $((1 + 2)) | cat; exit 7")
+    assert run.ended().status == 7
+    assert run.lines == ["3"]
+
+
+def test_folder_and_environment(launch: Callable[..., Run], tmp_path: Path) -> None:
+    source = "import os; print(os.getcwd()); print(os.environ['RIGSYNC_EXP_REF']); print('PATH' in os.environ)"
+    run = launch(python(source), str(tmp_path), RIGSYNC_EXP_REF="2026-01-31_1_mouse 'é'", PYTHONIOENCODING="utf-8")
+    run.ended()
+    assert run.lines == [os.path.realpath(tmp_path), "2026-01-31_1_mouse 'é'", "True"]
+
+
+@posix_only
+def test_a_command_gets_no_more_than_three_descriptors_and_no_ignored_signals(launch: Callable[..., Run]) -> None:
+    folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a program that a shell runs in the background
+    try:
+        run = launch(
+            python(
+                "import os, signal\n"
+                f"print(sorted(map(int, os.listdir({folder!r}))))\n"
+                "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
+                "print(os.getpgrp() == os.getpid())"
+            )
+        )
+        run.ended()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.lines == ["[0, 1, 2, 3]", "True", "True"]  # 3 is the listing itself
+
+
+# ----------------------------------------------------------------------------------------------------------- stopping
+
+
+@posix_only
+def test_an_interrupt_lets_a_command_finish(launch: Callable[..., Run]) -> None:
+    run = launch(
+        python(
+            "import time\ntry: print('ready'); time.sleep(600)\n"
+            "except KeyboardInterrupt: print('finished'); raise SystemExit(5)"
+        )
+    )
+    run.wait_for("ready")
+    run.process.stop("interrupt", LONG)
+    assert run.ended() == Exit(5, None, "interrupt", ("ready", "finished"))
+
+
+@posix_only
+def test_a_command_that_ignores_everything_is_killed(launch: Callable[..., Run]) -> None:
+    run = launch(python(STUBBORN))
+    pid = int(run.wait_for("ready"))
+    begin = time.monotonic()
+    run.process.stop("interrupt", 0.2)
+    exit_ = run.ended()
+    assert time.monotonic() - begin > 0.2 + 2.0
+    assert exit_ == Exit(None, "SIGKILL", "kill", exit_.last_lines, ("interrupt", "terminate"))
+    assert [line for line in run.lines if line.startswith("ignored")] == ["ignored 2", "ignored 15"]
+    assert not is_alive(pid)
+    assert exit_.described() == "was killed after it ignored interrupt and terminate"
+
+
+@posix_only
+def test_a_command_that_ignores_an_interrupt_is_terminated(launch: Callable[..., Run]) -> None:
+    run = launch(python(STUBBORN, "SIGINT"))
+    run.wait_for("ready")
+    run.process.stop("interrupt", 0.1)
+    exit_ = run.ended()
+    assert (exit_.signal, exit_.how, exit_.ignored) == ("SIGTERM", "terminate", ("interrupt",))
+
+
+@posix_only
+def test_a_stop_can_begin_with_terminate(launch: Callable[..., Run]) -> None:
+    run = launch(python(STUBBORN))
+    run.wait_for("ready")
+    run.process.stop("terminate", 0.2)
+    exit_ = run.ended()
+    assert (exit_.how, exit_.ignored) == ("kill", ("terminate",))
+    assert "ignored 2" not in run.lines
+
+
+def test_kill_kills_at_once(launch: Callable[..., Run]) -> None:
+    run = launch(python(SLEEP))
+    run.wait_for("ready")
+    run.process.stop("kill", LONG)
+    assert run.ended().described() == "was killed"
+
+
+@posix_only
+def test_a_second_stop_is_not_sent_and_a_kill_goes_further(launch: Callable[..., Run]) -> None:
+    run = launch(python(STUBBORN))
+    run.wait_for("ready")
+    for _ in range(5):
+        run.process.stop("interrupt", LONG)
+    run.wait_for("ignored")
+    run.process.stop("interrupt", LONG)
+    run.process.stop("kill", LONG)
+    exit_ = run.ended()
+    assert (exit_.how, exit_.ignored) == ("kill", ("interrupt",))
+    assert [line for line in run.lines if line.startswith("ignored")] == ["ignored 2"]
+
+
+@posix_only
+def test_a_second_stop_may_be_sooner(launch: Callable[..., Run]) -> None:
+    run = launch(python(STUBBORN, "SIGINT"))
+    run.wait_for("ready")
+    run.process.stop("interrupt", 600)
+    run.process.stop("interrupt", 0.1)
+    run.process.stop("interrupt", 600)
+    assert run.ended().how == "terminate"
+
+
+def test_a_stop_after_the_end_does_nothing(launch: Callable[..., Run]) -> None:
+    run = launch(python("pass"))
+    exit_ = run.ended()
+    for step in ("interrupt", "terminate", "kill"):
+        run.process.stop(step, 0)
+    assert run.process.wait(0) is exit_
+    assert exit_.how == "by itself"
+
+
+@posix_only
+def test_stops_while_it_ends_take_nothing_of_what_is_known(launch: Callable[..., Run]) -> None:
+    for _ in range(20):
+        run = launch("trap '' INT; echo ready; exit 3")
+        run.wait_for("ready")
+        while not run.exits:
+            run.process.stop("interrupt", 600)
+        assert run.ended().status == 3
+
+
+def test_a_stop_before_the_start_ends_the_command_as_soon_as_it_runs() -> None:
+    run = Run(python(SLEEP))
+    run.process.stop("kill", 0)
+    run.process.start()
+    assert run.ended().how == "kill"
+
+
+@posix_only
+def test_a_frozen_command_learns_of_its_stop(launch: Callable[..., Run]) -> None:
+    run = launch(python(SLEEP))
+    run.wait_for("ready")
+    os.kill(run.process.pid, signal.SIGSTOP)
+    run.process.stop("interrupt", LONG)
+    assert run.ended().how == "interrupt"
+
+
+def test_a_wait_is_over_in_time(launch: Callable[..., Run]) -> None:
+    run = launch(python(SLEEP))
+    assert run.process.wait(0.01) is None
+
+
+# ------------------------------------------------------------------------------------------------------ descendants
+
+PARENT = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, lambda *_: os._exit(8))
+ways = {"group": {}, "session": {"start_new_session": True}}
+stubborn = sys.argv[2] == "stubborn"
+source = "import signal, time\\n"
+if stubborn: source += "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN)\\n"
+source += "print('grandchild is ready', flush=True)\\ntime.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", source], **ways[sys.argv[1]])
+print("grandchild", child.pid)
+if sys.argv[3] == "orphan":
+    sys.stdin.read()
+    while not os.path.exists(sys.argv[4]): time.sleep(0.002)
+    os._exit(9)
+child.wait()
+"""
+
+
+def parent(way: str, temper: str, fate: str, go: str = "") -> list[str]:
+    return python(PARENT, way, temper, fate, go)
+
+
+in_both = pytest.mark.parametrize(
+    "way", ["group", pytest.param("session", marks=linux_only)], ids=["in the group", "in a session of its own"]
+)
+
+
+@posix_only
+@in_both
+@pytest.mark.parametrize("temper", ["polite", "stubborn"])
+def test_what_a_command_leaves_behind_ends_with_it(
+    launch: Callable[..., Run], tmp_path: Path, way: str, temper: str
+) -> None:
+    go = tmp_path / "go"
+    run = launch(parent(way, temper, "orphan", str(go)))
+    pid = int(run.wait_for("grandchild "))
+    run.wait_for("grandchild is ready")
+    go.touch()
+    exit_ = run.ended()  # although the grandchild has the output open
+    assert not is_alive(pid)
+    assert (exit_.status, exit_.how) == (9, "by itself")
+
+
+@posix_only
+@in_both
+def test_a_stop_reaches_descendants(launch: Callable[..., Run], way: str) -> None:
+    run = launch(parent(way, "polite", "wait"))
+    pid = int(run.wait_for("grandchild "))
+    run.wait_for("grandchild is ready")
+    run.process.stop("interrupt", LONG)
+    exit_ = run.ended()
+    assert not is_alive(pid)
+    assert (exit_.status, exit_.how) == (8, "interrupt")
+    assert any("KeyboardInterrupt" in line for line in run.lines)  # of the grandchild
+
+
+@linux_only
+@in_both
+def test_a_descendant_that_ignores_everything_is_killed_without_its_grace(launch: Callable[..., Run], way: str) -> None:
+    run = launch(parent(way, "stubborn", "wait"))
+    pid = int(run.wait_for("grandchild "))
+    run.wait_for("grandchild is ready")
+    run.process.stop("interrupt", 600)
+    exit_ = run.ended()
+    assert not is_alive(pid)
+    assert (exit_.status, exit_.how, exit_.ignored) == (8, "kill", ("interrupt", "terminate"))
+
+
+@posix_only
+def test_a_recorder_keeps_its_grace_although_the_shell_around_it_is_gone(launch: Callable[..., Run]) -> None:
+    recorder = "import time\ntry: print('ready'); time.sleep(600)\nexcept KeyboardInterrupt: time.sleep(0.5)\n"
+    recorder += "print('finished')"
+    wrapper = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-u', '-c', sys.argv[1]]); os.wait()"
+    run = launch(python("import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n" + wrapper, recorder))
+    run.wait_for("ready")
+    run.process.stop("interrupt", LONG)
+    exit_ = run.ended()
+    assert run.lines[-1] == "finished"
+    assert (exit_.signal, exit_.how) == ("SIGINT", "interrupt")
+
+
+@linux_only
+def test_what_forks_while_it_is_killed_is_killed(launch: Callable[..., Run]) -> None:
+    source = (
+        "import os, signal, time\nprint('ready')\n"
+        "for name in ('SIGINT', 'SIGTERM'): signal.signal(getattr(signal, name), signal.SIG_IGN)\n"
+        "while True:\n    if os.fork(): os._exit(0)\n    os.setsid(); time.sleep(0.005)"
+    )
+    run = launch(python(source))
+    run.wait_for("ready")
+    assert run.ended().how == "by itself"  # launch() finds nothing left
+
+
+# ---------------------------------------------------------------------------------- the agent's end, and the keeper's
+
+AGENT = """
+import json, signal, sys, threading, time
+from rigsync.agent.process import Process
+ready = threading.Event()
+def hear(line):
+    print("heard", line, flush=True)
+    if line.startswith("ready"): ready.set()
+def end(exit):
+    print("end", exit.described(), flush=True)
+command = json.loads(sys.argv[1])
+process = Process(command, shell=isinstance(command, str), folder=None, environment={}, on_line=hear, on_exit=end)
+process.start()
+print("pid", process.pid, flush=True)
+"""
+"""A program that plays the agent; what it does next is added."""
+
+
+class Agent:
+    """A process that plays the agent with one command."""
+
+    def __init__(self, command: Sequence[str] | str, then: str = "process.wait(None)", **options: Any):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", AGENT + then, json.dumps(command)],
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            **options,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.pid = int(self.wait_for("pid "))
+        self.family: list[psutil.Process] = []
+
+    def wait_for(self, text: str) -> str:
+        return wait_for(self.lines, text)
+
+    def kill(self) -> None:
+        """Kill it alone, and see that its children end."""
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        assert self.pid in {child.pid for child in self.family}
+        self.process.kill()
+        begin = time.monotonic()
+        until(lambda: not self.survivors(), "the end of the command")
+        assert time.monotonic() - begin < PROMISE
+
+    def survivors(self) -> list[psutil.Process]:
+        return [child for child in self.family if child.is_running() and is_alive(child.pid)]
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(LONG)
+        for survivor in self.survivors():
+            survivor.kill()
+        self._reader.join(LONG)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@posix_only
+@needs_ffmpeg
+@pytest.mark.parametrize("shell", [False, True], ids=["program", "shell"])
+def test_a_recording_is_finished_when_the_agent_is_killed(tmp_path: Path, shell: bool) -> None:
+    video = tmp_path / "left.mp4"
+    line = f"ffmpeg -hide_banner -re -f lavfi -i testsrc=size=160x120:rate=30 -c:v mpeg4 {video}"
+    with Agent(line + "; true" if shell else line.split()) as agent:
+        until(lambda: any("frame=" in line for line in agent.lines), "a frame")
+        agent.kill()
+    # The index of an mp4 is written at its end: only one that was closed plays.
+    probe = ["ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
+    frames = subprocess.run([*probe, str(video)], capture_output=True, encoding="utf-8", timeout=LONG)
+    assert (frames.returncode, frames.stderr) == (0, "")
+    assert int(frames.stdout.strip().rstrip(",")) > 0
+
+
+@posix_only
+def test_nothing_is_left_of_a_stubborn_command_when_the_agent_is_killed() -> None:
+    with Agent(python(STUBBORN)) as agent:
+        agent.wait_for("heard ready")
+        agent.kill()
+
+
+@linux_only
+@in_both
+def test_no_grandchild_is_left_when_the_agent_is_killed(way: str) -> None:
+    with Agent(parent(way, "stubborn", "wait")) as agent:
+        agent.wait_for("heard grandchild is ready")
+        agent.kill()
+        assert len(agent.family) == 3
+
+
+@posix_only
+def test_a_command_that_is_being_stopped_has_no_more_time_when_the_agent_is_killed() -> None:
+    with Agent(python(STUBBORN), "ready.wait(); process.stop('interrupt', 600); process.wait(None)") as agent:
+        agent.wait_for("heard ignored 2")
+        agent.kill()
+        assert agent.lines.count("heard ignored 2") == 1
+
+
+@posix_only
+def test_a_dead_agent_is_no_broken_pipe(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    source = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "def finish(number, frame):\n"
+        "    for _ in range(2000): print('x' * 1000)\n"  # far more than a pipe holds
+        f"    open({str(report)!r}, 'w').write('finished'); raise SystemExit\n"
+        "signal.signal(signal.SIGINT, finish)\n"
+        "print('ready')\nsignal.pause()"
+    )
+    with Agent(python(source)) as agent:
+        agent.wait_for("heard ready")
+        agent.kill()
+    assert report.read_text() == "finished"
+
+
+@posix_only
+def test_a_command_ends_when_the_agent_exits_without_stopping_it() -> None:
+    with Agent(python(SLEEP), "sys.exit()") as agent:
+        assert agent.process.wait(LONG) == 0
+        until(lambda: not is_alive(agent.pid), "the end of the command")
+
+
+@linux_only
+def test_a_killed_keeper_leaves_nothing(launch: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
+    run = launch(parent("group", "stubborn", "wait"))
+    pid = int(run.wait_for("grandchild "))
+    run.wait_for("grandchild is ready")
+    guard = psutil.Process(run.process.pid).parent()
+    assert guard is not None
+    assert guard.pid != os.getpid()
+    guard.kill()
+    exit_ = run.ended()
+    assert (exit_.status, exit_.signal, exit_.how) == (None, "SIGKILL", "by itself")
+    until(lambda: not is_alive(pid) and not is_alive(run.process.pid), "the end of the group")
+    assert "keeper of process" in caplog.text
+
+
+@linux_only
+def test_a_command_dies_with_its_keeper_when_the_agent_is_gone_too() -> None:
+    with Agent(python(STUBBORN)) as agent:
+        agent.wait_for("heard ready")
+        guard = psutil.Process(agent.pid).parent()
+        assert guard is not None
+        os.kill(agent.process.pid, signal.SIGSTOP)  # it can do nothing
+        guard.kill()
+        until(lambda: not is_alive(agent.pid), "the end of the command")
+
+
+@posix_only
+def test_a_terminals_interrupt_is_the_agents_alone() -> None:
+    then = (
+        "import fcntl, termios\n"
+        "stop = threading.Event()\n"
+        "def interrupted(*_):\n    print('agent was interrupted', flush=True); process.stop('terminate', 5)\n"
+        "signal.signal(signal.SIGINT, interrupted)\n"
+        "while process.wait(0.01) is None: pass\n"
+    )
+    master, slave = os.openpty()
+    attach = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    try:
+        with Agent(python(STUBBORN, "SIGINT"), attach + then, stdin=slave, start_new_session=True) as agent:
+            agent.wait_for("heard ready")
+            assert os.getsid(agent.pid) != os.getsid(agent.process.pid)
+            os.write(master, b"\x03")
+            agent.wait_for("agent was interrupted")
+            assert agent.wait_for("end ") == "was terminated and ended with SIGTERM"
+            assert "heard ignored 2" not in agent.lines
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+@linux_only
+def test_a_processs_name_does_not_mislead_the_keeper(launch: Callable[..., Run], tmp_path: Path) -> None:
+    odd = tmp_path / "a) R 1 1 ("
+    shutil.copy("/bin/sleep", odd)
+    with subprocess.Popen([str(odd), "600"], start_new_session=True) as child:
+        try:
+            until(lambda: (child.pid, child.pid) in keeper.descendants())
+        finally:
+            child.kill()
+
+
+@posix_only
+def test_a_kill_is_repeated_since_what_is_killed_may_have_started_more_meanwhile() -> None:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as child:
+        kept = keeper.Keeper(child.pid, False, *os.pipe(), 0)
+        try:
+            kept.plan(keeper.ladder("kill", 600), 100)
+            kept._step(100)
+            assert child.wait(LONG) == -signal.SIGKILL
+            assert 100 < kept.due["kill"] < 101
+            assert kept.made == ["kill"]
+        finally:
+            child.kill()
+            os.close(kept.connection)
+            os.close(kept.output)
+
+
+@posix_only
+def test_each_step_is_made_once_and_no_later_than_planned() -> None:
+    kept = keeper.Keeper(0, False, *os.pipe(), 0)
+    try:
+        kept.plan(keeper.ladder("interrupt", 10), 100)
+        assert kept.due == {"interrupt": 100, "terminate": 110, "kill": 112}
+        kept.plan(keeper.ladder("interrupt", 1), 100)
+        kept.plan(keeper.ladder("interrupt", 20), 100)
+        assert kept.due == {"interrupt": 100, "terminate": 101, "kill": 103}
+        kept.due.clear()
+        kept.made.append("interrupt")
+        kept.plan(keeper.ORPHANED, 100)
+        assert kept.due == {"terminate": 101, "kill": 101.5}
+    finally:
+        os.close(kept.connection)
+        os.close(kept.output)
+
+
+# ------------------------------------------------------------------------------------------------------------ output
+
+
+def test_a_flood_without_an_end_of_line_is_one_line(launch: Callable[..., Run]) -> None:
+    source = "import os\nfor _ in range(1000): os.write(1, b'x' * 100_000)\nos.write(1, b'\\nlast\\n')"
+    run = launch(python(source))
+    assert run.ended().status == 0
+    assert run.lines == ["x" * LONGEST_LINE + "...", "last"]
+    assert run.ended().last_lines[0].startswith("xxx")
+    assert len(run.ended().last_lines[0]) < 1100
+
+
+def test_a_flood_that_never_ends_can_be_stopped(launch: Callable[..., Run]) -> None:
+    run = launch(python("import os\nwhile True: os.write(1, b'y' * 99 + b'\\n')"))
+    until(lambda: len(run.lines) > 1000)
+    run.process.stop("kill", 0)
+    assert run.ended().how == "kill"
+    assert len(run.ended().last_lines) == 20
+
+
+def test_binary_output_is_no_error(launch: Callable[..., Run]) -> None:
+    run = launch(python("import os; os.write(1, bytes(range(256)) * 50)"))
+    exit_ = run.ended()
+    assert all(line.isprintable() for line in exit_.last_lines)
+    assert "".join(run.lines).count("\ufffd") > 50
+
+
+def test_callbacks_run_on_the_commands_own_thread_which_ends(launch: Callable[..., Run]) -> None:
+    run = launch(python("print('hello')"))
+    run.ended()
+    assert threading.current_thread() not in run.threads
+    until(lambda: not any(thread.is_alive() for thread in run.threads), "the end of the thread")
+
+
+def test_callbacks_that_fail_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("from the callback")
+
+    process = Process(
+        python("print(1); print(2)"), shell=False, folder=None, environment={}, on_line=fail, on_exit=fail
+    )
+    with caplog.at_level(logging.ERROR, "rigsync.agent"):
+        process.start()
+        exit_ = process.wait(LONG)
+    assert exit_
+    assert exit_.last_lines == ("1", "2")
+    assert len(caplog.records) == 3
+    assert all(record.exc_info for record in caplog.records)
+
+
+def test_on_exit_may_wait_and_stop() -> None:
+    told: list[Exit | None] = []
+
+    def end(_: Exit) -> None:
+        process.stop("kill", 0)
+        told.append(process.wait(None))
+
+    process = Process(python("pass"), shell=False, folder=None, environment={}, on_line=print, on_exit=end)
+    process.start()
+    assert process.wait(LONG) == Exit(0, None, "by itself")
+    assert told == [Exit(0, None, "by itself")]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lines", "last"),
+    [
+        ([b"one\ntwo\n"], ["one", "two"], ["one", "two"]),
+        ([b"o", b"ne\nt", b"wo"], ["one", "two"], ["one", "two"]),
+        ([b"a\r\nb\r\n"], ["a", "b"], ["a", "b"]),
+        ([b"a\r", b"\nb\r", b"\n"], ["a", "b"], ["a", "b"]),
+        ([b"a\n\nb\n"], ["a", "", "b"], ["a", "", "b"]),
+        ([b"x\nframe=1\rframe=2\rframe=3\rend\n"], ["x", "frame=1", "frame=2", "frame=3", "end"], ["x", "end"]),
+        ([b"frame=1\r", b"frame=2\r"], ["frame=1", "frame=2"], ["frame=2"]),
+        ([b"\xc3", b"\xa9\n\xff\n"], ["é", "\ufffd"], ["é", "\ufffd"]),
+        ([b"\x1b[31mred\n"], ["\x1b[31mred"], ["\\x1b[31mred"]),
+        ([b"", b"a", b"", b"\n", b""], ["a"], ["a"]),
+    ],
+)
+def test_output_becomes_lines(pieces: list[bytes], lines: list[str], last: list[str]) -> None:
+    output = Output()
+    found = [line for piece in pieces for line in output.feed(piece)] + output.end()
+    assert found == lines
+    assert list(output.last) == last
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"\n\n", b"\xc3\xa9"])), st.data())
+def test_it_does_not_matter_how_output_is_cut_into_pieces(parts: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)))))
+    one, many = Output(), Output()
+    pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    lines = [line for piece in pieces for line in many.feed(piece)] + many.end()
+    assert lines == one.feed(whole) + one.end()
+    assert many.last == one.last
+    assert lines == [part.decode() for part in whole.splitlines()]
+
+
+@pytest.mark.parametrize("size", [LONGEST_LINE - 1, LONGEST_LINE, LONGEST_LINE + 1, 10 * LONGEST_LINE])
+@pytest.mark.parametrize("piece", [1, 1000, 100_000])
+def test_a_long_line_is_cut(size: int, piece: int) -> None:
+    output = Output()
+    data = b"z" * size + b"\nnext"
+    lines = [line for at in range(0, len(data), piece) for line in output.feed(data[at : at + piece])] + output.end()
+    cut = "..." if size > LONGEST_LINE else ""
+    assert lines == ["z" * min(size, LONGEST_LINE) + cut, "next"]
+
+
+# ------------------------------------------------------------------------------------------------------------- many
+
+
+@posix_only
+def test_fifty_at_once_leave_nothing_open() -> None:
+    Run(python("pass")).process.start()  # what is opened once and stays
+    until(lambda: not psutil.Process().children())
+    threads, before = set(threading.enumerate()), descriptors()
+    runs = [Run(["sh", "-c", f"echo {number}; exit {number}"]) for number in range(50)]
+    starters = [threading.Thread(target=run.process.start) for run in runs]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join(LONG)
+    for number, run in enumerate(runs):
+        assert run.ended() == Exit(number, None, "by itself", (str(number),))
+        assert run.lines == [str(number)]
+    until(lambda: set(threading.enumerate()) <= threads and descriptors() <= before, "nothing left open")
+    assert psutil.Process().children() == []
+
+
+@posix_only
+def test_one_of_fifty_that_ends_is_not_held_up_by_the_others(launch: Callable[..., Run]) -> None:
+    """Each has its own pipes: none that another one inherits would keep them open."""
+    runs = [launch(["sleep", "600"]) for _ in range(10)]
+    runs[0].process.stop("kill", 0)
+    assert runs[0].ended().how == "kill"
+    assert runs[1].process.wait(0) is None
+
+
+def test_a_failed_start_leaves_no_thread_and_no_child() -> None:
+    for _ in range(3):
+        refused(["no-such-program"])
+    with contextlib.suppress(ChildProcessError):
+        assert psutil.Process().children() == []
+
+
+# ----------------------------------------------------------------------------------------------------------- Windows
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (["prepare.bat", "2026-01-31_1_mouse"], ""),
+        (["prepare.bat", "a&calc"], "'&'"),
+        (["C:\\tools\\PREPARE.CMD", 'a"b'], "'\"'"),
+        (["prepare.bat. ", "%PATH%"], "'%'"),
+        (["prepare.exe", "a&calc"], ""),
+        ("prepare.bat a & b", ""),
+    ],
+)
+def test_a_batch_file_gets_no_argument_that_cmd_would_interpret(command: Sequence[str] | str, problem: str) -> None:
+    found = batch_problem(command)
+    assert (problem in found) if problem else not found
+
+
+def test_errors_of_the_system_are_told() -> None:
+    if sys.platform == "win32":
+        pytest.skip("a limit of Linux and macOS")
+    problem = refused([sys.executable, "-c", "pass", "x" * 10_000_000])
+    assert os.strerror(errno.E2BIG) in problem

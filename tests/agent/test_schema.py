@@ -1,0 +1,93 @@
+"""The JSON Schema says what the reader of files says, as far as one key at a time goes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from jsonschema import Draft202012Validator
+
+from rigsync.agent.file import read_agent_file
+from rigsync.agent.keys import AGENT
+from rigsync.agent.schema import agent_schema
+from rigsync.errors import ConfigError
+from tests.agent.support import EXAMPLE, FULL, LEAST, documents, load, places
+from tests.agent.test_file import MISTAKES
+
+SCHEMA = agent_schema()
+VALIDATOR = Draft202012Validator(SCHEMA)
+
+OF_ONE_KEY = re.compile(
+    "unknown key|key is missing|this says more about|belongs? to EXP|by itself; the messages here|no value stands here|"
+    "expected (text|a map|a list|a number|a whole number|a name|a size|a command|true or false|one of|at least one of|"
+    r"at most [\d,]+ characters|[0-9]+ to)"
+)
+"""What the schema finds as well: mistakes that show without looking into texts, or from one key to another."""
+
+
+def test_it_is_a_schema() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+
+
+@pytest.mark.parametrize("text", [EXAMPLE, FULL, LEAST])
+def test_good_files_are_good_for_the_schema(text: str) -> None:
+    VALIDATOR.validate(load(text))
+
+
+def test_it_finds_what_concerns_one_key(tmp_path: Path) -> None:
+    path = tmp_path / "rig.yaml"
+    found = set()
+    for case, (text, *_) in MISTAKES.items():
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ConfigError) as caught:
+            read_agent_file(path)
+        # JSON has no NaN: an editor says so before it looks at the schema.
+        if OF_ONE_KEY.search(caught.value.problem) and case != "lease nan":
+            found.add(case)
+            assert not VALIDATOR.is_valid(load(text)), case
+    assert len(found) > 60
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=documents())
+def test_what_the_reader_takes_the_schema_takes(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rig.yaml"
+    path.write_text(text)
+    try:
+        read_agent_file(path)
+    except ConfigError:
+        return
+    VALIDATOR.validate(load(text))
+
+
+def test_every_key_is_described() -> None:
+    for place, _ in places(AGENT):
+        here = SCHEMA
+        for name in place:
+            here = here["properties"][name]
+        assert here["description"].endswith("."), place
+
+
+# ------------------------------------------------------------------------------------------------------- the docs
+
+DOCS = Path(__file__).parents[2] / "docs" / "agent.md"
+
+
+def test_the_example_of_the_docs(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "rig.yaml"
+    path.write_text(text)
+    assert read_agent_file(path).name == "cameras"
+    VALIDATOR.validate(load(text))
+
+
+def test_the_docs_name_every_key() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for place, _ in places(AGENT):
+        assert f"`{place[-1]}`" in text, place
+    documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert documented <= {place[-1] for place, _ in places(AGENT)}

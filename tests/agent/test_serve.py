@@ -1,0 +1,173 @@
+"""`rigsync serve FILE.yaml` as a process of its own: its end, its death, and real ffmpeg."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from rigsync import Auxiliaries
+from tests.cli_programs import LONG, Command, environment, has_ended
+from tests.processes import free_port, until
+
+REFERENCE = "2026-03-01_2_mouse"
+STOP = {"stop": {"signal": "interrupt", "grace": 10}}
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg here")
+
+FFMPEG = "ffmpeg -hide_banner -y -re -f lavfi -i testsrc=size=160x120:rate=30 -pix_fmt yuv420p -preset ultrafast"
+
+
+class Folder:
+    """Files of agents, and `rigsync serve` on them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, name: str = "cameras", on: Any = None, **keys: Any) -> str:
+        document = {"name": name, "listen": "udp://127.0.0.1:0", "on": on or {"EXPINIT": {"run": "true"}}, **keys}
+        (self.path / f"{name}.yaml").write_text(yaml.safe_dump(document))
+        return f"{name}.yaml"
+
+    def serve(self, *arguments: str) -> Command:
+        return Command(["serve", *arguments, "--json"], self.path, environment(self.path))
+
+    def refused(self, *arguments: str) -> str:
+        with self.serve(*arguments) as command:
+            outcome = command.outcome()
+        assert outcome.status == 2
+        assert outcome.out == ""  # nothing listened
+        return outcome.err
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def listening(command: Command) -> dict[str, str]:
+    told = json.loads(command.line('{"rig"'))
+    return {told["rig"]: told["listening"]}
+
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)"]
+
+
+def begin(uris: dict[str, str]) -> tuple[Auxiliaries, int]:
+    aux = Auxiliaries(uris)
+    aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
+    started = aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    return aux, started["cameras"][-1]["started"]["pid"]
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_it_runs(folder: Folder, number: int) -> None:
+    file = folder.write(on={"EXPSTART": {"start": SLEEPER}, "EXPEND": STOP})
+    with folder.serve(file) as command:
+        aux, pid = begin(listening(command))
+        with aux:
+            child = psutil.Process(pid)
+            notices: list[Any] = []
+            aux.on("notice", notices.append)
+            command.process.send_signal(number)
+            assert command.outcome().status == 0
+            assert has_ended(child)
+            until(lambda: any(n.topic == "status" and n.body["status"] == "STOPPED" for n in notices))
+
+
+@posix
+@needs_ffmpeg
+def test_killed_while_ffmpeg_records_it_leaves_nothing_and_the_file_is_playable(folder: Folder) -> None:
+    video = folder.path / "left.mp4"
+    start = {"start": f"{FFMPEG} left.mp4", "ready": {"file": "left.mp4", "within": 20}, "frames": r"frame=\s*(\d+)"}
+    file = folder.write(on={"EXPSTART": start, "EXPEND": STOP})
+    with folder.serve(file) as command:
+        aux, pid = begin(listening(command))
+        with aux:
+            assert aux.services
+            progress = lambda: aux.services["cameras"].progress.get("ffmpeg frames")  # type: ignore[index]  # noqa: E731
+            until(lambda: progress() and progress().value > 20)
+            everything = command.children()
+            assert pid in [child.pid for child in everything]
+            command.process.kill()
+            command.process.wait()
+            _, alive = psutil.wait_procs(everything, timeout=2.0)  # the promise
+            assert not alive
+    told = subprocess.run(
+        ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(video)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(told.stdout) > 0.3
+    assert told.stderr == ""
+
+
+def test_several_files_are_several_rigs(folder: Folder) -> None:
+    files = [folder.write("left"), folder.write("right")]
+    with folder.serve(*files) as command:
+        uris = {**listening(command), **listening(command)}
+        with Auxiliaries(uris) as aux:
+            assert set(aux.request("EXPSTATUS", timeout=LONG)) == {"left", "right"}
+        command.interrupt()
+        assert command.outcome().status == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda f: [f.write("left", unknown=1)], "left.yaml:"),
+        (lambda f: [f.write("left"), f.write("left2", name="left")], "two rigs have the name"),
+        (
+            lambda f: [f.write(on={"EXPSTART": {"start": "sleep 1"}})],
+            "on.EXPSTART.start: nothing stops",
+        ),
+        (lambda f: [f.write(on={"EXPINIT": {"run": "echo {nothing}"}})], "unknown variable 'nothing'"),
+        (lambda f: [f.write(on={"EXPBEGIN": {"run": "true"}})], "EXPBEGIN"),
+        (lambda f: [f.write(folders=["../outside"])], "leads out of the folder"),
+        (lambda f: ["missing.yaml"], "missing.yaml"),
+        (lambda f: [f.write(), "--latency", "1"], "--latency is for a NAME"),
+        (lambda f: [f.write(), "--fail", "EXPINIT"], "--fail is for a NAME"),
+        (lambda f: ["one", "two"], "give one NAME, or files"),
+        (lambda f: [f.write(), "two"], "two"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_listens(
+    folder: Folder, make: Callable[[Any], list[str]], text: str
+) -> None:
+    class Writer:
+        @staticmethod
+        def write(file: str = "cameras", **keys: Any) -> str:
+            name = keys.pop("name", file)
+            written = folder.write(name, **keys)
+            if name != file:
+                os.replace(folder.path / written, folder.path / f"{file}.yaml")
+                folder.write(name)
+            return f"{file}.yaml"
+
+    assert text in folder.refused(*make(Writer))
+
+
+def test_a_port_that_is_taken_is_told_and_nothing_stays(folder: Folder) -> None:
+    port = free_port()
+    files = [folder.write("left"), folder.write("right", listen=f"udp://127.0.0.1:{port}")]
+    with folder.serve(files[1]) as first:
+        listening(first)
+        with folder.serve(*files) as command:
+            outcome = command.outcome()
+        assert outcome.status == 1
+        assert f"port {port} is in use" in outcome.err
+        first.interrupt()
+        assert first.outcome().status == 0
