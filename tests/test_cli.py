@@ -178,7 +178,8 @@ def test_a_misspelt_command_is_guessed(commands: Commands) -> None:
 
 
 def test_an_unknown_command_is_told_the_known_ones(commands: Commands) -> None:
-    assert "the commands are check, demo, doctor, ping, push, serve, watch" in commands.run("zzz", status=2).err
+    known = "the commands are call, check, demo, doctor, ping, push, run, schema, serve, watch"
+    assert known in commands.run("zzz", status=2).err
 
 
 # --------------------------------------------------------------------------------------- where the rigs are found
@@ -222,7 +223,9 @@ def test_order_of_the_places(commands: Commands) -> None:
         assert (commands.folder / document["file"]).samefile(commands.folder / place)
 
 
-@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["check"], ["doctor"], ["watch"]])
+@pytest.mark.parametrize(
+    "arguments", [["ping"], ["push", "EXPINFO"], ["call", "cameras", "focus"], ["check"], ["doctor"], ["watch"]]
+)
 def test_a_faulty_file_is_told_with_file_line_and_key(commands: Commands, arguments: list[str]) -> None:
     commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: 127.0.0.1\n    timeout: soon\n")
     outcome = commands.run(*arguments, status=2)
@@ -241,7 +244,7 @@ def test_check_as_json_of_a_faulty_file(commands: Commands) -> None:
     assert outcome.err == f"Error: rigs.yaml:4: rigs.cameras.timeout: {problem}\n"
 
 
-@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["watch"]])
+@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["call", "cameras", "focus"], ["watch"]])
 def test_a_host_that_does_not_resolve_is_told_with_file_line_and_key(commands: Commands, arguments: list[str]) -> None:
     commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: nowhere.invalid\n")
     outcome = commands.run(*arguments, status=2)
@@ -425,7 +428,9 @@ def test_ping_of_the_rigs_that_are_named(commands: Commands, serve: Callable[...
     assert list(commands.json("ping", "cameras:right", "-c", "1")["rigs"]) == ["cameras:right"]
 
 
-@pytest.mark.parametrize("arguments", [["ping", "camras"], ["push", "EXPINFO", "--to", "camras"]])
+@pytest.mark.parametrize(
+    "arguments", [["ping", "camras"], ["push", "EXPINFO", "--to", "camras"], ["call", "camras", "focus"]]
+)
 def test_an_unknown_rig_is_told_the_known_ones_the_closest_first(commands: Commands, arguments: list[str]) -> None:
     commands.rigs(ephys="127.0.0.1:5001", mesoscope="127.0.0.1:5002", cameras="127.0.0.1:5003")
     outcome = commands.run(*arguments, status=2)
@@ -559,6 +564,7 @@ def test_the_log_keeps_the_lines_of_tracebacks_only() -> None:
     ("arguments", "status", "redirection"),
     [
         (["push", "EXPINFO"], 0, ">&-"),
+        (["call", "cameras", "focus"], 1, "<&- >&- 2>&-"),
         (["ping", "-c", "1"], 0, ">&-"),
         (["check", "--json"], 0, "<&- >&- 2>&-"),
         (["push", "EXPSTRAT"], 2, "2>&-"),
@@ -844,6 +850,124 @@ def test_ctrl_c_ends_a_push(commands: Commands, serve: Callable[..., Any]) -> No
     finally:
         let_go.set()
     assert (outcome.status, outcome.out, outcome.err) == (130, "", "\ninterrupted\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- call
+
+
+@pytest.fixture
+def commanded(commands: Commands, serve: Callable[..., Any]) -> Commands:
+    """A rig that knows some commands, and its configuration."""
+    rig, other = serve("cameras"), serve("cameras:2")
+
+    @rig.command
+    def told(*args: Any, **keywords: Any) -> list[Any]:
+        return [list(args), keywords]
+
+    @rig.command
+    def value(what: Any) -> Any:
+        return what
+
+    @rig.command
+    def fail() -> None:
+        raise OSError("no \x1b[2Jdisk\nephys ok")
+
+    commands.rigs(**{"cameras": rig.uri, "cameras:2": other.uri})
+    return commands
+
+
+def test_call_takes_words_with_an_equals_sign_as_keywords(commanded: Commands) -> None:
+    words = ["1", "left", "z=3", "path=/data/a=b", 'list=["a", 1]', "a-b=1", '"c=d"', "x=", "on=true"]
+    args, keywords = commanded.json("call", "cameras", "told", *words)["value"]
+    assert args == [1, "left", "a-b=1", "c=d"]
+    assert keywords == {"z": 3, "path": "/data/a=b", "list": ["a", 1], "x": "", "on": True}
+    assert commanded.run("call", "cameras", "told", "--", "-2.5").out == "[[-2.5], {}]\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "printed"),
+    [("3", "3"), ("text", "text"), ("null", "null"), ("é\n", "é\\n"), ('{"a": [1, "é"]}', '{"a": [1, "é"]}')],
+)
+def test_call_prints_the_value(commanded: Commands, word: str, printed: str) -> None:
+    outcome = commanded.run("call", "cameras", "value", word)
+    assert (outcome.out, outcome.err) == (f"{printed}\n", "")
+
+
+def test_call_as_json(commanded: Commands) -> None:
+    document = commanded.json("call", "cameras", "value", '{"a": 1}')
+    assert document == {"rig": "cameras", "command": "value", "value": {"a": 1}, "failed": None}
+    failed = commanded.json("call", "cameras", "fail", status=1)
+    assert (failed["value"], failed["failed"]["type"]) == (None, "RemoteError")
+    assert failed["failed"]["traceback"].startswith("Traceback (most recent call last)")
+
+
+def test_call_tells_what_the_command_raised_and_its_traceback_with_v(commanded: Commands) -> None:
+    outcome = commanded.run("call", "cameras", "fail", status=1)
+    assert (outcome.out, outcome.err) == (
+        "",
+        "Error: cameras: RemoteError: OSError: no \\x1b[2Jdisk\\nephys ok\n",
+    )
+    with commanded.start("-v", "call", "cameras", "fail") as command:
+        assert 'raise OSError("no' in command.outcome().err
+
+
+def test_call_of_an_unknown_command_lists_the_commands(commanded: Commands) -> None:
+    outcome = commanded.run("call", "cameras", "valu", status=1)
+    assert "UnknownCommand: the rig has no command 'valu'; it has: value, " in outcome.err
+    assert "it has: (none)" in commanded.run("call", "cameras:2", "value", status=1).err
+
+
+def test_call_with_arguments_that_do_not_fit(commanded: Commands) -> None:
+    assert "missing 1 required positional argument: 'what'" in commanded.run("call", "cameras", "value", status=1).err
+
+
+def test_call_is_for_one_rig(commanded: Commands) -> None:
+    outcome = commanded.run("call", "cam*", "value", "1", status=2)
+    assert "'cam*' matches cameras, cameras:2; name one of them" in outcome.err
+    assert commanded.run("call", "*:2", "value", "1", status=1).out == ""
+
+
+def test_call_of_an_iblutil_rig_says_what_to_do(commands: Commands) -> None:
+    with IblutilServer("ephys") as ephys:
+        commands.rigs(ephys=ephys.uri)
+        outcome = commands.run("call", "ephys", "focus", status=1)
+    assert "NotSupported: focus was not sent: the rig speaks the iblutil dialect" in outcome.err
+    assert "rigsync serve" in outcome.err
+
+
+def test_call_allows_the_time_that_it_is_given(commands: Commands, serve: Callable[..., Any]) -> None:
+    let_go = threading.Event()
+    rig = serve("cameras")
+    rig.command("wait")(lambda: let_go.wait(60))
+    commands.rigs(cameras=rig.uri)
+    try:
+        document = commands.json("call", "cameras", "wait", "--timeout", "0.3", status=1)
+    finally:
+        let_go.set()
+    assert document["failed"]["type"] == "RigTimeout"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["call"],
+        ["call", "cameras"],
+        ["call", "cameras", "EXPSTART"],
+        ["call", "cameras", ""],
+        ["call", "cameras", "focus", "z=1", "z=2"],
+        ["call", "cameras", "focus", "timeout=5"],
+        ["call", "cameras", "focus", "z={a: 1}"],
+        ["call", "cameras", "focus", "z=[1e400]"],
+        ["call", "cameras", "focus", "-3"],
+        ["call", "cameras", "focus", "--timeout", "0"],
+        ["call", "cameras", "focus", "x" * 70_000],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:40],
+)
+def test_junk_arguments_of_call_are_found_before_anything_is_sent(commands: Commands, arguments: list[str]) -> None:
+    outcome = commands.run(*arguments, status=2)  # without a file of rigs, which would be the next complaint
+    assert "Usage: rigsync call" in outcome.err
+    assert outcome.out == ""
 
 
 # --------------------------------------------------------------------------------------------------------- serve

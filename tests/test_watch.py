@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from rigsync import Progress, RemoteError
 from rigsync.cli.watching import Row, Told, Watch, screen
 from rigsync.protocol.events import LinkState, Notice
 from tests.cli_programs import Command, environment
@@ -361,10 +362,10 @@ def test_once_prints_a_table(
         outcome = command.outcome()
     assert outcome.status == 1
     heading, cameras, gone = outcome.out.splitlines()
-    headings = ["rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last error"]
+    headings = ["rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "progress", "last error"]
     assert re.split(" {2,}", heading) == headings
-    assert re.match(r"cameras +CONNECTED +- +- +\d+\.\d +[+-]\d+\.\d ms +0% +-$", cameras)
-    assert re.match(r"gone +lost +- +- +- +- +.+ +\d\d:\d\d:\d\d .*nothing listens at this port$", gone)
+    assert re.match(r"cameras +CONNECTED +- +- +\d+\.\d +[+-]\d+\.\d ms +0% +- +-$", cameras)
+    assert re.match(r"gone +lost +- +- +- +- +.+ +- +\d\d:\d\d:\d\d .*nothing listens at this port$", gone)
     with start(tmp_path, "--once", "cameras") as command:
         assert command.outcome().status == 0
 
@@ -395,6 +396,30 @@ def test_once_as_json(tmp_path: Path, write: Callable[..., None], serve: Callabl
     assert found["round_trip_ms"] > 0
     assert abs(found["clock"]["offset_ms"]) < 1000
     assert (found["last_message"], found["last_error"]) == (None, None)
+
+
+@needs_signals
+def test_commands_are_shown_as_messages_are(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    rig.command("focus")(lambda: None)
+    write(cameras=rig.uri)
+    with start(tmp_path, "--json") as command:
+
+        def until_told(what: str, text: str) -> None:
+            while not str(json.loads(command.line())["rigs"]["cameras"][what]).count(text):
+                pass
+
+        until_told("status", "CONNECTED")
+        aux = connect(rig)
+        aux.call("cameras", "focus")
+        until_told("last_message", "'message': 'focus'")
+        with pytest.raises(RemoteError):
+            aux.call("cameras", "fokus")
+        until_told("last_error", "fokus: UnknownCommand: the rig has no command 'fokus'; it has: focus")
+        command.interrupt()
+        assert command.outcome().status == 0
 
 
 @needs_signals
@@ -439,6 +464,73 @@ def test_without_a_terminal_each_change_is_a_table(
     assert outcome.err == ""
 
 
+def at_work(rig: Any) -> None:
+    rig.progress("frames", 1200, 5000)
+    rig.progress("left.mp4", 12_300_000, unit="B")
+    rig.add_stream("left", state="recording", fps=30)
+
+
+WORK = "frames 1200/5000, left.mp4 12.3 MB, left: recording"
+WORK_DOCUMENT = {
+    "progress": {
+        "frames": {"value": 1200, "total": 5000, "unit": None},
+        "left.mp4": {"value": 12_300_000, "total": None, "unit": "B"},
+    },
+    "streams": {"left": {"state": "recording", "fps": 30}},
+}
+
+
+def test_once_shows_what_the_rigs_are_at(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
+    rig = serve("cameras")
+    at_work(rig)
+    write(cameras=rig.uri)
+    with start(tmp_path, "--once") as command:
+        assert f"  {WORK}  " in command.outcome().out.splitlines()[1]
+    with start(tmp_path, "--once", "--json") as command:
+        found = json.loads(command.outcome().out)["rigs"]["cameras"]
+    assert {name: found[name] for name in WORK_DOCUMENT} == WORK_DOCUMENT
+
+
+@needs_signals
+def test_progress_is_a_line_of_json_and_no_table_of_its_own(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    write(cameras=rig.uri)
+    with start(tmp_path, "--json") as lines, start(tmp_path) as tables:
+        while json.loads(lines.line())["rigs"]["cameras"]["status"] != "CONNECTED":
+            pass
+        assert tables.line("cameras ").split()[1] == "CONNECTED"
+        at_work(rig)
+        while {
+            name: found for name, found in json.loads(lines.line())["rigs"]["cameras"].items() if name in WORK_DOCUMENT
+        } != (WORK_DOCUMENT):
+            pass
+        rig.close()
+        assert WORK in tables.line("cameras ")
+        for command in (lines, tables):
+            command.interrupt()
+            command.outcome()
+
+
+@needs_terminal
+def test_on_a_terminal_progress_is_shown_as_it_goes_on(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    write(cameras=rig.uri)
+    with Terminal(tmp_path) as terminal:
+        until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
+        at_work(rig)
+        until(lambda: f"cameras: {WORK}" in terminal.lines)
+        rig.progress("frames", 1300, 5000)
+        rig.remove_stream("left")
+        until(lambda: "cameras: frames 1300/5000, left.mp4 12.3 MB" in terminal.lines)
+        assert max(map(len, terminal.lines)) <= 80
+        terminal.type(b"q")
+        assert terminal.end() == 0
+
+
 # ------------------------------------------------------------------------------------------------------ the picture
 
 
@@ -456,7 +548,21 @@ def row(rig: str, link: LinkState = LinkState.ALIVE, **more: Any) -> Row:
     return Row(**{"rig": rig, "link": link, **facts, **more})
 
 
-@pytest.mark.parametrize("width", [40, 79, 80, 99, 100, 139, 140, 200])
+@pytest.mark.parametrize("width", [80, 140, 179, 180, 220])
+def test_progress_has_a_column_where_there_is_room_and_else_a_line(width: int) -> None:
+    progress = {"frames": Progress(1200, 5000), "left.mp4": Progress(12_300_000, None, "B")}
+    rows = [row("cameras", progress=progress, streams={"left": {}}, error=Told("lost", 0.0)), row("ephys")]
+    lines = [line.rstrip() for line in drawn(rows, width, 24)]
+    assert max(map(len, lines)) <= width
+    assert ("progress" in lines[1]) == (width >= 180)
+    if width >= 180:
+        assert " frames 1200/5000, left.mp4 12.3 MB" in lines[2]
+    else:
+        assert "cameras: frames 1200/5000, left.mp4 12.3 MB, left" in lines[4:]
+    assert all(len(drawn(rows, width, height)) <= height for height in range(5, 12))
+
+
+@pytest.mark.parametrize("width", [40, 79, 80, 99, 100, 139, 140, 180, 200])
 def test_hostile_text_stays_in_its_cell(width: int) -> None:
     hostile = "\x1b]0;gotcha\x07\r\n\t[red]漢字\u202e\x9b" * 20
     lines = drawn(
@@ -468,6 +574,8 @@ def test_hostile_text_stays_in_its_cell(width: int) -> None:
                 owner=hostile,
                 message=Told(hostile, 0.0),
                 error=Told(hostile, 0.0),
+                progress={hostile: Progress(-1.7e308, 10**300, hostile), "": Progress(1e308, None, "B")},
+                streams={hostile: {"state": hostile}, "b": {"state": [hostile]}},
             ),
             row("漢字" * 30, LinkState.LOST, error=Told(hostile, 0.0)),
         ],

@@ -15,12 +15,15 @@ from rigsync import __version__
 from rigsync.cli.options import verbose_option
 
 COMMANDS = {
+    "call": "Have one rig do a command of its own, and show the value.",
     "check": "Check the configuration, and look every rig up.",
     "demo": "Run a whole experiment with rigs on this computer.",
     "doctor": "Find out what is wrong with rigs, and what to do.",
     "ping": "Ask rigs whether they are there, again and again.",
     "push": "Send one message to the rigs, and show their answers.",
-    "serve": "Be a rig that answers everything.",
+    "run": "Run a command as an experiment on all rigs.",
+    "schema": "Print the JSON Schema of an agent's file, for editors.",
+    "serve": "Be a rig, as a file describes it; or one that answers everything.",
     "watch": "Show how the rigs are, as it changes.",
 }
 """The commands and what they do; each is the `command` in the module of its name."""

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
     """Read the FILE of rigs, look every rig's address up, and show what has been understood.
 
-    Without FILE, it is the one that the other commands would take. Nothing is sent to any rig. The exit status is 2
-    where there is an error, which is told with its file, line and key.
+    Without FILE, it is the one that the other commands would take. Nothing is sent to any rig. FILE may be the one of
+    an agent, too: then it shows what would be done at each message, and runs nothing. The exit status is 2 where there
+    is an error, which is told with its file, line and key.
     """
     from rigsync import ConfigError
     from rigsync.cli.log import start_logging
@@ -33,6 +34,11 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
     if file and rigs_file:
         raise click.UsageError("give either FILE or --rigs FILE")
     start_logging()
+    if file and _is_agent_file(file):
+        from rigsync.cli.agent_file import check_agent_file
+
+        check_agent_file(file, as_json)
+        return 0
     try:
         rigs = read(file) if file else rigs_of_file(rigs_file)
     except ConfigError as fault:
@@ -47,6 +53,16 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
     for error in errors:
         click.echo(f"Error: {printable(str(error))}", err=True)
     return 2 if errors else 0
+
+
+def _is_agent_file(file: str) -> bool:
+    from rigsync import ConfigError
+    from rigsync.agent.file import is_agent_file
+
+    try:
+        return is_agent_file(file)
+    except ConfigError:  # cannot be read at all, which the file of rigs is told with
+        return False
 
 
 def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:

@@ -106,7 +106,7 @@ def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]
         "message": result.message,
         "request_time": result.request_time,
         "answers": {name: answer_of(result.message, answer) for name, answer in result.items()},
-        "failed": {name: _failure(error) for name, error in result.failed.items()},
+        "failed": {name: failure_document(error) for name, error in result.failed.items()},
         "ms": {name: 1000 * time for name, time in seconds.items()},
         "at": result.at,
         "starts": {
@@ -117,7 +117,8 @@ def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]
     }
 
 
-def _failure(error: RigError) -> dict[str, Any]:
+def failure_document(error: RigError) -> dict[str, Any]:
+    """Return what became of a rig that failed for JSON."""
     return {
         "type": type(error).__name__,
         "problem": error.problem,

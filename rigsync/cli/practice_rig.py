@@ -15,6 +15,7 @@ from rigsync.config import Timing
 from rigsync.protocol.arguments import validate_event
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.coordinators import Address
+from rigsync.protocol.messages import Verb
 from rigsync.protocol.ownership import LEASE
 from rigsync.protocol.responder import Responder
 
@@ -78,10 +79,9 @@ class PracticeRig(Rig):
             self.close()
             raise
 
-    def _make_responder(
-        self, handled: Collection[ExpMessage], timing: Timing, boot: str, stamps: StampClock
-    ) -> Responder:
-        responder = _HardOfHearing(self._identity, handled, timing, boot, stamps, self._lease, self._room)
+    def _make_responder(self, handled: Collection[Verb], timing: Timing, boot: str, stamps: StampClock) -> Responder:
+        identity, lease, room, board = self._identity, self._lease, self._room, self._board
+        responder = _HardOfHearing(identity, handled, timing, boot, stamps, lease, room, board)
         responder.drop = self._drop
         return responder
 

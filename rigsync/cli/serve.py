@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-@click.command(short_help="Be a rig that answers everything.")
-@click.argument("name")
+
+FILES = (".yaml", ".yml")
+"""Endings of what is a file, and not the name of a rig."""
+
+
+@click.command(short_help="Be a rig, as a file describes it; or one that answers everything.")
+@click.argument("names", metavar="FILE.yaml... | NAME", nargs=-1, required=True)
 @click.option(
     "--uri",
     default="udp://0.0.0.0:11001",
@@ -32,8 +39,10 @@ from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, ve
 @click.option("--until-eof", is_flag=True, hidden=True)
 @json_option
 @verbose_option
+@click.pass_context
 def command(
-    name: str,
+    context: click.Context,
+    names: tuple[str, ...],
     uri: str,
     main_sync: bool,
     latency: float | None,
@@ -43,11 +52,20 @@ def command(
     until_eof: bool,
     as_json: bool,
 ) -> None:
-    """Be the rig NAME: answer every message, and print it; until Ctrl-C.
+    """Be the rig that FILE.yaml describes: run its commands at each message, until Ctrl-C; several files for several.
 
-    With --json, each message is a line, and the first line tells where the rig listens. With --latency, --fail and
-    --drop one can try out what a slow or faulty rig, or a bad network, does to an experiment.
+    `rigsync check FILE.yaml` shows what has been understood, and `rigsync schema` is for editors.
+
+    Or be the rig NAME, which has no commands: answer every message, and print it. With --json, each message is a line,
+    and the first line tells where the rig listens. With --latency, --fail and --drop one can try out what a slow or
+    faulty rig, or a bad network, does to an experiment.
     """
+    if any(name.lower().endswith(FILES) for name in names):
+        _serve_files(context, names, as_json)
+        return
+    if len(names) > 1:
+        raise click.UsageError("give one NAME, or files that end in .yaml")
+    (name,) = names
     import logging
     from _thread import interrupt_main
 
@@ -73,6 +91,43 @@ def command(
         raise click.UsageError(str(error)) from None
     with background_logging(level):
         rig.run()
+    end_interrupted_line()
+
+
+def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+    """Be the rigs of some files, until Ctrl-C or SIGTERM; all are read before the first one listens."""
+    from contextlib import ExitStack
+    from logging import INFO, WARNING
+
+    from rigsync.agent.agent import Agent
+    from rigsync.agent.file import check_distinct_agents, read_agent_file
+    from rigsync.cli.log import background_logging
+    from rigsync.cli.output import end_interrupted_line, write_json
+
+    mine = {"names", "as_json"}
+    given = [
+        f"--{parameter.name}".replace("_", "-").replace("--failing", "--fail")
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option)
+        and parameter.name not in mine
+        and parameter.expose_value
+        and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{given[0]} is for a NAME; the file says it of its rig")
+    files = [read_agent_file(name) for name in names]
+    check_distinct_agents(files)
+
+    def announcer(name: str) -> Callable[[str], None]:
+        return lambda uri: write_json({"rig": name, "listening": uri}, indent=None) if as_json else None
+
+    agents = [Agent(file, announcer(file.name)) for file in files]
+    with background_logging(WARNING if as_json else INFO), ExitStack() as stack:
+        *others, last = agents
+        for agent in others:
+            agent.start()
+            stack.callback(agent.close)
+        last.run()
     end_interrupted_line()
 
 

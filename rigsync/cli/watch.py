@@ -18,6 +18,8 @@ CONNECT_TIMEOUT = 0.2
 """Seconds to wait for the rigs before the first view: who answers is what one watches for."""
 INTERVAL = 0.25
 """Seconds between looks at the rigs."""
+TELLING, LONGEST_TELLING = 0.1, 1.0
+"""Seconds in which nothing comes of what rigs tell when one connects, and that are waited for all of it at most."""
 REFRESH = 1.0
 """Seconds after which the view is drawn anew where nothing has happened: ages and round trips go on."""
 
@@ -39,8 +41,9 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     computer whose program began the experiment; a rig that it has left alone interrupts when its lease is over.
 
     The last message is the last one that a rigsync rig has settled since watch began, for whatever program; the last
-    error is since then, too, or what a rig was lost for. Where the output is no terminal, a table is printed at each
-    change; with --json, a line. The exit status is 1 if some rig does not answer at the end.
+    error is since then, too, or what a rig was lost for. Progress and streams are what a rigsync rig reports of its
+    work. Where the output is no terminal, a table is printed at each change but that of progress; with --json, a line
+    at each change, four a second at most. The exit status is 1 if some rig does not answer at the end.
     """
     from contextlib import ExitStack
 
@@ -61,6 +64,7 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
         watch = stack.enter_context(Watch(auxiliaries))
         try:
             if once:
+                _let_tell(watch)
                 _print(watch.rows(), as_json, is_whole=True)
             elif is_live:
                 _show_live(watch, auxiliaries)
@@ -73,16 +77,32 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     return 0 if all(row.link is LinkState.ALIVE for row in rows) else 1
 
 
-def _changes(watch: Watch, auxiliaries: Auxiliaries, wait: Callable[[], bool], refresh: float) -> Iterator[list[Row]]:
-    """Yield how the rigs are: at once, when something has changed, and each `refresh` seconds; while `wait` is true."""
+def _let_tell(watch: Watch) -> None:
+    """Wait until the rigs have told how far they are with what, as they do when one connects."""
+    from time import monotonic, sleep
+
+    end, before = monotonic() + LONGEST_TELLING, None
+    while monotonic() < end and (boards := [row.board for row in watch.rows()]) != before:
+        before = boards
+        sleep(TELLING)
+
+
+def _changes(
+    watch: Watch, auxiliaries: Auxiliaries, wait: Callable[[], bool], refresh: float, with_board: bool = True
+) -> Iterator[list[Row]]:
+    """Yield how the rigs are: at once, when something has changed, and each `refresh` seconds; while `wait` is true.
+
+    Without the board, progress and streams that have changed are no reason to.
+    """
     from time import monotonic
 
     from rigsync import NotRunning
 
-    facts, due = None, 0.0
+    facts: object = None
+    due = 0.0
     while auxiliaries.is_running:
         rows = watch.rows()
-        now = [row.facts for row in rows]
+        now = [(row.facts, row.board if with_board else None) for row in rows]
         if now != facts or monotonic() >= due:
             facts, due = now, monotonic() + refresh
             yield rows
@@ -132,7 +152,7 @@ def _print_changes(watch: Watch, auxiliaries: Auxiliaries, as_json: bool) -> Non
         sleep(INTERVAL)
         return True
 
-    for rows in _changes(watch, auxiliaries, wait, inf):
+    for rows in _changes(watch, auxiliaries, wait, inf, with_board=as_json):
         _print(rows, as_json)
 
 
@@ -153,7 +173,7 @@ def _print(rows: Sequence[Row], as_json: bool, is_whole: bool = False) -> None:
     if not is_whole:
         write_line(strftime("%H:%M:%S", localtime()))
     columns = COLUMNS_ONCE if is_whole else COLUMNS
-    stacks = [(0, 1), (2, 3), (4, 5, 6), (7, 8)]
+    stacks = [(0, 1), (2, 3), (4, 5, 6), (7, 8, 9) if len(columns) > 9 else (7, 8)]
     print_table(columns, [row.cells(columns, time()) for row in rows], NUMBERS, stacks)
     if not is_whole:
         write_line()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync import Auxiliaries, RemoteRig
+from rigsync import Auxiliaries, Progress, RemoteRig
 from rigsync.cli.output import clock_document, offset, printable
+from rigsync.cli.progress_text import work_text
 from rigsync.protocol.clock import ClockEstimate
 from rigsync.protocol.events import (
     LinkChanged,
@@ -25,7 +26,9 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 
-COLUMNS = ["rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "last error"]
+COLUMNS = [
+    *("rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "progress", "last error"),
+]
 """The headings of all columns that there can be."""
 COLUMNS_ONCE = [heading for heading in COLUMNS if heading != "last message"]
 """Those of a table that is made once: nobody has sent a message since."""
@@ -43,7 +46,11 @@ _MIDDLE_ONCE = 80
 """The same where there are no last messages."""
 _WIDE = 140
 """Characters of a terminal from which the last errors have a column, instead of lines below the table."""
+_WIDEST = 180
+"""Characters of a terminal from which progress has a column, instead of lines below the table."""
 _WIDE_REFERENCE = 24
+_PROGRESS = 36
+"""Characters of that column."""
 _HOST = 15
 """Most characters of who is in charge: those of an IPv4 address."""
 _ERROR_LINES = 3
@@ -83,11 +90,18 @@ class Row:
     loss: float | None
     message: Told | None
     error: Told | None
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def facts(self) -> tuple[Any, ...]:
         """What is worth showing at once when it changes; the rest always does."""
         return self.rig, self.link, self.status, self.exp_ref, self.owner, self.message, self.error
+
+    @property
+    def board(self) -> tuple[Any, ...]:
+        """What changes all the time while the rig works."""
+        return self.progress, self.streams
 
     @property
     def state(self) -> str:
@@ -104,10 +118,16 @@ class Row:
             "rtt ms": None if self.round_trip is None else f"{1000 * self.round_trip:.1f}",
             "offset": None if self.clock is None else offset(self.clock).partition(" ±")[0],
             "loss": None if self.loss is None else f"{100 * self.loss:.0f}%",
+            "progress": self.work,
             "last message": f"{self.message.text} {_age(now - self.message.time)}" if self.message else None,
             "last error": self.last_error,
         }
         return [cells[column] or "-" for column in columns]
+
+    @property
+    def work(self) -> str:
+        """How far the rig is with what, and its streams, in few words."""
+        return work_text(self.progress, self.streams)
 
     @property
     def last_error(self) -> str:
@@ -126,6 +146,11 @@ class Row:
             "loss": self.loss,
             "last_message": self.message and {"message": self.message.text, "time": self.message.time},
             "last_error": self.error and {"error": self.error.text, "time": self.error.time},
+            "progress": {
+                item: {"value": shown.value, "total": shown.total, "unit": shown.unit}
+                for item, shown in self.progress.items()
+            },
+            "streams": dict(self.streams),
         }
 
 
@@ -179,6 +204,8 @@ class Watch:
                 rig.loss,
                 self._messages.get(name),
                 self._errors.get(name),
+                rig.progress,
+                rig.streams,
             )
             for name, rig in self._rigs.items()
         ]
@@ -260,6 +287,7 @@ def table(rows: Sequence[Row], width: int, unicode: bool, now: float, columns: S
     is_wide = width >= _WIDE
     columns = columns or [column for column in COLUMNS if column != "in charge" or width >= _MIDDLE]
     columns = [column for column in columns if column != "last error" or is_wide]
+    columns = [column for column in columns if column != "progress" or width >= _WIDEST]
     longest = {
         "rig": max((len(printable(row.rig)) for row in rows), default=0),
         "in charge": max((len(printable(row.owner or "")) for row in rows), default=0),
@@ -267,6 +295,7 @@ def table(rows: Sequence[Row], width: int, unicode: bool, now: float, columns: S
     widths = {
         "rig": max(3, min(longest["rig"], _WIDE_NAME if is_wide else _NAME)),
         "in charge": max(9, min(longest["in charge"], _HOST)),
+        "progress": _PROGRESS,
         **_WIDTHS,
     }
     fixed = [widths[column] for column in columns if column in widths]
@@ -290,13 +319,16 @@ def table(rows: Sequence[Row], width: int, unicode: bool, now: float, columns: S
 
 
 def _below(rows: Sequence[Row], width: int, room: int, unicode: bool, has_owners: bool) -> list[RenderableType]:
-    """Return the lines below the table: who is in charge, and the last errors, the newest first."""
+    """Return the lines below the table: who is in charge, progress, and the last errors, the newest first."""
     lines: list[Text] = []
     owners = sorted({row.owner for row in rows if row.owner})
     if has_owners and owners and room > 1:
         led = {owner: ", ".join(row.rig for row in rows if row.owner == owner) for owner in owners}
         text = "; ".join(f"{owner} ({rigs})" for owner, rigs in led.items())
         lines.append(Text(printable(f"in charge: {text}")))
+    if width < _WIDEST:
+        at_work = [f"{row.rig}: {row.work}" for row in rows if row.work]
+        lines += [Text(printable(text)) for text in at_work[: max(0, room - 1 - len(lines))]]
     if width < _WIDE:
         unwell = sorted((row for row in rows if row.error), key=lambda row: -(row.error.time if row.error else 0))
         room -= 1 + len(lines)  # one line stays empty, between table and errors

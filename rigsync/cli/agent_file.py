@@ -1,0 +1,118 @@
+"""What `rigsync check` shows of an agent's file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rigsync import ConfigError
+from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
+from rigsync.cli.output import print_table, printable, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def check_agent_file(path: str, as_json: bool) -> None:
+    """Read an agent's file, and show what has been understood.
+
+    Raises
+    ------
+    ConfigError
+        It has a mistake; with `as_json`, that has been printed.
+    """
+    try:
+        file = read_agent_file(path)
+    except ConfigError as error:
+        if as_json:
+            problem = {"file": error.file, "line": error.line, "key": error.key, "problem": error.problem}
+            write_json({"file": path, "agent": None, "errors": [problem]})
+        raise
+    if as_json:
+        write_json({"file": path, "agent": _document(file), "errors": []})
+        return
+    lease = f"interrupts after a lease of {file.lease:g} s" if file.lease else "has no lease"
+    main_sync = ", records the main sync signal" if file.main_sync else ""
+    click.echo(printable(f"{path}: the rig {file.name} listens at {file.listen}, {lease}{main_sync}"), err=True)
+    print_table(["at", "does", "what", "within"], list(_rows(file)), right=["within"], stacks=[(0, 1), (2,), (3,)])
+
+
+def _rows(file: AgentFile) -> Iterator[list[str]]:
+    if file.require:
+        if disk := file.require.free_disk:
+            yield ["EXPINIT", "require", f"{disk.at_least:,} bytes free at {disk.path}", ""]
+        for path in file.require.files:
+            yield ["EXPINIT", "require", str(path), ""]
+        for program in file.require.programs:
+            yield ["EXPINIT", "require", program, ""]
+    for event, action in file.on.items():
+        for does, what, within in _steps(action):
+            yield [event.name, does, what, within]
+    if file.verify:
+        yield ["RUNNING", "verify", f"{file.verify.files} grows", f"{file.verify.growing_within:g} s"]
+
+
+def _steps(action: Action) -> Iterator[tuple[str, str, str]]:
+    if action.stop:
+        yield "stop", action.stop.signal, f"{action.stop.grace:g} s"
+    if action.run:
+        yield "run", _shown(action.run.command), f"{action.run.timeout:g} s"
+    if action.start:
+        yield "start", _shown(action.start.command), ""
+        if action.start.ready:
+            yield "ready", str(action.start.ready.file), f"{action.start.ready.within:g} s"
+        if action.start.frames:
+            yield "frames", action.start.frames.pattern, ""
+
+
+def _shown(command: Command) -> str:
+    shell = " (by a shell)" if command.shell else ""
+    folder = f" (in {command.folder})" if command.folder else ""
+    return f"{command}{shell}{folder}"
+
+
+def _document(file: AgentFile) -> dict[str, Any]:
+    require = file.require and {
+        "free_disk": file.require.free_disk
+        and {"path": str(file.require.free_disk.path), "at_least": file.require.free_disk.at_least},
+        "files": [str(path) for path in file.require.files],
+        "programs": list(file.require.programs),
+    }
+    return {
+        "name": file.name,
+        "listen": file.listen,
+        "main_sync": file.main_sync,
+        "lease": file.lease,
+        "experiment_description": file.description,
+        "variables": file.variables,
+        "on": {event.name: _action_document(action) for event, action in file.on.items()},
+        "require": require,
+        "verify": file.verify and {"files": str(file.verify.files), "growing_within": file.verify.growing_within},
+        "logs": {
+            "folder": str(file.logs.folder or file.folder / "logs"),
+            "keep": file.logs.keep,
+            "max_size": file.logs.max_size,
+        },
+    }
+
+
+def _action_document(action: Action) -> dict[str, Any]:
+    start = action.start and {
+        **_command_document(action.start.command),
+        "ready": action.start.ready and {"file": str(action.start.ready.file), "within": action.start.ready.within},
+        "frames": action.start.frames and action.start.frames.pattern,
+    }
+    return {
+        "stop": action.stop and {"signal": action.stop.signal, "grace": action.stop.grace},
+        "run": action.run and {**_command_document(action.run.command), "timeout": action.run.timeout},
+        "start": start,
+    }
+
+
+def _command_document(command: Command) -> dict[str, Any]:
+    return {
+        "words": [str(word) for word in command.words],
+        "shell": command.shell,
+        "folder": str(command.folder) if command.folder else None,
+    }

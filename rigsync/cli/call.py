@@ -1,0 +1,106 @@
+"""`rigsync call`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
+
+if TYPE_CHECKING:
+    from rigsync import RigError
+
+
+@click.command(short_help="Have one rig do a command of its own, and show the value.")
+@click.argument("rig")
+@click.argument("name", metavar="COMMAND")
+@click.argument("arguments", metavar="[ARG | KEY=VALUE]...", nargs=-1)
+@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answer, instead of the rig's own.")
+@rigs_option
+@json_option
+@verbose_option
+def command(
+    rig: str,
+    name: str,
+    arguments: tuple[str, ...],
+    timeout: float | None,
+    rigs_file: str | None,
+    as_json: bool,
+) -> int:
+    """Have RIG do COMMAND, which its program has defined, for instance focus, and show the value that it returns.
+
+    ARG and VALUE are taken as JSON, or as text where they are not JSON. A word KEY=VALUE is an argument by keyword; to
+    give such text by position, write it in quotes of JSON: '"a=b"'. A negative number by position stands behind --.
+    With -v the traceback of a command that failed is shown. The exit status is 1 if the rig has not done it.
+
+    \b
+    rigsync call cameras focus z=3
+    rigsync call cameras move -- -2.5
+    rigsync call laser shutter open=true --timeout 60
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
+    from rigsync import RigError
+    from rigsync.cli.log import start_logging
+    from rigsync.cli.output import compact, write_json, write_line
+    from rigsync.cli.rigs import chosen, connect, rigs_of_file
+    from rigsync.protocol.arguments import compose_command
+
+    try:
+        args, keywords = _sorted_out(arguments)
+        compose_command(name, args, keywords)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    start_logging()
+    rigs = rigs_of_file(rigs_file)
+    try:
+        rig = rigs.only(rig)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with connect(chosen(rigs, [rig])) as auxiliaries:
+        try:
+            value = auxiliaries.call(rig, name, *args, timeout=timeout, **keywords)
+        except RigError as error:
+            _print_failure(error, rig, name, as_json)
+            return 1
+    if as_json:
+        write_json({"rig": rig, "command": name, "value": value, "failed": None})
+    else:
+        write_line(value if isinstance(value, str) else compact(value))
+    return 0
+
+
+def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional arguments, and those by keyword.
+
+    Raises
+    ------
+    ValueError
+        One is given twice, or cannot be given, or is no JSON although it looks so.
+    """
+    from rigsync.cli.push import value_of
+
+    args: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key.isidentifier():
+            args.append(value_of(argument))
+            continue
+        if key in keywords:
+            raise ValueError(f"{key} is given twice")
+        if key == "timeout":
+            raise ValueError("timeout is not an argument of a command: for the answer's, write --timeout")
+        keywords[key] = value_of(value)
+    return args, keywords
+
+
+def _print_failure(error: RigError, rig: str, name: str, as_json: bool) -> None:
+    from rigsync.cli.outcomes import failure_document, failure_in_words
+    from rigsync.cli.output import printable, printable_lines, write_json
+
+    if as_json:
+        write_json({"rig": rig, "command": name, "value": None, "failed": failure_document(error)})
+    else:
+        click.echo(f"Error: {printable(rig)}: {printable(failure_in_words(error))}", err=True)
+    if click.get_current_context().obj and (traceback := getattr(error, "traceback", "")):
+        click.echo(printable_lines(traceback), err=True)

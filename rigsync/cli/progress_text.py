@@ -1,0 +1,62 @@
+"""How progress and streams are said in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rigsync import Progress
+
+_BYTES = ("B", "bytes")
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+_LONGEST = 400
+"""Characters of the whole, more than any terminal shows in a line."""
+
+
+def work_text(progress: Mapping[str, Progress], streams: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how far things are, and which streams there are: ``frames 1200/5000, left.mp4 12.3 MB, left: recording``.
+
+    Parameters
+    ----------
+    progress : mapping of str to Progress
+        By item.
+    streams : mapping of str to mapping
+        What is known of each stream, of which ``state`` is shown.
+    """
+    parts = [f"{item} {progress_text(shown)}" for item, shown in progress.items()]
+    parts += [stream_text(stream, info) for stream, info in streams.items()]
+    text = ", ".join(parts)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def progress_text(progress: Progress) -> str:
+    """Return how far something is: ``1200/5000 frames``, ``12.3 MB``."""
+    if progress.unit in _BYTES:
+        numbers = [_bytes_text(number) for number in (progress.value, progress.total) if number is not None]
+        return "/".join(numbers)
+    numbers = [_number_text(number) for number in (progress.value, progress.total) if number is not None]
+    text = "/".join(numbers)
+    if progress.unit == "%":
+        return f"{text}%"
+    return f"{text} {progress.unit}" if progress.unit else text
+
+
+def stream_text(name: str, info: Mapping[str, Any]) -> str:
+    """Return a stream's name, and its state where it tells one: ``left: recording``."""
+    state = info.get("state")
+    return f"{name}: {state}" if isinstance(state, str) and state else name
+
+
+def _number_text(number: float) -> str:
+    if isinstance(number, int) and abs(number) < 10**15:
+        return str(number)
+    return f"{number:.6g}"
+
+
+def _bytes_text(number: float) -> str:
+    power = 0
+    scaled = float(number)
+    while abs(scaled) >= 999.95 and power < len(_PREFIXES) - 1:
+        scaled, power = scaled / 1000, power + 1
+    shown = f"{scaled:.0f}" if power == 0 else f"{scaled:.1f}" if abs(scaled) < 1e6 else f"{scaled:.3g}"
+    return f"{shown} {_PREFIXES[power]}B"

@@ -1,0 +1,175 @@
+"""`rigsync run`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rigsync.cli.options import SECONDS, rigs_option, verbose_option
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator, Mapping
+
+RIGS_FAILED = 125
+"""Exit status where not the command has failed but a rig; `timeout` and `env` have it for what they do themselves."""
+CANNOT_RUN = 126
+NOT_FOUND = 127
+"""Exit statuses of a command that is no program, and of one that is not there, by convention."""
+GRACE = 10.0
+"""Seconds that the command has to end when this program is told to; then it is killed."""
+
+
+@click.command(
+    short_help="Run a command as an experiment on all rigs.",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)
+@click.argument("words", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--ref", required=True, metavar="REF", help="Reference of the experiment: yyyy-mm-dd_n_subject.")
+@click.option("--init", metavar="JSON", help="Data of EXPINIT: a map.")
+@click.option("--start", metavar="JSON", help="Data of EXPSTART.")
+@click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead.")
+@click.option("--to", "patterns", multiple=True, metavar="PATTERN", help="Only these rigs: a name or a pattern.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own.")
+@rigs_option
+@verbose_option
+def command(
+    words: tuple[str, ...],
+    ref: str,
+    init: str | None,
+    start: str | None,
+    delay: float | None,
+    patterns: tuple[str, ...],
+    timeout: float | None,
+    rigs_file: str | None,
+) -> int:
+    """Have all rigs record while COMMAND runs, in whatever language it is written.
+
+    The rigs are told EXPINIT and EXPSTART before it begins. When it ends with exit status 0 they are told EXPEND, else
+    EXPINTERRUPT, and EXPCLEANUP. Its exit status is passed on; 128 and the number of a signal that has ended it; 125
+    where a rig has failed, 126 or 127 where COMMAND is no program or is not there. Ctrl-C is the command's: how it
+    then ends decides. A rig that fails meanwhile is told on stderr. COMMAND finds the reference in RIGSYNC_EXP_REF, and
+    its parts in RIGSYNC_DATE, RIGSYNC_NUMBER and RIGSYNC_SUBJECT.
+
+    \b
+    rigsync run --ref 2026-01-31_1_mouse -- python task.py
+    rigsync run --ref 2026-01-31_1_mouse --delay 0.5 -- matlab -batch task
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
+    from rigsync import RigsyncError
+    from rigsync.cli.log import start_logging
+    from rigsync.cli.output import printable
+    from rigsync.cli.rigs import chosen, connect, rigs_of_file
+
+    begin, data = _json_of("--init", init), _json_of("--start", start)
+    if not isinstance(begin, (dict, type(None))):
+        raise click.UsageError("--init takes a map, such as '{\"box\": 4}'")
+    if status := _unfit(words[0]):
+        return status
+    start_logging()
+    rigs = chosen(rigs_of_file(rigs_file), patterns)
+    with connect(rigs) as auxiliaries:
+        try:
+            experiment = auxiliaries.experiment(ref, init=begin, start=data, delay=delay, timeout=timeout)
+        except (TypeError, ValueError) as error:
+            raise click.UsageError(str(error)) from None
+        try:
+            with experiment as session:
+                _run(words, session.exp_ref)
+        except _CommandEnded as ended:
+            return ended.status
+        except RigsyncError as error:
+            click.echo(f"Error: {printable(str(error))}", err=True)
+            return RIGS_FAILED
+    return 0
+
+
+class _CommandEnded(Exception):
+    """The command has ended with an exit status other than 0: its rigs are interrupted."""
+
+    def __init__(self, program: str, status: int):
+        self.status = status if status >= 0 else 128 - status
+        how = f"ended with exit status {status}" if status >= 0 else f"was ended by signal {-status}"
+        super().__init__(f"{program} {how}")
+
+
+def _json_of(option: str, text: str | None) -> Any:
+    from rigsync.cli.push import value_of
+
+    try:
+        return None if text is None else value_of(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+
+
+def _unfit(program: str) -> int:
+    """Return the exit status for a program that cannot be run, after saying so; 0 if it can. No rig is told before."""
+    import os
+    import shutil
+
+    from rigsync.cli.output import printable
+
+    if shutil.which(program):
+        return 0
+    exists = os.path.exists(program)
+    problem = "is no program that can be run" if exists else "is not there: look at its name, and at PATH"
+    click.echo(f"Error: {printable(program)} {problem}", err=True)
+    return CANNOT_RUN if exists else NOT_FOUND
+
+
+def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
+    """Run the command to its end, and raise `_CommandEnded` unless that is with exit status 0."""
+    import os
+    import shutil
+    import subprocess
+
+    from rigsync import RigsyncError
+
+    program = shutil.which(words[0]) or words[0]
+    with _left_to_the_command("SIGINT"):
+        try:
+            process = subprocess.Popen([program, *words[1:]], env={**os.environ, **_environment(exp_ref)})
+        except OSError as error:
+            raise RigsyncError(f"{words[0]} cannot be run: {error}") from error
+        try:
+            status = process.wait()
+        except BaseException:  # a signal that ends this program
+            _end(process)
+            raise
+    if status:
+        raise _CommandEnded(words[0], status)
+
+
+def _environment(exp_ref: str | None) -> Mapping[str, str]:
+    from rigsync.agent.values import PREFIX, Values
+
+    parts = Values("EXPSTART", "", exp_ref).parts() or ({"exp_ref": exp_ref} if exp_ref else {})
+    return {PREFIX + name.upper(): part for name, part in parts.items()}
+
+
+def _left_to_the_command(name: str) -> Any:
+    """Return a context in which a signal, which the command gets from the terminal as well, does not end this one."""
+    import contextlib
+    import signal
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        number = getattr(signal, name)
+        before = signal.signal(number, lambda *_: None)  # not SIG_IGN, which the command would inherit
+        try:
+            yield
+        finally:
+            signal.signal(number, before)
+
+    return context()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    import subprocess
+
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,22 @@
+"""`rigsync schema`."""
+
+from __future__ import annotations
+
+import click
+
+from rigsync.cli.options import verbose_option
+
+
+@click.command(short_help="Print the JSON Schema of an agent's file, for editors.")
+@verbose_option
+def command() -> None:
+    """Print the JSON Schema of an agent's file.
+
+    With it an editor completes and explains the keys, and marks what is wrong. In Visual Studio Code with its YAML
+    extension: rigsync schema > agent.schema.json, and as the first line of the agent's file
+    "# yaml-language-server: $schema=agent.schema.json".
+    """
+    from rigsync.agent.schema import agent_schema
+    from rigsync.cli.output import write_json
+
+    write_json(agent_schema())

@@ -1,0 +1,148 @@
+"""`rigsync check` of an agent's file, and `rigsync schema`, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rigsync.agent.schema import agent_schema
+from tests.agent.support import EXAMPLE, FULL, LEAST
+from tests.cli_programs import Command, Outcome, environment
+
+Rigsync = Callable[..., Outcome]
+
+
+@pytest.fixture
+def rigsync(tmp_path: Path) -> Rigsync:
+    """Run a command in a folder with the file cameras.yaml."""
+
+    def run(text: str | bytes, *arguments: str, status: int = 0) -> Outcome:
+        (tmp_path / "cameras.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        with Command(list(arguments), tmp_path, environment(tmp_path)) as command:
+            outcome = command.outcome()
+        assert outcome.status == status, outcome
+        assert "Traceback" not in outcome.err
+        return outcome
+
+    return run
+
+
+def rows(outcome: Outcome) -> list[list[str]]:
+    heading, *lines = outcome.out.splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+", heading)][:3]
+    return [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+
+
+def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync) -> None:
+    outcome = rigsync(EXAMPLE, "check", "cameras.yaml")
+    assert outcome.err == (
+        "cameras.yaml: the rig cameras listens at udp://0.0.0.0:11001, interrupts after a lease of 300 s\n"
+    )
+    shown = [(at, does, re.sub(" {2,}", " | ", what)) for at, does, what in rows(outcome)]
+    assert shown == [
+        ("EXPINIT", "require", "20,000,000,000 bytes free at D:/data"),
+        ("EXPINIT", "require", "D:/data"),
+        ("EXPINIT", "run", "python prepare.py --session {exp_ref} | 20 s"),
+        ("EXPSTART", "start", "ffmpeg -f lavfi D:/data/{exp_ref}/left.mp4"),
+        ("EXPSTART", "ready", "D:/data/{exp_ref}/left.mp4 | 5 s"),
+        ("EXPEND", "stop", "interrupt | 10 s"),
+        ("EXPCLEANUP", "run", "python transfer.py {exp_ref} | 60 s"),
+        ("RUNNING", "verify", "D:/data/{exp_ref}/*.mp4 grows | 5 s"),
+    ]
+
+
+def test_check_shows_every_key(rigsync: Rigsync) -> None:
+    outcome = rigsync(FULL, "check", "cameras.yaml")
+    assert "cameras:left listens at tcp://[::1]:12001, has no lease, records the main sync signal" in outcome.err
+    for text in (
+        "python 'prepare it.py' {message.operator} (in /data)",
+        "frames   frame=\\s*([0-9]+)",
+        "echo {date} {number} {subject} > /data/done (by a shell)",
+        "/data/bin/tool",
+    ):
+        assert text in outcome.out
+
+
+def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
+    document = json.loads(rigsync(EXAMPLE, "check", "cameras.yaml", "--json").out)
+    assert (document["file"], document["errors"]) == ("cameras.yaml", [])
+    agent = document["agent"]
+    assert (agent["name"], agent["listen"], agent["lease"]) == ("cameras", "udp://0.0.0.0:11001", 300)
+    assert (agent["main_sync"], agent["variables"]) == (False, {"data": "D:/data"})
+    assert agent["on"]["EXPINIT"] == {
+        "stop": None,
+        "run": {
+            "words": ["python", "prepare.py", "--session", "{exp_ref}"],
+            "shell": False,
+            "folder": None,
+            "timeout": 20,
+        },
+        "start": None,
+    }
+    start = agent["on"]["EXPSTART"]["start"]
+    assert (start["ready"], start["frames"]) == ({"file": "D:/data/{exp_ref}/left.mp4", "within": 5}, None)
+    assert agent["on"]["EXPEND"]["stop"] == {"signal": "interrupt", "grace": 10}
+    assert agent["require"]["free_disk"] == {"path": "D:/data", "at_least": 20 * 10**9}
+    assert agent["verify"] == {"files": "D:/data/{exp_ref}/*.mp4", "growing_within": 5}
+    assert agent["logs"] == {"folder": str(tmp_path / "logs"), "keep": 100, "max_size": 10_000_000}
+    full = json.loads(rigsync(FULL, "check", "cameras.yaml", "--json").out)["agent"]
+    assert full["experiment_description"]["authors"] == ["me", 7]
+    least = json.loads(rigsync(LEAST, "check", "cameras.yaml", "--json").out)["agent"]
+    assert (least["require"], least["verify"]) == (None, None)
+
+
+def test_a_mistake_is_told_with_file_line_and_key(rigsync: Rigsync) -> None:
+    text = EXAMPLE.replace("EXPSTART", "EXPSTRT")
+    problem = "unknown key 'EXPSTRT'; did you mean 'EXPSTART'?; the keys here are "
+    outcome = rigsync(text, "check", "cameras.yaml", status=2)
+    assert outcome.out == ""
+    assert outcome.err.startswith(f"Error: cameras.yaml:8: on.EXPSTRT: {problem}")
+    document = json.loads(rigsync(text, "check", "cameras.yaml", "--json", status=2).out)
+    assert (document["file"], document["agent"]) == ("cameras.yaml", None)
+    (error,) = document["errors"]
+    assert error.pop("problem").startswith(problem)
+    assert error == {"file": "cameras.yaml", "line": 8, "key": "on.EXPSTRT"}
+
+
+def test_what_is_not_even_yaml_is_told_as_an_agents_file(rigsync: Rigsync) -> None:
+    outcome = rigsync("name: a\non: {EXPINIT: [\n", "check", "cameras.yaml", status=2)
+    assert outcome.err.startswith("Error: cameras.yaml:3: not valid YAML: ")
+    assert "expected lines such as name: cameras" in outcome.err
+
+
+@pytest.mark.parametrize("text", ["cameras: [a\n", b"name: \xff\n"])
+def test_other_files_are_told_as_files_of_rigs(rigsync: Rigsync, text: str | bytes) -> None:
+    outcome = rigsync(text, "check", "cameras.yaml", status=2)
+    assert outcome.err.startswith("Error: cameras.yaml:")
+    assert json.loads(rigsync(text, "check", "cameras.yaml", "--json", status=2).out)["rigs"] == {}
+
+
+def test_nothing_is_run_and_no_socket_opened(rigsync: Rigsync, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        text = f"listen: udp://127.0.0.1:{taken.getsockname()[1]}\n" + LEAST.replace("date", "touch here")
+        rigsync(text, "check", "cameras.yaml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.yaml"]
+
+
+def test_a_regular_expression_that_python_warns_of_is_a_mistake(rigsync: Rigsync) -> None:
+    text = FULL.replace("frame=\\s*([0-9]+)", "([[a])")
+    outcome = rigsync(text, "check", "cameras.yaml", status=2)
+    assert "on.EXPSTART.frames: not a regular expression: Possible nested set" in outcome.err
+
+
+def test_a_terminal_is_told_no_more_than_text(rigsync: Rigsync) -> None:
+    text = LEAST.replace("date", "'echo \u202e {x\u202e}'")
+    outcome = rigsync(text, "check", "cameras.yaml", status=2)
+    assert "\u202e" not in outcome.err
+
+
+def test_schema_prints_the_schema(rigsync: Rigsync) -> None:
+    outcome = rigsync(LEAST, "schema")
+    assert json.loads(outcome.out) == agent_schema()
+    assert outcome.err == ""

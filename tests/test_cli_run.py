@@ -1,0 +1,194 @@
+"""`rigsync run`: a command of any language as an experiment, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rigsync import ExpStatus, Rig
+from rigsync.cli.run import GRACE
+from tests.cli_programs import LONG, Command, Outcome, environment, has_ended
+from tests.processes import free_port, until
+
+REFERENCE = "2026-03-01_2_mouse"
+VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
+WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+INTERRUPTED = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPINTERRUPT", "EXPCLEANUP"]
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+
+
+class Bench:
+    """A rig, a folder with its rigs.yaml, and what the rig is told."""
+
+    def __init__(self, folder: Path, serve: Callable[..., Rig]):
+        self.folder = folder
+        self.told: list[tuple[str, tuple[Any, ...]]] = []
+        self.rig = serve("cameras", {verb: self._noter(verb) for verb in VERBS})
+        (folder / "rigs.yaml").write_text(f"cameras: {self.rig.uri}\n")
+
+    def _noter(self, verb: str) -> Callable[..., None]:
+        return lambda *args: self.told.append((verb, args))
+
+    @property
+    def verbs(self) -> list[str]:
+        return [verb for verb, _ in self.told]
+
+    def args(self, verb: str) -> tuple[Any, ...]:
+        return dict(self.told)[verb]
+
+    def start(self, *arguments: str, ref: str = REFERENCE) -> Command:
+        return Command(["run", "--ref", ref, *arguments], self.folder, environment(self.folder))
+
+    def run(self, *arguments: str, ref: str = REFERENCE) -> Outcome:
+        with self.start(*arguments, ref=ref) as command:
+            return command.outcome()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, serve: Callable[..., Rig]) -> Bench:
+    return Bench(tmp_path, serve)
+
+
+def python(source: str) -> list[str]:
+    return ["--", sys.executable, "-c", source]
+
+
+def test_status_0_ends_the_experiment(bench: Bench) -> None:
+    show = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('RIGSYNC_')}))"
+    outcome = bench.run("--init", '{"box": 4}', "--start", '{"stage": 2}', "--delay", "0.1", *python(show))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert json.loads(outcome.out) == {
+        "RIGSYNC_EXP_REF": REFERENCE,
+        "RIGSYNC_DATE": "2026-03-01",
+        "RIGSYNC_NUMBER": "2",
+        "RIGSYNC_SUBJECT": "mouse",
+    }
+    assert bench.verbs == WHOLE
+    assert bench.args("EXPINIT") == ({"box": 4, "exp_ref": REFERENCE},)
+    assert bench.args("EXPSTART") == (REFERENCE, {"stage": 2})
+
+
+def test_another_status_interrupts_and_is_passed_on(bench: Bench) -> None:
+    assert bench.run(*python("import sys; sys.exit(3)")).status == 3
+    assert bench.verbs == INTERRUPTED
+    (report,) = bench.args("EXPINTERRUPT")
+    assert "ended with exit status 3" in report["message"]
+
+
+@posix
+def test_a_command_that_a_signal_ends_has_128_and_its_number(bench: Bench) -> None:
+    assert bench.run(*python("import os; os.kill(os.getpid(), 9)")).status == 128 + 9
+    assert bench.verbs == INTERRUPTED
+    assert "was ended by signal 9" in bench.args("EXPINTERRUPT")[0]["message"]
+
+
+def test_the_options_of_the_command_are_its_own(bench: Bench) -> None:
+    outcome = bench.run(*python("import sys; print(sys.argv[1:])"), "--ref", "--", "a b", "$(id)", "--help")
+    assert outcome.out == "['--ref', '--', 'a b', '$(id)', '--help']\n"
+
+
+def test_a_command_that_is_not_there_begins_nothing(bench: Bench) -> None:
+    outcome = bench.run("--", "no-such-program")
+    assert outcome.status == 127
+    assert "no-such-program is not there" in outcome.err
+    assert bench.verbs == []
+
+
+@posix
+def test_a_command_that_is_no_program_begins_nothing(bench: Bench) -> None:
+    assert bench.run("--", "./rigs.yaml").status == 126
+    assert bench.verbs == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--init", "3"], "--init takes a map"),
+        (["--init", "{"], "looks like JSON"),
+        (["--delay", "-1"], "-1"),
+        (["--timeout", "nan"], "nan"),
+        (["--to", "lasers"], "lasers"),
+        (["--init", '{"exp_ref": "x"}'], "leave exp_ref out of init"),
+    ],
+)
+def test_wrong_usage_begins_nothing(bench: Bench, arguments: list[str], text: str) -> None:
+    outcome = bench.run(*arguments, *python("print('ran')"))
+    assert outcome.status == 2
+    assert text in outcome.err
+    assert (bench.verbs, outcome.out) == ([], "")
+
+
+def test_a_rig_that_fails_keeps_the_command_from_beginning(bench: Bench) -> None:
+    (bench.folder / "rigs.yaml").write_text(f"cameras: {bench.rig.uri}\nephys: udp://127.0.0.1:{free_port()}\n")
+    outcome = bench.run(*python("print('ran')"))
+    assert outcome.status == 125
+    assert outcome.out == ""
+    assert "ephys: EXPINFO failed" in outcome.err
+
+
+def test_a_rig_that_fails_meanwhile_is_told_and_spoils_the_end(bench: Bench) -> None:
+    def fail() -> None:
+        until(lambda: bench.rig.status is ExpStatus.RUNNING)
+        bench.rig.interrupt("the disk is full")
+
+    failing = threading.Thread(target=fail)
+    failing.start()
+    with bench.start(*python("import sys; sys.stdin.read()")) as command:
+        assert "does not record" in (line := command.error_line())
+        assert "the disk is full" in line
+        failing.join(LONG)
+        assert command.process.stdin
+        command.process.stdin.close()
+        outcome = command.outcome()
+    assert outcome.status == 125
+    assert "failed at recording" in outcome.err
+    assert "the disk is full" in outcome.err
+
+
+@posix
+@pytest.mark.parametrize(("handles", "verbs", "status"), [(True, WHOLE, 0), (False, INTERRUPTED, 130)])
+def test_ctrl_c_is_the_commands(bench: Bench, handles: bool, verbs: list[str], status: int) -> None:
+    source = "import signal, sys, time\n"
+    source += f"signal.signal(signal.SIGINT, {'lambda *_: sys.exit(0)' if handles else 'signal.SIG_DFL'})\n"
+    source += "print('runs', flush=True); time.sleep(1000)"
+    with bench.start(*python(source)) as command:
+        command.line("runs")
+        for process in (*command.children(), psutil.Process(command.process.pid)):  # as a terminal does
+            process.send_signal(signal.SIGINT)
+        assert command.outcome().status == status
+    assert bench.verbs == verbs
+
+
+@posix
+def test_sigterm_ends_the_command_and_interrupts(bench: Bench) -> None:
+    with bench.start(*python("import time; print('runs', flush=True); time.sleep(1000)")) as command:
+        command.line("runs")
+        (child,) = command.children()
+        command.process.terminate()
+        assert command.outcome().status == 128 + signal.SIGTERM
+        assert has_ended(child)
+    assert bench.verbs == INTERRUPTED
+    assert bench.args("EXPINTERRUPT")[0]["message"] == "SIGTERM ended the program"
+
+
+@posix
+def test_a_command_that_ignores_sigterm_is_killed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('runs', flush=True)\n"
+    with bench.start(*python(source + "time.sleep(1000)")) as command:
+        command.line("runs")
+        (child,) = command.children()
+        command.process.terminate()
+        assert command.outcome().status == 128 + signal.SIGTERM
+        assert has_ended(child)
+    assert GRACE < LONG
+    assert bench.verbs == INTERRUPTED
