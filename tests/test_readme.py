@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,9 +26,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCTOR = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-DEMO, TEST, SERVE, LAB, TAKE_OVER, STOP = [text.splitlines() for language, text in BLOCKS if language == "sh"]
-CAMERAS, TASK, PARTIAL, AT_ONE_INSTANT, NOTICES = [text for language, text in BLOCKS if language == "python"]
-(RIGS,) = [text for language, text in BLOCKS if language == "yaml"]
+DEMO, TEST, AGENT, SERVE, LAB, TAKE_OVER, STOP = [text.splitlines() for language, text in BLOCKS if language == "sh"]
+SCRIPTS = [text for language, text in BLOCKS if language == "python"]
+CAMERAS, TASK, PARTIAL, AT_ONE_INSTANT, NOTICES, RIG_TELLS, TASK_ASKS = SCRIPTS
+AGENT_FILE, RIGS = [text for language, text in BLOCKS if language == "yaml"]
 REFERENCE = "2026-11-20_1_mouse"
 TIMEOUT = 60
 
@@ -96,7 +99,9 @@ def test_first_script_interrupts_the_rigs_that_did_initialise(
     task = tmp_path / "task.py"
     task.write_text(with_ports(script, ports), encoding="utf-8")
     done = run([str(task)], tmp_path)
-    assert "PushError: EXPINIT failed on one rig: ephys: OSError: no disk" in done.stderr
+    assert "ExperimentError: experiment 2026-11-20_1_mouse failed at EXPINIT on 1 of 2 rigs" in done.stderr
+    assert "ephys: EXPINIT failed: OSError: no disk" in done.stderr
+    assert "cameras: initialised; then interrupted and cleaned up" in done.stderr
     assert cameras.stdout
     assert cameras.stdout.readline() == "stopped\n"
 
@@ -112,6 +117,7 @@ def test_first_script_started_twice_leaves_the_experiment_of_the_first_alone(
     task.write_text(TASK.replace("udp://127.0.0.1:11001", rig.uri), encoding="utf-8")
     done = run([str(task)], tmp_path)
     assert "BusyError: EXPINIT refused" in done.stderr
+    assert "cameras" not in done.stderr.partition("; then")[2]
     assert rig.status is ExpStatus.RUNNING
 
 
@@ -148,9 +154,46 @@ def test_notices_are_told(
 
     for line in reversed(NOTICES.splitlines()):  # who listens has to be first; they are two programs there
         exec(line, {"rig": rig, "aux": aux})
-    until(lambda: says("cameras progress left {'frames': 1200}\n"))
+    until(lambda: says("cameras focus left {'score': 0.8}\n"))
     aux.request("EXPINIT", {"exp_ref": REFERENCE})
     until(lambda: says("cameras status None {'status': 'INITIALIZED'"))
+
+
+def test_progress_streams_and_commands(
+    serve: Callable[..., Any], connect: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = serve("cameras")
+    aux = connect(rig)
+    exec(RIG_TELLS, {"rig": rig})
+    until(lambda: aux.services["cameras"].streams == {"left": {"camera": "FLIR 3"}})
+    exec(TASK_ASKS, {"aux": aux})
+    told = capsys.readouterr().out
+    assert "{'z': 3}\n" in told
+    rig.progress("left.mp4", 1201, total=3600)
+
+    def says() -> bool:
+        nonlocal told
+        told += capsys.readouterr().out
+        return "cameras left.mp4 1201 of 3600\n" in told
+
+    until(says)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg here")
+def test_the_rig_that_needs_no_code_records(tmp_path: Path, connect: Callable[..., Any]) -> None:
+    (tmp_path / "data").mkdir()
+    text = AGENT_FILE.replace("0.0.0.0:11001", "127.0.0.1:0").replace('"/data"', f'"{(tmp_path / "data").as_posix()}"')
+    (tmp_path / "cameras.yaml").write_text(text.replace("20 GB", "1 MB"), encoding="utf-8")
+    check, serving = AGENT
+    assert rigsync_command(check, tmp_path).returncode == 0
+    with Command([*shlex.split(serving)[1:], "--json"], tmp_path, environment(tmp_path)) as agent:
+        aux = connect({"cameras": json.loads(agent.line('{"rig"'))["listening"]})
+        with aux.experiment(REFERENCE) as session:
+            video = tmp_path / "data" / REFERENCE / "left.mp4"
+            until(lambda: "ffmpeg frames" in aux.services["cameras"].progress and video.stat().st_size > 1000)
+            session.check()
+        agent.interrupt()
+        assert agent.outcome().status == 0
 
 
 def test_the_lease_of_a_rig_can_be_chosen() -> None:
@@ -245,6 +288,7 @@ def test_errors_that_readme_names_exist() -> None:
     table = README.partition("## What goes wrong")[2].partition("## Figures")[0]
     named = {name for name in re.findall(r"`([A-Z]\w+)[.`]", table) if not name.startswith("EXP")} - {
         "StateError",
+        "UnknownCommand",
         "ValueError",
     }
     assert named

@@ -96,13 +96,57 @@ SHOWN_BY = {
     "a callback of your own blocks": [
         "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
     ],
+    "the task raises, is stopped by Ctrl-C or SIGTERM, or forgets its rigs": [
+        "tests/test_experiment.py::test_whatever_leaves_the_body_interrupts_and_tells_why",
+        "tests/test_experiment.py::test_a_signal_interrupts",
+        "tests/test_experiment.py::test_the_end_of_the_interpreter_interrupts",
+    ],
+    "one rig cannot initialise or start": [
+        "tests/test_experiment.py::test_one_of_four_refuses_init",
+        "tests/test_experiment.py::test_one_that_cannot_start_is_cleaned_up_with_the_others",
+    ],
+    "a rig stops, restarts or is lost while it records": [
+        "tests/test_experiment.py::test_a_rig_that_stops_by_itself_is_seen",
+        "tests/test_experiment.py::test_one_that_is_started_anew_is_seen",
+        "tests/test_experiment.py::test_one_that_is_lost_and_back_is_ready_again",
+        "tests/test_experiment.py::test_what_nobody_has_checked_is_told_at_the_end",
+    ],
+    "a recorder of an agent dies, or ends too soon": [
+        "tests/agent/test_agent.py::test_one_that_dies_while_it_records_is_told_at_once",
+        "tests/test_examples.py::test_a_recorder_that_dies_ends_the_task",
+    ],
+    "a recorder freezes: its file stops growing": [
+        "tests/agent/test_agent.py::test_a_recorder_that_freezes_is_told_within_the_time_and_its_recovery_too",
+    ],
+    "a recorder ignores interrupt and terminate": [
+        "tests/agent/test_agent.py::test_one_that_ignores_everything_is_killed_and_the_answer_says_so",
+    ],
+    "an agent is killed": [
+        "tests/agent/test_serve.py::test_killed_while_ffmpeg_records_it_leaves_nothing_and_the_file_is_playable",
+        "tests/test_examples.py::test_agents_that_are_killed_leave_no_recorder",
+    ],
+    "too little disk, a program or folder missing, a folder read-only": [
+        "tests/agent/test_agent.py::test_what_is_required_refuses_the_experiment_on_every_screen",
+        "tests/agent/test_agent.py::test_a_folder_that_cannot_be_written_to_refuses_the_experiment",
+    ],
+    "a reference or value with `..`, `/`, quotes, `$()`, line ends": [
+        "tests/agent/test_agent.py::test_a_reference_that_could_lead_elsewhere_is_refused_by_name",
+        "tests/agent/test_agent.py::test_a_value_that_could_lead_elsewhere_is_refused_by_name",
+        "tests/agent/test_agent.py::test_words_are_arguments_and_values_are_in_the_environment",
+        "tests/agent/test_agent.py::test_a_shell_gets_what_means_nothing_to_it_and_no_more",
+    ],
+    "a command that the rig does not have, or a rig of iblutil": [
+        "tests/test_commands.py::test_an_unknown_command_is_refused_with_those_there_are",
+        "tests/test_commands.py::test_an_iblutil_rig_is_refused_by_name_and_hears_nothing",
+    ],
     "junk, foreign versions, forged senders": [
         "tests/test_endpoint.py::test_coordinator_takes_junk",
         "tests/test_endpoint.py::test_rig_takes_junk",
         "tests/test_endpoint.py::test_forged_reply_from_another_socket_has_no_effect",
     ],
-    "a mistake in `rigs.yaml`": [
+    "a mistake in `rigs.yaml`, or in the file of an agent": [
         "tests/test_config.py::test_what_is_no_rig",
+        "tests/agent/test_serve.py::test_what_is_wrong_is_told_before_anything_listens",
     ],
 }
 
