@@ -16,12 +16,11 @@ from rigsync.protocol.clock import NANOSECONDS
 from rigsync.protocol.events import LinkChanged, LinkState, Notice, ProbeAnswered, RigRestarted
 from rigsync.protocol.lifecycle import name_different
 from rigsync.protocol.messages import ExpStatus, one_line
+from rigsync.protocol.notices import FAILURE
 from rigsync.service import RigServices
 
 PROBE_TIMEOUT = 1.0
 """Seconds allowed to the probe by which a rig's word that it has stopped is made sure of; the next beat brings more."""
-FAILURE = "failure"
-"""Topic of the notices by which a rig tells that it records badly, or not at all: ``{'problem': text}``."""
 
 
 @dataclass(frozen=True, slots=True)

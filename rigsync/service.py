@@ -50,6 +50,7 @@ from rigsync.protocol.events import (
 )
 from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.messages import NULL_MESSAGE, Command, ExpMessage, Message, one_line
+from rigsync.protocol.notices import FAILURE
 from rigsync.protocol.peer import Line, Peer
 from rigsync.remote_rig import RemoteRig, message_of
 from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
@@ -577,9 +578,14 @@ class RigServices(app.Services):
         self[event.rig].deliver(NULL_MESSAGE, [event.text, event.event], self.address(event.rig), False)
 
     def _note_notice(self, event: Notice) -> None:
-        reason = event.body.get("reason") if event.topic == "status" and isinstance(event.body, dict) else None
-        if reason:
-            push_logger.warning("%s: %s", event.rig, one_line(str(reason)))
+        body = event.body if isinstance(event.body, dict) else {}
+        if event.topic == "status" and body.get("reason"):
+            push_logger.warning("%s: %s", event.rig, one_line(str(body["reason"])))
+        elif event.topic == FAILURE:
+            push_logger.error("%s: %s", event.rig, one_line(str(body.get("problem") or event.body)))
+        elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
+            told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
+            push_logger.warning("%s: %s", event.rig, one_line(told))
 
     def _note_link(self, event: LinkChanged) -> None:
         level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from processes import port_of, until
 
-from rigsync import Auxiliaries, NotRunning, PayloadError, PayloadTooLarge, Rig
+from rigsync import Auxiliaries, NotRunning, PayloadError, PayloadTooLarge, PushError, Rig
 from rigsync.relay import relay_before
 
 
@@ -138,3 +138,21 @@ def test_a_rig_that_does_not_serve_tells_nothing() -> None:
         rig.notify("log", 1)
     with pytest.raises(NotRunning):
         rig.notify("log", 1)
+
+
+def test_failures_are_on_the_screen_of_every_coordinator(
+    stack: contextlib.ExitStack, rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise OSError("disk full")
+
+    rig.on("EXPINIT")(refuse)
+    watcher, owner = Watcher(stack, rig.uri), Watcher(stack, rig.uri)
+    outcome = owner.aux.push("EXPINIT", "2026-03-01_2_mouse", wait=True)
+    assert isinstance(outcome, PushError)
+    rig.notify("failure", {"problem": "left.mp4 has stopped growing"})
+    until(lambda: all(watcher.of("failure") for watcher in (watcher, owner)))
+    until(lambda: watcher.of("log"))
+    told = [record.getMessage() for record in caplog.records if record.name == "rigsync.push"]
+    assert told.count("cameras: left.mp4 has stopped growing") == 2
+    assert any(line.startswith("cameras: EXPINIT from 127.0.0.1:") and "disk full" in line for line in told)

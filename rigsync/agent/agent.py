@@ -21,9 +21,9 @@ from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import SubstitutionError, Template
 from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
 from rigsync.errors import LoopBlocked, NotRunning, RigsyncError
-from rigsync.failures import FAILURE
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, named_reference
 from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.protocol.notices import FAILURE
 from rigsync.rig import Rig
 
 logger = logging.getLogger("rigsync.agent")

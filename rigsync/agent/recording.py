@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rigsync.agent.checks import Growth, matching_sizes
 from rigsync.errors import RigsyncError
-from rigsync.failures import FAILURE
+from rigsync.protocol.notices import FAILURE
 
 if TYPE_CHECKING:
     from rigsync.rig import Rig

@@ -16,6 +16,8 @@ from rigsync.config import Timing
 from rigsync.protocol.backoff import Backoff
 from rigsync.protocol.messages import Notice
 
+FAILURE = "failure"
+"""Topic by which a rig tells that it records badly, or not at all: ``{'problem': text}``."""
 WAITING = 10_000
 WAITING_BYTES = 4 << 20
 """Confirmed notices that may wait for one coordinator, and their bytes; beyond that the oldest are given up."""
