@@ -1121,7 +1121,7 @@ def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> Non
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ([], "Missing argument 'NAME'"),
+        ([], "Missing argument 'FILE.yaml... | NAME'"),
         ([" "], "expected the name of a rig"),
         (["cameras", "--uri", "wss://127.0.0.1"], "only udp:// and tcp:// are supported"),
         (["cameras", "--uri", "udp://127.0.0.1:99999"], "the port is a number from 0 to 65535"),

@@ -97,7 +97,7 @@ class Lab:
             return
         heard = self.notified.setdefault((rig.name, boot), [])
         heard.append(len(heard))
-        rig.notify("stream", [boot, heard[-1]])
+        rig.notify("frames", [boot, heard[-1]])
 
     def trouble(self) -> None:
         """Let one thing go wrong, or nothing; whatever it is ends by itself within half a minute."""
@@ -222,7 +222,7 @@ class Lab:
         """Check that the watcher was told everything, once and in order."""
         told: dict[tuple[str, str], list[int]] = {process: [] for process in self.notified}
         for event in self.watcher.events:
-            if isinstance(event, Notice) and event.topic == "stream":
+            if isinstance(event, Notice) and event.topic == "frames":
                 boot, number = event.body
                 told[event.rig, boot].append(number)
                 seen["notices"] += 1

@@ -263,6 +263,21 @@ def test_a_rig_that_was_silent_is_back(tmp_path: Path, write: Callable[..., None
             until_told("alive", r"is back, after \d+s$")
 
 
+def test_a_failure_that_a_rig_tells_is_its_last_error(
+    tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
+) -> None:
+    rig = serve("cameras")
+    write(cameras=rig.uri)
+    with start(tmp_path, "--json") as command:
+        while json.loads(command.line())["rigs"]["cameras"]["link"] != "alive":
+            pass
+        rig.notify("failure", {"problem": "left.mp4 has stopped growing"})
+        found: Any = None
+        while not found:
+            found = json.loads(command.line())["rigs"]["cameras"]["last_error"]
+        assert found["error"] == "left.mp4 has stopped growing"
+
+
 @needs_terminal
 def test_what_others_do_is_shown(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]

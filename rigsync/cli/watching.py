@@ -25,6 +25,7 @@ from rigsync.protocol.events import (
     RigRestarted,
     ViolationSeen,
 )
+from rigsync.protocol.notices import FAILURE
 
 COLUMNS = [
     *("rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "progress", "last error"),
@@ -64,6 +65,7 @@ _NOT_RUN = {
 }
 """What became of a message that was not run, by the type of the error; any other has failed."""
 _BACK, _INDENT = "is back", "  "
+_ANEW = "the rig's program was started anew"
 _LONGEST_TEXT = 1000
 
 
@@ -217,13 +219,13 @@ class Watch:
         elif event.before is not LinkState.UNKNOWN:
             since = self._away.pop(event.rig, None)  # None of one that was lost before the subscription
             after = "" if since is None else f", after {_age(time.monotonic() - since)}"
-            self._note_error(event.rig, f"{_BACK}{after}")
+            last = self._errors.get(event.rig)
+            why = f": {_ANEW}" if last and last.text == _ANEW else ""  # which is told just before
+            self._note_error(event.rig, f"{_BACK}{after}{why}")
 
     def _note_restart(self, rig: str) -> None:
         self._messages.pop(rig, None)  # the new program has had none
-        before = self._errors.get(rig)
-        is_back = f"{before.text}: " if before and before.text.startswith(_BACK) else ""
-        self._note_error(rig, f"{is_back}the rig's program was started anew")
+        self._note_error(rig, _ANEW)
 
     def _note_notice(self, event: Notice) -> None:
         body = event.body if isinstance(event.body, dict) else {}
@@ -236,6 +238,8 @@ class Watch:
                 self._note_message(event.rig, message)
         elif event.topic == "status" and isinstance(reason := body.get("reason"), str):
             self._note_error(event.rig, reason)
+        elif event.topic == FAILURE:
+            self._note_error(event.rig, str(body.get("problem") or event.body))
 
     def _note_message(self, rig: str, message: str) -> None:
         self._messages[rig] = Told(message[:_LONGEST_TEXT], time.time())
