@@ -129,8 +129,8 @@ class Peer:
         self._echo_guard = EchoGuard()
         self._probe_n = 0
         self._probes = ProbeLog()
-        self._newest_alive = self._left_at = -1
-        """Numbers of the newest probe that is answered, and of the last before the rig's goodbye."""
+        self._newest_alive = self._left_at = self._met_at = -1
+        """Numbers of the newest probe that is answered, of the last before the rig's goodbye, and before it was met."""
         self._clock = ClockFilter()
         self._notices = NoticeFilter()
         self.board = BoardView(config.name, told)
@@ -470,7 +470,10 @@ class Peer:
         restarted = False
         if frame.boot != self._remote_boot:
             probe = self._probes.outstanding(frame.n)
-            if probe is None or frame.t0 != probe.stamp or frame.boot in self._past_boots:
+            # Of two processes that have answered one burst of probes, the later one may have been met first. Which one
+            # it is, a probe shows that was sent after that.
+            is_old = frame.boot in self._past_boots and frame.n <= self._met_at
+            if probe is None or frame.t0 != probe.stamp or is_old:
                 self._count("unknown boot")
                 return
             restarted = self._remote_boot is not None
@@ -494,7 +497,7 @@ class Peer:
         """Begin anew with another process of the rig."""
         if self._remote_boot:
             self._past_boots.append(self._remote_boot)
-        self._remote_boot = boot
+        self._remote_boot, self._met_at = boot, self._probe_n
         self._clock, self._notices = ClockFilter(), NoticeFilter()
         self.board.empty()
         self._newest_alive = self._left_at = -1

@@ -636,6 +636,21 @@ def test_a_new_boot_is_a_restart_and_is_told_once(bench: PeerBench) -> None:
     assert bench.events(RigRestarted) == [RigRestarted(NAME)]
 
 
+def test_a_rig_that_restarts_during_the_first_probes_is_met_whichever_answer_comes_first() -> None:
+    bench = PeerBench().connect()
+    bench.run(0.1)
+    bench.alive(2, boot=NEW)
+    bench.alive(1, boot=RIG)  # from before the restart, and late
+    bench.alive(3, boot=NEW)  # of that burst too, so that nobody can tell
+    assert bench.peer._remote_boot == RIG
+    bench.run(1.0)
+    bench.alive(bench.peer._probe_n, boot=NEW)
+    assert bench.peer._remote_boot == NEW
+    bench.run(3.0)
+    bench.alive(bench.peer._probe_n, boot=NEW)
+    assert bench.peer.state is LinkState.ALIVE
+
+
 def test_the_first_boot_is_no_restart() -> None:
     bench = PeerBench().connect()
     bench.alive()
