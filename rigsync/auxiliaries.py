@@ -447,8 +447,9 @@ class Auxiliaries:
         timeout : float, optional
             Seconds for the answers to each message, instead of each rig's own.
         on_failure : callable, optional
-            Called with a `RigFailure` where a rig fails after it has begun, on the service thread; without it,
-            ``session.check()`` raises, and leaving does where nobody has checked.
+            Called with a `RigFailure` where a rig fails after it has begun, on the service thread; on the one that
+            enters, once all have begun, for what has failed by then. Without it, ``session.check()`` raises, and
+            leaving does where nobody has checked.
 
         Returns
         -------

@@ -10,7 +10,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rigsync import __version__
 from rigsync.callbacks import guarded
@@ -144,6 +144,7 @@ class Experiment:
         self._begin_ending()
         try:
             if error is not None:
+                self._signals.hold(ctrl_c=True)
                 self._stop_and_clean_up(report_of(error))
         finally:
             self._state = "over"
@@ -155,7 +156,9 @@ class Experiment:
 
     def _begin_ending(self) -> None:
         # What is to be done now is bounded, and a signal that asks for the end is obeyed after it.
-        self._state, self._signals.hold = "ending", True
+        # Not Ctrl-C: it turns an end that takes long into an interrupt.
+        self._state = "ending"
+        self._signals.hold(ctrl_c=False)
 
     # ------------------------------------------------------------------------------------------------ beginning
 
@@ -189,7 +192,12 @@ class Experiment:
         for rig in main:
             # What a rig that is STOPPED tells is the experiment before this one.
             if (reference := told[rig].get("exp_ref")) and told[rig].get("status") != int(ExpStatus.STOPPED):
-                found = reference_text(reference)
+                try:
+                    found = reference_text(reference)
+                except ValueError as error:
+                    problem = f"it is the main sync, and what it tells is no reference: {error}"
+                    outcomes = {**dict.fromkeys(self._rigs, _DONE["EXPINFO"]), rig: problem}
+                    raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem)}) from error
                 if self.exp_ref is not None and not same_reference(self.exp_ref, found):
                     logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
                 self.exp_ref = found
@@ -250,12 +258,14 @@ class Experiment:
         rigs = self._in_charge_of
         if not rigs:
             return {}
+        self._signals.hold(ctrl_c=True)
         if self._watch:
             self._watch.end()
         outcomes: dict[str, str] = {}
         try:
             stopped = self._push("EXPINTERRUPT", report, rigs=rigs)
             self._in_charge_of = []
+            self._signals.hold(ctrl_c=False)  # nothing records any more, and to clean up may take long
             cleaned_up = self._push("EXPCLEANUP", rigs=rigs)
         except RigsyncError as error:  # closed, for instance
             logger.error("%s may go on recording: %s", ", ".join(rigs), error)  # noqa: TRY400 - the text says all
@@ -303,34 +313,57 @@ def _may_have_begun(message: str, error: RigError | None) -> bool:
 
 
 class _EndingSignals:
-    """Has the signals that end a program raise `Terminated`, so that it leaves its `with`; on the main thread alone."""
+    """Has the signals that end a program raise `Terminated`, so that it leaves its `with`; on the main thread alone.
+
+    They wait while rigs are being stopped, and so does Ctrl-C. Experiments within each other wait for each other.
+    """
+
+    _holding: ClassVar[dict[_EndingSignals, bool]] = {}
+    """Those on whose account signals are obeyed later; whether Ctrl-C is one of these."""
+    _held: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
-        self.hold = False
-        """Whether what comes now is to be obeyed later."""
-        self._held: int | None = None
         self._before: dict[int, Any] = {}
+        self._due: list[int] = []
 
     def take_over(self) -> None:
-        """Handle those signals that the program leaves to the system."""
+        """Handle Ctrl-C where it is Python's, and those signals that the program leaves to the system."""
         if threading.current_thread() is threading.main_thread():
-            numbers = (getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name))
-            for number in numbers:
-                if signal.getsignal(number) is signal.SIG_DFL:
+            known = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
+            for number in (signal.SIGINT, *known):
+                usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                if signal.getsignal(number) is usual:
                     self._before[number] = signal.signal(number, self._handle)
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if not self.hold:
+    def hold(self, *, ctrl_c: bool) -> None:
+        """Obey what comes from now on later."""
+        if threading.current_thread() is threading.main_thread():
+            self._holding[self] = ctrl_c
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if any(self._holding.values()) if number == signal.SIGINT else self._holding:
+            self._held.append(number)
+        elif number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        else:
             raise Terminated(number)
-        self._held = number
 
     def give_back(self) -> None:
-        """Leave them to the system again."""
+        """Leave them to the system again, but for those that the program has taken meanwhile; hold nothing any more."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
         self._before.clear()
+        if self._holding.pop(self, None) is not None and not self._holding:
+            self._due = self._held.copy()
+            self._held.clear()
 
     def act(self, error: BaseException | None) -> None:
         """Obey what came while it was held, if the program is not ending anyway."""
-        if self._held is not None and not isinstance(error, Terminated):
-            raise Terminated(self._held)
+        if isinstance(error, Terminated):
+            return
+        for number in self._due:
+            if number != signal.SIGINT:
+                raise Terminated(number)
+        if self._due and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt

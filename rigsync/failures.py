@@ -68,7 +68,8 @@ class FailureWatch:
         self._reasons: dict[str, str] = {}  # why a rig says that it has stopped
         self._failed: dict[str, str] = {}
         self._lost: dict[str, str] = {}  # which may be back and have recorded all the while
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()  # each rig with what the program knows of it
+        self._is_over = False
         self._subscriptions = [
             subscribers.add(Notice, self._note_notice),
             subscribers.add(ProbeAnswered, self._note_status),
@@ -80,8 +81,11 @@ class FailureWatch:
         """Watch from now on: every rig has said that it records."""
         with self._lock:
             self._since = time.monotonic()
-            if not self._failed and not self._lost:
+            early = {**self._lost, **self._failed}  # while others were still beginning
+            if not early:
                 self._ready.set()
+        for rig, reason in early.items():
+            self._tell(RigFailure(rig, reason))
 
     def failures(self) -> dict[str, str]:
         """Return what has gone wrong, by name of rig."""
@@ -91,7 +95,7 @@ class FailureWatch:
     def take(self) -> dict[str, str]:
         """Return what has gone wrong, and take note that the program knows."""
         failures = self.failures()
-        self._told.update(failures)
+        self._told.update(failures.items())
         return failures
 
     def end(self) -> dict[str, str]:
@@ -100,9 +104,9 @@ class FailureWatch:
         A rig that is lost is not among it: what becomes of it, the next message shows.
         """
         with self._lock:
-            self._since = None
+            self._since, self._is_over = None, True
             self._ready.unset()
-            return {rig: reason for rig, reason in self._failed.items() if rig not in self._told}
+            return dict(self._failed.items() - self._told)
 
     def close(self) -> None:
         """Be told of nothing more."""
@@ -160,11 +164,13 @@ class FailureWatch:
     def _fail(self, rig: str, reason: str, where: dict[str, str] | None = None) -> None:
         failed = self._failed if where is None else where
         with self._lock:
-            if self._since is None or rig in failed:
+            if self._is_over or rig in failed:
                 return
             failed[rig] = one_line(reason)
             self._ready.unset()
-        self._tell(RigFailure(rig, failed[rig]))
+            if self._since is None:
+                return  # `begin` tells it
+        self._tell(RigFailure(rig, one_line(reason)))
 
 
 def _ignore(_: Any) -> None:

@@ -642,3 +642,171 @@ def test_in_another_thread_than_the_main_one_the_signals_are_left_alone(lab: Lab
     thread.start()
     thread.join(LONG)
     assert seen == [before]
+
+
+# ------------------------------------------------------------------------------- while it begins, and at awkward times
+
+
+def test_what_goes_wrong_while_another_rig_still_starts_is_seen(lab: Lab, connect: Connect) -> None:
+    go = threading.Event()
+    told: list[RigFailure] = []
+    cameras = lab.rig("cameras")
+    cameras.on("EXPSTART")(lambda *_: None)
+    ephys = lab.rig("ephys", {"EXPSTART": lambda *_: go.wait(LONG) and None})
+    aux = connect(cameras, ephys)
+    seen = []
+    aux.on("notice", lambda notice: seen.append(notice) if notice.topic == "failure" else None)
+
+    def fail_early() -> None:
+        until(lambda: cameras.status is ExpStatus.RUNNING)
+        cameras.notify("failure", {"problem": "left.mp4 has stopped growing", "exp_ref": REFERENCE})
+        until(lambda: seen)
+        go.set()
+
+    failing = threading.Thread(target=fail_early)
+    failing.start()
+    with aux.experiment(REFERENCE, on_failure=told.append) as session:
+        failing.join(LONG)
+        assert session.failures == {"cameras": "left.mp4 has stopped growing"}
+        assert not session.ready.is_set()
+        until(lambda: told)
+        with pytest.raises(ExperimentError):
+            session.check()
+    assert len(told) == 1
+
+
+def test_a_rig_that_is_lost_while_another_still_starts_is_seen(lab: Lab, connect: Connect) -> None:
+    go = threading.Event()
+    cameras, ephys = lab.rig("cameras"), lab.rig("ephys", {"EXPSTART": lambda *_: go.wait(LONG) and None})
+    with relay_before({"cameras": ("127.0.0.1", int(cameras.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["cameras"].address
+        aux = connect(ephys, {"cameras": f"udp://{host}:{port}"})
+        answered = threading.Event()
+        aux.on(
+            "MessageReceived",
+            lambda event: answered.set() if (event.rig, event.event.name) == ("cameras", "EXPSTART") else None,
+        )
+
+        def lose() -> None:
+            assert answered.wait(LONG)
+            relays["cameras"].loss = 1.0
+            until(lambda: aux.services and aux.services["cameras"].state.value == "lost")
+            go.set()
+
+        losing = threading.Thread(target=lose)
+        losing.start()
+        with aux.experiment(REFERENCE) as session:
+            losing.join(LONG)
+            with pytest.raises(ExperimentError, match="is lost"):
+                session.check()
+            relays["cameras"].loss = 0.0
+            assert session.ready.wait(LONG)
+            session.check()
+
+
+def test_a_second_failure_of_another_kind_is_told_though_the_first_was(lab: Lab, connect: Connect) -> None:
+    cameras = lab.rig("cameras")
+    with relay_before({"cameras": ("127.0.0.1", int(cameras.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["cameras"].address
+        aux = connect({"cameras": f"udp://{host}:{port}"})
+
+        def task() -> None:
+            with aux.experiment(REFERENCE) as session:
+                relays["cameras"].loss = 1.0
+                until(lambda: session.failures)
+                with pytest.raises(ExperimentError, match="is lost"):
+                    session.check()
+                relays["cameras"].loss = 0.0
+                assert session.ready.wait(LONG)
+                cameras.interrupt("the disk is full")
+                until(lambda: session.failures)
+
+        with pytest.raises(ExperimentError, match="the disk is full"):
+            task()
+
+
+@pytest.mark.parametrize("error", [None, ValueError("the valve is stuck")])
+def test_who_presses_ctrl_c_again_and_again_leaves_nothing_running(
+    lab: Lab, connect: Connect, error: Exception | None
+) -> None:
+    interrupted, go = threading.Event(), threading.Event()
+    rig = lab.rig("cameras", {"EXPINTERRUPT": lambda *_: interrupted.set() or (go.wait(LONG) and None)})
+    aux = connect(rig)
+
+    def press() -> None:
+        interrupted.wait(LONG)
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # else the system makes one signal of them
+        go.set()
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt), aux.experiment(REFERENCE):
+        raise error or KeyboardInterrupt
+    pressing.join(LONG)
+    assert lab.verbs("cameras") == INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@posix
+def test_a_signal_while_an_inner_experiment_is_interrupted_waits_for_it(lab: Lab) -> None:
+    interrupted, go = threading.Event(), threading.Event()
+    outer = lab.rig("outer")
+    inner = lab.rig("inner", {"EXPINTERRUPT": lambda *_: interrupted.set() or (go.wait(LONG) and None)})
+    body = f"""
+    with aux.experiment("{REFERENCE}", rigs="outer"):
+        with aux.experiment("{OTHER}", rigs="inner"):
+            raise ValueError("the valve is stuck")
+    """
+    with program({"outer": outer.uri, "inner": inner.uri}, body) as process:
+        assert interrupted.wait(LONG)
+        process.terminate()
+        time.sleep(0.1)  # for the signal to be delivered; were it late, the test would pass all the same
+        go.set()
+        assert process.wait(LONG) == 128 + signal.SIGTERM
+    assert lab.verbs("inner") == INTERRUPTED
+    assert lab.verbs("outer") == INTERRUPTED
+    assert lab.args("outer", "EXPINTERRUPT")[0]["error"] == "Terminated"
+
+
+@posix
+def test_a_handler_that_the_body_has_put_in_stays(lab: Lab, connect: Connect) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with connect(lab.rig("cameras")).experiment(REFERENCE):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_a_main_sync_tells_that_is_no_reference_is_refused_by_its_name(lab: Lab, connect: Connect) -> None:
+    ephys = lab.rig("ephys", {"EXPINFO": lambda *_: {"exp_ref": [1, 2]}}, main_sync=True)
+    with pytest.raises(ExperimentError, match="ephys") as told, connect(ephys).experiment(REFERENCE):
+        pytest.fail("it has begun")
+    assert told.value.stage == "EXPINFO"
+    assert lab.verbs("ephys") == ["EXPINFO"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_that_leaves_the_experiment_does_not_end_it(lab: Lab) -> None:
+    rig = lab.rig("cameras")
+    body = f"""
+    with aux.experiment("{REFERENCE}"):
+        pid = os.fork()
+        if not pid:
+            sys.exit(3)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        say(len(aux.services["cameras"].progress))
+        sys.stdin.readline()
+    """
+    with program({"cameras": rig.uri}, body) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "3\n"
+        assert rig.status is ExpStatus.RUNNING
+        assert process.stdin
+        process.stdin.close()
+        assert process.wait(LONG) == 0
+    assert lab.verbs("cameras") == WHOLE

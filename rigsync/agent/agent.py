@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import logging
 import os
 import re
@@ -74,11 +75,14 @@ class Agent(Rig):
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
         self._interrupted = threading.Event()
+        self._is_closing = False
         for event in LIFECYCLE_MESSAGES:
             self.on(event)(_Handler(self, event))
 
     def start(self) -> None:
         """Serve in the background, as `Rig.start` does."""
+        if not self.is_running:
+            self._commands, self._is_closing = Commands(self._note_end), False
         super().start()
         try:
             self._announce(self.uri)
@@ -96,14 +100,14 @@ class Agent(Rig):
         """
         if self._thread and self._thread.on_loop_thread:
             raise LoopBlocked("close() on the rig's event loop would wait for itself; call it from another thread")
+        self._is_closing = True
         limit = LAST_GRACE + max((action.stop.grace for action in self._file.on.values() if action.stop), default=0.0)
         if self._thread and self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
             self._interrupted.clear()
             with contextlib.suppress(NotRunning):
                 self.interrupt("the rig's program is being closed")
                 self._interrupted.wait(limit)
-        for child in self._commands.running():
-            child.end()
+        self._commands.close()
         if not self._commands.wait(limit):
             logger.error("%s: commands do not end; they are killed with this program", self.name)
         super().close()
@@ -113,22 +117,47 @@ class Agent(Rig):
 
     async def handle(self, event: ExpMessage, args: list[Any]) -> dict[str, Any]:
         """Do what the file says of a message; return what became of it, for the answer."""
+        if self._is_closing and event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
+            raise NotRunning("the rig's program is being closed; start it again")
         data = args[-1] if args and isinstance(args[-1], dict) else {}
         if event is ExpMessage.EXPINIT:
-            self._reference, self._data = named_reference(event, args), data
-        elif event is ExpMessage.EXPSTART:
+            return await self._replace(named_reference(event, args), data)
+        if event is ExpMessage.EXPSTART:
             self._reference = self._reference or named_reference(event, args)
-        values = session_values(event, self._reference, {**self._data, **data}, self._file)
-        if event is ExpMessage.EXPINIT:
-            await self._commands.end_all(None)  # of an experiment that this one replaces before it has begun
-            await self._prepare(values)
-        self._say(f"{event.name} of {self._reference or 'an experiment without a reference'}{_why(data)}")
+        self._say_message(event, data)
         try:
-            return await self._act(event, values)
+            return await self._act(event, session_values(event, self._reference, {**self._data, **data}, self._file))
         finally:
             if event is ExpMessage.EXPINTERRUPT:
                 # When this is answered, and the rig STOPPED.
                 asyncio.get_running_loop().call_soon(self._interrupted.set)
+
+    async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
+        """Begin an experiment, in place of one that was initialised and has not started, if there is such a one.
+
+        That one goes on as it was if this one is refused.
+        """
+        values = session_values(ExpMessage.EXPINIT, reference, data, self._file)
+        await self._check(values)
+        before = self._reference, self._data, self._log
+        ended = await self._commands.end_all(None)
+        self._reference, self._data, self._log = reference, data, self._open_log(values)
+        self._say_message(ExpMessage.EXPINIT, data)
+        try:
+            for template in self._file.folders:
+                os.makedirs(self._path(template, values), exist_ok=True)
+            return await self._act(ExpMessage.EXPINIT, values)
+        except Exception as error:
+            self._close_log()
+            self._reference, self._data, self._log = before
+            if ended:
+                # The rig still is INITIALIZED for the one before, without what was started for it.
+                with contextlib.suppress(NotRunning):
+                    self.interrupt(f"EXPINIT of {values.exp_ref} failed, which was to replace this experiment: {error}")
+            raise
+        finally:
+            if (log := before[2]) and log is not self._log:
+                log.close()
 
     async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
         action, told = self._file.on.get(event, Action()), {}
@@ -152,13 +181,14 @@ class Agent(Rig):
         return told
 
     def _recording_of(self, values: Values) -> Recording | None:
-        verify = self._file.verify
-        pattern = self._path(verify.files, values) if verify else ""
-        return Recording(self, pattern, verify.growing_within, self._reference) if verify else None
+        if not (verify := self._file.verify):
+            return None
+        pattern = os.path.join(glob.escape(str(self._file.folder)), verify.files.fill(values))
+        return Recording(self, pattern, verify.growing_within, self._reference)
 
     # -------------------------------------------------------------------------------------------------- EXPINIT
 
-    async def _prepare(self, values: Values) -> None:
+    async def _check(self, values: Values) -> None:
         """Check all that can be checked before anything is begun.
 
         Raises
@@ -174,10 +204,6 @@ class Agent(Rig):
         problems = await asyncio.get_running_loop().run_in_executor(None, self._missing, values)
         if problems:
             raise RequirementMissing("; ".join(problems))
-        for template in self._file.folders:
-            os.makedirs(self._path(template, values), exist_ok=True)
-        self._close_log()
-        self._log = self._open_log(values)
 
     def _templates(self) -> Iterator[Template]:
         """Yield all texts of the file with places in them, for values of the session."""
@@ -230,16 +256,17 @@ class Agent(Rig):
     async def _run(self, run: Run, values: Values) -> dict[str, Any]:
         child = await self._begin(run.command, values)
         try:
-            ended = await asyncio.wait_for(asyncio.shield(child.ended), run.timeout)
-        except asyncio.TimeoutError:
-            child.end()
-            ended = await asyncio.shield(child.ended)
-            raise CommandFailed(
-                f"{child.label} took more than {run.timeout:g} s and {ended.described()}{_output_of(ended)}"
-            ) from None
+            # Not wait_for, which before Python 3.12 ignores a cancellation that comes when the command has just ended.
+            if not (await asyncio.wait([child.ended], timeout=run.timeout))[0]:
+                child.end()
+                ended = await asyncio.shield(child.ended)
+                raise CommandFailed(
+                    f"{child.label} took more than {run.timeout:g} s and {ended.described()}{_output_of(ended)}"
+                )
         except asyncio.CancelledError:
             child.end()
             raise
+        ended = child.ended.result()
         if ended.status != 0:
             raise CommandFailed(f"{child.label} {ended.described()}{_output_of(ended)}")
         return {"command": child.label, "status": ended.status, "last_lines": _last_lines(ended)}
@@ -247,8 +274,8 @@ class Agent(Rig):
     async def _start(self, start: Start, values: Values) -> dict[str, Any]:
         ready = start.ready and _ReadyFile(self._path(start.ready.file, values), start.ready)
         child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
-        self.add_stream(child.label, state="running", pid=child.process.pid)
         try:
+            self.add_stream(child.label, state="running", pid=child.process.pid)
             if ready:
                 await self._until_ready(child, ready)
         except BaseException:
@@ -303,6 +330,7 @@ class Agent(Rig):
             logger.error("%s: %s", self.name, reason)
             with contextlib.suppress(RigsyncError):
                 self.notify(FAILURE, {"problem": reason, "exp_ref": self._reference}, key=child.label)
+            with contextlib.suppress(NotRunning):
                 self.interrupt(reason)
 
     # -------------------------------------------------------------------------------------------------- helpers
@@ -321,6 +349,9 @@ class Agent(Rig):
 
     def _path(self, template: Template, values: Values) -> str:
         return os.path.join(self._file.folder, template.fill(values))
+
+    def _say_message(self, event: ExpMessage, data: dict[str, Any]) -> None:
+        self._say(f"{event.name} of {self._reference or 'an experiment without a reference'}{_why(data)}")
 
     def _say(self, text: str, who: str = "rigsync") -> None:
         if log := self._log:

@@ -16,6 +16,12 @@ GENTLE = Stop("interrupt", 5.0)
 """How a command is ended that is only waited for; nobody has said how."""
 
 
+LONGEST_LABEL = 80
+"""Characters of a program's name that are told, so that there is room beside it in the name of a stream or an item."""
+NOT_STARTED = 127
+"""Exit status of a command that could not be started, as shells have it."""
+
+
 class CommandFailed(RigsyncError):
     """A command has failed, has taken too long, or does not do what it was started for; tells its last lines."""
 
@@ -60,11 +66,19 @@ class Commands:
         self._ended = ended
         self._children: list[Child] = []
         self._none_left = threading.Condition()
+        self._is_closed = False
 
     def running(self) -> list[Child]:
         """Return those that run, in the order in which they began; from any thread."""
         with self._none_left:
             return self._children.copy()
+
+    def close(self) -> None:
+        """Tell all to end, and let none begin any more; from any thread, and without waiting."""
+        with self._none_left:
+            self._is_closed = True
+        for child in self.running():
+            child.end()
 
     def wait(self, timeout: float) -> bool:
         """Wait until none runs, off the event loop; return whether that is so."""
@@ -86,6 +100,8 @@ class Commands:
         ------
         ProgramError
             It cannot be started.
+        CommandFailed
+            All are being ended.
         """
         loop = asyncio.get_running_loop()
         child = Child("", stop, loop.create_future())
@@ -105,15 +121,16 @@ class Commands:
         )
         # Before it is started: an interrupt that comes meanwhile has to find it.
         with self._none_left:
-            child.label = self._label(child.process.program)
+            if self._is_closed:
+                raise CommandFailed(f"{child.process.program} was not started: the rig's program is being closed")
+            child.label = self._label(child.process.program[:LONGEST_LABEL])
             self._children.append(child)
+        starting = loop.run_in_executor(None, child.process.start)
+        starting.add_done_callback(lambda _: self._note_start(child, starting))
         try:
-            await loop.run_in_executor(None, child.process.start)
+            await asyncio.shield(starting)
         except asyncio.CancelledError:
             child.end()
-            raise
-        except BaseException:
-            self._remove(child)
             raise
         return child
 
@@ -128,6 +145,13 @@ class Commands:
         taken = {child.label for child in self._children}
         numbered = (f"{program} {number}" for number in range(2, len(taken) + 2))
         return program if program not in taken else next(label for label in numbered if label not in taken)
+
+    def _note_start(self, child: Child, starting: asyncio.Future[None]) -> None:
+        # Also where whoever began it does not wait any more: an interrupt waits for its end.
+        error = None if starting.cancelled() else starting.exception()
+        if error or starting.cancelled():
+            self._remove(child)
+            child.ended.set_result(Exit(NOT_STARTED, None, "by itself", (str(error or ""),)))
 
     def _remove(self, child: Child) -> None:
         with self._none_left:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rigsync.agent.checks import Growth, matching_sizes
 from rigsync.errors import RigsyncError
+from rigsync.protocol.board import LONGEST
 from rigsync.protocol.notices import FAILURE
 
 if TYPE_CHECKING:
@@ -66,15 +67,26 @@ class Recording:
             for path in sizes:
                 self._before.pop(path, None)
             for path, size in sizes.items():
-                self._rig.progress(os.path.basename(path), size, unit="B")
+                with contextlib.suppress(ValueError):  # more files than a rig can have items
+                    self._rig.progress(_name_of(path), size, unit="B")
             stopped, resumed = self._growth.update(sizes, loop.time())
             for path in stopped:
-                self._tell(FAILURE, path, f"{path} has stopped growing: not a byte within {self._within:g} s")
+                self._tell(FAILURE, path, f"{_shown(path)} has stopped growing: not a byte within {self._within:g} s")
             for path in resumed:
-                self._tell(RECOVERED, path, f"{path} grows again")
+                self._tell(RECOVERED, path, f"{_shown(path)} grows again")
             await asyncio.sleep(self._interval)
 
     def _tell(self, topic: str, path: str, problem: str) -> None:
         body: dict[str, Any] = {"problem": problem, "exp_ref": self._exp_ref}
         with contextlib.suppress(RigsyncError):
-            self._rig.notify(topic, body, key=os.path.basename(path)[:100])
+            self._rig.notify(topic, body, key=_name_of(path))
+
+
+def _shown(path: str) -> str:
+    """Return a path as text that can be sent, for file names may hold anything."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _name_of(path: str) -> str:
+    """Return what the file is called in what is told of it: the end of its name, which says most, if that is long."""
+    return _shown(os.path.basename(path))[-LONGEST:]

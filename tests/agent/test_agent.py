@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -20,8 +21,11 @@ from processes import LONG, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
 from rigsync.agent.agent import Agent
+from rigsync.agent.commands import Commands
 from rigsync.agent.file import read_agent_file
+from rigsync.agent.process import Exit
 from rigsync.protocol.events import Notice
+from rigsync.protocol.messages import ExpMessage
 
 REFERENCE = "2026-03-01_2_mouse"
 
@@ -569,3 +573,175 @@ def test_two_agents_and_one_that_refuses(lab: Lab) -> None:
         task()
     assert told.value.outcomes["cameras"] == "initialised; then interrupted and cleaned up"
     assert "no-such-program" in told.value.outcomes["ephys"]
+
+
+# ----------------------------------------------------------------------------------------- what else may go wrong
+
+WAITS = "import time; time.sleep(1000)"
+NEXT = "2026-03-01_3_mouse"
+
+
+def test_an_experiment_that_is_refused_leaves_the_one_before_as_it_was(lab: Lab) -> None:
+    lab.agent(
+        {
+            "EXPINIT": {"start": lab.program(WAITS, "warm.py")},
+            "EXPSTART": {"start": [*lab.program(RECORDER), "{data}/{exp_ref}/left.txt"]},
+            "EXPEND": STOP,
+            "EXPCLEANUP": {"run": [*lab.program(SAYS_ITS_ARGUMENTS, "says.py"), "{message.box}"]},
+        },
+        variables={"data": str(lab.folder / "data")},
+        require={"files": ["{data}/{exp_ref}"]},
+    )
+    (lab.folder / "data" / REFERENCE).mkdir()
+    aux = lab.connect()
+    warm = started_pid(init(aux, box=4))
+    assert "does not exist" in failure(aux, "EXPINIT", {"exp_ref": NEXT, "box": 5}).message
+    assert psutil.pid_exists(warm)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: (lab.folder / "data" / REFERENCE / "left.txt").exists())
+    aux.request("EXPEND", timeout=LONG)
+    told = aux.request("EXPCLEANUP", timeout=LONG)["cameras"][0]["run"]
+    assert json.loads(told["last_lines"][0])[0] == ["4"]
+
+
+def test_an_experiment_that_fails_after_it_has_ended_the_one_before_says_so(lab: Lab) -> None:
+    agent = lab.agent(
+        {
+            "EXPINIT": {
+                "run": [*lab.program("import sys; sys.exit(sys.argv[1] == '3')"), "{number}"],
+                "start": lab.program(WAITS, "warm.py"),
+            },
+            "EXPEND": STOP,
+        }
+    )
+    aux = lab.connect()
+    statuses = noted(aux, "status")
+    init(aux)
+    failure(aux, "EXPINIT", {"exp_ref": NEXT})
+    until(lambda: agent.status is ExpStatus.STOPPED)
+    until(lambda: statuses[-1:] and statuses[-1].body["reason"])
+    assert f"EXPINIT of {NEXT} failed" in statuses[-1].body["reason"]
+
+
+@pytest.mark.parametrize("program", ["no-such-program", sys.executable])
+def test_one_that_is_called_off_while_it_starts_is_no_obstacle(program: str) -> None:
+    async def call_off() -> list[str]:
+        commands = Commands(lambda *_: None)
+        begin = commands.begin([program, "-c", WAITS], folder="", environment={}, on_line=lambda *_: None)
+        starting = asyncio.create_task(begin)
+        await asyncio.sleep(0)
+        assert commands.running()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        ended = await asyncio.wait_for(commands.end_all(None), LONG)
+        assert commands.wait(LONG)
+        return list(ended)
+
+    assert asyncio.run(call_off()) == [program if program == "no-such-program" else os.path.basename(program)]
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_an_interrupt_is_heeded_though_a_command_ends_at_that_moment(lab: Lab, turns: int) -> None:
+    agent = lab.agent({"EXPINIT": {"run": lab.program(WAITS)}})
+
+    async def interrupt() -> bool:
+        """Interrupt some turns of the loop after the command has ended; return whether the handler went on."""
+        handling = asyncio.create_task(agent.handle(ExpMessage.EXPINIT, [{"exp_ref": REFERENCE}]))
+        while not (running := agent._commands.running()) or not running[0].process.pid:
+            await asyncio.sleep(0.01)
+        running[0].ended.set_result(Exit(0, None, "by itself"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        has_ended = handling.done()
+        handling.cancel()
+        await asyncio.wait([handling])
+        return handling.cancelled() or has_ended
+
+    assert asyncio.run(interrupt())
+
+
+def test_files_of_any_name_and_number_are_looked_at(lab: Lab) -> None:
+    source = """
+    import os, sys, time
+    folder = os.path.dirname(os.fsencode(sys.argv[1]))
+    os.makedirs(folder)
+    names = [b"%d.txt" % n for n in range(1100)] + [b"n" * 200 + b".txt"]
+    if sys.platform == "linux":
+        names.append(b"\\xff.txt")
+    files = [open(os.path.join(folder, name), "wb", buffering=0) for name in names]
+    while True:
+        for file in files:
+            file.write(b"x")
+        time.sleep(0.05)
+    """
+    recording_agent(
+        lab, source, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 2}, ready=None, frames=None
+    )
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    folder = lab.folder / "data" / REFERENCE
+    until(lambda: folder.exists() and len(list(folder.iterdir())) > 1100)
+    assert aux.services
+    until(lambda: aux.services["cameras"].progress.get("7.txt"))
+    assert failures == []
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: len(failures) > 1100)
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_the_file_may_be_in_a_folder_that_looks_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "rig [1]*").mkdir() if os.name == "posix" else (tmp_path / "rig [1]").mkdir()
+    (folder,) = tmp_path.iterdir()
+    lab = Lab(folder)
+    try:
+        path = "data/{exp_ref}/left.txt"
+        lab.agent(
+            {
+                "EXPSTART": {"start": [*lab.program(RECORDER), path], "ready": {"file": path, "within": LONG}},
+                "EXPEND": STOP,
+            },
+            verify={"files": path, "growing_within": 1},
+        )
+        aux = lab.connect()
+        init(aux)
+        aux.request("EXPSTART", REFERENCE, timeout=LONG)
+        assert aux.services
+        until(lambda: aux.services["cameras"].progress.get("left.txt"))
+    finally:
+        lab.close()
+
+
+@posix
+def test_a_command_of_a_long_name_is_one_like_any_other(lab: Lab) -> None:
+    name = "n" * 150
+    program = lab.folder / name
+    program.write_text("#!/bin/sh\nsleep 1000\n")
+    program.chmod(0o700)
+    agent = lab.agent({"EXPSTART": {"start": [f"./{name}"]}, "EXPEND": STOP})
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: agent.status is ExpStatus.STOPPED)
+    until(lambda: failures)
+
+
+def test_one_that_is_being_closed_begins_no_other_experiment(lab: Lab) -> None:
+    agent = recording_agent(lab, STUBBORN, {"stop": {"signal": "interrupt", "grace": 1}}, ready=None)
+    aux = lab.connect()
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    until(lambda: "ignores you" in lab.log())
+    closing = threading.Thread(target=agent.close)
+    closing.start()
+    until(lambda: agent._commands.running() and "is being closed" in lab.log())
+    begun = aux.push("EXPINIT", {"exp_ref": NEXT}, wait=True, timeout=LONG)
+    assert isinstance(begun, PushError)
+    assert "is being closed" in str(begun)
+    closing.join(LONG)
+    assert is_gone(pid)
+    assert not agent._commands.running()
