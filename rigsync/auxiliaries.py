@@ -211,7 +211,8 @@ class Auxiliaries:
         Parameters
         ----------
         topic : str
-            The kind, as rigs name it: ``status`` or ``log``, or one of their own.
+            The kind, as rigs name it: ``status`` or ``log``, or one of their own. (Progress and streams are told by the
+            events ``ProgressChanged`` and ``StreamEvent``, to which `on` subscribes.)
         callback : callable or None
             Called with the `rigsync.protocol.events.Notice`, in place of the one that was called so far. None ends it.
 
@@ -223,7 +224,7 @@ class Auxiliaries:
         Raises
         ------
         TypeError, ValueError
-            The topic is no text, or empty; or the callback is no function.
+            The topic is no text, empty, or ``progress`` or ``stream``; or the callback is no function.
         """
         return self._reports.assign(topic, callback)
 

@@ -12,13 +12,16 @@ from typing import Any
 
 from rigsync.callbacks import RAISED, guarded, name_of
 from rigsync.loop_thread import is_coroutine_function
-from rigsync.protocol.events import Notice
+from rigsync.protocol.board import PROGRESS, STREAM
+from rigsync.protocol.events import Notice, ProgressChanged, StreamEvent
 from rigsync.workers import Workers
 
 logger = logging.getLogger("rigsync.reports")
 
 WAITING = 10_000
 """Reports that may wait for the functions that they are for; beyond that the oldest are dropped."""
+TOLD_BY = {PROGRESS: ProgressChanged, STREAM: StreamEvent}
+"""Topics of which no notice is told as it comes, and the events that tell what they say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,12 +81,14 @@ class Reports:
         Raises
         ------
         TypeError, ValueError
-            The topic is no text, or empty; or the callback is no function.
+            The topic is no text, empty, or one that events of its own tell; or the callback is no function.
         """
         if not isinstance(topic, str):
             raise TypeError(f"the topic of a notice is text, not {type(topic).__name__}")
         if not topic:
             raise ValueError("the topic of a notice is not empty")
+        if event := TOLD_BY.get(topic):
+            raise ValueError(f"{topic!r} is told by events of its own: subscribe with aux.on({event.__name__!r}, ...)")
         if callback is not None and not callable(callback):
             raise TypeError(f"a callback is a function, not {type(callback).__name__}")
         made = None if callback is None else _Callback(callback, is_coroutine_function(callback))

@@ -326,7 +326,8 @@ class Rig(RigBoard):
 
         All is done as though EXPINTERRUPT had come: its handlers run, with ``{'reason': reason}``, and the rig is
         STOPPED. The coordinators that watch hear of it at once, with the reason, and so does whoever sends EXPEND
-        later (``interrupted`` in the answer). Where no experiment is under way, nothing happens.
+        later (``interrupted`` in the answer). Where no experiment is under way, nothing happens, nor where it is being
+        interrupted already.
 
         Parameters
         ----------

@@ -222,6 +222,15 @@ def test_what_is_no_topic_or_no_function(aux: Auxiliaries, topic: Any, callback:
         aux.on_notice(topic, callback)
 
 
+@pytest.mark.parametrize(("topic", "instead"), [("progress", "ProgressChanged"), ("stream", "StreamEvent")])
+def test_what_events_of_its_own_tell_is_refused_rather_than_never_told(
+    aux: Auxiliaries, topic: str, instead: str
+) -> None:
+    with pytest.raises(ValueError, match=instead):
+        aux.on_notice(topic, print)
+    aux.on(instead, print)
+
+
 # -------------------------------------------------------------------------------------------- functions that misbehave
 
 

@@ -211,8 +211,8 @@ class Agenda:
                 self._call_off(task, "the coordinator that asked for it has closed", now)
 
     def interrupt(self, reason: str, now: float) -> None:
-        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where no experiment is under way."""
-        if self._is_under_way():
+        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
+        if self._is_under_way() and not self._is_interrupting(now):
             task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
             self.accept(task, now)
 
@@ -279,22 +279,30 @@ class Agenda:
             self._finish_failure(task, "Busy", f"{WAITING} messages are waiting already; look at the rig", "", now)
 
     def _interrupt(self, task: Task, now: float) -> None:
-        running, waiting, self._lane.waiting = self._lane.running, self._lane.waiting, deque()
-        hangs = running is not None and now - running.started >= INTERRUPT_PATIENCE
-        if running and running.event is ExpMessage.EXPINTERRUPT and not hangs:
-            self._lane.waiting = deque(other for other in waiting if other.event is ExpMessage.EXPINTERRUPT)
-            self._lane.waiting.append(task)
+        running, overtaken, self._lane.waiting = self._lane.running, self._lane.waiting, deque()
+        waits = self._is_interrupting(now)
+        if waits:
+            self._lane.waiting = deque(other for other in overtaken if other.event is ExpMessage.EXPINTERRUPT)
+            overtaken = deque(other for other in overtaken if other.event is not ExpMessage.EXPINTERRUPT)
         else:
             task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
             self._lane.running = task
             if running:
                 self._events.append(HandlerOvertaken(running.number, running.event))
-                waiting.appendleft(running)
-        for other in waiting:
-            if other not in self._lane.waiting:
-                self._finish_failure(other, "Interrupted", f"EXPINTERRUPT overtook {other.event.name}", "", now)
-        if self._lane.running is task:
+                overtaken.appendleft(running)
+        for other in overtaken:
+            self._finish_failure(other, "Interrupted", f"EXPINTERRUPT overtook {other.event.name}", "", now)
+        if waits:
+            self._enqueue(self._lane.waiting, task, now)
+        else:
             self._run(task, now)
+
+    def _is_interrupting(self, now: float) -> bool:
+        """Tell whether an EXPINTERRUPT is worked on, and does not hang."""
+        running = self._lane.running
+        if running is None or running.event is not ExpMessage.EXPINTERRUPT:
+            return False
+        return now - running.started < INTERRUPT_PATIENCE
 
     def _begin(self, task: Task, now: float) -> None:
         try:

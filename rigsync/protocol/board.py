@@ -125,7 +125,8 @@ class Board:
         self._steps: list[Post] = []
         self._is_behind = False  # more steps than are told one by one
         # Filled without the lock, by what has to be quick, and emptied with it, one by one.
-        self._dirty: dict[Key, _Item | _Stream] = {}
+        # By themselves, not by name: another thread may still change one of that name that has been forgotten.
+        self._dirty: dict[_Item | _Stream, None] = {}
         self._throttle: Throttle[Key] = Throttle(INTERVAL)
         # When each was last seen to have changed, the longest ago first.
         self._unsettled: OrderedDict[Key, tuple[float, _Item | _Stream]] = OrderedDict()
@@ -330,7 +331,7 @@ class Board:
     def _mark(self, entry: _Item | _Stream) -> bool:
         """Have an entry sent; return whether to wake the one that sends. Without the lock."""
         entry.is_dirty = True
-        self._dirty[entry.key] = entry
+        self._dirty[entry] = None
         if self._is_awake:
             return False
         self._is_awake = True
@@ -347,15 +348,15 @@ class Board:
         taken = []
         for _ in range(4 * MOST):  # while others add to it
             try:
-                taken.append(self._dirty.popitem())
+                taken.append(self._dirty.popitem()[0])
             except KeyError:
                 break
         changed = []
-        for key, entry in reversed(taken):  # in the order in which they changed
+        for entry in reversed(taken):  # in the order in which they changed
             entry.is_dirty = False
-            if self._find(key) is entry:
-                self._unsettled[key] = now, entry
-                self._unsettled.move_to_end(key)
+            if self._find(entry.key) is entry:
+                self._unsettled[entry.key] = now, entry
+                self._unsettled.move_to_end(entry.key)
                 changed.append(entry)
         return changed
 
@@ -395,7 +396,7 @@ class Board:
     def _forget(self, entry: _Item | _Stream) -> None:
         """Send nothing of an entry that waits to be sent."""
         entry.is_dirty = False
-        self._dirty.pop(entry.key, None)
+        self._dirty.pop(entry, None)
         self._unsettled.pop(entry.key, None)
         self._throttle.drop(entry.key)
 

@@ -147,7 +147,7 @@ class Responder(Outputs[Address]):
         self._agenda.fail(number, error, message, traceback, now)
 
     def interrupt(self, reason: str, now: float) -> None:
-        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where no experiment is under way."""
+        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
         self._agenda.interrupt(reason, now)
 
     def is_open(self, number: int) -> bool:

@@ -383,6 +383,18 @@ def test_what_was_forgotten_while_another_thread_changed_it_is_not_sent(bench: B
     assert [post.key for _, post in bench.run(10)] == [None]
 
 
+def test_what_was_forgotten_while_another_thread_changed_it_hides_no_other_of_its_name(bench: Bench) -> None:
+    bench.board.progress("a", 1)
+    bench.run(10)
+    found = bench.board._items["a"]
+    bench.board.clear_progress()
+    bench.board.progress("a", 2)
+    bench.board._mark(found)
+    assert [post.body and post.body["value"] for _, post in bench.run(10)] == [None, 2, 2]
+    bench.board.progress("a", 3)
+    assert [value for _, value, _ in bench.values(10)] == [3, 3]
+
+
 def test_no_value_is_lost_between_threads() -> None:
     board = Board(lock=threading.RLock())
     board.open()

@@ -658,6 +658,16 @@ def test_a_second_interrupt_waits_for_the_first_and_answers_as_it_did() -> None:
     assert bench.events(HandlerDue) == []
 
 
+def test_a_flood_of_interrupts_is_refused_beyond_what_may_wait() -> None:
+    bench = RigBench("EXPINTERRUPT").enter("RUNNING")
+    for _ in range(1 + WAITING + 10):
+        bench.request("EXPINTERRUPT")
+    assert [frame.error for frame in bench.answers()] == ["Busy"] * 10
+    bench.respond(bench.due().task)
+    assert [type(frame) for frame in bench.answers()] == [Reply] * (1 + WAITING)
+    assert bench.rig.status is STOPPED
+
+
 def test_what_comes_while_an_interrupt_runs_waits_for_it() -> None:
     bench = RigBench("EXPINTERRUPT", "EXPCLEANUP").enter("RUNNING")
     bench.request("EXPINTERRUPT")
@@ -1993,6 +2003,24 @@ def test_a_rig_that_interrupts_overtakes_what_it_is_doing() -> None:
     assert bench.answer().error == "Interrupted"
     bench.respond(bench.due().task)
     assert bench.rig.status is STOPPED
+
+
+def test_a_rig_that_interrupts_again_and_again_while_it_does_so_interrupts_once() -> None:
+    bench = RigBench("EXPINTERRUPT").enter("RUNNING")
+    for _ in range(1000):
+        bench.interrupt("ffmpeg has ended")
+    assert len(bench.agenda.open_tasks()) == 1
+    bench.respond(bench.due().task)
+    assert (bench.rig.status, len(bench.agenda.open_tasks())) == (STOPPED, 0)
+
+
+def test_a_rig_that_interrupts_overtakes_its_own_interrupt_that_hangs() -> None:
+    bench = RigBench("EXPINTERRUPT").enter("RUNNING")
+    bench.interrupt("ffmpeg has ended")
+    bench.due()
+    bench.run(INTERRUPT_PATIENCE + 1)
+    bench.interrupt("and does not go away")
+    assert bench.due().args == [{"reason": "and does not go away"}]
 
 
 # ----------------------------------------------------------------------------------------------------------- lease
