@@ -144,8 +144,7 @@ class Agent(Rig):
         self._reference, self._data, self._log = reference, data, self._open_log(values)
         self._say_message(ExpMessage.EXPINIT, data)
         try:
-            for template in self._file.folders:
-                os.makedirs(self._path(template, values), exist_ok=True)
+            await asyncio.get_running_loop().run_in_executor(None, self._make_folders, values)
             return await self._act(ExpMessage.EXPINIT, values)
         except Exception as error:
             self._close_log()
@@ -162,10 +161,13 @@ class Agent(Rig):
     async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
         action, told = self._file.on.get(event, Action()), {}
         if event in _ENDING:
-            if self._recording:
-                self._recording.end()
+            recorded, self._recording = self._recording, None
+            if recorded:
+                recorded.end()
             if ended := await self._commands.end_all(action.stop):
                 told["ended"] = ended
+            if recorded:
+                await recorded.finish()
         recording = self._recording_of(values) if event is ExpMessage.EXPSTART else None
         if recording:
             await recording.prepare()
@@ -184,7 +186,7 @@ class Agent(Rig):
         if not (verify := self._file.verify):
             return None
         pattern = os.path.join(glob.escape(str(self._file.folder)), verify.files.fill(values))
-        return Recording(self, pattern, verify.growing_within, self._reference)
+        return Recording(self, pattern, verify.growing_within, self._reference, self._say)
 
     # -------------------------------------------------------------------------------------------------- EXPINIT
 
@@ -236,6 +238,17 @@ class Agent(Rig):
             problems.append(free_bytes_problem(path, require.free_disk.at_least))
         problems += [files_problem(self._path(path, values)) for path in (require.files if require else ())]
         return [problem for problem in problems if problem]
+
+    def _make_folders(self, values: Values) -> None:
+        for template in self._file.folders:
+            path = self._path(template, values)
+            try:
+                os.makedirs(path, exist_ok=True)
+            except OSError as error:
+                problem = (
+                    f"the folder {path!r} cannot be made: {error.strerror or error}; look at its path and its disk"
+                )
+                raise RequirementMissing(problem) from error
 
     def _open_log(self, values: Values) -> SessionLog:
         logs = self._file.logs

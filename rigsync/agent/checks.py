@@ -141,9 +141,11 @@ class Growth:
         self.within, self.pattern = within, pattern
         self._sizes: dict[str, int] = {}
         self._grew: dict[str, float] = {}
-        """When each was last seen to grow. The pattern is in it until there is a file."""
+        """When each was last seen to grow."""
         self._stopped: set[str] = set()
-        self._began = False
+        self._empty_since: float | None = None
+        """The start, until there is a file."""
+        self._began = self._told_empty = False
 
     def update(self, sizes: Mapping[str, int], now: float) -> tuple[list[str], list[str]]:
         """Take the sizes of all files that match now.
@@ -160,15 +162,17 @@ class Growth:
         stopped, resumed : list of str
             The paths that are found to have stopped or to go on by this call; each is told once.
         """
-        resumed = []
+        stopped, resumed = [], []
         if not self._began:
-            self._began = True
-            self._grew[self.pattern] = now
-        if sizes and self.pattern in self._grew:
-            del self._grew[self.pattern]
-            if self.pattern in self._stopped:
-                self._stopped.remove(self.pattern)
+            self._began, self._empty_since = True, now
+        if sizes:
+            self._empty_since = None
+            if self._told_empty:
+                self._told_empty = False
                 resumed.append(self.pattern)
+        elif self._empty_since is not None and now - self._empty_since >= self.within and not self._told_empty:
+            self._told_empty = True
+            stopped.append(self.pattern)
         for path, size in sizes.items():
             if path not in self._grew or size > self._sizes[path]:
                 self._grew[path] = now
@@ -176,9 +180,14 @@ class Growth:
                     self._stopped.remove(path)
                     resumed.append(path)
             self._sizes[path] = size
-        stopped = [path for path, grew in self._grew.items() if now - grew >= self.within and path not in self._stopped]
-        self._stopped.update(stopped)
-        return stopped, resumed
+        frozen = [path for path, grew in self._grew.items() if now - grew >= self.within and path not in self._stopped]
+        self._stopped.update(frozen)
+        return stopped + frozen, resumed
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has been told that there is no file at all."""
+        return self._told_empty
 
 
 def _size(count: int) -> str:

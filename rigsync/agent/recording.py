@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rigsync.agent.checks import Growth, matching_sizes
 from rigsync.errors import RigsyncError
 from rigsync.protocol.board import LONGEST
+from rigsync.protocol.messages import one_line
 from rigsync.protocol.notices import FAILURE
 
 if TYPE_CHECKING:
     from rigsync.rig import Rig
+
+logger = logging.getLogger("rigsync.agent")
 
 RECOVERED = "recovered"
 """Topic of the notice that a file grows again."""
@@ -36,10 +41,12 @@ class Recording:
         Seconds within which each has to grow.
     exp_ref : str or None
         The experiment.
+    say : callable
+        Puts a line into the log of the session.
     """
 
-    def __init__(self, rig: Rig, pattern: str, within: float, exp_ref: str | None):
-        self._rig, self._pattern, self._within, self._exp_ref = rig, pattern, within, exp_ref
+    def __init__(self, rig: Rig, pattern: str, within: float, exp_ref: str | None, say: Callable[[str], None]):
+        self._rig, self._pattern, self._within, self._exp_ref, self._say = rig, pattern, within, exp_ref, say
         self._interval = min(LONGEST_LOOK, within / LOOKS)
         # Two looks earlier, so that the notice comes within the time though both its ends fall between looks.
         self._growth = Growth(within - 2 * self._interval, pattern)
@@ -55,28 +62,43 @@ class Recording:
         self._task = asyncio.get_running_loop().create_task(self._look(), name="rigsync files that grow")
 
     def end(self) -> None:
-        """Look no more."""
+        """Expect nothing to grow any more."""
         if self._task:
             self._task.cancel()
+
+    async def finish(self) -> None:
+        """Tell how large the files have become in the end."""
+        await self._measure()
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            found = await loop.run_in_executor(None, matching_sizes, self._pattern)
-            sizes = {path: size for path, size in found.items() if self._before.get(path) != size}
-            for path in sizes:
-                self._before.pop(path, None)
-            for path, size in sizes.items():
-                with contextlib.suppress(ValueError):  # more files than a rig can have items
-                    self._rig.progress(_name_of(path), size, unit="B")
+            sizes = await self._measure()
             stopped, resumed = self._growth.update(sizes, loop.time())
             for path in stopped:
-                self._tell(FAILURE, path, f"{_shown(path)} has stopped growing: not a byte within {self._within:g} s")
+                self._tell(FAILURE, path, self._complaint(path))
             for path in resumed:
                 self._tell(RECOVERED, path, f"{_shown(path)} grows again")
             await asyncio.sleep(self._interval)
 
+    async def _measure(self) -> dict[str, int]:
+        """Return the sizes of the files of this recording, after telling them as progress."""
+        found = await asyncio.get_running_loop().run_in_executor(None, matching_sizes, self._pattern)
+        sizes = {path: size for path, size in found.items() if self._before.get(path) != size}
+        for path, size in sizes.items():
+            self._before.pop(path, None)
+            with contextlib.suppress(ValueError):  # more files than a rig can have items
+                self._rig.progress(_name_of(path), size, unit="B")
+        return sizes
+
+    def _complaint(self, path: str) -> str:
+        if self._growth.is_empty:
+            return f"there is no file {_shown(path)} after {self._within:g} s; compare verify with what start writes"
+        return f"{_shown(path)} has stopped growing: not a byte within {self._within:g} s"
+
     def _tell(self, topic: str, path: str, problem: str) -> None:
+        self._say(problem)
+        logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", self._rig.name, one_line(problem))
         body: dict[str, Any] = {"problem": problem, "exp_ref": self._exp_ref}
         with contextlib.suppress(RigsyncError):
             self._rig.notify(topic, body, key=_name_of(path))
