@@ -7,6 +7,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -285,6 +286,7 @@ class Auxiliaries:
         timeout: float | None = None,
         at: float | None = None,
         delay: float | None = None,
+        patience: float = 0.0,
     ) -> float: ...
 
     @overload
@@ -297,6 +299,7 @@ class Auxiliaries:
         timeout: float | None = None,
         at: float | None = None,
         delay: float | None = None,
+        patience: float = 0.0,
     ) -> PushResult | PushError: ...
 
     def push(
@@ -308,6 +311,7 @@ class Auxiliaries:
         timeout: float | None = None,
         at: float | None = None,
         delay: float | None = None,
+        patience: float = 0.0,
     ) -> PushResult | PushError | float:
         """Send a message to the rigs.
 
@@ -330,6 +334,9 @@ class Auxiliaries:
             iblutil dialect, which cannot wait, gets the message half a round trip before.
         delay : float, optional
             The same as seconds from now.
+        patience : float
+            Seconds beyond the timeout for rigs that confirm, again and again, that they have the message and are
+            working on it.
 
         Returns
         -------
@@ -356,26 +363,33 @@ class Auxiliaries:
         composed = compose(message, *args, room=self._rigs.room(names))
         limit = checked_timeout(timeout)
         ahead = checked_delay(composed.event, at, delay, time.time())
+        if isinstance(patience, bool) or not 0 <= patience < math.inf:
+            raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
         if wait:
             self._check_blocking("push(wait=True)")
-            return self._push_and_wait(composed, names, limit, ahead)
+            return self._push_and_wait(composed, names, limit, ahead, patience)
         if not self.is_running or self._remote is None:
             raise self._not_running()
         request_time = draw_request_time()
         self.response_received.mark()
-        self._remote.push(composed, request_time, _ignore, names, limit, delay=ahead)
+        self._remote.push(composed, request_time, _ignore, names, limit, delay=ahead, patience=patience)
         return request_time
 
     def _push_and_wait(
-        self, message: Message, rigs: list[str] | None, limit: float | None, ahead: float | None = None
+        self,
+        message: Message,
+        rigs: list[str] | None,
+        limit: float | None,
+        ahead: float | None = None,
+        patience: float = 0.0,
     ) -> PushResult | PushError:
         if not self.is_running or self._remote is None:
             raise self._not_running()
         self.response_received.mark()
         with self._waiters.futures(1) as (future,):
-            self._remote.push(message, draw_request_time(), setter(future), rigs, limit, delay=ahead)
+            self._remote.push(message, draw_request_time(), setter(future), rigs, limit, delay=ahead, patience=patience)
             outcome: PushResult | PushError = self._waiters.wait(
-                future, (ahead or 0.0) + self._remote.longest(limit), self.refresh_rate
+                future, (ahead or 0.0) + self._remote.longest(limit) + patience, self.refresh_rate
             )
         return outcome
 
@@ -446,7 +460,8 @@ class Auxiliaries:
         rigs : str or iterable of str, optional
             Names or patterns; all rigs by default.
         timeout : float, optional
-            Seconds for the answers to each message, instead of each rig's own.
+            Seconds for the answers to each message. By default each rig's own, and ten minutes more for a rig that
+            confirms that it is working on it: to prepare, to finish files and to copy them takes its time.
         on_failure : callable, optional
             Called with a `RigFailure` where a rig fails after it has begun, on the service thread; on the one that
             enters, once all have begun, for what has failed by then. Without it, ``session.check()`` raises, and

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rigsync.experiment")
 
+PATIENCE, IMPATIENCE = 600.0, 20.0
+"""Seconds beyond each rig's own for what it confirms to be working on: in the course of things, and at an interrupt,
+where somebody waits for the end of the program."""
 LAST_WORDS = 2.0
 """Seconds that a program which ends in the middle of an experiment waits for its rigs to confirm the interrupt."""
 LONGEST_TRACEBACK = 16_000
@@ -163,7 +166,9 @@ class Experiment:
     # ------------------------------------------------------------------------------------------------ beginning
 
     def _begin(self) -> None:
-        self._find_reference(self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information()))
+        told = _information_in(self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information()))
+        self._find_reference(told)
+        self._check_not_running(told)
         self._in_charge_of = list(self._rigs)  # from before it is sent: Ctrl-C may come while it is under way
         self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._watch = self._make_watch(self._rigs, self.exp_ref, self._note_failure, self.ready)
@@ -181,9 +186,25 @@ class Experiment:
             "status": int(ExpStatus.CONNECTED),
         }
 
-    def _find_reference(self, answers: PushResult) -> None:
+    def _check_not_running(self, told: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse to join an experiment of this reference that goes on already: what it records began before."""
+        running = [
+            rig
+            for rig, info in told.items()
+            if info.get("status") == int(ExpStatus.RUNNING)
+            and isinstance(reference := info.get("exp_ref"), str)
+            and same_reference(reference, self.exp_ref)
+        ]
+        if running and not self._init.get("takeover"):
+            problem = (
+                f"it records {self.exp_ref} already; go on with that by init={{'takeover': True}}, or stop it by "
+                "EXPEND or EXPINTERRUPT, or give this experiment another number"
+            )
+            outcomes = {rig: problem if rig in running else _DONE["EXPINFO"] for rig in self._rigs}
+            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in running})
+
+    def _find_reference(self, told: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the main sync's reference, as iblrig's task code does, which allows one main sync at most."""
-        told = {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
         main = [rig for rig, info in told.items() if info.get("main_sync")]
         if len(main) > 1:
             problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
@@ -205,12 +226,18 @@ class Experiment:
     def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> PushResult:
         outcome = self._push(message, *args, rigs=self._rigs, delay=delay)
         if isinstance(outcome, PushError):
-            raise self._undone(message, outcome) from outcome
+            raise self._undone(message, outcome)
         self.results[message] = outcome
         return outcome
 
-    def _push(self, message: str, *args: Any, rigs: list[str], delay: float | None = None) -> PushResult | PushError:
-        return self._aux.push(message, *args, wait=True, rigs=rigs, timeout=self._timeout, delay=delay)
+    def _push(
+        self, message: str, *args: Any, rigs: list[str], delay: float | None = None, patience: float = PATIENCE
+    ) -> PushResult | PushError:
+        if self._timeout is not None:
+            patience = 0.0
+        return self._aux.push(
+            message, *args, wait=True, rigs=rigs, timeout=self._timeout, delay=delay, patience=patience
+        )
 
     def _undone(self, message: str, error: PushError) -> ExperimentError:
         """Interrupt and clean up what has begun, since `message` failed somewhere; return what became of each rig."""
@@ -234,7 +261,9 @@ class Experiment:
             self.results["EXPEND"] = ended
         told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in ended.failed.items()}
         self._in_charge_of = [rig for rig, error in ended.failed.items() if _may_have_begun("EXPEND", error)]
-        for rig, text in self._stop_and_clean_up({"error": type(ended).__name__, "message": str(ended)}).items():
+        for rig, text in self._stop_and_clean_up(
+            {"error": type(ended).__name__, "message": str(ended)[:LONGEST_TEXT]}
+        ).items():
             told[rig].append(text)
         stopped = [rig for rig in self._rigs if rig not in ended.failed]
         cleaned_up = self._push("EXPCLEANUP", rigs=stopped)
@@ -263,7 +292,7 @@ class Experiment:
             self._watch.end()
         outcomes: dict[str, str] = {}
         try:
-            stopped = self._push("EXPINTERRUPT", report, rigs=rigs)
+            stopped = self._push("EXPINTERRUPT", report, rigs=rigs, patience=IMPATIENCE)
             self._in_charge_of = []
             self._signals.hold(ctrl_c=False)  # nothing records any more, and to clean up may take long
             cleaned_up = self._push("EXPCLEANUP", rigs=rigs)
@@ -289,6 +318,10 @@ class Experiment:
         logger.error("%s: %s", failure.rig, failure.reason)
         if self._on_failure:
             guarded("on_failure", self._on_failure, failure)
+
+
+def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
+    return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
 
 
 def report_of(error: BaseException) -> dict[str, Any]:

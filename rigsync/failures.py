@@ -66,6 +66,7 @@ class FailureWatch:
         self._lock = threading.Lock()
         self._since: float | None = None  # when all had begun, in monotonic seconds; None before, and at the end
         self._reasons: dict[str, str] = {}  # why a rig says that it has stopped
+        self._unexplained: set[str] = set()  # rigs that were found stopped, once, without a reason
         self._failed: dict[str, str] = {}
         self._lost: dict[str, str] = {}  # which may be back and have recorded all the while
         self._told: set[tuple[str, str]] = set()  # each rig with what the program knows of it
@@ -142,6 +143,9 @@ class FailureWatch:
         rig = self._services[probe.rig]
         has_stopped = rig.rig_status in (ExpStatus.CONNECTED, ExpStatus.STOPPED)
         if has_stopped or name_different(rig.exp_ref, self._exp_ref):
+            if probe.rig not in self._reasons and probe.rig not in self._unexplained:
+                self._unexplained.add(probe.rig)  # the notice with the reason may be under way
+                return
             reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
             self._fail(probe.rig, f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}")
 

@@ -292,6 +292,7 @@ class RigServices(app.Services):
         timeout: float | None = None,
         confirmation: asyncio.Future[None] | None = None,
         delay: float | None = None,
+        patience: float = 0.0,
     ) -> None:
         """Send a message, from any thread; `done` is called on the loop's thread with what became of it.
 
@@ -311,6 +312,8 @@ class RigServices(app.Services):
             Resolved when the one rig named confirms that it has the message.
         delay : float, optional
             Seconds from now until the one instant at which all rigs are to act.
+        patience : float
+            Seconds beyond the timeout for rigs that confirm that they have it and are working on it.
 
         Raises
         ------
@@ -328,7 +331,7 @@ class RigServices(app.Services):
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         act_at = None if delay is None else self._endpoint.now() + delay
-        self._on_loop(self._push, message, request_time, _Pending(done, confirmation), names, timeout, act_at)
+        self._on_loop(self._push, message, request_time, _Pending(done, confirmation), names, timeout, act_at, patience)
 
     def _push(
         self,
@@ -338,6 +341,7 @@ class RigServices(app.Services):
         rigs: list[str] | None,
         timeout: float | None,
         act_at: float | None,
+        patience: float,
     ) -> None:
         endpoint = self._endpoint
         if endpoint is None:
@@ -345,7 +349,7 @@ class RigServices(app.Services):
             return
         self._pending[request_time] = pending
         confirm = pending.confirmation is not None
-        self._fanout.push(message, request_time, endpoint.now(), rigs, timeout, confirm, act_at)
+        self._fanout.push(message, request_time, endpoint.now(), rigs, timeout, confirm, act_at, patience)
         endpoint.pump()
 
     def send_confirmed(

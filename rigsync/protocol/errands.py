@@ -31,6 +31,8 @@ class Request:
         Whether to tell when a rig confirms that it has it.
     act_at : float, optional
         Monotonic seconds at which the rigs are to act, None for at once.
+    patience : float
+        Seconds beyond the deadline for a rig that has confirmed that it has it.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class Request:
         n: int,
         confirm: bool = False,
         act_at: float | None = None,
+        patience: float = 0.0,
     ):
         self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
+        self.patience = patience
         self.event, self.act_at = message.event, act_at
 
     @cached_property
@@ -106,12 +110,13 @@ class Errands:
 
     def limit(self, errand: Errand) -> float:
         """Return when, in monotonic seconds, an errand is given up."""
+        deadline = errand.deadline + (errand.request.patience if errand.received else 0.0)
         if self._liveness.state is not LinkState.LOST:
-            return errand.deadline
+            return deadline
         asked = max(self._liveness.lost_since, errand.submitted)
         if errand.received and errand.request.act_at is not None:
             asked = max(asked, errand.request.act_at)  # a rig that waits for its instant need not be heard before
-        return min(errand.deadline, asked + self._lost_grace)
+        return min(deadline, asked + self._lost_grace)
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, the first of those that wait is given up."""

@@ -85,6 +85,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         timeout: float | None = None,
         confirm: bool = False,
         act_at: float | None = None,
+        patience: float = 0.0,
     ) -> None:
         """Send a message to rigs.
 
@@ -104,12 +105,14 @@ class Fanout(Outputs[tuple[str, Line]]):
             Whether to tell, by `RequestReceived`, when a rig confirms that it has the message.
         act_at : float, optional
             Monotonic seconds at which the rigs are to act, None for at once.
+        patience : float
+            Seconds beyond the timeout for rigs that have confirmed that they have it.
         """
         if request_time in self._pushes:
             raise ValueError(f"a push is already filed under the request time {request_time!r}")
         chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
         self._n += 1
-        request = Request(message, request_time, self._n, confirm, act_at)
+        request = Request(message, request_time, self._n, confirm, act_at, patience)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         self._pushes[request_time] = _Push(message.event, [peer.name for peer in chosen], len(chosen), at)
         begin = now if act_at is None else max(now, act_at)
