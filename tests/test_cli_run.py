@@ -192,3 +192,33 @@ def test_a_command_that_ignores_sigterm_is_killed(bench: Bench, monkeypatch: pyt
         assert has_ended(child)
     assert GRACE < LONG
     assert bench.verbs == INTERRUPTED
+
+
+@posix
+def test_a_second_sigterm_kills_a_command_that_ignores_the_first(bench: Bench) -> None:
+    source = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
+    source += "print('runs', flush=True)\nwhile True: time.sleep(1)"
+    with bench.start(*python(source)) as command:
+        command.line("runs")
+        (child,) = command.children()
+        command.process.terminate()
+        command.line("told")
+        command.process.terminate()
+        assert command.outcome().status == 128 + signal.SIGTERM
+        assert has_ended(child)
+    assert bench.verbs == INTERRUPTED
+
+
+@posix
+def test_a_command_that_the_system_cannot_run_has_126(bench: Bench) -> None:
+    (bench.folder / "program").write_bytes(b"\x7fELF nonsense")
+    (bench.folder / "program").chmod(0o700)
+    outcome = bench.run("--", "./program")
+    assert outcome.status == 126
+    assert "program cannot be run" in outcome.err
+    assert bench.verbs == INTERRUPTED
+
+
+def test_a_reference_that_no_environment_can_hold_is_left_out(bench: Bench) -> None:
+    bench.rig.on("EXPINFO")(lambda *_: {"exp_ref": "2026-03-01_2_a\0b", "main_sync": True})
+    assert bench.run(*python("import os; print('RIGSYNC_EXP_REF' in os.environ)")).out == "False\n"

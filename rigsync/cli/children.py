@@ -105,7 +105,7 @@ class Children:
 
     def start(self, name: str, *arguments: str) -> Child:
         """Start a program; the arguments are those of `Child`."""
-        with _signals_held_back():  # else one that comes between start and note would leave the child unnoticed
+        with signals_held_back():  # else one that comes between start and note would leave the child unnoticed
             child = Child(name, *arguments)
             self._started.append(child)
         return child
@@ -114,7 +114,7 @@ class Children:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with _signals_held_back():
+        with signals_held_back():
             for child in self._started:
                 child.ask_to_end()
             deadline = time.monotonic() + GRACE
@@ -123,7 +123,7 @@ class Children:
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """Let Ctrl-C and requests to end take effect only on leaving the context."""
     came: list[int] = []
     try:

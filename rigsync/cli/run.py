@@ -123,18 +123,22 @@ def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
     import shutil
     import subprocess
 
-    from rigsync import RigsyncError
+    from rigsync.cli.children import signals_held_back
+    from rigsync.cli.output import printable
 
     program = shutil.which(words[0]) or words[0]
+    process = None
     with _left_to_the_command("SIGINT"):
         try:
-            process = subprocess.Popen([program, *words[1:]], env={**os.environ, **_environment(exp_ref)})
-        except OSError as error:
-            raise RigsyncError(f"{words[0]} cannot be run: {error}") from error
-        try:
+            with signals_held_back():  # else one that comes now would leave a command that nobody knows of
+                process = subprocess.Popen([program, *words[1:]], env={**os.environ, **_environment(exp_ref)})
             status = process.wait()
+        except OSError as error:
+            click.echo(f"Error: {printable(words[0])} cannot be run: {error}", err=True)
+            raise _CommandEnded(words[0], CANNOT_RUN) from error
         except BaseException:  # a signal that ends this program
-            _end(process)
+            if process:
+                _end(process)
             raise
     if status:
         raise _CommandEnded(words[0], status)
@@ -144,7 +148,8 @@ def _environment(exp_ref: str | None) -> Mapping[str, str]:
     from rigsync.agent.values import PREFIX, Values
 
     parts = Values("EXPSTART", "", exp_ref).parts() or ({"exp_ref": exp_ref} if exp_ref else {})
-    return {PREFIX + name.upper(): part for name, part in parts.items()}
+    # A main sync's reference comes from outside, and an environment cannot hold a null character.
+    return {PREFIX + name.upper(): part for name, part in parts.items() if "\0" not in part}
 
 
 def _left_to_the_command(name: str) -> Any:
@@ -171,5 +176,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(GRACE)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        pass
+    finally:  # also where a second signal says that there is no time
+        if process.poll() is None:
+            process.kill()
+            process.wait()

@@ -171,3 +171,31 @@ def test_a_port_that_is_taken_is_told_and_nothing_stays(folder: Folder) -> None:
         assert f"port {port} is in use" in outcome.err
         first.interrupt()
         assert first.outcome().status == 0
+
+
+@posix
+def test_two_agents_end_what_they_run_however_often_they_are_told_to(folder: Folder) -> None:
+    slow = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: (print('told', flush=True), time.sleep(1),"
+    )
+    slow += " open(sys.argv[1], 'w').close(), sys.exit()))\nprint('ready', flush=True)\ntime.sleep(1000)"
+    names = ("first", "second")
+    on = {
+        name: {"EXPSTART": {"start": [sys.executable, "-c", slow, f"{name}.end"], "frames": "(ready)"}, "EXPEND": STOP}
+        for name in names
+    }
+    files = [folder.write(name, on[name]) for name in names]
+    with folder.serve(*files) as command:
+        uris = {**listening(command), **listening(command)}
+        with Auxiliaries(uris) as aux:
+            aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
+            aux.request("EXPSTART", REFERENCE, timeout=LONG)
+            logs = [folder.path / "logs" / name / f"{REFERENCE}.rigsync.log" for name in names]
+            until(lambda: all("ready" in log.read_text() for log in logs))
+            for name in reversed(names):
+                command.process.terminate()
+                log = folder.path / "logs" / name / f"{REFERENCE}.rigsync.log"
+                until(lambda log=log: "told" in log.read_text())
+            command.process.terminate()
+            assert command.outcome().status == 0
+    assert all((folder.path / f"{name}.end").exists() for name in names)
