@@ -361,7 +361,10 @@ class Agenda:
         self.interrupt(reason, now)
 
     def _is_under_way(self) -> bool:
-        return self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING) or self._lane.running is not None
+        if self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
+            return True
+        running = self._lane.running  # EXPINIT, or what cleans up after an experiment that is over
+        return running is not None and running.event is not ExpMessage.EXPCLEANUP
 
     def _occupy(self, task: Task, now: float) -> None:
         self._lane.running = task

@@ -16,6 +16,9 @@ from rigsync.protocol.throttle import Throttle
 
 INTERVAL = 0.25
 """Seconds between two values of one thing that subscribers are told."""
+SPARE = 2
+"""How many times what a rig may have a coordinator takes: what is new may come before what has made room for it, since
+values leave later than what adds and removes, and are not in order with it."""
 
 _ROOM = Room(MOST_BYTES)
 
@@ -124,8 +127,8 @@ class BoardView:
         before = self._items.get(item)
         if notice.n <= (before.n if before else self._cleared):
             return False
-        if before is None and len(self._items) >= MOST:
-            raise RemoteProtocolError("too many items of progress", f"{shortened(item)} on top of {MOST:,}")
+        if before is None and len(self._items) >= SPARE * MOST:
+            raise RemoteProtocolError("too many items of progress", f"{shortened(item)} on top of {SPARE * MOST:,}")
         self._items[item] = _Item(notice.n, progress)
         if (before is None or before.progress != progress) and self._throttle.note((PROGRESS, item), now):
             self._tell_progress(item)
@@ -181,7 +184,7 @@ class BoardView:
 
     def _keep(self, name: str, stream: _Stream, found: _Stream | None) -> None:
         size = self._bytes + stream.size - (found.size if found else 0)
-        if size > MOST_BYTES:
+        if size > SPARE * MOST_BYTES:
             raise RemoteProtocolError("too large streams", f"{shortened(name)} makes it {size:,} bytes in all")
         self._bytes = size
         self._streams[name] = stream

@@ -653,6 +653,38 @@ def test_a_coordinator_that_has_missed_too_much_gets_the_present_state(monkeypat
     assert story.seen(first) == ({}, {"left": {}})
 
 
+def test_what_takes_the_room_of_what_has_shrunk_is_known_though_it_leaves_before() -> None:
+    story = connected(SimNetwork(7))
+    (first,), board = story.coordinators, story.rig.board
+    for i in range(25):
+        board.add_stream(str(i), {"a": "x" * 40_000})
+    story.network.run(3)
+    board.update_stream("0", {"a": ""})
+    board.add_stream("left", {"a": "x" * 50_000})
+    quiet_board(story)
+    board.update_stream("1", {"b": 1})  # the first to change, and so the first to be sent
+    board.update_stream("2", {"a": ""})
+    board.update_stream("1", {"b": "x" * 20_000})
+    quiet_board(story)
+    assert "too large streams" not in first.fanout.peers["cameras"].violations
+
+
+def test_as_many_items_as_there_may_be_are_known_before_those_of_the_last_experiment_are_forgotten() -> None:
+    story = connected(SimNetwork(8))
+    (first,), board = story.coordinators, story.rig.board
+    for i in range(MOST):
+        board.progress(f"old {i}", i)
+    quiet_board(story)
+    story.network.cut_off = {next(iter(first.lines))[0]}
+    board.clear_progress()
+    story.network.run(0.05)
+    story.network.cut_off = set()
+    for i in range(MOST):
+        board.progress(f"new {i}", i)
+    quiet_board(story)
+    assert "too many items of progress" not in first.fanout.peers["cameras"].violations
+
+
 def test_a_slow_link_is_not_flooded() -> None:
     story = connected(SimNetwork(4, delay=(0.2, 0.2)))
     for i in range(100):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rigsync.errors import RemoteProtocolError
 from rigsync.protocol import events
-from rigsync.protocol.board import MOST, Progress
-from rigsync.protocol.board_view import INTERVAL, BoardView
+from rigsync.protocol.board import MOST, MOST_BYTES, Progress
+from rigsync.protocol.board_view import INTERVAL, SPARE, BoardView
 from rigsync.protocol.events import ProgressChanged, StreamAdded, StreamRemoved, StreamUpdated
 from rigsync.protocol.messages import Notice, to_json
 from rigsync.protocol.peer import Line
@@ -253,29 +253,31 @@ def test_what_makes_no_sense_is_refused_and_harms_nothing(
 
 
 def test_a_rig_that_makes_up_names_does_not_take_all_memory(bench: Bench) -> None:
-    for n in range(MOST):
+    for n in range(SPARE * MOST):
         bench.progress(n, n, str(n))
+    for n in range(MOST):
         bench.stream(n, "add", n, str(n))
     with pytest.raises(RemoteProtocolError, match="too many items"):
-        bench.progress(MOST, 1, "one more")
+        bench.progress(SPARE * MOST, 1, "one more")
     with pytest.raises(RemoteProtocolError, match="too many streams"):
         bench.stream(MOST, "add", MOST, "one more")
-    assert bench.progress(MOST + 1, 1, "7")
+    assert bench.progress(SPARE * MOST + 1, 1, "7")
     assert bench.stream(MOST + 1, "remove", 7, "7")
     assert bench.stream(MOST + 2, "add", MOST + 2, "one more")
 
 
 def test_nor_does_one_that_says_much_of_each(bench: Bench) -> None:
-    text = "x" * 100_000
-    for n in range(10):
+    text = "x" * (MOST_BYTES // 10)
+    most = SPARE * 10 - 1
+    for n in range(most):
         bench.stream(n, "add", n, str(n), text=text)
     with pytest.raises(RemoteProtocolError, match="too large streams"):
-        bench.stream(10, "add", 10, "10", text=text)
+        bench.stream(most, "add", most, "one more", text=text)
     with pytest.raises(RemoteProtocolError, match="too large streams"):
-        bench.stream(11, "update", 1, "1", text=text, more=text)
+        bench.stream(most + 1, "update", 1, "1", text=text, more=text)
     assert bench.view.streams["1"] == {"text": text}
-    bench.stream(12, "remove", 1, "1")
-    assert bench.stream(13, "add", 13, "13", text=text)
+    bench.stream(most + 2, "remove", 1, "1")
+    assert bench.stream(most + 3, "add", most + 3, "one more", text=text)
     bench.view.empty()
     assert bench.view._bytes == 0
 

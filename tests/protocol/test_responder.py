@@ -1995,6 +1995,17 @@ def test_where_nothing_is_under_way_a_rig_interrupts_nothing(status: str) -> Non
     assert bench.rig.status is ExpStatus[status]
 
 
+def test_what_cleans_up_after_an_experiment_is_not_interrupted_by_the_rig_itself() -> None:
+    bench = RigBench("EXPCLEANUP", "EXPINTERRUPT").enter("STOPPED")
+    n = bench.request("EXPCLEANUP")
+    bench.interrupt("ffmpeg has ended")
+    bench.respond(bench.due().task)
+    (answer,) = bench.answers()
+    assert isinstance(answer, Reply)
+    assert answer.n == n
+    assert bench.rig.status is ExpStatus.CONNECTED
+
+
 def test_a_rig_that_interrupts_overtakes_what_it_is_doing() -> None:
     bench = RigBench("EXPINIT", "EXPINTERRUPT")
     bench.request("EXPINIT", {"exp_ref": REF})
