@@ -1,4 +1,4 @@
-"""The task: has all rigs record while it runs. python task.py [REFERENCE] [SECONDS]"""
+"""The task: has all rigs record while it runs. python task.py REFERENCE [SECONDS]."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import time
 from rigsync import Auxiliaries
 
 logging.basicConfig(level="WARNING")
-reference = sys.argv[1] if len(sys.argv) > 1 else "2026-11-20_1_mouse"
+reference = sys.argv[1]
 seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 3.0
 
 with Auxiliaries.from_file("rigs.yaml") as aux:

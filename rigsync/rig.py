@@ -410,7 +410,7 @@ class Rig(RigBoard):
             The event loop has died.
         """
         asked = threading.Event()
-        with _stop_signals(asked), self:
+        with stop_signals(asked), self:
             while not asked.wait(WAKE_INTERVAL) and (thread := self._thread):
                 if thread.failure is not None:
                     raise NotRunning(f"rig {self.name} has stopped: {thread.failure!r}")
@@ -696,7 +696,8 @@ class _Outcomes:
         """Take in what a handler raised; the first is what the coordinator hears of."""
         if self._error is None:
             self._error = error
-        logger.error("%s: handler %s of %s failed", self._rig, handler.name, self._event.name, exc_info=error)
+        text = one_line(f"{type(error).__name__}: {_described(error)[1]}")
+        logger.error("%s: handler %s of %s failed: %s", self._rig, handler.name, self._event.name, text, exc_info=error)
 
     def merged(self) -> Any:
         """Return the one result, or all of them in one dict; raise the first exception."""
@@ -731,7 +732,7 @@ def _most_arguments(handler: Callable[..., Any]) -> int | None:
 
 
 @contextlib.contextmanager
-def _stop_signals(asked: threading.Event) -> Iterator[None]:
+def stop_signals(asked: threading.Event) -> Iterator[None]:
     """Have Ctrl-C and SIGTERM set `asked`, where this is the main thread, which alone may say so."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:

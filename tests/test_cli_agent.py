@@ -38,9 +38,9 @@ def rows(outcome: Outcome) -> list[list[str]]:
     return [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
 
 
-def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync) -> None:
+def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync, tmp_path: Path) -> None:
     outcome = rigsync(EXAMPLE, "check", "cameras.yaml")
-    assert outcome.err == (
+    assert outcome.err.startswith(
         "cameras.yaml: the rig cameras listens at udp://0.0.0.0:11001, interrupts after a lease of 300 s\n"
     )
     shown = [(at, does, re.sub(" {2,}", " | ", what)) for at, does, what in rows(outcome)]
@@ -53,10 +53,11 @@ def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync) -> None:
         ("EXPEND", "stop", "interrupt | 10 s"),
         ("EXPCLEANUP", "run", "python transfer.py {exp_ref} | 60 s"),
         ("RUNNING", "verify", "D:/data/{exp_ref}/*.mp4 grows | 5 s"),
+        ("always", "log", str(tmp_path / "logs" / "cameras")),
     ]
 
 
-def test_check_shows_every_key(rigsync: Rigsync) -> None:
+def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
     outcome = rigsync(FULL, "check", "cameras.yaml")
     assert "cameras:left listens at tcp://[::1]:12001, has no lease, records the main sync signal" in outcome.err
     for text in (
@@ -64,8 +65,11 @@ def test_check_shows_every_key(rigsync: Rigsync) -> None:
         "frames   frame=\\s*([0-9]+)",
         "echo {date} {number} {subject} > /data/done (by a shell)",
         "/data/bin/tool",
+        "make     /data/raw/{{x}}/{exp_ref}",
+        str(tmp_path / "logs" / "of"),
     ):
         assert text in outcome.out
+    assert "Warning: the program /data/bin/tool is not on this computer\n" in outcome.err
 
 
 def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
@@ -89,7 +93,7 @@ def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
     assert agent["on"]["EXPEND"]["stop"] == {"signal": "interrupt", "grace": 10}
     assert agent["require"]["free_disk"] == {"path": "D:/data", "at_least": 20 * 10**9}
     assert agent["verify"] == {"files": "D:/data/{exp_ref}/*.mp4", "growing_within": 5}
-    assert agent["logs"] == {"folder": str(tmp_path / "logs"), "keep": 100, "max_size": 10_000_000}
+    assert agent["logs"] == {"folder": str(tmp_path / "logs" / "cameras"), "keep": 100, "max_size": 10_000_000}
     full = json.loads(rigsync(FULL, "check", "cameras.yaml", "--json").out)["agent"]
     assert full["experiment_description"]["authors"] == ["me", 7]
     least = json.loads(rigsync(LEAST, "check", "cameras.yaml", "--json").out)["agent"]

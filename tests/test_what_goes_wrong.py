@@ -96,7 +96,7 @@ SHOWN_BY = {
     "a callback of your own blocks": [
         "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
     ],
-    "the task raises, is stopped by Ctrl-C or SIGTERM, or forgets its rigs": [
+    "the task fails in `aux.experiment`, is stopped by Ctrl-C or SIGTERM, or just ends": [
         "tests/test_experiment.py::test_whatever_leaves_the_body_interrupts_and_tells_why",
         "tests/test_experiment.py::test_a_signal_interrupts",
         "tests/test_experiment.py::test_the_end_of_the_interpreter_interrupts",

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
@@ -51,8 +51,6 @@ class Agent(Rig):
     ----------
     file : AgentFile
         From `rigsync.agent.file.read_agent_file`.
-    announce : callable
-        Called with the URI once it listens.
 
     Raises
     ------
@@ -60,7 +58,7 @@ class Agent(Rig):
         As `Rig` does.
     """
 
-    def __init__(self, file: AgentFile, announce: Callable[[str], object]):
+    def __init__(self, file: AgentFile):
         super().__init__(
             file.name,
             file.listen,
@@ -68,7 +66,7 @@ class Agent(Rig):
             experiment_description=file.description,
             lease=file.lease,
         )
-        self._file, self._announce = file, announce
+        self._file = file
         self._commands = Commands(self._note_end)
         self._recording: Recording | None = None
         self._log: SessionLog | None = None
@@ -84,11 +82,6 @@ class Agent(Rig):
         if not self.is_running:
             self._commands, self._is_closing = Commands(self._note_end), False
         super().start()
-        try:
-            self._announce(self.uri)
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         """End all commands, then say goodbye and stop serving: as long as the file allows its commands, and 2 s.
@@ -251,13 +244,11 @@ class Agent(Rig):
                 raise RequirementMissing(problem) from error
 
     def _open_log(self, values: Values) -> SessionLog:
-        logs = self._file.logs
-        own = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name).strip(".")
-        folder = self._path(logs.folder, values) if logs.folder else str(self._file.folder / "logs" / f"{own or '_'}")
         name = time.strftime("%Y-%m-%d_%H-%M-%S")
         with contextlib.suppress(SubstitutionError):  # a reference that is no name of a file, and the file needs none
             name = Template.parse("{exp_ref}", OF_THE_SESSION).fill(values)
-        return SessionLog(folder, name, logs.keep, logs.max_size)
+        logs = self._file.logs
+        return SessionLog(self._file.logs_folder, name, logs.keep, logs.max_size)
 
     def _close_log(self) -> None:
         log, self._log = self._log, None

@@ -8,9 +8,10 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +31,10 @@ FORM = Sort(
 )
 """What a file of an agent is."""
 
+_INTERPRETER = re.compile(
+    r"(?:(?:python|pypy|lua|php|ruby|perl)[w\d.]*|node|deno|bun|R|Rscript|julia|matlab|octave)(?:\.exe)?", re.IGNORECASE
+)
+_CODE_FOLLOWS = frozenset({"-c", "-e", "-E", "-r", "-p", "-pe", "-ne", "-batch", "--eval", "--print", "--execute"})
 _DRIVE = re.compile(r"[A-Za-z]:")
 # Programs that read words as a shell does: what these are given is not safe just because each word is one.
 _SHELLS = frozenset(
@@ -138,7 +143,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """How a process is ended: ``interrupt``, ``terminate`` or ``kill`` first, and `grace` seconds for each way."""
+    """How a process is ended: ``interrupt``, ``terminate`` or ``kill``, and after `grace` seconds harder."""
 
     signal: str = "interrupt"
     grace: float = 10.0
@@ -182,7 +187,7 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """A pattern of files (`glob.glob`) of which one has to grow in every so many seconds."""
+    """A pattern of files (`glob.glob`), each of which has to grow in every so many seconds."""
 
     files: Template
     growing_within: float
@@ -259,6 +264,14 @@ class AgentFile:
     def folder(self) -> Path:
         """The folder in which the file lies, where relative paths begin."""
         return Path(os.path.abspath(self.source)).parent
+
+    @property
+    def logs_folder(self) -> Path:
+        """Return the folder of the logs; by default one for this rig, since several files may lie side by side."""
+        if self.logs.folder:
+            return self.folder / str(self.logs.folder)
+        own = "".join(character if character.isalnum() or character in "-_." else "_" for character in self.name)
+        return self.folder / "logs" / (own.strip(".") or "_")
 
     def error(self, problem: str, key: str) -> ConfigError:
         """Return an error about a key of this file, with the line."""
@@ -460,6 +473,8 @@ class _Reader:
             if not str(words[0]).strip():
                 raise ConfigError("there is no program in it")
             _check_program(words[0], shell)
+            if not shell:
+                _check_code(words)
         return Command(tuple(words), shell, folder)
 
     def _split(self, line: str) -> list[str]:
@@ -543,6 +558,20 @@ def _reads_as_shell(word: str) -> bool:
     """Tell whether a word names a shell, or a batch file, whose arguments Windows has cmd read anew."""
     name = re.split(r"[/\\]", word)[-1].lower()
     return name.removesuffix(".exe") in _SHELLS or _BATCH.search(name) is not None
+
+
+def _check_code(words: Sequence[Template]) -> None:
+    """Check that no message writes code: what follows ``-c`` and its like, where an interpreter is run."""
+    if not _INTERPRETER.fullmatch(re.split(r"[/\\]", str(words[0]))[-1]):
+        return
+    for flag, word in pairwise(words[1:]):
+        if "." in str(flag) or "/" in str(flag):
+            return  # the script; what follows is for that
+        if str(flag) in _CODE_FOLLOWS and word.variables:
+            raise ConfigError(
+                f"{{{min(word.variables)}}} would have a message write code, behind {flag}; hand it over as an argument"
+                " of its own, or read it from the environment, where it is RIGSYNC_..."
+            )
 
 
 def _check_program(line: Template, shell: bool) -> None:

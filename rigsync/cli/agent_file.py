@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from os.path import dirname, isabs
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rigsync import ConfigError
+from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.cli.output import print_table, printable, write_json
 
@@ -35,7 +37,19 @@ def check_agent_file(path: str, as_json: bool) -> None:
     lease = f"interrupts after a lease of {file.lease:g} s" if file.lease else "has no lease"
     main_sync = ", records the main sync signal" if file.main_sync else ""
     click.echo(printable(f"{path}: the rig {file.name} listens at {file.listen}, {lease}{main_sync}"), err=True)
+    for program in missing_programs(_programs(file)):
+        click.echo(f"Warning: the program {printable(program)} is not on this computer", err=True)
     print_table(["at", "does", "what", "within"], list(_rows(file)), right=["within"], stacks=[(0, 1), (2,), (3,)])
+
+
+def _programs(file: AgentFile) -> Iterator[str]:
+    """Yield the programs that can be looked for without a message: those by PATH, and those by an absolute path."""
+    for action in file.on.values():
+        for step in (action.run, action.start):
+            if step and (program := step.command.program) and (isabs(program) or not dirname(program)):
+                yield program
+    if file.require:
+        yield from file.require.programs
 
 
 def _rows(file: AgentFile) -> Iterator[list[str]]:
@@ -46,11 +60,14 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
             yield ["EXPINIT", "require", str(path), ""]
         for program in file.require.programs:
             yield ["EXPINIT", "require", program, ""]
+    for folder in file.folders:
+        yield ["EXPINIT", "make", str(folder), ""]
     for event, action in file.on.items():
         for does, what, within in _steps(action):
             yield [event.name, does, what, within]
     if file.verify:
         yield ["RUNNING", "verify", f"{file.verify.files} grows", f"{file.verify.growing_within:g} s"]
+    yield ["always", "log", str(file.logs_folder), ""]
 
 
 def _steps(action: Action) -> Iterator[tuple[str, str, str]]:
@@ -86,11 +103,12 @@ def _document(file: AgentFile) -> dict[str, Any]:
         "lease": file.lease,
         "experiment_description": file.description,
         "variables": file.variables,
+        "folders": [str(folder) for folder in file.folders],
         "on": {event.name: _action_document(action) for event, action in file.on.items()},
         "require": require,
         "verify": file.verify and {"files": str(file.verify.files), "growing_within": file.verify.growing_within},
         "logs": {
-            "folder": str(file.logs.folder or file.folder / "logs"),
+            "folder": str(file.logs_folder),
             "keep": file.logs.keep,
             "max_size": file.logs.max_size,
         },

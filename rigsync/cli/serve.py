@@ -9,7 +9,7 @@ import click
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from rigsync.agent.agent import Agent
 
 
 FILES = (".yaml", ".yml")
@@ -66,6 +66,7 @@ def command(
     if len(names) > 1:
         raise click.UsageError("give one NAME, or files that end in .yaml")
     (name,) = names
+    _check_is_no_file(name)
     import logging
     from _thread import interrupt_main
 
@@ -77,6 +78,8 @@ def command(
     def announce(listening: str) -> None:
         if as_json:
             write_json({"listening": listening}, indent=None)
+        else:
+            logging.getLogger("rigsync.rig").info("%s has no commands: it answers everything, records nothing", name)
         if until_eof:
             at_end_of_stdin(interrupt_main)
 
@@ -96,11 +99,11 @@ def command(
 
 def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Be the rigs of some files, until Ctrl-C or SIGTERM; all are read before the first one listens."""
-    from contextlib import ExitStack
     from logging import INFO, WARNING
 
     from rigsync.agent.agent import Agent
     from rigsync.agent.file import check_distinct_agents, read_agent_file
+    from rigsync.agent.serving import serve
     from rigsync.cli.log import background_logging
     from rigsync.cli.output import end_interrupted_line, write_json
 
@@ -118,17 +121,24 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
     files = [read_agent_file(name) for name in names]
     check_distinct_agents(files)
 
-    def announcer(name: str) -> Callable[[str], None]:
-        return lambda uri: write_json({"rig": name, "listening": uri}, indent=None) if as_json else None
+    def announce(agent: Agent) -> None:
+        if as_json:
+            write_json({"rig": agent.name, "listening": agent.uri}, indent=None)
 
-    agents = [Agent(file, announcer(file.name)) for file in files]
-    with background_logging(WARNING if as_json else INFO), ExitStack() as stack:
-        *others, last = agents
-        for agent in others:
-            agent.start()
-            stack.callback(agent.close)
-        last.run()
+    with background_logging(WARNING if as_json else INFO):
+        serve([Agent(file) for file in files], announce)
     end_interrupted_line()
+
+
+def _check_is_no_file(name: str) -> None:
+    """Refuse a name for which a file was meant: a rig that records nothing would say that all is well."""
+    from pathlib import Path
+
+    meant = next((name + ending for ending in FILES if Path(name + ending).is_file()), None)
+    if meant:
+        raise click.UsageError(f"there is a file {meant}; write that, or give the rig without commands another name")
+    if Path(name).exists():
+        raise click.UsageError(f"{name} is a file or folder; the file of an agent ends in .yaml")
 
 
 def _print(message: str, args: list[Any]) -> None:

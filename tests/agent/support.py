@@ -51,6 +51,7 @@ experiment_description:
 variables:
   data: /data
   raw: "{data}/raw/{{x}}"
+folders: ["{raw}/{exp_ref}"]
 on:
   EXPINIT:
     run: [python, "prepare it.py", "{message.operator}"]

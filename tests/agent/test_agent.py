@@ -77,7 +77,7 @@ class Lab:
     def agent(self, on: dict[str, Any], name: str = "cameras", **keys: Any) -> Agent:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"name": name, "listen": "udp://127.0.0.1:0", "on": on, **keys}))
-        agent = Agent(read_agent_file(path), lambda _: None)
+        agent = Agent(read_agent_file(path))
         agent.start()
         self.agents.append(agent)
         return agent

@@ -371,6 +371,13 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
         "on.EXPINIT.run",
         "{subject} would have a message choose the program",
     ),
+    "code from a message": (
+        on("{run: [python3, -c, 'print({message.n})']}"),
+        3,
+        "on.EXPINIT.run",
+        "{message.n} would have a message write code, behind -c; hand it over as an argument of its own",
+    ),
+    "code behind options": (on("{run: 'julia -q -e f({subject})'}"), 3, "on.EXPINIT.run", "write code, behind -e"),
     "program of a shell": (on("{run: '{subject} a', shell: true}"), 3, "on.EXPINIT.run", "choose the program"),
     "program behind ;": (on("{run: 'cd x; {subject}', shell: yes}"), 3, "on.EXPINIT.run", "choose the program"),
     "program behind $(": (on("{run: 'a $( b{subject})', shell: yes}"), 3, "on.EXPINIT.run", "choose the program"),

@@ -142,6 +142,8 @@ def test_several_files_are_several_rigs(folder: Folder) -> None:
         (lambda f: [f.write(), "--fail", "EXPINIT"], "--fail is for a NAME"),
         (lambda f: ["one", "two"], "give one NAME, or files"),
         (lambda f: [f.write(), "two"], "two"),
+        (lambda f: [f.write("left").removesuffix(".yaml")], "there is a file left.yaml; write that"),
+        (lambda f: ["."], ". is a file or folder"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_listens(
@@ -191,11 +193,11 @@ def test_two_agents_end_what_they_run_however_often_they_are_told_to(folder: Fol
             aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
             aux.request("EXPSTART", REFERENCE, timeout=LONG)
             logs = [folder.path / "logs" / name / f"{REFERENCE}.rigsync.log" for name in names]
-            until(lambda: all("ready" in log.read_text() for log in logs))
+            until(lambda: all("] ready\n" in log.read_text() for log in logs))
             for name in reversed(names):
                 command.process.terminate()
                 log = folder.path / "logs" / name / f"{REFERENCE}.rigsync.log"
-                until(lambda log=log: "told" in log.read_text())
+                until(lambda log=log: "] told\n" in log.read_text())
             command.process.terminate()
             assert command.outcome().status == 0
     assert all((folder.path / f"{name}.end").exists() for name in names)
