@@ -96,13 +96,13 @@ def command(
 
 def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Be the rigs of some files, until Ctrl-C or SIGTERM; all are read before the first one listens."""
-    from contextlib import ExitStack
     from logging import INFO, WARNING
 
     from rigsync.agent.agent import Agent
     from rigsync.agent.file import check_distinct_agents, read_agent_file
     from rigsync.cli.log import background_logging
     from rigsync.cli.output import end_interrupted_line, write_json
+    from rigsync.rig import run_rigs
 
     mine = {"names", "as_json"}
     given = [
@@ -122,12 +122,8 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
         return lambda uri: write_json({"rig": name, "listening": uri}, indent=None) if as_json else None
 
     agents = [Agent(file, announcer(file.name)) for file in files]
-    with background_logging(WARNING if as_json else INFO), ExitStack() as stack:
-        *others, last = agents
-        for agent in others:
-            agent.start()
-            stack.callback(agent.close)
-        last.run()
+    with background_logging(WARNING if as_json else INFO):
+        run_rigs(agents)
     end_interrupted_line()
 
 
