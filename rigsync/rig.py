@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 import logging
+import queue
 import secrets
 import signal
 import socket
@@ -409,11 +410,7 @@ class Rig(RigBoard):
         NotRunning
             The event loop has died.
         """
-        asked = threading.Event()
-        with stop_signals(asked), self:
-            while not asked.wait(WAKE_INTERVAL) and (thread := self._thread):
-                if thread.failure is not None:
-                    raise NotRunning(f"rig {self.name} has stopped: {thread.failure!r}")
+        run_rigs([self])
 
     def __enter__(self) -> Rig:
         self.start()
@@ -462,6 +459,54 @@ class Rig(RigBoard):
         self._session = session
         session.tick()  # for what was reported since it was made
         logger.info("rig %s listens on %s", self.name, self._uri)
+
+
+def run_rigs(rigs: Sequence[Rig], announce: Callable[[Rig], object] = lambda _: None) -> None:
+    """Serve several rigs in the foreground, until Ctrl-C, SIGTERM, or `close` of one of them on another thread.
+
+    Parameters
+    ----------
+    rigs : sequence of Rig
+        The rigs. They are closed side by side: one that takes its time to end does not let the others go on.
+    announce : callable
+        Called with each rig once all listen.
+
+    Raises
+    ------
+    ListenError
+        A port is in use, or an address is not this machine's; then none serves.
+    NotRunning
+        An event loop has died.
+    """
+    # What a signal handler may put into at any moment, also while another signal is being handled: no Event can be.
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with _stop_signals(asked.put):
+        try:
+            for rig in rigs:
+                rig.start()
+            for rig in rigs:
+                announce(rig)
+            while not _comes(asked, WAKE_INTERVAL):
+                threads = [rig._thread for rig in rigs]
+                for rig, thread in zip(rigs, threads, strict=True):
+                    if thread and thread.failure is not None:
+                        raise NotRunning(f"rig {rig.name} has stopped: {thread.failure!r}")
+                if None in threads:
+                    return
+        finally:
+            closing = [threading.Thread(target=rig.close, name=f"rigsync-close-{rig.name}") for rig in rigs]
+            for closer in closing:
+                closer.start()
+            for closer in closing:
+                closer.join()
+
+
+def _comes(asked: queue.SimpleQueue[int], timeout: float) -> bool:
+    try:
+        asked.get(timeout=timeout)
+    except queue.Empty:
+        return False
+    return True
 
 
 def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
@@ -732,11 +777,11 @@ def _most_arguments(handler: Callable[..., Any]) -> int | None:
 
 
 @contextlib.contextmanager
-def stop_signals(asked: threading.Event) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM set `asked`, where this is the main thread, which alone may say so."""
+def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM call `asked`, where this is the main thread, which alone may say so."""
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -65,7 +65,7 @@ def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
         "frames   frame=\\s*([0-9]+)",
         "echo {date} {number} {subject} > /data/done (by a shell)",
         "/data/bin/tool",
-        "make     /data/raw/{{x}}/{exp_ref}",
+        "/data/raw/{x}/{exp_ref}",
         str(tmp_path / "logs" / "of"),
     ):
         assert text in outcome.out

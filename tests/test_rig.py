@@ -1301,3 +1301,28 @@ def test_a_handler_for_which_there_is_no_thread_fails_and_the_next_message_is_ha
         error = error_of(aux, "EXPINIT", REFERENCE)
     assert (error.error, error.message) == ("RuntimeError", "can't start new thread")
     assert ask(aux, "EXPINIT", REFERENCE) == [info(ExpStatus.INITIALIZED, REFERENCE)]
+
+
+STORM = """
+import os, signal, subprocess, sys
+from rigsync import Rig
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+tell = '''
+import os, time
+rig = os.getppid()
+while os.getppid() == rig:
+    os.kill(rig, 2); os.kill(rig, 15)
+    time.sleep(0.0002)
+'''
+with subprocess.Popen([sys.executable, "-c", tell]) as telling:
+    for _ in range(2000):
+        Rig("cameras", "udp://127.0.0.1:0").run()
+    telling.kill()
+"""
+
+
+@posix
+def test_run_ends_however_often_it_is_told_to() -> None:
+    subprocess.run([sys.executable, "-c", STORM], cwd=ROOT, check=True, timeout=2 * LONG)

@@ -9,7 +9,7 @@ import click
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
 
 if TYPE_CHECKING:
-    from rigsync.agent.agent import Agent
+    from rigsync import Rig
 
 
 FILES = (".yaml", ".yml")
@@ -103,9 +103,9 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
 
     from rigsync.agent.agent import Agent
     from rigsync.agent.file import check_distinct_agents, read_agent_file
-    from rigsync.agent.serving import serve
     from rigsync.cli.log import background_logging
     from rigsync.cli.output import end_interrupted_line, write_json
+    from rigsync.rig import run_rigs
 
     mine = {"names", "as_json"}
     given = [
@@ -121,12 +121,12 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
     files = [read_agent_file(name) for name in names]
     check_distinct_agents(files)
 
-    def announce(agent: Agent) -> None:
+    def announce(rig: Rig) -> None:
         if as_json:
-            write_json({"rig": agent.name, "listening": agent.uri}, indent=None)
+            write_json({"rig": rig.name, "listening": rig.uri}, indent=None)
 
     with background_logging(WARNING if as_json else INFO):
-        serve([Agent(file) for file in files], announce)
+        run_rigs([Agent(file) for file in files], announce)
     end_interrupted_line()
 
 

@@ -81,7 +81,7 @@ def test_the_example_of_the_docs(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```yaml\n(.*?)^```$", DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     path = tmp_path / "rig.yaml"
     path.write_text(text)
-    assert read_agent_file(path).name == "cameras"
+    assert read_agent_file(path).name == "left"
     VALIDATOR.validate(load(text))
 
 

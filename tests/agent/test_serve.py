@@ -175,17 +175,26 @@ def test_a_port_that_is_taken_is_told_and_nothing_stays(folder: Folder) -> None:
         assert first.outcome().status == 0
 
 
+SLOW = """
+import signal, sys, time
+
+def end(*_):
+    print("told", flush=True)
+    time.sleep(1)
+    open(sys.argv[1], "w").close()
+    sys.exit()
+
+signal.signal(signal.SIGINT, end)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
 @posix
 def test_two_agents_end_what_they_run_however_often_they_are_told_to(folder: Folder) -> None:
-    slow = (
-        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: (print('told', flush=True), time.sleep(1),"
-    )
-    slow += " open(sys.argv[1], 'w').close(), sys.exit()))\nprint('ready', flush=True)\ntime.sleep(1000)"
+    (folder.path / "slow.py").write_text(SLOW)
     names = ("first", "second")
-    on = {
-        name: {"EXPSTART": {"start": [sys.executable, "-c", slow, f"{name}.end"], "frames": "(ready)"}, "EXPEND": STOP}
-        for name in names
-    }
+    on = {name: {"EXPSTART": {"start": [sys.executable, "slow.py", f"{name}.end"]}, "EXPEND": STOP} for name in names}
     files = [folder.write(name, on[name]) for name in names]
     with folder.serve(*files) as command:
         uris = {**listening(command), **listening(command)}
