@@ -169,8 +169,10 @@ class Experiment:
         told = _information_in(self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information()))
         self._find_reference(told)
         self._check_not_running(told)
-        self._in_charge_of = list(self._rigs)  # from before it is sent: Ctrl-C may come while it is under way
+        # From before it is sent: Ctrl-C may come while it is under way. But not of what records for somebody else.
+        self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
         self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
+        self._in_charge_of = list(self._rigs)
         self._watch = self._make_watch(self._rigs, self.exp_ref, self._note_failure, self.ready)
         self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
@@ -191,9 +193,7 @@ class Experiment:
         running = [
             rig
             for rig, info in told.items()
-            if info.get("status") == int(ExpStatus.RUNNING)
-            and isinstance(reference := info.get("exp_ref"), str)
-            and same_reference(reference, self.exp_ref)
+            if info.get("status") == int(ExpStatus.RUNNING) and info.get("exp_ref") and not self._is_strangers(info)
         ]
         if running and not self._init.get("takeover"):
             problem = (
@@ -202,6 +202,11 @@ class Experiment:
             )
             outcomes = {rig: problem if rig in running else _DONE["EXPINFO"] for rig in self._rigs}
             raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in running})
+
+    def _is_strangers(self, info: Mapping[str, Any]) -> bool:
+        reference = info.get("exp_ref")
+        is_same = isinstance(reference, str) and same_reference(reference, self.exp_ref)
+        return info.get("status") == int(ExpStatus.RUNNING) and reference is not None and not is_same
 
     def _find_reference(self, told: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the main sync's reference, as iblrig's task code does, which allows one main sync at most."""

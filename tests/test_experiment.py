@@ -258,6 +258,27 @@ def test_a_rig_of_another_experiment_is_not_disturbed(lab: Lab, connect: Connect
     assert lab.verbs("ephys")[-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
 
 
+def test_ctrl_c_while_it_begins_does_not_stop_what_a_stranger_records(lab: Lab, connect: Connect) -> None:
+    begun, go = threading.Event(), threading.Event()
+    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPINIT": lambda *_: begun.set() or (go.wait(LONG) and None)})]
+    aux = connect(*rigs)
+    with Auxiliaries({"ephys": rigs[0].uri}) as other, other.experiment(OTHER):
+
+        def interrupt() -> None:
+            begun.wait(LONG)
+            os.kill(os.getpid(), signal.SIGINT) if os.name == "posix" else signal.raise_signal(signal.SIGINT)
+            until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
+            go.set()
+
+        pressing = threading.Thread(target=interrupt)
+        pressing.start()
+        with pytest.raises(KeyboardInterrupt), aux.experiment(REFERENCE):
+            pytest.fail("it has begun")
+        pressing.join(LONG)
+        assert "EXPINTERRUPT" not in lab.verbs("ephys")
+        assert rigs[0].status is ExpStatus.RUNNING
+
+
 def test_an_experiment_that_goes_on_is_joined_only_where_that_is_meant(lab: Lab, connect: Connect) -> None:
     rig = lab.rig("cameras")
     with Auxiliaries({"cameras": rig.uri}) as before:

@@ -212,7 +212,7 @@ class Agenda:
 
     def interrupt(self, reason: str, now: float) -> None:
         """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
-        if self._is_under_way() and not self._is_interrupting(now):
+        if self._is_under_way() and not self._is_ending(now):
             task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
             self.accept(task, now)
 
@@ -303,6 +303,12 @@ class Agenda:
         if running is None or running.event is not ExpMessage.EXPINTERRUPT:
             return False
         return now - running.started < INTERRUPT_PATIENCE
+
+    def _is_ending(self, now: float) -> bool:
+        """Tell whether what is under way is being ended already: what then stops, stops since it was told to."""
+        running = self._lane.running
+        is_ending = running is not None and running.event is ExpMessage.EXPEND and running not in self._timed
+        return is_ending or self._is_interrupting(now)
 
     def _begin(self, task: Task, now: float) -> None:
         try:

@@ -59,7 +59,7 @@ class Request:
         return self.event is ExpMessage.ALYX and not self.message.asks_token
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Errand:
     """A request's way to one rig."""
 

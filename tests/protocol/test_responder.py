@@ -2006,6 +2006,24 @@ def test_what_cleans_up_after_an_experiment_is_not_interrupted_by_the_rig_itself
     assert bench.rig.status is ExpStatus.CONNECTED
 
 
+def test_what_stops_because_of_an_end_is_no_reason_to_interrupt() -> None:
+    bench = RigBench("EXPEND", "EXPINTERRUPT").enter("RUNNING")
+    bench.request("EXPEND")
+    due = bench.due()
+    bench.interrupt("ffmpeg has ended")
+    assert bench.events(HandlerDue) == []
+    bench.respond(due.task)
+    assert "interrupted" not in bench.answer().args[0]
+    assert bench.rig.status is STOPPED
+
+
+def test_an_end_that_waits_for_its_instant_does_not_keep_a_rig_from_interrupting() -> None:
+    bench = RigBench("EXPEND", "EXPINTERRUPT").enter("RUNNING")
+    bench.request("EXPEND", delay=60.0)
+    bench.interrupt("ffmpeg has ended")
+    assert bench.due().event is ExpMessage.EXPINTERRUPT
+
+
 def test_a_rig_that_interrupts_overtakes_what_it_is_doing() -> None:
     bench = RigBench("EXPINIT", "EXPINTERRUPT")
     bench.request("EXPINIT", {"exp_ref": REF})
