@@ -347,7 +347,9 @@ class Agenda:
         experiment = self.exp_ref or "an experiment without a reference"
         silent = self.ownership.silence(now)
         heard = f", and was last heard {silent:.0f} s ago" if silent >= self._patience else ""
-        stop = "" if self.status is ExpStatus.STOPPED else ", or stop it with EXPINTERRUPT"
+        stop = ", or stop it with EXPINTERRUPT"
+        if self.status is ExpStatus.STOPPED:
+            stop = f"; it is over, and anyone may go on when that one has been silent for {self._patience:g} s"
         return (
             f"{task.event.name} refused: the coordinator on {self.ownership.host} is in charge of {experiment} "
             f"({self.status.name}){heard}; close it there, or take the experiment over with EXPINIT, its exp_ref and "

@@ -1658,10 +1658,11 @@ def test_another_coordinator_is_refused_with_the_owner_s_host_and_the_reference(
     bench = RigBench(*LIFECYCLE, "ALYX").enter(status)
     frame = foreign(bench, event, *([{"exp_ref": REF}] if event == "EXPINIT" else []))
     assert frame.error == "BusyError"
+    over = "; it is over, and anyone may go on when that one has been silent for 5 s"
     assert frame.message == (
         f"{event} refused: the coordinator on 10.0.0.1 is in charge of {REF} ({status}); close it there, or take the "
         f"experiment over with EXPINIT, its exp_ref and takeover: true (rigsync push EXPINIT {REF} --takeover)"
-        + ("" if status == "STOPPED" else ", or stop it with EXPINTERRUPT")
+        + (over if status == "STOPPED" else ", or stop it with EXPINTERRUPT")
     )
     assert bench.rig.status is ExpStatus[status]
     assert owner_of(bench) == "10.0.0.1"
@@ -1671,7 +1672,9 @@ def test_another_coordinator_is_refused_with_the_owner_s_host_and_the_reference(
 def test_a_stopped_rig_whose_owner_is_gone_lets_anyone_go_on(event: str) -> None:
     bench = RigBench(*LIFECYCLE).enter("STOPPED")
     bench.run(4.9)
-    assert isinstance(foreign(bench, event, *([{"exp_ref": OTHER}] if event == "EXPINIT" else [])), Failure)
+    refused = foreign(bench, event, *([{"exp_ref": OTHER}] if event == "EXPINIT" else []))
+    assert isinstance(refused, Failure)
+    assert "it is over, and anyone may go on when that one has been silent for 5 s" in refused.message
     bench.run(0.2)
     assert isinstance(foreign(bench, event, *([{"exp_ref": OTHER}] if event == "EXPINIT" else [])), Reply)
 
