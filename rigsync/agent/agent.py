@@ -31,8 +31,9 @@ logger = logging.getLogger("rigsync.agent")
 
 LOOK = 0.05
 """Seconds between looks whether the file that says that a command records is there."""
-LONGEST_OUTPUT = 1500
-"""Characters of a command's last lines that go into an answer, which has to fit into a datagram."""
+LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
+"""Characters of a command's last lines that go into an answer, which has to fit into a datagram, and into the text of
+an error, which somebody has to read."""
 LAST_GRACE = 5.0
 """Seconds beyond those of the file in which commands have to be gone when the agent is closed."""
 
@@ -402,10 +403,11 @@ def _why(data: dict[str, Any]) -> str:
     return f": {': '.join(found)}" if found else ""
 
 
-def _last_lines(ended: Exit) -> list[str]:
-    lines: list[str] = []
-    room = LONGEST_OUTPUT
-    for line in reversed(ended.last_lines):
+def _last_lines(ended: Exit, room: int = LONGEST_OUTPUT) -> list[str]:
+    """Return as many of the last lines as there is room for; of one that is too long by itself, the end."""
+    lines = [line[-room:] for line in ended.last_lines[-1:]]
+    room -= sum(map(len, lines))
+    for line in reversed(ended.last_lines[:-1]):
         room -= len(line) + 1
         if room < 0:
             break
@@ -414,5 +416,5 @@ def _last_lines(ended: Exit) -> list[str]:
 
 
 def _output_of(ended: Exit) -> str:
-    lines = _last_lines(ended)
+    lines = _last_lines(ended, LONGEST_REASON)
     return f"; its last lines: {' | '.join(lines)}" if lines else "; it has printed nothing"

@@ -152,6 +152,13 @@ def test_a_command_that_fails_fails_the_message_with_its_last_lines(lab: Lab) ->
     assert agent.status is ExpStatus.CONNECTED
 
 
+def test_the_last_of_what_a_command_has_printed_is_told_however_long(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("import sys; print('first'); print('x' * 900, 'no disk'); sys.exit(1)")}})
+    error = failure(lab.connect(), "EXPINIT", {"exp_ref": REFERENCE})
+    assert error.message.endswith("xxx no disk")
+    assert len(error.message) < 700
+
+
 def test_a_command_that_takes_too_long_is_ended_and_named(lab: Lab) -> None:
     lab.agent({"EXPINIT": {"run": lab.program("import time; time.sleep(1000)"), "timeout": 0.3}})
     error = failure(lab.connect(), "EXPINIT", {"exp_ref": REFERENCE})
