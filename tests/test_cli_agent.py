@@ -150,3 +150,8 @@ def test_schema_prints_the_schema(rigsync: Rigsync) -> None:
     outcome = rigsync(LEAST, "schema")
     assert json.loads(outcome.out) == agent_schema()
     assert outcome.err == ""
+
+
+def test_where_rigs_are_expected_the_file_of_an_agent_is_told_as_such(rigsync: Rigsync) -> None:
+    told = rigsync(EXAMPLE, "ping", "--rigs", "cameras.yaml", status=2).err
+    assert told == "Error: cameras.yaml: this is the file of an agent, which rigsync serve reads, and not one of rigs\n"

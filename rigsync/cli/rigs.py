@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from rigsync import Auxiliaries, ConfigError, Rigs, load_rigs
+from rigsync.agent.file import is_agent_file
 from rigsync.config import find_rigs_file, user_config_file
 from rigsync.config_file import read_rigs_file
 
@@ -38,7 +39,13 @@ def read(file: str | os.PathLike[str]) -> Rigs:
     ConfigError
         It is faulty, or without any rig.
     """
-    rigs = load_rigs(file)
+    try:
+        rigs = load_rigs(file)
+    except ConfigError as error:
+        if os.path.isfile(file) and is_agent_file(file):
+            problem = "this is the file of an agent, which rigsync serve reads, and not one of rigs"
+            raise ConfigError(problem, file=os.fspath(file)) from error
+        raise
     if not rigs.rigs:
         problem = "there is no rig in it; write one in each line, for instance cameras: 192.168.1.20"
         raise ConfigError(problem, file=rigs.source)

@@ -10,6 +10,7 @@ from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, ve
 
 if TYPE_CHECKING:
     from rigsync import Rig
+    from rigsync.agent.file import AgentFile
 
 
 FILES = (".yaml", ".yml")
@@ -102,7 +103,7 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
     from logging import INFO, WARNING
 
     from rigsync.agent.agent import Agent
-    from rigsync.agent.file import check_distinct_agents, read_agent_file
+    from rigsync.agent.file import check_distinct_agents
     from rigsync.cli.log import background_logging
     from rigsync.cli.output import end_interrupted_line, write_json
     from rigsync.rig import run_rigs
@@ -118,7 +119,7 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
     ]
     if given:
         raise click.UsageError(f"{given[0]} is for a NAME; the file says it of its rig")
-    files = [read_agent_file(name) for name in names]
+    files = [_read(name) for name in names]
     check_distinct_agents(files)
 
     def announce(rig: Rig) -> None:
@@ -128,6 +129,29 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
     with background_logging(WARNING if as_json else INFO):
         run_rigs([Agent(file) for file in files], announce)
     end_interrupted_line()
+
+
+def _read(name: str) -> AgentFile:
+    from rigsync import ConfigError
+    from rigsync.agent.file import read_agent_file
+
+    try:
+        return read_agent_file(name)
+    except ConfigError as error:
+        if _is_of_rigs(name):
+            problem = "this is a file of rigs, which tasks read, and not the file of an agent (docs/agent.md)"
+            raise ConfigError(problem, file=name) from error
+        raise
+
+
+def _is_of_rigs(name: str) -> bool:
+    from rigsync import ConfigError, load_rigs
+
+    try:
+        load_rigs(name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _check_is_no_file(name: str) -> None:

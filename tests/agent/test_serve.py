@@ -144,12 +144,18 @@ def test_several_files_are_several_rigs(folder: Folder) -> None:
         (lambda f: [f.write(), "two"], "two"),
         (lambda f: [f.write("left").removesuffix(".yaml")], "there is a file left.yaml; write that"),
         (lambda f: ["."], ". is a file or folder"),
+        (lambda f: [f.rigs()], "this is a file of rigs, which tasks read"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_listens(
     folder: Folder, make: Callable[[Any], list[str]], text: str
 ) -> None:
     class Writer:
+        @staticmethod
+        def rigs() -> str:
+            (folder.path / "rigs.yaml").write_text("cameras: 127.0.0.1\n")
+            return "rigs.yaml"
+
         @staticmethod
         def write(file: str = "cameras", **keys: Any) -> str:
             name = keys.pop("name", file)
