@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
-from rigsync.agent.commands import Child, CommandFailed, Commands
+from rigsync.agent.commands import GENTLE, Child, CommandFailed, Commands
 from rigsync.agent.file import Action, AgentFile, Command, Ready, Run, Start, Stop
 from rigsync.agent.process import Exit
 from rigsync.agent.recording import Recording
@@ -307,7 +307,7 @@ class Agent(Rig):
             folder=self._folder(command, values),
             environment=environment(values, shell=command.read_by_shell),
             on_line=note,
-            **({"stop": stop} if stop else {}),
+            stop=stop or GENTLE,
         )
 
     async def _until_ready(self, child: Child, ready: _ReadyFile) -> None:
