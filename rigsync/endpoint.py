@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from rigsync.config import RigConfig, is_literal, resolve
 from rigsync.errors import RemoteProtocolError, RigsyncError
 from rigsync.protocol.events import Event
-from rigsync.transports import Line, Listener
+from rigsync.transports import Line, Listener, label
 from rigsync.transports.tcp import TcpLine, open_tcp_listener
 from rigsync.transports.udp import open_udp_line, open_udp_listener
 
@@ -212,6 +212,9 @@ class Endpoint:
 
     def refuse(self, line: Any) -> None:
         """Tell that a line was refused."""
+        # After all that came before from that rig, on whatever line, its goodbye above all: errors are reported first.
+        for sibling in [opened for name, opened in self._lines.items() if label(name) == label(line)]:
+            sibling.read_waiting()
         if self._on_refusal and not self._closed:
             self._on_refusal(line, self._loop.time())
             self.pump()

@@ -52,6 +52,35 @@ def plain() -> Iterator[socket.socket]:
 # ------------------------------------------------------------------------------------------------- in and out
 
 
+@pytest.mark.parametrize("asked", ["requests", "probes"])
+def test_a_refusal_is_told_after_all_that_came_before_it_from_that_rig(asked: str) -> None:
+    read: list[int] = []
+
+    async def main() -> None:
+        wire = Wire()
+        endpoint = Endpoint(wire, print, on_refusal=lambda *_: read.append(len(wire.received)))
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rig:
+                rig.bind(("127.0.0.1", 0))
+                rig.settimeout(LONG)
+                sources = {}
+                for line in ("requests", "probes"):
+                    await endpoint.connect(("cameras", line), socket.AF_INET, rig.getsockname())
+                    wire.outbox.append((("cameras", line), b"hello"))
+                    endpoint.pump()
+                    sources[line] = rig.recvfrom(10)[1]
+                for n in range(20):
+                    rig.sendto(b"%d" % n, sources["probes"])
+            wire.outbox.append((("cameras", asked), b"are you there?"))
+            endpoint.pump()
+            await came_true(lambda: read)
+        finally:
+            endpoint.close()
+
+    run(main)
+    assert read == [20]
+
+
 def test_lines_carry_datagrams_both_ways(plain: socket.socket) -> None:
     async def main() -> None:
         wire = Wire()

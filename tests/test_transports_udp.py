@@ -243,30 +243,3 @@ def test_what_ipv6_sockets_hear_does_not_depend_on_the_system(host: str, only_ip
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, default)
         dual_stack(sock, (host, 0))
         assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == only_ipv6
-
-
-def test_a_refusal_is_told_after_all_that_came_before_it() -> None:
-    told: list[Any] = []
-
-    class Pump:
-        receive = staticmethod(lambda data, _: told.append(data))
-        refuse = staticmethod(lambda _: told.append("refused"))
-        show_life = reject = None
-
-    async def main() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rig:
-            rig.bind(("127.0.0.1", 0))
-            line = await udp.open_udp_line(Pump(), "cameras", socket.AF_INET, rig.getsockname())  # type: ignore[arg-type]
-            try:
-                line.send("cameras", b"hello")
-                source = rig.recvfrom(10)[1]
-                for n in range(10):
-                    rig.sendto(b"%d" % n, source)
-                rig.close()
-                line.send("cameras", b"are you there?")
-                await came_true(lambda: "refused" in told)
-            finally:
-                line.close()
-
-    run(main)
-    assert told == [b"%d" % n for n in range(10)] + ["refused"]

@@ -41,6 +41,9 @@ class Line(Protocol):
     def reconnect(self, reason: str) -> None:
         """Begin anew, since the rig is lost."""
 
+    def read_waiting(self) -> None:
+        """Hand over what has come and was not read yet, where that is possible."""
+
     def close(self) -> None:
         """Send no more."""
 

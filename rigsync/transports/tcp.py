@@ -289,6 +289,9 @@ class TcpLine:
         if self._stream:
             self._stream.stop(f"its rig is lost: {reason}")
 
+    def read_waiting(self) -> None:
+        """Do nothing: a stream ends after all that came before."""
+
     def close(self) -> None:
         """Send no more."""
         self._closed = True

@@ -24,7 +24,7 @@ BATCH = 16
 MOST_UNSENT = 256
 """Datagrams that wait until the kernel takes more; what is over them is lost, as on a choked network."""
 MOST_UNREAD = 1024
-"""Datagrams from a rig that are read before its refusal is told."""
+"""Datagrams on a line that are read at most before a refusal is told."""
 LARGEST_READ = 65_536
 """Bytes read for a datagram, more than any has."""
 
@@ -118,23 +118,22 @@ class _UdpLine(_UdpSocket):
         # Linux and macOS report an ICMP refusal as the first, Windows as the second.
         if isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
             self._refused = True
-            asyncio.get_running_loop().call_soon(self._tell_refusal)
+            asyncio.get_running_loop().call_soon(self._pump.refuse, self._name)
         else:
             super().error_received(exc)
 
-    def _tell_refusal(self) -> None:
-        # After all that came before has been read, a rig's goodbye above all: the system reports errors first.
+    def read_waiting(self) -> None:
+        """Hand over what has come and was not read yet."""
         for _ in range(MOST_UNREAD):
             if self._socket.fileno() < 0:  # closed by what the last one led to
                 return
             try:
                 data = self._socket.recv(LARGEST_READ)
             except (BlockingIOError, InterruptedError):
-                break
+                return
             except OSError:
                 continue  # of something else that was sent
             self._pump.receive(data, self._name)
-        self._pump.refuse(self._name)
 
     def send(self, _: Any, data: bytes) -> None:
         self._refused = False
