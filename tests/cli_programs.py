@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -133,3 +134,13 @@ def has_ended(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def still_there(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Return which processes have not ended after so many seconds; whoever adopts the dead may take its time."""
+    deadline = time.monotonic() + seconds
+    left = list(processes)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.01)
+        left = [process for process in left if not has_ended(process)]
+    return left

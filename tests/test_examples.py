@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli_programs import LONG, Command, environment, has_ended
+from tests.cli_programs import LONG, Command, environment, has_ended, still_there
 from tests.processes import ROOT, free_port, until
 
 EXAMPLES = ROOT / "examples"
@@ -155,8 +155,7 @@ def test_agents_that_are_killed_leave_no_recorder(example: Example) -> None:
     everything = example.agents.children()
     example.agents.process.kill()
     example.agents.process.wait()
-    _, alive = psutil.wait_procs(everything, timeout=2.0)  # the promise
-    assert not alive
+    assert still_there(everything, 2.0) == []  # the promise
     task.communicate(timeout=LONG)
     assert task.returncode == 1
     told = example.errors("task.py")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from rigsync import Auxiliaries
-from tests.cli_programs import LONG, Command, environment, has_ended
+from tests.cli_programs import LONG, Command, environment, has_ended, still_there
 from tests.processes import free_port, until
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -103,8 +103,7 @@ def test_killed_while_ffmpeg_records_it_leaves_nothing_and_the_file_is_playable(
             assert pid in [child.pid for child in everything]
             command.process.kill()
             command.process.wait()
-            _, alive = psutil.wait_procs(everything, timeout=2.0)  # the promise
-            assert not alive
+            assert still_there(everything, 2.0) == []  # the promise
     told = subprocess.run(
         ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(video)],
         capture_output=True,
