@@ -82,6 +82,7 @@ def test_another_status_interrupts_and_is_passed_on(bench: Bench) -> None:
     assert bench.run(*python("import sys; sys.exit(3)")).status == 3
     assert bench.verbs == INTERRUPTED
     (report,) = bench.args("EXPINTERRUPT")
+    assert report["error"] == "CommandEnded"
     assert "ended with exit status 3" in report["message"]
 
 

@@ -27,8 +27,6 @@ class PracticeRig(Rig):
     ----------
     name, uri, main_sync, lease
         As for `Rig`.
-    announce : callable
-        Called with the URI once this rig listens.
     show : callable
         Called with name and arguments of each message that is handled, tokens blotted out.
     latency : float, optional
@@ -50,7 +48,6 @@ class PracticeRig(Rig):
         self,
         name: str,
         uri: str,
-        announce: Callable[[str], object],
         show: Callable[[str, list[Any]], object],
         *,
         main_sync: bool = False,
@@ -62,22 +59,13 @@ class PracticeRig(Rig):
         super().__init__(name, uri, main_sync=main_sync, lease=lease)
         if drop and self._config.address.scheme == "tcp":
             raise ValueError("tcp:// loses nothing, so that what is lost here would never come again; try it on udp://")
-        self._announce, self._show, self._latency, self._drop = announce, show, latency, drop
+        self._show, self._latency, self._drop = show, latency, drop
         for message in ExpMessage.__members__.values():
             self.on(message)(partial(self._note, message.name))
             if latency:
                 self.on(message)(self._take_time)
         for message in {validate_event(name) for name in failing}:
             self.on(message)(_fail)
-
-    def start(self) -> None:
-        """Serve in the background, as `Rig.start` does."""
-        super().start()
-        try:
-            self._announce(self.uri)
-        except BaseException:
-            self.close()
-            raise
 
     def _make_responder(self, handled: Collection[Verb], timing: Timing, boot: str, stamps: StampClock) -> Responder:
         identity, lease, room, board = self._identity, self._lease, self._room, self._board

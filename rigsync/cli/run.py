@@ -76,7 +76,7 @@ def command(
         try:
             with experiment as session:
                 _run(words, session.exp_ref)
-        except _CommandEnded as ended:
+        except CommandEnded as ended:
             return ended.status
         except RigsyncError as error:
             click.echo(f"Error: {printable(str(error))}", err=True)
@@ -84,7 +84,7 @@ def command(
     return 0
 
 
-class _CommandEnded(Exception):
+class CommandEnded(Exception):
     """The command has ended with an exit status other than 0: its rigs are interrupted."""
 
     def __init__(self, program: str, status: int):
@@ -118,7 +118,7 @@ def _unfit(program: str) -> int:
 
 
 def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
-    """Run the command to its end, and raise `_CommandEnded` unless that is with exit status 0."""
+    """Run the command to its end, and raise `CommandEnded` unless that is with exit status 0."""
     import os
     import shutil
     import subprocess
@@ -135,13 +135,13 @@ def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
             status = process.wait()
         except OSError as error:
             click.echo(f"Error: {printable(words[0])} cannot be run: {error}", err=True)
-            raise _CommandEnded(words[0], CANNOT_RUN) from error
+            raise CommandEnded(words[0], CANNOT_RUN) from error
         except BaseException:  # a signal that ends this program
             if process:
                 _end(process)
             raise
     if status:
-        raise _CommandEnded(words[0], status)
+        raise CommandEnded(words[0], status)
 
 
 def _environment(exp_ref: str | None) -> Mapping[str, str]:

@@ -75,10 +75,11 @@ def command(
     from rigsync.cli.output import end_interrupted_line, write_json
     from rigsync.cli.practice_rig import PracticeRig
     from rigsync.cli.stdin import at_end_of_stdin
+    from rigsync.rig import run_rigs
 
-    def announce(listening: str) -> None:
+    def announce(rig: Rig) -> None:
         if as_json:
-            write_json({"listening": listening}, indent=None)
+            write_json({"listening": rig.uri}, indent=None)
         else:
             logging.getLogger("rigsync.rig").info("%s has no commands: it answers everything, records nothing", name)
         if until_eof:
@@ -89,12 +90,12 @@ def command(
     show = _print_as_json if as_json else _print
     try:
         rig = PracticeRig(
-            name, uri, announce, show, main_sync=main_sync, latency=latency, failing=failing, lease=lease, drop=drop
+            name, uri, show, main_sync=main_sync, latency=latency, failing=failing, lease=lease, drop=drop
         )
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     with background_logging(level):
-        rig.run()
+        run_rigs([rig], announce)
     end_interrupted_line()
 
 
