@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -52,11 +53,15 @@ def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
 
 
 def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
-    """Return a port that nobody uses just now."""
+    """Return a port that nobody uses just now, and that no system gives to a socket that asks for any."""
     kind = socket.SOCK_STREAM if scheme == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+    while True:
+        # Linux gives ports from 32768 on, others from 49152 on: such a one may be a coordinator's before it is a rig's.
+        port = random.randrange(20000, 32768)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
+            sock.bind((host, port))
+            return port
 
 
 def port_of(uri: str) -> int:

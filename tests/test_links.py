@@ -31,6 +31,7 @@ from rigsync import (
 )
 from rigsync.config import rigs_from
 from rigsync.protocol import events
+from rigsync.transports import udp
 
 EAGER = Timing(beat=0.2)
 
@@ -161,6 +162,30 @@ def test_rigs_that_do_not_appear_are_named_with_what_is_known(stack: contextlib.
     assert isinstance(caught.value, TimeoutError)
     assert list(caught.value.reasons) == ["cameras"]
     assert "nothing listens at this port" in str(caught.value)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_coordinator_is_not_its_own_rig(
+    which: int, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack
+) -> None:
+    """Towards a port of this machine the system may choose that very port, and the socket would hear itself."""
+    port = free_port()
+    made: list[socket.socket] = []
+
+    def at_the_rigs_port(family: int) -> socket.socket:
+        sock = udp_socket(family)
+        if len(made) == which:  # one of the two lines towards the rig
+            sock.bind(("127.0.0.1", port))
+        made.append(sock)
+        return sock
+
+    udp_socket = udp.udp_socket
+    monkeypatch.setattr(udp, "udp_socket", at_the_rigs_port)
+    aux = connect(stack, {"cameras": f"udp://127.0.0.1:{port}"}, connect_timeout=0.01)
+    with pytest.raises(RigsMissing, match="nothing listens at this port"):
+        aux.wait_for(timeout=0.3)
+    with Rig("cameras", f"udp://127.0.0.1:{port}"):  # whose port is free
+        aux.wait_for(timeout=LONG)
 
 
 def test_waiting_for_rigs_ends_with_the_instance(stack: contextlib.ExitStack) -> None:

@@ -63,14 +63,29 @@ class _Complaints:
 
 async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
     """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere."""
-    sock = udp_socket(family)
+    sock = _connected(family, address)
     try:
-        sock.connect(address)
         opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line, sock))
     except BaseException:
         sock.close()
         raise
     return opened
+
+
+def _connected(family: int, address: Address) -> socket.socket:
+    sock = udp_socket(family)
+    try:
+        sock.connect(address)
+        if sock.getsockname() == sock.getpeername():
+            # The system has chosen the very port of this machine at which the rig is not yet: the socket would hear
+            # itself, which looks like an iblutil rig's echo, and keep the rig from its port.
+            other = _connected(family, address)  # while this one is open, for another port
+            sock.close()
+            return other
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _adopted(sock: socket.socket, protocol: _UdpSocket) -> Any:
