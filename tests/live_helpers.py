@@ -15,6 +15,7 @@ from typing import Any
 
 from iblutil.io.net.app import EchoProtocol
 from iblutil.io.net.base import ExpMessage, ExpStatus
+from processes import free_port
 
 from rigsync.errors import RemoteProtocolError
 from rigsync.protocol import messages
@@ -244,12 +245,9 @@ class EchoServer:
     async def _serve(self) -> None:
         self._end, self._sending = asyncio.Event(), asyncio.Lock()
         tasks: set[asyncio.Task[None]] = set()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         log = logging.getLogger(f"iblutil.test.{self.name}")
         try:
-            server = await EchoProtocol.server(f"udp://127.0.0.1:{port}", name=self.name, log=log)
+            server = await EchoProtocol.server(f"udp://127.0.0.1:{free_port()}", name=self.name, log=log)
         except BaseException as error:
             self._ready.set_exception(error)
             return
@@ -275,10 +273,3 @@ def silent_rig(name: str = "silent") -> Iterator[dict[str, str]]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         yield {name: f"udp://127.0.0.1:{sock.getsockname()[1]}"}
-
-
-def closed_port() -> int:
-    """Return a port of this machine at which nothing listens."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import logging
 import os
@@ -52,13 +53,19 @@ def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
     return value
 
 
+_ports = itertools.cycle([*range(start := random.randrange(20000, 32768), 32768), *range(20000, start)])
+"""Those that no system gives to a socket that asks for any, which may be a coordinator's before it is a rig's.
+
+Linux gives ports from 32768 on, others from 49152 on.
+"""
+
+
 def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
-    """Return a port that nobody uses just now, and that no system gives to a socket that asks for any."""
+    """Return a port that nobody uses just now, another one each time."""
     kind = socket.SOCK_STREAM if scheme == "tcp" else socket.SOCK_DGRAM
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
-        # Linux gives ports from 32768 on, others from 49152 on: such a one may be a coordinator's before it is a rig's.
-        port = random.randrange(20000, 32768)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        port = next(_ports)
         with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
             sock.bind((host, port))
             return port

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 from iblutil.io.net import app, base
-from live_helpers import LONG, SHORT, RawRig, closed_port, ends_within, in_thread, silent_rig, until
+from live_helpers import LONG, SHORT, RawRig, ends_within, in_thread, silent_rig, until
+from processes import free_port
 
 import rigsync.auxiliaries
 import rigsync.waiters
@@ -580,7 +581,7 @@ def test_ping(pair: Auxiliaries) -> None:
 
 def test_ping_tells_refusal_from_silence(connect: Connect, serve: Serve) -> None:
     with silent_rig("silent") as silent:
-        aux = connect(serve("cameras"), silent, {"down": f"127.0.0.1:{closed_port()}"}, connect_timeout=SHORT)
+        aux = connect(serve("cameras"), silent, {"down": f"127.0.0.1:{free_port()}"}, connect_timeout=SHORT)
         replies = aux.ping(timeout=0.3)
     assert isinstance(replies["cameras"], PingReply)
     assert isinstance(replies["silent"], RigTimeout)
@@ -724,7 +725,7 @@ def test_all_waiting_threads_hear_of_one_response(serve: Serve, connect: Connect
 
 
 def test_response_received_is_notified_of_failures_too(connect: Connect) -> None:
-    aux = connect({"down": f"127.0.0.1:{closed_port()}"}, timing=QUICK)
+    aux = connect({"down": f"127.0.0.1:{free_port()}"}, timing=QUICK)
     request_time = aux.push("EXPSTATUS", timeout=0.2)
     assert aux.response_received.wait(LONG)
     assert isinstance(aux.log[request_time], PushError)  # type: ignore[index]
@@ -1391,7 +1392,7 @@ SESSION = {"EXPINIT": {"exp_ref": REFERENCE}, "EXPSTART": REFERENCE, "EXPINTERRU
 
 @pytest.mark.parametrize("last", ["EXPEND", "EXPINTERRUPT"])
 def test_rig_whose_port_is_closed(serve: Serve, connect: Connect, last: str) -> None:
-    trio = Trio(serve, connect, {"down": f"127.0.0.1:{closed_port()}"})
+    trio = Trio(serve, connect, {"down": f"127.0.0.1:{free_port()}"})
     assert not trio.aux.is_connected
     for event in ("EXPINIT", "EXPSTART", last):
         error = trio.push(event, SESSION[event])
@@ -1491,7 +1492,7 @@ def test_order_in_which_the_rigs_are_told(
 
 def test_mutual_failure_of_all(connect: Connect) -> None:
     aux = connect(
-        {"left": f"127.0.0.1:{closed_port()}", "right": f"127.0.0.1:{closed_port()}"}, timing=QUICK, connect_timeout=0
+        {"left": f"127.0.0.1:{free_port()}", "right": f"127.0.0.1:{free_port()}"}, timing=QUICK, connect_timeout=0
     )
     outcome = aux.push("EXPSTART", REFERENCE, wait=True)
     assert isinstance(outcome, PushError)

@@ -28,7 +28,7 @@ from rigsync.protocol.clock import StampClock
 from rigsync.protocol.responder import Responder
 from rigsync.protocol.stream import StreamDecoder
 from tests.cli_programs import Command, environment
-from tests.live_helpers import LONG, RawRig, closed_port, in_thread, silent_rig, until
+from tests.live_helpers import LONG, RawRig, in_thread, silent_rig, until
 from tests.networks import HERE, THERE, Lab, lab
 from tests.processes import PROBE_WARNING, IblutilServer, free_port
 
@@ -188,7 +188,7 @@ def test_a_rig_hears_goodbye_so_that_it_keeps_no_notices() -> None:
 
 def test_many_rigs_are_examined_at_the_same_time(serve: Callable[..., Any]) -> None:
     with contextlib.ExitStack() as stack:
-        rigs = {f"closed{i}": f"udp://127.0.0.1:{closed_port()}" for i in range(100)}
+        rigs = {f"closed{i}": f"udp://127.0.0.1:{free_port()}" for i in range(100)}
         for i in range(100):
             rigs.update(stack.enter_context(silent_rig(f"silent{i}")))
         rigs["cameras"] = serve("cameras").uri
@@ -232,7 +232,7 @@ def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_closed_port() -> None:
-    port = closed_port()
+    port = free_port()
     finding = finding_of(examine(cameras=f"127.0.0.1:{port}")["cameras"], Fault.CLOSED_PORT)
     assert f"the host of 127.0.0.1:{port} is up and nothing listens" in finding.seen
     assert "this address is this very computer's" in finding.meaning
@@ -321,7 +321,7 @@ def test_an_answer_from_another_address() -> None:
     ],
 )
 def test_an_address_at_which_no_rig_can_be(address: str, kind: str) -> None:
-    finding = finding_of(examine(cameras=f"{address}:{closed_port()}")["cameras"], Fault.WRONG_INTERFACE)
+    finding = finding_of(examine(cameras=f"{address}:{free_port()}")["cameras"], Fault.WRONG_INTERFACE)
     assert finding.seen.startswith(f"{address} is {kind}")
 
 

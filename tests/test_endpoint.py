@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, SHORT, RawRig, Wire, came_true, closed_port, run, silent_rig, until
+from live_helpers import LONG, SHORT, RawRig, Wire, came_true, run, silent_rig, until
+from processes import free_port
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import RigConfig, parse_uri
@@ -350,7 +351,7 @@ def test_refusal_is_told_by_line() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
             silent.bind(("127.0.0.1", 0))
             try:
-                await endpoint.connect("down", socket.AF_INET, ("127.0.0.1", closed_port()))
+                await endpoint.connect("down", socket.AF_INET, ("127.0.0.1", free_port()))
                 await endpoint.connect("up", socket.AF_INET, silent.getsockname())
                 begin = endpoint.now()
                 for _ in range(3):
@@ -409,7 +410,7 @@ def test_refusal_on_a_listener_is_nobodys(plain: socket.socket, monkeypatch: pyt
             address = await endpoint.listen(socket.AF_INET, ("127.0.0.1", 0))
             listener = endpoint._listener._first  # type: ignore[union-attr]
             listener.error_received(ConnectionResetError(10054, "as Windows tells it"))
-            wire.outbox.append((("127.0.0.1", closed_port(), ("127.0.0.1", closed_port()), address), b"into the void"))
+            wire.outbox.append((("127.0.0.1", free_port(), ("127.0.0.1", free_port()), address), b"into the void"))
             wire.outbox.append((("127.0.0.1", 1, plain.getsockname(), address), b"answer"))
             endpoint.pump()
             assert plain.recv(100) == b"answer"
@@ -444,7 +445,7 @@ def test_other_errors_of_the_network_are_logged_once(plain: socket.socket, caplo
 
 
 def test_coordinator_outlives_refusals_and_finds_the_rig(connect: Connect, serve: Serve) -> None:
-    port = closed_port()
+    port = free_port()
     refusals: list[ProbeRefused] = []
     aux = connect({"cameras": f"127.0.0.1:{port}"}, connect_timeout=0)
     aux.on("ProbeRefused", refusals.append)
@@ -692,7 +693,7 @@ def test_idle_endpoints_do_not_spin(wake_ups: dict[str, int], serve: Serve, conn
 
 def test_idle_endpoints_do_not_spin_though_rigs_are_down(wake_ups: dict[str, int], connect: Connect) -> None:
     with silent_rig() as silent:
-        down = {f"down{i}": f"127.0.0.1:{closed_port()}" for i in range(2)}
+        down = {f"down{i}": f"127.0.0.1:{free_port()}" for i in range(2)}
         aux = connect(down, silent, connect_timeout=0)
         for message in ("EXPSTATUS", "EXPEND"):
             aux.push(message)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from live_helpers import LONG, EchoServer, closed_port
+from live_helpers import LONG, EchoServer
+from processes import free_port
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import Timing, rigs_from
@@ -220,7 +221,7 @@ def test_session_without_rigs() -> None:
 
 
 def test_session_refuses_to_begin_while_a_rig_is_missing(lab: Lab) -> None:
-    clients = {**lab.clients, "missing": f"127.0.0.1:{closed_port()}"}
+    clients = {**lab.clients, "missing": f"127.0.0.1:{free_port()}"}
     remote_rigs = Auxiliaries(rigs_from(clients, Timing(connect_timeout=0.3, lost_grace=0.1)))
     try:
         assert not remote_rigs.is_connected

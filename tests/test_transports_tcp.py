@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, Wire, came_true, closed_port, run
+from live_helpers import LONG, Wire, came_true, run
+from processes import free_port
 
 from rigsync.endpoint import Endpoint
 from rigsync.protocol import messages
@@ -375,9 +376,7 @@ def test_refusal_is_told_until_somebody_listens() -> None:
     refused: list[Any] = []
 
     async def main() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-            sock.bind(("127.0.0.1", 0))
-            address = sock.getsockname()
+        address = ("127.0.0.1", free_port(scheme="tcp"))
         async with towards(address, on_refusal=lambda line, now: refused.append(line)) as (wire, endpoint):
             wire.outbox.append(("requests", b"{lost with the attempt}"))
             endpoint.pump()
@@ -468,9 +467,9 @@ def test_parts_that_come_and_go_are_signs_of_life() -> None:
 
 def test_closing_at_every_stage() -> None:
     async def main() -> None:
-        async with towards(("127.0.0.1", closed_port())):
+        async with towards(("127.0.0.1", free_port(scheme="tcp"))):
             pass  # not even begun
-        async with towards(("127.0.0.1", closed_port())):
+        async with towards(("127.0.0.1", free_port(scheme="tcp"))):
             await asyncio.sleep(2 * tcp.FIRST_RETRY)
         rig = Rig()
         with rig.server:
