@@ -44,12 +44,12 @@ TOKEN = {"sync": "f3a8"}
 Report = Callable[..., None]
 
 
-def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+def until(condition: Callable[[], Any], what: str = "this") -> Any:
     """Wait until a condition is true, and return its value."""
     deadline = time.monotonic() + LONG
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} never came true"
-        time.sleep(0.002)
+        time.sleep(0.001)
     return value
 
 

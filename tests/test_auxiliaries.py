@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 from iblutil.io.net import app, base
-from live_helpers import LONG, SHORT, RawRig, ends_within, in_thread, silent_rig, until
-from processes import free_port
+from live_helpers import SHORT, RawRig, ends_within, in_thread, silent_rig
+from processes import LONG, free_port, until
 
 import rigsync.auxiliaries
 import rigsync.waiters

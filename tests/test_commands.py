@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live_helpers import LONG, EchoServer, RawRig, ends_within, in_thread, silent_rig, until
-from processes import PROBE_WARNING, RigProgram, port_of
+from live_helpers import EchoServer, RawRig, ends_within, in_thread, silent_rig
+from processes import LONG, PROBE_WARNING, RigProgram, port_of, until
 
 from rigsync import (
     Auxiliaries,

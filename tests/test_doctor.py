@@ -29,9 +29,9 @@ from rigsync.protocol.responder import Responder
 from rigsync.protocol.stream import StreamDecoder
 from rigsync.transports import udp
 from tests.cli_programs import Command, environment
-from tests.live_helpers import LONG, RawRig, in_thread, silent_rig, until
+from tests.live_helpers import RawRig, in_thread, silent_rig
 from tests.networks import HERE, THERE, Lab, lab
-from tests.processes import PROBE_WARNING, IblutilServer, free_port
+from tests.processes import LONG, PROBE_WARNING, IblutilServer, free_port, until
 
 __all__ = ["lab"]  # a fixture
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, SHORT, RawRig, Wire, came_true, run, silent_rig, until
-from processes import free_port
+from live_helpers import SHORT, RawRig, Wire, came_true, run, silent_rig
+from processes import LONG, free_port, until
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import RigConfig, parse_uri

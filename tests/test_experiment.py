@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG
-from processes import ROOT, IblutilServer, RigProgram, free_port, until
+from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
 from rigsync.callbacks import Subscribers

@@ -7,17 +7,16 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from processes import LONG, until
 
 from rigsync import relay as relay_module
 from rigsync.loop_thread import LoopThread
 from rigsync.relay import Relay, relay_before
 
-LONG = 20.0
-"""Seconds that only pass where something is broken."""
 NAMES = [b"%02d" % number for number in range(50)]
 """Datagrams that can be told apart."""
 
@@ -61,13 +60,6 @@ def source() -> Iterator[socket.socket]:
 def before(rig: socket.socket, **faults: Any) -> Iterator[Relay]:
     with relay_before({"cameras": rig.getsockname()[:2]}, **faults) as relays:
         yield relays["cameras"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.001)
 
 
 def send_all(source: socket.socket, relay: Relay) -> None:

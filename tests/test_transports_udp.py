@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, Wire, came_true, run
+from live_helpers import Wire, came_true, run
+from processes import LONG
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.endpoint import Endpoint
