@@ -71,6 +71,14 @@ def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
             return port
 
 
+def has_ipv6() -> bool:
+    """Tell whether this computer can be reached by IPv6 from itself."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        return True
+    return False
+
+
 def port_of(uri: str) -> int:
     """Return the port of a URI."""
     return int(uri.rpartition(":")[2])

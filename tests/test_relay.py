@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from processes import LONG, until
+from processes import LONG, has_ipv6, until
 
 from rigsync import relay as relay_module
 from rigsync.loop_thread import LoopThread
@@ -145,13 +145,9 @@ def test_a_host_name_will_do(rig: socket.socket, source: socket.socket) -> None:
         assert rig.recv(100) == b"there"
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="this computer has no IPv6")
 def test_the_target_may_be_ipv6(source: socket.socket) -> None:
-    with contextlib.ExitStack() as stack:
-        try:
-            rig = stack.enter_context(udp(("::1", 0), socket.AF_INET6))
-        except OSError:
-            pytest.skip("no IPv6 on this machine")
-        relay = stack.enter_context(before(rig))
+    with udp(("::1", 0), socket.AF_INET6) as rig, before(rig) as relay:
         source.sendto(b"there", relay.address)
         data, path = rig.recvfrom(100)
         assert data == b"there"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from processes import LONG, ROOT, TOKEN, FakeAlyx, RigProgram, free_port, port_of, until
+from processes import LONG, ROOT, TOKEN, FakeAlyx, RigProgram, free_port, has_ipv6, port_of, until
 
 from rigsync import (
     Auxiliaries,
@@ -862,14 +862,6 @@ def test_default_port_and_any_interface() -> None:
     ):
         assert rig.uri.startswith("udp://0.0.0.0:")
         assert ask(aux, "EXPSTATUS") == [0]
-
-
-def has_ipv6() -> bool:
-    try:
-        free_port("::1")
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this computer has no IPv6")
