@@ -88,6 +88,13 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    """What is entered here is left after the test, the last first."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
     """Start rigs at free ports: ``serve('cameras', {'EXPSTART': function}, main_sync=True)``; all are closed after."""
     from rigsync.rig import Rig

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,6 @@ from rigsync.protocol import events
 from rigsync.transports import udp
 
 EAGER = Timing(beat=0.2)
-
-
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def connect(stack: contextlib.ExitStack, uris: dict[str, str], timing: Timing = EAGER, **options: Any) -> Auxiliaries:
