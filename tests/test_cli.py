@@ -21,6 +21,8 @@ from typing import Any
 
 import click
 import pytest
+from cli_programs import LONG, Command, Outcome, environment, has_ended
+from processes import FakeAlyx, IblutilServer, RigProgram, free_port, until
 
 import rigsync
 from rigsync import PushResult, cli
@@ -32,8 +34,6 @@ from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
 from rigsync.protocol.ownership import LEASE
-from tests.cli_programs import LONG, Command, Outcome, environment, has_ended
-from tests.processes import FakeAlyx, IblutilServer, RigProgram, free_port, until
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")

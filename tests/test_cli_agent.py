@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agent.support import EXAMPLE, FULL, LEAST
+from cli_programs import Command, Outcome, environment
 
 from rigsync.agent.schema import agent_schema
-from tests.agent.support import EXAMPLE, FULL, LEAST
-from tests.cli_programs import Command, Outcome, environment
 
 Rigsync = Callable[..., Outcome]
 

@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_programs import Command, environment
+from live_helpers import RawRig, in_thread, silent_rig
+from networks import HERE, THERE, Lab, lab
+from processes import LONG, PROBE_WARNING, IblutilServer, free_port, until
 
 import rigsync
 from rigsync import Rig
@@ -28,10 +32,6 @@ from rigsync.protocol.clock import StampClock
 from rigsync.protocol.responder import Responder
 from rigsync.protocol.stream import StreamDecoder
 from rigsync.transports import udp
-from tests.cli_programs import Command, environment
-from tests.live_helpers import RawRig, in_thread, silent_rig
-from tests.networks import HERE, THERE, Lab, lab
-from tests.processes import LONG, PROBE_WARNING, IblutilServer, free_port, until
 
 __all__ = ["lab"]  # a fixture
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from live_helpers import Wire, came_true, run
+from networks import HERE, THERE, Lab, lab
 from processes import LONG, has_ipv6
 
 from rigsync.auxiliaries import Auxiliaries
@@ -20,7 +21,6 @@ from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.rig import Rig
 from rigsync.transports import dual_stack, shown_host, udp
-from tests.networks import HERE, THERE, Lab, lab
 
 __all__ = ["lab"]  # a fixture
 
