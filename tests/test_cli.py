@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 import pytest
-from cli_programs import LONG, Command, Outcome, environment, has_ended
-from processes import FakeAlyx, IblutilServer, RigProgram, free_port, until
+from cli_programs import Command, Outcome, environment, has_ended
+from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, until
 
 import rigsync
 from rigsync import PushResult, cli

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from cli_programs import LONG, Command, Outcome, environment, has_ended
-from processes import free_port, until
+from cli_programs import Command, Outcome, environment, has_ended
+from processes import LONG, free_port, until
 
 from rigsync import ExpStatus, Rig
 from rigsync.cli.run import GRACE

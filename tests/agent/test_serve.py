@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from cli_programs import LONG, Command, environment, has_ended, still_there
-from processes import free_port, until
+from cli_programs import Command, environment, has_ended, still_there
+from processes import LONG, free_port, until
 
 from rigsync import Auxiliaries
 
