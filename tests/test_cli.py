@@ -663,8 +663,9 @@ def test_push_for_an_instant_tells_when_each_rig_began(commands: Commands, serve
     for name in ("cameras", "ephys"):
         assert re.search(rf"^{name} began [+-]\d+\.\d\d ± \d+\.\d\d ms from the instant$", outcome.out, re.MULTILINE)
     assert re.search(r"^\d+\.\d\d ms between the first and the last$", outcome.out, re.MULTILINE)
-    document = commands.json("push", "EXPEND", "--delay", "0.1")
-    assert document["starts"]["cameras"]["time"] >= document["at"] - document["starts"]["cameras"]["bound"] - 0.001
+    document = commands.json("push", "EXPEND", "--delay", "0.3")
+    # Nearer to the instant than to the sending; how near depends on what was known of the clock by then.
+    assert document["starts"]["cameras"]["time"] > document["at"] - 0.15
     assert document["skew"] >= 0
     assert "not an instant within the hour ahead" in commands.run("push", "EXPEND", "--delay", "4000", status=2).err
     refused = commands.run("push", "EXPINTERRUPT", "--delay", "1", status=2).err
