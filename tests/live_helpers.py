@@ -50,6 +50,18 @@ def ends_within(seconds: float, function: Callable[..., Any], *args: Any, **kwar
         assert time.monotonic() - begin < seconds
 
 
+class Gate:
+    """What a handler waits at, so that it takes as long as a test wants."""
+
+    def __init__(self) -> None:
+        self.reached, self.open, self.left = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self, *_: Any) -> None:
+        self.reached.set()
+        assert self.open.wait(LONG)
+        self.left.set()
+
+
 class Wire:
     """A core without a protocol: it keeps what it gets, and sends and tells what the test puts into it."""
 

@@ -16,12 +16,12 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from iblutil.io.net import app, base
-from live_helpers import SHORT, RawRig, ends_within, in_thread, silent_rig
+from live_helpers import SHORT, Gate, RawRig, ends_within, in_thread, silent_rig
 from processes import LONG, free_port, until
 
 import rigsync.auxiliaries
@@ -62,24 +62,6 @@ QUICK = Timing(beat=0.2, lost_grace=0.1, connect_timeout=0.3)
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
-
-
-class Gate:
-    """A handler that is held up until the test opens the gate."""
-
-    def __init__(self) -> None:
-        self.reached, self.open = threading.Event(), threading.Event()
-
-    def __call__(self, *_: Any) -> None:
-        self.reached.set()
-        assert self.open.wait(LONG)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open.set()
 
 
 @pytest.fixture
