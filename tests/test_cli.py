@@ -1114,7 +1114,8 @@ def test_serve_drops_what_comes_in(commands: Commands, share: str, status: int, 
 def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> None:
     outcome = commands.run("serve", "cameras", "--uri", f"udp://127.0.0.1:{silent}", status=1)
     assert outcome.out == ""
-    assert outcome.err.startswith(f"Error: cannot listen on udp://127.0.0.1:{silent}: port {silent} is in use")
+    uri = f"udp://127.0.0.1:{silent}"
+    assert outcome.err.startswith(f"Error: rig cameras cannot listen on {uri}: port {silent} is in use")
     assert f"(pid {os.getpid()})" in outcome.err
     assert outcome.err.count("\n") == 1
 
