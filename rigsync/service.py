@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from iblutil.io.net import app
 
-from rigsync.callbacks import Subscribers, guarded, resolve_future
+from rigsync.callbacks import Subscribers, guarded, resolve_future, runs_here
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Address, Rigs, check_distinct, checked_timeout, is_literal
 from rigsync.endpoint import Endpoint, look_up
@@ -246,11 +246,7 @@ class RigServices(app.Services):
         loop = self._loop
         if loop is None:
             raise NotRunning("the services were never opened")
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if loop is running:
+        if runs_here(loop):
             function(*args)
             return
         try:
