@@ -387,6 +387,15 @@ def test_one_failure_that_is_no_time_out_makes_it_no_timeout_error(serve: Serve,
     assert "2 rigs" in str(error)
 
 
+def test_rigs_that_confirm_are_waited_for_beyond_the_timeout(serve: Serve, connect: Connect, gate: Gate) -> None:
+    aux = connect(serve("cameras", {"EXPINIT": gate}))
+    request = in_thread(aux.request, "EXPINIT", timeout=2.0, patience=LONG)
+    assert gate.reached.wait(LONG)
+    time.sleep(2.5)  # beyond the timeout, and the facade's own grace
+    gate.open.set()
+    assert list(request.result(LONG)) == ["cameras"]
+
+
 def test_longer_timeout_than_the_configured_one(serve: Serve, connect: Connect, gate: Gate) -> None:
     rig = serve("cameras", {"EXPINIT": gate})
     aux = connect({"cameras": {"uri": rig.uri, "timeout": 0.05}})
