@@ -27,7 +27,7 @@ LISTEN_PORT = 11001
 """The port at which a rig listens unless told otherwise, the same as in `iblutil.io.net`."""
 
 SCHEMES = {"udp": "udp", "tcp": "tcp", "ws": "tcp"}
-"""How rigs are spoken to, by what stands before ``://``; iblutil means plain TCP by ws (PROTOCOL.md section 1)."""
+"""How rigs are spoken to, by what stands before ``://``; iblutil means plain TCP by ws (docs/protocol.md section 1)."""
 
 MAX_DATAGRAM = 65_507
 """Bytes of the largest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header."""
@@ -43,7 +43,7 @@ MOST = 1000
 """Bounds of what a `Timing` may hold, in seconds and in number: beyond them a link would take a computer for itself."""
 
 DIALECTS = ("auto", "iblutil", "rigsync")
-"""What a rig may be said to speak (PROTOCOL.md sections 1 and 2); ``auto`` finds out (section 3)."""
+"""What a rig may be said to speak (docs/protocol.md sections 1 and 2); ``auto`` finds out (section 3)."""
 
 _RIG_KEYS = ("uri", "timeout", "dialect", "resend", "max_message")
 # RFC 1123 section 2.1, and underscores since names of Windows machines have them. A trailing dot makes it absolute.
@@ -327,7 +327,7 @@ class Timing:
         ``key`` is the name of the field.
     """
 
-    # Liveness (PROTOCOL.md section 3).
+    # Liveness (docs/protocol.md section 3).
     beat: float = 1.0  # between two probes of a link
     burst_count: int = 8  # probes on connecting, so that a few lost ones do not delay it ...
     burst_interval: float = 0.02  # ... and between two of them: many round trips of a lab network
@@ -339,7 +339,7 @@ class Timing:
     iblutil_lost_probes: int = 3  # ... and lost
     clock_bound: float = 0.001  # a clock that is known less well than this is measured as often as an overdue link
     lost_grace: float = 1.0  # a lost rig is asked all the same; its outcome is settled after this much more silence
-    # Resending (PROTOCOL.md section 2, after RFC 6298 and RFC 7252).
+    # Resending (docs/protocol.md section 2, after RFC 6298 and RFC 7252).
     resend_first: float = 0.1  # before any round trip was measured: ten of a slow lab network
     resend_min: float = 0.025  # below that, the scheduling of a busy computer looks like loss
     resend_max: float = 1.0  # the back-off ends here: a person waits

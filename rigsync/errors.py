@@ -58,7 +58,7 @@ class PayloadTooLarge(RigsyncError, ValueError):
     Parameters
     ----------
     size, limit : int
-        Bytes that the message takes, and that it may take (PROTOCOL.md section 2).
+        Bytes that the message takes, and that it may take (docs/protocol.md section 2).
     rig : str, optional
         The rig that allows no more.
     scheme : {'udp', 'tcp'}

@@ -1,4 +1,4 @@
-"""The dependency rule of DESIGN.md, held to the import statements: an import may only point left."""
+"""The dependency rule of docs/architecture.md, held to the import statements: an import may only point left."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def place(top: str) -> int | None:
 def unknown(top: str) -> str:
     return (
         f"rigsync.{top} has no place in the order of imports; give it one in LAYERS of {Path(__file__).name} "
-        f"(and in docs/decisions/0005) beside what it may import. The order is: {ORDER}"
+        f"(and in docs/architecture.md and docs/decisions/0005) beside what it may import. The order is: {ORDER}"
     )
 
 

@@ -155,7 +155,7 @@ def play_interrupt(seed: int) -> None:
     for rig in network.rigs.values():
         assert isinstance(rig, FakeRig)
         assert max(Counter(names(rig)).values(), default=0) <= 1, f"seed {seed}: {rig.name} ran a handler twice"
-        # Where EXPINIT had not arrived there was nothing to interrupt (PROTOCOL.md section 4's table).
+        # Where EXPINIT had not arrived there was nothing to interrupt (docs/lifecycle.md).
         expected = ExpStatus.STOPPED if rig.calls else ExpStatus.CONNECTED
         assert rig.responder.status is expected, f"seed {seed}: {rig.name}"
         assert ("EXPINTERRUPT" in names(rig)) == bool(rig.calls), f"seed {seed}: {rig.name}"

@@ -1,4 +1,4 @@
-"""What a rig does with the messages that it has accepted: whether, when and in which order (PROTOCOL.md section 4)."""
+"""What a rig does with the messages that it has accepted: whether, when, in what order (docs/protocol.md section 4)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _MOST_DIGITS = 640
 """Digits that Python writes and reads in every setting (`sys.set_int_max_str_digits`); who sends more errs anyway."""
 _WHOLES_END = 10**_MOST_DIGITS
 
-# What follows the event in each message (PROTOCOL.md section 1); all of it may be left out.
+# What follows the event in each message (docs/protocol.md section 1); all of it may be left out.
 _SIGNATURES: dict[ExpMessage, tuple[str, ...]] = {
     ExpMessage.EXPINIT: ("data",),
     ExpMessage.EXPSTART: ("exp_ref", "data"),

@@ -1,4 +1,4 @@
-"""When to send again: the retransmission timer of one link (PROTOCOL.md section 2)."""
+"""When to send again: the retransmission timer of one link (docs/protocol.md section 2)."""
 
 from __future__ import annotations
 

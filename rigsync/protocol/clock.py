@@ -1,4 +1,4 @@
-"""Stamps that cannot be stepped, and what they tell of another machine's clock (PROTOCOL.md section 3)."""
+"""Stamps that cannot be stepped, and what they tell of another machine's clock (docs/protocol.md section 3)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rigsync.protocol.messages import ExpMessage, ExpStatus, Verb
 
 
 class LinkState(str, Enum):
-    """State of the link to one rig (PROTOCOL.md section 3)."""
+    """State of the link to one rig (docs/protocol.md section 3)."""
 
     UNKNOWN = "unknown"
     ALIVE = "alive"
@@ -149,7 +149,7 @@ LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
 
 @dataclass(frozen=True, slots=True)
 class Notice(CoordinatorEvent):
-    """A rig tells something of its own accord (PROTOCOL.md section 2)."""
+    """A rig tells something of its own accord (docs/protocol.md section 2)."""
 
     rig: str
     """Name of the rig."""

@@ -1,4 +1,4 @@
-"""The rig's lifecycle as one literal table (PROTOCOL.md section 4)."""
+"""The rig's lifecycle as one literal table (docs/protocol.md section 4)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def named_reference(event: ExpMessage, args: list[Any]) -> str | None:
     Raises
     ------
     ValueError
-        A reference in a form that PROTOCOL.md section 4 does not know.
+        A reference in a form that docs/protocol.md section 4 does not know.
     """
     if not args or event not in (INIT, START):
         return None

@@ -1,4 +1,4 @@
-"""Whether one rig is there: when to probe it, and what its silence means (PROTOCOL.md section 3)."""
+"""Whether one rig is there: when to probe it, and what its silence means (docs/protocol.md section 3)."""
 
 from __future__ import annotations
 

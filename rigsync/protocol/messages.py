@@ -1,4 +1,4 @@
-"""Bytes to frames and back, in both dialects: the only reader and writer of the wire format (PROTOCOL.md 1, 2).
+"""Bytes to frames and back, in both dialects: the only reader and writer of the wire format (docs/protocol.md 1, 2).
 
 The contract of `decode`: any bytes give a frame or a `RemoteProtocolError`; everything else is a bug.
 """

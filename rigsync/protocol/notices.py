@@ -1,4 +1,4 @@
-"""What rigs tell of their own accord, at both ends (PROTOCOL.md sections 2 and 3).
+"""What rigs tell of their own accord, at both ends (docs/protocol.md sections 2 and 3).
 
 Confirmed notices go to each coordinator one at a time, the next when the last has been acknowledged, which is all that
 it takes for each to be told once and in order. Of the others only the newest of a topic and key counts.

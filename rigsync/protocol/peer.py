@@ -1,4 +1,4 @@
-"""The coordinator's view of one rig: its link, and the one request that is outstanding (PROTOCOL.md 1 to 4)."""
+"""The coordinator's view of one rig: its link, and the one request that is outstanding (docs/protocol.md 1 to 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rig's view of its coordinators: each request is taken in once, whatever the network does (PROTOCOL.md 1 to 3)."""
+"""The rig's view of its coordinators: each request is taken in once, whatever the network does (docs/protocol.md)."""
 
 from __future__ import annotations
 

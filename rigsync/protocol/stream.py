@@ -1,4 +1,4 @@
-"""A byte stream cut into messages: JSON arrays and objects, one after another without separators (PROTOCOL.md 1)."""
+"""A byte stream cut into messages: JSON arrays and objects, one after another, no separators (docs/protocol.md 1)."""
 
 from __future__ import annotations
 

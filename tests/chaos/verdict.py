@@ -2,7 +2,7 @@
 
 Promised is, of every push and every rig that it went to: a handler runs at most once, in whatever process of the rig;
 exactly once, and to its end, where the push succeeded; and no outcome says success where the rig did not act. The
-table of PROTOCOL.md section 4 is part of that: what it has as a no-op is answered as the first time, without a run.
+table of docs/lifecycle.md is part of that: what it has as a no-op is answered as the first time, without a run.
 """
 
 from __future__ import annotations

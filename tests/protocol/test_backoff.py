@@ -1,4 +1,4 @@
-"""The retransmission timer against RFC 6298 section 2, RFC 7252 section 4.2 and PROTOCOL.md section 2."""
+"""The retransmission timer against RFC 6298 section 2, RFC 7252 section 4.2 and docs/protocol.md section 2."""
 
 from __future__ import annotations
 

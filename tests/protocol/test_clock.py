@@ -1,4 +1,4 @@
-"""Stamps: a wall clock that is anchored once; and what those of a rig tell of its clock (PROTOCOL.md section 3)."""
+"""Stamps: a wall clock that is anchored once; what those of a rig tell of its clock (docs/protocol.md section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rig's lifecycle against the table of PROTOCOL.md section 4, cell by cell."""
+"""The rig's lifecycle against its table, cell by cell (docs/protocol.md section 4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rigsync.protocol.messages import ExpMessage, ExpStatus
 REF = "2024-01-02_1_mouse"
 OTHER = "2024-01-02_2_mouse"
 
-# The table of PROTOCOL.md section 4, to the letter.
+# The table of docs/lifecycle.md, with its no-ops, to the letter.
 PROTOCOL_TABLE = """
 | | EXPINIT | EXPSTART | EXPEND | EXPINTERRUPT | EXPCLEANUP |
 | --- | --- | --- | --- | --- | --- |
@@ -68,7 +68,7 @@ def named(decision: Decision) -> str:
 @pytest.mark.parametrize(("status", "event", "cell"), cells())
 def test_each_cell_says_what_the_protocol_says(status: ExpStatus, event: ExpMessage, cell: str) -> None:
     assert named(decide(status, event, REF, REF)) == outcome(cell, same=True)
-    # PROTOCOL.md in words below the table: EXPSTART has to name the reference of EXPINIT, another one is refused.
+    # docs/protocol.md section 4: EXPSTART has to name the reference of EXPINIT, another one is refused.
     expected = "refuse" if event is ExpMessage.EXPSTART else outcome(cell, same=False)
     assert named(decide(status, event, REF, OTHER)) == expected
 

@@ -1,4 +1,4 @@
-"""Probing, and what silence means, against PROTOCOL.md section 3."""
+"""Probing, and what silence means, against docs/protocol.md section 3."""
 
 from __future__ import annotations
 

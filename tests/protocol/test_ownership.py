@@ -1,4 +1,4 @@
-"""Whose experiment it is, and for how long (PROTOCOL.md section 4)."""
+"""Whose experiment it is, and for how long (docs/protocol.md section 4)."""
 
 from __future__ import annotations
 

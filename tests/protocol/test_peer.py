@@ -1,4 +1,4 @@
-"""The coordinator's view of one rig, datagram by datagram (PROTOCOL.md sections 1 to 4)."""
+"""The coordinator's view of one rig, datagram by datagram (docs/protocol.md sections 1 to 4)."""
 
 from __future__ import annotations
 

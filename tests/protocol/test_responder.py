@@ -1,4 +1,4 @@
-"""The rig's view of its coordinators, datagram by datagram (PROTOCOL.md sections 1 to 4)."""
+"""The rig's view of its coordinators, datagram by datagram (docs/protocol.md sections 1 to 4)."""
 
 from __future__ import annotations
 
@@ -1633,7 +1633,7 @@ def test_a_question_that_is_called_off_while_it_waits_for_its_turn_takes_no_plac
 
 
 def test_an_interrupt_calls_off_questions_that_wait_for_their_instant_too() -> None:
-    """As EXPEND and bye do: PROTOCOL.md section 4 says of all three that they cancel what is still waiting."""
+    """As EXPEND and bye do: docs/protocol.md section 4 says of all three that they cancel what is still waiting."""
     bench = RigBench("EXPINFO").enter("RUNNING")
     bench.request("EXPINFO", delay=5.0)
     bench.do("EXPINTERRUPT")
