@@ -491,8 +491,12 @@ if sys.platform != "win32":
             return len(data)
 
         def _end_keeper(self) -> None:
-            self._keeper.kill()
-            self._keeper.wait()
+            self._connection.close()  # at which it kills a command that hangs while it is being started
+            try:
+                self._keeper.wait(_GROUP_LIMIT)
+            except subprocess.TimeoutExpired:
+                self._keeper.kill()
+                self._keeper.wait()
 
         def _end_group(self) -> None:
             """Kill what the kernel has not killed when the keeper was."""
