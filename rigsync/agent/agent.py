@@ -376,13 +376,14 @@ class Agent(Rig):
         with contextlib.suppress(LookupError):  # of a command that was only waited for
             self.update_stream(child.label, state="ended", outcome=ended.described())
             self.remove_stream(child.label)
-        if child.goes_on:
+        if child.goes_on and ended.how == "by itself":  # also just before it was told to
             reason = _by_itself(child, ended)
             logger.error("%s: %s", self.name, reason)
             with contextlib.suppress(RigsyncError):
                 self.notify(FAILURE, {"problem": reason, "exp_ref": self._reference}, key=child.label)
-            with contextlib.suppress(NotRunning):
-                self.interrupt(reason)
+            if not child.is_stopped:
+                with contextlib.suppress(NotRunning):
+                    self.interrupt(reason)
 
     # -------------------------------------------------------------------------------------------------- helpers
 

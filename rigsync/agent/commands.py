@@ -53,10 +53,12 @@ class Child:
         self.label, self.stop, self.ended = label, stop, ended
         self.goes_on = False
         """Whether it is to go on until it is told to end, so that an end by itself is a failure."""
+        self.is_stopped = False
+        """Whether it was told to end."""
 
     def end(self, stop: Stop | None = None) -> None:
         """Tell it to end; return at once."""
-        self.goes_on = False
+        self.is_stopped = True
         stop = stop or self.stop
         self.process.stop(cast("Step", stop.signal), stop.grace)
 

@@ -35,6 +35,7 @@ from rigsync.protocol.messages import ExpMessage
 
 REFERENCE = "2026-03-01_2_mouse"
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and signals between processes")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
@@ -419,6 +420,28 @@ def test_one_that_dies_while_it_records_is_told_at_once(lab: Lab) -> None:
     assert "frame=" in failures[0].body["problem"]
     assert any(n.body["status"] == "STOPPED" and "was killed from outside" in n.body["reason"] for n in statuses)
     assert agent.status is ExpStatus.CONNECTED
+
+
+@linux_only
+def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> None:
+    recording_agent(lab)
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    guard = psutil.Process(pid).parent()
+    assert guard
+    guard.suspend()  # it learns of both at once
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: is_gone(pid))
+    key = aux.push("EXPEND")
+    lab.logged("EXPEND of")
+    guard.resume()
+    until(lambda: failures)
+    assert "was killed from outside" in failures[0].body["problem"]
+    assert list(until(lambda: aux.response(key))["cameras"][0]["ended"].values()) == [
+        "was killed from outside (by hand, or for want of memory: see the system's log)"
+    ]
 
 
 def test_one_that_ends_well_before_its_time_is_told_too(lab: Lab) -> None:
