@@ -35,6 +35,9 @@ LOOK = 0.05
 LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
 """Characters of a command's last lines that go into an answer, which has to fit into a datagram, and into the text of
 an error, which somebody has to read."""
+LONGEST_PROGRESS = 200
+"""Characters of a line in which the number of frames is looked for. With the cube of that the time may grow that an
+ordinary regular expression takes, and in that time the rig answers nothing."""
 
 _ENDING = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
 _FIGURE = re.compile(r"\d{1,18}")
@@ -337,7 +340,11 @@ class Agent(Rig):
 
         def note(child: Child, line: str) -> None:
             self._say(line, child.label)
-            if frames and (found := frames.search(line)) and (figure := _FIGURE.fullmatch((found[1] or "").strip())):
+            if (
+                frames
+                and (found := frames.search(line[:LONGEST_PROGRESS]))
+                and (figure := _FIGURE.fullmatch((found[1] or "").strip()))
+            ):
                 self.progress(f"{child.label} frames", int(figure[0]))
 
         return await self._commands.begin(

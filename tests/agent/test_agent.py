@@ -613,6 +613,19 @@ def test_how_far_a_recording_is(lab: Lab) -> None:
     assert ended[0].info["outcome"] == "was interrupted and ended with exit status 0"
 
 
+def test_no_line_keeps_the_rig_from_answering(lab: Lab) -> None:
+    """In all of this one the expression would be looked for for minutes, while nothing else runs."""
+    source = "import time; print('frame=1 ' * 500); print('frame=7 fps=3', flush=True); time.sleep(1000)"
+    recording_agent(lab, source, ready=None, frames=r".*frame=.*?(\d+).*fps")
+    aux = lab.connect()
+    assert aux.services
+    init(aux)
+    label = aux.request("EXPSTART", REFERENCE, timeout=LONG)["cameras"][1]["started"]["command"]
+    until(lambda: aux.services["cameras"].progress.get(f"{label} frames"))
+    assert aux.services["cameras"].progress[f"{label} frames"].value == 7
+    aux.request("EXPEND", timeout=LONG)
+
+
 def test_each_session_has_a_log_of_its_own_and_old_ones_go(lab: Lab) -> None:
     lab.agent({"EXPINIT": {"run": lab.program("print('hello')")}}, logs={"folder": "protocols", "keep": 2})
     aux = lab.connect()

@@ -742,8 +742,11 @@ def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent
             pid = int(guard.stdout.readline())
             assert is_alive(pid)
             ours.close()
-            assert guard.wait(LONG) == 1
-            until(lambda: not is_alive(pid))
+            try:
+                assert guard.wait(LONG) == 1
+                until(lambda: not is_alive(pid))
+            finally:
+                guard.kill()
 
 
 @posix_only
