@@ -232,8 +232,8 @@ def test_a_drive_that_hangs_holds_up_nobody_and_is_told_once(
     assert len(caplog.records) == 1
     assert "its drive does not answer" in caplog.text
     assert str(log.path) in caplog.text
-    hung = os.open(log.path, os.O_RDONLY | os.O_NONBLOCK)  # which lets go of it; to a pipe nothing can be appended
-    log.path.unlink()
+    pipe = log.path.rename(folder / "pipe")
+    hung = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # which lets go of it; to a pipe nothing can be appended
     until(lambda: not log._writer or not log._writer.is_alive())
     os.close(hung)
     missing, *found = lines(log.path)
