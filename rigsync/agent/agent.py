@@ -32,6 +32,8 @@ logger = logging.getLogger("rigsync.agent")
 
 LOOK = 0.05
 """Seconds between looks whether the file that says that a command records is there."""
+LAST_LOOK = 0.5
+"""Seconds for the last of them, at the end of the time that the command has."""
 LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
 """Characters of a command's last lines that go into an answer, which has to fit into a datagram, and into the text of
 an error, which somebody has to read."""
@@ -352,6 +354,7 @@ class Agent(Rig):
             folder=self._folder(command, values),
             environment=environment(values, shell=command.read_by_shell),
             on_line=note,
+            on_exit=lambda child, ended: self._say(ended.described(), child.label),
             stop=stop or GENTLE,
         )
 
@@ -362,7 +365,7 @@ class Agent(Rig):
             look = self._aside.begin(ready.is_there)
             either: list[asyncio.Future[Any]] = [look, child.ended]
             try:
-                left = max(0.0, end - loop.time())
+                left = max(LAST_LOOK, end - loop.time())
                 await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 hangs = look.cancel()

@@ -111,9 +111,10 @@ class Commands:
         folder: str,
         environment: Mapping[str, str],
         on_line: Callable[[Child, str], None],
+        on_exit: Callable[[Child, Exit], None],
         stop: Stop = GENTLE,
     ) -> Child:
-        """Start a command; text is a line for the shell.
+        """Start a command; text is a line for the shell. It is told by its own thread what it prints, and how it ends.
 
         Raises
         ------
@@ -126,7 +127,7 @@ class Commands:
         child = Child("", stop, loop.create_future())
 
         def over(outcome: Exit) -> None:
-            on_line(child, outcome.described())
+            on_exit(child, outcome)
             self._remove(child)
             with contextlib.suppress(RuntimeError):  # the rig has stopped serving, and nobody waits
                 loop.call_soon_threadsafe(self._settle, child, outcome)

@@ -353,7 +353,7 @@ def test_one_that_does_not_begin_in_time_fails_the_start_and_is_gone(lab: Lab) -
     error = failure(aux, "EXPSTART", REFERENCE)
     assert error.error == "CommandFailed"
     assert "has not begun to write" in error.message
-    assert "within 0.3 s" in error.message
+    assert "within 0.3 s (it is not there, or is as before)" in error.message
     assert "warming up" in error.message
     assert agent.status is ExpStatus.INITIALIZED
     assert not agent._commands.running()
@@ -594,7 +594,7 @@ def test_what_is_left_of_an_earlier_recording_need_not_grow(lab: Lab) -> None:
 
 
 def test_how_far_a_recording_is(lab: Lab) -> None:
-    recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 5})
+    recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 5}, frames=r"(\d+)")
     aux = lab.connect()
     assert aux.services
     remote = aux.services["cameras"]
@@ -605,9 +605,11 @@ def test_how_far_a_recording_is(lab: Lab) -> None:
     until(lambda: remote.streams.get(label, {}).get("state") == "running")
     until(lambda: f"{label} frames" in remote.progress and "left.txt" in remote.progress)
     assert remote.progress["left.txt"].unit == "B"
+    frames = remote.progress[f"{label} frames"].value
     aux.request("EXPEND", timeout=LONG)
     size = (lab.folder / "data" / REFERENCE / "left.txt").stat().st_size
     until(lambda: remote.progress["left.txt"].value == size)
+    assert remote.progress[f"{label} frames"].value >= frames > 0  # its exit status is none of them
     until(lambda: ended)
     assert ended[0].info["state"] == "ended"
     assert ended[0].info["outcome"] == "was interrupted and ended with exit status 0"
@@ -733,8 +735,11 @@ def test_one_that_is_called_off_while_it_starts_is_no_obstacle(program: str) -> 
     threads = Aside("test")
 
     async def call_off() -> list[str]:
-        kept = Commands(lambda *_: None, threads)
-        begin = kept.begin([program, "-c", WAITS], folder="", environment={}, on_line=lambda *_: None)
+        def nothing(*_: Any) -> None:
+            pass
+
+        kept = Commands(nothing, threads)
+        begin = kept.begin([program, "-c", WAITS], folder="", environment={}, on_line=nothing, on_exit=nothing)
         starting = asyncio.create_task(begin)
         await asyncio.sleep(0)
         assert kept.running()
