@@ -368,7 +368,7 @@ class Rig(RigBoard):
         thread = self._thread = _RigThread(self)  # before it serves, so that whoever sees it serve can close it
         try:
             thread.start()
-            thread.run_coroutine(Rig._open, self)
+            thread.run_coroutine(type(self)._open, self)
         except BaseException:
             self._thread = None
             thread.stop()

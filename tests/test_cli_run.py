@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from cli_programs import Command, Outcome, environment, has_ended
+from cli_programs import Command, Outcome, environment, has_ended, still_there
 from processes import LONG, free_port, until
 
 from rigsync import ExpStatus, Rig
@@ -24,6 +27,7 @@ VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP
 WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
 INTERRUPTED = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPINTERRUPT", "EXPCLEANUP"]
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux finds all that a command has started")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 
@@ -174,7 +178,7 @@ def test_ctrl_c_is_the_commands(bench: Bench, handles: bool, verbs: list[str], s
 def test_sigterm_ends_the_command_and_interrupts(bench: Bench) -> None:
     with bench.start(*python("import time; print('runs', flush=True); time.sleep(1000)")) as command:
         command.line("runs")
-        (child,) = command.children()
+        *_, child = command.children()  # the other is its keeper
         command.process.terminate()
         assert command.outcome().status == 128 + signal.SIGTERM
         assert has_ended(child)
@@ -187,7 +191,7 @@ def test_a_command_that_ignores_sigterm_is_killed(bench: Bench, monkeypatch: pyt
     source = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('runs', flush=True)\n"
     with bench.start(*python(source + "time.sleep(1000)")) as command:
         command.line("runs")
-        (child,) = command.children()
+        *_, child = command.children()  # the other is its keeper
         command.process.terminate()
         assert command.outcome().status == 128 + signal.SIGTERM
         assert has_ended(child)
@@ -201,7 +205,7 @@ def test_a_second_sigterm_kills_a_command_that_ignores_the_first(bench: Bench) -
     source += "print('runs', flush=True)\nwhile True: time.sleep(1)"
     with bench.start(*python(source)) as command:
         command.line("runs")
-        (child,) = command.children()
+        *_, child = command.children()  # the other is its keeper
         command.process.terminate()
         command.line("told")
         command.process.terminate()
@@ -223,3 +227,158 @@ def test_a_command_that_the_system_cannot_run_has_126(bench: Bench) -> None:
 def test_a_reference_that_no_environment_can_hold_is_left_out(bench: Bench) -> None:
     bench.rig.on("EXPINFO")(lambda *_: {"exp_ref": "2026-03-01_2_a\0b", "main_sync": True})
     assert bench.run(*python("import os; print('RIGSYNC_EXP_REF' in os.environ)")).out == "False\n"
+
+
+# ------------------------------------------------------------------------------------------- nothing is left running
+
+TASK = """
+import os, signal, subprocess, sys, time
+def finish(*_):
+    open("finished", "w").close()
+    os._exit(0)
+signal.signal(signal.SIGINT, finish)
+stubborn = "import signal, time\\nsignal.signal(2, signal.SIG_IGN)\\n"
+stubborn += "print('grandchild', flush=True); time.sleep(1000)"
+subprocess.Popen([sys.executable, "-c", stubborn], start_new_session="session" in sys.argv)
+time.sleep(1000)
+"""
+
+
+@posix
+@pytest.mark.parametrize("way", [[], pytest.param(["session"], marks=linux_only)])
+def test_killed_it_leaves_nothing_and_the_command_can_finish(bench: Bench, way: list[str]) -> None:
+    task = (
+        TASK if sys.platform == "linux" else TASK.replace("subprocess.Popen(", "print('grandchild', flush=True) or (")
+    )
+    with bench.start(*python(task), *way) as command:
+        command.line("grandchild")
+        family = command.children()
+        command.process.kill()
+        assert still_there(family, 2.0) == []  # the promise
+    assert (bench.folder / "finished").exists()
+
+
+@linux_only
+def test_sigterm_ends_what_the_command_has_started_too(bench: Bench) -> None:
+    line = f"{sys.executable} -c 'import time; print(0, flush=True); time.sleep(1000)'; true"
+    with bench.start("--", "sh", "-c", line) as command:
+        command.line("0")
+        family = command.children()
+        command.process.terminate()
+        assert command.outcome().status == 128 + signal.SIGTERM
+        assert still_there(family, 0.1) == []
+
+
+@posix
+def test_what_the_command_leaves_behind_by_itself_is_left(bench: Bench) -> None:
+    source = "import subprocess; print(subprocess.Popen(['sleep', '1000'], stdout=2, start_new_session=True).pid)"
+    with bench.start(*python(source)) as command:
+        left = psutil.Process(int(command.line()))
+        try:
+            assert command.process.wait(LONG) == 0
+            assert left.is_running()
+        finally:
+            left.kill()
+    assert bench.verbs == WHOLE
+
+
+@linux_only
+def test_a_command_whose_keeper_is_killed_is_gone_and_has_failed(bench: Bench) -> None:
+    with bench.start(*python("import time; print('runs', flush=True); time.sleep(1000)")) as command:
+        command.line("runs")
+        keeper, child = command.children()
+        keeper.kill()
+        assert command.outcome().status == 128 + signal.SIGKILL
+        assert still_there([child], LONG) == []
+    assert bench.verbs == INTERRUPTED
+
+
+@posix
+def test_signals_that_were_ignored_stay_so(bench: Bench) -> None:
+    source = "import signal\nfor name in 'HUP', 'INT', 'TERM', 'TSTP', 'PIPE':\n"
+    source += "    print(name, signal.getsignal(getattr(signal, 'SIG' + name)).__repr__())"
+    shown = "trap '' HUP TSTP; exec \"$@\""
+    with Command(
+        ["run", "--ref", REFERENCE, *python(source)],
+        bench.folder,
+        environment(bench.folder),
+        before=["sh", "-c", shown, "sh"],
+    ) as command:
+        outcome = command.outcome()
+    told = dict(line.split(" ", 1) for line in outcome.out.splitlines())
+    assert [name for name, handler in told.items() if "SIG_IGN" in handler] == [
+        "HUP",
+        "TSTP",
+        "PIPE",
+    ]  # the last: Python
+    assert outcome.status == 0
+
+
+TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+"""
+AT_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda *_: os._exit(5))
+print("in front:", os.isatty(0) and os.getpgrp() == os.tcgetpgrp(0), flush=True)
+while True:
+    print("heard:", input(), flush=True)
+"""
+
+
+@posix
+@pytest.mark.skipif(not shutil.which("bash"), reason="no shell with job control here")
+def test_the_terminal_is_the_commands(bench: Bench) -> None:
+    """What is typed, Ctrl-Z, fg and Ctrl-C reach it, through a shell with job control."""
+    (bench.folder / "task.py").write_text(AT_A_TERMINAL)
+    line = f"{sys.executable} -m rigsync run --ref {REFERENCE} -- {sys.executable} task.py\n"
+    master, slave = os.openpty()
+    shell = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        cwd=bench.folder,
+        env=environment(bench.folder, PS1="$ ", TERM="dumb"),
+        start_new_session=True,
+    )
+    os.close(slave)
+    seen = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone
+            while data := os.read(master, 4096):
+                seen.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+
+    def typed(text: str, answer: str) -> None:
+        begin = len(seen)
+        os.write(master, text.encode())
+        until(lambda: answer.encode() in seen[begin:], f"{answer!r} in {bytes(seen)!r}")
+
+    try:
+        typed(line, "in front: True")
+        typed("hello\n", "heard: hello")
+        stopped = [
+            process for process in psutil.Process(shell.pid).children(recursive=True) if "task.py" in process.cmdline()
+        ]
+        typed("\x1a", "Stopped")
+        assert psutil.STATUS_STOPPED in [process.status() for process in stopped]
+        assert bench.rig.status is ExpStatus.RUNNING
+        os.write(master, b"fg\n")
+        until(lambda: psutil.STATUS_STOPPED not in [process.status() for process in stopped])
+        typed("again\n", "heard: again")
+        typed("\x03", "$ ")
+        typed("echo status: $?\n", "status: 5")
+        typed("exit\n", "exit")
+        assert shell.wait(LONG) == 0
+    finally:
+        shell.kill()
+        shell.wait()
+        reader.join(LONG)
+        os.close(master)
+    assert bench.verbs == INTERRUPTED

@@ -125,6 +125,14 @@ SHOWN_BY = {
         "tests/agent/test_serve.py::test_killed_while_ffmpeg_records_it_leaves_nothing_and_the_file_is_playable",
         "tests/test_examples.py::test_agents_that_are_killed_leave_no_recorder",
     ],
+    "`rigsync run` is killed": [
+        "tests/test_cli_run.py::test_killed_it_leaves_nothing_and_the_command_can_finish",
+    ],
+    "a drive of an agent hangs": [
+        "tests/agent/test_agent.py::test_a_drive_that_hangs_refuses_the_experiment_by_name",
+        "tests/agent/test_agent.py::test_drives_that_hang_hold_up_no_interrupt",
+        "tests/agent/test_agent.py::test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended",
+    ],
     "too little disk, a program or folder missing, a folder read-only": [
         "tests/agent/test_agent.py::test_what_is_required_refuses_the_experiment_on_every_screen",
         "tests/agent/test_agent.py::test_a_folder_that_cannot_be_written_to_refuses_the_experiment",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import glob
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
-from rigsync.agent.commands import GENTLE, Child, CommandFailed, Commands
-from rigsync.agent.file import Action, AgentFile, Command, Ready, Run, Start, Stop
+from rigsync.agent.commands import GENTLE, LAST_GRACE, Child, CommandFailed, Commands
+from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.process import Exit
 from rigsync.agent.recording import Recording
 from rigsync.agent.session_log import SessionLog
@@ -31,11 +32,14 @@ logger = logging.getLogger("rigsync.agent")
 
 LOOK = 0.05
 """Seconds between looks whether the file that says that a command records is there."""
+LAST_LOOK = 0.5
+"""Seconds for the last of them, at the end of the time that the command has."""
 LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
 """Characters of a command's last lines that go into an answer, which has to fit into a datagram, and into the text of
 an error, which somebody has to read."""
-LAST_GRACE = 5.0
-"""Seconds beyond those of the file in which commands have to be gone when the agent is closed."""
+LONGEST_PROGRESS = 200
+"""Characters of a line in which the number of frames is looked for. With the cube of that the time may grow that an
+ordinary regular expression takes, and in that time the rig answers nothing."""
 
 _ENDING = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
 _FIGURE = re.compile(r"\d{1,18}")
@@ -68,21 +72,13 @@ class Agent(Rig):
             lease=file.lease,
         )
         self._file = file
-        self._commands = Commands(self._note_end)
+        self._renew()
         self._recording: Recording | None = None
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
-        self._interrupted = threading.Event()
-        self._is_closing = False
         for event in LIFECYCLE_MESSAGES:
             self.on(event)(_Handler(self, event))
-
-    def start(self) -> None:
-        """Serve in the background, as `Rig.start` does."""
-        if not self.is_running:
-            self._commands, self._is_closing = Commands(self._note_end), False
-        super().start()
 
     def close(self) -> None:
         """End all commands, then say goodbye and stop serving: as long as the file allows its commands, and 2 s.
@@ -92,20 +88,60 @@ class Agent(Rig):
         LoopBlocked
             On the rig's own event loop.
         """
-        if self._thread and self._thread.on_loop_thread:
-            raise LoopBlocked("close() on the rig's event loop would wait for itself; call it from another thread")
+        if self._thread:
+            if self._thread.on_loop_thread:
+                raise LoopBlocked("close() on the rig's event loop would wait for itself; call it from another thread")
+            self._end_all()
+        super().close()
+
+    async def __aexit__(self, *details: object) -> None:
+        """End all commands, then say goodbye and stop serving, as `close` does."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._end_all)
+        finally:
+            self._commands.close()  # also where nobody waits any longer
+            self._loops_end.cancel()
+            await super().__aexit__(*details)
+
+    async def _open(self) -> None:
+        if not self._session:
+            self._renew()
+        await super()._open()
+        # However the event loop ends, by a fault in the program for instance, it cancels its tasks.
+        self._loops_end = asyncio.create_task(self._end_with_loop(), name="rigsync commands end with the loop")
+
+    def _renew(self) -> None:
+        self._aside = Aside(f"{self.name}-files")
+        self._commands = Commands(self._note_end, self._aside)
+        self._is_closing = False
+
+    async def _end_with_loop(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._commands.close()
+
+    def _end_all(self) -> None:
+        """End all commands, politely first; off the event loop."""
         self._is_closing = True
-        limit = LAST_GRACE + max((action.stop.grace for action in self._file.on.values() if action.stop), default=0.0)
-        if self._thread and self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
-            self._interrupted.clear()
-            with contextlib.suppress(NotRunning):
+        graces = [GENTLE.grace, *(action.stop.grace for action in self._file.on.values() if action.stop)]
+        limit = LAST_GRACE + max(graces)
+        end = time.monotonic() + limit
+        with contextlib.suppress(NotRunning):
+            if self._is_busy:
                 self.interrupt("the rig's program is being closed")
-                self._interrupted.wait(limit)
+            while self.is_running and self._is_busy and time.monotonic() < end:
+                time.sleep(LOOK)
         self._commands.close()
         if not self._commands.wait(limit):
-            logger.error("%s: commands do not end; they are killed with this program", self.name)
-        super().close()
-        self._close_log()
+            logger.error("%s: commands do not end, though they were killed; restart the computer", self.name)
+        if log := self._log:
+            log.close()
+        self._aside.close()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING)
 
     # ------------------------------------------------------------------------------------------------- messages
 
@@ -119,12 +155,7 @@ class Agent(Rig):
         if event is ExpMessage.EXPSTART:
             self._reference = self._reference or named_reference(event, args)
         self._say_message(event, data)
-        try:
-            return await self._act(event, session_values(event, self._reference, {**self._data, **data}, self._file))
-        finally:
-            if event is ExpMessage.EXPINTERRUPT:
-                # When this is answered, and the rig STOPPED.
-                asyncio.get_running_loop().call_soon(self._interrupted.set)
+        return await self._act(event, session_values(event, self._reference, {**self._data, **data}, self._file))
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and has not started, if there is such a one.
@@ -138,10 +169,10 @@ class Agent(Rig):
         self._reference, self._data, self._log = reference, data, self._open_log(values)
         self._say_message(ExpMessage.EXPINIT, data)
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._make_folders, values)
+            await self._make_folders(values)
             return await self._act(ExpMessage.EXPINIT, values)
         except Exception as error:
-            self._close_log()
+            await self._close_log()
             self._reference, self._data, self._log = before
             if ended:
                 # The rig still is INITIALIZED for the one before, without what was started for it.
@@ -150,16 +181,20 @@ class Agent(Rig):
             raise
         finally:
             if (log := before[2]) and log is not self._log:
-                log.close()
+                await self._aside.begin(log.close)
 
     async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
         action, told = self._file.on.get(event, Action()), {}
+        left: CommandFailed | None = None
         if event in _ENDING:
             recorded, self._recording = self._recording, None
             if recorded:
                 recorded.end()
-            if ended := await self._commands.end_all(action.stop):
-                told["ended"] = ended
+            try:
+                if ended := await self._commands.end_all(action.stop):
+                    told["ended"] = ended
+            except CommandFailed as error:
+                left = error  # and what the file says of the end is done all the same
             if recorded:
                 await recorded.finish()
         recording = self._recording_of(values) if event is ExpMessage.EXPSTART else None
@@ -172,15 +207,17 @@ class Agent(Rig):
         if recording:
             self._recording = recording
             recording.begin()
+        if left:
+            raise left
         if event is ExpMessage.EXPCLEANUP:
-            self._close_log()
+            await self._close_log()
         return told
 
     def _recording_of(self, values: Values) -> Recording | None:
         if not (verify := self._file.verify):
             return None
         pattern = os.path.join(glob.escape(str(self._file.folder)), verify.files.fill(values))
-        return Recording(self, pattern, verify.growing_within, self._reference, self._say)
+        return Recording(self, self._aside, pattern, verify.growing_within, self._reference, self._say)
 
     # -------------------------------------------------------------------------------------------------- EXPINIT
 
@@ -197,8 +234,11 @@ class Agent(Rig):
         for template in self._templates():
             if template.variables and template.variables <= set(OF_THE_SESSION):
                 template.fill(values)
-        problems = await asyncio.get_running_loop().run_in_executor(None, self._missing, values)
-        if problems:
+        outcomes = await asyncio.gather(
+            *(self._aside.ask(what, look, *args) for what, look, *args in self._requirements(values)),
+            return_exceptions=True,
+        )
+        if problems := [str(outcome) for outcome in outcomes if outcome]:
             raise RequirementMissing("; ".join(problems))
 
     def _templates(self) -> Iterator[Template]:
@@ -219,25 +259,31 @@ class Agent(Rig):
             if require.free_disk:
                 yield require.free_disk.path
 
-    def _missing(self, values: Values) -> list[str]:
+    def _requirements(self, values: Values) -> Iterator[tuple[Any, ...]]:
+        """Yield what has to be looked at, each with the function that returns what is wrong with it."""
         require = self._file.require
         steps = [step for action in self._file.on.values() for step in (action.run, action.start) if step]
         programs = [self._program(step.command, values) for step in steps if step.command.program]
-        problems: list[str | None] = [
-            f"the program {name!r} is not there; install it, or correct its path in {self._file.source}"
-            for name in missing_programs([*programs, *(require.programs if require else ())])
-        ]
+        for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
+            yield f"the program {name!r}", self._program_problem, name
         if require and require.free_disk:
             path = self._path(require.free_disk.path, values)
-            problems.append(free_bytes_problem(path, require.free_disk.at_least))
-        problems += [files_problem(self._path(path, values)) for path in (require.files if require else ())]
-        return [problem for problem in problems if problem]
+            yield f"the disk of {path!r}", free_bytes_problem, path, require.free_disk.at_least
+        for path in [self._path(template, values) for template in (require.files if require else ())]:
+            yield repr(path), files_problem, path
 
-    def _make_folders(self, values: Values) -> None:
+    def _program_problem(self, name: str) -> str | None:
+        if not missing_programs([name]):
+            return None
+        return f"the program {name!r} is not there; install it, or correct its path in {self._file.source}"
+
+    async def _make_folders(self, values: Values) -> None:
         for template in self._file.folders:
             path = self._path(template, values)
             try:
-                os.makedirs(path, exist_ok=True)
+                await self._aside.ask(f"the folder {path!r}", functools.partial(os.makedirs, path, exist_ok=True))
+            except DriveHangs as error:
+                raise RequirementMissing(str(error)) from error
             except OSError as error:
                 problem = (
                     f"the folder {path!r} cannot be made: {error.strerror or error}; look at its path and its disk"
@@ -251,39 +297,36 @@ class Agent(Rig):
         logs = self._file.logs
         return SessionLog(self._file.logs_folder, name, logs.keep, logs.max_size)
 
-    def _close_log(self) -> None:
+    async def _close_log(self) -> None:
         log, self._log = self._log, None
         if log:
-            log.close()
+            await self._aside.begin(log.close)
 
     # ------------------------------------------------------------------------------------------------- commands
 
     async def _run(self, run: Run, values: Values) -> dict[str, Any]:
         child = await self._begin(run.command, values)
-        try:
-            # Not wait_for, which before Python 3.12 ignores a cancellation that comes when the command has just ended.
-            if not (await asyncio.wait([child.ended], timeout=run.timeout))[0]:
-                child.end()
-                ended = await asyncio.shield(child.ended)
-                raise CommandFailed(
-                    f"{child.label} took more than {run.timeout:g} s and {ended.described()}{_output_of(ended)}"
-                )
-        except asyncio.CancelledError:
-            child.end()
-            raise
+        # Not wait_for, which before Python 3.12 ignores a cancellation that comes when the command has just ended.
+        if not (await asyncio.wait([child.ended], timeout=run.timeout))[0]:
+            ended = await self._commands.end(child)
+            raise CommandFailed(
+                f"{child.label} took more than {run.timeout:g} s and {ended.described()}{_output_of(ended)}"
+            )
         ended = child.ended.result()
         if ended.status != 0:
             raise CommandFailed(f"{child.label} {ended.described()}{_output_of(ended)}")
         return {"command": child.label, "status": ended.status, "last_lines": _last_lines(ended)}
 
     async def _start(self, start: Start, values: Values) -> dict[str, Any]:
-        ready = start.ready and _ReadyFile(self._path(start.ready.file, values), start.ready)
+        ready = start.ready and _ReadyFile(self._path(start.ready.file, values), start.ready.within)
+        if ready:
+            await self._aside.ask(f"the file {ready.path!r}", ready.look)
         child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
         try:
             self.add_stream(child.label, state="running", pid=child.process.pid)
             if ready:
                 await self._until_ready(child, ready)
-        except BaseException:
+        except Exception:
             child.end()
             raise
         if child.ended.done():
@@ -299,7 +342,11 @@ class Agent(Rig):
 
         def note(child: Child, line: str) -> None:
             self._say(line, child.label)
-            if frames and (found := frames.search(line)) and (figure := _FIGURE.fullmatch((found[1] or "").strip())):
+            if (
+                frames
+                and (found := frames.search(line[:LONGEST_PROGRESS]))
+                and (figure := _FIGURE.fullmatch((found[1] or "").strip()))
+            ):
                 self.progress(f"{child.label} frames", int(figure[0]))
 
         return await self._commands.begin(
@@ -307,36 +354,46 @@ class Agent(Rig):
             folder=self._folder(command, values),
             environment=environment(values, shell=command.read_by_shell),
             on_line=note,
+            on_exit=lambda child, ended: self._say(ended.described(), child.label),
             stop=stop or GENTLE,
         )
 
     async def _until_ready(self, child: Child, ready: _ReadyFile) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + ready.within
-        while not await loop.run_in_executor(None, ready.is_there):
+        while True:
+            look = self._aside.begin(ready.is_there)
+            either: list[asyncio.Future[Any]] = [look, child.ended]
+            try:
+                left = max(LAST_LOOK, end - loop.time())
+                await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hangs = look.cancel()
+            if not hangs and look.result():
+                return
             if child.ended.done():
                 raise CommandFailed(_by_itself(child, child.ended.result()))
             if loop.time() >= end:
-                child.end()
-                ended = await asyncio.shield(child.ended)
+                ended = await self._commands.end(child)
+                looked = "its drive does not answer" if hangs else "it is not there, or is as before"
                 raise CommandFailed(
-                    f"{child.label} has not begun to write {ready.path} within {ready.within:g} s, and "
+                    f"{child.label} has not begun to write {ready.path} within {ready.within:g} s ({looked}), and "
                     f"{ended.described()}{_output_of(ended)}"
                 )
             await asyncio.wait([child.ended], timeout=min(LOOK, end - loop.time()))
 
     def _note_end(self, child: Child, ended: Exit) -> None:
-        self._say(ended.described(), child.label)
         with contextlib.suppress(LookupError):  # of a command that was only waited for
             self.update_stream(child.label, state="ended", outcome=ended.described())
             self.remove_stream(child.label)
-        if child.goes_on:
+        if child.goes_on and ended.how == "by itself":  # also just before it was told to
             reason = _by_itself(child, ended)
             logger.error("%s: %s", self.name, reason)
             with contextlib.suppress(RigsyncError):
                 self.notify(FAILURE, {"problem": reason, "exp_ref": self._reference}, key=child.label)
-            with contextlib.suppress(NotRunning):
-                self.interrupt(reason)
+            if not child.is_stopped:
+                with contextlib.suppress(NotRunning):
+                    self.interrupt(reason)
 
     # -------------------------------------------------------------------------------------------------- helpers
 
@@ -377,20 +434,24 @@ class _Handler:
 class _ReadyFile:
     """The file that says that a command records; one that was there before does not count until it changes."""
 
-    def __init__(self, path: str, ready: Ready):
-        self.path, self.within = path, ready.within
-        self._before = self._look()
+    def __init__(self, path: str, within: float):
+        self.path, self.within = path, within
+        self._before: tuple[int, int, int] | None = None
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def look(self) -> None:
+        """Look what is there before the command begins."""
+        self._before = self._found()
+
+    def is_there(self) -> bool:
+        """Tell whether the file is there, or has changed."""
+        return self._found() not in (None, self._before)
+
+    def _found(self) -> tuple[int, int, int] | None:
         try:
             found = os.stat(self.path)
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
-
-    def is_there(self) -> bool:
-        """Tell whether the file is there, or has changed."""
-        return self._look() not in (None, self._before)
 
 
 def _by_itself(child: Child, ended: Exit) -> str:

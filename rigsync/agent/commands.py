@@ -8,18 +8,24 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from rigsync.agent.aside import Aside
 from rigsync.agent.file import Stop
 from rigsync.agent.process import Exit, Process, Step
 from rigsync.errors import RigsyncError
 
 GENTLE = Stop("interrupt", 5.0)
 """How a command is ended that is only waited for; nobody has said how."""
-
+KILL = Stop("kill", 0.0)
 
 LONGEST_LABEL = 80
 """Characters of a program's name that are told, so that there is room beside it in the name of a stream or an item."""
 NOT_STARTED = 127
 """Exit status of a command that could not be started, as shells have it."""
+START_LIMIT = 2.0
+"""Seconds for which whoever ends all commands waits for one that is still being started: its drive may hang."""
+LAST_GRACE = 5.0
+"""Seconds beyond its grace in which a command has to be gone, killed if need be."""
+_LOOK_AT_DRIVE = "look whether the drives that it uses are there; else restart the computer"
 
 
 class CommandFailed(RigsyncError):
@@ -40,16 +46,20 @@ class Child:
     """
 
     process: Process
+    starting: asyncio.Future[None]
+    """Done when it runs, or cannot be started."""
 
     def __init__(self, label: str, stop: Stop, ended: asyncio.Future[Exit]):
-        self.label, self._stop, self.ended = label, stop, ended
+        self.label, self.stop, self.ended = label, stop, ended
         self.goes_on = False
         """Whether it is to go on until it is told to end, so that an end by itself is a failure."""
+        self.is_stopped = False
+        """Whether it was told to end."""
 
     def end(self, stop: Stop | None = None) -> None:
         """Tell it to end; return at once."""
-        self.goes_on = False
-        stop = stop or self._stop
+        self.is_stopped = True
+        stop = stop or self.stop
         self.process.stop(cast("Step", stop.signal), stop.grace)
 
 
@@ -60,10 +70,12 @@ class Commands:
     ----------
     ended : callable
         Called on the event loop with each command that has ended, and how.
+    aside : Aside
+        On which they are started.
     """
 
-    def __init__(self, ended: Callable[[Child, Exit], None]):
-        self._ended = ended
+    def __init__(self, ended: Callable[[Child, Exit], None], aside: Aside):
+        self._ended, self._aside = ended, aside
         self._children: list[Child] = []
         self._none_left = threading.Condition()
         self._is_closed = False
@@ -81,7 +93,14 @@ class Commands:
             child.end()
 
     def wait(self, timeout: float) -> bool:
-        """Wait until none runs, off the event loop; return whether that is so."""
+        """Wait until none runs, and kill those that do even then; off the event loop. Return whether none is left."""
+        if self._wait(timeout):
+            return True
+        for child in self.running():
+            child.end(KILL)
+        return self._wait(LAST_GRACE)
+
+    def _wait(self, timeout: float) -> bool:
         with self._none_left:
             return self._none_left.wait_for(lambda: not self._children, timeout)
 
@@ -92,9 +111,10 @@ class Commands:
         folder: str,
         environment: Mapping[str, str],
         on_line: Callable[[Child, str], None],
+        on_exit: Callable[[Child, Exit], None],
         stop: Stop = GENTLE,
     ) -> Child:
-        """Start a command; text is a line for the shell.
+        """Start a command; text is a line for the shell. It is told by its own thread what it prints, and how it ends.
 
         Raises
         ------
@@ -107,6 +127,7 @@ class Commands:
         child = Child("", stop, loop.create_future())
 
         def over(outcome: Exit) -> None:
+            on_exit(child, outcome)
             self._remove(child)
             with contextlib.suppress(RuntimeError):  # the rig has stopped serving, and nobody waits
                 loop.call_soon_threadsafe(self._settle, child, outcome)
@@ -125,21 +146,48 @@ class Commands:
                 raise CommandFailed(f"{child.process.program} was not started: the rig's program is being closed")
             child.label = self._label(child.process.program[:LONGEST_LABEL])
             self._children.append(child)
-        starting = loop.run_in_executor(None, child.process.start)
-        starting.add_done_callback(lambda _: self._note_start(child, starting))
         try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            child.end()
+            child.starting = self._aside.begin(child.process.start)
+        except RuntimeError:  # the system gives no more threads, or all are being ended
+            self._remove(child)
             raise
+        child.starting.add_done_callback(lambda starting: self._note_start(child, starting))
+        await asyncio.shield(child.starting)  # whoever does not wait any more has it ended, or all
         return child
 
+    async def end(self, child: Child, stop: Stop | None = None) -> Exit:
+        """End a command, and wait for it.
+
+        Raises
+        ------
+        CommandFailed
+            It cannot be ended: it hangs in the system. It was told to end all the same.
+        """
+        child.end(stop)
+        await asyncio.wait([child.starting], timeout=START_LIMIT)
+        if not child.starting.done():
+            raise CommandFailed(f"{child.label} hangs while it is being started, and will be ended; {_LOOK_AT_DRIVE}")
+        await asyncio.wait([child.ended], timeout=(stop or child.stop).grace + LAST_GRACE)
+        if not child.ended.done():
+            raise CommandFailed(f"{child.label} does not end, though it was killed; {_LOOK_AT_DRIVE}")
+        return child.ended.result()
+
     async def end_all(self, stop: Stop | None) -> dict[str, str]:
-        """End all that run, and wait for it; return how each has ended, in words."""
+        """End all that run, and wait for it; return how each has ended, in words.
+
+        Raises
+        ------
+        CommandFailed
+            Some cannot be ended.
+        """
         children = self.running()
         for child in reversed(children):
             child.end(stop)
-        return {child.label: (await asyncio.shield(child.ended)).described() for child in children}
+        outcomes = await asyncio.gather(*(self.end(child, stop) for child in children), return_exceptions=True)
+        if problems := [str(outcome) for outcome in outcomes if isinstance(outcome, BaseException)]:
+            raise CommandFailed("; ".join(problems))
+        ended = [outcome for outcome in outcomes if isinstance(outcome, Exit)]
+        return {child.label: outcome.described() for child, outcome in zip(children, ended, strict=True)}
 
     def _label(self, program: str) -> str:
         taken = {child.label for child in self._children}
@@ -148,10 +196,9 @@ class Commands:
 
     def _note_start(self, child: Child, starting: asyncio.Future[None]) -> None:
         # Also where whoever began it does not wait any more: an interrupt waits for its end.
-        error = None if starting.cancelled() else starting.exception()
-        if error or starting.cancelled():
+        if error := starting.exception():
             self._remove(child)
-            child.ended.set_result(Exit(NOT_STARTED, None, "by itself", (str(error or ""),)))
+            child.ended.set_result(Exit(NOT_STARTED, None, "by itself", (str(error),)))
 
     def _remove(self, child: Child) -> None:
         with self._none_left:

@@ -11,7 +11,9 @@ What it is given:
   ``ended STATUS STEPS`` when nothing of the command is left: its exit status, negative for a signal, and what it was
   sent for that, such as ``interrupt,terminate``, or ``-`` where it ended by itself. It is told ``interrupt GRACE``,
   ``terminate GRACE`` or ``kill GRACE``, with the grace in seconds, each in a line.
-* OUTPUT: the number of the reading end of the pipe that its standard error is the other end of.
+* OUTPUT: the number of the reading end of the pipe that its standard error is the other end of. Or ``-`` for a command
+  in the foreground of a terminal (`rigsync.agent.foreground`): that one shares process group, input, output and signals
+  with whoever has started the keeper, and what it leaves behind when it ends by itself is its own affair.
 * FOLDER: where the command is to run; empty for here.
 """
 
@@ -44,26 +46,30 @@ _RESCAN, _MOST_RESCAN = 0.05, 1.0
 _LOOK = 0.02
 """Seconds between two looks at whether the group is empty, where the system does not tell."""
 
-_INHERITED = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGPIPE", "SIGXFSZ", "SIGCHLD")
-"""Signals that the agent, its shell or Python may have set to be ignored, which the command would inherit."""
+_IGNORED = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGTSTP", "SIGTTIN", "SIGTTOU")
+"""Signals that are the command's or the agent's, though a terminal sends them to all in its foreground."""
+_OF_PYTHON = ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
+"""Signals that Python has set to be ignored, or this program to wake it, which the command would inherit."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def main(arguments: list[str]) -> None:
     """Run one command and keep it until nothing of it is left."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    connection, output = int(arguments[0]), int(arguments[1])
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_IGN) for name in _IGNORED}
+    connection = int(arguments[0])
+    output = None if arguments[1] == "-" else int(arguments[1])
     for descriptor in (connection, output):
-        os.set_inheritable(descriptor, False)  # by the command
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)  # by the command
     adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     waker, wakened = os.pipe()
     for descriptor in (waker, wakened):
         os.set_blocking(descriptor, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # only a signal with a handler wakes
     signal.set_wakeup_fd(wakened)
-    pid, failure = start(arguments[2], arguments[3:])
+    own = [name for name in _IGNORED if output is not None or before[name] != signal.SIG_IGN]
+    pid, failure = start(connection, arguments[2], arguments[3:], leads=output is not None, own=own)
     if failure:
         _say(connection, f"failed {failure}")
     else:
@@ -74,19 +80,41 @@ def main(arguments: list[str]) -> None:
 # -------------------------------------------------------------------------------------------------------- starting
 
 
-def start(folder: str, command: list[str]) -> tuple[int, str]:
-    """Start a command in a process group of its own; return its pid, and what failed with its errno, or nothing."""
+def start(connection: int, folder: str, command: list[str], *, leads: bool, own: list[str]) -> tuple[int, str]:
+    """Start a command; return its pid, and what failed with its errno, or nothing.
+
+    Parameters
+    ----------
+    connection : int
+        The socket to the agent. Where that is closed while the command still is being started, since its drive hangs,
+        the command is killed, and this program ends.
+    folder : str
+        Where it runs; empty for here.
+    command : list of str
+        The program and its arguments.
+    leads : bool
+        Whether it has a process group of its own, and this program's standard error as its output.
+    own : list of str
+        Signals that do to it what they do to any program, though this one ignores them.
+    """
     keeper = os.getpid()
     told, tell = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            _become(keeper, folder, command, tell)
+            _become(keeper, folder, command, tell, leads, own)
         finally:
             os._exit(127)
     os.close(tell)
-    with contextlib.suppress(OSError):  # the child does so too: whoever comes first
-        os.setpgid(pid, pid)
+    if leads:
+        with contextlib.suppress(OSError):  # the child does so too: whoever comes first
+            os.setpgid(pid, pid)
+    poll = select.poll()
+    for descriptor in (told, connection):
+        poll.register(descriptor, select.POLLIN)
+    if told not in dict(poll.poll()):
+        os.kill(pid, signal.SIGKILL)
+        os._exit(1)
     failure = os.read(told, 100).decode()  # ended by exec, which closes the other end
     os.close(told)
     if failure:
@@ -94,15 +122,17 @@ def start(folder: str, command: list[str]) -> tuple[int, str]:
     return pid, failure
 
 
-def _become(keeper: int, folder: str, command: list[str], tell: int) -> None:
-    os.setpgid(0, 0)
+def _become(keeper: int, folder: str, command: list[str], tell: int, leads: bool, own: list[str]) -> None:
+    if leads:
+        os.setpgid(0, 0)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != keeper:  # it was killed before the line above, which has had no effect then
         os._exit(127)
-    for name in _INHERITED:
+    for name in {*own, *_OF_PYTHON}:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.dup2(2, 1)
+    if leads:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.dup2(2, 1)
     what = "folder"
     try:
         if folder:
@@ -133,18 +163,18 @@ class Keeper:
     Parameters
     ----------
     pid : int
-        The command's process, which leads a process group.
+        The command's process. It leads a process group, but for one in the foreground.
     adopts : bool
         Whether every orphan among the command's descendants becomes a child of this process.
     connection : int
         The socket to the agent.
-    output : int
-        The reading end of the command's output.
+    output : int or None
+        The reading end of the command's output, None for a command in the foreground of a terminal.
     waker : int
         Becomes readable when a child has ended.
     """
 
-    def __init__(self, pid: int, adopts: bool, connection: int, output: int, waker: int):
+    def __init__(self, pid: int, adopts: bool, connection: int, output: int | None, waker: int):
         self.pid, self.adopts = pid, adopts
         self.connection, self.output, self.waker = connection, output, waker
         self.status: int | None = None  # until the command's main process has ended
@@ -172,10 +202,10 @@ class Keeper:
             for descriptor, _ in self._poll.poll(self._patience(time.monotonic())):
                 if descriptor == self.waker:
                     _read(self.waker)
-                elif descriptor == self.output:
-                    _read(self.output)
-                else:
+                elif descriptor == self.connection:
                     self._listen()
+                else:
+                    _read(descriptor)
         if self.how and self.made[-1] == KILL:
             self.how = self.made
         _say(self.connection, f"ended {self.status} {','.join(self.how) or '-'}")
@@ -197,7 +227,8 @@ class Keeper:
         now = time.monotonic()
         if not data:  # the agent is gone, and nobody else reads what the command writes: it must not stumble over that
             self._poll.unregister(self.connection)
-            self._poll.register(self.output, select.POLLIN)
+            if self.output is not None:
+                self._poll.register(self.output, select.POLLIN)
             self.plan(ORPHANED, now)
             return
         *lines, self._told = (self._told + data).split(b"\n")
@@ -217,12 +248,14 @@ class Keeper:
             if pid == self.pid:
                 self.status = os.waitstatus_to_exitcode(status)
                 self.how = self.made.copy()
-                if not self.made:
+                if not self.made and self.output is not None:
                     self.plan({TERMINATE: 0.0, KILL: LEFTOVER_GRACE}, time.monotonic())
 
     def _is_gone(self) -> bool:
         if self.status is None:
             return False
+        if self.output is None and not (self.adopts and self.made):
+            return True
         if self.adopts:
             return self.childless
         try:
@@ -260,12 +293,17 @@ class Keeper:
             self._send(signal.SIGCONT)  # else one that is stopped would learn of it too late
 
     def _send(self, number: int) -> None:
-        if self.status is None or not self.adopts:
+        if self.output is None:
+            if self.status is None:
+                with contextlib.suppress(OSError):  # it is somebody else's by now
+                    os.kill(self.pid, number)
+        elif self.status is None or not self.adopts:
             with contextlib.suppress(OSError):
                 os.killpg(self.pid, number)
         if self.adopts:
             for pid, group in descendants():
-                if self.status is not None or group != self.pid:
+                is_sent = pid == self.pid if self.output is None else self.status is None and group == self.pid
+                if not is_sent:
                     with contextlib.suppress(OSError):
                         os.kill(pid, number)
 

@@ -35,6 +35,11 @@ How = Literal["by itself", "interrupt", "terminate", "kill"]
 LONGEST_LINE = 4096
 """Bytes of a line that are kept: what has no end is no line, but perhaps a video on the wrong output."""
 LAST_LINES = 20
+STEADY, AT_ONCE = 1 << 20, 4 << 20
+"""Bytes of output a second that are made lines of, and how much of them at once: whatever a command prints, it is never
+held up, nor is the agent. What is beyond is left out, and counted."""
+_COST = 200
+"""Bytes as which the end of a line counts besides: empty lines take time too."""
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _START_LIMIT = 10.0
@@ -105,7 +110,7 @@ class Process:
         Called with each line of its output, standard and error alike, without its end; those that end in a carriage
         return count too, as programs report progress. Cut after 4 KiB. What is no UTF-8 is replaced. Called on the
         command's own thread, as is `on_exit`. While it does not return, no more is read, and in the end the command
-        waits.
+        waits. Of more than a megabyte a second, most lines are left out, and a line says how many.
     on_exit : callable
         Called once, with an `Exit`, when nothing of the command is left and all its lines were given.
 
@@ -134,6 +139,9 @@ class Process:
         self._command, self._folder, self._environment = command, folder, dict(environment)
         self._on_line, self._on_exit = on_line, on_exit
         self._output = Output()
+        self._room: float = AT_ONCE
+        self._read_at = 0.0
+        self._left_out = 0
         self._lock = threading.Lock()
         self._started = False
         self._child: _Child | None = None
@@ -215,6 +223,7 @@ class Process:
 
     def _run(self, child: _Child) -> None:
         status, number, steps = child.run(self._read)
+        self._give(self._said_what_is_left_out())
         self._give(self._output.end())
         how: How = steps[-1] if steps else "by itself"
         name = _signal_name(number) if number else None
@@ -226,7 +235,22 @@ class Process:
         self._ended.set()
 
     def _read(self, data: bytes) -> None:
+        now = time.monotonic()
+        self._room = min(AT_ONCE, self._room + (now - self._read_at) * STEADY)
+        self._read_at = now
+        ends = data.count(b"\n") + data.count(b"\r")
+        if ends and self._room <= 0:
+            self._left_out += ends
+            self._output.skip(data)
+            return
+        if ends:  # what is no line is cut and thrown away, which costs nothing
+            self._room -= len(data) + _COST * ends
+        self._give(self._said_what_is_left_out())
         self._give(self._output.feed(data))
+
+    def _said_what_is_left_out(self) -> list[str]:
+        count, self._left_out = self._left_out, 0
+        return [f"({count:,} lines are left out here: it prints faster than anybody reads)"] if count else []
 
     def _give(self, lines: list[str]) -> None:
         for line in lines:
@@ -279,6 +303,13 @@ class Output:
                 self._line.clear()
                 self._is_cut = False
         return lines
+
+    def skip(self, data: bytes) -> None:
+        """Take output of which only what it ends with is wanted, for the last lines that are kept."""
+        self._line.clear()
+        self._is_cut = False
+        tail = data[-_CHUNK // 8 :].splitlines(keepends=True)
+        self.feed(b"".join(tail[-LAST_LINES - 1 :][1:] or tail))  # but for the first, whose beginning is not there
 
     def end(self) -> list[str]:
         """Return the line that has begun and will not end, if there is one."""
@@ -467,8 +498,12 @@ if sys.platform != "win32":
             return len(data)
 
         def _end_keeper(self) -> None:
-            self._keeper.kill()
-            self._keeper.wait()
+            self._connection.close()  # at which it kills a command that hangs while it is being started
+            try:
+                self._keeper.wait(_GROUP_LIMIT)
+            except subprocess.TimeoutExpired:
+                self._keeper.kill()
+                self._keeper.wait()
 
         def _end_group(self) -> None:
             """Kill what the kernel has not killed when the keeper was."""

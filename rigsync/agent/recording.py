@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rigsync.agent.aside import Aside
 from rigsync.agent.checks import Growth, matching_sizes
 from rigsync.errors import RigsyncError
 from rigsync.protocol.board import LONGEST
@@ -26,6 +27,8 @@ LOOKS = 20
 """Looks at the files in the time within which each has to grow."""
 LONGEST_LOOK = 1.0
 """Seconds between two looks at most, which are also how often the size is told."""
+LAST_LOOK = 2.0
+"""Seconds for the look in the end: how large the files have become is not worth more to anybody who waits."""
 
 
 class Recording:
@@ -35,6 +38,8 @@ class Recording:
     ----------
     rig : Rig
         Who tells.
+    aside : Aside
+        On which it looks.
     pattern : str
         The files, as `glob.glob` has it.
     within : float
@@ -45,17 +50,29 @@ class Recording:
         Puts a line into the log of the session.
     """
 
-    def __init__(self, rig: Rig, pattern: str, within: float, exp_ref: str | None, say: Callable[[str], None]):
-        self._rig, self._pattern, self._within, self._exp_ref, self._say = rig, pattern, within, exp_ref, say
+    def __init__(
+        self, rig: Rig, aside: Aside, pattern: str, within: float, exp_ref: str | None, say: Callable[[str], None]
+    ):
+        self._rig, self._aside, self._pattern, self._within, self._exp_ref = rig, aside, pattern, within, exp_ref
+        self._say = say
         self._interval = min(LONGEST_LOOK, within / LOOKS)
         # Two looks earlier, so that the notice comes within the time though both its ends fall between looks.
-        self._growth = Growth(within - 2 * self._interval, pattern)
+        self._patience = within - 2 * self._interval
+        self._growth = Growth(self._patience, pattern)
         self._task: asyncio.Task[None] | None = None
         self._before: dict[str, int] = {}
+        self._last: asyncio.Future[dict[str, int]] | None = None
+        """The last look, which may hang."""
 
     async def prepare(self) -> None:
-        """Look what is there before anything is recorded: what does not change afterwards is none of this recording."""
-        self._before = await asyncio.get_running_loop().run_in_executor(None, matching_sizes, self._pattern)
+        """Look what is there before anything is recorded: what does not change afterwards is none of this recording.
+
+        Raises
+        ------
+        DriveHangs
+            The drive of the files does not answer.
+        """
+        self._before = await self._aside.ask(f"the drive of {_shown(self._pattern)}", matching_sizes, self._pattern)
 
     def begin(self) -> None:
         """Look from now on; on the event loop."""
@@ -67,13 +84,24 @@ class Recording:
             self._task.cancel()
 
     async def finish(self) -> None:
-        """Tell how large the files have become in the end."""
-        await self._measure()
+        """Tell how large the files have become in the end, if that can be found out soon."""
+        if self._last and not (await asyncio.wait([self._last], timeout=LAST_LOOK))[0]:
+            return  # another one would hang as well, and cost a thread
+        look = self._aside.begin(matching_sizes, self._pattern)
+        await asyncio.wait([look], timeout=LAST_LOOK)
+        if not look.cancel():
+            self._measured(look.result())
 
     async def _look(self) -> None:
+        try:
+            await self._look_on()
+        except Exception as error:  # the system gives no more threads
+            self._tell(FAILURE, self._pattern, f"nobody looks any more whether {_shown(self._pattern)} grows: {error}")
+
+    async def _look_on(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sizes = await self._measure()
+            sizes = self._measured(await self._sizes())
             stopped, resumed = self._growth.update(sizes, loop.time())
             for path in stopped:
                 self._tell(FAILURE, path, self._complaint(path))
@@ -81,9 +109,19 @@ class Recording:
                 self._tell(RECOVERED, path, f"{_shown(path)} grows again")
             await asyncio.sleep(self._interval)
 
-    async def _measure(self) -> dict[str, int]:
+    async def _sizes(self) -> dict[str, int]:
+        """Return the sizes of all files that match; tell where the drive does not answer, and wait until it does."""
+        look = self._last = self._aside.begin(matching_sizes, self._pattern)
+        await asyncio.wait([look], timeout=self._patience)
+        if not look.done():
+            shown, within = _shown(self._pattern), self._within
+            self._tell(FAILURE, self._pattern, f"the drive of {shown} does not answer within {within:g} s; look at it")
+            await asyncio.wait([look])
+            self._tell(RECOVERED, self._pattern, f"the drive of {shown} answers again")
+        return look.result()
+
+    def _measured(self, found: dict[str, int]) -> dict[str, int]:
         """Return the sizes of the files of this recording, after telling them as progress."""
-        found = await asyncio.get_running_loop().run_in_executor(None, matching_sizes, self._pattern)
         sizes = {path: size for path, size in found.items() if self._before.get(path) != size}
         for path, size in sizes.items():
             self._before.pop(path, None)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
 import threading
+import time
+from collections import deque
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -19,6 +22,13 @@ _logger = logging.getLogger("rigsync.agent")
 _NEWEST = 2
 """Files that stay of a session beside its first one. The older of the two is whole."""
 
+MOST_WAITING = 4 << 20
+"""Bytes of lines that wait for the disk at most; those beyond are lost, and counted."""
+SLOW = 5.0
+"""Seconds after which a disk that has not taken a line is told to hang."""
+CLOSE_LIMIT = 2.0
+"""Seconds for the disk to take the last lines."""
+
 _OURS = re.compile(r"(?P<name>.+)\.rigsync(\.(?P<number>[1-9]\d{0,8}))?\.log", re.DOTALL)
 """By this name a file is known to be one of these, and may be deleted."""
 
@@ -29,6 +39,9 @@ class SessionLog:
     The first file stays, since how a recording began tells most about why it went wrong; of the later ones the newest
     two stay. Made when the first line is written, and the folder with it. What goes wrong is told once, through
     `logging`, and never disturbs the caller: an experiment goes on without its log. Works from any thread.
+
+    Lines are put into the file in their order by a thread of its own, since a disk may be slow, and a network drive may
+    hang for good. Whoever writes waits for neither.
 
     Parameters
     ----------
@@ -45,12 +58,23 @@ class SessionLog:
 
     def __init__(self, folder: str | os.PathLike[str], name: str, keep: int, max_size: int):
         self._folder, self._name, self._keep, self._max_size = Path(folder), name, keep, max_size
-        self._lock = threading.Lock()
+        self._news = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._room = MOST_WAITING
+        self._lost = 0
+        self._busy_since: float | None = None
+        """When the thread has begun with what it is writing now."""
+        self._is_told_slow = False
+        self._writer: threading.Thread | None = None
+        self._is_closed = False
+        # Those of the thread alone:
         self._file: IO[bytes] | None = None
         self._size = 0
         self._number = 0
+        self._missing = 0
+        self._is_torn = False
+        """Whether the last line was cut by the end of the disk."""
         self._has_failed = False
-        self._is_closed = False
 
     @property
     def path(self) -> Path:
@@ -59,43 +83,108 @@ class SessionLog:
         return self._folder / f"{self._name}.rigsync{number}.log"
 
     def write(self, line: str) -> None:
-        """Add a line, with the local time before it. Returns without an error, whatever happens to the file.
+        """Add a line, with the local time before it. Returns at once and without an error, whatever the file does.
 
         Parameters
         ----------
         line : str
             Without its end; what ends a line within it is escaped, so that nobody can make up further ones.
         """
-        stamp = datetime.now().astimezone().isoformat(" ", "milliseconds")
-        text = line.replace("\r", "\\r").replace("\n", "\\n")
-        data = f"{stamp}  {text}\n".encode("utf-8", "backslashreplace")
-        with self._lock:
+        with self._news:
             if self._is_closed:
                 return
-            try:
-                self._add(data)
-            except OSError as error:
-                self._shut()
-                if not self._has_failed:
-                    self._has_failed = True
-                    text = "the log %s cannot be written: %s; lines are lost until it can be, the experiment goes on"
-                    _logger.log(logging.ERROR, text, self.path, error.strerror or error)
+            data = _stamped(line)
+            if len(data) > self._room or not self._has_writer():
+                self._lost += 1
+            else:
+                self._room -= len(data)
+                self._waiting.append(data)
+                self._news.notify_all()
+            is_slow = self._busy_since is not None and time.monotonic() - self._busy_since > SLOW
+        if is_slow:
+            self._tell_slow()
 
     def close(self) -> None:
-        """Close the file; what is written later is ignored. May be called again."""
-        with self._lock:
+        """Wait until all is written, for 2 s at most; what is written later is ignored. May be called again."""
+        with self._news:
             self._is_closed = True
+            self._news.notify_all()
+        if self._writer:
+            self._writer.join(CLOSE_LIMIT)
+            if self._writer.is_alive():
+                self._tell_slow()
+
+    def _has_writer(self) -> bool:
+        if self._writer is None:
+            writer = threading.Thread(target=self._run, name="rigsync-session-log", daemon=True)
+            try:
+                writer.start()
+            except RuntimeError:  # the system gives no more threads
+                return False
+            self._writer = writer
+        return True
+
+    def _tell_slow(self) -> None:
+        with self._news:
+            is_told, self._is_told_slow = self._is_told_slow, True
+        if not is_told:
+            text = "the log %s cannot be written: its drive does not answer; lines may be lost, the experiment goes on"
+            _logger.error(text, self.path)
+
+    # ----------------------------------------------------------------------------------------- on the log's thread
+
+    def _run(self) -> None:
+        lines, lost = self._next()
+        while lines:
+            self._put(lines)
+            self._missing += lost
+            lines, lost = self._next()
+        if self._missing:
+            self._put(lines)
+        self._shut()
+
+    def _next(self) -> tuple[deque[bytes], int]:
+        """Wait for lines, and return all that there are, none at the end, and how many were lost after them."""
+        with self._news:
+            self._busy_since = None
+            self._news.wait_for(lambda: self._waiting or self._is_closed)
+            taken = self._waiting, self._lost
+            self._waiting, self._lost, self._room = deque(), 0, MOST_WAITING
+            self._busy_since = time.monotonic()
+            return taken
+
+    def _put(self, lines: deque[bytes]) -> None:
+        try:
+            if self._file and not self.path.exists():  # it was moved or deleted, perhaps with its whole folder
+                self._shut()
+            if self._missing:
+                self._add(_stamped(f"[rigsync] lines that are missing before this one: {self._missing:,}"))
+                self._missing = 0
+            while lines:
+                self._add(lines[0])
+                lines.popleft()
+        except OSError as error:
+            self._missing += len(lines)
             self._shut()
+            if not self._has_failed:
+                self._has_failed = True
+                text = "the log %s cannot be written: %s; lines are lost until it can be, the experiment goes on"
+                _logger.log(logging.ERROR, text, self.path, error.strerror or error)
 
     def _add(self, data: bytes) -> None:
-        if self._file and not self.path.exists():  # somebody has moved or deleted it, perhaps with its whole folder
-            self._shut()
         file = self._file or self._open()
         if self._size and self._size + len(data) > self._max_size:
             self._shut()
             self._number += 1
             file = self._open()
-        self._size += file.write(data)
+        if self._is_torn and self._size:
+            data = b"\n" + data
+        written = file.write(data)
+        self._size += written
+        if written:
+            self._is_torn = written < len(data)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as the next attempt would
 
     def _open(self) -> IO[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -131,6 +220,12 @@ class SessionLog:
         for path in outdated:
             with contextlib.suppress(OSError):  # it is open elsewhere, or gone
                 path.unlink()
+
+
+def _stamped(line: str) -> bytes:
+    stamp = datetime.now().astimezone().isoformat(" ", "milliseconds")
+    text = line.replace("\r", "\\r").replace("\n", "\\n")
+    return f"{stamp}  {text}\n".encode("utf-8", "backslashreplace")
 
 
 def _last_write(path: Path) -> float:

@@ -152,6 +152,51 @@ if sys.platform == "win32":
         finally:
             _CloseHandle(snapshot)
 
+    def start_in_job(
+        command: Sequence[str] | str, *, creationflags: int = 0, **options: Any
+    ) -> tuple[subprocess.Popen[bytes], Any]:
+        """Start a command as `subprocess.Popen` does, in a job object of its own; return it and its job.
+
+        Windows closes the job, and ends what is in it, when this process has ended.
+
+        Raises
+        ------
+        OSError
+            It cannot be started.
+        """
+        job = _checked(_CreateJobObject(None, None))
+        try:
+            _limit(job, _JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE)
+            # Suspended, so that nothing that it starts escapes the job.
+            process = subprocess.Popen(command, creationflags=creationflags | _CREATE_SUSPENDED, **options)  # noqa: S603
+            try:
+                # The handle is no public attribute; the pid would do for OpenProcess, which gives the same handle.
+                _checked(_AssignProcess(job, int(process._handle)))  # type: ignore[attr-defined]
+                _resume(process.pid)
+            except OSError:
+                process.kill()
+                process.communicate()
+                raise
+        except BaseException:
+            _CloseHandle(job)
+            raise
+        return process, job
+
+    def terminate_job(job: Any) -> None:
+        """End all that is in a job."""
+        _TerminateJob(job, 1)
+
+    def close_job(job: Any) -> None:
+        """Let go of a job, and of what still is in it."""
+        _limit(job, 0)
+        _CloseHandle(job)
+
+    def _limit(job: Any, flags: int) -> None:
+        limits = _ExtendedLimits()
+        limits.BasicLimitInformation.LimitFlags = flags
+        size = ctypes.sizeof(limits)
+        _checked(_SetInformation(job, _JobObjectExtendedLimitInformation, ctypes.byref(limits), size))
+
     class JobCommand:
         """A command in a job object. Windows closes the job, and ends what is in it, when the agent has ended.
 
@@ -178,35 +223,17 @@ if sys.platform == "win32":
             self._kill_at = float("inf")
             self._by_itself = False
             self._ended = False
-            self._job = _checked(_CreateJobObject(None, None))
-            try:
-                limits = _ExtendedLimits()
-                limits.BasicLimitInformation.LimitFlags = _JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
-                size = ctypes.sizeof(limits)
-                _checked(_SetInformation(self._job, _JobObjectExtendedLimitInformation, ctypes.byref(limits), size))
-                self._process = subprocess.Popen(  # noqa: S603  # which program is the user's to say
-                    command,
-                    shell=isinstance(command, str),
-                    cwd=folder,
-                    env={**os.environ, **environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    bufsize=0,
-                    # Suspended, so that nothing that it starts escapes the job.
-                    creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | _CREATE_SUSPENDED,
-                )
-                try:
-                    # The handle is no public attribute; the pid would do for OpenProcess, which gives the same handle.
-                    _checked(_AssignProcess(self._job, int(self._process._handle)))  # type: ignore[attr-defined]
-                    _resume(self._process.pid)
-                except OSError:
-                    self._process.kill()
-                    self._process.communicate()
-                    raise
-            except BaseException:
-                _CloseHandle(self._job)
-                raise
+            self._process, self._job = start_in_job(
+                command,
+                shell=isinstance(command, str),
+                cwd=folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+            )
 
         @property
         def pid(self) -> int:

@@ -9,7 +9,6 @@ import click
 from rigsync.cli.options import SECONDS, rigs_option, verbose_option
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator, Mapping
 
 RIGS_FAILED = 125
@@ -119,10 +118,9 @@ def _unfit(program: str) -> int:
 
 def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
     """Run the command to its end, and raise `CommandEnded` unless that is with exit status 0."""
-    import os
     import shutil
-    import subprocess
 
+    from rigsync.agent.foreground import Foreground
     from rigsync.cli.children import signals_held_back
     from rigsync.cli.output import printable
 
@@ -131,14 +129,14 @@ def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
     with _left_to_the_command("SIGINT"):
         try:
             with signals_held_back():  # else one that comes now would leave a command that nobody knows of
-                process = subprocess.Popen([program, *words[1:]], env={**os.environ, **_environment(exp_ref)})
+                process = Foreground([program, *words[1:]], _environment(exp_ref))
             status = process.wait()
         except OSError as error:
             click.echo(f"Error: {printable(words[0])} cannot be run: {error}", err=True)
             raise CommandEnded(words[0], CANNOT_RUN) from error
         except BaseException:  # a signal that ends this program
             if process:
-                _end(process)
+                process.end(GRACE)
             raise
     if status:
         raise CommandEnded(words[0], status)
@@ -167,17 +165,3 @@ def _left_to_the_command(name: str) -> Any:
             signal.signal(number, before)
 
     return context()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    import subprocess
-
-    process.terminate()
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:  # also where a second signal says that there is no time
-        if process.poll() is None:
-            process.kill()
-            process.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import logging
 import os
@@ -21,7 +23,10 @@ import yaml
 from processes import LONG, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
+from rigsync.agent import agent as agent_module
+from rigsync.agent import aside, commands, process, recording, session_log
 from rigsync.agent.agent import Agent
+from rigsync.agent.aside import Aside
 from rigsync.agent.commands import Commands
 from rigsync.agent.file import read_agent_file
 from rigsync.agent.process import Exit
@@ -30,6 +35,7 @@ from rigsync.protocol.messages import ExpMessage
 
 REFERENCE = "2026-03-01_2_mouse"
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and signals between processes")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
@@ -87,7 +93,12 @@ class Lab:
         return self.connections[-1]
 
     def log(self, name: str = "cameras", exp_ref: str = REFERENCE) -> str:
-        return (self.folder / "logs" / name / f"{exp_ref}.rigsync.log").read_text()
+        path = self.folder / "logs" / name / f"{exp_ref}.rigsync.log"
+        return path.read_text() if path.exists() else ""
+
+    def logged(self, text: str) -> None:
+        """Wait until a text is in the log, which is written by a thread of its own."""
+        until(lambda: text in self.log(), f"{text!r} in the log")
 
     def close(self) -> None:
         for opened in (*self.connections, *self.agents):
@@ -140,8 +151,8 @@ def test_run_waits_and_answers_with_status_and_last_lines(lab: Lab) -> None:
     told = init(lab.connect())["cameras"][0]["run"]
     assert told["status"] == 0
     assert told["last_lines"][-2:] == ["line 28", "line 29"]
-    assert "[" in lab.log()
-    assert "line 0" in lab.log()
+    lab.logged("[")
+    lab.logged("line 0")
 
 
 def test_a_command_that_fails_fails_the_message_with_its_last_lines(lab: Lab) -> None:
@@ -274,7 +285,7 @@ def test_start_keeps_it_running_until_the_end(lab: Lab) -> None:
     ended = aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
     assert list(ended.values()) == ["was interrupted and ended with exit status 0"]
     assert is_gone(pid)
-    assert "was interrupted and ended with exit status 0" in lab.log()
+    lab.logged("was interrupted and ended with exit status 0")
 
 
 @pytest.mark.parametrize("end", ["EXPINTERRUPT", "close"])
@@ -316,8 +327,8 @@ def test_it_ends_with_the_lease(lab: Lab) -> None:
     pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
     aux.close()
     until(lambda: is_gone(pid))
-    until(lambda: "was interrupted" in lab.log())
-    assert "has been silent for the lease of 1 s" in lab.log()
+    lab.logged("was interrupted")
+    lab.logged("has been silent for the lease of 1 s")
 
 
 def test_one_that_ignores_everything_is_killed_and_the_answer_says_so(lab: Lab) -> None:
@@ -325,7 +336,7 @@ def test_one_that_ignores_everything_is_killed_and_the_answer_says_so(lab: Lab) 
     aux = lab.connect()
     init(aux)
     pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
-    until(lambda: "ignores you" in lab.log())
+    lab.logged("ignores you")
     (ended,) = aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"].values()
     assert ended == "was killed after it ignored interrupt and terminate"
     assert is_gone(pid)
@@ -342,7 +353,7 @@ def test_one_that_does_not_begin_in_time_fails_the_start_and_is_gone(lab: Lab) -
     error = failure(aux, "EXPSTART", REFERENCE)
     assert error.error == "CommandFailed"
     assert "has not begun to write" in error.message
-    assert "within 0.3 s" in error.message
+    assert "within 0.3 s (it is not there, or is as before)" in error.message
     assert "warming up" in error.message
     assert agent.status is ExpStatus.INITIALIZED
     assert not agent._commands.running()
@@ -409,6 +420,28 @@ def test_one_that_dies_while_it_records_is_told_at_once(lab: Lab) -> None:
     assert "frame=" in failures[0].body["problem"]
     assert any(n.body["status"] == "STOPPED" and "was killed from outside" in n.body["reason"] for n in statuses)
     assert agent.status is ExpStatus.CONNECTED
+
+
+@linux_only
+def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> None:
+    recording_agent(lab)
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    guard = psutil.Process(pid).parent()
+    assert guard
+    guard.suspend()  # it learns of both at once
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: is_gone(pid))
+    key = aux.push("EXPEND")
+    lab.logged("EXPEND of")
+    guard.resume()
+    until(lambda: failures)
+    assert "was killed from outside" in failures[0].body["problem"]
+    assert list(until(lambda: aux.response(key))["cameras"][0]["ended"].values()) == [
+        "was killed from outside (by hand, or for want of memory: see the system's log)"
+    ]
 
 
 def test_one_that_ends_well_before_its_time_is_told_too(lab: Lab) -> None:
@@ -518,7 +551,7 @@ def test_a_recorder_that_freezes_is_told_within_the_time_and_its_recovery_too(la
     until(lambda: failures)
     assert time.monotonic() - frozen < 3  # the promise, and what it takes to get here on a busy machine
     assert "left.txt has stopped growing: not a byte within 2 s" in failures[0].body["problem"]
-    assert "left.txt has stopped growing" in lab.log()
+    lab.logged("left.txt has stopped growing")
     assert failures[0].key == "left.txt"
     os.kill(pid, signal.SIGCONT)
     until(lambda: recoveries)
@@ -561,7 +594,7 @@ def test_what_is_left_of_an_earlier_recording_need_not_grow(lab: Lab) -> None:
 
 
 def test_how_far_a_recording_is(lab: Lab) -> None:
-    recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 5})
+    recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 5}, frames=r"(\d+)")
     aux = lab.connect()
     assert aux.services
     remote = aux.services["cameras"]
@@ -572,12 +605,27 @@ def test_how_far_a_recording_is(lab: Lab) -> None:
     until(lambda: remote.streams.get(label, {}).get("state") == "running")
     until(lambda: f"{label} frames" in remote.progress and "left.txt" in remote.progress)
     assert remote.progress["left.txt"].unit == "B"
+    frames = remote.progress[f"{label} frames"].value
     aux.request("EXPEND", timeout=LONG)
     size = (lab.folder / "data" / REFERENCE / "left.txt").stat().st_size
     until(lambda: remote.progress["left.txt"].value == size)
+    assert remote.progress[f"{label} frames"].value >= frames > 0  # its exit status is none of them
     until(lambda: ended)
     assert ended[0].info["state"] == "ended"
     assert ended[0].info["outcome"] == "was interrupted and ended with exit status 0"
+
+
+def test_no_line_keeps_the_rig_from_answering(lab: Lab) -> None:
+    """In all of this one the expression would be looked for for minutes, while nothing else runs."""
+    source = "import time; print('frame=1 ' * 500); print('frame=7 fps=3', flush=True); time.sleep(1000)"
+    recording_agent(lab, source, ready=None, frames=r".*frame=.*?(\d+).*fps")
+    aux = lab.connect()
+    assert aux.services
+    init(aux)
+    label = aux.request("EXPSTART", REFERENCE, timeout=LONG)["cameras"][1]["started"]["command"]
+    until(lambda: aux.services["cameras"].progress.get(f"{label} frames"))
+    assert aux.services["cameras"].progress[f"{label} frames"].value == 7
+    aux.request("EXPEND", timeout=LONG)
 
 
 def test_each_session_has_a_log_of_its_own_and_old_ones_go(lab: Lab) -> None:
@@ -684,20 +732,29 @@ def test_an_experiment_that_fails_after_it_has_ended_the_one_before_says_so(lab:
 
 @pytest.mark.parametrize("program", ["no-such-program", sys.executable])
 def test_one_that_is_called_off_while_it_starts_is_no_obstacle(program: str) -> None:
+    threads = Aside("test")
+
     async def call_off() -> list[str]:
-        commands = Commands(lambda *_: None)
-        begin = commands.begin([program, "-c", WAITS], folder="", environment={}, on_line=lambda *_: None)
+        def nothing(*_: Any) -> None:
+            pass
+
+        kept = Commands(nothing, threads)
+        begin = kept.begin([program, "-c", WAITS], folder="", environment={}, on_line=nothing, on_exit=nothing)
         starting = asyncio.create_task(begin)
         await asyncio.sleep(0)
-        assert commands.running()
+        assert kept.running()
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        ended = await asyncio.wait_for(commands.end_all(None), LONG)
-        assert commands.wait(LONG)
+        ended = await asyncio.wait_for(kept.end_all(None), LONG)
+        assert kept.wait(LONG)
         return list(ended)
 
-    assert asyncio.run(call_off()) == [program if program == "no-such-program" else os.path.basename(program)]
+    try:
+        ended = asyncio.run(call_off())
+    finally:
+        threads.close()
+    assert ended == [program if program == "no-such-program" else os.path.basename(program)]
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -794,7 +851,7 @@ def test_one_that_is_being_closed_begins_no_other_experiment(lab: Lab) -> None:
     aux = lab.connect()
     init(aux)
     pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
-    until(lambda: "ignores you" in lab.log())
+    lab.logged("ignores you")
     closing = threading.Thread(target=agent.close)
     closing.start()
     until(lambda: agent._commands.running() and "is being closed" in lab.log())
@@ -804,3 +861,283 @@ def test_one_that_is_being_closed_begins_no_other_experiment(lab: Lab) -> None:
     closing.join(LONG)
     assert is_gone(pid)
     assert not agent._commands.running()
+
+
+# ------------------------------------------------------------------------------------------ however it is closed
+
+
+@pytest.mark.parametrize("fate", ["returns", "raises", "is cancelled"])
+def test_async_with_ends_its_commands_politely(lab: Lab, fate: str) -> None:
+    agent = recording_agent(lab)
+    agent.close()
+    pids: list[int] = []
+    notices: list[Notice] = []
+
+    def begin() -> None:
+        aux = lab.connect()
+        aux.on("notice", notices.append)
+        init(aux)
+        pids.append(started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG)))
+
+    async def serve() -> None:
+        async with agent:
+            await asyncio.get_running_loop().run_in_executor(None, begin)
+            if fate == "raises":
+                raise ValueError("of the program's own")
+            if fate == "is cancelled":
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+                await asyncio.sleep(0)
+
+    loop = asyncio.SelectorEventLoop()
+    try:
+        with contextlib.suppress(ValueError, asyncio.CancelledError):
+            loop.run_until_complete(serve())
+        assert is_gone(pids[0])
+        assert not agent._commands.running()
+        assert "was interrupted and ended with exit status 0" in lab.log()
+        until(lambda: any(n.topic == "status" and "is being closed" in str(n.body["reason"]) for n in notices))
+    finally:
+        for child in agent._commands.running():
+            child.process.stop("kill", 0)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def test_it_serves_again_after_it_was_closed(lab: Lab) -> None:
+    agent = recording_agent(lab)
+    for _ in range(2):
+        aux = lab.connect(agent)
+        init(aux)
+        pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+        agent.close()
+        assert is_gone(pid)
+        agent.start()
+
+
+def test_its_commands_end_with_its_event_loop(lab: Lab) -> None:
+    agent = recording_agent(lab)
+    aux = lab.connect()
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    assert agent._thread
+    agent._thread.call(sys.exit)
+    until(lambda: is_gone(pid), "the end of the command")
+    with pytest.raises(RuntimeError, match="serves already"):
+        agent.start()
+
+
+def test_what_is_stubborn_is_killed_before_the_program_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "LAST_GRACE", -4.9)  # 0.1 s with the grace of a command that is waited for
+    agent = lab.agent({"EXPINIT": {"run": lab.program(STUBBORN)}})
+    aux = lab.connect()
+    aux.push("EXPINIT", {"exp_ref": REFERENCE})
+    lab.logged("ignores you")
+    pid = agent._commands.running()[0].process.pid
+    agent.close()
+    assert is_gone(pid)
+
+
+def test_a_command_that_cannot_be_shown_is_ended(lab: Lab) -> None:
+    agent = recording_agent(lab)
+    for number in range(1024):
+        agent.add_stream(f"stream {number}")
+    aux = lab.connect()
+    init(aux)
+    assert "streams" in failure(aux, "EXPSTART", REFERENCE).message
+    until(lambda: not agent._commands.running(), "the end of the command")
+
+
+# ------------------------------------------------------------------------------------------------ drives that hang
+
+
+class Drive:
+    """A folder that hangs whoever looks at it, as a network drive does whose server is gone."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        self.folder = folder
+        self.hung: set[threading.Thread] = set()
+        self._is_there = threading.Event()
+        self._is_there.set()
+        for module, name in [(os, name) for name in ("stat", "lstat", "scandir", "listdir", "mkdir", "access", "open")]:
+            monkeypatch.setattr(module, name, self._hanging(getattr(module, name)))
+        monkeypatch.setattr("builtins.open", self._hanging(open))
+
+    def _hanging(self, function: Any) -> Any:
+        @functools.wraps(function)
+        def hanging(*args: Any, **keywords: Any) -> Any:
+            if args and not isinstance(args[0], int) and os.fspath(args[0]).startswith(str(self.folder)):
+                self.hung.add(threading.current_thread())
+                self._is_there.wait()
+                self.hung.discard(threading.current_thread())
+            return function(*args, **keywords)
+
+        return hanging
+
+    def hang(self) -> None:
+        self._is_there.clear()
+
+    def come_back(self) -> None:
+        self._is_there.set()
+
+
+@pytest.fixture
+def drive(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
+    (lab.folder / "drive").mkdir()
+    drive = Drive(lab.folder / "drive", monkeypatch)
+    try:
+        yield drive
+    finally:
+        drive.come_back()
+
+
+def test_a_drive_that_hangs_refuses_the_experiment_by_name(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "PATIENCE", 0.2)
+    agent = lab.agent({"EXPCLEANUP": {"run": "date"}}, require={"files": ["drive"], "programs": ["no-such-program"]})
+    other = lab.agent({"EXPINIT": {"run": "date"}}, name="other", folders=["drive/{exp_ref}"])
+    aux = lab.connect()
+    drive.hang()
+    for _ in range(5):
+        outcome = aux.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True, timeout=LONG)
+        assert isinstance(outcome, PushError)
+        for rig in (agent, other):
+            assert "drive" in str(outcome.failed[rig.name])
+            assert "does not answer within 0.2 s" in str(outcome.failed[rig.name])
+        assert "no-such-program" in str(outcome.failed["cameras"])
+    assert len(drive.hung) == 2  # since nobody asks twice
+    drive.come_back()
+    until(lambda: not drive.hung)
+    assert init(lab.connect(other))
+
+
+@posix
+def test_drives_that_hang_hold_up_no_interrupt(lab: Lab, drive: Drive) -> None:
+    agent = lab.agent({"EXPINTERRUPT": {"run": "date"}}, require={"files": ["drive/{exp_ref}"]})
+    aux = lab.connect()
+    drive.hang()
+    for number in range(1, 41):
+        aux.push("EXPINIT", {"exp_ref": f"2026-03-01_{number}_mouse"})
+        until(lambda count=number: len(drive.hung) == count)  # type: ignore[misc]
+        assert aux.request("EXPINTERRUPT", timeout=LONG)["cameras"][0]["run"]["status"] == 0
+    assert aux.request("EXPINFO", timeout=LONG)
+    assert agent.is_running
+
+
+def test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "LAST_LOOK", 0.1)
+    recording_agent(lab, verify={"files": "drive/*.txt", "growing_within": 1})
+    (drive.folder / "left.txt").write_text("")
+    aux = lab.connect()
+    failures, recoveries = noted(aux, "failure"), noted(aux, "recovered")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    drive.hang()
+    until(lambda: failures)
+    assert "drive" in failures[0].body["problem"]
+    assert "does not answer within 1 s" in failures[0].body["problem"]
+    drive.come_back()
+    until(lambda: recoveries)
+    assert "answers again" in recoveries[0].body["problem"]
+    drive.hang()
+    until(lambda: drive.hung)
+    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_drive_that_hangs_is_what_start_fails_of(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(aside, "PATIENCE", 0.2)
+    agent = recording_agent(lab, WAITS, ready={"file": "drive/left.txt", "within": 1})
+    aux = lab.connect()
+    init(aux)
+    if when == "before":
+        drive.hang()
+        assert "left.txt' does not answer within 0.2 s" in failure(aux, "EXPSTART", REFERENCE).message
+    else:
+        key = aux.push("EXPSTART", REFERENCE)
+        until(lambda: agent._commands.running())
+        drive.hang()
+        until(lambda: aux.response(key))
+        assert "within 1 s (its drive does not answer), and was" in str(aux.response(key).failed["cameras"])
+    assert not agent._commands.running()
+
+
+def test_a_log_on_a_drive_that_hangs_holds_up_nothing(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session_log, "CLOSE_LIMIT", 0.1)
+    agent = recording_agent(lab, logs={"folder": "drive"})
+    aux = lab.connect()
+    drive.hang()
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    assert drive.hung
+    assert agent._thread not in drive.hung
+    aux.request("EXPEND", timeout=LONG)
+    aux.request("EXPCLEANUP", timeout=LONG)
+    assert "its drive does not answer" in caplog.text
+    drive.come_back()
+    path = drive.folder / f"{REFERENCE}.rigsync.log"
+    until(lambda: path.exists() and "EXPCLEANUP of" in path.read_text())
+    events = [line.split()[3] for line in path.read_text().splitlines() if f" of {REFERENCE}" in line]
+    assert events == ["EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+
+
+# ------------------------------------------------------------------------------------------------ commands that hang
+
+
+@posix
+def test_a_command_that_hangs_while_it_starts_holds_up_no_interrupt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one on a network drive whose server is gone; here it is its keeper that hangs."""
+    keeper = lab.folder / "keeper.py"
+    keeper.write_text(
+        "import runpy, sys, time\nif 'hangs' in sys.argv: time.sleep(1000)\n"
+        f"runpy.run_path({str(process._KEEPER)!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr(process, "_KEEPER", keeper)
+    monkeypatch.setattr(process, "_START_LIMIT", LONG)
+    monkeypatch.setattr(commands, "START_LIMIT", 0.2)
+    agent = lab.agent({"EXPINIT": {"run": ["sh", "-c", "true", "hangs"]}, "EXPINTERRUPT": {"run": "date"}})
+    aux = lab.connect()
+    try:
+        aux.push("EXPINIT", {"exp_ref": REFERENCE})
+        until(agent._commands.running)
+        assert "hangs while it is being started" in failure(aux, "EXPINTERRUPT").message
+        lab.logged("EXPINTERRUPT: 'date'")
+        assert "hangs while it is being started" in failure(aux, "EXPINIT", {"exp_ref": NEXT}).message
+    finally:
+        for child in psutil.Process().children():
+            child.kill()
+    until(lambda: not agent._commands.running())
+
+
+@posix
+def test_one_that_cannot_even_be_killed_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that hangs in the kernel; here its keeper does nothing."""
+    monkeypatch.setattr(commands, "LAST_GRACE", 0.3)
+    agent = lab.agent(
+        {
+            "EXPSTART": {"start": lab.program(WAITS)},
+            "EXPEND": {"stop": {"signal": "interrupt", "grace": 0}, "run": lab.program("print('lights off')", "a.py")},
+        }
+    )
+    aux = lab.connect()
+    init(aux)
+    pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
+    guard = psutil.Process(pid).parent()
+    assert guard
+    guard.suspend()
+    try:
+        assert "does not end, though it was killed" in failure(aux, "EXPEND").message
+        lab.logged("lights off")
+        assert "does not end, though it was killed" in failure(aux, "EXPINTERRUPT").message
+        assert agent.status is ExpStatus.STOPPED
+        assert "does not end, though it was killed" in failure(aux, "EXPINIT", {"exp_ref": NEXT}).message
+    finally:
+        guard.resume()
+    until(lambda: is_gone(pid))
+    init(aux, NEXT)

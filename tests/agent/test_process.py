@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -722,6 +723,33 @@ def test_a_kill_is_repeated_since_what_is_killed_may_have_started_more_meanwhile
 
 
 @posix_only
+def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent() -> None:
+    source = (
+        "import os, sys, time\n"
+        "from rigsync.agent import keeper\n"
+        "def hang(*_):\n    print(os.getpid(), flush=True)\n    time.sleep(600)\n"
+        "keeper._become = hang\n"
+        "keeper.main([sys.argv[1], sys.argv[1], '', 'program'])\n"
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        number = theirs.fileno()
+        command = [sys.executable, "-c", source, str(number)]
+        options = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "pass_fds": [number]}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as guard:  # type: ignore[call-overload]
+            theirs.close()
+            assert guard.stdout
+            pid = int(guard.stdout.readline())
+            assert is_alive(pid)
+            ours.close()
+            try:
+                assert guard.wait(LONG) == 1
+                until(lambda: not is_alive(pid))
+            finally:
+                guard.kill()
+
+
+@posix_only
 def test_each_step_is_made_once_and_no_later_than_planned() -> None:
     kept = keeper.Keeper(0, False, *os.pipe(), 0)
     try:
@@ -757,6 +785,40 @@ def test_a_flood_that_never_ends_can_be_stopped(launch: Callable[..., Run]) -> N
     run.process.stop("kill", 0)
     assert run.ended().how == "kill"
     assert len(run.ended().last_lines) == 20
+
+
+def test_a_command_that_prints_faster_than_anybody_reads_is_not_held_up(launch: Callable[..., Run]) -> None:
+    """It would take half a minute to make lines of all that."""
+    source = "import os\nfor n in range(400): os.write(1, b'frame\\n' * 10_000)\nos.write(1, b'last\\n' * 3)"
+    run = launch(python(source))
+    exit_ = run.ended()
+    said = [line for line in run.lines if line.endswith("are left out here: it prints faster than anybody reads)")]
+    left_out = sum(int(line[1:].split()[0].replace(",", "")) for line in said)
+    assert left_out > 1_000_000
+    assert len(run.lines) - len(said) + left_out == 4_000_003
+    assert set(run.lines) - set(said) <= {"frame", "last"}
+    assert exit_.last_lines == ("frame",) * 17 + ("last",) * 3
+
+
+def test_what_is_left_out_leaves_the_last_lines_whole() -> None:
+    output = Output()
+    output.feed(b"before\nbeg")
+    output.skip(b"un\n" + b"x" * 20_000 + b"\n" + b"".join(b"line %d\n" % n for n in range(2000)) + b"be")
+    assert output.feed(b"gun\n") == ["begun"]
+    assert output.last == (*(f"line {n}" for n in range(1981, 2000)), "begun")
+
+
+def test_a_command_that_closes_its_output_lives_on(launch: Callable[..., Run], tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    source = "import os, sys, time; print('closes'); os.close(1); os.close(2)\n"
+    run = launch(python(source + "while not os.path.exists(sys.argv[1]): time.sleep(0.002)\nos._exit(4)", str(go)))
+    run.wait_for("closes")
+    used = psutil.Process().cpu_times()
+    assert run.process.wait(0.3) is None
+    now = psutil.Process().cpu_times()
+    assert now.user + now.system - used.user - used.system < 0.2  # nobody looks at what is closed again and again
+    go.touch()
+    assert run.ended().status == 4
 
 
 def test_binary_output_is_no_error(launch: Callable[..., Run]) -> None:

@@ -207,7 +207,7 @@ def test_two_agents_end_what_they_run_however_often_they_are_told_to(folder: Fol
             aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
             aux.request("EXPSTART", REFERENCE, timeout=LONG)
             logs = [folder.path / "logs" / name / f"{REFERENCE}.rigsync.log" for name in names]
-            until(lambda: all("] ready\n" in log.read_text() for log in logs))
+            until(lambda: all(log.exists() and "] ready\n" in log.read_text() for log in logs))
             for name in reversed(names):
                 command.process.terminate()
                 log = folder.path / "logs" / name / f"{REFERENCE}.rigsync.log"

@@ -6,12 +6,15 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from processes import until
 
+from rigsync.agent import session_log
 from rigsync.agent.session_log import SessionLog
 
 NAME = "2026-01-31_1_mouse.1"
@@ -37,6 +40,11 @@ def lines(path: Path) -> list[str]:
     return [line.split("  ", 1)[1] for line in path.read_text("utf-8").splitlines()]
 
 
+def has_lines(path: Path, *expected: str) -> bool:
+    """Tell whether these are the lines, which are written by a thread of its own."""
+    return path.exists() and path.read_text("utf-8").endswith("\n") and lines(path) == list(expected)
+
+
 def fill(folder: Path, count: int, keep: int = 10, name: str = NAME, size: int = 100) -> SessionLog:
     """Write `count` lines of 50 bytes each."""
     log = SessionLog(folder, name, keep, size)
@@ -53,13 +61,14 @@ def numbers(path: Path) -> list[int]:
 def test_nothing_is_made_before_the_first_line(folder: Path, log: SessionLog) -> None:
     assert not folder.exists()
     log.write("hello")
+    until(lambda: has_lines(log.path, "hello"))
     assert list(folder.iterdir()) == [log.path]
-    assert lines(log.path) == ["hello"]
 
 
 def test_each_line_has_its_local_time(log: SessionLog) -> None:
     before = datetime.now().astimezone()
     log.write("hello")
+    log.close()
     match = re.fullmatch(r"(\S+ \S+)  hello\n", log.path.read_text("utf-8"))
     assert match
     stamp = datetime.fromisoformat(match[1])
@@ -69,6 +78,7 @@ def test_each_line_has_its_local_time(log: SessionLog) -> None:
 
 def test_lines_stay_lines(log: SessionLog) -> None:
     log.write("é \ud800 one\n2026-01-31 two\rthree")
+    log.close()
     assert lines(log.path) == ["é \\ud800 one\\n2026-01-31 two\\rthree"]
 
 
@@ -170,8 +180,9 @@ def test_a_folder_that_cannot_be_made_is_told_once(tmp_path: Path, caplog: pytes
     (tmp_path / "file").write_text("no folder")
     log = SessionLog(tmp_path / "file" / "logs", NAME, 10, PLENTY)
     with caplog.at_level(logging.DEBUG):
-        for _ in range(5):
+        for number in range(5):
             log.write("hello")
+            until(lambda n=number: log._missing > n)
     (record,) = caplog.records
     assert record.name == "rigsync.agent"
     assert str(log.path) in record.getMessage()
@@ -179,7 +190,7 @@ def test_a_folder_that_cannot_be_made_is_told_once(tmp_path: Path, caplog: pytes
     (tmp_path / "file").unlink()
     log.write("back again")
     log.close()
-    assert lines(log.path) == ["back again"]
+    assert lines(log.path) == ["[rigsync] lines that are missing before this one: 5", "back again"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
@@ -188,6 +199,7 @@ def test_a_full_disk_is_told_once(folder: Path, log: SessionLog, caplog: pytest.
     log.path.symlink_to("/dev/full")
     for _ in range(5):
         log.write("hello")
+    log.close()
     (record,) = caplog.records
     assert "No space left" in record.getMessage()
 
@@ -195,6 +207,63 @@ def test_a_full_disk_is_told_once(folder: Path, log: SessionLog, caplog: pytest.
 @posix_only
 def test_a_folder_that_vanishes_is_made_again(folder: Path, log: SessionLog) -> None:
     log.write("before")
+    until(lambda: has_lines(log.path, "before"))
     shutil.rmtree(folder)
     log.write("after")
-    assert lines(log.path) == ["after"]
+    until(lambda: has_lines(log.path, "after"))
+
+
+@posix_only
+def test_a_drive_that_hangs_holds_up_nobody_and_is_told_once(
+    folder: Path, log: SessionLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody reads hangs whoever opens it, as a network drive whose server is gone does."""
+    monkeypatch.setattr(session_log, "SLOW", 0.05)
+    monkeypatch.setattr(session_log, "CLOSE_LIMIT", 0.05)
+    monkeypatch.setattr(session_log, "MOST_WAITING", 1000)
+    folder.mkdir(parents=True)
+    os.mkfifo(log.path)
+    texts = [f"line {number}" for number in range(100)]
+    log.write(texts[0])
+    until(lambda: log._busy_since is not None and time.monotonic() - log._busy_since > 0.05)
+    for text in texts[1:]:
+        log.write(text)  # which returns
+    log.close()
+    assert len(caplog.records) == 1
+    assert "its drive does not answer" in caplog.text
+    assert str(log.path) in caplog.text
+    pipe = log.path.rename(folder / "pipe")
+    hung = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # which lets go of it; to a pipe nothing can be appended
+    until(lambda: not log._writer or not log._writer.is_alive())
+    os.close(hung)
+    missing, *found = lines(log.path)
+    assert missing == "[rigsync] lines that are missing before this one: 1"
+    count = len(found)
+    assert 5 < count < 100
+    assert found == [*texts[1:count], f"[rigsync] lines that are missing before this one: {100 - count}"]
+
+
+@posix_only
+def test_a_line_that_a_full_disk_has_cut_stays_a_line_of_its_own(
+    folder: Path, log: SessionLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    import resource
+
+    log.write("first")
+    until(lambda: has_lines(log.path, "first"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 40, before[1]))
+    try:
+        log.write("cut " * 10)
+        log.write("lost")
+        until(lambda: log._missing == 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.write("last")
+    log.close()
+    first, cut, missing, last = log.path.read_text("utf-8").splitlines()
+    assert first.endswith("  first")
+    assert cut.endswith("  cut cut c")
+    assert missing.endswith("  [rigsync] lines that are missing before this one: 2")
+    assert last.endswith("  last")
+    assert len(caplog.records) == 1

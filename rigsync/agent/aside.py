@@ -1,0 +1,96 @@
+"""What may hang, such as a look at a network drive, on threads of its own: the rig answers all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rigsync.errors import RigsyncError
+from rigsync.workers import Workers
+
+_Result = TypeVar("_Result")
+
+PATIENCE = 10.0
+"""Seconds for a drive to answer. One that was asleep needs some of them until it turns."""
+_CLOSE_LIMIT = 0.5
+"""Seconds for what still runs in the end; what hangs longer is left to itself, and keeps no program from ending."""
+
+
+class DriveHangs(RigsyncError, TimeoutError):
+    """A file, a folder or a program is on a drive that does not answer."""
+
+
+class Aside:
+    """Runs functions that may hang, off the event loop, however many others hang.
+
+    Parameters
+    ----------
+    name : str
+        What the threads are named by.
+    """
+
+    def __init__(self, name: str):
+        self._workers = Workers(name)
+        self._open: dict[str, asyncio.Future[Any]] = {}
+
+    def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
+        """Run a function at once; on the event loop. Whoever does not wait any more cancels what this returns.
+
+        Raises
+        ------
+        NotRunning
+            This is closed.
+        RuntimeError
+            The system gives no more threads.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        job = functools.partial(function, *args)
+        self._workers.submit(job, lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
+        return future
+
+    async def ask(self, what: str, function: Callable[..., _Result], *args: Any) -> _Result:
+        """Run a function that touches a drive, and return its result.
+
+        Parameters
+        ----------
+        what : str
+            What it looks at, for the error. As long as one question about it is open, no other is asked: each that
+            hangs costs a thread.
+        function : callable
+            What to run, with the arguments that follow.
+
+        Raises
+        ------
+        DriveHangs
+            It has not returned within 10 s, or an earlier one has not even now.
+        """
+        earlier = self._open.get(what)
+        if earlier and not (await asyncio.wait([earlier], timeout=PATIENCE))[0]:
+            raise _hangs(what)
+        answer = self.begin(function, *args)
+        self._open[what] = answer
+        answer.add_done_callback(lambda done: self._open.pop(what) if self._open.get(what) is done else None)
+        if not (await asyncio.wait([answer], timeout=PATIENCE))[0]:
+            raise _hangs(what)
+        return answer.result()
+
+    def close(self) -> None:
+        """Take no more; off the event loop."""
+        self._workers.close(_CLOSE_LIMIT)
+
+
+def _hangs(what: str) -> DriveHangs:
+    return DriveHangs(f"{what} does not answer within {PATIENCE:g} s; is its drive connected, and its server up?")
