@@ -23,7 +23,6 @@ from processes import ROOT, IblutilServer, RigProgram, free_port, until
 from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
-from rigsync.config import RigConfig, Rigs, parse_uri
 from rigsync.failures import FailureWatch
 from rigsync.protocol.events import ProbeAnswered
 from rigsync.relay import relay_before
@@ -302,16 +301,19 @@ def test_an_experiment_that_goes_on_is_joined_only_where_that_is_meant(lab: Lab,
 def test_a_rig_that_works_on_it_is_waited_for(lab: Lab, connect: Connect) -> None:
     go = threading.Event()
     rig = lab.rig("cameras", {"EXPEND": lambda *_: go.wait(LONG) and None})
-    config = RigConfig("cameras", parse_uri(rig.uri), timeout=0.2)
-    with Auxiliaries(Rigs({"cameras": config})) as aux:
+    with Auxiliaries({"cameras": rig.uri}) as aux:
+        services = aux.services
+        assert services
 
         def let_go() -> None:
             until(lambda: "EXPEND" in lab.verbs("cameras"))
-            time.sleep(1.0)  # longer than the rig's own time, which is what this is about
+            time.sleep(2.0)  # longer than the rig's own time, which is what this is about
+            services.timeout = LONG
             go.set()
 
         helping = threading.Thread(target=let_go)
         with aux.experiment(REFERENCE):
+            services.timeout = 1.0
             helping.start()
         helping.join(LONG)
     assert lab.verbs("cameras") == WHOLE
@@ -330,9 +332,11 @@ def test_a_rig_that_does_not_answer_may_have_begun_and_is_interrupted(lab: Lab, 
     go = threading.Event()
     slow = lab.rig("cameras", {"EXPINIT": lambda *_: go.wait(LONG) and None})
     try:
-        with pytest.raises(ExperimentError), connect(slow).experiment(REFERENCE, timeout=0.3):
+        # Within which EXPINFO is answered, and EXPINIT is not.
+        with pytest.raises(ExperimentError) as told, connect(slow).experiment(REFERENCE, timeout=1.0):
             pytest.fail("it has begun")
-        assert "EXPINTERRUPT" in lab.verbs("cameras")
+        assert told.value.stage == "EXPINIT"
+        until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
     finally:
         go.set()
 
