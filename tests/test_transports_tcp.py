@@ -306,6 +306,36 @@ def test_an_array_that_was_echoed_holds_up_nothing() -> None:
     run(main)
 
 
+def test_an_array_waits_until_the_probes_before_it_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a rig of iblutil's that is busy reads them together."""
+    monkeypatch.setattr(tcp, "PROBE_GAP", LONG)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        rig = Rig()
+        with rig.server:
+            async with towards(rig.address) as (wire, endpoint):
+                wire.outbox += [("probes", b"{1}"), ("probes", b"{2}"), ("requests", b"[3]")]
+                endpoint.pump()
+                with await rig.accept() as sock:
+                    assert await received(sock, 6) == b"{1}{2}"
+                    await loop.sock_sendall(sock, b"{1}")
+                    await came_true(lambda: wire.messages == [b"{1}"])
+                    await asyncio.sleep(2 * tcp.ARRAY_GAP)
+                    with pytest.raises(BlockingIOError):
+                        sock.recv(100)
+                    await loop.sock_sendall(sock, b"{2}")
+                    assert await received(sock, 3) == b"[3]"
+                    monkeypatch.setattr(tcp, "PROBE_GAP", 2 * tcp.ARRAY_GAP)
+                    begin = loop.time()
+                    wire.outbox += [("probes", b"{4}"), ("requests", b"[5]")]
+                    endpoint.pump()
+                    assert await received(sock, 6) == b"{4}[5]"  # though the probe is lost
+                    assert loop.time() - begin >= 2 * tcp.ARRAY_GAP - 1e-3
+
+    run(main)
+
+
 def test_a_flood_of_arrays_does_not_fill_the_memory() -> None:
     async def main() -> None:
         async with listening() as (wire, endpoint, address):

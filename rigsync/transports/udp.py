@@ -63,7 +63,7 @@ class _Complaints:
 
 async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
     """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere."""
-    sock = _connected(family, address)
+    sock = udp_socket_towards(family, address)
     try:
         opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line, sock))
     except BaseException:
@@ -72,14 +72,15 @@ async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) ->
     return opened
 
 
-def _connected(family: int, address: Address) -> socket.socket:
+def udp_socket_towards(family: int, address: Address) -> socket.socket:
+    """Return a `udp_socket` that is connected with an address, and never with itself."""
     sock = udp_socket(family)
     try:
         sock.connect(address)
         if sock.getsockname() == sock.getpeername():
             # The system has chosen the very port of this machine at which the rig is not yet: the socket would hear
             # itself, which looks like an iblutil rig's echo, and keep the rig from its port.
-            other = _connected(family, address)  # while this one is open, for another port
+            other = udp_socket_towards(family, address)  # while this one is open, for another port
             sock.close()
             return other
     except BaseException:
