@@ -19,7 +19,7 @@ from processes import free_port
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import RigConfig, parse_uri
-from rigsync.endpoint import Endpoint, look_up
+from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import ConfigError, PushTimeout, RemoteProtocolError, RigRefused, RigsyncError
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
@@ -242,6 +242,26 @@ def test_names_are_looked_up_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # ------------------------------------------------------------------------------------------------ pump and timer
+
+
+def test_stamps_are_right_though_the_computer_is_busy_between_two_looks_at_its_clocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall, looks = time.time_ns, iter(range(2))
+
+    def dawdle() -> int:
+        told = wall()
+        time.sleep(0.05 if next(looks, 2) < 2 else 0.0)
+        return told
+
+    monkeypatch.setattr(time, "time_ns", dawdle)
+
+    async def main() -> None:
+        clock, loop = stamp_clock(), asyncio.get_running_loop()
+        before, stamp, after = wall(), clock.stamp(loop.time()), wall()
+        assert before - 5_000_000 < stamp < after + 5_000_000
+
+    run(main)
 
 
 def test_pump_goes_on_until_nothing_is_left_and_may_be_called_from_within(plain: socket.socket) -> None:

@@ -276,7 +276,7 @@ def test_clocks_of_one_computer_agree_within_the_bound(stack: contextlib.ExitSta
     aux = connect(stack, {"cameras": program.uri})
     clock = clock_of(aux, "cameras")
     assert clock.bound > 0
-    # Each program reads the wall time once, between two looks at the monotonic clock.
+    # Each program reads the wall time between two looks at the monotonic clock.
     assert abs(clock.offset) <= clock.bound + 1e-3
     reply = aux.ping("cameras")["cameras"]
     assert not isinstance(reply, Exception)
