@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -61,14 +62,19 @@ Linux gives ports from 32768 on, others from 49152 on.
 
 
 def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
-    """Return a port that nobody uses just now, another one each time."""
+    """Return a port that nobody uses just now, another one each time; OSError where this machine has no such host."""
     kind = socket.SOCK_STREAM if scheme == "tcp" else socket.SOCK_DGRAM
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
         port = next(_ports)
-        with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
-            sock.bind((host, port))
-            return port
+        with socket.socket(family, kind) as sock:
+            try:
+                sock.bind((host, port))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+            else:
+                return port
 
 
 def port_of(uri: str) -> int:

@@ -141,8 +141,8 @@ def test_remote_rigs_tell_what_the_rig_says(serve: Serve, connect: Connect) -> N
     assert auxiliaries.services
     remote = auxiliaries.services["cameras"]
     auxiliaries.request("EXPINIT", {"exp_ref": REFERENCE})
-    until(lambda: remote.exp_ref == REFERENCE)
-    assert (remote.rig_status, remote.owner) == (ExpStatus.INITIALIZED, "127.0.0.1")
+    until(lambda: (remote.exp_ref, remote.owner) == (REFERENCE, "127.0.0.1"))
+    assert remote.rig_status is ExpStatus.INITIALIZED
     assert remote.version == __version__
     assert 0 < (remote.round_trip or 0) < LONG
     assert remote.loss == 0
