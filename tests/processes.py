@@ -212,9 +212,13 @@ class IblutilServer:
     def is_connected(self) -> bool:
         return self._thread.run_coroutine(IblutilRig.is_connected, self.rig)
 
-    def wait_for_echo(self, message: str) -> None:
-        """Wait until its answer to a message has been echoed. iblutil stands only one answer outstanding."""
-        until(lambda: ["answered", message] in self.reports, f"the echo of the answer to {message}")
+    def wait_for_echo(self, message: str, count: int = 1) -> None:
+        """Wait until its answers to a message have been echoed.
+
+        iblutil stands only one answer outstanding, and over TCP no message that it reads together with such an echo, as
+        it may where it is busy for longer than `rigsync.transports.tcp.ARRAY_GAP`.
+        """
+        until(lambda: self.reports.count(["answered", message]) >= count, f"the echo of the answer to {message}")
 
     def say(self, message: str) -> None:
         """Send a message of its own accord; return when its echo is back."""

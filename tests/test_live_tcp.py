@@ -139,6 +139,7 @@ def test_an_experiment_of_rigs_of_every_kind() -> None:
             ("EXPCLEANUP",),
         ):
             assert set(answers(aux, message, *args)) == {"cameras", "ephys", "imaging", "old"}
+            old.wait_for_echo(message)
         assert imaging.wait_for("ran") == ["ran", "EXPSTART", [REFERENCE, None]]
         assert old.calls == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPSTATUS", "EXPEND", "EXPCLEANUP"]
         assert old.errors == []
@@ -365,6 +366,7 @@ def test_probes_never_meet_the_answer_of_an_iblutil_rig() -> None:
     ):
         for n in range(20):
             assert answers(aux, "EXPINFO", "CONNECTED", n)["ephys"][1]["got"] == [0, n]
+            server.wait_for_echo("EXPINFO", n + 1)
         assert server.errors == []
         assert server.is_connected
         assert aux.services["ephys"].state is LinkState.ALIVE
