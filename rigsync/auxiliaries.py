@@ -401,12 +401,13 @@ class Auxiliaries:
         timeout: float | None = None,
         at: float | None = None,
         delay: float | None = None,
+        patience: float = 0.0,
     ) -> PushResult:
         """Send a message and wait for the answers, as ``push(wait=True)`` does, but raise where a rig failed.
 
         Parameters
         ----------
-        message, *args, rigs, timeout, at, delay
+        message, *args, rigs, timeout, at, delay, patience
             As for `push`.
 
         Returns
@@ -422,7 +423,9 @@ class Auxiliaries:
         TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked, LoopStuck
             As for `push`.
         """
-        outcome = self.push(message, *args, wait=True, rigs=rigs, timeout=timeout, at=at, delay=delay)
+        outcome = self.push(
+            message, *args, wait=True, rigs=rigs, timeout=timeout, at=at, delay=delay, patience=patience
+        )
         if isinstance(outcome, PushError):
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise outcome.result.as_error()

@@ -69,14 +69,18 @@ def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
 def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> None:
     """Call a function where the future may be touched: here, if its loop runs this, else on its loop, soon."""
     loop = future.get_loop()
-    try:
-        running = asyncio.get_running_loop()
-    except RuntimeError:
-        running = None
-    if loop is running:
+    if runs_here(loop):
         settle()
         return
     try:
         loop.call_soon_threadsafe(settle)
     except RuntimeError:
         logger.debug("an answer came for a waiter whose event loop has been closed")
+
+
+def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether it is this event loop that runs the caller."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -13,7 +13,7 @@ from typing import cast
 from rigsync.errors import RemoteProtocolError
 from rigsync.findings import SocketAddress
 from rigsync.protocol.stream import StreamDecoder
-from rigsync.transports.udp import BUFFER
+from rigsync.transports import is_its_own_peer, udp
 
 _HEARS_ALL_ERRORS = sys.platform == "linux"
 """Linux tells a UDP socket that a host cannot be reached only where it asks for that (ip(7), IP_RECVERR)."""
@@ -162,18 +162,12 @@ async def datagram_line(
     OSError
         The network cannot carry anything there.
     """
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = udp.udp_socket(family) if hears_everybody else udp.connected_socket(family, address)
     try:
-        sock.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
         if _HEARS_ALL_ERRORS:
             sock.setsockopt(*_RECEIVE_ERRORS[sock.family], 1)
         if hears_everybody:
             sock.bind(("", 0))
-        else:
-            sock.connect(address)
         create = asyncio.get_running_loop().create_datagram_endpoint
         transport, line = await create(lambda: DatagramLine(sock, address if hears_everybody else None), sock=sock)
     except BaseException:
@@ -204,8 +198,7 @@ async def stream_line(family: int, address: SocketAddress, limit: int, patience:
             await asyncio.wait_for(loop.sock_connect(sock, address), patience)
         except asyncio.TimeoutError:  # which is the built-in one from Python 3.11 on
             raise TimeoutError(f"no connection within {patience:g} s") from None
-        if sock.getsockname() == sock.getpeername():
-            # Towards a port of this machine at which nothing listens, TCP may connect a socket with itself.
+        if is_its_own_peer(sock):
             raise ConnectionRefusedError("nothing listens there")
         transport, line = await loop.create_connection(lambda: StreamLine(sock, limit), sock=sock)
     except BaseException:

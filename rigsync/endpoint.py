@@ -62,6 +62,11 @@ class Endpoint:
         Called with the line that was refused and the monotonic time in seconds.
     on_life : callable, optional
         Called likewise where part of a message came or went.
+
+    Raises
+    ------
+    RigsyncError
+        The running event loop is Windows' proactor loop.
     """
 
     def __init__(

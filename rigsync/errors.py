@@ -86,7 +86,15 @@ def closest_first(wanted: str, names: Iterable[str]) -> list[str]:
 
 
 class UnknownRig(RigsyncError, LookupError):
-    """A rig name or pattern that matches none; the text lists the names, close matches first."""
+    """A rig name or pattern that matches none; the text lists the names, close matches first.
+
+    Parameters
+    ----------
+    wanted : str
+        The name or pattern.
+    names : iterable of str
+        The names that there are.
+    """
 
     def __init__(self, wanted: str, names: Iterable[str]):
         self.wanted, self.names = wanted, tuple(names)
@@ -98,7 +106,15 @@ class UnknownRig(RigsyncError, LookupError):
 
 
 class UnknownStream(RigsyncError, LookupError):
-    """A stream that the rig does not have, never had, or has no longer; the text lists those that it has."""
+    """A stream that the rig does not have, never had, or has no longer; the text lists those that it has.
+
+    Parameters
+    ----------
+    wanted : str
+        The name.
+    names : iterable of str
+        The names that there are.
+    """
 
     def __init__(self, wanted: str, names: Iterable[str]):
         self.wanted, self.names = wanted, tuple(names)

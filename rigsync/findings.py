@@ -201,7 +201,7 @@ def _unknown_name(evidence: Evidence) -> Finding:
         (
             "check the spelling in the file of rigs, and that the rig's computer is called so",
             f"$ ping {host}",
-            f"if it fails too, give the IP address instead, which the rig's computer shows (ipconfig; ip address): "
+            f"if it fails too, give the IP address instead, which the rig's computer shows {_ADDRESSES}: "
             f"{name}: {Address(evidence.scheme, '192.168.1.20', evidence.rig.address.port)}",
         ),
     )
@@ -395,9 +395,7 @@ def _silence(evidence: Evidence) -> Finding:
     else:
         seen += "; nor anything else from its host"
         meaning = "a firewall drops what comes, or the rig's computer is off, unplugged, or no longer at this address"
-        first = (
-            "check that the rig's computer is on, its cable, and that it still has this address (ipconfig; ip address)"
-        )
+        first = f"check that the rig's computer is on, its cable, and that it still has this address {_ADDRESSES}"
     return Finding(
         evidence.rig.name,
         Fault.SILENCE,

@@ -180,19 +180,52 @@ class RemoteRig(base.Communicator):
         await self.confirmed_send(base.Service.stop(self, data, immediately=immediately), addr)
 
     async def status(self, status: Any, addr: Any = None) -> None:
-        """Send EXPSTATUS; return when the rig has confirmed that it has it."""
+        """Send EXPSTATUS; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            The status of this computer.
+        addr : (str, int), optional
+            As for `init`.
+        """
         await self.confirmed_send(base.Service.status(self, status), addr)
 
     async def info(self, status: Any, data: Any = None, addr: Any = None) -> None:
-        """Send EXPINFO; return when the rig has confirmed that it has it."""
+        """Send EXPINFO; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            The status of this computer.
+        data : object
+            What this computer says of itself.
+        addr : (str, int), optional
+            As for `init`.
+        """
         await self.confirmed_send(base.Service.info(self, status, data), addr)
 
     async def cleanup(self, data: Any = None, addr: Any = None) -> None:
-        """Send EXPCLEANUP; return when the rig has confirmed that it has it."""
+        """Send EXPCLEANUP; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        data : object
+            What the rig is to know.
+        addr : (str, int), optional
+            As for `init`.
+        """
         await self.confirmed_send(base.Service.cleanup(self, data), addr)
 
     async def alyx(self, alyx: Any = None, addr: Any = None) -> Any:
         """Send an Alyx token, or ask for one.
+
+        Parameters
+        ----------
+        alyx : object, optional
+            An Alyx client, whose token is sent if it is logged in. None asks the rig for one.
+        addr : (str, int), optional
+            As for `init`.
 
         Returns
         -------
@@ -224,6 +257,10 @@ class RemoteRig(base.Communicator):
         ------
         RigError
             The rig did not confirm it. (A failure after that is raised by `on_event`.)
+        TypeError, ValueError
+            It is no message, or cannot be sent; or the address is not the rig's.
+        NotRunning
+            The services are not open.
         """
         self._check_address(addr)
         message = message_of(data, self.config.room)
@@ -242,12 +279,22 @@ class RemoteRig(base.Communicator):
             ``[event, *args]``, or its JSON text.
         addr : (str, int), optional
             The rig's address, if at all.
+
+        Raises
+        ------
+        TypeError, ValueError, NotRunning
+            As for `confirmed_send`.
         """
         self._check_address(addr)
         self._services.push(message_of(data, self.config.room), draw_request_time(), lambda _: None, [self.name])
 
     async def on_event(self, event: Any) -> Any:
         """Wait for a message from the rig; the answer to the last `confirmed_send` of it is not missed by coming late.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``.
 
         Returns
         -------
@@ -258,6 +305,8 @@ class RemoteRig(base.Communicator):
         ------
         RigError
             The rig failed to answer the last `confirmed_send`.
+        TypeError, ValueError
+            No such message.
         """
         event = ExpMessage.validate(event)
         future = asyncio.get_running_loop().create_future()
@@ -283,6 +332,11 @@ class RemoteRig(base.Communicator):
         callback : callable or asyncio.Future
             Called on the services' thread with what follows the event and the rig's address; where there are several
             events, also with the event. A future, which may be of any event loop, has these as a tuple.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No such message, or what is to be called is neither a function nor a future.
         """
         event = ExpMessage.validate(event)
         if not (callable(callback) or asyncio.isfuture(callback)):
@@ -309,6 +363,11 @@ class RemoteRig(base.Communicator):
         -------
         int
             How many were removed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No such message.
         """
         wanted = callback and _identity(callback)
         removed = []

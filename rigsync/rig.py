@@ -510,16 +510,15 @@ def _comes(asked: queue.SimpleQueue[int], timeout: float) -> bool:
 
 
 def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
+    failed = f"rig {config.name} cannot listen on {uri}"
     if error.errno == errno.EADDRINUSE:
         family = socket.AF_INET6 if ":" in config.address.host else socket.AF_INET
         holder = holder_of(config.address.port, family, config.address.scheme)
         by = f" by {holder}" if holder else ""
-        return ListenError(
-            f"cannot listen on {uri}: port {config.address.port} is in use{by}; stop that, or use another"
-        )
+        return ListenError(f"{failed}: port {config.address.port} is in use{by}; stop that, or use another")
     if error.errno == errno.EADDRNOTAVAIL:
-        return ListenError(f"cannot listen on {uri}: no interface of this machine has that address; try 0.0.0.0")
-    return ListenError(f"cannot listen on {uri}: {error}")
+        return ListenError(f"{failed}: no interface of this machine has that address; try 0.0.0.0")
+    return ListenError(f"{failed}: {error}")
 
 
 class _RigThread(LoopThread):

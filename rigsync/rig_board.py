@@ -20,6 +20,11 @@ class RigBoard:
     """A rig's board, to be written on from any thread, at any time, also while the rig does not serve.
 
     Nothing here waits. What is on the board when a coordinator connects is told to it.
+
+    Parameters
+    ----------
+    room : Room
+        How large a notice may be.
     """
 
     def __init__(self, room: Room):

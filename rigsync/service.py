@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from iblutil.io.net import app
 
-from rigsync.callbacks import Subscribers, guarded, resolve_future
+from rigsync.callbacks import Subscribers, guarded, resolve_future, runs_here
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Address, Rigs, check_distinct, checked_timeout, is_literal
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
@@ -141,6 +141,8 @@ class RigServices(app.Services):
             The system gives no more sockets.
         RuntimeError
             They are open.
+        NotRunning
+            They were closed meanwhile.
         """
         if self.is_open or self._opening:
             raise RuntimeError("the services are open already")
@@ -241,11 +243,7 @@ class RigServices(app.Services):
         loop = self._loop
         if loop is None:
             raise NotRunning("the services were never opened")
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if loop is running:
+        if runs_here(loop):
             function(*args)
             return
         try:
@@ -471,7 +469,27 @@ class RigServices(app.Services):
         raise failure
 
     async def alyx(self, alyx: Any = None) -> dict[str, Any]:
-        """Send an Alyx token to all rigs, or ask them for one; return their answers."""
+        """Send an Alyx token to all rigs, or ask them for one.
+
+        Parameters
+        ----------
+        alyx : object, optional
+            An Alyx client, whose token is sent if it is logged in. None asks the rigs for one.
+
+        Returns
+        -------
+        dict of str to list
+            The answers by name of rig: address and token, where a rig was asked for one.
+
+        Raises
+        ------
+        PushError
+            Some rig failed.
+        TypeError
+            It is no Alyx client.
+        NotRunning
+            The services are not open, or were closed meanwhile.
+        """
         return await self._signal(ExpMessage.ALYX, "alyx", alyx)
 
     def ping(self, rig: str, timeout: float, done: Callable[[PingReply | RigError], object]) -> None:

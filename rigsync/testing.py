@@ -150,6 +150,11 @@ class SimNetwork:
             Seconds for which the coordinator in charge may be silent.
         **identity
             Further fields of `Identity`, such as ``main_sync``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An unknown message, or what cannot be the name of a command.
         """
         known: dict[Verb, float | Handler] = {validate_event(event): do for event, do in (handlers or {}).items()}
         known.update({Command(command): do for command, do in (commands or {}).items()})
@@ -157,13 +162,38 @@ class SimNetwork:
         return self._plug_rig(name, rig)
 
     def add_echo_rig(self, name: str, latency: float = 0.001) -> EchoRig:
-        """Plug in a model of an iblutil rig that answers every message `latency` seconds after its echo."""
+        """Plug in a model of an iblutil rig.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        latency : float
+            Seconds after its echo at which it answers a message, whichever it is.
+        """
         return self._plug_rig(name, EchoRig(self, name, latency))
 
     def coordinator(
         self, rigs: Iterable[str] | None = None, timing: Timing | None = None, **config: Any
     ) -> Coordinator:
-        """Plug in a coordinator of the rigs named, by default of all, and begin to probe."""
+        """Plug in a coordinator, and begin to probe.
+
+        Parameters
+        ----------
+        rigs : iterable of str, optional
+            Names of its rigs; by default all that are plugged in.
+        timing : Timing, optional
+            Other times than the usual ones.
+        **config
+            Further fields of `RigConfig`, the same for all rigs, such as ``timeout``.
+
+        Raises
+        ------
+        KeyError
+            There is no such rig.
+        ConfigError
+            A field cannot be.
+        """
         self._coordinators += 1
         host = f"10.0.{self._coordinators // 250 + 100}.{1 + self._coordinators % 250}"
         names = list(self.rigs if rigs is None else rigs)
@@ -205,7 +235,20 @@ class SimNetwork:
         self._schedule(self.now + delay, action)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Let virtual time pass for at most `seconds`, or until `until()` is true; return whether it was."""
+        """Let virtual time pass.
+
+        Parameters
+        ----------
+        seconds : float
+            How much at most.
+        until : callable
+            Asked after each thing that happens; true ends it. By default nothing does.
+
+        Returns
+        -------
+        bool
+            Whether `until` has become true.
+        """
         end = self.now + seconds
         while not until():
             timers = [node.next_timer() for node in self._nodes]
@@ -249,7 +292,7 @@ class SimNetwork:
 
 
 class Coordinator:
-    """A real coordinator core on a `SimNetwork`.
+    """A real coordinator core on a `SimNetwork`, which makes it: see `SimNetwork.coordinator`.
 
     Attributes
     ----------
@@ -287,11 +330,57 @@ class Coordinator:
         timeout: float | None = None,
         delay: float | None = None,
     ) -> float:
-        """Push a message, to be acted on at once or after `delay` seconds; return the key of its result."""
+        """Push a message.
+
+        Parameters
+        ----------
+        event : str
+            The message.
+        *args
+            What follows it, as for `Auxiliaries.push`.
+        rigs : iterable of str, optional
+            Names; all of the coordinator's rigs by default.
+        timeout : float, optional
+            Seconds for the answers, instead of each rig's own.
+        delay : float, optional
+            Seconds after which all rigs are to act at one instant; at once by default.
+
+        Returns
+        -------
+        float
+            The key of what becomes of it, in `results`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message or an argument is of the wrong type, unknown, cannot be encoded, or is too large.
+        KeyError
+            There is no such rig.
+        """
         return self._push(compose(event, *args), rigs, timeout, delay)
 
     def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **keywords: Any) -> float:
-        """Ask a command of a rig, as `Auxiliaries.call` does; return the key of its result."""
+        """Ask a command of a rig, as `Auxiliaries.call` does.
+
+        Parameters
+        ----------
+        rig, command, *args, **keywords
+            As for `Auxiliaries.call`, but the rig by its name.
+        timeout : float, optional
+            Seconds for the answer, instead of the rig's own.
+
+        Returns
+        -------
+        float
+            The key of what becomes of it, in `results`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The command's name is none, or an argument cannot be encoded or is too large.
+        KeyError
+            There is no such rig.
+        """
         return self._push(compose_command(command, args, keywords), [rig], timeout, None)
 
     def _push(self, message: Message, rigs: Iterable[str] | None, timeout: float | None, delay: float | None) -> float:
@@ -352,7 +441,7 @@ class _Nothing:
 
 
 class FakeRig:
-    """A real rig core on a `SimNetwork`, with handlers that take virtual time.
+    """A real rig core on a `SimNetwork`, with handlers that take virtual time: see `SimNetwork.add_rig`.
 
     Attributes
     ----------
@@ -400,7 +489,18 @@ class FakeRig:
         )
 
     def notify(self, topic: str, body: Any = None, key: str | None = None, confirm: bool = True) -> None:
-        """Tell the coordinators that watch, as `Rig.notify` does."""
+        """Tell the coordinators that watch something.
+
+        Parameters
+        ----------
+        topic, body, key, confirm
+            As for `Rig.notify`; the body in plain JSON values.
+
+        Raises
+        ------
+        PayloadTooLarge
+            No datagram can carry it.
+        """
         self.responder.notify(topic, key, body, confirm, self._network.now)
         self.pump()
 
@@ -467,7 +567,7 @@ class FakeRig:
 
 
 class EchoRig:
-    """A model of `iblutil.io.net.app.EchoProtocol` as a server, its intolerance included.
+    """A model of `iblutil.io.net.app.EchoProtocol` as a server, its intolerance included: see `add_echo_rig`.
 
     Attributes
     ----------

@@ -15,11 +15,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import psutil
-
-ROOT = Path(__file__).parents[1]
-
-LONG = 30.0
-"""Seconds that only pass where something is broken."""
+from processes import LONG, ROOT
 
 
 @dataclass(frozen=True)

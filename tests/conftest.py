@@ -93,6 +93,23 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    """What is entered here is left after the test, the last first."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def gate() -> Iterator[Any]:
+    """A `Gate`, for handlers to wait at; it is opened after the test."""
+    from live_helpers import Gate
+
+    gate = Gate()
+    yield gate
+    gate.open.set()
+
+
+@pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
     """Start rigs at free ports: ``serve('cameras', {'EXPSTART': function}, main_sync=True)``; all are closed after."""
     from rigsync.rig import Rig

@@ -15,23 +15,14 @@ from typing import Any
 
 from iblutil.io.net.app import EchoProtocol
 from iblutil.io.net.base import ExpMessage, ExpStatus
-from processes import free_port
+from processes import LONG, free_port
 
 from rigsync.errors import RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.messages import Message
 
-LONG = 20.0
-"""Seconds that only pass where something is broken."""
 SHORT = 0.05
 """Seconds for waits that are to end by time-out."""
-
-
-def until(condition: Callable[[], Any], what: str = "this") -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} never came true"
-        time.sleep(0.001)
 
 
 def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
@@ -57,6 +48,18 @@ def ends_within(seconds: float, function: Callable[..., Any], *args: Any, **kwar
         return in_thread(function, *args, **kwargs).result(LONG)
     finally:
         assert time.monotonic() - begin < seconds
+
+
+class Gate:
+    """What a handler waits at, so that it takes as long as a test wants."""
+
+    def __init__(self) -> None:
+        self.reached, self.open, self.left = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self, *_: Any) -> None:
+        self.reached.set()
+        assert self.open.wait(LONG)
+        self.left.set()
 
 
 class Wire:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.cli_programs import Command, environment
+from cli_programs import Command, environment
 
 HERE, THERE = "10.231.77.1", "10.231.77.2"
 """Addresses of the task's computer and of the rig's, on the cable between them."""

@@ -45,12 +45,12 @@ TOKEN = {"sync": "f3a8"}
 Report = Callable[..., None]
 
 
-def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+def until(condition: Callable[[], Any], what: str = "this") -> Any:
     """Wait until a condition is true, and return its value."""
     deadline = time.monotonic() + LONG
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} never came true"
-        time.sleep(0.002)
+        time.sleep(0.001)
     return value
 
 
@@ -75,6 +75,14 @@ def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
                     raise
             else:
                 return port
+
+
+def has_ipv6() -> bool:
+    """Tell whether this computer can be reached by IPv6 from itself."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        return True
+    return False
 
 
 def port_of(uri: str) -> int:

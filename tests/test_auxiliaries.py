@@ -16,14 +16,14 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from iblutil.io.net import app, base
-from live_helpers import LONG, SHORT, RawRig, ends_within, in_thread, silent_rig, until
-from processes import free_port
+from live_helpers import SHORT, Gate, RawRig, ends_within, in_thread, silent_rig
+from processes import LONG, free_port, until
 
 import rigsync.auxiliaries
 import rigsync.waiters
@@ -65,24 +65,6 @@ LIVELY = replace(QUICK, connect_timeout=LONG)
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
-
-
-class Gate:
-    """A handler that is held up until the test opens the gate."""
-
-    def __init__(self) -> None:
-        self.reached, self.open = threading.Event(), threading.Event()
-
-    def __call__(self, *_: Any) -> None:
-        self.reached.set()
-        assert self.open.wait(LONG)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open.set()
 
 
 @pytest.fixture
@@ -407,6 +389,15 @@ def test_one_failure_that_is_no_time_out_makes_it_no_timeout_error(serve: Serve,
     assert isinstance(error, PushError)
     assert not isinstance(error, TimeoutError)
     assert "2 rigs" in str(error)
+
+
+def test_rigs_that_confirm_are_waited_for_beyond_the_timeout(serve: Serve, connect: Connect, gate: Gate) -> None:
+    aux = connect(serve("cameras", {"EXPINIT": gate}))
+    request = in_thread(aux.request, "EXPINIT", timeout=2.0, patience=LONG)
+    assert gate.reached.wait(LONG)
+    time.sleep(2.5)  # beyond the timeout, and the facade's own grace
+    gate.open.set()
+    assert list(request.result(LONG)) == ["cameras"]
 
 
 def test_longer_timeout_than_the_configured_one(serve: Serve, connect: Connect, gate: Gate) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 
 import click
 import pytest
+from cli_programs import Command, Outcome, environment, has_ended
+from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, until
 
 import rigsync
 from rigsync import PushResult, cli
@@ -32,8 +34,6 @@ from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.protocol.messages import ExpMessage
 from rigsync.protocol.ownership import LEASE
-from tests.cli_programs import LONG, Command, Outcome, environment, has_ended
-from tests.processes import FakeAlyx, IblutilServer, RigProgram, free_port, until
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
@@ -663,9 +663,9 @@ def test_push_for_an_instant_tells_when_each_rig_began(commands: Commands, serve
     for name in ("cameras", "ephys"):
         assert re.search(rf"^{name} began [+-]\d+\.\d\d ± \d+\.\d\d ms from the instant$", outcome.out, re.MULTILINE)
     assert re.search(r"^\d+\.\d\d ms between the first and the last$", outcome.out, re.MULTILINE)
-    document = commands.json("push", "EXPEND", "--delay", "0.1")
-    assert abs(document["starts"]["cameras"]["time"] - document["at"]) < LONG  # test_schedule.py tells how exactly
-    assert document["starts"]["cameras"]["bound"] > 0
+    document = commands.json("push", "EXPEND", "--delay", "0.3")
+    # Nearer to the instant than to the sending; how near depends on what was known of the clock by then.
+    assert document["starts"]["cameras"]["time"] > document["at"] - 0.15
     assert document["skew"] >= 0
     assert "not an instant within the hour ahead" in commands.run("push", "EXPEND", "--delay", "4000", status=2).err
     refused = commands.run("push", "EXPINTERRUPT", "--delay", "1", status=2).err
@@ -1114,7 +1114,8 @@ def test_serve_drops_what_comes_in(commands: Commands, share: str, status: int, 
 def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> None:
     outcome = commands.run("serve", "cameras", "--uri", f"udp://127.0.0.1:{silent}", status=1)
     assert outcome.out == ""
-    assert outcome.err.startswith(f"Error: cannot listen on udp://127.0.0.1:{silent}: port {silent} is in use")
+    uri = f"udp://127.0.0.1:{silent}"
+    assert outcome.err.startswith(f"Error: rig cameras cannot listen on {uri}: port {silent} is in use")
     assert f"(pid {os.getpid()})" in outcome.err
     assert outcome.err.count("\n") == 1
 

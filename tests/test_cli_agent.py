@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agent.support import EXAMPLE, FULL, LEAST
+from cli_programs import Command, Outcome, environment
 
 from rigsync.agent.schema import agent_schema
-from tests.agent.support import EXAMPLE, FULL, LEAST
-from tests.cli_programs import Command, Outcome, environment
 
 Rigsync = Callable[..., Outcome]
 
@@ -45,7 +45,7 @@ def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync, tmp_path: Pa
     )
     shown = [(at, does, re.sub(" {2,}", " | ", what)) for at, does, what in rows(outcome)]
     assert shown == [
-        ("EXPINIT", "require", "20,000,000,000 bytes free at D:/data"),
+        ("EXPINIT", "require", "20 GB free at D:/data"),
         ("EXPINIT", "require", "D:/data"),
         ("EXPINIT", "run", "python prepare.py --session {exp_ref} | 20 s"),
         ("EXPSTART", "start", "ffmpeg -f lavfi D:/data/{exp_ref}/left.mp4"),

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from cli_programs import Command, Outcome, environment, has_ended
+from processes import LONG, free_port, until
 
 from rigsync import ExpStatus, Rig
 from rigsync.cli.run import GRACE
-from tests.cli_programs import LONG, Command, Outcome, environment, has_ended
-from tests.processes import free_port, until
 
 REFERENCE = "2026-03-01_2_mouse"
 VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from live_helpers import LONG, EchoServer, RawRig, ends_within, in_thread, silent_rig, until
-from processes import PROBE_WARNING, RigProgram, port_of
+from live_helpers import EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
+from processes import LONG, PROBE_WARNING, RigProgram, port_of, until
 
 from rigsync import (
     Auxiliaries,
@@ -41,25 +41,6 @@ pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning"
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
-
-
-class Gate:
-    """A function that is held up until the test opens the gate."""
-
-    def __init__(self) -> None:
-        self.reached, self.open = threading.Event(), threading.Event()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> str:
-        self.reached.set()
-        assert self.open.wait(LONG)
-        return "through"
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open.set()
 
 
 @pytest.fixture

@@ -2,53 +2,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from live_helpers import in_thread
+from processes import LONG, until
 
 from rigsync.conditions import Arrivals, Latch
 
-LONG = 20.0
-"""Seconds that only pass where something is broken."""
 FOREVER = 3 * LONG
 """Seconds for waits of which the end by time-out would be too late."""
 SHORT = 0.02
 """Seconds for waits that are to end by time-out."""
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    deadline = time.monotonic() + LONG
-    for thread in set(threading.enumerate()) - before:
-        thread.join(max(0.0, deadline - time.monotonic()))
-        assert not thread.is_alive(), f"{thread.name} was left behind"
-
-
-def in_thread(function: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Run a function on a thread of its own; `result(LONG)` is its result."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.001)
 
 
 def waiting(condition: Latch | Arrivals) -> int:

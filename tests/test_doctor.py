@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_programs import Command, environment
+from live_helpers import RawRig, in_thread, silent_rig
+from networks import HERE, THERE, Lab, lab
+from processes import LONG, PROBE_WARNING, IblutilServer, free_port, until
 
 import rigsync
 from rigsync import Rig
@@ -27,10 +31,7 @@ from rigsync.protocol.arguments import compose
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.responder import Responder
 from rigsync.protocol.stream import StreamDecoder
-from tests.cli_programs import Command, environment
-from tests.live_helpers import LONG, RawRig, in_thread, silent_rig, until
-from tests.networks import HERE, THERE, Lab, lab
-from tests.processes import PROBE_WARNING, IblutilServer, free_port
+from rigsync.transports import udp
 
 __all__ = ["lab"]  # a fixture
 
@@ -229,6 +230,21 @@ def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
         finding = finding_of(examine(cameras="some.lab")["cameras"], Fault.UNKNOWN_NAME)
         released.set()
     assert "no name server has answered" in finding.seen
+
+
+def test_the_doctor_does_not_hear_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towards a port of this machine the system may choose that very port."""
+    port = free_port()
+
+    def at_the_rigs_port(family: int) -> socket.socket:
+        sock = udp_socket(family)
+        with contextlib.suppress(OSError):  # another of the doctor's has it
+            sock.bind(("127.0.0.1", port))
+        return sock
+
+    udp_socket = udp.udp_socket
+    monkeypatch.setattr(udp, "udp_socket", at_the_rigs_port)
+    finding_of(examine(cameras=f"127.0.0.1:{port}")["cameras"], Fault.CLOSED_PORT)
 
 
 def test_a_closed_port() -> None:

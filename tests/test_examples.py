@@ -13,9 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from tests.cli_programs import LONG, Command, environment, has_ended, still_there
-from tests.processes import ROOT, free_port, until
+from cli_programs import Command, environment, has_ended, still_there
+from processes import LONG, ROOT, free_port, until
 
 EXAMPLES = ROOT / "examples"
 REFERENCE = "2026-11-20_1_mouse"

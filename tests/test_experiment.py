@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG
-from processes import ROOT, IblutilServer, RigProgram, free_port, until
+from live_helpers import Gate, in_thread
+from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
 from rigsync.callbacks import Subscribers
@@ -67,6 +67,22 @@ def lab(serve: Serve) -> Lab:
 
 def fail(*_: Any) -> None:
     raise RuntimeError("no camera found")
+
+
+@contextlib.contextmanager
+def ctrl_c_at(gate: Gate, lab: Lab) -> Iterator[None]:
+    """Press Ctrl-C while a handler of the cameras waits at the gate, which opens when their EXPINTERRUPT has come."""
+
+    def press() -> None:
+        gate.reached.wait(LONG)
+        os.kill(os.getpid(), signal.SIGINT) if os.name == "posix" else signal.raise_signal(signal.SIGINT)
+        until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
+        gate.open.set()
+
+    pressing = in_thread(press)
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    pressing.result(LONG)
 
 
 WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
@@ -262,23 +278,12 @@ def test_a_rig_of_another_experiment_is_not_disturbed(lab: Lab, connect: Connect
     assert lab.verbs("ephys")[-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
 
 
-def test_ctrl_c_while_it_begins_does_not_stop_what_a_stranger_records(lab: Lab, connect: Connect) -> None:
-    begun, go = threading.Event(), threading.Event()
-    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPINIT": lambda *_: begun.set() or (go.wait(LONG) and None)})]
+def test_ctrl_c_while_it_begins_does_not_stop_what_a_stranger_records(lab: Lab, connect: Connect, gate: Gate) -> None:
+    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPINIT": gate})]
     aux = connect(*rigs)
     with Auxiliaries({"ephys": rigs[0].uri}) as other, other.experiment(OTHER):
-
-        def interrupt() -> None:
-            begun.wait(LONG)
-            os.kill(os.getpid(), signal.SIGINT) if os.name == "posix" else signal.raise_signal(signal.SIGINT)
-            until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
-            go.set()
-
-        pressing = threading.Thread(target=interrupt)
-        pressing.start()
-        with pytest.raises(KeyboardInterrupt), aux.experiment(REFERENCE):
+        with ctrl_c_at(gate, lab), aux.experiment(REFERENCE):
             pytest.fail("it has begun")
-        pressing.join(LONG)
         assert "EXPINTERRUPT" not in lab.verbs("ephys")
         assert rigs[0].status is ExpStatus.RUNNING
 
@@ -341,23 +346,11 @@ def test_a_rig_that_does_not_answer_may_have_begun_and_is_interrupted(lab: Lab, 
         go.set()
 
 
-def test_ctrl_c_while_it_begins_leaves_nothing_running(lab: Lab, connect: Connect) -> None:
-    begun = threading.Event()
-    go = threading.Event()
-    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPSTART": lambda *_: begun.set() or (go.wait(LONG) and None)})]
+def test_ctrl_c_while_it_begins_leaves_nothing_running(lab: Lab, connect: Connect, gate: Gate) -> None:
+    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPSTART": gate})]
     aux = connect(*rigs)
-
-    def interrupt() -> None:
-        begun.wait(LONG)
-        signal.raise_signal(signal.SIGINT) if os.name != "posix" else os.kill(os.getpid(), signal.SIGINT)
-        until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
-        go.set()
-
-    pressing = threading.Thread(target=interrupt)
-    pressing.start()
-    with pytest.raises(KeyboardInterrupt), aux.experiment(REFERENCE):
+    with ctrl_c_at(gate, lab), aux.experiment(REFERENCE):
         pytest.fail("it has begun")
-    pressing.join(LONG)
     for rig in rigs:
         assert lab.args(rig.name, "EXPINTERRUPT")[0]["error"] == "KeyboardInterrupt"
         assert rig.status is ExpStatus.CONNECTED
@@ -434,21 +427,10 @@ def test_one_that_cannot_clean_up_is_named(lab: Lab, connect: Connect) -> None:
     assert told.value.outcomes["cameras"] == "ended; then EXPCLEANUP failed: RuntimeError: no camera found"
 
 
-def test_ctrl_c_while_it_ends_interrupts(lab: Lab, connect: Connect) -> None:
-    ending, go = threading.Event(), threading.Event()
-    rig = lab.rig("cameras", {"EXPEND": lambda *_: ending.set() or (go.wait(LONG) and None)})
-
-    def interrupt() -> None:
-        ending.wait(LONG)
-        signal.raise_signal(signal.SIGINT) if os.name != "posix" else os.kill(os.getpid(), signal.SIGINT)
-        until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
-        go.set()
-
-    pressing = threading.Thread(target=interrupt)
-    pressing.start()
-    with pytest.raises(KeyboardInterrupt), connect(rig).experiment(REFERENCE):
+def test_ctrl_c_while_it_ends_interrupts(lab: Lab, connect: Connect, gate: Gate) -> None:
+    rig = lab.rig("cameras", {"EXPEND": gate})
+    with ctrl_c_at(gate, lab), connect(rig).experiment(REFERENCE):
         pass
-    pressing.join(LONG)
     assert rig.status is ExpStatus.CONNECTED
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from live_helpers import LONG, EchoServer
-from processes import free_port
+from live_helpers import EchoServer
+from processes import LONG, free_port
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import Timing, rigs_from

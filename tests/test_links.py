@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,6 @@ EAGER = Timing(beat=0.2)
 CALM = Timing(beat=0.5)
 """For tests in which a link must not be suspect, or must be so before it is lost: half of that would be too quick for a
 busy computer."""
-
-
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def connect(stack: contextlib.ExitStack, uris: dict[str, str], timing: Timing = EAGER, **options: Any) -> Auxiliaries:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -62,12 +62,6 @@ class Counted:
             rig.on(message)(count(message))
         stack.enter_context(rig)
         return rig
-
-
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 def connect(stack: contextlib.ExitStack, uris: Mapping[str, str], timing: Timing | None = None) -> Auxiliaries:

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, until
-from processes import PROBE_WARNING, IblutilServer, RigProgram, port_of
+from processes import LONG, PROBE_WARNING, IblutilServer, RigProgram, port_of, until
 
 from rigsync import (
     Auxiliaries,

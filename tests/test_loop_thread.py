@@ -16,12 +16,12 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from live_helpers import in_thread
+from processes import LONG, until
 
 from rigsync.errors import LoopBlocked, NotRunning
 from rigsync.loop_thread import LoopThread
 
-LONG = 20.0
-"""Seconds that only pass where something is broken."""
 SHORT = 0.02
 """Seconds for waits that are to end by time-out."""
 
@@ -53,27 +53,6 @@ def end(thread: LoopThread) -> None:
     assert not thread.is_alive()
     assert thread.event_loop is not None
     assert thread.event_loop.is_closed()
-
-
-def in_thread(function: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Run a function on a thread of its own; `result(LONG)` is its result."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.001)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_programs import Command, environment
+from processes import Program, free_port, until
 
 import rigsync
 from rigsync import Auxiliaries, ExpStatus, Rig
 from rigsync.findings import Fault
 from rigsync.protocol import events
-from tests.cli_programs import Command, environment
-from tests.processes import Program, free_port, until
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

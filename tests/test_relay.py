@@ -7,19 +7,17 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from processes import free_port
+from processes import LONG, free_port, has_ipv6, until
 
 from rigsync import relay as relay_module
 from rigsync.loop_thread import LoopThread
 from rigsync.relay import Relay, relay_before
 from rigsync.transports import udp as udp_module
 
-LONG = 20.0
-"""Seconds that only pass where something is broken."""
 NAMES = [b"%02d" % number for number in range(50)]
 """Datagrams that can be told apart."""
 
@@ -63,13 +61,6 @@ def source() -> Iterator[socket.socket]:
 def before(rig: socket.socket, **faults: Any) -> Iterator[Relay]:
     with relay_before({"cameras": rig.getsockname()[:2]}, **faults) as relays:
         yield relays["cameras"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.001)
 
 
 def send_all(source: socket.socket, relay: Relay) -> None:
@@ -155,13 +146,9 @@ def test_a_host_name_will_do(rig: socket.socket, source: socket.socket) -> None:
         assert rig.recv(100) == b"there"
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="this computer has no IPv6")
 def test_the_target_may_be_ipv6(source: socket.socket) -> None:
-    with contextlib.ExitStack() as stack:
-        try:
-            rig = stack.enter_context(udp(("::1", 0), socket.AF_INET6))
-        except OSError:
-            pytest.skip("no IPv6 on this machine")
-        relay = stack.enter_context(before(rig))
+    with udp(("::1", 0), socket.AF_INET6) as rig, before(rig) as relay:
         source.sendto(b"there", relay.address)
         data, path = rig.recvfrom(100)
         assert data == b"there"

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, ends_within, until
+from live_helpers import ends_within
+from processes import LONG, until
 
 import rigsync.reports
 from rigsync import Auxiliaries, LoopBlocked, Rig

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from live_helpers import LONG, in_thread
+from live_helpers import in_thread
+from processes import LONG
 
 from rigsync import errors
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout

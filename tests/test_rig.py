@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from processes import LONG, ROOT, TOKEN, FakeAlyx, RigProgram, free_port, port_of, until
+from live_helpers import Gate
+from processes import LONG, ROOT, TOKEN, FakeAlyx, RigProgram, free_port, has_ipv6, port_of, until
 
 from rigsync import (
     Auxiliaries,
@@ -69,25 +70,6 @@ def aux(rig: Rig) -> Iterator[Auxiliaries]:
     with Auxiliaries({"cameras": rig.uri}) as aux:
         assert aux.is_connected
         yield aux
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open.set()
-
-
-class Gate:
-    """What a handler waits at, so that it takes as long as a test wants."""
-
-    def __init__(self) -> None:
-        self.reached, self.open, self.left = threading.Event(), threading.Event(), threading.Event()
-
-    def __call__(self, *_: Any) -> None:
-        self.reached.set()
-        assert self.open.wait(LONG)
-        self.left.set()
 
 
 def ask(aux: Auxiliaries, message: str, *args: Any) -> list[Any]:
@@ -862,14 +844,6 @@ def test_default_port_and_any_interface() -> None:
     ):
         assert rig.uri.startswith("udp://0.0.0.0:")
         assert ask(aux, "EXPSTATUS") == [0]
-
-
-def has_ipv6() -> bool:
-    try:
-        free_port("::1")
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this computer has no IPv6")

@@ -6,7 +6,6 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -19,12 +18,6 @@ from rigsync.relay import relay_before
 from rigsync.waiting import wait_until
 
 REFERENCE = "2026-03-01_2_mouse"
-
-
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as stack:
-        yield stack
 
 
 class Recorder:

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 from iblutil.io.net import app, base
-from live_helpers import LONG, SHORT, EchoServer, RawRig, ends_within, in_thread, silent_rig, until
+from live_helpers import SHORT, EchoServer, RawRig, came_true, ends_within, in_thread, silent_rig
+from processes import LONG, until
 
 from rigsync import __version__, results
 from rigsync.auxiliaries import Auxiliaries
@@ -87,13 +88,6 @@ async def opened(rigs: Iterable[Any], timing: Timing | None = None, **options: A
         yield services
     finally:
         services.close()
-
-
-async def came_true(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        await asyncio.sleep(0.001)
 
 
 # ------------------------------------------------------------------------------------------------ the same as iblutil

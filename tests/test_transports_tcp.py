@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, Wire, came_true, run
-from processes import free_port
+from live_helpers import Wire, came_true, run
+from processes import LONG, free_port
 
 from rigsync.endpoint import Endpoint
 from rigsync.protocol import messages

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from live_helpers import LONG, Wire, came_true, run
+from live_helpers import Wire, came_true, run
+from networks import HERE, THERE, Lab, lab
+from processes import LONG, has_ipv6
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.endpoint import Endpoint
@@ -19,17 +21,8 @@ from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 from rigsync.rig import Rig
 from rigsync.transports import dual_stack, shown_host, udp
-from tests.networks import HERE, THERE, Lab, lab
 
 __all__ = ["lab"]  # a fixture
-
-
-def has_ipv6() -> bool:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        sock.bind(("::1", 0))
-        return True
-    return False
-
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 needs_second_address = pytest.mark.skipif(

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_programs import Command, environment
+from processes import LONG, IblutilServer, RigProgram, free_port, until
 from rich.cells import cell_len
 
 from rigsync import Progress, RemoteError
 from rigsync.cli.watching import Row, Told, Watch, screen
 from rigsync.protocol.events import LinkState, Notice
-from tests.cli_programs import Command, environment
-from tests.processes import LONG, IblutilServer, RigProgram, free_port, until
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")

@@ -11,22 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from processes import LONG, until
 
 from rigsync.errors import NotRunning
 from rigsync.workers import Workers
-
-LONG = 20.0
-"""Seconds that only pass where something is broken."""
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    deadline = time.monotonic() + LONG
-    for thread in set(threading.enumerate()) - before:
-        thread.join(max(0.0, deadline - time.monotonic()))
-        assert not thread.is_alive(), f"{thread.name} was left behind"
 
 
 @pytest.fixture
@@ -34,13 +22,6 @@ def workers() -> Iterator[Workers]:
     workers = Workers("camera")
     yield workers
     assert workers.close(LONG) == []
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.001)
 
 
 class Outcome:

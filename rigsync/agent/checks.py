@@ -11,10 +11,7 @@ import stat
 import sys
 from collections.abc import Iterable, Mapping
 
-from rigsync.protocol.messages import one_line
-
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
+from rigsync.protocol.messages import one_line, size_text
 
 # -------------------------------------------------------------------------------------------------- before a session
 
@@ -50,7 +47,7 @@ def free_bytes_problem(path: str, at_least: int) -> str | None:
     if free >= at_least:
         return None
     return (
-        f"only {_size(free)} are free at {_shown(path)}, and {_size(at_least)} are required; "
+        f"only {size_text(free)} are free at {_shown(path)}, and {size_text(at_least)} are required; "
         "move data away, or record elsewhere"
     )
 
@@ -188,14 +185,6 @@ class Growth:
     def is_empty(self) -> bool:
         """Whether it has been told that there is no file at all."""
         return self._told_empty
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes as people write it, in powers of 1000 as on disks."""
-    value, unit = float(count), 0
-    while value >= 1000 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{value:.3g} {_UNITS[unit]}" if value < 1000 else f"{value:,.0f} {_UNITS[unit]}"
 
 
 def _shown(path: str) -> str:

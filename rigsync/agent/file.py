@@ -111,7 +111,7 @@ class Run:
     """A command that is waited for, at most `timeout` seconds."""
 
     command: Command
-    timeout: float = 60.0
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,8 @@ class Start:
 class Stop:
     """How a process is ended: ``interrupt``, ``terminate`` or ``kill``, and after `grace` seconds harder."""
 
-    signal: str = "interrupt"
-    grace: float = 10.0
+    signal: str
+    grace: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +200,17 @@ class Logs:
     Parameters
     ----------
     folder : Template or None
-        The folder, without variables that come from a message; None for ``logs`` beside the file.
+        The folder, without variables that come from a message; None for one of this rig's own, in ``logs`` beside
+        the file.
     keep : int
         How many sessions are kept.
     max_size : int
         Bytes to which the log of a session may grow.
     """
 
-    folder: Template | None = None
-    keep: int = 100
-    max_size: int = 10_000_000
+    folder: Template | None
+    keep: int
+    max_size: int
 
 
 @dataclass(frozen=True, slots=True)

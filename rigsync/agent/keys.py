@@ -61,7 +61,7 @@ class Text:
         """Return the value; raise `ConfigError` where it is something else."""
         if not isinstance(value, str):
             hint = "; put quotes around text that begins with a brace" if isinstance(value, dict) else ""
-            raise ConfigError(f"expected text, not {_kind_of(value)}{hint}", key=key)
+            raise ConfigError(f"expected text, not {_shown(value)}{hint}", key=key)
         if isinstance(value, Plain) and value in _NOTHING:
             raise ConfigError("no value stands here; expected text", key=key)
         if not value.strip():
@@ -173,7 +173,7 @@ class Listing:
     def read(self, value: Any, key: str) -> tuple[Any, ...]:
         """Return the value; raise `ConfigError` where it is something else."""
         if not isinstance(value, list):
-            raise ConfigError(f"expected a list, such as [one, two], not {_kind_of(value)}", key=key)
+            raise ConfigError(f"expected a list, such as [one, two], not {_shown(value)}", key=key)
         if not self.least <= len(value) <= MOST_ITEMS:
             raise ConfigError(f"expected {self.least} to {MOST_ITEMS} items, not {len(value)}", key=key)
         return tuple(self.item.read(item, f"{key}[{index}]") for index, item in enumerate(value))
@@ -341,7 +341,7 @@ class Table:
 def _checked_map(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(
-            f"expected a map, with one key and its value in each line, not {_kind_of(value)}", key=key or None
+            f"expected a map, with one key and its value in each line, not {_shown(value)}", key=key or None
         )
     return value
 
@@ -350,13 +350,10 @@ def _below(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def _kind_of(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, str):
         return shortened(str(value), 80)
     return "a map" if isinstance(value, dict) else "a list"
-
-
-_shown = _kind_of
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -491,7 +488,9 @@ AGENT = Table(
         "logs": Key(
             Table(
                 {
-                    "folder": Key(Text(), "The folder of the logs; logs beside this file where there is none."),
+                    "folder": Key(
+                        Text(), "The folder of the logs; by default one for this rig, in logs beside this file."
+                    ),
                     "keep": Key(Number(1, 100_000, "sessions", whole=True), "How many sessions are kept.", default=100),
                     "max_size": Key(Size(low=10_000), "How large the log of a session may grow.", default="10 MB"),
                 },

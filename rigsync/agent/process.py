@@ -108,6 +108,13 @@ class Process:
         waits.
     on_exit : callable
         Called once, with an `Exit`, when nothing of the command is left and all its lines were given.
+
+    Raises
+    ------
+    TypeError
+        A line that is not for the shell, or a list that is.
+    ValueError
+        The command is empty.
     """
 
     def __init__(

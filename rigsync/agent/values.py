@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rigsync.agent.template import MESSAGE, SubstitutionError, is_shell_safe, refused
-from rigsync.protocol.lifecycle import canonical_reference, reference_text
+from rigsync.protocol.lifecycle import reference_parts, reference_text
 from rigsync.protocol.messages import ExpMessage
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ LONGEST_IN_ENVIRONMENT = 32_000
 ROOM_IN_ENVIRONMENT = 256 * 1024
 """Bytes of all of them, which share 2 MB with the command's words on Linux, and 1 MB on macOS (`ARG_MAX`)."""
 
-_REFERENCE = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.ASCII | re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -95,10 +94,10 @@ class Values:
         if reference is None:
             raise SubstitutionError(f"{self.event} names no exp_ref, which {{{variable}}} needs; send one with EXPINIT")
         # Zeros before the number make no other experiment of it, and must not make another folder either.
-        match = _REFERENCE.fullmatch(canonical_reference(reference))
-        if not match or not _is_date(match[1]):
+        parts = reference_parts(reference)
+        if not parts or not _is_date(parts[0]):
             raise refused(variable, reference, "is not a reference yyyy-mm-dd_n_subject")
-        return dict(zip(OF_THE_SESSION, match.group(0, 1, 2, 3), strict=True))
+        return dict(zip(OF_THE_SESSION, ("_".join(parts), *parts), strict=True))
 
 
 def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) -> Values:

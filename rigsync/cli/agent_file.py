@@ -11,6 +11,7 @@ from rigsync import ConfigError
 from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.cli.output import print_table, printable, write_json
+from rigsync.protocol.messages import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def _programs(file: AgentFile) -> Iterator[str]:
 def _rows(file: AgentFile) -> Iterator[list[str]]:
     if file.require:
         if disk := file.require.free_disk:
-            yield ["EXPINIT", "require", f"{disk.at_least:,} bytes free at {disk.path}", ""]
+            yield ["EXPINIT", "require", f"{size_text(disk.at_least)} free at {disk.path}", ""]
         for path in file.require.files:
             yield ["EXPINIT", "require", str(path), ""]
         for program in file.require.programs:

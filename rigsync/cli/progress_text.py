@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rigsync import Progress
+from rigsync.protocol.messages import size_text
 
 _BYTES = ("B", "bytes")
-_PREFIXES = ("", "k", "M", "G", "T", "P")
 _LONGEST = 400
 """Characters of the whole, more than any terminal shows in a line."""
 
@@ -32,7 +32,7 @@ def work_text(progress: Mapping[str, Progress], streams: Mapping[str, Mapping[st
 def progress_text(progress: Progress) -> str:
     """Return how far something is: ``1200/5000 frames``, ``12.3 MB``."""
     if progress.unit in _BYTES:
-        numbers = [_bytes_text(number) for number in (progress.value, progress.total) if number is not None]
+        numbers = [size_text(number) for number in (progress.value, progress.total) if number is not None]
         return "/".join(numbers)
     numbers = [_number_text(number) for number in (progress.value, progress.total) if number is not None]
     text = "/".join(numbers)
@@ -51,12 +51,3 @@ def _number_text(number: float) -> str:
     if isinstance(number, int) and abs(number) < 10**15:
         return str(number)
     return f"{number:.6g}"
-
-
-def _bytes_text(number: float) -> str:
-    power = 0
-    scaled = float(number)
-    while abs(scaled) >= 999.95 and power < len(_PREFIXES) - 1:
-        scaled, power = scaled / 1000, power + 1
-    shown = f"{scaled:.0f}" if power == 0 else f"{scaled:.1f}" if abs(scaled) < 1e6 else f"{scaled:.3g}"
-    return f"{shown} {_PREFIXES[power]}B"

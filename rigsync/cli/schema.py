@@ -13,9 +13,12 @@ def command() -> None:
     """Print the JSON Schema of an agent's file.
 
     With it an editor completes and explains the keys, and marks what is wrong. In Visual Studio Code with its YAML
-    extension: rigsync schema > agent.schema.json, and as the first line of the agent's file
-    "# yaml-language-server: $schema=agent.schema.json".
-    """
+    extension, write it into a file beside that of the agent, and begin the agent's file with the second of these lines:
+
+    \b
+    rigsync schema > agent.schema.json
+    # yaml-language-server: $schema=agent.schema.json
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
     from rigsync.agent.schema import agent_schema
     from rigsync.cli.output import write_json
 

@@ -339,7 +339,7 @@ class MessageHandled(RigEvent):
     """The rig has settled a message: answered, refused, or failed."""
 
     source: str
-    """Address of the coordinator."""
+    """Address of the coordinator, or ``the rig itself``."""
     event: Verb
     """The message, or the command."""
     error: str | None

@@ -107,6 +107,11 @@ class Fanout(Outputs[tuple[str, Line]]):
             Monotonic seconds at which the rigs are to act, None for at once.
         patience : float
             Seconds beyond the timeout for rigs that have confirmed that they have it.
+
+        Raises
+        ------
+        ValueError
+            The request time is that of a push that is not completed.
         """
         if request_time in self._pushes:
             raise ValueError(f"a push is already filed under the request time {request_time!r}")

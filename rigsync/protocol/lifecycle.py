@@ -51,18 +51,26 @@ LIFECYCLE_MESSAGES = frozenset(TABLE[CONNECTED])
 LONGEST_REFERENCE = 500
 """Characters; it is part of every answer to a probe, which has to fit into a datagram."""
 
-_PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.DOTALL)
+_PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.ASCII | re.DOTALL)
+
+
+def reference_parts(reference: str) -> tuple[str, str, str] | None:
+    """Return date, number and subject of a reference ``yyyy-mm-dd_n_subject``, None of one that has another form.
+
+    The number is without leading zeros, which ALF writes and iblutil drops.
+    """
+    parts = _PARTS.fullmatch(reference)
+    return (parts[1], parts[2].lstrip("0") or "0", parts[3]) if parts else None
 
 
 def canonical_reference(reference: str) -> str:
-    """Return `reference` with its number without leading zeros, which ALF writes and iblutil drops."""
-    parts = _PARTS.fullmatch(reference)
-    return f"{parts[1]}_{parts[2].lstrip('0') or '0'}_{parts[3]}" if parts else reference
+    """Return `reference` with its number without leading zeros, or as it is where it has another form."""
+    return "_".join(reference_parts(reference) or (reference,))
 
 
 def name_different(first: Any, second: Any) -> bool:
     """Tell whether both are experiment references, ``yyyy-mm-dd_n_subject``, and of different experiments."""
-    both = all(isinstance(value, str) and _PARTS.fullmatch(value) for value in (first, second))
+    both = all(isinstance(value, str) and reference_parts(value) for value in (first, second))
     return both and canonical_reference(first) != canonical_reference(second)
 
 

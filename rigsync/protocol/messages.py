@@ -34,6 +34,7 @@ LONGEST_COMMAND = 100
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _LARGEST = 2**63
+_PREFIXES = ("", "k", "M", "G", "T", "P")
 _EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
 
 
@@ -351,6 +352,14 @@ def shortened(value: Any, most: int = 40) -> str:
     except (ValueError, RecursionError):  # a whole number beyond what int() prints; nested to the limit
         text = f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes as people write it, in powers of 1000 as on disks: ``12.3 MB``."""
+    scaled, power = float(count), 0
+    while abs(scaled) >= 999.5 and power < len(_PREFIXES) - 1:  # which would be written 1e+03
+        scaled, power = scaled / 1000, power + 1
+    return f"{scaled:.3g} {_PREFIXES[power]}B"
 
 
 # --------------------------------------------------------------------------------------------------- writing

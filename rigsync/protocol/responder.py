@@ -401,8 +401,7 @@ class Responder(Outputs[Address]):
         others = self._coordinators.watching(now, except_for=task.sender.boot if task.sender else None)
         if others:
             body = {"message": task.event.name, "from": source, "error": error and messages.one_line(error)}
-            self._notices += 1
-            frame = messages.notice(Notice(self._boot, self._notices, "log", "message", body, confirm=False))
+            frame = self._notice("log", "message", body, confirm=False)
             for address in others:
                 self._send(address, frame)
 

@@ -66,6 +66,15 @@ def dual_stack(sock: socket.socket, address: Address) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_wildcard(address) else 1)
 
 
+def is_its_own_peer(sock: socket.socket) -> bool:
+    """Tell whether a socket is connected with itself.
+
+    Towards a port of this machine at which nothing listens, the system may choose that very port for the socket. It
+    would hear itself, which looks like an iblutil rig's echo, and keep the rig from its port.
+    """
+    return bool(sock.getsockname() == sock.getpeername())
+
+
 def shown_host(host: str) -> str:
     """Return a host as people know it: an IPv4 one that came to an IPv6 socket without its disguise."""
     return host.removeprefix("::ffff:") if host.startswith("::ffff:") and "." in host else host

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from rigsync.errors import RemoteProtocolError
 from rigsync.protocol.stream import StreamDecoder
-from rigsync.transports import Address, Listener, Pump, dual_stack, label, shown_host
+from rigsync.transports import Address, Listener, Pump, dual_stack, is_its_own_peer, label, shown_host
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -243,8 +243,7 @@ class TcpLine:
             await asyncio.wait_for(loop.sock_connect(sock, self._address), CONNECT_TIMEOUT)
             if self._closed:  # wait_for() swallows a cancellation that meets its result, until Python 3.12
                 raise asyncio.CancelledError
-            if sock.getsockname() == sock.getpeername():
-                # Towards a port of this machine at which nothing listens, TCP may connect a socket with itself.
+            if is_its_own_peer(sock):
                 raise ConnectionRefusedError("nothing listens there")
             _, stream = await loop.create_connection(lambda: _LineStream(self, self._limit), sock=sock)
         except BaseException:

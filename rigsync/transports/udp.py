@@ -12,7 +12,17 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
-from rigsync.transports import Address, Line, Listener, Pump, dual_stack, is_wildcard, label, shown_host
+from rigsync.transports import (
+    Address,
+    Line,
+    Listener,
+    Pump,
+    dual_stack,
+    is_its_own_peer,
+    is_wildcard,
+    label,
+    shown_host,
+)
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -63,7 +73,7 @@ class _Complaints:
 
 async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
     """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere."""
-    sock = udp_socket_towards(family, address)
+    sock = connected_socket(family, address)
     try:
         opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line, sock))
     except BaseException:
@@ -72,15 +82,19 @@ async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) ->
     return opened
 
 
-def udp_socket_towards(family: int, address: Address) -> socket.socket:
-    """Return a `udp_socket` that is connected with an address, and never with itself."""
+def connected_socket(family: int, address: Address) -> socket.socket:
+    """Return a UDP socket towards an address, which hears nobody else, itself neither.
+
+    Raises
+    ------
+    OSError
+        The network cannot carry anything there.
+    """
     sock = udp_socket(family)
     try:
         sock.connect(address)
-        if sock.getsockname() == sock.getpeername():
-            # The system has chosen the very port of this machine at which the rig is not yet: the socket would hear
-            # itself, which looks like an iblutil rig's echo, and keep the rig from its port.
-            other = udp_socket_towards(family, address)  # while this one is open, for another port
+        if is_its_own_peer(sock):
+            other = connected_socket(family, address)  # while this one is open, for another port
             sock.close()
             return other
     except BaseException:

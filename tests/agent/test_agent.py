@@ -476,7 +476,7 @@ def test_what_is_required_refuses_the_experiment_on_every_screen(lab: Lab) -> No
     seen = noted(other, "log")
     error = failure(aux, "EXPINIT", {"exp_ref": REFERENCE})
     assert error.error == "RequirementMissing"
-    for text in ("no-such-program", "another-one", "are free at", "900,000 TB are required", "missing' does not exist"):
+    for text in ("no-such-program", "another-one", "are free at", "900 PB are required", "missing' does not exist"):
         assert text in error.message
     until(lambda: seen)
     assert "RequirementMissing" in seen[0].body["error"]

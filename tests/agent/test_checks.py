@@ -45,23 +45,7 @@ def test_a_disk_without_room_is_told(tmp_path: Path) -> None:
     problem = free_bytes_problem(str(tmp_path), 20_000_000_000_000_000)
     assert problem is not None
     assert repr(str(tmp_path)) in problem
-    assert "20,000 TB are required; move data away" in problem
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(999, "999 bytes"), (1000, "1 kB"), (1_540_000, "1.54 MB"), (20_000_000_000, "20 GB"), (5 * 10**12, "5 TB")],
-)
-def test_sizes_are_written_as_people_do(tmp_path: Path, size: int, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(size))
-    problem = free_bytes_problem(str(tmp_path), 10**15)
-    assert problem is not None
-    assert problem.startswith(f"only {text} are free")
-
-
-class _Usage:
-    def __init__(self, free: int):
-        self.free = free
+    assert "20 PB are required; move data away" in problem
 
 
 # ---------------------------------------------------------------------------------------------------- files, folders

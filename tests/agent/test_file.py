@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.support import EXAMPLE, FULL, LEAST, documents
 from rigsync.agent.file import (
     Action,
     AgentFile,
@@ -25,7 +26,6 @@ from rigsync.agent.template import SubstitutionError
 from rigsync.errors import ConfigError
 from rigsync.protocol.messages import ExpMessage
 from rigsync.rig import LONGEST_DESCRIPTION
-from tests.agent.support import EXAMPLE, FULL, LEAST, documents
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 REFERENCE = {"exp_ref": "2026-01-31_1_mouse"}

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
 
+from agent.support import EXAMPLE, FULL, LEAST, documents, load, places
+from agent.test_file import MISTAKES
 from rigsync.agent.file import read_agent_file
 from rigsync.agent.keys import AGENT
 from rigsync.agent.schema import agent_schema
 from rigsync.errors import ConfigError
-from tests.agent.support import EXAMPLE, FULL, LEAST, documents, load, places
-from tests.agent.test_file import MISTAKES
 
 SCHEMA = agent_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)

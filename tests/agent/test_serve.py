@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from cli_programs import Command, environment, has_ended, still_there
+from processes import LONG, free_port, until
 
 from rigsync import Auxiliaries
-from tests.cli_programs import LONG, Command, environment, has_ended, still_there
-from tests.processes import free_port, until
 
 REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}

@@ -34,6 +34,7 @@ from rigsync.protocol.messages import (
     decode,
     has_mark,
     one_line,
+    size_text,
 )
 
 BOOT = "0123456789abcdef"
@@ -766,3 +767,22 @@ def test_a_clock_before_1970_is_no_violation() -> None:
 def test_text_from_outside_stays_on_one_line_of_the_log() -> None:
     assert one_line("a\nERROR forged\x1b[2J\ud800 é") == "a\\nERROR forged\\x1b[2J\\ud800 é"
     assert len(one_line("x" * 10**5)) == 1003
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.99, "1 kB"),
+        (1000, "1 kB"),
+        (1_540_000, "1.54 MB"),
+        (999_499_999, "999 MB"),
+        (20_000_000_000, "20 GB"),
+        (5 * 10**12, "5 TB"),
+        (2 * 10**16, "20 PB"),
+        (-12_345, "-12.3 kB"),
+    ],
+)
+def test_sizes_are_written_as_people_do(count: float, text: str) -> None:
+    assert size_text(count) == text
