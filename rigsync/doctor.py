@@ -16,13 +16,13 @@ import math
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rigsync.config import RigConfig, Rigs
 from rigsync.doctor_lines import Line, StreamLine, datagram_line, stream_line
+from rigsync.endpoint import stamp_clock
 from rigsync.errors import RemoteProtocolError
 from rigsync.findings import Evidence, Finding, SocketAddress, judge
 from rigsync.interfaces import own_interfaces
@@ -120,7 +120,7 @@ class _Examination:
     def __init__(self, workers: Workers, idle: bool):
         self._workers, self._idle = workers, idle
         self._loop = asyncio.get_running_loop()
-        self._stamps = StampClock(time.time_ns(), self._loop.time())
+        self._stamps = stamp_clock()
         self._seeking = asyncio.Semaphore(AT_ONCE)
         self._free_at = self._loop.time()
 

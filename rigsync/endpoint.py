@@ -9,17 +9,22 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from rigsync.config import RigConfig, is_literal, resolve
 from rigsync.errors import RemoteProtocolError, RigsyncError
+from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import Event
 from rigsync.transports import Line, Listener, label
 from rigsync.transports.tcp import TcpLine, open_tcp_listener
 from rigsync.transports.udp import open_udp_line, open_udp_listener
 
 logger = logging.getLogger("rigsync.endpoint")
+
+ANCHORINGS = 5
+"""Looks at the wall clock, of which the best counts: a computer that is busy at each of them is of no use anyway."""
 
 
 class Core(Protocol):
@@ -235,6 +240,21 @@ class Endpoint:
         if not self._closed:
             self._core.report_violation(source, error)
             self.pump()
+
+
+def stamp_clock() -> StampClock:
+    """Return a clock for stamps, anchored now, on the running event loop.
+
+    Between a look at the wall clock and one at the monotonic clock a busy computer may do something else for
+    milliseconds, by which all stamps would be off: the closest of several pairs counts.
+    """
+    now = asyncio.get_running_loop().time
+    pairs = []
+    for _ in range(ANCHORINGS):
+        before, wall, after = now(), time.time_ns(), now()
+        pairs.append((after - before, wall, (before + after) / 2))
+    _, wall, at = min(pairs)
+    return StampClock(wall, at)
 
 
 async def look_up(config: RigConfig) -> tuple[int, tuple[Any, ...]]:

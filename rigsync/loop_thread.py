@@ -245,16 +245,13 @@ class LoopThread(threading.Thread):
         self._begun.set()
 
     def _turn(self, loop: asyncio.SelectorEventLoop) -> None:
-        executor_threads: list[threading.Thread] = []
-        executor = concurrent.futures.ThreadPoolExecutor(
-            thread_name_prefix=self.name, initializer=lambda: executor_threads.append(threading.current_thread())
-        )
+        executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix=self.name)
         loop.set_default_executor(executor)
         loop.call_soon(self._begin)
         self._completes(loop, self._end)
         while not self._completes(loop, self._clean_up()):
             pass  # a task has left its clean-up by SystemExit; the others are still to have theirs
-        _end_executor(executor, executor_threads)
+        _end_executor(executor)
         for task in asyncio.all_tasks(loop):
             _logger.warning("%s abandons a task that has not ended when cancelled: %r", self.name, task)
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # this has just been logged
@@ -391,12 +388,13 @@ def is_coroutine_function(function: object) -> bool:
     )
 
 
-def _end_executor(executor: concurrent.futures.Executor, threads: list[threading.Thread]) -> None:
+def _end_executor(executor: concurrent.futures.ThreadPoolExecutor) -> None:
     # Not loop.shutdown_default_executor(): it waits without end up to Python 3.11, and needs a further thread, which
     # since 3.12 cannot be had while the interpreter exits.
     executor.shutdown(wait=False, cancel_futures=True)
     deadline = time.monotonic() + _EXECUTOR_GRACE
-    for thread in threads:
+    # What the executor calls when a thread begins (its initializer) would tell only of those that have begun by now.
+    for thread in list(executor._threads):
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             _logger.warning("%s is still busy; it is left behind", thread.name)

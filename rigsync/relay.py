@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from rigsync.loop_thread import LoopThread
-from rigsync.transports.udp import udp_socket
+from rigsync.transports.udp import connected_socket, udp_socket
 
 LONGEST_HOLD = 0.05
 """Seconds that a reordered datagram is held back at most: long enough for the next few to overtake it, and shorter
@@ -153,12 +153,7 @@ class Relay:
     def _open_path(self, listener: socket.socket, source: Any) -> _Path:
         if len(self._paths) >= MOST_SOURCES:
             self._close_longest_silent()
-        sock = udp_socket(self._family)
-        try:
-            sock.connect(self._sockaddr)
-        except OSError:
-            sock.close()
-            raise
+        sock = connected_socket(self._family, self._sockaddr)
         # One generator for each way of each source: they race each other, and shared draws would follow the race.
         path = _Path(sock, Random(self._random.getrandbits(64)), Random(self._random.getrandbits(64)))
         self._loop.add_reader(sock, self._receive_from_target, path, listener, source)

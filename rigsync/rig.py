@@ -24,7 +24,7 @@ from typing import Any, TypeVar, overload
 
 from rigsync import __version__
 from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
-from rigsync.endpoint import Endpoint, look_up
+from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.loop_thread import LoopThread, is_coroutine_function
 from rigsync.ports import holder_of
@@ -538,9 +538,8 @@ class _Session:
 
     def __init__(self, name: str, handlers: dict[Verb, list[Handler]], make_responder: Callable[..., Responder]):
         loop = asyncio.get_running_loop()
-        stamps = StampClock(time.time_ns(), loop.time())
         self._name, self._handlers, self._loop = name, handlers, loop
-        self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamps)
+        self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
         self.endpoint = Endpoint(self.responder, self._on_event)
         self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}

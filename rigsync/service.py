@@ -9,7 +9,6 @@ import logging
 import math
 import secrets
 import sys
-import time
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from iblutil.io.net import app
 from rigsync.callbacks import Subscribers, guarded, resolve_future, runs_here
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Address, Rigs, check_distinct, checked_timeout, is_literal
-from rigsync.endpoint import Endpoint, look_up
+from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import (
     ConfigError,
     NotRunning,
@@ -34,7 +33,6 @@ from rigsync.errors import (
     RigTimeout,
 )
 from rigsync.protocol.arguments import compose, compose_command
-from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import (
     Event,
     LinkChanged,
@@ -167,8 +165,7 @@ class RigServices(app.Services):
         found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
         self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
         self._check_distinct(self._addresses)
-        stamps = StampClock(time.time_ns(), asyncio.get_running_loop().time())
-        self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamps, Random())
+        self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamp_clock(), Random())
         fanout = self._fanout
         endpoint = Endpoint(fanout, self._on_event, fanout.report_refusal, fanout.report_life)
         try:

@@ -13,6 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+
+# By default an example that takes 0.2 s, or some that take a second to draw, fail their test: a busy computer's may.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 PATIENCE = 2.0
 """Seconds that what is ending may take to end."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -61,14 +62,19 @@ Linux gives ports from 32768 on, others from 49152 on.
 
 
 def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
-    """Return a port that nobody uses just now, another one each time."""
+    """Return a port that nobody uses just now, another one each time; OSError where this machine has no such host."""
     kind = socket.SOCK_STREAM if scheme == "tcp" else socket.SOCK_DGRAM
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
         port = next(_ports)
-        with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
-            sock.bind((host, port))
-            return port
+        with socket.socket(family, kind) as sock:
+            try:
+                sock.bind((host, port))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+            else:
+                return port
 
 
 def has_ipv6() -> bool:
@@ -214,9 +220,13 @@ class IblutilServer:
     def is_connected(self) -> bool:
         return self._thread.run_coroutine(IblutilRig.is_connected, self.rig)
 
-    def wait_for_echo(self, message: str) -> None:
-        """Wait until its answer to a message has been echoed. iblutil stands only one answer outstanding."""
-        until(lambda: ["answered", message] in self.reports, f"the echo of the answer to {message}")
+    def wait_for_echo(self, message: str, count: int = 1) -> None:
+        """Wait until its answers to a message have been echoed.
+
+        iblutil stands only one answer outstanding, and over TCP no message that it reads together with such an echo, as
+        it may where it is busy for longer than `rigsync.transports.tcp.ARRAY_GAP`.
+        """
+        until(lambda: self.reports.count(["answered", message]) >= count, f"the echo of the answer to {message}")
 
     def say(self, message: str) -> None:
         """Send a message of its own accord; return when its echo is back."""

@@ -399,9 +399,9 @@ def test_ping_knows_an_iblutil_rig(commands: Commands) -> None:
 def test_ping_tells_a_refused_port_from_silence(commands: Commands, serve: Callable[..., Any], silent: int) -> None:
     refused = free_port()
     commands.rigs(cameras=serve("cameras").uri, mute=f"127.0.0.1:{silent}", gone=f"127.0.0.1:{refused}")
-    outcome = commands.run("ping", "-c", "1", "-W", "0.2", status=1)
+    outcome = commands.run("ping", "-c", "1", "-W", "1.5", status=1)
     lines = outcome.out.split("\n")
-    assert f"mute (127.0.0.1:{silent}): no answer within 0.2 s, seq=1" in lines
+    assert f"mute (127.0.0.1:{silent}): no answer within 1.5 s, seq=1" in lines
     assert f"gone (127.0.0.1:{refused}): refused, seq=1: the host is up, and nothing listens at that port" in lines
     assert [(row["rig"], row["status"], row["received"], row["avg"] == "-") for row in table_of(outcome.out)] == [
         ("cameras", "CONNECTED", "1 of 1", False),
@@ -1106,7 +1106,7 @@ def test_serve_takes_its_time_and_can_be_interrupted(commands: Commands, connect
 @pytest.mark.parametrize(("share", "status", "received"), [("0", 0, 2), ("1", 1, 0)])
 def test_serve_drops_what_comes_in(commands: Commands, share: str, status: int, received: int) -> None:
     with serving(commands, "--drop", share):
-        rigs = commands.json("ping", "-c", "2", "-i", "0.05", "-W", "0.3", status=status)["rigs"]
+        rigs = commands.json("ping", "-c", "2", "-i", "0.05", "-W", "1.5", status=status)["rigs"]
     assert rigs["cameras"]["received"] == received
     assert rigs["cameras"]["failure"] == (None if received else "RigTimeout")
 

@@ -558,7 +558,7 @@ YAML_PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary() | st.text().map(str.encode) | st.lists(YAML_PIECES).map(b"".join))
 def test_any_bytes_are_rigs_or_a_config_error(write, content):
     path = write(content)

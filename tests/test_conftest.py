@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 HERE = pathlib.Path(__file__).parent
 
@@ -120,6 +121,11 @@ def test_leaks_are_found(tmp_path: pathlib.Path) -> None:
     for test in ("test_clean", "test_that_ends_in_time", "test_with_a_fixture"):
         assert re.search(rf"^PASSED test_clean.py::{test}$", done.stdout, re.MULTILINE), test
     assert "ERROR test_clean" not in done.stdout
+
+
+def test_no_property_depends_on_how_fast_this_computer_is() -> None:
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
 
 
 @pytest.mark.parametrize("kind", ["thread", "socket", "asyncio task", "child process"])

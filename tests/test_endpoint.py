@@ -19,7 +19,7 @@ from processes import LONG, free_port, has_ipv6, until
 
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import RigConfig, parse_uri
-from rigsync.endpoint import Endpoint, look_up
+from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import ConfigError, PushTimeout, RemoteProtocolError, RigRefused, RigsyncError
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
@@ -238,6 +238,26 @@ def test_names_are_looked_up_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
 # ------------------------------------------------------------------------------------------------ pump and timer
 
 
+def test_stamps_are_right_though_the_computer_is_busy_between_two_looks_at_its_clocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall, looks = time.time_ns, iter(range(2))
+
+    def dawdle() -> int:
+        told = wall()
+        time.sleep(0.05 if next(looks, 2) < 2 else 0.0)
+        return told
+
+    monkeypatch.setattr(time, "time_ns", dawdle)
+
+    async def main() -> None:
+        clock, loop = stamp_clock(), asyncio.get_running_loop()
+        before, stamp, after = wall(), clock.stamp(loop.time()), wall()
+        assert before - 5_000_000 < stamp < after + 5_000_000
+
+    run(main)
+
+
 def test_pump_goes_on_until_nothing_is_left_and_may_be_called_from_within(plain: socket.socket) -> None:
     async def main() -> None:
         wire = Wire()
@@ -362,13 +382,12 @@ def test_refusal_is_told_by_line() -> None:
 
 
 @on_linux
-def test_datagram_sent_right_after_a_refusal_is_not_lost(plain: socket.socket) -> None:
+def test_datagram_sent_right_after_a_refusal_is_not_lost() -> None:
     async def main() -> None:
         wire = Wire()
         refused: list[Any] = []
         endpoint = Endpoint(wire, print, lambda line, _: refused.append(line))
-        address = plain.getsockname()
-        plain.close()
+        address = ("127.0.0.1", free_port())
         try:
             await endpoint.connect("line", socket.AF_INET, address)
             for round_number in range(3):
@@ -455,7 +474,7 @@ def test_push_right_after_a_refusal_is_answered(connect: Connect, serve: Serve) 
     for _ in range(3):
         port = int(rig.uri.rpartition(":")[2])
         rig.close()
-        outcome = aux.push("EXPSTATUS", wait=True, timeout=0.2)
+        outcome = aux.push("EXPSTATUS", wait=True, timeout=LONG)
         assert isinstance(outcome.failed["cameras"], RigRefused)
         rig = serve("cameras", port=port)
         assert aux.request("EXPSTATUS") == {"cameras": [0]}
@@ -549,15 +568,29 @@ FROM_A_COORDINATOR = [
 ]
 
 
+def violations_of(aux: Auxiliaries, rig: str) -> dict[str, int]:
+    """Return how often a rig has sent what it may not, by kind.
+
+    Without the second answers that a `RawRig` gives where this computer was busy and it was asked again.
+    """
+    assert aux.services is not None
+    peer = aux.services[rig].peer
+    assert peer is not None
+    return {kind: count for kind, count in peer.violations.items() if kind != "late answer"}
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_coordinator_takes_junk(connect: Connect, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     """A rig that sends junk on both lines before every answer."""
     pieces = list(junk(seed, 100, FROM_A_RIG))
     waiting = iter(pieces)
+    answered: set[int] = set()
 
     def answer(raw: RawRig, request: messages.Request, source: Any) -> None:
-        raw.socket.sendto(next(waiting), source)
-        raw.socket.sendto(next(waiting), raw.sources["Probe"])
+        if request.n not in answered:  # else it is asked again, since this computer was busy
+            answered.add(request.n)
+            raw.socket.sendto(next(waiting), source)
+            raw.socket.sendto(next(waiting), raw.sources["Probe"])
         raw.reply(request, source)
 
     with RawRig("raw", answer) as raw:
@@ -567,15 +600,13 @@ def test_coordinator_takes_junk(connect: Connect, seed: int, caplog: pytest.LogC
         for _ in range(len(pieces) // 2):
             assert aux.request("EXPSTATUS") == {"raw": [{"by": "raw"}]}
             assert aux.is_connected
-        assert aux.services is not None
-        peer = aux.services["raw"].peer
-        assert peer is not None
         sent = len(pieces) // 2 * 2
-        until(lambda: sum(peer.violations.values()) >= sent, "the count of violations")
-        assert sum(peer.violations.values()) == sent
-        assert sorted(event.kind for event in seen) == sorted(peer.violations)
+        until(lambda: sum(violations_of(aux, "raw").values()) >= sent, "the count of violations")
+        violations = violations_of(aux, "raw")
+        assert sum(violations.values()) == sent
+        assert sorted(event.kind for event in seen) == sorted(violations)
     told = [r.getMessage() for r in caplog.records if "counted" in r.getMessage()]
-    assert len(told) == len(peer.violations)
+    assert len(told) == len(violations)
     assert all(line.startswith("raw: ") and len(line) < 500 for line in told)
     assert not [r for r in caplog.records if r.name == "asyncio"]
 
@@ -616,8 +647,8 @@ def test_frames_of_the_wrong_side_are_violations(connect: Connect, serve: Serve,
         for frame in FROM_A_COORDINATOR[:2]:
             raw.socket.sendto(frame, raw.sources["Request"])
         aux.request("EXPSTATUS")
-        assert aux.services is not None
-        assert aux.services["raw"].peer.violations == {"stray frame": 2}  # type: ignore[union-attr]
+        until(lambda: violations_of(aux, "raw").get("stray frame") == 2)
+        assert violations_of(aux, "raw") == {"stray frame": 2}
 
 
 def test_datagrams_that_do_not_belong_to_what_is_outstanding(connect: Connect) -> None:
@@ -653,8 +684,7 @@ def test_forged_reply_from_another_socket_has_no_effect(connect: Connect, plain:
         until(lambda: request_time in aux.log)
         assert isinstance(aux.log[request_time], PushTimeout)
         assert aux.is_connected
-        assert aux.services is not None
-        assert aux.services["raw"].peer.violations == {}  # type: ignore[union-attr]
+        assert violations_of(aux, "raw") == {}
 
 
 # ---------------------------------------------------------------------------------------------------- idleness
@@ -662,8 +692,15 @@ def test_forged_reply_from_another_socket_has_no_effect(connect: Connect, plain:
 
 @pytest.fixture
 def wake_ups(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts how often the timer of each kind of core goes off."""
-    counts = {"coordinator": 0, "rig": 0}
+    """Counts how often the timer of each kind of core goes off, and the probes."""
+    counts = {"coordinator": 0, "rig": 0, "probes": 0}
+    send = Endpoint._send
+
+    def sending(self: Endpoint, destination: Any, data: bytes) -> None:
+        counts["probes"] += b'"kind":"probe"' in data
+        send(self, destination, data)
+
+    monkeypatch.setattr(Endpoint, "_send", sending)
     for kind, core in (("coordinator", Fanout), ("rig", Responder)):
 
         def counting(self: Any, now: float, *, kind: str = kind, handle: Any = core.handle_timer) -> None:
@@ -678,11 +715,14 @@ def test_idle_endpoints_do_not_spin(wake_ups: dict[str, int], serve: Serve, conn
     aux = connect(*[serve(f"rig{i}") for i in range(16)])
     assert aux.is_connected
     aux.request("EXPSTATUS")
-    time.sleep(0.3)  # the burst of probes is over
-    wake_ups.update(coordinator=0, rig=0)
+    assert aux.services
+    until(lambda: not any(rig.peer._liveness._burst_left for rig in aux.services.values()))  # type: ignore[union-attr]
+    wake_ups.update(coordinator=0, rig=0, probes=0)
     time.sleep(IDLE)
-    assert 1 <= wake_ups["coordinator"] <= 16 * 3  # a probe of each a second, and little besides
+    # A probe of each a second, more where this computer was busy and clocks are not known well; and little besides.
+    assert wake_ups["coordinator"] <= 3 * max(16, wake_ups["probes"])
     assert wake_ups["rig"] == 0
+    until(lambda: wake_ups["coordinator"], "the next probe")
 
 
 def test_idle_endpoints_do_not_spin_though_rigs_are_down(wake_ups: dict[str, int], connect: Connect) -> None:

@@ -33,6 +33,9 @@ from rigsync.protocol import events
 from rigsync.transports import udp
 
 EAGER = Timing(beat=0.2)
+CALM = Timing(beat=0.5)
+"""For tests in which a link must not be suspect, or must be so before it is lost: half of that would be too quick for a
+busy computer."""
 
 
 def connect(stack: contextlib.ExitStack, uris: dict[str, str], timing: Timing = EAGER, **options: Any) -> Auxiliaries:
@@ -57,7 +60,7 @@ class Told:
 def test_a_rig_that_is_killed_is_lost_and_is_back_when_it_is_started_again(stack: contextlib.ExitStack) -> None:
     other = stack.enter_context(RigProgram("ephys"))
     with RigProgram("cameras") as victim:
-        aux = connect(stack, {"cameras": victim.uri, "ephys": other.uri})
+        aux = connect(stack, {"cameras": victim.uri, "ephys": other.uri}, CALM)
         told = Told(aux)
         victim.kill()
         until(lambda: "RigLost" in told.of("cameras"))
@@ -73,7 +76,7 @@ def test_a_rig_that_stands_still_is_suspect_then_lost_then_alive(stack: contextl
     from signal import SIGCONT, SIGSTOP
 
     program = stack.enter_context(RigProgram("cameras"))
-    aux = connect(stack, {"cameras": program.uri})
+    aux = connect(stack, {"cameras": program.uri}, CALM)
     told = Told(aux)
     changes: list[events.LinkChanged] = []
     aux.on("LinkChanged", changes.append)
@@ -97,6 +100,7 @@ def test_a_restart_with_a_request_outstanding_is_told_and_not_run_again(stack: c
         failure = outcome.failed["cameras"]
         aux.wait_for("cameras", timeout=LONG)
         assert aux.request("EXPINIT", {"number": 2})["cameras"]
+        second.wait_for("ran")  # its report may come after the answer
         assert second.all("ran") == [["ran", "EXPINIT", [{"number": 2}]]], failure
 
 
@@ -150,6 +154,7 @@ def test_rigs_that_do_not_appear_are_named_with_what_is_known(stack: contextlib.
     there = stack.enter_context(Rig("ephys", "udp://127.0.0.1:0"))
     aux = connect(stack, {"cameras": f"udp://127.0.0.1:{free_port()}", "ephys": there.uri}, connect_timeout=0.01)
     aux.wait_for("ephys", timeout=LONG)
+    until(lambda: aux.services and aux.services["cameras"].state is events.LinkState.LOST)
     with pytest.raises(RigsMissing) as caught:
         aux.wait_for(timeout=0.05)
     assert isinstance(caught.value, TimeoutError)
@@ -175,6 +180,7 @@ def test_a_coordinator_is_not_its_own_rig(
     udp_socket = udp.udp_socket
     monkeypatch.setattr(udp, "udp_socket", at_the_rigs_port)
     aux = connect(stack, {"cameras": f"udp://127.0.0.1:{port}"}, connect_timeout=0.01)
+    until(lambda: aux.services and aux.services["cameras"].state is not events.LinkState.UNKNOWN)
     with pytest.raises(RigsMissing, match="nothing listens at this port"):
         aux.wait_for(timeout=0.3)
     with Rig("cameras", f"udp://127.0.0.1:{port}"):  # whose port is free
@@ -263,7 +269,7 @@ def test_clocks_of_one_computer_agree_within_the_bound(stack: contextlib.ExitSta
     aux = connect(stack, {"cameras": program.uri})
     clock = clock_of(aux, "cameras")
     assert clock.bound > 0
-    # Each program reads the wall time once, between two looks at the monotonic clock.
+    # Each program reads the wall time between two looks at the monotonic clock.
     assert abs(clock.offset) <= clock.bound + 1e-3
     reply = aux.ping("cameras")["cameras"]
     assert not isinstance(reply, Exception)
@@ -317,4 +323,5 @@ def test_a_stepped_system_clock_moves_no_stamp(stack: contextlib.ExitStack, monk
     monkeypatch.setattr(time, "time_ns", lambda: wall_ns() - round(step * 1e9))
     second = aux.request("EXPEND", delay=0.05).starts["cameras"].time
     assert 0 < second - first < LONG
-    assert abs(clock_of(aux, "cameras").offset - before.offset) <= before.bound + 0.01
+    after = clock_of(aux, "cameras")
+    assert abs(after.offset - before.offset) <= before.bound + after.bound + 1e-3

@@ -661,6 +661,25 @@ def test_executor_threads_are_ended(
     assert caplog.records == []
 
 
+def test_executor_threads_that_have_hardly_begun_are_ended_too(
+    thread: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = concurrent.futures.thread._worker
+
+    def dawdle(*args: Any) -> None:
+        time.sleep(5 * SHORT)
+        work(*args)
+
+    async def begin(function: Callable[[], Any]) -> None:
+        asyncio.get_running_loop().run_in_executor(None, function)
+
+    monkeypatch.setattr("rigsync.loop_thread._EXECUTOR_GRACE", LONG)
+    monkeypatch.setattr("concurrent.futures.thread._worker", dawdle)
+    thread.run_coroutine(begin, print)
+    end(thread)
+    assert not [other for other in threading.enumerate() if other.name.startswith("rigsync-test_")]
+
+
 def test_stuck_executor_thread_is_left_behind(thread: LoopThread, caplog: pytest.LogCaptureFixture) -> None:
     running, let_go = threading.Event(), threading.Event()
 

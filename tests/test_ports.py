@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from processes import free_port
 
 from rigsync import ports
 from rigsync.ports import holder_of, parse_lsof, parse_netstat, parse_proc_net, parse_tasklist, program_name
@@ -214,10 +215,7 @@ def test_a_socket_for_both_families_holds_the_port_in_both(
 
 
 def test_a_free_port_has_no_holder() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    assert holder_of(port) is None
+    assert holder_of(free_port()) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="about /proc")

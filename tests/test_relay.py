@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from processes import LONG, has_ipv6, until
+from processes import LONG, free_port, has_ipv6, until
 
 from rigsync import relay as relay_module
 from rigsync.loop_thread import LoopThread
 from rigsync.relay import Relay, relay_before
+from rigsync.transports import udp as udp_module
 
 NAMES = [b"%02d" % number for number in range(50)]
 """Datagrams that can be told apart."""
@@ -265,8 +266,7 @@ def test_each_rig_has_losses_of_its_own(rig: socket.socket) -> None:
 
 
 def test_a_refused_port_is_silent_and_what_comes_after_gets_through(source: socket.socket) -> None:
-    with udp() as gone:
-        target = gone.getsockname()
+    target = ("127.0.0.1", free_port())
     with relay_before({"cameras": target}) as relays:
         relay = relays["cameras"]
         send_all(source, relay)
@@ -277,6 +277,29 @@ def test_a_refused_port_is_silent_and_what_comes_after_gets_through(source: sock
             assert data == b"there"
             rig.sendto(b"back", path)
             assert source.recv(100) == b"back"  # and not a refusal
+
+
+def test_it_is_not_its_own_target(source: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towards a port of this machine the system may choose that very port, and the socket would hear itself."""
+    target = ("127.0.0.1", free_port())
+    made: list[socket.socket] = []
+
+    def at_the_targets_port(family: int) -> socket.socket:
+        sock = udp_socket(family)
+        if not made:
+            sock.bind(target)
+        made.append(sock)
+        return sock
+
+    udp_socket = udp_module.udp_socket
+    with relay_before({"cameras": target}) as relays:
+        monkeypatch.setattr(udp_module, "udp_socket", at_the_targets_port)
+        source.sendto(b"nobody is there", relays["cameras"].address)
+        until(lambda: relays["cameras"].forwarded == 1)
+        with udp(target) as rig:  # whose port is free
+            source.sendto(b"there", relays["cameras"].address)
+            assert rig.recv(100) == b"there"
+    assert len(made) == 2
 
 
 def test_a_source_that_has_gone_does_no_harm_to_others(rig: socket.socket, source: socket.socket) -> None:
@@ -368,13 +391,18 @@ def test_close_frees_the_port_and_may_be_repeated(rig: socket.socket, source: so
 
 
 def test_what_is_under_way_when_it_closes_is_dropped(rig: socket.socket, source: socket.socket) -> None:
+    class Closing(Relay):
+        """Closes when something is under way."""
+
+        def _carry(self, *args: Any) -> None:
+            super()._carry(*args)
+            self.close()
+
     async def close_early() -> None:
-        async with Relay(rig.getsockname(), delay=(0.05, 0.05)) as relay:
+        async with Closing(rig.getsockname(), delay=(0.05, 0.05)) as relay:
             source.sendto(b"late", relay.address)
-            while not relay._paths:
+            while not relay.dropped:
                 await asyncio.sleep(0.001)
-        while not relay.dropped:
-            await asyncio.sleep(0.001)
         assert relay.forwarded == 0
 
     run(close_early())

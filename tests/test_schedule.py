@@ -43,21 +43,37 @@ def coordinate(stack: contextlib.ExitStack, *recorders: Recorder, **uris: str) -
     return aux
 
 
+def too_early(aux: Auxiliaries, rig: str) -> float:
+    """Return the seconds by which a rig may act before the instant that it is given now.
+
+    Its clock is known that badly, and better by the time that it answers: the bound in the result is another one. The
+    estimate at the push is another than this one, and both are at most this one's bound off.
+    """
+    assert aux.services
+    clock = aux.services[rig].clock
+    assert clock
+    return 2 * float(clock.bound)
+
+
 @pytest.mark.parametrize("is_coroutine", [False, True], ids=["thread", "coroutine"])
 def test_rigs_act_at_the_instant_and_say_when(stack: contextlib.ExitStack, is_coroutine: bool) -> None:
     recorders = [Recorder(stack, name, is_coroutine) for name in ("cameras", "ephys")]
     aux = coordinate(stack, *recorders)
+    early = {recorder.rig.name: too_early(aux, recorder.rig.name) for recorder in recorders}
     begin, begin_wall = time.monotonic(), time.time()
-    result = aux.request("EXPSTART", REFERENCE, delay=0.3)
-    assert result.at == pytest.approx(begin_wall + 0.3, abs=0.05)
+    request_time = aux.push("EXPSTART", REFERENCE, delay=0.3)
+    pushed, pushed_wall = time.monotonic(), time.time()
+    result = until(lambda: aux.response(request_time))
+    assert begin_wall + 0.3 - 1e-3 <= result.at <= pushed_wall + 0.3 + 1e-3
     for recorder in recorders:
         (entered,) = recorder.entered
         start = result.starts[recorder.rig.name]
-        assert entered - begin >= 0.3 - start.bound - 1e-3
-        # Both are this computer's clock; what the rig says that it did is when it did it.
-        assert start.time - begin_wall == pytest.approx(entered - begin, abs=start.bound + 5e-3)
+        # All are this computer's clock: the rig acts at the instant or later, then says so, and then its handler runs.
+        assert start.time >= result.at - early[recorder.rig.name] - start.bound - 1e-3
+        assert entered - begin >= 0.3 - early[recorder.rig.name] - 1e-3
+        assert start.time - pushed_wall <= entered - pushed + start.bound + 1e-3
         assert not start.is_estimate
-        assert 0 < start.bound < 0.05
+        assert start.bound > 0
     assert result.skew == pytest.approx(abs(result.starts["cameras"].time - result.starts["ephys"].time))
     assert all(recorder.rig.status is ExpStatus.RUNNING for recorder in recorders)
 
@@ -65,21 +81,25 @@ def test_rigs_act_at_the_instant_and_say_when(stack: contextlib.ExitStack, is_co
 def test_at_is_unix_time(stack: contextlib.ExitStack) -> None:
     recorder = Recorder(stack)
     aux = coordinate(stack, recorder)
+    early = too_early(aux, "cameras")
     at = time.time() + 0.25
     result = aux.request("EXPSTART", at=at)
     assert result.at == pytest.approx(at, abs=0.01)
-    assert result.starts["cameras"].time >= at - result.starts["cameras"].bound - 1e-3
+    assert result.starts["cameras"].time >= at - early - result.starts["cameras"].bound - 1e-3
 
 
 def test_rig_without_a_handler_keeps_the_instant_too(stack: contextlib.ExitStack) -> None:
     rig = stack.enter_context(Rig("imaging", "udp://127.0.0.1:0"))
     aux = coordinate(stack, imaging=rig.uri)
+    early = too_early(aux, "imaging")
+    begin = time.monotonic()
     request_time = aux.push("EXPSTART", delay=0.3)
     until(lambda: aux.services["imaging"].peer._errands.current is not None)  # type: ignore[index,union-attr]
-    assert rig.status is ExpStatus.INITIALIZED
+    status = rig.status
+    assert status is ExpStatus.INITIALIZED or time.monotonic() - begin >= 0.3 - early - 1e-3
     result = until(lambda: aux.response(request_time))
     assert rig.status is ExpStatus.RUNNING
-    assert result.starts["imaging"].time >= result.at - result.starts["imaging"].bound - 1e-3
+    assert result.starts["imaging"].time >= result.at - early - result.starts["imaging"].bound - 1e-3
 
 
 @pytest.mark.parametrize("message", ["EXPEND", "EXPINTERRUPT"])
@@ -99,7 +119,7 @@ def test_what_still_waits_is_called_off(stack: contextlib.ExitStack, message: st
 def test_closing_calls_off_what_still_waits(stack: contextlib.ExitStack) -> None:
     recorder = Recorder(stack)
     aux = coordinate(stack, recorder)
-    aux.push("EXPSTART", delay=0.5)
+    aux.push("EXPSTART", delay=LONG)
     until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
     aux.close()
     until(lambda: not recorder.rig._session.responder._agenda._tasks)  # type: ignore[union-attr]
@@ -110,7 +130,7 @@ def test_closing_calls_off_what_still_waits(stack: contextlib.ExitStack) -> None
 def test_timeout_counts_from_the_instant(stack: contextlib.ExitStack) -> None:
     recorder = Recorder(stack)
     aux = coordinate(stack, recorder)
-    assert "cameras" in aux.request("EXPSTART", delay=0.6, timeout=0.3)
+    assert "cameras" in aux.request("EXPSTART", delay=2.0, timeout=1.5)
 
 
 @pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
@@ -120,13 +140,17 @@ def test_iblutil_rig_is_told_half_a_round_trip_before_and_its_start_is_an_estima
     old = stack.enter_context(IblutilServer("old"))
     recorder = Recorder(stack)
     aux = coordinate(stack, recorder, old=old.uri)
+    round_trip = aux.services["old"].peer.round_trip  # type: ignore[index,union-attr]
+    begin = time.monotonic()
     request_time = aux.push("EXPSTART", REFERENCE, delay=0.4)
     until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
-    assert "EXPSTART" not in old.calls
+    told = "EXPSTART" in old.calls
+    assert not told or time.monotonic() - begin >= 0.4 - round_trip / 2 - 1e-3
     result = until(lambda: aux.response(request_time))
     start = result.starts["old"]
     assert start.is_estimate
-    assert start.time == pytest.approx(result.at, abs=0.1)
+    assert start.time + start.bound >= result.at - round_trip / 2 - 1e-3
+    assert start.time <= time.time()
     assert not result.starts["cameras"].is_estimate
 
 
@@ -218,7 +242,7 @@ def test_what_comes_after_its_instant_is_done_at_once_and_the_result_says_when(
     slow.delay = (0.3, 0.3)
     result = aux.request("EXPSTART", delay=0.05)
     late = result.starts["cameras"].time - result.at
-    assert late >= 0.25 - result.starts["cameras"].bound
+    assert late >= 0.25 - result.starts["cameras"].bound - 1e-3
     assert len(recorder.entered) == 1
     until(lambda: any("after its instant" in message for message in caplog.messages))
 
@@ -243,12 +267,14 @@ def test_rigs_whose_clocks_are_minutes_apart_begin_together(stack: contextlib.Ex
         rig.on("EXPSTART")(lambda *_, name=name: entered.update({name: time.monotonic()}))
         rigs.append(stack.enter_context(rig))
     aux = coordinate(stack, **{rig.name: rig.uri for rig in rigs})
+    early = max(too_early(aux, rig.name) for rig in rigs)
     begin = time.monotonic()
-    result = aux.request("EXPSTART", delay=0.3)
+    request_time = aux.push("EXPSTART", delay=0.3)
+    result = until(lambda: aux.response(request_time))
     bound = max(start.bound for start in result.starts.values())
     assert aux.services["ahead"].clock.offset == pytest.approx(90.0, abs=bound + 1e-3)  # type: ignore[index,union-attr]
     assert aux.services["behind"].clock.offset == pytest.approx(-300.0, abs=bound + 1e-3)  # type: ignore[index,union-attr]
     for name in entered:
-        assert entered[name] - begin >= 0.3 - bound - 1e-3
-        told = result.starts[name].time - result.at  # type: ignore[operator]
-        assert told == pytest.approx(entered[name] - begin - 0.3, abs=2 * bound + 5e-3)
+        assert entered[name] - begin >= 0.3 - early - 1e-3
+        told = result.starts[name].time - result.at
+        assert -early - bound - 1e-3 <= told <= entered[name] - begin - 0.3 + bound + 1e-3

@@ -163,7 +163,7 @@ def start(folder: Path, *arguments: str, **environ: str) -> Command:
     return Command(["watch", *arguments], folder, environment(folder, **environ))
 
 
-FAST = {"beat": 0.05}
+FAST = {"beat": 0.2}
 
 
 # ----------------------------------------------------------------------------------------------------- on a terminal

@@ -262,7 +262,10 @@ class Peer:
         """Do what is due at `now`: probe, change the link's state, send again, give up."""
         before = self.state
         if self._liveness.probe_due(now):
-            self._send_probe(now)
+            if self._probe_would_meet_another(now):
+                self._liveness.excuse()
+            else:
+                self._send_probe(now)
         self._liveness.handle_timer(now)
         self._note_change(before)
         self.board.handle_timer(now)
@@ -549,6 +552,11 @@ class Peer:
         return Start(here / NANOSECONDS, clock.bound)
 
     # ---------------------------------------------------------------------------------------------------- link
+
+    def _probe_would_meet_another(self, now: float) -> bool:
+        # On a connection, where nothing is lost, two that a busy iblutil rig reads together are junk to it: it closes.
+        on_stream = self.config.address.scheme == "tcp" and self.dialect is not Dialect.RIGSYNC
+        return on_stream and self.state is not LinkState.LOST and self._probes.awaits_answer(now)
 
     def _send_probe(self, now: float) -> int:
         if self.dialect is Dialect.IBLUTIL:

@@ -47,6 +47,11 @@ class ProbeLog:
         probe = self._by_number.get(n)
         return None if probe is None or probe.answered else probe
 
+    def awaits_answer(self, now: float) -> bool:
+        """Tell whether the newest probe is unanswered, and not yet lost, as of monotonic `now`."""
+        newest = self._newest[-1] if self._newest else None
+        return newest is not None and not newest.answered and now - newest.sent < PATIENCE
+
     def loss(self, now: float) -> float | None:
         """Return the share of probes that were lost, as of monotonic `now`; None before any is old enough to tell."""
         newest = tuple(self._newest)  # at one stroke: other threads read this while probes go on

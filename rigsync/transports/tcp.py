@@ -25,6 +25,9 @@ BACKLOG = 1 << 20
 ARRAY_GAP = 0.05
 """Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed: iblutil takes
 what one read gives it for one message, so that two which arrive together would be a wrong echo, at which it closes."""
+PROBE_GAP = 0.5
+"""Seconds that a message of the iblutil dialect waits for the answers to the probes before it, which show that these
+have been read: a rig that is busy does not read for longer than `ARRAY_GAP`. Half of what the rig has to confirm it."""
 CONNECT_TIMEOUT = 3.0
 """Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s in which Windows
 asks a port that refuses again and again."""
@@ -99,12 +102,16 @@ class _Stream(asyncio.Protocol):
             if self._held_bytes - len(data) > BACKLOG:
                 self.stop("it sends faster than messages of the iblutil dialect can be told apart")
             elif self._release is None:
-                self._release = self._loop.call_at(self._sent_at + ARRAY_GAP, self._write_held)
+                self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
         else:
             self._write(data)
 
+    def _gap(self) -> float:
+        """Return the seconds between what was sent last and a message of the iblutil dialect."""
+        return ARRAY_GAP
+
     def _must_wait(self, data: bytes) -> bool:
-        is_close = self._loop.time() < self._sent_at + ARRAY_GAP
+        is_close = self._loop.time() < self._sent_at + self._gap()
         return is_close and (self._sent_array is not None or data[:1] == b"[")
 
     def _write_held(self) -> None:
@@ -113,7 +120,7 @@ class _Stream(asyncio.Protocol):
             self._held_bytes -= len(self._held[0])
             self._write(self._held.popleft())
         if self._held:
-            self._release = self._loop.call_at(self._sent_at + ARRAY_GAP, self._write_held)
+            self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
 
     def _write(self, data: bytes) -> None:
         waiting = self.transport.get_write_buffer_size()
@@ -306,9 +313,23 @@ class _LineStream(_Stream):
         super().__init__(limit)
         self._line = line
         self._waiting = 0
+        self._unanswered = 0  # probes, to a rig that may be iblutil's, which sends them back
         self.ended: asyncio.Future[str] = self._loop.create_future()
 
+    def _write(self, data: bytes) -> None:
+        if data[:1] == b"{":
+            self._unanswered += 1
+        super()._write(data)
+
+    def _gap(self) -> float:
+        return PROBE_GAP if self._unanswered else ARRAY_GAP
+
     def message_received(self, message: bytes) -> None:
+        if message[:1] == b"{" and self._unanswered:
+            self._unanswered -= 1
+            if self._release and not self._unanswered:
+                self._release.cancel()
+                self._write_held()
         self._line.heard(message)
 
     def part_received(self) -> None:

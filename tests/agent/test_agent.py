@@ -321,14 +321,14 @@ def test_what_expinit_has_started_ends_with_expcleanup(lab: Lab) -> None:
 
 
 def test_it_ends_with_the_lease(lab: Lab) -> None:
-    recording_agent(lab, lease=1)
+    recording_agent(lab, lease=3)
     aux = lab.connect()
     init(aux)
     pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
     aux.close()
     until(lambda: is_gone(pid))
     lab.logged("was interrupted")
-    lab.logged("has been silent for the lease of 1 s")
+    lab.logged("has been silent for the lease of 3 s")
 
 
 def test_one_that_ignores_everything_is_killed_and_the_answer_says_so(lab: Lab) -> None:
@@ -447,12 +447,19 @@ def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> No
 def test_one_that_ends_well_before_its_time_is_told_too(lab: Lab) -> None:
     agent = recording_agent(
         lab,
-        "open(__import__('sys').argv[1], 'w'); import time; time.sleep(0.3); print('done')",
+        """
+        import os, sys, time
+        open(sys.argv[1], "w")
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        print("done")
+        """,
         folders=["{data}/{exp_ref}"],
     )
     aux = lab.connect()
     init(aux)
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    (lab.folder / "go").touch()
     until(lambda: agent.status is ExpStatus.STOPPED)
     interrupted = aux.request("EXPEND", timeout=LONG)["cameras"][0]["interrupted"]
     assert "ended by itself with exit status 0" in interrupted
@@ -589,7 +596,7 @@ def test_what_is_left_of_an_earlier_recording_need_not_grow(lab: Lab) -> None:
     until(lambda: "left.txt" in remote.progress)
     size = remote.progress["left.txt"].value
     until(lambda: remote.progress["left.txt"].value > size + 3000)  # for longer than it would take to be told
-    assert failures == []
+    assert [failure for failure in failures if "before.txt" in failure.body["problem"]] == []
     assert "before.txt" not in remote.progress
 
 
@@ -664,7 +671,8 @@ def test_many_sessions_leave_nothing(lab: Lab) -> None:
         with aux.experiment(f"2026-03-01_{n}_mouse", timeout=LONG) as session:
             session.check()
     assert not agent._commands.running()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rigsync-command")]
+    # The thread of the last one may be about to end when its end is answered.
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("rigsync-command")])
 
 
 def test_two_agents_and_one_that_refuses(lab: Lab) -> None:

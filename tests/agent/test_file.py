@@ -563,19 +563,25 @@ def mutations() -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(pieces) | st.text(max_size=3), max_size=60).map("".join)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(content=st.binary(max_size=300) | st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_a_file_or_a_config_error(write: Callable[..., Path], content: bytes) -> None:
     check_anything(write(content))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(text=mutations())
 def test_any_pieces_are_a_file_or_a_config_error(write: Callable[..., Path], text: str) -> None:
     check_anything(write(text.encode("utf-8", "surrogatepass")))
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(text=documents(), platform=st.sampled_from(["linux", "win32"]))
 def test_any_value_at_any_key_is_read_or_a_config_error(write: Callable[..., Path], text: str, platform: str) -> None:
     check_anything(write(text), platform)

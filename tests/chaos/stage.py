@@ -171,7 +171,8 @@ class Stage:
             Additions to its environment.
         """
         if not isinstance(uris, Mapping):
-            uris = dict.fromkeys(uris, "udp://127.0.0.1:0")
+            # Not one that the system chooses, which may be a coordinator's before the rig is started again.
+            uris = {name: f"udp://127.0.0.1:{free_port()}" for name in uris}
         actor = RigsActor(self, "rigs", dict(uris), {"standby": standby}, under=under, env=env or {})
         self._actors.append(actor)
         return actor

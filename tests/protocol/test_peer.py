@@ -1917,6 +1917,19 @@ def test_an_iblutil_rig_is_not_probed_over_tcp_while_a_request_is_outstanding(sc
         assert len(ibl.sent(Line.PROBES)) == 1
 
 
+@pytest.mark.parametrize(("scheme", "probes"), [("udp", 8), ("tcp", 1)])
+def test_no_probe_follows_another_over_tcp_to_what_may_be_an_iblutil_rig(scheme: str, probes: int) -> None:
+    """Over one connection a busy one would read both together, which is junk to it."""
+    bench = PeerBench(scheme=scheme).connect()
+    bench.run(0.9)
+    assert len(bench.sent(Line.PROBES)) == probes
+    bench.run(1.5)
+    assert bench.sent(Line.PROBES)  # after a second, there is another reason why it is not answered
+    bench.alive()
+    bench.run(2.5)
+    assert len(bench.sent(Line.PROBES)) > 1  # a rigsync rig reads one message after the other, whenever it does
+
+
 def test_parts_of_messages_keep_a_link_alive_and_revive_none() -> None:
     bench = PeerBench(scheme="tcp").connected()
     for _ in range(10):
