@@ -22,6 +22,10 @@ from rigsync.transports.udp import open_udp_line, open_udp_listener
 logger = logging.getLogger("rigsync.endpoint")
 
 
+LATE = 0.1
+"""Seconds by which the timer is late on a busy computer; beyond that this program has stood still."""
+
+
 class Core(Protocol):
     """A protocol core: datagrams and time in, datagrams and events out."""
 
@@ -30,6 +34,9 @@ class Core(Protocol):
 
     def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
         """Take note that what came from `source` cannot be a message."""
+
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that for so many seconds nobody here has listened, before anything else of `now`."""
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -77,7 +84,7 @@ class Endpoint:
         self._lines: dict[Any, Line] = {}
         self._listener: Listener | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._due = math.inf
+        self._due = self._expected = math.inf
         self._pumping = False
         self._closed = False
 
@@ -193,21 +200,31 @@ class Endpoint:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        self._expected = math.inf
         if due < math.inf:
-            self._due = due
+            self._due, self._expected = due, max(due, self._loop.time())
             self._timer = self._loop.call_at(due, self._tick)
+
+    def _wake(self) -> float:
+        """Return monotonic seconds; where this program has stood still until now, the core hears of that first."""
+        now = self._loop.time()
+        late = now - self._expected
+        if late > LATE:  # stopped, asleep with its computer, or held up by a callback, a debugger or other code
+            self._expected = math.inf
+            self._core.note_standstill(late, now)
+        return now
 
     def _tick(self) -> None:
         self._timer = None
         try:
-            self._core.handle_timer(self._loop.time())
+            self._core.handle_timer(self._wake())
         finally:
             self.pump()
 
     def receive(self, data: bytes, source: Any) -> None:
         """Hand a datagram to the core."""
         if not self._closed:
-            self._core.receive_datagram(data, source, self._loop.time())
+            self._core.receive_datagram(data, source, self._wake())
             self.pump()
 
     def refuse(self, line: Any) -> None:
@@ -216,13 +233,13 @@ class Endpoint:
         for sibling in [opened for name, opened in self._lines.items() if label(name) == label(line)]:
             sibling.read_waiting()
         if self._on_refusal and not self._closed:
-            self._on_refusal(line, self._loop.time())
+            self._on_refusal(line, self._wake())
             self.pump()
 
     def show_life(self, line: Any) -> None:
         """Tell that part of a message has come on a line, or gone."""
         if self._on_life and not self._closed:
-            self._on_life(line, self._loop.time())
+            self._on_life(line, self._wake())
             self.pump()
 
     def reject(self, source: Any, error: RemoteProtocolError) -> None:

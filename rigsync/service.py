@@ -46,6 +46,7 @@ from rigsync.protocol.events import (
     PushCompleted,
     RemoteComplaint,
     RequestReceived,
+    StoodStill,
     ViolationSeen,
 )
 from rigsync.protocol.fanout import Fanout
@@ -534,6 +535,12 @@ class RigServices(app.Services):
             self._note_link(event)
         elif isinstance(event, Notice):
             self._note_notice(event)
+        elif isinstance(event, StoodStill):
+            logger.warning(
+                "this program stood still for %.1f s, in which it heard no rig: it was stopped, its computer slept, "
+                "or one of its callbacks, or other code, held up all threads",
+                event.seconds,
+            )
         elif isinstance(event, ViolationSeen):
             logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
         self.subscribers.tell(event)

@@ -68,6 +68,7 @@ class Wire:
         self.events: list[Any] = []
         self.due = math.inf
         self.ticks: list[float] = []
+        self.standstills: list[float] = []
         self.violations: list[tuple[Any, RemoteProtocolError]] = []
 
     @property
@@ -79,6 +80,9 @@ class Wire:
 
     def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
         self.violations.append((source, error))
+
+    def note_standstill(self, seconds: float, now: float) -> None:
+        self.standstills.append(seconds)
 
     def handle_timer(self, now: float) -> None:
         self.ticks.append(now)

@@ -91,6 +91,28 @@ def test_a_rig_that_stands_still_is_suspect_then_lost_then_alive(stack: contextl
     assert [event.after.value for event in changes] == ["suspect", "lost", "alive"]
 
 
+def test_a_program_that_stands_still_itself_does_not_take_its_rigs_for_lost(
+    stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = stack.enter_context(RigProgram("cameras"))
+    aux = connect(stack, {"cameras": program.uri})
+    told = Told(aux)
+    stood_still: list[events.StoodStill] = []
+    answered: list[events.ProbeAnswered] = []
+
+    def block(event: events.ProbeAnswered) -> None:
+        answered.append(event)
+        if len(answered) == EAGER.burst_count + 2:  # one a beat by now: none that comes meanwhile is a sign of life
+            time.sleep(2 * EAGER.lost_after)
+
+    aux.on("StoodStill", stood_still.append)
+    aux.on("ProbeAnswered", block)
+    until(lambda: len(answered) > EAGER.burst_count + 4)
+    assert told.events == []
+    assert stood_still[0].seconds > EAGER.lost_after
+    assert "this program stood still for" in caplog.text
+
+
 def test_a_restart_with_a_request_outstanding_is_told_and_not_run_again(stack: contextlib.ExitStack) -> None:
     with RigProgram("cameras", handlers={"EXPINIT": "hang"}) as victim:
         aux = connect(stack, {"cameras": victim.uri})

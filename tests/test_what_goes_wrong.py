@@ -93,6 +93,10 @@ SHOWN_BY = {
     "a callback of your own raises": [
         "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",
     ],
+    "your program itself stands still: stopped, asleep with its PC, in a debugger": [
+        "tests/test_links.py::test_a_program_that_stands_still_itself_does_not_take_its_rigs_for_lost",
+        "tests/protocol/test_peer.py::test_an_answer_that_has_come_while_this_program_stood_still_counts",
+    ],
     "a callback of your own blocks": [
         "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
     ],

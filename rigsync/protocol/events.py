@@ -140,6 +140,14 @@ class RigLost(LinkChanged):
     """A rig has been silent for five beats, its host refuses, or it has said goodbye."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoodStill(CoordinatorEvent):
+    """Told after this program has stood still: it has heard no rig meanwhile, and takes none for silent."""
+
+    seconds: float
+    """For how long, at least."""
+
+
 LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
     LinkState.ALIVE: RigAlive,
     LinkState.SUSPECT: RigSuspect,

@@ -68,6 +68,10 @@ class Ownership:
         if self.owner is not None and self.owner.boot == boot and not self._left:
             self._heard = now
 
+    def pass_over(self, seconds: float) -> None:
+        """Do not hold seconds against the owner in which nobody here has listened."""
+        self._heard += seconds
+
     def leave(self, boot: str) -> None:
         """Take note that a coordinator has said goodbye: another may command; the lease goes on."""
         if self.owner is not None and self.owner.boot == boot:

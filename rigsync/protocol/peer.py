@@ -258,6 +258,11 @@ class Peer:
         self._liveness.refuse(now)
         self._note_change(before)
 
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that for so many seconds nobody here has listened: the rig has not been silent for that."""
+        self._liveness.pass_over(seconds)
+        self._errands.note_standstill(now)
+
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: probe, change the link's state, send again, give up."""
         before = self.state

@@ -2075,6 +2075,19 @@ def test_after_the_lease_of_silence_the_rig_interrupts_with_the_reason(status: s
     assert isinstance(foreign(bench, "EXPCLEANUP"), Reply)
 
 
+@pytest.mark.parametrize(("stood_still", "after"), [(3600.0, "RUNNING"), (0.5, "STOPPED")])
+def test_what_the_rig_did_not_hear_while_it_stood_still_is_no_silence_of_the_owner(
+    stood_still: float, after: str
+) -> None:
+    bench = RigBench(lease=30.0).enter("RUNNING")
+    bench.now += 29.8 + stood_still
+    bench.rig.note_standstill(stood_still, bench.now)
+    bench.run(0.0)
+    assert bench.rig.status.name == after
+    bench.run(31)
+    assert bench.rig.status.name == "STOPPED"
+
+
 def test_a_lease_that_is_over_interrupts_where_there_is_no_handler_as_well() -> None:
     bench = RigBench(lease=30.0).enter("RUNNING")
     bench.run(30.0)
