@@ -18,6 +18,7 @@ from rigsync.protocol.events import Event
 from rigsync.transports import Line, Listener, label
 from rigsync.transports.tcp import TcpLine, open_tcp_listener
 from rigsync.transports.udp import open_udp_line, open_udp_listener
+from rigsync.workers import Workers
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -141,6 +142,10 @@ class Endpoint:
         """Begin the connection of a line anew, if it has one: its rig is lost, for this reason."""
         self._lines[line].reconnect(reason)
 
+    def is_stranded(self, line: Any) -> bool:
+        """Whether a line leaves from where this computer does not reach the rig any more, and is to be opened again."""
+        return self._lines[line].is_stranded()
+
     def now(self) -> float:
         """Return monotonic seconds."""
         return self._loop.time()
@@ -250,7 +255,27 @@ class Endpoint:
 
 
 async def look_up(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
-    """Do as `resolve` does, without blocking the event loop while a name server is asked."""
+    """Do as `resolve` does, without blocking the event loop while a name server is asked.
+
+    Nor does one that does not answer, for half a minute as a rule, keep anything from ending: unlike those of an
+    executor, for which the interpreter waits before it does anything else, its thread is left behind.
+    """
     if is_literal(config.address):
         return resolve(config)
-    return await asyncio.get_running_loop().run_in_executor(None, resolve, config)
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[tuple[int, tuple[Any, ...]]] = loop.create_future()
+
+    def settle(result: tuple[int, tuple[Any, ...]], error: BaseException | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(result)
+        else:
+            found.set_exception(error)
+
+    workers = Workers("look-up")
+    try:
+        workers.submit(lambda: resolve(config), lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
+        return await found
+    finally:
+        workers.close(0.0)

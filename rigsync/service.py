@@ -21,7 +21,7 @@ from iblutil.io.net import app
 
 from rigsync.callbacks import Subscribers, guarded, resolve_future
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Address, Rigs, check_distinct, checked_timeout, is_literal
+from rigsync.config import Address, RigConfig, Rigs, check_distinct, checked_timeout, is_literal
 from rigsync.endpoint import Endpoint, look_up
 from rigsync.errors import (
     ConfigError,
@@ -607,28 +607,40 @@ class RigServices(app.Services):
             self.connected.unset()
         if event.after is LinkState.LOST and self._endpoint:
             self._endpoint.reconnect((event.rig, Line.REQUESTS), event.reason)
-            if not is_literal(self._rigs.rigs[event.rig].address):
-                self._search(event.rig)
+            self._search(event.rig)
 
     def _search(self, rig: str) -> None:
-        """Look a lost rig's name up again until it answers: after a reboot it may have another address."""
+        """Look for another way to a lost rig until it answers."""
         if rig not in self._searches:
-            search = asyncio.get_running_loop().create_task(self._look_up_again(rig), name=f"rigsync look-up of {rig}")
+            search = asyncio.get_running_loop().create_task(self._look_for(rig), name=f"rigsync search for {rig}")
             self._searches[rig] = search
             search.add_done_callback(lambda _: self._searches.pop(rig, None))
 
-    async def _look_up_again(self, rig: str) -> None:
+    async def _look_for(self, rig: str) -> None:
+        config, timing = self._rigs.rigs[rig], self._rigs.timing
+        interval = timing.beat if is_literal(config.address) else timing.lost_after  # which asks a name server
         while (endpoint := self._endpoint) and self[rig].state is LinkState.LOST:
             try:
-                family, address = await look_up(self._rigs.rigs[rig])
-                if address != self._addresses[rig]:
-                    self._check_distinct({**self._addresses, rig: address})
-                    await self._open_lines(endpoint, rig, family, address)
-                    before, self._addresses[rig] = self._addresses[rig], address
-                    link_logger.warning("%s: its name stands for %s now, no longer for %s", rig, address[0], before[0])
-            except (ConfigError, OSError) as error:
-                link_logger.debug("%s: looking its name up again: %s", rig, error)
-            await asyncio.sleep(self._rigs.timing.lost_after)
+                await self._look_once(endpoint, rig, config)
+            except (ConfigError, OSError, RuntimeError) as error:  # the last where the system gives no more threads
+                link_logger.debug("%s: looking for another way to it: %s", rig, error)
+            await asyncio.sleep(interval)
+
+    async def _look_once(self, endpoint: Endpoint, rig: str, config: RigConfig) -> None:
+        """Open its lines again where its name stands for another address, or this computer has another towards it."""
+        family, address = await look_up(config)
+        before = self._addresses[rig]
+        has_moved = address != before
+        if has_moved:
+            self._check_distinct({**self._addresses, rig: address})
+        elif not endpoint.is_stranded((rig, Line.REQUESTS)):
+            return
+        await self._open_lines(endpoint, rig, family, address)
+        self._addresses[rig] = address
+        if has_moved:
+            link_logger.warning("%s: its name stands for %s now, no longer for %s", rig, address[0], before[0])
+        else:
+            link_logger.warning("%s: this computer's own network has changed; trying again from its new address", rig)
 
     def _ping_reply(self, event: ProbeAnswered) -> PingReply:
         rig = self[event.rig]

@@ -277,6 +277,39 @@ def test_a_name_that_stands_for_another_address_after_a_reboot(
     assert aux.services.address("cameras")[0] == "127.0.0.2"
 
 
+SEARCHING = """
+import socket, sys, threading
+from rigsync import Auxiliaries
+aux = Auxiliaries({{"cameras": "{uri}"}})
+stuck = threading.Event()
+
+def hang(*args, **kwargs):
+    stuck.set()
+    threading.Event().wait()
+
+socket.getaddrinfo = hang
+print(aux.is_connected, flush=True)
+sys.stdin.readline()
+if not stuck.wait({patience}):
+    sys.exit("the name was not looked up again")
+"""
+
+
+def test_a_name_server_that_does_not_answer_does_not_keep_a_program_from_ending() -> None:
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
+        program = SEARCHING.format(uri=rig.uri.replace("127.0.0.1", "localhost"), patience=LONG)
+        command = [sys.executable, "-c", program]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout
+                assert process.stdout.readline() == "True\n"
+                rig.close()
+                process.communicate("\n", timeout=2 * LONG)
+            finally:
+                process.kill()
+    assert process.returncode == 0
+
+
 # -------------------------------------------------------------------------------------------------------- clocks
 
 

@@ -39,6 +39,11 @@ SHOWN_BY = {
     "a rig's PC comes back with another address": [
         "tests/test_links.py::test_a_name_that_stands_for_another_address_after_a_reboot",
     ],
+    "the task's PC gets another address, or its network is up only after the task": [
+        "tests/chaos/test_kernel_network.py::test_task_whose_computer_gets_another_address",
+        "tests/chaos/test_kernel_network.py::test_network_that_is_there_only_after_the_task",
+        "tests/protocol/test_responder.py::test_a_coordinator_whose_computer_has_another_address_goes_on_after_5_beats_of_silence",
+    ],
     "a rig's PC starts late": [
         "tests/test_links.py::test_waiting_for_rigs_ends_when_all_answer",
         "tests/test_links.py::test_rigs_that_do_not_appear_are_named_with_what_is_known",

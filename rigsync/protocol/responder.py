@@ -276,7 +276,7 @@ class Responder(Outputs[Address]):
 
     def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator:
         coordinator = self._coordinators.seen(frame.boot, source, now)
-        self._agenda.ownership.heard(frame.boot, now)
+        self._agenda.ownership.heard(frame.boot, now, source[0])
         self._send_notices(coordinator, now)
         return coordinator
 
