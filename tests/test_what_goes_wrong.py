@@ -120,6 +120,9 @@ SHOWN_BY = {
         "tests/test_experiment.py::test_one_that_is_lost_and_back_is_ready_again",
         "tests/test_experiment.py::test_what_nobody_has_checked_is_told_at_the_end",
     ],
+    "a rig is lost when the experiment ends, and back later, while the program goes on": [
+        "tests/test_experiment.py::test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again",
+    ],
     "a recorder of an agent dies, or ends too soon": [
         "tests/agent/test_agent.py::test_one_that_dies_while_it_records_is_told_at_once",
         "tests/test_examples.py::test_a_recorder_that_dies_ends_the_task",
