@@ -54,7 +54,7 @@ class Auxiliaries:
     connect_timeout : float, optional
         Seconds that the constructor waits for the rigs; by default as the configuration's timing says (2 s).
     log_limit : int
-        How many results the log keeps.
+        How many results the log keeps; fewer where their answers take more than 64 MiB.
 
     Raises
     ------
@@ -207,7 +207,7 @@ class Auxiliaries:
         All such functions are called one after the other, in the order in which the notices of all rigs and topics
         came. A plain function runs on a thread of its own: it may block, and may push, wait and call. A coroutine
         function runs on the service thread's event loop. An exception is logged with the function's name. 10,000
-        notices may wait; beyond that the oldest are dropped, which the log tells.
+        notices may wait, and 64 MiB of them; beyond that the oldest are dropped, which the log tells.
 
         Parameters
         ----------

@@ -73,6 +73,8 @@ class _Pending:
     done: Callable[[Outcome | NotRunning], object]
     confirmation: asyncio.Future[None] | None = None
     confirmed: bool = False
+    size: int = 0
+    """Bytes of the answers so far."""
 
 
 @dataclass(slots=True, eq=False)
@@ -546,9 +548,11 @@ class RigServices(app.Services):
         self.subscribers.tell(event)
 
     def _deliver(self, event: MessageReceived) -> None:
+        pending = self._pending.get(event.request_time) if event.request_time is not None else None
+        if pending:
+            pending.size += event.size
         if isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
             return
-        pending = self._pending.get(event.request_time) if event.request_time is not None else None
         confirmed = pending is not None and pending.confirmation is not None
         self[event.rig].deliver(event.event, event.args, self.address(event.rig), confirmed)
 
@@ -571,7 +575,7 @@ class RigServices(app.Services):
             if isinstance(error, RemoteError) and not is_command:  # iblutil's callbacks for errors: for every one
                 text = f"{error.error}: {error.message}"
                 self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name), False)
-        self.log.file(event.request_time, outcome)
+        self.log.file(event.request_time, outcome, pending.size if pending else 0)
         self.response_received.announce()
         self.subscribers.tell(event)
         if pending:

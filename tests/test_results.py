@@ -13,7 +13,7 @@ from live_helpers import LONG, in_thread
 
 from rigsync import errors
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
-from rigsync.results import PingReply, PushResult, ResultLog
+from rigsync.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog
 
 LATE = RigTimeout("ephys", "no answer in time")
 LOST = RigLost("imaging", "silent for 5 s")
@@ -107,6 +107,20 @@ def test_log_is_a_mapping_of_the_newest() -> None:
     with pytest.raises(TypeError):
         log[5.0] = results[0]  # type: ignore[index]
     assert repr(log) == "<ResultLog of 3 results>"
+
+
+def test_large_results_are_kept_until_they_take_too_much_memory_and_the_newest_in_any_case() -> None:
+    log = ResultLog()
+    results = some_results(300)
+    for result in results[:100]:
+        log.file(result.request_time, result, size=MOST_BYTES // 20)
+    assert list(log.values()) == results[80:100]
+    for result in results[100:200]:
+        log.file(result.request_time, result, size=MOST_BYTES)
+    assert list(log.values()) == results[200 - KEPT_ANYWAY : 200]
+    for result in results[200:]:
+        log.file(result.request_time, result)
+    assert list(log.values()) == results[199:]  # the last of the large ones has room beside them
 
 
 def test_views_are_of_the_moment() -> None:

@@ -67,6 +67,8 @@ class MessageReceived(CoordinatorEvent):
     """What follows the event in the message; the one value of a command."""
     request_time: float | None
     """The push that it answers, None for a message of the rig's own accord."""
+    size: int = field(default=0, repr=False, compare=False)
+    """Bytes that it took on the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,8 @@ class Notice(CoordinatorEvent):
     """Plain JSON values."""
     confirmed: bool
     """Whether every such notice comes, once and in order; else a newer one of its topic and key may replace it."""
+    size: int = field(default=0, repr=False, compare=False)
+    """Bytes that it took on the network."""
 
 
 @dataclass(frozen=True, slots=True)
