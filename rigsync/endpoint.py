@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from rigsync.config import RigConfig, is_literal, resolve
+from rigsync.config import RigConfig, is_literal, resolve_all
 from rigsync.errors import RemoteProtocolError, RigsyncError
 from rigsync.protocol.events import Event
 from rigsync.transports import Line, Listener, label
@@ -254,18 +254,18 @@ class Endpoint:
             self.pump()
 
 
-async def look_up(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
-    """Do as `resolve` does, without blocking the event loop while a name server is asked.
+async def look_up(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
+    """Do as `resolve_all` does, without blocking the event loop while a name server is asked.
 
     Nor does one that does not answer, for half a minute as a rule, keep anything from ending: unlike those of an
     executor, for which the interpreter waits before it does anything else, its thread is left behind.
     """
     if is_literal(config.address):
-        return resolve(config)
+        return resolve_all(config)
     loop = asyncio.get_running_loop()
-    found: asyncio.Future[tuple[int, tuple[Any, ...]]] = loop.create_future()
+    found: asyncio.Future[list[tuple[int, tuple[Any, ...]]]] = loop.create_future()
 
-    def settle(result: tuple[int, tuple[Any, ...]], error: BaseException | None) -> None:
+    def settle(result: Any, error: BaseException | None) -> None:
         if found.done():
             return
         if error is None:
@@ -275,7 +275,7 @@ async def look_up(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
 
     workers = Workers("look-up")
     try:
-        workers.submit(lambda: resolve(config), lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
+        workers.submit(lambda: resolve_all(config), lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
         return await found
     finally:
         workers.close(0.0)

@@ -18,7 +18,7 @@ MOST_BYTES = 64 << 20
 KEPT_ANYWAY = 16
 """Results that a log keeps however large they are, so that one who pushes and then looks finds them."""
 
-_clock_lock = threading.Lock()
+_clock_lock = threading.RLock()  # which the handler of a signal that comes in between can take, too
 _last_request_time = 0.0
 
 
@@ -26,8 +26,12 @@ def draw_request_time() -> float:
     """Return the Unix time in seconds, strictly increasing in this process even where the clock is set back."""
     global _last_request_time
     with _clock_lock:
-        _last_request_time = max(time.time(), math.nextafter(_last_request_time, math.inf))
-        return _last_request_time
+        while True:
+            before = _last_request_time
+            drawn = max(time.time(), math.nextafter(before, math.inf))
+            if _last_request_time == before:  # else such a handler has drawn one meanwhile
+                _last_request_time = drawn
+                return drawn
 
 
 class PushResult(dict[str, list[Any]]):

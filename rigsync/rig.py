@@ -447,7 +447,7 @@ class Rig(RigBoard):
             raise RuntimeError(f"rig {self.name} serves already")
         session = _Session(self.name, self._handlers, self._make_responder)
         try:
-            family, address = await look_up(self._config)
+            (family, address), *_ = await look_up(self._config)
             limit = self._config.max_message if self._config.address.scheme == "tcp" else None
             bound = await session.endpoint.listen(family, address, limit)
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import math
 import secrets
@@ -61,6 +62,10 @@ push_logger = logging.getLogger("rigsync.push")
 link_logger = logging.getLogger("rigsync.link")
 
 Outcome = PushResult | PushError
+
+LOOKS_THERE = 6
+"""Look-ups for which a lost rig that has answered is waited for where it was, before other addresses of its name are
+tried: half a minute, in which its program is started again."""
 
 MOST_ON_WINDOWS = 250
 """Rigs: select() there watches 512 sockets, each rig takes two, and the event loop some for itself."""
@@ -132,6 +137,7 @@ class RigServices(app.Services):
         self._complained: set[tuple[str, ExpMessage]] = set()
         self._pings: list[_Ping] = []
         self._searches: dict[str, asyncio.Task[None]] = {}
+        self._answered: set[str] = set()
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -165,7 +171,8 @@ class RigServices(app.Services):
         rigs = self._rigs.rigs
         if sys.platform == "win32" and len(rigs) > MOST_ON_WINDOWS:
             raise RigsyncError(f"{len(rigs)} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
-        found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
+        all_found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
+        found = [addresses[0] for addresses in all_found]
         self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
         self._check_distinct(self._addresses)
         stamps = StampClock(time.time_ns(), asyncio.get_running_loop().time())
@@ -609,6 +616,8 @@ class RigServices(app.Services):
             self.connected.set()
         else:
             self.connected.unset()
+        if event.after is LinkState.ALIVE:
+            self._answered.add(event.rig)
         if event.after is LinkState.LOST and self._endpoint:
             self._endpoint.reconnect((event.rig, Line.REQUESTS), event.reason)
             self._search(event.rig)
@@ -623,28 +632,40 @@ class RigServices(app.Services):
     async def _look_for(self, rig: str) -> None:
         config, timing = self._rigs.rigs[rig], self._rigs.timing
         interval = timing.beat if is_literal(config.address) else timing.lost_after  # which asks a name server
-        while (endpoint := self._endpoint) and self[rig].state is LinkState.LOST:
+        for look in itertools.count():
+            endpoint = self._endpoint
+            if endpoint is None or self[rig].state is not LinkState.LOST:
+                return
             try:
-                await self._look_once(endpoint, rig, config)
+                await self._look_once(endpoint, config, stay=rig in self._answered and look < LOOKS_THERE)
             except (ConfigError, OSError, RuntimeError) as error:  # the last where the system gives no more threads
                 link_logger.debug("%s: looking for another way to it: %s", rig, error)
             await asyncio.sleep(interval)
 
-    async def _look_once(self, endpoint: Endpoint, rig: str, config: RigConfig) -> None:
-        """Open its lines again where its name stands for another address, or this computer has another towards it."""
-        family, address = await look_up(config)
+    async def _look_once(self, endpoint: Endpoint, config: RigConfig, stay: bool) -> None:
+        """Open a rig's lines again where its name stands for another address, or this computer has another towards it.
+
+        Of several addresses of its name each has its turn, unless it is to `stay` at the one where it was last.
+        """
+        rig, found = config.name, await look_up(config)
         before = self._addresses[rig]
-        has_moved = address != before
-        if has_moved:
+        addresses = [address for _, address in found]
+        turn = addresses.index(before) if before in addresses else -1
+        if turn < 0 or (len(found) > 1 and not stay):
+            family, address = found[(turn + 1) % len(found)]
             self._check_distinct({**self._addresses, rig: address})
-        elif not endpoint.is_stranded((rig, Line.REQUESTS)):
+        elif endpoint.is_stranded((rig, Line.REQUESTS)):
+            family, address = found[turn]
+        else:
             return
         await self._open_lines(endpoint, rig, family, address)
         self._addresses[rig] = address
-        if has_moved:
+        if address == before:
+            link_logger.warning("%s: this computer's own network has changed; trying again from its new address", rig)
+        elif turn < 0:
             link_logger.warning("%s: its name stands for %s now, no longer for %s", rig, address[0], before[0])
         else:
-            link_logger.warning("%s: this computer's own network has changed; trying again from its new address", rig)
+            link_logger.info("%s: trying %s, another address of its name, in place of %s", rig, address[0], before[0])
 
     def _ping_reply(self, event: ProbeAnswered) -> PingReply:
         rig = self[event.rig]

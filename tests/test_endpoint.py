@@ -233,7 +233,8 @@ def test_names_are_looked_up_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket, "getaddrinfo", look)
 
     async def main() -> None:
-        assert await look_up(RigConfig("a", parse_uri("pc:5"))) == (socket.AF_INET, ("127.0.0.1", 5))
+        found = await look_up(RigConfig("a", parse_uri("pc:5")))
+        assert found == [(socket.AF_INET, ("127.0.0.1", 5)), (socket.AF_INET6, ("::1", 5, 0, 0))]
         with pytest.raises(ConfigError, match="nobody"):
             await look_up(RigConfig("a", parse_uri("nobody")))
         assert threading.current_thread() not in threads

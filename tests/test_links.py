@@ -17,9 +17,11 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, RigProgram, free_port, port_of, until
 
+import rigsync.service
 from rigsync import (
     Auxiliaries,
     ClockEstimate,
+    ListenError,
     LoopBlocked,
     NotRunning,
     PushError,
@@ -275,6 +277,50 @@ def test_a_name_that_stands_for_another_address_after_a_reboot(
     assert told.of("cameras")[:3] == ["RigLost", "RigRestarted", "RigAlive"]
     assert aux.services is not None
     assert aux.services.address("cameras")[0] == "127.0.0.2"
+
+
+def stand_for(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Have the name camera-pc stand for several addresses."""
+    look_up = socket.getaddrinfo
+
+    def answer(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host != "camera-pc":
+            return look_up(host, *args, **kwargs)
+        return [entry for host in hosts for entry in look_up(host, *args, **{**kwargs, "flags": socket.AI_NUMERICHOST})]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
+def test_a_rig_that_is_not_at_the_first_address_of_its_name_is_found_at_another(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    try:
+        rig = stack.enter_context(Rig("cameras", f"udp://{f'[{host}]' if ':' in host else host}:0"))
+    except ListenError as reason:
+        pytest.skip(str(reason))
+    stand_for(monkeypatch, "127.0.0.1", host)
+    aux = connect(stack, {"cameras": f"udp://camera-pc:{port_of(rig.uri)}"}, connect_timeout=0)
+    aux.wait_for("cameras", timeout=LONG)
+    assert aux.services is not None
+    assert aux.services.address("cameras")[0] == host
+
+
+def test_a_rig_that_has_answered_is_waited_for_where_it_was(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_for(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
+        aux = connect(stack, {"cameras": f"udp://camera-pc:{port_of(rig.uri)}"})
+        told = Told(aux)
+    until(lambda: told.of("cameras") == ["RigLost"])
+    assert aux.services is not None
+    for _ in range(3):
+        assert aux.services.address("cameras")[0] == "127.0.0.1"
+        time.sleep(EAGER.lost_after / 2)
+    monkeypatch.setattr(rigsync.service, "LOOKS_THERE", 0)
+    with Rig("cameras", f"udp://127.0.0.2:{port_of(rig.uri)}"):
+        aux.wait_for("cameras", timeout=LONG)  # its computer has only the other address by now
 
 
 SEARCHING = """

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from live_helpers import LONG, in_thread
 
+import rigsync.results
 from rigsync import errors
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
-from rigsync.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog
+from rigsync.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog, draw_request_time
 
 LATE = RigTimeout("ephys", "no answer in time")
 LOST = RigLost("imaging", "silent for 5 s")
@@ -121,6 +122,21 @@ def test_large_results_are_kept_until_they_take_too_much_memory_and_the_newest_i
     for result in results[200:]:
         log.file(result.request_time, result)
     assert list(log.values()) == results[199:]  # the last of the large ones has room beside them
+
+
+def test_a_signal_handler_that_pushes_while_a_push_draws_its_time_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    handled: list[float] = []
+
+    def interrupted() -> float:
+        if not handled:
+            handled.append(0.0)
+            handled.append(draw_request_time())
+        return 1.0  # a clock that was set back
+
+    before = draw_request_time()
+    monkeypatch.setattr(rigsync.results.time, "time", interrupted)
+    drawn = in_thread(draw_request_time).result(LONG)
+    assert before < handled[1] < drawn
 
 
 def test_views_are_of_the_moment() -> None:
