@@ -394,11 +394,16 @@ class _EndingSignals:
     def take_over(self) -> None:
         """Handle Ctrl-C where it is Python's, and those signals that the program leaves to the system."""
         if threading.current_thread() is threading.main_thread():
+            for other in [other for other in self._holding if other._process != self._process]:
+                del self._holding[other]  # it was left to the process of which this is a fork
             known = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
             for number in (signal.SIGINT, *known):
                 usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-                if signal.getsignal(number) is usual:
-                    self._before[number] = signal.signal(number, self._handle)
+                handler = signal.getsignal(number)
+                owner = getattr(handler, "__self__", None)
+                if handler is usual or (isinstance(owner, _EndingSignals) and owner._process != self._process):
+                    self._before[number] = usual
+                    signal.signal(number, self._handle)
 
     def hold(self, *, ctrl_c: bool) -> None:
         """Obey what comes from now on later."""

@@ -654,7 +654,7 @@ class RigServices(app.Services):
         if turn < 0 or (len(found) > 1 and not stay):
             family, address = found[(turn + 1) % len(found)]
             self._check_distinct({**self._addresses, rig: address})
-        elif endpoint.is_stranded((rig, Line.REQUESTS)):
+        elif any(endpoint.is_stranded((rig, line)) for line in Line):
             family, address = found[turn]
         else:
             return

@@ -647,6 +647,32 @@ def test_a_fork_obeys_signals_as_without_the_experiment(lab: Lab) -> None:
     assert lab.verbs("cameras") == WHOLE
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_with_an_experiment_of_its_own_ends_that_one(lab: Lab) -> None:
+    rig, own = lab.rig("cameras"), lab.rig("ephys")
+    body = f"""
+    with aux.experiment("{REFERENCE}"):
+        pid = os.fork()
+        if pid:
+            say(pid)
+        else:
+            with Auxiliaries({{"ephys": "{own.uri}"}}) as own, own.experiment("{OTHER}"):
+                say("records")
+                time.sleep({LONG})
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    with program({"cameras": rig.uri}, body) as process:
+        assert process.stdout
+        said = sorted([process.stdout.readline().strip() for _ in range(2)])
+        assert said[1] == "records"
+        os.kill(int(said[0]), signal.SIGTERM)
+        assert process.stdout.readline() == f"{128 + signal.SIGTERM}\n"
+        assert process.wait(LONG) == 0
+    assert lab.verbs("ephys") == INTERRUPTED
+    assert lab.verbs("cameras") == WHOLE
+
+
 @posix
 @pytest.mark.parametrize(
     ("number", "status", "error"),
