@@ -21,7 +21,7 @@ from rigsync.conditions import Arrivals, Latch
 from rigsync.config import Rigs, checked_timeout, load_rigs, rigs_from
 from rigsync.errors import LoopBlocked, NotRunning, PushError, RigError, RigsMissing
 from rigsync.experiment import Experiment, unfinished
-from rigsync.failures import FailureWatch, RigFailure
+from rigsync.failures import FailureWatch, LateStop, RigFailure
 from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
 from rigsync.protocol.arguments import checked_delay, compose, compose_command
@@ -54,7 +54,7 @@ class Auxiliaries:
     connect_timeout : float, optional
         Seconds that the constructor waits for the rigs; by default as the configuration's timing says (2 s).
     log_limit : int
-        How many results the log keeps.
+        How many results the log keeps; fewer where their answers take more than 64 MiB.
 
     Raises
     ------
@@ -207,7 +207,7 @@ class Auxiliaries:
         All such functions are called one after the other, in the order in which the notices of all rigs and topics
         came. A plain function runs on a thread of its own: it may block, and may push, wait and call. A coroutine
         function runs on the service thread's event loop. An exception is logged with the function's name. 10,000
-        notices may wait; beyond that the oldest are dropped, which the log tells.
+        notices may wait, and 64 MiB of them; beyond that the oldest are dropped, which the log tells.
 
         Parameters
         ----------
@@ -467,8 +467,8 @@ class Auxiliaries:
             confirms that it is working on it: to prepare, to finish files and to copy them takes its time.
         on_failure : callable, optional
             Called with a `RigFailure` where a rig fails after it has begun, on the service thread; on the one that
-            enters, once all have begun, for what has failed by then. Without it, ``session.check()`` raises, and
-            leaving does where nobody has checked.
+            enters, once all have begun, for what has failed by then. With it and without, ``session.check()``
+            raises, and leaving does where nobody has checked.
 
         Returns
         -------
@@ -487,6 +487,13 @@ class Auxiliaries:
                 raise self._not_running()
             return FailureWatch(self._remote, self._subscribers, *args)
 
+        def stop_later(out_of_reach: list[str], exp_ref: str | None, report: Any, patience: float) -> LateStop:
+            if self._remote is None:
+                raise self._not_running()
+            room = self._rigs.room(out_of_reach)
+            said = compose(ExpMessage.EXPINTERRUPT, report, room=room), compose(ExpMessage.EXPCLEANUP, room=room)
+            return LateStop(self._remote, self._subscribers, out_of_reach, exp_ref, *said, patience)
+
         return Experiment(
             self,
             list(self._rigs.rigs) if names is None else names,
@@ -497,6 +504,7 @@ class Auxiliaries:
             timeout=timeout,
             on_failure=on_failure,
             watch=watch,
+            stop_later=stop_later,
         )
 
     def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:

@@ -252,8 +252,8 @@ def is_literal(address: Address) -> bool:
     return True
 
 
-def resolve(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
-    """Find the socket address of a rig. Blocks, for seconds where a name server does not answer.
+def resolve_all(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
+    """Find the socket addresses of a rig. Blocks, for seconds where a name server does not answer.
 
     Parameters
     ----------
@@ -262,10 +262,9 @@ def resolve(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
 
     Returns
     -------
-    family : int
-        ``socket.AF_INET``, which is preferred, or ``socket.AF_INET6``.
-    sockaddr : tuple
-        What ``connect`` of a socket of that family takes.
+    list of (int, tuple)
+        In the order in which to try them, each with its family: ``socket.AF_INET``, which is preferred, or
+        ``socket.AF_INET6``, and what ``connect`` of a socket of that family takes.
 
     Raises
     ------
@@ -285,8 +284,13 @@ def resolve(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
         else:
             problem += f"its spelling, and whether `ping {host}` finds it; or give its IP address instead"
         raise ConfigError(problem, key=f"rigs.{config.name}.uri") from error
-    family, _, _, _, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return family, sockaddr
+    addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found)
+    return sorted(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+
+
+def resolve(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
+    """Find the first socket address of a rig, as `resolve_all` does."""
+    return resolve_all(config)[0]
 
 
 def check_distinct(resolved: Mapping[str, tuple[Any, ...]]) -> None:

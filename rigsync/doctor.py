@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import math
 import os
@@ -31,6 +30,7 @@ from rigsync.protocol import messages
 from rigsync.protocol.clock import ClockFilter, StampClock
 from rigsync.protocol.events import Dialect
 from rigsync.protocol.messages import Alive, Probe
+from rigsync.transports import has_no_way
 from rigsync.workers import Workers
 
 LOOK_UP_TIMEOUT = 3.0
@@ -57,12 +57,6 @@ KNOCKED = (33434, 33435, 33436)
 """UDP ports at which nothing listens, by convention: traceroute's."""
 AT_ONCE = 100
 """Silent rigs that are looked into at a time; each takes some sockets, and Windows watches 512."""
-
-_UNREACHABLE = {
-    number
-    for name in ("ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EHOSTDOWN", "EADDRNOTAVAIL", "ENONET")
-    if (number := getattr(errno, name, None)) is not None
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,5 +374,5 @@ class _Visit:
 def _note_error(evidence: Evidence, error: OSError) -> None:
     if isinstance(error, ConnectionError):  # as Linux and macOS say it, and Windows
         evidence.refused = True
-    elif error.errno in _UNREACHABLE or isinstance(error, PermissionError):
+    elif has_no_way(error) or isinstance(error, PermissionError):
         evidence.unreachable = os.strerror(error.errno) if error.errno else str(error)

@@ -13,18 +13,23 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from rigsync.config import RigConfig, is_literal, resolve
+from rigsync.config import RigConfig, is_literal, resolve_all
 from rigsync.errors import RemoteProtocolError, RigsyncError
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import Event
 from rigsync.transports import Line, Listener, label
 from rigsync.transports.tcp import TcpLine, open_tcp_listener
 from rigsync.transports.udp import open_udp_line, open_udp_listener
+from rigsync.workers import Workers
 
 logger = logging.getLogger("rigsync.endpoint")
 
 ANCHORINGS = 5
 """Looks at the wall clock, of which the best counts: a computer that is busy at each of them is of no use anyway."""
+
+
+LATE = 0.1
+"""Seconds by which the timer is late on a busy computer; beyond that this program has stood still."""
 
 
 class Core(Protocol):
@@ -35,6 +40,9 @@ class Core(Protocol):
 
     def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
         """Take note that what came from `source` cannot be a message."""
+
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that for so many seconds nobody here has listened, before anything else of `now`."""
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -87,7 +95,7 @@ class Endpoint:
         self._lines: dict[Any, Line] = {}
         self._listener: Listener | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._due = math.inf
+        self._due = self._expected = math.inf
         self._pumping = False
         self._closed = False
 
@@ -143,6 +151,10 @@ class Endpoint:
     def reconnect(self, line: Any, reason: str) -> None:
         """Begin the connection of a line anew, if it has one: its rig is lost, for this reason."""
         self._lines[line].reconnect(reason)
+
+    def is_stranded(self, line: Any) -> bool:
+        """Whether a line leaves from where this computer does not reach the rig any more, and is to be opened again."""
+        return self._lines[line].is_stranded()
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -203,21 +215,31 @@ class Endpoint:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        self._expected = math.inf
         if due < math.inf:
-            self._due = due
+            self._due, self._expected = due, max(due, self._loop.time())
             self._timer = self._loop.call_at(due, self._tick)
+
+    def _wake(self) -> float:
+        """Return monotonic seconds; where this program has stood still until now, the core hears of that first."""
+        now = self._loop.time()
+        late = now - self._expected
+        if late > LATE:  # stopped, asleep with its computer, or held up by a callback, a debugger or other code
+            self._expected = math.inf
+            self._core.note_standstill(late, now)
+        return now
 
     def _tick(self) -> None:
         self._timer = None
         try:
-            self._core.handle_timer(self._loop.time())
+            self._core.handle_timer(self._wake())
         finally:
             self.pump()
 
     def receive(self, data: bytes, source: Any) -> None:
         """Hand a datagram to the core."""
         if not self._closed:
-            self._core.receive_datagram(data, source, self._loop.time())
+            self._core.receive_datagram(data, source, self._wake())
             self.pump()
 
     def refuse(self, line: Any) -> None:
@@ -226,13 +248,13 @@ class Endpoint:
         for sibling in [opened for name, opened in self._lines.items() if label(name) == label(line)]:
             sibling.read_waiting()
         if self._on_refusal and not self._closed:
-            self._on_refusal(line, self._loop.time())
+            self._on_refusal(line, self._wake())
             self.pump()
 
     def show_life(self, line: Any) -> None:
         """Tell that part of a message has come on a line, or gone."""
         if self._on_life and not self._closed:
-            self._on_life(line, self._loop.time())
+            self._on_life(line, self._wake())
             self.pump()
 
     def reject(self, source: Any, error: RemoteProtocolError) -> None:
@@ -257,8 +279,28 @@ def stamp_clock() -> StampClock:
     return StampClock(wall, at)
 
 
-async def look_up(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
-    """Do as `resolve` does, without blocking the event loop while a name server is asked."""
+async def look_up(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
+    """Do as `resolve_all` does, without blocking the event loop while a name server is asked.
+
+    Nor does one that does not answer, for half a minute as a rule, keep anything from ending: unlike those of an
+    executor, for which the interpreter waits before it does anything else, its thread is left behind.
+    """
     if is_literal(config.address):
-        return resolve(config)
-    return await asyncio.get_running_loop().run_in_executor(None, resolve, config)
+        return resolve_all(config)
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[tuple[int, tuple[Any, ...]]]] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(result)
+        else:
+            found.set_exception(error)
+
+    workers = Workers("look-up")
+    try:
+        workers.submit(lambda: resolve_all(config), lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
+        return await found
+    finally:
+        workers.close(0.0)

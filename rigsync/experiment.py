@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import traceback
@@ -15,8 +16,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rigsync import __version__
 from rigsync.callbacks import guarded
 from rigsync.conditions import Latch
-from rigsync.errors import BusyError, ExperimentError, PushError, RemoteError, RigError, RigRefused, RigsyncError
-from rigsync.failures import FailureWatch, RigFailure
+from rigsync.errors import (
+    BusyError,
+    ExperimentError,
+    PushError,
+    RemoteError,
+    RigError,
+    RigLost,
+    RigRefused,
+    RigsyncError,
+    RigTimeout,
+)
+from rigsync.failures import FailureWatch, LateStop, RigFailure
 from rigsync.protocol.lifecycle import reference_text, same_reference
 from rigsync.protocol.messages import PROTOCOL_VERSION, ExpStatus, one_line
 from rigsync.results import PushResult
@@ -37,6 +48,7 @@ LONGEST_TEXT = 2_000
 """Characters of an exception's text that is sent."""
 RECORDING = "recording"
 """The stage of an experiment between EXPSTART and EXPEND."""
+_OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
 _ENDING_SIGNALS = ("SIGTERM", "SIGHUP", "SIGBREAK")
 """Those that end a program which does not handle them; the last is what Windows has in place of the first."""
@@ -72,6 +84,7 @@ class Experiment:
         timeout: float | None,
         on_failure: Callable[[RigFailure], object] | None,
         watch: Callable[..., FailureWatch],
+        stop_later: Callable[..., LateStop],
     ):
         if init is not None and not isinstance(init, Mapping):
             raise TypeError(f"init is a mapping, the data of EXPINIT, not {type(init).__name__}")
@@ -79,7 +92,7 @@ class Experiment:
             raise ValueError("the reference is the first argument; leave exp_ref out of init")
         if on_failure is not None and not callable(on_failure):
             raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
-        self._aux, self._rigs, self._make_watch = aux, list(rigs), watch
+        self._aux, self._rigs, self._make_watch, self._stop_later = aux, list(rigs), watch, stop_later
         self._init, self._start, self._delay, self._timeout = dict(init or {}), start, delay, timeout
         self._on_failure = on_failure
         self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
@@ -297,6 +310,8 @@ class Experiment:
             self._watch.end()
         outcomes: dict[str, str] = {}
         try:
+            if self._aux.thread.on_loop_thread:
+                return self._tell_to_stop(rigs, report)
             stopped = self._push("EXPINTERRUPT", report, rigs=rigs, patience=IMPATIENCE)
             self._in_charge_of = []
             self._signals.hold(ctrl_c=False)  # nothing records any more, and to clean up may take long
@@ -310,7 +325,18 @@ class Experiment:
             outcomes[rig] += f" and EXPCLEANUP failed: {tidied.problem}" if tidied else " and cleaned up"
             if interrupted:
                 logger.error("%s may go on recording: %s", rig, one_line(interrupted.problem))
+        out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, _OUT_OF_REACH)]
+        if out_of_reach:
+            self._stop_later(out_of_reach, self.exp_ref, report, IMPATIENCE)
+            outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in out_of_reach})
         return outcomes
+
+    def _tell_to_stop(self, rigs: list[str], report: dict[str, Any]) -> dict[str, str]:
+        """Tell rigs to stop where nobody can wait for it: a generator was collected on the service thread."""
+        self._in_charge_of = []
+        self._aux.push("EXPINTERRUPT", report, rigs=rigs)
+        self._aux.push("EXPCLEANUP", rigs=rigs)
+        return dict.fromkeys(rigs, "told to stop")
 
     def say_last_words(self) -> None:
         """Interrupt what is still running, since the interpreter is ending."""
@@ -363,15 +389,21 @@ class _EndingSignals:
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._due: list[int] = []
+        self._process = os.getpid()
 
     def take_over(self) -> None:
         """Handle Ctrl-C where it is Python's, and those signals that the program leaves to the system."""
         if threading.current_thread() is threading.main_thread():
+            for other in [other for other in self._holding if other._process != self._process]:
+                del self._holding[other]  # it was left to the process of which this is a fork
             known = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
             for number in (signal.SIGINT, *known):
                 usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-                if signal.getsignal(number) is usual:
-                    self._before[number] = signal.signal(number, self._handle)
+                handler = signal.getsignal(number)
+                owner = getattr(handler, "__self__", None)
+                if handler is usual or (isinstance(owner, _EndingSignals) and owner._process != self._process):
+                    self._before[number] = usual
+                    signal.signal(number, self._handle)
 
     def hold(self, *, ctrl_c: bool) -> None:
         """Obey what comes from now on later."""
@@ -379,7 +411,10 @@ class _EndingSignals:
             self._holding[self] = ctrl_c
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if any(self._holding.values()) if number == signal.SIGINT else self._holding:
+        if os.getpid() != self._process and number != signal.SIGINT:  # a fork, which has no rigs to stop
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif any(self._holding.values()) if number == signal.SIGINT else self._holding:
             self._held.append(number)
         elif number == signal.SIGINT:
             signal.default_int_handler(number, frame)
@@ -388,7 +423,9 @@ class _EndingSignals:
 
     def give_back(self) -> None:
         """Leave them to the system again, but for those that the program has taken meanwhile; hold nothing any more."""
-        for number, handler in self._before.items():
+        # Elsewhere they cannot be: what was entered on the main thread has been left on another.
+        is_main = threading.current_thread() is threading.main_thread()
+        for number, handler in self._before.items() if is_main else ():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, handler)
         self._before.clear()

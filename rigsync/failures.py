@@ -1,11 +1,12 @@
-"""What goes wrong with rigs after they have begun to record."""
+"""What goes wrong with rigs after they have begun to record, and with stopping them."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,21 @@ from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
 from rigsync.errors import NotRunning
 from rigsync.protocol.clock import NANOSECONDS
-from rigsync.protocol.events import LinkChanged, LinkState, Notice, ProbeAnswered, RigRestarted
-from rigsync.protocol.lifecycle import name_different
-from rigsync.protocol.messages import ExpStatus, one_line
+from rigsync.protocol.events import LinkChanged, LinkState, MessageReceived, Notice, ProbeAnswered, RigRestarted
+from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, canonical_reference, name_different
+from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, one_line
 from rigsync.protocol.notices import FAILURE
+from rigsync.results import draw_request_time
 from rigsync.service import RigServices
+
+logger = logging.getLogger("rigsync.experiment")
 
 PROBE_TIMEOUT = 1.0
 """Seconds allowed to the probe by which a rig's word that it has stopped is made sure of; the next beat brings more."""
+
+
+MOST_TRIES = 5
+"""Times that a rig which answers is told to stop: one whose handler hangs is not told for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class FailureWatch:
             subscribers.add(ProbeAnswered, self._note_status),
             subscribers.add(LinkChanged, self._note_link),
             subscribers.add(RigRestarted, self._note_restart),
+            subscribers.add(MessageReceived, self._note_answer),
         ]
 
     def begin(self) -> None:
@@ -149,6 +158,11 @@ class FailureWatch:
             reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
             self._fail(probe.rig, f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}")
 
+    def _note_answer(self, answer: MessageReceived) -> None:
+        ends = answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and answer.request_time is not None
+        if ends and answer.rig in self._rigs and self._since is not None:  # a button that says stop, for instance
+            self._reasons.setdefault(answer.rig, f"this program sent {answer.event.name} while the experiment went on")
+
     def _note_restart(self, event: RigRestarted) -> None:
         if event.rig in self._rigs:
             self._fail(event.rig, "its program was started anew, which has ended what it recorded")
@@ -175,6 +189,83 @@ class FailureWatch:
             if self._since is None:
                 return  # `begin` tells it
         self._tell(RigFailure(rig, one_line(reason)))
+
+
+class LateStop:
+    """Stops rigs that could not be reached when their experiment ended, as soon as they answer again.
+
+    Their coordinator is still there, so that their lease does not end: else they would record for ever. Of iblutil
+    rigs, which do not say what they record, nothing is known.
+
+    Parameters
+    ----------
+    services : RigServices
+        The rigs.
+    subscribers : Subscribers
+        Who is told of events.
+    rigs : iterable of str
+        Names of those that may go on recording.
+    exp_ref : str or None
+        The experiment that is over; what they do by then for another is left alone.
+    interrupt, clean_up : Message
+        What they are told, one after the other.
+    patience : float
+        Seconds beyond their own for what they confirm to be working on.
+    """
+
+    def __init__(
+        self,
+        services: RigServices,
+        subscribers: Subscribers,
+        rigs: Iterable[str],
+        exp_ref: str | None,
+        interrupt: Message,
+        clean_up: Message,
+        patience: float,
+    ):
+        self._services, self._exp_ref = services, exp_ref
+        self._interrupt, self._clean_up, self._patience = interrupt, clean_up, patience
+        self._tries = dict.fromkeys(rigs, MOST_TRIES)  # touched on the service thread alone from now on, as all below
+        self._asked: set[str] = set()
+        self._subscriptions: list[Callable[[], None]] = []
+        self._subscriptions.append(subscribers.add(MessageReceived, self._note_answer))
+        self._subscriptions.append(subscribers.add(ProbeAnswered, self._note_status))
+
+    def _note_status(self, probe: ProbeAnswered) -> None:
+        if probe.rig not in self._tries or probe.rig in self._asked or probe.stamps is None:
+            return
+        rig, experiment = self._services[probe.rig], self._exp_ref or "the experiment"
+        if rig.rig_status is ExpStatus.CONNECTED or _as_written(rig.exp_ref) != _as_written(self._exp_ref):
+            self._forget(probe.rig)
+        elif not self._tries[probe.rig]:
+            logger.error("%s answers, but does not stop, though %s is over; look at the rig", probe.rig, experiment)
+            self._forget(probe.rig)
+        else:
+            logger.warning("%s answers again, and is told to stop: %s is over", probe.rig, experiment)
+            self._tries[probe.rig] -= 1
+            self._asked.add(probe.rig)
+            self._tell(self._interrupt, probe.rig, lambda _: self._asked.discard(probe.rig))
+
+    def _note_answer(self, answer: MessageReceived) -> None:
+        if answer.rig not in self._tries or answer.event not in LIFECYCLE_MESSAGES or answer.request_time is None:
+            return
+        self._forget(answer.rig)  # by this, or by the program itself, which knows of it then
+        if answer.rig in self._asked and answer.event is ExpMessage.EXPINTERRUPT:
+            self._tell(self._clean_up, answer.rig, _ignore)
+
+    def _tell(self, message: Message, rig: str, done: Callable[[Any], object]) -> None:
+        with contextlib.suppress(NotRunning):
+            self._services.push(message, draw_request_time(), done, [rig], patience=self._patience)
+
+    def _forget(self, rig: str) -> None:
+        self._tries.pop(rig, None)
+        if not self._tries:
+            for unsubscribe in self._subscriptions:
+                unsubscribe()
+
+
+def _as_written(reference: str | None) -> str | None:
+    return None if reference is None else canonical_reference(reference)
 
 
 def _ignore(_: Any) -> None:

@@ -19,7 +19,9 @@ from rigsync.workers import Workers
 logger = logging.getLogger("rigsync.reports")
 
 WAITING = 10_000
-"""Reports that may wait for the functions that they are for; beyond that the oldest are dropped."""
+WAITING_BYTES = 64 << 20
+"""Reports that may wait for the functions that they are for, and their bytes on the network; beyond that the oldest
+are dropped."""
 TOLD_BY = {PROGRESS: ProgressChanged, STREAM: StreamEvent}
 """Topics of which no notice is told as it comes, and the events that tell what they say."""
 
@@ -58,6 +60,7 @@ class Reports:
         self._workers = Workers("reports")
         # All below belongs to the loop's thread.
         self._waiting: deque[tuple[_Kind, Notice]] = deque()
+        self._waiting_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._running: _Callback | None = None
         self._dropped = 0
@@ -118,13 +121,20 @@ class Reports:
         if kind is None:
             return
         self._waiting.append((kind, notice))
-        if len(self._waiting) > WAITING:
+        self._waiting_bytes += notice.size
+        while len(self._waiting) > WAITING or (self._waiting_bytes > WAITING_BYTES and len(self._waiting) > 1):
             self._drop()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._call_all(), name="rigsync reports")
 
+    def _take(self) -> tuple[_Kind, Notice]:
+        kind, notice = self._waiting.popleft()
+        self._waiting_bytes -= notice.size
+        return kind, notice
+
     def _drop(self) -> None:
-        kind, _ = self._waiting.popleft()
+        count = len(self._waiting) - 1
+        kind, _ = self._take()
         if kind.callback is None:  # ended meanwhile
             return
         if not self._dropped:
@@ -132,14 +142,14 @@ class Reports:
             logger.warning(
                 "callback %s for notices keeps %d of them waiting; the oldest are dropped from now on",
                 self._held_up_by,
-                WAITING,
+                count,
             )
         self._dropped += 1
 
     async def _call_all(self) -> None:
         try:
             while self._waiting:
-                kind, notice = self._waiting.popleft()
+                kind, notice = self._take()
                 if callback := kind.callback:
                     self._running = callback
                     await self._call(callback, notice)
@@ -176,6 +186,7 @@ class Reports:
     def end(self) -> None:
         """Call nothing any more; what runs goes on. On the loop's thread."""
         self._waiting.clear()
+        self._waiting_bytes = 0
         self._tell_dropped()
         if self._task:
             self._task.cancel()

@@ -13,7 +13,12 @@ from rigsync.errors import PushError, PushTimeout, RigError
 from rigsync.protocol.clock import ClockEstimate
 from rigsync.protocol.events import Start
 
-_clock_lock = threading.Lock()
+MOST_BYTES = 64 << 20
+"""Bytes of answers that a log keeps, as they came over the network: 10,000 of the largest would fill any memory."""
+KEPT_ANYWAY = 16
+"""Results that a log keeps however large they are, so that one who pushes and then looks finds them."""
+
+_clock_lock = threading.RLock()  # which the handler of a signal that comes in between can take, too
 _last_request_time = 0.0
 
 
@@ -21,8 +26,12 @@ def draw_request_time() -> float:
     """Return the Unix time in seconds, strictly increasing in this process even where the clock is set back."""
     global _last_request_time
     with _clock_lock:
-        _last_request_time = max(time.time(), math.nextafter(_last_request_time, math.inf))
-        return _last_request_time
+        while True:
+            before = _last_request_time
+            drawn = max(time.time(), math.nextafter(before, math.inf))
+            if _last_request_time == before:  # else such a handler has drawn one meanwhile
+                _last_request_time = drawn
+                return drawn
 
 
 class PushResult(dict[str, list[Any]]):
@@ -110,7 +119,7 @@ class ResultLog(Mapping[float, Any]):
     Parameters
     ----------
     limit : int
-        How many are kept, so that a week-long session does not grow.
+        How many are kept, so that a week-long session does not grow; fewer where their answers take more than 64 MiB.
 
     Raises
     ------
@@ -123,14 +132,20 @@ class ResultLog(Mapping[float, Any]):
             raise ValueError(f"the log's limit is a positive whole number, not {limit!r}")
         self.limit = limit
         self._results: dict[float, PushResult | PushError] = {}
+        self._sizes: dict[float, int] = {}
+        self._bytes = 0
         self._filing = threading.Lock()
 
-    def file(self, request_time: float, outcome: PushResult | PushError) -> None:
-        """Add an outcome; the oldest beyond the limit goes. For its owner, on any thread."""
+    def file(self, request_time: float, outcome: PushResult | PushError, size: int = 0) -> None:
+        """Add an outcome with the bytes of its answers; the oldest over the limits go. For its owner, on any thread."""
         with self._filing:
             self._results[request_time] = outcome
-            if len(self._results) > self.limit:
-                del self._results[next(iter(self._results))]
+            self._sizes[request_time] = size
+            self._bytes += size
+            while len(self._results) > self.limit or (self._bytes > MOST_BYTES and len(self._results) > KEPT_ANYWAY):
+                oldest = next(iter(self._results))
+                del self._results[oldest]
+                self._bytes -= self._sizes.pop(oldest)
 
     def __getitem__(self, request_time: float) -> PushResult | PushError:
         return self._results[request_time]

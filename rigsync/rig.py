@@ -43,7 +43,9 @@ from rigsync.protocol.events import (
     StatusChanged,
     ViolationSeen,
 )
+from rigsync.protocol.lifecycle import named_reference
 from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Verb, one_line, to_json
+from rigsync.protocol.notices import FAILURE
 from rigsync.protocol.ownership import LEASE
 from rigsync.protocol.responder import Responder
 from rigsync.rig_board import RESERVED, RigBoard
@@ -62,6 +64,7 @@ LONGEST_DESCRIPTION = 32_000
 """Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
 LONGEST_REASON = 2000
 """Characters of the reason of an interrupt, which is part of answers and has to leave room for the rest."""
+_BEGINNING = (ExpMessage.EXPINIT, ExpMessage.EXPSTART)
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
@@ -205,7 +208,8 @@ class Rig(RigBoard):
         answer's info; for ALYX an Alyx client, or ``base_url, token``. A plain function runs in a worker thread, a
         coroutine function on the event loop. An exception goes to the coordinator as type, text and traceback. Several
         handlers of a message run one after the other, also after one has failed. EXPINTERRUPT cancels a coroutine that
-        runs, waits for no plain function that does, and keeps those that were to follow from running.
+        runs, waits for no plain function that does, and keeps those that were to follow from running. A plain function
+        that goes on to begin something all the same is told of, as a failure, when it has ended.
 
         Parameters
         ----------
@@ -447,7 +451,7 @@ class Rig(RigBoard):
             raise RuntimeError(f"rig {self.name} serves already")
         session = _Session(self.name, self._handlers, self._make_responder)
         try:
-            family, address = await look_up(self._config)
+            (family, address), *_ = await look_up(self._config)
             limit = self._config.max_message if self._config.address.scheme == "tcp" else None
             bound = await session.endpoint.listen(family, address, limit)
         except OSError as error:
@@ -712,7 +716,9 @@ class _Session:
 
     def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
         now, started = self.endpoint.now(), self._started.pop(due.task, None)
-        if error is None:
+        if error is None and started is not None and not self.responder.is_open(due.task):
+            self._note_late_end(due, now)
+        elif error is None:
             try:
                 self.responder.respond(due.task, result, now, started)
             except BaseException as problem:  # out of what the handler returned
@@ -720,6 +726,17 @@ class _Session:
         if error is not None:
             self.responder.fail(due.task, *_described(error), now)
         self.endpoint.pump()
+
+    def _note_late_end(self, due: HandlerDue, now: float) -> None:
+        """Tell that what a handler has begun after EXPINTERRUPT had overtaken it was stopped by nobody."""
+        if due.event in _BEGINNING:
+            problem = (
+                f"the handler of {due.event.name} went on after EXPINTERRUPT had overtaken it, and has ended only now; "
+                "look whether something runs there; a coroutine function that lets itself be cancelled ends in time"
+            )
+            logger.error("%s: %s", self._name, problem)
+            reference = named_reference(due.event, due.args)
+            self.responder.notify(FAILURE, None, {"problem": problem, "exp_ref": reference}, True, now)
 
 
 class _Outcomes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import math
 import secrets
@@ -20,7 +21,7 @@ from iblutil.io.net import app
 
 from rigsync.callbacks import Subscribers, guarded, resolve_future, runs_here
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Address, Rigs, check_distinct, checked_timeout, is_literal
+from rigsync.config import Address, RigConfig, Rigs, check_distinct, checked_timeout, is_literal
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import (
     ConfigError,
@@ -44,6 +45,7 @@ from rigsync.protocol.events import (
     PushCompleted,
     RemoteComplaint,
     RequestReceived,
+    StoodStill,
     ViolationSeen,
 )
 from rigsync.protocol.fanout import Fanout
@@ -59,6 +61,10 @@ link_logger = logging.getLogger("rigsync.link")
 
 Outcome = PushResult | PushError
 
+LOOKS_THERE = 6
+"""Look-ups for which a lost rig that has answered is waited for where it was, before other addresses of its name are
+tried: half a minute, in which its program is started again."""
+
 MOST_ON_WINDOWS = 250
 """Rigs: select() there watches 512 sockets, each rig takes two, and the event loop some for itself."""
 
@@ -70,6 +76,8 @@ class _Pending:
     done: Callable[[Outcome | NotRunning], object]
     confirmation: asyncio.Future[None] | None = None
     confirmed: bool = False
+    size: int = 0
+    """Bytes of the answers so far."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +135,7 @@ class RigServices(app.Services):
         self._complained: set[tuple[str, ExpMessage]] = set()
         self._pings: list[_Ping] = []
         self._searches: dict[str, asyncio.Task[None]] = {}
+        self._answered: set[str] = set()
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -162,7 +171,8 @@ class RigServices(app.Services):
         rigs = self._rigs.rigs
         if sys.platform == "win32" and len(rigs) > MOST_ON_WINDOWS:
             raise RigsyncError(f"{len(rigs)} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
-        found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
+        all_found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
+        found = [addresses[0] for addresses in all_found]
         self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
         self._check_distinct(self._addresses)
         self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamp_clock(), Random())
@@ -549,14 +559,22 @@ class RigServices(app.Services):
             self._note_link(event)
         elif isinstance(event, Notice):
             self._note_notice(event)
+        elif isinstance(event, StoodStill):
+            logger.warning(
+                "this program stood still for %.1f s, in which it heard no rig: it was stopped, its computer slept, "
+                "or one of its callbacks, or other code, held up all threads",
+                event.seconds,
+            )
         elif isinstance(event, ViolationSeen):
             logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
         self.subscribers.tell(event)
 
     def _deliver(self, event: MessageReceived) -> None:
+        pending = self._pending.get(event.request_time) if event.request_time is not None else None
+        if pending:
+            pending.size += event.size
         if isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
             return
-        pending = self._pending.get(event.request_time) if event.request_time is not None else None
         confirmed = pending is not None and pending.confirmation is not None
         self[event.rig].deliver(event.event, event.args, self.address(event.rig), confirmed)
 
@@ -579,7 +597,7 @@ class RigServices(app.Services):
             if isinstance(error, RemoteError) and not is_command:  # iblutil's callbacks for errors: for every one
                 text = f"{error.error}: {error.message}"
                 self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name), False)
-        self.log.file(event.request_time, outcome)
+        self.log.file(event.request_time, outcome, pending.size if pending else 0)
         self.response_received.announce()
         self.subscribers.tell(event)
         if pending:
@@ -613,30 +631,56 @@ class RigServices(app.Services):
             self.connected.set()
         else:
             self.connected.unset()
+        if event.after is LinkState.ALIVE:
+            self._answered.add(event.rig)
         if event.after is LinkState.LOST and self._endpoint:
             self._endpoint.reconnect((event.rig, Line.REQUESTS), event.reason)
-            if not is_literal(self._rigs.rigs[event.rig].address):
-                self._search(event.rig)
+            self._search(event.rig)
 
     def _search(self, rig: str) -> None:
-        """Look a lost rig's name up again until it answers: after a reboot it may have another address."""
+        """Look for another way to a lost rig until it answers."""
         if rig not in self._searches:
-            search = asyncio.get_running_loop().create_task(self._look_up_again(rig), name=f"rigsync look-up of {rig}")
+            search = asyncio.get_running_loop().create_task(self._look_for(rig), name=f"rigsync search for {rig}")
             self._searches[rig] = search
             search.add_done_callback(lambda _: self._searches.pop(rig, None))
 
-    async def _look_up_again(self, rig: str) -> None:
-        while (endpoint := self._endpoint) and self[rig].state is LinkState.LOST:
+    async def _look_for(self, rig: str) -> None:
+        config, timing = self._rigs.rigs[rig], self._rigs.timing
+        interval = timing.beat if is_literal(config.address) else timing.lost_after  # which asks a name server
+        for look in itertools.count():
+            endpoint = self._endpoint
+            if endpoint is None or self[rig].state is not LinkState.LOST:
+                return
             try:
-                family, address = await look_up(self._rigs.rigs[rig])
-                if address != self._addresses[rig]:
-                    self._check_distinct({**self._addresses, rig: address})
-                    await self._open_lines(endpoint, rig, family, address)
-                    before, self._addresses[rig] = self._addresses[rig], address
-                    link_logger.warning("%s: its name stands for %s now, no longer for %s", rig, address[0], before[0])
-            except (ConfigError, OSError) as error:
-                link_logger.debug("%s: looking its name up again: %s", rig, error)
-            await asyncio.sleep(self._rigs.timing.lost_after)
+                await self._look_once(endpoint, config, stay=rig in self._answered and look < LOOKS_THERE)
+            except (ConfigError, OSError, RuntimeError) as error:  # the last where the system gives no more threads
+                link_logger.debug("%s: looking for another way to it: %s", rig, error)
+            await asyncio.sleep(interval)
+
+    async def _look_once(self, endpoint: Endpoint, config: RigConfig, stay: bool) -> None:
+        """Open a rig's lines again where its name stands for another address, or this computer has another towards it.
+
+        Of several addresses of its name each has its turn, unless it is to `stay` at the one where it was last.
+        """
+        rig, found = config.name, await look_up(config)
+        before = self._addresses[rig]
+        addresses = [address for _, address in found]
+        turn = addresses.index(before) if before in addresses else -1
+        if turn < 0 or (len(found) > 1 and not stay):
+            family, address = found[(turn + 1) % len(found)]
+            self._check_distinct({**self._addresses, rig: address})
+        elif any(endpoint.is_stranded((rig, line)) for line in Line):
+            family, address = found[turn]
+        else:
+            return
+        await self._open_lines(endpoint, rig, family, address)
+        self._addresses[rig] = address
+        if address == before:
+            link_logger.warning("%s: this computer's own network has changed; trying again from its new address", rig)
+        elif turn < 0:
+            link_logger.warning("%s: its name stands for %s now, no longer for %s", rig, address[0], before[0])
+        else:
+            link_logger.info("%s: trying %s, another address of its name, in place of %s", rig, address[0], before[0])
 
     def _ping_reply(self, event: ProbeAnswered) -> PingReply:
         rig = self[event.rig]

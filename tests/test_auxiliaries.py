@@ -26,6 +26,7 @@ from live_helpers import SHORT, Gate, RawRig, ends_within, in_thread, silent_rig
 from processes import LONG, free_port, until
 
 import rigsync.auxiliaries
+import rigsync.results
 import rigsync.waiters
 from rigsync.auxiliaries import Auxiliaries
 from rigsync.config import Rigs, Timing
@@ -629,6 +630,15 @@ def test_log_keeps_the_newest(serve: Serve, connect: Connect) -> None:
     keys = [aux.request("EXPSTATUS").request_time for _ in range(5)]
     assert list(aux.log) == keys[2:]
     assert aux.response(keys[0]) is None
+
+
+def test_log_keeps_fewer_large_answers(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rigsync.results, "MOST_BYTES", 45_000)
+    monkeypatch.setattr(rigsync.results, "KEPT_ANYWAY", 1)
+    rigs = [serve(name, {"EXPINFO": lambda *_: {"picture": "x" * 10_000}}) for name in ("cameras", "ephys")]
+    aux = connect(*rigs)
+    keys = [aux.request("EXPINFO").request_time for _ in range(5)]
+    assert list(aux.log) == keys[3:]
 
 
 def test_log_may_be_iterated_while_it_grows(serve: Serve, connect: Connect) -> None:

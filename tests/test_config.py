@@ -27,6 +27,7 @@ from rigsync.config import (
     load_rigs,
     parse_uri,
     resolve,
+    resolve_all,
     rigs_from,
     user_config_file,
 )
@@ -705,6 +706,10 @@ def test_names_are_looked_up_and_ipv4_is_preferred(look_up):
     look_up["pc6", 0] = ["fd00::1", "fd00::2"]
     assert resolve(rig("PC:5")) == (socket.AF_INET, ("10.0.0.1", 5))
     assert resolve(rig("pc6:5")) == (socket.AF_INET6, ("fd00::1", 5, 0, 0))
+    found = [entry[1][0] for entry in resolve_all(rig("PC:5"))]
+    assert found == ["10.0.0.1", "10.0.0.2", "fd00::1"]
+    look_up["twice", 0] = ["10.0.0.1", "10.0.0.1"]  # as some systems tell an address in two files
+    assert len(resolve_all(rig("twice:5"))) == 1
 
 
 def test_unknown_host(look_up):

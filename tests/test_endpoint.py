@@ -35,6 +35,8 @@ Connect = Callable[..., Auxiliaries]
 LARGEST = 65_507
 IDLE = 1.0
 """Seconds over which wake-ups are counted."""
+STANDSTILL = 1.0
+"""Seconds, many times what the scheduling of a busy computer takes."""
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="waits for a refusal as only Linux lets it")
 
@@ -225,7 +227,8 @@ def test_names_are_looked_up_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket, "getaddrinfo", look)
 
     async def main() -> None:
-        assert await look_up(RigConfig("a", parse_uri("pc:5"))) == (socket.AF_INET, ("127.0.0.1", 5))
+        found = await look_up(RigConfig("a", parse_uri("pc:5")))
+        assert found == [(socket.AF_INET, ("127.0.0.1", 5)), (socket.AF_INET6, ("::1", 5, 0, 0))]
         with pytest.raises(ConfigError, match="nobody"):
             await look_up(RigConfig("a", parse_uri("nobody")))
         assert threading.current_thread() not in threads
@@ -305,6 +308,47 @@ def test_timer_is_armed_once_and_earlier_where_asked() -> None:
             await came_true(lambda: len(wire.ticks) == 2)
             await asyncio.sleep(SHORT)
             assert len(wire.ticks) == 2
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def stand_still() -> None:
+    """Do nothing for so long that a busy computer cannot be the reason."""
+    time.sleep(STANDSTILL)
+
+
+@pytest.mark.parametrize("hears", [False, True])
+def test_that_this_program_has_stood_still_is_told_before_all_else_and_once(plain: socket.socket, hears: bool) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Noting(Wire):
+        def note_standstill(self, seconds: float, now: float) -> None:
+            if seconds > STANDSTILL / 2:
+                told.append((len(self.received), len(self.ticks)))
+
+    async def main() -> None:
+        wire = Noting()
+        endpoint = Endpoint(wire, print)
+        try:
+            await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+            wire.outbox.append(("line", b"hello"))
+            wire.due = endpoint.now() + SHORT
+            endpoint.pump()
+            _, source = plain.recvfrom(100)
+            if hears:
+                plain.sendto(b"back", source)
+            stand_still()
+            await came_true(lambda: wire.ticks and (wire.received or not hears))
+            assert told == [(0, 0)]
+            wire.due = endpoint.now() - LONG  # long due, and nobody's standing still
+            endpoint.pump()
+            await came_true(lambda: len(wire.ticks) == 2)
+            plain.sendto(b"again", source)
+            stand_still()  # with nothing due, there is nothing to be missed
+            await came_true(lambda: len(wire.received) == 1 + hears)
+            assert told == [(0, 0)]
         finally:
             endpoint.close()
 

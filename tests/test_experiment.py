@@ -23,13 +23,19 @@ from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
-from rigsync.failures import FailureWatch
-from rigsync.protocol.events import ProbeAnswered
+from rigsync.config import Timing
+from rigsync.failures import FailureWatch, LateStop
+from rigsync.protocol.arguments import compose
+from rigsync.protocol.events import MessageReceived, ProbeAnswered
+from rigsync.protocol.messages import ExpMessage
 from rigsync.relay import relay_before
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"
 VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
+
+EAGER = Timing(beat=0.2)
+"""What takes 5 s else, that a rig is lost, takes 1 s."""
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 Serve = Callable[..., Rig]
@@ -608,6 +614,57 @@ with aux.experiment("{REFERENCE}") as session:
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_obeys_signals_as_without_the_experiment(lab: Lab) -> None:
+    rig = lab.rig("cameras")
+    body = f"""
+    with aux.experiment("{REFERENCE}"):
+        there, begun = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.write(begun, b"!")  # Python forgets signals that come while it forks
+                time.sleep({LONG})
+            finally:
+                os._exit(3)
+        os.read(there, 1)
+        os.kill(pid, signal.SIGTERM)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    with program({"cameras": rig.uri}, body) as process:
+        assert process.stdout
+        assert process.stdout.readline() == f"{-signal.SIGTERM}\n"
+        assert process.wait(LONG) == 0
+    assert lab.verbs("cameras") == WHOLE
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_with_an_experiment_of_its_own_ends_that_one(lab: Lab) -> None:
+    rig, own = lab.rig("cameras"), lab.rig("ephys")
+    body = f"""
+    with aux.experiment("{REFERENCE}"):
+        pid = os.fork()
+        if pid:
+            say(pid)
+        else:
+            with Auxiliaries({{"ephys": "{own.uri}"}}) as own, own.experiment("{OTHER}"):
+                say("records")
+                time.sleep({LONG})
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    with program({"cameras": rig.uri}, body) as process:
+        assert process.stdout
+        said = sorted([process.stdout.readline().strip() for _ in range(2)])
+        assert said[1] == "records"
+        os.kill(int(said[0]), signal.SIGTERM)
+        assert process.stdout.readline() == f"{128 + signal.SIGTERM}\n"
+        assert process.wait(LONG) == 0
+    assert lab.verbs("ephys") == INTERRUPTED
+    assert lab.verbs("cameras") == WHOLE
+
+
 @posix
 @pytest.mark.parametrize(
     ("number", "status", "error"),
@@ -792,6 +849,118 @@ def test_a_second_failure_of_another_kind_is_told_though_the_first_was(lab: Lab,
 
         with pytest.raises(ExperimentError, match="the disk is full"):
             task()
+
+
+def test_one_that_the_program_itself_stops_is_told_so(lab: Lab, connect: Connect) -> None:
+    """As by a button of its window: nobody else has done it."""
+    aux = connect(lab.rig("cameras"))
+    with aux.experiment(REFERENCE) as session:
+        aux.request("EXPINTERRUPT")
+        until(lambda: session.failures)
+        with pytest.raises(ExperimentError, match="this program sent EXPINTERRUPT while the experiment went on"):
+            session.check()
+
+
+@pytest.mark.parametrize("message", ["EXPSTART", "EXPEND"])
+def test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture, message: str
+) -> None:
+    """The program goes on, as one with a window does: no lease would end what is recorded."""
+    cut_off = threading.Event()
+
+    def start(*_: Any) -> None:
+        if message == "EXPSTART" and not cut_off.is_set():
+            relays["cameras"].loss_back = relays["cameras"].loss = 1.0
+            cut_off.set()
+
+    rig, other = lab.rig("cameras", {"EXPSTART": start}), lab.rig("ephys")
+    with relay_before({"cameras": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["cameras"].address
+        aux = connect({"cameras": f"udp://{host}:{port}"}, other, timing=EAGER)
+        with (
+            pytest.raises(ExperimentError, match="it is told again once it answers") as told,
+            aux.experiment(REFERENCE),
+        ):
+            relays["cameras"].loss = 1.0
+        assert told.value.stage == message
+        assert rig.status is ExpStatus.RUNNING
+        assert "cameras may go on recording" in caplog.text
+        relays["cameras"].loss_back = relays["cameras"].loss = 0.0
+        until(lambda: rig.status is ExpStatus.CONNECTED)
+        assert lab.verbs("cameras") == INTERRUPTED
+        assert "cameras answers again, and is told to stop" in caplog.text
+        with aux.experiment(OTHER) as session:
+            session.check()
+    assert lab.verbs("ephys")[-5:] == WHOLE
+
+
+def late_stop(aux: Auxiliaries, *rigs: str) -> LateStop:
+    assert aux.services is not None
+    said = compose("EXPINTERRUPT", {"error": "RigLost"}), compose("EXPCLEANUP")
+    return LateStop(aux.services, aux._subscribers, rigs, REFERENCE, *said, 0.0)
+
+
+@pytest.mark.parametrize("reference", [None, OTHER])
+def test_what_such_a_rig_does_for_another_experiment_is_left_alone(
+    lab: Lab, connect: Connect, reference: str | None
+) -> None:
+    aux = connect(lab.rig("cameras"), timing=EAGER)
+    aux.request("EXPINIT", reference)
+    aux.request("EXPSTART")
+    late = late_stop(aux, "cameras")
+    until(lambda: not late._tries)
+    assert "EXPINTERRUPT" not in lab.verbs("cameras")
+
+
+def test_such_a_rig_that_the_program_itself_commands_by_then_is_left_alone(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("cameras"), timing=EAGER)
+    aux._subscribers.add(ProbeAnswered, lambda _: None)
+    aux.request("EXPINIT", REFERENCE)
+    late = late_stop(aux)
+    late._tries["cameras"] = 1
+    late._note_answer(MessageReceived("cameras", ExpMessage.EXPSTART, [], 1.0))
+    assert not late._tries
+
+
+def test_one_that_answers_and_does_not_stop_is_not_told_for_ever(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    go = threading.Event()
+    aux = connect(
+        {"cameras": {"uri": lab.rig("cameras", {"EXPINTERRUPT": lambda *_: go.wait(LONG)}).uri, "timeout": 0.2}},
+        timing=EAGER,
+    )
+    aux.request("EXPINIT", REFERENCE)
+    late = late_stop(aux, "cameras")
+    try:
+        until(lambda: not late._tries)
+        assert "cameras answers, but does not stop" in caplog.text
+    finally:
+        go.set()
+
+
+def test_a_generator_that_is_collected_on_the_service_thread_leaves_nothing_running(lab: Lab, connect: Connect) -> None:
+    rig = lab.rig("cameras")
+    aux = connect(rig, timing=EAGER)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def trials() -> Iterator[int]:
+        with aux.experiment(REFERENCE):
+            yield 1
+
+    running = trials()
+    assert next(running) == 1
+    held = [running]  # by one that is then let go of there
+    del running
+    aux.on("ProbeAnswered", lambda _: held.clear())
+    until(lambda: rig.status is ExpStatus.CONNECTED)
+    assert lab.verbs("cameras") == INTERRUPTED
+    if (left := signal.getsignal(signal.SIGTERM)) is not before:  # which cannot be given back from there
+        signal.signal(signal.SIGTERM, before)
+        assert callable(left)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("error", [None, ValueError("the valve is stuck")])

@@ -16,9 +16,11 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, RigProgram, free_port, port_of, until
 
+import rigsync.service
 from rigsync import (
     Auxiliaries,
     ClockEstimate,
+    ListenError,
     LoopBlocked,
     NotRunning,
     PushError,
@@ -85,6 +87,28 @@ def test_a_rig_that_stands_still_is_suspect_then_lost_then_alive(stack: contextl
     program.signal(SIGCONT)
     until(lambda: told.of("cameras") == ["RigSuspect", "RigLost", "RigAlive"])
     assert [event.after.value for event in changes] == ["suspect", "lost", "alive"]
+
+
+def test_a_program_that_stands_still_itself_does_not_take_its_rigs_for_lost(
+    stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = stack.enter_context(RigProgram("cameras"))
+    aux = connect(stack, {"cameras": program.uri})
+    told = Told(aux)
+    stood_still: list[events.StoodStill] = []
+    answered: list[events.ProbeAnswered] = []
+
+    def block(event: events.ProbeAnswered) -> None:
+        answered.append(event)
+        if len(answered) == EAGER.burst_count + 2:  # one a beat by now: none that comes meanwhile is a sign of life
+            time.sleep(2 * EAGER.lost_after)
+
+    aux.on("StoodStill", stood_still.append)
+    aux.on("ProbeAnswered", block)
+    until(lambda: len(answered) > EAGER.burst_count + 4)
+    assert told.events == []
+    assert stood_still[0].seconds > EAGER.lost_after
+    assert "this program stood still for" in caplog.text
 
 
 def test_a_restart_with_a_request_outstanding_is_told_and_not_run_again(stack: contextlib.ExitStack) -> None:
@@ -252,6 +276,83 @@ def test_a_name_that_stands_for_another_address_after_a_reboot(
     assert told.of("cameras")[:3] == ["RigLost", "RigRestarted", "RigAlive"]
     assert aux.services is not None
     assert aux.services.address("cameras")[0] == "127.0.0.2"
+
+
+def stand_for(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Have the name camera-pc stand for several addresses."""
+    look_up = socket.getaddrinfo
+
+    def answer(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host != "camera-pc":
+            return look_up(host, *args, **kwargs)
+        return [entry for host in hosts for entry in look_up(host, *args, **{**kwargs, "flags": socket.AI_NUMERICHOST})]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
+def test_a_rig_that_is_not_at_the_first_address_of_its_name_is_found_at_another(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    try:
+        rig = stack.enter_context(Rig("cameras", f"udp://{f'[{host}]' if ':' in host else host}:0"))
+    except ListenError as reason:
+        pytest.skip(str(reason))
+    stand_for(monkeypatch, "127.0.0.1", host)
+    aux = connect(stack, {"cameras": f"udp://camera-pc:{port_of(rig.uri)}"}, connect_timeout=0)
+    aux.wait_for("cameras", timeout=LONG)
+    assert aux.services is not None
+    assert aux.services.address("cameras")[0] == host
+
+
+def test_a_rig_that_has_answered_is_waited_for_where_it_was(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_for(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
+        aux = connect(stack, {"cameras": f"udp://camera-pc:{port_of(rig.uri)}"})
+        told = Told(aux)
+    until(lambda: told.of("cameras") == ["RigLost"])
+    assert aux.services is not None
+    for _ in range(3):
+        assert aux.services.address("cameras")[0] == "127.0.0.1"
+        time.sleep(EAGER.lost_after / 2)
+    monkeypatch.setattr(rigsync.service, "LOOKS_THERE", 0)
+    with Rig("cameras", f"udp://127.0.0.2:{port_of(rig.uri)}"):
+        aux.wait_for("cameras", timeout=LONG)  # its computer has only the other address by now
+
+
+SEARCHING = """
+import socket, sys, threading
+from rigsync import Auxiliaries
+aux = Auxiliaries({{"cameras": "{uri}"}})
+stuck = threading.Event()
+
+def hang(*args, **kwargs):
+    stuck.set()
+    threading.Event().wait()
+
+socket.getaddrinfo = hang
+print(aux.is_connected, flush=True)
+sys.stdin.readline()
+if not stuck.wait({patience}):
+    sys.exit("the name was not looked up again")
+"""
+
+
+def test_a_name_server_that_does_not_answer_does_not_keep_a_program_from_ending() -> None:
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
+        program = SEARCHING.format(uri=rig.uri.replace("127.0.0.1", "localhost"), patience=LONG)
+        command = [sys.executable, "-c", program]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout
+                assert process.stdout.readline() == "True\n"
+                rig.close()
+                process.communicate("\n", timeout=2 * LONG)
+            finally:
+                process.kill()
+    assert process.returncode == 0
 
 
 # -------------------------------------------------------------------------------------------------------- clocks

@@ -332,6 +332,37 @@ def test_beyond_what_may_wait_the_oldest_are_dropped_and_that_is_told_by_name_wi
     assert len(texts(caplog)) == 2
 
 
+def test_large_notices_do_not_fill_the_memory_while_they_wait(
+    rig: Rig,
+    aux: Auxiliaries,
+    gate: threading.Event,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rigsync.reports, "WAITING_BYTES", 100_000)
+    got: list[str] = []
+    arrived: list[Any] = []
+    reached = threading.Event()
+
+    def look(notice: Notice) -> None:
+        reached.set()
+        gate.wait(LONG)
+        got.append(notice.body[0])
+
+    aux.on("notice", arrived.append)
+    aux.on_notice("picture", look)
+    rig.notify("picture", "0")
+    assert reached.wait(LONG)
+    for i in range(1, 10):
+        rig.notify("picture", str(i) * 30_000)
+    until(lambda: len(arrived) == 10)
+    gate.set()
+    until(lambda: len(texts(caplog)) == 2)
+    assert got == ["0", "7", "8", "9"]
+    assert "keeps 3 of them waiting; the oldest are dropped" in texts(caplog)[0]
+    assert texts(caplog)[1].startswith("6 notices were dropped while callback ")
+
+
 def test_a_notice_that_comes_in_the_turn_in_which_the_last_is_done_is_not_left_to_wait() -> None:
     got: list[int] = []
 

@@ -12,9 +12,10 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG
 
+import rigsync.results
 from rigsync import errors
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
-from rigsync.results import PingReply, PushResult, ResultLog
+from rigsync.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog, draw_request_time
 
 LATE = RigTimeout("ephys", "no answer in time")
 LOST = RigLost("imaging", "silent for 5 s")
@@ -108,6 +109,35 @@ def test_log_is_a_mapping_of_the_newest() -> None:
     with pytest.raises(TypeError):
         log[5.0] = results[0]  # type: ignore[index]
     assert repr(log) == "<ResultLog of 3 results>"
+
+
+def test_large_results_are_kept_until_they_take_too_much_memory_and_the_newest_in_any_case() -> None:
+    log = ResultLog()
+    results = some_results(300)
+    for result in results[:100]:
+        log.file(result.request_time, result, size=MOST_BYTES // 20)
+    assert list(log.values()) == results[80:100]
+    for result in results[100:200]:
+        log.file(result.request_time, result, size=MOST_BYTES)
+    assert list(log.values()) == results[200 - KEPT_ANYWAY : 200]
+    for result in results[200:]:
+        log.file(result.request_time, result)
+    assert list(log.values()) == results[199:]  # the last of the large ones has room beside them
+
+
+def test_a_signal_handler_that_pushes_while_a_push_draws_its_time_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    handled: list[float] = []
+
+    def interrupted() -> float:
+        if not handled:
+            handled.append(0.0)
+            handled.append(draw_request_time())
+        return 1.0  # a clock that was set back
+
+    before = draw_request_time()
+    monkeypatch.setattr(rigsync.results.time, "time", interrupted)
+    drawn = in_thread(draw_request_time).result(LONG)
+    assert before < handled[1] < drawn
 
 
 def test_views_are_of_the_moment() -> None:

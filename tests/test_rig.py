@@ -41,7 +41,7 @@ from rigsync import (
     RigRefused,
 )
 from rigsync.protocol.agenda import QUERIES
-from rigsync.protocol.events import LinkChanged, LinkState
+from rigsync.protocol.events import LinkChanged, LinkState, Notice
 from rigsync.workers import Workers
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -742,6 +742,49 @@ def test_no_further_handler_of_a_message_begins_once_it_is_overtaken(
     rig.on("EXPSTATUS")(lambda: None)
     assert ask(aux, "EXPSTATUS") == [30]  # after which whatever was to follow would have begun
     assert not started.is_set()
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPSTART"])
+def test_what_a_handler_begins_after_it_was_overtaken_is_told_as_a_failure(
+    rig: Rig, aux: Auxiliaries, gate: Gate, caplog: pytest.LogCaptureFixture, event: str
+) -> None:
+    """It may have begun to record after the handler of EXPINTERRUPT had stopped all that ran by then."""
+    told: list[Notice] = []
+    aux.on("notice", lambda notice: told.append(notice) if notice.topic == "failure" else None)
+    rig.on(event)(gate)
+    if event == "EXPSTART":
+        ask(aux, "EXPINIT", REFERENCE)
+    aux.push(event, REFERENCE)
+    assert gate.reached.wait(LONG)
+    ask(aux, "EXPINTERRUPT")
+    assert not told
+    gate.open.set()
+    until(lambda: told)
+    assert told[0].body["exp_ref"] == REFERENCE
+    problem = f"the handler of {event} went on after EXPINTERRUPT had overtaken it, and has ended only now"
+    assert problem in told[0].body["problem"]
+    assert f"cameras: {problem}" in caplog.text
+    assert rig.status is ExpStatus.STOPPED
+
+
+@pytest.mark.parametrize("event", ["EXPEND", "EXPINFO"])
+def test_of_other_handlers_that_were_overtaken_nothing_is_told(
+    rig: Rig, aux: Auxiliaries, gate: Gate, event: str
+) -> None:
+    told: list[Notice] = []
+    aux.on("notice", lambda notice: told.append(notice) if notice.topic == "failure" else None)
+    rig.on(event)(gate)
+    rig.on("EXPSTATUS")(lambda: None)
+    ask(aux, "EXPINIT", REFERENCE)
+    aux.push(event)
+    assert gate.reached.wait(LONG)
+    aux.push("EXPINTERRUPT")
+    gate.open.set()
+    assert gate.left.wait(LONG)
+    assert ask(aux, "EXPSTATUS")
+    rig.notify("failure", "the only one")
+    until(lambda: told)
+    assert [notice.body for notice in told] == ["the only one"]
 
 
 def test_no_number_of_stuck_handlers_stops_an_interrupt(rig: Rig, aux: Auxiliaries, gate: Gate) -> None:

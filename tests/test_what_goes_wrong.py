@@ -39,6 +39,11 @@ SHOWN_BY = {
     "a rig's PC comes back with another address": [
         "tests/test_links.py::test_a_name_that_stands_for_another_address_after_a_reboot",
     ],
+    "the task's PC gets another address, or its network is up only after the task": [
+        "tests/chaos/test_kernel_network.py::test_task_whose_computer_gets_another_address",
+        "tests/chaos/test_kernel_network.py::test_network_that_is_there_only_after_the_task",
+        "tests/protocol/test_responder.py::test_a_coordinator_whose_computer_has_another_address_goes_on_after_5_beats_of_silence",
+    ],
     "a rig's PC starts late": [
         "tests/test_links.py::test_waiting_for_rigs_ends_when_all_answer",
         "tests/test_links.py::test_rigs_that_do_not_appear_are_named_with_what_is_known",
@@ -93,6 +98,10 @@ SHOWN_BY = {
     "a callback of your own raises": [
         "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",
     ],
+    "your program itself stands still: stopped, asleep with its PC, in a debugger": [
+        "tests/test_links.py::test_a_program_that_stands_still_itself_does_not_take_its_rigs_for_lost",
+        "tests/protocol/test_peer.py::test_an_answer_that_has_come_while_this_program_stood_still_counts",
+    ],
     "a callback of your own blocks": [
         "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
     ],
@@ -110,6 +119,9 @@ SHOWN_BY = {
         "tests/test_experiment.py::test_one_that_is_started_anew_is_seen",
         "tests/test_experiment.py::test_one_that_is_lost_and_back_is_ready_again",
         "tests/test_experiment.py::test_what_nobody_has_checked_is_told_at_the_end",
+    ],
+    "a rig is lost when the experiment ends, and back later, while the program goes on": [
+        "tests/test_experiment.py::test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again",
     ],
     "a recorder of an agent dies, or ends too soon": [
         "tests/agent/test_agent.py::test_one_that_dies_while_it_records_is_told_at_once",

@@ -143,7 +143,7 @@ class Coordinators:
         Raises
         ------
         RemoteProtocolError
-            The boot number is that of a coordinator on another host: forged.
+            The boot number is that of a coordinator on another host, which was heard lately: forged.
         """
         coordinator = self._known.get(boot)
         if coordinator is None:
@@ -151,9 +151,10 @@ class Coordinators:
             coordinator = self._known[boot] = Coordinator(source[0], now, notices, self._forgotten.pop(boot, 0))
             if len(self._known) > COORDINATORS:
                 self._forget_one()
-        elif coordinator.host != source[0]:
+        elif coordinator.host != source[0] and now < coordinator.last_seen + self._timing.lost_after:
             raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
         self._known.move_to_end(boot)
+        coordinator.host = source[0]  # silent there for long enough: its computer has another address now
         coordinator.last_seen, coordinator.address = now, None if coordinator.has_left else source
         coordinator.notices.resume(now)
         return coordinator

@@ -96,6 +96,7 @@ class Errands:
         self._queue: deque[Errand] = deque()
         self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
         self._queue_timer = math.inf
+        self._stood_still = -math.inf
 
     def add(self, errand: Errand) -> None:
         """Put an errand behind those of its sort: an EXPINTERRUPT goes before all others."""
@@ -111,12 +112,20 @@ class Errands:
     def limit(self, errand: Errand) -> float:
         """Return when, in monotonic seconds, an errand is given up."""
         deadline = errand.deadline + (errand.request.patience if errand.received else 0.0)
+        has_waited = errand.submitted <= self._stood_still
+        if has_waited:
+            deadline = max(deadline, self._stood_still + self._lost_grace)
         if self._liveness.state is not LinkState.LOST:
             return deadline
-        asked = max(self._liveness.lost_since, errand.submitted)
+        asked = max(self._liveness.lost_since, self._stood_still if has_waited else errand.submitted)
         if errand.received and errand.request.act_at is not None:
             asked = max(asked, errand.request.act_at)  # a rig that waits for its instant need not be heard before
         return min(deadline, asked + self._lost_grace)
+
+    def note_standstill(self, now: float) -> None:
+        """Take note that nobody here has listened: an answer may have come, and lie in the socket unread."""
+        self._stood_still = now
+        self.set_timer()
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, the first of those that wait is given up."""

@@ -67,6 +67,8 @@ class MessageReceived(CoordinatorEvent):
     """What follows the event in the message; the one value of a command."""
     request_time: float | None
     """The push that it answers, None for a message of the rig's own accord."""
+    size: int = field(default=0, repr=False, compare=False)
+    """Bytes that it took on the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,14 @@ class RigLost(LinkChanged):
     """A rig has been silent for five beats, its host refuses, or it has said goodbye."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoodStill(CoordinatorEvent):
+    """Told after this program has stood still: it has heard no rig meanwhile, and takes none for silent."""
+
+    seconds: float
+    """For how long, at least."""
+
+
 LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
     LinkState.ALIVE: RigAlive,
     LinkState.SUSPECT: RigSuspect,
@@ -161,6 +171,8 @@ class Notice(CoordinatorEvent):
     """Plain JSON values."""
     confirmed: bool
     """Whether every such notice comes, once and in order; else a newer one of its topic and key may replace it."""
+    size: int = field(default=0, repr=False, compare=False)
+    """Bytes that it took on the network."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from rigsync.config import RigConfig, Timing
 from rigsync.errors import RemoteProtocolError, RigError
 from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.errands import Request
-from rigsync.protocol.events import LinkState, PushCompleted, Start
+from rigsync.protocol.events import LinkState, PushCompleted, Start, StoodStill
 from rigsync.protocol.messages import ExpMessage, Message, Verb
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.peer import Line, Peer
@@ -54,7 +54,7 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def __init__(self, rigs: Mapping[str, RigConfig], timing: Timing, boot: str, stamps: StampClock, random: Random):
         super().__init__()
-        self._stamps = stamps
+        self._stamps, self._timing = stamps, timing
         self._n = 0
         self._pushes: dict[float, _Push] = {}
         self._timer = math.inf
@@ -167,6 +167,13 @@ class Fanout(Outputs[tuple[str, Line]]):
     def report_violation(self, source: tuple[str, Line], error: RemoteProtocolError) -> None:
         """Take note that what came from a rig cannot be a message."""
         self.peers[source[0]].report_violation(error)
+
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that this program has stood still until `now`, which is not the rigs' silence."""
+        if seconds >= self._timing.beat:  # less makes no link lost
+            self._events.append(StoodStill(seconds))
+            for peer in self.peers.values():
+                peer.note_standstill(seconds, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`."""

@@ -125,6 +125,12 @@ class Liveness:
         """Do not hold the last probe against the rig: it was not sent."""
         self._unanswered -= 1
 
+    def pass_over(self, seconds: float) -> None:
+        """Do not hold seconds against the rig in which nobody here has listened."""
+        self._heard += seconds
+        self._last_probe += seconds
+        self._refused_at += seconds
+
     def handle_timer(self, now: float) -> None:
         """Enter the state that the silence up to `now` stands for."""
         if self.state is LinkState.LOST or now < self._next_change():

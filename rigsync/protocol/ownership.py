@@ -9,13 +9,21 @@ LEASE = 300.0
 """Seconds of an owner's silence after which a rig interrupts: longer than a computer takes to start again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sender:
-    """A coordinator, as a rig knows it again."""
+    """A coordinator, as a rig knows it again: by its boot number, for its computer may get another address."""
 
     host: str
     boot: str | None
     """None in the iblutil dialect, where a coordinator is known by its host alone."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sender):
+            return NotImplemented
+        return self.boot == other.boot and (self.boot is not None or self.host == other.host)
+
+    def __hash__(self) -> int:
+        return hash(self.boot or self.host)
 
 
 class Ownership:
@@ -63,10 +71,16 @@ class Ownership:
         """Have no owner."""
         self.owner, self._left = None, False
 
-    def heard(self, boot: str, now: float) -> None:
-        """Take note of a sign of life of some coordinator."""
+    def heard(self, boot: str, now: float, host: str | None = None) -> None:
+        """Take note of a sign of life of some coordinator, from `host` where that is given."""
         if self.owner is not None and self.owner.boot == boot and not self._left:
             self._heard = now
+            if host is not None and host != self.owner.host:
+                self.owner = Sender(host, boot)
+
+    def pass_over(self, seconds: float) -> None:
+        """Do not hold seconds against the owner in which nobody here has listened."""
+        self._heard += seconds
 
     def leave(self, boot: str) -> None:
         """Take note that a coordinator has said goodbye: another may command; the lease goes on."""

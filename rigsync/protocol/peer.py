@@ -144,6 +144,8 @@ class Peer:
         self.version: str | None = None
         self.owner: str | None = None
         self.violations: dict[str, int] = {}
+        self._size = 0
+        """Bytes of what is being taken in."""
 
     # ------------------------------------------------------------------------------------------------ outside
 
@@ -228,6 +230,7 @@ class Peer:
 
     def receive_datagram(self, line: Line, data: bytes, now: float) -> None:
         """Take in a datagram that came from the rig on `line` at monotonic `now` (s)."""
+        self._size = len(data)
         try:
             frame = messages.decode(data)
             if isinstance(frame, Array):
@@ -257,6 +260,11 @@ class Peer:
         before = self.state
         self._liveness.refuse(now)
         self._note_change(before)
+
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that for so many seconds nobody here has listened: the rig has not been silent for that."""
+        self._liveness.pass_over(seconds)
+        self._errands.note_standstill(now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: probe, change the link's state, send again, give up."""
@@ -366,7 +374,7 @@ class Peer:
         if request.event is ExpMessage.EXPEND:
             self._errands.note_end(not isinstance(outcome, RigError), now)
         if not isinstance(outcome, RigError):
-            self._events.append(MessageReceived(self.name, request.event, outcome, request.request_time))
+            self._events.append(MessageReceived(self.name, request.event, outcome, request.request_time, self._size))
         self._settled(self.name, request, outcome, start)
         self._advance(now)
 
@@ -403,7 +411,7 @@ class Peer:
                 self._awaited_echo = None
                 self._finish(awaited, message.args, now, self._estimated_start(awaited))
             else:
-                self._events.append(MessageReceived(self.name, message.event, message.args, None))
+                self._events.append(MessageReceived(self.name, message.event, message.args, None, self._size))
 
     @staticmethod
     def _answers(message: Array, errand: Errand) -> bool:
@@ -522,7 +530,8 @@ class Peer:
             # Which of those that are not confirmed are new, the board knows better.
             is_new = (not frame.confirm or self._notices.is_new(frame)) and self.board.receive(frame, now)
         elif is_new := self._notices.is_new(frame):
-            self._events.append(events.Notice(self.name, frame.topic, frame.key, frame.body, frame.confirm))
+            notice = events.Notice(self.name, frame.topic, frame.key, frame.body, frame.confirm, self._size)
+            self._events.append(notice)
         if not is_new:
             self._count("late notice")
 

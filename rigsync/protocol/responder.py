@@ -154,6 +154,11 @@ class Responder(Outputs[Address]):
         """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
         return self._agenda.is_open(number)
 
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that this program has stood still until `now`, which is not its coordinators' silence."""
+        if seconds >= self._timing.beat:  # less ends no lease
+            self._agenda.note_standstill(seconds)
+
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: acknowledge, act, tell again, give up missing echoes, and owners that are gone."""
         for task in self._agenda.open_tasks():
@@ -271,7 +276,7 @@ class Responder(Outputs[Address]):
 
     def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator:
         coordinator = self._coordinators.seen(frame.boot, source, now)
-        self._agenda.ownership.heard(frame.boot, now)
+        self._agenda.ownership.heard(frame.boot, now, source[0])
         self._send_notices(coordinator, now)
         return coordinator
 

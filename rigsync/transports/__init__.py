@@ -6,6 +6,7 @@ a whole message at a time, and send whole messages; that is all that the pump kn
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from typing import Any, Protocol
@@ -14,6 +15,14 @@ from rigsync.errors import RemoteProtocolError
 
 Address = tuple[Any, ...]
 """Host and port, and what else the transport needs to answer."""
+
+
+_NO_WAY = {
+    getattr(errno, prefix + name)
+    for name in ("ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EHOSTDOWN", "EADDRNOTAVAIL", "ENONET")
+    for prefix in ("", "WSA")
+    if hasattr(errno, prefix + name)
+}
 
 
 class Pump(Protocol):
@@ -40,6 +49,9 @@ class Line(Protocol):
 
     def reconnect(self, reason: str) -> None:
         """Begin anew, since the rig is lost."""
+
+    def is_stranded(self) -> bool:
+        """Whether it leaves from an address from which this computer does not reach the rig any more, or has none."""
 
     def read_waiting(self) -> None:
         """Hand over what has come and was not read yet, where that is possible."""
@@ -83,6 +95,11 @@ def shown_host(host: str) -> str:
 def label(line: Any) -> str:
     """Return what the log calls a line: where the core's name of it has several parts, the first is the rig's."""
     return str(line[0]) if isinstance(line, tuple) else str(line)
+
+
+def has_no_way(error: OSError) -> bool:
+    """Tell whether an address cannot be reached as things are: it may be when the network is up."""
+    return error.errno in _NO_WAY
 
 
 def is_wildcard(address: Address) -> bool:

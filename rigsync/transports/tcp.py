@@ -295,6 +295,10 @@ class TcpLine:
         if self._stream:
             self._stream.stop(f"its rig is lost: {reason}")
 
+    def is_stranded(self) -> bool:
+        """Return that it is not: each connection begins where this computer then is."""
+        return False
+
     def read_waiting(self) -> None:
         """Do nothing: a stream ends after all that came before."""
 

@@ -18,6 +18,7 @@ from rigsync.transports import (
     Listener,
     Pump,
     dual_stack,
+    has_no_way,
     is_its_own_peer,
     is_wildcard,
     label,
@@ -72,14 +73,55 @@ class _Complaints:
 
 
 async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
-    """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere."""
-    sock = connected_socket(family, address)
+    """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere.
+
+    Where the address cannot be reached as things are, the line loses what it is given until it is opened again.
+    """
+    try:
+        sock = connected_socket(family, address)
+    except OSError as error:
+        if not has_no_way(error):
+            raise
+        return _NoWay(line, family, address, error)
     try:
         opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line, sock))
     except BaseException:
         sock.close()
         raise
     return opened
+
+
+def _own_address(family: int, address: Address) -> str | None:
+    """Return from which of its addresses this computer reaches another one; None where there is no way."""
+    try:
+        with connected_socket(family, address) as sock:
+            return str(sock.getsockname()[0])
+    except OSError:
+        return None
+
+
+class _NoWay:
+    """A line towards an address to which there is no way as yet."""
+
+    def __init__(self, name: object, family: int, address: Address, error: OSError):
+        self._family, self._address = family, address
+        _Complaints(label(name)).note(error)
+
+    def send(self, _: Any, data: bytes) -> None:
+        """Lose it, as a network does."""
+
+    def reconnect(self, reason: str) -> None:
+        """Do nothing: there is no connection."""
+
+    def is_stranded(self) -> bool:
+        """Whether there is a way now."""
+        return _own_address(self._family, self._address) is not None
+
+    def read_waiting(self) -> None:
+        """Do nothing: nothing comes."""
+
+    def close(self) -> None:
+        """Do nothing: there is no socket."""
 
 
 def connected_socket(family: int, address: Address) -> socket.socket:
@@ -174,6 +216,11 @@ class _UdpLine(_UdpSocket):
 
     def reconnect(self, reason: str) -> None:
         """Do nothing: there is no connection."""
+
+    def is_stranded(self) -> bool:
+        """Whether this computer would reach the rig from another of its addresses now."""
+        own = _own_address(self._socket.family, self._socket.getpeername())
+        return own is not None and own != self._socket.getsockname()[0]
 
 
 async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listener:

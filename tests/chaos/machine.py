@@ -13,7 +13,7 @@ from pathlib import Path
 
 PATIENCE = 30.0
 """Seconds that a tool of the system may take."""
-TASK_HOST, RIG_HOST = "10.77.0.1", "10.77.0.2"
+TASK_HOST, RIG_HOST, OTHER_TASK_HOST = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 
 
 class NotToBeHad(Exception):
@@ -139,6 +139,11 @@ class Cable:
     def plug(self) -> None:
         """Plug it in again."""
         self.task.run("ip", "link", "set", "wire", "up")
+
+    def readdress(self, address: str) -> None:
+        """Give the task's end another address, in place of the one that it has."""
+        self.task.run("ip", "address", "flush", "dev", "wire")
+        self.task.run("ip", "address", "add", f"{address}/24", "dev", "wire")
 
     def delay(self, *netem: str) -> None:
         """Have the kernel delay, reorder and duplicate at both ends, in the words of ``tc netem``.

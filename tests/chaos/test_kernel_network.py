@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos.machine import RIG_HOST, Cable, NotToBeHad, ToolFailed, cable
+from chaos.machine import OTHER_TASK_HOST, RIG_HOST, Cable, NotToBeHad, ToolFailed, cable
 from chaos.stage import Stage, all_succeeded
 from chaos.verdict import as_happened, by_the_table
 
@@ -99,6 +99,34 @@ def test_cable_that_is_pulled_and_plugged(stage: Stage, wire: Cable) -> None:
     stage.settled(infos)
     script = [stage.step("EXPINTERRUPT"), stage.step("EXPCLEANUP"), *stage.session()]
     all_succeeded(coordinators.run("task", script))
+    stage.check()
+
+
+def test_task_whose_computer_gets_another_address(stage: Stage, wire: Cable) -> None:
+    """As when its lease of the address is not renewed, or it goes to another network; it is in charge all the same."""
+    uris = uris_of(["cameras", "ephys"])
+    stage.rigs(uris, under=wire.rigs.enter).wait()
+    coordinators = stage.coordinators({"task": uris}, under=wire.task.enter).wait()
+    all_succeeded(coordinators.run("task", [stage.step("EXPINIT", stage.reference()), stage.step("EXPSTART")]))
+    wire.readdress(OTHER_TASK_HOST)
+    lost = stage.wait_for("link", "task", "cameras", "lost")
+    for rig in uris:
+        stage.wait_for("link", "task", rig, "alive", after=lost.now)
+    all_succeeded(coordinators.run("task", [stage.step("EXPEND"), stage.step("EXPCLEANUP"), *stage.session()]))
+    stage.check()
+
+
+def test_network_that_is_there_only_after_the_task(stage: Stage, wire: Cable) -> None:
+    """The task's own system knows no way to the rigs yet, and says so when they are first addressed."""
+    uris = uris_of(["cameras", "ephys"])
+    stage.rigs(uris, under=wire.rigs.enter).wait()
+    wire.pull()
+    coordinators = stage.coordinators({"task": uris}, under=wire.task.enter)
+    lost = stage.wait_for("link", "task", "cameras", "lost")
+    wire.plug()
+    for rig in uris:
+        stage.wait_for("link", "task", rig, "alive", after=lost.now)
+    all_succeeded(coordinators.run("task", stage.session()))
     stage.check()
 
 

@@ -61,6 +61,17 @@ def test_a_claim_takes_the_place_of_the_owner_before() -> None:
     assert ownership.expires() == 105.0 + LEASE
 
 
+def test_an_owner_whose_computer_has_another_address_is_the_same() -> None:
+    ownership = owned(now=100.0)
+    ownership.heard(ANA.boot or "", 104.0, BEN.host)
+    assert ownership.host == BEN.host
+    assert ownership.is_led_by(Sender(BEN.host, ANA.boot))
+    assert ownership.is_led_by(ANA)  # what was under way
+    assert hash(Sender(BEN.host, ANA.boot)) == hash(ANA)
+    assert not ownership.allows(BEN)
+    assert ownership.expires() == 114.0
+
+
 def test_a_released_experiment_is_nobody_s() -> None:
     ownership = owned()
     ownership.release()

@@ -627,6 +627,45 @@ def test_the_link_changes_are_told_with_their_reason(bench: PeerBench) -> None:
     assert [type(change) for change in bench.events(LinkChanged)] == [events.RigAlive]
 
 
+# ------------------------------------------------------------------------------------ this program has stood still
+
+
+@pytest.mark.parametrize("dialect", ["rigsync", "iblutil"])
+def test_what_this_program_did_not_hear_while_it_stood_still_is_no_silence_of_the_rig(dialect: str) -> None:
+    bench = PeerBench().connected(dialect)
+    bench.run(1)
+    bench.now += 3600
+    bench.peer.note_standstill(3599.5, bench.now)
+    bench.run(1.4)
+    assert bench.events(LinkChanged) == []
+    bench.run(50)
+    assert bench.peer.state is LinkState.LOST  # as ever
+
+
+def test_an_answer_that_has_come_while_this_program_stood_still_counts(bench: PeerBench) -> None:
+    bench.submit("EXPSTART", timeout=3.0)
+    bench.submit("EXPINFO", timeout=3.0)
+    bench.now += 60
+    bench.peer.note_standstill(59.5, bench.now)
+    bench.peer.handle_timer(bench.now)
+    assert bench.outcomes == []
+    bench.reply("2026-03-01_2_mouse", {}, n=1)
+    assert bench.outcome() == ["2026-03-01_2_mouse", {}]
+    bench.run(2)
+    assert isinstance(bench.outcome(), RigTimeout)  # nothing came for that one
+
+
+def test_a_rig_that_was_lost_before_is_given_its_grace_anew(bench: PeerBench) -> None:
+    bench.run(6)
+    bench.submit("EXPSTART")
+    bench.now += 60
+    bench.peer.note_standstill(59.5, bench.now)
+    assert bench.run(0.9)
+    assert bench.outcomes == []
+    bench.run(0.2)
+    assert isinstance(bench.outcome(), RigLost)
+
+
 # ------------------------------------------------------------------------------------------- restarts and goodbyes
 
 

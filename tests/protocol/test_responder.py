@@ -256,6 +256,20 @@ def test_a_frame_in_the_name_of_a_coordinator_on_another_host_is_dropped_and_cou
     assert "10.0.0.1" in seen.problem
 
 
+def test_a_coordinator_whose_computer_has_another_address_goes_on_after_5_beats_of_silence() -> None:
+    bench = RigBench("EXPINFO", "EXPSTART").enter("RUNNING")
+    bench.run(4.9)
+    bench.probe(COORDINATOR, OTHER_HOST)
+    assert bench.rig.violations == {"forged source": 1}
+    bench.run(0.2)
+    bench.probe(COORDINATOR, OTHER_HOST)
+    assert owner_of(bench) == OTHER_HOST[0]
+    bench.request("EXPEND", source=OTHER_HOST)
+    assert bench.rig.status is STOPPED
+    bench.probe(COORDINATOR)  # a straggler, or somebody who has listened
+    assert bench.rig.violations == {"forged source": 2}
+
+
 # ------------------------------------------------------------------------------------------ outcomes of handlers
 
 
@@ -2075,6 +2089,19 @@ def test_after_the_lease_of_silence_the_rig_interrupts_with_the_reason(status: s
     assert isinstance(foreign(bench, "EXPCLEANUP"), Reply)
 
 
+@pytest.mark.parametrize(("stood_still", "after"), [(3600.0, "RUNNING"), (0.5, "STOPPED")])
+def test_what_the_rig_did_not_hear_while_it_stood_still_is_no_silence_of_the_owner(
+    stood_still: float, after: str
+) -> None:
+    bench = RigBench(lease=30.0).enter("RUNNING")
+    bench.now += 29.8 + stood_still
+    bench.rig.note_standstill(stood_still, bench.now)
+    bench.run(0.0)
+    assert bench.rig.status.name == after
+    bench.run(31)
+    assert bench.rig.status.name == "STOPPED"
+
+
 def test_a_lease_that_is_over_interrupts_where_there_is_no_handler_as_well() -> None:
     bench = RigBench(lease=30.0).enter("RUNNING")
     bench.run(30.0)
@@ -2112,7 +2139,8 @@ def test_the_signs_of_life_of_others_do_not_renew_the_lease() -> None:
     bench = RigBench(lease=30.0).enter("RUNNING")
     for second in range(30):
         bench.probe(ANOTHER, OTHER_HOST)
-        bench.probe(COORDINATOR, OTHER_HOST)  # forged
+        if second < 5:  # forged; after that it could be the owner's computer, with another address
+            bench.probe(COORDINATOR, OTHER_HOST)
         bench.request("EXPINFO", n=second + 1, boot="d" * 16)  # of the same host
         bench.array(ExpMessage.EXPSTATUS, second)
         assert bench.rig.status is RUNNING
