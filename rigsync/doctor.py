@@ -177,21 +177,10 @@ class _Examination:
 
     async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[tuple[int, SocketAddress]]:
         """Return all addresses of a rig's host, the one that a coordinator takes first."""
-        found: asyncio.Future[list[Any]] = self._loop.create_future()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if found.done():  # given up
-                return
-            if error is None:
-                found.set_result(result)
-            else:
-                found.set_exception(error)
-
         host, port = config.address.host, config.address.port
         kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
-        look_up = functools.partial(socket.getaddrinfo, host, port, type=kind)
-        self._workers.submit(look_up, lambda *outcome: self._loop.call_soon_threadsafe(settle, *outcome))
         try:
+            found = self._workers.begin(functools.partial(socket.getaddrinfo, host, port, type=kind))
             entries = await asyncio.wait_for(found, LOOK_UP_TIMEOUT)
         except (asyncio.TimeoutError, TimeoutError):
             evidence.unresolved = f"no name server has answered within {LOOK_UP_TIMEOUT:g} s"

@@ -287,20 +287,8 @@ async def look_up(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
     """
     if is_literal(config.address):
         return resolve_all(config)
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[tuple[int, tuple[Any, ...]]]] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if found.done():
-            return
-        if error is None:
-            found.set_result(result)
-        else:
-            found.set_exception(error)
-
     workers = Workers("look-up")
     try:
-        workers.submit(lambda: resolve_all(config), lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
-        return await found
+        return await workers.begin(resolve_all, config)
     finally:
         workers.close(0.0)

@@ -254,10 +254,9 @@ def remote_error(rig: str, error: str, message: str, traceback: str = "") -> Rig
     error, message, traceback : str
         As for `RemoteError`.
     """
-    if error == Cancelled.__name__:
-        return Cancelled(rig, message)
-    if error == RigRestarted.__name__:
-        return RigRestarted(rig, message)
+    for own in (Cancelled, Interrupted, RigRestarted):
+        if error == own.__name__ and not traceback:  # else a handler has raised something of that name
+            return own(rig, message)
     return (BusyError if error == BusyError.__name__ else RemoteError)(rig, error, message, traceback)
 
 

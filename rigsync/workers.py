@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import queue
 import threading
@@ -64,6 +66,37 @@ class Workers:
             worker = self._idle.pop() if self._idle else self._new_worker()
             worker.busy = True
         worker.jobs.put((function, done))
+
+    def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
+        """Run a function on a worker, at once; to be called on an event loop, where the outcome arrives.
+
+        Returns
+        -------
+        asyncio.Future
+            The result. Whoever does not wait for it any more may cancel it, or forget it.
+
+        Raises
+        ------
+        NotRunning
+            If the workers are closed.
+        RuntimeError
+            The system gives no more threads.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        job = functools.partial(function, *args)
+        self.submit(job, lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
+        return future
 
     def close(self, timeout: float) -> list[str]:
         """Take no more work, end idle workers and wait for busy ones.

@@ -648,8 +648,21 @@ def test_interrupt_from_another_coordinator(rig: Rig, aux: Auxiliaries, gate: Ga
     with Auxiliaries({"cameras": rig.uri}) as second:
         assert ask(second, "EXPINTERRUPT") == [info(ExpStatus.STOPPED, REFERENCE)]
     failure = until(lambda: aux.response(asked)).failed["cameras"]
+    assert isinstance(failure, Interrupted)
+    assert "EXPINTERRUPT overtook EXPSTART" in str(failure)
+
+
+@pytest.mark.parametrize("name", ["Cancelled", "Interrupted", "RigRestarted"])
+def test_what_a_handler_raises_is_not_taken_for_what_the_rig_says(rig: Rig, aux: Auxiliaries, name: str) -> None:
+    @rig.on("EXPINIT")
+    def fail(_: Any) -> None:
+        raise type(name, (Exception,), {})("the filter wheel is stuck")
+
+    with pytest.raises(PushError) as caught:
+        aux.request("EXPINIT")
+    failure = caught.value.failed["cameras"]
     assert isinstance(failure, RemoteError)
-    assert failure.error == "Interrupted"
+    assert (failure.error, failure.message) == (name, "the filter wheel is stuck")
 
 
 def test_what_comes_during_an_interrupt_waits_for_it(rig: Rig, aux: Auxiliaries, gate: Gate) -> None:

@@ -276,3 +276,41 @@ def test_stuck_handler_does_not_keep_the_program_from_ending() -> None:
         [sys.executable, "-X", "dev", "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_outcomes_arrive_on_an_event_loop(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        assert await workers.begin(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await workers.begin(divmod, 7, 0)
+        workers.begin(divmod, 7, 0)  # whose failure nobody wants to know
+        await workers.begin(until, lambda: len(workers._idle) == 1)
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert caplog.messages == []
+
+
+def test_an_outcome_that_is_not_wanted_any_more_may_come_late(
+    workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    go = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        problems: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: problems.append(context))
+        for outcome in (None, OSError("gone")):
+            late = workers.begin(lambda outcome=outcome: fail(outcome) if go.wait(LONG) and outcome else None)
+            late.cancel()
+        go.set()
+        # One worker after the other has told what came of it before this one can.
+        await workers.begin(until, lambda: len(workers._idle) == 2)
+        await asyncio.sleep(0)
+        assert problems == []
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    asyncio.run(main())
+    assert caplog.messages == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -36,30 +35,8 @@ class Aside:
         self._open: dict[str, asyncio.Future[Any]] = {}
 
     def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
-        """Run a function at once; on the event loop. Whoever does not wait any more cancels what this returns.
-
-        Raises
-        ------
-        NotRunning
-            This is closed.
-        RuntimeError
-            The system gives no more threads.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        job = functools.partial(function, *args)
-        self._workers.submit(job, lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
-        return future
+        """Run a function at once, as `Workers.begin` does."""
+        return self._workers.begin(function, *args)
 
     async def ask(self, what: str, function: Callable[..., _Result], *args: Any) -> _Result:
         """Run a function that touches a drive, and return its result.
