@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -288,6 +289,7 @@ def test_outcomes_arrive_on_an_event_loop(workers: Workers, caplog: pytest.LogCa
         await asyncio.sleep(0)
 
     asyncio.run(main())
+    gc.collect()
     assert caplog.messages == []
 
 
