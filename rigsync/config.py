@@ -231,6 +231,8 @@ def _host(text: str) -> str:
             raise ValueError(
                 f"{_shown(text)} is neither an IP address nor a host name (letters, digits, hyphens, underscores, dots)"
             ) from None
+        if name.isdigit():
+            raise ValueError("a port alone; an address stands before it, such as 0.0.0.0 where a rig listens") from None
         # No top-level domain is a number (RFC 3696 section 2): this is an IPv4 address with a typing error.
         if name.rpartition(".")[2].isdigit():
             raise ValueError(f"{_shown(text)} is not an IPv4 address, which has four numbers from 0 to 255") from None

@@ -83,7 +83,9 @@ def test_status_0_ends_the_experiment(bench: Bench) -> None:
 
 
 def test_another_status_interrupts_and_is_passed_on(bench: Bench) -> None:
-    assert bench.run(*python("import sys; sys.exit(3)")).status == 3
+    outcome = bench.run(*python("import sys; sys.exit(3)"))
+    assert outcome.status == 3
+    assert "ended with exit status 3: the experiment was interrupted" in outcome.err
     assert bench.verbs == INTERRUPTED
     (report,) = bench.args("EXPINTERRUPT")
     assert report["error"] == "CommandEnded"

@@ -58,6 +58,8 @@ _SHELLS = frozenset(
 )
 _BATCH = re.compile(r"\.(?:bat|cmd)[. ]*$", re.IGNORECASE)
 _PROGRAM_FOLLOWS = re.compile(r"(?:^|[;&|(`\n])\s*[^\s;&|(`]*$")
+_OPERATOR = re.compile(r"\|\|?|&&?|;|<|(?:&|\d*)>>?(?:&?\d|[\w./{]\S*)?")
+"""Pipes and the like, where they are words: what is within quotes with other text is left alone."""
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
 
 
@@ -468,7 +470,10 @@ class _Reader:
             if shell:
                 words = [self._template(line.strip(), use=Use.SHELL)]
             else:
-                words = [self._template(word) for word in (self._split(line) if isinstance(line, str) else line)]
+                if isinstance(line, str):
+                    line = self._split(line)
+                    _check_no_shell_is_meant(line)
+                words = [self._template(word) for word in line]
                 if any(_reads_as_shell(str(word)) for word in words):
                     words = [Template(word.parts, Use.SHELL) for word in words]
             if not str(words[0]).strip():
@@ -582,6 +587,16 @@ def _check_program(line: Template, shell: bool) -> None:
         if isinstance(part, Variable) and (not shell or _PROGRAM_FOLLOWS.search(before)):
             raise ConfigError(f"{part} would have a message choose the program; write out which it is")
         before += str(part)
+
+
+def _check_no_shell_is_meant(words: list[str]) -> None:
+    """Check that a line has nothing in it that only a shell would understand."""
+    for word in words[1:]:
+        if _OPERATOR.fullmatch(word):
+            raise ConfigError(
+                f"{word!r} would be an argument of {words[0]!r}, for no shell reads this; "
+                "add `shell: true` if one is to read it, or write the command as a list"
+            )
 
 
 def _pattern(text: str, key: str) -> re.Pattern[str]:

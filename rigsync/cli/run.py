@@ -76,6 +76,8 @@ def command(
             with experiment as session:
                 _run(words, session.exp_ref)
         except CommandEnded as ended:
+            if ended.__cause__ is None:  # else it has been told why it could not even begin
+                click.echo(f"Error: {printable(str(ended))}: the experiment was interrupted", err=True)
             return ended.status
         except RigsyncError as error:
             click.echo(f"Error: {printable(str(error))}", err=True)

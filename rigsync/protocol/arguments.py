@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from rigsync.config import DATAGRAM_ROOM, Room
+from rigsync.config import DATAGRAM_ROOM, Room, close_match
 from rigsync.errors import PayloadError, PayloadTooLarge
 from rigsync.protocol.clock import MOST_AHEAD
 from rigsync.protocol.lifecycle import reference_text
@@ -56,6 +56,9 @@ def validate_event(event: Any) -> ExpMessage:
         known: ExpMessage = ExpMessage.validate(event, allow_bitwise=False)
     except TypeError as error:
         raise TypeError(f"{error}; choices: {_choices()}") from None
+    except ValueError:
+        meant = close_match(event, ExpMessage.__members__) if isinstance(event, str) else ""
+        raise ValueError(f"there is no message {event!r}{meant}; choices: {_choices()}") from None
     return known
 
 

@@ -381,6 +381,11 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "program of a shell": (on("{run: '{subject} a', shell: true}"), 3, "on.EXPINIT.run", "choose the program"),
     "program behind ;": (on("{run: 'cd x; {subject}', shell: yes}"), 3, "on.EXPINIT.run", "choose the program"),
     "program behind $(": (on("{run: 'a $( b{subject})', shell: yes}"), 3, "on.EXPINIT.run", "choose the program"),
+    "pipe": (on("{run: 'a b | tee c'}"), 3, "on.EXPINIT.run", "'|' would be an argument of 'a'"),
+    "redirection": (on("{run: 'a b > c'}"), 3, "on.EXPINIT.run", "'>' would be an argument of 'a'"),
+    "redirection to": (on("{run: 'a 2>>{exp_ref}.log'}"), 3, "on.EXPINIT.run", "no shell reads this"),
+    "redirection of errors": (on("{run: 'a 2>&1'}"), 3, "on.EXPINIT.run", "add `shell: true`"),
+    "second command": (on("{run: 'a && b'}"), 3, "on.EXPINIT.run", "or write the command as a list"),
     "shell and list": (on("{run: [a, b], shell: true}"), 3, "on.EXPINIT.run", "a shell reads one line"),
     "shell": (on("{run: a, shell: bash}"), 3, "on.EXPINIT.shell", "expected true or false, not 'bash'"),
     "shell alone": (

@@ -138,6 +138,11 @@ def test_an_unknown_or_compound_message_lists_the_choices(event: Any) -> None:
         compose(event)
 
 
+def test_a_mistyped_message_is_recognised() -> None:
+    with pytest.raises(ValueError, match="there is no message 'EXPSTRAT'; did you mean 'EXPSTART'"):
+        validate_event("EXPSTRAT")
+
+
 def test_the_null_message_is_refused_as_such() -> None:
     with pytest.raises(ValueError, match="null message"):
         validate_event(0)
