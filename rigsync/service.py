@@ -640,10 +640,11 @@ class RigServices(app.Services):
 
     def _search(self, rig: str) -> None:
         """Look for another way to a lost rig until it answers."""
-        if rig not in self._searches:
+        before = self._searches.get(rig)
+        if before is None or before.done():  # the rig was back, and is lost again before that was told
             search = asyncio.get_running_loop().create_task(self._look_for(rig), name=f"rigsync search for {rig}")
             self._searches[rig] = search
-            search.add_done_callback(lambda _: self._searches.pop(rig, None))
+            search.add_done_callback(lambda done: self._searches.get(rig) is done and self._searches.pop(rig))
 
     async def _look_for(self, rig: str) -> None:
         config, timing = self._rigs.rigs[rig], self._rigs.timing
