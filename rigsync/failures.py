@@ -28,7 +28,7 @@ PROBE_TIMEOUT = 1.0
 
 
 MOST_TRIES = 5
-"""Times that a rig which answers is told to stop: one whose handler hangs is not told for ever."""
+"""Times that a rig which answers, and is not lost at once, is told to stop: one that hangs is not told for ever."""
 
 
 @dataclass(frozen=True, slots=True)
