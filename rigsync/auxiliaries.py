@@ -487,12 +487,16 @@ class Auxiliaries:
                 raise self._not_running()
             return FailureWatch(self._remote, self._subscribers, *args)
 
-        def stop_later(out_of_reach: list[str], exp_ref: str | None, report: Any, patience: float) -> LateStop:
-            if self._remote is None:
+        def stop_later(out_of_reach: list[str], exp_ref: str | None, report: Any, patience: float) -> list[str]:
+            remote = self._remote
+            if remote is None:
                 raise self._not_running()
-            room = self._rigs.room(out_of_reach)
-            said = compose(ExpMessage.EXPINTERRUPT, report, room=room), compose(ExpMessage.EXPCLEANUP, room=room)
-            return LateStop(self._remote, self._subscribers, out_of_reach, exp_ref, *said, patience)
+            told = [rig for rig in out_of_reach if remote[rig].dialect != events.Dialect.IBLUTIL.value]
+            if told:
+                room = self._rigs.room(told)
+                said = compose(ExpMessage.EXPINTERRUPT, report, room=room), compose(ExpMessage.EXPCLEANUP, room=room)
+                LateStop(remote, self._subscribers, told, exp_ref, *said, patience)
+            return told
 
         return Experiment(
             self,

@@ -96,6 +96,7 @@ class Endpoint:
         self._listener: Listener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = self._expected = math.inf
+        self._held_from = -math.inf  # since when what is told may have held up this thread, unknown to the core
         self._pumping = False
         self._closed = False
 
@@ -165,6 +166,7 @@ class Endpoint:
         if self._pumping or self._closed:
             return
         self._pumping = True
+        self._held_from = self._loop.time()
         try:
             while True:
                 datagrams = self._core.take_datagrams()
@@ -217,7 +219,8 @@ class Endpoint:
             self._timer = None
         self._expected = math.inf
         if due < math.inf:
-            self._due, self._expected = due, max(due, self._loop.time())
+            # What it tells may hold up this thread: what fell due meanwhile is late, what was overdue before is not.
+            self._due, self._expected = due, max(due, self._held_from)
             self._timer = self._loop.call_at(due, self._tick)
 
     def _wake(self) -> float:
@@ -225,7 +228,7 @@ class Endpoint:
         now = self._loop.time()
         late = now - self._expected
         if late > LATE:  # stopped, asleep with its computer, or held up by a callback, a debugger or other code
-            self._expected = math.inf
+            self._expected = self._held_from = now  # told; the timer, if it is still to come, is expected at once
             self._core.note_standstill(late, now)
         return now
 

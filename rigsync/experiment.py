@@ -27,7 +27,7 @@ from rigsync.errors import (
     RigsyncError,
     RigTimeout,
 )
-from rigsync.failures import FailureWatch, LateStop, RigFailure
+from rigsync.failures import FailureWatch, RigFailure
 from rigsync.protocol.lifecycle import reference_text, same_reference
 from rigsync.protocol.messages import PROTOCOL_VERSION, ExpStatus, one_line
 from rigsync.results import PushResult
@@ -84,7 +84,7 @@ class Experiment:
         timeout: float | None,
         on_failure: Callable[[RigFailure], object] | None,
         watch: Callable[..., FailureWatch],
-        stop_later: Callable[..., LateStop],
+        stop_later: Callable[..., list[str]],
     ):
         if init is not None and not isinstance(init, Mapping):
             raise TypeError(f"init is a mapping, the data of EXPINIT, not {type(init).__name__}")
@@ -315,7 +315,13 @@ class Experiment:
             stopped = self._push("EXPINTERRUPT", report, rigs=rigs, patience=IMPATIENCE)
             self._in_charge_of = []
             self._signals.hold(ctrl_c=False)  # nothing records any more, and to clean up may take long
-            cleaned_up = self._push("EXPCLEANUP", rigs=rigs)
+            out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, _OUT_OF_REACH)]
+            told_again: list[str] = []
+            try:
+                cleaned_up = self._push("EXPCLEANUP", rigs=rigs)
+            finally:  # also where Ctrl-C ends that
+                if out_of_reach:
+                    told_again = self._stop_later(out_of_reach, self.exp_ref, report, IMPATIENCE)
         except RigsyncError as error:  # closed, for instance
             logger.error("%s may go on recording: %s", ", ".join(rigs), error)  # noqa: TRY400 - the text says all
             return dict.fromkeys(rigs, f"not reached: {error}")
@@ -325,10 +331,7 @@ class Experiment:
             outcomes[rig] += f" and EXPCLEANUP failed: {tidied.problem}" if tidied else " and cleaned up"
             if interrupted:
                 logger.error("%s may go on recording: %s", rig, one_line(interrupted.problem))
-        out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, _OUT_OF_REACH)]
-        if out_of_reach:
-            self._stop_later(out_of_reach, self.exp_ref, report, IMPATIENCE)
-            outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in out_of_reach})
+        outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in told_again})
         return outcomes
 
     def _tell_to_stop(self, rigs: list[str], report: dict[str, Any]) -> dict[str, str]:

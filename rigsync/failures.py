@@ -12,13 +12,13 @@ from typing import Any
 
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
-from rigsync.errors import NotRunning
+from rigsync.errors import NotRunning, PushError, RigLost, RigRefused
 from rigsync.protocol.clock import NANOSECONDS
 from rigsync.protocol.events import LinkChanged, LinkState, MessageReceived, Notice, ProbeAnswered, RigRestarted
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, canonical_reference, name_different
 from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, one_line
 from rigsync.protocol.notices import FAILURE
-from rigsync.results import draw_request_time
+from rigsync.results import PushResult, draw_request_time
 from rigsync.service import RigServices
 
 logger = logging.getLogger("rigsync.experiment")
@@ -28,7 +28,7 @@ PROBE_TIMEOUT = 1.0
 
 
 MOST_TRIES = 5
-"""Times that a rig which answers is told to stop: one whose handler hangs is not told for ever."""
+"""Times that a rig which answers, and is not lost at once, is told to stop: one that hangs is not told for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,13 @@ class LateStop:
             logger.warning("%s answers again, and is told to stop: %s is over", probe.rig, experiment)
             self._tries[probe.rig] -= 1
             self._asked.add(probe.rig)
-            self._tell(self._interrupt, probe.rig, lambda _: self._asked.discard(probe.rig))
+            self._tell(self._interrupt, probe.rig, lambda outcome: self._note_outcome(probe.rig, outcome))
+
+    def _note_outcome(self, rig: str, outcome: PushResult | PushError | NotRunning) -> None:
+        self._asked.discard(rig)
+        is_lost = isinstance(outcome, PushError) and isinstance(outcome.failed.get(rig), (RigLost, RigRefused))
+        if is_lost and rig in self._tries:
+            self._tries[rig] += 1  # it was gone again before it could answer
 
     def _note_answer(self, answer: MessageReceived) -> None:
         if answer.rig not in self._tries or answer.event not in LIFECYCLE_MESSAGES or answer.request_time is None:

@@ -682,7 +682,7 @@ class _Session:
                 if handler.is_coroutine:
                     outcomes.add(await handler(due.args))
                 else:
-                    result, error = await self._in_worker(functools.partial(handler, due.args))
+                    result, error = await self._in_worker(due, functools.partial(handler, due.args))
                     if error is not None:
                         raise error
                     outcomes.add(result)
@@ -695,13 +695,16 @@ class _Session:
         except BaseException as error:
             self._settle(due, None, error)
 
-    async def _in_worker(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    async def _in_worker(self, due: HandlerDue, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         # The exception comes back as a value, since neither a future nor a coroutine can raise StopIteration.
         future: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
 
-        def settle(*outcome: Any) -> None:
+        def settle(result: Any, error: BaseException | None) -> None:
             if not future.done():
-                future.set_result(outcome)
+                future.set_result((result, error))
+            elif error is None and not self.responder.is_open(due.task):  # nobody has waited for it any more
+                self._note_late_end(due, self.endpoint.now())
+                self.endpoint.pump()
 
         self.workers.submit(function, lambda *outcome: self._loop.call_soon_threadsafe(settle, *outcome))
         return await future

@@ -54,6 +54,7 @@ from rigsync.protocol.notices import FAILURE
 from rigsync.protocol.peer import Line, Peer
 from rigsync.remote_rig import RemoteRig, message_of
 from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
+from rigsync.transports.udp import own_address
 
 logger = logging.getLogger("rigsync.service")
 push_logger = logging.getLogger("rigsync.push")
@@ -639,10 +640,11 @@ class RigServices(app.Services):
 
     def _search(self, rig: str) -> None:
         """Look for another way to a lost rig until it answers."""
-        if rig not in self._searches:
+        before = self._searches.get(rig)
+        if before is None or before.done():  # the rig was back, and is lost again before that was told
             search = asyncio.get_running_loop().create_task(self._look_for(rig), name=f"rigsync search for {rig}")
             self._searches[rig] = search
-            search.add_done_callback(lambda _: self._searches.pop(rig, None))
+            search.add_done_callback(lambda done: self._searches.get(rig) is done and self._searches.pop(rig))
 
     async def _look_for(self, rig: str) -> None:
         config, timing = self._rigs.rigs[rig], self._rigs.timing
@@ -660,14 +662,17 @@ class RigServices(app.Services):
     async def _look_once(self, endpoint: Endpoint, config: RigConfig, stay: bool) -> None:
         """Open a rig's lines again where its name stands for another address, or this computer has another towards it.
 
-        Of several addresses of its name each has its turn, unless it is to `stay` at the one where it was last.
+        Of several addresses of its name each to which there is a way has its turn, unless it is to `stay` at the one
+        where it was last.
         """
         rig, found = config.name, await look_up(config)
         before = self._addresses[rig]
         addresses = [address for _, address in found]
         turn = addresses.index(before) if before in addresses else -1
-        if turn < 0 or (len(found) > 1 and not stay):
-            family, address = found[(turn + 1) % len(found)]
+        others = found if turn < 0 else [] if stay else [*found[turn + 1 :], *found[:turn]]
+        reached = [other for other in others if own_address(*other) is not None]  # one without a way has no turn
+        if reached or turn < 0:
+            family, address = (reached or found)[0]
             self._check_distinct({**self._addresses, rig: address})
         elif any(endpoint.is_stranded((rig, line)) for line in Line):
             family, address = found[turn]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import select
 import socket
@@ -349,6 +350,53 @@ def test_that_this_program_has_stood_still_is_told_before_all_else_and_once(plai
             stand_still()  # with nothing due, there is nothing to be missed
             await came_true(lambda: len(wire.received) == 1 + hears)
             assert told == [(0, 0)]
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_that_what_is_told_has_held_this_program_up_is_noted_each_time(plain: socket.socket) -> None:
+    """A callback on this thread that blocks keeps it from hearing rigs, whatever it was called for."""
+    told: list[int] = []
+
+    class Noting(Wire):
+        def note_standstill(self, seconds: float, now: float) -> None:
+            if seconds > STANDSTILL / 2:
+                told.append(len(self.ticks))
+
+        def handle_timer(self, now: float) -> None:
+            super().handle_timer(now)
+            if len(self.ticks) == 1:
+                self.events.append("what the timer has brought")
+
+        def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
+            super().receive_datagram(data, source, now)
+            self.events.append("what was heard")
+
+    async def main() -> None:
+        wire = Noting()
+
+        def block(_: Any) -> None:
+            if wire.due == math.inf:
+                wire.due = endpoint.now() + SHORT  # which is over when this returns
+            stand_still()
+
+        endpoint = Endpoint(wire, block)
+        try:
+            await endpoint.connect("line", socket.AF_INET, plain.getsockname())
+            wire.outbox.append(("line", b"hello"))
+            wire.due = endpoint.now()
+            endpoint.pump()
+            _, source = plain.recvfrom(100)
+            await came_true(lambda: len(wire.ticks) == 2)
+            assert told == [1]
+            wire.due = endpoint.now() + SHORT
+            endpoint.pump()
+            plain.sendto(b"back", source)
+            stand_still()
+            await came_true(lambda: len(wire.ticks) == 3)
+            assert told == [1, 2, 2]
         finally:
             endpoint.close()
 

@@ -24,9 +24,9 @@ from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunni
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
 from rigsync.config import Timing
-from rigsync.failures import FailureWatch, LateStop
+from rigsync.failures import MOST_TRIES, FailureWatch, LateStop
 from rigsync.protocol.arguments import compose
-from rigsync.protocol.events import MessageReceived, ProbeAnswered
+from rigsync.protocol.events import MessageReceived, ProbeAnswered, PushCompleted
 from rigsync.protocol.messages import ExpMessage
 from rigsync.relay import relay_before
 
@@ -937,6 +937,57 @@ def test_one_that_answers_and_does_not_stop_is_not_told_for_ever(
         assert "cameras answers, but does not stop" in caplog.text
     finally:
         go.set()
+
+
+def test_one_that_is_lost_again_and_again_before_it_hears_is_stopped_in_the_end(lab: Lab, connect: Connect) -> None:
+    rig = lab.rig("cameras")
+    with relay_before({"cameras": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["cameras"].address
+        aux = connect({"cameras": f"udp://{host}:{port}"}, timing=Timing(beat=0.1, lost_grace=0.1))
+        aux.request("EXPINIT", REFERENCE)
+        failed: list[PushCompleted] = []
+
+        def cut_off(_: ProbeAnswered) -> None:
+            relays["cameras"].loss = float(len(failed) <= MOST_TRIES)
+
+        def let_through(event: PushCompleted) -> None:
+            if event.failures:
+                failed.append(event)
+            relays["cameras"].loss = 0.0
+
+        aux.on("ProbeAnswered", cut_off)
+        aux.on("PushCompleted", let_through)
+        late_stop(aux, "cameras")
+        until(lambda: rig.status is ExpStatus.CONNECTED)
+        assert len(failed) > MOST_TRIES
+
+
+def test_ctrl_c_while_another_cleans_up_leaves_none_that_is_out_of_reach_to_itself(
+    lab: Lab, connect: Connect, gate: Gate
+) -> None:
+    rig, cleaning = lab.rig("ephys"), lab.rig("cameras", {"EXPCLEANUP": gate})
+    with relay_before({"ephys": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["ephys"].address
+        aux = connect({"ephys": f"udp://{host}:{port}"}, cleaning, timing=EAGER)
+        with ctrl_c_at(gate, lab), aux.experiment(REFERENCE):
+            relays["ephys"].loss = 1.0
+            raise ValueError("the screen went black")
+        assert rig.status is ExpStatus.RUNNING
+        relays["ephys"].loss = 0.0
+        until(lambda: rig.status is ExpStatus.CONNECTED)
+
+
+def test_of_an_iblutil_rig_nobody_says_that_it_is_told_again(connect: Connect) -> None:
+    with (
+        IblutilServer("imaging") as imaging,
+        relay_before({"imaging": ("127.0.0.1", imaging.port)}) as relays,
+    ):
+        host, port = relays["imaging"].address
+        aux = connect({"imaging": f"udp://{host}:{port}"})
+        with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE, timeout=1.0):
+            relays["imaging"].loss = 1.0
+        assert "EXPINTERRUPT failed" in told.value.outcomes["imaging"]
+        assert "told again" not in told.value.outcomes["imaging"]
 
 
 def test_a_generator_that_is_collected_on_the_service_thread_leaves_nothing_running(lab: Lab, connect: Connect) -> None:

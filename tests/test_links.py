@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from rigsync import (
 from rigsync.config import rigs_from
 from rigsync.protocol import events
 from rigsync.transports import udp
+from rigsync.transports.udp import own_address
 
 EAGER = Timing(beat=0.2)
 CALM = Timing(beat=0.5)
@@ -303,6 +305,25 @@ def test_a_rig_that_is_not_at_the_first_address_of_its_name_is_found_at_another(
     aux.wait_for("cameras", timeout=LONG)
     assert aux.services is not None
     assert aux.services.address("cameras")[0] == host
+
+
+@pytest.mark.parametrize("host", ["2001:db8::1", "fe80::1"])
+def test_an_address_of_a_name_to_which_there_is_no_way_is_passed_over(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    """One of IPv6 where this computer has none (RFC 3849: the first is nobody's), or without its interface."""
+    if own_address(socket.AF_INET6, (host, 11001)) is not None:
+        pytest.skip("this computer has a way to that address")
+    caplog.set_level(logging.INFO)
+    stand_for(monkeypatch, "127.0.0.1", "127.0.0.2", host)
+    connect(stack, {"cameras": f"udp://camera-pc:{free_port()}"}, connect_timeout=0)
+
+    def tried() -> list[str]:
+        return [record.args[1] for record in caplog.records if "another address" in record.msg]  # type: ignore
+
+    until(lambda: len(tried()) == 4)
+    assert tried() == ["127.0.0.2", "127.0.0.1"] * 2
+    assert "sending again" not in caplog.text
 
 
 def test_a_rig_that_has_answered_is_waited_for_where_it_was(

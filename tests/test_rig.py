@@ -757,14 +757,21 @@ def test_no_further_handler_of_a_message_begins_once_it_is_overtaken(
     assert not started.is_set()
 
 
+@pytest.mark.parametrize("beside", [None, "coroutine"])
 @pytest.mark.parametrize("event", ["EXPINIT", "EXPSTART"])
 def test_what_a_handler_begins_after_it_was_overtaken_is_told_as_a_failure(
-    rig: Rig, aux: Auxiliaries, gate: Gate, caplog: pytest.LogCaptureFixture, event: str
+    rig: Rig, aux: Auxiliaries, gate: Gate, caplog: pytest.LogCaptureFixture, event: str, beside: str | None
 ) -> None:
     """It may have begun to record after the handler of EXPINTERRUPT had stopped all that ran by then."""
     told: list[Notice] = []
     aux.on("notice", lambda notice: told.append(notice) if notice.topic == "failure" else None)
+
+    async def other() -> None:
+        """Have the handlers run on the loop, from which the plain one is waited for."""
+
     rig.on(event)(gate)
+    if beside:
+        rig.on(event)(other)
     if event == "EXPSTART":
         ask(aux, "EXPINIT", REFERENCE)
     aux.push(event, REFERENCE)

@@ -1231,3 +1231,20 @@ def test_a_waiter_that_raises_stops_neither_the_pump_nor_the_others(serve: Serve
             assert await services.request(compose("EXPSTATUS"))
 
     run(main())
+
+
+def test_a_rig_that_is_lost_as_the_search_for_it_ends_is_searched_for_anew(serve: Serve) -> None:
+    async def main() -> None:
+        async with opened([serve("cameras")]) as services:
+            services._search("cameras")
+            await asyncio.sleep(0)  # it ends, which it is about to tell
+            ended = services._searches["cameras"]
+            assert ended.done()
+            services._search("cameras")
+            anew = services._searches["cameras"]
+            assert anew is not ended
+            await asyncio.sleep(0)
+            assert services._searches.get("cameras") is not ended
+            await came_true(lambda: not services._searches)
+
+    run(main())

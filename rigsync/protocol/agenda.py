@@ -216,9 +216,9 @@ class Agenda:
             task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
             self.accept(task, now)
 
-    def note_standstill(self, seconds: float) -> None:
+    def note_standstill(self, seconds: float, now: float) -> None:
         """Take note that for so many seconds nobody here has listened: the owner has not been silent for that."""
-        self.ownership.pass_over(seconds)
+        self.ownership.pass_over(seconds, now, self._patience)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: act, and give up an owner that is gone."""

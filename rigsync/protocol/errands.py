@@ -75,6 +75,8 @@ class Errand:
     echoed_at: float | None = None
     end_reached_rig: bool = False
     """Whether the rig has answered the EXPEND that called this off, so that this will not be run any more."""
+    excused_until: float = -math.inf
+    """Until when, in monotonic seconds, this is not given up, since its time was over while nobody here listened."""
 
 
 class Errands:
@@ -96,7 +98,6 @@ class Errands:
         self._queue: deque[Errand] = deque()
         self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
         self._queue_timer = math.inf
-        self._stood_still = -math.inf
 
     def add(self, errand: Errand) -> None:
         """Put an errand behind those of its sort: an EXPINTERRUPT goes before all others."""
@@ -111,20 +112,23 @@ class Errands:
 
     def limit(self, errand: Errand) -> float:
         """Return when, in monotonic seconds, an errand is given up."""
-        deadline = errand.deadline + (errand.request.patience if errand.received else 0.0)
-        has_waited = errand.submitted <= self._stood_still
-        if has_waited:
-            deadline = max(deadline, self._stood_still + self._lost_grace)
-        if self._liveness.state is not LinkState.LOST:
-            return deadline
-        asked = max(self._liveness.lost_since, self._stood_still if has_waited else errand.submitted)
-        if errand.received and errand.request.act_at is not None:
-            asked = max(asked, errand.request.act_at)  # a rig that waits for its instant need not be heard before
-        return min(deadline, asked + self._lost_grace)
+        limit = errand.deadline + (errand.request.patience if errand.received else 0.0)
+        if self._liveness.state is LinkState.LOST:
+            asked = max(self._liveness.lost_since, errand.submitted)
+            if errand.received and errand.request.act_at is not None:
+                asked = max(asked, errand.request.act_at)  # a rig that waits for its instant need not be heard before
+            limit = min(limit, asked + self._lost_grace)
+        return max(limit, errand.excused_until)
 
     def note_standstill(self, now: float) -> None:
-        """Take note that nobody here has listened: an answer may have come, and lie in the socket unread."""
-        self._stood_still = now
+        """Take note that nobody here has listened: an answer may have come, and lie in the socket unread.
+
+        Each errand is given time for that once: a program that stands still again and again has its outcomes, too.
+        """
+        until = now + self._lost_grace
+        for errand in [*self._interrupts, *self._queue, *self.under_way()]:
+            if self.limit(errand) < until and errand.excused_until == -math.inf:
+                errand.excused_until = until
         self.set_timer()
 
     def next_timer(self) -> float:

@@ -38,13 +38,14 @@ class Ownership:
         Seconds of silence after which the owner counts as gone; 0 for never.
     """
 
-    __slots__ = ("_heard", "_left", "lease", "owner")
+    __slots__ = ("_heard", "_is_excused", "_left", "lease", "owner")
 
     def __init__(self, lease: float):
         self.lease = lease
         self.owner: Sender | None = None
         self._left = False
         self._heard = -math.inf
+        self._is_excused = False
 
     @property
     def host(self) -> str | None:
@@ -65,7 +66,7 @@ class Ownership:
 
     def claim(self, sender: Sender, now: float) -> None:
         """Make a coordinator the owner."""
-        self.owner, self._left, self._heard = sender, False, now
+        self.owner, self._left, self._heard, self._is_excused = sender, False, now, False
 
     def release(self) -> None:
         """Have no owner."""
@@ -74,13 +75,20 @@ class Ownership:
     def heard(self, boot: str, now: float, host: str | None = None) -> None:
         """Take note of a sign of life of some coordinator, from `host` where that is given."""
         if self.owner is not None and self.owner.boot == boot and not self._left:
-            self._heard = now
+            self._heard, self._is_excused = now, False
             if host is not None and host != self.owner.host:
                 self.owner = Sender(host, boot)
 
-    def pass_over(self, seconds: float) -> None:
-        """Do not hold seconds against the owner in which nobody here has listened."""
+    def pass_over(self, seconds: float, now: float, patience: float) -> None:
+        """Do not hold seconds up to `now` against the owner in which nobody here has listened.
+
+        What has come of it may still lie in the socket, behind what others have sent: where the lease is all but over,
+        it goes on for seconds of `patience`, once in a silence.
+        """
         self._heard += seconds
+        if self.expires() < now + patience and not self._is_excused:
+            self._is_excused = True
+            self._heard = now - max(0.0, self.lease - patience)
 
     def leave(self, boot: str) -> None:
         """Take note that a coordinator has said goodbye: another may command; the lease goes on."""

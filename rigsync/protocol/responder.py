@@ -157,7 +157,7 @@ class Responder(Outputs[Address]):
     def note_standstill(self, seconds: float, now: float) -> None:
         """Take note that this program has stood still until `now`, which is not its coordinators' silence."""
         if seconds >= self._timing.beat:  # less ends no lease
-            self._agenda.note_standstill(seconds)
+            self._agenda.note_standstill(seconds, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: acknowledge, act, tell again, give up missing echoes, and owners that are gone."""

@@ -91,7 +91,7 @@ async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) ->
     return opened
 
 
-def _own_address(family: int, address: Address) -> str | None:
+def own_address(family: int, address: Address) -> str | None:
     """Return from which of its addresses this computer reaches another one; None where there is no way."""
     try:
         with connected_socket(family, address) as sock:
@@ -115,7 +115,7 @@ class _NoWay:
 
     def is_stranded(self) -> bool:
         """Whether there is a way now."""
-        return _own_address(self._family, self._address) is not None
+        return own_address(self._family, self._address) is not None
 
     def read_waiting(self) -> None:
         """Do nothing: nothing comes."""
@@ -219,7 +219,7 @@ class _UdpLine(_UdpSocket):
 
     def is_stranded(self) -> bool:
         """Whether this computer would reach the rig from another of its addresses now."""
-        own = _own_address(self._socket.family, self._socket.getpeername())
+        own = own_address(self._socket.family, self._socket.getpeername())
         return own is not None and own != self._socket.getsockname()[0]
 
 

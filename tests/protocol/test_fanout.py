@@ -21,7 +21,7 @@ from rigsync.errors import (
     RigRestarted,
     RigTimeout,
 )
-from rigsync.protocol import messages
+from rigsync.protocol import events, messages
 from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import Event, LinkState, PushCompleted, RequestReceived
@@ -473,3 +473,23 @@ def test_a_command_that_an_iblutil_rig_does_not_know_is_completed_at_the_call() 
     (completed,) = bench.completed()
     assert isinstance(completed.failures["ephys"], NotSupported)
     assert bench.requests() == []
+
+
+@pytest.mark.parametrize("late", [0.15, 0.3, 0.99])
+def test_timers_of_a_busy_computer_put_off_neither_a_loss_nor_the_end_of_a_push(late: float) -> None:
+    """Late by less than a beat is no standing still: else a rig that is gone would be lost much later, or never."""
+    bench = Bench()
+    lost: list[float] = []
+    settled: list[float] = []
+    bench.fanout.push(compose("EXPSTATUS"), 1.0, bench.now, timeout=3.0)
+    while bench.now < 8.0:
+        bench.now = max(bench.now, bench.fanout.next_timer()) + late
+        bench.fanout.note_standstill(late, bench.now)
+        bench.fanout.handle_timer(bench.now)
+        told = bench.fanout.take_events()
+        assert not any(isinstance(event, events.StoodStill) for event in told)
+        lost += [bench.now for event in told if isinstance(event, events.RigLost)]
+        settled += [bench.now for event in told if isinstance(event, PushCompleted)]
+    assert len(lost) == len(RIGS)
+    assert max(lost) <= 5.0 + late + 1e-9
+    assert max(settled) <= 3.0 + late + 1e-9

@@ -666,6 +666,19 @@ def test_a_rig_that_was_lost_before_is_given_its_grace_anew(bench: PeerBench) ->
     assert isinstance(bench.outcome(), RigLost)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_program_that_stands_still_again_and_again_gives_up_all_the_same(bench: PeerBench, lost: bool) -> None:
+    if lost:
+        bench.run(6)
+    bench.submit("EXPSTART", timeout=3.0)
+    bench.submit("EXPINFO", timeout=3.0)
+    for _ in range(10):
+        bench.now += 1.5
+        bench.peer.note_standstill(1.2, bench.now)
+        bench.peer.handle_timer(bench.now)
+    assert [type(outcome) for _, outcome in bench.outcomes] == [RigLost if lost else RigTimeout] * 2
+
+
 # ------------------------------------------------------------------------------------------- restarts and goodbyes
 
 

@@ -2102,6 +2102,21 @@ def test_what_the_rig_did_not_hear_while_it_stood_still_is_no_silence_of_the_own
     assert bench.rig.status.name == "STOPPED"
 
 
+def test_an_owner_whose_frames_are_still_to_be_read_after_a_standstill_keeps_the_lease() -> None:
+    """The timer of the lease alone was due: it is late by all that is beyond the lease."""
+    bench = RigBench(lease=30.0).enter("RUNNING")
+    bench.now += 60.0
+    bench.rig.note_standstill(30.0, bench.now)
+    bench.run(1.0)
+    assert bench.rig.status.name == "RUNNING"
+    bench.probe()
+    for _ in range(12):  # a rig that stands still again and again gives up an owner that is gone
+        bench.now += 7.0
+        bench.rig.note_standstill(2.0, bench.now)
+        bench.run(0.0)
+    assert bench.rig.status.name == "STOPPED"
+
+
 def test_a_lease_that_is_over_interrupts_where_there_is_no_handler_as_well() -> None:
     bench = RigBench(lease=30.0).enter("RUNNING")
     bench.run(30.0)
