@@ -99,8 +99,7 @@ class Agent(Rig):
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._end_all)
         finally:
-            self._commands.close()  # also where nobody waits any longer
-            self._loops_end.cancel()
+            self._loops_end.cancel()  # which ends the commands, also where nobody waits any longer
             await super().__aexit__(*details)
 
     async def _open(self) -> None:

@@ -248,7 +248,7 @@ class Keeper:
             if pid == self.pid:
                 self.status = os.waitstatus_to_exitcode(status)
                 self.how = self.made.copy()
-                if not self.made and self.output is not None:
+                if not self.made:
                     self.plan({TERMINATE: 0.0, KILL: LEFTOVER_GRACE}, time.monotonic())
 
     def _is_gone(self) -> bool:
