@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from processes import until
+from processes import LONG, until
 
 from rigsync.agent.foreground import Foreground
 
@@ -62,6 +63,30 @@ def test_one_that_ignores_its_end_is_killed(report: Path) -> None:
     until(lambda: report.exists() and report.read_text().endswith("."))
     command.end(0.1)
     assert not psutil.pid_exists(int(report.read_text()[:-1]))
+
+
+@posix
+def test_a_second_signal_leaves_it_no_more_time(report: Path) -> None:
+    class Second(BaseException):
+        pass
+
+    def come(*_: object) -> None:
+        raise Second
+
+    source = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(report)!r}, 'w'); time.sleep(1000)"
+    command = Foreground(python(source), {})
+    until(report.exists)
+    before = signal.signal(signal.SIGALRM, come)
+    begun = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Second):
+            command.end(LONG)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begun < LONG
+    assert psutil.Process().children() == []
 
 
 def test_it_can_be_ended(report: Path) -> None:
