@@ -1120,6 +1120,20 @@ def test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended(
     assert len(drive.hung) == 1  # since nobody asks twice
 
 
+def test_the_last_look_at_a_drive_that_hangs_fails_nothing(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "LAST_LOOK", 0.1)
+    agent = recording_agent(lab, verify={"files": "drive/*.txt", "growing_within": LONG})
+    aux = lab.connect()
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: agent._recording and agent._recording._last and agent._recording._last.done())
+    drive.hang()  # most of a second before the next look
+    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    assert len(drive.hung) == 1
+
+
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_drive_that_hangs_is_what_start_fails_of(
     lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch, when: str

@@ -824,6 +824,13 @@ def test_a_command_that_prints_faster_than_anybody_reads_is_not_held_up(
     assert exit_.last_lines == ("frame",) * 17 + ("last",) * 3
 
 
+def test_after_a_flood_a_command_is_heard_again(launch: Callable[..., Run]) -> None:
+    source = "import os, time\nfor _ in range(200): os.write(1, (b'x' * 199 + b'\\n') * 300)\n"
+    run = launch(python(source + "while True: print('after'); time.sleep(0.02)"))
+    until(lambda: "after" in run.lines)
+    assert any("are left out here" in line for line in run.lines)
+
+
 def test_what_is_left_out_leaves_the_last_lines_whole() -> None:
     output = Output()
     output.feed(b"before\nbeg")
