@@ -81,7 +81,9 @@ class Agent(Rig):
             self.on(event)(_Handler(self, event))
 
     def close(self) -> None:
-        """End all commands, then say goodbye and stop serving: as long as the file allows its commands, and 2 s.
+        """End all commands, then say goodbye and stop serving.
+
+        What EXPINTERRUPT does has the longest grace of the file, 5 s at least, and 5 s more; then a `run` is ended too.
 
         Raises
         ------

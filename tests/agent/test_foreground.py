@@ -13,6 +13,7 @@ import psutil
 import pytest
 from processes import LONG, until
 
+from rigsync.agent import foreground
 from rigsync.agent.foreground import Foreground
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups")
@@ -43,6 +44,18 @@ def test_it_is_in_the_process_group_of_this_program(report: Path) -> None:
 @posix
 def test_a_signal_that_ends_it_is_a_negative_status() -> None:
     assert Foreground(python("import os; os.kill(os.getpid(), 15)"), {}).wait() == -signal.SIGTERM
+
+
+@posix
+def test_a_signal_that_comes_before_it_runs_has_ended_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a Ctrl-C does that reaches its keeper before that has begun to leave it to the command."""
+    keeper = tmp_path / "keeper.py"
+    keeper.write_text("import os, signal; signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)")
+    monkeypatch.setattr(foreground, "_KEEPER", keeper)
+    assert Foreground(python(""), {}).wait() == -signal.SIGINT
+    keeper.write_text("raise SystemExit(3)")
+    with pytest.raises(OSError, match="did not start"):
+        Foreground(python(""), {})
 
 
 @posix
