@@ -609,6 +609,24 @@ def test_a_recorder_that_writes_nothing_is_told(lab: Lab) -> None:
     assert "*.txt after 0.5 s; compare verify with what start writes" in failures[0].body["problem"]
 
 
+def test_it_is_told_when_nobody_can_look_any_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 5})
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agent._aside, "begin", refuse)
+        until(lambda: failures)
+    assert "nobody looks any more" in failures[0].body["problem"]
+    assert "can't start new thread" in failures[0].body["problem"]
+    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+
+
 def test_what_is_left_of_an_earlier_recording_need_not_grow(lab: Lab) -> None:
     folder = lab.folder / "data" / REFERENCE
     folder.mkdir()
