@@ -20,6 +20,7 @@ from cli_programs import Command, Outcome, environment, has_ended, still_there
 from processes import LONG, free_port, until
 
 from rigsync import ExpStatus, Rig
+from rigsync.cli.children import signals_held_back
 from rigsync.cli.run import GRACE
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -299,7 +300,7 @@ def test_a_command_whose_keeper_is_killed_is_gone_and_has_failed(bench: Bench) -
 def test_signals_that_were_ignored_stay_so(bench: Bench) -> None:
     source = "import signal\nfor name in 'HUP', 'INT', 'TERM', 'TSTP', 'PIPE':\n"
     source += "    print(name, signal.getsignal(getattr(signal, 'SIG' + name)).__repr__())"
-    shown = "trap '' HUP TSTP; exec \"$@\""
+    shown = "trap '' HUP INT TERM TSTP; exec \"$@\""  # as for one in the background of a script
     with Command(
         ["run", "--ref", REFERENCE, *python(source)],
         bench.folder,
@@ -308,12 +309,24 @@ def test_signals_that_were_ignored_stay_so(bench: Bench) -> None:
     ) as command:
         outcome = command.outcome()
     told = dict(line.split(" ", 1) for line in outcome.out.splitlines())
-    assert [name for name, handler in told.items() if "SIG_IGN" in handler] == [
-        "HUP",
-        "TSTP",
-        "PIPE",
-    ]  # the last: Python
+    assert [name for name, handler in told.items() if "SIG_IGN" in handler] == [*told]  # the last one: Python
     assert outcome.status == 0
+
+
+@posix
+def test_each_signal_that_was_held_back_takes_effect() -> None:
+    """A Ctrl-C that is the command's does not keep this program from ending."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with signals_held_back():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert came == []
+        assert came == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 TERMINAL = """

@@ -81,7 +81,9 @@ class Agent(Rig):
             self.on(event)(_Handler(self, event))
 
     def close(self) -> None:
-        """End all commands, then say goodbye and stop serving: as long as the file allows its commands, and 2 s.
+        """End all commands, then say goodbye and stop serving.
+
+        What EXPINTERRUPT does has the longest grace of the file, 5 s at least, and 5 s more; then a `run` is ended too.
 
         Raises
         ------
@@ -99,8 +101,7 @@ class Agent(Rig):
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._end_all)
         finally:
-            self._commands.close()  # also where nobody waits any longer
-            self._loops_end.cancel()
+            self._loops_end.cancel()  # which ends the commands, also where nobody waits any longer
             await super().__aexit__(*details)
 
     async def _open(self) -> None:

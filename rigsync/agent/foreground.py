@@ -70,7 +70,10 @@ else:
                         env={**os.environ, **environment},
                         pass_fds=[number],
                     )
-                what, *details = self._line().split() or ["failed", "keeper", "0"]
+                line = self._line()
+                if not line and (status := self._keeper.wait()) < 0:  # a Ctrl-C that came before it could ignore that
+                    line, self._told = "started", f"ended {status}\n".encode()
+                what, *details = line.split() or ["failed", "keeper", "0"]
             except BaseException:
                 self._connection.close()
                 raise

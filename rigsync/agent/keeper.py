@@ -56,13 +56,14 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 def main(arguments: list[str]) -> None:
     """Run one command and keep it until nothing of it is left."""
+    adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # Not before that, which takes a while: what the terminal sends meanwhile ends this program, and would else be lost.
     before = {name: signal.signal(getattr(signal, name), signal.SIG_IGN) for name in _IGNORED}
     connection = int(arguments[0])
     output = None if arguments[1] == "-" else int(arguments[1])
     for descriptor in (connection, output):
         if descriptor is not None:
             os.set_inheritable(descriptor, False)  # by the command
-    adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     waker, wakened = os.pipe()
     for descriptor in (waker, wakened):
         os.set_blocking(descriptor, False)
@@ -248,7 +249,7 @@ class Keeper:
             if pid == self.pid:
                 self.status = os.waitstatus_to_exitcode(status)
                 self.how = self.made.copy()
-                if not self.made and self.output is not None:
+                if not self.made:
                     self.plan({TERMINATE: 0.0, KILL: LEFTOVER_GRACE}, time.monotonic())
 
     def _is_gone(self) -> bool:

@@ -182,7 +182,12 @@ class Process:
                 child.stop(step, grace)
         name = f"rigsync-command-{self.program}"
         self._thread = threading.Thread(target=self._run, args=(child,), name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system gives no more: nobody would know of the command any longer
+            child.stop("kill", 0.0)
+            child.run(lambda _: None)
+            raise ProgramError(f"{self.program!r} was ended at once: {error}") from error
 
     def stop(self, signal: Step, grace: float) -> None:
         """Begin to end the command and all that it has started; return at once.
@@ -238,7 +243,7 @@ class Process:
         now = time.monotonic()
         self._room = min(AT_ONCE, self._room + (now - self._read_at) * STEADY)
         self._read_at = now
-        ends = data.count(b"\n") + data.count(b"\r")
+        ends = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
         if ends and self._room <= 0:
             self._left_out += ends
             self._output.skip(data)
@@ -306,10 +311,12 @@ class Output:
 
     def skip(self, data: bytes) -> None:
         """Take output of which only what it ends with is wanted, for the last lines that are kept."""
-        self._line.clear()
-        self._is_cut = False
-        tail = data[-_CHUNK // 8 :].splitlines(keepends=True)
-        self.feed(b"".join(tail[-LAST_LINES - 1 :][1:] or tail))  # but for the first, whose beginning is not there
+        tail = data[-_CHUNK // 8 :].splitlines(keepends=True)[-LAST_LINES - 1 :]
+        if sum(map(len, tail)) < len(data):  # the beginning of the first is not there
+            self._line.clear()
+            self._is_cut = self._has_returned = False
+            tail = tail[1:] or tail
+        self.feed(b"".join(tail))
 
     def end(self) -> list[str]:
         """Return the line that has begun and will not end, if there is one."""

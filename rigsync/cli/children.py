@@ -130,8 +130,8 @@ def signals_held_back() -> Iterator[None]:
         with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *_requests_to_end()):
             yield
     finally:
-        if came:
-            signal.raise_signal(came[0])
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
@@ -169,8 +169,9 @@ def _requests_to_end() -> list[int]:
 
 @contextlib.contextmanager
 def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    """Have a function handle signals, until the context is left."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """Have a function handle signals, until the context is left; those that are ignored stay so, as after `nohup`."""
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:

@@ -157,9 +157,12 @@ def _left_to_the_command(name: str) -> Any:
     import contextlib
     import signal
 
+    number = getattr(signal, name)
+    if signal.getsignal(number) == signal.SIG_IGN:
+        return contextlib.nullcontext()
+
     @contextlib.contextmanager
     def context() -> Iterator[None]:
-        number = getattr(signal, name)
         before = signal.signal(number, lambda *_: None)  # not SIG_IGN, which the command would inherit
         try:
             yield

@@ -27,7 +27,7 @@ from rigsync.agent import agent as agent_module
 from rigsync.agent import aside, commands, process, recording, session_log
 from rigsync.agent.agent import Agent
 from rigsync.agent.aside import Aside
-from rigsync.agent.commands import Commands
+from rigsync.agent.commands import CommandFailed, Commands
 from rigsync.agent.file import read_agent_file
 from rigsync.agent.process import Exit
 from rigsync.protocol.events import Notice
@@ -276,6 +276,7 @@ def recording_agent(lab: Lab, program: str = RECORDER, stop: Any = STOP, **keys:
 def test_start_keeps_it_running_until_the_end(lab: Lab) -> None:
     agent = recording_agent(lab)
     aux = lab.connect()
+    failures, others = noted(aux, "failure"), noted(aux, "log")
     init(aux)
     answers = aux.request("EXPSTART", REFERENCE, timeout=LONG)
     pid = started_pid(answers)
@@ -286,6 +287,9 @@ def test_start_keeps_it_running_until_the_end(lab: Lab) -> None:
     assert list(ended.values()) == ["was interrupted and ended with exit status 0"]
     assert is_gone(pid)
     lab.logged("was interrupted and ended with exit status 0")
+    agent.notify("log", "what was told before has come")
+    until(lambda: others)
+    assert failures == []
 
 
 @pytest.mark.parametrize("end", ["EXPINTERRUPT", "close"])
@@ -444,6 +448,29 @@ def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> No
     ]
 
 
+@linux_only
+def test_one_that_dies_just_before_another_experiment_ends_it_does_not_interrupt_that(lab: Lab) -> None:
+    agent = lab.agent({"EXPINIT": {"start": lab.program(WAITS)}, "EXPEND": STOP})
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    pid = started_pid(init(aux))
+    guard = psutil.Process(pid).parent()
+    assert guard
+    guard.suspend()  # it learns of both at once
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: is_gone(pid))
+    (child,) = agent._commands.running()
+    key = aux.push("EXPINIT", {"exp_ref": NEXT})
+    until(lambda: child.is_stopped)
+    guard.resume()
+    answers = until(lambda: aux.response(key))
+    assert not isinstance(answers, PushError), answers
+    assert psutil.pid_exists(started_pid(answers))
+    until(lambda: failures)
+    assert failures[0].body["exp_ref"] == REFERENCE
+    assert agent.status is ExpStatus.INITIALIZED
+
+
 def test_one_that_ends_well_before_its_time_is_told_too(lab: Lab) -> None:
     agent = recording_agent(
         lab,
@@ -580,6 +607,24 @@ def test_a_recorder_that_writes_nothing_is_told(lab: Lab) -> None:
     until(lambda: failures)
     assert "there is no file" in failures[0].body["problem"]
     assert "*.txt after 0.5 s; compare verify with what start writes" in failures[0].body["problem"]
+
+
+def test_it_is_told_when_nobody_can_look_any_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = recording_agent(lab, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 5})
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agent._aside, "begin", refuse)
+        until(lambda: failures)
+    assert "nobody looks any more" in failures[0].body["problem"]
+    assert "can't start new thread" in failures[0].body["problem"]
+    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
 
 
 def test_what_is_left_of_an_earlier_recording_need_not_grow(lab: Lab) -> None:
@@ -763,6 +808,44 @@ def test_one_that_is_called_off_while_it_starts_is_no_obstacle(program: str) -> 
     finally:
         threads.close()
     assert ended == [program if program == "no-such-program" else os.path.basename(program)]
+
+
+def test_none_begins_once_all_are_told_to_end(tmp_path: Path) -> None:
+    """As the `run` of an EXPINTERRUPT would that comes to it only when the agent has waited long enough."""
+    threads = Aside("test")
+
+    async def begin_late() -> None:
+        def nothing(*_: Any) -> None:
+            pass
+
+        kept = Commands(nothing, threads)
+        kept.close()
+        words = [sys.executable, "-c", "open('ran', 'w')"]
+        with pytest.raises(CommandFailed, match="was not started: the rig's program is being closed"):
+            await kept.begin(words, folder=str(tmp_path), environment={}, on_line=nothing, on_exit=nothing)
+        assert kept.wait(LONG)
+
+    try:
+        asyncio.run(begin_late())
+    finally:
+        threads.close()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_one_that_no_thread_can_be_had_for_is_no_obstacle() -> None:
+    threads = Aside("test")
+    threads.close()  # as though the system gave no more
+
+    async def begin() -> None:
+        def nothing(*_: Any) -> None:
+            pass
+
+        kept = Commands(nothing, threads)
+        with pytest.raises(RuntimeError):
+            await kept.begin(["true"], folder="", environment={}, on_line=nothing, on_exit=nothing)
+        assert await kept.end_all(None) == {}
+
+    asyncio.run(begin())
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -1052,6 +1135,21 @@ def test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended(
     drive.hang()
     until(lambda: drive.hung)
     assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    assert len(drive.hung) == 1  # since nobody asks twice
+
+
+def test_the_last_look_at_a_drive_that_hangs_fails_nothing(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "LAST_LOOK", 0.1)
+    agent = recording_agent(lab, verify={"files": "drive/*.txt", "growing_within": LONG})
+    aux = lab.connect()
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: agent._recording and agent._recording._last and agent._recording._last.done())
+    drive.hang()  # most of a second before the next look
+    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    assert len(drive.hung) == 1
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
@@ -1072,6 +1170,21 @@ def test_a_drive_that_hangs_is_what_start_fails_of(
         until(lambda: aux.response(key))
         assert "within 1 s (its drive does not answer), and was" in str(aux.response(key).failed["cameras"])
     assert not agent._commands.running()
+
+
+def test_a_command_that_ends_while_its_drive_hangs_fails_the_start_at_once(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import os, sys, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nsys.exit('no camera')"
+    agent = recording_agent(lab, source, ready={"file": "drive/left.txt", "within": 10 * LONG})
+    aux = lab.connect()
+    init(aux)
+    key = aux.push("EXPSTART", REFERENCE, timeout=LONG)
+    until(agent._commands.running)
+    drive.hang()
+    until(lambda: drive.hung)
+    (lab.folder / "go").touch()
+    assert "no camera" in str(until(lambda: aux.response(key)).failed["cameras"])
 
 
 def test_a_log_on_a_drive_that_hangs_holds_up_nothing(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from processes import until
+from processes import LONG, until
 
+from rigsync.agent import foreground
 from rigsync.agent.foreground import Foreground
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups")
@@ -45,6 +47,18 @@ def test_a_signal_that_ends_it_is_a_negative_status() -> None:
 
 
 @posix
+def test_a_signal_that_comes_before_it_runs_has_ended_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a Ctrl-C does that reaches its keeper before that has begun to leave it to the command."""
+    keeper = tmp_path / "keeper.py"
+    keeper.write_text("import os, signal; signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)")
+    monkeypatch.setattr(foreground, "_KEEPER", keeper)
+    assert Foreground(python(""), {}).wait() == -signal.SIGINT
+    keeper.write_text("raise SystemExit(3)")
+    with pytest.raises(OSError, match="did not start"):
+        Foreground(python(""), {})
+
+
+@posix
 def test_what_cannot_be_run_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Foreground([str(tmp_path / "missing")], {})
@@ -62,6 +76,30 @@ def test_one_that_ignores_its_end_is_killed(report: Path) -> None:
     until(lambda: report.exists() and report.read_text().endswith("."))
     command.end(0.1)
     assert not psutil.pid_exists(int(report.read_text()[:-1]))
+
+
+@posix
+def test_a_second_signal_leaves_it_no_more_time(report: Path) -> None:
+    class Second(BaseException):
+        pass
+
+    def come(*_: object) -> None:
+        raise Second
+
+    source = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(report)!r}, 'w'); time.sleep(1000)"
+    command = Foreground(python(source), {})
+    until(report.exists)
+    before = signal.signal(signal.SIGALRM, come)
+    begun = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Second):
+            command.end(LONG)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begun < LONG
+    assert psutil.Process().children() == []
 
 
 def test_it_can_be_ended(report: Path) -> None:

@@ -228,6 +228,7 @@ def test_a_drive_that_hangs_holds_up_nobody_and_is_told_once(
     until(lambda: log._busy_since is not None and time.monotonic() - log._busy_since > 0.05)
     for text in texts[1:]:
         log.write(text)  # which returns
+    assert len(caplog.records) == 1  # while it still writes
     log.close()
     assert len(caplog.records) == 1
     assert "its drive does not answer" in caplog.text
