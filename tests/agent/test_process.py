@@ -514,18 +514,20 @@ def test_what_forks_while_it_is_killed_is_killed(launch: Callable[..., Run]) -> 
 # ---------------------------------------------------------------------------------- the agent's end, and the keeper's
 
 AGENT = """
-import json, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from rigsync.agent.process import Process
 ready = threading.Event()
+def say(line):  # at one stroke, for print() writes piece by piece, and other threads' pieces come in between
+    os.write(1, (line + "\\n").encode())
 def hear(line):
-    print("heard", line, flush=True)
+    say("heard " + line)
     if line.startswith("ready"): ready.set()
 def end(exit):
-    print("end", exit.described(), flush=True)
+    say("end " + exit.described())
 command = json.loads(sys.argv[1])
 process = Process(command, shell=isinstance(command, str), folder=None, environment={}, on_line=hear, on_exit=end)
 process.start()
-print("pid", process.pid, flush=True)
+say(f"pid {process.pid}")
 """
 """A program that plays the agent; what it does next is added."""
 
@@ -676,7 +678,7 @@ def test_a_terminals_interrupt_is_the_agents_alone() -> None:
     then = (
         "import fcntl, termios\n"
         "stop = threading.Event()\n"
-        "def interrupted(*_):\n    print('agent was interrupted', flush=True); process.stop('terminate', 5)\n"
+        "def interrupted(*_):\n    say('agent was interrupted'); process.stop('terminate', 5)\n"
         "signal.signal(signal.SIGINT, interrupted)\n"
         "while process.wait(0.01) is None: pass\n"
     )
