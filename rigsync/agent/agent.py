@@ -31,9 +31,9 @@ from rigsync.rig import Rig
 logger = logging.getLogger("rigsync.agent")
 
 LOOK = 0.05
-"""Seconds between looks whether the file that says that a command records is there."""
+"""Seconds between looks at what is waited for: the file that says that a command records, an interrupt to be over."""
 LAST_LOOK = 0.5
-"""Seconds for the last of them, at the end of the time that the command has."""
+"""Seconds for the last look for such a file, at the end of the time that the command has."""
 LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
 """Characters of a command's last lines that go into an answer, which has to fit into a datagram, and into the text of
 an error, which somebody has to read."""
