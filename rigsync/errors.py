@@ -8,13 +8,10 @@ They are split by who erred, since the remedies are opposite: the caller (`Confi
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# A library speaks where the program that uses it has set logging up, and nowhere else. Every module that logs, or its
-# caller, passes through here.
-logging.getLogger("rigsync").addHandler(logging.NullHandler())
+import rigsync.last_resort  # noqa: F401 - here, since every module that logs, or its caller, passes through here
 
 
 class RigsyncError(Exception):

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-# The parent of this logger gets its NullHandler there.
+# The parent of this logger gets its last resort there.
 import rigsync.errors  # noqa: F401
 
 _logger = logging.getLogger("rigsync.agent")

@@ -16,6 +16,7 @@ from typing import TextIO
 import click
 
 from rigsync.cli.output import printable, printable_lines
+from rigsync.last_resort import LAST_RESORT
 
 _TOLD_ANYWAY = ("rigsync.push", "rigsync.link")
 """The loggers of what became of a push and of a link, which commands print themselves."""
@@ -82,6 +83,7 @@ def _attach(handler: logging.Handler, usual: int) -> None:
         handler.setFormatter(_PlainFormatter())
         handler.addFilter(lambda record: record.name not in _TOLD_ANYWAY)
     logger = logging.getLogger("rigsync")
+    logger.removeHandler(LAST_RESORT)  # which would tell what commands print themselves
     logger.addHandler(handler)
     logger.setLevel((usual, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
 

@@ -1,0 +1,45 @@
+"""Warnings on stderr where the program that uses rigsync shows them nowhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+class LastResort(logging.Handler):
+    """Writes warnings and errors to stderr that no handler of the program shows.
+
+    Python's own last resort is not asked once any handler is found, be it for another library's lines or for errors
+    alone; a lost rig must not go unseen for that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("rigsync: %(levelname)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless the program shows it; nothing where there is no stderr, as in a Windows program."""
+        if sys.stderr is None or _is_shown(record):
+            return
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger:
+        for handler in logger.handlers:
+            is_own = isinstance(handler, (LastResort, logging.NullHandler))
+            if not is_own and record.levelno >= handler.level and handler.filter(record):
+                return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
+LAST_RESORT = LastResort()
+"""The one handler that rigsync sets up. A program that tells what goes wrong in another way silences it by
+``logging.getLogger("rigsync").setLevel(logging.CRITICAL)``."""
+logging.getLogger("rigsync").addHandler(LAST_RESORT)
