@@ -346,7 +346,8 @@ class Responder(Outputs[Address]):
         if not lane.guard.allows(data, now):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send(source, data)
-        task = Task(message.event, message.args, source, Sender(source[0], None), None, silent=hands_over_token)
+        args = _unwrapped(message, data)
+        task = Task(message.event, args, source, Sender(source[0], None), None, silent=hands_over_token)
         self._agenda.accept(task, now)
 
     def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:
@@ -418,6 +419,18 @@ class Responder(Outputs[Address]):
 
     def _send(self, destination: Address, data: bytes) -> None:
         self._outbox.append((destination, data))
+
+
+def _unwrapped(message: Array, data: bytes) -> list[Any]:
+    """Return what follows a message, in the one form that handlers know.
+
+    iblrig's coordinator puts what follows EXPEND and EXPINTERRUPT into a list of one, or an empty one for nothing.
+    """
+    is_wrapped = message.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and len(message.args) == 1
+    if is_wrapped and isinstance(message.args[0], list) and not messages.has_mark(data, messages.COORDINATOR_MARK):
+        (inner,) = message.args
+        return [None] if not inner else inner if len(inner) == 1 else message.args
+    return message.args
 
 
 def text_of(address: Address) -> str:

@@ -802,6 +802,37 @@ def test_an_array_without_a_handler_is_echoed_and_answered_at_once() -> None:
     assert bench.sent() == [data, b"[32,0\t]"]
 
 
+DETAILS = {"error": "ValueError", "message": "the valve is stuck"}
+
+
+@pytest.mark.parametrize("event", ["EXPEND", "EXPINTERRUPT"])
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ([[DETAILS]], [DETAILS]),  # as iblrig's coordinator writes it
+        ([DETAILS], [DETAILS]),  # as rigsync's does
+        ([[]], [None]),  # iblrig, without data
+        ([None], [None]),
+        ([[1, 2]], [[1, 2]]),
+        ([["text"]], ["text"]),
+    ],
+)
+def test_a_handler_gets_one_form_whoever_sends(event: str, written: list[Any], expected: list[Any]) -> None:
+    bench = RigBench(event).enter("RUNNING", dialect="iblutil")
+    echo = bench.array(ExpMessage[event], *written)
+    assert bench.sent()[0] == echo
+    assert bench.due().args == expected
+
+
+def test_what_rigsync_s_own_coordinator_sends_is_as_it_was_pushed() -> None:
+    bench = RigBench("EXPEND").enter("RUNNING", dialect="iblutil")
+    bench.receive(messages.array(compose("EXPEND", [DETAILS]), messages.COORDINATOR_MARK))
+    assert bench.due().args == [[DETAILS]]
+    bench = RigBench("EXPINIT")
+    bench.array(ExpMessage.EXPINIT, [DETAILS])  # of which iblrig makes no list
+    assert bench.due().args == [[DETAILS]]
+
+
 def test_the_echo_of_a_rigsync_coordinator_s_array_keeps_its_mark() -> None:
     bench = RigBench()
     data = messages.array(compose("EXPSTATUS"), COORDINATOR_MARK)
