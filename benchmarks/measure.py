@@ -132,7 +132,7 @@ def auxiliaries(ports: list[int], **options: Any) -> Iterator[Any]:
     from rigsync import Auxiliaries
 
     with Auxiliaries({f"rig{i}": f"127.0.0.1:{port}" for i, port in enumerate(ports)}, **options) as aux:
-        assert aux.is_connected
+        assert aux.all_alive
         yield aux
 
 
@@ -166,10 +166,14 @@ def polling_latency(count: int, rounds: int) -> float:
     return median(sample)
 
 
-def iblutil_latency(count: int, rounds: int) -> float:
-    """Median in seconds of a rigsync push to `count` iblutil rigs in another process."""
+def iblutil_latency(count: int, rounds: int, rest: float) -> float:
+    """Median in seconds of a rigsync push to `count` iblutil rigs in another process, `rest` s after the one before."""
+    sample = []
     with farm("iblutil", count) as ports, auxiliaries(ports) as aux:
-        return median([timed(lambda: push_once(aux)) for _ in range(rounds)])
+        for _ in range(rounds):
+            time.sleep(rest)
+            sample.append(timed(lambda: push_once(aux)))
+    return median(sample)
 
 
 def start_spread() -> tuple[float, float]:

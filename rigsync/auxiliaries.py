@@ -12,29 +12,38 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Rigs, checked_timeout, load_rigs, rigs_from
-from rigsync.errors import LoopBlocked, NotRunning, PushError, RigError, RigsMissing
+from rigsync.config import PAUSE, Rigs, checked_timeout, close_match, load_rigs, rigs_from
+from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing, RigsyncError
 from rigsync.experiment import Experiment, unfinished
-from rigsync.failures import FailureWatch, LateStop, RigFailure
+from rigsync.failures import FailureWatch, LateStop, RigFailure, Started
 from rigsync.loop_thread import LoopThread
 from rigsync.protocol import events
-from rigsync.protocol.arguments import checked_delay, compose, compose_command
+from rigsync.protocol.arguments import checked_delay, compose, compose_command, parts_of, validate_event
 from rigsync.protocol.messages import ExpMessage, Message
 from rigsync.reports import Reports
-from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
+from rigsync.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
 from rigsync.service import RigServices
 from rigsync.waiters import STUCK_AFTER, Waiters, setter, settled, stuck
 
+if TYPE_CHECKING:
+    from iblutil.io.net import app
+
 logger = logging.getLogger("rigsync.auxiliaries")
+link_logger = logging.getLogger("rigsync.link")
 
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
+STOP_TIMEOUT = 1.2
+"""Seconds of these for rigs that are interrupted because they were started and not ended."""
+_UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
+_CLOSED = "closed before every rig had answered"
+_KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
 
 
 class Auxiliaries:
@@ -43,8 +52,8 @@ class Auxiliaries:
     Messages are queued to a daemon thread, which sends them to all rigs at once, collates the answers and files them
     under the request time. Any number of threads may push at once; instances share nothing.
 
-    The constructor returns when every rig has answered, or after the time allowed; rigs that appear later connect by
-    themselves.
+    The constructor returns when every rig has answered, or after the time allowed, with a warning that names those that
+    have not. They connect by themselves when they appear.
 
     Parameters
     ----------
@@ -55,6 +64,9 @@ class Auxiliaries:
         Seconds that the constructor waits for the rigs; by default as the configuration's timing says (2 s).
     log_limit : int
         How many results the log keeps; fewer where their answers take more than 64 MiB.
+    leave_running : bool
+        Whether rigs that were started go on recording after `close` or the end of the program. By default those that
+        were not told EXPEND or EXPINTERRUPT are interrupted then.
 
     Raises
     ------
@@ -69,13 +81,14 @@ class Auxiliaries:
     services: RigServices | None = None
     """A map of the remote rigs, also an `iblutil.io.net.app.Services`; None without rigs."""
     connected: Latch = None  # type: ignore[assignment] # set for each instance; the class shows it, as iblrig's does
-    """Set while all rigs are connected; serves as a thread event and as a condition."""
+    """Set while the services are open, whatever becomes of a rig; serves as a thread event and as a condition."""
     response_received: Arrivals = None  # type: ignore[assignment] # likewise
     """Notified whenever all rigs have answered one push, or failed; serves as a thread event and as a condition."""
     stop_event: threading.Event = None  # type: ignore[assignment] # likewise
     """Once set, the thread stops and cleans up the services."""
-    refresh_rate: float = 0.2
-    """Seconds of grace that `push` allows the thread beyond the rigs' time. (Nothing polls: the name is iblrig's.)"""
+    refresh_rate: float = PAUSE
+    """Seconds after the last word of an iblutil rig before its next message leaves: its program may await each message
+    by `on_event`, and drops what comes sooner. (Nothing polls: the name is iblrig's.)"""
 
     def __init__(
         self,
@@ -83,27 +96,38 @@ class Auxiliaries:
         *,
         connect_timeout: float | None = None,
         log_limit: int = 10_000,
+        leave_running: bool = False,
     ):
         self._rigs = rigs_from(clients)
-        self._log = ResultLog(log_limit)
+        self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
+        self._queued: dict[float, list[Any]] = {}
+        """What has been pushed and is not answered: message, arguments and keywords by request time, as in iblrig."""
+        serves_itself = type(self).listen is not Auxiliaries.listen
+        self._log = (WritableLog if serves_itself else ResultLog)(log_limit)
         self._subscribers = Subscribers()
         self._reports = Reports()
         self._subscribers.add(events.Notice, self._reports.tell)
+        self._started = Started(self._subscribers)
+        self._leave_running = leave_running
+        self._warned: set[str] = set()
+        self._listens = False
+        """Whether `listen` is this class's own, and not a subclass's that serves the queue itself."""
         self.connected = Latch()
         self.response_received = Arrivals()
         self.stop_event = _StopEvent(self._wake)
         self._remote: RigServices | None = None
-        self._stopping: asyncio.Event | None = None
+        self._stopping: asyncio.Event
         self._created: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self.thread = _ServiceThread(self)
+        self.create = self._telling(self.create)  # type: ignore[method-assign] # whoever's it is
+        self.thread = self._thread = _ServiceThread(self)
         self._waiters = Waiters(self.thread, self._not_running)
         _unclosed.add(self)
         self.thread.start()
         try:
             self._created.result()
-            if self.services:
+            if self._remote and self.services:
                 wait = self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
-                self.connected.wait(min(wait, threading.TIMEOUT_MAX / 2))
+                self._await_all(min(wait, threading.TIMEOUT_MAX / 2))
         except BaseException:  # Ctrl-C too: nobody could close what nobody has
             self.close()
             raise
@@ -140,8 +164,16 @@ class Auxiliaries:
 
     @property
     def is_connected(self) -> bool:
-        """bool: True if every rig has answered lately."""
+        """bool: True if there are rigs and the services are open, whatever becomes of a rig.
+
+        Task code asks this before each message. Were it False because one rig is lost, the others would hear nothing.
+        """
         return self.services is not None and self.is_running and bool(self.services.is_connected)
+
+    @property
+    def all_alive(self) -> bool:
+        """bool: True if there are rigs and every one has answered lately; `wait_for` waits for that."""
+        return self.is_running and self._remote is not None and self._remote.all_alive
 
     @property
     def is_running(self) -> bool:
@@ -249,13 +281,18 @@ class Auxiliaries:
         limit = checked_timeout(timeout)
         names = self._choose(rigs or None)
         self._check_blocking("wait_for()")
+        waited_for = list(self._rigs.rigs) if names is None else names
+        if missing := self._missing_after(waited_for, limit):
+            raise RigsMissing(missing)
+
+    def _missing_after(self, rigs: list[str], limit: float | None) -> dict[str, str]:
+        """Wait until rigs answer, at most so many seconds; return what is known of those that do not, by name."""
         remote = self._remote
         if not self.is_running or remote is None:
             raise self._not_running()
-        waited_for = list(self._rigs.rigs) if names is None else names
 
-        def missing() -> list[str]:
-            return [name for name in waited_for if remote[name].state is not events.LinkState.ALIVE]
+        def missing() -> dict[str, str]:
+            return {name: remote[name].reason for name in rigs if remote[name].state is not events.LinkState.ALIVE}
 
         with self._waiters.futures(1) as (future,):
             settle = setter(future)
@@ -268,11 +305,19 @@ class Auxiliaries:
             try:
                 self.thread.call(check)
                 if not settled(future, limit):
-                    raise RigsMissing({name: remote[name].reason for name in missing()})
+                    return missing()
             finally:
                 unsubscribe()
             if isinstance(outcome := future.result(), NotRunning):
                 raise outcome
+        return {}
+
+    def _await_all(self, timeout: float) -> None:
+        with contextlib.suppress(NotRunning):  # closed meanwhile, or dead: the next call says so
+            for name, reason in self._missing_after(list(self._rigs.rigs), timeout).items():
+                if self._remote and self._remote[name].state is not events.LinkState.LOST:  # of which the log tells
+                    text = "%s does not answer yet (%s) and is commanded as soon as it does; see `rigsync doctor`"
+                    self.thread.call(link_logger.warning, text, name, reason)
 
     # ------------------------------------------------------------------------------------------------- pushing
 
@@ -287,6 +332,7 @@ class Auxiliaries:
         at: float | None = None,
         delay: float | None = None,
         patience: float = 0.0,
+        **kwargs: Any,
     ) -> float: ...
 
     @overload
@@ -300,6 +346,7 @@ class Auxiliaries:
         at: float | None = None,
         delay: float | None = None,
         patience: float = 0.0,
+        **kwargs: Any,
     ) -> PushResult | PushError: ...
 
     def push(
@@ -312,6 +359,7 @@ class Auxiliaries:
         at: float | None = None,
         delay: float | None = None,
         patience: float = 0.0,
+        **kwargs: Any,
     ) -> PushResult | PushError | float:
         """Send a message to the rigs.
 
@@ -335,8 +383,10 @@ class Auxiliaries:
         delay : float, optional
             The same as seconds from now.
         patience : float
-            Seconds beyond the timeout for rigs that confirm, again and again, that they have the message and are
-            working on it.
+            Seconds beyond the timeout for rigs that say, again and again, that they are working on the message. Rigs
+            of the iblutil dialect cannot say so.
+        **kwargs
+            Of no use, as in iblrig. What is not known is left out, and so are surplus arguments; a warning names both.
 
         Returns
         -------
@@ -359,6 +409,33 @@ class Auxiliaries:
         LoopStuck
             With `wait`: the service thread does not react, because a callback of this program blocks it.
         """
+        known = self._known_of(validate_event(message), args, kwargs)
+        outcome: PushResult | PushError | float = self._push(message, known, wait, rigs, timeout, at, delay, patience)
+        return outcome
+
+    def _known_of(self, event: ExpMessage, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments that a message has; warn, once for each text, of what is given beyond that."""
+        parts = parts_of(event)
+        left_out = [f"{name} (there is no such keyword{close_match(name, _KEYWORDS)})" for name in kwargs]
+        if surplus := len(args) - len(parts):
+            left_out += [f"the last {surplus} of {len(args)} arguments"] if surplus > 0 else []
+        text = f"push of {event.name}, which takes {', '.join(parts)}, leaves out {' and '.join(left_out)}"
+        if left_out and text not in self._warned:
+            self._warned.add(text)
+            logger.warning("%s", text)
+        return args[: len(parts)]
+
+    def _push(
+        self,
+        message: ExpMessage | str | int,
+        args: tuple[Any, ...],
+        wait: bool,
+        rigs: str | Iterable[str] | None,
+        timeout: float | None,
+        at: float | None,
+        delay: float | None,
+        patience: float,
+    ) -> Any:
         names = self._choose(rigs)
         composed = compose(message, *args, room=self._rigs.room(names))
         limit = checked_timeout(timeout)
@@ -367,13 +444,54 @@ class Auxiliaries:
             raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
         if wait:
             self._check_blocking("push(wait=True)")
+        if self.is_running and (self._remote is None or not self._listens):
+            return self._queue_for_subclass(composed.event, args, wait)
+        if wait:
             return self._push_and_wait(composed, names, limit, ahead, patience)
-        if not self.is_running or self._remote is None:
-            raise self._not_running()
         request_time = draw_request_time()
         self.response_received.mark()
-        self._remote.push(composed, request_time, _ignore, names, limit, delay=ahead, patience=patience)
+        self._begin_push(composed, request_time, _ignore, names, limit, ahead, patience)
         return request_time
+
+    def _begin_push(
+        self,
+        message: Message,
+        request_time: float,
+        done: Callable[[Any], object],
+        names: list[str] | None,
+        limit: float | None,
+        ahead: float | None,
+        patience: float,
+    ) -> RigServices:
+        remote = self._remote
+        if not self.is_running or remote is None:
+            raise self._not_running()
+
+        def settle(outcome: Any) -> None:
+            self._queued.pop(request_time, None)
+            done(outcome)
+
+        self._queued[request_time] = [message.event, message.args, {}]
+        try:
+            remote.push(message, request_time, settle, names, limit, delay=ahead, patience=patience)
+        except BaseException:
+            del self._queued[request_time]
+            raise
+        if message.event is ExpMessage.EXPSTART and ahead is None:  # one that waits for its instant is called off
+            self._started.add(self._rigs.rigs if names is None else names)
+        return remote
+
+    def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
+        """Queue a message for a subclass that makes its services or serves the queue itself, as iblrig's class does."""
+        request_time = draw_request_time()
+        limit = (self.services.timeout if self.services else 0.0) + self.refresh_rate
+        with self.response_received:
+            self._queued[request_time] = [event, args, {}]
+            if not wait:
+                return request_time
+            if not self.response_received.wait_for(lambda: request_time in self._log, limit):
+                raise LoopStuck(f"{type(self).__name__} has not answered {event.name} in time; look at its listen")
+            return self._log[request_time]
 
     def _push_and_wait(
         self,
@@ -383,14 +501,11 @@ class Auxiliaries:
         ahead: float | None = None,
         patience: float = 0.0,
     ) -> PushResult | PushError:
-        if not self.is_running or self._remote is None:
-            raise self._not_running()
         self.response_received.mark()
         with self._waiters.futures(1) as (future,):
-            self._remote.push(message, draw_request_time(), setter(future), rigs, limit, delay=ahead, patience=patience)
-            outcome: PushResult | PushError = self._waiters.wait(
-                future, (ahead or 0.0) + self._remote.longest(limit) + patience, self.refresh_rate
-            )
+            remote = self._begin_push(message, draw_request_time(), setter(future), rigs, limit, ahead, patience)
+            longest = (ahead or 0.0) + remote.longest(limit) + patience
+            outcome: PushResult | PushError = self._waiters.wait(future, longest)
         return outcome
 
     def request(
@@ -423,9 +538,7 @@ class Auxiliaries:
         TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked, LoopStuck
             As for `push`.
         """
-        outcome = self.push(
-            message, *args, wait=True, rigs=rigs, timeout=timeout, at=at, delay=delay, patience=patience
-        )
+        outcome: PushResult | PushError = self._push(message, args, True, rigs, timeout, at, delay, patience)
         if isinstance(outcome, PushError):
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise outcome.result.as_error()
@@ -604,10 +717,7 @@ class Auxiliaries:
         with self._waiters.futures(len(names)) as futures:
             for name, future in zip(names, futures, strict=True):
                 self.thread.call(begin, name, setter(future))
-            return {
-                name: self._waiters.wait(future, limit, self.refresh_rate)
-                for name, future in zip(names, futures, strict=True)
-            }
+            return {name: self._waiters.wait(future, limit) for name, future in zip(names, futures, strict=True)}
 
     def clear_message_queue(self) -> int:
         """Take back the messages that have not been sent yet; for their rigs they end as `Aborted`.
@@ -654,6 +764,7 @@ class Auxiliaries:
             connected=self.connected,
             response_received=self.response_received,
             subscribers=self._subscribers,
+            pause=lambda: self.refresh_rate,
         )
         await remote.open()
         self._remote = remote
@@ -662,27 +773,61 @@ class Auxiliaries:
 
     async def listen(self) -> None:
         """Create the services, and serve until the stop event is set. For the daemon thread."""
-        self._stopping = asyncio.Event()
-        try:
-            await self._create_for_constructor()
-            if not self.stop_event.is_set():
-                await self._stopping.wait()
-        finally:
-            await self.cleanup()
-            self.fail_waiters("closed before every rig had answered")
-            self._reports.end()
-            self.thread.stop()
-
-    async def _create_for_constructor(self) -> None:
+        self._listens = True
         try:
             await self.create()
-        except Exception as error:  # the constructor raises it
-            self.stop_event.set()
-            if not self._created.done():
-                self._created.set_exception(error)
-        else:
+            if self._remote is None and self.services is not None:
+                await self._serve_queue(self.services)
+            elif not self.stop_event.is_set():
+                await self._stopping.wait()
+        finally:
+            if self.stop_event.is_set():
+                self.fail_waiters(_CLOSED)
+            await self.cleanup()
+
+    async def serve(self) -> None:
+        """Do what `listen` does, and then end the thread; for the daemon thread alone."""
+        self._stopping = asyncio.Event()
+        try:
+            await self.listen()
+        except Exception as error:
+            if not self._created.done() or error is not self._created.exception():  # which the constructor raises
+                raise
+        finally:
+            self._reports.end()
+        self.stop_event.set()
+        self.fail_waiters(_CLOSED)
+        self.thread.stop()
+
+    async def _serve_queue(self, services: app.Services) -> None:
+        """Serve the queue through iblutil's services, which the `create` of a subclass has made as iblrig's does."""
+        while not self.stop_event.is_set():
+            for request_time in sorted(self._queued):
+                event, args, _ = self._queued[request_time]
+                message = [event, *compose(event, *args).args]
+                try:
+                    outcome: Any = await services._signal(event, "confirmed_send", message)
+                except Exception as error:
+                    outcome = error
+                self._queued.pop(request_time, None)
+                self._log.file(request_time, outcome)
+                self.response_received.announce()
+            await asyncio.sleep(self.refresh_rate)
+
+    def _telling(self, create: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return `create` so that the constructor hears of its end, be it a subclass's own."""
+
+        async def create_and_tell() -> None:
+            try:
+                await create()
+            except Exception as error:
+                if not self._created.done():
+                    self._created.set_exception(error)
+                raise
             if not self._created.done():
                 self._created.set_result(None)
+
+        return create_and_tell
 
     async def cleanup(self, notify_services: bool = False) -> None:
         """Close the links and cancel pending callbacks. May be awaited on any event loop.
@@ -693,8 +838,11 @@ class Auxiliaries:
             If true, send EXPCLEANUP to the rigs before, and wait for their answers; failures are logged.
         """
         remote = self._remote
+        if remote is None and self.services is not None:  # a subclass's own
+            self.services.close()
         if remote is None or not remote.is_open:
             return
+        await self._stop_what_was_started(remote)
         if notify_services:
             try:
                 await remote.request(compose(ExpMessage.EXPCLEANUP))
@@ -724,10 +872,26 @@ class Auxiliaries:
         self._check_blocking("close()")
         end = time.monotonic() + CLOSE_TIMEOUT
         self.stop_event.set()
-        if self._remote is None:  # still looking names up, or failed: there is nothing to say goodbye to
+        if self.services is None and self._rigs.rigs:  # still looking names up, or failed: nobody to say goodbye to
             self.thread.stop()
         self.thread.join(CLOSE_TIMEOUT)
         self._reports.join(max(0.0, end - time.monotonic()) / 2)
+
+    async def _stop_what_was_started(self, remote: RigServices) -> None:
+        """Interrupt the rigs that this program has started and not ended, or say that they may go on recording."""
+        rigs = self._started.take(remote) if not self._leave_running else []
+        if rigs:
+            said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
+            with contextlib.suppress(PushError, NotRunning):  # the log tells what has failed
+                await remote.request(said, rigs, STOP_TIMEOUT)
+
+    def stop_at_exit(self) -> None:
+        """Interrupt the rigs that this program has started and not ended, since the interpreter is ending."""
+        if self._remote is None or self._leave_running:
+            return
+        if rigs := self._started.take(self._remote):
+            with contextlib.suppress(RigsyncError):
+                self.push(ExpMessage.EXPINTERRUPT, _UNENDED, wait=True, rigs=rigs, timeout=STOP_TIMEOUT)
 
     def fail_waiters(self, reason: str) -> None:
         """Tell all threads that wait here that no answer will come; for the service thread."""
@@ -736,12 +900,8 @@ class Auxiliaries:
         self._waiters.fail(NotRunning(reason))
 
     def _wake(self) -> None:
-        def wake() -> None:
-            if self._stopping:
-                self._stopping.set()
-
         try:
-            self.thread.call(wake)
+            self.thread.call(lambda: self._stopping.set())
         except NotRunning:
             logger.debug("stop event set, and the service thread has ended already")
 
@@ -776,6 +936,7 @@ def _say_goodbye_for_the_unclosed() -> None:
         experiment.say_last_words()
     for auxiliaries in list(_unclosed):
         if auxiliaries.services and auxiliaries.is_running:
+            auxiliaries.stop_at_exit()
             said = threading.Event()
             with contextlib.suppress(NotRunning):
                 # No more than that: threads of the program that still wait are to end with it in silence.
@@ -804,7 +965,7 @@ class _ServiceThread(LoopThread):
         self._auxiliaries = auxiliaries
 
     def create_all_tasks(self) -> list[asyncio.Task[Any]]:
-        return [asyncio.get_running_loop().create_task(self._auxiliaries.listen(), name="rigsync listen")]
+        return [asyncio.get_running_loop().create_task(self._auxiliaries.serve(), name="rigsync listen")]
 
     def task_failed(self, error: BaseException) -> None:
         self._auxiliaries.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")

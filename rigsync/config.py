@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from rigsync.errors import ConfigError, PayloadTooLarge, UnknownRig
 
@@ -36,6 +36,10 @@ MAX_MESSAGE = 1 << 26
 LARGEST_MESSAGE = 1 << 30
 """Bytes to which that may be set: a computer has to hold a message several times over."""
 
+PAUSE = 0.2
+"""Seconds that an iblutil rig has after a message of its own before the next one leaves, unless told otherwise. iblrig
+looks at its queue so often, and programs of rigs rely on the time that this gives them."""
+
 LONGEST_NAME = 100
 """Characters of a rig's name, which is part of every answer to a probe."""
 SHORTEST = 0.001
@@ -45,7 +49,7 @@ MOST = 1000
 DIALECTS = ("auto", "iblutil", "rigsync")
 """What a rig may be said to speak (docs/protocol.md sections 1 and 2); ``auto`` finds out (section 3)."""
 
-_RIG_KEYS = ("uri", "timeout", "dialect", "resend", "max_message")
+_RIG_KEYS = ("uri", "timeout", "dialect", "resend", "pause", "max_message")
 # RFC 1123 section 2.1, and underscores since names of Windows machines have them. A trailing dot makes it absolute.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII | re.IGNORECASE)
@@ -76,6 +80,11 @@ def _check_seconds(value: object, key: str) -> None:
         raise ConfigError(f"expected a number of seconds above 0, not {_shown(value)}", key=key)
 
 
+def is_duration(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a number of seconds from 0 on."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+
+
 def checked_lease(lease: object) -> float:
     """Return a rig's lease in seconds, 0 for none.
 
@@ -84,7 +93,7 @@ def checked_lease(lease: object) -> float:
     ConfigError
         It is not a number of seconds from 0 on; the key is ``lease``.
     """
-    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 <= lease <= sys.float_info.max:
+    if not is_duration(lease):
         raise ConfigError(f"expected a number of seconds, or 0 for never, not {_shown(lease)}", key="lease")
     return float(lease)
 
@@ -440,6 +449,9 @@ class RigConfig:
         What it speaks; ``auto`` finds out on connecting.
     resend : bool
         Whether a request may be sent again to a rig of the iblutil dialect, which then runs its handlers twice.
+    pause : float, optional
+        Seconds that a rig of the iblutil dialect has after each message of its own before the next one leaves; by
+        default as `Auxiliaries.refresh_rate` says. 0 is for a rig whose handlers are callbacks.
     max_message : int
         Bytes of the largest message to and from a ``tcp://`` rig; over ``udp://`` it is that of a datagram anyway.
 
@@ -454,6 +466,7 @@ class RigConfig:
     timeout: float = 10.0
     dialect: str = "auto"
     resend: bool = False
+    pause: float | None = None
     max_message: int = MAX_MESSAGE
 
     def __post_init__(self) -> None:
@@ -477,6 +490,8 @@ class RigConfig:
             raise ConfigError(f"expected one of {', '.join(DIALECTS)}, not {_shown(self.dialect)}{hint}", key="dialect")
         if not isinstance(self.resend, bool):
             raise ConfigError(f"expected true or false, not {_shown(self.resend)}", key="resend")
+        if self.pause is not None and not is_duration(self.pause):
+            raise ConfigError(f"expected a number of seconds from 0 on, not {_shown(self.pause)}", key="pause")
         most = self.max_message
         if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:
             raise ConfigError(
@@ -503,23 +518,43 @@ class Rigs:
         The times by which they are asked and watched.
     source : str, optional
         The file that they come from.
+    may_share : bool
+        Whether two names may have one UDP address, as in the map of names to URIs that iblrig's task code passes: each
+        message then goes there for both.
 
     Raises
     ------
     ConfigError
-        A rig stands under another name than its own, or two rigs have one address.
+        A rig stands under another name than its own, or two rigs have one address and may not.
     """
 
     rigs: Mapping[str, RigConfig]
     timing: Timing = Timing()
     source: str | None = None
+    may_share: bool = False
 
     def __post_init__(self) -> None:
         for name, rig in self.rigs.items():
             if rig.name != name:
                 raise ConfigError(f"the rig under this key calls itself {rig.name!r}", key=f"rigs.{name}")
-        check_distinct({name: dataclasses.astuple(rig.address) for name, rig in self.rigs.items()})
+        self.check_distinct({name: (rig.address.host, rig.address.port) for name, rig in self.rigs.items()})
         object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
+
+    def check_distinct(self, found: Mapping[str, tuple[Any, ...]]) -> None:
+        """Check that no two rigs have one address that may not.
+
+        Parameters
+        ----------
+        found : mapping of str to tuple
+            Name of rig to socket address: (host, port), or, for IPv6, (host, port, flow, zone).
+
+        Raises
+        ------
+        ConfigError
+            Two rigs have the same; the text names both.
+        """
+        addresses = {name: (self.rigs[name].address.scheme, *address) for name, address in found.items()}
+        check_distinct({n: address for n, address in addresses.items() if not self.may_share or address[0] == "tcp"})
 
     def room(self, names: Iterable[str] | None = None) -> Room:
         """Return how large a message to all of these rigs may be; to all there are by default.
@@ -589,7 +624,7 @@ def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = 
     ----------
     clients : Rigs or mapping or None
         Name of rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the key ``uri`` and, as needed,
-        ``timeout``, ``dialect``, ``resend`` and ``max_message``. None stands for no rigs.
+        ``timeout``, ``dialect``, ``resend``, ``pause`` and ``max_message``. None stands for no rigs.
     timing : Timing, optional
         Other times than the usual ones, or than those of the `Rigs` given.
 
@@ -611,7 +646,12 @@ def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = 
         clients = {}
     if not isinstance(clients, Mapping):
         raise TypeError(f"expected a mapping of rig names to URIs, Rigs or None, not {type(clients).__name__}")
-    return Rigs({name: _rig_from(name, client) for name, client in clients.items()}, timing or Timing())
+    is_flat = bool(clients) and not any(isinstance(client, (RigConfig, Mapping)) for client in clients.values())
+    return Rigs(_rigs_of(clients), timing or Timing(), may_share=is_flat)
+
+
+def _rigs_of(clients: Mapping[str, Any]) -> dict[str, RigConfig]:
+    return {name: _rig_from(name, client) for name, client in clients.items()}
 
 
 def _rig_from(name: str, client: object) -> RigConfig:
@@ -665,7 +705,7 @@ def load_rigs(path: str | os.PathLike[str]) -> Rigs:
         with _under("timing"):
             times = Timing(**timing)
         rigs = _checked_map(document["rigs"] or {}, "rigs")
-        return dataclasses.replace(rigs_from(rigs, times), source=file)
+        return Rigs(_rigs_of(rigs), times, source=file)
     except ConfigError as error:
         key = error.key or ""
         line = error.line or lines.get(key) or lines.get(key.rpartition(".")[0])

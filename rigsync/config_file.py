@@ -54,6 +54,8 @@ class Plain(str):
 _NUMBER = re.compile(r"[+-]?(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 """What is read as true and false, as in YAML 1.1."""
+NOTHING = ("", "~", "null", "Null", "NULL")
+"""Plain text that every other reader of YAML takes for no value."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,12 +101,22 @@ def read_rigs_file(file: str) -> tuple[dict[str, Any], dict[str, int]]:
             if not isinstance(value, str):
                 problem = "expected an address, not a map; rigs with keys of their own stand below a first line 'rigs:'"
                 raise ConfigError(problem, line=lines[f"rigs.{name}"], key=f"rigs.{name}")
+        _check_addresses(document, lines)
         return {"rigs": document}, lines
     if isinstance(timing := document.get("timing"), dict):
         document["timing"] = {key: number_of(value) for key, value in timing.items()}
     if isinstance(rigs := document["rigs"], dict):
+        _check_addresses(rigs, lines)
         document["rigs"] = {name: _typed(rig) for name, rig in rigs.items()}
     return document, lines
+
+
+def _check_addresses(rigs: dict[str, Any], lines: dict[str, int]) -> None:
+    for name, rig in rigs.items():
+        key, address = (f"rigs.{name}.uri", rig.get("uri")) if isinstance(rig, dict) else (f"rigs.{name}", rig)
+        if isinstance(address, Plain) and address in NOTHING:
+            problem = "no address stands here; write one, such as 192.168.1.20, or leave the rig out"
+            raise ConfigError(problem, line=lines[key], key=key)
 
 
 def document_node(file: str, sort: Sort) -> yaml.MappingNode:
@@ -204,7 +216,7 @@ def _typed(rig: Any) -> Any:
     """Read what is a number or a boolean among the values of a rig."""
     if not isinstance(rig, dict):
         return rig
-    readers = {"timeout": number_of, "resend": boolean_of, "max_message": number_of}
+    readers = {"timeout": number_of, "resend": boolean_of, "pause": number_of, "max_message": number_of}
     return {key: readers[key](value) if key in readers else value for key, value in rig.items()}
 
 

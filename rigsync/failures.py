@@ -12,9 +12,17 @@ from typing import Any
 
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
-from rigsync.errors import NotRunning, PushError, RigLost, RigRefused
+from rigsync.errors import BusyError, NotRunning, PushError, RigLost, RigRefused
 from rigsync.protocol.clock import NANOSECONDS
-from rigsync.protocol.events import LinkChanged, LinkState, MessageReceived, Notice, ProbeAnswered, RigRestarted
+from rigsync.protocol.events import (
+    LinkChanged,
+    LinkState,
+    MessageReceived,
+    Notice,
+    ProbeAnswered,
+    PushCompleted,
+    RigRestarted,
+)
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, canonical_reference, name_different
 from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, one_line
 from rigsync.protocol.notices import FAILURE
@@ -189,6 +197,59 @@ class FailureWatch:
             if self._since is None:
                 return  # `begin` tells it
         self._tell(RigFailure(rig, one_line(reason)))
+
+
+class Started:
+    """The rigs that this program has started by EXPSTART, and not ended.
+
+    A program that closes with these recording leaves them to their lease, and an iblutil rig, which has none, for ever.
+
+    Parameters
+    ----------
+    subscribers : Subscribers
+        Who is told of events.
+    """
+
+    def __init__(self, subscribers: Subscribers):
+        self._rigs: set[str] = set()
+        subscribers.add(MessageReceived, self._note_answer)
+        subscribers.add(PushCompleted, self._note_outcome)
+        subscribers.add(Notice, self._note_notice)
+        subscribers.add(RigRestarted, lambda event: self._rigs.discard(event.rig))
+
+    def add(self, rigs: Iterable[str]) -> None:
+        """Take note that these are being started. From any thread."""
+        self._rigs.update(rigs)
+
+    def take(self, services: RigServices) -> list[str]:
+        """Return those that can be reached, and log of the others that they may go on recording; then forget all."""
+        rigs = [rig for rig in services if rig in self._rigs]
+        self._rigs.clear()
+        for rig in rigs:
+            if services[rig].state is LinkState.LOST:
+                logger.error("%s may go on recording: %s", rig, one_line(services[rig].reason))
+        return [rig for rig in rigs if services[rig].state is not LinkState.LOST]
+
+    def _note_answer(self, answer: MessageReceived) -> None:
+        if answer.request_time is None:
+            return
+        if answer.event is ExpMessage.EXPSTART:
+            self._rigs.add(answer.rig)
+        elif answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP):
+            self._rigs.discard(answer.rig)
+
+    def _note_outcome(self, push: PushCompleted) -> None:
+        if push.event is ExpMessage.EXPSTART:
+            # Another's recording, or nobody there. Whoever was only silent may have begun.
+            unmoved = {rig for rig, error in push.failures.items() if isinstance(error, (BusyError, RigRefused))}
+            self._rigs -= unmoved
+
+    def _note_notice(self, notice: Notice) -> None:
+        body = notice.body if isinstance(notice.body, dict) else {}
+        begun_by_another = notice.topic == "log" and body.get("message") == "EXPINIT" and not body.get("error")
+        has_stopped = notice.topic == "status" and body.get("status") in ("CONNECTED", "STOPPED")
+        if begun_by_another or has_stopped:
+            self._rigs.discard(notice.rig)
 
 
 class LateStop:

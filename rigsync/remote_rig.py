@@ -46,15 +46,22 @@ class RemoteRig(base.Communicator):
         self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
         events = (NULL_MESSAGE, *ExpMessage.__members__.values())
         self._callbacks: dict[ExpMessage, list[Any]] = {event: [] for event in events}
+        self._asked: set[ExpMessage] = set()
+        """What the rig has confirmed to a `confirmed_send`, and has not answered."""
         self._unclaimed: dict[ExpMessage, tuple[list[Any], tuple[Any, ...]] | RigError] = {}
-        self._lock = threading.RLock()  # for both of these: callers are on any thread
+        self._lock = threading.RLock()  # for all three: callers are on any thread
 
     def __repr__(self) -> str:
         return f"<RemoteRig {self.name} {self.server_uri} {self.state.value}>"
 
     @property
     def is_connected(self) -> bool:
-        """Whether the rig is alive or suspect."""
+        """Whether the services are open, as iblutil has it; whether the rig is there, `is_alive` says."""
+        return self._services.is_open
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the rig has answered lately: its link is alive or suspect."""
         return self.state in (LinkState.ALIVE, LinkState.SUSPECT)
 
     @property
@@ -242,7 +249,7 @@ class RemoteRig(base.Communicator):
     async def confirmed_send(self, data: Any, addr: Any = None, timeout: float | None = None) -> None:
         """Send a message, and return when the rig has confirmed that it has it.
 
-        The answer comes by `on_event` or a callback.
+        The answer comes by `on_event` or a callback. An iblutil rig is sent the next message from then on.
 
         Parameters
         ----------
@@ -256,7 +263,8 @@ class RemoteRig(base.Communicator):
         Raises
         ------
         RigError
-            The rig did not confirm it. (A failure after that is raised by `on_event`.)
+            The rig did not confirm it. (A failure after that is raised by `on_event`, but for an iblutil rig that does
+            not answer: of such a one, silence is no failure.)
         TypeError, ValueError
             It is no message, or cannot be sent; or the address is not the rig's.
         NotRunning
@@ -387,13 +395,18 @@ class RemoteRig(base.Communicator):
         for event in self._callbacks:
             self.clear_callbacks(event)
 
-    def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...], answers: bool) -> None:
+    def note_confirmed(self, event: ExpMessage) -> None:
+        """Take note that the rig has a message of `confirmed_send`, and may answer it; for `RigServices`."""
+        with self._lock:
+            self._asked.add(event)
+
+    def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...]) -> None:
         """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
 
         Unlike there, a callback that raises keeps neither the others nor the link from going on.
         """
         with self._lock:
-            callbacks = self._claim(event, (args, addr) if answers else None)
+            callbacks = self._claim(event, (args, addr))
         for callback, return_event in callbacks:
             content = (args, addr, event) if return_event else (args, addr)
             if asyncio.isfuture(callback):
@@ -401,22 +414,24 @@ class RemoteRig(base.Communicator):
             else:
                 guarded(f"callback for {event.name or 'errors'} from {self.name}", callback, *content)
 
-    def deliver_failure(self, event: ExpMessage, error: RigError) -> None:
-        """Tell who waits for the answer that there will be none; for `RigServices`."""
-        with self._lock:
-            callbacks = self._claim(event, error)
-        for callback, _ in callbacks:
-            if asyncio.isfuture(callback):
-                resolve_future(callback, error)
+    def deliver_failure(self, error: RigError, event: ExpMessage | None = None) -> None:
+        """Tell who waits for the answer to a message, of any by default, that there is none; for `RigServices`."""
+        for asked in list(self._asked) if event is None else [event] if event in self._asked else []:
+            with self._lock:
+                callbacks = self._claim(asked, error)
+            for callback, _ in callbacks:
+                if asyncio.isfuture(callback):
+                    resolve_future(callback, error)
 
     def _claim(self, event: ExpMessage, outcome: Any) -> list[tuple[Any, bool]]:
-        """Return the callbacks of an event, and keep the outcome, if any, for `on_event` where no future waits."""
+        """Return an event's callbacks; keep the outcome of what was asked for `on_event` where no future waits."""
         callbacks = [entry for entry in self._callbacks[event] if not (asyncio.isfuture(entry[0]) and entry[0].done())]
         futures = [callback for callback, _ in callbacks if asyncio.isfuture(callback)]
         for entries in self._callbacks.values():  # a future that waits for several events is in several lists
             entries[:] = [entry for entry in entries if not any(entry[0] is future for future in futures)]
-        if outcome and not futures:
+        if event in self._asked and not futures:
             self._unclaimed[event] = outcome
+        self._asked.discard(event)
         return callbacks
 
     def _check_address(self, addr: Any) -> None:

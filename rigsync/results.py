@@ -166,3 +166,10 @@ class ResultLog(Mapping[float, Any]):
 
     def __repr__(self) -> str:
         return f"<ResultLog of {len(self)} results>"
+
+
+class WritableLog(ResultLog):
+    """The log of a subclass whose `listen` files the outcomes itself, as iblrig's class does."""
+
+    def __setitem__(self, request_time: float, outcome: Any) -> None:
+        self.file(request_time, outcome)

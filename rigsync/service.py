@@ -12,7 +12,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from iblutil.io.net import app
 
 from rigsync.callbacks import Subscribers, guarded, resolve_future, runs_here
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import Address, RigConfig, Rigs, check_distinct, checked_timeout, is_literal
+from rigsync.config import PAUSE, Address, RigConfig, Rigs, checked_timeout, is_duration, is_literal
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import (
     ConfigError,
@@ -29,12 +29,14 @@ from rigsync.errors import (
     PushError,
     RemoteError,
     RigError,
+    RigLost,
     RigRefused,
     RigsyncError,
     RigTimeout,
 )
 from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.events import (
+    Dialect,
     Event,
     LinkChanged,
     LinkState,
@@ -49,7 +51,7 @@ from rigsync.protocol.events import (
     ViolationSeen,
 )
 from rigsync.protocol.fanout import Fanout
-from rigsync.protocol.messages import NULL_MESSAGE, Command, ExpMessage, Message, one_line
+from rigsync.protocol.messages import NULL_MESSAGE, Command, ExpMessage, Message, Verb, one_line
 from rigsync.protocol.notices import FAILURE
 from rigsync.protocol.peer import Line, Peer
 from rigsync.remote_rig import RemoteRig, message_of
@@ -74,6 +76,7 @@ MOST_ON_WINDOWS = 250
 class _Pending:
     """A push that is not completed."""
 
+    event: Verb
     done: Callable[[Outcome | NotRunning], object]
     confirmation: asyncio.Future[None] | None = None
     confirmed: bool = False
@@ -104,11 +107,13 @@ class RigServices(app.Services):
     log : ResultLog, optional
         Where outcomes are filed.
     connected : Latch, optional
-        Set while every rig is alive or suspect.
+        Set while the services are open.
     response_received : Arrivals, optional
         Announced at each completed push.
     subscribers : Subscribers, optional
         Who is told of events.
+    pause : callable, optional
+        Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class RigServices(app.Services):
         connected: Latch | None = None,
         response_received: Arrivals | None = None,
         subscribers: Subscribers | None = None,
+        pause: Callable[[], float] = lambda: PAUSE,
     ):
         super().__init__([RemoteRig(config, self) for config in rigs.rigs.values()])
         self._timeout: float | None = None  # each rig's own, unless somebody sets one for all
@@ -127,6 +133,7 @@ class RigServices(app.Services):
         self.connected = Latch() if connected is None else connected
         self.response_received = Arrivals() if response_received is None else response_received
         self.subscribers = Subscribers() if subscribers is None else subscribers
+        self._pause = pause
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = self._closing = False
         self._fanout: Fanout
@@ -167,6 +174,8 @@ class RigServices(app.Services):
             raise NotRunning("the services were closed while they were being opened")
         self._fanout.connect(self._endpoint.now())
         self._endpoint.pump()
+        if self.data:
+            self.connected.set()
 
     async def _connect(self) -> Endpoint:
         rigs = self._rigs.rigs
@@ -190,7 +199,11 @@ class RigServices(app.Services):
         return endpoint
 
     def _check_distinct(self, addresses: dict[str, tuple[Any, ...]]) -> None:
-        check_distinct({name: (self._rigs.rigs[name].address.scheme, *found) for name, found in addresses.items()})
+        self._rigs.check_distinct(addresses)
+        try:
+            replace(self._rigs, may_share=False).check_distinct(addresses)
+        except ConfigError as error:
+            logger.warning("%s: until then each message goes there for both", error.problem)
 
     async def _open_lines(self, endpoint: Endpoint, name: str, family: int, address: tuple[Any, ...]) -> None:
         config = self._rigs.rigs[name]
@@ -213,6 +226,11 @@ class RigServices(app.Services):
     def is_open(self) -> bool:
         """Whether messages can be pushed."""
         return self._endpoint is not None
+
+    @property
+    def all_alive(self) -> bool:
+        """Whether there are rigs and every one has answered lately: its link is alive or suspect."""
+        return self.is_open and self._fanout.all_alive
 
     def close(self) -> None:
         """Say goodbye to the rigs, close the sockets, and settle what is outstanding; soon, if not on the loop."""
@@ -277,7 +295,8 @@ class RigServices(app.Services):
 
     def longest(self, timeout: float | None) -> float:
         """Return the seconds within which a push with this timeout is settled."""
-        return timeout if timeout is not None else self.timeout or math.inf
+        pauses = [self._pause(), *(rig.config.pause or 0.0 for rig in self.values())]
+        return (timeout if timeout is not None else self.timeout or math.inf) + max(pauses)
 
     def peer(self, name: str) -> Peer | None:
         """Return the core's view of a rig; None until open."""
@@ -315,11 +334,11 @@ class RigServices(app.Services):
         timeout : float, optional
             Seconds, instead of each rig's own.
         confirmation : asyncio.Future, optional
-            Resolved when the one rig named confirms that it has the message.
+            Resolved when the one rig named confirms that it has the message; of an iblutil rig no more is awaited.
         delay : float, optional
             Seconds from now until the one instant at which all rigs are to act.
         patience : float
-            Seconds beyond the timeout for rigs that confirm that they have it and are working on it.
+            Seconds beyond the timeout for rigs that say that they are working on it.
 
         Raises
         ------
@@ -329,6 +348,8 @@ class RigServices(app.Services):
             A name that none of the rigs has.
         PayloadTooLarge
             The message is too large for one of them.
+        ValueError
+            `refresh_rate` is no pause.
         """
         if self._endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
@@ -336,8 +357,12 @@ class RigServices(app.Services):
         self._rigs.room(names).check(message.size)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
+        pause = self._pause()
+        if not is_duration(pause):
+            raise ValueError(f"refresh_rate is the seconds of an iblutil rig's pause, from 0 on, not {pause!r}")
         act_at = None if delay is None else self._endpoint.now() + delay
-        self._on_loop(self._push, message, request_time, _Pending(done, confirmation), names, timeout, act_at, patience)
+        pending = _Pending(message.event, done, confirmation)
+        self._on_loop(self._push, message, request_time, pending, names, timeout, act_at, patience, pause)
 
     def _push(
         self,
@@ -348,6 +373,7 @@ class RigServices(app.Services):
         timeout: float | None,
         act_at: float | None,
         patience: float,
+        pause: float,
     ) -> None:
         endpoint = self._endpoint
         if endpoint is None:
@@ -355,7 +381,7 @@ class RigServices(app.Services):
             return
         self._pending[request_time] = pending
         confirm = pending.confirmation is not None
-        self._fanout.push(message, request_time, endpoint.now(), rigs, timeout, confirm, act_at, patience)
+        self._fanout.push(message, request_time, endpoint.now(), rigs, timeout, confirm, act_at, patience, pause)
         endpoint.pump()
 
     def send_confirmed(
@@ -576,13 +602,13 @@ class RigServices(app.Services):
             pending.size += event.size
         if isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
             return
-        confirmed = pending is not None and pending.confirmation is not None
-        self[event.rig].deliver(event.event, event.args, self.address(event.rig), confirmed)
+        self[event.rig].deliver(event.event, event.args, self.address(event.rig))
 
     def _confirm(self, event: RequestReceived) -> None:
         pending = self._pending.get(event.request_time)
-        if pending and pending.confirmation:
+        if pending and pending.confirmation and not isinstance(pending.event, Command):
             pending.confirmed = True
+            self[event.rig].note_confirmed(pending.event)
             resolve_future(pending.confirmation, None)
 
     def _complete(self, event: PushCompleted) -> None:
@@ -592,12 +618,12 @@ class RigServices(app.Services):
         pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
         if pending and pending.confirmed:
             for name, error in event.failures.items():
-                self[name].deliver_failure(event.event, error)
+                self[name].deliver_failure(error, event.event)
         is_command = isinstance(event.event, Command)
         for name, error in event.failures.items():
             if isinstance(error, RemoteError) and not is_command:  # iblutil's callbacks for errors: for every one
                 text = f"{error.error}: {error.message}"
-                self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name), False)
+                self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name))
         self.log.file(event.request_time, outcome, pending.size if pending else 0)
         self.response_received.announce()
         self.subscribers.tell(event)
@@ -613,7 +639,9 @@ class RigServices(app.Services):
         self._complained.add((event.rig, event.event))
         text = one_line(event.text)
         logger.log(level, "%s: its callback for %s failed: %s", event.rig, event.event.name, text)
-        self[event.rig].deliver(NULL_MESSAGE, [event.text, event.event], self.address(event.rig), False)
+        error, _, problem = event.text.partition(": ")
+        self[event.rig].deliver_failure(RemoteError(event.rig, error, problem), event.event)
+        self[event.rig].deliver(NULL_MESSAGE, [event.text, event.event], self.address(event.rig))
 
     def _note_notice(self, event: Notice) -> None:
         body = event.body if isinstance(event.body, dict) else {}
@@ -628,12 +656,11 @@ class RigServices(app.Services):
     def _note_link(self, event: LinkChanged) -> None:
         level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO
         link_logger.log(level, "%s is %s: %s", event.rig, event.after.value, one_line(event.reason))
-        if self._fanout.is_connected:
-            self.connected.set()
-        else:
-            self.connected.unset()
         if event.after is LinkState.ALIVE:
             self._answered.add(event.rig)
+        if event.after is LinkState.LOST and self[event.rig].dialect == Dialect.IBLUTIL.value:
+            # What it has confirmed is not outstanding any more, and would be awaited without end.
+            self[event.rig].deliver_failure(RigLost(event.rig, f"lost before it answered: {event.reason}"))
         if event.after is LinkState.LOST and self._endpoint:
             self._endpoint.reconnect((event.rig, Line.REQUESTS), event.reason)
             self._search(event.rig)

@@ -16,6 +16,8 @@ from rigsync.loop_thread import LoopThread
 
 STUCK_AFTER = 2.0
 """Seconds in which the service thread must react to a knock, before it counts as stuck."""
+GRACE = 0.2
+"""Seconds that the service thread may be late, each time before it is asked whether it still reacts."""
 MOST_KNOCKS = 20
 """Knocks that the service thread may answer after the rigs' time is over, before the message counts as lost in it."""
 LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
@@ -52,7 +54,7 @@ class Waiters:
         for future in list(self._waiting):
             setter(future)(error)
 
-    def wait(self, future: concurrent.futures.Future[Any], limit: float, grace: float) -> Any:
+    def wait(self, future: concurrent.futures.Future[Any], limit: float) -> Any:
         """Return a future's outcome.
 
         Parameters
@@ -61,8 +63,6 @@ class Waiters:
             One of `futures`.
         limit : float
             Seconds within which the service thread settles it.
-        grace : float
-            Seconds that the thread may be late, each time before it is asked whether it still reacts.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Waiters:
         end = time.monotonic() + limit
         knocks = 0
         while True:
-            wait = min(max(0.0, end - time.monotonic()) + grace, LONGEST_WAIT)
+            wait = min(max(0.0, end - time.monotonic()) + GRACE, LONGEST_WAIT)
             try:
                 outcome = future.result(wait)
             except concurrent.futures.TimeoutError:

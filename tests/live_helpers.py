@@ -9,7 +9,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -209,10 +209,17 @@ class EchoServer:
     ----------
     answer : callable, optional
         Called with the event and what follows it; returns what is to follow the event in the answer, None for none.
+    names : mapping, optional
+        Messages that are answered by another one.
     """
 
-    def __init__(self, name: str, answer: Callable[[ExpMessage, list[Any]], list[Any] | None] | None = None):
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        answer: Callable[[ExpMessage, list[Any]], list[Any] | None] | None = None,
+        names: Mapping[ExpMessage, ExpMessage] | None = None,
+    ):
+        self.name, self._names = name, dict(names or {})
         self.calls: list[tuple[ExpMessage, list[Any]]] = []
         self._answer = answer or (lambda event, data: [{"by": name}])
         self._loop = asyncio.SelectorEventLoop()
@@ -263,7 +270,8 @@ class EchoServer:
             self.calls.append((event, data))
             answer = self._answer(event, data)
             if answer is not None:
-                tasks.add(asyncio.ensure_future(self._confirm([int(event), *answer], addr)))
+                message = [int(self._names.get(event, event)), *answer]
+                tasks.add(asyncio.ensure_future(self._confirm(message, addr)))
 
         for event in ExpMessage.__members__.values():
             server.assign_callback(event, lambda data, addr, event=event: receive(data, addr, event))

@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from iblutil.io.net.app import EchoProtocol
 from iblutil.io.net.base import ExpMessage, ExpStatus
@@ -261,6 +261,10 @@ class Program:
     ----------
     role : str
         The name of a function below.
+    script : str
+        The file that is run.
+    stderr : file, optional
+        Where what it writes there goes, if not to where that of the tests goes.
     **options
         Its arguments.
 
@@ -270,14 +274,15 @@ class Program:
         What it has told.
     """
 
-    def __init__(self, role: str, **options: Any):
+    def __init__(self, role: str, script: str = __file__, stderr: IO[str] | None = None, **options: Any):
         self.role = role
         self.reports: list[list[Any]] = []
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         self._process = subprocess.Popen(
-            [sys.executable, __file__, role, json.dumps(options)],
+            [sys.executable, script, role, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": path},
         )
@@ -381,6 +386,23 @@ class IblutilProgram(Program):
         return self
 
 
+class AwaitingProgram(Program):
+    """An iblutil rig in a process of its own that awaits each message, and listens already; see `serve_awaiting`."""
+
+    def __init__(self, name: str, pattern: str, level: str, scheme: str = "udp"):
+        self.name, self.port = name, free_port(scheme=scheme)
+        self.uri = f"{scheme}://127.0.0.1:{self.port}"
+        super().__init__("serve_awaiting", uri=self.uri, name=name, pattern=pattern, level=level)
+
+    def __enter__(self) -> AwaitingProgram:
+        try:
+            self.wait_for("listening")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+
 # ----------------------------------------------------------------------------------- what runs in those processes
 
 _output = threading.Lock()
@@ -473,6 +495,44 @@ def serve_iblutil(name: str, port: int, failing: list[str], scheme: str) -> None
     asyncio.run(serve())
 
 
+def serve_awaiting(uri: str, name: str, pattern: str, level: str) -> None:
+    """Serve as an iblutil rig whose program awaits each message, in the two patterns that iblutil documents.
+
+    `pattern` is ``any``, one `on_event` for all messages, or ``sequence``, one for each in the order of an experiment.
+    """
+    order = [ExpMessage[f"EXP{verb}"] for verb in ("INFO", "INIT", "START", "END", "CLEANUP")]
+
+    log = logging.getLogger(f"iblutil.{name}")
+    log.setLevel(level)
+    log.propagate = False
+    log.addHandler(logging.FileHandler(os.devnull))
+
+    async def serve() -> None:
+        com = await EchoProtocol.server(uri, name=name, log=log)
+        tell("listening", name)
+        for expected in itertools.cycle(order):
+            if pattern == "any":
+                # Since Python 3.12 iblutil does not say which event it is.
+                _, addr, *event = await com.on_event(ExpMessage.any())
+            else:
+                (_, addr), event = await com.on_event(expected), []
+            met = event[0] if event else expected
+            info = {"exp_ref": None, "main_sync": False, "rig": name}
+            if met is ExpMessage.EXPINFO:
+                await com.info(ExpStatus.CONNECTED, info, addr=addr)
+            elif met is ExpMessage.EXPINIT:
+                await com.init(info, addr=addr)
+            elif met is ExpMessage.EXPSTART:
+                await com.start(None, info, addr=addr)
+            elif met is ExpMessage.EXPEND:
+                await com.stop(info, addr=addr)
+            else:
+                await com.cleanup(info, addr=addr)
+
+    obey({})
+    asyncio.run(serve())
+
+
 def coordinate(rigs: dict[str, str]) -> None:
     """Command rigs: the command ``push`` tells the answers, or the failures, of one message."""
     auxiliaries = Auxiliaries(rigs)
@@ -483,7 +543,7 @@ def coordinate(rigs: dict[str, str]) -> None:
         tell("result", message, dict(result), {rig: type(error).__name__ for rig, error in result.failed.items()})
 
     obey({"push": push})
-    tell("connected", auxiliaries.is_connected)
+    tell("connected", auxiliaries.all_alive)
     threading.Event().wait()
 
 

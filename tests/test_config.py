@@ -311,8 +311,15 @@ def test_rigs_from_another_type(clients):
         ({"": "a"}, "rigs.", "expected the name of a rig"),
         ({1: "a"}, "rigs.1", "expected the name of a rig"),
         ({"left": CAMERAS}, "rigs.left", "the rig under this key calls itself 'cameras'"),
-        ({"a": "PC", "b": "udp://pc:11001"}, "rigs.b.uri", "rigs 'a' and 'b' have the same address, host pc and port"),
-        ({"a": "::1", "b": "[0:0::1]"}, "rigs.b.uri", "rigs 'a' and 'b' have the same address"),
+        (
+            {"a": "PC", "b": {"uri": "udp://pc:11001"}},
+            "rigs.b.uri",
+            "rigs 'a' and 'b' have the same address, host pc and port",
+        ),
+        ({"a": {"uri": "::1"}, "b": {"uri": "[0:0::1]"}}, "rigs.b.uri", "rigs 'a' and 'b' have the same address"),
+        ({"cameras": {"uri": "a", "pause": -0.1}}, "rigs.cameras.pause", "a number of seconds from 0 on, not -0.1"),
+        ({"cameras": {"uri": "a", "pause": "1"}}, "rigs.cameras.pause", "a number of seconds from 0 on, not '1'"),
+        ({"cameras": {"uri": "a", "pause": math.nan}}, "rigs.cameras.pause", "a number of seconds from 0 on, not nan"),
         ({"cameras": CAMERAS, "b": "::ffff:192.168.1.20"}, "rigs.b.uri", "rigs 'cameras' and 'b' have the same"),
     ],
 )
@@ -408,7 +415,7 @@ def test_addresses_are_the_text_in_the_file(write, written, host, port):
     assert load_rigs(write(f"a: {written}")).rigs["a"].address == Address("udp", host, port)
 
 
-@pytest.mark.parametrize("written", ["11:30", "~", "2001-01-01:5:6", "010"])
+@pytest.mark.parametrize("written", ["11:30", "2001-01-01:5:6", "010"])
 def test_text_that_yaml_takes_for_something_else_is_shown_as_written(write, written):
     with pytest.raises(ConfigError, match=f"{written!r} is not"):
         load_rigs(write(f"a: {written}"))
@@ -479,7 +486,7 @@ BAD_FILES = {
         "auto, iblutil, rigsync, not 'ibl'",
     ),
     "no uri": ("rigs:\n  a:\n    timeout: 3\n", 2, "rigs.a.uri", "the address of the rig is missing"),
-    "empty rig": ("rigs:\n  a:\n  b: c\n", 2, "rigs.a.uri", "'' is not the address of a rig: it has no host"),
+    "empty rig": ("rigs:\n  a:\n  b: c\n", 2, "rigs.a", "no address stands here; write one, such as 192.168.1.20"),
     "uri is a map": ("rigs:\n  a:\n    uri: {b: c}\n", 3, "rigs.a.uri", "it is of type dict, not text"),
     "uri is a list": (
         "rigs:\n  a:\n    uri: [b]\n",
@@ -763,6 +770,39 @@ def test_one_port_of_udp_and_one_of_tcp_are_two_addresses():
     assert [str(rig.address) for rig in rigs.rigs.values()] == ["udp://192.168.1.20:5", "tcp://192.168.1.20:5"]
     with pytest.raises(ConfigError, match="rigs 'a' and 'b' have the same address"):
         rigs_from({"a": "ws://192.168.1.20:5", "b": "tcp://192.168.1.20:5"})
+
+
+def test_two_names_of_one_address_are_for_the_map_that_iblrig_passes_alone(write):
+    both = {"left": "192.168.1.20", "right": "udp://192.168.1.20:11001"}
+    assert rigs_from(both).may_share
+    assert not rigs_from({**both, "right": {"uri": "192.168.1.21"}}).may_share
+    lines = "".join(f"{name}: {uri}\n" for name, uri in both.items())
+    with pytest.raises(ConfigError, match="rigs 'left' and 'right' have the same address"):
+        load_rigs(write(lines))
+
+
+@pytest.mark.parametrize("nothing", ["null", "~", "", "NULL"])
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("ephys: 10.0.0.1\ncameras: {}\n", 2, "rigs.cameras"),
+        ("rigs:\n  cameras: {}\n", 2, "rigs.cameras"),
+        ("rigs:\n  cameras:\n    uri: {}\n", 3, "rigs.cameras.uri"),
+    ],
+)
+def test_a_rig_without_an_address_is_refused(write, text, line, key, nothing):
+    with pytest.raises(ConfigError, match="no address stands here; write one, such as") as caught:
+        load_rigs(write(text.format(nothing)))
+    assert (caught.value.line, caught.value.key) == (line, key)
+
+
+def test_a_host_may_be_called_null(write):
+    assert load_rigs(write("cameras: 'null'\n")).rigs["cameras"].address.host == "null"
+
+
+def test_the_pause_of_a_rig_in_a_file(write):
+    rigs = load_rigs(write("rigs:\n  a:\n    uri: 10.0.0.1\n    pause: 0\n  b: 10.0.0.2\n"))
+    assert [rig.pause for rig in rigs.rigs.values()] == [0, None]
 
 
 def test_the_socket_address_is_looked_up_for_the_transport(monkeypatch):

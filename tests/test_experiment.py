@@ -296,7 +296,7 @@ def test_ctrl_c_while_it_begins_does_not_stop_what_a_stranger_records(lab: Lab, 
 
 def test_an_experiment_that_goes_on_is_joined_only_where_that_is_meant(lab: Lab, connect: Connect) -> None:
     rig = lab.rig("cameras")
-    with Auxiliaries({"cameras": rig.uri}) as before:
+    with Auxiliaries({"cameras": rig.uri}, leave_running=True) as before:
         before.request("EXPINIT", {"exp_ref": REFERENCE})
         before.request("EXPSTART", REFERENCE)
     aux = connect(rig)

@@ -224,7 +224,8 @@ def test_session_refuses_to_begin_while_a_rig_is_missing(lab: Lab) -> None:
     clients = {**lab.clients, "missing": f"127.0.0.1:{free_port()}"}
     remote_rigs = Auxiliaries(rigs_from(clients, Timing(connect_timeout=0.3, lost_grace=0.1)))
     try:
-        assert not remote_rigs.is_connected
+        assert remote_rigs.is_connected
+        assert not remote_rigs.all_alive
         outcome = remote_rigs.push("EXPINFO", "CONNECTED", {}, wait=True)
         assert isinstance(outcome, Exception)
         assert isinstance(outcome, PushError)

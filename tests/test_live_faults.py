@@ -177,9 +177,9 @@ def test_partition_and_healing(stack: contextlib.ExitStack) -> None:
         assert set(error.result) == {"cameras", "microscope"}
         assert isinstance(error.failed["ephys"], RigLost)
         assert "silent for" in str(error.failed["ephys"])
-        assert not aux.is_connected
+        assert not aux.all_alive
     relays["ephys"].loss = 0.0
-    until(lambda: aux.is_connected)
+    until(lambda: aux.all_alive)
     assert set(answers(aux, "EXPINFO", "RUNNING", 3)) == set(NAMES)
     assert {n for name, _, n in counted.runs if name == "ephys"} == {0, 3}  # and what was given up stays so
     assert set(counted.runs.values()) == {1}
@@ -224,7 +224,7 @@ def test_rig_that_is_killed_in_the_middle_of_a_start(stack: contextlib.ExitStack
     restarts: list[Any] = []
     aux.on("RigRestarted", restarts.append)
     with RigProgram("ephys", victim.uri, handlers=handlers) as successor:
-        until(lambda: aux.is_connected)
+        until(lambda: aux.all_alive)
         assert set(answers(aux, "EXPINFO", "RUNNING", 3)) == {"cameras", "ephys", "microscope"}
         assert [event.rig for event in restarts] == ["ephys"]
         assert answers(aux, "EXPINIT", REFERENCE, rigs="ephys")["ephys"][0]["pid"] == successor.pid
@@ -246,7 +246,7 @@ def test_rig_that_freezes_and_thaws(stack: contextlib.ExitStack) -> None:
     assert changes[-1].reason.startswith("silent for")
     assert isinstance(failures(aux, "EXPSTATUS").failed["ephys"], RigLost)
     program.signal(signal.SIGCONT)
-    until(lambda: aux.is_connected)
+    until(lambda: aux.all_alive)
     assert answers(aux, "EXPINIT", REFERENCE)  # the experiment is still there: a repeat, which runs nothing
     assert len(program.all("ran", "EXPINIT")) == 1
 
@@ -287,9 +287,9 @@ def test_iblutil_rig_that_is_killed_and_started_again(stack: contextlib.ExitStac
         error = failures(aux, "EXPSTART", REFERENCE, 0)
         assert isinstance(error.failed["ephys"], RigRefused)
         assert set(error.result) == {"cameras"}
-        assert not aux.is_connected
+        assert not aux.all_alive
     with IblutilProgram("ephys", victim.port) as successor:
-        until(lambda: aux.is_connected)
+        until(lambda: aux.all_alive)
         assert set(answers(aux, "EXPEND", 0)) == {"ephys", "cameras"}
         successor.tell("ask")
         assert successor.wait_for("connected") == ["connected", True]

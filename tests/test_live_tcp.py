@@ -128,7 +128,7 @@ def test_an_experiment_of_rigs_of_every_kind() -> None:
         IblutilServer("old", scheme="tcp") as old,
         Auxiliaries({rig.name: rig.uri for rig in (cameras, ephys, imaging, old)}) as aux,
     ):
-        assert aux.is_connected
+        assert aux.all_alive
         assert [rig.dialect for rig in aux.services.values()] == ["rigsync", "rigsync", "rigsync", "iblutil"]
         for message, *args in (
             ("EXPINFO", "CONNECTED"),
@@ -315,7 +315,7 @@ def test_a_connection_that_leads_nowhere_is_given_up_with_the_link() -> None:
         proxy.silent = True
         until(lambda: LinkState.LOST in states)
         proxy.silent = False
-        until(lambda: aux.is_connected)
+        until(lambda: aux.all_alive)
         assert proxy.connections > 1
         assert answers(aux, "EXPINIT")
 
@@ -337,7 +337,7 @@ def test_a_rig_that_is_killed_is_refused_at_once_and_back_within_two_beats_of_it
             assert isinstance(outcome.failed["cameras"], RigRefused)
             with RigProgram("cameras", rig.uri, handlers={"EXPSTART": "count"}) as again:
                 listening = time.monotonic()
-                until(lambda: aux.is_connected)
+                until(lambda: aux.all_alive)
                 assert states[-1][1] - listening < 2 * timing.beat
                 answers(aux, "EXPINIT", {"exp_ref": REFERENCE})
                 answers(aux, "EXPSTART", REFERENCE)
@@ -379,9 +379,9 @@ def test_an_iblutil_rig_that_is_restarted_is_back_by_itself() -> None:
         aux = Auxiliaries(rigs_from({"ephys": server.uri}, EAGER))
         assert answers(aux, "EXPINIT")
     with aux:
-        until(lambda: not aux.is_connected)
+        until(lambda: not aux.all_alive)
         with IblutilServer("ephys", port, scheme="tcp") as server:
-            until(lambda: aux.is_connected)
+            until(lambda: aux.all_alive)
             assert answers(aux, "EXPINIT")
             assert server.calls == ["EXPINIT"]
             assert server.errors == []

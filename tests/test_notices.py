@@ -36,7 +36,7 @@ def test_confirmed_notices_reach_every_coordinator_once_and_in_order_over_a_bad_
     target = {"cameras": ("127.0.0.1", port_of(rig.uri))}
     bad = stack.enter_context(relay_before(target, loss=0.3, duplication=0.2, seed=1))["cameras"]
     watchers = [Watcher(stack, "udp://{}:{}".format(*bad.address)), Watcher(stack, rig.uri)]
-    until(lambda: all(watcher.aux.is_connected for watcher in watchers))
+    until(lambda: all(watcher.aux.all_alive for watcher in watchers))
     for i in range(50):
         rig.notify("frames", {"frame": i})
     for watcher in watchers:

@@ -102,7 +102,7 @@ def test_a_thousand_calls_a_second_of_each_item_are_ten_datagrams_and_four_event
 ) -> None:
     watcher = Watcher(stack, rig.uri)
     bare = stack.enter_context(BareWatcher(port_of(rig.uri)))
-    until(lambda: watcher.aux.is_connected and bare.is_known)
+    until(lambda: watcher.aux.all_alive and bare.is_known)
     begun, calls = time.monotonic(), 0
     while (now := time.monotonic() - begun) < 3:
         while calls < 1000 * now:
@@ -138,7 +138,7 @@ def test_streams_are_told_in_order_to_every_coordinator_over_a_bad_network(
     target = {"cameras": ("127.0.0.1", port_of(rig.uri))}
     bad = stack.enter_context(relay_before(target, loss=0.3, duplication=0.2, reordering=0.2, seed=1))["cameras"]
     watchers = [Watcher(stack, "udp://{}:{}".format(*bad.address)), Watcher(stack, rig.uri)]
-    until(lambda: all(watcher.aux.is_connected for watcher in watchers))
+    until(lambda: all(watcher.aux.all_alive for watcher in watchers))
     expected = []
     for i in range(9):
         rig.add_stream(f"camera {i % 3}", take=i)

@@ -68,7 +68,7 @@ def aux(rig: Rig) -> Iterator[Auxiliaries]:
     """A coordinator of `rig`, which serves; handlers may be added later."""
     rig.start()
     with Auxiliaries({"cameras": rig.uri}) as aux:
-        assert aux.is_connected
+        assert aux.all_alive
         yield aux
 
 
@@ -896,7 +896,7 @@ def test_port_zero_tells_the_real_port(host: str) -> None:
         assert rig.uri.startswith("udp://127.0.0.1:")
         assert port_of(rig.uri) > 0
         with Auxiliaries({"cameras": rig.uri}) as aux:
-            assert aux.is_connected
+            assert aux.all_alive
 
 
 def test_default_port_and_any_interface() -> None:
@@ -914,7 +914,7 @@ def test_ipv6() -> None:
     with Rig("cameras", "udp://[::1]:0") as rig, Auxiliaries({"cameras": rig.uri}) as aux:
         assert rig.uri.startswith("udp://[::1]:")
         assert port_of(rig.uri) > 0
-        assert aux.is_connected
+        assert aux.all_alive
         assert ask(aux, "EXPINIT", REFERENCE) == [
             {**info(ExpStatus.INITIALIZED, REFERENCE), "experiment_description": {}}
         ]
@@ -1004,10 +1004,10 @@ def test_close_says_goodbye_and_a_restart_is_noticed() -> None:
         rig.close()
         farewell = until(lambda: changes)[0]
         assert (farewell.after, farewell.reason) == (LinkState.LOST, "it said goodbye: the rig is closing")
-        assert not aux.is_connected
+        assert not aux.all_alive
         rig.start()
         assert rig.status is ExpStatus.CONNECTED
-        until(lambda: aux.is_connected)
+        until(lambda: aux.all_alive)
         until(lambda: restarts)
         assert ask(aux, "EXPSTATUS") == [0]
 
@@ -1057,7 +1057,7 @@ def test_async_with(gate: Gate) -> None:
             assert rig.is_running
 
     def command(rig: Rig) -> None:
-        with Auxiliaries({"cameras": rig.uri}) as aux:
+        with Auxiliaries({"cameras": rig.uri}, leave_running=True) as aux:
             assert ask(aux, "EXPINIT", REFERENCE) == [info(ExpStatus.INITIALIZED, REFERENCE, loop="mine")]
             assert ask(aux, "EXPSTATUS") == [10]
             aux.push("EXPSTART")

@@ -74,7 +74,7 @@ def recorded(network: SimNetwork) -> Iterator[list[tuple[float, Any, Any, bytes]
 def alive_pair(network: SimNetwork, **config: Any) -> Coordinator:
     """Plug in a coordinator and wait until it knows all rigs."""
     coordinator = network.coordinator(**config)
-    assert run(network, 5, lambda: coordinator.fanout.is_connected)
+    assert run(network, 5, lambda: coordinator.fanout.all_alive)
     return coordinator
 
 

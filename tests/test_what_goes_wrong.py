@@ -20,10 +20,15 @@ SHOWN_BY = {
         "tests/chaos/test_relay_network.py::test_partitions_in_the_middle_of_a_session",
         "tests/chaos/test_kernel_network.py::test_cable_that_is_pulled_and_plugged",
     ],
-    "the task's program crashes, or ends without EXPEND": [
+    "the task's program is killed, or its PC crashes": [
         "tests/test_ownership.py::test_rigs_interrupt_when_their_owner_is_killed_and_say_why",
         "tests/test_cli.py::test_serve_interrupts_after_its_lease",
         "tests/chaos/test_kills.py::test_coordinator_killed_in_the_middle_of_each_message",
+    ],
+    "the task's program closes, or ends, without EXPEND": [
+        "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_when_its_program_closes",
+        "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program",
+        "tests/test_drop_in.py::test_a_rig_out_of_reach_at_the_end",
     ],
     "the task is started again in the middle of an experiment": [
         "tests/test_ownership.py::test_an_experiment_is_taken_over_by_its_reference",
@@ -68,7 +73,10 @@ SHOWN_BY = {
         "tests/test_auxiliaries.py::test_silent_rig_becomes_lost_and_costs_little_then",
         "tests/test_auxiliaries.py::test_rig_that_never_says_anything",
     ],
-    "one rig is down": [
+    "one rig is down, or is lost while the task runs": [
+        "tests/test_drop_in.py::test_a_rig_killed_before_start",
+        "tests/test_drop_in.py::test_a_rig_killed_while_it_records",
+        "tests/test_drop_in.py::test_a_rig_that_is_frozen",
         "tests/test_auxiliaries.py::test_rig_killed_in_the_middle",
         "tests/test_auxiliaries.py::test_live_rigs_have_the_message_at_once_however_long_another_takes",
     ],
@@ -77,6 +85,7 @@ SHOWN_BY = {
     ],
     "a handler takes longer than the timeout": [
         "tests/test_auxiliaries.py::test_time_out_is_a_timeout_error",
+        "tests/protocol/test_iblutil_rigs.py::test_an_echo_is_no_sign_of_work",
     ],
     "a message that makes no sense now, such as START without INIT": [
         "tests/test_rig.py::test_refusals_come_back_as_state_errors",
@@ -94,6 +103,14 @@ SHOWN_BY = {
     ],
     "an iblutil rig missed a message, or has gone deaf": [
         "tests/test_interop.py::test_iblutil_rig_that_goes_deaf",
+    ],
+    "an iblutil rig awaits its messages one by one": [
+        "tests/test_drop_in.py::test_experiments_with_rigs_that_await_each_message",
+        "tests/chaos/test_awaiting_rigs.py::test_a_hundred_experiments_with_rigs_that_await_each_message",
+    ],
+    "an iblutil rig answers END, INTERRUPT or CLEANUP by another of these": [
+        "tests/protocol/test_iblutil_rigs.py::test_any_answer_that_ends_a_recording_is_taken_for_what_it_is",
+        "tests/test_drop_in.py::test_an_experiment_leaves_a_rig_that_answers_cleanup_by_another_event",
     ],
     "a callback of your own raises": [
         "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",

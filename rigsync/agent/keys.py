@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rigsync.config import LISTEN_PORT, LONGEST_NAME, close_match
-from rigsync.config_file import BOOLEANS, Plain, number_of
+from rigsync.config_file import BOOLEANS, NOTHING, Plain, number_of
 from rigsync.errors import ConfigError
 from rigsync.protocol.messages import shortened
 from rigsync.protocol.ownership import LEASE
@@ -38,7 +38,6 @@ _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 10
 _TRUTHS = {form: truth for name, truth in BOOLEANS.items() for form in (name, name.capitalize(), name.upper())}
 _SIZE = rf"^([0-9]{{1,15}}(?:\.[0-9]{{1,15}})?) ?({'|'.join(_BYTES)})$"
 VARIABLE_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-_NOTHING = ("", "~", "null", "Null", "NULL")  # which every reader of YAML but this one takes for no value
 
 
 class Kind(Protocol):
@@ -62,7 +61,7 @@ class Text:
         if not isinstance(value, str):
             hint = "; put quotes around text that begins with a brace" if isinstance(value, dict) else ""
             raise ConfigError(f"expected text, not {_shown(value)}{hint}", key=key)
-        if isinstance(value, Plain) and value in _NOTHING:
+        if isinstance(value, Plain) and value in NOTHING:
             raise ConfigError("no value stands here; expected text", key=key)
         if not value.strip():
             raise ConfigError("expected text that is not empty", key=key)
@@ -245,7 +244,7 @@ class Free:
             return [self._typed(item, f"{key}[{index}]", depth + 1) for index, item in enumerate(value)]
         if not isinstance(value, Plain):
             return value
-        if value in _NOTHING:
+        if value in NOTHING:
             return None
         if value.lower() in ("true", "false"):  # as in YAML 1.2, since `no` and `on` are what people write for text
             return value.lower() == "true"

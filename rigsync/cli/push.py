@@ -98,7 +98,7 @@ def command(
         raise click.UsageError(str(error)) from None
     start_logging()
     rigs = chosen(rigs_of_file(rigs_file), patterns)
-    with connect(rigs) as auxiliaries:
+    with connect(rigs, leave_running=True) as auxiliaries:
         result, seconds = timed_push(auxiliaries, message, values, timeout, delay=delay)
     if as_json:
         write_json(document_of(result, seconds))

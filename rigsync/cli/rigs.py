@@ -64,7 +64,7 @@ def chosen(rigs: Rigs, patterns: Iterable[str]) -> Rigs:
     return replace(rigs, rigs={name: rigs.rigs[name] for name in names}) if names else rigs
 
 
-def connect(rigs: Rigs, connect_timeout: float | None = None) -> Auxiliaries:
+def connect(rigs: Rigs, connect_timeout: float | None = None, leave_running: bool = False) -> Auxiliaries:
     """Connect to rigs; the arguments are those of `Auxiliaries`.
 
     Raises
@@ -73,7 +73,7 @@ def connect(rigs: Rigs, connect_timeout: float | None = None) -> Auxiliaries:
         A host name that does not resolve, or two rigs at one address; with file and line.
     """
     try:
-        return Auxiliaries(rigs, connect_timeout=connect_timeout)
+        return Auxiliaries(rigs, connect_timeout=connect_timeout, leave_running=leave_running)
     except ConfigError as error:
         raise located(error, rigs) from error
 

@@ -66,6 +66,11 @@ def _choices() -> str:
     return ", ".join(ExpMessage.__members__)
 
 
+def parts_of(event: ExpMessage) -> tuple[str, ...]:
+    """Return the names of what may follow a message."""
+    return _SIGNATURES[event]
+
+
 def compose(event: Any, *args: Any, room: Room = DATAGRAM_ROOM) -> Message:
     """Validate a message and encode its arguments.
 

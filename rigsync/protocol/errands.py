@@ -32,7 +32,11 @@ class Request:
     act_at : float, optional
         Monotonic seconds at which the rigs are to act, None for at once.
     patience : float
-        Seconds beyond the deadline for a rig that has confirmed that it has it.
+        Seconds beyond the deadline for a rig that says that it is working on it.
+    pause : float
+        Seconds between the last word of an iblutil rig and this message; its configuration may say otherwise.
+    leave_at : float
+        Monotonic seconds before which it leaves to no iblutil rig, so that all of them get it in one turn.
     """
 
     def __init__(
@@ -43,9 +47,11 @@ class Request:
         confirm: bool = False,
         act_at: float | None = None,
         patience: float = 0.0,
+        pause: float = 0.0,
+        leave_at: float = -math.inf,
     ):
         self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
-        self.patience = patience
+        self.patience, self.pause, self.leave_at = patience, pause, leave_at
         self.event, self.act_at = message.event, act_at
 
     @cached_property
@@ -54,7 +60,7 @@ class Request:
         return messages.array(self.message, messages.COORDINATOR_MARK)
 
     @property
-    def echo_suffices(self) -> bool:
+    def hands_over_token(self) -> bool:
         """Whether an iblutil rig answers by its echo alone, as it does when it is handed a token."""
         return self.event is ExpMessage.ALYX and not self.message.asks_token
 
@@ -70,6 +76,11 @@ class Errand:
     sent_at: float = math.inf
     next_send: float = math.inf
     received: bool = False
+    """Whether it has reached the rig."""
+    in_hand: bool = False
+    """Whether the rig says that it is working on it. An echo does not say so."""
+    turn_at: float = math.inf
+    """When it was the first of those that wait, in monotonic seconds."""
     frame: bytes = b""
     """The request in the rigsync dialect, to this rig, once it has been sent."""
     echoed_at: float | None = None
@@ -112,7 +123,7 @@ class Errands:
 
     def limit(self, errand: Errand) -> float:
         """Return when, in monotonic seconds, an errand is given up."""
-        limit = errand.deadline + (errand.request.patience if errand.received else 0.0)
+        limit = errand.deadline + (errand.request.patience if errand.in_hand else 0.0)
         if self._liveness.state is LinkState.LOST:
             asked = max(self._liveness.lost_since, errand.submitted)
             if errand.received and errand.request.act_at is not None:
@@ -239,9 +250,10 @@ def unanswered(
             f"EXPEND has called {name} off; the rig has not said whether it had begun by then, and runs no more",
         )
     if errand.received and liveness.is_gone:
+        had = f"had {name}" if dialect is Dialect.IBLUTIL else f"had {name} and was working on it"
         return (RigRefused if liveness.refused else RigLost)(
             config.name,
-            f"the rig had {name} and was working on it when its program ended; look at the rig for what became of its "
+            f"the rig {had} when its program ended; look at the rig for what became of its "
             "recording, start its program, and begin again with EXPINIT",
         )
     if liveness.refused:
@@ -270,6 +282,11 @@ def _progress(errand: Errand, config: RigConfig, dialect: Dialect, is_current: b
         return "it was still waiting behind earlier messages to this rig"
     if dialect is Dialect.IBLUTIL and errand.request.message.size > MAX_DATAGRAM:
         return "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
+    if errand.received and dialect is Dialect.IBLUTIL:
+        return (
+            "it has reached the iblutil rig, which does not say more: its program may be working on it, or was not "
+            "waiting for it and has dropped it; look at the rig, and allow a longer timeout or a longer pause"
+        )
     if errand.received:
         return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"
     if dialect is Dialect.IBLUTIL:

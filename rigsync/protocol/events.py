@@ -104,7 +104,7 @@ class PushCompleted(CoordinatorEvent):
     event: Verb
     """What was pushed."""
     answers: dict[str, list[Any]] = field(repr=False)
-    """Answers by name of rig: what follows the event."""
+    """Answers by name of rig: what follows the event. An iblutil rig that was only to confirm it has none."""
     failures: dict[str, RigError]
     """Failures by name of rig."""
     starts: dict[str, Start] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from rigsync.config import RigConfig, Timing
 from rigsync.errors import RemoteProtocolError, RigError
 from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.errands import Request
-from rigsync.protocol.events import LinkState, PushCompleted, Start, StoodStill
+from rigsync.protocol.events import Dialect, LinkState, PushCompleted, Start, StoodStill
 from rigsync.protocol.messages import ExpMessage, Message, Verb
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.peer import Line, Peer
@@ -64,7 +64,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         }
 
     @property
-    def is_connected(self) -> bool:
+    def all_alive(self) -> bool:
         """Whether there are rigs and every one is alive or suspect."""
         return bool(self.peers) and all(
             peer.state in (LinkState.ALIVE, LinkState.SUSPECT) for peer in self.peers.values()
@@ -86,6 +86,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         confirm: bool = False,
         act_at: float | None = None,
         patience: float = 0.0,
+        pause: float = 0.0,
     ) -> None:
         """Send a message to rigs.
 
@@ -102,11 +103,15 @@ class Fanout(Outputs[tuple[str, Line]]):
         timeout : float, optional
             Seconds, instead of each rig's own; they count from `act_at`.
         confirm : bool
-            Whether to tell, by `RequestReceived`, when a rig confirms that it has the message.
+            Whether to tell, by `RequestReceived`, when a rig confirms that it has the message. For an iblutil rig that
+            is all that is waited for.
         act_at : float, optional
             Monotonic seconds at which the rigs are to act, None for at once.
         patience : float
-            Seconds beyond the timeout for rigs that have confirmed that they have it.
+            Seconds beyond the timeout for rigs that say that they are working on it.
+        pause : float
+            Seconds that an iblutil rig has after its last word before the message leaves, unless its configuration says
+            otherwise. The timeout counts from then. All iblutil rigs get it when the last of them has had its pause.
 
         Raises
         ------
@@ -117,14 +122,16 @@ class Fanout(Outputs[tuple[str, Line]]):
             raise ValueError(f"a push is already filed under the request time {request_time!r}")
         chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
         self._n += 1
-        request = Request(message, request_time, self._n, confirm, act_at, patience)
+        leave_at = max((peer.ready_at(pause) for peer in chosen), default=-math.inf)
+        request = Request(message, request_time, self._n, confirm, act_at, patience, pause, leave_at)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         self._pushes[request_time] = _Push(message.event, [peer.name for peer in chosen], len(chosen), at)
         begin = now if act_at is None else max(now, act_at)
         if not chosen:
             self._complete(request_time)
         for peer in reversed(chosen) if message.event in LAST_FIRST else chosen:
-            peer.submit(request, begin + (peer.config.timeout if timeout is None else timeout), now)
+            leaves = max(begin, leave_at) if peer.dialect is Dialect.IBLUTIL else begin
+            peer.submit(request, leaves + (peer.config.timeout if timeout is None else timeout), now)
             self._note_timer(peer)
 
     def withdraw_queued(self) -> int:
@@ -190,12 +197,12 @@ class Fanout(Outputs[tuple[str, Line]]):
         # Only ever earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.
         self._timer = min(self._timer, peer.next_timer())
 
-    def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError, start: Start | None) -> None:
+    def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError | None, start: Start | None) -> None:
         push = self._pushes[request.request_time]
         push.waiting -= 1
         if isinstance(outcome, RigError):
             push.failures[rig] = outcome
-        else:
+        elif outcome is not None:
             push.answers[rig] = outcome
             if start:
                 push.starts[rig] = start

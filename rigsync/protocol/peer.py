@@ -56,6 +56,7 @@ from rigsync.protocol.messages import (
     Frame,
     Probe,
     Reply,
+    Verb,
 )
 from rigsync.protocol.notices import NoticeFilter
 from rigsync.protocol.probes import PATIENCE, ProbeLog
@@ -82,6 +83,8 @@ class AwaitedEcho:
     until: float
 
 
+ENDS = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
+"""Messages that end a recording. Some iblutil rigs answer one of them by another: iblrig's camera does."""
 FAREWELLS = (Line.PROBES, Line.REQUESTS) * 2
 """On which lines a goodbye leaves. Nobody is left to send it again, and a rig that has not heard it belongs to a
 program that is gone until the lease is over."""
@@ -107,7 +110,8 @@ class Peer:
     told : list of Event
         Where events are put.
     settled : callable
-        Called once for each request with the rig's name, its answer or its error, and when it began to act.
+        Called once for each request with the rig's name, its answer, its error, or None where it has only confirmed the
+        request and no more was asked, and with when it began to act.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class Peer:
         random: Random,
         outbox: list[tuple[tuple[str, Line], bytes]],
         told: list[Event],
-        settled: Callable[[str, Request, list[Any] | RigError, Start | None], None],
+        settled: Callable[[str, Request, list[Any] | RigError | None, Start | None], None],
     ):
         self.config, self.name = config, config.name
         self._timing, self._boot, self._stamps = timing, boot, stamps
@@ -136,6 +140,10 @@ class Peer:
         self.board = BoardView(config.name, told)
         self._errands = Errands(self._liveness, timing.lost_grace)
         self._awaited_echo: AwaitedEcho | None = None
+        self._spoke_at = -math.inf
+        """When an iblutil rig last sent a message that was no echo, in monotonic seconds."""
+        self._owed: set[Verb] = set()
+        """Messages that an iblutil rig may still answer, though none of them is outstanding."""
         self._remote_boot: str | None = None
         self._past_boots: deque[str] = deque(maxlen=PAST_BOOTS)
         self.dialect = Dialect.UNKNOWN
@@ -184,6 +192,20 @@ class Peer:
         if self.config.dialect != "auto":
             self._adopt(Dialect(self.config.dialect), now)
         self.handle_timer(now)
+
+    def ready_at(self, pause: float) -> float:
+        """Return when, in monotonic seconds, an iblutil rig is given its next message; long ago for any other.
+
+        Its program may await each message by `on_event`, and drops what comes before it does (section 1).
+
+        Parameters
+        ----------
+        pause : float
+            Seconds after its last word, where its configuration does not say.
+        """
+        if self.dialect is not Dialect.IBLUTIL:
+            return -math.inf
+        return self._spoke_at + self._pause(pause)
 
     def submit(self, request: Request, deadline: float, now: float) -> None:
         """Queue a request; it leaves at once if nothing is outstanding.
@@ -316,11 +338,24 @@ class Peer:
         elif self._awaited_echo:
             errand.next_send = math.inf
             return
-        elif errand.request.act_at is not None:
-            errand.next_send = errand.request.act_at - (self.round_trip or 0.0) / 2
+        else:
+            errand.turn_at = min(errand.turn_at, now)
+            errand.next_send = self._leaves_at(errand)
             if now < errand.next_send:
                 return
         self._transmit(errand, now)
+
+    def _pause(self, usual: float) -> float:
+        return usual if self.config.pause is None else self.config.pause
+
+    def _leaves_at(self, errand: Errand) -> float:
+        """Return when a message leaves to an iblutil rig: once the rig awaits it, and half a way before its instant."""
+        request, pause = errand.request, self._pause(errand.request.pause)
+        # A rig that goes on talking does not put it off without end.
+        leaves_at = max(request.leave_at, min(self._spoke_at + pause, errand.turn_at + 2 * pause))
+        if request.act_at is not None:
+            leaves_at = max(leaves_at, request.act_at - (self.round_trip or 0.0) / 2)
+        return leaves_at
 
     def _transmit(self, errand: Errand, now: float) -> None:
         errand.tries += 1
@@ -352,6 +387,7 @@ class Peer:
     def _overtake(self) -> None:
         for errand in self._errands.take_overtaken():
             name = errand.request.event.name
+            self._note_owed(errand)
             self._fail(errand, Interrupted(self.name, f"{name} was overtaken by EXPINTERRUPT before it was answered"))
 
     def _refuse(self, errand: Errand) -> None:
@@ -367,16 +403,29 @@ class Peer:
             if errand.request.confirm:
                 self._events.append(RequestReceived(self.name, errand.request.request_time))
 
-    def _finish(self, errand: Errand, outcome: list[Any] | RigError, now: float, start: Start | None = None) -> None:
+    def _finish(
+        self,
+        errand: Errand,
+        outcome: list[Any] | RigError,
+        now: float,
+        start: Start | None = None,
+        answer: Verb | None = None,
+    ) -> None:
         self._confirm_receipt(errand)
         self._errands.remove(errand)
         request = errand.request
         if request.event is ExpMessage.EXPEND:
             self._errands.note_end(not isinstance(outcome, RigError), now)
         if not isinstance(outcome, RigError):
-            self._events.append(MessageReceived(self.name, request.event, outcome, request.request_time, self._size))
+            event = answer or request.event
+            self._events.append(MessageReceived(self.name, event, outcome, request.request_time, self._size))
         self._settled(self.name, request, outcome, start)
         self._advance(now)
+
+    def _note_owed(self, errand: Errand) -> None:
+        """Take note that the answer to a message may come when another one is outstanding."""
+        if self.dialect is Dialect.IBLUTIL and errand.tries:
+            self._owed.add(errand.request.event)
 
     def _fail(self, errand: Errand, error: RigError) -> None:
         self._settled(self.name, errand.request, error, None)
@@ -384,6 +433,7 @@ class Peer:
     def _give_up(self, errand: Errand, now: float) -> None:
         if is_under_way := errand in self._errands.under_way():
             self._errands.remove(errand)
+            self._note_owed(errand)
         self._fail(errand, unanswered(errand, self.config, self._liveness, self.dialect, self.version, is_under_way))
         if errand.request.event is ExpMessage.EXPEND:
             self._errands.note_end(False, now)
@@ -396,6 +446,7 @@ class Peer:
         if messages.has_mark(data, messages.COORDINATOR_MARK):
             self._receive_echo(data, errand, now)
         elif message.event == messages.NULL_MESSAGE:
+            self._spoke_at = now
             text, event = message.args
             if errand and errand.received and errand.request.event is event:
                 error, _, problem = text.partition(": ")
@@ -407,21 +458,31 @@ class Peer:
             if not awaited and not self._echo_guard.allows(data, now):
                 raise RemoteProtocolError("echo loop", "the rig sends the same message over and over")
             self._send(Line.REQUESTS, data)
+            self._spoke_at = now
             if awaited:
                 self._awaited_echo = None
-                self._finish(awaited, message.args, now, self._estimated_start(awaited))
+                self._note_other_answer(awaited, message)
+                self._finish(awaited, message.args, now, self._estimated_start(awaited), message.event)
             else:
+                self._owed.discard(message.event)
                 self._events.append(MessageReceived(self.name, message.event, message.args, None, self._size))
 
-    @staticmethod
-    def _answers(message: Array, errand: Errand) -> bool:
-        """Tell an answer to the outstanding request from one to a request that was given up, of the same event.
+    def _note_other_answer(self, errand: Errand, message: Array) -> None:
+        if message.event is not errand.request.event:
+            asked, answered = errand.request.event.name, message.event.name
+            problem = f"{asked} was answered by {answered}, which is taken for its answer since it ends a recording"
+            self.report_violation(RemoteProtocolError("answer of another name", problem))
+
+    def _answers(self, message: Array, errand: Errand) -> bool:
+        """Tell an answer to the outstanding request from one to a request that was given up.
 
         iblutil echoes a message before it answers, and the answer to EXPSTART names the experiment. To take a late
         answer for that of the next request would report a success where the rig did nothing.
         """
-        if message.event is not errand.request.event or not errand.received:
+        if not errand.received:
             return False
+        if message.event is not errand.request.event:
+            return {message.event, errand.request.event} <= ENDS and message.event not in self._owed
         if message.event is not ExpMessage.EXPSTART or not message.args:
             return True
         return not name_different(errand.request.message.args[0], message.args[0])
@@ -435,8 +496,13 @@ class Peer:
             errand.next_send = math.inf
             errand.echoed_at = errand.echoed_at or now
             self._confirm_receipt(errand)
-            if errand.request.echo_suffices:
+            if errand.request.hands_over_token:
+                self._spoke_at = now
                 self._finish(errand, [], now, self._estimated_start(errand))
+            elif errand.request.confirm:  # one of iblutil's verbs, which end here
+                self._note_owed(errand)
+                self._errands.remove(errand)
+                self._settled(self.name, errand.request, None, None)
         self._advance(now)
 
     def _estimated_start(self, errand: Errand) -> Start | None:
@@ -544,6 +610,7 @@ class Peer:
         if errand.tries == 1 and not errand.received:
             self._backoff.add_sample(now - errand.sent_at)
         if isinstance(frame, Ack):
+            errand.in_hand = True
             self._confirm_receipt(errand)
             errand.next_send = now + self._timing.ask_again
         elif isinstance(frame, Reply):
@@ -607,6 +674,7 @@ class Peer:
         self.dialect = dialect
         self._liveness.adopt(dialect)
         self._awaited_echo = None
+        self._owed.clear()
         self.board.empty()
         self._events.append(DialectDetected(self.name, dialect))
         self._settle_restarted()  # who speaks another dialect is another program

@@ -43,7 +43,7 @@ class PeerBench:
         self.now = 0.0
         self.outbox: list[tuple[tuple[str, Line], bytes]] = []
         self.told: list[Event] = []
-        self.outcomes: list[tuple[float, list[Any] | RigError]] = []
+        self.outcomes: list[tuple[float, list[Any] | RigError | None]] = []
         self.start: Start | None = None
         self.n = 0
         self.steps = 0
@@ -59,7 +59,7 @@ class PeerBench:
             self._settled,
         )
 
-    def _settled(self, _: str, request: Request, outcome: list[Any] | RigError, start: Start | None) -> None:
+    def _settled(self, _: str, request: Request, outcome: list[Any] | RigError | None, start: Start | None) -> None:
         self.outcomes.append((request.request_time, outcome))
         self.start = start
 
@@ -85,17 +85,25 @@ class PeerBench:
         return self
 
     def submit(
-        self, event: str, *args: Any, timeout: float = 10.0, confirm: bool = False, delay: float | None = None
+        self,
+        event: str,
+        *args: Any,
+        timeout: float = 10.0,
+        confirm: bool = False,
+        delay: float | None = None,
+        **options: float,
     ) -> Request:
-        return self._submit(compose(event, *args), timeout, confirm, delay)
+        return self._submit(compose(event, *args), timeout, confirm, delay, **options)
 
     def call(self, command: str, *args: Any, timeout: float = 10.0, **keywords: Any) -> Request:
         return self._submit(compose_command(command, args, keywords), timeout)
 
-    def _submit(self, message: Message, timeout: float, confirm: bool = False, delay: float | None = None) -> Request:
+    def _submit(
+        self, message: Message, timeout: float, confirm: bool = False, delay: float | None = None, **options: float
+    ) -> Request:
         self.n += 1
         act_at = None if delay is None else self.now + delay
-        request = Request(message, float(self.n), self.n, confirm, act_at)
+        request = Request(message, float(self.n), self.n, confirm, act_at, **options)
         self.peer.submit(request, (act_at or self.now) + timeout, self.now)
         return request
 

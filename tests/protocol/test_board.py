@@ -553,7 +553,7 @@ def test_at_quiet_every_coordinator_knows_the_board_whatever_happened(
 ) -> None:
     story = Story(SimNetwork(seed, loss=loss, duplication=duplication, reordering=reordering))
     first = story.coordinators[0]
-    story.network.run(30, until=lambda: first.fanout.is_connected)
+    story.network.run(30, until=lambda: first.fanout.all_alive)
     story.network.run(0.5)
     for action, name, value, wait in steps:
         story.act(action, name, value)
@@ -589,7 +589,7 @@ def test_at_quiet_every_coordinator_knows_the_board_whatever_happened(
 
 def connected(network: SimNetwork) -> Story:
     story = Story(network)
-    network.run(30, until=lambda: story.coordinators[0].fanout.is_connected)
+    network.run(30, until=lambda: story.coordinators[0].fanout.all_alive)
     network.run(1)
     return story
 

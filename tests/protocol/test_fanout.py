@@ -287,15 +287,15 @@ def test_receipt_is_told_for_each_rig_where_it_was_asked_for() -> None:
 
 
 def test_connected_means_that_every_rig_has_answered_lately() -> None:
-    assert not Bench(rigs=[]).fanout.is_connected
-    assert not Bench(alive=["cameras", "ephys"]).fanout.is_connected
+    assert not Bench(rigs=[]).fanout.all_alive
+    assert not Bench(alive=["cameras", "ephys"]).fanout.all_alive
     bench = Bench()
-    assert bench.fanout.is_connected
+    assert bench.fanout.all_alive
     bench.run(3.5)
     assert {peer.state for peer in bench.fanout.peers.values()} == {LinkState.SUSPECT}
-    assert bench.fanout.is_connected
+    assert bench.fanout.all_alive
     bench.run(2)
-    assert not bench.fanout.is_connected
+    assert not bench.fanout.all_alive
 
 
 def test_a_refusal_concerns_the_rig_that_it_came_from() -> None:

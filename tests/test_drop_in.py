@@ -1,0 +1,476 @@
+"""What task code and rigs in the field rely on: iblrig's mixin, rigs that await their messages, iblutil's verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from awaiting_rigs import VARIANTS, whole_experiments_of
+from iblutil.io.net import app
+from live_helpers import EchoServer, run
+from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, until
+
+from rigsync import Auxiliaries, ExpStatus, PushResult, Rig
+from rigsync.config import rigs_from
+from rigsync.protocol.messages import ExpMessage
+from rigsync.relay import relay_before
+from rigsync.service import RigServices
+
+REFERENCE = "2026-03-01_2_mouse"
+TASK = str(Path(__file__).with_name("mixin_task.py"))
+COUNTED = {f"EXP{verb}": "count" for verb in ("INFO", "INIT", "START", "END", "INTERRUPT")}
+WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND"]
+LEASE = 2.0
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+Serve = Callable[..., Rig]
+Connect = Callable[..., Auxiliaries]
+
+pytestmark = pytest.mark.filterwarnings("ignore:Expected list, got:RuntimeWarning")
+
+
+# ---------------------------------------------------------------------------------- task code as iblrig's mixin is
+
+
+@pytest.fixture
+def stderr() -> Iterator[IO[str]]:
+    with tempfile.TemporaryFile("w+") as file:
+        yield file
+
+
+class Lab:
+    """Two rigs, of which `cameras` comes to grief, and the task; each a process of its own."""
+
+    def __init__(self, stack: Any, stderr: IO[str], kind: type = RigProgram, **options: Any):
+        own = {"handlers": COUNTED, "lease": LEASE} if kind is RigProgram else {}
+        self.ephys, self.cameras = (stack.enter_context(kind(name, **own)) for name in ("ephys", "cameras"))
+        self.clients = {rig.name: rig.uri for rig in (self.ephys, self.cameras)}
+        self._stack, self._stderr, self._options = stack, stderr, options
+
+    def start_task(self) -> None:
+        task = Program("task", TASK, self._stderr, clients=self.clients, **self._options)
+        self.task = self._stack.enter_context(task)
+        self.task.wait_for("initialised")
+
+    def go(self) -> None:
+        self.task.tell("go")
+
+    def told(self, rig: Program) -> list[str]:
+        return [report[1] for report in rig.reports if report[0] in ("ran", "called")]
+
+    def end(self) -> str:
+        """Return what the task has written on stderr, once it has failed."""
+        assert self.task.exit_status() == 1
+        self._stderr.seek(0)
+        return self._stderr.read()
+
+    def status(self, name: str) -> str | None:
+        """Return a rig's status, as another program sees it."""
+        with Auxiliaries({name: self.clients[name]}, connect_timeout=LONG) as aux:
+            return getattr(aux.ping(name, timeout=LONG)[name], "status", None)
+
+
+KINDS = pytest.mark.parametrize("kind", [RigProgram, IblutilProgram])
+
+
+@KINDS
+def test_a_rig_killed_before_start(stack: Any, stderr: IO[str], kind: type) -> None:
+    lab = Lab(stack, stderr, kind)
+    lab.start_task()
+    lab.cameras.kill()
+    lab.go()
+    text = lab.end()
+    lab.ephys.wait_for("ran" if kind is RigProgram else "called", "EXPINTERRUPT")  # nobody would have stopped it
+    assert lab.told(lab.ephys) == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPINTERRUPT"]
+    assert "EXPSTART failed on one rig: cameras: " in text.splitlines()[-1]
+    assert "rigsync: WARNING: cameras is lost" in text
+    assert text.count("cameras is lost") == 1
+    if kind is RigProgram:
+        assert lab.status("ephys") == "STOPPED"
+
+
+@KINDS
+def test_a_rig_killed_while_it_records(stack: Any, stderr: IO[str], kind: type) -> None:
+    lab = Lab(stack, stderr, kind)
+    lab.start_task()
+    lab.go()
+    lab.task.wait_for("running")
+    lab.cameras.kill()
+    lab.go()
+    text = lab.end()
+    assert lab.told(lab.ephys) == WHOLE
+    assert "EXPEND failed on one rig: cameras: " in text.splitlines()[-1]
+    assert "rigsync: WARNING: cameras is lost" in text
+    if kind is RigProgram:
+        assert lab.status("ephys") == "STOPPED"
+
+
+@posix
+def test_a_rig_that_is_frozen(stack: Any, stderr: IO[str]) -> None:
+    lab = Lab(stack, stderr)
+    lab.start_task()
+    lab.go()
+    lab.task.wait_for("running")
+    lab.cameras.signal(signal.SIGSTOP)
+    lab.go()
+    text = lab.end()
+    assert lab.told(lab.ephys) == WHOLE
+    assert "EXPEND failed on one rig: cameras: " in text.splitlines()[-1]
+    assert "rigsync: WARNING: cameras is lost" in text
+    assert lab.status("ephys") == "STOPPED"
+    lab.cameras.signal(signal.SIGCONT)
+    until(lambda: lab.status("cameras") == "STOPPED", "the end of what the frozen rig records")
+
+
+def test_a_rig_out_of_reach_at_the_end(stack: Any, stderr: IO[str]) -> None:
+    lab = Lab(stack, stderr)
+    before = stack.enter_context(relay_before({"cameras": ("127.0.0.1", int(lab.cameras.uri.rpartition(":")[2]))}))
+    direct = lab.clients["cameras"]
+    lab.clients["cameras"] = "udp://{}:{}".format(*before["cameras"].address)
+    lab.start_task()
+    lab.go()
+    lab.task.wait_for("running")
+    before["cameras"].loss = 1.0
+    lab.go()
+    text = lab.end()
+    assert lab.told(lab.ephys) == WHOLE
+    assert "EXPEND failed on one rig: cameras: " in text.splitlines()[-1]
+    assert "rigsync: WARNING: cameras is lost" in text
+    assert "rigsync: ERROR: cameras may go on recording" in text
+    assert lab.status("ephys") == "STOPPED"
+    lab.clients["cameras"] = direct
+    until(lambda: lab.status("cameras") == "STOPPED", "the end of its lease")
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_the_task_raises(stack: Any, stderr: IO[str], killed: bool) -> None:
+    lab = Lab(stack, stderr, body_raises=True)
+    lab.start_task()
+    lab.go()
+    lab.task.wait_for("running")
+    if killed:
+        lab.cameras.kill()
+    lab.go()
+    text = lab.end()
+    assert lab.told(lab.ephys) == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPINTERRUPT"]
+    assert text.splitlines()[-1] == "ValueError: the valve is stuck"
+    assert ("rigsync: ERROR: EXPINTERRUPT: cameras: " in text) is killed
+    for rig in ["ephys"] if killed else ["ephys", "cameras"]:
+        assert lab.status(rig) == "STOPPED"
+
+
+def test_a_rig_that_is_down_from_the_start_is_named_by_the_first_push(stack: Any, stderr: IO[str]) -> None:
+    lab = Lab(stack, stderr)
+    lab.clients["cameras"] = f"udp://127.0.0.1:{free_port()}"
+    task = stack.enter_context(Program("task", TASK, stderr, clients=lab.clients))
+    lab.task = task
+    text = lab.end()
+    assert task.all("open")  # the constructor succeeds
+    assert "EXPINFO failed on one rig: cameras: " in text.splitlines()[-1]
+    assert "rigsync: WARNING: cameras is lost" in text
+
+
+# --------------------------------------------------------------------------------------- what is left by a program
+
+
+def started(aux: Auxiliaries, *rigs: Rig) -> None:
+    aux.request("EXPINIT", {"exp_ref": REFERENCE})
+    aux.request("EXPSTART", REFERENCE)
+    assert {rig.status for rig in rigs} == {ExpStatus.RUNNING}
+
+
+@pytest.mark.parametrize("how", ["close", "stop_event", "cleanup"])
+def test_what_was_started_and_not_ended_is_interrupted_when_its_program_closes(
+    serve: Serve, connect: Connect, how: str
+) -> None:
+    told: list[Any] = []
+    rigs = [serve(name, {"EXPINTERRUPT": told.append}) for name in ("cameras", "ephys")]
+    aux = connect(*rigs)
+    started(aux, *rigs)
+    if how == "close":
+        aux.close()
+    elif how == "stop_event":
+        aux.stop_event.set()
+        aux.thread.join(LONG)
+    else:
+        asyncio.run(aux.cleanup())
+    assert {rig.status for rig in rigs} == {ExpStatus.STOPPED}
+    assert told == [{"error": "Closed", "message": "the program that started the rig closed without EXPEND"}] * 2
+
+
+@pytest.mark.parametrize("last", ["sys.exit(3)", "raise ValueError('the valve is stuck')", ""])
+def test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program(serve: Serve, last: str) -> None:
+    rig = serve("cameras")
+    program = f"""
+import rigsync, sys
+aux = rigsync.Auxiliaries({{"cameras": {rig.uri!r}}})
+aux.request("EXPINIT", {{"exp_ref": {REFERENCE!r}}})
+aux.request("EXPSTART", {REFERENCE!r})
+{last}
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=LONG, check=False)
+    assert rig.status is ExpStatus.STOPPED
+
+
+@pytest.mark.parametrize("last", ["EXPEND", "EXPINTERRUPT"])
+def test_what_was_ended_hears_nothing_more(serve: Serve, connect: Connect, last: str) -> None:
+    told: list[Any] = []
+    rig = serve("cameras", {"EXPINTERRUPT": told.append})
+    aux = connect(rig)
+    started(aux, rig)
+    aux.request(last, "of its own")
+    aux.close()
+    assert told == (["of its own"] if last == "EXPINTERRUPT" else [])
+
+
+def test_a_start_whose_answer_is_outstanding_is_interrupted(serve: Serve, connect: Connect, gate: Any) -> None:
+    rig = serve("cameras", {"EXPSTART": gate})
+    aux = connect(rig)
+    aux.request("EXPINIT", {"exp_ref": REFERENCE})
+    aux.push("EXPSTART", REFERENCE)
+    assert gate.reached.wait(LONG)
+    aux.close()
+    gate.open.set()
+    until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
+
+
+def test_a_start_that_another_program_s_rig_refused_is_no_start(serve: Serve, connect: Connect) -> None:
+    rig = serve("cameras")
+    first, second = connect(rig), connect(rig)
+    started(first, rig)
+    assert isinstance(second.push("EXPSTART", REFERENCE, wait=True), Exception)
+    second.close()
+    assert rig.status is ExpStatus.RUNNING
+
+
+def test_an_experiment_that_was_taken_over_is_left_alone(serve: Serve, connect: Connect) -> None:
+    rig = serve("cameras")
+    first, second = connect(rig), connect(rig)
+    started(first, rig)
+    second.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True})
+    until(lambda: not first._started._rigs, "the news of it")
+    first.close()
+    assert rig.status is ExpStatus.RUNNING
+
+
+def test_a_program_may_leave_its_rigs_running(serve: Serve, connect: Connect) -> None:
+    rig = serve("cameras")
+    aux = connect(rig, leave_running=True)
+    started(aux, rig)
+    aux.close()
+    assert rig.status is ExpStatus.RUNNING
+
+
+def test_iblutil_rigs_are_interrupted_too(connect: Connect) -> None:
+    with EchoServer("cameras") as echo:
+        aux = connect({"cameras": echo.uri})
+        aux.request("EXPINIT", {"exp_ref": REFERENCE})
+        aux.request("EXPSTART", REFERENCE)
+        aux.close()
+        assert [event.name for event, _ in echo.calls] == ["EXPINIT", "EXPSTART", "EXPINTERRUPT"]
+
+
+# --------------------------------------------------------------------------------- rigs that await their messages
+
+
+def test_experiments_with_rigs_that_await_each_message() -> None:
+    """All eight at a time; tests/chaos has a hundred of each."""
+    assert whole_experiments_of(VARIANTS, 4) == dict.fromkeys(VARIANTS, 4)
+
+
+def test_a_refresh_rate_of_the_program_s_own_is_the_pause(connect: Connect) -> None:
+    with EchoServer("cameras") as echo:
+        aux = connect({"cameras": echo.uri})
+        for pause in (0.4, 0.0):
+            aux.refresh_rate = pause
+            aux.request("EXPSTATUS")
+            begin = time.monotonic()
+            aux.request("EXPSTATUS")
+            taken = time.monotonic() - begin
+            assert taken >= 0.9 * pause
+        with pytest.raises(ValueError, match="refresh_rate is the seconds"):
+            aux.push("EXPSTATUS", wait=setattr(aux, "refresh_rate", -1) or True)
+        aux.refresh_rate = 0.2
+
+
+def test_a_pause_longer_than_the_timeout_costs_no_answer(connect: Connect) -> None:
+    with EchoServer("cameras") as echo:
+        aux = connect({"cameras": {"uri": echo.uri, "pause": 0.5, "timeout": 0.3}})
+        for _ in range(2):
+            assert isinstance(aux.push("EXPSTATUS", wait=True), PushResult)
+
+
+# --------------------------------------------------------------------------------------------------- iblutil's verbs
+
+
+def test_verbs_of_a_rig_that_confirms_and_never_answers() -> None:
+    with EchoServer("cameras", lambda *_: None) as echo:
+
+        async def main() -> float:
+            services = RigServices(rigs_from({"cameras": echo.uri}))
+            await services.open()
+            rig = services["cameras"]
+            while not rig.is_alive:
+                await asyncio.sleep(0.001)
+            begin = time.monotonic()
+            await rig.init({"exp_ref": REFERENCE})
+            await rig.start(REFERENCE)
+            await rig.stop()
+            taken = time.monotonic() - begin
+            services.close()
+            return taken
+
+        assert run(main) < 0.2
+        assert [event.name for event, _ in echo.calls] == ["EXPINIT", "EXPSTART", "EXPEND"]
+
+
+def test_an_answer_after_a_verb_reaches_on_event_and_callbacks(connect: Connect) -> None:
+    with EchoServer("cameras") as echo:
+        aux = connect({"cameras": echo.uri})
+        rig = aux.services["cameras"]  # type: ignore[index]
+        called: list[Any] = []
+        rig.assign_callback("EXPINIT", lambda data, addr: called.append(data))
+
+        async def main() -> Any:
+            await rig.init({"exp_ref": REFERENCE})
+            until(lambda: called)
+            data, _ = await rig.on_event("EXPINIT")  # though it comes late
+            return data
+
+        assert run(main) == called[0] == [{"by": "cameras"}]
+        assert all(result == {} for result in aux.log.values())  # nothing is told as an answer that is none
+
+
+def test_a_rig_that_is_lost_ends_the_wait_for_its_answer(connect: Connect) -> None:
+    with EchoServer("cameras", lambda *_: None) as echo:
+        aux = connect({"cameras": echo.uri})
+        rig = aux.services["cameras"]  # type: ignore[index]
+
+        async def main() -> Any:
+            await rig.init({"exp_ref": REFERENCE})
+            waiting = asyncio.ensure_future(rig.on_event("EXPINIT"))
+            await asyncio.sleep(0)
+            await asyncio.get_running_loop().run_in_executor(None, echo.close)
+            aux.push("EXPSTATUS")
+            with pytest.raises(ConnectionError):
+                await rig.status("CONNECTED")
+            return await asyncio.gather(waiting, return_exceptions=True)
+
+        (error,) = run(main)
+        assert "lost before it answered" in str(error)
+
+
+# --------------------------------------------------------------------------- answers of another name, and patience
+
+
+@pytest.mark.parametrize("answer", [ExpMessage.EXPINTERRUPT, ExpMessage.EXPEND, ExpMessage.EXPSTATUS])
+def test_an_experiment_leaves_a_rig_that_answers_cleanup_by_another_event(connect: Connect, answer: ExpMessage) -> None:
+    names = {ExpMessage.EXPCLEANUP: answer}
+    with EchoServer("cameras", names=names) as echo:
+        aux = connect({"cameras": {"uri": echo.uri, "timeout": 1.0}})
+        begin = time.monotonic()
+        if answer is ExpMessage.EXPSTATUS:
+            with pytest.raises(Exception, match="EXPCLEANUP failed: no answer to EXPCLEANUP in time"):
+                _experiment(aux)
+        else:
+            _experiment(aux)
+        assert time.monotonic() - begin < 10
+
+
+def _experiment(aux: Auxiliaries) -> None:
+    with aux.experiment(REFERENCE):
+        pass
+
+
+# ------------------------------------------------------------------------------- subclasses as they were written
+
+
+class CreatesItself(Auxiliaries):
+    """Makes iblutil's own services, as iblrig's class does."""
+
+    async def create(self) -> None:
+        with self.connected:
+            rigs = [await app.EchoProtocol.client(uri, name) for name, uri in self._clients.items()]
+            self.services = app.Services(rigs, timeout=10)  # type: ignore[assignment]
+            self.connected.notify()
+
+
+class ListensItself(Auxiliaries):
+    """Serves its queue itself, as iblrig's class does."""
+
+    async def listen(self) -> None:
+        await self.create()
+        assert self.services is not None
+        while not self.stop_event.is_set():
+            for request_time in sorted(self._queued):
+                event, args, _ = self._queued[request_time]
+                try:
+                    answers: Any = await {
+                        ExpMessage.EXPINIT: self.services.init,
+                        ExpMessage.EXPSTART: self.services.start,
+                    }[event](*args)
+                except asyncio.TimeoutError as error:
+                    answers = error
+                with self.response_received:
+                    self._log[request_time] = answers  # type: ignore[index]
+                    self._queued.pop(request_time, None)
+                    self.response_received.notify()
+            await asyncio.sleep(self.refresh_rate)
+        await self.cleanup()
+
+
+class DoesBoth(CreatesItself, ListensItself):
+    """Both."""
+
+
+class AddsToBoth(Auxiliaries):
+    """Adds to what the methods do."""
+
+    added = ()
+
+    async def create(self) -> None:
+        await super().create()
+        self.added = (*self.added, "create")
+
+    async def listen(self) -> None:
+        self.added = (*self.added, "listen")
+        await super().listen()
+
+
+@pytest.mark.parametrize("kind", [CreatesItself, ListensItself, DoesBoth, AddsToBoth])
+def test_subclasses_that_were_written_for_iblrig_s_class(kind: type[Auxiliaries]) -> None:
+    with EchoServer("cameras") as echo:
+        aux = kind({"cameras": echo.uri})
+        try:
+            assert aux._clients == {"cameras": echo.uri}
+            assert aux._thread is not None
+            assert aux._thread.is_alive()
+            assert aux.is_connected
+            assert aux.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True) == {"cameras": [{"by": "cameras"}]}
+            key = aux.push("EXPSTART", REFERENCE)
+            with aux.response_received:
+                assert aux.response_received.wait_for(lambda: key in aux._log, timeout=LONG)
+            assert aux._log[key] == {"cameras": [{"by": "cameras"}]}
+            assert aux._queued == {}
+        finally:
+            aux.close()
+        assert not aux._thread.is_alive()
+        assert [event.name for event, _ in echo.calls][:2] == ["EXPINIT", "EXPSTART"]
+
+
+def test_what_is_under_way_stands_in_the_queue(serve: Serve, connect: Connect, gate: Any) -> None:
+    aux = connect(serve("cameras", {"EXPINIT": gate}))
+    key = aux.push("EXPINIT", {"exp_ref": REFERENCE})
+    assert aux._queued[key] == [ExpMessage.EXPINIT, [{"exp_ref": REFERENCE}], {}]
+    gate.open.set()
+    until(lambda: key in aux.log)
+    assert aux._queued == {}
