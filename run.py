@@ -6,6 +6,7 @@ Further arguments are passed on.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import venv
@@ -15,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 TASKS = {
     "demo": ["-m", "rigsync", "demo"],
     "test": ["-m", "pytest"],
+    "lowest": ["-m", "pytest"],  # with the oldest releases of the dependencies that pyproject.toml admits
     "lint": ["-m", "ruff", "check", "."],
     "format": ["-m", "ruff", "format", "--check", "."],
     "types": ["-m", "mypy"],
@@ -22,19 +24,27 @@ TASKS = {
 }
 
 
-def environment() -> Path:
+def environment(lowest: bool) -> Path:
     """Return the Python of the project's virtual environment, which is made and filled where it is out of date."""
-    folder = HERE / f".venv-{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = HERE / f".venv-{sys.version_info[0]}.{sys.version_info[1]}{'-lowest' if lowest else ''}"
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     done = folder / "installed"
-    wanted = (HERE / "pyproject.toml").read_text(encoding="utf-8") + str(HERE)
+    project = (HERE / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = project + str(HERE)
     if not done.exists() or done.read_text(encoding="utf-8") != wanted:
         print(f"setting up {folder.name} (once; a few minutes at most)", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", f"{HERE}[dev]"]
-        run_quietly(install)
+        run_quietly([*install, *(lower_bounds(project) if lowest else [])])
         done.write_text(wanted, encoding="utf-8")
     return python
+
+
+def lower_bounds(project: str) -> list[str]:
+    """Return the dependencies in the text of pyproject.toml, each in the oldest release that it admits."""
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+    found = re.findall(r'"([\w-]+)>=([\d.]+)"', listed[1] if listed else "")
+    return [f"{name}=={version}" for name, version in found]
 
 
 def run_quietly(command: list[str]) -> None:
@@ -55,7 +65,7 @@ def main(arguments: list[str]) -> int:
         print(f"rigsync needs Python 3.10 or later, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     try:
-        python = environment()
+        python = environment(arguments[0] == "lowest")
     except (OSError, subprocess.CalledProcessError) as error:
         print(
             f"setting up failed: {error}\nIf the module ensurepip is missing, install it (Debian: python3-venv); "

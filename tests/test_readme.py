@@ -328,3 +328,10 @@ def run_py() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_lowest_releases_are_those_of_the_project_s_file() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    bounds = run_py().lower_bounds(project)
+    assert [bound.partition("==")[0] for bound in bounds] == ["iblutil", "pyyaml", "click", "rich"]
+    assert all(bound.replace("==", ">=") in project for bound in bounds)
