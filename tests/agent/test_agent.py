@@ -88,8 +88,8 @@ class Lab:
         self.agents.append(agent)
         return agent
 
-    def connect(self, *agents: Agent) -> Auxiliaries:
-        self.connections.append(Auxiliaries({agent.name: agent.uri for agent in agents or self.agents}))
+    def connect(self, *agents: Agent, **options: Any) -> Auxiliaries:
+        self.connections.append(Auxiliaries({agent.name: agent.uri for agent in agents or self.agents}, **options))
         return self.connections[-1]
 
     def log(self, name: str = "cameras", exp_ref: str = REFERENCE) -> str:
@@ -326,7 +326,7 @@ def test_what_expinit_has_started_ends_with_expcleanup(lab: Lab) -> None:
 
 def test_it_ends_with_the_lease(lab: Lab) -> None:
     recording_agent(lab, lease=3)
-    aux = lab.connect()
+    aux = lab.connect(leave_running=True)
     init(aux)
     pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
     aux.close()
