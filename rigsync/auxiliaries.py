@@ -885,8 +885,16 @@ class Auxiliaries:
             with contextlib.suppress(PushError, NotRunning):  # the log tells what has failed
                 await remote.request(said, rigs, STOP_TIMEOUT)
 
-    def stop_at_exit(self) -> None:
-        """Interrupt the rigs that this program has started and not ended, since the interpreter is ending."""
+    def finish_at_exit(self) -> None:
+        """Wait for what is outstanding, and interrupt what was started and not ended, since the interpreter is ending."""
+
+        def outstanding() -> list[float]:
+            return [request_time for request_time in list(self._queued) if request_time not in self._log]
+
+        self.response_received.wait_for(lambda: not outstanding() or not self.is_running, CLOSE_TIMEOUT)
+        for request_time in outstanding():
+            name = self._queued[request_time][0].name
+            logger.error("%s was given up, since the program ended before every rig had answered", name)
         if self._remote is None or self._leave_running:
             return
         if rigs := self._started.take(self._remote):
@@ -936,7 +944,7 @@ def _say_goodbye_for_the_unclosed() -> None:
         experiment.say_last_words()
     for auxiliaries in list(_unclosed):
         if auxiliaries.services and auxiliaries.is_running:
-            auxiliaries.stop_at_exit()
+            auxiliaries.finish_at_exit()
             said = threading.Event()
             with contextlib.suppress(NotRunning):
                 # No more than that: threads of the program that still wait are to end with it in silence.

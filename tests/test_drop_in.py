@@ -474,3 +474,37 @@ def test_what_is_under_way_stands_in_the_queue(serve: Serve, connect: Connect, g
     gate.open.set()
     until(lambda: key in aux.log)
     assert aux._queued == {}
+
+
+# ------------------------------------------------------------------------------------- the last line of a program
+
+LAST_LINE = """
+import rigsync
+aux = rigsync.Auxiliaries({{"cameras": {uri!r}}}, connect_timeout=5)
+aux.push("EXPINFO", "CONNECTED", {number})
+"""
+
+
+def last_line(uri: str, number: int = 0) -> str:
+    """Run a program whose last line is a push that does not wait; return what it has written on stderr."""
+    code = LAST_LINE.format(uri=uri, number=number)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=LONG, capture_output=True, text=True)
+    assert done.returncode == 0
+    return done.stderr
+
+
+def test_a_push_that_nobody_waits_for_arrives_though_it_is_the_last_line_of_the_program(serve: Serve) -> None:
+    told: list[int] = []
+    rig = serve("cameras", {"EXPINFO": lambda _, number: told.append(number)})
+    with relay_before({"cameras": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}, loss=0.3, seed=3) as relays:
+        host, port = relays["cameras"].address
+        errors = [last_line(f"udp://{host}:{port}", number) for number in range(8)]
+    assert told == list(range(8))
+    assert errors == [""] * 8
+
+
+def test_a_push_that_is_given_up_at_the_end_of_the_program_is_told(serve: Serve, gate: Any) -> None:
+    rig = serve("cameras", {"EXPINFO": gate})
+    text = last_line(rig.uri)
+    assert text == "rigsync: ERROR: EXPINFO was given up, since the program ended before every rig had answered\n"
+    assert gate.reached.is_set()
