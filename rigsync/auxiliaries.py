@@ -886,7 +886,7 @@ class Auxiliaries:
                 await remote.request(said, rigs, STOP_TIMEOUT)
 
     def finish_at_exit(self) -> None:
-        """Wait for what is outstanding, and interrupt what was started and not ended, since the interpreter is ending."""
+        """Wait for what is outstanding and interrupt what was started: the interpreter is ending."""
 
         def outstanding() -> list[float]:
             return [request_time for request_time in list(self._queued) if request_time not in self._log]
