@@ -600,7 +600,8 @@ def test_hostile_text_stays_in_its_cell(width: int) -> None:
     text = "\n".join(lines)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
     assert len(lines) <= 24
-    assert len([line for line in lines if line.startswith("cameras ")]) == 1
+    # How many letters fit at 40, rich decides: before 14.3 one less.
+    assert len([line for line in lines if re.match("camer(as|…) ", line)]) == 1
     assert max(map(cell_len, lines)) <= width
 
 

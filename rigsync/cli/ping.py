@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+# Before there is anything to interrupt: Python drops a Ctrl-C that comes in a callback of its import machinery.
 import math
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -66,13 +70,6 @@ def _probe(
     auxiliaries: Auxiliaries, names: list[str], count: int | None, interval: float, timeout: float
 ) -> Iterator[tuple[str, int, PingReply | RigError]]:
     """Probe all rigs at each interval; yield name, number and outcome of each probe as it comes."""
-    from functools import partial
-    from queue import Empty, SimpleQueue
-    from time import monotonic
-    from typing import cast
-
-    from rigsync import NotRunning
-
     services = cast("RigServices", auxiliaries.services)
     outcomes: SimpleQueue[tuple[str, int, PingReply | RigError]] = SimpleQueue()
 
@@ -91,6 +88,8 @@ def _probe(
             settled += 1
         except Empty:
             if not auxiliaries.is_running:
+                from rigsync import NotRunning
+
                 raise NotRunning("the service thread has ended; see the log (-v)") from None
 
 
