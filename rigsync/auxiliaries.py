@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -16,10 +17,10 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from rigsync.callbacks import Subscribers
+from rigsync.callbacks import Subscribers, guarded
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import PAUSE, Rigs, checked_timeout, close_match, load_rigs, rigs_from
-from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing, RigsyncError
+from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
 from rigsync.experiment import Experiment, unfinished
 from rigsync.failures import FailureWatch, LateStop, RigFailure, Started
 from rigsync.loop_thread import LoopThread
@@ -71,7 +72,8 @@ class Auxiliaries:
     Raises
     ------
     ConfigError
-        What can never work: a malformed URI, a name that does not resolve, two rigs at one address.
+        What can never work: a malformed URI, a name that does not resolve, two rigs at one address (but two names for
+        one UDP address in a map of names to URIs).
     RigsyncError
         The system gives no more sockets.
     TypeError, ValueError
@@ -416,11 +418,11 @@ class Auxiliaries:
     def _known_of(self, event: ExpMessage, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the arguments that a message has; warn, once for each text, of what is given beyond that."""
         parts = parts_of(event)
-        left_out = [f"{name} (there is no such keyword{close_match(name, _KEYWORDS)})" for name in kwargs]
-        if surplus := len(args) - len(parts):
-            left_out += [f"the last {surplus} of {len(args)} arguments"] if surplus > 0 else []
-        text = f"push of {event.name}, which takes {', '.join(parts)}, leaves out {' and '.join(left_out)}"
-        if left_out and text not in self._warned:
+        ignored = [f"the keyword {name}{close_match(name, _KEYWORDS).replace('; did', ', did')}" for name in kwargs]
+        if len(args) > len(parts):
+            ignored.append(f"the last {len(args) - len(parts)} of {len(args)} arguments")
+        text = f"push of {event.name} ignores {'; '.join(ignored)}; {event.name} takes {', '.join(parts)}"
+        if ignored and text not in self._warned:
             self._warned.add(text)
             logger.warning("%s", text)
         return args[: len(parts)]
@@ -445,6 +447,10 @@ class Auxiliaries:
         if wait:
             self._check_blocking("push(wait=True)")
         if self.is_running and (self._remote is None or not self._listens):
+            if names is not None or limit is not None or ahead is not None or patience:
+                raise ValueError(
+                    f"{type(self).__name__} serves its queue itself: push takes message and arguments alone"
+                )
             return self._queue_for_subclass(composed.event, args, wait)
         if wait:
             return self._push_and_wait(composed, names, limit, ahead, patience)
@@ -477,8 +483,6 @@ class Auxiliaries:
         except BaseException:
             del self._queued[request_time]
             raise
-        if message.event is ExpMessage.EXPSTART and ahead is None:  # one that waits for its instant is called off
-            self._started.add(self._rigs.rigs if names is None else names)
         return remote
 
     def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
@@ -773,12 +777,13 @@ class Auxiliaries:
 
     async def listen(self) -> None:
         """Create the services, and serve until the stop event is set. For the daemon thread."""
-        self._listens = True
+        queued, self._listens = dict(self._queued), True
         try:
             await self.create()
             if self._remote is None and self.services is not None:
                 await self._serve_queue(self.services)
             elif not self.stop_event.is_set():
+                self._send_queued(queued)
                 await self._stopping.wait()
         finally:
             if self.stop_event.is_set():
@@ -796,8 +801,16 @@ class Auxiliaries:
         finally:
             self._reports.end()
         self.stop_event.set()
+        self.connected.unset()
         self.fail_waiters(_CLOSED)
         self.thread.stop()
+
+    def _send_queued(self, queued: Mapping[float, list[Any]]) -> None:
+        """Send what was pushed while the `listen` of a subclass had not called this class's yet."""
+        for request_time, (event, args, _) in queued.items():
+            if self._remote:
+                done = functools.partial(self._queued.pop, request_time)
+                self._remote.push(compose(event, *args), request_time, done)
 
     async def _serve_queue(self, services: app.Services) -> None:
         """Serve the queue through iblutil's services, which the `create` of a subclass has made as iblrig's does."""
@@ -824,6 +837,8 @@ class Auxiliaries:
                 if not self._created.done():
                     self._created.set_exception(error)
                 raise
+            if self.services:
+                self.connected.set()
             if not self._created.done():
                 self._created.set_result(None)
 
@@ -882,24 +897,39 @@ class Auxiliaries:
         rigs = self._started.take(remote) if not self._leave_running else []
         if rigs:
             said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
-            with contextlib.suppress(PushError, NotRunning):  # the log tells what has failed
-                await remote.request(said, rigs, STOP_TIMEOUT)
+            try:
+                await asyncio.wait_for(remote.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT)
+            except PushError:
+                pass  # the log tells what has failed
+            except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # a pause that is none, or too long a one
+                logger.error("%s may go on recording: %s", ", ".join(rigs), error or "not told in time")  # noqa: TRY400
 
-    def finish_at_exit(self) -> None:
-        """Wait for what is outstanding and interrupt what was started: the interpreter is ending."""
+    def await_outstanding(self, end: float) -> None:
+        """Wait until all that was pushed is answered, or until monotonic `end` in seconds; say what is given up."""
 
         def outstanding() -> list[float]:
             return [request_time for request_time in list(self._queued) if request_time not in self._log]
 
-        self.response_received.wait_for(lambda: not outstanding() or not self.is_running, CLOSE_TIMEOUT)
+        timeout = max(0.0, end - time.monotonic())
+        self.response_received.wait_for(lambda: not outstanding() or not self.is_running, timeout)
         for request_time in outstanding():
-            name = self._queued[request_time][0].name
-            logger.error("%s was given up, since the program ended before every rig had answered", name)
-        if self._remote is None or self._leave_running:
-            return
-        if rigs := self._started.take(self._remote):
-            with contextlib.suppress(RigsyncError):
-                self.push(ExpMessage.EXPINTERRUPT, _UNENDED, wait=True, rigs=rigs, timeout=STOP_TIMEOUT)
+            if given_up := self._queued.pop(request_time, None):
+                name = given_up[0].name
+                logger.error("%s was given up, since the program ended before every rig had answered", name)
+
+    def say_goodbye(self) -> None:
+        """Say goodbye for a program that ends, and no more: threads of it that still wait are to end in silence."""
+        said = threading.Event()
+        if self._remote:
+            with contextlib.suppress(NotRunning):
+                self._remote.say_goodbye()
+                self.thread.call(said.set)
+                said.wait(CLOSE_TIMEOUT)
+
+    def stop_at_exit(self) -> None:
+        """Interrupt what was started, since the interpreter is ending; `await_outstanding` waits for it."""
+        if self._remote and not self._leave_running and (rigs := self._started.take(self._remote)):
+            self.push(ExpMessage.EXPINTERRUPT, _UNENDED, rigs=rigs, timeout=STOP_TIMEOUT)
 
     def fail_waiters(self, reason: str) -> None:
         """Tell all threads that wait here that no answer will come; for the service thread."""
@@ -928,6 +958,8 @@ class Auxiliaries:
             return NotRunning(f"the service thread has died of {type(failure).__name__}: {failure}")
         if self.stop_event.is_set():
             return NotRunning("closed: make a new Auxiliaries to go on")
+        if self.is_running:
+            return NotRunning(f"{type(self).__name__} makes its services itself, and they can only be pushed to")
         return NotRunning("the service thread has ended, or this process is a fork: make a new Auxiliaries to go on")
 
 
@@ -942,15 +974,16 @@ def _say_goodbye_for_the_unclosed() -> None:
     """
     for experiment in list(unfinished):
         experiment.say_last_words()
-    for auxiliaries in list(_unclosed):
-        if auxiliaries.services and auxiliaries.is_running:
-            auxiliaries.finish_at_exit()
-            said = threading.Event()
-            with contextlib.suppress(NotRunning):
-                # No more than that: threads of the program that still wait are to end with it in silence.
-                auxiliaries.services.say_goodbye()
-                auxiliaries.thread.call(said.set)
-                said.wait(CLOSE_TIMEOUT)
+    running = [auxiliaries for auxiliaries in list(_unclosed) if auxiliaries.services and auxiliaries.is_running]
+    end = time.monotonic() + CLOSE_TIMEOUT
+    for auxiliaries in running:
+        guarded("end of the program", auxiliaries.await_outstanding, end)
+    for auxiliaries in running:
+        guarded("end of the program", auxiliaries.stop_at_exit)
+    end = time.monotonic() + STOP_TIMEOUT
+    for auxiliaries in running:
+        guarded("end of the program", auxiliaries.await_outstanding, end)
+        guarded("end of the program", auxiliaries.say_goodbye)
 
 
 class _StopEvent(threading.Event):

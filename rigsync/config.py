@@ -40,6 +40,9 @@ PAUSE = 0.2
 """Seconds that an iblutil rig has after a message of its own before the next one leaves, unless told otherwise. iblrig
 looks at its queue so often, and programs of rigs rely on the time that this gives them."""
 
+LONGEST_PAUSE = 60.0
+"""Seconds that such a pause may last: an EXPINTERRUPT waits for it too."""
+
 LONGEST_NAME = 100
 """Characters of a rig's name, which is part of every answer to a probe."""
 SHORTEST = 0.001
@@ -80,9 +83,9 @@ def _check_seconds(value: object, key: str) -> None:
         raise ConfigError(f"expected a number of seconds above 0, not {_shown(value)}", key=key)
 
 
-def is_duration(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a number of seconds from 0 on."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+def is_pause(value: object) -> TypeGuard[float]:
+    """Tell whether a value can be the seconds of an iblutil rig's pause."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_PAUSE
 
 
 def checked_lease(lease: object) -> float:
@@ -93,7 +96,7 @@ def checked_lease(lease: object) -> float:
     ConfigError
         It is not a number of seconds from 0 on; the key is ``lease``.
     """
-    if not is_duration(lease):
+    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 <= lease <= sys.float_info.max:
         raise ConfigError(f"expected a number of seconds, or 0 for never, not {_shown(lease)}", key="lease")
     return float(lease)
 
@@ -490,8 +493,8 @@ class RigConfig:
             raise ConfigError(f"expected one of {', '.join(DIALECTS)}, not {_shown(self.dialect)}{hint}", key="dialect")
         if not isinstance(self.resend, bool):
             raise ConfigError(f"expected true or false, not {_shown(self.resend)}", key="resend")
-        if self.pause is not None and not is_duration(self.pause):
-            raise ConfigError(f"expected a number of seconds from 0 on, not {_shown(self.pause)}", key="pause")
+        if self.pause is not None and not is_pause(self.pause):
+            raise ConfigError(f"expected seconds from 0 to {LONGEST_PAUSE:g}, not {_shown(self.pause)}", key="pause")
         most = self.max_message
         if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:
             raise ConfigError(

@@ -12,20 +12,23 @@ from typing import Any
 
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
-from rigsync.errors import BusyError, NotRunning, PushError, RigLost, RigRefused
+from rigsync.errors import Aborted, BusyError, NotRunning, PushError, RigLost, RigRefused
 from rigsync.protocol.clock import NANOSECONDS
 from rigsync.protocol.events import (
+    Dialect,
     LinkChanged,
     LinkState,
     MessageReceived,
     Notice,
     ProbeAnswered,
+    PushBegun,
     PushCompleted,
     RigRestarted,
 )
-from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, canonical_reference, name_different
+from rigsync.protocol.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
 from rigsync.protocol.messages import ExpMessage, ExpStatus, Message, one_line
 from rigsync.protocol.notices import FAILURE
+from rigsync.remote_rig import RemoteRig
 from rigsync.results import PushResult, draw_request_time
 from rigsync.service import RigServices
 
@@ -211,45 +214,72 @@ class Started:
     """
 
     def __init__(self, subscribers: Subscribers):
-        self._rigs: set[str] = set()
+        self._references: dict[str, str | None] = {}
+        """The experiment that each rig was last told of."""
+        self._prepared: set[str] = set()
+        """Rigs that have accepted this program's EXPINIT, so that it is in charge of them."""
+        self._maybe: set[str] = set()
+        """Rigs to which EXPSTART is under way, or which have not said what became of it."""
+        self._surely: set[str] = set()
+        """Rigs that have answered it."""
+        subscribers.add(PushBegun, self._note_push)
         subscribers.add(MessageReceived, self._note_answer)
         subscribers.add(PushCompleted, self._note_outcome)
         subscribers.add(Notice, self._note_notice)
-        subscribers.add(RigRestarted, lambda event: self._rigs.discard(event.rig))
-
-    def add(self, rigs: Iterable[str]) -> None:
-        """Take note that these are being started. From any thread."""
-        self._rigs.update(rigs)
+        subscribers.add(RigRestarted, lambda event: self._forget(event.rig))
 
     def take(self, services: RigServices) -> list[str]:
         """Return those that can be reached, and log of the others that they may go on recording; then forget all."""
-        rigs = [rig for rig in services if rig in self._rigs]
-        self._rigs.clear()
-        for rig in rigs:
-            if services[rig].state is LinkState.LOST:
-                logger.error("%s may go on recording: %s", rig, one_line(services[rig].reason))
-        return [rig for rig in rigs if services[rig].state is not LinkState.LOST]
+        reached = []
+        for rig in services:
+            if rig in self._surely or (rig in self._maybe and self._may_be_own(services[rig])):
+                if services[rig].state is LinkState.LOST:
+                    logger.error("%s may go on recording: %s", rig, one_line(services[rig].reason))
+                else:
+                    reached.append(rig)
+        for told in (self._surely, self._maybe, self._prepared):
+            told.clear()
+        return reached
+
+    def _may_be_own(self, rig: RemoteRig) -> bool:
+        """Tell whether what a rig records, if anything, is this program's: an iblutil rig does not say."""
+        if rig.name in self._prepared or rig.dialect == Dialect.IBLUTIL.value:
+            return True
+        own = self._references.get(rig.name)
+        return own is not None and _as_written(rig.exp_ref) == own
+
+    def _forget(self, rig: str) -> None:
+        for told in (self._surely, self._maybe, self._prepared):
+            told.discard(rig)
+
+    def _note_push(self, push: PushBegun) -> None:
+        if push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
+            named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
+            if isinstance(named, str):
+                self._references.update(dict.fromkeys(push.rigs, _as_written(named)))
+        if push.event is ExpMessage.EXPSTART and push.at is None:  # one that waits for its instant is called off
+            self._maybe.update(push.rigs)
 
     def _note_answer(self, answer: MessageReceived) -> None:
-        if answer.request_time is None:
-            return
-        if answer.event is ExpMessage.EXPSTART:
-            self._rigs.add(answer.rig)
-        elif answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP):
-            self._rigs.discard(answer.rig)
+        if answer.event in ENDS:
+            self._forget(answer.rig)
+        elif answer.event is ExpMessage.EXPINIT and answer.request_time is not None:
+            self._prepared.add(answer.rig)
+        elif answer.event is ExpMessage.EXPSTART and answer.request_time is not None:
+            self._surely.add(answer.rig)
 
     def _note_outcome(self, push: PushCompleted) -> None:
         if push.event is ExpMessage.EXPSTART:
-            # Another's recording, or nobody there. Whoever was only silent may have begun.
-            unmoved = {rig for rig, error in push.failures.items() if isinstance(error, (BusyError, RigRefused))}
-            self._rigs -= unmoved
+            # Another's recording, nobody there, or never sent. Whoever was only silent may have begun.
+            unmoved = (BusyError, RigRefused, Aborted)
+            self._maybe -= {rig for rig, error in push.failures.items() if isinstance(error, unmoved)}
 
     def _note_notice(self, notice: Notice) -> None:
         body = notice.body if isinstance(notice.body, dict) else {}
         begun_by_another = notice.topic == "log" and body.get("message") == "EXPINIT" and not body.get("error")
         has_stopped = notice.topic == "status" and body.get("status") in ("CONNECTED", "STOPPED")
         if begun_by_another or has_stopped:
-            self._rigs.discard(notice.rig)
+            self._forget(notice.rig)
 
 
 class LateStop:

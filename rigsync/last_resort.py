@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
@@ -21,11 +22,9 @@ class LastResort(logging.Handler):
         """Write a record, unless the program shows it; nothing where there is no stderr, as in a Windows program."""
         if sys.stderr is None or _is_shown(record):
             return
-        try:
+        with contextlib.suppress(Exception):  # a stderr that is closed must not keep what is told from being done
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
-        except Exception:
-            self.handleError(record)
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
@@ -33,7 +32,9 @@ def _is_shown(record: logging.LogRecord) -> bool:
     while logger:
         for handler in logger.handlers:
             is_own = isinstance(handler, (LastResort, logging.NullHandler))
-            if not is_own and record.levelno >= handler.level and handler.filter(record):
+            # Filters by name alone: one that counts, or drops repeats, must see each record once.
+            by_name = [filter_ for filter_ in handler.filters if type(filter_) is logging.Filter]
+            if not is_own and record.levelno >= handler.level and all(filter_.filter(record) for filter_ in by_name):
                 return True
         logger = logger.parent if logger.propagate else None
     return False

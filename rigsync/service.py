@@ -12,7 +12,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from iblutil.io.net import app
 
 from rigsync.callbacks import Subscribers, guarded, resolve_future, runs_here
 from rigsync.conditions import Arrivals, Latch
-from rigsync.config import PAUSE, Address, RigConfig, Rigs, checked_timeout, is_duration, is_literal
+from rigsync.config import LONGEST_PAUSE, PAUSE, Address, RigConfig, Rigs, checked_timeout, is_literal, is_pause
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import (
     ConfigError,
@@ -153,7 +153,7 @@ class RigServices(app.Services):
         Raises
         ------
         ConfigError
-            A name that does not resolve, or two rigs at one address; names the rig.
+            A name that does not resolve, or two rigs at one address that may not share it; names the rig.
         RigsyncError
             The system gives no more sockets.
         RuntimeError
@@ -200,10 +200,9 @@ class RigServices(app.Services):
 
     def _check_distinct(self, addresses: dict[str, tuple[Any, ...]]) -> None:
         self._rigs.check_distinct(addresses)
-        try:
-            replace(self._rigs, may_share=False).check_distinct(addresses)
-        except ConfigError as error:
-            logger.warning("%s: until then each message goes there for both", error.problem)
+        for first, second in itertools.combinations(addresses, 2):
+            if self._rigs.may_share and addresses[first] == addresses[second]:
+                logger.warning("%s and %s have the same address: each message goes there for both", first, second)
 
     async def _open_lines(self, endpoint: Endpoint, name: str, family: int, address: tuple[Any, ...]) -> None:
         config = self._rigs.rigs[name]
@@ -296,7 +295,7 @@ class RigServices(app.Services):
     def longest(self, timeout: float | None) -> float:
         """Return the seconds within which a push with this timeout is settled."""
         pauses = [self._pause(), *(rig.config.pause or 0.0 for rig in self.values())]
-        return (timeout if timeout is not None else self.timeout or math.inf) + max(pauses)
+        return (timeout if timeout is not None else self.timeout or math.inf) + 2 * max(pauses)
 
     def peer(self, name: str) -> Peer | None:
         """Return the core's view of a rig; None until open."""
@@ -358,8 +357,8 @@ class RigServices(app.Services):
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         pause = self._pause()
-        if not is_duration(pause):
-            raise ValueError(f"refresh_rate is the seconds of an iblutil rig's pause, from 0 on, not {pause!r}")
+        if not is_pause(pause):
+            raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
         act_at = None if delay is None else self._endpoint.now() + delay
         pending = _Pending(message.event, done, confirmation)
         self._on_loop(self._push, message, request_time, pending, names, timeout, act_at, patience, pause)

@@ -317,9 +317,9 @@ def test_rigs_from_another_type(clients):
             "rigs 'a' and 'b' have the same address, host pc and port",
         ),
         ({"a": {"uri": "::1"}, "b": {"uri": "[0:0::1]"}}, "rigs.b.uri", "rigs 'a' and 'b' have the same address"),
-        ({"cameras": {"uri": "a", "pause": -0.1}}, "rigs.cameras.pause", "a number of seconds from 0 on, not -0.1"),
-        ({"cameras": {"uri": "a", "pause": "1"}}, "rigs.cameras.pause", "a number of seconds from 0 on, not '1'"),
-        ({"cameras": {"uri": "a", "pause": math.nan}}, "rigs.cameras.pause", "a number of seconds from 0 on, not nan"),
+        ({"cameras": {"uri": "a", "pause": -0.1}}, "rigs.cameras.pause", "seconds from 0 to 60, not -0.1"),
+        ({"cameras": {"uri": "a", "pause": "1"}}, "rigs.cameras.pause", "seconds from 0 to 60, not '1'"),
+        ({"cameras": {"uri": "a", "pause": math.nan}}, "rigs.cameras.pause", "seconds from 0 to 60, not nan"),
         ({"cameras": CAMERAS, "b": "::ffff:192.168.1.20"}, "rigs.b.uri", "rigs 'cameras' and 'b' have the same"),
     ],
 )

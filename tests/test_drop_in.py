@@ -19,7 +19,7 @@ from iblutil.io.net import app
 from live_helpers import EchoServer, run
 from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, until
 
-from rigsync import Auxiliaries, ExpStatus, PushResult, Rig
+from rigsync import Auxiliaries, ExpStatus, NotRunning, PushResult, Rig
 from rigsync.config import rigs_from
 from rigsync.protocol.messages import ExpMessage
 from rigsync.relay import relay_before
@@ -29,7 +29,6 @@ REFERENCE = "2026-03-01_2_mouse"
 TASK = str(Path(__file__).with_name("mixin_task.py"))
 COUNTED = {f"EXP{verb}": "count" for verb in ("INFO", "INIT", "START", "END", "INTERRUPT")}
 WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND"]
-LEASE = 2.0
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 Serve = Callable[..., Rig]
@@ -50,8 +49,8 @@ def stderr() -> Iterator[IO[str]]:
 class Lab:
     """Two rigs, of which `cameras` comes to grief, and the task; each a process of its own."""
 
-    def __init__(self, stack: Any, stderr: IO[str], kind: type = RigProgram, **options: Any):
-        own = {"handlers": COUNTED, "lease": LEASE} if kind is RigProgram else {}
+    def __init__(self, stack: Any, stderr: IO[str], kind: type = RigProgram, lease: float = 300.0, **options: Any):
+        own = {"handlers": COUNTED, "lease": lease} if kind is RigProgram else {}
         self.ephys, self.cameras = (stack.enter_context(kind(name, **own)) for name in ("ephys", "cameras"))
         self.clients = {rig.name: rig.uri for rig in (self.ephys, self.cameras)}
         self._stack, self._stderr, self._options = stack, stderr, options
@@ -132,7 +131,7 @@ def test_a_rig_that_is_frozen(stack: Any, stderr: IO[str]) -> None:
 
 
 def test_a_rig_out_of_reach_at_the_end(stack: Any, stderr: IO[str]) -> None:
-    lab = Lab(stack, stderr)
+    lab = Lab(stack, stderr, lease=2.0)
     before = stack.enter_context(relay_before({"cameras": ("127.0.0.1", int(lab.cameras.uri.rpartition(":")[2]))}))
     direct = lab.clients["cameras"]
     lab.clients["cameras"] = "udp://{}:{}".format(*before["cameras"].address)
@@ -243,6 +242,60 @@ def test_a_start_whose_answer_is_outstanding_is_interrupted(serve: Serve, connec
     until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
 
 
+def test_a_start_that_never_reached_another_program_s_rig_stops_nothing(serve: Serve, connect: Connect) -> None:
+    rig = serve("cameras")
+    first = connect(rig)
+    started(first, rig)
+    with relay_before({"cameras": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["cameras"].address
+        second = connect({"cameras": f"udp://{host}:{port}"})
+        relays["cameras"].loss = 1.0
+        second.push("EXPSTART", "2026-03-01_9_rat", wait=True, timeout=0.3)
+        relays["cameras"].loss = 0.0
+        second.close()
+    assert rig.status is ExpStatus.RUNNING
+
+
+def test_what_a_verb_has_ended_or_a_restart_hears_nothing_more(connect: Connect, serve: Serve) -> None:
+    with EchoServer("imaging") as echo:
+        aux = connect({"imaging": echo.uri})
+        aux.request("EXPSTART", REFERENCE)
+        rig = aux.services["imaging"]  # type: ignore[index]
+
+        async def end() -> None:
+            await rig.stop()
+            await rig.on_event("EXPEND")
+
+        run(end)
+        aux.close()
+        assert [event.name for event, _ in echo.calls] == ["EXPSTART", "EXPEND"]
+    first = serve("cameras")
+    aux = connect(first)
+    started(aux, first)
+    first.close()
+    told: list[Any] = []
+    serve("cameras", {"EXPINTERRUPT": told.append}, port=int(first.uri.rpartition(":")[2]))
+    until(lambda: not aux._started._surely, "the news of the restart")
+    aux.close()
+    assert told == []
+
+
+def test_a_start_taken_back_or_for_an_instant_is_no_start(serve: Serve, connect: Connect, gate: Any) -> None:
+    told: list[Any] = []
+    rig = serve("cameras", {"EXPINIT": gate, "EXPINTERRUPT": told.append})
+    aux = connect(rig)
+    aux.push("EXPINIT", {"exp_ref": REFERENCE})
+    assert gate.reached.wait(LONG)
+    aux.push("EXPSTART", REFERENCE)
+    assert aux.clear_message_queue() == 1
+    gate.open.set()
+    aux.request("EXPSTATUS")
+    aux.push("EXPSTART", REFERENCE, delay=60)
+    aux.close()
+    until(lambda: rig.status is ExpStatus.INITIALIZED)
+    assert told == []
+
+
 def test_a_start_that_another_program_s_rig_refused_is_no_start(serve: Serve, connect: Connect) -> None:
     rig = serve("cameras")
     first, second = connect(rig), connect(rig)
@@ -257,7 +310,7 @@ def test_an_experiment_that_was_taken_over_is_left_alone(serve: Serve, connect: 
     first, second = connect(rig), connect(rig)
     started(first, rig)
     second.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True})
-    until(lambda: not first._started._rigs, "the news of it")
+    until(lambda: not first._started._surely, "the news of it")
     first.close()
     assert rig.status is ExpStatus.RUNNING
 
@@ -446,6 +499,33 @@ class AddsToBoth(Auxiliaries):
         await super().listen()
 
 
+def test_a_queue_of_a_subclass_knows_no_options() -> None:
+    with EchoServer("cameras") as echo, DoesBoth({"cameras": echo.uri}) as aux:
+        for options in ({"rigs": "cameras"}, {"timeout": 1.0}, {"delay": 2.0}, {"patience": 1.0}):
+            with pytest.raises(ValueError, match="DoesBoth serves its queue itself"):
+                aux.push("EXPSTART", REFERENCE, **options)  # type: ignore[call-overload]
+        with pytest.raises(NotRunning, match="DoesBoth makes its services itself"):
+            aux.ping()
+        assert aux.connected.is_set()
+    assert not aux.connected.is_set()
+
+
+def test_what_is_pushed_before_a_subclass_listens_is_sent() -> None:
+    class SetsUp(Auxiliaries):
+        key: float = 0.0
+
+        async def listen(self) -> None:
+            await self.create()
+            while not self.key:
+                await asyncio.sleep(0.001)
+            await super().listen()
+
+    with EchoServer("cameras") as echo, SetsUp({"cameras": echo.uri}) as aux:
+        aux.key = aux.push("EXPINIT", {"exp_ref": REFERENCE})
+        until(lambda: aux.key in aux.log)
+        assert aux.log[aux.key] == {"cameras": [{"by": "cameras"}]}
+
+
 @pytest.mark.parametrize("kind", [CreatesItself, ListensItself, DoesBoth, AddsToBoth])
 def test_subclasses_that_were_written_for_iblrig_s_class(kind: type[Auxiliaries]) -> None:
     with EchoServer("cameras") as echo:
@@ -464,7 +544,8 @@ def test_subclasses_that_were_written_for_iblrig_s_class(kind: type[Auxiliaries]
         finally:
             aux.close()
         assert not aux._thread.is_alive()
-        assert [event.name for event, _ in echo.calls][:2] == ["EXPINIT", "EXPSTART"]
+        own = not issubclass(kind, CreatesItself)  # it has this class's services, which stop what they have started
+        assert [event.name for event, _ in echo.calls] == ["EXPINIT", "EXPSTART", *(["EXPINTERRUPT"] if own else [])]
 
 
 def test_what_is_under_way_stands_in_the_queue(serve: Serve, connect: Connect, gate: Any) -> None:

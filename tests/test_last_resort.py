@@ -86,7 +86,42 @@ def test_a_program_can_do_without(setup: str) -> None:
 
 
 def test_what_is_no_warning_is_not_seen() -> None:
-    assert told("", "import rigsync\nlogging.getLogger('rigsync.link').info('cameras is alive')")[0] == ""
+    code = "import rigsync.last_resort; logging.getLogger('rigsync').setLevel(10)\n"
+    assert told("", code + "logging.getLogger('rigsync.link').info('cameras is alive')")[0] == ""
+
+
+def test_a_filter_of_the_program_that_remembers_sees_each_record_once() -> None:
+    setup = """
+class Once(logging.Filter):
+    seen = set()
+    def filter(self, record):
+        new = record.getMessage() not in self.seen
+        self.seen.add(record.getMessage())
+        return new
+handler = logging.StreamHandler()
+handler.addFilter(Once())
+logging.getLogger().addHandler(handler)
+"""
+    text, error = told(setup)
+    assert text.count("down is lost") == 1
+    assert text.count(error.removeprefix("rigsync: ERROR: ")) == 1
+
+
+def test_a_stream_that_is_closed_keeps_nothing_from_being_done() -> None:
+    code = """
+import rigsync, time
+sys.stderr.close()
+aux = rigsync.Auxiliaries({{'down': '127.0.0.1:{port}'}}, connect_timeout=0.05)
+seen = []
+aux.on('RigLost', seen.append)
+aux.push('EXPEND', wait=True, timeout=0.5)
+end = time.monotonic() + 20
+while not seen and aux.services['down'].state.value != 'lost':
+    assert time.monotonic() < end
+assert 'down' in aux.services._searches
+aux.close()
+"""
+    assert told("", code)[0] == ""
 
 
 def test_a_stderr_that_is_closed_harms_nobody() -> None:

@@ -81,6 +81,8 @@ class Errand:
     """Whether the rig says that it is working on it. An echo does not say so."""
     turn_at: float = math.inf
     """When it was the first of those that wait, in monotonic seconds."""
+    time_left: float = 0.0
+    """Seconds that it had then until its deadline."""
     frame: bytes = b""
     """The request in the rigsync dialect, to this rig, once it has been sent."""
     echoed_at: float | None = None
@@ -284,8 +286,8 @@ def _progress(errand: Errand, config: RigConfig, dialect: Dialect, is_current: b
         return "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
     if errand.received and dialect is Dialect.IBLUTIL:
         return (
-            "it has reached the iblutil rig, which does not say more: its program may be working on it, or was not "
-            "waiting for it and has dropped it; look at the rig, and allow a longer timeout or a longer pause"
+            "the iblutil rig has received it, and says no more; its program may be at work on it, or has dropped it: "
+            "look at the rig, or allow a longer timeout or pause"
         )
     if errand.received:
         return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"

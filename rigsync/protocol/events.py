@@ -96,6 +96,22 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class PushBegun(CoordinatorEvent):
+    """A message is on its way to rigs, or waits for its turn there."""
+
+    request_time: float
+    """The push, by its unique Unix time in seconds."""
+    event: Verb
+    """What is pushed."""
+    args: list[Any] = field(repr=False)
+    """What follows it."""
+    rigs: list[str]
+    """Names of the rigs."""
+    at: float | None
+    """The instant at which they are to act, as Unix time in seconds; None for at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class PushCompleted(CoordinatorEvent):
     """Every rig that a push went to has answered or failed."""
 

@@ -12,13 +12,11 @@ from rigsync.config import RigConfig, Timing
 from rigsync.errors import RemoteProtocolError, RigError
 from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.errands import Request
-from rigsync.protocol.events import Dialect, LinkState, PushCompleted, Start, StoodStill
+from rigsync.protocol.events import LinkState, PushBegun, PushCompleted, Start, StoodStill
+from rigsync.protocol.lifecycle import ENDS
 from rigsync.protocol.messages import ExpMessage, Message, Verb
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.peer import Line, Peer
-
-LAST_FIRST = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
-"""Messages that go out in reverse order of the rigs, as they do in iblutil: what began first ends last."""
 
 
 @dataclass(slots=True)
@@ -111,7 +109,8 @@ class Fanout(Outputs[tuple[str, Line]]):
             Seconds beyond the timeout for rigs that say that they are working on it.
         pause : float
             Seconds that an iblutil rig has after its last word before the message leaves, unless its configuration says
-            otherwise. The timeout counts from then. All iblutil rigs get it when the last of them has had its pause.
+            otherwise; it takes nothing of the timeout. All iblutil rigs get it when the last of them has had its pause,
+            but an EXPINTERRUPT when each has.
 
         Raises
         ------
@@ -122,16 +121,19 @@ class Fanout(Outputs[tuple[str, Line]]):
             raise ValueError(f"a push is already filed under the request time {request_time!r}")
         chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
         self._n += 1
-        leave_at = max((peer.ready_at(pause) for peer in chosen), default=-math.inf)
+        # Of an EXPINTERRUPT none waits for another's pause.
+        waits = message.event is not ExpMessage.EXPINTERRUPT
+        leave_at = max((peer.ready_at(pause) for peer in chosen if waits), default=-math.inf)
         request = Request(message, request_time, self._n, confirm, act_at, patience, pause, leave_at)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         self._pushes[request_time] = _Push(message.event, [peer.name for peer in chosen], len(chosen), at)
+        self._events.append(PushBegun(request_time, message.event, message.args, [peer.name for peer in chosen], at))
         begin = now if act_at is None else max(now, act_at)
         if not chosen:
             self._complete(request_time)
-        for peer in reversed(chosen) if message.event in LAST_FIRST else chosen:
-            leaves = max(begin, leave_at) if peer.dialect is Dialect.IBLUTIL else begin
-            peer.submit(request, leaves + (peer.config.timeout if timeout is None else timeout), now)
+        # What began first ends last, as in iblutil.
+        for peer in reversed(chosen) if message.event in ENDS else chosen:
+            peer.submit(request, begin + (peer.config.timeout if timeout is None else timeout), now)
             self._note_timer(peer)
 
     def withdraw_queued(self) -> int:

@@ -47,6 +47,8 @@ TABLE: dict[ExpStatus, dict[ExpMessage, Any]] = {
 
 LIFECYCLE_MESSAGES = frozenset(TABLE[CONNECTED])
 """The messages that can change the status. The others are answered in every status and change none."""
+ENDS = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
+"""The messages that end a recording."""
 
 LONGEST_REFERENCE = 500
 """Characters; it is part of every answer to a probe, which has to fit into a datagram."""

@@ -42,7 +42,7 @@ from rigsync.protocol.events import (
     Start,
     ViolationSeen,
 )
-from rigsync.protocol.lifecycle import name_different
+from rigsync.protocol.lifecycle import ENDS, name_different
 from rigsync.protocol.liveness import Liveness
 from rigsync.protocol.messages import (
     Ack,
@@ -83,8 +83,9 @@ class AwaitedEcho:
     until: float
 
 
-ENDS = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
-"""Messages that end a recording. Some iblutil rigs answer one of them by another: iblrig's camera does."""
+VERB_GAP = 0.05
+"""Seconds for which the next message waits after one of iblutil's verbs was confirmed. Meanwhile comes the answer, if
+the rig has one; to a rig that sends it just then, any other message is a wrong echo, at which it closes."""
 FAREWELLS = (Line.PROBES, Line.REQUESTS) * 2
 """On which lines a goodbye leaves. Nobody is left to send it again, and a rig that has not heard it belongs to a
 program that is gone until the lease is over."""
@@ -142,6 +143,8 @@ class Peer:
         self._awaited_echo: AwaitedEcho | None = None
         self._spoke_at = -math.inf
         """When an iblutil rig last sent a message that was no echo, in monotonic seconds."""
+        self._held_until = -math.inf
+        """Until when nothing leaves to an iblutil rig, which has just confirmed a verb."""
         self._owed: set[Verb] = set()
         """Messages that an iblutil rig may still answer, though none of them is outstanding."""
         self._remote_boot: str | None = None
@@ -194,7 +197,7 @@ class Peer:
         self.handle_timer(now)
 
     def ready_at(self, pause: float) -> float:
-        """Return when, in monotonic seconds, an iblutil rig is given its next message; long ago for any other.
+        """Return when, in monotonic seconds, an iblutil rig is given its next message; -inf for rigs of rigsync.
 
         Its program may await each message by `on_event`, and drops what comes before it does (section 1).
 
@@ -279,6 +282,7 @@ class Peer:
     def report_refusal(self, now: float) -> None:
         """Take note of an ICMP refusal."""
         self._events.append(ProbeRefused(self.name))
+        self._owed.clear()  # its program has ended
         before = self.state
         self._liveness.refuse(now)
         self._note_change(before)
@@ -339,9 +343,12 @@ class Peer:
             errand.next_send = math.inf
             return
         else:
-            errand.turn_at = min(errand.turn_at, now)
+            if errand.turn_at == math.inf:
+                errand.turn_at, errand.time_left = now, errand.deadline - now
             errand.next_send = self._leaves_at(errand)
             if now < errand.next_send:
+                if errand.request.act_at is None:
+                    errand.deadline = max(errand.deadline, errand.next_send + errand.time_left)
                 return
         self._transmit(errand, now)
 
@@ -352,7 +359,8 @@ class Peer:
         """Return when a message leaves to an iblutil rig: once the rig awaits it, and half a way before its instant."""
         request, pause = errand.request, self._pause(errand.request.pause)
         # A rig that goes on talking does not put it off without end.
-        leaves_at = max(request.leave_at, min(self._spoke_at + pause, errand.turn_at + 2 * pause))
+        ready_at = min(self._spoke_at + pause, errand.turn_at + 2 * pause)
+        leaves_at = max(request.leave_at, ready_at, self._held_until)
         if request.act_at is not None:
             leaves_at = max(leaves_at, request.act_at - (self.round_trip or 0.0) / 2)
         return leaves_at
@@ -459,9 +467,12 @@ class Peer:
                 raise RemoteProtocolError("echo loop", "the rig sends the same message over and over")
             self._send(Line.REQUESTS, data)
             self._spoke_at = now
+            self._held_until = -math.inf
             if awaited:
                 self._awaited_echo = None
                 self._note_other_answer(awaited, message)
+                if awaited.tries > 1:
+                    self._note_owed(awaited)  # the rig may answer each copy
                 self._finish(awaited, message.args, now, self._estimated_start(awaited), message.event)
             else:
                 self._owed.discard(message.event)
@@ -469,9 +480,8 @@ class Peer:
 
     def _note_other_answer(self, errand: Errand, message: Array) -> None:
         if message.event is not errand.request.event:
-            asked, answered = errand.request.event.name, message.event.name
-            problem = f"{asked} was answered by {answered}, which is taken for its answer since it ends a recording"
-            self.report_violation(RemoteProtocolError("answer of another name", problem))
+            kind = f"{errand.request.event.name} was answered by {message.event.name}"
+            self.report_violation(RemoteProtocolError(kind, "taken for its answer, since it ends a recording"))
 
     def _answers(self, message: Array, errand: Errand) -> bool:
         """Tell an answer to the outstanding request from one to a request that was given up.
@@ -482,7 +492,8 @@ class Peer:
         if not errand.received:
             return False
         if message.event is not errand.request.event:
-            return {message.event, errand.request.event} <= ENDS and message.event not in self._owed
+            both_end = {message.event, errand.request.event} <= ENDS
+            return both_end and message.event not in self._owed
         if message.event is not ExpMessage.EXPSTART or not message.args:
             return True
         return not name_different(errand.request.message.args[0], message.args[0])
@@ -501,6 +512,7 @@ class Peer:
                 self._finish(errand, [], now, self._estimated_start(errand))
             elif errand.request.confirm:  # one of iblutil's verbs, which end here
                 self._note_owed(errand)
+                self._held_until = now + VERB_GAP
                 self._errands.remove(errand)
                 self._settled(self.name, errand.request, None, None)
         self._advance(now)

@@ -15,7 +15,7 @@ from rigsync.protocol.clock import StampClock
 from rigsync.protocol.events import MessageReceived, PushCompleted, RequestReceived, ViolationSeen
 from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.messages import ExpMessage
-from rigsync.protocol.peer import Line
+from rigsync.protocol.peer import VERB_GAP, Line
 
 from .support import COORDINATOR, WALL, PeerBench
 
@@ -204,6 +204,43 @@ def test_all_iblutil_rigs_get_a_message_in_one_turn_though_one_has_answered_late
     assert pair.sent() == [("cameras", START), ("ephys", START)]
 
 
+def test_no_interrupt_waits_for_the_pause_of_another_rig() -> None:
+    pair = Pair()
+    pair.push("EXPINIT")
+    pair.sent()
+    pair.answer("cameras", INIT, b"[1,{}]")
+    pair.run(0.1)
+    pair.answer("ephys", INIT, b"[1,{}]")
+    pair.push("EXPINTERRUPT")
+    pair.run(0.11)
+    assert pair.sent() == [("cameras", b"[16,null ]")]
+    pair.run(0.1)
+    assert pair.sent() == [("ephys", b"[16,null ]")]
+
+
+def test_what_waits_behind_another_has_its_time_after_the_pause(ibl: PeerBench) -> None:
+    first = ibl.submit("EXPINIT", timeout=1.0, pause=2.0)
+    ibl.submit("EXPSTART", timeout=1.0, pause=2.0)
+    ibl.receive(first.array)
+    ibl.array(ExpMessage.EXPINIT, {})
+    ibl.sent()
+    ibl.outcomes.clear()
+    assert ibl.run(2.5) == pytest.approx([2.0])
+    assert ibl.outcomes == []
+    ibl.run(1)
+    assert isinstance(ibl.outcome(), RigTimeout)
+
+
+def test_a_rig_that_talks_takes_nothing_of_the_time_for_the_answer(ibl: PeerBench) -> None:
+    answered(ibl, "EXPINIT", {}, pause=0.5)
+    ibl.submit("EXPINTERRUPT", timeout=0.3, pause=0.5)
+    for _ in range(11):
+        ibl.run(0.1)
+        ibl.array(ExpMessage.EXPSTATUS, 20)
+    assert any(data.startswith(b"[16") for data in ibl.sent())
+    assert ibl.outcomes == []
+
+
 def test_the_pause_takes_nothing_of_the_time_for_the_answer() -> None:
     pair = Pair()
     pair.push("EXPINIT")
@@ -229,9 +266,21 @@ def test_a_verb_ends_with_the_echo_and_the_next_leaves_then(ibl: PeerBench) -> N
         assert ibl.sent() == [verb.array]
         ibl.receive(verb.array)
         assert ibl.outcome() is None
+        ibl.run(VERB_GAP)
     assert [event.request_time for event in ibl.events(RequestReceived)] == [1.0, 2.0, 3.0]
     assert ibl.events(MessageReceived) == []
-    assert ibl.now == 0
+
+
+def test_the_answer_to_a_verb_is_met_by_no_other_message(ibl: PeerBench) -> None:
+    """A rig that awaits the echo of its answer takes any other message for a wrong one, and closes."""
+    ibl.receive(ibl.submit("EXPINIT", confirm=True, pause=PAUSE).array)
+    following = ibl.submit("EXPSTART", confirm=True, pause=PAUSE)
+    ibl.sent()
+    ibl.run(0.01)
+    answer = ibl.array(ExpMessage.EXPINIT, {})
+    assert ibl.sent() == [answer]
+    assert ibl.run(1) == pytest.approx([0.2])
+    assert ibl.sent() == [following.array]
 
 
 def test_the_answer_to_a_verb_is_told_when_it_comes(ibl: PeerBench) -> None:
@@ -268,7 +317,7 @@ def test_an_echo_is_no_sign_of_work(ibl: PeerBench) -> None:
     ibl.run(0.02)
     error = ibl.outcome()
     assert isinstance(error, RigTimeout)
-    assert "which does not say more" in str(error)
+    assert "has received it, and says no more" in str(error)
 
 
 def test_an_ack_is_a_sign_of_work() -> None:
@@ -310,8 +359,8 @@ def test_any_answer_that_ends_a_recording_is_taken_for_what_it_is(ibl: PeerBench
     (received,) = [event for event in told if isinstance(event, MessageReceived)]
     assert (received.event.name, received.request_time) == (answer, 1.0)
     warned = [event.problem for event in told if isinstance(event, ViolationSeen)]
-    expected = f"{asked} was answered by {answer}, which is taken for its answer since it ends a recording"
-    assert warned == ([] if asked == answer else [f"answer of another name: {expected}"])
+    expected = f"{asked} was answered by {answer}: taken for its answer, since it ends a recording"
+    assert warned == ([] if asked == answer else [expected])
 
 
 @pytest.mark.parametrize(
@@ -321,6 +370,43 @@ def test_no_other_answer_of_another_name_is(ibl: PeerBench, asked: str, answer: 
     ibl.receive(ibl.submit(asked).array)
     ibl.array(ExpMessage[answer], 0, {})
     assert ibl.outcomes == []
+
+
+def test_each_pair_of_names_is_told_once(ibl: PeerBench) -> None:
+    for asked, answer in (("EXPCLEANUP", "EXPINTERRUPT"), ("EXPEND", "EXPINTERRUPT"), ("EXPCLEANUP", "EXPINTERRUPT")):
+        ibl.receive(ibl.submit(asked).array)
+        ibl.array(ExpMessage[answer], {})
+    told = [event.problem.partition(":")[0] for event in ibl.events(ViolationSeen)]
+    assert told == ["EXPCLEANUP was answered by EXPINTERRUPT", "EXPEND was answered by EXPINTERRUPT"]
+
+
+def test_the_second_answer_of_a_rig_that_was_asked_twice_is_none_to_the_next_message() -> None:
+    ibl = PeerBench(resend=True).connected("iblutil")
+    request = ibl.submit("EXPEND")
+    ibl.run(0.03)
+    ibl.receive(request.array)
+    ibl.array(ExpMessage.EXPEND, {"status": 30})
+    ibl.outcomes.clear()
+    ibl.receive(ibl.submit("EXPCLEANUP").array)
+    ibl.array(ExpMessage.EXPEND, {"status": 30})
+    assert ibl.outcomes == []
+
+
+@pytest.mark.parametrize("how", ["refused", "another dialect"])
+def test_a_program_that_has_ended_owes_nothing(ibl: PeerBench, how: str) -> None:
+    ibl.receive(ibl.submit("EXPINTERRUPT", timeout=1).array)
+    ibl.run(1.5)
+    ibl.outcomes.clear()
+    if how == "refused":
+        ibl.peer.report_refusal(ibl.now)
+    else:
+        ibl.alive(ibl.peer.probe(ibl.now))
+        ibl.array(ExpMessage.EXPSTATUS, 0)
+    ibl.array(ExpMessage.EXPSTATUS, 0)
+    ibl.run(1)
+    ibl.receive(ibl.submit("EXPCLEANUP").array)
+    ibl.array(ExpMessage.EXPINTERRUPT, {"status": 30})
+    assert ibl.outcome() == [{"status": 30}]
 
 
 def test_an_answer_of_another_name_does_not_count_before_the_echo(ibl: PeerBench) -> None:
@@ -342,6 +428,7 @@ def overtaken(ibl: PeerBench) -> None:
 
 def confirmed(ibl: PeerBench) -> None:
     ibl.receive(ibl.submit("EXPEND", confirm=True).array)
+    ibl.run(VERB_GAP)
 
 
 @pytest.mark.parametrize("before", [given_up, overtaken, confirmed])

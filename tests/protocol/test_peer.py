@@ -1076,7 +1076,7 @@ def test_a_rig_that_has_confirmed_and_does_not_answer_is_told_apart_from_one_tha
     ibl.receive(request.array)
     ibl.run(2)
     text = str(ibl.outcome())
-    assert "it has reached the iblutil rig, which does not say more" in text
+    assert "the iblutil rig has received it, and says no more" in text
     assert "still working" not in text  # one echo says that the bytes came, and nothing more
     ibl.submit("EXPEND", timeout=2)
     ibl.run(2)
