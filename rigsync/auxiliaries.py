@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from rigsync.callbacks import Subscribers, guarded
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import PAUSE, Rigs, checked_timeout, close_match, load_rigs, rigs_from
-from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
+from rigsync.errors import BusyError, LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
 from rigsync.experiment import Experiment, unfinished
 from rigsync.failures import FailureWatch, LateStop, RigFailure, Started
 from rigsync.loop_thread import LoopThread
@@ -42,6 +42,8 @@ CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
 STOP_TIMEOUT = 1.2
 """Seconds of these for rigs that are interrupted because they were started and not ended."""
+STOP_GRACE = 0.3
+"""Seconds more for a rig of iblutil that has its pause before."""
 _UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
 _CLOSED = "closed before every rig had answered"
 _KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
@@ -898,11 +900,14 @@ class Auxiliaries:
         if rigs:
             said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
             try:
-                await asyncio.wait_for(remote.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT)
-            except PushError:
-                pass  # the log tells what has failed
+                await asyncio.wait_for(remote.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT + STOP_GRACE)
+            except PushError as error:
+                unmoved = [rig for rig, failure in error.failed.items() if not isinstance(failure, BusyError)]
+                if unmoved:  # why, the log has told
+                    logger.error("%s may go on recording", ", ".join(unmoved))  # noqa: TRY400
             except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # a pause that is none, or too long a one
-                logger.error("%s may go on recording: %s", ", ".join(rigs), error or "not told in time")  # noqa: TRY400
+                reason = str(error) or "their pause was longer than the time to close"
+                logger.error("%s may go on recording: %s", ", ".join(rigs), reason)  # noqa: TRY400
 
     def await_outstanding(self, end: float) -> None:
         """Wait until all that was pushed is answered, or until monotonic `end` in seconds; say what is given up."""

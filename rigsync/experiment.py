@@ -349,7 +349,6 @@ class Experiment:
                 self._aux.push("EXPINTERRUPT", report, wait=True, rigs=rigs, timeout=LAST_WORDS)
 
     def _note_failure(self, failure: RigFailure) -> None:
-        logger.error("%s: %s", failure.rig, failure.reason)
         if self._on_failure:
             guarded("on_failure", self._on_failure, failure)
 

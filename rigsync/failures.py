@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -142,7 +143,7 @@ class FailureWatch:
         if notice.rig not in self._rigs or name_different(body.get("exp_ref"), self._exp_ref):
             return
         if notice.topic == FAILURE:
-            self._fail(notice.rig, str(body.get("problem") or notice.body))
+            self._fail(notice.rig, str(body.get("problem") or notice.body))  # which the log has of the notice
         elif notice.topic == "log" and body.get("message") in ("EXPEND", "EXPINTERRUPT") and not body.get("error"):
             self._reasons.setdefault(notice.rig, f"{body['message']} came from {body.get('from')}")
         elif notice.topic == "status" and body.get("status") == ExpStatus.STOPPED.name:
@@ -167,7 +168,8 @@ class FailureWatch:
                 self._unexplained.add(probe.rig)  # the notice with the reason may be under way
                 return
             reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
-            self._fail(probe.rig, f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}")
+            text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
+            self._fail(probe.rig, text, is_news=probe.rig not in self._failed)
 
     def _note_answer(self, answer: MessageReceived) -> None:
         ends = answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and answer.request_time is not None
@@ -176,7 +178,7 @@ class FailureWatch:
 
     def _note_restart(self, event: RigRestarted) -> None:
         if event.rig in self._rigs:
-            self._fail(event.rig, "its program was started anew, which has ended what it recorded")
+            self._fail(event.rig, "its program was started anew, which has ended what it recorded", is_news=True)
 
     def _note_link(self, event: LinkChanged) -> None:
         if event.rig not in self._rigs:
@@ -190,8 +192,11 @@ class FailureWatch:
         if event.after is LinkState.LOST:
             self._fail(event.rig, f"the rig is lost: {event.reason}", self._lost)
 
-    def _fail(self, rig: str, reason: str, where: dict[str, str] | None = None) -> None:
+    def _fail(self, rig: str, reason: str, where: dict[str, str] | None = None, is_news: bool = False) -> None:
+        """File a failure, and log it where no notice and no change of the link has told it."""
         failed = self._failed if where is None else where
+        if is_news and not self._is_over and rig not in failed:
+            logger.error("%s: %s", rig, one_line(reason))
         with self._lock:
             if self._is_over or rig in failed:
                 return
@@ -203,9 +208,10 @@ class FailureWatch:
 
 
 class Started:
-    """The rigs that this program has started by EXPSTART, and not ended.
+    """The rigs that this program has started by EXPSTART, and not told to end.
 
     A program that closes with these recording leaves them to their lease, and an iblutil rig, which has none, for ever.
+    A rig that was lost meanwhile is left to its lease: another program may have taken it over.
 
     Parameters
     ----------
@@ -218,28 +224,24 @@ class Started:
         """The experiment that each rig was last told of."""
         self._prepared: set[str] = set()
         """Rigs that have accepted this program's EXPINIT, so that it is in charge of them."""
-        self._maybe: set[str] = set()
-        """Rigs to which EXPSTART is under way, or which have not said what became of it."""
+        self._told: dict[str, float] = {}
+        """Rigs that were sent EXPSTART, with the Unix time from which they may act on it."""
         self._surely: set[str] = set()
         """Rigs that have answered it."""
         subscribers.add(PushBegun, self._note_push)
         subscribers.add(MessageReceived, self._note_answer)
         subscribers.add(PushCompleted, self._note_outcome)
         subscribers.add(Notice, self._note_notice)
-        subscribers.add(RigRestarted, lambda event: self._forget(event.rig))
+        subscribers.add(RigRestarted, lambda event: self._forget([event.rig]))
+        subscribers.add(LinkChanged, self._note_link)
 
     def take(self, services: RigServices) -> list[str]:
-        """Return those that can be reached, and log of the others that they may go on recording; then forget all."""
-        reached = []
-        for rig in services:
-            if rig in self._surely or (rig in self._maybe and self._may_be_own(services[rig])):
-                if services[rig].state is LinkState.LOST:
-                    logger.error("%s may go on recording: %s", rig, one_line(services[rig].reason))
-                else:
-                    reached.append(rig)
-        for told in (self._surely, self._maybe, self._prepared):
-            told.clear()
-        return reached
+        """Return them, and forget them."""
+        now = time.time()  # what waits for a later instant is called off by the goodbye
+        begun = [rig for rig in services if now >= self._told.get(rig, math.inf)]
+        rigs = [rig for rig in begun if rig in self._surely or self._may_be_own(services[rig])]
+        self._forget(list(services))
+        return rigs
 
     def _may_be_own(self, rig: RemoteRig) -> bool:
         """Tell whether what a rig records, if anything, is this program's: an iblutil rig does not say."""
@@ -248,22 +250,24 @@ class Started:
         own = self._references.get(rig.name)
         return own is not None and _as_written(rig.exp_ref) == own
 
-    def _forget(self, rig: str) -> None:
-        for told in (self._surely, self._maybe, self._prepared):
-            told.discard(rig)
+    def _forget(self, rigs: Iterable[str]) -> None:
+        for rig in rigs:
+            self._told.pop(rig, None)
+            self._surely.discard(rig)
+            self._prepared.discard(rig)
 
     def _note_push(self, push: PushBegun) -> None:
-        if push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
+        if push.event in ENDS:
+            self._forget(push.rigs)  # it may be at work on that, which is not to be overtaken
+        elif push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
             named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
             if isinstance(named, str):
                 self._references.update(dict.fromkeys(push.rigs, _as_written(named)))
-        if push.event is ExpMessage.EXPSTART and push.at is None:  # one that waits for its instant is called off
-            self._maybe.update(push.rigs)
+        if push.event is ExpMessage.EXPSTART:
+            self._told.update(dict.fromkeys(push.rigs, push.at or 0.0))
 
     def _note_answer(self, answer: MessageReceived) -> None:
-        if answer.event in ENDS:
-            self._forget(answer.rig)
-        elif answer.event is ExpMessage.EXPINIT and answer.request_time is not None:
+        if answer.event is ExpMessage.EXPINIT and answer.request_time is not None:
             self._prepared.add(answer.rig)
         elif answer.event is ExpMessage.EXPSTART and answer.request_time is not None:
             self._surely.add(answer.rig)
@@ -272,14 +276,16 @@ class Started:
         if push.event is ExpMessage.EXPSTART:
             # Another's recording, nobody there, or never sent. Whoever was only silent may have begun.
             unmoved = (BusyError, RigRefused, Aborted)
-            self._maybe -= {rig for rig, error in push.failures.items() if isinstance(error, unmoved)}
+            self._forget([rig for rig, error in push.failures.items() if isinstance(error, unmoved)])
+
+    def _note_link(self, event: LinkChanged) -> None:
+        if event.after is LinkState.LOST:
+            self._forget([event.rig])
 
     def _note_notice(self, notice: Notice) -> None:
         body = notice.body if isinstance(notice.body, dict) else {}
-        begun_by_another = notice.topic == "log" and body.get("message") == "EXPINIT" and not body.get("error")
-        has_stopped = notice.topic == "status" and body.get("status") in ("CONNECTED", "STOPPED")
-        if begun_by_another or has_stopped:
-            self._forget(notice.rig)
+        if notice.topic == "log" and body.get("message") == "EXPINIT" and not body.get("error"):
+            self._forget([notice.rig])  # another program has begun with it
 
 
 class LateStop:

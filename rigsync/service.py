@@ -141,6 +141,8 @@ class RigServices(app.Services):
         self._addresses: dict[str, tuple[Any, ...]] = {}
         self._pending: dict[float, _Pending] = {}
         self._complained: set[tuple[str, ExpMessage]] = set()
+        self._failures: dict[str, str] = {}
+        """The last failure that each rig has told."""
         self._pings: list[_Ping] = []
         self._searches: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
@@ -295,7 +297,8 @@ class RigServices(app.Services):
     def longest(self, timeout: float | None) -> float:
         """Return the seconds within which a push with this timeout is settled."""
         pauses = [self._pause(), *(rig.config.pause or 0.0 for rig in self.values())]
-        return (timeout if timeout is not None else self.timeout or math.inf) + 2 * max(pauses)
+        waiting = 2 + len(self._pending)  # what is outstanding has its pauses before
+        return (timeout if timeout is not None else self.timeout or math.inf) + waiting * max(pauses)
 
     def peer(self, name: str) -> Peer | None:
         """Return the core's view of a rig; None until open."""
@@ -645,9 +648,12 @@ class RigServices(app.Services):
     def _note_notice(self, event: Notice) -> None:
         body = event.body if isinstance(event.body, dict) else {}
         if event.topic == "status" and body.get("reason"):
-            push_logger.warning("%s: %s", event.rig, one_line(str(body["reason"])))
+            reason = one_line(str(body["reason"]))
+            if self._failures.pop(event.rig, None) != reason:  # why it has stopped may be what it has just told
+                push_logger.warning("%s: %s", event.rig, reason)
         elif event.topic == FAILURE:
-            push_logger.error("%s: %s", event.rig, one_line(str(body.get("problem") or event.body)))
+            self._failures[event.rig] = one_line(str(body.get("problem") or event.body))
+            push_logger.error("%s: %s", event.rig, self._failures[event.rig])
         elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
             told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
             push_logger.warning("%s: %s", event.rig, one_line(told))

@@ -725,16 +725,6 @@ def test_connected_as_a_condition(pair: Auxiliaries) -> None:
         assert pair.connected.wait_for(lambda: pair.all_alive, timeout=LONG)
 
 
-def test_waiter_for_connected_is_woken_while_another_holds_the_lock(serve: Serve, connect: Connect) -> None:
-    with silent_rig("cameras") as clients:
-        aux = connect(clients, connect_timeout=0)
-    with aux.connected:
-        serve("cameras", port=int(clients["cameras"].rpartition(":")[2]))
-        until(lambda: aux.all_alive, "the connection")
-        assert in_thread(aux.connected.is_set).result(LONG)
-        assert aux.connected.wait(LONG)
-
-
 def test_response_received_as_an_event(pair: Auxiliaries) -> None:
     for _ in range(20):
         request_time = pair.push("EXPSTATUS")
@@ -1176,7 +1166,7 @@ def test_stop_event_stops_the_thread_and_closes(pair: Auxiliaries) -> None:
     assert not pair.is_running
     until(lambda: not pair.thread.is_alive(), "the end of the thread")
     assert not services.is_open
-    assert not pair.all_alive
+    assert not pair.is_connected
     with pytest.raises(NotRunning):
         pair.push("EXPEND")
     pair.close()
@@ -1199,7 +1189,7 @@ def test_cleanup_on_the_users_event_loop(serve: Serve, connect: Connect, notify:
     assert rig.status == (ExpStatus.CONNECTED if notify else ExpStatus.INITIALIZED)
     with pytest.raises(asyncio.CancelledError):
         waiter.result(PROMPT)
-    assert not aux.all_alive
+    assert not aux.is_connected
     assert not aux.services.is_open
     with pytest.raises(NotRunning):
         ends_within(PROMPT, aux.push, "EXPEND", wait=True)
@@ -1340,7 +1330,7 @@ def test_fork_leaves_the_parents_instance_alone() -> None:
         child = os.fork()
         if child == 0:
             assert not aux.is_running
-            assert not aux.all_alive
+            assert not aux.is_connected
             begin = time.monotonic()
             try:
                 aux.push("EXPSTATUS", wait=True)

@@ -443,6 +443,23 @@ def test_ctrl_c_while_it_ends_interrupts(lab: Lab, connect: Connect, gate: Gate)
 # ------------------------------------------------------------------------------------- failures while it is recorded
 
 
+def test_a_failure_is_told_once(lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    rig = lab.rig("cameras")
+
+    def record() -> None:
+        with connect(rig).experiment(REFERENCE) as session:
+            rig.notify("failure", {"problem": "the recorder was killed", "exp_ref": REFERENCE})
+            rig.interrupt("the recorder was killed")
+            until(lambda: rig.status is ExpStatus.STOPPED)
+            until(lambda: session.failures, "the failure")
+
+    with pytest.raises(ExperimentError):
+        record()
+    own = ("rigsync.push", "rigsync.link", "rigsync.experiment")
+    lines = [r.getMessage() for r in caplog.records if r.name in own and r.levelno >= 30 and "killed" in r.getMessage()]
+    assert lines == ["cameras: the recorder was killed"]
+
+
 def test_a_rig_that_stops_by_itself_is_seen(lab: Lab, connect: Connect) -> None:
     told: list[RigFailure] = []
     cameras = lab.rig("cameras")

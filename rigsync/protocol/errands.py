@@ -81,8 +81,8 @@ class Errand:
     """Whether the rig says that it is working on it. An echo does not say so."""
     turn_at: float = math.inf
     """When it was the first of those that wait, in monotonic seconds."""
-    time_left: float = 0.0
-    """Seconds that it had then until its deadline."""
+    time_left: float = math.inf
+    """Seconds for the answer that it had then."""
     frame: bytes = b""
     """The request in the rigsync dialect, to this rig, once it has been sent."""
     echoed_at: float | None = None
@@ -116,6 +116,11 @@ class Errands:
         """Put an errand behind those of its sort: an EXPINTERRUPT goes before all others."""
         (self._interrupts if errand.request.event is ExpMessage.EXPINTERRUPT else self._queue).append(errand)
         self._queue_timer = min(self._queue_timer, self.limit(errand))
+
+    @property
+    def waiting(self) -> int:
+        """How many are to be sent, or answered, before one that is added now."""
+        return len(self._interrupts) + len(self._queue) + (self.current is not None)
 
     def next(self) -> Errand | None:
         """Return the errand that is under way, which is now the first that waits where there was none."""

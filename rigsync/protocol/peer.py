@@ -223,6 +223,9 @@ class Peer:
             self._overtake()
         elif request.event is ExpMessage.EXPEND:
             self._call_off(request.act_at, now)
+        if self.dialect is Dialect.IBLUTIL and request.act_at is None:
+            errand.time_left = deadline - now
+            errand.deadline += self._errands.waiting * self._pause(request.pause)  # of those before it
         self._errands.add(errand)
         self._advance(now)
 
@@ -344,7 +347,7 @@ class Peer:
             return
         else:
             if errand.turn_at == math.inf:
-                errand.turn_at, errand.time_left = now, errand.deadline - now
+                errand.turn_at, errand.time_left = now, min(errand.time_left, errand.deadline - now)
             errand.next_send = self._leaves_at(errand)
             if now < errand.next_send:
                 if errand.request.act_at is None:

@@ -287,7 +287,7 @@ def test_receipt_is_told_for_each_rig_where_it_was_asked_for() -> None:
     assert told == [RequestReceived(rig, 1.0) for rig in RIGS]
 
 
-def test_connected_means_that_every_rig_has_answered_lately() -> None:
+def test_all_alive_means_that_every_rig_has_answered_lately() -> None:
     assert not Bench(rigs=[]).fanout.all_alive
     assert not Bench(alive=["cameras", "ephys"]).fanout.all_alive
     bench = Bench()

@@ -231,6 +231,15 @@ def test_what_waits_behind_another_has_its_time_after_the_pause(ibl: PeerBench) 
     assert isinstance(ibl.outcome(), RigTimeout)
 
 
+def test_of_many_that_wait_each_has_its_time(ibl: PeerBench) -> None:
+    requests = [ibl.submit("EXPINFO", "CONNECTED", n, timeout=1.0, pause=PAUSE) for n in range(30)]
+    for request in requests:
+        ibl.run(PAUSE)
+        ibl.receive(request.array)
+        ibl.array(ExpMessage.EXPINFO, 0, {})
+    assert [outcome for _, outcome in ibl.outcomes] == [[0, {}]] * 30
+
+
 def test_a_rig_that_talks_takes_nothing_of_the_time_for_the_answer(ibl: PeerBench) -> None:
     answered(ibl, "EXPINIT", {}, pause=0.5)
     ibl.submit("EXPINTERRUPT", timeout=0.3, pause=0.5)
