@@ -86,6 +86,7 @@ class FailureWatch:
         self._lock = threading.Lock()
         self._since: float | None = None  # when all had begun, in monotonic seconds; None before, and at the end
         self._reasons: dict[str, str] = {}  # why a rig says that it has stopped
+        self._logged: set[str] = set()  # rigs whose reason the log has of their notice
         self._unexplained: set[str] = set()  # rigs that were found stopped, once, without a reason
         self._failed: dict[str, str] = {}
         self._lost: dict[str, str] = {}  # which may be back and have recorded all the while
@@ -149,6 +150,7 @@ class FailureWatch:
         elif notice.topic == "status" and body.get("status") == ExpStatus.STOPPED.name:
             if body.get("reason"):
                 self._reasons[notice.rig] = str(body["reason"])
+                self._logged.add(notice.rig)
             if self._since is not None:
                 # It may be late, and of an experiment of the same name before; a probe that leaves now is not.
                 with contextlib.suppress(NotRunning):
@@ -169,7 +171,7 @@ class FailureWatch:
                 return
             reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
             text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
-            self._fail(probe.rig, text, is_news=probe.rig not in self._failed)
+            self._fail(probe.rig, text, is_news=probe.rig not in self._logged)
 
     def _note_answer(self, answer: MessageReceived) -> None:
         ends = answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and answer.request_time is not None
