@@ -61,6 +61,7 @@ from rigsync.transports.udp import own_address
 logger = logging.getLogger("rigsync.service")
 push_logger = logging.getLogger("rigsync.push")
 link_logger = logging.getLogger("rigsync.link")
+notice_logger = logging.getLogger("rigsync.notice")
 
 Outcome = PushResult | PushError
 
@@ -650,13 +651,13 @@ class RigServices(app.Services):
         if event.topic == "status" and body.get("reason"):
             reason = one_line(str(body["reason"]))
             if self._failures.pop(event.rig, None) != reason:  # why it has stopped may be what it has just told
-                push_logger.warning("%s: %s", event.rig, reason)
+                notice_logger.warning("%s does not record any more: %s", event.rig, reason)
         elif event.topic == FAILURE:
             self._failures[event.rig] = one_line(str(body.get("problem") or event.body))
-            push_logger.error("%s: %s", event.rig, self._failures[event.rig])
+            notice_logger.error("%s: %s", event.rig, self._failures[event.rig])
         elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
             told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
-            push_logger.warning("%s: %s", event.rig, one_line(told))
+            notice_logger.warning("%s: %s", event.rig, one_line(told))
 
     def _note_link(self, event: LinkChanged) -> None:
         level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO

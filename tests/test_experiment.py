@@ -455,7 +455,7 @@ def test_a_failure_is_told_once(lab: Lab, connect: Connect, caplog: pytest.LogCa
 
     with pytest.raises(ExperimentError):
         record()
-    own = ("rigsync.push", "rigsync.link", "rigsync.experiment")
+    own = ("rigsync.push", "rigsync.link", "rigsync.notice", "rigsync.experiment")
     lines = [r.getMessage() for r in caplog.records if r.name in own and r.levelno >= 30 and "killed" in r.getMessage()]
     assert lines == ["cameras: the recorder was killed"]
 

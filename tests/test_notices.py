@@ -146,6 +146,6 @@ def test_failures_are_on_the_screen_of_every_coordinator(
     rig.notify("failure", {"problem": "left.mp4 has stopped growing"})
     until(lambda: all(watcher.of("failure") for watcher in (watcher, owner)))
     until(lambda: watcher.of("log"))
-    told = [record.getMessage() for record in caplog.records if record.name == "rigsync.push"]
+    told = [record.getMessage() for record in caplog.records if record.name == "rigsync.notice"]
     assert told.count("cameras: left.mp4 has stopped growing") == 2
     assert any(line.startswith("cameras: EXPINIT from 127.0.0.1:") and "disk full" in line for line in told)

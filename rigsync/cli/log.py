@@ -18,23 +18,27 @@ import click
 from rigsync.cli.output import printable, printable_lines
 from rigsync.last_resort import LAST_RESORT
 
-_TOLD_ANYWAY = ("rigsync.push", "rigsync.link")
+_TOLD_ANYWAY = frozenset({"rigsync.push", "rigsync.link"})
 """The loggers of what became of a push and of a link, which commands print themselves."""
+NOTICES = "rigsync.notice"
+"""The logger of what rigs tell of themselves."""
 _BACKLOG = 10_000
 """Lines that wait for somebody to read stderr, some megabytes at most; further ones are lost."""
 _FLUSH_TIMEOUT = 0.5
 """Seconds that the end of a program may wait for somebody to read stderr."""
 
 
-def start_logging(usual: int = logging.WARNING) -> None:
+def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> None:
     """Send rigsync's log to stderr.
 
     Parameters
     ----------
     usual : int
         The level without --verbose.
+    printed : str, optional
+        The logger of what the command prints itself, beside pushes and links.
     """
-    _attach(_StderrHandler(), usual)
+    _attach(_StderrHandler(), usual, printed)
 
 
 @contextlib.contextmanager
@@ -65,7 +69,7 @@ def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
 def held_back_logging() -> Iterator[None]:
     """Keep rigsync's log while something else has the terminal; send it to stderr when the context is left."""
     handler = _HoldingHandler()
-    _attach(handler, logging.WARNING)
+    _attach(handler, logging.WARNING, NOTICES)
     try:
         yield
     finally:
@@ -75,13 +79,13 @@ def held_back_logging() -> Iterator[None]:
                 click.echo(line, err=True)
 
 
-def _attach(handler: logging.Handler, usual: int) -> None:
+def _attach(handler: logging.Handler, usual: int, printed: str | None = None) -> None:
     verbosity: int = click.get_current_context().obj or 0
     if verbosity:
         handler.setFormatter(_FullFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     else:
         handler.setFormatter(_PlainFormatter())
-        handler.addFilter(lambda record: record.name not in _TOLD_ANYWAY)
+        handler.addFilter(lambda record: record.name not in _TOLD_ANYWAY | {printed})
     logger = logging.getLogger("rigsync")
     logger.removeHandler(LAST_RESORT)  # which would tell what commands print themselves
     logger.addHandler(handler)

@@ -47,7 +47,7 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     """
     from contextlib import ExitStack
 
-    from rigsync.cli.log import held_back_logging, start_logging
+    from rigsync.cli.log import NOTICES, held_back_logging, start_logging
     from rigsync.cli.output import console, end_interrupted_line, on_terminal
     from rigsync.cli.rigs import chosen, connect, rigs_of_file
     from rigsync.cli.watching import Watch
@@ -59,7 +59,7 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
         if is_live:
             stack.enter_context(held_back_logging())
         else:
-            start_logging()
+            start_logging(printed=NOTICES)
         auxiliaries = stack.enter_context(connect(rigs, None if once else CONNECT_TIMEOUT))
         watch = stack.enter_context(Watch(auxiliaries))
         try:
