@@ -190,7 +190,9 @@ def encoded(frame: Frame | Array, mark: bytes) -> bytes:
         case messages.Alive():
             return messages.alive(frame)
         case messages.Request():
-            return messages.request(frame.boot, frame.n, Message.of(frame.event, frame.args), frame.to, frame.at)
+            return messages.request(
+                frame.boot, frame.n, Message.of(frame.event, frame.args), frame.to, frame.at, frame.of
+            )
         case messages.Ack():
             return messages.ack(frame.boot, frame.n)
         case messages.Reply():

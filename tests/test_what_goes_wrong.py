@@ -41,6 +41,11 @@ SHOWN_BY = {
         "tests/test_links.py::test_a_restart_that_nothing_else_shows_settles_what_is_outstanding",
         "tests/chaos/test_kills.py::test_rig_killed_in_the_middle_of_each_message",
     ],
+    "a rig's program, or an agent, is restarted in the middle of an experiment": [
+        "tests/agent/test_serve.py::test_one_that_was_killed_and_started_again_does_not_say_that_it_has_ended_the_recording",
+        "tests/protocol/test_responder.py::test_an_end_of_what_this_program_has_never_begun_is_no_success",
+        "tests/test_experiment.py::test_one_that_is_started_anew_is_seen",
+    ],
     "a rig's PC comes back with another address": [
         "tests/test_links.py::test_a_name_that_stands_for_another_address_after_a_reboot",
     ],

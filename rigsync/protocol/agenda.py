@@ -17,7 +17,13 @@ from rigsync.protocol.arguments import encode, to_plain, token_arguments
 from rigsync.protocol.clock import MOST_AHEAD
 from rigsync.protocol.coordinators import Address, Record
 from rigsync.protocol.events import Event, HandlerDue, HandlerOvertaken, LeaseExpired, Schedule, StatusChanged
-from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, decide, named_reference, takes_over
+from rigsync.protocol.lifecycle import (
+    LIFECYCLE_MESSAGES,
+    canonical_reference,
+    decide,
+    named_reference,
+    takes_over,
+)
 from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Message, Verb
 from rigsync.protocol.ownership import Ownership, Sender
 
@@ -27,6 +33,9 @@ WAITING = 256
 """Messages that may wait for their turn; more are refused, so that a flood takes neither memory nor threads."""
 INTERRUPT_PATIENCE = 5.0
 """Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
+REMEMBERED = 64
+"""Experiments that a rig knows to have begun, so that an EXPEND that comes after their end is told apart from one that
+was meant for the program before."""
 LEAD = 0.02
 """Seconds before an instant at which its handlers are handed over, so that a fine timer can wait for the rest."""
 _SLACK = 60.0
@@ -61,6 +70,8 @@ class Task:
     """Where it makes its sender the owner: how it was before."""
     reason: str | None = None
     """Why the rig itself acts."""
+    of: str | None = None
+    """Of an EXPEND, the experiment that it is to end, empty for one without a reference."""
 
 
 @dataclass(slots=True)
@@ -135,6 +146,7 @@ class Agenda:
         self._beginning = False
         self._numbers = 0
         self._answers: dict[ExpMessage, list[Any]] = {}
+        self._begun_here: deque[str] = deque(maxlen=REMEMBERED)  # experiments, empty for one without a reference
         self._bad_end: Problem | None = None  # how EXPEND has failed, where the recording is over all the same
         self._timer = math.inf
         self.status = ExpStatus.CONNECTED
@@ -335,7 +347,9 @@ class Agenda:
             return
         if task.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and task.sender:
             self._claim(task, task.sender, now)
-        if decision.no_op and task.event is ExpMessage.EXPEND and self._bad_end:
+        if decision.no_op and task.of is not None and canonical_reference(task.of) not in self._begun_here:
+            self._finish_failure(task, "StateError", self._nothing_of(task.of), "", now)
+        elif decision.no_op and task.event is ExpMessage.EXPEND and self._bad_end:
             self._finish(task, self._bad_end, now)
         elif decision.no_op:
             self._succeed(task, None, now)
@@ -344,6 +358,13 @@ class Agenda:
             if task.event is ExpMessage.EXPINIT:
                 self._begun()
             self._occupy(task, now)
+
+    def _nothing_of(self, reference: str) -> str:
+        here = f" of {self.exp_ref}" if self.exp_ref else ""
+        return (
+            f"this program has recorded nothing of {reference or 'that experiment'}: it was started anew since that "
+            f"began, and its status is {self.status.name}{here}; look at the rig for what the program before has left"
+        )
 
     def _claim(self, task: Task, sender: Sender, now: float) -> None:
         if not self.ownership.is_led_by(sender):
@@ -486,6 +507,8 @@ class Agenda:
         if (status, exp_ref) != (self.status, self.exp_ref):
             self._events.append(StatusChanged(self.status, status, exp_ref, reason))
             self.status, self.exp_ref, self._reason = status, exp_ref, reason
+            if status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
+                self._begun_here.append(canonical_reference(exp_ref or ""))
             self._entered(reason, now)
 
 

@@ -130,6 +130,8 @@ class Request(Frame):
     """Rig-clock nanoseconds at which to act, or None for at once."""
     to: str | None = None
     """Boot number of the rig that is meant, None for any: one that has restarted since must not act."""
+    of: str | None = None
+    """Of an EXPEND, the experiment that it is to end, empty for one without a reference; None for whatever there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ def _read_request(content: dict[str, Any], boot: str, n: int) -> Frame:
     if isinstance(event, Command) and [type(part) for part in args] != [list, dict]:
         raise RemoteProtocolError("malformed frame", "args of a command are not [[positional...], {keyword: value}]")
     at = None if content.get("at") is None else _stamp(content, "at")
-    return Request(boot, n, event, args, at, _optional(content, "to"))
+    return Request(boot, n, event, args, at, _optional(content, "to"), _optional(content, "of"))
 
 
 def _read_verb(content: dict[str, Any]) -> Verb:
@@ -433,7 +435,9 @@ def error_array(error: str, message: str, event: ExpMessage) -> bytes:
     return to_json([0, f"{error}: {message}"[:5000], int(event)]).encode("ascii")
 
 
-def request(boot: str, n: int, message: Message, to: str | None = None, at: int | None = None) -> bytes:
+def request(
+    boot: str, n: int, message: Message, to: str | None = None, at: int | None = None, of: str | None = None
+) -> bytes:
     """Return a message as a request of the rigsync dialect.
 
     Parameters
@@ -448,8 +452,12 @@ def request(boot: str, n: int, message: Message, to: str | None = None, at: int 
         Boot number of the rig that is meant.
     at : int, optional
         Nanoseconds of the rig's clock at which to act.
+    of : str, optional
+        Of an EXPEND, the experiment that it is to end, empty for one without a reference.
     """
     meant = "" if to is None else f',"to":"{to}"'
+    if of is not None:
+        meant += f',"of":{to_json(of)}'
     when = "null" if at is None else at
     name = message.event.name
     what = f'"command":{to_json(name)}' if isinstance(message.event, Command) else f'"event":"{name}"'

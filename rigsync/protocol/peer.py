@@ -42,7 +42,7 @@ from rigsync.protocol.events import (
     Start,
     ViolationSeen,
 )
-from rigsync.protocol.lifecycle import ENDS, name_different
+from rigsync.protocol.lifecycle import ENDS, name_different, named_reference
 from rigsync.protocol.liveness import Liveness
 from rigsync.protocol.messages import (
     Ack,
@@ -149,6 +149,11 @@ class Peer:
         """Messages that an iblutil rig may still answer, though none of them is outstanding."""
         self._remote_boot: str | None = None
         self._past_boots: deque[str] = deque(maxlen=PAST_BOOTS)
+        self._begun: str | None = None
+        """The experiment that the rig has begun for this coordinator, empty for one without a reference; None where
+        there is none, or it has ended."""
+        self._begun_by: str | None = None
+        """The boot number of the process that has."""
         self.dialect = Dialect.UNKNOWN
         self.status: ExpStatus | None = None
         self.exp_ref: str | None = None
@@ -388,7 +393,12 @@ class Peer:
         at = None
         if request.act_at is not None and (offset := self._clock.offset_at(request.act_at)) is not None:
             at = self._stamps.stamp(request.act_at) + round(offset * NANOSECONDS)
-        return messages.request(self._boot, request.n, request.message, self._remote_boot, at)
+        # Which another process of the rig has to know, and no other one need be asked.
+        of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != self._remote_boot else None
+        frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at, of)
+        if len(frame) > self.config.room.limit:  # there is room for all but that
+            frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at)
+        return frame
 
     def _call_off(self, end_at: float | None, now: float) -> None:
         for errand in self._errands.take_called_off(end_at, now, self.dialect is Dialect.RIGSYNC):
@@ -429,9 +439,20 @@ class Peer:
             self._errands.note_end(not isinstance(outcome, RigError), now)
         if not isinstance(outcome, RigError):
             event = answer or request.event
+            self._note_experiment(request, outcome)
             self._events.append(MessageReceived(self.name, event, outcome, request.request_time, self._size))
         self._settled(self.name, request, outcome, start)
         self._advance(now)
+
+    def _note_experiment(self, request: Request, answer: list[Any]) -> None:
+        """Take note of what a rig of rigsync has begun or ended, so that EXPEND can say what it is to end."""
+        if request.event in ENDS:
+            self._begun = None
+        elif self.dialect is Dialect.RIGSYNC and request.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
+            named = answer[0] if request.event is ExpMessage.EXPSTART and answer else None
+            if not isinstance(named, str):
+                named = named_reference(request.event, request.message.args)
+            self._begun, self._begun_by = named or "", self._remote_boot
 
     def _note_owed(self, errand: Errand) -> None:
         """Take note that the answer to a message may come when another one is outstanding."""

@@ -316,7 +316,7 @@ class Responder(Outputs[Address]):
             self._send(source, messages.failure(self._boot, frame.n, "RigRestarted", problem, ""))
             return
         record = coordinator.open_record(frame.n, source)
-        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record)
+        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record, of=frame.of)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)
         self._agenda.accept(task, now, instant)

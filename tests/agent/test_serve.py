@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ import yaml
 from cli_programs import Command, environment, has_ended, still_there
 from processes import LONG, free_port, until
 
-from rigsync import Auxiliaries, PushError
+from rigsync import Auxiliaries, ExperimentError, PushError
+from rigsync.protocol.events import RigRestarted
 
 REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
@@ -85,6 +87,43 @@ def test_a_signal_ends_what_it_runs(folder: Folder, number: int) -> None:
             assert command.outcome().status == 0
             assert has_ended(child)
             until(lambda: any(n.topic == "status" and n.body["status"] == "STOPPED" for n in notices))
+
+
+@posix
+@pytest.mark.parametrize("whole", [True, False])
+def test_one_that_was_killed_and_started_again_does_not_say_that_it_has_ended_the_recording(
+    folder: Folder, whole: bool
+) -> None:
+    uri = f"udp://127.0.0.1:{free_port()}"
+    file = folder.write(on={"EXPSTART": {"start": SLEEPER}, "EXPEND": STOP}, listen=uri)
+    with folder.serve(file) as first:
+        listening(first)
+        with Auxiliaries({"cameras": uri}) as aux, contextlib.ExitStack() as stack:
+            restarted: list[RigRestarted] = []
+            aux.on("RigRestarted", restarted.append)
+            session = aux.experiment(REFERENCE)
+            if whole:
+                session.__enter__()
+            else:
+                aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
+                aux.request("EXPSTART", REFERENCE, timeout=LONG)
+            first.process.kill()
+            first.process.wait()
+            listening(stack.enter_context(folder.serve(file)))
+            until(lambda: restarted)
+            text = f"StateError: this program has recorded nothing of {REFERENCE}: it was started anew since that began"
+            if whole:
+                with pytest.raises(ExperimentError, match=f"EXPEND failed: {text}") as told:
+                    session.__exit__(None, None, None)
+                assert told.value.outcomes["cameras"].endswith("; then interrupted and cleaned up")
+            else:
+                for _ in range(2):
+                    with pytest.raises(PushError, match=text):
+                        aux.request("EXPEND", timeout=LONG)
+                aux.request("EXPINTERRUPT")
+                aux.request("EXPCLEANUP")
+            aux.request("EXPEND")  # which is meant for whatever there is, and is answered as ever
+            begin({"cameras": uri})[0].close()
 
 
 @posix

@@ -225,12 +225,13 @@ class RigBench:
         source: Any = HERE,
         to: str | None = RIG,
         delay: float | None = None,
+        of: str | None = None,
     ) -> int:
         """Receive a request, by default with the next number; return its number."""
         if n is None:
             n = self.n = self.n + 1
         at = None if delay is None else self.stamps.stamp(self.now + delay)
-        self.receive(messages.request(boot, n, compose(event, *args), to, at), source)
+        self.receive(messages.request(boot, n, compose(event, *args), to, at, of), source)
         return n
 
     def call(

@@ -749,6 +749,44 @@ def test_what_the_old_process_had_is_never_asked_of_the_new_one(bench: PeerBench
     assert bench.outcomes == []
 
 
+@pytest.mark.parametrize(
+    ("done", "of"),
+    [
+        ([("EXPINIT", [{"exp_ref": "ref"}], [{}])], "ref"),
+        ([("EXPINIT", [], [{}])], ""),
+        ([("EXPINIT", [], [{}]), ("EXPSTART", ["ref"], ["ref", {}])], "ref"),
+        ([("EXPINIT", ["ref"], [{}]), ("EXPSTART", [], ["ref", {}])], "ref"),
+        ([("EXPSTART", ["ref"], ["ref", {}]), ("EXPEND", [], [{}])], None),
+        ([("EXPSTART", ["ref"], ["ref", {}]), ("EXPINTERRUPT", [], [{}])], None),
+        ([("EXPSTART", ["ref"], ["ref", {}]), ("EXPCLEANUP", [], [{}])], None),
+        ([], None),
+    ],
+)
+def test_an_end_for_another_process_says_what_it_is_to_end(
+    bench: PeerBench, done: list[tuple[str, list[Any], list[Any]]], of: str | None
+) -> None:
+    for event, args, answer in done:
+        bench.reply(*answer, n=bench.submit(event, *args).n)
+    bench.outcomes.clear()
+    bench.sent()
+    request = bench.submit("EXPEND")
+    assert bench.sent() == [bench.frame(request)]  # to the one that has begun it, as ever
+    bench.failure("OSError", "no disk", n=request.n)
+    bench.alive(2, boot=NEW)
+    request = bench.submit("EXPEND")
+    (data,) = bench.sent()
+    assert data == messages.request(COORDINATOR, request.n, request.message, NEW, None, of)
+
+
+def test_an_end_that_leaves_no_room_for_what_it_is_to_end_is_sent_without(bench: PeerBench) -> None:
+    bench.reply({}, n=bench.submit("EXPINIT", "x" * 500).n)
+    bench.outcomes.clear()
+    bench.alive(2, boot=NEW)
+    bench.sent()
+    request = bench.submit("EXPEND", "x" * 65_250)
+    assert bench.sent() == [bench.frame(request, to=NEW)]
+
+
 def test_what_is_still_queued_when_the_rig_restarts_goes_to_the_new_process(bench: PeerBench) -> None:
     bench.submit("EXPSTART")
     second, third = bench.submit("EXPINFO"), bench.submit("EXPSTATUS")

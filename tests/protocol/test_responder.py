@@ -471,6 +471,70 @@ def test_a_no_op_never_answers_with_what_another_experiment_left() -> None:
     assert "file" not in bench.do("EXPEND").args[0]
 
 
+def of(bench: RigBench, reference: str) -> Any:
+    """Return what is answered to an EXPEND of an experiment which another process of the rig has begun."""
+    bench.request("EXPEND", of=reference)
+    return bench.answer()
+
+
+@pytest.mark.parametrize("status", ["CONNECTED", "STOPPED"])
+@pytest.mark.parametrize("reference", [OTHER, ""])
+def test_an_end_of_what_this_program_has_never_begun_is_no_success(status: str, reference: str) -> None:
+    bench = RigBench("EXPEND").enter(status)
+    refused = of(bench, reference)
+    assert (type(refused), refused.error) == (Failure, "StateError")
+    text = f"this program has recorded nothing of {reference or 'that experiment'}: it was started anew since that"
+    assert refused.message.startswith(text)
+    assert status in refused.message
+    assert bench.events(HandlerDue) == []
+    for event in ("EXPEND", "EXPINTERRUPT", "EXPCLEANUP"):  # which go as ever
+        assert isinstance(bench.do(event), Reply)
+
+
+def test_an_end_of_what_this_program_has_begun_is_a_success_also_when_it_is_over() -> None:
+    bench = RigBench().enter("STOPPED")
+    for reference in (REF, "2024-01-02_001_mouse"):
+        assert isinstance(of(bench, reference), Reply)
+    bench.do("EXPCLEANUP")
+    assert isinstance(of(bench, REF), Reply)
+    bench.do("EXPINIT")
+    assert isinstance(of(bench, ""), Reply)
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING"])
+def test_an_end_goes_before_what_it_was_meant_for(status: str) -> None:
+    bench = RigBench("EXPEND").enter(status)
+    bench.request("EXPEND", of=OTHER)
+    bench.respond(bench.due().task)
+    assert isinstance(bench.answer(), Reply)
+    assert bench.rig.status is STOPPED
+
+
+def test_a_recording_that_is_over_and_has_failed_is_stopped_and_its_end_fails_again() -> None:
+    bench = RigBench("EXPEND", "EXPINTERRUPT").enter("RUNNING")
+    bench.request("EXPEND")
+    bench.rig.fail(bench.due().task, "EndedBadly", "ffmpeg crashed", "Traceback ...", bench.now, is_over=True)
+    bench._collect()
+    first = bench.answer()
+    assert (first.error, first.message, first.traceback) == ("EndedBadly", "ffmpeg crashed", "Traceback ...")
+    assert bench.rig.status is STOPPED
+    again = bench.do("EXPEND")
+    assert (again.error, again.message) == (first.error, first.message)
+    assert isinstance(bench.do("EXPINTERRUPT"), Reply)
+    assert isinstance(bench.do("EXPCLEANUP"), Reply)
+    assert isinstance(bench.do("EXPEND"), Reply)
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPSTART", "EXPCLEANUP"])
+def test_no_other_message_than_the_end_is_over_where_it_fails(event: str) -> None:
+    before = {"EXPINIT": "CONNECTED", "EXPSTART": "INITIALIZED", "EXPCLEANUP": "STOPPED"}[event]
+    bench = RigBench(event).enter(before) if event == "EXPCLEANUP" else RigBench().enter(before)
+    bench.handled.add(ExpMessage[event])
+    bench.request(event)
+    bench.rig.fail(bench.due().task, "EndedBadly", "ffmpeg crashed", "", bench.now, is_over=True)
+    assert bench.rig.status is ExpStatus[before]
+
+
 def test_an_expinit_without_a_reference_is_never_a_no_op() -> None:
     bench = RigBench("EXPINIT").enter("INITIALIZED", reference=None)
     bench.request("EXPINIT", {"other": "data"})
