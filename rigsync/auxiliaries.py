@@ -439,6 +439,7 @@ class Auxiliaries:
         at: float | None,
         delay: float | None,
         patience: float,
+        all_or_none: bool = False,
     ) -> Any:
         names = self._choose(rigs)
         composed = compose(message, *args, room=self._rigs.room(names))
@@ -455,7 +456,7 @@ class Auxiliaries:
                 )
             return self._queue_for_subclass(composed.event, args, wait)
         if wait:
-            return self._push_and_wait(composed, names, limit, ahead, patience)
+            return self._push_and_wait(composed, names, limit, ahead, patience, all_or_none)
         request_time = draw_request_time()
         self.response_received.mark()
         self._begin_push(composed, request_time, _ignore, names, limit, ahead, patience)
@@ -470,6 +471,8 @@ class Auxiliaries:
         limit: float | None,
         ahead: float | None,
         patience: float,
+        all_or_none: bool = False,
+        is_waited_for: Callable[[], bool] | None = None,
     ) -> RigServices:
         remote = self._remote
         if not self.is_running or remote is None:
@@ -481,7 +484,17 @@ class Auxiliaries:
 
         self._queued[request_time] = [message.event, message.args, {}]
         try:
-            remote.push(message, request_time, settle, names, limit, delay=ahead, patience=patience)
+            remote.push(
+                message,
+                request_time,
+                settle,
+                names,
+                limit,
+                delay=ahead,
+                patience=patience,
+                all_or_none=all_or_none,
+                is_waited_for=is_waited_for,
+            )
         except BaseException:
             del self._queued[request_time]
             raise
@@ -506,12 +519,18 @@ class Auxiliaries:
         limit: float | None,
         ahead: float | None = None,
         patience: float = 0.0,
+        all_or_none: bool = False,
     ) -> PushResult | PushError:
         self.response_received.mark()
+        waits = True
         with self._waiters.futures(1) as (future,):
-            remote = self._begin_push(message, draw_request_time(), setter(future), rigs, limit, ahead, patience)
-            longest = (ahead or 0.0) + remote.longest(limit) + patience
-            outcome: PushResult | PushError = self._waiters.wait(future, longest)
+            try:
+                begin = (message, draw_request_time(), setter(future), rigs, limit, ahead, patience, all_or_none)
+                remote = self._begin_push(*begin, lambda: waits)
+                longest = (ahead or 0.0) + remote.longest(limit) + patience
+                outcome: PushResult | PushError = self._waiters.wait(future, longest)
+            finally:
+                waits = False
         return outcome
 
     def request(
@@ -617,6 +636,14 @@ class Auxiliaries:
                 LateStop(remote, self._subscribers, told, exp_ref, *said, patience)
             return told
 
+        def begin(
+            message: str, args: tuple[Any, ...], rigs: list[str], delay: float | None, patience: float
+        ) -> PushResult | PushError:
+            outcome: PushResult | PushError = self._push(
+                message, args, True, rigs, timeout, None, delay, patience, all_or_none=True
+            )
+            return outcome
+
         return Experiment(
             self,
             list(self._rigs.rigs) if names is None else names,
@@ -626,6 +653,7 @@ class Auxiliaries:
             delay=delay,
             timeout=timeout,
             on_failure=on_failure,
+            begin=begin,
             watch=watch,
             stop_later=stop_later,
         )

@@ -83,6 +83,7 @@ class Experiment:
         delay: float | None,
         timeout: float | None,
         on_failure: Callable[[RigFailure], object] | None,
+        begin: Callable[..., PushResult | PushError],
         watch: Callable[..., FailureWatch],
         stop_later: Callable[..., list[str]],
     ):
@@ -93,6 +94,7 @@ class Experiment:
         if on_failure is not None and not callable(on_failure):
             raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
         self._aux, self._rigs, self._make_watch, self._stop_later = aux, list(rigs), watch, stop_later
+        self._push_to_all = begin
         self._init, self._start, self._delay, self._timeout = dict(init or {}), start, delay, timeout
         self._on_failure = on_failure
         self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
@@ -161,6 +163,8 @@ class Experiment:
         try:
             if error is not None:
                 self._signals.hold(ctrl_c=True)
+                if self._in_charge_of:
+                    logger.warning("stopping %s: EXPINTERRUPT", ", ".join(self._in_charge_of))
                 self._stop_and_clean_up(report_of(error))
         finally:
             self._state = "over"
@@ -242,30 +246,32 @@ class Experiment:
                 self.exp_ref = found
 
     def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> PushResult:
-        outcome = self._push(message, *args, rigs=self._rigs, delay=delay)
+        patience = PATIENCE if self._timeout is None else 0.0
+        outcome = self._push_to_all(message, args, self._rigs, delay, patience)
         if isinstance(outcome, PushError):
             raise self._undone(message, outcome)
         self.results[message] = outcome
         return outcome
 
-    def _push(
-        self, message: str, *args: Any, rigs: list[str], delay: float | None = None, patience: float = PATIENCE
-    ) -> PushResult | PushError:
+    def _push(self, message: str, *args: Any, rigs: list[str], patience: float = PATIENCE) -> PushResult | PushError:
         if self._timeout is not None:
             patience = 0.0
-        return self._aux.push(
-            message, *args, wait=True, rigs=rigs, timeout=self._timeout, delay=delay, patience=patience
-        )
+        return self._aux.push(message, *args, wait=True, rigs=rigs, timeout=self._timeout, patience=patience)
 
     def _undone(self, message: str, error: PushError) -> ExperimentError:
-        """Interrupt and clean up what has begun, since `message` failed somewhere; return what became of each rig."""
+        """Interrupt and clean up what has begun, since `message` failed somewhere; return what became of each rig.
+
+        A rig that has not answered yet is called off.
+        """
         self._begin_ending()
         self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
         stopped = self._stop_and_clean_up({"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]})
         outcomes = {}
         for rig in self._rigs:
             problem = error.failed.get(rig)
-            outcome = f"{message} failed: {problem.problem}" if problem else _DONE[message]
+            has_answered = rig in error.result or message == "EXPINFO"  # which calls nothing off
+            done = _DONE[message] if has_answered else f"{message} called off"
+            outcome = f"{message} failed: {problem.problem}" if problem else done
             outcomes[rig] = f"{outcome}; then {stopped[rig]}" if rig in stopped else outcome
         return ExperimentError(self.exp_ref, message, outcomes, error.failed)
 

@@ -25,6 +25,7 @@ from rigsync.config import LONGEST_PAUSE, PAUSE, Address, RigConfig, Rigs, check
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import (
     ConfigError,
+    Interrupted,
     NotRunning,
     PushError,
     RemoteError,
@@ -45,6 +46,7 @@ from rigsync.protocol.events import (
     ProbeAnswered,
     ProbeRefused,
     PushCompleted,
+    PushDecided,
     RemoteComplaint,
     RequestReceived,
     StoodStill,
@@ -62,9 +64,12 @@ logger = logging.getLogger("rigsync.service")
 push_logger = logging.getLogger("rigsync.push")
 link_logger = logging.getLogger("rigsync.link")
 notice_logger = logging.getLogger("rigsync.notice")
+wait_logger = logging.getLogger("rigsync.wait")
 
 Outcome = PushResult | PushError
 
+FIRST_WORD = 2.0
+"""Seconds of waiting for a push after which it is said for whom; then again whenever it has lasted twice as long."""
 LOOKS_THERE = 6
 """Look-ups for which a lost rig that has answered is waited for where it was, before other addresses of its name are
 tried: half a minute, in which its program is started again."""
@@ -83,6 +88,11 @@ class _Pending:
     confirmed: bool = False
     size: int = 0
     """Bytes of the answers so far."""
+    is_decided: bool = False
+    """Whether it is told already that it has failed, though not all rigs have answered."""
+    is_waited_for: Callable[[], bool] = lambda: False
+    """Whether somebody still waits for it, who is to be told for whom."""
+    telling: asyncio.TimerHandle | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -321,6 +331,8 @@ class RigServices(app.Services):
         confirmation: asyncio.Future[None] | None = None,
         delay: float | None = None,
         patience: float = 0.0,
+        all_or_none: bool = False,
+        is_waited_for: Callable[[], bool] | None = None,
     ) -> None:
         """Send a message, from any thread; `done` is called on the loop's thread with what became of it.
 
@@ -342,6 +354,11 @@ class RigServices(app.Services):
             Seconds from now until the one instant at which all rigs are to act.
         patience : float
             Seconds beyond the timeout for rigs that say that they are working on it.
+        all_or_none : bool
+            Whether `done` is called as soon as it is certain that the push has failed, with the `PushError` of those
+            that have answered or failed by then; and once more when all have.
+        is_waited_for : callable, optional
+            Tells whether somebody still waits for it; while it does, the log says for which rigs, and for how long.
 
         Raises
         ------
@@ -365,7 +382,9 @@ class RigServices(app.Services):
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
         act_at = None if delay is None else self._endpoint.now() + delay
         pending = _Pending(message.event, done, confirmation)
-        self._on_loop(self._push, message, request_time, pending, names, timeout, act_at, patience, pause)
+        if is_waited_for:
+            pending.is_waited_for = is_waited_for
+        self._on_loop(self._push, message, request_time, pending, names, timeout, act_at, patience, pause, all_or_none)
 
     def _push(
         self,
@@ -377,6 +396,7 @@ class RigServices(app.Services):
         act_at: float | None,
         patience: float,
         pause: float,
+        all_or_none: bool,
     ) -> None:
         endpoint = self._endpoint
         if endpoint is None:
@@ -384,8 +404,20 @@ class RigServices(app.Services):
             return
         self._pending[request_time] = pending
         confirm = pending.confirmation is not None
-        self._fanout.push(message, request_time, endpoint.now(), rigs, timeout, confirm, act_at, patience, pause)
+        now = endpoint.now()
+        self._fanout.push(message, request_time, now, rigs, timeout, confirm, act_at, patience, pause, all_or_none)
+        if pending.is_waited_for():
+            ahead = 0.0 if act_at is None else max(0.0, act_at - now)
+            loop = asyncio.get_running_loop()
+            pending.telling = loop.call_later(ahead + FIRST_WORD, self._tell_wait, request_time, pending, FIRST_WORD)
         endpoint.pump()
+
+    def _tell_wait(self, request_time: float, pending: _Pending, seconds: float) -> None:
+        """Say for which rigs somebody waits; next when that has lasted twice as long."""
+        if pending.is_waited_for() and (rigs := self._fanout.outstanding(request_time)):
+            wait_logger.warning("waiting for %s: %s, %g s", ", ".join(rigs), pending.event.name, seconds)
+            loop = asyncio.get_running_loop()
+            pending.telling = loop.call_later(seconds, self._tell_wait, request_time, pending, 2 * seconds)
 
     def send_confirmed(
         self, message: Message, rig: str, timeout: float | None, confirmed: asyncio.Future[None]
@@ -575,6 +607,8 @@ class RigServices(app.Services):
         elif isinstance(event, PushCompleted):
             self._complete(event)
             return
+        elif isinstance(event, PushDecided):
+            self._decide(event)
         elif isinstance(event, RequestReceived):
             self._confirm(event)
         elif isinstance(event, ProbeAnswered):
@@ -614,11 +648,19 @@ class RigServices(app.Services):
             self[event.rig].note_confirmed(pending.event)
             resolve_future(pending.confirmation, None)
 
+    def _decide(self, event: PushDecided) -> None:
+        if pending := self._pending.get(event.request_time):
+            pending.is_decided = True
+            result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
+            guarded("waiter for a push", pending.done, result.as_outcome())
+
     def _complete(self, event: PushCompleted) -> None:
         name = event.event.name
         result = PushResult(name, event.request_time, event.answers, event.failures, event.starts, event.at)
         outcome = result.as_outcome()
         pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
+        if pending and pending.telling:
+            pending.telling.cancel()
         if pending and pending.confirmed:
             for name, error in event.failures.items():
                 self[name].deliver_failure(error, event.event)
@@ -634,7 +676,9 @@ class RigServices(app.Services):
             closed = NotRunning("closed before every rig had answered") if self._closing and event.failures else None
             guarded("waiter for a push", pending.done, closed or outcome)
         for error in event.failures.values():
-            push_logger.error("%s: %s", event.event.name, one_line(str(error)))
+            is_called_off = pending and pending.is_decided and isinstance(error, Interrupted)
+            level = logging.INFO if is_called_off else logging.ERROR  # who calls it off knows, and why
+            push_logger.log(level, "%s: %s", event.event.name, one_line(str(error)))
 
     def _note_complaint(self, event: RemoteComplaint) -> None:
         # One line for each rig and message: a rig whose callback fails may say so for every datagram.

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 from cli_programs import Command, Outcome, environment, has_ended, still_there
+from live_helpers import Gate
 from processes import LONG, free_port, until
 
 from rigsync import ExpStatus, Rig
@@ -198,6 +199,18 @@ def test_ctrl_c_is_the_commands(bench: Bench, handles: bool, verbs: list[str], s
             process.send_signal(signal.SIGINT)
         assert command.outcome().status == status
     assert bench.verbs == verbs
+
+
+@posix
+def test_whom_it_waits_for_and_stops_is_told(bench: Bench, gate: Gate) -> None:
+    bench.rig.on("EXPINIT")(gate)
+    with bench.start(*python("print('ran')")) as command:
+        assert command.error_line() == "Warning: waiting for cameras: EXPINIT, 2 s"
+        command.interrupt()
+        assert command.error_line() == "Warning: stopping cameras: EXPINTERRUPT"
+        outcome = command.outcome()
+    assert (outcome.status, outcome.out) == (130, "")
+    assert bench.verbs[-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
 
 
 @posix

@@ -17,10 +17,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import Gate, in_thread
+from live_helpers import EchoServer, Gate, in_thread
 from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
-from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
+from rigsync import (
+    Auxiliaries,
+    BusyError,
+    ExperimentError,
+    ExpStatus,
+    NotRunning,
+    RemoteError,
+    Rig,
+    RigFailure,
+    service,
+)
 from rigsync.callbacks import Subscribers
 from rigsync.conditions import Latch
 from rigsync.config import Timing
@@ -271,6 +281,106 @@ def test_one_that_cannot_start_is_cleaned_up_with_the_others(lab: Lab, connect: 
         "cameras": "EXPSTART failed: RuntimeError: no camera found; then interrupted and cleaned up",
     }
     assert {rig.status for rig in rigs} == {ExpStatus.CONNECTED}
+
+
+@pytest.mark.parametrize("message", ["EXPINIT", "EXPSTART"])
+def test_one_that_still_prepares_is_called_off_as_soon_as_another_has_failed(
+    lab: Lab, connect: Connect, gate: Gate, message: str
+) -> None:
+    slow, ephys = lab.rig("cameras", {message: gate}), lab.rig("ephys")
+    bad = lab.rig("imaging", {message: lambda *_: gate.reached.wait(LONG) and fail()})
+    with pytest.raises(ExperimentError) as told, connect(slow, ephys, bad).experiment(REFERENCE):
+        pytest.fail("it has begun")
+    assert not gate.open.is_set()  # it was at work all the while
+    error = told.value
+    assert (error.stage, list(error.failed)) == (message, ["imaging"])
+    assert error.outcomes["cameras"] == f"{message} called off; then interrupted and cleaned up"
+    assert error.outcomes["ephys"].endswith("ed; then interrupted and cleaned up")
+    assert f"{message} failed: RuntimeError: no camera found" in error.outcomes["imaging"]
+    assert lab.verbs("cameras")[-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
+    assert {rig.status for rig in (slow, ephys, bad)} == {ExpStatus.CONNECTED}
+
+
+def test_one_that_still_prepares_is_called_off_as_soon_as_another_is_killed(
+    lab: Lab, connect: Connect, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = lab.rig("cameras", {"EXPINIT": gate})
+    with RigProgram("ephys", handlers={"EXPINIT": "hang"}) as ephys:
+        aux = connect(slow, {"ephys": ephys.uri})
+
+        def kill() -> None:
+            gate.reached.wait(LONG)
+            ephys.wait_for("ran")
+            ephys.kill()
+
+        killing = in_thread(kill)
+        with pytest.raises(ExperimentError, match="ephys: EXPINIT failed: ") as told:
+            aux.experiment(REFERENCE).__enter__()
+        killing.result(LONG)
+    assert not gate.open.is_set()
+    assert told.value.outcomes["cameras"] == "EXPINIT called off; then interrupted and cleaned up"
+    assert "EXPINIT was overtaken" not in "".join(r.getMessage() for r in caplog.records if r.levelname == "ERROR")
+
+
+def test_an_iblutil_rig_is_called_off_too(lab: Lab, connect: Connect) -> None:
+    bad = lab.rig("cameras", {"EXPINIT": lambda *_: until(lambda: "EXPINIT" in str(imaging.calls)) and fail()})
+    silent = {ExpMessage.EXPINIT}  # it works on that, and says nothing
+    with EchoServer("imaging", lambda event, data: None if event in silent else [0, {}]) as imaging:
+        with pytest.raises(ExperimentError) as told:
+            connect(bad, {"imaging": imaging.uri}).experiment(REFERENCE).__enter__()
+        assert told.value.outcomes["imaging"] == "EXPINIT called off; then interrupted and cleaned up"
+        assert [event.name for event, _ in imaging.calls][-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
+
+
+def test_a_push_by_itself_waits_for_all_as_ever(lab: Lab, connect: Connect, gate: Gate) -> None:
+    aux = connect(lab.rig("cameras", {"EXPINIT": gate}), lab.rig("ephys", {"EXPINIT": fail}))
+    pushing = in_thread(aux.push, "EXPINIT", {"exp_ref": REFERENCE}, wait=True)
+    gate.reached.wait(LONG)
+    until(lambda: "EXPINIT" in str(lab.told))
+    time.sleep(0.2)  # in which it would have been decided
+    assert not pushing.done()
+    gate.open.set()
+    assert list(pushing.result(LONG).result) == ["cameras"]
+
+
+def test_whom_it_waits_for_is_told_while_it_waits(
+    lab: Lab, connect: Connect, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert service.FIRST_WORD == 2.0
+    monkeypatch.setattr(service, "FIRST_WORD", 0.1)
+    aux = connect(lab.rig("cameras", {"EXPINIT": gate}), lab.rig("ephys"))
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "rigsync.wait"]
+
+    with ctrl_c_at(gate, lab), aux.experiment(REFERENCE):
+        pytest.fail("it has begun")
+    assert "stopping cameras, ephys: EXPINTERRUPT" in caplog.text
+    caplog.clear()
+    slow = lab.rig("imaging", {"EXPSTATUS": (second := Gate())})
+    with Auxiliaries({"imaging": slow.uri}) as other:
+        asking = in_thread(other.request, "EXPSTATUS", 0)
+        until(lambda: len(said()) == 3)
+        second.open.set()
+        asking.result(LONG)
+        heard = said()
+        other.request("EXPSTATUS", 0)
+        assert heard == [f"waiting for imaging: EXPSTATUS, {seconds:g} s" for seconds in (0.1, 0.2, 0.4)]
+        assert all(record.levelname == "WARNING" for record in caplog.records if record.name == "rigsync.wait")
+        assert said() == heard  # it waits for nobody any more
+
+
+def test_who_waits_no_longer_is_told_no_more(
+    lab: Lab, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "FIRST_WORD", 0.05)
+    rig = lab.rig("cameras", {"EXPSTATUS": gate})
+    with Auxiliaries({"cameras": rig.uri}) as aux:
+        aux.push("EXPSTATUS", 0)  # nobody waits for that
+        gate.reached.wait(LONG)
+        time.sleep(0.2)
+        assert "waiting for" not in caplog.text
+        gate.open.set()
 
 
 def test_a_rig_of_another_experiment_is_not_disturbed(lab: Lab, connect: Connect) -> None:

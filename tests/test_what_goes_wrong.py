@@ -132,9 +132,16 @@ SHOWN_BY = {
         "tests/test_experiment.py::test_a_signal_interrupts",
         "tests/test_experiment.py::test_the_end_of_the_interpreter_interrupts",
     ],
-    "one rig cannot initialise or start": [
+    "one rig cannot initialise or start, or is killed meanwhile": [
+        "tests/test_experiment.py::test_one_that_still_prepares_is_called_off_as_soon_as_another_has_failed",
+        "tests/test_experiment.py::test_one_that_still_prepares_is_called_off_as_soon_as_another_is_killed",
+        "tests/agent/test_agent.py::test_what_one_still_prepares_is_ended_as_soon_as_another_refuses",
         "tests/test_experiment.py::test_one_of_four_refuses_init",
         "tests/test_experiment.py::test_one_that_cannot_start_is_cleaned_up_with_the_others",
+    ],
+    "a rig takes its time": [
+        "tests/test_experiment.py::test_whom_it_waits_for_is_told_while_it_waits",
+        "tests/test_cli_run.py::test_whom_it_waits_for_and_stops_is_told",
     ],
     "a rig stops, restarts or is lost while it records": [
         "tests/test_experiment.py::test_a_rig_that_stops_by_itself_is_seen",

@@ -130,6 +130,23 @@ class PushCompleted(CoordinatorEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class PushDecided(CoordinatorEvent):
+    """What all rigs or none were to do has failed on one, and each of the others has answered, or works on it.
+
+    Told once for such a push, before it is completed.
+    """
+
+    request_time: float
+    """The push, by its unique Unix time in seconds."""
+    event: Verb
+    """What was pushed."""
+    answers: dict[str, list[Any]] = field(repr=False)
+    """Answers so far by name of rig: what follows the event."""
+    failures: dict[str, RigError]
+    """Failures so far by name of rig."""
+
+
+@dataclass(frozen=True, slots=True)
 class LinkChanged(CoordinatorEvent):
     """The link to a rig changed its state; which subclass it is tells the state that it entered."""
 

@@ -12,7 +12,7 @@ from rigsync.config import RigConfig, Timing
 from rigsync.errors import RemoteProtocolError, RigError
 from rigsync.protocol.clock import NANOSECONDS, StampClock
 from rigsync.protocol.errands import Request
-from rigsync.protocol.events import LinkState, PushBegun, PushCompleted, Start, StoodStill
+from rigsync.protocol.events import LinkState, PushBegun, PushCompleted, PushDecided, Start, StoodStill
 from rigsync.protocol.lifecycle import ENDS
 from rigsync.protocol.messages import ExpMessage, Message, Verb
 from rigsync.protocol.outputs import Outputs
@@ -25,6 +25,8 @@ class _Push:
     rigs: list[str]
     waiting: int
     at: float | None
+    request: Request
+    all_or_none: bool
     answers: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[str, RigError] = field(default_factory=dict)
     starts: dict[str, Start] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         act_at: float | None = None,
         patience: float = 0.0,
         pause: float = 0.0,
+        all_or_none: bool = False,
     ) -> None:
         """Send a message to rigs.
 
@@ -111,6 +114,9 @@ class Fanout(Outputs[tuple[str, Line]]):
             Seconds that an iblutil rig has after its last word before the message leaves, unless its configuration says
             otherwise; it takes nothing of the timeout. All iblutil rigs get it when the last of them has had its pause,
             but an EXPINTERRUPT when each has.
+        all_or_none : bool
+            Whether to tell, by `PushDecided`, that it has failed on one rig, as soon as each of the others has answered
+            or works on it: the EXPINTERRUPT that follows must not go to one that may be another coordinator's.
 
         Raises
         ------
@@ -126,8 +132,9 @@ class Fanout(Outputs[tuple[str, Line]]):
         leave_at = max((peer.ready_at(pause) for peer in chosen if waits), default=-math.inf)
         request = Request(message, request_time, self._n, confirm, act_at, patience, pause, leave_at)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
-        self._pushes[request_time] = _Push(message.event, [peer.name for peer in chosen], len(chosen), at)
-        self._events.append(PushBegun(request_time, message.event, message.args, [peer.name for peer in chosen], at))
+        names = [peer.name for peer in chosen]
+        self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, all_or_none)
+        self._events.append(PushBegun(request_time, message.event, message.args, names, at))
         begin = now if act_at is None else max(now, act_at)
         if not chosen:
             self._complete(request_time)
@@ -140,6 +147,11 @@ class Fanout(Outputs[tuple[str, Line]]):
         """Take out what has not been sent to its rig; return how many pushes that touches."""
         touched = {request_time for peer in self.peers.values() for request_time in peer.withdraw_queued()}
         return len(touched)
+
+    def outstanding(self, request_time: float) -> list[str]:
+        """Return the rigs that have not answered a push yet. Safe to call from any thread."""
+        push = self._pushes.get(request_time)
+        return [rig for rig in push.rigs if rig not in push.answers and rig not in push.failures] if push else []
 
     def probe(self, rig: str, now: float) -> int:
         """Probe one rig now; return the number of the probe."""
@@ -159,6 +171,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         """Take in a datagram that came from a rig on one of its lines."""
         peer = self.peers[source[0]]
         peer.receive_datagram(source[1], data, now)
+        self._decide()
         self._note_timer(peer)
 
     def report_refusal(self, source: tuple[str, Line], now: float) -> None:
@@ -189,6 +202,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         for peer in self.peers.values():
             if now >= peer.next_timer():
                 peer.handle_timer(now)
+        self._decide()
         self._timer = min((peer.next_timer() for peer in self.peers.values()), default=math.inf)
 
     def next_timer(self) -> float:
@@ -210,6 +224,16 @@ class Fanout(Outputs[tuple[str, Line]]):
                 push.starts[rig] = start
         if not push.waiting:
             self._complete(request.request_time)
+
+    def _decide(self) -> None:
+        """Tell of each push of which it is certain by now that not all rigs will have done it."""
+        for request_time, push in self._pushes.items():
+            if push.all_or_none and push.failures:
+                others = [self.peers[rig] for rig in self.outstanding(request_time)]
+                if all(peer.is_known_to_work_on(push.request) for peer in others):
+                    push.all_or_none = False
+                    answers, failures = push.answers.copy(), push.failures.copy()
+                    self._events.append(PushDecided(request_time, push.event, answers, failures))
 
     def _complete(self, request_time: float) -> None:
         push = self._pushes.pop(request_time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable
@@ -42,7 +43,7 @@ from rigsync.protocol.events import (
     Start,
     ViolationSeen,
 )
-from rigsync.protocol.lifecycle import ENDS, name_different, named_reference
+from rigsync.protocol.lifecycle import ENDS, name_different, named_reference, reference_text
 from rigsync.protocol.liveness import Liveness
 from rigsync.protocol.messages import (
     Ack,
@@ -233,6 +234,14 @@ class Peer:
             errand.deadline += self._errands.waiting * self._pause(request.pause)  # of those before it
         self._errands.add(errand)
         self._advance(now)
+
+    def is_known_to_work_on(self, request: Request) -> bool:
+        """Tell whether the rig has accepted a request that is outstanding, or cannot say so, or was not sent it.
+
+        A rig of rigsync that has acknowledged it is nobody else's: that it would have said before.
+        """
+        sent = [errand for errand in self._errands.under_way() if errand.request is request and errand.tries]
+        return self.dialect is Dialect.IBLUTIL or all(errand.in_hand for errand in sent)
 
     def withdraw_queued(self) -> list[float]:
         """Take out all that has not been sent; return the request times."""
@@ -449,9 +458,12 @@ class Peer:
         if request.event in ENDS:
             self._begun = None
         elif self.dialect is Dialect.RIGSYNC and request.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
-            named = answer[0] if request.event is ExpMessage.EXPSTART and answer else None
-            if not isinstance(named, str):
+            # A rig of rigsync refuses what is no reference. Another implementation may not.
+            named = None
+            with contextlib.suppress(ValueError):
                 named = named_reference(request.event, request.message.args)
+                if request.event is ExpMessage.EXPSTART and answer:
+                    named = reference_text(answer[0]) or named
             self._begun, self._begun_by = named or "", self._remote_boot
 
     def _note_owed(self, errand: Errand) -> None:

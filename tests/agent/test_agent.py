@@ -907,6 +907,37 @@ WAITS = "import time; time.sleep(1000)"
 NEXT = "2026-03-01_3_mouse"
 
 
+@pytest.mark.parametrize("message", ["EXPINIT", "EXPSTART"])
+def test_what_one_still_prepares_is_ended_as_soon_as_another_refuses(lab: Lab, message: str) -> None:
+    prepare = {
+        "EXPINIT": {"run": lab.program(WAITS)},
+        "EXPSTART": {"start": lab.program(WAITS), "ready": {"file": "never", "within": 2 * LONG}},
+    }
+    slow = lab.agent(
+        {message: prepare[message], "EXPEND": STOP} if message == "EXPSTART" else {message: prepare[message]}
+    )
+    refuses = "import os, sys, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nsys.exit('no camera')"
+    lab.agent({message: {"run": lab.program(refuses, "a.py")}}, "ephys")
+    aux = lab.connect()
+    pids: list[int] = []
+
+    def let_go() -> None:
+        until(lambda: slow._commands.running() and slow._commands.running()[0].process.pid)
+        pids.append(slow._commands.running()[0].process.pid)
+        (lab.folder / "go").touch()
+
+    helping = threading.Thread(target=let_go)
+    helping.start()
+    begun = time.monotonic()
+    with pytest.raises(ExperimentError, match="no camera") as told:
+        aux.experiment(REFERENCE).__enter__()
+    assert time.monotonic() - begun < LONG  # while the other would prepare for longer
+    helping.join(LONG)
+    assert told.value.outcomes["cameras"] == f"{message} called off; then interrupted and cleaned up"
+    assert is_gone(pids[0])
+    assert slow.status is ExpStatus.CONNECTED
+
+
 def test_an_experiment_that_is_refused_leaves_the_one_before_as_it_was(lab: Lab) -> None:
     lab.agent(
         {

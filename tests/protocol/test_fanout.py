@@ -24,7 +24,7 @@ from rigsync.errors import (
 from rigsync.protocol import events, messages
 from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.clock import StampClock
-from rigsync.protocol.events import Event, LinkState, PushCompleted, RequestReceived
+from rigsync.protocol.events import Event, LinkState, PushCompleted, PushDecided, RequestReceived
 from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.messages import Alive, Command, ExpMessage, ExpStatus, Message, Request, decode
 from rigsync.protocol.peer import Line
@@ -101,6 +101,65 @@ def test_a_push_leaves_to_all_rigs_in_their_order_and_in_the_same_turn() -> None
     bench = Bench()
     bench.push("EXPSTART")
     assert bench.requests() == [(rig, 1, ExpMessage.EXPSTART) for rig in RIGS]
+
+
+def ack(bench: Bench, rig: str, n: int) -> None:
+    bench.fanout.receive_datagram(messages.ack(boot_of(rig), n), (rig, Line.REQUESTS), bench.now)
+
+
+def decided(bench: Bench) -> list[PushDecided]:
+    return [event for event in bench.fanout.take_events() if isinstance(event, PushDecided)]
+
+
+def test_what_all_or_none_are_to_do_is_decided_when_one_has_failed_and_the_others_work_on_it() -> None:
+    bench = Bench()
+    bench.push("EXPINIT", all_or_none=True)
+    first, second, third = RIGS
+    bench.fail(first, 1)
+    ack(bench, second, 1)
+    # It may be another coordinator's, to which an EXPINTERRUPT must not go; it has not said so yet.
+    assert decided(bench) == []
+    assert bench.fanout.outstanding(1.0) == [second, third]
+    bench.reply(third, 1, 0, {})
+    (event,) = decided(bench)
+    assert (event.request_time, event.event) == (1.0, ExpMessage.EXPINIT)
+    assert (list(event.answers), list(event.failures)) == ([third], [first])
+    bench.fail(second, 1)
+    (completed,) = bench.completed()  # once more, and whole
+    assert list(completed.failures) == [first, second]
+    assert bench.fanout.outstanding(1.0) == []
+
+
+def test_one_that_is_silent_is_waited_for_until_it_is_lost() -> None:
+    bench = Bench()
+    bench.push("EXPINIT", all_or_none=True, timeout=60)
+    first, second, third = RIGS
+    bench.fail(first, 1)
+    bench.run(4.0)
+    ack(bench, second, 1)
+    assert decided(bench) == []
+    for _ in range(4):
+        bench.run(1.0)
+        bench.alive(second)
+    (event,) = decided(bench)
+    assert list(event.failures) == [first, third]
+
+
+def test_what_was_not_sent_yet_keeps_nobody_waiting() -> None:
+    bench = Bench()
+    bench.push("EXPINFO", rigs=[RIGS[1]])
+    bench.push("EXPINIT", all_or_none=True, rigs=RIGS[:2])
+    bench.fail(RIGS[0], 2)
+    assert [list(event.failures) for event in decided(bench)] == [[RIGS[0]]]
+
+
+def test_any_other_push_is_told_of_when_all_have_answered_alone() -> None:
+    bench = Bench()
+    bench.push("EXPINIT")
+    bench.fail(RIGS[0], 1)
+    for rig in RIGS[1:]:
+        ack(bench, rig, 1)
+    assert decided(bench) == []
 
 
 @pytest.mark.parametrize("event", ["EXPEND", "EXPINTERRUPT", "EXPCLEANUP"])
