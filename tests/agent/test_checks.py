@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.agent.checks import Growth, files_problem, free_bytes_problem, matching_sizes, missing_programs
+from rigsync.agent.checks import Growth, files_problem, free_bytes_problem, matching_files, missing_programs
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions or files")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
@@ -19,6 +19,10 @@ not_for_root = pytest.mark.skipif(
 
 PATTERN = "/data/*.mp4"
 A, B = "/data/a.mp4", "/data/b.mp4"
+
+
+def matching_sizes(pattern: str) -> dict[str, int]:
+    return {path: seen.size for path, seen in matching_files(pattern).items()}
 
 
 # --------------------------------------------------------------------------------------------------------- programs
