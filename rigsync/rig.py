@@ -25,7 +25,7 @@ from typing import Any, TypeVar, overload
 from rigsync import __version__
 from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
-from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
+from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge, RigsyncError
 from rigsync.loop_thread import LoopThread, is_coroutine_function
 from rigsync.ports import holder_of
 from rigsync.protocol import messages
@@ -93,6 +93,10 @@ class Handler:
     def name(self) -> str:
         """What the log calls it."""
         return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+
+class EndedBadly(RigsyncError):
+    """Raised by a handler of EXPEND where the recording is over, and badly: the message fails, the rig is STOPPED."""
 
 
 class CommandHandler(Handler):
@@ -727,7 +731,7 @@ class _Session:
             except BaseException as problem:  # out of what the handler returned
                 error = problem
         if error is not None:
-            self.responder.fail(due.task, *_described(error), now)
+            self.responder.fail(due.task, *_described(error), now, is_over=isinstance(error, EndedBadly))
         self.endpoint.pump()
 
     def _note_late_end(self, due: HandlerDue, now: float) -> None:

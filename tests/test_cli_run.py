@@ -16,10 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from cli_programs import Command, Outcome, environment, has_ended, still_there
 from processes import LONG, free_port, until
 
 from rigsync import ExpStatus, Rig
+from rigsync.agent.agent import Agent
+from rigsync.agent.file import read_agent_file
 from rigsync.cli.children import signals_held_back
 from rigsync.cli.run import GRACE
 
@@ -161,6 +164,26 @@ def test_a_rig_that_fails_meanwhile_is_told_and_spoils_the_end(bench: Bench) -> 
     assert outcome.status == 125
     assert "failed at recording" in outcome.err
     assert "the disk is full" in outcome.err
+
+
+@posix
+def test_a_recorder_that_ends_badly_spoils_the_end(bench: Bench) -> None:
+    recorder = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit('No space left on device'));"
+        "open('ready', 'w').close(); time.sleep(1000)"
+    )
+    start = {"start": [sys.executable, "-c", recorder], "ready": {"file": "ready", "within": LONG}}
+    on = {"EXPSTART": start, "EXPEND": {"stop": {"signal": "interrupt", "grace": 10}}}
+    path = bench.folder / "left.yaml"
+    path.write_text(yaml.safe_dump({"name": "left", "listen": "udp://127.0.0.1:0", "on": on}))
+    with Agent(read_agent_file(path)) as agent:
+        (bench.folder / "rigs.yaml").write_text(f"left: {agent.uri}\n")
+        outcome = bench.run(*python("print('ran')"))
+        assert (outcome.status, outcome.out) == (125, "ran\n")
+        assert "failed at EXPEND on 1 of 1 rigs (left: EXPEND failed: EndedBadly: " in outcome.err
+        assert "ended with exit status 1" in outcome.err
+        assert "No space left on device" in outcome.err
+        assert agent.status is ExpStatus.CONNECTED
 
 
 @posix

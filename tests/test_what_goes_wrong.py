@@ -147,8 +147,11 @@ SHOWN_BY = {
     "a recorder freezes: its file stops growing": [
         "tests/agent/test_agent.py::test_a_recorder_that_freezes_is_told_within_the_time_and_its_recovery_too",
     ],
-    "a recorder ignores interrupt and terminate": [
+    "a recorder ignores interrupt and terminate, crashes at the stop, or ends with an error": [
         "tests/agent/test_agent.py::test_one_that_ignores_everything_is_killed_and_the_answer_says_so",
+        "tests/agent/test_agent.py::test_a_bad_end_is_a_failure_with_the_last_lines",
+        "tests/agent/test_agent.py::test_a_bad_end_is_a_failure_of_the_experiment_and_all_is_cleaned_up",
+        "tests/test_cli_run.py::test_a_recorder_that_ends_badly_spoils_the_end",
     ],
     "an agent is killed": [
         "tests/agent/test_serve.py::test_killed_while_ffmpeg_records_it_leaves_nothing_and_the_file_is_playable",

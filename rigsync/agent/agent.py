@@ -15,7 +15,7 @@ from typing import Any
 
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
-from rigsync.agent.commands import GENTLE, LAST_GRACE, Child, CommandFailed, Commands
+from rigsync.agent.commands import GENTLE, LAST_GRACE, Child, CommandFailed, Commands, is_good_end
 from rigsync.agent.disk import Disk
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
@@ -29,7 +29,7 @@ from rigsync.errors import LoopBlocked, NotRunning, RigsyncError
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, named_reference
 from rigsync.protocol.messages import ExpMessage, ExpStatus
 from rigsync.protocol.notices import FAILURE
-from rigsync.rig import Rig
+from rigsync.rig import EndedBadly, Rig
 
 logger = logging.getLogger("rigsync.agent")
 
@@ -52,8 +52,8 @@ class RequirementMissing(RigsyncError):
     """What the file requires is not there, and so no experiment can begin on this rig."""
 
 
-class RecordingFailed(RigsyncError):
-    """What was to be recorded is not there, is empty, has lost something, or is still being written."""
+class RecordingGoesOn(RigsyncError):
+    """What is recorded is still being written after it was ended, or nobody can tell."""
 
 
 class Agent(Rig):
@@ -87,6 +87,8 @@ class Agent(Rig):
         """What EXPINIT found that nobody had recorded yet, where it has commands that may begin to."""
         self._left_behind: frozenset[str] = frozenset()
         """What was not there before an EXPSTART that has failed."""
+        self._going: list[tuple[Child, Start]] = []
+        """What is to go on until a message ends it, and tells how it has ended."""
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
@@ -200,6 +202,9 @@ class Agent(Rig):
     async def _begin_experiment(self, reference: str | None, data: dict[str, Any], values: Values) -> dict[str, Any]:
         before = self._reference, self._data, self._log
         ended = await self._commands.end_all(None)
+        for label, problem in (await self._bad_ends(None)).items():
+            self._tell_failure(problem, label)
+        self._forget_ended()
         self._reference, self._data, self._log = reference, data, self._open_log(values)
         self._say_message(ExpMessage.EXPINIT, data)
         try:
@@ -233,21 +238,8 @@ class Agent(Rig):
 
     async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
         action, told = self._file.on.get(event, Action()), {}
-        left: RigsyncError | None = None
-        recorded: Recording | None = None
         if event in _ENDING:
-            recorded, self._recording = self._recording, None
-            if recorded:
-                recorded.end()
-            if self._disk:
-                self._disk.end()
-            try:
-                if ended := await self._commands.end_all(action.stop):
-                    told["ended"] = ended
-            except CommandFailed as error:
-                left = error  # and what the file says of the end is done all the same
-            if recorded:
-                await recorded.finish()
+            return await self._end(event, action, values)
         recording: Recording | None = None
         if event is ExpMessage.EXPSTART:
             self._disk = self._disk_of(values)
@@ -255,30 +247,93 @@ class Agent(Rig):
         if recording:
             await recording.prepare()
         if action.run:
-            try:
-                told["run"] = await self._run(action.run, values)
-            except RigsyncError as error:
-                if not (left or recorded):
-                    raise
-                left = _both(left, error)  # what was recorded is looked at all the same
+            told["run"] = await self._run(action.run, values)
         if action.start:
             told["started"] = await self._start(action.start, values)
-        if event is ExpMessage.EXPSTART:
-            if self._disk:
-                self._disk.begin()
-            if recording:
-                self._recording = recording
-                recording.begin()
+        if event is ExpMessage.EXPSTART and self._disk:
+            self._disk.begin()
+        if recording:
+            self._recording = recording
+            recording.begin()
+        return told
+
+    async def _end(self, event: ExpMessage, action: Action, values: Values) -> dict[str, Any]:
+        """End all that was started, and do what else the file says of the end, whatever becomes of either.
+
+        Raises
+        ------
+        CommandFailed
+            Something cannot be ended, or a command has failed.
+        RecordingGoesOn
+            At EXPEND, something is still being written, or nobody can tell.
+        EndedBadly
+            At EXPEND, all has ended, and something of it badly, or what was to be recorded is not there. At the other
+            messages a bad end is told by a notice: they are to leave nothing running, and have not failed.
+        """
+        told: dict[str, Any] = {}
+        failures: list[Exception] = []
+        recorded, self._recording = self._recording, None
+        if recorded:
+            recorded.end()
+        if self._disk:
+            self._disk.end()
+        try:
+            if ended := await self._commands.end_all(action.stop):
+                told["ended"] = ended
+        except CommandFailed as error:
+            failures.append(error)
+        is_over = not failures
+        if recorded:
+            await recorded.finish()
+        bad = await self._bad_ends(action.stop)
+        try:
+            if action.run:
+                told["run"] = await self._run(action.run, values)
+        except Exception as error:
+            failures.append(error)
         if recorded and event is ExpMessage.EXPEND:
-            if problem := await recorded.verdict():
-                left = _both(left, RecordingFailed(problem))
-            if left:
-                self._recording = recorded  # the rig still is RUNNING, and another EXPEND looks again
-        if left:
-            raise left
+            if verdict := await recorded.verdict():
+                if verdict.is_over:
+                    bad["verify"] = verdict.problem
+                else:
+                    is_over = False
+                    failures.append(RecordingGoesOn(verdict.problem))
+            if not is_over:
+                self._recording = recorded  # at which another EXPEND looks again
+        self._forget_ended()  # not before: an interrupt that overtakes this message tells of them
+        if event is not ExpMessage.EXPEND:
+            for label, problem in bad.items():
+                self._tell_failure(problem, label)
+            bad = {}
+        if bad or len(failures) > 1:
+            raise (EndedBadly if is_over else CommandFailed)("; ".join([*bad.values(), *map(str, failures)]))
+        if failures:
+            raise failures[0]
         if event is ExpMessage.EXPCLEANUP:
             await self._close_log()
         return told
+
+    async def _bad_ends(self, stop: Stop | None) -> dict[str, str]:
+        """Return what there is to tell of those whose end was no good one, by what they are called."""
+        for child, _ in reversed(self._going):
+            child.end(stop)  # that one too which has ended, and of which nobody here has heard yet
+        running = self._commands.running()
+        if ending := [child.ended for child, _ in self._going if child not in running]:
+            await asyncio.wait(ending, timeout=LAST_LOOK)
+        ended = [(child, child.ended.result(), start) for child, start in self._going if child.ended.done()]
+        return {
+            child.label: _bad_end(child, how)
+            for child, how, start in ended
+            if not is_good_end(how, child.asked or child.stop, start.good_exit)
+        }
+
+    def _forget_ended(self) -> None:
+        self._going = [(child, start) for child, start in self._going if not child.ended.done()]
+
+    def _tell_failure(self, problem: str, label: str) -> None:
+        logger.error("%s: %s", self.name, problem)
+        with contextlib.suppress(RigsyncError):
+            self.notify(FAILURE, {"problem": problem, "exp_ref": self._reference}, key=label)
 
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
@@ -288,8 +343,8 @@ class Agent(Rig):
 
     def _last_words_of_recorders(self) -> str:
         words = ""
-        for child in self._commands.running():
-            if child.goes_on and (lines := child.process.last_lines):
+        for child, _ in self._going:
+            if lines := child.process.last_lines:
                 words += f"; last lines of {child.label}: {' | '.join(_fitting(lines, LONGEST_REASON))}"
         return words
 
@@ -471,7 +526,7 @@ class Agent(Rig):
             raise
         if child.ended.done():
             raise CommandFailed(_by_itself(child, child.ended.result()))
-        child.goes_on = True
+        self._going.append((child, start))
         return {"command": child.label, "pid": child.process.pid}
 
     async def _begin(
@@ -526,14 +581,13 @@ class Agent(Rig):
         with contextlib.suppress(LookupError):  # of a command that was only waited for
             self.update_stream(child.label, state="ended", outcome=ended.described())
             self.remove_stream(child.label)
-        if child.goes_on and ended.how == "by itself":  # also just before it was told to
+        going = [entry for entry in self._going if entry[0] is child]
+        if going and not child.is_stopped:  # else the message by which it was stopped tells
+            self._going.remove(going[0])
             reason = _by_itself(child, ended)
-            logger.error("%s: %s", self.name, reason)
-            with contextlib.suppress(RigsyncError):
-                self.notify(FAILURE, {"problem": reason, "exp_ref": self._reference}, key=child.label)
-            if not child.is_stopped:
-                with contextlib.suppress(NotRunning):
-                    self.interrupt(reason)
+            self._tell_failure(reason, child.label)
+            with contextlib.suppress(NotRunning):
+                self.interrupt(reason)
 
     # -------------------------------------------------------------------------------------------------- helpers
 
@@ -597,13 +651,17 @@ class _ReadyFile:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _both(first: RigsyncError | None, second: RigsyncError) -> RigsyncError:
-    """Return the second of two failures, with the first one's text before it."""
-    return CommandFailed(f"{first}; {second}") if first else second
-
-
 def _by_itself(child: Child, ended: Exit) -> str:
     return f"{child.label} {ended.described()}, and was to go on{_output_of(ended)}"
+
+
+def _bad_end(child: Child, ended: Exit) -> str:
+    if ended.how == "by itself":
+        return _by_itself(child, ended)
+    hint = ""
+    if ended.how != "kill" and ended.status is not None:
+        hint = f" (if that is how it ends, say so by good_exit: [{ended.status}])"
+    return f"{child.label} {ended.described()}, and its file may not be whole{hint}{_output_of(ended)}"
 
 
 def _why(data: dict[str, Any]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
 from rigsync.agent.aside import Aside
@@ -16,6 +18,14 @@ from rigsync.errors import RigsyncError
 GENTLE = Stop("interrupt", 5.0)
 """How a command is ended that is only waited for; nobody has said how."""
 KILL = Stop("kill", 0.0)
+
+GOOD_STATUSES = (0, 255)
+"""Exit statuses of a command that did as it was told when it was stopped, where its file names none; ffmpeg has the
+second after an interrupt."""
+_SIGNALS = {"interrupt": 2, "terminate": 15, "kill": 9}
+"""Numbers of the signals, which are the same wherever there are signals."""
+_CONTROL_C_EXIT = 0xC000013A
+"""Exit status on Windows of what an interrupt has ended: STATUS_CONTROL_C_EXIT."""
 
 LONGEST_LABEL = 80
 """Characters of a program's name that are told, so that there is room beside it in the name of a stream or an item."""
@@ -51,16 +61,49 @@ class Child:
 
     def __init__(self, label: str, stop: Stop, ended: asyncio.Future[Exit]):
         self.label, self.stop, self.ended = label, stop, ended
-        self.goes_on = False
-        """Whether it is to go on until it is told to end, so that an end by itself is a failure."""
-        self.is_stopped = False
+        self.asked: Stop | None = None
+        """How it was first told to end; None before."""
+
+    @property
+    def is_stopped(self) -> bool:
         """Whether it was told to end."""
+        return self.asked is not None
 
     def end(self, stop: Stop | None = None) -> None:
         """Tell it to end; return at once."""
-        self.is_stopped = True
         stop = stop or self.stop
+        self.asked = self.asked or stop
         self.process.stop(cast("Step", stop.signal), stop.grace)
+
+
+def is_good_end(
+    ended: Exit, stop: Stop, good_exit: Collection[int] | None, windows: bool = sys.platform == "win32"
+) -> bool:
+    """Tell whether a command that was to go on until it is told to end has ended as it was told.
+
+    Parameters
+    ----------
+    ended : Exit
+        How it has ended.
+    stop : Stop
+        How it was told to end.
+    good_exit : collection of int or None
+        The exit statuses that are good, in which 128 and its number stands for a signal; None for 0, 255 and the signal
+        that was sent.
+    windows : bool
+        Whether this is Windows, where to terminate is to kill.
+    """
+    first = stop.signal if stop.grace else {"interrupt": "terminate"}.get(stop.signal, "kill")  # with no time between
+    if ended.how == "by itself":
+        return False
+    if ended.how == "kill":
+        return first == "kill" or (windows and first == "terminate")
+    if good_exit is None:
+        good_exit = (*GOOD_STATUSES, 128 + _SIGNALS[first], *([_CONTROL_C_EXIT] if windows else ()))
+    if ended.signal is None:
+        return ended.status in good_exit
+    known = getattr(signal, ended.signal, None)
+    return known is not None and 128 + known in good_exit
 
 
 class Commands:

@@ -136,11 +136,15 @@ class Start:
         How it is known that it has begun.
     frames : re.Pattern or None
         Searched for in its output; the one group is the number of frames.
+    good_exit : tuple of int or None
+        The exit statuses that are good when it was told to end, 128 and its number for a signal; None for 0, 255 and
+        the signal that was sent.
     """
 
     command: Command
     ready: Ready | None = None
     frames: re.Pattern[str] | None = None
+    good_exit: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,7 +469,7 @@ class _Reader:
                 self._path(found["ready"]["file"], f"{key}.ready.file"), found["ready"]["within"]
             )
             frames = found["frames"] and _pattern(found["frames"], f"{key}.frames")
-            start = Start(self._command(found, "start", key), ready, frames)
+            start = Start(self._command(found, "start", key), ready, frames, found["good_exit"])
         return Action(stop, run, start)
 
     def _check_ends(self, on: dict[ExpMessage, Action]) -> None:

@@ -25,6 +25,8 @@ MOST_ITEMS = 200
 """Items of a list, and variables."""
 DEEPEST = 20
 """Levels of maps and lists in an experiment description."""
+LARGEST_STATUS = 2**32 - 1
+"""Exit statuses on Windows; elsewhere they are at most 255."""
 LARGEST = 10**18
 """Bytes; no disk has more."""
 
@@ -93,10 +95,8 @@ class Number:
         number = value if isinstance(value, str) and not isinstance(value, Plain) else number_of(value)
         kinds = (int,) if self.whole else (int, float)
         if not isinstance(number, kinds) or not self.low <= number <= self.high:
-            kind = "whole number" if self.whole else "number"
-            raise ConfigError(
-                f"expected a {kind} of {self.unit} from {self.low:g} to {self.high:g}, not {_shown(value)}", key=key
-            )
+            kind = f"{'whole number' if self.whole else 'number'}{f' of {self.unit}' if self.unit else ''}"
+            raise ConfigError(f"expected a {kind} from {self.low:g} to {self.high:.10g}, not {_shown(value)}", key=key)
         return number if self.whole else float(number)
 
     def schema(self) -> dict[str, Any]:
@@ -386,6 +386,11 @@ _START = {
         Text(LONGEST_PATTERN),
         "A regular expression with one group: the number of frames in a line of the command's output.",
     ),
+    "good_exit": Key(
+        Listing(Number(0, LARGEST_STATUS, "", whole=True), least=1),
+        "The exit statuses with which it may end when it is told to, 128 and its number for a signal; in place of 0, "
+        "255 and the signal that it was sent.",
+    ),
 }
 _STOP = {
     "stop": Key(
@@ -409,6 +414,7 @@ _BEGIN = Table(
         "timeout": ("run",),
         "ready": ("start",),
         "frames": ("start",),
+        "good_exit": ("start",),
         "shell": ("run", "start"),
         "folder": ("run", "start"),
     },

@@ -87,7 +87,7 @@ class Exit:
         if self.how == "kill":
             return f"was killed{after}"
         done = "was interrupted" if self.how == "interrupt" else "was terminated"
-        return f"{done}{after} and ended with {code}"
+        return f"{done}{after} and {'crashed' if self.signal in _CRASHES else 'ended'} with {code}"
 
 
 class Process:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigsync.agent.aside import Aside
 from rigsync.agent.checks import Growth, Kept, Seen, Segments, matching_files
@@ -32,6 +32,14 @@ LAST_LOOK = 2.0
 """Seconds for each look in the end; a drive that takes longer is told as one that hangs."""
 SETTLING_LOOKS = 5
 """Looks in the time for which files must not grow after the end."""
+
+
+class Verdict(NamedTuple):
+    """What is wrong with a recording in the end."""
+
+    problem: str
+    is_over: bool
+    """Whether nothing is being recorded any more. Else EXPINTERRUPT may be able to end it, and another look to tell."""
 
 
 class Recording:
@@ -116,13 +124,13 @@ class Recording:
             self._note_losses(self._left)
             self._measured(self._left)
 
-    async def verdict(self) -> str | None:
+    async def verdict(self) -> Verdict | None:
         """Return what is wrong with the recording, None if nothing is; after `finish`, and after what was run since.
 
         What was run may have moved files away. It may also be what has told the recorder to stop.
         """
         if self._left is None or (now := await self._look_soon()) is None:
-            return self._does_not_answer()
+            return Verdict(self._does_not_answer(), is_over=False)
         problems = dict(self._problems)
         found = self._files_of_this(now)
         for path, seen in self._files_of_this(self._left).items():
@@ -138,9 +146,9 @@ class Recording:
             is_begun = self._segments and has_any and path == newest  # just when it was told to stop
             if not seen.size and not is_begun:
                 problems.setdefault(path, f"{_shown(path)} is empty{self._cause()}")
-        if going_on := await self._still_growing(now):
-            problems[self._pattern] = going_on
-        return "; ".join(problems.values()) or None
+        going_on = await self._still_growing(now)
+        told = [*problems.values(), *([going_on] if going_on else [])]
+        return Verdict("; ".join(told), is_over=not going_on) if told else None
 
     # ------------------------------------------------------------------------------------------ while it records
 
@@ -268,7 +276,7 @@ class Recording:
     def _does_not_answer(self) -> str:
         return (
             f"the drive of {_shown(self._pattern)} does not answer within {LAST_LOOK:g} s, so that nobody knows what "
-            "was recorded; look at it, and send EXPEND again"
+            "was recorded; look at that drive"
         )
 
     def _tell(self, topic: str, path: str, problem: str) -> None:

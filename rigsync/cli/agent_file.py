@@ -87,6 +87,8 @@ def _steps(action: Action) -> Iterator[tuple[str, str, str]]:
             yield "ready", str(action.start.ready.file), f"{action.start.ready.within:g} s"
         if action.start.frames:
             yield "frames", action.start.frames.pattern, ""
+        if action.start.good_exit:
+            yield "good_exit", ", ".join(map(str, action.start.good_exit)), ""
 
 
 def _shown(command: Command) -> str:
@@ -133,6 +135,7 @@ def _action_document(action: Action) -> dict[str, Any]:
         **_command_document(action.start.command),
         "ready": action.start.ready and {"file": str(action.start.ready.file), "within": action.start.ready.within},
         "frames": action.start.frames and action.start.frames.pattern,
+        "good_exit": action.start.good_exit and list(action.start.good_exit),
     }
     return {
         "stop": action.stop and {"signal": action.stop.signal, "grace": action.stop.grace},

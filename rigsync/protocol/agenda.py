@@ -135,6 +135,7 @@ class Agenda:
         self._beginning = False
         self._numbers = 0
         self._answers: dict[ExpMessage, list[Any]] = {}
+        self._bad_end: Problem | None = None  # how EXPEND has failed, where the recording is over all the same
         self._timer = math.inf
         self.status = ExpStatus.CONNECTED
         self.exp_ref: str | None = None
@@ -187,11 +188,14 @@ class Agenda:
             task.started = task.started if started is None else started
             self._succeed(task, returned, now)
 
-    def fail(self, number: int, error: str, message: str, traceback: str, now: float) -> None:
-        """Settle a task whose handlers have failed with an exception of type `error`."""
+    def fail(self, number: int, error: str, message: str, traceback: str, now: float, is_over: bool = False) -> None:
+        """Settle a task whose handlers have failed; see `Responder.fail`."""
         if task := self._tasks.get(number):
-            if task.event is ExpMessage.EXPINTERRUPT and task.leads_to is not None:
+            has_ended = is_over and task.event is ExpMessage.EXPEND
+            if (has_ended or task.event is ExpMessage.EXPINTERRUPT) and task.leads_to is not None:
                 self._enter(task.leads_to, self.exp_ref, task.reason, now)
+                if has_ended:
+                    self._bad_end = Problem(error, message, traceback)
             self._finish_failure(task, error, message, traceback, now)
 
     def is_open(self, number: int) -> bool:
@@ -331,7 +335,9 @@ class Agenda:
             return
         if task.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and task.sender:
             self._claim(task, task.sender, now)
-        if decision.no_op:
+        if decision.no_op and task.event is ExpMessage.EXPEND and self._bad_end:
+            self._finish(task, self._bad_end, now)
+        elif decision.no_op:
             self._succeed(task, None, now)
         else:
             task.leads_to = decision.status
@@ -416,6 +422,7 @@ class Agenda:
         if task.leads_to is not None:
             if task.event is ExpMessage.EXPINIT or status is ExpStatus.CONNECTED:
                 self._answers.clear()  # another experiment, or none
+                self._bad_end = None
             self._answers[task.event] = args
             self._enter(status, exp_ref, task.reason, now)
         self._finish(task, message, now)

@@ -142,9 +142,12 @@ class Responder(Outputs[Address]):
         """
         self._agenda.respond(number, returned, now, started)
 
-    def fail(self, number: int, error: str, message: str, traceback: str, now: float) -> None:
-        """Settle a task whose handlers have failed with an exception of type `error`."""
-        self._agenda.fail(number, error, message, traceback, now)
+    def fail(self, number: int, error: str, message: str, traceback: str, now: float, is_over: bool = False) -> None:
+        """Settle a task whose handlers have failed with an exception of type `error`.
+
+        With `is_over`, what an EXPEND was to end is over all the same, and the rig is STOPPED.
+        """
+        self._agenda.fail(number, error, message, traceback, now, is_over)
 
     def interrupt(self, reason: str, now: float) -> None:
         """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""

@@ -27,8 +27,8 @@ from rigsync.agent import agent as agent_module
 from rigsync.agent import aside, commands, process, recording, session_log
 from rigsync.agent.agent import Agent
 from rigsync.agent.aside import Aside
-from rigsync.agent.commands import CommandFailed, Commands
-from rigsync.agent.file import read_agent_file
+from rigsync.agent.commands import CommandFailed, Commands, is_good_end
+from rigsync.agent.file import Stop, read_agent_file
 from rigsync.agent.process import Exit
 from rigsync.protocol.events import Notice
 from rigsync.protocol.messages import ExpMessage
@@ -268,7 +268,7 @@ def test_without_a_reference_a_file_that_needs_none_works(lab: Lab) -> None:
 def recording_agent(lab: Lab, program: str = RECORDER, stop: Any = STOP, **keys: Any) -> Agent:
     path = "{data}/{exp_ref}/left.txt"
     keys = {"ready": {"file": path, "within": 10}, "frames": r"frame= (\d+)", **keys}
-    more = {key: keys.pop(key) for key in ("require", "verify", "lease", "folders", "logs") if key in keys}
+    more = {key: keys.pop(key) for key in ("require", "verify", "lease", "folders", "logs", "existing") if key in keys}
     start = {"start": [*lab.program(program), path], **{key: value for key, value in keys.items() if value}}
     return lab.agent({"EXPSTART": start, "EXPEND": stop}, variables={"data": str(lab.folder / "data")}, **more)
 
@@ -336,14 +336,182 @@ def test_it_ends_with_the_lease(lab: Lab) -> None:
 
 
 def test_one_that_ignores_everything_is_killed_and_the_answer_says_so(lab: Lab) -> None:
-    recording_agent(lab, STUBBORN, {"stop": {"signal": "interrupt", "grace": 0.2}}, ready=None)
+    agent = recording_agent(lab, STUBBORN, {"stop": {"signal": "interrupt", "grace": 0.2}}, ready=None)
     aux = lab.connect()
+    failures = noted(aux, "failure")
     init(aux)
     pid = started_pid(aux.request("EXPSTART", REFERENCE, timeout=LONG))
     lab.logged("ignores you")
-    (ended,) = aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"].values()
-    assert ended == "was killed after it ignored interrupt and terminate"
+    # A failure: its file was not finished. It was ok, with this in `ended`, which no task code looks at.
+    error = failure(aux, "EXPEND")
+    text = "was killed after it ignored interrupt and terminate, and its file may not be whole; its last lines: ignores"
+    assert text in error.message
     assert is_gone(pid)
+    assert agent.status is ExpStatus.STOPPED
+    assert failure(aux, "EXPEND").message == error.message  # as the first time
+    assert "interrupted" not in aux.request("EXPINTERRUPT", timeout=LONG)["cameras"][0]
+    assert failure(aux, "EXPEND").message == error.message
+    aux.request("EXPCLEANUP", timeout=LONG)
+    assert agent.status is ExpStatus.CONNECTED
+    assert failures == []  # it is told once, by the answer
+
+
+ENDS = """
+import os, resource, signal, sys, time
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def end(*_):
+    print("ends by", {how!r}, flush=True)
+    {how}
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
+print("records", flush=True)
+while True:
+    time.sleep(1000)
+"""
+DIES = "signal.signal({0}, signal.SIG_DFL); os.kill(os.getpid(), {0}); time.sleep(1000)"
+
+
+def ending_agent(lab: Lab, how: str, signal: str = "interrupt", **keys: Any) -> tuple[Agent, Auxiliaries]:
+    """Return an agent that records with a program that ends in some way when it is told to, and a coordinator."""
+    stop = {"stop": {"signal": signal, "grace": 10}}
+    agent = recording_agent(lab, ENDS.format(how=how), stop, ready=None, **keys)
+    return agent, lab.connect()
+
+
+def begin(lab: Lab, aux: Auxiliaries) -> None:
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    lab.logged("records")
+
+
+@posix
+@pytest.mark.parametrize(
+    ("how", "keys", "told"),
+    [
+        (DIES.format("signal.SIGSEGV"), {}, "was interrupted and crashed with SIGSEGV"),
+        ("sys.exit('No space left on device')", {}, "was interrupted and ended with exit status 1"),
+        (DIES.format("signal.SIGTERM"), {}, "was interrupted and ended with SIGTERM"),
+        ("sys.exit(143)", {}, "was interrupted and ended with exit status 143"),
+        (DIES.format("signal.SIGINT"), {"signal": "terminate"}, "was terminated and ended with SIGINT"),
+        ("sys.exit(255)", {"good_exit": [0]}, "was interrupted and ended with exit status 255"),
+        (DIES.format("signal.SIGINT"), {"good_exit": [0, 255]}, "was interrupted and ended with SIGINT"),
+    ],
+)
+def test_a_bad_end_is_a_failure_with_the_last_lines(lab: Lab, how: str, keys: dict[str, Any], told: str) -> None:
+    agent, aux = ending_agent(lab, how, **keys)
+    begin(lab, aux)
+    error = failure(aux, "EXPEND")
+    assert error.error == "EndedBadly"
+    assert told in error.message
+    assert "its last lines: records | ends by" in error.message
+    if "No space" in how:
+        assert error.message.endswith("No space left on device")
+        assert "if that is how it ends, say so by good_exit: [1]" in error.message
+    assert agent.status is ExpStatus.STOPPED
+
+
+@posix
+@pytest.mark.parametrize(
+    ("how", "keys"),
+    [
+        ("sys.exit(0)", {}),
+        ("sys.exit(255)", {}),
+        ("sys.exit(130)", {}),
+        (DIES.format("signal.SIGINT"), {}),
+        ("sys.exit(143)", {"signal": "terminate"}),
+        (DIES.format("signal.SIGTERM"), {"signal": "terminate"}),
+        ("sys.exit(0)", {"signal": "kill"}),
+        ("sys.exit(3)", {"good_exit": [0, 3]}),
+        (DIES.format("signal.SIGINT"), {"good_exit": [130]}),
+        (DIES.format("signal.SIGSEGV"), {"good_exit": [139]}),
+    ],
+)
+def test_a_good_end_is_none(lab: Lab, how: str, keys: dict[str, Any]) -> None:
+    agent, aux = ending_agent(lab, how, **keys)
+    begin(lab, aux)
+    assert "ended" in aux.request("EXPEND", timeout=LONG)["cameras"][0]
+    assert agent.status is ExpStatus.STOPPED
+
+
+@posix
+def test_a_bad_end_is_a_failure_of_the_experiment_and_all_is_cleaned_up(lab: Lab) -> None:
+    other = lab.agent({"EXPEND": {"run": lab.program("print('ended')", "a.py")}}, "ephys")
+    ended = lab.program("print('lights off')", "b.py")
+    agent = lab.agent(
+        {
+            "EXPSTART": {"start": lab.program(ENDS.format(how="sys.exit('No space left on device')"))},
+            "EXPEND": {**STOP, "run": ended},
+        }
+    )
+    aux = lab.connect()
+
+    def task() -> None:
+        with aux.experiment(REFERENCE, timeout=LONG):
+            lab.logged("records")
+
+    with pytest.raises(ExperimentError, match="No space left on device") as told:
+        task()
+    assert list(told.value.failed) == ["cameras"]
+    assert told.value.outcomes["cameras"].endswith("; then interrupted and cleaned up")
+    assert told.value.outcomes["ephys"] == "ended and cleaned up"
+    lab.logged("lights off")  # what else the file says of EXPEND is done all the same
+    assert {agent.status, other.status} == {ExpStatus.CONNECTED}
+
+
+@posix
+def test_an_interrupt_that_meets_a_bad_end_tells_it_and_has_not_failed(lab: Lab) -> None:
+    agent, aux = ending_agent(lab, "sys.exit('No space left on device')")
+    failures = noted(aux, "failure")
+    begin(lab, aux)
+    assert "ended" in aux.request("EXPINTERRUPT", timeout=LONG)["cameras"][0]
+    until(lambda: failures)
+    assert "was interrupted and ended with exit status 1" in failures[0].body["problem"]
+    assert failures[0].body["exp_ref"] == REFERENCE
+    assert agent.status is ExpStatus.STOPPED
+    aux.request("EXPCLEANUP", timeout=LONG)
+
+
+@posix
+def test_an_interrupt_that_overtakes_the_end_tells_of_a_bad_one(lab: Lab) -> None:
+    agent = lab.agent(
+        {
+            "EXPSTART": {"start": lab.program(ENDS.format(how="sys.exit('No space left on device')"))},
+            "EXPEND": {**STOP, "run": lab.program(WAITS, "a.py")},
+        }
+    )
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    begin(lab, aux)
+    aux.push("EXPEND")
+    lab.logged("was interrupted and ended with exit status 1")
+    until(lambda: any(child.process.pid for child in agent._commands.running()))
+    aux.request("EXPINTERRUPT", timeout=LONG)
+    until(lambda: failures)
+    assert "No space left on device" in failures[0].body["problem"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "stop", "good_exit", "windows", "is_good"),
+    [
+        (Exit(0, None, "terminate", (), ("interrupt",)), Stop("interrupt", 5.0), None, False, True),
+        (Exit(None, "SIGTERM", "terminate", (), ("interrupt",)), Stop("interrupt", 5.0), None, False, False),
+        (Exit(None, "SIGTERM", "terminate"), Stop("interrupt", 0.0), None, False, True),  # with no time between
+        (Exit(None, "SIGKILL", "kill"), Stop("terminate", 0.0), None, False, True),
+        (Exit(None, "SIGKILL", "kill", (), ("terminate",)), Stop("terminate", 5.0), None, False, False),
+        (Exit(None, "SIGKILL", "kill"), Stop("kill", 0.0), [0], False, True),
+        (Exit(0, None, "kill", (), ("interrupt", "terminate")), Stop("interrupt", 5.0), None, False, False),
+        (Exit(0, None, "by itself"), Stop("interrupt", 5.0), None, False, False),
+        (Exit(None, "signal 35", "interrupt"), Stop("interrupt", 5.0), None, False, False),
+        (Exit(0xC000013A, None, "interrupt"), Stop("interrupt", 5.0), None, True, True),
+        (Exit(0xC000013A, None, "interrupt"), Stop("interrupt", 5.0), None, False, False),
+        (Exit(1, None, "kill"), Stop("terminate", 5.0), None, True, True),  # to terminate is to kill there
+        (Exit(1, None, "kill"), Stop("kill", 0.0), None, True, True),
+        (Exit(1, None, "kill", (), ("interrupt",)), Stop("interrupt", 5.0), None, True, False),
+        (Exit(1, None, "kill", (), ("interrupt",)), Stop("interrupt", 0.0), None, True, True),
+    ],
+)
+def test_which_end_is_good(ended: Exit, stop: Stop, good_exit: list[int] | None, windows: bool, is_good: bool) -> None:
+    assert is_good_end(ended, stop, good_exit, windows) is is_good
 
 
 def test_one_that_does_not_begin_in_time_fails_the_start_and_is_gone(lab: Lab) -> None:
@@ -379,7 +547,8 @@ def test_a_file_from_before_does_not_count_as_ready(lab: Lab) -> None:
     folder = lab.folder / "data" / REFERENCE
     folder.mkdir()
     (folder / "left.txt").write_text("of yesterday")
-    recording_agent(lab, "import time; time.sleep(1000)", ready={"file": "{data}/{exp_ref}/left.txt", "within": 0.3})
+    ready = {"file": "{data}/{exp_ref}/left.txt", "within": 0.3}
+    recording_agent(lab, "import time; time.sleep(1000)", ready=ready, existing="overwrite")
     aux = lab.connect()
     init(aux)
     assert "has not begun to write" in failure(aux, "EXPSTART", REFERENCE).message
@@ -441,11 +610,9 @@ def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> No
     key = aux.push("EXPEND")
     lab.logged("EXPEND of")
     guard.resume()
-    until(lambda: failures)
-    assert "was killed from outside" in failures[0].body["problem"]
-    assert list(until(lambda: aux.response(key))["cameras"][0]["ended"].values()) == [
-        "was killed from outside (by hand, or for want of memory: see the system's log)"
-    ]
+    # By the answer to EXPEND. It was by a notice, which an experiment that is ending does not look at any more.
+    assert "was killed from outside" in str(until(lambda: aux.response(key)).failed["cameras"])
+    assert failures == []
 
 
 @linux_only
@@ -995,7 +1162,7 @@ def test_async_with_ends_its_commands_politely(lab: Lab, fate: str) -> None:
 
 
 def test_it_serves_again_after_it_was_closed(lab: Lab) -> None:
-    agent = recording_agent(lab)
+    agent = recording_agent(lab, existing="keep")
     for _ in range(2):
         aux = lab.connect(agent)
         init(aux)
@@ -1119,7 +1286,7 @@ def test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended(
     lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "LAST_LOOK", 0.1)
-    recording_agent(lab, verify={"files": "drive/*.txt", "growing_within": 1})
+    agent = recording_agent(lab, verify={"files": "drive/*.txt", "growing_within": 1})
     (drive.folder / "left.txt").write_text("")
     aux = lab.connect()
     failures, recoveries = noted(aux, "failure"), noted(aux, "recovered")
@@ -1134,11 +1301,18 @@ def test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended(
     assert "answers again" in recoveries[0].body["problem"]
     drive.hang()
     until(lambda: drive.hung)
-    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    begun = time.monotonic()
+    error = failure(aux, "EXPEND")
+    assert time.monotonic() - begun < 10
+    assert (error.error, "drive" in error.message) == ("RecordingGoesOn", True)
+    assert "does not answer within 0.1 s, so that nobody knows what was recorded" in error.message
     assert len(drive.hung) == 1  # since nobody asks twice
+    assert not agent._commands.running()
+    aux.request("EXPINTERRUPT", timeout=LONG)
+    assert agent.status is ExpStatus.STOPPED
 
 
-def test_the_last_look_at_a_drive_that_hangs_fails_nothing(
+def test_the_last_look_at_a_drive_that_hangs_is_a_failure_until_it_is_back(
     lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "LAST_LOOK", 0.1)
@@ -1147,9 +1321,15 @@ def test_the_last_look_at_a_drive_that_hangs_fails_nothing(
     init(aux)
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
     until(lambda: agent._recording and agent._recording._last and agent._recording._last.done())
+    (drive.folder / "left.txt").write_text("recorded")
     drive.hang()  # most of a second before the next look
-    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    assert "does not answer within 0.1 s" in failure(aux, "EXPEND").message
     assert len(drive.hung) == 1
+    assert agent.status is ExpStatus.RUNNING
+    drive.come_back()
+    until(lambda: not drive.hung)
+    aux.request("EXPEND", timeout=LONG)
+    assert agent.status is ExpStatus.STOPPED
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])

@@ -18,7 +18,7 @@ import yaml
 from cli_programs import Command, environment, has_ended, still_there
 from processes import LONG, free_port, until
 
-from rigsync import Auxiliaries
+from rigsync import Auxiliaries, PushError
 
 REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
@@ -85,6 +85,26 @@ def test_a_signal_ends_what_it_runs(folder: Folder, number: int) -> None:
             assert command.outcome().status == 0
             assert has_ended(child)
             until(lambda: any(n.topic == "status" and n.body["status"] == "STOPPED" for n in notices))
+
+
+@posix
+def test_a_recorder_that_ends_badly_is_in_the_log(folder: Folder) -> None:
+    recorder = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit('No space left on device'));"
+        "open('ready', 'w').close(); time.sleep(1000)"
+    )
+    start = {"start": [sys.executable, "-c", recorder], "ready": {"file": "ready", "within": LONG}}
+    with folder.serve(folder.write(on={"EXPSTART": start, "EXPEND": STOP})) as command:
+        aux, _ = begin(listening(command))
+        with aux, Auxiliaries(aux._rigs) as other:
+            notices: list[Any] = []
+            other.on("notice", notices.append)
+            assert isinstance(aux.push("EXPEND", wait=True, timeout=LONG), PushError)
+            # What `rigsync watch` shows, as any other program that watches.
+            until(lambda: any("No space left" in str(n.body["error"]) for n in notices if n.topic == "log"))
+        command.process.terminate()
+        assert "EXPEND failed: EndedBadly: " in (told := command.outcome().err)
+        assert "No space left on device" in told
 
 
 @posix
