@@ -189,9 +189,9 @@ class Agent(Rig):
         await self._check(values)
         outputs = await self._outputs(ExpMessage.EXPINIT, values)
         has_run = self._action(ExpMessage.EXPINIT).run is not None  # which may move old files away
-        if not has_run:
-            self._refuse_existing(outputs)
         with self._in_use.taking(keys_of_outputs(outputs)):
+            if not has_run:  # after it is known that nobody is just writing it, and it may be moved away
+                self._refuse_existing(outputs)
             told = await self._begin_experiment(reference, data, values)
         self._in_use.keep_only(keys_of_outputs(outputs))
         begins = has_run or self._action(ExpMessage.EXPINIT).start is not None
@@ -225,13 +225,13 @@ class Agent(Rig):
     async def _begin_recording(self, values: Values) -> dict[str, Any]:
         outputs = await self._outputs(ExpMessage.EXPSTART, values)
         begun = self._absent - self._left_behind  # by what EXPINIT has run or started
-        self._refuse_existing(output for output in outputs if output.path not in begun)
-        try:
-            with self._in_use.taking(keys_of_outputs(outputs)):
+        with self._in_use.taking(keys_of_outputs(outputs)):
+            self._refuse_existing(output for output in outputs if output.path not in begun)
+            try:
                 return await self._act(ExpMessage.EXPSTART, values)
-        except Exception:
-            self._left_behind |= {output.path for output in outputs if not output.existing}
-            raise
+            except Exception:
+                self._left_behind |= {output.path for output in outputs if not output.existing}
+                raise
 
     def _action(self, event: ExpMessage) -> Action:
         return self._file.on.get(event, Action())
