@@ -53,6 +53,7 @@ def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync, tmp_path: Pa
         ("EXPEND", "stop", "interrupt | 10 s"),
         ("EXPCLEANUP", "run", "python transfer.py {exp_ref} | 60 s"),
         ("RUNNING", "verify", "D:/data/{exp_ref}/*.mp4 grows | 5 s"),
+        ("EXPEND", "verify", "D:/data/{exp_ref}/*.mp4 has settled | 1 s"),
         ("always", "log", str(tmp_path / "logs" / "cameras")),
     ]
 
@@ -92,7 +93,13 @@ def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
     assert (start["ready"], start["frames"]) == ({"file": "D:/data/{exp_ref}/left.mp4", "within": 5}, None)
     assert agent["on"]["EXPEND"]["stop"] == {"signal": "interrupt", "grace": 10}
     assert agent["require"]["free_disk"] == {"path": "D:/data", "at_least": 20 * 10**9}
-    assert agent["verify"] == {"files": "D:/data/{exp_ref}/*.mp4", "growing_within": 5}
+    assert agent["existing"] == "refuse"
+    assert agent["verify"] == {
+        "files": "D:/data/{exp_ref}/*.mp4",
+        "growing_within": 5,
+        "settled_within": 1,
+        "segments": False,
+    }
     assert agent["logs"] == {"folder": str(tmp_path / "logs" / "cameras"), "keep": 100, "max_size": 10_000_000}
     full = json.loads(rigsync(FULL, "check", "cameras.yaml", "--json").out)["agent"]
     assert full["experiment_description"]["authors"] == ["me", 7]

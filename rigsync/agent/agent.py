@@ -10,17 +10,20 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
 from rigsync.agent.commands import GENTLE, LAST_GRACE, Child, CommandFailed, Commands, is_good_end
+from rigsync.agent.disk import Disk
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
+from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
+from rigsync.agent.keys import OVERWRITE, REFUSE
 from rigsync.agent.process import Exit
 from rigsync.agent.recording import Recording
 from rigsync.agent.session_log import SessionLog
-from rigsync.agent.template import SubstitutionError, Template
+from rigsync.agent.template import SubstitutionError, Template, Use
 from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
 from rigsync.errors import LoopBlocked, NotRunning, RigsyncError
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, named_reference
@@ -49,6 +52,10 @@ class RequirementMissing(RigsyncError):
     """What the file requires is not there, and so no experiment can begin on this rig."""
 
 
+class RecordingGoesOn(RigsyncError):
+    """What is recorded is still being written after it was ended, or nobody can tell."""
+
+
 class Agent(Rig):
     """A rig that runs the commands of its file.
 
@@ -74,6 +81,12 @@ class Agent(Rig):
         self._file = file
         self._renew()
         self._recording: Recording | None = None
+        self._disk: Disk | None = None
+        self._in_use = InUse(self.name)
+        self._absent: frozenset[str] = frozenset()
+        """What EXPINIT found that nobody had recorded yet, where it has commands that may begin to."""
+        self._left_behind: frozenset[str] = frozenset()
+        """What was not there before an EXPSTART that has failed."""
         self._going: list[tuple[Child, Start]] = []
         """What is to go on until a message ends it, and tells how it has ended."""
         self._log: SessionLog | None = None
@@ -97,6 +110,7 @@ class Agent(Rig):
                 raise LoopBlocked("close() on the rig's event loop would wait for itself; call it from another thread")
             self._end_all()
         super().close()
+        self._in_use.keep_only()
 
     async def __aexit__(self, *details: object) -> None:
         """End all commands, then say goodbye and stop serving, as `close` does."""
@@ -105,6 +119,7 @@ class Agent(Rig):
         finally:
             self._loops_end.cancel()  # which ends the commands, also where nobody waits any longer
             await super().__aexit__(*details)
+            self._in_use.keep_only()
 
     async def _open(self) -> None:
         if not self._session:
@@ -158,7 +173,12 @@ class Agent(Rig):
         if event is ExpMessage.EXPSTART:
             self._reference = self._reference or named_reference(event, args)
         self._say_message(event, data)
-        return await self._act(event, session_values(event, self._reference, {**self._data, **data}, self._file))
+        values = session_values(event, self._reference, {**self._data, **data}, self._file)
+        if event is ExpMessage.EXPSTART:
+            return await self._begin_recording(values)
+        told = await self._act(event, values)
+        self._in_use.keep_only()
+        return told
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and has not started, if there is such a one.
@@ -167,6 +187,19 @@ class Agent(Rig):
         """
         values = session_values(ExpMessage.EXPINIT, reference, data, self._file)
         await self._check(values)
+        outputs = await self._outputs(ExpMessage.EXPINIT, values)
+        has_run = self._action(ExpMessage.EXPINIT).run is not None  # which may move old files away
+        with self._in_use.taking(keys_of_outputs(outputs)):
+            if not has_run:  # after it is known that nobody is just writing it, and it may be moved away
+                self._refuse_existing(outputs)
+            told = await self._begin_experiment(reference, data, values)
+        self._in_use.keep_only(keys_of_outputs(outputs))
+        begins = has_run or self._action(ExpMessage.EXPINIT).start is not None
+        self._absent = frozenset(output.path for output in outputs if begins and not output.existing)
+        self._left_behind = frozenset()
+        return told
+
+    async def _begin_experiment(self, reference: str | None, data: dict[str, Any], values: Values) -> dict[str, Any]:
         before = self._reference, self._data, self._log
         ended = await self._commands.end_all(None)
         for label, problem in (await self._bad_ends(None)).items():
@@ -189,17 +222,36 @@ class Agent(Rig):
             if (log := before[2]) and log is not self._log:
                 await self._aside.begin(log.close)
 
+    async def _begin_recording(self, values: Values) -> dict[str, Any]:
+        outputs = await self._outputs(ExpMessage.EXPSTART, values)
+        begun = self._absent - self._left_behind  # by what EXPINIT has run or started
+        with self._in_use.taking(keys_of_outputs(outputs)):
+            self._refuse_existing(output for output in outputs if output.path not in begun)
+            try:
+                return await self._act(ExpMessage.EXPSTART, values)
+            except Exception:
+                self._left_behind |= {output.path for output in outputs if not output.existing}
+                raise
+
+    def _action(self, event: ExpMessage) -> Action:
+        return self._file.on.get(event, Action())
+
     async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
         action, told = self._file.on.get(event, Action()), {}
         if event in _ENDING:
             return await self._end(event, action, values)
-        recording = self._recording_of(values) if event is ExpMessage.EXPSTART else None
+        recording: Recording | None = None
+        if event is ExpMessage.EXPSTART:
+            self._disk = self._disk_of(values)
+            recording = self._recording_of(values)
         if recording:
             await recording.prepare()
         if action.run:
             told["run"] = await self._run(action.run, values)
         if action.start:
             told["started"] = await self._start(action.start, values)
+        if event is ExpMessage.EXPSTART and self._disk:
+            self._disk.begin()
         if recording:
             self._recording = recording
             recording.begin()
@@ -212,15 +264,19 @@ class Agent(Rig):
         ------
         CommandFailed
             Something cannot be ended, or a command has failed.
+        RecordingGoesOn
+            At EXPEND, something is still being written, or nobody can tell.
         EndedBadly
-            At EXPEND, all has ended, and something of it badly. At the other messages that is told by a notice: they
-            are to leave nothing running, and have not failed.
+            At EXPEND, all has ended, and something of it badly, or what was to be recorded is not there. At the other
+            messages a bad end is told by a notice: they are to leave nothing running, and have not failed.
         """
         told: dict[str, Any] = {}
         failures: list[Exception] = []
         recorded, self._recording = self._recording, None
         if recorded:
             recorded.end()
+        if self._disk:
+            self._disk.end()
         try:
             if ended := await self._commands.end_all(action.stop):
                 told["ended"] = ended
@@ -235,6 +291,15 @@ class Agent(Rig):
                 told["run"] = await self._run(action.run, values)
         except Exception as error:
             failures.append(error)
+        if recorded and event is ExpMessage.EXPEND:
+            if verdict := await recorded.verdict():
+                if verdict.is_over:
+                    bad["verify"] = verdict.problem
+                else:
+                    is_over = False
+                    failures.append(RecordingGoesOn(verdict.problem))
+            if not is_over:
+                self._recording = recorded  # at which another EXPEND looks again
         self._forget_ended()  # not before: an interrupt that overtakes this message tells of them
         if event is not ExpMessage.EXPEND:
             for label, problem in bad.items():
@@ -270,11 +335,84 @@ class Agent(Rig):
         with contextlib.suppress(RigsyncError):
             self.notify(FAILURE, {"problem": problem, "exp_ref": self._reference}, key=label)
 
+    def _disk_of(self, values: Values) -> Disk | None:
+        if not (self._file.require and (disk := self._file.require.free_disk)):
+            return None
+        path = self._path(disk.path, values)
+        return Disk(self, self._aside, path, self._reference, self._say, self._last_words_of_recorders)
+
+    def _last_words_of_recorders(self) -> str:
+        words = ""
+        for child, _ in self._going:
+            if lines := child.process.last_lines:
+                words += f"; last lines of {child.label}: {' | '.join(_fitting(lines, LONGEST_REASON))}"
+        return words
+
     def _recording_of(self, values: Values) -> Recording | None:
         if not (verify := self._file.verify):
             return None
-        pattern = os.path.join(glob.escape(str(self._file.folder)), verify.files.fill(values))
-        return Recording(self, self._aside, pattern, verify.growing_within, self._reference, self._say)
+        pattern = self._pattern(verify.files, values)
+        cause = self._disk.cause if self._disk else str
+        overwrites = self._file.existing == OVERWRITE
+        return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause)
+
+    # ------------------------------------------------------------------------------------ what will be recorded
+
+    async def _outputs(self, event: ExpMessage, values: Values) -> list[Output]:
+        """Return what will be recorded, as far as it is known at this message.
+
+        Raises
+        ------
+        DriveHangs
+            A drive of it does not answer.
+        """
+        paths, patterns = [], []
+        for template in self._output_templates(event):
+            is_known = template.variables <= set(OF_THE_SESSION) or self._action(ExpMessage.EXPINIT) != Action()
+            if event is ExpMessage.EXPINIT and not is_known:
+                continue  # EXPSTART may have other data
+            try:
+                filled = self._pattern(template, values) if template.use is Use.GLOB else self._path(template, values)
+            except SubstitutionError:
+                if event is ExpMessage.EXPSTART:
+                    raise
+                continue
+            path = single_path(filled) if template.use is Use.GLOB else filled
+            if path:
+                paths.append(path)
+            else:
+                patterns.append(filled)
+        looks = [self._aside.ask(f"the file {path!r}", Output.at, path) for path in dict.fromkeys(paths)]
+        looks += [self._aside.ask(f"the drive of {pattern!r}", Output.of, pattern) for pattern in patterns]
+        return await asyncio.gather(*looks)
+
+    def _output_templates(self, event: ExpMessage) -> Iterator[Template]:
+        starts = [self._action(ExpMessage.EXPSTART).start]
+        if event is ExpMessage.EXPINIT:
+            starts.append(self._action(event).start)
+        for start in starts:
+            if start and start.ready:
+                yield start.ready.file
+        if self._file.verify:
+            yield self._file.verify.files
+
+    def _refuse_existing(self, outputs: Iterable[Output]) -> None:
+        """Refuse to record over what is there.
+
+        Raises
+        ------
+        PathTaken
+            Something is there, and the file does not say what to do about it.
+        """
+        if self._file.existing != REFUSE:
+            return
+        for output in outputs:
+            if output.existing:
+                failed = ", left by an EXPSTART that has failed" if output.path in self._left_behind else ""
+                raise PathTaken(
+                    f"{output.existing}{failed}; move it away, record under another name or number, or write "
+                    f"existing: keep or existing: overwrite in {self._file.source}"
+                )
 
     # -------------------------------------------------------------------------------------------------- EXPINIT
 
@@ -468,6 +606,9 @@ class Agent(Rig):
     def _path(self, template: Template, values: Values) -> str:
         return os.path.join(self._file.folder, template.fill(values))
 
+    def _pattern(self, template: Template, values: Values) -> str:
+        return os.path.join(glob.escape(str(self._file.folder)), template.fill(values))
+
     def _say_message(self, event: ExpMessage, data: dict[str, Any]) -> None:
         self._say(f"{event.name} of {self._reference or 'an experiment without a reference'}{_why(data)}")
 
@@ -531,9 +672,13 @@ def _why(data: dict[str, Any]) -> str:
 
 def _last_lines(ended: Exit, room: int = LONGEST_OUTPUT) -> list[str]:
     """Return as many of the last lines as there is room for; of one that is too long by itself, the end."""
-    lines = [line[-room:] for line in ended.last_lines[-1:]]
+    return _fitting(ended.last_lines, room)
+
+
+def _fitting(last_lines: Sequence[str], room: int) -> list[str]:
+    lines = [line[-room:] for line in last_lines[-1:]]
     room -= sum(map(len, lines))
-    for line in reversed(ended.last_lines[:-1]):
+    for line in reversed(last_lines[:-1]):
         room -= len(line) + 1
         if room < 0:
             break

@@ -9,9 +9,20 @@ import secrets
 import shutil
 import stat
 import sys
+import time
+from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from rigsync.protocol.messages import one_line, size_text
+
+SHORT = 120.0
+"""Seconds for which a disk has to last at its rate. Less is a failure, at which tasks end their experiment, so that it
+comes when there is time to end it well, and not while it may well end before the disk is full."""
+RATE_OVER, RATE_FROM = 30.0, 2.0
+"""Seconds over which the rate is measured, and after which it is first known: recorders write in bursts."""
+FULL = 65_536
+"""Bytes; with less free a disk is full. Some systems keep a remainder that nobody can use."""
 
 # -------------------------------------------------------------------------------------------------- before a session
 
@@ -37,11 +48,8 @@ def free_bytes_problem(path: str, at_least: int) -> str | None:
     at_least : int
         Bytes that have to be free.
     """
-    there = os.path.abspath(path)
-    while not os.path.exists(there) and os.path.dirname(there) != there:
-        there = os.path.dirname(there)
     try:
-        free = shutil.disk_usage(there).free
+        free = free_bytes(path)
     except OSError as error:
         return f"the free space at {_shown(path)} cannot be found out: {_reason(error)}; is its drive connected?"
     if free >= at_least:
@@ -50,6 +58,20 @@ def free_bytes_problem(path: str, at_least: int) -> str | None:
         f"only {size_text(free)} are free at {_shown(path)}, and {size_text(at_least)} are required; "
         "move data away, or record elsewhere"
     )
+
+
+def free_bytes(path: str) -> int:
+    """Return how many bytes are free on the disk of a path, which need not exist yet.
+
+    Raises
+    ------
+    OSError
+        That cannot be found out.
+    """
+    there = os.path.abspath(path)
+    while not os.path.exists(there) and os.path.dirname(there) != there:
+        there = os.path.dirname(there)
+    return shutil.disk_usage(there).free
 
 
 def files_problem(path: str) -> str | None:
@@ -83,6 +105,16 @@ def files_problem(path: str) -> str | None:
     return None
 
 
+def in_the_way(path: str) -> str | None:
+    """Return what is there where something is to be recorded, None if nothing is."""
+    try:
+        found = os.lstat(path)
+    except OSError:  # it is not there; or nothing can be, and whoever writes there will be told
+        return None
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.st_mtime))
+    return f"{_shown(path)} is there already ({found.st_size:,} B, of {when})"
+
+
 def _try_to_write(folder: str) -> None:
     # Not by `tempfile`, which takes a refusal on Windows for a name that is in use, and tries thousands of others.
     path = os.path.join(folder, f".rigsync-{os.getpid()}-{secrets.token_hex(4)}.test")
@@ -97,27 +129,39 @@ def _try_to_write(folder: str) -> None:
 # ------------------------------------------------------------------------------------------------ while it records
 
 
-def matching_sizes(pattern: str) -> dict[str, int]:
-    """Return the size in bytes of each file that matches a pattern as in `glob`; ``**`` stands for any folders.
+class Seen(NamedTuple):
+    """What a look at a file has shown."""
+
+    size: int
+    """Bytes."""
+    changed: int
+    """When it was last written to, in nanoseconds of Unix time."""
+    identity: tuple[int, int]
+    """Device and inode, which another file of the same name does not have."""
+
+
+def matching_files(pattern: str) -> dict[str, Seen]:
+    """Return what each file looks like that matches a pattern as in `glob`; ``**`` stands for any folders.
 
     Parameters
     ----------
     pattern : str
         With those parts escaped (`glob.escape`) that are no pattern.
     """
-    sizes: dict[str, int] = {}
+    seen: dict[str, Seen] = {}
     for path in glob.iglob(pattern, recursive=True):
         try:
             found = os.stat(path)
             if stat.S_ISREG(found.st_mode):
-                sizes[path] = found.st_size
+                size = found.st_size
                 if sys.platform == "win32":
                     with contextlib.suppress(PermissionError), open(path, "rb") as file:
                         # What Windows tells by path lags behind while a file is being written.
-                        sizes[path] = os.fstat(file.fileno()).st_size
+                        size = os.fstat(file.fileno()).st_size
+                seen[path] = Seen(size, found.st_mtime_ns, (found.st_dev, found.st_ino))
         except OSError:  # gone since
-            sizes.pop(path, None)
-    return sizes
+            seen.pop(path, None)
+    return seen
 
 
 class Growth:
@@ -185,6 +229,178 @@ class Growth:
     def is_empty(self) -> bool:
         """Whether it has been told that there is no file at all."""
         return self._told_empty
+
+
+class Segments:
+    """Tells when a recording stops growing that goes on in new files, and which of these is not finished. Pure.
+
+    The newest is the one that came last and is not empty. It has to grow; a new one counts as growth. Those before it
+    are finished.
+
+    Parameters
+    ----------
+    within : float
+        Seconds in which the newest has to grow.
+    settled : float
+        Seconds that a file may take to be finished after another one has begun.
+    pattern : str
+        What to name where nothing grows.
+    """
+
+    def __init__(self, within: float, settled: float, pattern: str):
+        self._growth, self._settled, self.pattern = Growth(within, pattern), settled, pattern
+        self._largest: dict[str, int] = {}
+        """In the order in which they came."""
+        self._since: dict[str, float] = {}
+        """When each was succeeded by another."""
+        self._finished: set[str] = set()
+        self._unfinished: list[str] = []
+
+    def update(self, seen: Mapping[str, Seen], now: float) -> tuple[list[str], list[str]]:
+        """Take what all files of the recording look like now; return the pattern if it stops, or goes on.
+
+        Parameters
+        ----------
+        seen : mapping of str to Seen
+            What they look like, by path.
+        now : float
+            Monotonic seconds. The first call is the start.
+
+        Returns
+        -------
+        stopped, resumed : list of str
+            As `Growth.update` has them.
+        """
+        grown = set()
+        for path, found in sorted(seen.items(), key=lambda item: (item[1].changed, item[0])):
+            if path not in self._largest or found.size > self._largest[path]:
+                grown.add(path)
+                self._largest[path] = found.size
+        newest = self.newest
+        for path in self._largest:
+            if path == newest:
+                break
+            began = self._since.setdefault(path, now)
+            if path in grown and now - began > self._settled:
+                if path not in self._unfinished:
+                    self._unfinished.append(path)
+            elif now - began >= self._settled:
+                self._finished.add(path)
+        # A new file is growth, though it is empty.
+        total = {self.pattern: sum(self._largest.values()) + len(self._largest)} if self._largest else {}
+        return self._growth.update(total, now)
+
+    @property
+    def newest(self) -> str | None:
+        """The file that has to grow; None where all are empty."""
+        return next((path for path, size in reversed(self._largest.items()) if size), None)
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Those that have settled, and have to stay as they are."""
+        return frozenset(self._finished)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Those that grow though another one has begun: there is more than one recorder."""
+        return self._unfinished.copy()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has been told that there is no file at all."""
+        return self._growth.is_empty
+
+
+class Kept:
+    """Tells which files lose what was in them. Pure: what they look like comes in as an argument.
+
+    Parameters
+    ----------
+    seen : mapping of str to Seen
+        What they look like before; they may grow, and they may be moved away.
+    """
+
+    def __init__(self, seen: Mapping[str, Seen]):
+        self._seen = dict(seen)
+        self._must_stay: set[str] = set()
+
+    def keep(self, path: str, seen: Seen) -> None:
+        """From now on expect this one, too, to be what it is; and to stay."""
+        if path not in self._seen:
+            self._seen[path] = seen
+            self._must_stay.add(path)
+
+    def update(self, seen: Mapping[str, Seen]) -> dict[str, str]:
+        """Take what all files look like now; return what is wrong with each that has lost something, once each."""
+        lost = {}
+        for path, before in self._seen.items():
+            found = seen.get(path)
+            if found is None:
+                if path in self._must_stay:
+                    lost[path] = "is gone, though it was finished"
+            elif found.size < before.size:
+                lost[path] = f"had {before.size:,} B before, and now has {found.size:,} B"
+            elif found.identity != before.identity:
+                lost[path] = f"was replaced: another file of {found.size:,} B has its name"
+        for path in lost:
+            del self._seen[path]
+        return lost
+
+
+class FreeSpace:
+    """Tells when a disk is about to be full. Pure: free bytes and times come in as arguments.
+
+    The rate is that of the last 30 s; there is none before 2 s.
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque()
+        self._is_short = False
+
+    def update(self, free: int, now: float) -> bool | None:
+        """Take how many bytes are free now.
+
+        Returns
+        -------
+        bool or None
+            True where the disk has become short of space by this call: it is full, or will be within 2 minutes at its
+            rate. False where it is so no longer, and would last for twice as long. None where there is no news.
+        """
+        self._looks.append((now, free))
+        while now - self._looks[0][0] > RATE_OVER:
+            self._looks.popleft()
+        left = self.left
+        lasts = 2 * SHORT if self._is_short else SHORT
+        is_short = self.is_full or (left is not None and left < lasts)
+        if is_short == self._is_short:
+            return None
+        self._is_short = is_short
+        return is_short
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing can be written any more, or hardly anything."""
+        return bool(self._looks) and self._looks[-1][1] < FULL
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes that it loses in a second; None where that is not known yet."""
+        if not self._looks or (passed := self._looks[-1][0] - self._looks[0][0]) < RATE_FROM:
+            return None
+        return (self._looks[0][1] - self._looks[-1][1]) / passed
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until it is full; None where it is not known, or does not become fuller."""
+        return self._looks[-1][1] / self.rate if self.rate and self.rate > 0 else None
+
+    def described(self) -> str:
+        """Return how much is free, how fast that becomes less, and for how long it lasts."""
+        text = f"{size_text(self._looks[-1][1] if self._looks else 0)} free"
+        if self.rate and self.left is not None:
+            rate = f"{size_text(self.rate)} less each second"
+            text += f", after {rate}" if self.is_full else f", {rate}, which is enough for {self.left:.0f} s"
+        return text
 
 
 def _shown(path: str) -> str:

@@ -193,10 +193,24 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """A pattern of files (`glob.glob`), each of which has to grow in every so many seconds."""
+    """What has to grow.
+
+    Parameters
+    ----------
+    files : Template
+        A pattern of files (`glob.glob`).
+    growing_within : float
+        Seconds in which each of them has to grow.
+    settled_within : float
+        Seconds after the end within which they have to stop growing, and for which they must not grow.
+    segments : bool
+        Whether the recorder goes on in new files, so that only the newest grows.
+    """
 
     files: Template
     growing_within: float
+    settled_within: float
+    segments: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +255,8 @@ class AgentFile:
         The file's own variables.
     folders : tuple of Template
         Folders that are made at EXPINIT.
+    existing : str
+        What to do where a file is there before it is recorded: ``refuse``, ``keep`` or ``overwrite``.
     on : dict of ExpMessage to Action
         What is done at each message.
     require : Require or None
@@ -261,6 +277,7 @@ class AgentFile:
     description: dict[str, Any]
     variables: dict[str, str]
     folders: tuple[Template, ...]
+    existing: str
     on: dict[ExpMessage, Action]
     require: Require | None
     verify: Verify | None
@@ -408,6 +425,7 @@ class _Reader:
             self._description(),
             {name: text for name, text in self._constants.items() if name != "rig"},
             self._paths("folders", found["folders"]),
+            found["existing"],
             on,
             self._require(),
             self._verify(),
@@ -519,7 +537,12 @@ class _Reader:
 
     def _verify(self) -> Verify | None:
         found = self._found["verify"]
-        return found and Verify(self._path(found["files"], "verify.files", use=Use.GLOB), found["growing_within"])
+        return found and Verify(
+            self._path(found["files"], "verify.files", use=Use.GLOB),
+            found["growing_within"],
+            found["settled_within"],
+            found["segments"],
+        )
 
     def _logs(self) -> Logs:
         found = self._found["logs"]

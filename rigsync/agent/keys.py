@@ -32,6 +32,8 @@ LARGEST = 10**18
 
 SIGNALS = ("interrupt", "terminate", "kill")
 """How a process can be asked to end, the politest way first."""
+REFUSE, KEEP, OVERWRITE = EXISTING = ("refuse", "keep", "overwrite")
+"""What may be done about a file that is there before it is recorded; the first is the default."""
 
 _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "PB": 1000**5} | {
     f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGTP", start=1)
@@ -479,6 +481,12 @@ AGENT = Table(
         "experiment_description": Key(Free(), "Devices and their settings, sent with each answer."),
         "variables": Key(Named(), "Text that {name} stands for, here and in every command and path."),
         "folders": Key(Listing(Text(), least=1), "Folders that are made at EXPINIT, for what is recorded."),
+        "existing": Key(
+            Choice(EXISTING),
+            "What to do where a file of ready or verify is there before: refuse to start; or keep it, for the recorder "
+            "adds to it; or have it overwritten.",
+            default=REFUSE,
+        ),
         "on": Key(_MESSAGES, "What is done at each message.", required=True),
         "require": Key(_REQUIRE, "What has to be there; without it EXPINIT is refused."),
         "verify": Key(
@@ -486,9 +494,19 @@ AGENT = Table(
                 {
                     "files": Key(Text(), "The files that are recorded; * and ? stand for others.", required=True),
                     "growing_within": Key(_WAIT, "Seconds in which they have to grow.", required=True),
+                    "settled_within": Key(
+                        _WAIT,
+                        "Seconds after the end within which they have to stop growing; then they must not for as long.",
+                        default=1.0,
+                    ),
+                    "segments": Key(
+                        Boolean(),
+                        "The recorder goes on in new files: the newest has to grow, finished ones stay as they are.",
+                        default=False,
+                    ),
                 }
             ),
-            "Tell the coordinators where, while RUNNING, these files stop growing.",
+            "Tell where these files stop growing while RUNNING, and fail EXPEND where they are not there, or empty.",
         ),
         "logs": Key(
             Table(

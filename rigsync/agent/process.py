@@ -161,6 +161,14 @@ class Process:
         """The process id of the command; 0 before it was started."""
         return self._child.pid if self._child else 0
 
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """Its last output until now, as `Exit` has it in the end."""
+        try:
+            return self._output.last
+        except RuntimeError:  # it has printed something at this very moment
+            return ()
+
     def start(self) -> None:
         """Start the command; return when it runs.
 

@@ -1,4 +1,4 @@
-"""Whether what is recorded grows."""
+"""Whether what is recorded grows, and whether it is there in the end."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigsync.agent.aside import Aside
-from rigsync.agent.checks import Growth, matching_sizes
+from rigsync.agent.checks import Growth, Kept, Seen, Segments, matching_files
 from rigsync.errors import RigsyncError
 from rigsync.protocol.board import LONGEST
-from rigsync.protocol.messages import one_line
+from rigsync.protocol.messages import one_line, size_text
 from rigsync.protocol.notices import FAILURE
 
 if TYPE_CHECKING:
+    from rigsync.agent.file import Verify
     from rigsync.rig import Rig
 
 logger = logging.getLogger("rigsync.agent")
@@ -28,11 +29,21 @@ LOOKS = 20
 LONGEST_LOOK = 1.0
 """Seconds between two looks at most, which are also how often the size is told."""
 LAST_LOOK = 2.0
-"""Seconds for the look in the end: how large the files have become is not worth more to anybody who waits."""
+"""Seconds for each look in the end; a drive that takes longer is told as one that hangs."""
+SETTLING_LOOKS = 5
+"""Looks in the time for which files must not grow after the end."""
+
+
+class Verdict(NamedTuple):
+    """What is wrong with a recording in the end."""
+
+    problem: str
+    is_over: bool
+    """Whether nothing is being recorded any more. Else EXPINTERRUPT may be able to end it, and another look to tell."""
 
 
 class Recording:
-    """Looks at the files of a recording, and tells how large they are, and which one does not grow.
+    """Looks at the files of a recording, tells how large they are and which one does not grow, and judges the end.
 
     Parameters
     ----------
@@ -42,27 +53,49 @@ class Recording:
         On which it looks.
     pattern : str
         The files, as `glob.glob` has it.
-    within : float
-        Seconds within which each has to grow.
+    verify : Verify
+        What is expected of them.
+    overwrites : bool
+        Whether those that are there before may be overwritten.
     exp_ref : str or None
         The experiment.
     say : callable
         Puts a line into the log of the session.
+    cause : callable
+        Returns why nothing can grow any more, as the end of a sentence; nothing where no cause is known.
     """
 
     def __init__(
-        self, rig: Rig, aside: Aside, pattern: str, within: float, exp_ref: str | None, say: Callable[[str], None]
+        self,
+        rig: Rig,
+        aside: Aside,
+        pattern: str,
+        verify: Verify,
+        overwrites: bool,
+        exp_ref: str | None,
+        say: Callable[[str], None],
+        cause: Callable[[], str],
     ):
-        self._rig, self._aside, self._pattern, self._within, self._exp_ref = rig, aside, pattern, within, exp_ref
-        self._say = say
-        self._interval = min(LONGEST_LOOK, within / LOOKS)
+        self._rig, self._aside, self._pattern, self._exp_ref = rig, aside, pattern, exp_ref
+        self._within, self._settled, self._overwrites = verify.growing_within, verify.settled_within, overwrites
+        self._say, self._cause = say, cause
+        self._interval = min(LONGEST_LOOK, self._within / LOOKS)
         # Two looks earlier, so that the notice comes within the time though both its ends fall between looks.
-        self._patience = within - 2 * self._interval
+        self._patience = self._within - 2 * self._interval
         self._growth = Growth(self._patience, pattern)
+        self._segments = Segments(self._patience, self._settled, pattern) if verify.segments else None
         self._task: asyncio.Task[None] | None = None
-        self._before: dict[str, int] = {}
-        self._last: asyncio.Future[dict[str, int]] | None = None
+        self._before: dict[str, Seen] = {}
+        """What was there before, and has not changed."""
+        self._kept = Kept({})
+        self._own: dict[str, Seen] = {}
+        """The files of this recording, as they were last seen."""
+        self._problems: dict[str, str] = {}
+        """By path, what has happened that no end makes good."""
+        self._last: asyncio.Future[dict[str, Seen]] | None = None
         """The last look, which may hang."""
+        self._left: dict[str, Seen] | None = None
+        """What the commands have left when they had ended; None where the drive did not answer."""
 
     async def prepare(self) -> None:
         """Look what is there before anything is recorded: what does not change afterwards is none of this recording.
@@ -72,7 +105,8 @@ class Recording:
         DriveHangs
             The drive of the files does not answer.
         """
-        self._before = await self._aside.ask(f"the drive of {_shown(self._pattern)}", matching_sizes, self._pattern)
+        self._before = await self._aside.ask(f"the drive of {_shown(self._pattern)}", matching_files, self._pattern)
+        self._kept = Kept({} if self._overwrites else self._before)
 
     def begin(self) -> None:
         """Look from now on; on the event loop."""
@@ -84,13 +118,39 @@ class Recording:
             self._task.cancel()
 
     async def finish(self) -> None:
-        """Tell how large the files have become in the end, if that can be found out soon."""
-        if self._last and not (await asyncio.wait([self._last], timeout=LAST_LOOK))[0]:
-            return  # another one would hang as well, and cost a thread
-        look = self._aside.begin(matching_sizes, self._pattern)
-        await asyncio.wait([look], timeout=LAST_LOOK)
-        if not look.cancel():
-            self._measured(look.result())
+        """Look what the commands have left, now that they have ended, if that can be found out soon."""
+        self._left = await self._look_soon()
+        if self._left is not None:
+            self._note_losses(self._left)
+            self._measured(self._left)
+
+    async def verdict(self) -> Verdict | None:
+        """Return what is wrong with the recording, None if nothing is; after `finish`, and after what was run since.
+
+        What was run may have moved files away. It may also be what has told the recorder to stop.
+        """
+        if self._left is None or (now := await self._look_soon()) is None:
+            return Verdict(self._does_not_answer(), is_over=False)
+        problems = dict(self._problems)
+        found = self._files_of_this(now)
+        for path, seen in self._files_of_this(self._left).items():
+            if path not in found or found[path].size < seen.size:
+                found[path] = seen
+        if not found and not self._own:
+            problems[self._pattern] = self._nothing()
+        for path in self._own.keys() - found.keys() - problems.keys():
+            problems[path] = f"{_shown(path)} is gone"
+        has_any = any(seen.size for seen in found.values())
+        newest = max(found, key=lambda path: found[path].changed, default=None)
+        for path, seen in found.items():
+            is_begun = self._segments and has_any and path == newest  # just when it was told to stop
+            if not seen.size and not is_begun:
+                problems.setdefault(path, f"{_shown(path)} is empty{self._cause()}")
+        going_on = await self._still_growing(now)
+        told = [*problems.values(), *([going_on] if going_on else [])]
+        return Verdict("; ".join(told), is_over=not going_on) if told else None
+
+    # ------------------------------------------------------------------------------------------ while it records
 
     async def _look(self) -> None:
         try:
@@ -101,17 +161,23 @@ class Recording:
     async def _look_on(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sizes = self._measured(await self._sizes())
-            stopped, resumed = self._growth.update(sizes, loop.time())
+            found = await self._found()
+            self._note_losses(found)
+            own = self._measured(found)
+            if self._segments:
+                stopped, resumed = self._segments.update(own, loop.time())
+                self._note_segments(self._segments, own)
+            else:
+                stopped, resumed = self._growth.update({path: seen.size for path, seen in own.items()}, loop.time())
             for path in stopped:
                 self._tell(FAILURE, path, self._complaint(path))
             for path in resumed:
                 self._tell(RECOVERED, path, f"{_shown(path)} grows again")
             await asyncio.sleep(self._interval)
 
-    async def _sizes(self) -> dict[str, int]:
-        """Return the sizes of all files that match; tell where the drive does not answer, and wait until it does."""
-        look = self._last = self._aside.begin(matching_sizes, self._pattern)
+    async def _found(self) -> dict[str, Seen]:
+        """Return all files that match; tell where the drive does not answer, and wait until it does."""
+        look = self._last = self._aside.begin(matching_files, self._pattern)
         await asyncio.wait([look], timeout=self._patience)
         if not look.done():
             shown, within = _shown(self._pattern), self._within
@@ -120,26 +186,110 @@ class Recording:
             self._tell(RECOVERED, self._pattern, f"the drive of {shown} answers again")
         return look.result()
 
-    def _measured(self, found: dict[str, int]) -> dict[str, int]:
-        """Return the sizes of the files of this recording, after telling them as progress."""
-        sizes = {path: size for path, size in found.items() if self._before.get(path) != size}
-        for path, size in sizes.items():
+    def _files_of_this(self, found: Mapping[str, Seen]) -> dict[str, Seen]:
+        return {path: seen for path, seen in found.items() if not self._is_as_before(path, seen)}
+
+    def _is_as_before(self, path: str, seen: Seen) -> bool:
+        before = self._before.get(path)
+        if before is None:
+            return False
+        # What is overwritten may become as large as it was. Otherwise a time alone means nothing: a backup sets it.
+        return before == seen if self._overwrites else before.size == seen.size and before.identity == seen.identity
+
+    def _measured(self, found: Mapping[str, Seen]) -> dict[str, Seen]:
+        """Return the files of this recording, after telling their sizes as progress."""
+        own = self._files_of_this(found)
+        self._own.update(own)
+        for path, seen in own.items():
             self._before.pop(path, None)
             with contextlib.suppress(ValueError):  # more files than a rig can have items
-                self._rig.progress(_name_of(path), size, unit="B")
-        return sizes
+                self._rig.progress(_name_of(path), seen.size, unit="B")
+        return own
+
+    def _note_losses(self, found: Mapping[str, Seen]) -> None:
+        for path, what in self._kept.update(found).items():
+            self._note_problem(path, f"{_shown(path)} {what}; find out whether start does that, or another program")
+
+    def _note_segments(self, segments: Segments, own: Mapping[str, Seen]) -> None:
+        for path in segments.finished & own.keys():
+            self._kept.keep(path, own[path])
+        for path in segments.unfinished:
+            self._note_problem(
+                path,
+                f"{_shown(path)} still grows, though a newer one has begun, which nobody could tell from a second "
+                "recorder; give each recorder a pattern of its own, or more time by settled_within",
+            )
+
+    def _note_problem(self, path: str, problem: str) -> None:
+        if path not in self._problems:
+            self._problems[path] = problem
+            self._tell(FAILURE, path, problem)
 
     def _complaint(self, path: str) -> str:
-        if self._growth.is_empty:
-            return f"there is no file {_shown(path)} after {self._within:g} s; compare verify with what start writes"
-        return f"{_shown(path)} has stopped growing: not a byte within {self._within:g} s"
+        within = f"{self._within:g} s"
+        if (self._segments or self._growth).is_empty:
+            return self._nothing(f" after {within}")
+        if self._segments:
+            newest = _name_of(self._segments.newest or path)
+            since = f"no new file, and not a byte in {newest}, within {within}"
+            return f"{_shown(path)} has stopped growing: {since}{self._cause()}"
+        return f"{_shown(path)} has stopped growing: not a byte within {within}{self._cause()}"
+
+    def _nothing(self, when: str = "") -> str:
+        what = "no file that has changed since EXPSTART" if self._before else "no file"
+        shown = _shown(self._pattern)
+        return f"there is {what} {shown}{when}; compare verify with what start writes{self._cause()}"
+
+    # --------------------------------------------------------------------------------------------- in the end
+
+    async def _look_soon(self) -> dict[str, Seen] | None:
+        """Return all files that match; None where the drive does not answer soon, or nobody can look."""
+        if self._last and not (await asyncio.wait([self._last], timeout=LAST_LOOK))[0]:
+            return None  # another one would hang as well, and cost a thread
+        try:
+            look = self._last = self._aside.begin(matching_files, self._pattern)
+            await asyncio.wait([look], timeout=LAST_LOOK)
+            return look.result() if look.done() else None
+        except RuntimeError:  # the system gives no more threads
+            return None
+
+    async def _still_growing(self, found: Mapping[str, Seen]) -> str | None:
+        """Return what grows after the end for longer than it may, None as soon as nothing has for that long."""
+        loop = asyncio.get_running_loop()
+        sizes = {path: seen.size for path, seen in found.items()}
+        began = grew = loop.time()
+        while loop.time() - grew < self._settled:
+            await asyncio.sleep(min(LONGEST_LOOK, self._settled / SETTLING_LOOKS))
+            if (again := await self._look_soon()) is None:
+                return self._does_not_answer()
+            for path, seen in self._measured(again).items():
+                if seen.size > (before := sizes.get(path, -1)):
+                    sizes[path], grew = seen.size, loop.time()
+                    if grew - began > self._settled:
+                        return (
+                            f"{_shown(path)} still grows {self._settled:g} s after the end, by "
+                            f"{size_text(seen.size - max(before, 0))} just now: what writes it was not told to stop; "
+                            "see stop and run of EXPEND, or settled_within"
+                        )
+        return None
+
+    def _does_not_answer(self) -> str:
+        return (
+            f"the drive of {_shown(self._pattern)} does not answer within {LAST_LOOK:g} s, so that nobody knows what "
+            "was recorded; look at that drive"
+        )
 
     def _tell(self, topic: str, path: str, problem: str) -> None:
-        self._say(problem)
-        logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", self._rig.name, one_line(problem))
-        body: dict[str, Any] = {"problem": problem, "exp_ref": self._exp_ref}
-        with contextlib.suppress(RigsyncError):
-            self._rig.notify(topic, body, key=_name_of(path))
+        tell(self._rig, self._say, topic, _name_of(path), problem, self._exp_ref)
+
+
+def tell(rig: Rig, say: Callable[[str], None], topic: str, key: str, problem: str, exp_ref: str | None) -> None:
+    """Tell something of a recording: in the log of the session, in the agent's, and to the coordinators."""
+    say(problem)
+    logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", rig.name, one_line(problem))
+    body: dict[str, Any] = {"problem": problem, "exp_ref": exp_ref}
+    with contextlib.suppress(RigsyncError):
+        rig.notify(topic, body, key=key)
 
 
 def _shown(path: str) -> str:

@@ -10,6 +10,7 @@ import click
 from rigsync import ConfigError
 from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
+from rigsync.agent.keys import REFUSE
 from rigsync.cli.output import print_table, printable, write_json
 from rigsync.protocol.messages import size_text
 
@@ -66,8 +67,12 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
     for event, action in file.on.items():
         for does, what, within in _steps(action):
             yield [event.name, does, what, within]
+    if file.existing != REFUSE:
+        yield ["EXPSTART", "existing", file.existing, ""]
     if file.verify:
-        yield ["RUNNING", "verify", f"{file.verify.files} grows", f"{file.verify.growing_within:g} s"]
+        grows = "grows, in segments" if file.verify.segments else "grows"
+        yield ["RUNNING", "verify", f"{file.verify.files} {grows}", f"{file.verify.growing_within:g} s"]
+        yield ["EXPEND", "verify", f"{file.verify.files} has settled", f"{file.verify.settled_within:g} s"]
     yield ["always", "log", str(file.logs_folder), ""]
 
 
@@ -107,9 +112,16 @@ def _document(file: AgentFile) -> dict[str, Any]:
         "experiment_description": file.description,
         "variables": file.variables,
         "folders": [str(folder) for folder in file.folders],
+        "existing": file.existing,
         "on": {event.name: _action_document(action) for event, action in file.on.items()},
         "require": require,
-        "verify": file.verify and {"files": str(file.verify.files), "growing_within": file.verify.growing_within},
+        "verify": file.verify
+        and {
+            "files": str(file.verify.files),
+            "growing_within": file.verify.growing_within,
+            "settled_within": file.verify.settled_within,
+            "segments": file.verify.segments,
+        },
         "logs": {
             "folder": str(file.logs_folder),
             "keep": file.logs.keep,

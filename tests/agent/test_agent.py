@@ -268,7 +268,7 @@ def test_without_a_reference_a_file_that_needs_none_works(lab: Lab) -> None:
 def recording_agent(lab: Lab, program: str = RECORDER, stop: Any = STOP, **keys: Any) -> Agent:
     path = "{data}/{exp_ref}/left.txt"
     keys = {"ready": {"file": path, "within": 10}, "frames": r"frame= (\d+)", **keys}
-    more = {key: keys.pop(key) for key in ("require", "verify", "lease", "folders", "logs") if key in keys}
+    more = {key: keys.pop(key) for key in ("require", "verify", "lease", "folders", "logs", "existing") if key in keys}
     start = {"start": [*lab.program(program), path], **{key: value for key, value in keys.items() if value}}
     return lab.agent({"EXPSTART": start, "EXPEND": stop}, variables={"data": str(lab.folder / "data")}, **more)
 
@@ -547,7 +547,8 @@ def test_a_file_from_before_does_not_count_as_ready(lab: Lab) -> None:
     folder = lab.folder / "data" / REFERENCE
     folder.mkdir()
     (folder / "left.txt").write_text("of yesterday")
-    recording_agent(lab, "import time; time.sleep(1000)", ready={"file": "{data}/{exp_ref}/left.txt", "within": 0.3})
+    ready = {"file": "{data}/{exp_ref}/left.txt", "within": 0.3}
+    recording_agent(lab, "import time; time.sleep(1000)", ready=ready, existing="overwrite")
     aux = lab.connect()
     init(aux)
     assert "has not begun to write" in failure(aux, "EXPSTART", REFERENCE).message
@@ -1192,7 +1193,7 @@ def test_async_with_ends_its_commands_politely(lab: Lab, fate: str) -> None:
 
 
 def test_it_serves_again_after_it_was_closed(lab: Lab) -> None:
-    agent = recording_agent(lab)
+    agent = recording_agent(lab, existing="keep")
     for _ in range(2):
         aux = lab.connect(agent)
         init(aux)
@@ -1316,7 +1317,7 @@ def test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended(
     lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "LAST_LOOK", 0.1)
-    recording_agent(lab, verify={"files": "drive/*.txt", "growing_within": 1})
+    agent = recording_agent(lab, verify={"files": "drive/*.txt", "growing_within": 1})
     (drive.folder / "left.txt").write_text("")
     aux = lab.connect()
     failures, recoveries = noted(aux, "failure"), noted(aux, "recovered")
@@ -1331,11 +1332,18 @@ def test_a_recording_on_a_drive_that_hangs_is_told_and_can_be_ended(
     assert "answers again" in recoveries[0].body["problem"]
     drive.hang()
     until(lambda: drive.hung)
-    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    begun = time.monotonic()
+    error = failure(aux, "EXPEND")
+    assert time.monotonic() - begun < 10
+    assert (error.error, "drive" in error.message) == ("RecordingGoesOn", True)
+    assert "does not answer within 0.1 s, so that nobody knows what was recorded" in error.message
     assert len(drive.hung) == 1  # since nobody asks twice
+    assert not agent._commands.running()
+    aux.request("EXPINTERRUPT", timeout=LONG)
+    assert agent.status is ExpStatus.STOPPED
 
 
-def test_the_last_look_at_a_drive_that_hangs_fails_nothing(
+def test_the_last_look_at_a_drive_that_hangs_is_a_failure_until_it_is_back(
     lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "LAST_LOOK", 0.1)
@@ -1344,9 +1352,15 @@ def test_the_last_look_at_a_drive_that_hangs_fails_nothing(
     init(aux)
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
     until(lambda: agent._recording and agent._recording._last and agent._recording._last.done())
+    (drive.folder / "left.txt").write_text("recorded")
     drive.hang()  # most of a second before the next look
-    assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
+    assert "does not answer within 0.1 s" in failure(aux, "EXPEND").message
     assert len(drive.hung) == 1
+    assert agent.status is ExpStatus.RUNNING
+    drive.come_back()
+    until(lambda: not drive.hung)
+    aux.request("EXPEND", timeout=LONG)
+    assert agent.status is ExpStatus.STOPPED
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])

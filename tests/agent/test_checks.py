@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.agent.checks import Growth, files_problem, free_bytes_problem, matching_sizes, missing_programs
+from rigsync.agent.checks import (
+    FULL,
+    FreeSpace,
+    Growth,
+    Kept,
+    Seen,
+    Segments,
+    files_problem,
+    free_bytes_problem,
+    in_the_way,
+    matching_files,
+    missing_programs,
+)
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions or files")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
@@ -19,6 +31,10 @@ not_for_root = pytest.mark.skipif(
 
 PATTERN = "/data/*.mp4"
 A, B = "/data/a.mp4", "/data/b.mp4"
+
+
+def matching_sizes(pattern: str) -> dict[str, int]:
+    return {path: seen.size for path, seen in matching_files(pattern).items()}
 
 
 # --------------------------------------------------------------------------------------------------------- programs
@@ -184,3 +200,141 @@ def test_stopped_and_resumed_take_turns(steps: list[tuple[dict[str, int], float]
         assert set(back) <= stopped
         stopped = (stopped - set(back)) | set(new)
         assert stopped <= {A, B, PATTERN}
+
+
+# --------------------------------------------------------------------------------------------------------- segments
+
+
+def seen(**sizes: int) -> dict[str, Seen]:
+    """Return what files look like that were written to in the order of their names."""
+    return {name: Seen(size, number, (1, number)) for number, (name, size) in enumerate(sizes.items())}
+
+
+@pytest.fixture
+def segments() -> Segments:
+    return Segments(5, 1, PATTERN)
+
+
+def test_only_the_newest_segment_has_to_grow(segments: Segments) -> None:
+    assert segments.update({}, 0) == ([], [])
+    assert segments.update(seen(a=10), 4) == ([], [])
+    assert segments.update(seen(a=20), 8) == ([], [])
+    assert segments.update(seen(a=20, b=1), 12) == ([], [])
+    for second in range(13, 30):
+        assert segments.update(seen(a=20, b=second), second) == ([], [])
+    assert segments.newest == "b"
+    assert segments.finished == {"a"}
+    assert segments.unfinished == []
+
+
+def test_a_new_segment_is_growth_though_it_is_empty(segments: Segments) -> None:
+    segments.update(seen(a=10), 0)
+    assert segments.update(seen(a=10, b=0), 4.9) == ([], [])
+    assert segments.newest == "a"
+    assert segments.update(seen(a=10, b=0), 9.8) == ([], [])
+    assert segments.update(seen(a=10, b=0), 9.9) == ([PATTERN], [])
+    assert segments.update(seen(a=10, b=1), 11) == ([], [PATTERN])
+
+
+def test_segments_that_are_not_there_are_told(segments: Segments) -> None:
+    segments.update({}, 0)
+    assert segments.update({}, 5) == ([PATTERN], [])
+    assert segments.is_empty
+    assert segments.update(seen(a=0), 6) == ([], [PATTERN])
+
+
+def test_the_end_of_a_segment_may_come_when_the_next_has_begun(segments: Segments) -> None:
+    segments.update(seen(a=10, b=1), 0)
+    segments.update(seen(a=12, b=2), 0.9)
+    assert segments.finished == set()
+    segments.update(seen(a=12, b=3), 1)
+    assert segments.finished == {"a"}
+    assert segments.unfinished == []
+
+
+def test_two_recorders_are_not_taken_for_segments_of_one(segments: Segments) -> None:
+    for second in range(4):
+        segments.update(seen(a=second + 1, b=second + 1), second)
+    assert segments.unfinished == ["a"]
+
+
+# ------------------------------------------------------------------------------------------------------ what is kept
+
+
+def test_what_is_kept_may_grow_and_may_be_moved_away() -> None:
+    kept = Kept(seen(a=10, b=10))
+    assert kept.update(seen(a=11, b=10)) == {}
+    assert kept.update({}) == {}
+    assert kept.update(seen(a=11, b=10)) == {}
+
+
+def test_what_shrinks_is_told_once() -> None:
+    kept = Kept(seen(a=29_000, b=10))
+    kept.update(seen(a=50_000, b=10))
+    assert kept.update(seen(a=9_000, b=10)) == {"a": "had 29,000 B before, and now has 9,000 B"}
+    assert kept.update(seen(a=9_000, b=10)) == {}
+
+
+def test_what_is_replaced_is_told() -> None:
+    kept = Kept(seen(a=10))
+    assert kept.update({"a": Seen(20, 0, (1, 7))}) == {"a": "was replaced: another file of 20 B has its name"}
+
+
+def test_what_is_finished_has_to_stay() -> None:
+    kept = Kept({})
+    kept.keep("a", Seen(10, 0, (1, 0)))
+    assert kept.update(seen(a=10)) == {}
+    kept.keep("a", Seen(10, 0, (1, 0)))
+    assert kept.update({}) == {"a": "is gone, though it was finished"}
+    assert kept.update({}) == {}
+
+
+def test_what_is_in_the_way_is_told_whatever_it_is(tmp_path: Path) -> None:
+    assert in_the_way(str(tmp_path / "missing" / "x.avi")) is None
+    (tmp_path / "x.avi").write_bytes(b"x" * 29_000)
+    told = in_the_way(str(tmp_path / "x.avi"))
+    assert told
+    assert told.startswith(f"{str(tmp_path / 'x.avi')!r} is there already (29,000 B, of 20")
+    assert in_the_way(str(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------------- free space
+
+MB = 1_000_000
+
+
+def test_a_disk_that_lasts_is_not_told() -> None:
+    space = FreeSpace()
+    for second in range(100):
+        assert space.update(1000 * MB - second * MB, second) is None
+    assert space.rate == MB
+
+
+def test_a_disk_is_told_when_it_lasts_for_two_minutes_and_when_it_lasts_for_four_again() -> None:
+    space = FreeSpace()
+    told = [second for second in range(200) if space.update(300 * MB - second * MB, second)]
+    assert told == [181]
+    assert space.described() == "101 MB free, 1 MB less each second, which is enough for 101 s"
+    news = {second: space.update(800 * MB, 200 + second) for second in range(3)}
+    assert list(news.values()) == [False, None, None]
+    assert space.described() == "800 MB free"
+
+
+def test_a_disk_that_becomes_full_at_once_is_told_without_a_rate() -> None:
+    space = FreeSpace()
+    assert space.update(MB, 0) is None
+    assert space.update(FULL - 1, 1)
+    assert space.is_full
+    assert space.described() == "65.5 kB free"
+    assert space.update(0, 2) is None
+    assert space.described() == "0 B free, after 500 kB less each second"
+    for second in range(3, 100):
+        assert space.update(0, second) is None  # it does not become fuller, and is full all the same
+
+
+def test_the_rate_is_that_of_the_last_half_minute() -> None:
+    space = FreeSpace()
+    for second in range(100):
+        space.update(10_000 * MB - (0 if second < 50 else (second - 50) * MB), second)
+    assert space.rate == MB
+    assert space.left == (10_000 - 49)

@@ -1,0 +1,190 @@
+"""Paths in use: locks that the system holds, by which one recording at a time has a file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from processes import LONG
+
+from rigsync.agent import in_use
+from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such links and permissions")
+for_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be another user")
+
+ONE = {"path /data/left.avi": "/data/left.avi"}
+
+
+def taken(other: InUse, wanted: dict[str, str]) -> str:
+    with pytest.raises(PathTaken) as told, other.taking(wanted):
+        raise AssertionError("it was let in")
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/data/left.avi", "/data/left.avi"),
+        ("/data/*.avi", None),
+        ("/data/lef?.avi", None),
+        ("/data/[lr].avi", None),
+        ("/data/**/left.avi", None),
+        ("/rig [[]1][*]/left[?].avi", "/rig [1]*/left?.avi"),
+    ],
+)
+def test_a_pattern_that_stands_for_one_path_is_known(pattern: str, path: str | None) -> None:
+    assert single_path(pattern) == path
+
+
+def test_one_has_it_at_a_time(tmp_path: Path) -> None:
+    left, right = InUse("left", tmp_path), InUse("right", tmp_path)
+    with left.taking(ONE):
+        pass
+    expected = f"'/data/left.avi' is in use by the rig left (process {os.getpid()}); end that recording, or give"
+    assert taken(right, ONE).startswith(expected)
+    with left.taking(ONE):  # it has it already
+        pass
+    left.keep_only()
+    assert list(tmp_path.iterdir()) == []
+    with right.taking(ONE):
+        assert "the rig right" in taken(left, ONE)
+    right.keep_only()
+
+
+def test_what_fails_gives_back_what_it_has_taken_and_no_more(tmp_path: Path) -> None:
+    left, right = InUse("left", tmp_path), InUse("right", tmp_path)
+    two = {"path b": "b", "path c": "c"}
+    with left.taking(ONE):
+        pass
+    with contextlib.suppress(ValueError), left.taking(ONE | two):
+        raise ValueError
+    with right.taking(two):
+        pass
+    assert "c" in taken(left, {"path d": "d", "path c": "c"})
+    with right.taking({"path d": "d"}):
+        pass
+    assert "left.avi" in taken(right, ONE)
+    left.keep_only()
+    right.keep_only()
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from rigsync.agent.in_use import InUse
+with InUse("left", Path(sys.argv[1])).taking({"path /data/left.avi": "/data/left.avi"}):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_program_that_is_killed_holds_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "holds\n"
+        right = InUse("right", tmp_path)
+        assert f"the rig left (process {holder.pid})" in taken(right, ONE)
+        holder.kill()
+        holder.wait(LONG)
+        with right.taking(ONE):
+            assert "the rig right" in taken(InUse("third", tmp_path), ONE)
+        right.keep_only()
+
+
+def test_junk_in_the_place_of_a_name_is_no_name(tmp_path: Path) -> None:
+    left, right = InUse("left", tmp_path), InUse("right", tmp_path)
+    with left.taking(ONE):
+        (file,) = tmp_path.iterdir()
+        for junk in (b"", b"{", b"[]", b'{"rig": "x"}', b"\xff", b'{"rig": "x", "pid": "y"}'):
+            file.write_bytes(junk)
+            assert "in use by another recording" in taken(right, ONE)
+    left.keep_only()
+
+
+@for_root
+@pytest.mark.parametrize("mode", [0o666, 0o644, 0o600])
+def test_another_users_lock_is_a_lock_and_what_it_has_left_is_none(mode: int) -> None:
+    """The other user is one who is not root, to whom the file's mode means something."""
+    asks = HOLDS.replace("with InUse", "import os; os.seteuid(65534)\nwith InUse")
+
+    def answer(folder: str) -> str:
+        command = [sys.executable, "-c", asks, folder]
+        return subprocess.run(command, capture_output=True, input="", text=True, timeout=LONG, check=False).stderr
+
+    with tempfile.TemporaryDirectory() as folder:  # not that of pytest, into which no other user gets
+        os.chmod(folder, 0o1777)
+        left = InUse("left", Path(folder))
+        with left.taking(ONE):
+            (file,) = Path(folder).iterdir()
+            file.chmod(mode)
+            told = answer(folder)
+            assert ("can be neither opened nor made" if mode == 0o600 else "in use by the rig left") in told
+            file.chmod(0o666)
+            for lock in left._locks.values():
+                assert lock
+                os.close(lock)  # as though it were killed
+            left._locks.clear()
+        assert answer(folder) == ""
+
+
+def test_where_nothing_can_be_locked_it_is_told_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rig = InUse("left", tmp_path / "missing")
+    with caplog.at_level(logging.WARNING), rig.taking(ONE):
+        pass
+    rig.keep_only()
+    assert "left: nobody sees to it that one rig alone records to /data/left.avi: " in caplog.text
+
+
+@posix
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    rig = InUse("left", tmp_path / "locks")
+    precious = tmp_path / "precious"
+    precious.write_text("of value")
+    rig._file_of("path /data/left.avi").symlink_to(precious)
+    with rig.taking(ONE):
+        pass
+    assert precious.read_text() == "of value"
+
+
+def test_files_are_known_by_where_they_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "data" / "left.avi"
+    file.parent.mkdir()
+    whole, relative = Output.at(str(file)), Output.at(os.path.join("data", ".", "left.avi"))
+    assert (whole.keys, whole.existing) == (relative.keys, None)
+    file.write_text("recorded")
+    os.link(file, tmp_path / "other.avi")
+    whole, other = Output.at(str(file)), Output.at("other.avi")
+    assert whole.keys[0] != other.keys[0]
+    assert whole.keys[1] == other.keys[1]
+    assert whole.existing
+    assert "left.avi' is there already (8 B, of " in whole.existing
+    assert keys_of_outputs([whole, other]) == {
+        whole.keys[0]: whole.path,
+        whole.keys[1]: "other.avi",
+        other.keys[0]: "other.avi",
+    }
+
+
+def test_patterns_are_known_by_the_folder_to_which_they_lead(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    keys = {Output.of(os.path.join(data, ".", "cam_*.avi")).keys, Output.of(os.path.join(data, "cam_*.avi")).keys}
+    assert len(keys) == 1
+    keys |= {Output.of(os.path.join(data, "c", "cam_*.avi")).keys, Output.of(os.path.join(data, "*", "cam.avi")).keys}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize("platform", ["darwin", "linux"])
+def test_macos_takes_upper_and_lower_case_for_one(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    monkeypatch.setattr(in_use.sys, "platform", platform)
+    is_one = Output.at("/data/Left.avi").keys == Output.at("/data/left.avi").keys
+    assert is_one == (platform == "darwin" or os.name == "nt")
