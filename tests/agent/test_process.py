@@ -731,7 +731,7 @@ def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent
         "from rigsync.agent import keeper\n"
         "def hang(*_):\n    print(os.getpid(), flush=True)\n    time.sleep(600)\n"
         "keeper._become = hang\n"
-        "keeper.main([sys.argv[1], sys.argv[1], '', 'program'])\n"
+        "keeper.main([sys.argv[1], sys.argv[1]])\n"
     )
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -740,6 +740,7 @@ def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent
         options = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "pass_fds": [number]}
         with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as guard:  # type: ignore[call-overload]
             theirs.close()
+            ours.sendall(keeper.order("", "", ["program"]))
             assert guard.stdout
             pid = int(guard.stdout.readline())
             assert is_alive(pid)
