@@ -432,7 +432,6 @@ if sys.platform != "win32":
         def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str):
             arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
             self.keeper = ""
-            programs.ensure_watcher()
             with contextlib.ExitStack() as opened, contextlib.ExitStack() as passed:
                 self._connection, theirs = socket.socketpair()
                 opened.callback(self._connection.close)
@@ -459,6 +458,7 @@ if sys.platform != "win32":
                 self.keeper = mark.keeper if mark else ""
                 order = keeper.order(f"{orphans.MARK}={mark.text()}" if mark else "", folder or "", arguments)
                 self.pid = self._await_start(order)
+                programs.ensure_watcher()
                 opened.pop_all()
 
         def stop(self, step: Step, grace: float) -> None:

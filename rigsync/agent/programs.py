@@ -98,8 +98,15 @@ class Watcher:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._pipe: int | None = None
-        if sys.platform != "linux":
-            return
+        if sys.platform == "linux":
+            try:
+                self._begin()
+            except (OSError, subprocess.SubprocessError) as error:
+                _logger.warning(
+                    "what is run has no watcher, and is left if this program and its keepers are killed: %s", error
+                )
+
+    def _begin(self) -> None:
         read, self._pipe = os.pipe()
         try:
             program = begin(
@@ -113,15 +120,15 @@ class Watcher:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            try:
-                program.wait(_WATCHER_LIMIT)  # for what it leaves behind, which is the watcher
-            finally:
-                program.kill()
-                program.wait()
-        except (OSError, subprocess.SubprocessError) as error:
-            _logger.warning("what is run has no watcher, and may be left running if this program is killed: %s", error)
         finally:
             os.close(read)
+        try:
+            program.wait(_WATCHER_LIMIT)  # for what it leaves behind, which is the watcher
+        finally:
+            program.kill()
+            program.wait()
+        if program.returncode:
+            raise OSError(f"it ended with exit status {program.returncode}")
 
     @property
     def is_there(self) -> bool:
