@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import psutil
 from iblutil.io.net.app import EchoProtocol
 from iblutil.io.net.base import ExpMessage, ExpStatus
 
@@ -88,6 +89,71 @@ def has_ipv6() -> bool:
 def port_of(uri: str) -> int:
     """Return the port of a URI."""
     return int(uri.rpartition(":")[2])
+
+
+class Leftovers:
+    """Programs that a command leaves running in the ways that there are; Linux only. A context manager.
+
+    Each is a `sleep` of as many seconds as no other one, by which it is found again.
+    """
+
+    WAYS = ("background", "setsid", "nohup", "daemon", "many", "stubborn")
+
+    def __init__(self) -> None:
+        self.seconds = f"98765.{random.randrange(10**9):09}"
+
+    def line(self, way: str) -> str:
+        """Return a line for the shell; `count` tells how many of them it runs."""
+        sleep = f"sleep {self.seconds}"
+        return {
+            "background": f"{sleep} & {sleep}",
+            "setsid": f"setsid {sleep} & {sleep}",
+            "nohup": f"nohup {sleep} > /dev/null 2>&1 & {sleep}",
+            "daemon": f"(setsid sh -c '(setsid {sleep} < /dev/null > /dev/null 2>&1 &)' &); {sleep}",
+            "many": f"for n in $(seq 54); do setsid {sleep} & done; {sleep}",
+            "stubborn": f"(trap '' INT TERM; setsid {sleep} &); {sleep}",
+        }[way]
+
+    def await_all(self, way: str) -> None:
+        """Wait until all run."""
+        until(lambda: len(self.found()) == (55 if way == "many" else 2), f"what runs in the way {way}")
+
+    def found(self) -> list[psutil.Process]:
+        """Return those that run."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline() == ["sleep", self.seconds] and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def __enter__(self) -> Leftovers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.found():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def keepers_of(pid: int) -> list[psutil.Process]:
+    """Return the parents of what a program has started, by whatever name, which its keepers are."""
+    return [child for child in psutil.Process(pid).children() if child.children()]
+
+
+def watchers_of(pid: int) -> list[psutil.Process]:
+    """Return the watchers of a program: they hold the other end of one of its pipes."""
+
+    def pipes(process: psutil.Process) -> set[str]:
+        found = set()
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{process.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(link))
+        return {link for link in found if link.startswith("pipe:")}
+
+    ours = pipes(psutil.Process(pid))
+    return [found for found in psutil.process_iter(["name"]) if found.name() == "rig-watcher" and pipes(found) & ours]
 
 
 class FakeAlyx:

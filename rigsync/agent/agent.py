@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
-from rigsync.agent.commands import GENTLE, LAST_GRACE, Child, CommandFailed, Commands, is_good_end
+from rigsync.agent.commands import GENTLE, LAST_GRACE, LOOK_AT_DRIVE, Child, CommandFailed, Commands, is_good_end
 from rigsync.agent.disk import Disk
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
@@ -124,14 +125,34 @@ class Agent(Rig):
     async def _open(self) -> None:
         if not self._session:
             self._renew()
+            await self._end_of_dead_agents()
         await super()._open()
         # However the event loop ends, by a fault in the program for instance, it cancels its tasks.
         self._loops_end = asyncio.create_task(self._end_with_loop(), name="rigsync commands end with the loop")
 
     def _renew(self) -> None:
         self._aside = Aside(f"{self.name}-files")
-        self._commands = Commands(self._note_end, self._aside)
+        self._commands = Commands(self._note_end, self._aside, self.name)
         self._is_closing = False
+
+    async def _end_of_dead_agents(self) -> None:
+        """End what is left of the commands of an agent of this name that was killed, before anything is begun."""
+        look = self._aside.begin(orphans.end_of_dead_agents, self.name)
+        if not (await asyncio.wait([look], timeout=orphans.LONGEST))[0]:
+            logger.error("%s: what an earlier agent may have left running cannot be looked for: /proc hangs", self.name)
+            return
+        ended, left = look.result()
+        if ended:
+            logger.warning(
+                "%s: an earlier agent was killed; what it had left running was ended: %s", self.name, ", ".join(ended)
+            )
+        if left:
+            logger.error(
+                "%s: what an earlier agent has left running does not end, though it was killed: %s; %s",
+                self.name,
+                ", ".join(left),
+                LOOK_AT_DRIVE,
+            )
 
     async def _end_with_loop(self) -> None:
         try:

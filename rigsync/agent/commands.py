@@ -35,7 +35,11 @@ START_LIMIT = 2.0
 """Seconds for which whoever ends all commands waits for one that is still being started: its drive may hang."""
 LAST_GRACE = 5.0
 """Seconds beyond its grace in which a command has to be gone, killed if need be."""
-_LOOK_AT_DRIVE = "look whether the drives that it uses are there; else restart the computer"
+LOOK_LIMIT = 1.0
+"""Seconds for a look at which processes are left of one that has to be gone; the look may hang as they do."""
+MOST_NAMED = 10
+"""Process ids that are told."""
+LOOK_AT_DRIVE = "look whether the drives that it uses are there; else restart the computer"
 
 
 class CommandFailed(RigsyncError):
@@ -115,10 +119,12 @@ class Commands:
         Called on the event loop with each command that has ended, and how.
     aside : Aside
         On which they are started.
+    rig : str
+        The rig whose commands they are.
     """
 
-    def __init__(self, ended: Callable[[Child, Exit], None], aside: Aside):
-        self._ended, self._aside = ended, aside
+    def __init__(self, ended: Callable[[Child, Exit], None], aside: Aside, rig: str = ""):
+        self._ended, self._aside, self._rig = ended, aside, rig
         self._children: list[Child] = []
         self._none_left = threading.Condition()
         self._is_closed = False
@@ -182,6 +188,7 @@ class Commands:
             environment=environment,
             on_line=lambda line: on_line(child, line),
             on_exit=over,
+            rig=self._rig,
         )
         # Before it is started: an interrupt that comes meanwhile has to find it.
         with self._none_left:
@@ -209,10 +216,11 @@ class Commands:
         child.end(stop)
         await asyncio.wait([child.starting], timeout=START_LIMIT)
         if not child.starting.done():
-            raise CommandFailed(f"{child.label} hangs while it is being started, and will be ended; {_LOOK_AT_DRIVE}")
+            raise CommandFailed(f"{child.label} hangs while it is being started, and will be ended; {LOOK_AT_DRIVE}")
         await asyncio.wait([child.ended], timeout=(stop or child.stop).grace + LAST_GRACE)
         if not child.ended.done():
-            raise CommandFailed(f"{child.label} does not end, though it was killed; {_LOOK_AT_DRIVE}")
+            left = await self._left(child)
+            raise CommandFailed(f"{child.label} does not end, though it was killed{left}; {LOOK_AT_DRIVE}")
         return child.ended.result()
 
     async def end_all(self, stop: Stop | None) -> dict[str, str]:
@@ -231,6 +239,14 @@ class Commands:
             raise CommandFailed("; ".join(problems))
         ended = [outcome for outcome in outcomes if isinstance(outcome, Exit)]
         return {child.label: outcome.described() for child, outcome in zip(children, ended, strict=True)}
+
+    async def _left(self, child: Child) -> str:
+        """Return which processes are left of a command, in words; nothing where that cannot be found out."""
+        look = self._aside.begin(child.process.left)
+        if not (await asyncio.wait([look], timeout=LOOK_LIMIT))[0] or look.exception() or not (left := look.result()):
+            return ""
+        more = ", ..." if len(left) > MOST_NAMED else ""
+        return f" (what is left: process {', '.join(map(str, left[:MOST_NAMED]))}{more})"
 
     def _label(self, program: str) -> str:
         taken = {child.label for child in self._children}

@@ -10,10 +10,11 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from rigsync.agent import orphans, programs
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 
@@ -39,12 +40,14 @@ if sys.platform == "win32":
             self.wait()
 
 else:
+    from rigsync.agent import keeper
 
     class Foreground:
         """A command with a keeper; it runs when this is made.
 
         When this program is gone, it and all that it has started are interrupted, after 1 s terminated, after 1.5 s
-        killed. (On macOS it alone is.) What it leaves behind when it ends by itself is left.
+        killed. (On macOS it alone is.) On Linux what it has started ends so too where the keeper is killed, with this
+        program or alone. What it leaves behind when it ends by itself is left.
 
         Parameters
         ----------
@@ -62,20 +65,25 @@ else:
         def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
             self._connection, theirs = socket.socketpair()
             self._told = b""
+            self._watcher = programs.Watcher()
             try:
                 with theirs:
                     number = theirs.fileno()
-                    self._keeper = subprocess.Popen(  # noqa: S603  # which program is the user's to say
-                        [sys.executable, "-I", "-S", str(_KEEPER), str(number), "-", "", *command],
-                        env={**os.environ, **environment},
-                        pass_fds=[number],
+                    self._keeper = programs.begin(
+                        _KEEPER, programs.KEEPER, [number, "-"], environment=environment, pass_fds=[number]
                     )
+                mark = orphans.mark(self._keeper.pid, rig="")
+                self._kept_by = mark.keeper if mark else ""
+                with contextlib.suppress(ConnectionError):  # the keeper has ended
+                    order = keeper.order(f"{orphans.MARK}={mark.text()}" if mark else "", "", list(command))
+                    self._connection.sendall(order)
                 line = self._line()
                 if not line and (status := self._keeper.wait()) < 0:  # a Ctrl-C that came before it could ignore that
                     line, self._told = "started", f"ended {status}\n".encode()
                 what, *details = line.split() or ["failed", "keeper", "0"]
             except BaseException:
                 self._connection.close()
+                self._watcher.close()
                 raise
             if what == "failed":
                 self._close()
@@ -83,8 +91,13 @@ else:
                 raise OSError(number, os.strerror(number) if number else f"{sys.executable} did not start")
 
         def wait(self) -> int:
-            """Wait until it has ended; return its exit status, or the number of a signal, negative."""
+            """Wait until it has ended; return its exit status, or the number of a signal, negative.
+
+            Where its keeper was killed, which kills it too, what it has started is ended first.
+            """
             line = self._line()
+            if not line and self._kept_by:
+                orphans.end(lambda: orphans.kept_by(self._kept_by))
             self._close()
             return int(line.split()[1]) if line else -signal.SIGKILL  # by the system, with its keeper
 
@@ -118,3 +131,4 @@ else:
         def _close(self) -> None:
             self._connection.close()
             self._keeper.wait()
+            self._watcher.release()  # what is left behind now is left by intention

@@ -1,20 +1,19 @@
 """The small program between the agent and one of its commands on Linux and macOS, which leaves nothing of it behind.
 
 The agent may be killed, and can do nothing about what it has started then. So each command is the child of a keeper,
-which notices by the end of its connection that the agent is gone. `rigsync.agent.process`, its only user, runs it by
-path, as ``python -I -S keeper.py CONNECTION OUTPUT FOLDER PROGRAM ARGUMENT...``. It imports little, since each command
-waits for it to start.
+which notices by the end of its connection that the agent is gone. `rigsync.agent.programs` starts it, without any
+package and as ``keeper.py CONNECTION OUTPUT``. It imports little, since each command waits for it to start.
 
 What it is given:
 
-* CONNECTION: the number of its end of a socket pair. It says ``started PID``, or ``failed folder|program ERRNO``, and
-  ``ended STATUS STEPS`` when nothing of the command is left: its exit status, negative for a signal, and what it was
-  sent for that, such as ``interrupt,terminate``, or ``-`` where it ended by itself. It is told ``interrupt GRACE``,
-  ``terminate GRACE`` or ``kill GRACE``, with the grace in seconds, each in a line.
+* CONNECTION: the number of its end of a socket pair. It is told first what to run: `order` has the form. It says
+  ``started PID``, or ``failed folder|program ERRNO``, and ``ended STATUS STEPS`` when nothing of the command is left:
+  its exit status, negative for a signal, and what it was sent for that, such as ``interrupt,terminate``, or ``-`` where
+  it ended by itself. It is told ``interrupt GRACE``, ``terminate GRACE`` or ``kill GRACE``, with the grace in seconds,
+  each in a line.
 * OUTPUT: the number of the reading end of the pipe that its standard error is the other end of. Or ``-`` for a command
   in the foreground of a terminal (`rigsync.agent.foreground`): that one shares process group, input, output and signals
   with whoever has started the keeper, and what it leaves behind when it ends by itself is its own affair.
-* FOLDER: where the command is to run; empty for here.
 """
 
 from __future__ import annotations
@@ -70,7 +69,11 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)  # only a signal with a handler wakes
     signal.set_wakeup_fd(wakened)
     own = [name for name in _IGNORED if output is not None or before[name] != signal.SIG_IGN]
-    pid, failure = start(connection, arguments[2], arguments[3:], leads=output is not None, own=own)
+    mark, folder, *command = _told(connection)
+    if mark:
+        name, _, value = mark.partition(b"=")
+        os.environb[name] = value
+    pid, failure = start(connection, folder, command, leads=output is not None, own=own)
     if failure:
         _say(connection, f"failed {failure}")
     else:
@@ -81,7 +84,44 @@ def main(arguments: list[str]) -> None:
 # -------------------------------------------------------------------------------------------------------- starting
 
 
-def start(connection: int, folder: str, command: list[str], *, leads: bool, own: list[str]) -> tuple[int, str]:
+def order(mark: str, folder: str, command: list[str]) -> bytes:
+    """Return what a keeper is told first.
+
+    Parameters
+    ----------
+    mark : str
+        ``NAME=VALUE`` in the environment of the command, by which `rigsync.agent.orphans` finds what is left of it if
+        the keeper is killed; empty for none.
+    folder : str
+        Where the command is to run; empty for here.
+    command : list of str
+        The program and its arguments. Not on the keeper's own command line, where ``pkill -f`` would find it too.
+
+    Raises
+    ------
+    ValueError
+        There is a null character in it.
+    """
+    fields = [os.fsencode(field) for field in (mark, folder, *command)]
+    if any(b"\0" in field for field in fields):
+        raise ValueError("embedded null byte")
+    data = b"\0".join(fields)
+    return b"%d\n%s" % (len(data), data)
+
+
+def _told(connection: int) -> list[bytes]:
+    data, size = bytearray(), None
+    while size is None or len(data) < size:
+        if not (some := os.read(connection, 65_536)):
+            os._exit(1)  # the agent is gone
+        data += some
+        if size is None and b"\n" in data:
+            size = int(data[: data.index(b"\n")])
+            del data[: data.index(b"\n") + 1]
+    return bytes(data).split(b"\0")
+
+
+def start(connection: int, folder: bytes, command: list[bytes], *, leads: bool, own: list[str]) -> tuple[int, str]:
     """Start a command; return its pid, and what failed with its errno, or nothing.
 
     Parameters
@@ -89,9 +129,9 @@ def start(connection: int, folder: str, command: list[str], *, leads: bool, own:
     connection : int
         The socket to the agent. Where that is closed while the command still is being started, since its drive hangs,
         the command is killed, and this program ends.
-    folder : str
+    folder : bytes
         Where it runs; empty for here.
-    command : list of str
+    command : list of bytes
         The program and its arguments.
     leads : bool
         Whether it has a process group of its own, and this program's standard error as its output.
@@ -123,7 +163,7 @@ def start(connection: int, folder: str, command: list[str], *, leads: bool, own:
     return pid, failure
 
 
-def _become(keeper: int, folder: str, command: list[str], tell: int, leads: bool, own: list[str]) -> None:
+def _become(keeper: int, folder: bytes, command: list[bytes], tell: int, leads: bool, own: list[str]) -> None:
     if leads:
         os.setpgid(0, 0)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -24,8 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from rigsync.agent import orphans, programs
 from rigsync.errors import RigsyncError
 from rigsync.protocol.messages import one_line
+
+if sys.platform != "win32":
+    from rigsync.agent import keeper
 
 _logger = logging.getLogger("rigsync.agent")
 
@@ -113,6 +117,9 @@ class Process:
         waits. Of more than a megabyte a second, most lines are left out, and a line says how many.
     on_exit : callable
         Called once, with an `Exit`, when nothing of the command is left and all its lines were given.
+    rig : str
+        The rig whose command it is. Where this program is killed and all that cleans up after it, an agent of that name
+        ends what is left of the command when it starts.
 
     Raises
     ------
@@ -131,12 +138,14 @@ class Process:
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
         on_exit: Callable[[Exit], None],
+        rig: str = "",
     ):
         if isinstance(command, str) != shell:
             raise TypeError("a command for the shell is one line of text, any other one a list of arguments")
         if not command:
             raise ValueError("the command is empty")
         self._command, self._folder, self._environment = command, folder, dict(environment)
+        self._rig = rig
         self._on_line, self._on_exit = on_line, on_exit
         self._output = Output()
         self._room: float = AT_ONCE
@@ -169,6 +178,10 @@ class Process:
         except RuntimeError:  # it has printed something at this very moment
             return ()
 
+    def left(self) -> list[int]:
+        """Return the process ids of what is left of the command and of what it has started; none but on Linux."""
+        return orphans.kept_by(self._child.keeper) if self._child and self._child.keeper else []
+
     def start(self) -> None:
         """Start the command; return when it runs.
 
@@ -183,7 +196,7 @@ class Process:
             if self._started:
                 raise RuntimeError(f"{self.program} was started before; make a new Process")
             self._started = True
-        child = _start(self._command, self._folder, self._environment)
+        child = _start(self._command, self._folder, self._environment, self._rig)
         with self._lock:
             self._child = child
             for step, grace in self._early:
@@ -349,6 +362,10 @@ class _Child(Protocol):
     @property
     def pid(self) -> int: ...
 
+    @property
+    def keeper(self) -> str:
+        """Its keeper, as `orphans.identity` has it; empty where there is none, or nothing is found by it."""
+
     def stop(self, step: Step, grace: float) -> None:
         """Begin to end it; do nothing if it has ended."""
 
@@ -356,7 +373,7 @@ class _Child(Protocol):
         """Pass on its output until nothing of it is left; return its status or its signal, and what was sent for it."""
 
 
-def _start(command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]) -> _Child:
+def _start(command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str) -> _Child:
     try:
         if sys.platform == "win32":
             from rigsync.agent.windows_job import JobCommand
@@ -365,7 +382,7 @@ def _start(command: Sequence[str] | str, folder: str | None, environment: Mappin
                 raise _Failed("folder", errno.ENOENT)
             return JobCommand(command, folder, environment)
         else:  # noqa: RET505  # mypy looks for the name on Windows otherwise
-            return _KeptCommand(command, folder, environment)
+            return _KeptCommand(command, folder, environment, rig)
     except _Failed as error:
         raise ProgramError(_problem(command, folder, error.what, error.number)) from None
     except (OSError, ValueError) as error:  # out of processes, arguments too long or with a null character
@@ -420,8 +437,9 @@ if sys.platform != "win32":
     class _KeptCommand:
         """A command with a keeper."""
 
-        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]):
+        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str):
             arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+            self.keeper = ""
             with contextlib.ExitStack() as opened, contextlib.ExitStack() as passed:
                 self._connection, theirs = socket.socketpair()
                 opened.callback(self._connection.close)
@@ -430,19 +448,25 @@ if sys.platform != "win32":
                 opened.callback(os.close, self._output)
                 passed.callback(os.close, write)
                 numbers = [theirs.fileno(), self._output]
-                self._keeper = subprocess.Popen(  # noqa: S603  # which program is the user's to say
-                    [sys.executable, "-I", "-S", str(_KEEPER), *map(str, numbers), folder or "", *arguments],
+                self._keeper = programs.begin(
+                    _KEEPER,
+                    programs.KEEPER,
+                    numbers,
+                    environment=environment,
+                    pass_fds=numbers,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=write,
-                    env={**os.environ, **environment},
-                    pass_fds=numbers,
                     start_new_session=True,  # so that a Ctrl+C in the agent's terminal is the agent's alone
                 )
                 opened.callback(self._end_keeper)
                 passed.close()  # else the end of the keeper would not be noticed
                 os.set_blocking(self._output, False)
-                self.pid = self._await_start()
+                mark = orphans.mark(self._keeper.pid, rig)
+                self.keeper = mark.keeper if mark else ""
+                order = keeper.order(f"{orphans.MARK}={mark.text()}" if mark else "", folder or "", arguments)
+                self.pid = self._await_start(order)
+                programs.ensure_watcher()
                 opened.pop_all()
 
         def stop(self, step: Step, grace: float) -> None:
@@ -463,7 +487,7 @@ if sys.platform != "win32":
                         is_kept = self._listen()
             self._keeper.wait()
             if not self._told:
-                self._end_group()
+                self._end_without_keeper(lambda: self._pass_on(read))
             left = _LATE_OUTPUT
             while left > 0 and (count := self._pass_on(read)):
                 left -= count
@@ -476,11 +500,13 @@ if sys.platform != "win32":
             made: list[Any] = [] if steps == "-" else steps.split(",")
             return (code, None, made) if code >= 0 else (None, -code, made)
 
-        def _await_start(self) -> int:
-            """Return the pid of the command, once it runs."""
+        def _await_start(self, order: bytes) -> int:
+            """Tell the keeper what to run; return the pid of that, once it runs."""
             self._told = b""
             self._connection.settimeout(_START_LIMIT)
             try:
+                with contextlib.suppress(ConnectionError):  # the keeper has ended
+                    self._connection.sendall(order)
                 while b"\n" not in self._told:
                     if not self._listen():
                         said = os.read(self._output, _CHUNK).decode("utf-8", "replace")
@@ -518,13 +544,19 @@ if sys.platform != "win32":
                 self._keeper.wait(_GROUP_LIMIT)
             except subprocess.TimeoutExpired:
                 self._keeper.kill()
-                self._keeper.wait()
+            if self._keeper.wait() < 0:
+                self._end_orphans(limit=orphans.KILL_AFTER + _GROUP_LIMIT)
 
-        def _end_group(self) -> None:
-            """Kill what the kernel has not killed when the keeper was."""
+        def _end_without_keeper(self, meanwhile: Callable[[], object]) -> None:
+            """End what the kernel has not killed when the keeper was; return when nothing is left."""
             _logger.error("the keeper of process %d was killed, and that process with it", self.pid)
+            self._end_orphans(meanwhile=meanwhile)
             deadline = time.monotonic() + _GROUP_LIMIT
             with contextlib.suppress(OSError):  # macOS forbids signals to the dead
                 while time.monotonic() < deadline:
                     os.killpg(self.pid, signal.SIGKILL)
                     time.sleep(0.01)
+
+        def _end_orphans(self, **how: Any) -> None:
+            if self.keeper:
+                orphans.end(lambda: orphans.kept_by(self.keeper), **how)

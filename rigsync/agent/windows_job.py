@@ -215,6 +215,8 @@ if sys.platform == "win32":
             If it cannot be started.
         """
 
+        keeper = ""  # the job does what one does elsewhere
+
         def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]):
             if problem := batch_problem(command):
                 raise OSError(problem)

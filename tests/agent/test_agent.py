@@ -1427,13 +1427,13 @@ def test_a_command_that_hangs_while_it_starts_holds_up_no_interrupt(lab: Lab, mo
     """As one on a network drive whose server is gone; here it is its keeper that hangs."""
     keeper = lab.folder / "keeper.py"
     keeper.write_text(
-        "import runpy, sys, time\nif 'hangs' in sys.argv: time.sleep(1000)\n"
+        "import os, runpy, time\nif os.environ['RIGSYNC_EVENT'] == 'EXPINIT': time.sleep(1000)\n"
         f"runpy.run_path({str(process._KEEPER)!r}, run_name='__main__')\n"
     )
     monkeypatch.setattr(process, "_KEEPER", keeper)
     monkeypatch.setattr(process, "_START_LIMIT", LONG)
     monkeypatch.setattr(commands, "START_LIMIT", 0.2)
-    agent = lab.agent({"EXPINIT": {"run": ["sh", "-c", "true", "hangs"]}, "EXPINTERRUPT": {"run": "date"}})
+    agent = lab.agent({"EXPINIT": {"run": "true"}, "EXPINTERRUPT": {"run": "date"}})
     aux = lab.connect()
     try:
         aux.push("EXPINIT", {"exp_ref": REFERENCE})

@@ -22,8 +22,9 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import LONG, ROOT, until
+from processes import LONG, ROOT, Leftovers, keepers_of, until, watchers_of
 
+from rigsync.agent import programs
 from rigsync.agent.process import LONGEST_LINE, Exit, Output, Process, ProgramError
 from rigsync.agent.windows_job import batch_problem
 
@@ -36,6 +37,8 @@ needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("
 
 PROMISE = 2.0
 """Seconds after which nothing is left of an agent that was killed."""
+LATE_PROMISE = PROMISE + 1.0
+"""The same where all processes of the computer have to be looked at, which is busy."""
 
 
 def wait_for(lines: list[str], text: str) -> str:
@@ -673,6 +676,93 @@ def test_a_command_dies_with_its_keeper_when_the_agent_is_gone_too() -> None:
         until(lambda: not is_alive(agent.pid), "the end of the command")
 
 
+every_way = pytest.mark.parametrize("way", Leftovers.WAYS)
+
+
+@linux_only
+@every_way
+def test_a_keeper_killed_alone_leaves_nothing_and_no_end_is_told_before(launch: Callable[..., Run], way: str) -> None:
+    with Leftovers() as leftovers:
+        run = launch(leftovers.line(way))
+        leftovers.await_all(way)
+        begin = time.monotonic()
+        for guard in keepers_of(os.getpid()):
+            guard.kill()
+        exit_ = run.ended()
+        assert leftovers.found() == []
+        assert time.monotonic() - begin < LATE_PROMISE
+        assert (exit_.status, exit_.signal, exit_.how) == (None, "SIGKILL", "by itself")
+
+
+@linux_only
+def test_a_recorder_in_the_background_finishes_its_file_though_its_keeper_is_killed(
+    launch: Callable[..., Run], tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    source = "import time\ntry: print('ready', flush=True); time.sleep(600)\n"
+    source += f"except KeyboardInterrupt: open({str(report)!r}, 'w')"
+    wrapper = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); os.wait()"
+    run = launch(python(wrapper, source))
+    run.wait_for("ready")
+    for guard in keepers_of(os.getpid()):
+        guard.kill()
+    run.ended()
+    assert report.exists()
+
+
+@linux_only
+@every_way
+def test_an_agent_and_its_keeper_killed_together_leave_nothing(way: str) -> None:
+    with Leftovers() as leftovers, Agent(leftovers.line(way)) as agent:
+        leftovers.await_all(way)
+        guards = keepers_of(agent.process.pid)
+        assert guards
+        begin = time.monotonic()
+        agent.process.send_signal(signal.SIGSTOP)  # so that it is no help
+        for guard in guards:
+            guard.kill()
+        agent.process.kill()
+        until(lambda: not leftovers.found(), "the end of what is left")
+        assert time.monotonic() - begin < LATE_PROMISE
+
+
+@linux_only
+def test_a_keeper_that_is_killed_after_its_agent_leaves_nothing() -> None:
+    with Leftovers() as leftovers, Agent(leftovers.line("stubborn")) as agent:
+        leftovers.await_all("stubborn")
+        guards = keepers_of(agent.process.pid)
+        for guard in guards:
+            guard.suspend()
+        agent.process.kill()
+        agent.process.wait(LONG)
+        for guard in guards:
+            guard.kill()
+        until(lambda: not leftovers.found(), "the end of what is left")
+
+
+@linux_only
+def test_whoever_ends_programs_by_name_does_not_hit_the_keeper(
+    launch: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `pkill -f rigsync` does, or `pkill -f` with the recorder's name."""
+    environment = tmp_path / "rigsync" / "bin"
+    data = tmp_path / "rigsync-data"
+    environment.mkdir(parents=True)
+    data.mkdir()
+    (environment / "python").symlink_to(os.path.realpath(sys.executable))
+    monkeypatch.setattr(sys, "executable", str(environment / "python"))
+    shutil.copy("/bin/sleep", data / "sleep")
+    names: list[str] = []
+    launch([str(data / "sleep"), "600"], str(data))
+    with contextlib.ExitStack() as stack:
+        watcher = programs.Watcher()
+        stack.callback(watcher.release)
+        for found in (*keepers_of(os.getpid()), *watchers_of(os.getpid())):
+            names.append(Path(f"/proc/{found.pid}/cmdline").read_bytes().rstrip(b"\0").decode())
+            assert found.name() == names[-1]
+    assert set(names) == {"rig-keeper", "rig-watcher"}
+
+
 @posix_only
 def test_a_terminals_interrupt_is_the_agents_alone() -> None:
     then = (
@@ -731,7 +821,7 @@ def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent
         "from rigsync.agent import keeper\n"
         "def hang(*_):\n    print(os.getpid(), flush=True)\n    time.sleep(600)\n"
         "keeper._become = hang\n"
-        "keeper.main([sys.argv[1], sys.argv[1], '', 'program'])\n"
+        "keeper.main([sys.argv[1], sys.argv[1]])\n"
     )
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -740,6 +830,7 @@ def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent
         options = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "pass_fds": [number]}
         with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as guard:  # type: ignore[call-overload]
             theirs.close()
+            ours.sendall(keeper.order("", "", ["program"]))
             assert guard.stdout
             pid = int(guard.stdout.readline())
             assert is_alive(pid)

@@ -1,0 +1,256 @@
+"""What is left of commands whose keeper was killed, on Linux: each process of a command has a mark in its environment.
+
+The mark tells which agent, which keeper and which rig a process belongs to. So whoever looks for orphans knows which
+ones are nobody's any more, and leaves alone what a living agent or a living keeper looks after. Three look for them:
+
+* the agent, when a keeper of its was killed (`rigsync.agent.process`, `rigsync.agent.foreground`);
+* the watcher, when the agent is gone: this file, run as a program of its own, which is no child of the agent any more,
+  so that whoever kills the agent with all its children does not hit it. `rigsync.agent.programs` starts it as
+  ``orphans.py PIPE AGENT``. PIPE is the number of the reading end of a pipe that the agent holds open. A byte from
+  there says that nothing needs to be looked for;
+* an agent that starts, in case that the watcher was killed too.
+
+A process that has thrown its environment away, or that runs as another user, is not found. Nothing of rigsync can be
+imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+MARK = "KEPT_BY_RIGSYNC"
+"""The variable. No key of a message's data makes one of this name, since those begin with ``RIGSYNC_``."""
+
+TERMINATE_AFTER, KILL_AFTER = 1.0, 1.5
+"""Seconds from interrupt to terminate and to kill: a recorder has the same time as with a keeper that lives."""
+KEEPER_LIMIT = 2.0
+"""Seconds in which keepers and the watcher of an agent that was killed end what it ran, so that nobody else need to."""
+LAST_LIMIT = 2.0
+"""Seconds for what was killed to be gone, before it is told to hang."""
+LONGEST = KEEPER_LIMIT + KILL_AFTER + LAST_LIMIT + 1.0
+"""Seconds that `end_of_dead_agents` takes, unless a look at a process hangs as that process does."""
+
+_LOOK, _LATER_LOOK = 0.05, 0.5
+"""Seconds between two looks, and between those for what hangs in the kernel though it was killed."""
+_EMPTY_LOOKS = 2
+"""Looks in a row that have to find nothing: the first may miss what is just being started."""
+
+
+class Mark(NamedTuple):
+    """What a process of a command has in its environment."""
+
+    space: str
+    """The namespace in which the process ids below count: those of a container mean others outside of it."""
+    agent: str
+    """The agent, as `identity` has it."""
+    keeper: str
+    """The keeper."""
+    rig: str
+    """The rig's name; empty for a command of `rigsync run`, which may leave something behind by intention."""
+
+    def text(self) -> str:
+        """Return it as the value of the variable."""
+        return "/".join(self)
+
+
+def identity(pid: int) -> str:
+    """Return ``PID.START`` of a process, which no other one of this computer ever has; empty where it has ended."""
+    found = _stat(pid)
+    return f"{pid}.{found[19].decode()}" if found else ""
+
+
+def mark(keeper: int, rig: str) -> Mark | None:
+    """Return the mark for what a keeper of this program runs; None where none can be found again."""
+    if not (kept_by := identity(keeper)):
+        return None
+    return Mark(_space(), identity(os.getpid()), kept_by, rig)
+
+
+def kept_by(keeper: str) -> list[int]:
+    """Return what a keeper has run, and what is left of that."""
+    return [pid for pid, found in _marked().items() if found.keeper == keeper]
+
+
+def end(
+    find: Callable[[], list[int]], limit: float = math.inf, meanwhile: Callable[[], object] | None = None
+) -> list[int]:
+    """Interrupt, terminate and kill what is found, until nothing is.
+
+    Parameters
+    ----------
+    find : callable
+        Returns the pids of what is left.
+    limit : float
+        Seconds after which to give up.
+    meanwhile : callable, optional
+        Called at each look, some milliseconds apart.
+
+    Returns
+    -------
+    list of int
+        What is left even so.
+    """
+    if sys.platform == "win32":
+        return []
+    begun, empty = time.monotonic(), 0
+    steps = ((0.0, signal.SIGINT), (TERMINATE_AFTER, signal.SIGTERM))
+    sent: dict[int, set[int]] = {number: set() for _, number in steps}
+    end_at = begun + limit
+    while True:
+        if meanwhile:
+            meanwhile()
+        left = find()
+        now = time.monotonic()
+        empty = 0 if left else empty + 1
+        if empty == _EMPTY_LOOKS or now >= end_at:
+            return left
+        if left and sent[signal.SIGINT].issuperset(left) and all(map(_ignores_interrupt, left)):
+            begun = min(begun, now - TERMINATE_AFTER)  # as background jobs of a shell do: there is nothing to wait for
+        for pid in left:
+            if now - begun >= KILL_AFTER:
+                _send(pid, signal.SIGKILL)
+            for after, number in steps:
+                if now - begun >= after and pid not in sent[number]:
+                    sent[number].add(pid)
+                    _send(pid, number)
+                    _send(pid, signal.SIGCONT)  # else one that is stopped would learn of it too late
+        time.sleep(_LOOK if now - begun < KILL_AFTER + LAST_LIMIT else _LATER_LOOK)
+
+
+class Found(NamedTuple):
+    """What agents that are gone had left running: each process with its name and pid."""
+
+    ended: list[str]
+    left: list[str]
+    """What hangs, though it was killed."""
+
+
+def end_of_dead_agents(rig: str) -> Found:
+    """End what agents of a rig's name have left running that were killed with their keepers and their watcher.
+
+    What a living agent runs is left alone, so is what another user or another rig runs. Takes some seconds only where
+    there is anything.
+    """
+    names: dict[int, str] = {}
+    ours = _lineage()
+
+    def find() -> list[int]:
+        found = [pid for pid, of in _marked().items() if of.rig == rig and pid not in ours and _is_nobodys(pid, of)]
+        names.update({pid: _name(pid) for pid in found if pid not in names})
+        return found
+
+    patience = time.monotonic() + KEEPER_LIMIT
+    while find() and time.monotonic() < patience:
+        time.sleep(_LOOK)
+    left = end(find, KILL_AFTER + LAST_LIMIT) if names else []
+    told = {pid: f"{name} (process {pid})" for pid, name in names.items()}
+    return Found([text for pid, text in told.items() if pid not in left], [told[pid] for pid in left])
+
+
+def main(arguments: list[str]) -> None:
+    """Watch an agent, and when it is gone, end what its keepers do not end, since they were killed with it."""
+    if sys.platform == "win32":
+        return
+    if os.fork():
+        os._exit(0)  # so that it is nobody's child
+    for name in ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    os.chdir("/")  # its folder's drive can be taken away
+    if os.read(int(arguments[0]), 1):
+        return
+    agent = arguments[1]
+    while left := [found for found in _marked().values() if found.agent == agent]:
+        if any(_is_gone(found.keeper) for found in left):
+            end(lambda: [pid for pid, of in _marked().items() if of.agent == agent and _is_gone(of.keeper)])
+        time.sleep(_LOOK)
+
+
+# -------------------------------------------------------------------------------------------------------- processes
+
+
+def _marked() -> dict[int, Mark]:
+    """Return all processes with a mark whose process ids mean the same here as there."""
+    space, begin, found = _space(), f"\0{MARK}=".encode(), {}
+    for pid in _pids():
+        _, has, rest = (b"\0" + _content(f"/proc/{pid}/environ")).partition(begin)
+        fields = rest.partition(b"\0")[0].decode("utf-8", "surrogateescape").split("/", 3)
+        if has and len(fields) == len(Mark._fields) and fields[0] == space:
+            found[pid] = Mark(*fields)
+    return found
+
+
+def _is_nobodys(pid: int, found: Mark) -> bool:
+    if sys.platform == "win32":
+        return False
+    try:
+        is_ours = os.stat(f"/proc/{pid}").st_uid == os.geteuid()  # not that of another one, where this user is root
+    except OSError:
+        return False
+    return is_ours and _is_gone(found.agent)
+
+
+def _is_gone(who: str) -> bool:
+    pid = who.partition(".")[0]
+    return not pid.isdigit() or identity(int(pid)) != who
+
+
+def _lineage() -> set[int]:
+    """Return this process and those by which it was started."""
+    found, pid = set[int](), os.getpid()
+    while pid and pid not in found:
+        found.add(pid)
+        pid = int(stat[1]) if (stat := _stat(pid)) else 0
+    return found
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what proc(5) says of a process from its state on; nothing of one that is dead."""
+    text = _content(f"/proc/{pid}/stat")
+    fields = text[text.rfind(b")") + 2 :].split()  # the name before that may contain anything, a parenthesis too
+    return fields if fields and fields[0] not in (b"Z", b"X") else []
+
+
+def _name(pid: int) -> str:
+    return "".join(filter(str.isprintable, _content(f"/proc/{pid}/comm").decode("utf-8", "replace"))) or "?"
+
+
+def _ignores_interrupt(pid: int) -> bool:
+    for line in _content(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"SigIgn:"):
+            return bool(int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+    return False
+
+
+def _pids() -> Iterable[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()] if sys.platform == "linux" else []
+
+
+def _space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _content(path: str) -> bytes:
+    """Return what is in a file of /proc; nothing where the process has ended, or is another user's."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            return file.read()
+    return b""
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        os.kill(pid, number)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
