@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import rigsync.rig  # noqa: F401 - which registers what it does at exit before, and so is called after this
 from rigsync.callbacks import Subscribers, guarded
 from rigsync.conditions import Arrivals, Latch
 from rigsync.config import PAUSE, Rigs, checked_timeout, close_match, load_rigs, rigs_from

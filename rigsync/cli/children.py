@@ -163,8 +163,8 @@ def signals_noted() -> Iterator[list[int]]:
 
 
 def _requests_to_end() -> list[int]:
-    """Return the number of SIGTERM and, on Windows, that of Ctrl-Break, which processes send to each other there."""
-    return [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+    """Return the numbers of SIGTERM, SIGHUP and, on Windows, Ctrl-Break, which processes send to each other there."""
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
