@@ -27,6 +27,7 @@ from typing import Any, TypeVar, overload
 
 from rigsync import __version__
 from rigsync.callbacks import guarded
+from rigsync.conditions import Awaited
 from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
@@ -469,11 +470,11 @@ class Rig(RigBoard):
         try:
             self._stop_work()
         finally:
-            said = threading.Event()
+            said = Awaited()
             if (thread := self._thread) and (session := self._session):
                 with contextlib.suppress(NotRunning):
                     thread.call(session.leave)
-                    thread.call(said.set)
+                    thread.call(said.bring, True)
                     said.wait(REACTION)
 
     def run(self) -> None:
@@ -940,7 +941,7 @@ def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP tells that the terminal is gone, unless `nohup` ignores it.
+    # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP says that the terminal is gone; `nohup` ignores it.
     known = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
     names = [name for name in known if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN]
     before = {name: signal.signal(getattr(signal, name), ask) for name in names}

@@ -308,7 +308,7 @@ aux.request("EXPSTART", "2026-03-01_2_mouse")
 
 
 def run_to_its_end(ending: str, path: Path, kind: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [sys.executable, "-c", PROGRAM + textwrap.dedent(ending), str(path), kind],
         cwd=ROOT,
         timeout=LONG,
