@@ -29,6 +29,7 @@ from rigsync import __version__
 from rigsync.callbacks import guarded
 from rigsync.conditions import Awaited
 from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
+from rigsync.console_window import watch_console_window
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.loop_thread import LoopThread, is_coroutine_function
@@ -943,8 +944,9 @@ def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
         return
     # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP says that the terminal is gone; `nohup` ignores it.
     known = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
-    names = [name for name in known if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN]
+    names = [name for name in known if name != "SIGHUP" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
     before = {name: signal.signal(getattr(signal, name), ask) for name in names}
+    watch_console_window()
     try:
         yield
     finally:

@@ -285,6 +285,34 @@ def test_a_signal_interrupts_what_is_under_way_and_the_exit_status_is_0(name: st
         program.wait_for("ended")
 
 
+IGNORES_SIGHUP = """
+import os, signal, sys
+if sys.argv[1] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from rigsync import Rig
+from rigsync.cli.children import ended_by_signals
+with ended_by_signals():
+    found = [signal.getsignal(signal.SIGHUP) == signal.SIG_IGN]
+import threading
+def look():
+    while not rig.is_running:
+        pass
+    found.append(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGTERM)
+rig = Rig("cameras", "udp://127.0.0.1:0")
+threading.Thread(target=look).start()
+rig.run()
+assert found == [sys.argv[1] == "nohup"] * 2, found
+"""
+
+
+@posix
+@pytest.mark.parametrize("way", ["nohup", "plain"])
+def test_nohup_stays_in_force(way: str) -> None:
+    subprocess.run([sys.executable, "-c", IGNORES_SIGHUP, way], cwd=ROOT, check=True, timeout=LONG)
+
+
 PROGRAM = """
 import asyncio, os, sys, threading
 from rigsync import Auxiliaries, Rig
