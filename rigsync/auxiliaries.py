@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -17,8 +16,9 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from rigsync.callbacks import Subscribers, guarded
-from rigsync.conditions import Arrivals, Latch
+import rigsync.rig  # noqa: F401 - which registers what it does at exit before, and so is called after this
+from rigsync.callbacks import Subscribers, guarded, resolve_future
+from rigsync.conditions import Arrivals, Awaited, Latch
 from rigsync.config import PAUSE, Rigs, checked_timeout, close_match, load_rigs, rigs_from
 from rigsync.errors import BusyError, LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
 from rigsync.experiment import Experiment, unfinished
@@ -30,7 +30,7 @@ from rigsync.protocol.messages import ExpMessage, Message
 from rigsync.reports import Reports
 from rigsync.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
 from rigsync.service import RigServices
-from rigsync.waiters import STUCK_AFTER, Waiters, setter, settled, stuck
+from rigsync.waiters import STUCK_AFTER, Waiters, settled, stuck
 
 if TYPE_CHECKING:
     from iblutil.io.net import app
@@ -121,14 +121,17 @@ class Auxiliaries:
         self.stop_event = _StopEvent(self._wake)
         self._remote: RigServices | None = None
         self._stopping: asyncio.Event
-        self._created: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._created = Awaited()
+        """Brought when the services are created, or the exception that has kept them from it."""
         self.create = self._telling(self.create)  # type: ignore[method-assign] # whoever's it is
         self.thread = self._thread = _ServiceThread(self)
         self._waiters = Waiters(self.thread, self._not_running)
         _unclosed.add(self)
         self.thread.start()
         try:
-            self._created.result()
+            self._created.wait()
+            if isinstance(failure := self._created.value(), Exception):
+                raise failure
             if self._remote and self.services:
                 wait = self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
                 self._await_all(min(wait, threading.TIMEOUT_MAX / 2))
@@ -299,11 +302,10 @@ class Auxiliaries:
             return {name: remote[name].reason for name in rigs if remote[name].state is not events.LinkState.ALIVE}
 
         with self._waiters.futures(1) as (future,):
-            settle = setter(future)
 
             def check(_: object = None) -> None:
                 if not missing():
-                    settle(None)
+                    future.bring(None)
 
             unsubscribe = self._subscribers.add(events.RigAlive, check)
             try:
@@ -312,7 +314,7 @@ class Auxiliaries:
                     return missing()
             finally:
                 unsubscribe()
-            if isinstance(outcome := future.result(), NotRunning):
+            if isinstance(outcome := future.value(), NotRunning):
                 raise outcome
         return {}
 
@@ -525,7 +527,7 @@ class Auxiliaries:
         waits = True
         with self._waiters.futures(1) as (future,):
             try:
-                begin = (message, draw_request_time(), setter(future), rigs, limit, ahead, patience, all_or_none)
+                begin = (message, draw_request_time(), future.bring, rigs, limit, ahead, patience, all_or_none)
                 remote = self._begin_push(*begin, lambda: waits)
                 longest = (ahead or 0.0) + remote.longest(limit) + patience
                 outcome: PushResult | PushError = self._waiters.wait(future, longest)
@@ -750,7 +752,7 @@ class Auxiliaries:
 
         with self._waiters.futures(len(names)) as futures:
             for name, future in zip(names, futures, strict=True):
-                self.thread.call(begin, name, setter(future))
+                self.thread.call(begin, name, future.bring)
             return {name: self._waiters.wait(future, limit) for name, future in zip(names, futures, strict=True)}
 
     def clear_message_queue(self) -> int:
@@ -826,7 +828,7 @@ class Auxiliaries:
         try:
             await self.listen()
         except Exception as error:
-            if not self._created.done() or error is not self._created.exception():  # which the constructor raises
+            if error is not self._created.value():  # which the constructor raises
                 raise
         finally:
             self._reports.end()
@@ -864,13 +866,11 @@ class Auxiliaries:
             try:
                 await create()
             except Exception as error:
-                if not self._created.done():
-                    self._created.set_exception(error)
+                self._created.bring(error)
                 raise
             if self.services:
                 self.connected.set()
-            if not self._created.done():
-                self._created.set_result(None)
+            self._created.bring(None)
 
         return create_and_tell
 
@@ -896,15 +896,16 @@ class Auxiliaries:
         if self.thread.on_loop_thread:
             remote.close()
             return
-        with self._waiters.futures(1) as (future,):
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._waiters.futures(1, lambda _: resolve_future(closed, None)) as (future,):
 
             def close_services() -> None:
                 remote.close()
-                setter(future)(None)
+                future.bring(None)
 
             with contextlib.suppress(NotRunning):  # the thread has ended, and has closed them before
                 self.thread.call(close_services)
-                await asyncio.wrap_future(future)
+                await closed
 
     def close(self) -> None:
         """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
@@ -952,11 +953,11 @@ class Auxiliaries:
 
     def say_goodbye(self) -> None:
         """Say goodbye for a program that ends, and no more: threads of it that still wait are to end in silence."""
-        said = threading.Event()
+        said = Awaited()
         if self._remote:
             with contextlib.suppress(NotRunning):
                 self._remote.say_goodbye()
-                self.thread.call(said.set)
+                self.thread.call(said.bring, True)
                 said.wait(CLOSE_TIMEOUT)
 
     def stop_at_exit(self) -> None:
@@ -966,8 +967,7 @@ class Auxiliaries:
 
     def fail_waiters(self, reason: str) -> None:
         """Tell all threads that wait here that no answer will come; for the service thread."""
-        if not self._created.done():
-            self._created.set_exception(NotRunning(reason))
+        self._created.bring(NotRunning(reason))
         self._waiters.fail(NotRunning(reason))
 
     def _wake(self) -> None:

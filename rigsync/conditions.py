@@ -4,24 +4,81 @@ Task code in use today treats ``connected`` and ``response_received`` now as the
 serve both, and mend two things that make a plain Condition unfit for it:
 
 * A Condition is announced by one who holds the lock that its users hold. Here the announcer is the service thread, and
-  a user may stay within ``with aux.response_received:`` for minutes. So announcements have an inner lock of their own,
-  which is only held for moments, and never while waiting for the user's.
+  a user may stay within ``with aux.response_received:`` for minutes. So announcements take no lock at all: a signal
+  handler that interrupts a waiting thread wherever it is, and waits itself, would keep any lock from being released.
 * A Condition forgets: who comes to wait after the announcement has missed it. Here what has happened is kept.
+
+`Awaited` is the same for one waiter: what a `concurrent.futures.Future` is without its lock.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Value = TypeVar("_Value")
 
 
+_NO_LIMIT = threading.TIMEOUT_MAX / 2
+
+
+def _comes(news: queue.SimpleQueue[None], timeout: float | None) -> bool:
+    try:
+        news.get(timeout=None if timeout is None else min(max(0.0, timeout), _NO_LIMIT))
+    except queue.Empty:
+        return False
+    return True
+
+
+class Awaited:
+    """What one thread waits for and another brings, which never waits for the first.
+
+    A signal handler may interrupt the one that waits anywhere, and wait for another: no lock is held meanwhile.
+
+    Parameters
+    ----------
+    told : callable, optional
+        Called with the value when that is brought.
+    """
+
+    __slots__ = ("_is_there", "_news", "_told", "_value")
+
+    def __init__(self, told: Callable[[Any], object] | None = None) -> None:
+        self._told = told
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_there = False
+        self._value: Any = None
+
+    def bring(self, value: Any) -> None:
+        """Bring the value, unless there is one."""
+        if not self._is_there:
+            self._value, self._is_there = value, True
+            self._news.put(None)
+            if self._told:
+                self._told(value)
+
+    def is_there(self) -> bool:
+        """Tell whether it has been brought."""
+        return self._is_there
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for it, at most so many seconds; return whether it is there."""
+        if not self._is_there:
+            _comes(self._news, timeout)
+        return self._is_there
+
+    def value(self) -> Any:
+        """Return what was brought; None before."""
+        return self._value
+
+
 class _Announced(threading.Condition):
-    """What `Latch` and `Arrivals` share: announcements on an inner lock, and waiting for them."""
+    """What `Latch` and `Arrivals` share: announcements without a lock, and waiting for them."""
 
     # A Condition takes these over from its lock, for its own wait(); they are stable, but typeshed leaves them out.
     _is_owned: Callable[[], bool]
@@ -30,8 +87,8 @@ class _Announced(threading.Condition):
 
     def __init__(self) -> None:
         super().__init__()
-        self._inner = threading.Condition(threading.Lock())
-        self._announcements = 0
+        self._waiting: dict[queue.SimpleQueue[None], bool] = {}  # in the order in which they began
+        self._announcement = object()  # the newest; any other than the one that was seen is news
 
     def wait_for(self, predicate: Callable[[], _Value], timeout: float | None = None) -> _Value:
         """Wait until a predicate is true. It is evaluated at once, and again whenever something has happened.
@@ -71,9 +128,8 @@ class _Announced(threading.Condition):
             If the caller does not hold the lock.
         """
         self._require_lock()
-        with self._inner:
-            self._announcements += 1
-            self._inner.notify(n)
+        self._announcement = object()
+        self._wake_waiters(n)
 
     def notify_all(self) -> None:
         """Wake all waiters. For users; the owner announces without the lock.
@@ -87,31 +143,43 @@ class _Announced(threading.Condition):
         self._announce()
 
     def _announce(self) -> None:
-        with self._inner:
-            self._announcements += 1
-            self._inner.notify_all()
+        self._announcement = object()
+        self._wake_waiters()
+
+    def _wake_waiters(self, most: float = math.inf) -> None:
+        for waiter in tuple(self._waiting):  # a copy in one step: others come and go
+            if most <= 0:
+                break
+            if self._waiting.pop(waiter, False):  # else another thread has woken it
+                waiter.put(None)
+                most -= 1
 
     def _require_lock(self) -> None:
         if not self._is_owned():
             raise RuntimeError("cannot notify on un-acquired lock")
 
     def _state(self) -> object:
-        return self._announcements
+        return self._announcement
 
     def _differs_from(self, state: object) -> bool:
         return self._state() != state
 
     def _wait_until(self, happened: Callable[[], bool], timeout: float | None) -> bool:
+        end = None if timeout is None else time.monotonic() + timeout
         released = None
         try:
-            with self._inner:
+            while True:
+                waiter: queue.SimpleQueue[None] = queue.SimpleQueue()
+                self._waiting[waiter] = True  # before it looks, so as not to miss what happens meanwhile
                 if happened():
                     return True
-                if self._is_owned():
-                    # Within the inner lock, so that whoever has the user's lock next finds this thread waiting.
+                if released is None and self._is_owned():
+                    # Whoever has the user's lock next finds this thread waiting.
                     released = self._release_save()
-                return self._inner.wait_for(happened, timeout)
+                if not _comes(waiter, None if end is None else end - time.monotonic()):
+                    return happened()
         finally:
+            self._waiting.pop(waiter, None)
             if released is not None:
                 self._acquire_restore(released)
 
@@ -135,8 +203,7 @@ class Latch(_Announced):
     def unset(self) -> None:
         """Unset the latch. Needs no lock and never blocks: for the owner, on any thread."""
         self._is_set = False
-        with self._inner:
-            self._inner.notify_all()  # those in wait_for() look again, those in wait() go on waiting
+        self._wake_waiters()  # those in wait_for() look again, those in wait() go on waiting
 
     def is_set(self) -> bool:
         """Tell whether the latch is set.
@@ -161,11 +228,11 @@ class Latch(_Announced):
         bool
             False if the time is out; else True, at once where it is set already.
         """
-        before = self._announcements
-        return self._wait_until(lambda: self._is_set or self._announcements != before, timeout)
+        before = self._announcement
+        return self._wait_until(lambda: self._is_set or self._announcement is not before, timeout)
 
     def _state(self) -> object:
-        return self._announcements, self._is_set
+        return self._announcement, self._is_set
 
 
 class Arrivals(_Announced):
@@ -177,6 +244,7 @@ class Arrivals(_Announced):
 
     def __init__(self) -> None:
         super().__init__()
+        self._first = self._announcement
         self._seen = threading.local()
 
     def announce(self) -> None:
@@ -185,7 +253,7 @@ class Arrivals(_Announced):
 
     def mark(self) -> None:
         """Count all that has been announced as seen by the calling thread, which is about to ask for something new."""
-        self._seen.announcements = self._announcements
+        self._seen.announcement = self._announcement
 
     def clear(self) -> None:
         """Do as `mark` does, under the name that an Event has for it. Other threads do not notice."""
@@ -199,7 +267,7 @@ class Arrivals(_Announced):
         bool
             True if something was announced that the calling thread has not seen.
         """
-        return bool(self._announcements != getattr(self._seen, "announcements", 0))
+        return self._announcement is not getattr(self._seen, "announcement", self._first)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for an announcement that the calling thread has not seen; then all so far count as seen.

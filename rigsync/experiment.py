@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rigsync import __version__
 from rigsync.callbacks import guarded
 from rigsync.conditions import Latch
+from rigsync.console_window import watch_console_window
 from rigsync.errors import (
     BusyError,
     ExperimentError,
@@ -412,6 +413,7 @@ class _EndingSignals:
                 if handler is usual or (isinstance(owner, _EndingSignals) and owner._process != self._process):
                     self._before[number] = usual
                     signal.signal(number, self._handle)
+            watch_console_window()
 
     def hold(self, *, ctrl_c: bool) -> None:
         """Obey what comes from now on later."""

@@ -112,8 +112,8 @@ class FailureWatch:
 
     def failures(self) -> dict[str, str]:
         """Return what has gone wrong, by name of rig."""
-        with self._lock:
-            return {**self._lost, **self._failed}
+        # Without the lock, each copied in one step: a program asks all the time, and a signal handler may come between.
+        return {**self._lost, **self._failed}
 
     def take(self) -> dict[str, str]:
         """Return what has gone wrong, and take note that the program knows."""

@@ -11,8 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
+from rigsync.conditions import Awaited
 from rigsync.errors import LoopBlocked, NotRunning
 
 _Message = TypeVar("_Message")
@@ -316,11 +317,14 @@ class LoopThread(threading.Thread):
 
     def _await(self, request: _Request[_Result], timeout: float) -> _Result:
         try:
-            if not concurrent.futures.wait([request.outcome], None if timeout == -1 else timeout).done:
+            if not request.outcome.wait(None if timeout == -1 else timeout):
                 raise TimeoutError(f"{request.name} took more than {timeout:g} s on {self.name} and was cancelled")
-            return request.outcome.result()
+            result, error = request.outcome.value()
+            if error is not None:
+                raise error
+            return cast("_Result", result)
         finally:
-            if not request.outcome.done():  # too late, or the caller was interrupted by Ctrl-C
+            if not request.outcome.is_there():  # too late, or the caller was interrupted by Ctrl-C
                 with contextlib.suppress(NotRunning):
                     self.call(request.cancel)
 
@@ -348,7 +352,7 @@ class _Request(Generic[_Result]):
     def __init__(self, coroutine: functools.partial[Coroutine[Any, Any, _Result]]):
         function = _without_partial(coroutine)
         self.name: str = getattr(function, "__qualname__", type(function).__qualname__)
-        self.outcome: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+        self.outcome = Awaited()
         self._coroutine = coroutine
         self._task: asyncio.Task[tuple[_Result | None, BaseException | None]]
 
@@ -360,10 +364,7 @@ class _Request(Generic[_Result]):
         self._task.cancel()  # begun, since the loop keeps the order of calls
 
     def resolve(self, result: Any, error: BaseException | None) -> None:
-        if error is None:
-            self.outcome.set_result(result)
-        else:
-            self.outcome.set_exception(error)
+        self.outcome.bring((result, error))
 
     async def _run(self) -> tuple[_Result | None, BaseException | None]:
         try:

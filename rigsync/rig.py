@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import dataclasses
 import errno
@@ -10,6 +11,7 @@ import functools
 import inspect
 import itertools
 import logging
+import math
 import queue
 import secrets
 import signal
@@ -17,13 +19,17 @@ import socket
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar, overload
 
 from rigsync import __version__
+from rigsync.callbacks import guarded
+from rigsync.conditions import Awaited
 from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
+from rigsync.console_window import watch_console_window
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge, RigsyncError
 from rigsync.loop_thread import LoopThread, is_coroutine_function
@@ -55,7 +61,13 @@ from rigsync.workers import Workers
 logger = logging.getLogger("rigsync.rig")
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds within which `Rig.close` returns."""
+"""Seconds within which `Rig.close` returns where no experiment is under way."""
+REACTION = 1.0
+"""Seconds of these in which the event loop has to begin with the closing; else a handler blocks it."""
+INTERRUPT_GRACE = 5.0
+"""Seconds more that `Rig.close` gives the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
+CLOSING = "the rig's program is being closed"
+"""The reason of the interrupt at `Rig.close`."""
 MOST_NOTICES = 2**63 - 1
 """The number of no notice takes more room in it than this."""
 LONGEST_TOPIC = 100
@@ -374,6 +386,7 @@ class Rig(RigBoard):
         if self._thread or self._session:
             raise RuntimeError(f"rig {self.name} serves already")
         thread = self._thread = _RigThread(self)  # before it serves, so that whoever sees it serve can close it
+        _unclosed.add(self)
         try:
             thread.start()
             thread.run_coroutine(type(self)._open, self)
@@ -385,7 +398,11 @@ class Rig(RigBoard):
             raise
 
     def close(self) -> None:
-        """Say goodbye to the coordinators and stop serving, within 2 s; may be called repeatedly.
+        """Interrupt what is under way, say goodbye to the coordinators and stop serving; may be called repeatedly.
+
+        It returns within 2 s. Where an experiment is under way, all is done as though EXPINTERRUPT had come, with the
+        reason that the rig's program is being closed, and its handlers have 5 s more. One that takes longer is given
+        up, and the log tells so. From then on EXPINIT and EXPSTART are refused.
 
         Raises
         ------
@@ -394,10 +411,17 @@ class Rig(RigBoard):
         """
         if self._thread and self._thread.on_loop_thread:
             raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
+        begun = time.monotonic()
+        try:
+            if self._stop_work():
+                begun = time.monotonic()
+        finally:  # also where a second Ctrl-C says that there is no time
+            self._stop_serving(begun + CLOSE_TIMEOUT)
+
+    def _stop_serving(self, end: float) -> None:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        end = time.monotonic() + CLOSE_TIMEOUT
         session, self._session = self._session, None
         if session:
             with contextlib.suppress(NotRunning):
@@ -408,8 +432,58 @@ class Rig(RigBoard):
         if session:
             session.end_workers(max(0.1, end - time.monotonic()))
 
+    @property
+    def _interrupt_grace(self) -> float:
+        """Seconds that the handlers of EXPINTERRUPT have at `close`."""
+        return INTERRUPT_GRACE
+
+    def _begin_to_close(self) -> bool:
+        """Begin no experiment any more, and interrupt what is under way; return whether that is to be waited for."""
+        thread, session = self._thread, self._session
+        if thread is None or session is None or not thread.is_alive():  # a fork has a copy of it, and no thread
+            return False
+        try:
+            thread.call(session.begin_to_close, self._interrupt_grace)
+            return thread.run_coroutine(session.is_to_be_awaited, session.ends_here, REACTION)
+        except NotRunning:  # the loop has died, of which the log tells
+            return False
+        except TimeoutError:
+            if session.responder.is_under_way:
+                logger.error(  # noqa: TRY400 - the text says all
+                    "%s: a handler blocks its event loop, so that EXPINTERRUPT cannot run; it may go on recording: "
+                    "look at it",
+                    self.name,
+                )
+            return False
+
+    def _stop_work(self) -> bool:
+        """Stop all that an experiment has begun; off the event loop. Return whether there was anything."""
+        is_awaited = self._begin_to_close()
+        thread = self._thread
+        if is_awaited and thread and (session := self._session):
+            with contextlib.suppress(NotRunning, TimeoutError):
+                thread.run_coroutine(session.end_experiment, None, self._interrupt_grace + REACTION)
+        if thread and (thread.is_alive() or thread.failure is not None):  # not in a fork
+            self._end_commands()
+        return is_awaited
+
+    def _end_commands(self) -> None:
+        """End what runs beside the handlers, for a rig that has such; off the event loop."""
+
+    def _end_with_program(self) -> None:
+        """Do as `close` does for a program that ends, and leave handlers that run to end with it."""
+        try:
+            self._stop_work()
+        finally:
+            said = Awaited()
+            if (thread := self._thread) and (session := self._session):
+                with contextlib.suppress(NotRunning):
+                    thread.call(session.leave)
+                    thread.call(said.bring, True)
+                    said.wait(REACTION)
+
     def run(self) -> None:
-        """Serve in the foreground, until Ctrl-C, SIGTERM, or `close` on another thread.
+        """Serve in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` on another thread.
 
         Raises
         ------
@@ -433,10 +507,18 @@ class Rig(RigBoard):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        session, self._session = self._session, None
-        if session:
+        """Do as `close` does; what a coroutine of this rig has begun is ended on its loop."""
+        session, loop = self._session, asyncio.get_running_loop()
+        if session is None:
+            return
+        try:
+            session.begin_to_close(self._interrupt_grace)
+            await session.end_experiment()
+            await loop.run_in_executor(None, self._end_commands)
+        finally:
+            self._session = None
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
-            await asyncio.get_running_loop().run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
+            await loop.run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
 
     def _wake(self) -> None:
         if session := self._session:
@@ -469,8 +551,21 @@ class Rig(RigBoard):
         logger.info("rig %s listens on %s", self.name, self._uri)
 
 
+_unclosed: weakref.WeakSet[Rig] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_the_unclosed() -> None:
+    """Interrupt what a program leaves running that ends without `close`, and say goodbye."""
+    rigs = [rig for rig in list(_unclosed) if (thread := rig._thread) and thread.is_alive()]
+    for rig in rigs:  # first, so that none waits for the handlers of another
+        guarded("end of the program", rig._begin_to_close)
+    for rig in rigs:
+        guarded("end of the program", rig._end_with_program)
+
+
 def run_rigs(rigs: Sequence[Rig], announce: Callable[[Rig], object] = lambda _: None) -> None:
-    """Serve several rigs in the foreground, until Ctrl-C, SIGTERM, or `close` of one of them on another thread.
+    """Serve several rigs in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` of one on another thread.
 
     Parameters
     ----------
@@ -553,6 +648,9 @@ class _Session:
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         self._started: dict[int, float] = {}  # when the handlers of a task were entered, in monotonic seconds
         self._left = False
+        self._closes_by = math.inf  # when, in monotonic seconds, what ends an experiment is given up
+        self._has_ended = asyncio.Event()  # set when anything has, for those who look whether it is the experiment
+        self._worker = threading.local()
 
     def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
         """Tell the coordinators that watch; from any thread."""
@@ -586,6 +684,37 @@ class _Session:
             self.responder.handle_timer(self.endpoint.now())
             self.endpoint.pump()
 
+    def begin_to_close(self, grace: float) -> None:
+        """Begin no experiment any more, and interrupt what is under way, which has some seconds; on the loop."""
+        if self._closes_by == math.inf:
+            self._closes_by = self.endpoint.now() + grace
+            self.responder.close(CLOSING, self.endpoint.now())
+            self.endpoint.pump()
+
+    @property
+    def ends_here(self) -> bool:
+        """Whether the calling thread runs a handler that ends an experiment, which must not wait for itself."""
+        return getattr(self._worker, "event", None) in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT)
+
+    async def is_to_be_awaited(self, ends_there: bool) -> bool:
+        """Tell whether who closes the rig has to wait for the end of an experiment."""
+        return self.responder.is_under_way and not ends_there
+
+    async def end_experiment(self, _: object = None) -> None:
+        """Wait until nothing is under way any more, or the grace is over."""
+        while self.responder.is_under_way and not self._left:
+            left = self._closes_by - self.endpoint.now()
+            if left <= 0:
+                logger.error(
+                    "%s: what stops %s has not ended in time and is given up; it may go on recording: look at it",
+                    self._name,
+                    one_line(self.responder.exp_ref or "the experiment"),
+                )
+                return
+            self._has_ended.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._has_ended.wait(), left)
+
     def leave(self) -> None:
         """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""
         self._left = True
@@ -608,6 +737,10 @@ class _Session:
             logger.warning("%s: %s is still running its handler; it is left to itself", self._name, stuck)
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, MessageHandled):
+            self._has_ended.set()
+        if isinstance(event, (HandlerDue, StatusChanged)):
+            self.workers.keep_spare()  # with which EXPINTERRUPT runs when no thread can be had any more
         if isinstance(event, HandlerDue):
             self._begin(event)
         elif isinstance(event, HandlerOvertaken):
@@ -663,6 +796,7 @@ class _Session:
 
     def _run_plain(self, due: HandlerDue, handlers: Iterable[Handler]) -> Any:
         outcomes = _Outcomes(self._name, due.event)
+        self._worker.event = due.event
         if due.schedule:
             wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
         if not self._enter(due):
@@ -686,7 +820,7 @@ class _Session:
                 if handler.is_coroutine:
                     outcomes.add(await handler(due.args))
                 else:
-                    result, error = await self._in_worker(due, functools.partial(handler, due.args))
+                    result, error = await self._in_worker(due, functools.partial(self._call, due, handler))
                     if error is not None:
                         raise error
                     outcomes.add(result)
@@ -698,6 +832,10 @@ class _Session:
             self._settle(due, outcomes.merged(), None)
         except BaseException as error:
             self._settle(due, None, error)
+
+    def _call(self, due: HandlerDue, handler: Handler) -> Any:
+        self._worker.event = due.event
+        return handler(due.args)
 
     async def _in_worker(self, due: HandlerDue, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         # The exception comes back as a value, since neither a future nor a coroutine can raise StopIteration.
@@ -800,7 +938,7 @@ def _most_arguments(handler: Callable[..., Any]) -> int | None:
 
 @contextlib.contextmanager
 def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM call `asked`, where this is the main thread, which alone may say so."""
+    """Have Ctrl-C, SIGTERM and SIGHUP call `asked`, where this is the main thread, which alone may say so."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
         asked(number)
@@ -808,8 +946,11 @@ def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last is what Windows has in place of the second
-    before = {name: signal.signal(getattr(signal, name), ask) for name in names if hasattr(signal, name)}
+    # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP says that the terminal is gone; `nohup` ignores it.
+    known = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+    names = [name for name in known if name != "SIGHUP" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
+    before = {name: signal.signal(getattr(signal, name), ask) for name in names}
+    watch_console_window()
     try:
         yield
     finally:

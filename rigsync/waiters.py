@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import math
 import sys
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rigsync.conditions import Awaited
 from rigsync.errors import LoopStuck, NotRunning
 from rigsync.loop_thread import LoopThread
 
@@ -37,12 +37,12 @@ class Waiters:
 
     def __init__(self, thread: LoopThread, not_running: Callable[[], NotRunning]):
         self._thread, self._not_running = thread, not_running
-        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._waiting: set[Awaited] = set()
 
     @contextlib.contextmanager
-    def futures(self, count: int) -> Iterator[list[concurrent.futures.Future[Any]]]:
+    def futures(self, count: int, told: Callable[[Any], object] | None = None) -> Iterator[list[Awaited]]:
         """Make futures that are settled even if the service thread ends before it comes to them."""
-        futures: list[concurrent.futures.Future[Any]] = [concurrent.futures.Future() for _ in range(count)]
+        futures = [Awaited(told) for _ in range(count)]
         self._waiting.update(futures)
         try:
             yield futures
@@ -52,14 +52,14 @@ class Waiters:
     def fail(self, error: NotRunning) -> None:
         """Settle all futures: no answer will come."""
         for future in list(self._waiting):
-            setter(future)(error)
+            future.bring(error)
 
-    def wait(self, future: concurrent.futures.Future[Any], limit: float) -> Any:
+    def wait(self, future: Awaited, limit: float) -> Any:
         """Return a future's outcome.
 
         Parameters
         ----------
-        future : concurrent.futures.Future
+        future : Awaited
             One of `futures`.
         limit : float
             Seconds within which the service thread settles it.
@@ -75,38 +75,37 @@ class Waiters:
         knocks = 0
         while True:
             wait = min(max(0.0, end - time.monotonic()) + GRACE, LONGEST_WAIT)
-            try:
-                outcome = future.result(wait)
-            except concurrent.futures.TimeoutError:
+            if not future.wait(wait):
                 if time.monotonic() >= end:
                     self._check_not_stuck()
                     knocks += 1
                 if knocks == MOST_KNOCKS:
-                    raise LoopStuck("the service thread reacts but has lost this message; please report it") from None
+                    raise LoopStuck("the service thread reacts but has lost this message; please report it")
                 continue
+            outcome = future.value()
             if isinstance(outcome, NotRunning):
                 raise outcome
             return outcome
 
     def _check_not_stuck(self) -> None:
         # The rigs' time is over, and the thread settles such things itself: either it is busy, or stuck, or dead.
-        reacted = threading.Event()
+        reacted = Awaited()
         try:
-            self._thread.call(reacted.set)
+            self._thread.call(reacted.bring, True)
         except NotRunning:
             raise self._not_running() from None
         if not reacted.wait(STUCK_AFTER):
             raise stuck()
 
 
-def settled(future: concurrent.futures.Future[Any], timeout: float | None) -> bool:
+def settled(future: Awaited, timeout: float | None) -> bool:
     """Wait for a future, at most `timeout` seconds; return whether it is settled."""
     end = math.inf if timeout is None else time.monotonic() + timeout
-    while not future.done():
+    while not future.is_there():
         left = end - time.monotonic()
         if left <= 0:
             return False
-        concurrent.futures.wait([future], min(left, LONGEST_WAIT))
+        future.wait(min(left, LONGEST_WAIT))
     return True
 
 
@@ -116,13 +115,3 @@ def stuck() -> LoopStuck:
         "the service thread does not react: a callback of this program blocks it; callbacks have to return "
         "at once. The rigs may have received the message"
     )
-
-
-def setter(future: concurrent.futures.Future[Any]) -> Callable[[Any], None]:
-    """Return what gives a future its result, unless it has one."""
-
-    def settle(outcome: Any) -> None:
-        if not future.done():
-            future.set_result(outcome)
-
-    return settle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import queue
@@ -31,7 +32,7 @@ class Workers:
     Parameters
     ----------
     name : str
-        What the threads are named by: ``rigsync-<name>-handler-<number>``.
+        What the threads are named by: ``rigsync-<name>-handler-<number>``, and ``rigsync-<name>-spare``.
     """
 
     def __init__(self, name: str):
@@ -41,6 +42,13 @@ class Workers:
         self._started = 0
         self._workers: list[_Worker] = []  # all that are alive, and some that have ended
         self._idle: list[_Worker] = []
+        self._spare: _Worker | None = None
+
+    def keep_spare(self) -> None:
+        """Have one worker in reserve, for when the system gives no more threads, as while the interpreter exits."""
+        with self._lock, contextlib.suppress(RuntimeError):
+            if self._spare is None and not self._closed:
+                self._spare = self._new_worker(f"rigsync-{self._name}-spare")
 
     def submit(
         self, function: Callable[[], _Result], done: Callable[[_Result | None, BaseException | None], object]
@@ -63,7 +71,7 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise NotRunning(f"the handlers of {self._name} are closed; make a new rig")
-            worker = self._idle.pop() if self._idle else self._new_worker()
+            worker = self._idle.pop() if self._idle else self._new_or_spare_worker()
             worker.busy = True
         worker.jobs.put((function, done))
 
@@ -114,6 +122,9 @@ class Workers:
         deadline = time.monotonic() + timeout
         with self._lock:
             self._closed = True
+            if self._spare:
+                self._idle.append(self._spare)
+                self._spare = None
             while self._idle:
                 self._idle.pop().jobs.put(None)
         for worker in self._workers:
@@ -121,9 +132,19 @@ class Workers:
                 worker.join(max(0.0, deadline - time.monotonic()))
         return [worker.name for worker in self._workers if worker.busy]
 
-    def _new_worker(self) -> _Worker:
+    def _new_or_spare_worker(self) -> _Worker:
+        try:
+            worker = self._new_worker(f"rigsync-{self._name}-handler-{self._started + 1}")
+        except RuntimeError:  # the system gives no more threads
+            if self._spare is None:
+                raise
+            worker, self._spare = self._spare, None
+            return worker
         self._started += 1
-        worker = _Worker(f"rigsync-{self._name}-handler-{self._started}", self._rest)
+        return worker
+
+    def _new_worker(self, name: str) -> _Worker:
+        worker = _Worker(name, self._rest)
         worker.start()
         self._workers = [*filter(threading.Thread.is_alive, self._workers), worker]
         return worker

@@ -214,15 +214,16 @@ def test_whom_it_waits_for_and_stops_is_told(bench: Bench, gate: Gate) -> None:
 
 
 @posix
-def test_sigterm_ends_the_command_and_interrupts(bench: Bench) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_ends_the_command_and_interrupts(bench: Bench, name: str) -> None:
     with bench.start(*python("import time; print('runs', flush=True); time.sleep(1000)")) as command:
         command.line("runs")
         *_, child = command.children()  # the other is its keeper
-        command.process.terminate()
-        assert command.outcome().status == 128 + signal.SIGTERM
+        command.process.send_signal(getattr(signal, name))
+        assert command.outcome().status == 128 + getattr(signal, name)
         assert has_ended(child)
     assert bench.verbs == INTERRUPTED
-    assert bench.args("EXPINTERRUPT")[0]["message"] == "SIGTERM ended the program"
+    assert bench.args("EXPINTERRUPT")[0]["message"] == f"{name} ended the program"
 
 
 @posix

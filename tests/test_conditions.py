@@ -18,7 +18,7 @@ SHORT = 0.02
 
 
 def waiting(condition: Latch | Arrivals) -> int:
-    return len(condition._inner._waiters)
+    return len(condition._waiting)
 
 
 def acquired(condition: Latch | Arrivals, times: int) -> None:
@@ -282,9 +282,9 @@ def test_latch_unset_does_not_wake_wait() -> None:
     latch = Latch()
     waiter = in_thread(latch.wait, FOREVER)
     until(lambda: waiting(latch) == 1)
-    before = latch._inner._waiters[0]
+    before = next(iter(latch._waiting))
     latch.unset()
-    until(lambda: waiting(latch) == 1 and latch._inner._waiters[0] is not before)
+    until(lambda: waiting(latch) == 1 and next(iter(latch._waiting), before) is not before)
     assert not waiter.done()
     latch.set()
     assert waiter.result(LONG) is True

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "rigsync"
 
 # From left to right. A module may import those of its own layer and of the layers left of it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "last_resort", "config", "config_file", "conditions", "waiting", "workers"}),
+    frozenset({"errors", "last_resort", "config", "config_file", "conditions", "console_window", "waiting", "workers"}),
     frozenset({"protocol"}),
     frozenset({"endpoint", "transports", "loop_thread", "relay", "ports", "interfaces", "waiters"}),
     frozenset(

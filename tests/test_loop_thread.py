@@ -19,6 +19,7 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, until
 
+from rigsync.conditions import Awaited
 from rigsync.errors import LoopBlocked, NotRunning
 from rigsync.loop_thread import LoopThread
 
@@ -371,7 +372,7 @@ def test_ctrl_c_of_the_caller_cancels_the_coroutine(thread: LoopThread, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(concurrent.futures, "wait", interrupt)
+        patch.setattr(Awaited, "wait", interrupt)
         with pytest.raises(KeyboardInterrupt):
             thread.run_coroutine(hang, 1)
     assert cancelled.wait(LONG)

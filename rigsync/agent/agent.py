@@ -26,9 +26,9 @@ from rigsync.agent.recording import Recording
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import SubstitutionError, Template, Use
 from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
-from rigsync.errors import LoopBlocked, NotRunning, RigsyncError
+from rigsync.errors import NotRunning, RigsyncError
 from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, named_reference
-from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.protocol.messages import ExpMessage
 from rigsync.protocol.notices import FAILURE
 from rigsync.rig import EndedBadly, Rig
 
@@ -96,31 +96,18 @@ class Agent(Rig):
         for event in LIFECYCLE_MESSAGES:
             self.on(event)(_Handler(self, event))
 
-    def close(self) -> None:
-        """End all commands, then say goodbye and stop serving.
-
-        What EXPINTERRUPT does has the longest grace of the file, 5 s at least, and 5 s more; then a `run` is ended too.
-
-        Raises
-        ------
-        LoopBlocked
-            On the rig's own event loop.
-        """
-        if self._thread:
-            if self._thread.on_loop_thread:
-                raise LoopBlocked("close() on the rig's event loop would wait for itself; call it from another thread")
-            self._end_all()
-        super().close()
-        self._in_use.keep_only()
+    @property
+    def _interrupt_grace(self) -> float:
+        """What EXPINTERRUPT does has the longest grace of the file, 5 s at least, and 5 s more; then it is ended."""
+        graces = [GENTLE.grace, *(action.stop.grace for action in self._file.on.values() if action.stop)]
+        return LAST_GRACE + max(graces)
 
     async def __aexit__(self, *details: object) -> None:
         """End all commands, then say goodbye and stop serving, as `close` does."""
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._end_all)
+            await super().__aexit__(*details)
         finally:
             self._loops_end.cancel()  # which ends the commands, also where nobody waits any longer
-            await super().__aexit__(*details)
-            self._in_use.keep_only()
 
     async def _open(self) -> None:
         if not self._session:
@@ -133,7 +120,6 @@ class Agent(Rig):
     def _renew(self) -> None:
         self._aside = Aside(f"{self.name}-files")
         self._commands = Commands(self._note_end, self._aside, self.name)
-        self._is_closing = False
 
     async def _end_of_dead_agents(self) -> None:
         """End what is left of the commands of an agent of this name that was killed, before anything is begun."""
@@ -160,34 +146,20 @@ class Agent(Rig):
         finally:
             self._commands.close()
 
-    def _end_all(self) -> None:
-        """End all commands, politely first; off the event loop."""
-        self._is_closing = True
-        graces = [GENTLE.grace, *(action.stop.grace for action in self._file.on.values() if action.stop)]
-        limit = LAST_GRACE + max(graces)
-        end = time.monotonic() + limit
-        with contextlib.suppress(NotRunning):
-            if self._is_busy:
-                self.interrupt("the rig's program is being closed")
-            while self.is_running and self._is_busy and time.monotonic() < end:
-                time.sleep(LOOK)
+    def _end_commands(self) -> None:
+        """End all commands that EXPINTERRUPT has left; off the event loop."""
         self._commands.close()
-        if not self._commands.wait(limit):
+        if not self._commands.wait(self._interrupt_grace):
             logger.error("%s: commands do not end, though they were killed; restart the computer", self.name)
         if log := self._log:
             log.close()
+        self._in_use.keep_only()
         self._aside.close()
-
-    @property
-    def _is_busy(self) -> bool:
-        return self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING)
 
     # ------------------------------------------------------------------------------------------------- messages
 
     async def handle(self, event: ExpMessage, args: list[Any]) -> dict[str, Any]:
         """Do what the file says of a message; return what became of it, for the answer."""
-        if self._is_closing and event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
-            raise NotRunning("the rig's program is being closed; start it again")
         data = args[-1] if args and isinstance(args[-1], dict) else {}
         if event is ExpMessage.EXPINIT:
             return await self._replace(named_reference(event, args), data)

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rigsync import RigsyncError
+from rigsync.console_window import watch_console_window
 
 START_TIMEOUT = 30.0
 """Seconds that a program may take to begin: imports on a slow disk with a virus scanner."""
@@ -163,8 +164,8 @@ def signals_noted() -> Iterator[list[int]]:
 
 
 def _requests_to_end() -> list[int]:
-    """Return the number of SIGTERM and, on Windows, that of Ctrl-Break, which processes send to each other there."""
-    return [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+    """Return the numbers of SIGTERM, SIGHUP and, on Windows, Ctrl-Break, which processes send to each other there."""
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
@@ -172,6 +173,7 @@ def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: 
     """Have a function handle signals, until the context is left; those that are ignored stay so, as after `nohup`."""
     heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heeded}
+    watch_console_window()
     try:
         yield
     finally:

@@ -152,6 +152,7 @@ class Agenda:
         self.status = ExpStatus.CONNECTED
         self.exp_ref: str | None = None
         self._reason: str | None = None  # why the rig itself has entered its status
+        self._closing: str | None = None  # why no experiment begins here any more
 
     # ------------------------------------------------------------------------------------------------ outside
 
@@ -226,9 +227,22 @@ class Agenda:
             if task.sender and task.sender.boot == boot:
                 self._call_off(task, "the coordinator that asked for it has closed", now)
 
+    def close(self, reason: str, now: float) -> None:
+        """Begin no experiment any more, and interrupt the one that is under way, for a reason."""
+        self._closing = reason
+        self.interrupt(reason, now)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is an experiment to be stopped, or one that begins, or is being stopped."""
+        if self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
+            return True
+        running = self._lane.running  # EXPINIT, or what cleans up after an experiment that is over
+        return running is not None and running.event is not ExpMessage.EXPCLEANUP
+
     def interrupt(self, reason: str, now: float) -> None:
         """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
-        if self._is_under_way() and not self._is_ending(now):
+        if self.is_under_way and not self._is_ending(now):
             task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
             self.accept(task, now)
 
@@ -331,6 +345,9 @@ class Agenda:
         return is_ending or self._is_interrupting(now)
 
     def _begin(self, task: Task, now: float) -> None:
+        if self._closing and task.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
+            self._finish_failure(task, "NotRunning", f"{self._closing}; start it again", "", now)
+            return
         try:
             task.names = named_reference(task.event, task.args)
             # Where the rig has no reference there is nothing to take over: an EXPINIT like any other.
@@ -390,7 +407,7 @@ class Agenda:
     def _expire_lease(self, now: float) -> None:
         owner = self.ownership.owner
         self.ownership.release()
-        if owner is None or not self._is_under_way():
+        if owner is None or not self.is_under_way:
             return
         reason = (
             f"the coordinator on {owner.host}, which was in charge of {self.exp_ref or 'the experiment'}, has been "
@@ -398,12 +415,6 @@ class Agenda:
         )
         self._events.append(LeaseExpired(owner.host, self.exp_ref, reason))
         self.interrupt(reason, now)
-
-    def _is_under_way(self) -> bool:
-        if self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
-            return True
-        running = self._lane.running  # EXPINIT, or what cleans up after an experiment that is over
-        return running is not None and running.event is not ExpMessage.EXPCLEANUP
 
     def _occupy(self, task: Task, now: float) -> None:
         self._lane.running = task

@@ -153,6 +153,15 @@ class Responder(Outputs[Address]):
         """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
         self._agenda.interrupt(reason, now)
 
+    def close(self, reason: str, now: float) -> None:
+        """Begin no experiment any more, and interrupt the one that is under way; `farewell` is to follow."""
+        self._agenda.close(reason, now)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is an experiment to be stopped, or one that begins, or is being stopped."""
+        return self._agenda.is_under_way
+
     def is_open(self, number: int) -> bool:
         """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
         return self._agenda.is_open(number)

@@ -74,8 +74,9 @@ def begin(uris: dict[str, str]) -> tuple[Auxiliaries, int]:
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_what_it_runs(folder: Folder, number: int) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_ends_what_it_runs(folder: Folder, name: str) -> None:
+    number = getattr(signal, name)
     file = folder.write(on={"EXPSTART": {"start": SLEEPER}, "EXPEND": STOP})
     with folder.serve(file) as command:
         aux, pid = begin(listening(command))
