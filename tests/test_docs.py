@@ -192,16 +192,16 @@ def encoded(frame: Frame | Array, mark: bytes) -> bytes:
         case messages.Request():
             return messages.request(frame.boot, frame.n, Message.of(frame.event, frame.args), frame.to, frame.at)
         case messages.Ack():
-            return messages.ack(frame.boot, frame.n)
+            return messages.ack(frame.boot, frame.n, frame.to)
         case messages.Reply():
             message = Message.of(ExpMessage.EXPINFO, frame.args)  # of which no more than the arguments is written
-            return messages.reply(frame.boot, frame.n, message, frame.started, frame.finished)
+            return messages.reply(frame.boot, frame.n, message, frame.started, frame.finished, frame.to)
         case messages.Failure():
-            return messages.failure(frame.boot, frame.n, frame.error, frame.message, frame.traceback)
+            return messages.failure(frame.boot, frame.n, frame.error, frame.message, frame.traceback, frame.to)
         case messages.Notice():
             return messages.notice(frame)
         case messages.Bye():
-            return messages.bye(frame.boot, frame.n, frame.reason)
+            return messages.bye(frame.boot, frame.n, frame.reason, frame.to)
     raise AssertionError(f"nothing writes {frame}")
 
 

@@ -56,6 +56,7 @@ class Record:
 class Coordinator:
     """One boot of one coordinator."""
 
+    boot: str
     host: str
     last_seen: float
     notices: NoticeQueue
@@ -148,7 +149,7 @@ class Coordinators:
         coordinator = self._known.get(boot)
         if coordinator is None:
             notices = NoticeQueue(self._timing, self._random)
-            coordinator = self._known[boot] = Coordinator(source[0], now, notices, self._forgotten.pop(boot, 0))
+            coordinator = self._known[boot] = Coordinator(boot, source[0], now, notices, self._forgotten.pop(boot, 0))
             if len(self._known) > COORDINATORS:
                 self._forget_one()
         elif coordinator.host != source[0] and now < coordinator.last_seen + self._timing.lost_after:
@@ -256,20 +257,18 @@ class Coordinators:
                 watcher.notices.pause()
         return found
 
-    def watching(self, now: float, except_for: str | None = None) -> list[Address]:
-        """Return the addresses of the coordinators that watch and were heard lately, but for one boot."""
+    def watching(self, now: float, except_for: str | None = None) -> list[tuple[Address, str]]:
+        """Return address and boot number of the coordinators that watch and were heard lately, but for one boot."""
         since = now - self._timing.lost_after
         return [
-            watcher.address
+            (watcher.address, boot)
             for boot, watcher in self._watchers.items()
             if watcher.address and watcher.last_seen >= since and boot != except_for
         ]
 
-    def last_words(self, now: float) -> list[tuple[Address, list[bytes]]]:
-        """Return where those are that watch, and what each has not confirmed yet."""
-        since = now - self._timing.lost_after
-        watchers = [watcher for watcher in self._watchers.values() if watcher.last_seen >= since]
-        return [(watcher.address, watcher.notices.rest()) for watcher in watchers if watcher.address]
+    def last_words(self, now: float) -> list[tuple[Address, str, list[bytes]]]:
+        """Return address and boot number of those that watch, and what each has not confirmed yet."""
+        return [(address, boot, self._watchers[boot].notices.rest()) for address, boot in self.watching(now)]
 
     def lane(self, source: Address) -> EchoLane:
         """Return the way to the iblutil coordinator at `source`."""

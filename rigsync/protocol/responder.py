@@ -211,8 +211,8 @@ class Responder(Outputs[Address]):
         if not confirm:
             if instead:
                 self._coordinators.take_back(instead)
-            for address in self._coordinators.watching(now):
-                self._send(address, frame)
+            for address, boot in self._coordinators.watching(now):
+                self._send(address, messages.addressed(frame, boot))
             return
         for coordinator in self._coordinators.file_notice(self._notices, frame, now, instead):
             self._send_notices(coordinator, now)
@@ -249,10 +249,10 @@ class Responder(Outputs[Address]):
     def farewell(self, now: float) -> None:
         """Tell the coordinators that probe this rig that it is closing, after all that they have not confirmed yet."""
         self._post(self._board.take_last(now), now)
-        for address, notices in self._coordinators.last_words(now):
+        for address, boot, notices in self._coordinators.last_words(now):
             for frame in notices:
-                self._send(address, frame)
-            self._send(address, messages.bye(self._boot, 0, "the rig is closing"))
+                self._send(address, messages.addressed(frame, boot))
+            self._send(address, messages.bye(self._boot, 0, "the rig is closing", boot))
 
     # --------------------------------------------------------------------------------------- rigsync dialect
 
@@ -270,6 +270,7 @@ class Responder(Outputs[Address]):
                 self.exp_ref,
                 self._identity.version,
                 self._agenda.ownership.host,
+                to=probe.boot,
             ),
             size,
         )
@@ -283,7 +284,7 @@ class Responder(Outputs[Address]):
     def _send_notices(self, coordinator: Coordinator, now: float) -> None:
         if coordinator.address is None or now < coordinator.notices.due:
             return
-        self._send(coordinator.address, coordinator.notices.send(now))
+        self._send(coordinator.address, messages.addressed(coordinator.notices.send(now), coordinator.boot))
         self._timer = min(self._timer, coordinator.notices.due)
 
     def _receive_bye(self, frame: Bye, source: Address, now: float) -> None:
@@ -300,7 +301,7 @@ class Responder(Outputs[Address]):
             record.source = source
             if record.frame is None and frame.at is not None:
                 self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
-            self._send(source, record.frame or messages.ack(self._boot, frame.n))
+            self._send(source, record.frame or messages.ack(self._boot, frame.n, frame.boot))
             return
         if frame.n <= coordinator.highest:
             # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
@@ -310,7 +311,7 @@ class Responder(Outputs[Address]):
         if frame.to not in (None, self._boot):
             # Meant for the process before this one, which may have run it. Nothing is filed: it was never accepted.
             problem = "the rig's program was started anew since; this one does not run it"
-            self._send(source, messages.failure(self._boot, frame.n, "RigRestarted", problem, ""))
+            self._send(source, messages.failure(self._boot, frame.n, "RigRestarted", problem, "", frame.boot))
             return
         record = coordinator.open_record(frame.n, source)
         task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record)
@@ -325,7 +326,8 @@ class Responder(Outputs[Address]):
 
     def _acknowledge(self, task: Task) -> None:
         if task.record:
-            self._send(task.record.source, messages.ack(self._boot, task.record.n))
+            record = task.record
+            self._send(record.source, messages.ack(self._boot, record.n, record.coordinator.boot))
 
     # --------------------------------------------------------------------------------------- iblutil dialect
 
@@ -378,8 +380,9 @@ class Responder(Outputs[Address]):
 
     def _answer(self, task: Task, message: messages.Message, now: float) -> None:
         if task.record:
+            n, to = task.record.n, task.record.coordinator.boot
             started, finished = self._stamps.stamp(task.started or now), self._stamps.stamp(now)
-            self._store(task.record, messages.reply(self._boot, task.record.n, message, started, finished))
+            self._store(task.record, messages.reply(self._boot, n, message, started, finished, to))
         elif task.source and not task.silent:
             lane = self._coordinators.lane(task.source)
             lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
@@ -388,7 +391,8 @@ class Responder(Outputs[Address]):
     def _answer_problem(self, task: Task, problem: Problem) -> None:
         if task.record:
             n, error, message = task.record.n, problem.error, problem.message
-            self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback))
+            to = task.record.coordinator.boot
+            self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback, to))
         elif task.source:
             self._send(task.source, messages.error_array(problem.error, problem.message, task.event))
 
@@ -408,8 +412,8 @@ class Responder(Outputs[Address]):
         if others:
             body = {"message": task.event.name, "from": source, "error": error and messages.one_line(error)}
             frame = self._notice("log", "message", body, confirm=False)
-            for address in others:
-                self._send(address, frame)
+            for address, boot in others:
+                self._send(address, messages.addressed(frame, boot))
 
     # ---------------------------------------------------------------------------------------------- counting
 

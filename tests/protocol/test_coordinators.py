@@ -84,15 +84,15 @@ def watched(*boots: str, now: float = 0.0) -> Coordinators:
 def test_only_who_watches_is_told() -> None:
     coordinators = watched(REAL)
     coordinators.seen(forged(1), ("10.0.0.9", 1), 0.0)
-    assert coordinators.watching(0.0) == [("10.0.0.1", 0)]
+    assert coordinators.watching(0.0) == [(("10.0.0.1", 0), REAL)]
     assert [known.host for known in coordinators.file_notice(1, b"1", 0.0)] == ["10.0.0.1"]
 
 
 def test_those_heard_within_5_beats_are_told_but_for_one() -> None:
     coordinators = watched(REAL, forged(1), forged(2))
     coordinators.seen(forged(2), ("10.0.0.1", 77), 3.0)  # from another port now
-    assert coordinators.watching(5.0, except_for=REAL) == [("10.0.0.1", 1), ("10.0.0.1", 77)]
-    assert coordinators.watching(5.1) == [("10.0.0.1", 77)]
+    assert coordinators.watching(5.0, except_for=REAL) == [(("10.0.0.1", 1), forged(1)), (("10.0.0.1", 77), forged(2))]
+    assert coordinators.watching(5.1) == [(("10.0.0.1", 77), forged(2))]
     assert coordinators.watching(8.1) == []
 
 
@@ -104,7 +104,7 @@ def test_at_most_64_watch_and_who_was_silent_for_two_minutes_makes_room() -> Non
     assert coordinators.watching(100.0) == []
     coordinators.seen(REAL, SOURCE, 121.0)
     coordinators.watch(REAL, 121.0)
-    assert coordinators.watching(121.0) == [SOURCE]
+    assert coordinators.watching(121.0) == [(SOURCE, REAL)]
 
 
 def test_a_notice_waits_for_who_is_silent_for_up_to_two_minutes() -> None:
