@@ -651,6 +651,10 @@ class Peer:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
             self._finish(errand, frame.args, now, self._told_start(frame))
         elif isinstance(frame, Failure):
+            if errand in self._errands.doubtful and frame.error == "Overtaken" and not frame.traceback:
+                problem = f"EXPEND came before {errand.request.event.name}, which was not run"
+                self._finish(errand, Cancelled(self.name, problem), now)
+                return
             self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
 
     def _told_start(self, frame: Reply) -> Start | None:

@@ -14,7 +14,7 @@ from rigsync.protocol.agenda import Agenda, Problem, Task
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.board import Board, Post
 from rigsync.protocol.clock import StampClock
-from rigsync.protocol.coordinators import Address, Coordinator, Coordinators, EchoLane, Record
+from rigsync.protocol.coordinators import JUMP, Address, Coordinator, Coordinators, EchoLane, Record
 from rigsync.protocol.events import (
     EchoMissing,
     MessageHandled,
@@ -275,10 +275,11 @@ class Responder(Outputs[Address]):
             size,
         )
 
-    def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator:
+    def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator | None:
         coordinator = self._coordinators.seen(frame.boot, source, now)
-        self._agenda.ownership.heard(frame.boot, now, source[0])
-        self._send_notices(coordinator, now)
+        if coordinator:
+            self._agenda.ownership.heard(frame.boot, now, source[0])
+            self._send_notices(coordinator, now)
         return coordinator
 
     def _send_notices(self, coordinator: Coordinator, now: float) -> None:
@@ -293,8 +294,18 @@ class Responder(Outputs[Address]):
 
     def _receive_request(self, frame: Request, source: Address, now: float) -> None:
         coordinator = self._see(frame, source, now)
+        if coordinator is None or coordinator.is_spent:
+            self._count("request of one coordinator too many")
+            problem = (
+                "this rig has heard so many coordinators that it would not know a repeat of this one's requests; "
+                "nothing was run; start the task's program again, and where that does not help, the rig's"
+            )
+            self._refuse(frame, source, "Busy", problem)
+            return
         if coordinator.has_left:
             self._count("request after its coordinator's goodbye")  # from another socket, and so by another way
+            problem = "this coordinator has said goodbye, and nothing more of it is run; start the task's program again"
+            self._refuse(frame, source, "SaidGoodbye", problem)
             return
         record = coordinator.records.get(frame.n)
         if record:  # a repeat: never run twice
@@ -307,11 +318,24 @@ class Responder(Outputs[Address]):
             # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
             # was asked since, would be worse than to lose it.
             self._count("overtaken request")
+            problem = (
+                f"not run now: the rig has had request {coordinator.highest} of this coordinator already, and this is "
+                f"{frame.n}; look at the rig, and start the task's program again if others end like this"
+            )
+            self._refuse(frame, source, "Overtaken", problem)
             return
         if frame.to not in (None, self._boot):
             # Meant for the process before this one, which may have run it. Nothing is filed: it was never accepted.
             problem = "the rig's program was started anew since; this one does not run it"
-            self._send(source, messages.failure(self._boot, frame.n, "RigRestarted", problem, "", frame.boot))
+            self._refuse(frame, source, "RigRestarted", problem)
+            return
+        if coordinator.highest and frame.n > coordinator.highest + JUMP:
+            self._count("request with a number far ahead")
+            problem = (
+                f"not run: its number, {frame.n}, is more than {JUMP:,} above {coordinator.highest}, the last of this "
+                "coordinator; start the task's program again"
+            )
+            self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
         task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record)
@@ -323,6 +347,10 @@ class Responder(Outputs[Address]):
                 task.ack_due = math.inf
                 self._acknowledge(task)
             self._timer = min(self._timer, task.ack_due)
+
+    def _refuse(self, frame: Request, source: Address, error: str, problem: str) -> None:
+        """Answer a request that is not accepted, and of which nothing is filed."""
+        self._send(source, messages.failure(self._boot, frame.n, error, problem, "", frame.boot))
 
     def _acknowledge(self, task: Task) -> None:
         if task.record:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rigsync.errors import RigTimeout
+from rigsync.errors import Cancelled, RigTimeout
 from rigsync.protocol import events, messages
 from rigsync.protocol.events import Dialect, LinkState
 from rigsync.protocol.messages import Alive, ExpMessage, ExpStatus, Message, Notice, decode
 from rigsync.protocol.peer import Line
 
-from .support import COORDINATOR, NAME, RIG, WALL, PeerBench, RigBench
+from .support import COORDINATOR, HERE, NAME, RIG, WALL, PeerBench, RigBench
 
 STRANGER = "5" * 16
 NEW = "b" * 16
@@ -148,3 +148,66 @@ def test_all_that_a_rig_sends_names_the_one_that_it_is_sent_to() -> None:
     named = {(type(frame).__name__, frame.to) for frame in map(decode, bench.sent())}  # type: ignore[union-attr]
     both = {(kind, boot) for kind in ("Alive", "Bye") for boot in (COORDINATOR, STRANGER)}
     assert named == both | {("Ack", COORDINATOR), ("Reply", COORDINATOR), ("Failure", STRANGER)}
+
+
+# ------------------------------------------------------------------------------------- forged in a coordinator's name
+
+
+def test_a_goodbye_with_another_boot_or_from_another_host_is_not_believed() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.receive(messages.bye(STRANGER, 1, "forged"))
+    bench.receive(messages.bye(COORDINATOR, 1, "forged"), ("10.0.0.66", 50_000))
+    assert bench.agenda.ownership.host == "10.0.0.1"
+    assert bench.do("EXPEND").args
+
+
+def test_who_is_refused_after_its_goodbye_hears_of_it() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.receive(messages.bye(COORDINATOR, 1, "forged by one who has read its boot"))
+    assert bench.do("EXPEND").error == "SaidGoodbye"
+
+
+@pytest.mark.parametrize("n", [2**63 - 1, 10_000_100])
+def test_no_request_uses_up_all_numbers(n: int) -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.request("EXPSTATUS", n=n)
+    refused = bench.answer()
+    assert (refused.error, refused.n) == ("ValueError", n)
+    assert bench.do("EXPEND").args
+
+
+def test_a_first_request_may_have_any_number() -> None:
+    bench = RigBench()
+    bench.request("EXPSTATUS", n=123_456_789)  # of a task that has gone on for days, after a restart of the rig
+    assert bench.answer().args == [0]
+
+
+def test_the_task_goes_on_and_nothing_runs_twice_under_a_flood_of_forged_coordinators() -> None:
+    bench = RigBench().enter("RUNNING")
+    guest = messages.request(STRANGER, 1, Message.of(ExpMessage.EXPSTATUS, [0]), RIG)
+    bench.receive(guest)
+    bench.sent()
+    for number in range(1, 68_001):
+        bench.rig.receive_datagram(guest.replace(STRANGER.encode(), b"%016x" % number), HERE, bench.now)
+        bench.rig.take_datagrams()
+        bench.rig.take_events()
+    bench.receive(guest)
+    assert bench.answer().error == "Busy"
+    bench.request("EXPEND", n=bench.n)  # a repeat of EXPSTART's number
+    assert isinstance(bench.answer(), messages.Reply)
+    assert bench.rig.status is ExpStatus.RUNNING
+    assert bench.do("EXPEND").args
+    bench.request("EXPSTATUS", n=1, boot=NEW)  # somebody new
+    assert bench.answer().args == [30]
+
+
+def test_what_the_end_has_overtaken_was_not_run() -> None:
+    bench = PeerBench().connected()
+    bench.submit("EXPSTART", delay=5.0)
+    bench.submit("EXPEND")
+    bench.reply({})
+    assert bench.outcome() == [{}]
+    bench.failure("Overtaken", "not run now", n=1)
+    error = bench.outcome()
+    assert type(error) is Cancelled
+    assert str(error) == f"{NAME}: EXPEND came before EXPSTART, which was not run"

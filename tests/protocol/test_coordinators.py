@@ -9,14 +9,25 @@ import pytest
 
 from rigsync.config import Timing
 from rigsync.errors import RemoteProtocolError
-from rigsync.protocol.coordinators import COORDINATORS, KEPT_BYTES, RECORDS, WATCHERS, Coordinators
+from rigsync.protocol.coordinators import COORDINATORS, KEPT_BYTES, RECORDS, WATCHERS, Coordinators, Filter
 
 REAL = "a" * 16
+OTHER = "b" * 16
 SOURCE = ("10.0.0.1", 50_000)
 
 
 def forged(number: int) -> str:
     return f"{number:016x}"
+
+
+def flood(coordinators: Coordinators, count: int, answer: bytes | None = b"done", first: int = 0) -> None:
+    """Have forged coordinators send a request each, which is answered."""
+    for number in range(first, first + count):
+        coordinator = coordinators.seen(forged(number), ("10.0.0.9", number), 1.0)
+        assert coordinator
+        record = coordinator.open_record(1, SOURCE)
+        if answer:
+            record.keep(answer)
 
 
 def test_a_flood_of_probes_does_not_push_out_whoever_has_asked_for_something() -> None:
@@ -58,6 +69,54 @@ def test_a_coordinator_does_not_change_its_host() -> None:
     coordinators.seen(REAL, SOURCE, 0.0)
     with pytest.raises(RemoteProtocolError, match="forged source"):
         coordinators.seen(REAL, ("10.0.0.2", 50_000), 1.0)
+
+
+def test_the_one_in_charge_is_not_pushed_out_by_a_flood() -> None:
+    coordinators = watched(*[forged(10**6 + number) for number in range(WATCHERS)])
+    owner = coordinators.seen(REAL, SOURCE, 0.0)
+    assert owner
+    record = owner.open_record(1, SOURCE)
+    record.keep(b"done")
+    coordinators.watch(REAL, 0.0, certainly=True)
+    flood(coordinators, 3 * COORDINATORS)
+    assert coordinators.seen(REAL, SOURCE, 2.0) is owner
+    assert owner.records == {1: record}
+
+
+def test_of_all_that_were_ever_pushed_out_no_request_is_run_again() -> None:
+    coordinators = Coordinators(Timing(), Random(0))
+    first = coordinators.seen(REAL, SOURCE, 0.0)
+    assert first
+    first.open_record(7, SOURCE).keep(b"done")
+    flood(coordinators, 68_000)
+    back = coordinators.seen(REAL, SOURCE, 2.0)
+    assert back
+    assert back.is_spent
+    flood(coordinators, 2 * COORDINATORS, first=10**6)
+    again = coordinators.seen(REAL, SOURCE, 3.0)
+    assert again
+    assert again is not back
+    assert again.is_spent
+    newcomer = coordinators.seen(OTHER, SOURCE, 4.0)
+    assert newcomer
+    assert not newcomer.is_spent
+
+
+def test_where_nobody_may_be_forgotten_another_one_is_not_taken_in() -> None:
+    coordinators = Coordinators(Timing(), Random(0))
+    flood(coordinators, COORDINATORS, answer=None)
+    assert coordinators.seen(REAL, SOURCE, 2.0) is None
+    coordinators.watch(REAL, 2.0)
+    assert coordinators.watching(2.0) == []
+
+
+def test_the_filter_knows_all_that_it_was_given_and_few_others() -> None:
+    known = Filter()
+    assert REAL not in known
+    for number in range(20_000):
+        known.add(forged(number))
+    assert all(forged(number) in known for number in range(20_000))
+    assert not any(forged(10**6 + number) in known for number in range(20_000))
 
 
 def test_a_coordinator_that_was_pushed_out_has_none_of_its_requests_run_again() -> None:
@@ -144,10 +203,11 @@ def test_only_its_own_coordinator_acknowledges_a_notice() -> None:
     assert len(coordinator.notices) == 0
 
 
-def test_who_is_pushed_out_by_a_flood_is_told_nothing_more() -> None:
+def test_who_watches_is_not_pushed_out_by_a_flood() -> None:
     coordinators = watched(REAL)
-    coordinators.file_notice(1, b"1", 0.0)
-    for number in range(2 * COORDINATORS):
-        coordinators.seen(forged(number), ("10.0.0.9", number), 1.0)
-    assert coordinators.due(1.0) == []
-    assert coordinators.watching(1.0) == []
+    (watcher,) = coordinators.file_notice(1, b"1", 0.0)
+    watcher.open_record(7, SOURCE).keep(b"done")
+    flood(coordinators, 2 * COORDINATORS)
+    assert coordinators.due(1.0) == [watcher]
+    assert coordinators.seen(REAL, ("10.0.0.1", 0), 1.0) is watcher
+    assert watcher.records
