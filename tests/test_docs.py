@@ -194,16 +194,16 @@ def encoded(frame: Frame | Array, mark: bytes) -> bytes:
                 frame.boot, frame.n, Message.of(frame.event, frame.args), frame.to, frame.at, frame.of
             )
         case messages.Ack():
-            return messages.ack(frame.boot, frame.n)
+            return messages.ack(frame.boot, frame.n, frame.to)
         case messages.Reply():
             message = Message.of(ExpMessage.EXPINFO, frame.args)  # of which no more than the arguments is written
-            return messages.reply(frame.boot, frame.n, message, frame.started, frame.finished)
+            return messages.reply(frame.boot, frame.n, message, frame.started, frame.finished, frame.to)
         case messages.Failure():
-            return messages.failure(frame.boot, frame.n, frame.error, frame.message, frame.traceback)
+            return messages.failure(frame.boot, frame.n, frame.error, frame.message, frame.traceback, frame.to)
         case messages.Notice():
             return messages.notice(frame)
         case messages.Bye():
-            return messages.bye(frame.boot, frame.n, frame.reason)
+            return messages.bye(frame.boot, frame.n, frame.reason, frame.to)
     raise AssertionError(f"nothing writes {frame}")
 
 
@@ -281,7 +281,7 @@ def test_what_an_answer_holds_is_in_the_protocol() -> None:
 
 def test_failures_of_the_protocol_are_those_that_a_rig_sends() -> None:
     refused = re.findall(r'_finish_failure\(\s*\w+, "(\w+)"', SOURCES["agenda"])
-    refused += re.findall(r'messages\.failure\([^")]*"(\w+)"', SOURCES["responder"])
+    refused += re.findall(r'self\._refuse\([^")]*"(\w+)"', SOURCES["responder"])
     unsent = re.findall(r"except \((.*)\) as error:\n\s+problem = .*cannot be sent", SOURCES["agenda"])
     assert len(unsent) == 1
     named = [name for row in rows_after(PROTOCOL, "| `error` | why |") for name in code(row[0])]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from random import Random
 from typing import Any
 
@@ -18,8 +20,16 @@ from rigsync.protocol.notices import KEPT, NoticeQueue
 
 REPEAT_WINDOW = 0.5
 """Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
-FORGOTTEN = 1 << 16
+FORGOTTEN = 1 << 14
 """Coordinators of which at least the highest number is kept, so that none of their requests is run again."""
+LOOKED_AT = 64
+"""Coordinators among which one is sought that has only probed, before one that has asked for something is forgotten."""
+FILTER_BITS = 1 << 24
+"""Of the filter that knows those before them: a million leave a newcomer refused by mistake in one of 2,000 cases."""
+FILTER_HASHES = 8
+JUMP = 10_000_000
+"""By how much a number may be above the highest before it: more than a coordinator asks others meanwhile. A forged one
+at the end of all numbers would leave none for those to come."""
 WAITING_ANSWERS = 64
 """Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
 
@@ -31,7 +41,8 @@ RECORDS = 256
 KEPT_BYTES = 1 << 18
 """Bytes of answers kept for each coordinator, to which the newest may come on top."""
 COORDINATORS = 1024
-"""Coordinators remembered; a flood of forged ones pushes out those that were silent for longest."""
+"""Coordinators remembered. The one in charge and those that watch stay; of the others a flood of forged ones pushes out
+those that were silent for longest."""
 WATCHERS = 64
 """Coordinators that get notices, the first that probed: forged ones must not make a rig send to a thousand."""
 
@@ -56,6 +67,7 @@ class Record:
 class Coordinator:
     """One boot of one coordinator."""
 
+    boot: str
     host: str
     last_seen: float
     notices: NoticeQueue
@@ -67,6 +79,8 @@ class Coordinator:
     told_overflow: bool = False
     has_left: bool = False
     """Whether it has said goodbye, after which nothing of its boot is meant any more."""
+    is_spent: bool = False
+    """Whether it was forgotten so long ago that nobody knows which of its requests were run."""
 
     def open_record(self, n: int, source: Address) -> Record:
         """File request `n`, the highest so far, and forget the oldest answers beyond what is kept."""
@@ -111,6 +125,33 @@ class EchoLane:
         return again
 
 
+class Filter:
+    """Knows all boot numbers that it was given, in a room that does not grow; takes few others for one of them.
+
+    A Bloom filter (Communications of the ACM 13, 1970, p. 422).
+    """
+
+    __slots__ = ("_bits",)
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, boot: str) -> None:
+        """Take in a boot number."""
+        if not self._bits:  # few rigs ever need it
+            self._bits = bytearray(FILTER_BITS // 8)
+        for place in self._places(boot):
+            self._bits[place >> 3] |= 1 << (place & 7)
+
+    def __contains__(self, boot: str) -> bool:
+        return bool(self._bits) and all(self._bits[place >> 3] >> (place & 7) & 1 for place in self._places(boot))
+
+    @staticmethod
+    def _places(boot: str) -> list[int]:
+        digest = hashlib.blake2b(boot.encode("ascii"), digest_size=4 * FILTER_HASHES).digest()
+        return [number % FILTER_BITS for (number,) in struct.iter_unpack("<I", digest)]
+
+
 class Coordinators:
     """All coordinators of one rig.
 
@@ -126,6 +167,7 @@ class Coordinators:
         self._timing, self._random = timing, random
         self._known: OrderedDict[str, Coordinator] = OrderedDict()
         self._forgotten: OrderedDict[str, int] = OrderedDict()
+        self._spent = Filter()
         self._watchers: dict[str, Coordinator] = {}
         self.kept: str | None = None
         """Boot number of the one that is told everything however long it was silent: the experiment's owner, also
@@ -137,8 +179,8 @@ class Coordinators:
         know. Whoever tells them empties it."""
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
 
-    def seen(self, boot: str, source: Address, now: float) -> Coordinator:
-        """Return the coordinator of a frame that came from `source`.
+    def seen(self, boot: str, source: Address, now: float) -> Coordinator | None:
+        """Return the coordinator of a frame that came from `source`; None where there is no room for another one.
 
         Raises
         ------
@@ -147,10 +189,11 @@ class Coordinators:
         """
         coordinator = self._known.get(boot)
         if coordinator is None:
+            if len(self._known) >= COORDINATORS and not self._forget_one():
+                return None
             notices = NoticeQueue(self._timing, self._random)
-            coordinator = self._known[boot] = Coordinator(source[0], now, notices, self._forgotten.pop(boot, 0))
-            if len(self._known) > COORDINATORS:
-                self._forget_one()
+            coordinator = self._known[boot] = Coordinator(boot, source[0], now, notices, self._forgotten.pop(boot, 0))
+            coordinator.is_spent = not coordinator.highest and boot in self._spent
         elif coordinator.host != source[0] and now < coordinator.last_seen + self._timing.lost_after:
             raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
         self._known.move_to_end(boot)
@@ -173,7 +216,7 @@ class Coordinators:
         """
         if certainly:
             self.kept = boot
-        if boot not in self._watchers and not self._known[boot].has_left:
+        if boot in self._known and boot not in self._watchers and not self._known[boot].has_left:
             self._expire_watchers(now)
             if certainly or len(self._watchers) < WATCHERS:
                 self._watchers[boot] = self._known[boot]
@@ -198,17 +241,24 @@ class Coordinators:
         if watcher := self._watchers.pop(boot, None):
             watcher.notices.clear()
 
-    def _forget_one(self) -> None:
+    def _forget_one(self) -> bool:
+        """Forget a stranger, and return whether there was one that may be forgotten."""
+        strangers = (known for boot, known in self._known.items() if boot not in self._watchers and boot != self.kept)
+        oldest = list(islice(strangers, LOOKED_AT))
         # Those that have only probed go first: nothing of theirs would be run twice.
-        older = list(self._known.items())[:-1]
-        idle = (boot for boot, known in older if not known.records)
-        done = (boot for boot, known in older if not known.is_waiting)
-        boot = next(chain(idle, done), older[0][0])
-        self._stop_watching(boot)
-        if highest := self._known.pop(boot).highest:
-            self._forgotten[boot] = highest
+        idle = (known for known in oldest if not known.records)
+        done = (known for known in chain(oldest, strangers) if not known.is_waiting)
+        if (known := next(chain(idle, done), None)) is None:
+            return False
+        del self._known[known.boot]
+        if known.highest:
+            self._forgotten[known.boot] = known.highest
             if len(self._forgotten) > FORGOTTEN:
-                self._forgotten.popitem(last=False)
+                boot, _ = self._forgotten.popitem(last=False)
+                self._spent.add(boot)
+        elif known.is_spent:
+            self._spent.add(known.boot)
+        return True
 
     def leave(self, boot: str, source: Address) -> bool:
         """Send a coordinator that has said goodbye nothing more of one's own accord; return whether it is known."""
@@ -256,20 +306,18 @@ class Coordinators:
                 watcher.notices.pause()
         return found
 
-    def watching(self, now: float, except_for: str | None = None) -> list[Address]:
-        """Return the addresses of the coordinators that watch and were heard lately, but for one boot."""
+    def watching(self, now: float, except_for: str | None = None) -> list[tuple[Address, str]]:
+        """Return address and boot number of the coordinators that watch and were heard lately, but for one boot."""
         since = now - self._timing.lost_after
         return [
-            watcher.address
+            (watcher.address, boot)
             for boot, watcher in self._watchers.items()
             if watcher.address and watcher.last_seen >= since and boot != except_for
         ]
 
-    def last_words(self, now: float) -> list[tuple[Address, list[bytes]]]:
-        """Return where those are that watch, and what each has not confirmed yet."""
-        since = now - self._timing.lost_after
-        watchers = [watcher for watcher in self._watchers.values() if watcher.last_seen >= since]
-        return [(watcher.address, watcher.notices.rest()) for watcher in watchers if watcher.address]
+    def last_words(self, now: float) -> list[tuple[Address, str, list[bytes]]]:
+        """Return address and boot number of those that watch, and what each has not confirmed yet."""
+        return [(address, boot, self._watchers[boot].notices.rest()) for address, boot in self.watching(now)]
 
     def lane(self, source: Address) -> EchoLane:
         """Return the way to the iblutil coordinator at `source`."""

@@ -92,6 +92,14 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Addressed(Frame):
+    """What a rig sends to one coordinator; a coordinator sends some of it, too."""
+
+    to: str | None = field(default=None, kw_only=True)
+    """Boot number of the coordinator that is meant, which no forger knows; None from older rigs, and to rigs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Probe(Frame):
     """A question whether the rig is there."""
 
@@ -102,7 +110,7 @@ class Probe(Frame):
 
 
 @dataclass(frozen=True, slots=True)
-class Alive(Frame):
+class Alive(Addressed):
     """The answer to a probe."""
 
     t0: int
@@ -135,12 +143,12 @@ class Request(Frame):
 
 
 @dataclass(frozen=True, slots=True)
-class Ack(Frame):
+class Ack(Addressed):
     """The request has arrived and is being worked on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply(Frame):
+class Reply(Addressed):
     """The request was done."""
 
     args: list[Any] = field(repr=False)
@@ -151,7 +159,7 @@ class Reply(Frame):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure(Frame):
+class Failure(Addressed):
     """The request failed or was refused."""
 
     error: str
@@ -160,7 +168,7 @@ class Failure(Frame):
 
 
 @dataclass(frozen=True, slots=True)
-class Notice(Frame):
+class Notice(Addressed):
     """What a rig tells of its own accord."""
 
     topic: str
@@ -172,7 +180,7 @@ class Notice(Frame):
 
 
 @dataclass(frozen=True, slots=True)
-class Bye(Frame):
+class Bye(Addressed):
     """The sender's endpoint is closing."""
 
     reason: str
@@ -246,6 +254,7 @@ def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
         _optional(content, "exp_ref"),
         _text(content, "version"),
         _optional(content, "owner"),
+        to=_optional(content, "to"),
     )
 
 
@@ -268,26 +277,29 @@ def _read_verb(content: dict[str, Any]) -> Verb:
         raise RemoteProtocolError("malformed frame", str(error)) from None
 
 
-def _read_ack(_: dict[str, Any], boot: str, n: int) -> Frame:
-    return Ack(boot, n)
+def _read_ack(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Ack(boot, n, to=_optional(content, "to"))
 
 
 def _read_reply(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Reply(boot, n, _list(content, "args"), _stamp(content, "started"), _stamp(content, "finished"))
+    args, started, finished = _list(content, "args"), _stamp(content, "started"), _stamp(content, "finished")
+    return Reply(boot, n, args, started, finished, to=_optional(content, "to"))
 
 
 def _read_failure(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Failure(boot, n, _text(content, "error"), _text(content, "message"), _text(content, "traceback"))
+    error, message, traceback = (_text(content, key) for key in ("error", "message", "traceback"))
+    return Failure(boot, n, error, message, traceback, to=_optional(content, "to"))
 
 
 def _read_notice(content: dict[str, Any], boot: str, n: int) -> Frame:
     if not isinstance(confirm := content.get("confirm"), bool):
         raise RemoteProtocolError("malformed frame", f"confirm is {shortened(confirm)}, neither true nor false")
-    return Notice(boot, n, _text(content, "topic"), _optional(content, "key"), content.get("body"), confirm)
+    topic, key, to = _text(content, "topic"), _optional(content, "key"), _optional(content, "to")
+    return Notice(boot, n, topic, key, content.get("body"), confirm, to=to)
 
 
 def _read_bye(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Bye(boot, n, _text(content, "reason"))
+    return Bye(boot, n, _text(content, "reason"), to=_optional(content, "to"))
 
 
 _READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
@@ -483,31 +495,31 @@ def alive(frame: Alive, size: int = 0) -> bytes:
             "owner": frame.owner,
         }
     )
-    return _padded(_encode("alive", frame.boot, frame.n, rest[1:-1]), size)
+    return _padded(addressed(_encode("alive", frame.boot, frame.n, rest[1:-1]), frame.to), size)
 
 
-def ack(boot: str, n: int) -> bytes:
-    """Return the confirmation that frame `n` has arrived."""
-    return _encode("ack", boot, n)
+def ack(boot: str, n: int, to: str | None = None) -> bytes:
+    """Return the confirmation that frame `n` of `to` has arrived."""
+    return addressed(_encode("ack", boot, n), to)
 
 
-def reply(boot: str, n: int, message: Message, started: int, finished: int) -> bytes:
-    """Return the answer to request `n`; `started` and `finished` are stamps in nanoseconds."""
-    return _encode("reply", boot, n, f'"args":{message.body},"started":{started},"finished":{finished}')
+def reply(boot: str, n: int, message: Message, started: int, finished: int, to: str | None = None) -> bytes:
+    """Return the answer to request `n` of `to`; `started` and `finished` are stamps in nanoseconds."""
+    return addressed(_encode("reply", boot, n, f'"args":{message.body},"started":{started},"finished":{finished}'), to)
 
 
-def failure(boot: str, n: int, error: str, message: str, traceback: str) -> bytes:
-    """Return the failure of request `n`, its texts cut so that it fits into a datagram."""
+def failure(boot: str, n: int, error: str, message: str, traceback: str, to: str | None = None) -> bytes:
+    """Return the failure of request `n` of `to`, its texts cut so that it fits into a datagram."""
     # A character takes at most 12 bytes in ASCII, so that these two always leave room for the end of the traceback,
     # which tells most.
     texts = {"error": error[:200], "message": message[:2000], "traceback": traceback}
-    while len(data := _encode("failure", boot, n, to_json(texts)[1:-1])) > MAX_DATAGRAM:
+    while len(data := addressed(_encode("failure", boot, n, to_json(texts)[1:-1]), to)) > MAX_DATAGRAM:
         texts["traceback"] = texts["traceback"][len(texts["traceback"]) // 2 + 1 :]
     return data
 
 
 def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
-    """Return what a rig tells of its own accord.
+    """Return what a rig tells of its own accord, the same for all; `addressed` names the one that it is sent to.
 
     Raises
     ------
@@ -516,13 +528,18 @@ def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
     """
     rest = to_json({"topic": frame.topic, "key": frame.key, "body": frame.body, "confirm": frame.confirm})
     data = _encode("notice", frame.boot, frame.n, rest[1:-1])
-    room.check(len(data))
-    return data
+    room.check(len(addressed(data, "0" * 16)))
+    return addressed(data, frame.to)
 
 
-def bye(boot: str, n: int, reason: str) -> bytes:
+def bye(boot: str, n: int, reason: str, to: str | None = None) -> bytes:
     """Return the farewell of an endpoint that closes."""
-    return _encode("bye", boot, n, to_json({"reason": reason})[1:-1])
+    return addressed(_encode("bye", boot, n, to_json({"reason": reason})[1:-1]), to)
+
+
+def addressed(frame: bytes, to: str | None) -> bytes:
+    """Return a frame with the boot number of the one that it is for."""
+    return frame if to is None else b'%s,"to":"%s"}' % (frame[:-1], to.encode("ascii"))
 
 
 def _padded(frame: bytes, size: int) -> bytes:
@@ -540,5 +557,5 @@ _LONGEST_NAME = max(ExpMessage.__members__.values(), key=lambda event: len(event
 _EMPTY = Message(_LONGEST_NAME, [], "")
 _REQUEST_OVERHEAD = max(
     len(request("0" * 16, _LARGEST, _EMPTY, "0" * 16, -_LARGEST)),
-    len(reply("0" * 16, _LARGEST, _EMPTY, -_LARGEST, -_LARGEST)),
+    len(reply("0" * 16, _LARGEST, _EMPTY, -_LARGEST, -_LARGEST, "0" * 16)),
 )

@@ -155,6 +155,9 @@ class Peer:
         there is none, or it has ended."""
         self._begun_by: str | None = None
         """The boot number of the process that has."""
+        self._names_me = False
+        """Whether the rig puts this coordinator's boot number into what it sends, as all but older ones do: who forges
+        it does not know that."""
         self.dialect = Dialect.UNKNOWN
         self.status: ExpStatus | None = None
         self.exp_ref: str | None = None
@@ -571,6 +574,9 @@ class Peer:
             return
         if isinstance(frame, messages.Request):
             raise RemoteProtocolError("stray frame", "a request came from a rig")
+        if isinstance(frame, messages.Addressed) and not self._is_meant(frame.to, now):
+            self._count("not for this program")
+            return
         if isinstance(frame, Alive):
             self._receive_alive(frame, now)
         elif frame.boot != self._remote_boot:
@@ -591,6 +597,17 @@ class Peer:
             self._heard(Dialect.RIGSYNC, now)
             self._receive_outcome(frame, now)
 
+    def _is_meant(self, to: str | None, now: float) -> bool:
+        """Tell whether a frame is for this coordinator, as far as its rig says.
+
+        One that has said so once is held to it. An older program in its place is believed once the link has been lost
+        for as long as that takes.
+        """
+        if to is not None:
+            return to == self._boot
+        lost_for = now - self._liveness.lost_since if self.state is LinkState.LOST else 0.0
+        return not self._names_me or lost_for >= self._timing.lost_after
+
     def _receive_alive(self, frame: Alive, now: float) -> None:
         restarted = False
         if frame.boot != self._remote_boot:
@@ -608,6 +625,7 @@ class Peer:
         elif frame.n <= self._left_at:
             self._count("late answer")  # it left before the goodbye
             return
+        self._names_me = frame.to is not None
         if frame.n >= self._newest_alive:  # a later probe's answer may have overtaken this one
             self._newest_alive = frame.n
             self.status, self.exp_ref = frame.status, frame.exp_ref
@@ -666,6 +684,10 @@ class Peer:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
             self._finish(errand, frame.args, now, self._told_start(frame))
         elif isinstance(frame, Failure):
+            if errand in self._errands.doubtful and frame.error == "Overtaken" and not frame.traceback:
+                problem = f"EXPEND came before {errand.request.event.name}, which was not run"
+                self._finish(errand, Cancelled(self.name, problem), now)
+                return
             self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
 
     def _told_start(self, frame: Reply) -> Start | None:

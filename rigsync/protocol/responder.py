@@ -14,7 +14,7 @@ from rigsync.protocol.agenda import Agenda, Problem, Task
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.board import Board, Post
 from rigsync.protocol.clock import StampClock
-from rigsync.protocol.coordinators import Address, Coordinator, Coordinators, EchoLane, Record
+from rigsync.protocol.coordinators import JUMP, Address, Coordinator, Coordinators, EchoLane, Record
 from rigsync.protocol.events import (
     EchoMissing,
     MessageHandled,
@@ -223,8 +223,8 @@ class Responder(Outputs[Address]):
         if not confirm:
             if instead:
                 self._coordinators.take_back(instead)
-            for address in self._coordinators.watching(now):
-                self._send(address, frame)
+            for address, boot in self._coordinators.watching(now):
+                self._send(address, messages.addressed(frame, boot))
             return
         for coordinator in self._coordinators.file_notice(self._notices, frame, now, instead):
             self._send_notices(coordinator, now)
@@ -261,10 +261,10 @@ class Responder(Outputs[Address]):
     def farewell(self, now: float) -> None:
         """Tell the coordinators that probe this rig that it is closing, after all that they have not confirmed yet."""
         self._post(self._board.take_last(now), now)
-        for address, notices in self._coordinators.last_words(now):
+        for address, boot, notices in self._coordinators.last_words(now):
             for frame in notices:
-                self._send(address, frame)
-            self._send(address, messages.bye(self._boot, 0, "the rig is closing"))
+                self._send(address, messages.addressed(frame, boot))
+            self._send(address, messages.bye(self._boot, 0, "the rig is closing", boot))
 
     # --------------------------------------------------------------------------------------- rigsync dialect
 
@@ -282,20 +282,22 @@ class Responder(Outputs[Address]):
                 self.exp_ref,
                 self._identity.version,
                 self._agenda.ownership.host,
+                to=probe.boot,
             ),
             size,
         )
 
-    def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator:
+    def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator | None:
         coordinator = self._coordinators.seen(frame.boot, source, now)
-        self._agenda.ownership.heard(frame.boot, now, source[0])
-        self._send_notices(coordinator, now)
+        if coordinator:
+            self._agenda.ownership.heard(frame.boot, now, source[0])
+            self._send_notices(coordinator, now)
         return coordinator
 
     def _send_notices(self, coordinator: Coordinator, now: float) -> None:
         if coordinator.address is None or now < coordinator.notices.due:
             return
-        self._send(coordinator.address, coordinator.notices.send(now))
+        self._send(coordinator.address, messages.addressed(coordinator.notices.send(now), coordinator.boot))
         self._timer = min(self._timer, coordinator.notices.due)
 
     def _receive_bye(self, frame: Bye, source: Address, now: float) -> None:
@@ -304,25 +306,48 @@ class Responder(Outputs[Address]):
 
     def _receive_request(self, frame: Request, source: Address, now: float) -> None:
         coordinator = self._see(frame, source, now)
+        if coordinator is None or coordinator.is_spent:
+            self._count("request of one coordinator too many")
+            problem = (
+                "this rig has heard so many coordinators that it would not know a repeat of this one's requests; "
+                "nothing was run; start the task's program again, and where that does not help, the rig's"
+            )
+            self._refuse(frame, source, "Busy", problem)
+            return
         if coordinator.has_left:
             self._count("request after its coordinator's goodbye")  # from another socket, and so by another way
+            problem = "this coordinator has said goodbye, and nothing more of it is run; start the task's program again"
+            self._refuse(frame, source, "SaidGoodbye", problem)
             return
         record = coordinator.records.get(frame.n)
         if record:  # a repeat: never run twice
             record.source = source
             if record.frame is None and frame.at is not None:
                 self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
-            self._send(source, record.frame or messages.ack(self._boot, frame.n))
+            self._send(source, record.frame or messages.ack(self._boot, frame.n, frame.boot))
             return
         if frame.n <= coordinator.highest:
             # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
             # was asked since, would be worse than to lose it.
             self._count("overtaken request")
+            problem = (
+                f"not run now: the rig has had request {coordinator.highest} of this coordinator already, and this is "
+                f"{frame.n}; look at the rig, and start the task's program again if others end like this"
+            )
+            self._refuse(frame, source, "Overtaken", problem)
             return
         if frame.to not in (None, self._boot):
             # Meant for the process before this one, which may have run it. Nothing is filed: it was never accepted.
             problem = "the rig's program was started anew since; this one does not run it"
-            self._send(source, messages.failure(self._boot, frame.n, "RigRestarted", problem, ""))
+            self._refuse(frame, source, "RigRestarted", problem)
+            return
+        if coordinator.highest and frame.n > coordinator.highest + JUMP:
+            self._count("request with a number far ahead")
+            problem = (
+                f"not run: its number, {frame.n}, is more than {JUMP:,} above {coordinator.highest}, the last of this "
+                "coordinator; start the task's program again"
+            )
+            self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
         task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record, of=frame.of)
@@ -335,9 +360,14 @@ class Responder(Outputs[Address]):
                 self._acknowledge(task)
             self._timer = min(self._timer, task.ack_due)
 
+    def _refuse(self, frame: Request, source: Address, error: str, problem: str) -> None:
+        """Answer a request that is not accepted, and of which nothing is filed."""
+        self._send(source, messages.failure(self._boot, frame.n, error, problem, "", frame.boot))
+
     def _acknowledge(self, task: Task) -> None:
         if task.record:
-            self._send(task.record.source, messages.ack(self._boot, task.record.n))
+            record = task.record
+            self._send(record.source, messages.ack(self._boot, record.n, record.coordinator.boot))
 
     # --------------------------------------------------------------------------------------- iblutil dialect
 
@@ -390,8 +420,9 @@ class Responder(Outputs[Address]):
 
     def _answer(self, task: Task, message: messages.Message, now: float) -> None:
         if task.record:
+            n, to = task.record.n, task.record.coordinator.boot
             started, finished = self._stamps.stamp(task.started or now), self._stamps.stamp(now)
-            self._store(task.record, messages.reply(self._boot, task.record.n, message, started, finished))
+            self._store(task.record, messages.reply(self._boot, n, message, started, finished, to))
         elif task.source and not task.silent:
             lane = self._coordinators.lane(task.source)
             lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
@@ -400,7 +431,8 @@ class Responder(Outputs[Address]):
     def _answer_problem(self, task: Task, problem: Problem) -> None:
         if task.record:
             n, error, message = task.record.n, problem.error, problem.message
-            self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback))
+            to = task.record.coordinator.boot
+            self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback, to))
         elif task.source:
             self._send(task.source, messages.error_array(problem.error, problem.message, task.event))
 
@@ -420,8 +452,8 @@ class Responder(Outputs[Address]):
         if others:
             body = {"message": task.event.name, "from": source, "error": error and messages.one_line(error)}
             frame = self._notice("log", "message", body, confirm=False)
-            for address in others:
-                self._send(address, frame)
+            for address, boot in others:
+                self._send(address, messages.addressed(frame, boot))
 
     # ---------------------------------------------------------------------------------------------- counting
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -185,6 +186,15 @@ class PeerBench:
         return outcome
 
 
+def unaddressed(frame: Frame | Array) -> Frame | Array:
+    """Return what a rig has sent, which names its coordinator, without that name."""
+    if isinstance(frame, Array):
+        return frame
+    assert isinstance(frame, messages.Addressed)
+    assert frame.to
+    return replace(frame, to=None)
+
+
 class RigBench:
     """A `Responder`, what it has sent and told, and a clock that stops at each of its timers."""
 
@@ -283,7 +293,8 @@ class RigBench:
     def _collect(self) -> None:
         for destination, data in self.rig.take_datagrams():
             if data[:1] == b"{" and isinstance(frame := messages.decode(data), Notice):
-                self.noticed.append((destination, frame))
+                assert frame.to
+                self.noticed.append((destination, replace(frame, to=None)))
             else:
                 self.outbox.append((destination, data))
         self.told += self.rig.take_events()
@@ -303,8 +314,8 @@ class RigBench:
         return found
 
     def answers(self) -> list[Frame | Array]:
-        """Return what was sent since the last look, decoded."""
-        return [messages.decode(data) for data in self.sent()]
+        """Return what was sent since the last look, decoded, without whom it names; that it does is looked at."""
+        return [unaddressed(messages.decode(data)) for data in self.sent()]
 
     def answer(self) -> Any:
         """Return the one datagram that was sent since the last look, decoded."""

@@ -1,0 +1,213 @@
+"""Who is believed: what others forge in the name of a rig or of a coordinator, and what older ones write."""
+
+from __future__ import annotations
+
+import pytest
+
+from rigsync.errors import Cancelled, RigTimeout
+from rigsync.protocol import events, messages
+from rigsync.protocol.events import Dialect, LinkState
+from rigsync.protocol.messages import Alive, ExpMessage, ExpStatus, Message, Notice, decode
+from rigsync.protocol.peer import Line
+
+from .support import COORDINATOR, HERE, NAME, RIG, WALL, PeerBench, RigBench
+
+STRANGER = "5" * 16
+NEW = "b" * 16
+OLD_ALIVE = '{{"rigsync":1,"kind":"alive","boot":"{boot}","n":{n},"t0":{t0},"t1":1,"t2":1,"name":"cameras",'
+OLD_ALIVE += '"status":"RUNNING","exp_ref":null,"version":"0.1.0","owner":null}}'
+OLD_REPLY = '{{"rigsync":1,"kind":"reply","boot":"{boot}","n":{n},"args":[{{"status":20}}],"started":1,"finished":2}}'
+"""As rigs write them that name no coordinator."""
+
+
+@pytest.fixture
+def bench() -> PeerBench:
+    """A link to a rig that names its coordinator."""
+    bench = PeerBench().connect()
+    alive(bench)
+    bench.outbox.clear()
+    bench.told.clear()
+    return bench
+
+
+def alive(bench: PeerBench, boot: str = RIG, to: str | None = COORDINATOR) -> None:
+    """Answer a probe that leaves now."""
+    n = bench.peer.probe(bench.now)
+    probe = bench.peer._probes._newest[-1]
+    frame = Alive(boot, n, probe.stamp, WALL, WALL, NAME, ExpStatus.CONNECTED, None, "0.1.0", to=to)
+    bench.receive(messages.alive(frame), Line.PROBES)
+
+
+def old(template: str, n: int, boot: str = RIG, t0: int = 0) -> bytes:
+    return template.format(boot=boot, n=n, t0=t0).encode()
+
+
+# -------------------------------------------------------------------------------------------- forged in a rig's name
+
+
+@pytest.mark.parametrize("to", [None, STRANGER])
+def test_forged_answers_settle_nothing(bench: PeerBench, to: str | None) -> None:
+    bench.submit("EXPEND", timeout=3.0)
+    done = Message.of(ExpMessage.EXPEND, [{"status": 30}])
+    for n in range(1, 11):
+        bench.receive(messages.ack(RIG, n, to))
+        bench.receive(messages.failure(RIG, n, "OSError", "", "", to))
+        bench.receive(messages.reply(RIG, n, done, 1, 2, to))
+    assert bench.outcomes == []
+    assert bench.peer.violations == {"not for this program": 30}
+    bench.receive(messages.reply(RIG, 1, done, 1, 2, COORDINATOR))
+    assert bench.outcome() == [{"status": 30}]
+
+
+@pytest.mark.parametrize("to", [None, STRANGER])
+def test_forged_goodbyes_notices_and_signs_of_life_mean_nothing(bench: PeerBench, to: str | None) -> None:
+    bench.receive(messages.bye(RIG, 0, "forged", to))
+    assert bench.peer.state is LinkState.ALIVE
+    bench.receive(messages.notice(Notice(RIG, 2**62, "failure", None, {"problem": "forged"}, True, to=to)))
+    assert bench.events(events.Notice) == []
+    assert bench.outbox == []
+    forged = Alive(RIG, 999, 0, WALL, WALL, NAME, ExpStatus.STOPPED, "forged", "0.0.1", to=to)
+    for _ in range(20):
+        bench.receive(messages.alive(forged), Line.PROBES)
+        bench.run(0.5)
+    assert bench.peer.state is LinkState.LOST
+    assert bench.peer.status is ExpStatus.CONNECTED
+
+
+def test_a_rig_that_has_named_its_coordinator_is_held_to_it_after_a_restart(bench: PeerBench) -> None:
+    alive(bench, NEW, to=None)  # an old program, or a forged one
+    assert bench.events(events.RigRestarted) == []
+    alive(bench, NEW)
+    assert len(bench.events(events.RigRestarted)) == 1
+
+
+def test_an_older_program_in_the_place_of_a_newer_one_is_believed_in_the_end(bench: PeerBench) -> None:
+    bench.run(8.0)
+    alive(bench, NEW, to=None)
+    assert bench.peer.state is LinkState.LOST
+    bench.run(3.0)
+    alive(bench, NEW, to=None)
+    assert bench.peer.state is LinkState.ALIVE
+    request = bench.submit("EXPEND")
+    bench.receive(old(OLD_REPLY, request.n, NEW))
+    assert bench.outcome() == [{"status": 20}]
+
+
+# ------------------------------------------------------------------------------------------- the version before
+
+
+def test_a_rig_of_the_version_before_is_believed() -> None:
+    bench = PeerBench().connect()
+    (probe, *_) = [decode(data) for data in bench.sent(Line.PROBES)]
+    assert isinstance(probe, messages.Probe)
+    bench.receive(old(OLD_ALIVE, probe.n, t0=probe.t0), Line.PROBES)
+    assert (bench.peer.dialect, bench.peer.status) == (Dialect.RIGSYNC, ExpStatus.RUNNING)
+    request = bench.submit("EXPSTART")
+    bench.receive(f'{{"rigsync":1,"kind":"ack","boot":"{RIG}","n":{request.n}}}'.encode())
+    bench.receive(old(OLD_REPLY, request.n))
+    assert bench.outcome() == [{"status": 20}]
+    bench.receive(f'{{"rigsync":1,"kind":"bye","boot":"{RIG}","n":0,"reason":"the rig is closing"}}'.encode())
+    assert bench.peer.state is LinkState.LOST
+
+
+def test_a_rig_of_the_version_before_gives_up_as_it_did() -> None:
+    bench = PeerBench().connected()
+    bench.submit("EXPEND", timeout=1.0)
+    bench.run(1.5)
+    assert type(bench.outcome()) is RigTimeout
+
+
+def test_a_coordinator_of_the_version_before_is_answered_in_what_it_knows() -> None:
+    bench = RigBench()
+    bench.receive(f'{{"rigsync":1,"kind":"probe","boot":"{COORDINATOR}","n":7,"t0":123}}'.encode())
+    request = f'{{"rigsync":1,"kind":"request","boot":"{COORDINATOR}","n":1,"event":"EXPINIT"'
+    bench.receive(f'{request},"args":[{{"exp_ref":"2026-01-01_1_m"}}],"at":null,"to":"{RIG}"}}'.encode())
+    alive, reply = [decode(data) for data in bench.sent()]
+    assert isinstance(alive, messages.Alive)
+    assert isinstance(reply, messages.Reply)
+    assert alive.t0 == 123
+    bench.receive(f'{{"rigsync":1,"kind":"bye","boot":"{COORDINATOR}","n":8,"reason":"over"}}'.encode())
+    assert bench.agenda.ownership.host is None
+
+
+# ------------------------------------------------------------------------------------- whom a rig says that it means
+
+
+def test_all_that_a_rig_sends_names_the_one_that_it_is_sent_to() -> None:
+    bench = RigBench("EXPINIT")
+    for boot in (COORDINATOR, STRANGER):
+        bench.receive(messages.probe(boot, 1, 0), ("10.0.0.1", 1))
+    bench.request("EXPINIT", "2026-01-01_1_m")
+    bench.run(0.1)
+    bench.request("EXPINIT", "2026-01-01_1_m", n=1)
+    bench.respond(bench.due().task)
+    bench.rig.notify("temperature", None, 3, False, bench.now)
+    bench.request("EXPSTART", boot=STRANGER)
+    bench.rig.farewell(bench.now)
+    bench._collect()
+    named = {(type(frame).__name__, frame.to) for frame in map(decode, bench.sent())}  # type: ignore[union-attr]
+    both = {(kind, boot) for kind in ("Alive", "Bye") for boot in (COORDINATOR, STRANGER)}
+    assert named == both | {("Ack", COORDINATOR), ("Reply", COORDINATOR), ("Failure", STRANGER)}
+
+
+# ------------------------------------------------------------------------------------- forged in a coordinator's name
+
+
+def test_a_goodbye_with_another_boot_or_from_another_host_is_not_believed() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.receive(messages.bye(STRANGER, 1, "forged"))
+    bench.receive(messages.bye(COORDINATOR, 1, "forged"), ("10.0.0.66", 50_000))
+    assert bench.agenda.ownership.host == "10.0.0.1"
+    assert bench.do("EXPEND").args
+
+
+def test_who_is_refused_after_its_goodbye_hears_of_it() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.receive(messages.bye(COORDINATOR, 1, "forged by one who has read its boot"))
+    assert bench.do("EXPEND").error == "SaidGoodbye"
+
+
+@pytest.mark.parametrize("n", [2**63 - 1, 10_000_100])
+def test_no_request_uses_up_all_numbers(n: int) -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.request("EXPSTATUS", n=n)
+    refused = bench.answer()
+    assert (refused.error, refused.n) == ("ValueError", n)
+    assert bench.do("EXPEND").args
+
+
+def test_a_first_request_may_have_any_number() -> None:
+    bench = RigBench()
+    bench.request("EXPSTATUS", n=123_456_789)  # of a task that has gone on for days, after a restart of the rig
+    assert bench.answer().args == [0]
+
+
+def test_the_task_goes_on_and_nothing_runs_twice_under_a_flood_of_forged_coordinators() -> None:
+    bench = RigBench().enter("RUNNING")
+    guest = messages.request(STRANGER, 1, Message.of(ExpMessage.EXPSTATUS, [0]), RIG)
+    bench.receive(guest)
+    bench.sent()
+    for number in range(1, 68_001):
+        bench.rig.receive_datagram(guest.replace(STRANGER.encode(), b"%016x" % number), HERE, bench.now)
+        bench.rig.take_datagrams()
+        bench.rig.take_events()
+    bench.receive(guest)
+    assert bench.answer().error == "Busy"
+    bench.request("EXPEND", n=bench.n)  # a repeat of EXPSTART's number
+    assert isinstance(bench.answer(), messages.Reply)
+    assert bench.rig.status is ExpStatus.RUNNING
+    assert bench.do("EXPEND").args
+    bench.request("EXPSTATUS", n=1, boot=NEW)  # somebody new
+    assert bench.answer().args == [30]
+
+
+def test_what_the_end_has_overtaken_was_not_run() -> None:
+    bench = PeerBench().connected()
+    bench.submit("EXPSTART", delay=5.0)
+    bench.submit("EXPEND")
+    bench.reply({})
+    assert bench.outcome() == [{}]
+    bench.failure("Overtaken", "not run now", n=1)
+    error = bench.outcome()
+    assert type(error) is Cancelled
+    assert str(error) == f"{NAME}: EXPEND came before EXPSTART, which was not run"

@@ -1,0 +1,66 @@
+"""Those who forge the address of a rig or of a coordinator, on real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from live_helpers import Gate, in_thread
+from processes import LONG, port_of, until
+
+from rigsync import Auxiliaries, Rig
+from rigsync.errors import PushTimeout
+from rigsync.protocol import messages
+from rigsync.protocol.messages import ExpMessage, Message
+from rigsync.results import PushResult
+
+STRANGER = "5" * 16
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def asked(rig: Rig, data: bytes, sock: socket.socket | None = None) -> Any:
+    """Return what a rig answers to a datagram of a stranger."""
+    with contextlib.ExitStack() as stack:
+        sock = sock or stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sock.settimeout(LONG)
+        sock.sendto(data, ("127.0.0.1", port_of(rig.uri)))
+        return messages.decode(sock.recv(65_535))
+
+
+def forge(rig: Rig, *datagrams: bytes) -> None:
+    """Have datagrams leave from a rig's address to whoever has asked it for something."""
+    session = rig._session
+    assert session
+    records = [record for known in session.responder._coordinators._known.values() for record in known.records.values()]
+    for data in datagrams:
+        for record in records:
+            session._soon(lambda _, data=data, to=record.source: session.endpoint._send(to, data))  # type: ignore[misc]
+
+
+def test_an_answer_that_is_forged_in_the_rig_s_name_is_no_success(stack: contextlib.ExitStack) -> None:
+    gate = Gate()
+    rig = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0"))
+    rig.on("EXPINFO")(gate)
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    stack.callback(gate.open.set)
+    boot = asked(rig, messages.probe(STRANGER, 1, 1)).boot  # which is no secret
+    push = in_thread(aux.push, "EXPINFO", 0, wait=True, timeout=1.0)
+    assert gate.reached.wait(LONG)
+    message = Message.of(ExpMessage.EXPINFO, [0, {"forged": True}])
+    forge(rig, *[messages.reply(boot, n, message, 1, 2, to) for n in range(1, 11) for to in (None, STRANGER)])
+    forge(rig, messages.bye(boot, 0, "forged"), messages.bye(boot, 0, "forged", STRANGER))
+    assert isinstance(push.result(LONG), PushTimeout)
+    gate.open.set()
+    assert aux.all_alive
+    peer = aux.services.peer("cameras")
+    assert peer
+    until(lambda: peer.violations.get("not for this program") == 22)
+    assert isinstance(aux.push("EXPINFO", 0, wait=True), PushResult)
