@@ -106,7 +106,7 @@ class Responder(Outputs[Address]):
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
-                self._receive_request(frame, source, now)
+                self._receive_request(frame, source, now, len(data))
             elif isinstance(frame, Ack):
                 if self._coordinators.acknowledge(frame.boot, frame.n, source, now):
                     self._see(frame, source, now)
@@ -290,7 +290,7 @@ class Responder(Outputs[Address]):
         if self._coordinators.leave(frame.boot, source):
             self._agenda.leave(frame.boot, now)
 
-    def _receive_request(self, frame: Request, source: Address, now: float) -> None:
+    def _receive_request(self, frame: Request, source: Address, now: float, size: int) -> None:
         coordinator = self._see(frame, source, now)
         if coordinator.has_left:
             self._count("request after its coordinator's goodbye")  # from another socket, and so by another way
@@ -313,7 +313,7 @@ class Responder(Outputs[Address]):
             self._send(source, messages.failure(self._boot, frame.n, "RigRestarted", problem, ""))
             return
         record = coordinator.open_record(frame.n, source)
-        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record)
+        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record, size)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)
         self._agenda.accept(task, now, instant)
@@ -347,7 +347,7 @@ class Responder(Outputs[Address]):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send(source, data)
         args = _unwrapped(message, data)
-        task = Task(message.event, args, source, Sender(source[0], None), None, silent=hands_over_token)
+        task = Task(message.event, args, source, Sender(source[0], None), None, len(data), silent=hands_over_token)
         self._agenda.accept(task, now)
 
     def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:
