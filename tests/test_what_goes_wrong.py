@@ -191,6 +191,11 @@ SHOWN_BY = {
         "tests/test_commands.py::test_an_unknown_command_is_refused_with_those_there_are",
         "tests/test_commands.py::test_an_iblutil_rig_is_refused_by_name_and_hears_nothing",
     ],
+    "messages for an instant to come, from others than the one in charge": [
+        "tests/test_strangers.py::test_a_flood_for_an_instant_to_come_is_refused_and_the_owner_s_commands_run",
+        "tests/protocol/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
+        "tests/protocol/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
+    ],
     "junk, foreign versions, forged senders": [
         "tests/test_endpoint.py::test_coordinator_takes_junk",
         "tests/test_endpoint.py::test_rig_takes_junk",

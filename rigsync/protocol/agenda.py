@@ -24,13 +24,16 @@ from rigsync.protocol.lifecycle import (
     named_reference,
     takes_over,
 )
-from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Message, Verb
+from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Message, Verb, size_text
 from rigsync.protocol.ownership import Ownership, Sender
 
 QUERIES = 8
 """Messages outside the lifecycle whose handlers run at the same time: each coordinator has one outstanding at most."""
 WAITING = 256
-"""Messages that may wait for their turn; more are refused, so that a flood takes neither memory nor threads."""
+"""Messages that may wait for their turn, and as many for their instant; more are refused, so that a flood takes neither
+memory nor threads. Of both, those of coordinators that are not in charge take half at most while somebody is."""
+WAITING_BYTES = 8 << 20
+"""Bytes of all messages that wait, unless one alone is larger."""
 INTERRUPT_PATIENCE = 5.0
 """Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
 REMEMBERED = 64
@@ -53,6 +56,8 @@ class Task:
     sender: Sender | None
     record: Record | None
     """Where the answer is kept for repeats; None in the iblutil dialect, which has none."""
+    size: int = 0
+    """Bytes of the message."""
     number: int = 0
     """Under which it is known to whoever runs its handlers; given when it is accepted."""
     silent: bool = False
@@ -177,6 +182,9 @@ class Agenda:
                 self._finish_failure(task, "ValueError", problem, "", now)
                 return
             task.schedule = Schedule(instant)
+            if refusal := self._refuse_instant(task, now):
+                self._finish_failure(task, *refusal, "", now)
+                return
         if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
             self._call_off_later(task, now)
         if task.event not in LIFECYCLE_MESSAGES:
@@ -255,7 +263,11 @@ class Agenda:
         if now >= self.ownership.expires():
             self._expire_lease(now)
         for task in [task for task in self._timed if now >= _hand_over_at(task)]:
-            self._hand_over(task)
+            if task.event in LIFECYCLE_MESSAGES:
+                self._hand_over(task)
+            else:
+                self._timed.remove(task)
+                self._query(task, now)
         instants = (_hand_over_at(task) for task in self._timed)
         self._timer = min(self.ownership.expires(), min(instants, default=math.inf))
 
@@ -271,6 +283,24 @@ class Agenda:
         # Nothing runs, and whoever was in charge is not there: the next experiment need not wait for the lease.
         is_over = self.status is ExpStatus.STOPPED and self.ownership.silence(now) >= self._patience
         return is_over or self.ownership.allows(task.sender)
+
+    def _refuse_instant(self, task: Task, now: float) -> tuple[str, str] | None:
+        """Return why a message may name no instant, as type and text: what waits is kept, for an hour at most."""
+        name = task.event.name
+        if task.event in LIFECYCLE_MESSAGES:
+            return None  # refused like one without an instant, and at most one of them is beyond its turn
+        if task.sender and self.ownership.is_led_by(task.sender):
+            return None
+        if self.ownership.host is None:
+            return "StateError", (
+                f"{name} refused: nobody is in charge of this rig, and only the coordinator in charge may name an "
+                f"instant (at) for {name}; begin with EXPINIT, or ask without one"
+            )
+        return "BusyError", (
+            f"{name} refused: the coordinator on {self.ownership.host} is in charge of "
+            f"{self.exp_ref or 'an experiment without a reference'}, and only that one may name an instant (at); "
+            "ask without one"
+        )
 
     def _call_off_later(self, task: Task, now: float) -> None:
         """Call off what waits for an instant after that of an EXPEND or EXPINTERRUPT."""
@@ -295,11 +325,24 @@ class Agenda:
             self._finish_failure(task, "BusyError", self._busy(task, now), "", now)
         elif is_command and task.event not in self._handled:
             self._finish_failure(task, "UnknownCommand", self._unknown(task.event.name), "", now)
-        elif task.event not in self._handled or len(self._querying) < QUERIES:
+        elif task.schedule and now < _hand_over_at(task):
+            self._wait_for_instant(task, now)
+        elif task.event not in self._handled or self._has_place(task):
             self._querying.add(task.number)
             self._run(task, now)
         else:
             self._enqueue(self._queries, task, now)
+
+    def _has_place(self, task: Task) -> bool:
+        """Tell whether the handlers of a message outside the lifecycle may begin."""
+        if len(self._querying) >= QUERIES or not self._is_strangers(task):
+            return len(self._querying) < QUERIES
+        strangers = sum(self._is_strangers(self._tasks[number]) for number in self._querying if number in self._tasks)
+        return strangers < QUERIES // 2
+
+    def _is_strangers(self, task: Task) -> bool:
+        """Tell whether a message is of one that is not in charge, while another is."""
+        return task.sender is not None and not self.ownership.allows(task.sender)
 
     def _unknown(self, name: str) -> str:
         # A copy in one step, for other threads may add to what is handled.
@@ -307,10 +350,31 @@ class Agenda:
         return f"the rig has no command {name!r}; it has: {', '.join(closest_first(name, known)) or '(none)'}"
 
     def _enqueue(self, waiting: deque[Task], task: Task, now: float) -> None:
-        if len(waiting) < WAITING:
+        if self._has_room(waiting, task, now):
             waiting.append(task)
-        else:
-            self._finish_failure(task, "Busy", f"{WAITING} messages are waiting already; look at the rig", "", now)
+
+    def _wait_for_instant(self, task: Task, now: float) -> None:
+        if self._has_room(self._timed, task, now):
+            self._timed.append(task)
+            self._timer = min(self._timer, _hand_over_at(task))
+
+    def _has_room(self, waiting: Collection[Task], task: Task, now: float) -> bool:
+        """Tell whether a message may wait, whoever has sent the others; settle it where it may not."""
+        others = [*self._lane.waiting, *self._queries, *self._timed]
+        others = [other for other in others if other is not self._lane.running]
+        share = 1
+        if self._is_strangers(task):
+            share = 2
+            waiting, others = (list(filter(self._is_strangers, tasks)) for tasks in (waiting, others))
+        held = sum(other.size for other in others)
+        problem = ""
+        if len(waiting) >= WAITING // share:
+            problem = f"{len(waiting)} messages are waiting already; look at the rig"
+        elif held and held + task.size > WAITING_BYTES // share:
+            problem = f"messages of {size_text(held)} are waiting already; look at the rig"
+        if problem:
+            self._finish_failure(task, "Busy", problem, "", now)
+        return not problem
 
     def _interrupt(self, task: Task, now: float) -> None:
         running, overtaken, self._lane.waiting = self._lane.running, self._lane.waiting, deque()
@@ -388,6 +452,8 @@ class Agenda:
             task.claimed_from = copy(self.ownership)
             self.ownership.claim(sender, now)
             self._timer = min(self._timer, self.ownership.expires())
+            for other in [other for other in self._timed if other.event not in LIFECYCLE_MESSAGES]:
+                self._call_off(other, "another coordinator is in charge now", now)
             if sender.boot:
                 self._claimed(sender.boot, now)
 
@@ -503,12 +569,17 @@ class Agenda:
             return
         self._beginning = True
         try:
-            while self._queries and len(self._querying) < QUERIES:
-                self._query(self._queries.popleft(), now)
+            while task := self._next_query():
+                self._queries.remove(task)
+                self._query(task, now)
             while self._lane.waiting and not self._lane.running:
                 self._begin(self._lane.waiting.popleft(), now)
         finally:
             self._beginning = False
+
+    def _next_query(self) -> Task | None:
+        """Return what waits and may run next: first of who may command."""
+        return next(filter(self._has_place, sorted(self._queries, key=self._is_strangers)), None)
 
     def _enter(self, status: ExpStatus, exp_ref: str | None, reason: str | None, now: float) -> None:
         if status is ExpStatus.CONNECTED:

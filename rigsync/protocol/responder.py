@@ -106,7 +106,7 @@ class Responder(Outputs[Address]):
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
-                self._receive_request(frame, source, now)
+                self._receive_request(frame, source, now, len(data))
             elif isinstance(frame, Ack):
                 if self._coordinators.acknowledge(frame.boot, frame.n, source, now):
                     self._see(frame, source, now)
@@ -304,7 +304,7 @@ class Responder(Outputs[Address]):
         if self._coordinators.leave(frame.boot, source):
             self._agenda.leave(frame.boot, now)
 
-    def _receive_request(self, frame: Request, source: Address, now: float) -> None:
+    def _receive_request(self, frame: Request, source: Address, now: float, size: int) -> None:
         coordinator = self._see(frame, source, now)
         if coordinator is None or coordinator.is_spent:
             self._count("request of one coordinator too many")
@@ -350,7 +350,7 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
-        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record, of=frame.of)
+        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record, size, of=frame.of)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)
         self._agenda.accept(task, now, instant)
@@ -389,7 +389,7 @@ class Responder(Outputs[Address]):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send(source, data)
         args = _unwrapped(message, data)
-        task = Task(message.event, args, source, Sender(source[0], None), None, silent=hands_over_token)
+        task = Task(message.event, args, source, Sender(source[0], None), None, len(data), silent=hands_over_token)
         self._agenda.accept(task, now)
 
     def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.config import Room
+from rigsync.config import MAX_MESSAGE, Room
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
-from rigsync.protocol.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING
+from rigsync.protocol.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, WAITING_BYTES
 from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.coordinators import COORDINATORS, RECORDS, REPEAT_WINDOW, WATCHERS
 from rigsync.protocol.echo_guard import MOST
@@ -1649,8 +1649,8 @@ def test_an_interrupt_calls_off_what_waits_for_its_instant() -> None:
 def test_a_goodbye_calls_off_what_its_own_coordinator_wanted_and_no_other_s() -> None:
     bench = RigBench("EXPINFO").enter("INITIALIZED")
     n = bench.request("EXPINFO", delay=5.0)
-    bench.request("EXPINFO", n=1, boot=ANOTHER, source=OTHER_HOST, delay=6.0)
-    bench.request("EXPINFO", n=2, boot="d" * 16, delay=7.0)  # on the same host
+    bench.request("EXPINFO", n=1, boot=ANOTHER, source=OTHER_HOST)
+    bench.request("EXPINFO", n=2, boot="d" * 16)  # on the same host
     bench.sent()
     bench.receive(messages.bye(COORDINATOR, 99, "closing"), OTHER_HOST)  # in another's name
     assert bench.outbox == []
@@ -1658,8 +1658,99 @@ def test_a_goodbye_calls_off_what_its_own_coordinator_wanted_and_no_other_s() ->
     frame = bench.answer()
     assert (frame.n, frame.error) == (n, "Cancelled")
     assert frame.message == "EXPINFO was not run: the coordinator that asked for it has closed"
+    for due in bench.events(HandlerDue):
+        bench.respond(due.task)
+    assert [(type(frame), frame.n) for frame in bench.answers()] == [(Reply, 1), (Reply, 2)]  # type: ignore[union-attr]
     bench.run(10)
-    assert len(bench.events(HandlerDue)) == 2
+    assert bench.events(HandlerDue) == []
+
+
+@pytest.mark.parametrize("event", ["EXPINFO", "EXPSTATUS"])
+def test_only_who_is_in_charge_may_name_an_instant_for_a_question(event: str) -> None:
+    bench = RigBench(event)
+    n = bench.request(event, delay=3600.0)
+    frame = bench.answer()
+    assert (frame.n, frame.error) == (n, "StateError")
+    assert "nobody is in charge of this rig" in frame.message
+    bench.enter("RUNNING")
+    bench.request(event, n=1, boot=ANOTHER, source=OTHER_HOST, delay=3600.0)
+    frame = bench.answer()
+    assert (frame.n, frame.error) == (1, "BusyError")
+    assert "the coordinator on 10.0.0.1 is in charge" in frame.message
+    assert "ask without one" in frame.message
+    bench.request(event, n=2, boot=ANOTHER, source=OTHER_HOST)
+    bench.respond(bench.due().task)
+    assert isinstance(bench.answer(), Reply)
+    n = bench.request(event, delay=3600.0)
+    assert bench.answer() == Ack(RIG, n)
+
+
+def test_what_waits_for_its_instant_takes_no_place() -> None:
+    bench = RigBench("EXPINFO", commands=["focus"]).enter("RUNNING")
+    for _ in range(QUERIES):
+        bench.request("EXPINFO", delay=5.0)
+    bench.call("focus")
+    focus = bench.due()
+    assert focus.event == Command("focus")
+    bench.run(5.0)
+    begun = bench.events(HandlerDue)
+    assert len(begun) == QUERIES - 1
+    bench.respond(focus.task)
+    assert bench.due().schedule is not None  # the last of them has waited for its turn then
+
+
+def test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it() -> None:
+    bench = RigBench("EXPINFO").enter("RUNNING")
+    for _ in range(WAITING):
+        bench.request("EXPINFO", delay=5.0)
+    bench.sent()
+    bench.request("EXPINFO", delay=5.0)
+    assert bench.answer().error == "Busy"
+    assert bench.do("EXPEND")
+    large = "x" * 60_000
+    for _ in range(WAITING_BYTES // len(large) + 2):
+        bench.request("EXPINFO", None, large, delay=5.0)
+    assert [getattr(frame, "error", None) for frame in bench.answers()][-1] == "Busy"
+    assert sum(task.size for task in bench.agenda.open_tasks()) <= WAITING_BYTES
+    assert bench.request("EXPSTATUS") == bench.answer().n  # what need not wait is answered
+
+
+def test_a_message_larger_than_all_that_may_wait_waits_alone() -> None:
+    bench = RigBench("EXPINFO", room=Room(MAX_MESSAGE, scheme="tcp")).enter("RUNNING")
+    at = bench.stamps.stamp(bench.now + 5.0)
+    large = compose("EXPINFO", None, "x" * (WAITING_BYTES + 1), room=Room(MAX_MESSAGE))
+    for n in (50, 51):
+        bench.receive(messages.request(COORDINATOR, n, large, RIG, at))
+    waiting, refused = bench.answers()
+    assert waiting == Ack(RIG, 50)
+    assert isinstance(refused, Failure)
+    assert (refused.error, refused.message) == ("Busy", "messages of 8.39 MB are waiting already; look at the rig")
+
+
+def test_strangers_take_half_of_the_places_and_wait_behind_who_is_in_charge() -> None:
+    bench = RigBench("EXPINFO", commands=["focus"]).enter("RUNNING")
+    for n in range(WAITING):
+        bench.request("EXPINFO", n=n + 1, boot=ANOTHER, source=OTHER_HOST)
+    strangers = bench.events(HandlerDue)
+    assert len(strangers) == QUERIES // 2
+    assert [frame.error for frame in bench.answers()] == ["Busy"] * (WAITING - WAITING // 2 - QUERIES // 2)  # type: ignore[union-attr]
+    for _ in range(QUERIES // 2 + 1):
+        bench.call("focus")
+    commands = bench.events(HandlerDue)
+    assert [due.event for due in commands] == [Command("focus")] * (QUERIES // 2)
+    bench.respond(strangers[0].task)
+    assert bench.due().event == Command("focus")
+    bench.respond(strangers[1].task)
+    assert bench.due().event is ExpMessage.EXPINFO
+
+
+def test_who_comes_to_be_in_charge_finds_no_place_taken_by_one_that_was() -> None:
+    bench = RigBench("EXPINFO").enter("STOPPED")
+    n = bench.request("EXPINFO", delay=3000.0)
+    bench.run(10)  # silent for two lost_after: anybody may command
+    bench.sent()
+    bench.request("EXPINIT", n=1, boot=ANOTHER, source=OTHER_HOST)
+    assert [(type(frame), frame.n) for frame in bench.answers()] == [(Failure, n), (Reply, 1)]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("calling", ["EXPEND", "EXPINTERRUPT", "bye"])
@@ -1728,11 +1819,12 @@ def test_what_was_called_off_while_it_waited_its_turn_and_would_be_refused_then_
 
 def test_a_question_that_is_called_off_while_it_waits_for_its_turn_takes_no_place() -> None:
     """If it took one of the eight places, that would be for ever."""
-    bench = RigBench("EXPINFO")
+    bench = RigBench("EXPINFO").enter("INITIALIZED")
     for _ in range(QUERIES):
-        bench.request("EXPINFO", boot=ANOTHER, source=OTHER_HOST)
+        bench.request("EXPINFO")
     running = bench.events(HandlerDue)
-    bench.request("EXPINFO", n=1, delay=5.0)
+    bench.request("EXPINFO", delay=5.0)
+    bench.run(5.0)
     bench.receive(messages.bye(COORDINATOR, 99, "closing"))
     for due in running:
         bench.respond(due.task)
