@@ -898,7 +898,9 @@ def test_two_agents_and_one_that_refuses(lab: Lab) -> None:
 
     with pytest.raises(ExperimentError) as told:
         task()
-    assert told.value.outcomes["cameras"] == "initialised; then interrupted and cleaned up"
+    # Whichever is first: that it is ready, or that the other is not.
+    told_of = ("initialised; then interrupted and cleaned up", "EXPINIT called off; then interrupted and cleaned up")
+    assert told.value.outcomes["cameras"] in told_of
     assert "no-such-program" in told.value.outcomes["ephys"]
 
 
