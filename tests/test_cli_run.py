@@ -19,7 +19,7 @@ import pytest
 import yaml
 from cli_programs import Command, Outcome, environment, has_ended, still_there
 from live_helpers import Gate
-from processes import LONG, free_port, until
+from processes import LONG, Leftovers, free_port, keepers_of, until
 
 from rigsync import ExpStatus, Rig
 from rigsync.agent.agent import Agent
@@ -331,6 +331,27 @@ def test_a_command_whose_keeper_is_killed_is_gone_and_has_failed(bench: Bench) -
         assert command.outcome().status == 128 + signal.SIGKILL
         assert still_there([child], LONG) == []
     assert bench.verbs == INTERRUPTED
+
+
+@linux_only
+@pytest.mark.parametrize("way", Leftovers.WAYS)
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "with rigsync run"])
+def test_a_keeper_that_is_killed_leaves_nothing(bench: Bench, way: str, together: bool) -> None:
+    with Leftovers() as leftovers, bench.start("--", "sh", "-c", leftovers.line(way)) as command:
+        leftovers.await_all(way)
+        guards = keepers_of(command.process.pid)
+        assert guards
+        if together:
+            command.process.send_signal(signal.SIGSTOP)
+        for guard in guards:
+            guard.kill()
+        if together:
+            command.process.kill()
+            until(lambda: not leftovers.found())
+        else:
+            assert command.outcome().status == 128 + signal.SIGKILL
+            assert leftovers.found() == []
+            assert bench.verbs == INTERRUPTED
 
 
 @posix

@@ -1466,7 +1466,10 @@ def test_one_that_cannot_even_be_killed_is_told(lab: Lab, monkeypatch: pytest.Mo
     assert guard
     guard.suspend()
     try:
-        assert "does not end, though it was killed" in failure(aux, "EXPEND").message
+        problem = failure(aux, "EXPEND").message
+        assert "does not end, though it was killed" in problem
+        if sys.platform == "linux":
+            assert f"(what is left: process {pid})" in problem
         lab.logged("lights off")
         assert "does not end, though it was killed" in failure(aux, "EXPINTERRUPT").message
         assert agent.status is ExpStatus.STOPPED

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from cli_programs import Command, environment, has_ended, still_there
-from processes import LONG, free_port, until
+from processes import LONG, Leftovers, free_port, keepers_of, until, watchers_of
 
 from rigsync import Auxiliaries, ExperimentError, PushError
 from rigsync.protocol.events import RigRestarted
@@ -26,6 +26,7 @@ REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of processes")
 needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg here")
 
 FFMPEG = "ffmpeg -hide_banner -y -re -f lavfi -i testsrc=size=160x120:rate=30 -pix_fmt yuv420p -preset ultrafast"
@@ -61,6 +62,14 @@ def folder(tmp_path: Path) -> Folder:
 def listening(command: Command) -> dict[str, str]:
     told = json.loads(command.line('{"rig"'))
     return {told["rig"]: told["listening"]}
+
+
+def kill_at_once(*processes: psutil.Process) -> None:
+    """Kill processes before any of them can do something about the end of another one."""
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
 
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)"]
@@ -172,6 +181,79 @@ def test_killed_while_ffmpeg_records_it_leaves_nothing_and_the_file_is_playable(
     )
     assert float(told.stdout) > 0.3
     assert told.stderr == ""
+
+
+@linux
+@pytest.mark.parametrize("way", ["background", "setsid"])
+def test_killed_with_its_keepers_it_leaves_nothing(folder: Folder, way: str) -> None:
+    with Leftovers() as leftovers:
+        start = {"start": leftovers.line(way), "shell": True}
+        with folder.serve(folder.write(on={"EXPSTART": start, "EXPEND": STOP})) as command:
+            aux, _ = begin(listening(command))
+            with aux:
+                leftovers.await_all(way)
+                kill_at_once(*keepers_of(command.process.pid), psutil.Process(command.process.pid))
+                until(lambda: not leftovers.found())
+
+
+@linux
+def test_killed_with_all_that_cleans_up_after_it_the_next_start_does(folder: Folder) -> None:
+    with Leftovers() as leftovers:
+        start = {"start": leftovers.line("setsid"), "shell": True}
+        file = folder.write(on={"EXPSTART": start, "EXPEND": STOP})
+        with folder.serve(file) as command:
+            aux, _ = begin(listening(command))
+            with aux:
+                leftovers.await_all("setsid")
+                pid = command.process.pid
+                watchers = watchers_of(pid)
+                assert watchers
+                kill_at_once(*watchers, *keepers_of(pid), psutil.Process(pid))
+        left = leftovers.found()
+        assert left
+        with folder.serve(folder.write("ephys")) as command:
+            listening(command)
+            assert leftovers.found() == left  # which are none of that one's
+        with folder.serve(file) as command:
+            listening(command)
+            assert leftovers.found() == []
+            command.interrupt()
+            said = command.outcome().err
+        assert "cameras: an earlier agent was killed; what it had left running was ended: " in said
+        for process in left:
+            assert f"sleep (process {process.pid})" in said
+
+
+@linux
+def test_a_keeper_that_is_killed_is_a_recording_that_has_failed(folder: Folder) -> None:
+    with Leftovers() as leftovers:
+        start = {"start": leftovers.line("setsid"), "shell": True}
+        with folder.serve(folder.write(on={"EXPSTART": start, "EXPEND": STOP})) as command:
+            aux, _ = begin(listening(command))
+            with aux:
+                notices: list[Any] = []
+                aux.on("notice", notices.append)
+                leftovers.await_all("setsid")
+                kill_at_once(*keepers_of(command.process.pid))
+                until(lambda: any(n.topic == "status" and n.body["status"] == "STOPPED" for n in notices))
+                assert leftovers.found() == []
+                (failure,) = [n.body["problem"] for n in notices if n.topic == "failure"]
+                assert "was killed from outside" in failure
+            command.interrupt()
+            assert "the keeper of process" in command.outcome().err
+
+
+@linux
+def test_an_end_after_its_keeper_was_killed_waits_for_what_is_left(folder: Folder) -> None:
+    with Leftovers() as leftovers:
+        start = {"start": leftovers.line("stubborn"), "shell": True}
+        with folder.serve(folder.write(on={"EXPSTART": start, "EXPEND": STOP})) as command:
+            aux, _ = begin(listening(command))
+            with aux:
+                leftovers.await_all("stubborn")
+                kill_at_once(*keepers_of(command.process.pid))
+                aux.request("EXPEND", timeout=LONG)
+                assert leftovers.found() == []
 
 
 def test_several_files_are_several_rigs(folder: Folder) -> None:
