@@ -100,7 +100,8 @@ class Responder(Outputs[Address]):
             if isinstance(frame, Array):
                 self._receive_array(frame, data, source, now)
             elif isinstance(frame, Probe):
-                self._see(frame, source, now)
+                coordinator = self._see(frame, source, now)
+                coordinator.program = frame.program or coordinator.program
                 # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
@@ -322,7 +323,7 @@ class Responder(Outputs[Address]):
             self._send(source, messages.failure(self._boot, frame.n, "RigRestarted", problem, ""))
             return
         record = coordinator.open_record(frame.n, source)
-        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record)
+        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot, coordinator.program), record)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)
         self._agenda.accept(task, now, instant)
