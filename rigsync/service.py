@@ -8,8 +8,10 @@ import errno
 import itertools
 import logging
 import math
+import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
@@ -74,8 +76,24 @@ LOOKS_THERE = 6
 """Look-ups for which a lost rig that has answered is waited for where it was, before other addresses of its name are
 tried: half a minute, in which its program is started again."""
 
+LONGEST_SCRIPT = 40
+"""Characters of a script's name that rigs are told."""
 MOST_ON_WINDOWS = 250
 """Rigs: select() there watches 512 sockets, each rig takes two, and the event loop some for itself."""
+
+
+_STARTED = time.strftime("%H:%M:%S")
+"""When this program began with rigsync."""
+
+
+def this_program() -> str:
+    """Return which program this is: the name of its script, and never its arguments, which may hold secrets."""
+    path = next(iter(getattr(sys, "argv", ())), "")
+    if os.path.basename(path) == "__main__.py":  # of a package
+        path = os.path.dirname(path)
+    name = os.path.basename(path)
+    shown = "python" if name in ("", "-c") else one_line(name)[:LONGEST_SCRIPT]
+    return f"{shown}, pid {os.getpid()}, started {_STARTED}"
 
 
 @dataclass(slots=True)
@@ -198,7 +216,7 @@ class RigServices(app.Services):
         found = [addresses[0] for addresses in all_found]
         self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
         self._check_distinct(self._addresses)
-        self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamp_clock(), Random())
+        self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamp_clock(), Random(), this_program())
         fanout = self._fanout
         endpoint = Endpoint(fanout, self._on_event, fanout.report_refusal, fanout.report_life)
         try:

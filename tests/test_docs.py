@@ -186,7 +186,7 @@ def encoded(frame: Frame | Array, mark: bytes) -> bytes:
         case Array(event, args):
             return messages.array(Message.of(event, args), mark)
         case messages.Probe():
-            return messages.probe(frame.boot, frame.n, frame.t0)
+            return messages.probe(frame.boot, frame.n, frame.t0, program=frame.program)
         case messages.Alive():
             return messages.alive(frame)
         case messages.Request():

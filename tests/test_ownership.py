@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -14,6 +16,7 @@ from processes import LONG, Program, RigProgram, port_of, until
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, relay
 from rigsync.protocol.peer import FAREWELLS
 from rigsync.relay import relay_before
+from rigsync.service import this_program
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"
@@ -97,6 +100,45 @@ def test_an_experiment_is_taken_over_by_its_reference(stack: contextlib.ExitStac
 def test_a_lease_that_is_none_is_refused(lease: Any) -> None:
     with pytest.raises(ConfigError, match="lease"):
         Rig("cameras", "udp://127.0.0.1:0", lease=lease)
+
+
+def test_a_refusal_names_the_program_that_is_in_charge(stack: contextlib.ExitStack) -> None:
+    rig = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0"))
+    aux = coordinator(stack, rig)
+    with Program("coordinate", rigs={"cameras": rig.uri}) as other:
+        other.wait_for("connected")
+        other.tell("push", "EXPINIT", REFERENCE)
+        other.wait_for("result", "EXPINIT")
+        text = refusal(aux, "EXPINIT", OTHER).message
+        told = re.search(r"the coordinator on 127\.0\.0\.1 \((.*), pid (\d+), started (\d\d:\d\d:\d\d)\) is in", text)
+        assert told, text
+        assert told[1] == "processes.py"
+        assert int(told[2]) == other._process.pid
+        assert REFERENCE in text
+        assert "close it there" in text
+
+
+def test_a_second_connection_of_this_program_is_told_so(stack: contextlib.ExitStack) -> None:
+    rig = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0"))
+    first, second = coordinator(stack, rig), coordinator(stack, rig)
+    first.request("EXPINIT", {"exp_ref": REFERENCE})
+    text = refusal(second, "EXPEND").message
+    assert f"pid {os.getpid()}, " in text
+    assert text.startswith("EXPEND refused: this very program (")
+    assert "close that one" in text
+
+
+def test_a_program_s_arguments_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = f", pid {os.getpid()}, started "
+    for argv, name in (
+        (["/lab/task.py", "--token", "secret"], "task.py"),
+        (["/lab/session/__main__.py", "secret"], "session"),
+        (["-c", "secret"], "python"),
+        (["/lab/" + 100 * "x"], 40 * "x"),
+        ([], "python"),
+    ):
+        monkeypatch.setattr(sys, "argv", argv)
+        assert this_program()[:-8] == name + told
 
 
 def test_rigs_interrupt_when_their_owner_is_killed_and_say_why(

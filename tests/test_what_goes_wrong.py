@@ -36,6 +36,8 @@ SHOWN_BY = {
     ],
     "another program commands the same rig": [
         "tests/test_ownership.py::test_another_coordinator_is_refused_by_name",
+        "tests/test_ownership.py::test_a_refusal_names_the_program_that_is_in_charge",
+        "tests/test_ownership.py::test_a_second_connection_of_this_program_is_told_so",
     ],
     "a rig's program is restarted while it has a message": [
         "tests/test_links.py::test_a_restart_that_nothing_else_shows_settles_what_is_outstanding",
@@ -45,6 +47,16 @@ SHOWN_BY = {
         "tests/agent/test_serve.py::test_one_that_was_killed_and_started_again_does_not_say_that_it_has_ended_the_recording",
         "tests/protocol/test_responder.py::test_an_end_of_what_this_program_has_never_begun_is_no_success",
         "tests/test_experiment.py::test_one_that_is_started_anew_is_seen",
+    ],
+    "a rig's program is closed, is stopped by Ctrl-C, SIGTERM or SIGHUP, or just ends in the middle of an experiment": [
+        "tests/test_rig_closing.py::test_close_interrupts_what_is_under_way_and_tells_why",
+        "tests/test_rig_closing.py::test_a_signal_interrupts_what_is_under_way_and_the_exit_status_is_0",
+        "tests/test_rig_closing.py::test_a_program_that_ends_without_close_interrupts_what_is_under_way",
+        "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
+    ],
+    "a signal handler pushes while the main thread waits for rigs": [
+        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
+        "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
     ],
     "a rig's PC comes back with another address": [
         "tests/test_links.py::test_a_name_that_stands_for_another_address_after_a_reboot",
@@ -127,7 +139,7 @@ SHOWN_BY = {
     "a callback of your own blocks": [
         "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
     ],
-    "the task fails in `aux.experiment`, is stopped by Ctrl-C or SIGTERM, or just ends": [
+    "the task fails in `aux.experiment`, is stopped by Ctrl-C, SIGTERM or a terminal that is closed, or just ends": [
         "tests/test_experiment.py::test_whatever_leaves_the_body_interrupts_and_tells_why",
         "tests/test_experiment.py::test_a_signal_interrupts",
         "tests/test_experiment.py::test_the_end_of_the_interpreter_interrupts",

@@ -464,11 +464,20 @@ class Agenda:
         stop = ", or stop it with EXPINTERRUPT"
         if self.status is ExpStatus.STOPPED:
             stop = f"; it is over, and anyone may go on when that one has been silent for {self._patience:g} s"
+        owner, where = self._owner_for(task.sender)
         return (
-            f"{task.event.name} refused: the coordinator on {self.ownership.host} is in charge of {experiment} "
-            f"({self.status.name}){heard}; close it there, or take the experiment over with EXPINIT, its exp_ref and "
+            f"{task.event.name} refused: {owner} is in charge of {experiment} "
+            f"({self.status.name}){heard}; close {where}, or take the experiment over with EXPINIT, its exp_ref and "
             f"takeover: true (rigsync push EXPINIT {self.exp_ref or 'REF'} --takeover){stop}"
         )
+
+    def _owner_for(self, asker: Sender | None) -> tuple[str, str]:
+        """Return who is in charge, and where to close it, in words for a coordinator that is not."""
+        owner = self.ownership.owner
+        program = owner and owner.program
+        if asker and owner and program and (asker.host, asker.program) == (owner.host, program):
+            return f"this very program ({program}) on {owner.host}, by another connection,", "that one"
+        return f"the coordinator on {self.ownership.host}" + (f" ({program})" if program else ""), "it there"
 
     def _expire_lease(self, now: float) -> None:
         owner = self.ownership.owner

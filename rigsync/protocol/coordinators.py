@@ -77,6 +77,8 @@ class Coordinator:
     address: Address | None = None
     """Where its probes come from; None after it has said goodbye."""
     told_overflow: bool = False
+    program: str | None = None
+    """Which program it is, for people."""
     has_left: bool = False
     """Whether it has said goodbye, after which nothing of its boot is meant any more."""
     is_spent: bool = False

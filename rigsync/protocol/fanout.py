@@ -50,16 +50,26 @@ class Fanout(Outputs[tuple[str, Line]]):
         The coordinator's wall clock.
     random : random.Random
         For back-off.
+    program : str, optional
+        Which program this is, for the people whom a rig refuses on its account.
     """
 
-    def __init__(self, rigs: Mapping[str, RigConfig], timing: Timing, boot: str, stamps: StampClock, random: Random):
+    def __init__(
+        self,
+        rigs: Mapping[str, RigConfig],
+        timing: Timing,
+        boot: str,
+        stamps: StampClock,
+        random: Random,
+        program: str | None = None,
+    ):
         super().__init__()
         self._stamps, self._timing = stamps, timing
         self._n = 0
         self._pushes: dict[float, _Push] = {}
         self._timer = math.inf
         self.peers = {
-            name: Peer(config, timing, boot, stamps, random, self._outbox, self._events, self._settled)
+            name: Peer(config, timing, boot, stamps, random, self._outbox, self._events, self._settled, program)
             for name, config in rigs.items()
         }
 

@@ -33,6 +33,8 @@ LONGEST_COMMAND = 100
 """Characters of a command's name."""
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
+LONGEST_PROGRAM = 80
+"""Characters of what a coordinator says of its program."""
 _LARGEST = 2**63
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 _EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
@@ -107,6 +109,8 @@ class Probe(Frame):
     """Stamp of sending, nanoseconds."""
     pad: str | None = field(default=None, repr=False)
     """Makes the probe long, to see whether the network carries that; the answer is made about as long."""
+    program: str | None = None
+    """Which program the coordinator is, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,7 @@ def _read_frame(content: dict[str, Any]) -> Frame:
 
 
 def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"))
+    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"), _shown(_optional(content, "program")))
 
 
 def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
@@ -312,6 +316,11 @@ _READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
     "notice": _read_notice,
     "bye": _read_bye,
 }
+
+
+def _shown(program: str | None) -> str | None:
+    """Return what a coordinator says of its program as one short line."""
+    return one_line(program[:LONGEST_PROGRAM])[:LONGEST_PROGRAM] if program else None
 
 
 def _whole(content: dict[str, Any], key: str) -> int:
@@ -476,9 +485,10 @@ def request(
     return _encode("request", boot, n, f'{what},"args":{message.body},"at":{when}{meant}')
 
 
-def probe(boot: str, n: int, t0: int, size: int = 0) -> bytes:
+def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None) -> bytes:
     """Return a probe, padded to `size` bytes where it is shorter; `t0` is the stamp of sending in nanoseconds."""
-    return _padded(_encode("probe", boot, n, f'"t0":{t0}'), size)
+    who = "" if program is None else f',"program":{to_json(program)}'
+    return _padded(_encode("probe", boot, n, f'"t0":{t0}{who}'), size)
 
 
 def alive(frame: Alive, size: int = 0) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LEASE = 300.0
 """Seconds of an owner's silence after which a rig interrupts: longer than a computer takes to start again."""
@@ -16,6 +16,8 @@ class Sender:
     host: str
     boot: str | None
     """None in the iblutil dialect, where a coordinator is known by its host alone."""
+    program: str | None = None
+    """What it has told of its program, if it has."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sender):
@@ -77,7 +79,7 @@ class Ownership:
         if self.owner is not None and self.owner.boot == boot and not self._left:
             self._heard, self._is_excused = now, False
             if host is not None and host != self.owner.host:
-                self.owner = Sender(host, boot)
+                self.owner = replace(self.owner, host=host)
 
     def pass_over(self, seconds: float, now: float, patience: float) -> None:
         """Do not hold seconds up to `now` against the owner in which nobody here has listened.

@@ -114,6 +114,8 @@ class Peer:
     settled : callable
         Called once for each request with the rig's name, its answer, its error, or None where it has only confirmed the
         request and no more was asked, and with when it began to act.
+    program : str, optional
+        Which program the coordinator is, for people.
     """
 
     def __init__(
@@ -126,9 +128,11 @@ class Peer:
         outbox: list[tuple[tuple[str, Line], bytes]],
         told: list[Event],
         settled: Callable[[str, Request, list[Any] | RigError | None, Start | None], None],
+        program: str | None = None,
     ):
         self.config, self.name = config, config.name
         self._timing, self._boot, self._stamps = timing, boot, stamps
+        self._program = program
         self._outbox, self._events, self._settled = outbox, told, settled
         self._backoff = Backoff(timing, random)
         self._liveness = Liveness(timing, random)
@@ -716,7 +720,7 @@ class Peer:
             self._probe_n += 1
             n, stamp = self._probe_n, self._stamps.stamp(now)
         self._probes.add(n, now, stamp)
-        self._send(Line.PROBES, messages.probe(self._boot, n, stamp))
+        self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program))
         return n
 
     def _probe_returned(self, n: int, now: float, stamps: tuple[int, int, int] | None, held: int) -> None:

@@ -100,7 +100,8 @@ class Responder(Outputs[Address]):
             if isinstance(frame, Array):
                 self._receive_array(frame, data, source, now)
             elif isinstance(frame, Probe):
-                self._see(frame, source, now)
+                coordinator = self._see(frame, source, now)
+                coordinator.program = frame.program or coordinator.program
                 # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
@@ -350,7 +351,8 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
-        task = Task(frame.event, frame.args, source, Sender(source[0], frame.boot), record, size, of=frame.of)
+        sender = Sender(source[0], frame.boot, coordinator.program)
+        task = Task(frame.event, frame.args, source, sender, record, size, of=frame.of)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)
         self._agenda.accept(task, now, instant)

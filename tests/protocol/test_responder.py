@@ -3003,3 +3003,42 @@ def test_others_that_watch_are_told_the_command_s_name() -> None:
     bench.respond(bench.due().task, "SECRET")
     ((_, notice),) = bench.notices("log")
     assert notice.body == {"message": "focus", "from": "10.0.0.1:50000", "error": None}
+
+
+# ------------------------------------------------------------------------------------------ which program it is
+
+
+PROGRAM = "task.py, pid 4711, started 14:03:11"
+
+
+def with_program(bench: RigBench, boot: str, source: tuple[str, int], program: str | None) -> None:
+    bench.receive(messages.probe(boot, 77, 123, program=program), source)
+    bench.sent()
+
+
+def test_a_refusal_names_the_program_that_is_in_charge() -> None:
+    bench = RigBench(*LIFECYCLE)
+    with_program(bench, COORDINATOR, ("10.0.0.1", 60_000), PROGRAM)
+    bench.enter("RUNNING")
+    assert f"refused: the coordinator on 10.0.0.1 ({PROGRAM}) is in charge of {REF}" in foreign(bench, "EXPEND").message
+    with_program(bench, ANOTHER, OTHER_HOST, PROGRAM)  # of the same name, on another computer
+    assert f"refused: the coordinator on 10.0.0.1 ({PROGRAM})" in foreign(bench, "EXPEND").message
+
+
+@pytest.mark.parametrize("program", [None, ""])
+def test_a_coordinator_of_the_version_before_is_named_by_its_computer(program: str | None) -> None:
+    bench = RigBench(*LIFECYCLE)
+    with_program(bench, COORDINATOR, ("10.0.0.1", 60_000), program)
+    with_program(bench, ANOTHER, OTHER_HOST, program)
+    bench.enter("RUNNING")
+    assert "refused: the coordinator on 10.0.0.1 is in charge of" in foreign(bench, "EXPEND").message
+
+
+def test_what_a_stranger_says_of_its_program_is_one_short_line() -> None:
+    bench = RigBench(*LIFECYCLE)
+    with_program(bench, COORDINATOR, ("10.0.0.1", 60_000), "\x1b[2J\nall is well\n" + 5_000 * "x")
+    bench.enter("RUNNING")
+    text = foreign(bench, "EXPEND").message
+    assert text.isprintable()
+    assert "(\\x1b[2J\\nall is well" in text
+    assert len(text) < 600
