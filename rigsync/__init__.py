@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rigsync.errors import RigTimeout as RigTimeout
     from rigsync.errors import UnknownRig as UnknownRig
     from rigsync.errors import UnknownStream as UnknownStream
+    from rigsync.errors import WrongRig as WrongRig
     from rigsync.experiment import Experiment as Experiment
     from rigsync.failures import RigFailure as RigFailure
     from rigsync.protocol.board import Progress as Progress
@@ -81,6 +82,7 @@ _MODULES = {
         "RigsyncError",
         "UnknownRig",
         "UnknownStream",
+        "WrongRig",
     ],
     "experiment": ["Experiment"],
     "failures": ["RigFailure"],

@@ -692,7 +692,7 @@ class Auxiliaries:
             Another program's experiment goes on at the rig.
         NotSupported
             The rig speaks the iblutil dialect.
-        RigTimeout, RigLost, RigRefused, RigRestarted, Interrupted, Aborted
+        RigTimeout, RigLost, RigRefused, RigRestarted, WrongRig, Interrupted, Aborted
             As for `push`.
         PayloadError, PayloadTooLarge
             An argument cannot be sent. Nothing was sent.

@@ -83,6 +83,16 @@ def _check_seconds(value: object, key: str) -> None:
         raise ConfigError(f"expected a number of seconds above 0, not {_shown(value)}", key=key)
 
 
+def is_called(name: str, told: str) -> bool:
+    """Tell whether a rig that says that it is `told` may be the one that a configuration calls `name`.
+
+    Capitals make no difference. Of a name such as ``cameras:left`` one side may leave out what follows the colon. A rig
+    that says no name may be any.
+    """
+    wanted, is_told = name.strip().casefold(), told.strip().casefold()
+    return not is_told or is_told in (wanted, wanted.partition(":")[0]) or is_told.partition(":")[0] == wanted
+
+
 def is_pause(value: object) -> TypeGuard[float]:
     """Tell whether a value can be the seconds of an iblutil rig's pause."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_PAUSE

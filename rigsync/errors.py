@@ -210,6 +210,10 @@ class Aborted(RigError):
     """The message was taken out of the queue before it was sent to this rig."""
 
 
+class WrongRig(RigError):
+    """Another rig answers at the rig's address. Nothing was sent to it; the text names both, and what to correct."""
+
+
 class NotSupported(RigError):
     """The rig cannot be asked this: it speaks the iblutil dialect, which knows no commands. Nothing was sent to it."""
 

@@ -14,12 +14,12 @@ from enum import Enum
 from typing import Any
 
 from rigsync import __version__
-from rigsync.config import Address, RigConfig
+from rigsync.config import Address, RigConfig, is_called
 from rigsync.errors import RemoteProtocolError
 from rigsync.interfaces import Interface
 from rigsync.protocol.clock import ClockEstimate
 from rigsync.protocol.events import Dialect
-from rigsync.protocol.messages import VERSION, Alive
+from rigsync.protocol.messages import VERSION, Alive, one_line
 
 CLOCK_LIMIT = 1.0
 """Seconds by which a clock may be off."""
@@ -56,6 +56,8 @@ class Fault(str, Enum):
     """A rig on TCP that is, or may be, of the iblutil dialect, which a connection would take from its task."""
     NOT_A_RIG = "not-a-rig"
     """Something else answers at the rig's address."""
+    WRONG_RIG = "wrong-rig"
+    """Another rig of rigsync answers at the rig's address."""
     DIALECT = "wrong-dialect"
     """The configuration says that the rig speaks another dialect than it does."""
     VERSION = "version"
@@ -162,7 +164,7 @@ def judge(
     if not evidence.has_answered or evidence.refused:
         return (_unanswered(evidence, interfaces),)
     checks = (
-        _same_address(evidence, everything),
+        _same_address(evidence, everything) or _wrong_rig(evidence, everything),
         _dialect(evidence),
         _version(evidence),
         _mtu(evidence),
@@ -453,6 +455,25 @@ def _same_address(evidence: Evidence, everything: Iterable[Evidence]) -> Finding
         f"it has the same address as {', '.join(others)}: {text_of(evidence.asked or ())}",
         "nothing can be sent to two rigs that are one",
         ("give each rig an address of its own in the file of rigs",),
+    )
+
+
+def _wrong_rig(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None:
+    name, alive = evidence.rig.name, evidence.alive
+    if alive is None or is_called(name, alive.name):
+        return None
+    told = one_line(alive.name)
+    right = next((other.rig for other in everything if other.alive and is_called(name, other.alive.name)), None)
+    return Finding(
+        name,
+        Fault.WRONG_RIG,
+        f"the rig at {text_of(evidence.asked or ())} says that it is {told}",
+        f"{name} answers at the address of {right.name}" if right else "nothing is sent to a rig of another name",
+        (
+            f"correct the address of {name} in the file of rigs"
+            + (f"; {right.address} is the one at which it answers" if right else ""),
+            f"or the name {told} where that rig's program is started",
+        ),
     )
 
 

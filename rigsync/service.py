@@ -218,6 +218,8 @@ class RigServices(app.Services):
         self._check_distinct(self._addresses)
         self._fanout = Fanout(rigs, self._rigs.timing, secrets.token_hex(8), stamp_clock(), Random(), this_program())
         fanout = self._fanout
+        for name, address in self._addresses.items():
+            fanout.peers[name].is_shared = self._rigs.may_share and list(self._addresses.values()).count(address) > 1
         endpoint = Endpoint(fanout, self._on_event, fanout.report_refusal, fanout.report_life)
         try:
             for name, (family, address) in zip(rigs, found, strict=True):
@@ -632,7 +634,8 @@ class RigServices(app.Services):
         elif isinstance(event, ProbeAnswered):
             answered = [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]
             if answered:
-                self._finish_pings(answered, self._ping_reply(event))
+                now = asyncio.get_running_loop().time()
+                self._finish_pings(answered, self._fanout.peers[event.rig].mistaken_for(now) or self._ping_reply(event))
         elif isinstance(event, ProbeRefused):
             self._refuse_pings(event.rig)
         elif isinstance(event, RemoteComplaint):

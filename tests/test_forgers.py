@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from live_helpers import Gate, in_thread
 from processes import LONG, port_of, until
 
 from rigsync import Auxiliaries, Rig
-from rigsync.errors import PushTimeout
+from rigsync.cli.watching import Watch
+from rigsync.config import rigs_from
+from rigsync.doctor import diagnose
+from rigsync.errors import PushError, PushTimeout, RigsMissing, WrongRig
 from rigsync.protocol import messages
 from rigsync.protocol.messages import ExpMessage, Message
 from rigsync.results import PushResult
@@ -64,3 +68,33 @@ def test_an_answer_that_is_forged_in_the_rig_s_name_is_no_success(stack: context
     assert peer
     until(lambda: peer.violations.get("not for this program") == 22)
     assert isinstance(aux.push("EXPINFO", 0, wait=True), PushResult)
+
+
+# ----------------------------------------------------------------------------------------------------- another rig
+
+
+def test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing(stack: contextlib.ExitStack) -> None:
+    began: list[str] = []
+    rigs = [stack.enter_context(Rig(name, "udp://127.0.0.1:0")) for name in ("cameras", "ephys")]
+    for rig in rigs:
+        rig.on("EXPINIT")(lambda data, name=rig.name: began.append(name))
+        rig.on("EXPINTERRUPT")(lambda data, name=rig.name: began.append(name))
+    cameras, ephys = rigs
+    aux = stack.enter_context(Auxiliaries({"cameras": ephys.uri, "ephys": cameras.uri}, connect_timeout=0.2))
+    for message in ("EXPINIT", "EXPINTERRUPT"):
+        failed = aux.push(message, "2026-01-01_1_m", wait=True)
+        assert isinstance(failed, PushError)
+        assert {name: type(error) for name, error in failed.failed.items()} == {"cameras": WrongRig, "ephys": WrongRig}
+        assert f"the rig at {ephys.uri} says that it is ephys" in str(failed.failed["cameras"])
+    assert not aux.all_alive
+    with pytest.raises(RigsMissing, match=r"cameras: the rig at .* says that it is ephys"):
+        aux.wait_for(timeout=0.1)
+    outcomes: SimpleQueue[Any] = SimpleQueue()
+    aux.thread.call(aux.services.ping, "cameras", LONG, outcomes.put)
+    assert isinstance(outcomes.get(timeout=LONG), WrongRig)
+    with Watch(aux) as watch:
+        assert "says that it is ephys" in watch.rows()[0].last_error
+    found = diagnose(rigs_from({"cameras": ephys.uri, "ephys": cameras.uri}))
+    assert [[finding.fault.value for finding in seen.findings] for seen in found.values()] == [["wrong-rig"]] * 2
+    assert f"{cameras.uri} is the one at which it answers" in found["cameras"].findings[0].remedies[0]
+    assert began == []

@@ -23,7 +23,7 @@ PROMISED = {
     *("RigsyncError", "ConfigError", "PayloadError", "PayloadTooLarge", "UnknownRig", "ListenError"),
     *("NotRunning", "LoopBlocked", "LoopStuck", "RemoteProtocolError"),
     *("RigError", "RigTimeout", "RigRefused", "RigLost", "Interrupted", "Aborted", "RemoteError"),
-    "NotSupported",
+    *("NotSupported", "WrongRig"),
     *("PushError", "PushTimeout"),
     *("BusyError", "Cancelled", "RigRestarted", "RigsMissing", "ClockEstimate", "Start"),
     *("Experiment", "ExperimentError", "RigFailure"),

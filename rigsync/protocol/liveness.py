@@ -92,6 +92,10 @@ class Liveness:
         self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
 
+    def mistake(self, reason: str, now: float) -> None:
+        """Take note that another rig answers in its place."""
+        self._enter(LinkState.LOST, reason, now)
+
     @property
     def is_gone(self) -> bool:
         """Whether the rig's process is known to have ended: its port is closed, or it has said goodbye."""

@@ -11,7 +11,7 @@ from enum import Enum
 from random import Random
 from typing import Any
 
-from rigsync.config import RigConfig, Timing
+from rigsync.config import RigConfig, Timing, is_called
 from rigsync.errors import (
     Aborted,
     Cancelled,
@@ -21,6 +21,7 @@ from rigsync.errors import (
     RemoteProtocolError,
     RigError,
     RigRestarted,
+    WrongRig,
     remote_error,
 )
 from rigsync.protocol import events, messages
@@ -167,6 +168,10 @@ class Peer:
         self.exp_ref: str | None = None
         self.version: str | None = None
         self.owner: str | None = None
+        self.is_shared = False
+        """Whether another rig of the configuration has the same address, as some may: one answers for both."""
+        self._mistaken_for: tuple[str, float] | None = None
+        """The name of another rig that answers in this one's place, and when it did last, in monotonic seconds."""
         self.violations: dict[str, int] = {}
         self._size = 0
         """Bytes of what is being taken in."""
@@ -187,6 +192,17 @@ class Peer:
     def refused(self) -> bool:
         """Whether the rig's host says that nothing listens at the rig's port."""
         return self._liveness.refused
+
+    def mistaken_for(self, now: float) -> WrongRig | None:
+        """Return what is wrong where another rig answers at this one's address."""
+        if self._mistaken_for is None or now >= self._mistaken_for[1] + self._timing.lost_after:
+            return None
+        told = messages.one_line(self._mistaken_for[0])
+        return WrongRig(
+            self.name,
+            f"the rig at {self.config.address} says that it is {told}; correct the address of {self.name} in the "
+            f"configuration, or the name {told} where that rig's program is started",
+        )
 
     @property
     def clock(self) -> ClockEstimate | None:
@@ -307,6 +323,7 @@ class Peer:
         """Take note of an ICMP refusal."""
         self._events.append(ProbeRefused(self.name))
         self._owed.clear()  # its program has ended
+        self._mistaken_for = None
         before = self.state
         self._liveness.refuse(now)
         self._note_change(before)
@@ -351,6 +368,9 @@ class Peer:
     # ------------------------------------------------------------------------------------------------ requests
 
     def _advance(self, now: float) -> None:
+        if wrong := self.mistaken_for(now):
+            self._settle_mistaken(wrong, now)
+            return
         errand = self._errands.next()
         if errand is None or errand.tries or self.dialect is Dialect.UNKNOWN:
             return
@@ -622,6 +642,10 @@ class Peer:
             if probe is None or frame.t0 != probe.stamp or is_old:
                 self._count("unknown boot")
                 return
+            if not (self.is_shared or is_called(self.name, frame.name)):
+                self._probe_returned(frame.n, now, None, 0)
+                self._note_mistake(frame.name, now)
+                return
             restarted = self._remote_boot is not None
             self._meet(frame.boot)
             if restarted:  # told before what the new process says of itself
@@ -629,7 +653,7 @@ class Peer:
         elif frame.n <= self._left_at:
             self._count("late answer")  # it left before the goodbye
             return
-        self._names_me = frame.to is not None
+        self._names_me, self._mistaken_for = frame.to is not None, None
         if frame.n >= self._newest_alive:  # a later probe's answer may have overtaken this one
             self._newest_alive = frame.n
             self.status, self.exp_ref = frame.status, frame.exp_ref
@@ -639,6 +663,23 @@ class Peer:
         if restarted:
             self._settle_restarted()
         self._advance(now)
+
+    def _note_mistake(self, told: str, now: float) -> None:
+        before, self._mistaken_for = self.state, (told, now)
+        if wrong := self.mistaken_for(now):
+            self._liveness.mistake(wrong.problem, now)
+            self._note_change(before)
+        self._advance(now)
+
+    def _settle_mistaken(self, wrong: WrongRig, now: float) -> None:
+        """End all that was asked of this rig, since another one answers in its place."""
+        for errand in list(self._errands.under_way()):
+            self._errands.remove(errand)
+            name = errand.request.event.name
+            became = f"look at {self.name} for what became of {name}" if errand.tries else f"{name} was not sent"
+            self._fail(errand, WrongRig(self.name, f"{wrong.problem}; {became}"))
+        for errand in self._errands.take_unsent():
+            self._fail(errand, WrongRig(self.name, f"{wrong.problem}; {errand.request.event.name} was not sent"))
 
     def _meet(self, boot: str) -> None:
         """Begin anew with another process of the rig."""

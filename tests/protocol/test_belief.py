@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rigsync.errors import Cancelled, RigTimeout
+from rigsync.config import is_called
+from rigsync.errors import Cancelled, RigLost, RigTimeout, WrongRig
 from rigsync.protocol import events, messages
 from rigsync.protocol.events import Dialect, LinkState
 from rigsync.protocol.messages import Alive, ExpMessage, ExpStatus, Message, Notice, decode
@@ -211,3 +212,81 @@ def test_what_the_end_has_overtaken_was_not_run() -> None:
     error = bench.outcome()
     assert type(error) is Cancelled
     assert str(error) == f"{NAME}: EXPEND came before EXPSTART, which was not run"
+
+
+# ----------------------------------------------------------------------------------------------------- another rig
+
+
+def named(bench: PeerBench, name: str, boot: str = RIG) -> None:
+    """Answer a probe that leaves now as a rig of some name."""
+    n = bench.peer.probe(bench.now)
+    probe = bench.peer._probes._newest[-1]
+    frame = Alive(boot, n, probe.stamp, WALL, WALL, name, ExpStatus.CONNECTED, None, "0.1.0", to=bench.boot)
+    bench.receive(messages.alive(frame), Line.PROBES)
+
+
+def test_nothing_is_sent_to_a_rig_of_another_name() -> None:
+    bench = PeerBench().connect()
+    bench.submit("EXPINIT")
+    bench.submit("EXPSTART")
+    named(bench, "ephys")
+    bench.submit("EXPINTERRUPT")
+    assert bench.sent() == []
+    assert [type(error) for _, error in bench.outcomes] == [WrongRig] * 3
+    assert str(bench.outcomes[0][1]) == (
+        "cameras: the rig at udp://10.0.1.1:11001 says that it is ephys; correct the address of cameras in the "
+        "configuration, or the name ephys where that rig's program is started; EXPINIT was not sent"
+    )
+    assert (bench.peer.state, bench.peer.status) == (LinkState.LOST, None)
+    assert len(bench.events(events.RigLost)) == 1
+
+
+def test_a_rig_that_has_its_right_name_in_the_end_is_asked() -> None:
+    bench = PeerBench().connect()
+    named(bench, "ephys")
+    named(bench, "cameras", NEW)
+    assert bench.peer.state is LinkState.ALIVE
+    request = bench.submit("EXPINIT")
+    assert bench.sent() == [bench.frame(request, to=NEW)]
+
+
+def test_what_was_outstanding_when_another_rig_took_the_address_is_told(bench: PeerBench) -> None:
+    bench.submit("EXPSTART")
+    bench.sent()
+    named(bench, "ephys", NEW)
+    error = bench.outcome()
+    assert type(error) is WrongRig
+    assert str(error).endswith("look at cameras for what became of EXPSTART")
+
+
+def test_another_rig_that_is_gone_again_is_not_blamed_any_more() -> None:
+    bench = PeerBench().connect()
+    named(bench, "ephys")
+    bench.run(6.0)
+    bench.submit("EXPINIT")
+    bench.run(2.0)
+    assert type(bench.outcome()) is RigLost
+
+
+def test_one_rig_may_answer_for_two_that_share_its_address() -> None:
+    bench = PeerBench().connect()
+    bench.peer.is_shared = True
+    named(bench, "ephys")
+    assert bench.peer.state is LinkState.ALIVE
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "same"),
+    [
+        ("cameras", "cameras", True),
+        ("Cameras ", "cameras", True),
+        ("cameras", "", True),
+        ("cameras:left", "cameras", True),
+        ("cameras", "cameras:left", True),
+        ("cameras:left", "cameras:right", False),
+        ("cameras", "ephys", False),
+        ("cameras", "cameras2", False),
+    ],
+)
+def test_which_names_are_one(wanted: str, told: str, same: bool) -> None:
+    assert is_called(wanted, told) is same
