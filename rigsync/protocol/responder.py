@@ -100,8 +100,8 @@ class Responder(Outputs[Address]):
             if isinstance(frame, Array):
                 self._receive_array(frame, data, source, now)
             elif isinstance(frame, Probe):
-                coordinator = self._see(frame, source, now)
-                coordinator.program = frame.program or coordinator.program
+                if (coordinator := self._see(frame, source, now)) and frame.program:
+                    coordinator.program = frame.program
                 # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
