@@ -181,6 +181,13 @@ SHOWN_BY = {
         "tests/protocol/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
         "tests/protocol/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
     ],
+    "a message of more values than can be read in half a second": [
+        "tests/test_strangers.py::test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory",
+        "tests/test_strangers.py::test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size",
+        "tests/test_strangers.py::test_too_many_values_are_refused_at_the_side_that_sends_them",
+        "tests/test_strangers.py::test_an_older_coordinator_that_sends_too_many_values_is_told",
+        "tests/test_strangers.py::test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_again",
+    ],
     "junk, foreign versions, forged senders": [
         "tests/test_endpoint.py::test_coordinator_takes_junk",
         "tests/test_endpoint.py::test_rig_takes_junk",

@@ -272,6 +272,8 @@ class Peer:
 
     def report_violation(self, error: RemoteProtocolError) -> None:
         """Take note that what came from the rig is no message, or makes no sense; told once for each kind."""
+        if (told := messages.told_frame(error.head, "reply")) and told[0] == self._remote_boot:
+            self._refuse_answer(told[1], error)
         if self._count(error.kind) == 1:
             self._events.append(ViolationSeen(self.name, error.kind, str(error)))
 
@@ -634,6 +636,15 @@ class Peer:
             self._finish(errand, frame.args, now, self._told_start(frame))
         elif isinstance(frame, Failure):
             self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
+
+    def _refuse_answer(self, n: int, problem: RemoteProtocolError) -> None:
+        """Settle a request whose answer this side does not take: it would be sent again and again."""
+        for errand in [errand for errand in self._errands.under_way() if errand.request.n == n and errand.tries]:
+            name = errand.request.event.name
+            text = f"the rig has run {name}, and its answer is not taken: {problem}; have it answer with less"
+            self._confirm_receipt(errand)
+            self._errands.remove(errand)
+            self._fail(errand, RemoteError(self.name, "PayloadTooLarge", text))
 
     def _told_start(self, frame: Reply) -> Start | None:
         clock = self.clock

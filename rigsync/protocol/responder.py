@@ -120,6 +120,8 @@ class Responder(Outputs[Address]):
 
     def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
         """Take note that what came from `source` cannot be a message; the first of each kind from a host is told."""
+        if asked := messages.told_frame(error.head, "request"):
+            self._send(source, messages.failure(self._boot, asked[1], "PayloadTooLarge", f"not run: {error}", ""))
         self._count(error.kind)
         key = (source[0], error.kind)
         if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
