@@ -126,6 +126,7 @@ TYPES = {
     "text": {"text"},
     "text or null": {"text", "null"},
     "whole number": {"natural"},
+    "whole number or null": {"natural", "null"},
     "stamp": {"natural", "negative"},
     "stamp or null": {"natural", "negative", "null"},
     "list": {"list"},
@@ -192,7 +193,7 @@ def encoded(frame: Frame | Array, mark: bytes) -> bytes:
         case messages.Request():
             return messages.request(frame.boot, frame.n, Message.of(frame.event, frame.args), frame.to, frame.at)
         case messages.Ack():
-            return messages.ack(frame.boot, frame.n)
+            return messages.ack(frame.boot, frame.n, frame.done)
         case messages.Reply():
             message = Message.of(ExpMessage.EXPINFO, frame.args)  # of which no more than the arguments is written
             return messages.reply(frame.boot, frame.n, message, frame.started, frame.finished)

@@ -83,6 +83,10 @@ SHOWN_BY = {
     "a handler raises": [
         "tests/test_rig.py::test_exception_comes_back_with_type_text_and_traceback",
     ],
+    "an answer does not fit through the network: a smaller MTU on the way": [
+        "tests/test_live_faults.py::test_an_answer_too_large_for_the_way_back",
+        "tests/protocol/test_peer.py::test_an_answer_that_does_not_arrive_is_told_as_such_and_asked_for_without_patience",
+    ],
     "a handler takes longer than the timeout": [
         "tests/test_auxiliaries.py::test_time_out_is_a_timeout_error",
         "tests/protocol/test_iblutil_rigs.py::test_an_echo_is_no_sign_of_work",

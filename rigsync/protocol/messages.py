@@ -142,7 +142,10 @@ class Request(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Ack(Frame):
-    """The request has arrived and is being worked on."""
+    """The request has arrived and is being worked on; or it is done, and its answer is beside this frame."""
+
+    done: int | None = None
+    """Bytes of that answer, which may be too large for the way back; None while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +291,8 @@ def _read_verb(content: dict[str, Any]) -> Verb:
         raise RemoteProtocolError("malformed frame", str(error)) from None
 
 
-def _read_ack(_: dict[str, Any], boot: str, n: int) -> Frame:
-    return Ack(boot, n)
+def _read_ack(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Ack(boot, n, None if content.get("done") is None else _whole(content, "done"))
 
 
 def _read_reply(content: dict[str, Any], boot: str, n: int) -> Frame:
@@ -507,9 +510,9 @@ def alive(frame: Alive, size: int = 0) -> bytes:
     return _padded(_encode("alive", frame.boot, frame.n, rest[1:-1]), size)
 
 
-def ack(boot: str, n: int) -> bytes:
-    """Return the confirmation that frame `n` has arrived."""
-    return _encode("ack", boot, n)
+def ack(boot: str, n: int, done: int | None = None) -> bytes:
+    """Return the confirmation that frame `n` has arrived; `done` is the size of the answer that is sent beside it."""
+    return _encode("ack", boot, n, "" if done is None else f'"done":{done}')
 
 
 def reply(boot: str, n: int, message: Message, started: int, finished: int) -> bytes:

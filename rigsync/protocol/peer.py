@@ -379,7 +379,8 @@ class Peer:
                 errand.frame = self._encode(errand.request)  # again and again: the rig's clock is known ever better
             for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
                 self._send(Line.REQUESTS, errand.frame)
-            again = self._timing.ask_again if errand.received else self._backoff.wait(errand.tries)
+            is_worked_on = errand.received and errand.done is None
+            again = self._timing.ask_again if is_worked_on else self._backoff.wait(errand.tries)
             errand.next_send = now + again
         else:
             self._send(Line.REQUESTS, errand.request.array)
@@ -627,9 +628,11 @@ class Peer:
         if errand.tries == 1 and not errand.received:
             self._backoff.add_sample(now - errand.sent_at)
         if isinstance(frame, Ack):
-            errand.in_hand = True
             self._confirm_receipt(errand)
-            errand.next_send = now + self._timing.ask_again
+            errand.done = frame.done
+            if frame.done is None:
+                errand.in_hand = True
+                errand.next_send = now + self._timing.ask_again
         elif isinstance(frame, Reply):
             if isinstance(errand.request.event, Command) and len(frame.args) != 1:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")

@@ -14,7 +14,7 @@ from rigsync.protocol.agenda import Agenda, Problem, Task
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.board import Board, Post
 from rigsync.protocol.clock import StampClock
-from rigsync.protocol.coordinators import Address, Coordinator, Coordinators, EchoLane, Record
+from rigsync.protocol.coordinators import ONE_PACKET, Address, Coordinator, Coordinators, EchoLane, Record
 from rigsync.protocol.events import (
     EchoMissing,
     MessageHandled,
@@ -302,7 +302,12 @@ class Responder(Outputs[Address]):
             record.source = source
             if record.frame is None and frame.at is not None:
                 self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
-            self._send(source, record.frame or messages.ack(self._boot, frame.n))
+            if record.frame is None:
+                self._send(source, messages.ack(self._boot, frame.n))
+                return
+            if len(record.frame) > ONE_PACKET:  # that one gets through where this one does not
+                self._send(source, messages.ack(self._boot, frame.n, len(record.frame)))
+            self._send(source, record.frame)
             return
         if frame.n <= coordinator.highest:
             # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
