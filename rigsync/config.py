@@ -33,6 +33,9 @@ MAX_DATAGRAM = 65_507
 """Bytes of the largest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header."""
 MAX_MESSAGE = 1 << 26
 """Bytes of the largest message over TCP, unless told otherwise: 64 MiB."""
+MAX_VALUES = 500_000
+"""Values in one message, as many as are read within half a second: reading holds up everybody else. Once they are read
+they take more memory than as text, an empty list some thirty times as much. A long text is one value."""
 LARGEST_MESSAGE = 1 << 30
 """Bytes to which that may be set: a computer has to hold a message several times over."""
 

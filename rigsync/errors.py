@@ -60,10 +60,18 @@ class PayloadTooLarge(RigsyncError, ValueError):
         The rig that allows no more.
     scheme : {'udp', 'tcp'}
         How it would have been sent.
+    unit : {'bytes', 'values'}
+        What is counted.
     """
 
-    def __init__(self, size: int, limit: int, rig: str | None = None, scheme: str = "udp"):
-        self.size, self.limit, self.rig, self.scheme = size, limit, rig, scheme
+    def __init__(self, size: int, limit: int, rig: str | None = None, scheme: str = "udp", unit: str = "bytes"):
+        self.size, self.limit, self.rig, self.scheme, self.unit = size, limit, rig, scheme, unit
+        if unit == "values":
+            super().__init__(
+                f"the message holds {size:,} values, and one may hold {limit:,}; "
+                "send them as text, such as base64, in several messages, or send a path to the data instead"
+            )
+            return
         towards = f" to rig {rig}" if rig else ""
         if scheme == "tcp":
             most = f"the connection{towards} carries at most {limit:,}; raise max_message on both sides"
@@ -72,7 +80,7 @@ class PayloadTooLarge(RigsyncError, ValueError):
         super().__init__(f"the message takes {size:,} bytes and {most}, or send a path to the data instead")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.size, self.limit, self.rig, self.scheme)
+        return type(self), (self.size, self.limit, self.rig, self.scheme, self.unit)
 
 
 def closest_first(wanted: str, names: Iterable[str]) -> list[str]:
@@ -150,14 +158,16 @@ class RemoteProtocolError(RigsyncError):
         A short name for the sort of violation, by which it is counted.
     problem : str
         What exactly is wrong.
+    head : bytes
+        How a message began that was refused before all of it had come, so that its sender can be told.
     """
 
-    def __init__(self, kind: str, problem: str):
-        self.kind, self.problem = kind, problem
+    def __init__(self, kind: str, problem: str, head: bytes = b""):
+        self.kind, self.problem, self.head = kind, problem, head
         super().__init__(f"{kind}: {problem}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, self.problem)
+        return type(self), (self.kind, self.problem, self.head)
 
 
 # -------------------------------------------------------------------------------------- what became of one rig

@@ -126,6 +126,7 @@ TYPES = {
     "text": {"text"},
     "text or null": {"text", "null"},
     "whole number": {"natural"},
+    "whole number or null": {"natural", "null"},
     "stamp": {"natural", "negative"},
     "stamp or null": {"natural", "negative", "null"},
     "list": {"list"},
@@ -194,7 +195,7 @@ def encoded(frame: Frame | Array, mark: bytes) -> bytes:
                 frame.boot, frame.n, Message.of(frame.event, frame.args), frame.to, frame.at, frame.of
             )
         case messages.Ack():
-            return messages.ack(frame.boot, frame.n, frame.to)
+            return messages.ack(frame.boot, frame.n, frame.to, frame.done)
         case messages.Reply():
             message = Message.of(ExpMessage.EXPINFO, frame.args)  # of which no more than the arguments is written
             return messages.reply(frame.boot, frame.n, message, frame.started, frame.finished, frame.to)

@@ -165,6 +165,27 @@ def test_answer_that_is_lost_while_the_rig_works_is_asked_for_again(stack: conte
     assert counted.runs["cameras", "EXPSTART", 1] == 1
 
 
+def test_an_answer_too_large_for_the_way_back(stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def carry(self: Relay, random: Any, loss: float, send: Any) -> None:
+        if len(send.args[0]) <= 1400:  # as where a link of a smaller MTU drops what does not fit, without a word
+            carry_before(self, random, loss, send)
+
+    carry_before = Relay._carry
+    monkeypatch.setattr(Relay, "_carry", carry)
+    rig = Rig("cameras", "udp://127.0.0.1:0")
+    ran: list[Any] = []
+    rig.on("EXPINFO")(lambda *_: ran.append(1) or {"text": "x" * 31_000})
+    stack.enter_context(rig)
+    relay = stack.enter_context(relay_before({"cameras": ("127.0.0.1", port_of(rig.uri))}))["cameras"]
+    aux = stack.enter_context(Auxiliaries({"cameras": "udp://{}:{}".format(*relay.address)}))
+    outcome = aux.push("EXPINFO", wait=True, timeout=1.0)
+    assert isinstance(outcome, PushError)
+    failure = outcome.failed["cameras"]
+    assert isinstance(failure, RigTimeout)
+    assert "the rig has run it, but its answer of 31.3 kB does not arrive" in str(failure)
+    assert ran == [1]
+
+
 def test_partition_and_healing(stack: contextlib.ExitStack) -> None:
     counted = Counted(stack)
     relays = behind(stack, counted.targets, seed=0)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
-from processes import LONG, port_of, until
+import pytest
+from processes import LONG, RigProgram, port_of, until
 
-from rigsync import Auxiliaries, Rig
+from rigsync import Auxiliaries, PayloadTooLarge, PushError, RemoteError, Rig
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
 
@@ -48,3 +52,122 @@ def test_a_flood_for_an_instant_to_come_is_refused_and_the_owner_s_commands_run(
         assert "the coordinator on 127.0.0.1 is in charge" in frame.message
     assert aux.call("cameras", "focus", 3) == 3
     until(lambda: not session_of(rig).responder._agenda.open_tasks())
+
+
+# ------------------------------------------------------------------------------------------------- large messages
+
+LARGE = 59_000_000
+
+
+def most_memory(pid: int) -> int:
+    """Return the most bytes that a process has had in memory so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def request(args: bytes, boot: str = "a" * 16) -> bytes:
+    """Return an EXPINFO, with JSON of any sort and size after its status."""
+    head = b'{"rigsync":1,"kind":"request","boot":"%s","n":1,"event":"EXPINFO",' % boot.encode()
+    return head + b'"args":[0,' + args + b"]}"
+
+
+def connection(stack: contextlib.ExitStack, uri: str) -> socket.socket:
+    sock = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(uri)), LONG))
+    sock.settimeout(LONG)
+    return sock
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory a process has had")
+def test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory(stack: contextlib.ExitStack) -> None:
+    rig = stack.enter_context(RigProgram(uri="tcp://127.0.0.1:0"))
+    before = most_memory(rig.pid)
+    for boot in ("a" * 16, "b" * 16, "c" * 16):
+        sock = connection(stack, rig.uri)
+        data = request(b"[" + b"[]," * (LARGE // 3) + b"[]]", boot)
+
+        def send(sock: socket.socket = sock, data: bytes = data) -> None:
+            with contextlib.suppress(ConnectionError):  # it is closed before all has left
+                sock.sendall(data)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        answer = messages.decode(sock.recv(1 << 16))
+        assert isinstance(answer, messages.Failure)
+        assert (answer.n, answer.error) == (1, "PayloadTooLarge")
+        assert "not run: too many values: a message of more than 500,000 values" in answer.message
+        sender.join(LONG)
+    assert most_memory(rig.pid) - before < LARGE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory a process has had")
+def test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size(stack: contextlib.ExitStack) -> None:
+    rig = stack.enter_context(RigProgram(uri="tcp://127.0.0.1:0"))
+    before = most_memory(rig.pid)
+    socks = {boot: connection(stack, rig.uri) for boot in ("a" * 16, "b" * 16, "c" * 16)}
+    data = {boot: request(b'"' + b"x" * LARGE + b'"', boot) for boot in socks}
+    senders = [threading.Thread(target=sock.sendall, args=[data[boot]]) for boot, sock in socks.items()]
+    for sender in senders:
+        sender.start()
+    for sock in socks.values():
+        answer = messages.decode(sock.recv(1 << 16))
+        assert isinstance(answer, messages.Reply)
+    for sender in senders:
+        sender.join(LONG)
+    assert most_memory(rig.pid) - before < 4 * LARGE
+
+
+def test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigsync.transports.tcp.STALLED", 0.05)
+    rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
+    rig.on("EXPINFO")(lambda _, data: {"size": len(data)})
+    sock = connection(stack, rig.uri)
+    sock.sendall(request(b'"' + b"x" * 1_000_000))
+    until(lambda: session_of(rig).endpoint._listener._turn)
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    assert aux.request("EXPINFO", None, "x" * 1_000_000)["cameras"][1]["size"] == 1_000_000
+    until(lambda: not session_of(rig).endpoint._listener._turn)
+    assert sock.recv(1) == b""
+
+
+def test_too_many_values_are_refused_at_the_side_that_sends_them(stack: contextlib.ExitStack) -> None:
+    rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
+    rig.on("EXPINFO")(lambda _, count: {"values": [0] * count})
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    with pytest.raises(PayloadTooLarge, match="values, and one may hold 500,000; send them as text"):
+        aux.push("EXPINFO", None, [0] * 500_000)
+    assert len(aux.request("EXPINFO", None, 400_000)["cameras"][1]["values"]) == 400_000
+    outcome = aux.push("EXPINFO", None, 500_000, wait=True)
+    assert isinstance(outcome, PushError)
+    failure = outcome.failed["cameras"]
+    assert isinstance(failure, RemoteError)
+    assert failure.error == "PayloadTooLarge"
+
+
+def test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_again(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigsync.protocol.messages.MAX_VALUES", 10**9)  # as on one of the version before
+    ran: list[Any] = []
+    rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
+    rig.on("EXPINFO")(lambda _, count: ran.append(count) or {"values": [0] * count})
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    outcome = aux.push("EXPINFO", None, 500_000, wait=True)
+    assert isinstance(outcome, PushError)
+    text = str(outcome.failed["cameras"])
+    assert "PayloadTooLarge: the rig has run EXPINFO, and its answer is not taken: too many values" in text
+    assert ran == [500_000]
+    assert aux.request("EXPINFO", None, 3, timeout=LONG)["cameras"][1]["values"] == [0, 0, 0]
+
+
+def test_an_older_coordinator_that_sends_too_many_values_is_told(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigsync.protocol.messages.MAX_VALUES", 10**9)  # as on one of the version before
+    rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    outcome = aux.push("EXPINFO", None, [0] * 2_000_000, wait=True)
+    assert isinstance(outcome, PushError)
+    assert "PayloadTooLarge: not run: too many values" in str(outcome.failed["cameras"])
+    assert aux.request("EXPINFO", None, "x", timeout=LONG)

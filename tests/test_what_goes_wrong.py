@@ -100,6 +100,10 @@ SHOWN_BY = {
     "a handler raises": [
         "tests/test_rig.py::test_exception_comes_back_with_type_text_and_traceback",
     ],
+    "an answer does not fit through the network: a smaller MTU on the way": [
+        "tests/test_live_faults.py::test_an_answer_too_large_for_the_way_back",
+        "tests/protocol/test_peer.py::test_an_answer_that_does_not_arrive_is_told_as_such_and_asked_for_without_patience",
+    ],
     "a handler takes longer than the timeout": [
         "tests/test_auxiliaries.py::test_time_out_is_a_timeout_error",
         "tests/protocol/test_iblutil_rigs.py::test_an_echo_is_no_sign_of_work",
@@ -207,6 +211,13 @@ SHOWN_BY = {
         "tests/test_strangers.py::test_a_flood_for_an_instant_to_come_is_refused_and_the_owner_s_commands_run",
         "tests/protocol/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
         "tests/protocol/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
+    ],
+    "a message of more values than can be read in half a second": [
+        "tests/test_strangers.py::test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory",
+        "tests/test_strangers.py::test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size",
+        "tests/test_strangers.py::test_too_many_values_are_refused_at_the_side_that_sends_them",
+        "tests/test_strangers.py::test_an_older_coordinator_that_sends_too_many_values_is_told",
+        "tests/test_strangers.py::test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_again",
     ],
     "junk, foreign versions, forged senders": [
         "tests/test_endpoint.py::test_coordinator_takes_junk",

@@ -17,13 +17,11 @@ from rigsync.config import DATAGRAM_ROOM, Room, close_match
 from rigsync.errors import PayloadError, PayloadTooLarge
 from rigsync.protocol.clock import MOST_AHEAD
 from rigsync.protocol.lifecycle import reference_text
-from rigsync.protocol.messages import Command, ExpMessage, ExpStatus, Message, Verb, to_json
+from rigsync.protocol.messages import MOST_DIGITS, Command, ExpMessage, ExpStatus, Message, Verb, to_json
 
 DEEPEST = 64
 """Levels of nesting allowed: what refers to itself is found out, and the other side's decoder is spared."""
-_MOST_DIGITS = 640
-"""Digits that Python writes and reads in every setting (`sys.set_int_max_str_digits`); who sends more errs anyway."""
-_WHOLES_END = 10**_MOST_DIGITS
+_WHOLES_END = 10**MOST_DIGITS
 
 # What follows the event in each message (docs/protocol.md section 1); all of it may be left out.
 _SIGNATURES: dict[ExpMessage, tuple[str, ...]] = {
@@ -299,7 +297,7 @@ def _to_plain(value: Any, path: str, depth: int, tally: _Tally) -> Any:
 
 def _plain_whole(value: int, path: str) -> int:
     if not -_WHOLES_END < value < _WHOLES_END:
-        raise PayloadError(f"{path} is a whole number of more than {_MOST_DIGITS} digits, which cannot be sent")
+        raise PayloadError(f"{path} is a whole number of more than {MOST_DIGITS} digits, which cannot be sent")
     return value
 
 

@@ -36,6 +36,8 @@ WAITING_ANSWERS = 64
 Address = tuple[Any, ...]
 """Host and port, and what else the transport needs to answer."""
 
+ONE_PACKET = 1200
+"""Bytes of an answer that any network carries whole (RFC 9000 section 14); beyond, one part may be lost every time."""
 RECORDS = 256
 """Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""
 KEPT_BYTES = 1 << 18

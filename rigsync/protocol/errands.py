@@ -79,6 +79,8 @@ class Errand:
     """Whether it has reached the rig."""
     in_hand: bool = False
     """Whether the rig says that it is working on it. An echo does not say so."""
+    done: int | None = None
+    """Bytes of the answer that the rig has sent and that has not come; None while it has none."""
     turn_at: float = math.inf
     """When it was the first of those that wait, in monotonic seconds."""
     time_left: float = math.inf
@@ -293,6 +295,12 @@ def _progress(errand: Errand, config: RigConfig, dialect: Dialect, is_current: b
         return (
             "the iblutil rig has received it, and says no more; its program may be at work on it, or has dropped it: "
             "look at the rig, or allow a longer timeout or pause"
+        )
+    if errand.done is not None:
+        return (
+            f"the rig has run it, but its answer of {messages.size_text(errand.done)} does not arrive, though small "
+            "ones do; look for a smaller MTU on the way, as of a VPN or jumbo frames (rigsync doctor), or address the "
+            "rig with tcp://"
         )
     if errand.received:
         return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"

@@ -15,8 +15,9 @@ from iblutil.io.net.base import PROTOCOL_VERSION as PROTOCOL_VERSION
 from iblutil.io.net.base import ExpMessage as ExpMessage
 from iblutil.io.net.base import ExpStatus as ExpStatus
 
-from rigsync.config import DATAGRAM_ROOM, MAX_DATAGRAM, Room
-from rigsync.errors import RemoteProtocolError
+from rigsync.config import DATAGRAM_ROOM, MAX_DATAGRAM, MAX_VALUES, Room
+from rigsync.errors import PayloadTooLarge, RemoteProtocolError
+from rigsync.protocol.stream import values_in
 
 VERSION = 1
 """Version of the rigsync dialect."""
@@ -36,6 +37,13 @@ _BOOT = re.compile(r"[0-9a-f]{16}")
 LONGEST_PROGRAM = 80
 """Characters of what a coordinator says of its program."""
 _LARGEST = 2**63
+MOST_DIGITS = 640
+"""Digits that Python writes and reads in every setting (`sys.set_int_max_str_digits`); who sends more errs anyway."""
+_LARGE = 1 << 20
+"""Bytes of a message from which on whole numbers of more digits are refused: thousands of them take seconds."""
+_FRAME_VALUES = 40
+"""Values of a frame around its arguments, and then some."""
+_TOLD = re.compile(rb'\{"rigsync":1,"kind":"(request|reply)","boot":"([0-9a-f]{16})","n":(\d{1,19})[,}]')
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 _EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
 
@@ -148,7 +156,10 @@ class Request(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Ack(Addressed):
-    """The request has arrived and is being worked on."""
+    """The request has arrived and is being worked on; or it is done, and its answer is beside this frame."""
+
+    done: int | None = None
+    """Bytes of that answer, which may be too large for the way back; None while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +216,24 @@ def decode(data: bytes) -> Frame | Array:
     if first not in (b"[", b"{"):
         raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {first!r}, neither '[' nor '{{'")
     try:
-        content = json.loads(data.decode("utf-8"))
+        content = json.loads(data.decode("utf-8"), parse_int=_read_whole if len(data) > _LARGE else None)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
     return _read_array(content) if first == b"[" else _read_frame(content)
+
+
+def _read_whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS + 1:  # and a sign
+        raise ValueError(f"a whole number of {len(digits):,} digits")
+    return int(digits)
+
+
+def told_frame(head: bytes, kind: str) -> tuple[str, int] | None:
+    """Return boot and number of a frame of a kind of which only the beginning is known; None where it is another."""
+    found = _TOLD.match(head)
+    if found is None or found[1].decode() != kind:
+        return None
+    return found[2].decode(), int(found[3])
 
 
 def _read_array(content: list[Any]) -> Array:
@@ -282,7 +307,7 @@ def _read_verb(content: dict[str, Any]) -> Verb:
 
 
 def _read_ack(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Ack(boot, n, to=_optional(content, "to"))
+    return Ack(boot, n, None if content.get("done") is None else _whole(content, "done"), to=_optional(content, "to"))
 
 
 def _read_reply(content: dict[str, Any], boot: str, n: int) -> Frame:
@@ -412,6 +437,7 @@ class Message:
         """
         message = cls(event, args, to_json(args))
         room.check(message.size)
+        _check_values(message.body)
         return message
 
     @property
@@ -424,6 +450,12 @@ class Message:
     def asks_token(self) -> bool:
         """An ALYX message without a token: a request for one, which is answered by more than the echo."""
         return self.event is ExpMessage.ALYX and not all(self.args)
+
+
+def _check_values(text: str) -> None:
+    """Raise `PayloadTooLarge` where a JSON text holds more values than the other side reads."""
+    if len(text) > MAX_VALUES and (count := values_in(text.encode("ascii")) + _FRAME_VALUES) > MAX_VALUES:
+        raise PayloadTooLarge(count, MAX_VALUES, unit="values")
 
 
 def to_json(content: Any) -> str:
@@ -508,9 +540,9 @@ def alive(frame: Alive, size: int = 0) -> bytes:
     return _padded(addressed(_encode("alive", frame.boot, frame.n, rest[1:-1]), frame.to), size)
 
 
-def ack(boot: str, n: int, to: str | None = None) -> bytes:
-    """Return the confirmation that frame `n` of `to` has arrived."""
-    return addressed(_encode("ack", boot, n), to)
+def ack(boot: str, n: int, to: str | None = None, done: int | None = None) -> bytes:
+    """Return the confirmation that frame `n` of `to` has arrived; `done` is the size of an answer sent beside it."""
+    return addressed(_encode("ack", boot, n, "" if done is None else f'"done":{done}'), to)
 
 
 def reply(boot: str, n: int, message: Message, started: int, finished: int, to: str | None = None) -> bytes:
@@ -539,6 +571,7 @@ def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
     rest = to_json({"topic": frame.topic, "key": frame.key, "body": frame.body, "confirm": frame.confirm})
     data = _encode("notice", frame.boot, frame.n, rest[1:-1])
     room.check(len(addressed(data, "0" * 16)))
+    _check_values(rest)
     return addressed(data, frame.to)
 
 

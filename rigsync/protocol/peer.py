@@ -309,6 +309,8 @@ class Peer:
 
     def report_violation(self, error: RemoteProtocolError) -> None:
         """Take note that what came from the rig is no message, or makes no sense; told once for each kind."""
+        if (told := messages.told_frame(error.head, "reply")) and told[0] == self._remote_boot:
+            self._refuse_answer(told[1], error)
         if self._count(error.kind) == 1:
             self._events.append(ViolationSeen(self.name, error.kind, str(error)))
 
@@ -418,7 +420,8 @@ class Peer:
                 errand.frame = self._encode(errand.request)  # again and again: the rig's clock is known ever better
             for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
                 self._send(Line.REQUESTS, errand.frame)
-            again = self._timing.ask_again if errand.received else self._backoff.wait(errand.tries)
+            is_worked_on = errand.received and errand.done is None
+            again = self._timing.ask_again if is_worked_on else self._backoff.wait(errand.tries)
             errand.next_send = now + again
         else:
             self._send(Line.REQUESTS, errand.request.array)
@@ -721,9 +724,11 @@ class Peer:
         if errand.tries == 1 and not errand.received:
             self._backoff.add_sample(now - errand.sent_at)
         if isinstance(frame, Ack):
-            errand.in_hand = True
             self._confirm_receipt(errand)
-            errand.next_send = now + self._timing.ask_again
+            errand.done = frame.done
+            if frame.done is None:
+                errand.in_hand = True
+                errand.next_send = now + self._timing.ask_again
         elif isinstance(frame, Reply):
             if isinstance(errand.request.event, Command) and len(frame.args) != 1:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
@@ -734,6 +739,15 @@ class Peer:
                 self._finish(errand, Cancelled(self.name, problem), now)
                 return
             self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
+
+    def _refuse_answer(self, n: int, problem: RemoteProtocolError) -> None:
+        """Settle a request whose answer this side does not take: it would be sent again and again."""
+        for errand in [errand for errand in self._errands.under_way() if errand.request.n == n and errand.tries]:
+            name = errand.request.event.name
+            text = f"the rig has run {name}, and its answer is not taken: {problem}; have it answer with less"
+            self._confirm_receipt(errand)
+            self._errands.remove(errand)
+            self._fail(errand, RemoteError(self.name, "PayloadTooLarge", text))
 
     def _told_start(self, frame: Reply) -> Start | None:
         clock = self.clock

@@ -14,7 +14,7 @@ from rigsync.protocol.agenda import Agenda, Problem, Task
 from rigsync.protocol.answers import Identity
 from rigsync.protocol.board import Board, Post
 from rigsync.protocol.clock import StampClock
-from rigsync.protocol.coordinators import JUMP, Address, Coordinator, Coordinators, EchoLane, Record
+from rigsync.protocol.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, EchoLane, Record
 from rigsync.protocol.events import (
     EchoMissing,
     MessageHandled,
@@ -121,6 +121,8 @@ class Responder(Outputs[Address]):
 
     def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
         """Take note that what came from `source` cannot be a message; the first of each kind from a host is told."""
+        if asked := messages.told_frame(error.head, "request"):
+            self._send(source, messages.failure(self._boot, asked[1], "PayloadTooLarge", f"not run: {error}", ""))
         self._count(error.kind)
         key = (source[0], error.kind)
         if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
@@ -325,7 +327,12 @@ class Responder(Outputs[Address]):
             record.source = source
             if record.frame is None and frame.at is not None:
                 self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
-            self._send(source, record.frame or messages.ack(self._boot, frame.n, frame.boot))
+            if record.frame is None:
+                self._send(source, messages.ack(self._boot, frame.n, frame.boot))
+                return
+            if len(record.frame) > ONE_PACKET:  # that one gets through where this one does not
+                self._send(source, messages.ack(self._boot, frame.n, frame.boot, len(record.frame)))
+            self._send(source, record.frame)
             return
         if frame.n <= coordinator.highest:
             # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what

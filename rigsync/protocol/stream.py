@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from rigsync.config import MAX_VALUES
 from rigsync.errors import RemoteProtocolError
 
 DEEPEST = 1000
@@ -13,6 +14,10 @@ DEEPEST = 1000
 _SPACE = re.compile(rb"[ \t\r\n]*")
 # A string without a backslash is passed over in one go; any other only begins here.
 _TOKEN = re.compile(rb'"[^"\\]*"|["\[\]{}]')
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*(?:"|\\?\Z)', re.DOTALL)  # or its beginning, at the end of a piece
+_HEAD = 200
+"""Bytes of a message by which its sender is told that it is refused."""
+_PIECE = 1 << 18
 _CLOSING = {b"[": 0x5D, b"{": 0x7D}
 _OPENING_CODES = (0x5B, 0x7B)
 
@@ -20,20 +25,24 @@ _OPENING_CODES = (0x5B, 0x7B)
 class StreamDecoder:
     """Cuts a stream into messages, in time proportional to its length, however it is cut into pieces.
 
-    It follows brackets and strings and no more: whether a message is good JSON is for `messages.decode` to find, and
-    one that is not leaves the stream intact.
+    It follows brackets and strings, counts values, and no more: whether a message is good JSON is for
+    `messages.decode` to find, and one that is not leaves the stream intact.
 
     Parameters
     ----------
     limit : int
         Bytes of the largest message that is let through.
+    most : int, optional
+        Values that it may hold, `MAX_VALUES` by default.
     """
 
-    def __init__(self, limit: int):
-        self._limit = limit
+    def __init__(self, limit: int, most: int | None = None):
+        self._limit, self._most = limit, MAX_VALUES if most is None else most
         self._pieces: list[bytes] = []  # of the message that is not complete
         self._stack = bytearray()  # the brackets that have yet to come, the next one last
         self._in_string = self._escaped = False
+        self.values = 0
+        """Values of the message that is under way, or was the last: commas, colons and opening brackets tell."""
         self.held = 0
         """Bytes kept of a message that is not complete."""
 
@@ -45,8 +54,8 @@ class StreamDecoder:
         Raises
         ------
         RemoteProtocolError
-            What stands between messages is no white space; brackets do not match; a message is over the limit. What
-            was complete before that has been yielded.
+            What stands between messages is no white space; brackets do not match; a message is over the limit, or holds
+            too many values. What was complete before that has been yielded.
         """
         position = 0
         while True:
@@ -58,14 +67,26 @@ class StreamDecoder:
                     found = piece[begin : begin + 20]
                     raise RemoteProtocolError("junk in the stream", f"{found!r} where a message should begin")
                 position = begin
+                self.values = 0
             else:
                 begin = 0
-            end = self._find_end(piece, position)
+            if self._in_string:
+                after = self._after_string(piece, position)
+                position = len(piece) if after is None else after
+            end = None if self._in_string else self._find_end(piece, position)
+            self.values += _values_in(piece[position:end])
+            if self.values > self._most:
+                raise RemoteProtocolError(
+                    "too many values",
+                    f"a message of more than {self._most:,} values, which is the most that one may hold",
+                    self._give_up(piece[begin:]),
+                )
             size = self.held + (len(piece) if end is None else end) - begin
             if size > self._limit:
                 raise RemoteProtocolError(
                     "message over the limit",
                     f"a message of {size:,} bytes or more, and this side takes {self._limit:,} (max_message)",
+                    self._give_up(piece[begin:]),
                 )
             if end is None:
                 self._pieces.append(piece[begin:])
@@ -76,6 +97,17 @@ class StreamDecoder:
             self._pieces.clear()
             self.held = 0
             yield message
+
+    def _give_up(self, rest: bytes) -> bytes:
+        """Give up the message that is under way; return how it began. `rest` is what was not taken in of it."""
+        head = b""
+        for piece in (*self._pieces, rest):
+            head += piece[:_HEAD]
+            if len(head) >= _HEAD:
+                break
+        self._pieces.clear()
+        self.held = 0
+        return head[:_HEAD]
 
     def _find_end(self, piece: bytes, position: int) -> int | None:
         """Return where the message that is under way ends in this piece, None where it does not."""
@@ -121,3 +153,23 @@ class StreamDecoder:
             if not escapes:
                 self._in_string = False
                 return position
+
+
+def values_in(message: bytes) -> int:
+    """Return how many values a message holds, as a `StreamDecoder` counts them, or a number that is no less."""
+    if (found := _marks_in(message)) <= MAX_VALUES:
+        return found  # with those in strings
+    decoder = StreamDecoder(len(message), len(message))
+    for begin in range(0, len(message), _PIECE):
+        for _ in decoder.feed(message[begin : begin + _PIECE]):
+            pass
+    return decoder.values
+
+
+def _values_in(piece: bytes) -> int:
+    # In pieces only: of a string with many escapes, the expression remembers each.
+    return _marks_in(piece) and _marks_in(_STRING.sub(b"", piece))
+
+
+def _marks_in(piece: bytes) -> int:
+    return sum(map(piece.count, (b",", b":", b"[", b"{")))

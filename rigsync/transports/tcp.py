@@ -36,6 +36,15 @@ LAST_RETRY = 0.5
 """Seconds between two attempts to connect, doubled each time: a rig that restarts is back within two beats."""
 KEEPALIVE = 5
 """Seconds of silence after which the kernel asks whether the other computer is still there."""
+LINGER = 0.5
+"""Seconds between the refusal of a message, which leaves before all of it has come, and the end of its connection."""
+LARGE = 1 << 18
+"""Bytes of a message up to which those of all connections come side by side; of larger ones a listener takes one at a
+time, and reads no further of the others meanwhile."""
+STALLED = 2.0
+"""Seconds between looks at the one whose turn it is, while others wait."""
+SLOWEST = 1 << 17
+"""Bytes that have to come of it between two looks, or its connection is closed."""
 _MOST_SAID = 8
 """Problems of one line that are logged until a message comes."""
 
@@ -77,8 +86,15 @@ class _Stream(asyncio.Protocol):
                 if self.transport.is_closing():
                     return
         except RemoteProtocolError as error:
-            self.stop(str(error))
-            self.rejected(RemoteProtocolError(error.kind, f"{error.problem}; the connection is closed"))
+            closed = RemoteProtocolError(error.kind, f"{error.problem}; the connection is closed", error.head)
+            if error.head:  # its sender is told, and has a moment to read that, which closing at once would take back
+                self.reason = self.reason or str(error)
+                self.transport.pause_reading()
+                self._loop.call_later(LINGER, self.stop, str(error))
+                self.rejected(closed)
+            else:
+                self.stop(str(error))
+                self.rejected(closed)
             return
         if self.held:
             self.part_received()
@@ -384,6 +400,9 @@ class _TcpListener:
         self._pump, self.address, self._limit = pump, address, limit
         self._server: asyncio.Server | None = None
         self._streams: OrderedDict[Address, _CoordinatorStream] = OrderedDict()  # the longest silent first
+        self._turn: _CoordinatorStream | None = None  # of which a large message comes
+        self._waiting: deque[_CoordinatorStream] = deque()  # of which one has begun, and is not read on
+        self._look: asyncio.TimerHandle | None = None
 
     async def open(self, sock: socket.socket) -> None:
         """Begin to listen."""
@@ -401,23 +420,53 @@ class _TcpListener:
     def heard(self, stream: _CoordinatorStream, message: bytes) -> None:
         """Take in a message."""
         self._streams.move_to_end(stream.source)
+        self._end_turn(stream)
         self._pump.receive(message, stream.source)
 
     def heard_part(self, stream: _CoordinatorStream) -> None:
         """Take note that part of a message has come: all parts together must not fill the memory."""
         self._streams.move_to_end(stream.source)
+        if stream.held > LARGE and stream is not self._turn:
+            if self._turn is None:
+                self._turn = stream
+            elif stream not in self._waiting:
+                stream.transport.pause_reading()
+                self._waiting.append(stream)
+                self._watch_turn()
         while sum(other.held for other in self._streams.values()) > 2 * self._limit:
             largest = max(self._streams.values(), key=lambda other: other.held)
             self._drop(largest.source, "too many large messages have begun at once")
 
+    def _end_turn(self, stream: _CoordinatorStream) -> None:
+        if stream is self._turn:
+            self._turn = self._waiting.popleft() if self._waiting else None
+            if self._turn:
+                self._turn.transport.resume_reading()
+
+    def _watch_turn(self) -> None:
+        """See that the one whose turn it is goes on, while others wait for it."""
+        if self._look is None and self._turn and self._waiting:
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(STALLED, self._look_at_turn, self._turn, self._turn.held)
+
+    def _look_at_turn(self, turn: _CoordinatorStream, held: int) -> None:
+        self._look = None
+        if self._waiting and turn is self._turn and held <= turn.held < held + SLOWEST:
+            self._drop(turn.source, "a large message has begun and does not go on, while others wait for it")
+        self._watch_turn()
+
     def rejected(self, stream: _CoordinatorStream, error: RemoteProtocolError) -> None:
         """Take note that what came cannot be a message."""
+        self._end_turn(stream)
         self._pump.reject(stream.source, error)
 
     def closed(self, stream: _CoordinatorStream) -> None:
         """Take note that a connection has ended."""
         if self._streams.get(stream.source) is stream:
             del self._streams[stream.source]
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+        self._end_turn(stream)
         logger.debug("%s port %s: the connection has ended (%s)", *stream.source[:2], stream.reason)
 
     def _drop(self, source: Address, reason: str) -> None:
@@ -430,6 +479,8 @@ class _TcpListener:
     def close(self) -> None:
         if self._server:
             self._server.close()
+        if self._look:
+            self._look.cancel()
         for stream in list(self._streams.values()):
             stream.end()
 

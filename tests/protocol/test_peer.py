@@ -495,6 +495,20 @@ def test_a_rig_that_answers_probes_but_not_the_request_is_a_timeout(bench: PeerB
     assert str(error).startswith(f"{NAME}: no answer to EXPSTART in time: sent 7 times without a sign of it; look at")
 
 
+def test_an_answer_that_does_not_arrive_is_told_as_such_and_asked_for_without_patience(bench: PeerBench) -> None:
+    bench.submit("EXPEND", timeout=2.0, patience=60.0)
+    bench.receive(messages.ack(RIG, bench.n, done=31_000))
+    times = bench.run(0.5)
+    assert len(times) >= 2  # as often as before
+    assert len(set(times)) == len(times)  # in one copy
+    bench.alive(2)
+    bench.run(1.5)
+    error = bench.outcome()
+    assert type(error) is RigTimeout
+    assert "the rig has run it, but its answer of 31 kB does not arrive" in str(error)
+    assert "tcp://" in str(error)
+
+
 def test_the_deadline_is_kept_to_the_instant(bench: PeerBench) -> None:
     bench.submit("EXPSTART", timeout=2.0)
     bench.run(1.999999)

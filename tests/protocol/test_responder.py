@@ -2616,6 +2616,18 @@ def test_a_repeat_moves_no_instant_further_than_one_may_be() -> None:
     assert bench.due().schedule is not None
 
 
+@pytest.mark.parametrize("size", [100, 31_000])
+def test_beside_a_large_answer_that_is_asked_for_again_goes_a_small_word_that_it_is_done(size: int) -> None:
+    bench = RigBench("EXPINFO")
+    n = bench.request("EXPINFO")
+    bench.respond(bench.due().task, {"text": "x" * size})
+    (answer,) = bench.sent()
+    bench.request("EXPINFO", n=n)
+    *acks, again = bench.sent()
+    assert again == answer
+    assert [decode(data) for data in acks] == ([Ack(RIG, n, len(answer), to=COORDINATOR)] if size > 1000 else [])
+
+
 def test_what_was_not_confirmed_goes_once_more_before_the_goodbye() -> None:
     bench = RigBench()
     bench.probe()

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.config import MAX_MESSAGE
-from rigsync.errors import RemoteProtocolError
+from rigsync.config import MAX_MESSAGE, MAX_VALUES, Room
+from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
-from rigsync.protocol.stream import DEEPEST, StreamDecoder
+from rigsync.protocol.stream import DEEPEST, StreamDecoder, values_in
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet='ab"\\[]{}, \n\té🐭', max_size=8),
@@ -161,8 +161,9 @@ def test_what_is_over_the_limit_is_found_out_before_it_is_kept() -> None:
     [b'"' + b"x" * 48 + b'",', b'"' + b"\\\\" * 24 + b'",', b'"' + b'\\"' * 24 + b'",', b"[1,2],", b"12345,"],
     ids=["text", "backslashes", "quotes", "lists", "numbers"],
 )
-def test_time_grows_as_the_message_does(content: bytes) -> None:
+def test_time_grows_as_the_message_does(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that went through what it holds for each piece would take 16 times as long for 4 times as much."""
+    monkeypatch.setattr("rigsync.protocol.stream.MAX_VALUES", 10**9)
 
     def seconds(size: int) -> float:
         stream = b"[" + content * (size // len(content)) + b"1]"
@@ -172,6 +173,60 @@ def test_time_grows_as_the_message_does(content: bytes) -> None:
 
     seconds(1 << 18)
     assert any(seconds(1 << 20) < 10 * seconds(1 << 18) for _ in range(5))
+
+
+def holding(values: int, filling: bytes) -> bytes:
+    """Return a message of so many values beside its last."""
+    return b"[" + filling * values + b"1]"
+
+
+@pytest.mark.parametrize(
+    ("filling", "each"),
+    [(b"1,", 1), (b"[],", 2), (b'{"a":1},', 3), (b'",:[{",', 1), (b'"\\",[",', 1)],
+    ids=["numbers", "lists", "maps", "text", "escapes"],
+)
+@pytest.mark.parametrize("step", [7, 100_000])
+def test_more_values_than_a_message_may_hold_are_refused_before_they_have_come(
+    filling: bytes, each: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigsync.protocol.stream.MAX_VALUES", 1 + 300 * each)
+    fits, over = (holding(count, filling) for count in (300, 301))
+    assert values_in(fits) == 1 + 300 * each
+    assert values_in(over) == 1 + 301 * each
+    stream = fits + fits + over[:-1]  # it is refused though its end is still to come
+    assert fed([stream[i : i + step] for i in range(0, len(stream), step)]) == ([fits, fits], "too many values")
+
+
+def test_a_refused_message_is_not_kept_but_for_how_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rigsync.protocol.stream.MAX_VALUES", 1000)
+    decoder = StreamDecoder(1 << 20)
+    data = messages.request("a" * 16, 7, compose("EXPINFO", None, ["x" * 2000, [1] * 990]))
+
+    def feed() -> None:
+        for i in range(0, len(data), 10):
+            list(decoder.feed(data[i : i + 10]))
+
+    with pytest.raises(RemoteProtocolError, match="more than 1,000 values") as caught:
+        feed()
+    assert messages.told_frame(caught.value.head, "request") == ("a" * 16, 7)
+    assert messages.told_frame(caught.value.head, "reply") is None
+    assert messages.told_frame(b"[64,", "request") is None
+    assert len(caught.value.head) == 200
+    assert decoder.held == 0
+
+
+def test_what_is_written_with_more_values_than_are_read_is_refused_where_it_is_written() -> None:
+    room = Room(MAX_MESSAGE, scheme="tcp")
+    compose("EXPINFO", None, ",:[{" * MAX_VALUES, room=room)
+    message = compose("EXPINFO", None, [1] * (MAX_VALUES - 100), room=room)
+    assert (
+        len(list(StreamDecoder(MAX_MESSAGE).feed(messages.request("a" * 16, 2**63 - 1, message, "b" * 16, 2**63 - 1))))
+        == 1
+    )
+    with pytest.raises(PayloadTooLarge, match=r"the message holds 500,0\d\d values, and one may hold 500,000"):
+        compose("EXPINFO", None, [1] * MAX_VALUES, room=room)
+    with pytest.raises(PayloadTooLarge, match="values"):
+        messages.notice(messages.Notice("a" * 16, 1, "log", None, [[]] * MAX_VALUES, True), room)
 
 
 def test_many_small_messages_in_one_piece_take_no_longer_than_in_many() -> None:
