@@ -315,9 +315,6 @@ def test_what_was_there_before_and_is_lost_is_told_at_once_and_at_the_end(
     aux = lab.connect()
     failures = noted(aux, "failure")
     init(aux)
-    if "existing" not in keys:
-        (lab.folder / "data" / "x.avi").rename(lab.folder / "data" / "y.avi")
-        (lab.folder / "data" / "y.avi").rename(lab.folder / "data" / "x.avi")
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
     until(lambda: failures)
     expected = "was replaced: another file" if is_replaced else "had 29,000 B before, and now has"
