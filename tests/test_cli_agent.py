@@ -63,10 +63,13 @@ def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
     assert "cameras:left listens at tcp://[::1]:12001, has no lease, records the main sync signal" in outcome.err
     for text in (
         "python 'prepare it.py' {message.operator} (in /data)",
-        "frames   frame=\\s*([0-9]+)",
+        "frames    frame=\\s*([0-9]+)",
         "echo {date} {number} {subject} > /data/done (by a shell)",
         "/data/bin/tool",
         "/data/raw/{x}/{exp_ref}",
+        "existing  keep",
+        "/data/raw/{x}/cam_*.avi grows, in segments",
+        "/data/raw/{x}/cam_*.avi has settled",
         str(tmp_path / "logs" / "of"),
     ):
         assert text in outcome.out

@@ -175,6 +175,33 @@ SHOWN_BY = {
     "a recorder freezes: its file stops growing": [
         "tests/agent/test_agent.py::test_a_recorder_that_freezes_is_told_within_the_time_and_its_recovery_too",
     ],
+    "a recorder has written nothing, or an empty file": [
+        "tests/agent/test_recording.py::test_a_session_that_has_recorded_nothing_is_no_success",
+        "tests/agent/test_recording.py::test_rigsync_run_has_status_125_where_nothing_was_recorded",
+    ],
+    "a recorder that was told to stop goes on writing": [
+        "tests/agent/test_recording.py::test_what_is_told_to_stop_and_goes_on_is_no_success",
+    ],
+    "a file is there already that would be recorded": [
+        "tests/agent/test_recording.py::test_a_recording_is_not_recorded_over",
+        "tests/agent/test_recording.py::test_what_is_known_at_expstart_only_is_refused_there_and_takes_have_files_of_their_own",
+        "tests/agent/test_recording.py::test_existing_keep_adds_to_it",
+        "tests/agent/test_recording.py::test_existing_overwrite_records_over_it",
+    ],
+    "a recording damages a file from before": [
+        "tests/agent/test_recording.py::test_what_was_there_before_and_is_lost_is_told_at_once_and_at_the_end",
+    ],
+    "two rigs of one PC would record to one file": [
+        "tests/agent/test_recording.py::test_a_path_is_in_use_by_one_recording_at_a_time",
+        "tests/agent/test_recording.py::test_two_programs_do_not_record_to_one_file_and_one_that_is_killed_holds_nothing",
+    ],
+    "a recorder begins a new file every now and then": [
+        "tests/agent/test_recording.py::test_a_recorder_that_goes_on_in_new_files_is_healthy",
+        "tests/agent/test_recording.py::test_a_finished_segment_that_vanishes_is_told_and_fails_the_end",
+    ],
+    "the disk fills while an agent records": [
+        "tests/agent/test_recording.py::test_a_disk_that_fills_is_told_before_it_is_full_and_as_the_cause",
+    ],
     "a recorder ignores interrupt and terminate, crashes at the stop, or ends with an error": [
         "tests/agent/test_agent.py::test_one_that_ignores_everything_is_killed_and_the_answer_says_so",
         "tests/agent/test_agent.py::test_a_bad_end_is_a_failure_with_the_last_lines",

@@ -169,9 +169,11 @@ class Agent(Rig):
         values = session_values(event, self._reference, {**self._data, **data}, self._file)
         if event is ExpMessage.EXPSTART:
             return await self._begin_recording(values)
-        told = await self._act(event, values)
-        self._in_use.keep_only()
-        return told
+        try:
+            return await self._act(event, values)
+        finally:
+            if not (self._recording or self._commands.running()):  # however badly it has ended
+                self._in_use.keep_only()
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and has not started, if there is such a one.

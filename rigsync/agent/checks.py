@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 from rigsync.protocol.messages import one_line, size_text
@@ -19,7 +20,7 @@ from rigsync.protocol.messages import one_line, size_text
 SHORT = 120.0
 """Seconds for which a disk has to last at its rate. Less is a failure, at which tasks end their experiment, so that it
 comes when there is time to end it well, and not while it may well end before the disk is full."""
-RATE_OVER, RATE_FROM = 30.0, 2.0
+RATE_OVER, RATE_FROM = 30.0, 4.0
 """Seconds over which the rate is measured, and after which it is first known: recorders write in bursts."""
 FULL = 65_536
 """Bytes; with less free a disk is full. Some systems keep a remainder that nobody can use."""
@@ -350,7 +351,7 @@ class Kept:
 class FreeSpace:
     """Tells when a disk is about to be full. Pure: free bytes and times come in as arguments.
 
-    The rate is that of the last 30 s; there is none before 2 s.
+    The rate is that of the last 30 s; there is none before 4 s.
     """
 
     def __init__(self) -> None:
@@ -384,10 +385,15 @@ class FreeSpace:
 
     @property
     def rate(self) -> float | None:
-        """Bytes that it loses in a second; None where that is not known yet."""
-        if not self._looks or (passed := self._looks[-1][0] - self._looks[0][0]) < RATE_FROM:
+        """Bytes that it loses in a second; None where that is not known yet.
+
+        That of the half of the time in which it lost less: what a recorder sets aside at once is no rate.
+        """
+        looks = self._looks
+        if len(looks) < 3 or looks[-1][0] - looks[0][0] < RATE_FROM:
             return None
-        return (self._looks[0][1] - self._looks[-1][1]) / passed
+        halves = pairwise((looks[0], looks[len(looks) // 2], looks[-1]))
+        return min((before[1] - after[1]) / (after[0] - before[0]) for before, after in halves)
 
     @property
     def left(self) -> float | None:

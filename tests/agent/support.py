@@ -63,6 +63,8 @@ on:
   EXPEND: {stop: {}, run: "echo {date} {number} {subject} > {data}/done", shell: true}
   EXPINTERRUPT: {stop: {signal: kill}}
 require: {programs: [exiftool, "{data}/bin/tool"]}
+existing: keep
+verify: {files: "{raw}/cam_*.avi", growing_within: 2, settled_within: 3, segments: yes}
 logs: {folder: "logs/of", keep: 7, max_size: 512 KiB}
 """
 

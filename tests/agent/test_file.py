@@ -76,7 +76,8 @@ def test_the_example(write: Callable[..., Path]) -> None:
     assert [str(path) for path in file.require.files] == ["D:/data"]
     assert file.verify
     assert file.verify.files.fill(REFERENCE) == "D:/data/2026-01-31_1_mouse/*.mp4"
-    assert file.verify.growing_within == 5
+    assert (file.verify.growing_within, file.verify.settled_within, file.verify.segments) == (5, 1, False)
+    assert file.existing == "refuse"
     assert file.logs == Logs(None, 100, 10_000_000)
 
 
@@ -118,6 +119,9 @@ def test_every_key(write: Callable[..., Path]) -> None:
     assert file.on[ExpMessage.EXPINTERRUPT].stop == Stop("kill", 10)
     assert file.require
     assert file.require.programs == ("exiftool", "/data/bin/tool")
+    assert file.existing == "keep"
+    assert file.verify
+    assert (file.verify.growing_within, file.verify.settled_within, file.verify.segments) == (2, 3, True)
     assert (str(file.logs.folder), file.logs.keep, file.logs.max_size) == ("logs/of", 7, 512 * 1024)
 
 
@@ -523,6 +527,19 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "verify without time": (more("verify: {files: a}"), 4, "verify.growing_within", "this key is missing"),
     "verify escapes": (more("verify: {files: '../*', growing_within: 5}"), 4, "verify.files", "'..' leads out"),
     "verify time": (more("verify: {files: a, growing_within: never}"), 4, "verify.growing_within", "not 'never'"),
+    "verify settled": (
+        more("verify: {files: a, growing_within: 1, settled_within: 0}"),
+        4,
+        "verify.settled_within",
+        "expected a number of seconds from 0.001",
+    ),
+    "verify segments": (
+        more("verify: {files: a, growing_within: 1, segments: 2}"),
+        4,
+        "verify.segments",
+        "expected true or false",
+    ),
+    "existing": (more("existing: append"), 4, "existing", "expected one of refuse, keep, overwrite, not 'append'"),
     "logs escape": (more("logs: {folder: a/..}"), 4, "logs.folder", "'..' leads out"),
     "logs of a session": (more("logs: {folder: 'a/{exp_ref}'}"), 4, "logs.folder", "unknown variable 'exp_ref'"),
     "logs keep": (more("logs: {keep: 0}"), 4, "logs.keep", "expected a whole number of sessions from 1 to 100000"),

@@ -269,7 +269,7 @@ def test_what_is_known_at_expstart_only_is_refused_there_and_takes_have_files_of
 
 
 def test_what_a_failed_start_has_left_is_told_as_such(lab: Lab) -> None:
-    source = f"import sys; open(sys.argv[1], 'w').write('begun'); sys.exit('no camera')"  # noqa: F541
+    source = "import sys; open(sys.argv[1], 'w').write('begun'); sys.exit('no camera')"
     recorder(lab, source, "data/x.avi", ready={"file": "data/ready", "within": LONG})
     aux = lab.connect()
     init(aux)
@@ -315,9 +315,6 @@ def test_what_was_there_before_and_is_lost_is_told_at_once_and_at_the_end(
     aux = lab.connect()
     failures = noted(aux, "failure")
     init(aux)
-    if "existing" not in keys:
-        (lab.folder / "data" / "x.avi").rename(lab.folder / "data" / "y.avi")
-        (lab.folder / "data" / "y.avi").rename(lab.folder / "data" / "x.avi")
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
     until(lambda: failures)
     expected = "was replaced: another file" if is_replaced else "had 29,000 B before, and now has"
@@ -392,6 +389,17 @@ def test_a_path_is_free_again_when_the_recording_is_over(lab: Lab, end: str) -> 
     record(right)
 
 
+def test_a_path_is_free_again_when_the_recording_has_ended_badly(lab: Lab) -> None:
+    recorder(lab, WAITS, "data/x.avi", name="left", ready=None)
+    recorder(lab, RECORDER, "data/x.avi", name="right")
+    left, right = (lab.connect(agent) for agent in lab.agents)
+    init(left)
+    left.request("EXPSTART", REFERENCE, timeout=LONG)
+    failure(right, "EXPINIT", {"exp_ref": REFERENCE}, rig="right")
+    assert "there is no file" in failure(left, "EXPEND", rig="left").message
+    record(right)
+
+
 def test_what_is_known_at_expstart_only_is_in_use_from_then_on(lab: Lab) -> None:
     left, right = two(lab, "data/{message.n}.avi", "data/{message.n}.avi")
     init(left)
@@ -418,17 +426,10 @@ def test_links_and_relative_names_lead_to_one_path(lab: Lab, link: str) -> None:
 
 
 def test_one_pattern_in_one_folder_is_in_use_and_in_two_folders_is_not(lab: Lab) -> None:
-    keys: dict[str, Any] = {"ready": None, "growing_within": 5}
     agents = []
-    for name, files in (("left", "data/cam_*.avi"), ("right", "data/../data/cam_*.avi"), ("third", "other/cam_*.avi")):
-        pattern = files.replace("/../data", "")
-        agents.append(
-            lab.agent(
-                {"EXPSTART": {"start": lab.program(WAITS, f"{name}.py")}, "EXPEND": STOP},
-                name,
-                verify={"files": pattern, "growing_within": keys["growing_within"]},
-            )
-        )
+    for name, files in (("left", "data/cam_*.avi"), ("right", "data/./cam_*.avi"), ("third", "other/cam_*.avi")):
+        on = {"EXPSTART": {"start": lab.program(WAITS, f"{name}.py")}, "EXPEND": STOP}
+        agents.append(lab.agent(on, name, verify={"files": files, "growing_within": 5}))
     left, right, third = (lab.connect(agent) for agent in agents)
     init(left)
     assert "cam_*.avi' is in use by the rig left" in failure(right, "EXPINIT", {"exp_ref": NEXT}, rig="right").message
