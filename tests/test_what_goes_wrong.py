@@ -212,8 +212,25 @@ SHOWN_BY = {
         "tests/agent/test_serve.py::test_killed_while_ffmpeg_records_it_leaves_nothing_and_the_file_is_playable",
         "tests/test_examples.py::test_agents_that_are_killed_leave_no_recorder",
     ],
-    "`rigsync run` is killed": [
+    "an agent is killed together with its keepers": [
+        "tests/agent/test_serve.py::test_killed_with_its_keepers_it_leaves_nothing",
+        "tests/agent/test_process.py::test_an_agent_and_its_keeper_killed_together_leave_nothing",
+    ],
+    "an agent is killed with all that cleans up after it": [
+        "tests/agent/test_serve.py::test_killed_with_all_that_cleans_up_after_it_the_next_start_does",
+        "tests/agent/test_orphans.py::test_what_belongs_to_somebody_is_left",
+    ],
+    "the keeper of a recorder is killed": [
+        "tests/agent/test_serve.py::test_a_keeper_that_is_killed_is_a_recording_that_has_failed",
+        "tests/agent/test_serve.py::test_an_end_after_its_keeper_was_killed_waits_for_what_is_left",
+        "tests/agent/test_process.py::test_a_keeper_killed_alone_leaves_nothing_and_no_end_is_told_before",
+    ],
+    "programs are ended by name: `pkill -f rigsync`, `pkill -f ffmpeg`": [
+        "tests/agent/test_process.py::test_whoever_ends_programs_by_name_does_not_hit_the_keeper",
+    ],
+    "`rigsync run` is killed, or its keeper, or both": [
         "tests/test_cli_run.py::test_killed_it_leaves_nothing_and_the_command_can_finish",
+        "tests/test_cli_run.py::test_a_keeper_that_is_killed_leaves_nothing",
     ],
     "a drive of an agent hangs": [
         "tests/agent/test_agent.py::test_a_drive_that_hangs_refuses_the_experiment_by_name",
