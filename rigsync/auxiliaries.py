@@ -71,6 +71,8 @@ class Auxiliaries:
         Whether rigs that were started go on recording after `close` or the end of the program. By default those that
         were not told EXPEND or EXPINTERRUPT are interrupted then.
 
+    One that nothing refers to any more ends as by `close`; what is outstanding is waited for.
+
     Raises
     ------
     ConfigError
@@ -120,13 +122,14 @@ class Auxiliaries:
         self.response_received = Arrivals()
         self.stop_event = _StopEvent(self._wake)
         self._remote: RigServices | None = None
-        self._stopping: asyncio.Event
         self._created = Awaited()
         """Brought when the services are created, or the exception that has kept them from it."""
-        self.create = self._telling(self.create)  # type: ignore[method-assign] # whoever's it is
+        self.create = self._telling()  # type: ignore[method-assign] # whoever's it is
         self.thread = self._thread = _ServiceThread(self)
-        self._waiters = Waiters(self.thread, self._not_running)
+        why = weakref.WeakMethod(self._not_running)
+        self._waiters = Waiters(self.thread, lambda: error() if (error := why()) else NotRunning(_CLOSED))
         _unclosed.add(self)
+        weakref.finalize(self, _let_go, self._thread).atexit = False
         self.thread.start()
         try:
             self._created.wait()
@@ -794,48 +797,52 @@ class Auxiliaries:
         """
         if self._remote is not None:
             return
+        own = weakref.ref(self)
         remote = RigServices(
             self._rigs,
             log=self._log,
             connected=self.connected,
             response_received=self.response_received,
             subscribers=self._subscribers,
-            pause=lambda: self.refresh_rate,
+            pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
         )
         await remote.open()
-        self._remote = remote
+        self._remote = self._thread.services = remote
         if self._rigs.rigs:
             self.services = remote
 
     async def listen(self) -> None:
         """Create the services, and serve until the stop event is set. For the daemon thread."""
         queued, self._listens = dict(self._queued), True
+        stopping, end = self._thread.stopping, functools.partial(_end, weakref.ref(self), self._thread)
         try:
             await self.create()
             if self._remote is None and self.services is not None:
                 await self._serve_queue(self.services)
             elif not self.stop_event.is_set():
                 self._send_queued(queued)
-                await self._stopping.wait()
+                del self  # which ends when nobody else has it any more
+                await stopping.wait()
         finally:
-            if self.stop_event.is_set():
-                self.fail_waiters(_CLOSED)
-            await self.cleanup()
+            await end()
 
     async def serve(self) -> None:
         """Do what `listen` does, and then end the thread; for the daemon thread alone."""
-        self._stopping = asyncio.Event()
+        own, thread, reports, listening = weakref.ref(self), self._thread, self._reports, self.listen()
+        del self  # as in `listen`
         try:
-            await self.listen()
+            await listening
         except Exception as error:
-            if error is not self._created.value():  # which the constructor raises
+            if (aux := own()) is None or error is not aux._created.value():  # which the constructor raises
                 raise
         finally:
-            self._reports.end()
-        self.stop_event.set()
-        self.connected.unset()
-        self.fail_waiters(_CLOSED)
-        self.thread.stop()
+            reports.end()
+        if aux := own():
+            aux.stop_event.set()
+            aux.connected.unset()
+            aux.fail_waiters(_CLOSED)
+        _leaving.discard(thread)
+        thread.stop()
 
     def _send_queued(self, queued: Mapping[float, list[Any]]) -> None:
         """Send what was pushed while the `listen` of a subclass had not called this class's yet."""
@@ -859,18 +866,22 @@ class Auxiliaries:
                 self.response_received.announce()
             await asyncio.sleep(self.refresh_rate)
 
-    def _telling(self, create: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+    def _telling(self) -> Callable[[], Coroutine[Any, Any, None]]:
         """Return `create` so that the constructor hears of its end, be it a subclass's own."""
+        own, create = weakref.ref(self), type(self).create
 
         async def create_and_tell() -> None:
+            aux = own()
+            if aux is None:
+                return
             try:
-                await create()
+                await create(aux)
             except Exception as error:
-                self._created.bring(error)
+                aux._created.bring(error)
                 raise
-            if self.services:
-                self.connected.set()
-            self._created.bring(None)
+            if aux.services:
+                aux.connected.set()
+            aux._created.bring(None)
 
         return create_and_tell
 
@@ -887,7 +898,7 @@ class Auxiliaries:
             self.services.close()
         if remote is None or not remote.is_open:
             return
-        await self._stop_what_was_started(remote)
+        await _stop_what_was_started(remote, self._thread)
         if notify_services:
             try:
                 await remote.request(compose(ExpMessage.EXPCLEANUP))
@@ -923,21 +934,6 @@ class Auxiliaries:
         self.thread.join(CLOSE_TIMEOUT)
         self._reports.join(max(0.0, end - time.monotonic()) / 2)
 
-    async def _stop_what_was_started(self, remote: RigServices) -> None:
-        """Interrupt the rigs that this program has started and not ended, or say that they may go on recording."""
-        rigs = self._started.take(remote) if not self._leave_running else []
-        if rigs:
-            said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
-            try:
-                await asyncio.wait_for(remote.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT + STOP_GRACE)
-            except PushError as error:
-                unmoved = [rig for rig, failure in error.failed.items() if not isinstance(failure, BusyError)]
-                if unmoved:  # why, the log has told
-                    logger.error("%s may go on recording", ", ".join(unmoved))  # noqa: TRY400
-            except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # a pause that is none, or too long a one
-                reason = str(error) or "their pause was longer than the time to close"
-                logger.error("%s may go on recording: %s", ", ".join(rigs), reason)  # noqa: TRY400
-
     def await_outstanding(self, end: float) -> None:
         """Wait until all that was pushed is answered, or until monotonic `end` in seconds; say what is given up."""
 
@@ -972,7 +968,7 @@ class Auxiliaries:
 
     def _wake(self) -> None:
         try:
-            self.thread.call(lambda: self._stopping.set())
+            self.thread.call(self._thread.stop_serving)
         except NotRunning:
             logger.debug("stop event set, and the service thread has ended already")
 
@@ -996,7 +992,44 @@ class Auxiliaries:
         return NotRunning("the service thread has ended, or this process is a fork: make a new Auxiliaries to go on")
 
 
+async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
+    """Close the services, for an object that may be no more."""
+    if aux := own():
+        if aux.stop_event.is_set():
+            aux.fail_waiters(_CLOSED)
+        await aux.cleanup()
+    elif (remote := thread.services) and remote.is_open:
+        await _stop_what_was_started(remote, thread)
+        remote.close()
+
+
+async def _stop_what_was_started(remote: RigServices, thread: _ServiceThread) -> None:
+    """Interrupt the rigs that this program has started and not ended, or say that they may go on recording."""
+    rigs = thread.started.take(remote) if not thread.leave_running else []
+    if rigs:
+        said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
+        try:
+            await asyncio.wait_for(remote.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT + STOP_GRACE)
+        except PushError as error:
+            unmoved = [rig for rig, failure in error.failed.items() if not isinstance(failure, BusyError)]
+            if unmoved:  # why, the log has told
+                logger.error("%s may go on recording", ", ".join(unmoved))  # noqa: TRY400
+        except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # a pause that is none, or too long a one
+            reason = str(error) or "their pause was longer than the time to close"
+            logger.error("%s may go on recording: %s", ", ".join(rigs), reason)  # noqa: TRY400
+
+
 _unclosed: weakref.WeakSet[Auxiliaries] = weakref.WeakSet()
+_leaving: set[_ServiceThread] = set()
+"""Threads that do what `close` does for one that nobody has any more."""
+
+
+def _let_go(thread: _ServiceThread) -> None:
+    """Have a thread do what `close` does, soon: its object is being collected, on any thread, be it this very one."""
+    if thread.is_alive():  # not in a fork, nor after `close`
+        _leaving.add(thread)
+        with contextlib.suppress(NotRunning):
+            thread.call(thread.stop_serving)
 
 
 @atexit.register
@@ -1013,6 +1046,8 @@ def _say_goodbye_for_the_unclosed() -> None:
         guarded("end of the program", auxiliaries.await_outstanding, end)
     for auxiliaries in running:
         guarded("end of the program", auxiliaries.stop_at_exit)
+    for thread in list(_leaving):
+        threading.Thread.join(thread, max(0.0, end - time.monotonic()))
     end = time.monotonic() + STOP_TIMEOUT
     for auxiliaries in running:
         guarded("end of the program", auxiliaries.await_outstanding, end)
@@ -1024,11 +1059,12 @@ class _StopEvent(threading.Event):
 
     def __init__(self, wake: Callable[[], None]):
         super().__init__()
-        self._wake = wake
+        self._wake = weakref.WeakMethod(wake)
 
     def set(self) -> None:
         super().set()
-        self._wake()
+        if wake := self._wake():
+            wake()
 
 
 class _ServiceThread(LoopThread):
@@ -1036,15 +1072,25 @@ class _ServiceThread(LoopThread):
 
     def __init__(self, auxiliaries: Auxiliaries):
         super().__init__("auxiliaries")
-        self._auxiliaries = auxiliaries
+        # Not the object itself: one that nobody else has is to end, with this thread.
+        self._own = weakref.ref(auxiliaries)
+        self.services: RigServices | None = None
+        self.started, self.leave_running = auxiliaries._started, auxiliaries._leave_running
+        self.stopping = asyncio.Event()
+
+    def stop_serving(self) -> None:
+        """Have `Auxiliaries.listen` end. On this thread."""
+        self.stopping.set()
 
     def create_all_tasks(self) -> list[asyncio.Task[Any]]:
-        return [asyncio.get_running_loop().create_task(self._auxiliaries.serve(), name="rigsync listen")]
+        aux = self._own()
+        return [asyncio.get_running_loop().create_task(aux.serve(), name="rigsync listen")] if aux else []
 
     def task_failed(self, error: BaseException) -> None:
-        self._auxiliaries.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
-        if self._auxiliaries.services:
-            self._auxiliaries.services.close()
+        if aux := self._own():
+            aux.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
+        if services := (aux.services if aux else self.services):
+            services.close()
 
 
 def _event_kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:

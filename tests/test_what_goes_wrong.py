@@ -30,6 +30,11 @@ SHOWN_BY = {
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program",
         "tests/test_drop_in.py::test_a_rig_out_of_reach_at_the_end",
     ],
+    "an `Auxiliaries` that nothing refers to any more, such as that of a function that has returned": [
+        "tests/test_unreferenced.py::test_its_thread_and_sockets_are_gone_at_once",
+        "tests/test_unreferenced.py::test_what_it_has_started_is_interrupted",
+        "tests/test_unreferenced.py::test_a_program_that_ends_right_after_waits_for_the_interrupt",
+    ],
     "the task is started again in the middle of an experiment": [
         "tests/test_ownership.py::test_an_experiment_is_taken_over_by_its_reference",
         "tests/test_live_faults.py::test_coordinator_that_is_killed_leaves_the_rig_to_others",
