@@ -60,10 +60,12 @@ def test_an_answer_that_is_forged_in_the_rig_s_name_is_no_success(stack: context
     assert gate.reached.wait(LONG)
     message = Message.of(ExpMessage.EXPINFO, [0, {"forged": True}])
     forge(rig, *[messages.reply(boot, n, message, 1, 2, to) for n in range(1, 11) for to in (None, STRANGER)])
+    forge(rig, b"[64,0,{}]", b"[64,null ]")
     forge(rig, messages.bye(boot, 0, "forged"), messages.bye(boot, 0, "forged", STRANGER))
     assert isinstance(push.result(LONG), PushTimeout)
     gate.open.set()
     assert aux.all_alive
+    assert aux.services["cameras"].dialect == "rigsync"
     peer = aux.services.peer("cameras")
     assert peer
     until(lambda: peer.violations.get("not for this program") == 22)

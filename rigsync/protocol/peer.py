@@ -168,6 +168,7 @@ class Peer:
         self.exp_ref: str | None = None
         self.version: str | None = None
         self.owner: str | None = None
+        self._challenged_at = -math.inf
         self.is_shared = False
         """Whether another rig of the configuration has the same address, as some may: one answers for both."""
         self._mistaken_for: tuple[str, float] | None = None
@@ -515,6 +516,11 @@ class Peer:
     # ----------------------------------------------------------------------------------------- iblutil dialect
 
     def _receive_array(self, message: Array, data: bytes, now: float) -> None:
+        if self.dialect is Dialect.RIGSYNC:
+            # Anybody can forge one. An iblutil program in the rig's place sends the next probe back, which nobody can.
+            self._count("message of the other dialect")
+            self._liveness.hurry(now)
+            return
         self._heard(Dialect.IBLUTIL, now)
         errand = self._errands.current if self._errands.current and self._errands.current.tries else None
         if messages.has_mark(data, messages.COORDINATOR_MARK):
@@ -596,6 +602,9 @@ class Peer:
         if isinstance(frame, Probe):
             if frame.boot != self._boot:
                 raise RemoteProtocolError("stray frame", "a probe from another coordinator")
+            if self.dialect is Dialect.RIGSYNC and not self._probes.outstanding(frame.n):
+                self._count("late answer")
+                return
             self._heard(Dialect.IBLUTIL, now)
             self._probe_returned(frame.n, now, None, 0)
             return
@@ -620,9 +629,11 @@ class Peer:
         elif isinstance(frame, messages.Notice):
             self._heard(Dialect.RIGSYNC, now)
             self._receive_notice(frame, now)
-        else:
+        elif self.dialect is Dialect.RIGSYNC:
             self._heard(Dialect.RIGSYNC, now)
             self._receive_outcome(frame, now)
+        else:
+            self._count("message of the other dialect")
 
     def _is_meant(self, to: str | None, now: float) -> bool:
         """Tell whether a frame is for this coordinator, as far as its rig says.
@@ -644,6 +655,11 @@ class Peer:
             is_old = frame.boot in self._past_boots and frame.n <= self._met_at
             if probe is None or frame.t0 != probe.stamp or is_old:
                 self._count("unknown boot")
+                return
+            is_forgeable = frame.to is None and not probe.stamp and self.config.address.scheme == "udp"
+            if is_forgeable and self.config.dialect == "auto":
+                # What an iblutil rig is probed with, anybody knows: a probe of its own shows who is there.
+                self._challenge(now)
                 return
             if not (self.is_shared or is_called(self.name, frame.name)):
                 self._probe_returned(frame.n, now, None, 0)
@@ -772,11 +788,24 @@ class Peer:
             # Always the same bytes: an iblutil rig shows each datagram that it does not know once.
             n = stamp = 0
         else:
-            self._probe_n += 1
-            n, stamp = self._probe_n, self._stamps.stamp(now)
+            return self._send_stamped_probe(now)
         self._probes.add(n, now, stamp)
         self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program))
         return n
+
+    def _send_stamped_probe(self, now: float) -> int:
+        self._probe_n += 1
+        n, stamp = self._probe_n, self._stamps.stamp(now)
+        self._probes.add(n, now, stamp)
+        self._send(Line.PROBES, messages.probe(self._boot, n, stamp))
+        return n
+
+    def _challenge(self, now: float) -> None:
+        """Probe a rig, which was known as one of iblutil, as one of rigsync; once a beat at most."""
+        self._count("unknown boot")
+        if now >= self._challenged_at + self._timing.beat:
+            self._challenged_at = now
+            self._send_stamped_probe(now)
 
     def _probe_returned(self, n: int, now: float, stamps: tuple[int, int, int] | None, held: int) -> None:
         probe = self._probes.outstanding(n)
@@ -805,6 +834,9 @@ class Peer:
         self._awaited_echo = None
         self._owed.clear()
         self.board.empty()
+        if dialect is Dialect.IBLUTIL and self._remote_boot:
+            self._past_boots.append(self._remote_boot)
+            self._remote_boot, self._names_me = None, False
         self._events.append(DialectDetected(self.name, dialect))
         self._settle_restarted()  # who speaks another dialect is another program
         if dialect is Dialect.IBLUTIL:

@@ -16,7 +16,7 @@ from rigsync.protocol.answers import Identity
 from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.errands import Request
-from rigsync.protocol.events import Event, HandlerDue, Start
+from rigsync.protocol.events import Dialect, Event, HandlerDue, Start
 from rigsync.protocol.messages import Alive, Array, Command, ExpMessage, ExpStatus, Frame, Message, Notice, Verb
 from rigsync.protocol.peer import Line, Peer
 from rigsync.protocol.responder import Responder
@@ -129,7 +129,10 @@ class PeerBench:
         t0 = outstanding[n].stamp if n in outstanding else 0
         stamp = WALL + round((self.now + offset) * 1e9)
         frame = Alive(boot, n, t0, stamp, stamp + held, NAME, status, None, "0.1.0")
+        newest = self.peer._probe_n
         self.receive(messages.alive(frame), Line.PROBES)
+        if self.peer._probe_n > newest and self.peer.dialect is Dialect.IBLUTIL:  # it is asked whether it is that
+            self.alive(self.peer._probe_n, boot, status, held, offset)
 
     def ack(self, n: int | None = None, boot: str = RIG) -> None:
         self.receive(messages.ack(boot, self.n if n is None else n))

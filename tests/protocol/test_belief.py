@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rigsync.config import is_called
-from rigsync.errors import Cancelled, RigLost, RigTimeout, WrongRig
+from rigsync.errors import Cancelled, RigLost, RigRestarted, RigTimeout, WrongRig
 from rigsync.protocol import events, messages
 from rigsync.protocol.events import Dialect, LinkState
 from rigsync.protocol.messages import Alive, ExpMessage, ExpStatus, Message, Notice, decode
@@ -290,3 +290,63 @@ def test_one_rig_may_answer_for_two_that_share_its_address() -> None:
 )
 def test_which_names_are_one(wanted: str, told: str, same: bool) -> None:
     assert is_called(wanted, told) is same
+
+
+# ----------------------------------------------------------------------------------------------- another dialect
+
+
+def test_a_forged_array_does_not_make_an_iblutil_rig_of_a_known_one(bench: PeerBench) -> None:
+    request = bench.submit("EXPEND")
+    bench.run(0.1)
+    bench.sent(Line.PROBES)
+    for data in (b"[4,null]", b"[4,{}]", b'[0,"OSError: forged",4]', b"[4,null ]"):
+        bench.receive(data)
+    assert bench.peer.dialect is Dialect.RIGSYNC
+    assert bench.outcomes == []
+    assert bench.peer.violations == {"message of the other dialect": 4}
+    bench.run(0.02)
+    assert len(bench.sent(Line.PROBES)) == 1  # which would come back from an iblutil rig
+    bench.receive(messages.reply(RIG, request.n, Message.of(ExpMessage.EXPEND, [{}]), 1, 2, COORDINATOR))
+    assert bench.outcome() == [{}]
+
+
+def test_an_iblutil_program_in_the_place_of_a_rig_is_known_by_the_next_probe(bench: PeerBench) -> None:
+    bench.sent(Line.PROBES)
+    bench.receive(b"[32,10]")
+    bench.run(0.03)
+    bench.receive(bench.sent(Line.PROBES)[-1], Line.PROBES)
+    assert bench.peer.dialect is Dialect.IBLUTIL
+
+
+def test_a_probe_that_was_answered_and_comes_back_means_nothing(bench: PeerBench) -> None:
+    n = bench.peer.probe(bench.now)
+    probe = bench.peer._probes._newest[-1]
+    frame = Alive(RIG, n, probe.stamp, WALL, WALL, NAME, ExpStatus.CONNECTED, None, "0.1.0", to=COORDINATOR)
+    bench.receive(messages.alive(frame), Line.PROBES)
+    bench.receive(messages.probe(COORDINATOR, n, probe.stamp), Line.PROBES)
+    assert bench.peer.dialect is Dialect.RIGSYNC
+
+
+def test_a_forged_alive_does_not_make_a_rigsync_rig_of_an_iblutil_one() -> None:
+    bench = PeerBench().connected("iblutil")
+    request = bench.submit("EXPEND")
+    bench.run(15.0)
+    bench.outbox.clear()
+    for _ in range(5):
+        bench.receive(old(OLD_ALIVE, 0), Line.PROBES)
+    assert bench.peer.dialect is Dialect.IBLUTIL
+    assert request.request_time not in [at for at, outcome in bench.outcomes if type(outcome) is RigRestarted]
+    (probe,) = [decode(data) for data in bench.sent(Line.PROBES)]
+    assert isinstance(probe, messages.Probe)
+    assert probe.t0
+    bench.receive(old(OLD_ALIVE, probe.n, t0=probe.t0), Line.PROBES)  # one that is there answers
+    assert bench.peer.dialect is Dialect.RIGSYNC
+
+
+def test_a_configured_iblutil_rig_s_answers_are_arrays() -> None:
+    bench = PeerBench(dialect="iblutil").connect()
+    request = bench.submit("EXPEND")
+    n = bench.peer.probe(bench.now)
+    bench.receive(old(OLD_ALIVE, n, t0=0), Line.PROBES)
+    bench.receive(old(OLD_REPLY, request.n))
+    assert bench.outcomes == []

@@ -410,7 +410,8 @@ def test_a_program_that_has_ended_owes_nothing(ibl: PeerBench, how: str) -> None
         ibl.peer.report_refusal(ibl.now)
     else:
         ibl.alive(ibl.peer.probe(ibl.now))
-        ibl.array(ExpMessage.EXPSTATUS, 0)
+        ibl.peer.probe(ibl.now)
+        ibl.receive(ibl.sent(Line.PROBES)[-1], Line.PROBES)
     ibl.array(ExpMessage.EXPSTATUS, 0)
     ibl.run(1)
     ibl.receive(ibl.submit("EXPCLEANUP").array)

@@ -2197,7 +2197,8 @@ def test_a_rig_that_became_iblutil_s_is_sent_nothing_more_of_a_command(bench: Pe
     bench.call("focus")
     bench.call("home")
     bench.sent()
-    bench.receive(messages.probe(COORDINATOR, 1, WALL), Line.PROBES)
+    bench.peer.probe(bench.now)
+    bench.receive(bench.sent(Line.PROBES)[-1], Line.PROBES)
     assert [type(outcome) for _, outcome in bench.outcomes] == [errors.RigRestarted, NotSupported]
     assert bench.run(5) == []
 
