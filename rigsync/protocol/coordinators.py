@@ -46,6 +46,8 @@ class Record:
     source: Address
     coordinator: Coordinator
     frame: bytes | None = None
+    is_withheld: bool = False
+    """Whether the answer has not left, since its coordinator's host has yet to show that it receives."""
 
     def keep(self, frame: bytes) -> None:
         """Keep the answer, for repeats, and forget the oldest beyond what is kept."""
@@ -272,6 +274,11 @@ class Coordinators:
         since = now - self._timing.lost_after
         watchers = [watcher for watcher in self._watchers.values() if watcher.last_seen >= since]
         return [(watcher.address, watcher.notices.rest()) for watcher in watchers if watcher.address]
+
+    def withheld(self, host: str) -> list[Record]:
+        """Return the answers that wait for a host to show that it receives."""
+        known = (coordinator for coordinator in self._known.values() if coordinator.host == host)
+        return [record for coordinator in known for record in coordinator.records.values() if record.is_withheld]
 
     def lane(self, source: Address) -> EchoLane:
         """Return the way to the iblutil coordinator at `source`."""
