@@ -484,8 +484,11 @@ class FakeRig:
         network = self._network
         self.clock = DriftingClock(self._offset, self._drift)
         self.board = Board()
+        boot = network.draw_boot()
         self.responder = Responder(
-            *(self._identity, self._handlers, Timing(), network.draw_boot(), self.clock, self._lease), board=self.board
+            *(self._identity, self._handlers, Timing(), boot, self.clock, self._lease),
+            board=self.board,
+            secret=boot.encode(),  # no stranger is in this network, and the same seed gives the same bytes
         )
 
     def notify(self, topic: str, body: Any = None, key: str | None = None, confirm: bool = True) -> None:

@@ -16,6 +16,7 @@ from processes import LONG, RigProgram, port_of, until
 from rigsync import Auxiliaries, PayloadTooLarge, PushError, RemoteError, Rig
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
+from rigsync.testing import SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
 
@@ -171,3 +172,16 @@ def test_an_older_coordinator_that_sends_too_many_values_is_told(
     assert isinstance(outcome, PushError)
     assert "PayloadTooLarge: not run: too many values" in str(outcome.failed["cameras"])
     assert aux.request("EXPINFO", None, "x", timeout=LONG)
+
+
+# ------------------------------------------------------------------------------------------- forged addresses
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_large_answers_reach_a_coordinator_that_is_new_without_delay(seed: int) -> None:
+    network = SimNetwork(seed)
+    network.add_rig("cameras", experiment_description={"devices": "x" * 31_000})
+    coordinator = network.coordinator()
+    pushed = coordinator.push("EXPINFO")
+    assert network.run(0.3, lambda: pushed in coordinator.results)
+    assert "x" * 31_000 in str(coordinator.results[pushed].answers)

@@ -268,6 +268,11 @@ SHOWN_BY = {
         "tests/test_strangers.py::test_an_older_coordinator_that_sends_too_many_values_is_told",
         "tests/test_strangers.py::test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_again",
     ],
+    "forged addresses that have a rig flood somebody else": [
+        "tests/protocol/test_reach.py::test_nothing_has_a_rig_send_more_than_3_times_as_much_to_who_has_not_shown_that_it_receives",
+        "tests/protocol/test_reach.py::test_answers_to_iblutil_s_coordinators_that_have_shown_nothing_are_bounded_over_all_of_them",
+        "tests/test_strangers.py::test_large_answers_reach_a_coordinator_that_is_new_without_delay",
+    ],
     "junk, foreign versions, forged senders": [
         "tests/test_endpoint.py::test_coordinator_takes_junk",
         "tests/test_endpoint.py::test_rig_takes_junk",

@@ -57,6 +57,8 @@ class Record:
     source: Address
     coordinator: Coordinator
     frame: bytes | None = None
+    is_withheld: bool = False
+    """Whether the answer has not left, since its coordinator's host has yet to show that it receives."""
 
     def keep(self, frame: bytes) -> None:
         """Keep the answer, for repeats, and forget the oldest beyond what is kept."""
@@ -322,6 +324,11 @@ class Coordinators:
     def last_words(self, now: float) -> list[tuple[Address, str, list[bytes]]]:
         """Return address and boot number of those that watch, and what each has not confirmed yet."""
         return [(address, boot, self._watchers[boot].notices.rest()) for address, boot in self.watching(now)]
+
+    def withheld(self, host: str) -> list[Record]:
+        """Return the answers that wait for a host to show that it receives."""
+        known = (coordinator for coordinator in self._known.values() if coordinator.host == host)
+        return [record for coordinator in known for record in coordinator.records.values() if record.is_withheld]
 
     def lane(self, source: Address) -> EchoLane:
         """Return the way to the iblutil coordinator at `source`."""

@@ -12,7 +12,7 @@ from rigsync.errors import RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.agenda import Agenda, Problem, Task
 from rigsync.protocol.answers import Identity
-from rigsync.protocol.board import Board, Post
+from rigsync.protocol.board import STREAM, Board, Post
 from rigsync.protocol.clock import StampClock
 from rigsync.protocol.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, EchoLane, Record
 from rigsync.protocol.events import (
@@ -24,6 +24,7 @@ from rigsync.protocol.events import (
 from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Notice, Probe, Request, Verb
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.ownership import LEASE, Sender
+from rigsync.protocol.reach import CHALLENGES, Reach
 
 _SOURCES_REPORTED = 256
 """Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
@@ -53,6 +54,8 @@ class Responder(Outputs[Address]):
         How large an answer may be; as large as a datagram by default.
     board : Board, optional
         What the rig shows of its work; an empty one by default.
+    secret : bytes, optional
+        From which follows what hosts have to send back; drawn at random by default.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Responder(Outputs[Address]):
         lease: float = LEASE,
         room: Room = DATAGRAM_ROOM,
         board: Board | None = None,
+        secret: bytes | None = None,
     ):
         super().__init__()
         self._identity, self._timing = identity, timing
@@ -76,7 +80,8 @@ class Responder(Outputs[Address]):
             *(identity, handled, lease, timing.lost_after, room),
             *(self._events, self._settled, self._entered, self._claimed, self._board.clear_progress),
         )
-        self._notices = 0
+        self._reach = Reach(room.scheme == "tcp", secret)
+        self._notices = 2 * CHALLENGES
         self._reported: set[tuple[str, str]] = set()
         self._timer = math.inf
         self.violations: dict[str, int] = {}
@@ -95,6 +100,7 @@ class Responder(Outputs[Address]):
 
     def receive_datagram(self, data: bytes, source: Address, now: float) -> None:
         """Take in a datagram from a coordinator at monotonic `now` (s)."""
+        self._reach.heard(source[0], len(data))
         try:
             frame = messages.decode(data)
             if isinstance(frame, Array):
@@ -104,12 +110,16 @@ class Responder(Outputs[Address]):
                     coordinator.program = frame.program
                 # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
+                self._challenge(source)
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
                 self._receive_request(frame, source, now, len(data))
             elif isinstance(frame, Ack):
-                if self._coordinators.acknowledge(frame.boot, frame.n, source, now):
+                if not self._reach.has_shown(source[0]) and frame.n == self._reach.challenge(source[0]):
+                    self._reach.show(source[0])
+                    self._send_withheld(source[0])
+                elif self._coordinators.acknowledge(frame.boot, frame.n, source, now):
                     self._see(frame, source, now)
                     self._welcome(now)
             elif isinstance(frame, Bye):
@@ -332,7 +342,7 @@ class Responder(Outputs[Address]):
                 return
             if len(record.frame) > ONE_PACKET:  # that one gets through where this one does not
                 self._send(source, messages.ack(self._boot, frame.n, frame.boot, len(record.frame)))
-            self._send(source, record.frame)
+            record.is_withheld = not self._send(source, record.frame)
             return
         if frame.n <= coordinator.highest:
             # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
@@ -383,6 +393,8 @@ class Responder(Outputs[Address]):
     def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
         lane = self._coordinators.lane(source)
         if messages.has_mark(data, messages.RIG_MARK):
+            if data[:-2].endswith(self._reach.blanks(source[0])):
+                self._reach.show(source[0])
             if lane.awaited and lane.awaited[1] == data:
                 lane.awaited = None
                 self._send_next(source, lane, now)
@@ -396,7 +408,7 @@ class Responder(Outputs[Address]):
             return
         if not lane.guard.allows(data, now):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
-        self._send(source, data)
+        self._send_array(source, data, now)
         args = _unwrapped(message, data)
         task = Task(message.event, args, source, Sender(source[0], None), None, len(data), silent=hands_over_token)
         self._agenda.accept(task, now)
@@ -412,7 +424,7 @@ class Responder(Outputs[Address]):
             lane.awaited = lane.answers.popleft()
             lane.until = now + self._timing.echo_timeout
             self._timer = min(self._timer, lane.until)
-            self._send(source, lane.awaited[1])
+            self._send_array(source, lane.awaited[1], now)
 
     # ---------------------------------------------------------------------------------------------- answering
 
@@ -420,7 +432,7 @@ class Responder(Outputs[Address]):
         error = None
         if isinstance(outcome, Problem):
             error = f"{outcome.error}: {outcome.message}"
-            self._answer_problem(task, outcome)
+            self._answer_problem(task, outcome, now)
         else:
             self._answer(task, outcome, now)
         source = text_of(task.source) if task.source else "the rig itself"
@@ -434,20 +446,21 @@ class Responder(Outputs[Address]):
             self._store(task.record, messages.reply(self._boot, n, message, started, finished, to))
         elif task.source and not task.silent:
             lane = self._coordinators.lane(task.source)
-            lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
+            shown = b"" if self._reach.has_shown(task.source[0]) else self._reach.blanks(task.source[0])
+            lane.answers.append((task.event, messages.array(message, shown + messages.RIG_MARK)))
             self._send_next(task.source, lane, now)
 
-    def _answer_problem(self, task: Task, problem: Problem) -> None:
+    def _answer_problem(self, task: Task, problem: Problem, now: float) -> None:
         if task.record:
             n, error, message = task.record.n, problem.error, problem.message
             to = task.record.coordinator.boot
             self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback, to))
         elif task.source:
-            self._send(task.source, messages.error_array(problem.error, problem.message, task.event))
+            self._send_array(task.source, messages.error_array(problem.error, problem.message, task.event), now)
 
     def _store(self, record: Record, frame: bytes) -> None:
         record.keep(frame)
-        self._send(record.source, frame)
+        record.is_withheld = not self._send(record.source, frame)
 
     def _entered(self, reason: str | None, now: float) -> None:
         body = {"status": self.status.name, "exp_ref": self.exp_ref, "reason": reason}
@@ -470,8 +483,37 @@ class Responder(Outputs[Address]):
         self.violations[kind] = self.violations.get(kind, 0) + 1
         return self.violations[kind]
 
-    def _send(self, destination: Address, data: bytes) -> None:
-        self._outbox.append((destination, data))
+    def _send(self, destination: Address, data: bytes) -> bool:
+        """Send a frame, unless it is too large for a host that may be forged; return whether it is sent."""
+        if is_sent := self._reach.spend(destination[0], len(data)):
+            self._outbox.append((destination, data))
+        else:
+            self._count("more than a forged sender may have sent")
+            self._challenge(destination)
+        return is_sent
+
+    def _challenge(self, destination: Address) -> None:
+        """Have a host show that it receives, by a notice that tells nothing and is acknowledged like any other."""
+        host = destination[0]
+        if self._reach.has_shown(host):
+            return
+        body = {"action": "remove", "number": 0, "info": {}}
+        frame = messages.notice(Notice(self._boot, self._reach.challenge(host), STREAM, "?", body, True))
+        if self._reach.spend(host, len(frame)):
+            self._outbox.append((destination, frame))
+
+    def _send_withheld(self, host: str) -> None:
+        for record in self._coordinators.withheld(host):
+            record.is_withheld = False
+            if record.frame is not None:
+                self._send(record.source, record.frame)
+
+    def _send_array(self, destination: Address, data: bytes, now: float) -> None:
+        """Send a message of the iblutil dialect, in which hosts show that they receive by the echo of an answer."""
+        if self._reach.spend(destination[0], len(data)) or self._reach.borrow(len(data), now):
+            self._outbox.append((destination, data))
+        else:
+            self._count("more than forged senders may have sent")
 
 
 def _unwrapped(message: Array, data: bytes) -> list[Any]:

@@ -48,6 +48,7 @@ from rigsync.protocol.messages import (
     decode,
 )
 from rigsync.protocol.notices import NoticeFilter
+from rigsync.protocol.reach import CHALLENGES
 from rigsync.protocol.responder import text_of
 
 from .support import COORDINATOR, HERE, NAME, RIG, WALL, RigBench
@@ -2476,7 +2477,7 @@ def test_a_confirmed_notice_is_written_as_the_protocol_says() -> None:
     bench = RigBench()
     bench.probe()
     notify(bench, {"trial": 7}, topic="progress", key="k")
-    assert bench.notices() == [(HERE, Notice(RIG, 1, "progress", "k", {"trial": 7}, True))]
+    assert bench.notices() == [(HERE, Notice(RIG, 2 * CHALLENGES + 1, "progress", "k", {"trial": 7}, True))]
 
 
 def test_each_coordinator_gets_its_notices_one_at_a_time_and_in_order() -> None:

@@ -1,0 +1,95 @@
+"""Which hosts have shown that they receive what a rig sends: to others, which may be forged, it sends little.
+
+Of a datagram's source nothing is proved. Whoever forges it would have a rig send to somebody else, and many times what
+was sent to the rig (RFC 9000 section 8.1). So a host has to send back something that only who receives it can know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from collections import OrderedDict
+
+AMPLIFICATION = 3
+"""Bytes that leave to a host for each byte that has come from it, until it has shown that it receives them."""
+HOSTS = 4096
+"""Hosts that are remembered, of either sort; those that are forgotten show it again."""
+BORROWED = 1 << 16
+"""Bytes beyond that which leave to all such hosts together: iblutil's coordinators show it only by the echo of a whole
+answer, so that the first answer to one has to leave before."""
+BORROWED_PER_SECOND = 1 << 14
+"""Bytes by which that grows again."""
+CHALLENGES = 1 << 30
+"""Numbers of the notices by which a host is asked; those of all others are twice as high, or higher."""
+_BLANKS = 40
+
+
+class Reach:
+    """What may leave to which host.
+
+    Parameters
+    ----------
+    is_open : bool
+        Whether to send to everybody: over TCP, whoever has opened a connection has shown that it receives.
+    secret : bytes, optional
+        From which follows what the hosts have to send back; drawn at random by default.
+    """
+
+    def __init__(self, is_open: bool, secret: bytes | None = None):
+        self.is_open = is_open
+        self._secret = secret or secrets.token_bytes(16)
+        self._shown: OrderedDict[str, None] = OrderedDict()
+        self._left: OrderedDict[str, int] = OrderedDict()
+        self._borrowed, self._borrowed_at = 0.0, -math.inf
+
+    def heard(self, host: str, size: int) -> None:
+        """Take note of so many bytes that have come."""
+        if host in self._shown:
+            self._shown.move_to_end(host)
+        elif not self.is_open:
+            self._left[host] = self._left.pop(host, 0) + AMPLIFICATION * size
+            if len(self._left) > HOSTS:
+                self._left.popitem(last=False)
+
+    def has_shown(self, host: str) -> bool:
+        """Tell whether a host has shown that it receives; this computer has to show nothing."""
+        # No network carries a datagram that comes from there, so that nobody can forge one.
+        return self.is_open or host in self._shown or host.startswith("127.") or host == "::1"
+
+    def spend(self, host: str, size: int) -> bool:
+        """Tell whether so many bytes may leave to a host, and count them."""
+        if self.has_shown(host):
+            return True
+        if size > self._left.get(host, 0):
+            return False
+        self._left[host] -= size
+        return True
+
+    def borrow(self, size: int, now: float) -> bool:
+        """Tell whether so many bytes may leave beyond that, to whichever host, and count them."""
+        self._borrowed = max(0.0, self._borrowed - BORROWED_PER_SECOND * (now - self._borrowed_at))
+        self._borrowed_at = now
+        if self._borrowed + size > BORROWED:
+            return False
+        self._borrowed += size
+        return True
+
+    def show(self, host: str) -> None:
+        """Take note that a host has shown that it receives."""
+        self._left.pop(host, None)
+        self._shown[host] = None
+        if len(self._shown) > HOSTS:
+            self._shown.popitem(last=False)
+
+    def challenge(self, host: str) -> int:
+        """Return the number of the notice that this host alone gets, and has to acknowledge."""
+        return CHALLENGES + self._digest(host) % CHALLENGES
+
+    def blanks(self, host: str) -> bytes:
+        """Return the white space that stands in an answer to this host alone, in the iblutil dialect."""
+        digest = self._digest(host)
+        return bytes(b" \t"[digest >> bit & 1] for bit in range(_BLANKS))
+
+    def _digest(self, host: str) -> int:
+        return int.from_bytes(hashlib.blake2b(host.encode(), key=self._secret, digest_size=8).digest(), "big")
