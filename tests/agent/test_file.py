@@ -66,6 +66,7 @@ def test_the_example(write: Callable[..., Path]) -> None:
     assert start.command.filled(REFERENCE)[-1] == "D:/data/2026-01-31_1_mouse/left.mp4"
     assert (start.ready.file.fill(REFERENCE), start.ready.within) == ("D:/data/2026-01-31_1_mouse/left.mp4", 5)
     assert start.frames is None
+    assert start.good_exit is None
     assert file.on[END] == Action(stop=Stop("interrupt", 10))
     cleanup = file.on[ExpMessage.EXPCLEANUP].run
     assert cleanup
@@ -452,6 +453,16 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "ready without within": (with_start("ready: {file: a}"), 6, "on.EXPSTART.ready.within", "this key is missing"),
     "ready text": (with_start("ready: a"), 6, "on.EXPSTART.ready", "expected a map"),
     "ready escapes": (with_start("ready: {file: a/../../b, within: 1}"), 6, "on.EXPSTART.ready.file", "'..' leads out"),
+    "good_exit alone": (on("{run: a, good_exit: [0]}"), 3, "on.EXPINIT.good_exit", "this says more about start"),
+    "good_exit number": (with_start("good_exit: 0"), 6, "on.EXPSTART.good_exit", "expected a list"),
+    "good_exit none": (with_start("good_exit: []"), 6, "on.EXPSTART.good_exit", "expected 1 to 200 items"),
+    "good_exit signal": (
+        with_start("good_exit: [SIGINT]"),
+        6,
+        "on.EXPSTART.good_exit[0]",
+        "expected a whole number from 0 to 4294967295, not 'SIGINT'",
+    ),
+    "good_exit negative": (with_start("good_exit: [0, -2]"), 6, "on.EXPSTART.good_exit[1]", "expected a whole number"),
     "frames without start": (on("{run: a, frames: '(a)'}"), 3, "on.EXPINIT.frames", "this says more about start"),
     "frames bad": (with_start("frames: '(a'"), 6, "on.EXPSTART.frames", "not a regular expression: missing )"),
     "frames no group": (with_start("frames: 'a'"), 6, "on.EXPSTART.frames", "expected one group in parentheses"),
@@ -691,3 +702,11 @@ def test_agents_that_clash(
         check_distinct_agents(files)
     assert problem in caught.value.problem
     assert (caught.value.file, caught.value.line, caught.value.key) == (files[2].source, line, key)
+
+
+def test_good_exit_is_a_list_of_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(with_start("good_exit: [0, 130, 3221225786]"))
+    start = read_agent_file(path).on[START].start
+    assert start is not None
+    assert start.good_exit == (0, 130, 3221225786)
