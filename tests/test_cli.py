@@ -1008,7 +1008,9 @@ def test_serve_tells_what_it_is_told(commands: Commands, connect: Callable[..., 
     assert re.fullmatch(rf'\d\d:\d\d:\d\d\.\d{{3}} EXPINIT {{"exp_ref": "{REFERENCE}"}}', told[0])
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} EXPINFO 0", told[1])
     assert f"cameras: INITIALIZED, was CONNECTED ({REFERENCE})\n" in outcome.err
-    assert (outcome.status, outcome.out) == (0, "")
+    assert outcome.status == 0
+    assert outcome.out.endswith(""" EXPINTERRUPT {"reason": "the rig's program is being closed"}\n""")
+    assert outcome.out.count("\n") == 1
 
 
 def test_serve_as_json(commands: Commands) -> None:

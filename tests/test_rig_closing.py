@@ -332,6 +332,7 @@ rig.start()
 aux = Auxiliaries({"cameras": rig.uri}, leave_running=True)
 aux.request("EXPINIT", {"exp_ref": "2026-03-01_2_mouse"})
 aux.request("EXPSTART", "2026-03-01_2_mouse")
+aux.close()  # else it may tell that the rig is lost
 """
 
 
@@ -372,7 +373,6 @@ def test_a_fork_interrupts_nothing(tmp_path: Path, way: str) -> None:
         {way}
     assert os.waitpid(pid, 0)[1] == 0
     assert not os.path.exists(sys.argv[1]), "the fork has interrupted"
-    aux.close()
     rig.close()
     """
     ended = run_to_its_end(ending, tmp_path / "reasons", "plain")

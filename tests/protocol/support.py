@@ -285,6 +285,10 @@ class RigBench:
         self.rig.interrupt(reason, self.now)
         self._collect()
 
+    def close(self, reason: str) -> None:
+        self.rig.close(reason, self.now)
+        self._collect()
+
     def run(self, seconds: float) -> None:
         """Let time pass, stopping at each timer."""
         end = self.now + seconds

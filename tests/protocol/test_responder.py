@@ -3055,3 +3055,48 @@ def test_what_a_stranger_says_of_its_program_is_one_short_line() -> None:
     assert text.isprintable()
     assert "(\\x1b[2J\\nall is well" in text
     assert len(text) < 600
+
+
+# ------------------------------------------------------------------------------------------------ a rig that closes
+
+
+CLOSING = "the rig's program is being closed"
+
+
+@pytest.mark.parametrize("status", ["INITIALIZED", "RUNNING"])
+def test_closing_interrupts_what_is_under_way_and_tells_why(status: str) -> None:
+    bench = RigBench(*LIFECYCLE).enter(status)
+    bench.probe()
+    bench.run(1.0)
+    while found := bench.notices("status"):  # each is sent when the one before is confirmed
+        bench.receive(messages.ack(COORDINATOR, found[-1][1].n))
+    bench.close(CLOSING)
+    due = bench.due()
+    assert (due.event, due.args) == (ExpMessage.EXPINTERRUPT, [{"reason": CLOSING}])
+    assert bench.rig.is_under_way
+    bench.respond(due.task)
+    assert not bench.rig.is_under_way
+    assert bench.rig.status is STOPPED
+    (_, notice), *_ = bench.notices("status")[-1:]
+    assert notice.body == {"status": "STOPPED", "exp_ref": REF, "reason": CLOSING}
+
+
+@pytest.mark.parametrize("status", ["CONNECTED", "STOPPED"])
+def test_closing_interrupts_nothing_where_nothing_is_under_way(status: str) -> None:
+    bench = RigBench(*LIFECYCLE).enter(status)
+    bench.close(CLOSING)
+    assert bench.events(HandlerDue) == []
+    assert not bench.rig.is_under_way
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPSTART"])
+def test_nothing_begins_at_a_rig_that_closes(event: str) -> None:
+    bench = RigBench(*LIFECYCLE).enter("RUNNING")
+    bench.close(CLOSING)
+    due = bench.due()
+    n = bench.request(event, {"exp_ref": REF} if event == "EXPINIT" else REF)  # which waits for the interrupt
+    bench.respond(due.task)
+    (refused,) = [frame for frame in bench.answers() if isinstance(frame, Failure) and frame.n == n]
+    assert (refused.error, refused.message) == ("NotRunning", f"{CLOSING}; start it again")
+    assert bench.events(HandlerDue) == []
+    assert bench.do("EXPEND").args[0]["interrupted"] == CLOSING  # and an end is an end
