@@ -109,8 +109,8 @@ class Responder(Outputs[Address]):
                 if (coordinator := self._see(frame, source, now)) and frame.program:
                     coordinator.program = frame.program
                 # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
-                self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
-                self._challenge(source)
+                if self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data))):
+                    self._challenge(source)  # which it can acknowledge, since it knows this rig by then
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):

@@ -15,6 +15,7 @@ from rigsync.protocol.reach import AMPLIFICATION, BORROWED, BORROWED_PER_SECOND,
 from .support import COORDINATOR, HERE, RIG, PeerBench, RigBench
 
 LARGE = {"devices": "x" * 31_000}
+PROGRAM = "task.py, pid 4711, started 14:03:11"
 
 
 class Tally:
@@ -80,7 +81,7 @@ def test_nothing_has_a_rig_send_more_than_3_times_as_much_to_who_has_not_shown_t
 
 def test_an_answer_waits_until_the_host_has_acknowledged_what_it_alone_was_sent() -> None:
     tally = Tally("EXPINFO", experiment_description=LARGE)
-    (alive,) = tally.receive(messages.probe(COORDINATOR, 1, 0))
+    (alive,) = tally.receive(messages.probe(COORDINATOR, 1, 0, program=PROGRAM))
     assert isinstance(alive, Alive)
     tally.receive(request("EXPINFO", 1))
     (due,) = tally.bench.events(HandlerDue)
@@ -99,12 +100,15 @@ def test_an_answer_waits_until_the_host_has_acknowledged_what_it_alone_was_sent(
     assert isinstance(tally.receive(request("EXPINFO", 1))[-1], Reply)  # and from now on at once
 
 
-def test_a_usual_burst_of_probes_is_enough_for_the_usual_coordinator() -> None:
+@pytest.mark.parametrize(("program", "answered"), [(PROGRAM, 8), (None, 6)])
+def test_a_usual_burst_of_probes_is_enough_for_a_coordinator_of_today_and_for_an_older_one(
+    program: str | None, answered: int
+) -> None:
     tally = Tally()
     frames: list[Any] = []
     for n in range(1, 9):
-        frames += tally.receive(messages.probe(COORDINATOR, n, 1_800_000_000_000_000_000))
-    assert len([frame for frame in frames if isinstance(frame, Alive)]) == 8
+        frames += tally.receive(messages.probe(COORDINATOR, n, 1_800_000_000_000_000_000, program=program))
+    assert len([frame for frame in frames if isinstance(frame, Alive)]) >= answered
     (challenge, *_) = [frame for frame in frames if isinstance(frame, Notice)]
     tally.receive(messages.ack(COORDINATOR, challenge.n))
     tally.receive(request("EXPINFO", 1))
