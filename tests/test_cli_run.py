@@ -349,7 +349,7 @@ def test_a_keeper_that_is_killed_leaves_nothing(bench: Bench, way: str, together
             command.process.kill()
             until(lambda: not leftovers.found())
         else:
-            assert command.outcome().status == 128 + signal.SIGKILL
+            assert command.process.wait(LONG) == 128 + signal.SIGKILL
             assert leftovers.found() == []
             assert bench.verbs == INTERRUPTED
 

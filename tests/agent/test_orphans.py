@@ -146,4 +146,4 @@ def test_a_stopped_one_learns_of_its_end(start: Start) -> None:
     os.kill(process.pid, 19)
     until(lambda: f"{identity(process.pid)}" and "T" in Path(f"/proc/{process.pid}/stat").read_text().split()[2])
     assert end(lambda: [process.pid] if process.poll() is None else []) == []
-    assert process.returncode in (1, -2)  # KeyboardInterrupt
+    assert process.returncode != -9  # which alone ends one that is not woken
