@@ -240,6 +240,7 @@ class Responder(Outputs[Address]):
                 instead = (post.topic, post.key) if post.is_value else None
                 coordinator.notices.add(self._notices, frame, now, instead)
             coordinator.notices.overflowed = False  # which would have the same told again, without end
+            self._coordinators.bound_notices()
             self._send_notices(coordinator, now)
 
     def _tell_short_changed(self) -> None:
@@ -363,7 +364,7 @@ class Responder(Outputs[Address]):
         lane = self._coordinators.lane(source)
         if messages.has_mark(data, messages.RIG_MARK):
             if lane.awaited and lane.awaited[1] == data:
-                lane.awaited = None
+                lane.finish()
                 self._send_next(source, lane, now)
             return
         if message.event == messages.NULL_MESSAGE:
@@ -413,7 +414,14 @@ class Responder(Outputs[Address]):
             self._store(task.record, messages.reply(self._boot, n, message, started, finished, to))
         elif task.source and not task.silent:
             lane = self._coordinators.lane(task.source)
-            lane.answers.append((task.event, messages.array(message, messages.RIG_MARK)))
+            answer = messages.array(message, messages.RIG_MARK)
+            in_charge = task.sender is not None and self._agenda.ownership.is_led_by(task.sender)
+            if not self._coordinators.has_room(len(answer), in_charge):
+                self._count("answer without room to wait in")
+                problem = f"{task.event.name} was done, but too many answers of this rig wait for their echoes"
+                self._send(task.source, messages.error_array("Busy", problem, task.event))
+                return
+            lane.add(task.event, answer)
             self._send_next(task.source, lane, now)
 
     def _answer_problem(self, task: Task, problem: Problem) -> None:
@@ -425,7 +433,7 @@ class Responder(Outputs[Address]):
             self._send(task.source, messages.error_array(problem.error, problem.message, task.event))
 
     def _store(self, record: Record, frame: bytes) -> None:
-        record.keep(frame)
+        self._coordinators.keep(record, frame)
         self._send(record.source, frame)
 
     def _entered(self, reason: str | None, now: float) -> None:
