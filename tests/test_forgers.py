@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -100,3 +102,55 @@ def test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing(stack: con
     assert [[finding.fault.value for finding in seen.findings] for seen in found.values()] == [["wrong-rig"]] * 2
     assert f"{cameras.uri} is the one at which it answers" in found["cameras"].findings[0].remedies[0]
     assert began == []
+
+
+# ------------------------------------------------------------------------------------------------------------ memory
+
+PROGRAM = """
+import sys, tracemalloc
+from rigsync import Rig
+rig = Rig("cameras", "udp://127.0.0.1:0", experiment_description={"text": "x" * 31_000})
+rig.start()
+rig.add_stream("left", text="x" * 30_000)
+tracemalloc.start()
+print(rig.uri, flush=True)
+sys.stdin.readline()
+print(tracemalloc.get_traced_memory()[0], flush=True)
+sys.stdin.read()
+rig.close()
+"""
+"""A rig that tells how many bytes it keeps more than at its beginning. What a system says of its memory is rounded."""
+
+
+@pytest.mark.parametrize("dialect", ["iblutil", "rigsync"])
+def test_a_flood_of_senders_takes_less_than_64_mb(dialect: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin
+        assert child.stdout
+        port = port_of(child.stdout.readline().decode().strip())
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", port))
+            sock.settimeout(LONG)
+            for sender in range(500):
+                flood(dialect, port, sender)
+                if sender % 4 == 0:  # the rig keeps pace
+                    sock.send(messages.probe(STRANGER, sender + 1, 1))
+                    while getattr(messages.decode(sock.recv(65_535)), "n", None) != sender + 1:
+                        pass
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        assert int(child.stdout.readline()) < 32e6
+        child.stdin.close()
+        assert child.wait(LONG) == 0
+
+
+def flood(dialect: str, port: int, sender: int) -> None:
+    """Have one more sender, at a port of its own, ask for more than it takes in."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        boot = f"{sender:016x}"
+        info = Message.of(ExpMessage.EXPINFO, [0, None])
+        for n in range(1, 9):
+            data = f"[64,{n},null]".encode() if dialect == "iblutil" else messages.request(boot, n, info)
+            sock.sendto(data, ("127.0.0.1", port))
+        if dialect == "rigsync":
+            sock.sendto(messages.probe(boot, 9, 1), ("127.0.0.1", port))

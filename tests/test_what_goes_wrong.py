@@ -278,6 +278,19 @@ SHOWN_BY = {
         "tests/test_endpoint.py::test_rig_takes_junk",
         "tests/test_endpoint.py::test_forged_reply_from_another_socket_has_no_effect",
     ],
+    "somebody forges a rig's answer, goodbye or dialect, and does not see what you send": [
+        "tests/test_forgers.py::test_an_answer_that_is_forged_in_the_rig_s_name_is_no_success",
+        "tests/protocol/test_belief.py::test_forged_goodbyes_notices_and_signs_of_life_mean_nothing",
+        "tests/protocol/test_belief.py::test_a_forged_array_does_not_make_an_iblutil_rig_of_a_known_one",
+    ],
+    "somebody forges thousands of coordinators, or numbers in the task's name": [
+        "tests/protocol/test_belief.py::test_the_task_goes_on_and_nothing_runs_twice_under_a_flood_of_forged_coordinators",
+        "tests/protocol/test_belief.py::test_no_request_uses_up_all_numbers",
+        "tests/test_forgers.py::test_a_flood_of_senders_takes_less_than_64_mb",
+    ],
+    "rigs have swapped addresses or names": [
+        "tests/test_forgers.py::test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing",
+    ],
     "a mistake in `rigs.yaml`, or in the file of an agent": [
         "tests/test_config.py::test_what_is_no_rig",
         "tests/agent/test_serve.py::test_what_is_wrong_is_told_before_anything_listens",

@@ -14,7 +14,7 @@ from typing import Any
 
 from rigsync.config import Timing
 from rigsync.errors import RemoteProtocolError
-from rigsync.protocol.echo_guard import EchoGuard
+from rigsync.protocol.echo_guard import EchoGuard, digest_of
 from rigsync.protocol.messages import ExpMessage
 from rigsync.protocol.notices import KEPT, NoticeQueue
 
@@ -42,6 +42,14 @@ RECORDS = 256
 """Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""
 KEPT_BYTES = 1 << 18
 """Bytes of answers kept for each coordinator, to which the newest may come on top."""
+ALL_KEPT_BYTES = 8 << 20
+"""Bytes of all answers kept, and of what is kept with them, but for those of the one in charge."""
+RECORD_BYTES = 512
+"""Bytes that a record takes beside its answer."""
+ALL_WAITING_BYTES = 4 << 20
+"""Bytes of answers that wait for echoes of iblutil coordinators; twice as many where one is in charge."""
+ALL_NOTICE_BYTES = 16 << 20
+"""Bytes of notices that wait for all coordinators but the one in charge."""
 COORDINATORS = 1024
 """Coordinators remembered. The one in charge and those that watch stay; of the others a flood of forged ones pushes out
 those that were silent for longest."""
@@ -104,6 +112,16 @@ class Coordinator:
             del self.records[oldest.n]
             self.kept_bytes -= len(oldest.frame)
 
+    def forget_answers(self) -> None:
+        """Forget all answers, but not what is being worked on, nor the highest number."""
+        self.records = OrderedDict((n, record) for n, record in self.records.items() if record.frame is None)
+        self.kept_bytes = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that its answers take, and what is kept with them."""
+        return self.kept_bytes + RECORD_BYTES * len(self.records)
+
     @property
     def is_waiting(self) -> bool:
         """Whether a request of it is being worked on, whose repeat must be recognised."""
@@ -111,11 +129,19 @@ class Coordinator:
 
 
 @dataclass(slots=True)
+class Tally:
+    """Bytes that wait on several ways together."""
+
+    size: int = 0
+
+
+@dataclass(slots=True)
 class EchoLane:
     """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
 
+    tally: Tally
     guard: EchoGuard = field(default_factory=EchoGuard)
-    answers: deque[tuple[ExpMessage, bytes]] = field(default_factory=lambda: deque(maxlen=WAITING_ANSWERS))
+    answers: deque[tuple[ExpMessage, bytes]] = field(default_factory=deque)
     awaited: tuple[ExpMessage, bytes] | None = None
     until: float = math.inf
     last: bytes = b""
@@ -126,9 +152,29 @@ class EchoLane:
 
         The network has doubled it; or the coordinator, which takes a second echo for a message, echoes that.
         """
-        again = data == self.last and now - self.last_at < REPEAT_WINDOW
-        self.last, self.last_at = data, now
+        digest = digest_of(data)
+        again = digest == self.last and now - self.last_at < REPEAT_WINDOW
+        self.last, self.last_at = digest, now
         return again
+
+    def add(self, event: ExpMessage, answer: bytes) -> None:
+        """Have an answer wait for its turn, and give up the oldest beyond those that may."""
+        self.answers.append((event, answer))
+        self.tally.size += len(answer)
+        if len(self.answers) > WAITING_ANSWERS:
+            self.tally.size -= len(self.answers.popleft()[1])
+
+    def finish(self) -> None:
+        """Await the echo of the last answer no more."""
+        if self.awaited is not None:
+            self.tally.size -= len(self.awaited[1])
+            self.awaited = None
+
+    def clear(self) -> None:
+        """Give up all."""
+        self.finish()
+        self.tally.size -= sum(len(answer) for _, answer in self.answers)
+        self.answers.clear()
 
 
 class Filter:
@@ -184,6 +230,9 @@ class Coordinators:
         """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
         know. Whoever tells them empties it."""
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
+        self._waiting = Tally()
+        self._grown = 0
+        """Bytes of answers since it was last looked how many are kept."""
 
     def seen(self, boot: str, source: Address, now: float) -> Coordinator | None:
         """Return the coordinator of a frame that came from `source`; None where there is no room for another one.
@@ -239,7 +288,7 @@ class Coordinators:
             self._stop_watching(boot)
 
     def _short_changed(self, coordinator: Coordinator) -> None:
-        if not coordinator.told_overflow and coordinator.address:
+        if not coordinator.told_overflow and coordinator.address and len(self.short_changed) < WATCHERS:
             coordinator.told_overflow = True
             self.short_changed.append(coordinator.address)
 
@@ -291,6 +340,8 @@ class Coordinators:
         self._expire_watchers(now)
         for watcher in self._watchers.values():
             watcher.notices.add(n, frame, now, instead)
+        self.bound_notices()
+        for watcher in self._watchers.values():
             if watcher.notices.overflowed:
                 self._short_changed(watcher)
         return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
@@ -334,11 +385,41 @@ class Coordinators:
         """Return the way to the iblutil coordinator at `source`."""
         lane = self._lanes.get(source)
         if lane is None:
-            lane = self._lanes[source] = EchoLane()
-            if len(self._lanes) > COORDINATORS:
-                self._lanes.popitem(last=False)
+            if len(self._lanes) >= COORDINATORS:
+                oldest = list(islice(self._lanes.items(), LOOKED_AT))
+                idle = (where for where, other in oldest if other.awaited is None and not other.answers)
+                self._lanes.pop(next(idle, oldest[0][0])).clear()
+            lane = self._lanes[source] = EchoLane(self._waiting)
         self._lanes.move_to_end(source)
         return lane
+
+    def has_room(self, size: int, in_charge: bool) -> bool:
+        """Whether an answer of so many bytes may wait for its echo; one alone always may."""
+        most = 2 * ALL_WAITING_BYTES if in_charge else ALL_WAITING_BYTES
+        return not self._waiting.size or self._waiting.size + size <= most
+
+    def keep(self, record: Record, frame: bytes) -> None:
+        """Keep an answer, for repeats, and forget the oldest of others beyond what is kept of all together."""
+        record.keep(frame)
+        self._grown += len(frame) + RECORD_BYTES
+        if self._grown > ALL_KEPT_BYTES // 8:  # it is not added up each time
+            self._grown = 0
+            strangers = (known for boot, known in self._known.items() if boot not in self._watchers)
+            watchers = (known for boot, known in self._watchers.items() if boot != self.kept)
+            others = (known for known in chain(strangers, watchers) if known is not record.coordinator)
+            excess = sum(known.size for boot, known in self._known.items() if boot != self.kept) - ALL_KEPT_BYTES
+            while excess > 0 and (other := next(others, None)):
+                before = other.size
+                other.forget_answers()
+                excess -= before - other.size
+
+    def bound_notices(self) -> None:
+        """Give up notices of those for whom most wait, beyond what may wait for all but the one in charge."""
+        queues = [watcher.notices for boot, watcher in self._watchers.items() if boot != self.kept]
+        while sum(queue.size for queue in queues) > ALL_NOTICE_BYTES:
+            fullest = max(queues, key=lambda queue: queue.size)
+            if not fullest.give_up():
+                return
 
     def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane, ExpMessage]]:
         """Give up the echoes that are overdue; return where, on what way, and for which message."""
@@ -346,7 +427,7 @@ class Coordinators:
         for source, lane in self._lanes.items():
             if lane.awaited is not None and now >= lane.until:
                 overdue.append((source, lane, lane.awaited[0]))
-                lane.awaited = None
+                lane.finish()
         return overdue
 
     def next_timer(self) -> float:

@@ -21,6 +21,8 @@ FAILURE = "failure"
 WAITING = 10_000
 WAITING_BYTES = 4 << 20
 """Confirmed notices that may wait for one coordinator, and their bytes; beyond that the oldest are given up."""
+NOTICE_BYTES = 300
+"""Bytes that one takes beside its own."""
 KEPT = 120.0
 """Seconds for which notices wait for a coordinator that is silent: longer than any partition that heals by itself."""
 KEYS = 1024
@@ -103,6 +105,19 @@ class NoticeQueue:
             self.overflowed = True
         if len(self._waiting) == 1:
             self._tries, self.due = 0, now
+
+    @property
+    def size(self) -> int:
+        """Bytes that all that wait take."""
+        return self._bytes + NOTICE_BYTES * len(self._waiting)
+
+    def give_up(self) -> bool:
+        """Give up all but the first, which has been sent and may be acknowledged yet; return whether there was more."""
+        rest = list(islice(self._waiting, 1, None))
+        for n in rest:
+            self._take_out(n)
+        self.overflowed = self.overflowed or bool(rest)
+        return bool(rest)
 
     def take_back(self, instead: Hashable) -> None:
         """Take out what waits as the newest word on something, unless it is under way."""

@@ -109,8 +109,8 @@ class Responder(Outputs[Address]):
                 if (coordinator := self._see(frame, source, now)) and frame.program:
                     coordinator.program = frame.program
                 # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
-                if self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data))):
-                    self._challenge(source)  # which it can acknowledge, since it knows this rig by then
+                self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
+                self._challenge(source)  # and where only this one fits: one that knows the rig has no need of the other
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
@@ -265,6 +265,7 @@ class Responder(Outputs[Address]):
                 instead = (post.topic, post.key) if post.is_value else None
                 coordinator.notices.add(self._notices, frame, now, instead)
             coordinator.notices.overflowed = False  # which would have the same told again, without end
+            self._coordinators.bound_notices()
             self._send_notices(coordinator, now)
 
     def _tell_short_changed(self) -> None:
@@ -396,7 +397,7 @@ class Responder(Outputs[Address]):
             if data[:-2].endswith(self._reach.blanks(source[0])):
                 self._reach.show(source[0])
             if lane.awaited and lane.awaited[1] == data:
-                lane.awaited = None
+                lane.finish()
                 self._send_next(source, lane, now)
             return
         if message.event == messages.NULL_MESSAGE:
@@ -447,7 +448,14 @@ class Responder(Outputs[Address]):
         elif task.source and not task.silent:
             lane = self._coordinators.lane(task.source)
             shown = b"" if self._reach.has_shown(task.source[0]) else self._reach.blanks(task.source[0])
-            lane.answers.append((task.event, messages.array(message, shown + messages.RIG_MARK)))
+            answer = messages.array(message, shown + messages.RIG_MARK)
+            in_charge = task.sender is not None and self._agenda.ownership.is_led_by(task.sender)
+            if not self._coordinators.has_room(len(answer), in_charge):
+                self._count("answer without room to wait in")
+                problem = f"{task.event.name} was done, but too many answers of this rig wait for their echoes"
+                self._send_array(task.source, messages.error_array("Busy", problem, task.event), now)
+                return
+            lane.add(task.event, answer)
             self._send_next(task.source, lane, now)
 
     def _answer_problem(self, task: Task, problem: Problem, now: float) -> None:
@@ -459,7 +467,7 @@ class Responder(Outputs[Address]):
             self._send_array(task.source, messages.error_array(problem.error, problem.message, task.event), now)
 
     def _store(self, record: Record, frame: bytes) -> None:
-        record.keep(frame)
+        self._coordinators.keep(record, frame)
         record.is_withheld = not self._send(record.source, frame)
 
     def _entered(self, reason: str | None, now: float) -> None:

@@ -7,6 +7,7 @@ import pytest
 from rigsync.config import is_called
 from rigsync.errors import Cancelled, RigLost, RigRestarted, RigTimeout, WrongRig
 from rigsync.protocol import events, messages
+from rigsync.protocol.coordinators import ALL_KEPT_BYTES, ALL_NOTICE_BYTES, ALL_WAITING_BYTES
 from rigsync.protocol.events import Dialect, LinkState
 from rigsync.protocol.messages import Alive, ExpMessage, ExpStatus, Message, Notice, decode
 from rigsync.protocol.peer import Line
@@ -350,3 +351,48 @@ def test_a_configured_iblutil_rig_s_answers_are_arrays() -> None:
     bench.receive(old(OLD_ALIVE, n, t0=0), Line.PROBES)
     bench.receive(old(OLD_REPLY, request.n))
     assert bench.outcomes == []
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def test_the_answers_to_iblutil_coordinators_wait_in_a_bounded_room_which_the_one_in_charge_has_its_own_of() -> None:
+    bench = RigBench(experiment_description={"text": "x" * 31_000}).enter("RUNNING", dialect="iblutil")
+    for sender in range(300):
+        for n in range(8):
+            bench.array(ExpMessage.EXPINFO, n, None, source=("10.0.0.9", 1000 + sender))
+    room = bench.rig._coordinators._waiting
+    lanes = bench.rig._coordinators._lanes.values()
+    assert room.size <= ALL_WAITING_BYTES
+    assert room.size == sum(
+        len(answer) for lane in lanes for _, answer in [*lane.answers, *filter(None, [lane.awaited])]
+    )
+    assert b"too many answers" in bench.sent()[-1]
+    bench.array(ExpMessage.EXPINFO, 0, None)
+    assert len(bench.sent()[-1]) > 31_000
+    bench.run(9.0)
+    assert room.size == 0
+
+
+def test_the_answers_kept_for_strangers_leave_those_of_the_one_in_charge() -> None:
+    bench = RigBench(experiment_description={"text": "x" * 31_000}).enter("RUNNING")
+    for sender in range(600):
+        for n in range(1, 9):
+            bench.request("EXPINFO", 0, n=n, boot=f"{sender:016x}")
+        bench.sent()
+    known = bench.rig._coordinators._known
+    assert sum(coordinator.size for coordinator in known.values()) < 1.2 * ALL_KEPT_BYTES
+    bench.request("EXPSTART", n=bench.n)
+    assert isinstance(bench.answer(), messages.Reply)
+
+
+def test_notices_that_nobody_confirms_are_bounded_over_all() -> None:
+    bench = RigBench().enter("RUNNING")
+    for sender in range(60):
+        bench.probe(f"{sender:016x}")
+    for _ in range(100):
+        bench.rig.notify("big", None, "x" * 30_000, True, bench.now)
+    watchers = bench.rig._coordinators._watchers
+    sizes = {boot: watcher.notices.size for boot, watcher in watchers.items()}
+    assert sizes.pop(COORDINATOR) > 2.9e6
+    assert sum(sizes.values()) <= ALL_NOTICE_BYTES
