@@ -188,24 +188,34 @@ def _locked(file: Path) -> int | None:
     while True:
         descriptor = _opened(file)
         try:
-            if sys.platform == "win32":
-                os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-                os.lseek(descriptor, 0, os.SEEK_SET)
+            if not _lock_at_once(descriptor):
+                os.close(descriptor)
+                return None
+            if _is_still(descriptor, file):
                 return descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(file)):
-                    return descriptor
-            os.close(descriptor)  # it was let go meanwhile, and is another file now, or none
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
         except OSError:
             os.close(descriptor)
-            if sys.platform == "win32":  # which has one error for all that locking can fail of
-                return None
             raise
+        os.close(descriptor)  # it was let go meanwhile, and is another file now, or none
+
+
+def _lock_at_once(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the latter on Windows
+        return False
+    return True
+
+
+def _is_still(descriptor: int, file: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    return False
 
 
 def _opened(file: Path) -> int:

@@ -138,8 +138,10 @@ class Recording:
                 found[path] = seen
         if not found and not self._own:
             problems[self._pattern] = self._nothing()
+        there = {seen.identity for seen in found.values()}  # also under another name, once it is whole
         for path in self._own.keys() - found.keys() - problems.keys():
-            problems[path] = f"{_shown(path)} is gone"
+            if self._own[path].identity not in there:
+                problems[path] = f"{_shown(path)} is gone"
         has_any = any(seen.size for seen in found.values())
         newest = max(found, key=lambda path: found[path].changed, default=None)
         for path, seen in found.items():
@@ -236,9 +238,9 @@ class Recording:
         return f"{_shown(path)} has stopped growing: not a byte within {within}{self._cause()}"
 
     def _nothing(self, when: str = "") -> str:
-        what = "no file that has changed since EXPSTART" if self._before else "no file"
         shown = _shown(self._pattern)
-        return f"there is {what} {shown}{when}; compare verify with what start writes{self._cause()}"
+        what = f"no file {shown} has changed since EXPSTART" if self._before else f"there is no file {shown}"
+        return f"{what}{when}; compare verify with what start writes{self._cause()}"
 
     # --------------------------------------------------------------------------------------------- in the end
 

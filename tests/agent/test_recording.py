@@ -131,6 +131,18 @@ def test_a_session_that_has_recorded_nothing_is_no_success(lab: Lab, source: str
     assert not agent._commands.running()
 
 
+def test_a_file_from_before_that_stays_as_it_is_has_not_been_recorded(lab: Lab) -> None:
+    (lab.folder / "data" / "x.avi").write_bytes(b"of yesterday")
+    recorder(lab, WAITS, "data/x.avi", ready=None, existing="keep", verify={"growing_within": 0.5})
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: failures)
+    assert "x.avi has changed since EXPSTART after 0.5 s; compare verify" in failures[0].body["problem"]
+    assert "x.avi has changed since EXPSTART; compare verify" in failure(aux, "EXPEND").message
+
+
 def test_rigsync_run_has_status_125_where_nothing_was_recorded(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     start = {"start": [sys.executable, "-c", WAITS]}
@@ -153,6 +165,17 @@ def test_a_file_that_vanishes_at_the_end_is_no_success(lab: Lab) -> None:
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
     until(lambda: aux.services and aux.services["cameras"].progress.get("x.avi"))
     assert "x.avi is gone" in failure(aux, "EXPEND").message
+
+
+def test_a_file_that_has_another_name_once_it_is_whole_is_a_success(lab: Lab) -> None:
+    source = RECORDER.replace("sys.exit(0)", "(os.rename(path, path[:-5]), sys.exit(0))")
+    recorder(lab, source, "data/x.avi.part", verify={"files": "data/x.*"})
+    aux = lab.connect()
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: aux.services and aux.services["cameras"].progress.get("x.avi.part"))
+    aux.request("EXPEND", timeout=LONG)
+    assert (lab.folder / "data" / "x.avi").exists()
 
 
 def test_what_is_told_to_stop_and_goes_on_is_no_success(lab: Lab, writer: Callable[[str], Writer]) -> None:
