@@ -422,7 +422,11 @@ def test_ping_of_silence_and_refusal_as_json(commands: Commands, silent: int) ->
 
 
 def test_ping_of_the_rigs_that_are_named(commands: Commands, serve: Callable[..., Any], silent: int) -> None:
-    rigs = {"cameras:left": serve("left").uri, "cameras:right": serve("right").uri, "mute": f"127.0.0.1:{silent}"}
+    rigs = {
+        "cameras:left": serve("cameras:left").uri,
+        "cameras:right": serve("cameras:right").uri,
+        "mute": f"127.0.0.1:{silent}",
+    }
     commands.rigs(**rigs)
     assert list(commands.json("ping", "cameras:*", "-c", "1")["rigs"]) == ["cameras:left", "cameras:right"]
     assert list(commands.json("ping", "cameras:right", "-c", "1")["rigs"]) == ["cameras:right"]
@@ -592,7 +596,7 @@ def test_serve_answers_without_a_stdout(commands: Commands) -> None:
 
 def test_a_rig_may_have_any_name(commands: Commands, serve: Callable[..., Any]) -> None:
     commands.environment["PYTHONIOENCODING"] = "ascii"
-    commands.rigs(**{"Mäuse 🐁": serve("mice").uri})
+    commands.rigs(**{"Mäuse 🐁": serve("Mäuse 🐁").uri})
     assert "M\\xe4use \\U0001f401 (127.0.0.1" in commands.run("ping", "-c", "1").out
 
 

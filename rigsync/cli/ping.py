@@ -114,7 +114,7 @@ class Tally:
 
     def add(self, number: int, outcome: PingReply | RigError) -> str:
         """Take in the outcome of a probe, and return the line that tells it."""
-        from rigsync import PingReply, RigRefused
+        from rigsync import PingReply, RigRefused, WrongRig
         from rigsync.cli.output import milliseconds, offset
 
         self.settled += 1
@@ -134,6 +134,8 @@ class Tally:
                 told = f"refused, seq={number}: the host is up, and nothing listens at that port"
             else:
                 told = f"no answer within {self._timeout:g} s, seq={number}"
+            if isinstance(outcome, WrongRig):
+                told = f"{outcome.problem}, seq={number}"
         return f"{self.rig.name} ({self.address}): {told}"
 
     @property
