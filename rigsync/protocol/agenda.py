@@ -33,7 +33,7 @@ WAITING = 256
 """Messages that may wait for their turn, and as many for their instant; more are refused, so that a flood takes neither
 memory nor threads. Of both, those of coordinators that are not in charge take half at most while somebody is."""
 WAITING_BYTES = 8 << 20
-"""Bytes of all messages that wait, unless one alone is larger."""
+"""Bytes that all messages take that wait, unless one alone is larger."""
 INTERRUPT_PATIENCE = 5.0
 """Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
 REMEMBERED = 64
@@ -57,7 +57,7 @@ class Task:
     record: Record | None
     """Where the answer is kept for repeats; None in the iblutil dialect, which has none."""
     size: int = 0
-    """Bytes of the message."""
+    """Bytes that the message takes while it waits, at most."""
     number: int = 0
     """Under which it is known to whoever runs its handlers; given when it is accepted."""
     silent: bool = False

@@ -25,6 +25,7 @@ from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpSta
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.ownership import LEASE, Sender
 from rigsync.protocol.reach import CHALLENGES, Reach
+from rigsync.protocol.stream import room_of
 
 _SOURCES_REPORTED = 256
 """Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
@@ -114,7 +115,7 @@ class Responder(Outputs[Address]):
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
-                self._receive_request(frame, source, now, len(data))
+                self._receive_request(frame, source, now, room_of(data))
             elif isinstance(frame, Ack):
                 if not self._reach.has_shown(source[0]) and frame.n == self._reach.challenge(source[0]):
                     self._reach.show(source[0])
@@ -411,7 +412,7 @@ class Responder(Outputs[Address]):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send_array(source, data, now)
         args = _unwrapped(message, data)
-        task = Task(message.event, args, source, Sender(source[0], None), None, len(data), silent=hands_over_token)
+        task = Task(message.event, args, source, Sender(source[0], None), None, room_of(data), silent=hands_over_token)
         self._agenda.accept(task, now)
 
     def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:

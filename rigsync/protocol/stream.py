@@ -11,6 +11,10 @@ from rigsync.errors import RemoteProtocolError
 DEEPEST = 1000
 """Levels of nesting; Python's own reader of JSON gives up near there."""
 
+VALUE_BYTES = 128
+"""Bytes that a value takes beyond its text once it is read, at most: an empty list takes 64, a map of one entry twice
+as many as that for each of its two."""
+
 _SPACE = re.compile(rb"[ \t\r\n]*")
 # A string without a backslash is passed over in one go; any other only begins here.
 _TOKEN = re.compile(rb'"[^"\\]*"|["\[\]{}]')
@@ -164,6 +168,11 @@ def values_in(message: bytes) -> int:
         for _ in decoder.feed(message[begin : begin + _PIECE]):
             pass
     return decoder.values
+
+
+def room_of(message: bytes) -> int:
+    """Return how many bytes a message takes once it is read, at most: one of empty lists takes 20 times its own."""
+    return len(message) + VALUE_BYTES * _marks_in(message)
 
 
 def _values_in(piece: bytes) -> int:

@@ -1716,6 +1716,14 @@ def test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends
     assert bench.request("EXPSTATUS") == bench.answer().n  # what need not wait is answered
 
 
+def test_what_waits_is_counted_with_the_room_that_its_values_take() -> None:
+    bench = RigBench("EXPINFO").enter("RUNNING")
+    for _ in range(20):
+        bench.request("EXPINFO", None, [[]] * 15_000, delay=5.0)
+    assert 1 <= len(bench.agenda.open_tasks()) <= 2
+    assert isinstance(bench.answers()[-1], Failure)
+
+
 def test_a_message_larger_than_all_that_may_wait_waits_alone() -> None:
     bench = RigBench("EXPINFO", room=Room(MAX_MESSAGE, scheme="tcp")).enter("RUNNING")
     at = bench.stamps.stamp(bench.now + 5.0)

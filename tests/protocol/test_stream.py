@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from rigsync.config import MAX_MESSAGE, MAX_VALUES, Room
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
-from rigsync.protocol.stream import DEEPEST, StreamDecoder, values_in
+from rigsync.protocol.stream import DEEPEST, StreamDecoder, room_of, values_in
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet='ab"\\[]{}, \n\té🐭', max_size=8),
@@ -251,3 +252,16 @@ def test_the_largest_message_in_small_pieces() -> None:
     assert len(message) == count * len(piece) + 3
     content: list[Any] = json.loads(message)
     assert len(content) == count + 1
+
+
+@pytest.mark.parametrize("value", [[], {}, {"a": {}}, [1.5], [[[[]]]], "x", "\u4e00", 10**15])
+def test_a_message_takes_no_more_room_than_is_counted(value: Any) -> None:
+    data = json.dumps([value] * 3000).encode()
+    tracemalloc.start()
+    try:
+        read = json.loads(data)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(read) == 3000
+    assert taken <= room_of(data)
