@@ -53,7 +53,8 @@ class Auxiliaries:
     """Connect to remote rigs and command them, from synchronous code.
 
     Messages are queued to a daemon thread, which sends them to all rigs at once, collates the answers and files them
-    under the request time. Any number of threads may push at once; instances share nothing.
+    under the request time. Any number of threads may push at once; instances share nothing. An object that nothing
+    refers to any more ends as by `close`, once what is outstanding is answered.
 
     The constructor returns when every rig has answered, or after the time allowed, with a warning that names those that
     have not. They connect by themselves when they appear.
@@ -70,8 +71,6 @@ class Auxiliaries:
     leave_running : bool
         Whether rigs that were started go on recording after `close` or the end of the program. By default those that
         were not told EXPEND or EXPINTERRUPT are interrupted then.
-
-    One that nothing refers to any more ends as by `close`; what is outstanding is waited for.
 
     Raises
     ------

@@ -5,7 +5,7 @@ serve both, and mend two things that make a plain Condition unfit for it:
 
 * A Condition is announced by one who holds the lock that its users hold. Here the announcer is the service thread, and
   a user may stay within ``with aux.response_received:`` for minutes. So announcements take no lock at all: a signal
-  handler that interrupts a waiting thread wherever it is, and waits itself, would keep any lock from being released.
+  handler may interrupt a thread that holds one, and wait itself, so that it would never be released.
 * A Condition forgets: who comes to wait after the announcement has missed it. Here what has happened is kept.
 
 `Awaited` is the same for one waiter: what a `concurrent.futures.Future` is without its lock.
@@ -36,9 +36,9 @@ def _comes(news: queue.SimpleQueue[None], timeout: float | None) -> bool:
 
 
 class Awaited:
-    """What one thread waits for and another brings, which never waits for the first.
+    """What one thread waits for and another one brings, which never waits for the first.
 
-    A signal handler may interrupt the one that waits anywhere, and wait for another: no lock is held meanwhile.
+    No lock is held: a signal handler may interrupt the waiting thread anywhere, and wait itself.
 
     Parameters
     ----------

@@ -35,9 +35,10 @@ from rigsync.rig import EndedBadly, Rig
 logger = logging.getLogger("rigsync.agent")
 
 LOOK = 0.05
-"""Seconds between looks at what is waited for: the file that says that a command records, an interrupt to be over."""
+"""Seconds between looks for the file that says that a command records."""
 LAST_LOOK = 0.5
-"""Seconds for the last look for such a file, at the end of the time that the command has."""
+"""Seconds for the last look for such a file, at the end of the time that the command has; also for
+the news that a command has ended."""
 LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
 """Characters of a command's last lines that go into an answer, which has to fit into a datagram, and into the text of
 an error, which somebody has to read."""
@@ -85,11 +86,11 @@ class Agent(Rig):
         self._disk: Disk | None = None
         self._in_use = InUse(self.name)
         self._absent: frozenset[str] = frozenset()
-        """What EXPINIT found that nobody had recorded yet, where it has commands that may begin to."""
+        """Outputs that were not there at EXPINIT, where that has commands which may begin them."""
         self._left_behind: frozenset[str] = frozenset()
-        """What was not there before an EXPSTART that has failed."""
+        """Outputs that were not there before an EXPSTART that has failed."""
         self._going: list[tuple[Child, Start]] = []
-        """What is to go on until a message ends it, and tells how it has ended."""
+        """Commands that are to go on until a message ends them; that message tells how they have ended."""
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
@@ -309,9 +310,9 @@ class Agent(Rig):
         return told
 
     async def _bad_ends(self, stop: Stop | None) -> dict[str, str]:
-        """Return what there is to tell of those whose end was no good one, by what they are called."""
+        """Return how each command that was to go on and has ended badly did so, by its label."""
         for child, _ in reversed(self._going):
-            child.end(stop)  # that one too which has ended, and of which nobody here has heard yet
+            child.end(stop)  # also one that has ended, of which the news has not come yet
         running = self._commands.running()
         if ending := [child.ended for child, _ in self._going if child not in running]:
             await asyncio.wait(ending, timeout=LAST_LOOK)

@@ -35,7 +35,7 @@ logger = logging.getLogger("rigsync.agent")
 _LOCKED_BYTE = 1 << 30
 """Which byte is locked on Windows, where nobody else can read what is locked: far behind the text."""
 _MOST_TRIES = 100
-"""Times that a lock's file is opened which comes and goes; so often somebody else keeps it from being opened."""
+"""Attempts to open a lock's file, which others make and remove meanwhile; after so many it cannot be opened at all."""
 _LONGEST_HOLDER = 4096
 _ESCAPED = re.compile(r"\[([*?[])\]")
 
@@ -54,7 +54,7 @@ def _canonical(path: str) -> str:
 
 
 def _of_this_system(path: str) -> str:
-    """Return a path as the system compares it: macOS, too, takes upper and lower case for one, and so it says."""
+    """Return a path as the system compares it: Windows and macOS take capitals and small letters for one."""
     path = os.path.normcase(path)
     return unicodedata.normalize("NFC", path).casefold() if sys.platform == "darwin" else path
 

@@ -31,9 +31,9 @@ MARK = "KEPT_BY_RIGSYNC"
 TERMINATE_AFTER, KILL_AFTER = 1.0, 1.5
 """Seconds from interrupt to terminate and to kill: a recorder has the same time as with a keeper that lives."""
 KEEPER_LIMIT = 2.0
-"""Seconds in which keepers and the watcher of an agent that was killed end what it ran, so that nobody else need to."""
+"""Seconds in which the keepers and the watcher of an agent that was killed end what it ran, before others do."""
 LAST_LIMIT = 2.0
-"""Seconds for what was killed to be gone, before it is told to hang."""
+"""Seconds for what was killed to be gone, before it is said to hang."""
 LONGEST = KEEPER_LIMIT + KILL_AFTER + LAST_LIMIT + 1.0
 """Seconds that `end_of_dead_agents` takes, unless a look at a process hangs as that process does."""
 

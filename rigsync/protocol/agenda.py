@@ -37,8 +37,8 @@ WAITING_BYTES = 8 << 20
 INTERRUPT_PATIENCE = 5.0
 """Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
 REMEMBERED = 64
-"""Experiments that a rig knows to have begun, so that an EXPEND that comes after their end is told apart from one that
-was meant for the program before."""
+"""Experiments that a rig knows to have begun: an EXPEND that comes after their end is no mistake, one that was meant
+for the program before is."""
 LEAD = 0.02
 """Seconds before an instant at which its handlers are handed over, so that a fine timer can wait for the rest."""
 _SLACK = 60.0
@@ -285,7 +285,7 @@ class Agenda:
         return is_over or self.ownership.allows(task.sender)
 
     def _refuse_instant(self, task: Task, now: float) -> tuple[str, str] | None:
-        """Return why a message may name no instant, as type and text: what waits is kept, for an hour at most."""
+        """Return why a message may not name an instant, as type and text: what waits takes room, for up to an hour."""
         name = task.event.name
         if task.event in LIFECYCLE_MESSAGES:
             return None  # refused like one without an instant, and at most one of them is beyond its turn

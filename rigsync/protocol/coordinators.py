@@ -23,13 +23,14 @@ REPEAT_WINDOW = 0.5
 FORGOTTEN = 1 << 14
 """Coordinators of which at least the highest number is kept, so that none of their requests is run again."""
 LOOKED_AT = 64
-"""Coordinators among which one is sought that has only probed, before one that has asked for something is forgotten."""
+"""Of those silent for longest, so many are looked at for one that has only probed, which is forgotten first."""
 FILTER_BITS = 1 << 24
-"""Of the filter that knows those before them: a million leave a newcomer refused by mistake in one of 2,000 cases."""
+"""Of the filter that knows those forgotten before them. With a million in it, one newcomer in 2,000 is refused by
+mistake."""
 FILTER_HASHES = 8
 JUMP = 10_000_000
-"""By how much a number may be above the highest before it: more than a coordinator asks others meanwhile. A forged one
-at the end of all numbers would leave none for those to come."""
+"""By how much a number may be above the highest before it: more than a coordinator asks other rigs meanwhile. A forged
+request with the highest number there is would leave none for those to come."""
 WAITING_ANSWERS = 64
 """Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
 
@@ -94,7 +95,7 @@ class Coordinator:
     has_left: bool = False
     """Whether it has said goodbye, after which nothing of its boot is meant any more."""
     is_spent: bool = False
-    """Whether it was forgotten so long ago that nobody knows which of its requests were run."""
+    """Whether it was forgotten so long ago that the rig does not know which of its requests were run."""
 
     def open_record(self, n: int, source: Address) -> Record:
         """File request `n`, the highest so far, and forget the oldest answers beyond what is kept."""
@@ -178,7 +179,7 @@ class EchoLane:
 
 
 class Filter:
-    """Knows all boot numbers that it was given, in a room that does not grow; takes few others for one of them.
+    """Knows all boot numbers that it was given, in a fixed amount of memory; takes few others for one of them.
 
     A Bloom filter (Communications of the ACM 13, 1970, p. 422).
     """

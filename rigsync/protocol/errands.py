@@ -80,7 +80,7 @@ class Errand:
     in_hand: bool = False
     """Whether the rig says that it is working on it. An echo does not say so."""
     done: int | None = None
-    """Bytes of the answer that the rig has sent and that has not come; None while it has none."""
+    """Bytes of the answer that the rig has sent and that has not arrived; None where the rig has told of none."""
     turn_at: float = math.inf
     """When it was the first of those that wait, in monotonic seconds."""
     time_left: float = math.inf

@@ -42,7 +42,7 @@ MOST_DIGITS = 640
 _LARGE = 1 << 20
 """Bytes of a message from which on whole numbers of more digits are refused: thousands of them take seconds."""
 _FRAME_VALUES = 40
-"""Values of a frame around its arguments, and then some."""
+"""More values than a frame has around its arguments."""
 _TOLD = re.compile(rb'\{"rigsync":1,"kind":"(request|reply)","boot":"([0-9a-f]{16})","n":(\d{1,19})[,}]')
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 _EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
@@ -103,7 +103,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Addressed(Frame):
-    """What a rig sends to one coordinator; a coordinator sends some of it, too."""
+    """What a rig sends to one coordinator; a coordinator sends some of these frames, too, without `to`."""
 
     to: str | None = field(default=None, kw_only=True)
     """Boot number of the coordinator that is meant, which no forger knows; None from older rigs, and to rigs."""

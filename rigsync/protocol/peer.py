@@ -161,8 +161,8 @@ class Peer:
         self._begun_by: str | None = None
         """The boot number of the process that has."""
         self._names_me = False
-        """Whether the rig puts this coordinator's boot number into what it sends, as all but older ones do: who forges
-        it does not know that."""
+        """Whether the rig puts this coordinator's boot number, which no forger knows, into what it sends. Older rigs do
+        not."""
         self.dialect = Dialect.UNKNOWN
         self.status: ExpStatus | None = None
         self.exp_ref: str | None = None
@@ -433,10 +433,10 @@ class Peer:
         at = None
         if request.act_at is not None and (offset := self._clock.offset_at(request.act_at)) is not None:
             at = self._stamps.stamp(request.act_at) + round(offset * NANOSECONDS)
-        # Which another process of the rig has to know, and no other one need be asked.
+        # Only another process than the one that has begun it has to be told.
         of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != self._remote_boot else None
         frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at, of)
-        if len(frame) > self.config.room.limit:  # there is room for all but that
+        if len(frame) > self.config.room.limit:  # there is always room for the rest
             frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at)
         return frame
 

@@ -1,7 +1,7 @@
 """Which hosts have shown that they receive what a rig sends: to others, which may be forged, it sends little.
 
-Of a datagram's source nothing is proved. Whoever forges it would have a rig send to somebody else, and many times what
-was sent to the rig (RFC 9000 section 8.1). So a host has to send back something that only who receives it can know.
+Nothing proves the source of a datagram. Whoever forges it could have a rig send somebody else many times what was sent
+to the rig (RFC 9000 section 8.1). So a host has to send back something that only its receiver can know.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ AMPLIFICATION = 3
 HOSTS = 4096
 """Hosts that are remembered, of either sort; those that are forgotten show it again."""
 BORROWED = 1 << 16
-"""Bytes beyond that which leave to all such hosts together: iblutil's coordinators show it only by the echo of a whole
-answer, so that the first answer to one has to leave before."""
+"""Bytes beyond that which leave to all such hosts together. An iblutil coordinator shows that it receives only by the
+echo of a whole answer, so that the first answer to it has to leave before."""
 BORROWED_PER_SECOND = 1 << 14
-"""Bytes by which that grows again."""
+"""Bytes of it that are given back in a second."""
 CHALLENGES = 1 << 30
-"""Numbers of the notices by which a host is asked; those of all others are twice as high, or higher."""
+"""The lowest number of a notice by which a host is asked, and how many such numbers there are; those of all other
+notices are higher."""
 _BLANKS = 40
 
 
@@ -33,7 +34,7 @@ class Reach:
     is_open : bool
         Whether to send to everybody: over TCP, whoever has opened a connection has shown that it receives.
     secret : bytes, optional
-        From which follows what the hosts have to send back; drawn at random by default.
+        Key of what the hosts have to send back; drawn at random by default.
     """
 
     def __init__(self, is_open: bool, secret: bytes | None = None):

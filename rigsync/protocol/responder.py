@@ -56,7 +56,7 @@ class Responder(Outputs[Address]):
     board : Board, optional
         What the rig shows of its work; an empty one by default.
     secret : bytes, optional
-        From which follows what hosts have to send back; drawn at random by default.
+        Key of what hosts have to send back; drawn at random by default.
     """
 
     def __init__(
@@ -109,9 +109,9 @@ class Responder(Outputs[Address]):
             elif isinstance(frame, Probe):
                 if (coordinator := self._see(frame, source, now)) and frame.program:
                     coordinator.program = frame.program
-                # As long as a padded probe, and never longer: no forged sender can have more sent than it has sent.
+                # Made as long as a padded probe, to see whether the network carries that.
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
-                self._challenge(source)  # and where only this one fits: one that knows the rig has no need of the other
+                self._challenge(source)  # after the answer, by which the coordinator knows this rig's boot number
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
@@ -342,7 +342,7 @@ class Responder(Outputs[Address]):
             if record.frame is None:
                 self._send(source, messages.ack(self._boot, frame.n, frame.boot))
                 return
-            if len(record.frame) > ONE_PACKET:  # that one gets through where this one does not
+            if len(record.frame) > ONE_PACKET:  # which gets through where the answer does not
                 self._send(source, messages.ack(self._boot, frame.n, frame.boot, len(record.frame)))
             record.is_withheld = not self._send(source, record.frame)
             return
