@@ -786,18 +786,16 @@ class Peer:
                 self._liveness.excuse()
                 return 0
             # Always the same bytes: an iblutil rig shows each datagram that it does not know once.
-            n = stamp = 0
-        else:
-            return self._send_stamped_probe(now)
-        self._probes.add(n, now, stamp)
-        self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program))
-        return n
+            self._probes.add(0, now, 0)
+            self._send(Line.PROBES, messages.probe(self._boot, 0, 0))
+            return 0
+        return self._send_stamped_probe(now)
 
     def _send_stamped_probe(self, now: float) -> int:
         self._probe_n += 1
         n, stamp = self._probe_n, self._stamps.stamp(now)
         self._probes.add(n, now, stamp)
-        self._send(Line.PROBES, messages.probe(self._boot, n, stamp))
+        self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program))
         return n
 
     def _challenge(self, now: float) -> None:

@@ -109,9 +109,13 @@ class Responder(Outputs[Address]):
             elif isinstance(frame, Probe):
                 if (coordinator := self._see(frame, source, now)) and frame.program:
                     coordinator.program = frame.program
+                # Either may take all that may leave to a host that has shown nothing, so that they take turns.
+                if asks_first := frame.n % 2 == 0:
+                    self._challenge(source, frame.boot)
                 # Made as long as a padded probe, to see whether the network carries that.
-                self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)))
-                self._challenge(source)  # after the answer, by which the coordinator knows this rig's boot number
+                self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)), frame.boot)
+                if not asks_first:
+                    self._challenge(source, frame.boot)
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
@@ -133,7 +137,8 @@ class Responder(Outputs[Address]):
     def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
         """Take note that what came from `source` cannot be a message; the first of each kind from a host is told."""
         if asked := messages.told_frame(error.head, "request"):
-            self._send(source, messages.failure(self._boot, asked[1], "PayloadTooLarge", f"not run: {error}", ""))
+            boot, n = asked
+            self._send(source, messages.failure(self._boot, n, "PayloadTooLarge", f"not run: {error}", "", boot), boot)
         self._count(error.kind)
         key = (source[0], error.kind)
         if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
@@ -238,7 +243,7 @@ class Responder(Outputs[Address]):
             if instead:
                 self._coordinators.take_back(instead)
             for address, boot in self._coordinators.watching(now):
-                self._send(address, messages.addressed(frame, boot))
+                self._send(address, messages.addressed(frame, boot), boot)
             return
         for coordinator in self._coordinators.file_notice(self._notices, frame, now, instead):
             self._send_notices(coordinator, now)
@@ -278,8 +283,8 @@ class Responder(Outputs[Address]):
         self._post(self._board.take_last(now), now)
         for address, boot, notices in self._coordinators.last_words(now):
             for frame in notices:
-                self._send(address, messages.addressed(frame, boot))
-            self._send(address, messages.bye(self._boot, 0, "the rig is closing", boot))
+                self._send(address, messages.addressed(frame, boot), boot)
+            self._send(address, messages.bye(self._boot, 0, "the rig is closing", boot), boot)
 
     # --------------------------------------------------------------------------------------- rigsync dialect
 
@@ -312,7 +317,8 @@ class Responder(Outputs[Address]):
     def _send_notices(self, coordinator: Coordinator, now: float) -> None:
         if coordinator.address is None or now < coordinator.notices.due:
             return
-        self._send(coordinator.address, messages.addressed(coordinator.notices.send(now), coordinator.boot))
+        boot = coordinator.boot
+        self._send(coordinator.address, messages.addressed(coordinator.notices.send(now), boot), boot)
         self._timer = min(self._timer, coordinator.notices.due)
 
     def _receive_bye(self, frame: Bye, source: Address, now: float) -> None:
@@ -340,11 +346,11 @@ class Responder(Outputs[Address]):
             if record.frame is None and frame.at is not None:
                 self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
             if record.frame is None:
-                self._send(source, messages.ack(self._boot, frame.n, frame.boot))
+                self._send(source, messages.ack(self._boot, frame.n, frame.boot), frame.boot)
                 return
             if len(record.frame) > ONE_PACKET:  # which gets through where the answer does not
-                self._send(source, messages.ack(self._boot, frame.n, frame.boot, len(record.frame)))
-            record.is_withheld = not self._send(source, record.frame)
+                self._send(source, messages.ack(self._boot, frame.n, frame.boot, len(record.frame)), frame.boot)
+            record.is_withheld = not self._send(source, record.frame, frame.boot)
             return
         if frame.n <= coordinator.highest:
             # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
@@ -383,12 +389,13 @@ class Responder(Outputs[Address]):
 
     def _refuse(self, frame: Request, source: Address, error: str, problem: str) -> None:
         """Answer a request that is not accepted, and of which nothing is filed."""
-        self._send(source, messages.failure(self._boot, frame.n, error, problem, "", frame.boot))
+        self._send(source, messages.failure(self._boot, frame.n, error, problem, "", frame.boot), frame.boot)
 
     def _acknowledge(self, task: Task) -> None:
         if task.record:
             record = task.record
-            self._send(record.source, messages.ack(self._boot, record.n, record.coordinator.boot))
+            boot = record.coordinator.boot
+            self._send(record.source, messages.ack(self._boot, record.n, boot), boot)
 
     # --------------------------------------------------------------------------------------- iblutil dialect
 
@@ -469,7 +476,7 @@ class Responder(Outputs[Address]):
 
     def _store(self, record: Record, frame: bytes) -> None:
         self._coordinators.keep(record, frame)
-        record.is_withheld = not self._send(record.source, frame)
+        record.is_withheld = not self._send(record.source, frame, record.coordinator.boot)
 
     def _entered(self, reason: str | None, now: float) -> None:
         body = {"status": self.status.name, "exp_ref": self.exp_ref, "reason": reason}
@@ -484,7 +491,7 @@ class Responder(Outputs[Address]):
             body = {"message": task.event.name, "from": source, "error": error and messages.one_line(error)}
             frame = self._notice("log", "message", body, confirm=False)
             for address, boot in others:
-                self._send(address, messages.addressed(frame, boot))
+                self._send(address, messages.addressed(frame, boot), boot)
 
     # ---------------------------------------------------------------------------------------------- counting
 
@@ -492,22 +499,22 @@ class Responder(Outputs[Address]):
         self.violations[kind] = self.violations.get(kind, 0) + 1
         return self.violations[kind]
 
-    def _send(self, destination: Address, data: bytes) -> bool:
+    def _send(self, destination: Address, data: bytes, boot: str) -> bool:
         """Send a frame, unless it is too large for a host that may be forged; return whether it is sent."""
         if is_sent := self._reach.spend(destination[0], len(data)):
             self._outbox.append((destination, data))
         else:
             self._count("more than a forged sender may have sent")
-            self._challenge(destination)
+            self._challenge(destination, boot)
         return is_sent
 
-    def _challenge(self, destination: Address) -> None:
+    def _challenge(self, destination: Address, boot: str) -> None:
         """Have a host show that it receives, by a notice that tells nothing and is acknowledged like any other."""
         host = destination[0]
         if self._reach.has_shown(host):
             return
         body = {"action": "remove", "number": 0, "info": {}}
-        frame = messages.notice(Notice(self._boot, self._reach.challenge(host), STREAM, "?", body, True))
+        frame = messages.notice(Notice(self._boot, self._reach.challenge(host), STREAM, "?", body, True, to=boot))
         if self._reach.spend(host, len(frame)):
             self._outbox.append((destination, frame))
 
@@ -515,7 +522,7 @@ class Responder(Outputs[Address]):
         for record in self._coordinators.withheld(host):
             record.is_withheld = False
             if record.frame is not None:
-                self._send(record.source, record.frame)
+                self._send(record.source, record.frame, record.coordinator.boot)
 
     def _send_array(self, destination: Address, data: bytes, now: float) -> None:
         """Send a message of the iblutil dialect, in which hosts show that they receive by the echo of an answer."""

@@ -208,12 +208,13 @@ class RigBench:
         lease: float = 300.0,
         room: Room = DATAGRAM_ROOM,
         strangers: bool = False,
+        name: str = NAME,
         **identity: Any,
     ):
         self.now = 100.0
         self.handled: set[Verb] = {ExpMessage[name] for name in handled} | {Command(name) for name in commands}
         self.stamps = StampClock(WALL, self.now)
-        self.rig = Responder(Identity(NAME, **identity), self.handled, Timing(), RIG, self.stamps, lease, room)
+        self.rig = Responder(Identity(name, **identity), self.handled, Timing(), RIG, self.stamps, lease, room)
         self.rig._reach.is_open = not strangers
         self.n = 0
         self.noticed: list[tuple[Any, Notice]] = []
