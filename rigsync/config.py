@@ -89,11 +89,11 @@ def _check_seconds(value: object, key: str) -> None:
 def is_called(name: str, told: str) -> bool:
     """Tell whether a rig that says that it is `told` may be the one that a configuration calls `name`.
 
-    Capitals make no difference. Of a name such as ``cameras:left`` one side may leave out what follows the colon. A rig
-    that says no name may be any.
+    Capitals make no difference. Of a name such as ``cameras:left`` one side may say one part only. A rig that says no
+    name may be any.
     """
     wanted, is_told = name.strip().casefold(), told.strip().casefold()
-    return not is_told or is_told in (wanted, wanted.partition(":")[0]) or is_told.partition(":")[0] == wanted
+    return not is_told or is_told in (wanted, *wanted.split(":")) or wanted in is_told.split(":")
 
 
 def is_pause(value: object) -> TypeGuard[float]:

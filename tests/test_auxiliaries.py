@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from iblutil.io.net import app, base
-from live_helpers import SHORT, Gate, RawRig, ends_within, in_thread, silent_rig
+from live_helpers import SHORT, EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
 from processes import LONG, free_port, until
 
 import rigsync.auxiliaries
@@ -881,14 +881,13 @@ def test_on_refuses_what_is_no_event_of_a_coordinator(pair: Auxiliaries, event: 
 
 
 def test_unsolicited_message_reaches_callbacks(connect: Connect) -> None:
-    with RawRig("cameras") as raw:
-        aux = connect(raw)
+    with EchoServer("cameras") as rig:
+        aux = connect(rig)
         assert aux.services is not None
         got: list[Any] = []
         aux.services.assign_callback("EXPEND", lambda data, addr: got.append(data))
-        until(lambda: "Probe" in raw.sources)
         aux.request("EXPSTATUS")
-        raw.socket.sendto(b'[4, {"why": "disk full"}]', raw.sources["Request"])
+        rig.send(ExpMessage.EXPEND, {"why": "disk full"}).result(LONG)
         until(lambda: got, "the callback")
     assert got == [[{"why": "disk full"}]]
 

@@ -1210,7 +1210,7 @@ def test_doctor_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
 
 
 def test_doctor_of_the_rigs_that_are_named(commands: Commands, serve: Callable[..., Any]) -> None:
-    commands.rigs(**{"cameras:left": serve("left").uri, "gone": f"127.0.0.1:{free_port()}"})
+    commands.rigs(**{"cameras:left": serve("cameras:left").uri, "gone": f"127.0.0.1:{free_port()}"})
     assert list(commands.json("doctor", "cameras:*")["rigs"]) == ["cameras:left"]
     assert "no rig matches 'camras'" in commands.run("doctor", "camras", status=2).err
 

@@ -101,13 +101,17 @@ def test_a_rig_with_two_addresses_and_two_interfaces_answers_from_the_one_that_w
     lab.run(lab.rig, "ip", "address", "add", "10.231.77.3/24", "dev", "cable")  # the second one of that interface
     # The address of the other interface is asked by the cable, by which the system would answer with the cable's own.
     lab.run(lab.pc, "ip", "route", "add", "10.231.78.2/32", "via", THERE, "src", HERE)
-    addresses = {"first": THERE, "second": "10.231.77.3", "other": "10.231.78.2"}
+    addresses = {"cameras": THERE, "cameras:second": "10.231.77.3", "cameras:other": "10.231.78.2"}
     if host == "[::]":
         for computer, number in ((lab.pc, "1"), (lab.rig, "2"), (lab.rig, "3")):
             lab.run(computer, "ip", "address", "add", f"fd00:77::{number}/64", "dev", "cable", "nodad")
         lab.run(lab.rig, "ip", "address", "add", "fd00:78::2/64", "dev", "other", "nodad")
         lab.run(lab.pc, "ip", "route", "add", "fd00:78::2/128", "via", "fd00:77::2")
-        addresses |= {"first6": "[fd00:77::2]", "second6": "[fd00:77::3]", "other6": "[fd00:78::2]"}
+        addresses |= {
+            "cameras:first6": "[fd00:77::2]",
+            "cameras:second6": "[fd00:77::3]",
+            "cameras:other6": "[fd00:78::2]",
+        }
     lab.serve(host=host)
     found = lab.doctor(**addresses)  # whose sockets take nothing from another address than was asked
     assert {name: found[name]["findings"] for name in addresses} == {name: [] for name in addresses}

@@ -33,8 +33,8 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
     a connection would disturb. The exit status is 1 if something is wrong, or could not be looked at.
 
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
-    answers-from-another-address, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-dialect, version,
-    mtu, clock, second-coordinator.
+    answers-from-another-address, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-rig, wrong-dialect,
+    version, mtu, clock, second-coordinator.
     """
     from rigsync.cli.log import start_logging
     from rigsync.cli.output import write_json

@@ -252,7 +252,8 @@ def test_an_end_after_its_keeper_was_killed_waits_for_what_is_left(folder: Folde
             with aux:
                 leftovers.await_all("stubborn")
                 kill_at_once(*keepers_of(command.process.pid))
-                aux.request("EXPEND", timeout=LONG)
+                with pytest.raises(PushError, match="EndedBadly"):  # and not before nothing is left
+                    aux.request("EXPEND", timeout=LONG)
                 assert leftovers.found() == []
 
 

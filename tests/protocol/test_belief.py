@@ -283,6 +283,8 @@ def test_one_rig_may_answer_for_two_that_share_its_address() -> None:
         ("Cameras ", "cameras", True),
         ("cameras", "", True),
         ("cameras:left", "cameras", True),
+        ("cameras:left", "left", True),
+        ("cameras:left", "right", False),
         ("cameras", "cameras:left", True),
         ("cameras:left", "cameras:right", False),
         ("cameras", "ephys", False),
