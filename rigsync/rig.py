@@ -758,7 +758,7 @@ class _Session:
                 self._name,
                 event.source,
             )
-        elif isinstance(event, MessageHandled):
+        elif isinstance(event, MessageHandled) and event.is_told:
             level = logging.WARNING if event.error else logging.INFO
             outcome = one_line(event.error or "answered")
             logger.log(level, "%s: %s from %s: %s", self._name, event.event.name, event.source, outcome)

@@ -58,6 +58,7 @@ from rigsync.protocol.fanout import Fanout
 from rigsync.protocol.messages import NULL_MESSAGE, Command, ExpMessage, Message, Verb, one_line
 from rigsync.protocol.notices import FAILURE
 from rigsync.protocol.peer import Line, Peer
+from rigsync.protocol.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.remote_rig import RemoteRig, message_of
 from rigsync.results import PingReply, PushResult, ResultLog, draw_request_time
 from rigsync.transports.udp import own_address
@@ -171,6 +172,7 @@ class RigServices(app.Services):
         self._pending: dict[float, _Pending] = {}
         self._complained: set[tuple[str, ExpMessage]] = set()
         self._failures: dict[str, str] = {}
+        self._refusals: Ration[tuple[str, str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
         """The last failure that each rig has told."""
         self._pings: list[_Ping] = []
         self._searches: dict[str, asyncio.Task[None]] = {}
@@ -722,7 +724,11 @@ class RigServices(app.Services):
             notice_logger.error("%s: %s", event.rig, self._failures[event.rig])
         elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
             told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
-            notice_logger.warning("%s: %s", event.rig, one_line(told))
+            # A rig of the version before tells each refusal of whoever reaches its port.
+            sort = event.rig, str(body.get("from")).rpartition(":")[0], str(body["error"]).partition(":")[0]
+            is_told = self._refusals.allows(sort, time.monotonic())
+            level = logging.WARNING if is_told else logging.DEBUG
+            notice_logger.log(level, "%s: %s", event.rig, one_line(told))
 
     def _note_link(self, event: LinkChanged) -> None:
         level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO

@@ -133,6 +133,17 @@ def test_a_rig_that_does_not_serve_tells_nothing() -> None:
         rig.notify("log", 1)
 
 
+def test_refusals_that_a_rig_tells_by_the_hundred_flood_no_screen(
+    stack: contextlib.ExitStack, rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher(stack, rig.uri)
+    body = {"message": "EXPSTART", "error": "BusyError: EXPSTART refused: another is in charge"}
+    for port in range(200):
+        rig.notify("log", {**body, "from": f"10.0.0.9:{port}"})
+    until(lambda: len(watcher.of("log")) == 200)
+    assert caplog.text.count("BusyError") == 3
+
+
 def test_failures_are_on_the_screen_of_every_coordinator(
     stack: contextlib.ExitStack, rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:

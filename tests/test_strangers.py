@@ -16,6 +16,7 @@ from processes import LONG, RigProgram, port_of, until
 from rigsync import Auxiliaries, PayloadTooLarge, PushError, RemoteError, Rig
 from rigsync.protocol import messages
 from rigsync.protocol.arguments import compose
+from rigsync.protocol.reach import Reach
 from rigsync.testing import SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -185,3 +186,48 @@ def test_large_answers_reach_a_coordinator_that_is_new_without_delay(seed: int) 
     pushed = coordinator.push("EXPINFO")
     assert network.run(0.3, lambda: pushed in coordinator.results)
     assert "x" * 31_000 in str(coordinator.results[pushed].answers)
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this computer show that it receives, as any that comes by an address of the network has to."""
+    monkeypatch.setattr(Reach, "has_shown", lambda self, host: self.is_open or host in self._shown)
+
+
+@pytest.mark.usefixtures("far")
+def test_over_a_real_network_large_answers_and_notices_reach_a_coordinator_that_is_new(
+    stack: contextlib.ExitStack,
+) -> None:
+    rig = Rig("cameras", "udp://0.0.0.0:0", experiment_description={"devices": "x" * 31_000})
+    stack.enter_context(rig)
+    aux = stack.enter_context(Auxiliaries({"cameras": f"udp://127.0.0.1:{port_of(rig.uri)}"}))
+    told: list[Any] = []
+    aux.on_notice("trial", lambda notice: told.append(notice.body))
+    aux.wait_for(timeout=LONG)
+    for n in range(5):
+        rig.notify("trial", n)
+    for event, *args in (("EXPINFO",), ("EXPINIT", REFERENCE), ("EXPSTART", REFERENCE), ("EXPEND",)):
+        began = time.monotonic()
+        assert "x" * 31_000 in str(aux.request(event, *args, timeout=5))
+        assert time.monotonic() - began < 2.0
+    until(lambda: told == list(range(5)))
+    rig.notify("trial", 5, confirm=False)  # and what is sent once, now that its host has shown itself
+    until(lambda: told == list(range(6)))
+    assert "127.0.0.1" in session_of(rig).responder._reach._shown
+
+
+def test_a_flood_of_refusals_floods_no_screen(stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    rig = stack.enter_context(Rig("cameras", "udp://127.0.0.1:0"))
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    aux.request("EXPINIT", REFERENCE)
+    sock = stranger(stack, rig)
+    for i in range(500):
+        sock.send(messages.request(f"{i:016x}", 1, compose("EXPSTART", REFERENCE), None, None))
+        assert isinstance(messages.decode(sock.recv(1 << 16)), messages.Failure)
+    heard = threading.Event()
+    aux.on_notice("last", lambda _: heard.set())
+    rig.notify("last")
+    assert heard.wait(LONG)
+    lines = [record.getMessage() for record in caplog.records]
+    assert 1 <= sum("EXPSTART from" in line and line.startswith("cameras: ") for line in lines) <= 12
+    assert sum("more in vain than is told, the last: BusyError" in line for line in lines) == 1

@@ -268,10 +268,19 @@ SHOWN_BY = {
         "tests/test_strangers.py::test_an_older_coordinator_that_sends_too_many_values_is_told",
         "tests/test_strangers.py::test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_again",
     ],
+    "hundreds of refusals of strangers": [
+        "tests/test_strangers.py::test_a_flood_of_refusals_floods_no_screen",
+        "tests/test_notices.py::test_refusals_that_a_rig_tells_by_the_hundred_flood_no_screen",
+        "tests/protocol/test_reach.py::test_refusals_of_strangers_are_told_a_few_times_and_then_counted",
+        "tests/protocol/test_reach.py::test_of_the_one_in_charge_each_refusal_is_told",
+    ],
     "forged addresses that have a rig flood somebody else": [
         "tests/protocol/test_reach.py::test_nothing_has_a_rig_send_more_than_3_times_as_much_to_who_has_not_shown_that_it_receives",
         "tests/protocol/test_reach.py::test_answers_to_iblutil_s_coordinators_that_have_shown_nothing_are_bounded_over_all_of_them",
         "tests/test_strangers.py::test_large_answers_reach_a_coordinator_that_is_new_without_delay",
+        "tests/test_strangers.py::test_over_a_real_network_large_answers_and_notices_reach_a_coordinator_that_is_new",
+        "tests/protocol/test_reach.py::test_the_host_in_charge_gets_its_first_answer_at_once_whatever_strangers_send",
+        "tests/protocol/test_reach.py::test_an_answer_to_iblutil_s_coordinator_that_may_not_leave_yet_leaves_later",
     ],
     "junk, foreign versions, forged senders": [
         "tests/test_endpoint.py::test_coordinator_takes_junk",

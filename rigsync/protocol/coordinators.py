@@ -49,6 +49,8 @@ RECORD_BYTES = 512
 """Bytes that a record takes beside its answer."""
 ALL_WAITING_BYTES = 4 << 20
 """Bytes of answers that wait for echoes of iblutil coordinators; twice as many where one is in charge."""
+ALL_WITHHELD_BYTES = 1 << 18
+"""Bytes of those that may not leave yet, since their hosts have not shown that they receive: what may leave in 16 s."""
 ALL_NOTICE_BYTES = 16 << 20
 """Bytes of notices that wait for all coordinators but the one in charge."""
 COORDINATORS = 1024
@@ -165,6 +167,11 @@ class EchoLane:
         if len(self.answers) > WAITING_ANSWERS:
             self.tally.size -= len(self.answers.popleft()[1])
 
+    @property
+    def size(self) -> int:
+        """Bytes of the answers that have not left."""
+        return sum(len(answer) for _, answer in self.answers)
+
     def finish(self) -> None:
         """Await the echo of the last answer no more."""
         if self.awaited is not None:
@@ -174,7 +181,7 @@ class EchoLane:
     def clear(self) -> None:
         """Give up all."""
         self.finish()
-        self.tally.size -= sum(len(answer) for _, answer in self.answers)
+        self.tally.size -= self.size
         self.answers.clear()
 
 
@@ -231,6 +238,7 @@ class Coordinators:
         """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
         know. Whoever tells them empties it."""
         self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
+        self._withheld: OrderedDict[Address, EchoLane] = OrderedDict()
         self._waiting = Tally()
         self._grown = 0
         """Bytes of answers since it was last looked how many are kept."""
@@ -389,10 +397,31 @@ class Coordinators:
             if len(self._lanes) >= COORDINATORS:
                 oldest = list(islice(self._lanes.items(), LOOKED_AT))
                 idle = (where for where, other in oldest if other.awaited is None and not other.answers)
-                self._lanes.pop(next(idle, oldest[0][0])).clear()
+                given_up = next(idle, oldest[0][0])
+                self._lanes.pop(given_up).clear()
+                self._withheld.pop(given_up, None)
             lane = self._lanes[source] = EchoLane(self._waiting)
         self._lanes.move_to_end(source)
         return lane
+
+    def withhold(self, source: Address) -> int:
+        """Have the answers to an iblutil coordinator wait until they may leave; return how many others are given up."""
+        self._withheld[source] = self._lanes[source]
+        self._withheld.move_to_end(source)
+        given_up = 0
+        while len(self._withheld) > 1 and sum(lane.size for lane in self._withheld.values()) > ALL_WITHHELD_BYTES:
+            _, lane = self._withheld.popitem(last=False)
+            given_up += len(lane.answers)
+            lane.clear()
+        return given_up
+
+    def withheld_lanes(self) -> list[tuple[Address, EchoLane]]:
+        """Return the ways on which answers may not have left, the newest first: who sends a flood comes before."""
+        return list(reversed(self._withheld.items()))
+
+    def release(self, source: Address) -> None:
+        """Take note that the answers on a way wait no more until they may leave."""
+        self._withheld.pop(source, None)
 
     def has_room(self, size: int, in_charge: bool) -> bool:
         """Whether an answer of so many bytes may wait for its echo; one alone always may."""

@@ -389,6 +389,8 @@ class MessageHandled(RigEvent):
     """The message, or the command."""
     error: str | None
     """Type and text of the failure, or None."""
+    is_told: bool = True
+    """Whether people are told; False for refusals of strangers beyond the first few, which are counted."""
 
 
 @dataclass(frozen=True, slots=True)

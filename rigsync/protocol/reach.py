@@ -26,6 +26,27 @@ notices are higher."""
 _BLANKS = 40
 
 
+class Allowance:
+    """Bytes that may leave beyond what each host is owed, and when there are enough of them again."""
+
+    __slots__ = ("_at", "_used")
+
+    def __init__(self) -> None:
+        self._used, self._at = 0.0, -math.inf
+
+    def take(self, size: int, now: float) -> bool:
+        """Tell whether so many bytes may leave, and count them."""
+        self._used, self._at = max(0.0, self._used - BORROWED_PER_SECOND * (now - self._at)), now
+        if self._used + size > BORROWED:
+            return False
+        self._used += size
+        return True
+
+    def when(self, size: int) -> float:
+        """Return from when on so many bytes may leave, in monotonic seconds, after `take` has refused them."""
+        return self._at + (self._used + size + 1 - BORROWED) / BORROWED_PER_SECOND
+
+
 class Reach:
     """What may leave to which host.
 
@@ -42,7 +63,8 @@ class Reach:
         self._secret = secret or secrets.token_bytes(16)
         self._shown: OrderedDict[str, None] = OrderedDict()
         self._left: OrderedDict[str, int] = OrderedDict()
-        self._borrowed, self._borrowed_at = 0.0, -math.inf
+        self.common, self.own = Allowance(), Allowance()
+        """What may leave beyond that: to all hosts together, and to the one in charge, which no flood keeps waiting."""
 
     def heard(self, host: str, size: int) -> None:
         """Take note of so many bytes that have come."""
@@ -65,15 +87,6 @@ class Reach:
         if size > self._left.get(host, 0):
             return False
         self._left[host] -= size
-        return True
-
-    def borrow(self, size: int, now: float) -> bool:
-        """Tell whether so many bytes may leave beyond that, to whichever host, and count them."""
-        self._borrowed = max(0.0, self._borrowed - BORROWED_PER_SECOND * (now - self._borrowed_at))
-        self._borrowed_at = now
-        if self._borrowed + size > BORROWED:
-            return False
-        self._borrowed += size
         return True
 
     def show(self, host: str) -> None:

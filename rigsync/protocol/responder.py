@@ -24,8 +24,9 @@ from rigsync.protocol.events import (
 from rigsync.protocol.messages import Ack, Alive, Array, Bye, ExpMessage, ExpStatus, Notice, Probe, Request, Verb
 from rigsync.protocol.outputs import Outputs
 from rigsync.protocol.ownership import LEASE, Sender
-from rigsync.protocol.reach import CHALLENGES, Reach
+from rigsync.protocol.reach import CHALLENGES, Allowance, Reach
 from rigsync.protocol.stream import room_of
+from rigsync.protocol.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 
 _SOURCES_REPORTED = 256
 """Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
@@ -82,9 +83,11 @@ class Responder(Outputs[Address]):
             *(self._events, self._settled, self._entered, self._claimed, self._board.clear_progress),
         )
         self._reach = Reach(room.scheme == "tcp", secret)
+        self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each: its numbers have 10 digits
         self._notices = 2 * CHALLENGES
         self._reported: set[tuple[str, str]] = set()
-        self._timer = math.inf
+        self._told: Ration[tuple[str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
+        self._timer = self._retry = math.inf
         self.violations: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------------------ outside
@@ -139,11 +142,21 @@ class Responder(Outputs[Address]):
         if asked := messages.told_frame(error.head, "request"):
             boot, n = asked
             self._send(source, messages.failure(self._boot, n, "PayloadTooLarge", f"not run: {error}", "", boot), boot)
-        self._count(error.kind)
-        key = (source[0], error.kind)
+        self._report(source, error.kind, str(error))
+
+    def _report(self, source: Address, kind: str, problem: str) -> None:
+        self._count(kind)
+        key = (source[0], kind)
         if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
             self._reported.add(key)
-            self._events.append(ViolationSeen(text_of(source), error.kind, str(error)))
+            self._events.append(ViolationSeen(text_of(source), kind, problem))
+
+    def _is_told(self, source: Address, sender: Sender, kind: str, now: float) -> bool:
+        """Tell whether people hear of what was sent in vain; who is in charge matters, and is heard of each time."""
+        if self._agenda.ownership.is_led_by(sender) or self._told.allows((source[0], kind), now):
+            return True
+        self._report(source, "more in vain than is told", f"more in vain than is told, the last: {kind}")
+        return False
 
     def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
         """Settle a task whose handlers have succeeded and returned `returned`.
@@ -197,8 +210,11 @@ class Responder(Outputs[Address]):
                 task.ack_due = math.inf
                 self._acknowledge(task)
         for source, lane, answer in self._coordinators.expire_echoes(now):
-            self._events.append(EchoMissing(text_of(source), answer))
+            if self._is_told(source, Sender(source[0], None), "EchoMissing", now):
+                self._events.append(EchoMissing(text_of(source), answer))
             self._send_next(source, lane, now)
+        if now >= self._retry:
+            self._send_withheld_arrays(now)
         self._post(self._board.take(now), now)
         for coordinator in self._coordinators.due(now):
             self._send_notices(coordinator, now)
@@ -210,7 +226,7 @@ class Responder(Outputs[Address]):
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
-        return min(self._timer, self._agenda.next_timer(), self._board.next_timer())
+        return min(self._timer, self._retry, self._agenda.next_timer(), self._board.next_timer())
 
     def notify(
         self, topic: str, key: str | None, body: Any, confirm: bool, now: float, is_newest: bool = False
@@ -242,7 +258,7 @@ class Responder(Outputs[Address]):
         if not confirm:
             if instead:
                 self._coordinators.take_back(instead)
-            for address, boot in self._coordinators.watching(now):
+            for address, boot in self._shown(self._coordinators.watching(now)):
                 self._send(address, messages.addressed(frame, boot), boot)
             return
         for coordinator in self._coordinators.file_notice(self._notices, frame, now, instead):
@@ -252,6 +268,10 @@ class Responder(Outputs[Address]):
     def _notice(self, topic: str, key: str | None, body: Any, confirm: bool) -> bytes:
         self._notices += 1
         return messages.notice(Notice(self._boot, self._notices, topic, key, body, confirm), self._room)
+
+    def _shown(self, watching: list[tuple[Address, str]]) -> list[tuple[Address, str]]:
+        """Return those that get what is sent once: the others are asked at each probe, and may be forged."""
+        return [(address, boot) for address, boot in watching if self._reach.has_shown(address[0])]
 
     def _post(self, posts: list[Post], now: float) -> None:
         for post in posts:
@@ -402,8 +422,9 @@ class Responder(Outputs[Address]):
     def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
         lane = self._coordinators.lane(source)
         if messages.has_mark(data, messages.RIG_MARK):
-            if data[:-2].endswith(self._reach.blanks(source[0])):
+            if not self._reach.has_shown(source[0]) and data[:-2].endswith(self._reach.blanks(source[0])):
                 self._reach.show(source[0])
+                self._send_withheld_arrays(now)
             if lane.awaited and lane.awaited[1] == data:
                 lane.finish()
                 self._send_next(source, lane, now)
@@ -429,24 +450,49 @@ class Responder(Outputs[Address]):
         return any(task.record is None and task.source == source for task in self._agenda.open_tasks())
 
     def _send_next(self, source: Address, lane: EchoLane, now: float) -> None:
-        if lane.awaited is None and lane.answers:
+        while lane.awaited is None and lane.answers:
+            answer = lane.answers[0][1]
+            if not self._send_array(source, answer, now):
+                for _ in range(self._coordinators.withhold(source)):
+                    self._count("answer given up, as it could not leave")
+                self._retry = min(self._retry, self._allowance(source).when(len(answer)))
+                return
             lane.awaited = lane.answers.popleft()
-            lane.until = now + self._timing.echo_timeout
-            self._timer = min(self._timer, lane.until)
-            self._send_array(source, lane.awaited[1], now)
+            if messages.has_mark(answer, messages.RIG_MARK):
+                lane.until = now + self._timing.echo_timeout
+                self._timer = min(self._timer, lane.until)
+            else:  # the reason of a refusal, which nobody echoes
+                lane.finish()
+        self._coordinators.release(source)
+
+    def _send_withheld_arrays(self, now: float) -> None:
+        """Send what may leave now; where the newest may not yet, no smaller one takes its share away."""
+        self._retry, is_spent = math.inf, False
+        for source, lane in self._coordinators.withheld_lanes():
+            allowance = self._allowance(source)
+            if not is_spent or allowance is self._reach.own or self._reach.has_shown(source[0]):
+                self._send_next(source, lane, now)
+                is_spent = is_spent or (allowance is self._reach.common and lane.awaited is None and bool(lane.answers))
+
+    def _allowance(self, source: Address) -> Allowance:
+        is_in_charge = self._agenda.ownership.is_led_by(Sender(source[0], None))
+        return self._reach.own if is_in_charge else self._reach.common
 
     # ---------------------------------------------------------------------------------------------- answering
 
     def _settled(self, task: Task, outcome: messages.Message | Problem, now: float) -> None:
-        error = None
+        error, is_told = None, True
         if isinstance(outcome, Problem):
+            if task.source and task.sender and not outcome.traceback:  # no handler has failed: it is a refusal
+                is_told = self._is_told(task.source, task.sender, outcome.error, now)
             error = f"{outcome.error}: {outcome.message}"
             self._answer_problem(task, outcome, now)
         else:
             self._answer(task, outcome, now)
         source = text_of(task.source) if task.source else "the rig itself"
-        self._events.append(MessageHandled(source, task.event, error))
-        self._tell_others(task, source, error, now)
+        self._events.append(MessageHandled(source, task.event, error, is_told))
+        if is_told:
+            self._tell_others(task, source, error, now)
 
     def _answer(self, task: Task, message: messages.Message, now: float) -> None:
         if task.record:
@@ -472,7 +518,11 @@ class Responder(Outputs[Address]):
             to = task.record.coordinator.boot
             self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback, to))
         elif task.source:
-            self._send_array(task.source, messages.error_array(problem.error, problem.message, task.event), now)
+            lane = self._coordinators.lane(task.source)
+            frame = messages.error_array(problem.error, problem.message, task.event)
+            if not self._send_array(task.source, frame, now) and self._coordinators.has_room(len(frame), False):
+                lane.add(task.event, frame)
+                self._send_next(task.source, lane, now)
 
     def _store(self, record: Record, frame: bytes) -> None:
         self._coordinators.keep(record, frame)
@@ -486,7 +536,7 @@ class Responder(Outputs[Address]):
         self._watch(boot, now, certainly=True)
 
     def _tell_others(self, task: Task, source: str, error: str | None, now: float) -> None:
-        others = self._coordinators.watching(now, except_for=task.sender.boot if task.sender else None)
+        others = self._shown(self._coordinators.watching(now, except_for=task.sender.boot if task.sender else None))
         if others:
             body = {"message": task.event.name, "from": source, "error": error and messages.one_line(error)}
             frame = self._notice("log", "message", body, confirm=False)
@@ -511,12 +561,13 @@ class Responder(Outputs[Address]):
     def _challenge(self, destination: Address, boot: str) -> None:
         """Have a host show that it receives, by a notice that tells nothing and is acknowledged like any other."""
         host = destination[0]
-        if self._reach.has_shown(host):
-            return
+        # The budget is asked first: a refusal has to cost next to nothing, for whoever forges has it at will.
+        if not self._reach.has_shown(host) and self._reach.spend(host, self._challenge_size):
+            self._outbox.append((destination, self._challenge_frame(self._reach.challenge(host), boot)))
+
+    def _challenge_frame(self, n: int, boot: str) -> bytes:
         body = {"action": "remove", "number": 0, "info": {}}
-        frame = messages.notice(Notice(self._boot, self._reach.challenge(host), STREAM, "?", body, True, to=boot))
-        if self._reach.spend(host, len(frame)):
-            self._outbox.append((destination, frame))
+        return messages.notice(Notice(self._boot, n, STREAM, "?", body, True, to=boot))
 
     def _send_withheld(self, host: str) -> None:
         for record in self._coordinators.withheld(host):
@@ -524,12 +575,14 @@ class Responder(Outputs[Address]):
             if record.frame is not None:
                 self._send(record.source, record.frame, record.coordinator.boot)
 
-    def _send_array(self, destination: Address, data: bytes, now: float) -> None:
+    def _send_array(self, destination: Address, data: bytes, now: float) -> bool:
         """Send a message of the iblutil dialect, in which hosts show that they receive by the echo of an answer."""
-        if self._reach.spend(destination[0], len(data)) or self._reach.borrow(len(data), now):
+        size = len(data)
+        if is_sent := self._reach.spend(destination[0], size) or self._allowance(destination).take(size, now):
             self._outbox.append((destination, data))
         else:
             self._count("more than forged senders may have sent")
+        return is_sent
 
 
 def _unwrapped(message: Array, data: bytes) -> list[Any]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+TOLD_EACH_MINUTE = 3
+"""Refusals of one kind to one host, and answers that it has not confirmed, that people are told in a minute."""
+ALL_TOLD_EACH_MINUTE = 60
+"""Of all hosts together, but for those of the one in charge, which are all told; the others are counted only."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -79,3 +84,34 @@ class Throttle(Generic[Key]):
     def next_timer(self) -> float:
         """Return when `take` has something to give, in monotonic seconds; it may be called too early without harm."""
         return self._due[0][0] if self._due else math.inf
+
+
+class Ration(Generic[Key]):
+    """Says which of many like things are told: the first few of each sort, and not too many of all, in a while.
+
+    Parameters
+    ----------
+    interval : float
+        Seconds after which it begins anew.
+    each : int
+        How many of one sort are told in that time.
+    over_all : int
+        How many of all sorts are; and so how many sorts are remembered.
+    """
+
+    __slots__ = ("_each", "_interval", "_over_all", "_since", "_told")
+
+    def __init__(self, interval: float, each: int, over_all: int):
+        self._interval, self._each, self._over_all = interval, each, over_all
+        self._since = -math.inf
+        self._told: Counter[Key] = Counter()
+
+    def allows(self, key: Key, now: float) -> bool:
+        """Tell whether one more of a sort is told at monotonic `now` (s), and count it."""
+        if now >= self._since + self._interval:
+            self._since = now
+            self._told.clear()
+        if self._told.get(key, 0) >= self._each or self._told.total() >= self._over_all:
+            return False
+        self._told[key] += 1
+        return True

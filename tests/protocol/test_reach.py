@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.events import HandlerDue
-from rigsync.protocol.messages import Ack, Alive, Failure, Notice, Reply, decode
+from rigsync.protocol.arguments import compose, compose_command
+from rigsync.protocol.coordinators import ALL_WITHHELD_BYTES
+from rigsync.protocol.events import EchoMissing, HandlerDue, MessageHandled, ViolationSeen
+from rigsync.protocol.messages import Ack, Alive, Array, Failure, Notice, Reply, decode
 from rigsync.protocol.reach import AMPLIFICATION, BORROWED, BORROWED_PER_SECOND, CHALLENGES, HOSTS, Reach
+from rigsync.protocol.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE
 
 from .support import COORDINATOR, HERE, RIG, PeerBench, RigBench
 
@@ -159,6 +162,104 @@ def test_answers_to_iblutil_s_coordinators_that_have_shown_nothing_are_bounded_o
     assert beyond <= BORROWED + 10 * BORROWED_PER_SECOND
 
 
+def flooded(tally: Tally) -> None:
+    for i in range(100):
+        tally.receive(b"[64, 0, null]", (f"10.2.0.{i}", 4000))
+
+
+def answers_to(tally: Tally, host: tuple[str, int], seconds: float, flood: int = 0) -> list[bytes]:
+    """Let time pass, in which forged senders go on, and return what leaves to a host but for its own echoes."""
+    found: list[bytes] = []
+    end = tally.bench.now + seconds
+    i = 0
+    while tally.bench.now < end:
+        tally.bench.now += 0.05
+        if i % 24 == 12:  # each 1.2 s
+            for k in range(flood):
+                tally.bench.rig.receive_datagram(b"[64, 0, null]", (f"10.3.{i}.{k}", 4000), tally.bench.now)
+        if tally.bench.rig.next_timer() <= tally.bench.now:
+            tally.bench.rig.handle_timer(tally.bench.now)
+        found += [data for to, data in tally.bench.rig.take_datagrams() if to == host]
+        i += 1
+    return found
+
+
+def test_an_answer_to_iblutil_s_coordinator_that_may_not_leave_yet_leaves_later() -> None:
+    tally = Tally(experiment_description=LARGE)
+    flooded(tally)
+    host = ("10.0.0.5", 4000)
+    assert len(tally.receive(b"[64, 0, null]", host)) == 1  # the echo
+    (answer,) = answers_to(tally, host, 4.0)
+    assert answer[-2:] == b"\t]"
+    tally.receive(answer, host)
+    assert tally.bench.rig._reach.has_shown(host[0])
+
+
+def test_a_stream_of_forged_senders_does_not_silence_a_new_coordinator_of_iblutil() -> None:
+    tally = Tally(experiment_description={"devices": "x" * 1500})
+    for i in range(60):
+        tally.receive(b"[64, 0, null]", (f"10.2.0.{i}", 4000))
+    answers_to(tally, HERE, 5.5, flood=16)  # more than may leave
+    host = ("10.0.0.5", 4000)
+    assert len(tally.receive(b"[64, 0, null]", host)) == 1
+    (answer,) = answers_to(tally, host, 1.0, flood=16)
+    assert answer[-2:] == b"\t]"
+
+
+def test_the_reason_of_a_refusal_leaves_later_too() -> None:
+    tally = Tally(experiment_description=LARGE)
+    tally.bench.rig._reach.show(HERE[0])
+    tally.receive(request("EXPINIT", 1))
+    flooded(tally)
+    while tally.bench.rig._reach.common.take(50, tally.bench.now):
+        pass
+    host = ("10.0.0.5", 4000)
+    start = b'[2, "2026-03-01_2_mouse", null]'
+    assert [frame for frame in tally.receive(start, host) if isinstance(frame, Array)] == [decode(start)]
+    (reason,) = answers_to(tally, host, 1.0)
+    assert b"BusyError" in reason
+
+
+def test_the_host_in_charge_gets_its_first_answer_at_once_whatever_strangers_send() -> None:
+    tally = Tally(experiment_description=LARGE)
+    flooded(tally)
+    host = ("10.0.0.5", 4000)
+    _, answer = tally.receive(b"[1, null]", host)
+    assert answer.event.name == "EXPINIT"
+    assert tally.factor > 1000
+
+
+def test_answers_that_may_not_leave_yet_are_bounded_and_the_newest_leaves_first() -> None:
+    tally = Tally(experiment_description=LARGE)
+    for i in range(250):
+        tally.receive(b"[64, 0, null]", (f"10.4.0.{i}", 4000))
+    lanes = tally.bench.rig._coordinators.withheld_lanes()
+    assert sum(lane.size for _, lane in lanes) <= ALL_WITHHELD_BYTES
+    assert tally.bench.rig.violations["answer given up, as it could not leave"] > 200
+    assert len(answers_to(tally, ("10.4.0.249", 4000), 4.0)) == 1
+    answers_to(tally, HERE, 60.0)
+    assert tally.bench.rig._coordinators.withheld_lanes() == []
+    assert tally.bench.rig.next_timer() == math.inf
+
+
+def test_what_is_withheld_costs_no_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = Tally("EXPINFO")
+    for i in range(64):
+        data = messages.probe(f"{i:016x}", 1, 0)
+        tally.receive(data, (f"10.5.0.{i}", 4000))
+    tally.receive(messages.probe(COORDINATOR, 1, 0))
+    encoded: list[Any] = []
+    notice = messages.notice
+    monkeypatch.setattr(messages, "notice", lambda *args: encoded.append(args) or notice(*args))
+    before = dict(tally.sent)
+    for n in range(100):
+        tally.bench.rig.notify("log", None, n, False, tally.bench.now)
+    tally.bench.rig.receive_datagram(request("EXPSTATUS", 1), HERE, tally.bench.now)
+    tally.collect()
+    assert len(encoded) <= 102  # each notice once, not once more for each that it is withheld from
+    assert all(tally.sent[host] == size for host, size in before.items() if host != HERE[0])
+
+
 def test_failures_are_bounded_too() -> None:
     tally = Tally("EXPINFO")
     tally.receive(request("EXPINFO", 1))
@@ -184,3 +285,55 @@ def test_hosts_that_are_remembered_are_bounded() -> None:
         reach.show(f"11.{i >> 16}.{i >> 8 & 255}.{i & 255}")
     assert len(reach._left) == len(reach._shown) == HOSTS
     assert reach.challenge("10.0.0.1") != reach.challenge("10.0.0.2") != Reach(False).challenge("10.0.0.2")
+
+
+def test_refusals_of_strangers_are_told_a_few_times_and_then_counted() -> None:
+    bench = RigBench()
+    bench.rig.receive_datagram(request("EXPINIT", 1), HERE, bench.now)
+    watcher = ("10.0.0.2", 4000)
+    bench.rig.receive_datagram(messages.probe("d" * 16, 1, 0), watcher, bench.now)
+    bench.rig.take_datagrams(), bench.rig.take_events()
+
+    def refused(times: int, host: str, first: int) -> tuple[list[Any], int]:
+        for i in range(times):
+            data = messages.request(f"{first + i:016x}", 1, compose("EXPSTART", "2026-03-01_2_mouse"), None, None)
+            bench.rig.receive_datagram(data, (host, 4000), bench.now)
+        notices = [to for to, data in bench.rig.take_datagrams() if to == watcher and b'"log"' in data]
+        return bench.rig.take_events(), len(notices)
+
+    events, notices = refused(500, "10.0.0.9", 1)
+    handled = [event for event in events if isinstance(event, MessageHandled)]
+    assert len(handled) == 500
+    assert sum(event.is_told for event in handled) == notices == TOLD_EACH_MINUTE
+    (seen,) = (event for event in events if isinstance(event, ViolationSeen))
+    assert "BusyError" in seen.problem
+    assert bench.rig.violations[seen.kind] == 500 - TOLD_EACH_MINUTE
+    told = 0
+    for k in range(100):
+        told += refused(1, f"10.7.0.{k}", 1000 + k)[1]
+    assert told == ALL_TOLD_EACH_MINUTE - TOLD_EACH_MINUTE
+    bench.now += 60.0
+    bench.rig.receive_datagram(messages.probe("d" * 16, 2, 0), watcher, bench.now)
+    bench.rig.take_datagrams()
+    assert refused(10, "10.0.0.9", 2000)[1] == TOLD_EACH_MINUTE
+
+
+def test_of_the_one_in_charge_each_refusal_is_told() -> None:
+    bench = RigBench()
+    bench.rig.receive_datagram(request("EXPINIT", 1), HERE, bench.now)
+    for n in range(2, 12):
+        bench.rig.receive_datagram(
+            messages.request(COORDINATOR, n, compose_command("no", (), {}), RIG), HERE, bench.now
+        )
+    refused = [event for event in bench.rig.take_events() if isinstance(event, MessageHandled) and event.error]
+    assert len(refused) == 10
+    assert all(event.is_told for event in refused)
+
+
+def test_answers_that_strangers_do_not_confirm_are_told_a_few_times() -> None:
+    tally = Tally()
+    for i in range(200):
+        tally.receive(b"[64, 0, null]", (f"10.8.0.{i}", 4000))
+    tally.run(60.0)
+    missing = [event for event in tally.bench.told if isinstance(event, EchoMissing)]
+    assert len(missing) == ALL_TOLD_EACH_MINUTE

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigsync.protocol.throttle import Throttle
+from rigsync.protocol.throttle import Ration, Throttle
 
 
 @pytest.fixture
@@ -105,3 +105,11 @@ def test_each_is_told_no_oftener_and_the_last_change_always(steps: list[tuple[fl
     assert not owed
     for times in told.values():
         assert all(later - earlier >= 0.25 - 1e-9 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_ration_tells_the_first_few_of_each_sort_and_of_all_and_begins_anew() -> None:
+    ration: Ration[str] = Ration(60.0, 2, 5)
+    assert [ration.allows("a", 0.0) for _ in range(4)] == [True, True, False, False]
+    assert [ration.allows(key, 59.0) for key in "bcdefg"] == [True, True, True, False, False, False]
+    assert len(ration._told) <= 5
+    assert [ration.allows("a", 60.0) for _ in range(3)] == [True, True, False]
