@@ -199,7 +199,9 @@ def _is_nobodys(pid: int, found: Mark) -> bool:
 def _is_identity(text: str) -> bool:
     """Tell whether a text may be what `identity` returns: a process can write anything into its environment."""
     pid, _, start = text.partition(".")
-    return all(number.isascii() and number.isdigit() and len(number) <= most for number, most in ((pid, 11), (start, 20)))
+    return all(
+        number.isascii() and number.isdigit() and len(number) <= most for number, most in ((pid, 11), (start, 20))
+    )
 
 
 def _is_gone(who: str) -> bool:
