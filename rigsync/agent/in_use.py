@@ -269,7 +269,7 @@ def _overlap(one: str, other: str) -> str | None:
 
 
 def _is_locked(file: Path) -> bool:
-    """Tell whether somebody holds a lock, without taking it from one who comes at this moment for longer than that."""
+    """Tell whether somebody holds a lock."""
     try:
         descriptor = os.open(file, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | _SAFELY)
     except OSError:
