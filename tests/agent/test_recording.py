@@ -361,9 +361,9 @@ def test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end(lab:
     """Late is after the command was ready; what is lost before may have become as large as it was by the end."""
     source = {
         "shrinks": ANEW,
-        "is replaced": ANEW.replace("with", "os.rename(sys.argv[1], sys.argv[1] + '.old')\nwith").replace(
-            "100", "2_000_000"
-        ),
+        "is replaced": ANEW.replace("with", "os.rename(sys.argv[1], sys.argv[1] + '.old')\nwith")
+        .replace("100", "2_000_000")
+        .replace("0.01", "1"),
         "shrinks late": ANEW.replace('"wb"', '"ab"').replace(
             "time.sleep", "os.path.exists('late') and cut(); time.sleep"
         ),
