@@ -195,10 +195,12 @@ SHOWN_BY = {
     ],
     "a recording damages a file from before": [
         "tests/agent/test_recording.py::test_what_was_there_before_and_is_lost_is_told_at_once_and_at_the_end",
+        "tests/agent/test_recording.py::test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end",
     ],
     "two rigs of one PC would record to one file": [
         "tests/agent/test_recording.py::test_a_path_is_in_use_by_one_recording_at_a_time",
         "tests/agent/test_recording.py::test_two_programs_do_not_record_to_one_file_and_one_that_is_killed_holds_nothing",
+        "tests/agent/test_recording.py::test_a_path_and_a_pattern_that_matches_it_are_not_recorded_at_once",
     ],
     "a recorder begins a new file every now and then": [
         "tests/agent/test_recording.py::test_a_recorder_that_goes_on_in_new_files_is_healthy",

@@ -15,12 +15,12 @@ from typing import Any
 
 from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
-from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
+from rigsync.agent.checks import Kept, files_problem, free_bytes_problem, matching_files, missing_programs
 from rigsync.agent.commands import GENTLE, LAST_GRACE, LOOK_AT_DRIVE, Child, CommandFailed, Commands, is_good_end
 from rigsync.agent.disk import Disk
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
-from rigsync.agent.keys import OVERWRITE, REFUSE
+from rigsync.agent.keys import KEEP, OVERWRITE, REFUSE
 from rigsync.agent.process import Exit
 from rigsync.agent.recording import Recording
 from rigsync.agent.session_log import SessionLog
@@ -91,6 +91,8 @@ class Agent(Rig):
         """Outputs that were not there before an EXPSTART that has failed."""
         self._going: list[tuple[Child, Start]] = []
         """Commands that are to go on until a message ends them; that message tells how they have ended."""
+        self._kept: list[_ReadyFile] = []
+        """Files of `ready` that were there before and have to stay, beside those at which the recording looks."""
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
@@ -201,6 +203,7 @@ class Agent(Rig):
         for label, problem in (await self._bad_ends(None)).items():
             self._tell_failure(problem, label)
         self._forget_ended()
+        self._kept.clear()
         self._reference, self._data, self._log = reference, data, self._open_log(values)
         self._say_message(ExpMessage.EXPINIT, data)
         try:
@@ -282,6 +285,8 @@ class Agent(Rig):
         if recorded:
             await recorded.finish()
         bad = await self._bad_ends(action.stop)
+        if event is ExpMessage.EXPEND:
+            bad |= await self._losses()
         try:
             if action.run:
                 told["run"] = await self._run(action.run, values)
@@ -297,6 +302,8 @@ class Agent(Rig):
             if not is_over:
                 self._recording = recorded  # at which another EXPEND looks again
         self._forget_ended()  # not before: an interrupt that overtakes this message tells of them
+        if is_over:
+            self._kept.clear()
         if event is not ExpMessage.EXPEND:
             for label, problem in bad.items():
                 self._tell_failure(problem, label)
@@ -322,6 +329,16 @@ class Agent(Rig):
             for child, how, start in ended
             if not is_good_end(how, child.asked or child.stop, start.good_exit)
         }
+
+    async def _losses(self) -> dict[str, str]:
+        """Return what files of `ready` have lost of what was in them before, by their paths."""
+        losses: dict[str, str | None] = {}
+        for ready in self._kept:
+            try:
+                losses[ready.path] = await self._aside.ask(f"the file {ready.path!r}", ready.loss)
+            except DriveHangs as error:
+                losses[ready.path] = str(error)
+        return {path: loss for path, loss in losses.items() if loss}
 
     def _forget_ended(self) -> None:
         self._going = [(child, start) for child, start in self._going if not child.ended.done()]
@@ -512,6 +529,10 @@ class Agent(Rig):
         ready = start.ready and _ReadyFile(self._path(start.ready.file, values), start.ready.within)
         if ready:
             await self._aside.ask(f"the file {ready.path!r}", ready.look)
+            if self._file.existing == KEEP:
+                verify = self._file.verify if values.event == ExpMessage.EXPSTART.name else None
+                pattern = self._pattern(verify.files, values) if verify else None
+                await self._aside.ask(f"the file {ready.path!r}", ready.keep, pattern)
         child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
         try:
             self.add_stream(child.label, state="running", pid=child.process.pid)
@@ -523,6 +544,10 @@ class Agent(Rig):
         if child.ended.done():
             raise CommandFailed(_by_itself(child, child.ended.result()))
         self._going.append((child, start))
+        if ready:
+            self._kept.append(ready)
+            if ready.lost:
+                self._tell_failure(ready.lost, child.label)
         return {"command": child.label, "pid": child.process.pid}
 
     async def _begin(
@@ -630,13 +655,29 @@ class _ReadyFile:
     def __init__(self, path: str, within: float):
         self.path, self.within = path, within
         self._before: tuple[int, int, int] | None = None
+        self._kept = Kept({})
+        self.lost: str | None = None
+        """What it is known to have lost of what was in it before."""
 
     def look(self) -> None:
         """Look what is there before the command begins."""
         self._before = self._found()
 
+    def keep(self, watched: str | None) -> None:
+        """Expect what is there before to stay, unless it matches a pattern whose files are looked at anyhow."""
+        others = {seen.identity for seen in matching_files(watched).values()} if watched else set()
+        before = matching_files(glob.escape(self.path))
+        self._kept = Kept({path: seen for path, seen in before.items() if seen.identity not in others})
+
+    def loss(self) -> str | None:
+        """Look what has become of what was there before; return what is lost of it."""
+        for what in self._kept.update(matching_files(glob.escape(self.path))).values():
+            self.lost = f"{self.path} {what}; find out whether start does that, or another program"
+        return self.lost
+
     def is_there(self) -> bool:
         """Tell whether the file is there, or has changed."""
+        self.loss()
         return self._found() not in (None, self._before)
 
     def _found(self) -> tuple[int, int, int] | None:

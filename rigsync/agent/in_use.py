@@ -7,6 +7,8 @@ agent that is killed leaves nothing locked.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fnmatch
 import hashlib
 import json
 import logging
@@ -19,7 +21,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rigsync.agent.checks import in_the_way
 from rigsync.errors import RigsyncError
@@ -27,8 +29,13 @@ from rigsync.protocol.messages import one_line
 
 if sys.platform == "win32":
     import msvcrt
+
+    _SAFELY = os.O_BINARY
 else:
     import fcntl
+
+    _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK
+    """Where all users write, a stranger may have put a link there, or a pipe, whose opening waits for ever."""
 
 logger = logging.getLogger("rigsync.agent")
 
@@ -36,7 +43,10 @@ _LOCKED_BYTE = 1 << 30
 """Which byte is locked on Windows, where nobody else can read what is locked: far behind the text."""
 _MOST_TRIES = 100
 """Attempts to open a lock's file, which others make and remove meanwhile; after so many it cannot be opened at all."""
-_LONGEST_HOLDER = 4096
+_LONGEST_HOLDER = 32_768
+"""Bytes of a lock's text: a path may have 4,096, each of which may be written as six."""
+_NO_FILE = {errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EOPNOTSUPP}
+"""How systems refuse to open a link, a socket or a folder as a file."""
 _ESCAPED = re.compile(r"\[([*?[])\]")
 
 
@@ -87,7 +97,8 @@ class Output:
         while single_path(folder) is None:
             folder, name = os.path.split(folder)
             rest = os.path.join(name, rest)
-        return cls(pattern, (f"pattern {_canonical(single_path(folder) or '')} {_of_this_system(rest)}",), None)
+        whole = os.path.join(_canonical(single_path(folder) or ""), _of_this_system(rest))
+        return cls(pattern, (f"pattern {whole}",), None)
 
 
 def keys_of_outputs(outputs: Iterable[Output]) -> dict[str, str]:
@@ -131,6 +142,8 @@ class InUse:
                 if key not in self._locks:
                     self._locks[key] = self._lock(key, path)
                     new.append(key)
+            # Afterwards, so that of two that come at once, one at least sees the other.
+            self._refuse_overlaps({key: wanted[key] for key in new if self._locks[key] is not None})
             yield
         except BaseException:
             self._unlock(new)
@@ -158,22 +171,115 @@ class InUse:
             logger.warning("%s: nobody sees to it that one rig alone records to %s: %s", self._rig, path, error)
             return None
         if descriptor is None:
-            raise PathTaken(
-                f"{path!r} is in use by {_holder_in(file)}; end that recording, or give each rig files of its own"
-            )
-        with contextlib.suppress(OSError):  # another user's, which may be read only
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps({"rig": self._rig, "pid": os.getpid()}).encode())
+            raise PathTaken(f"{path!r} is in use by {_told(_holder_in(file))}; {_REMEDY}")
+        with contextlib.suppress(OSError):
+            _write(descriptor, json.dumps({"rig": self._rig, "pid": os.getpid(), "key": key}).encode())
         return descriptor
 
+    def _refuse_overlaps(self, new: Mapping[str, str]) -> None:
+        """Refuse a path that a pattern in use matches, and a pattern that matches a path in use, in its folder."""
+        if not any(key.startswith(("path ", "pattern ")) for key in new):
+            return
+        ours = set(map(self._file_of, self._locks))
+        for file in set(self._folder.glob("rigsync-*.in-use")) - ours:
+            holder = _holder_in(file)
+            if not holder or self._file_of(holder.key) != file:
+                continue
+            for key, path in new.items():
+                if (how := _overlap(key, holder.key)) and _is_locked(file):
+                    other = one_line(repr(holder.key.partition(" ")[2]))
+                    raise PathTaken(f"{path!r} {how} {other}, which is in use by {_told(holder)}; {_REMEDY}")
 
-def _holder_in(file: Path) -> str:
+
+_REMEDY = "end that recording, or give each rig files of its own"
+
+
+class _Holder(NamedTuple):
+    rig: str
+    pid: int
+    key: str
+
+
+def _holder_in(file: Path) -> _Holder | None:
+    """Return what the text in a lock's file says; None where it is just being written, or no such text."""
     try:
-        with open(file, "rb") as opened:
-            found: Any = json.loads(opened.read(_LONGEST_HOLDER))
-        return f"the rig {one_line(str(found['rig']))} (process {int(found['pid'])})"
-    except (OSError, ValueError, LookupError, TypeError):  # it is just being written, or somebody else's
+        descriptor = os.open(file, os.O_RDONLY | _SAFELY)
+    except OSError:
+        return None
+    try:
+        return _parsed(os.read(descriptor, _LONGEST_HOLDER)) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _parsed(text: bytes) -> _Holder | None:
+    try:
+        found: Any = json.loads(text)
+        holder = _Holder(found["rig"], found["pid"], found["key"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    is_ours = isinstance(holder.rig, str) and isinstance(holder.key, str) and type(holder.pid) is int
+    return holder if is_ours and 0 < holder.pid < 1 << 32 else None
+
+
+def _told(holder: _Holder | None) -> str:
+    if not holder or not _may_live(holder.pid):  # the text is left by one before, in a file of another user
         return "another recording"
+    return f"the rig {one_line(holder.rig)} (process {holder.pid})"
+
+
+def _may_live(pid: int) -> bool:
+    if sys.platform != "win32":
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except OSError:  # another user's
+            return True
+    return True
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    """Write who has the lock, unless the file may be anything else: another user's, or one with another text."""
+    if sys.platform != "win32" and os.fstat(descriptor).st_uid != os.geteuid():
+        return
+    before = os.read(descriptor, _LONGEST_HOLDER)
+    if not before or _parsed(before):
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, text)
+
+
+def _overlap(one: str, other: str) -> str | None:
+    """Return how two keys overlap, the one a path, the other a pattern for files of its folder; None if not."""
+    kinds = one.partition(" ")[0], other.partition(" ")[0]
+    path, pattern = (one, other) if kinds == ("path", "pattern") else (other, one)
+    if set(kinds) != {"path", "pattern"}:
+        return None
+    (folder, name), (of, wanted) = (os.path.split(key.partition(" ")[2]) for key in (path, pattern))
+    if folder != of or (name.startswith(".") and not wanted.startswith(".")):
+        return None
+    try:
+        is_match = fnmatch.fnmatchcase(name, wanted)
+    except re.error:
+        return None
+    return ("is matched by" if path == one else "matches") if is_match else None
+
+
+def _is_locked(file: Path) -> bool:
+    """Tell whether somebody holds a lock."""
+    try:
+        descriptor = os.open(file, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | _SAFELY)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and not _lock_at_once(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _shared_folder() -> Path:
@@ -184,19 +290,36 @@ def _shared_folder() -> Path:
 
 
 def _locked(file: Path) -> int | None:
-    """Return the locked file, open; None if it is locked by somebody else."""
-    while True:
+    """Return the locked file, open; None if it is locked by somebody else.
+
+    Raises
+    ------
+    PathTaken
+        Something else is in its place.
+    """
+    for _ in range(_MOST_TRIES):
         descriptor = _opened(file)
         try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is somebody's file
+                raise _in_its_place(file)
             if not _lock_at_once(descriptor):
                 os.close(descriptor)
                 return None
             if _is_still(descriptor, file):
                 return descriptor
-        except OSError:
+        except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # it was let go meanwhile, and is another file now, or none
+    raise _in_its_place(file)
+
+
+def _in_its_place(file: Path) -> PathTaken:
+    return PathTaken(
+        f"{str(file)!r}, by which rigs of this computer take turns, is no such file of rigsync, or may not be opened; "
+        "look whose it is, and delete it"
+    )
 
 
 def _lock_at_once(descriptor: int) -> bool:
@@ -214,21 +337,32 @@ def _lock_at_once(descriptor: int) -> bool:
 
 def _is_still(descriptor: int, file: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(file))
     return False
 
 
 def _opened(file: Path) -> int:
     if sys.platform == "win32":
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_BINARY)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(file).st_mode):
+                raise _in_its_place(file)
+        return os.open(file, os.O_RDWR | os.O_CREAT | _SAFELY)
     for _ in range(_MOST_TRIES):
         # O_CREAT by itself is refused in a shared folder where the file is another user's (fs.protected_regular).
         for flags in (os.O_RDWR, os.O_RDONLY, os.O_RDWR | os.O_CREAT | os.O_EXCL):
-            with contextlib.suppress(FileNotFoundError, FileExistsError, PermissionError):
-                descriptor = os.open(file, flags | os.O_NOFOLLOW, 0o666)
-                if flags & os.O_CREAT:
-                    os.fchmod(descriptor, 0o666)  # whatever the umask: other users have to be able to lock it
-                return descriptor
+            try:
+                descriptor = os.open(file, flags | _SAFELY, 0o666)
+            except (FileNotFoundError, FileExistsError, PermissionError):
+                continue
+            except OSError as error:
+                if error.errno in _NO_FILE:
+                    raise _in_its_place(file) from error
+                raise
+            if flags & os.O_CREAT:
+                os.fchmod(descriptor, 0o666)  # whatever the umask: other users have to be able to lock it
+            return descriptor
+    if os.path.lexists(file):
+        raise _in_its_place(file)
     raise PermissionError(f"{file} can be neither opened nor made")
 
 

@@ -181,7 +181,7 @@ def _marked() -> dict[int, Mark]:
     for pid in _pids():
         _, has, rest = (b"\0" + _content(f"/proc/{pid}/environ")).partition(begin)
         fields = rest.partition(b"\0")[0].decode("utf-8", "surrogateescape").split("/", 3)
-        if has and len(fields) == len(Mark._fields) and fields[0] == space:
+        if has and len(fields) == len(Mark._fields) and fields[0] == space and all(map(_is_identity, fields[1:3])):
             found[pid] = Mark(*fields)
     return found
 
@@ -196,9 +196,16 @@ def _is_nobodys(pid: int, found: Mark) -> bool:
     return is_ours and _is_gone(found.agent)
 
 
+def _is_identity(text: str) -> bool:
+    """Tell whether a text may be what `identity` returns: a process can write anything into its environment."""
+    pid, _, start = text.partition(".")
+    return all(
+        number.isascii() and number.isdigit() and len(number) <= most for number, most in ((pid, 11), (start, 20))
+    )
+
+
 def _is_gone(who: str) -> bool:
-    pid = who.partition(".")[0]
-    return not pid.isdigit() or identity(int(pid)) != who
+    return identity(int(who.partition(".")[0])) != who
 
 
 def _lineage() -> set[int]:

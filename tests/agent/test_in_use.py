@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import subprocess
@@ -103,9 +104,13 @@ def test_junk_in_the_place_of_a_name_is_no_name(tmp_path: Path) -> None:
     left, right = InUse("left", tmp_path), InUse("right", tmp_path)
     with left.taking(ONE):
         (file,) = tmp_path.iterdir()
-        for junk in (b"", b"{", b"[]", b'{"rig": "x"}', b"\xff", b'{"rig": "x", "pid": "y"}'):
+        most = (b"[" * 4096, b'{"rig":"x","pid":1e999}', b'{"rig":"x","pid":-1,"key":""}', b"9" * 5000)
+        for junk in (b"", b"{", b"[]", b'{"rig": "x"}', b"\xff", b'{"rig": "x", "pid": "y"}', *most):
             file.write_bytes(junk)
             assert "in use by another recording" in taken(right, ONE)
+            with right.taking({"path /data/right.avi": "/data/right.avi"}):  # which looks at the texts of all others
+                pass
+            right.keep_only()
     left.keep_only()
 
 
@@ -126,7 +131,7 @@ def test_another_users_lock_is_a_lock_and_what_it_has_left_is_none(mode: int) ->
             (file,) = Path(folder).iterdir()
             file.chmod(mode)
             told = answer(folder)
-            assert ("can be neither opened nor made" if mode == 0o600 else "in use by the rig left") in told
+            assert ("or may not be opened" if mode == 0o600 else "in use by the rig left") in told
             file.chmod(0o666)
             for lock in left._locks.values():
                 assert lock
@@ -143,16 +148,98 @@ def test_where_nothing_can_be_locked_it_is_told_and_recorded(tmp_path: Path, cap
     assert "left: nobody sees to it that one rig alone records to /data/left.avi: " in caplog.text
 
 
+PUT = {
+    "symbolic link": lambda place, victim: place.symlink_to(victim),
+    "link to nothing": lambda place, victim: place.symlink_to(victim.parent / "nothing"),
+    "hard link": lambda place, victim: os.link(victim, place),
+    "pipe": lambda place, victim: os.mkfifo(place, 0o666),
+    "locked pipe": lambda place, victim: os.mkfifo(place, 0o666),
+    "folder": lambda place, victim: place.mkdir(),
+}
+
+
 @posix
-def test_no_link_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "locks").mkdir()
-    rig = InUse("left", tmp_path / "locks")
-    precious = tmp_path / "precious"
+@pytest.mark.parametrize("what", PUT)
+def test_what_a_stranger_puts_in_the_place_of_a_lock_is_refused(tmp_path: Path, what: str) -> None:
+    """In a process of its own, since it was to wait for ever."""
+    locks, precious = tmp_path / "locks", tmp_path / "precious"
+    locks.mkdir()
     precious.write_text("of value")
-    rig._file_of("path /data/left.avi").symlink_to(precious)
-    with rig.taking(ONE):
-        pass
+    place = InUse("right", locks)._file_of("path /data/left.avi")
+    PUT[what](place, precious)
+    with contextlib.ExitStack() as stack:
+        if what == "locked pipe":
+            import fcntl
+
+            opened = os.open(place, os.O_RDWR | os.O_NONBLOCK)
+            stack.callback(os.close, opened)
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        command = [sys.executable, "-c", HOLDS, str(locks)]
+        told = subprocess.run(command, capture_output=True, input="", text=True, timeout=LONG, check=False).stderr
+        assert f"PathTaken: {str(place)!r}, by which rigs of this computer take turns, is no such file" in told
+        assert "delete it" in told
+        with InUse("right", locks).taking({"path /data/right.avi": "x"}):  # whatever lies there, this is another one
+            pass
     assert precious.read_text() == "of value"
+
+
+def test_a_file_with_another_text_is_locked_and_stays_as_it_is(tmp_path: Path) -> None:
+    left = InUse("left", tmp_path)
+    file = left._file_of("path /data/left.avi")
+    file.write_text("of value")
+    with left.taking(ONE):
+        assert file.read_text() == "of value"
+        assert "in use by another recording" in taken(InUse("right", tmp_path), ONE)
+    left.keep_only()
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "is_refused"),
+    [
+        ("o_l.avi", "o_*.avi", True),
+        ("o_l.avi", "o_[lr].avi", True),
+        ("o_l.avi", "p_*.avi", False),
+        ("o_l.avi", os.path.join("*", "o_*.avi"), False),
+        (".o_l.avi", "*", False),
+        (os.path.join("deeper", "o_l.avi"), "*", False),
+    ],
+)
+def test_a_path_and_a_pattern_of_its_folder_that_matches_it_are_in_conflict(
+    tmp_path: Path, path: str, pattern: str, is_refused: bool
+) -> None:
+    locks, data = tmp_path / "locks", tmp_path / "data [1]"
+    locks.mkdir()
+    exact = keys_of_outputs([Output.at(str(data / path))])
+    several = keys_of_outputs([Output.of(os.path.join(glob.escape(str(data)), pattern))])
+    left, right = InUse("left", locks), InUse("right", locks)
+    for first, then, how in ((exact, several, "matches"), (several, exact, "is matched by")):
+        with left.taking(first):
+            pass
+        if is_refused:
+            told = taken(right, then)
+            assert f" {how} {next(iter(first)).partition(' ')[2]!r}, which is in use by the rig left (process" in told
+        else:
+            with right.taking(then):
+                pass
+        for rig in (left, right):
+            rig.keep_only()
+        assert list(locks.iterdir()) == []
+    with left.taking(exact), left.taking(several):  # one rig may have both
+        pass
+    left.keep_only()
+
+
+def test_a_pattern_of_one_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
+    left, right = InUse("left", tmp_path), InUse("right", tmp_path)
+    several = keys_of_outputs([Output.of(str(tmp_path / "o_*.avi"))])
+    with left.taking(several):
+        for lock in left._locks.values():
+            assert lock
+            os.close(lock)  # as though it were killed
+        left._locks.clear()
+    with right.taking(keys_of_outputs([Output.at(str(tmp_path / "o_l.avi"))])):
+        pass
+    right.keep_only()
 
 
 def test_files_are_known_by_where_they_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,11 +104,40 @@ def test_an_agent_that_a_dead_one_has_started_does_not_end_itself(start: Start) 
     assert process.wait(LONG) == 0
 
 
-@pytest.mark.parametrize("mark", ["", "/", SPACE, f"{SPACE}/{GONE}/{GONE}", f" {SPACE}/{GONE}/{GONE}/cameras"])
+FORGED = ["\u00b2", "\u00b2.1", "9" * 5000 + ".1", "999999999", "999999999.", "x.1", "-1.1", "9.\u00b2", ""]
+"""No process, though Python takes some of it for a number."""
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *("", "/", SPACE, f"{SPACE}/{GONE}/{GONE}", f" {SPACE}/{GONE}/{GONE}/cameras"),
+        *(f"{SPACE}/{who}/{GONE}/cameras" for who in FORGED),
+        *(f"{SPACE}/{GONE}/{who}/cameras" for who in FORGED),
+    ],
+)
 def test_a_mark_that_makes_no_sense_is_none(start: Start, mark: str) -> None:
     process = start(mark=mark)
     assert end_of_dead_agents("cameras") == ([], [])
     assert process.pid not in orphans._marked()
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize("keeper", ["\u00b2.1", "9" * 5000 + ".1"])
+def test_the_watcher_ends_what_is_the_agents_whatever_others_forge(start: Start, keeper: str) -> None:
+    agent = "999999999.2"
+    forged = start(mark=f"{SPACE}/{agent}/{keeper}/cameras")
+    left = start(agent=agent)
+    read, write = os.pipe()
+    os.close(write)  # the agent is gone
+    command = [sys.executable, orphans.__file__, str(read), agent]
+    try:
+        watcher = subprocess.run(command, pass_fds=[read], stderr=subprocess.PIPE, timeout=LONG, check=True)
+    finally:
+        os.close(read)
+    assert left.wait(LONG)
+    assert watcher.stderr == b""
+    assert forged.poll() is None
 
 
 def test_what_is_left_is_interrupted_then_terminated_then_killed(start: Start) -> None:

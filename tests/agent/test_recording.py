@@ -355,6 +355,58 @@ def test_a_loss_that_no_look_has_seen_is_seen_at_the_end(lab: Lab) -> None:
     assert "had 29,000 B before, and now has 1 B" in failure(aux, "EXPEND").message
 
 
+@pytest.mark.parametrize("event", ["EXPSTART", "EXPINIT"])
+@pytest.mark.parametrize("how", ["shrinks", "is replaced", "shrinks late", "stays"])
+def test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end(lab: Lab, event: str, how: str) -> None:
+    """Late is after the command was ready; what is lost before may have become as large as it was by the end."""
+    source = {
+        "shrinks": ANEW,
+        "is replaced": ANEW.replace("with", "os.rename(sys.argv[1], sys.argv[1] + '.old')\nwith")
+        .replace("100", "2_000_000")
+        .replace("0.01", "1"),
+        "shrinks late": ANEW.replace('"wb"', '"ab"').replace(
+            "time.sleep", "os.path.exists('late') and cut(); time.sleep"
+        ),
+        "stays": ANEW.replace('"wb"', '"ab"'),
+    }[how]
+    source = f"import os, sys\ndef cut(): os.truncate(sys.argv[1], 5); os.rename('late', 'done')\n{source}"
+    start = {"start": [*lab.program(source, "a.py"), "data/x.avi"], "ready": {"file": "data/x.avi", "within": LONG}}
+    agent = lab.agent({event: start, "EXPEND": STOP}, existing="keep")
+    file = lab.folder / "data" / "x.avi"
+    file.write_bytes(b"y" * 1_000_000)
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    if how == "shrinks late":
+        (lab.folder / "late").touch()
+        until((lab.folder / "done").exists)
+    if how == "stays":
+        aux.request("EXPEND", timeout=LONG)
+        assert file.read_bytes().startswith(b"y" * 1_000_000 + b"x")
+        assert failures == []
+        return
+    if how == "shrinks":
+        with file.open("ab") as grown:
+            grown.write(b"x" * 2_000_000)
+    expected = "was replaced: another file of" if how == "is replaced" else "had 1,000,000 B before, and now has"
+    told = failure(aux, "EXPEND").message
+    assert told.count(f"x.avi {expected}") == 1
+    assert agent.status is ExpStatus.STOPPED
+    assert len(failures) == (how != "shrinks late")
+    init(aux, NEXT)
+    aux.request("EXPCLEANUP", timeout=LONG)
+
+
+def test_a_loss_of_a_file_that_ready_and_verify_name_is_told_once(lab: Lab) -> None:
+    recorder(lab, ANEW, "data/x.avi", existing="keep")
+    (lab.folder / "data" / "x.avi").write_bytes(b"y" * 1_000_000)
+    aux = lab.connect()
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    assert failure(aux, "EXPEND").message.count("had 1,000,000 B before, and now has") == 1
+
+
 def test_what_expinit_moves_away_is_no_obstacle(lab: Lab) -> None:
     run = {
         "run": lab.program("import os; os.path.exists('data/x.avi') and os.rename('data/x.avi', 'data/old')", "m.py")
@@ -446,6 +498,21 @@ def test_links_and_relative_names_lead_to_one_path(lab: Lab, link: str) -> None:
     init(left)
     told = failure(right, "EXPINIT", {"exp_ref": REFERENCE}, rig="right").message
     assert "is in use by the rig left" in told
+
+
+@pytest.mark.parametrize("first", ["path", "pattern"])
+def test_a_path_and_a_pattern_that_matches_it_are_not_recorded_at_once(lab: Lab, first: str) -> None:
+    left = recorder(lab, RECORDER, "data/o_l.avi", name="left")
+    on = {"EXPSTART": {"start": lab.program(WAITS, "right.py")}, "EXPEND": STOP}
+    right = lab.agent(on, "right", verify={"files": "data/o_*.avi", "growing_within": 5})
+    agents = [left, right] if first == "path" else [right, left]
+    one, other = map(lab.connect, agents)
+    init(one)
+    error = failure(other, "EXPINIT", {"exp_ref": NEXT}, rig=agents[1].name)
+    assert error.error == "PathTaken"
+    assert f"which is in use by the rig {agents[0].name} (process {os.getpid()}); end that recording" in error.message
+    one.request("EXPCLEANUP", timeout=LONG)
+    init(other, NEXT)
 
 
 def test_one_pattern_in_one_folder_is_in_use_and_in_two_folders_is_not(lab: Lab) -> None:
