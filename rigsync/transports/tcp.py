@@ -48,7 +48,7 @@ SLOWEST = 1 << 17
 LONGEST_TURN = 3.0
 """Seconds that its message may take in all while others wait, or its connection is closed: a coordinator that waits
 for longer than 5 s loses the rig."""
-AT_ONCE = 32
+AT_ONCE = 8
 """Messages of a connection that are handled before those of others."""
 _MOST_SAID = 8
 """Problems of one line that are logged until a message comes."""
