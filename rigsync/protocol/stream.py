@@ -149,6 +149,10 @@ class StreamDecoder:
         if self._escaped and position < len(piece):
             self._escaped = False
             position += 1
+        quote = piece.find(b'"', position)
+        if piece.find(b"\\", position, len(piece) if quote < 0 else quote) < 0:  # which is the fastest way through text
+            self._in_string = quote < 0
+            return None if quote < 0 else quote + 1
         while True:
             position = _IN_STRING.match(piece, position).end()  # type: ignore[union-attr]  # which matches anything
             if position == len(piece):
