@@ -250,6 +250,106 @@ def test_one_large_message_and_what_is_small_beside_it_may_wait() -> None:
     run(main)
 
 
+def test_many_messages_of_one_connection_do_not_keep_others_from_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with listening() as (wire, _, address):
+            with connected(address) as many, connected(address) as other:
+                take_in = wire.receive_datagram
+
+                def receive(data: bytes, source: Any, now: float) -> None:
+                    take_in(data, source, now)
+                    if data == b"[0]":
+                        other.sendall(b"{1}")
+
+                monkeypatch.setattr(wire, "receive_datagram", receive)
+                flood = [b"[%d]" % n for n in range(5_000)]
+                many.sendall(b"".join(flood))
+                await came_true(lambda: len(wire.received) == 5_001)
+                assert wire.messages.index(b"{1}") < 2_500
+                assert [data for data in wire.messages if data != b"{1}"] == flood
+                many.sendall(b"[last]")  # it is read on
+                await came_true(lambda: wire.messages[-1] == b"[last]")
+
+    run(main)
+
+
+@pytest.mark.parametrize("cut", [b"", b"[2,"])
+@pytest.mark.parametrize("reset", [True, False])
+def test_what_came_before_a_connection_ended_is_handled_before_that(
+    cut: bytes, reset: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with listening() as (wire, endpoint, address):
+            listener: Any = endpoint._listener
+            with connected(address) as sock:
+                source = sock.getsockname()
+                sock.sendall(b"[0]" * 1000 + cut)
+                await came_true(lambda: wire.received)
+                assert len(wire.received) < 1000
+                if reset:  # as when the answer to one of them finds that nobody is there
+                    listener._streams[source].transport._fatal_error(ConnectionResetError("gone"))
+            await came_true(lambda: not listener._streams)
+            assert wire.messages == [b"[0]"] * 1000
+            assert [told for told, _ in wire.violations] == [source] * bool(cut)
+            assert not listener._waiting
+            assert listener._turn is None
+
+    monkeypatch.setattr(tcp, "AT_ONCE", 2)
+    run(main)
+
+
+def test_nothing_is_handled_once_this_side_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "AT_ONCE", 2)
+
+    async def main() -> None:
+        async with listening() as (wire, endpoint, address):
+            listener: Any = endpoint._listener
+            with connected(address) as sock:
+                sock.sendall(b"[0]" * 1000)
+                await came_true(lambda: wire.received)
+                listener._drop(sock.getsockname(), "a test")
+                count = len(wire.received)
+                assert count < 1000
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.to_thread(sock.recv, 100) == b""
+                assert len(wire.received) == count
+
+    run(main)
+
+
+def test_a_large_message_that_takes_long_ends_when_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "STALLED", 0.2)
+    monkeypatch.setattr(tcp, "LONGEST_TURN", 0.3)
+    monkeypatch.setattr(tcp, "SLOWEST", 1)
+
+    async def main() -> None:
+        async with listening(1 << 24) as (wire, endpoint, address):
+            listener: Any = endpoint._listener
+            large = b'["' + b"x" * 2 * tcp.LARGE + b'"]'
+            with connected(address) as slow, connected(address) as other:
+                await asyncio.to_thread(slow.sendall, large[:-10])
+                await came_true(lambda: listener._turn)
+                stream = listener._turn
+
+                async def drip() -> None:
+                    while True:
+                        slow.sendall(b"x" * 1000)
+                        await asyncio.sleep(0.02)
+
+                dripping = asyncio.ensure_future(drip())
+                await asyncio.sleep(2 * tcp.LONGEST_TURN)
+                assert listener._turn is stream  # nobody waits
+                await asyncio.to_thread(other.sendall, large)
+                await came_true(lambda: wire.messages == [large])
+                assert stream.reason == "a large message takes more than 0.3 s, while others wait for it"
+                with contextlib.suppress(ConnectionError):
+                    await dripping
+                await came_true(lambda: listener._turn is None)
+                assert listener._look is None
+
+    run(main)
+
+
 # --------------------------------------------------------------------------------------------- the iblutil dialect
 
 

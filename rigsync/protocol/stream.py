@@ -16,13 +16,17 @@ VALUE_BYTES = 128
 as many as that for each of its two."""
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
-# A string without a backslash is passed over in one go; any other only begins here.
-_TOKEN = re.compile(rb'"[^"\\]*"|["\[\]{}]')
-_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*(?:"|\\?\Z)', re.DOTALL)  # or its beginning, at the end of a piece
+# A string is passed over in one go, unless it goes on in the next piece or has more escapes: the expression remembers
+# each. Such a one only begins here.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*){0,1000}"|["\[\]{}]', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # or its beginning, at the end of a piece
+# What a string goes on with, as far as that.
+_IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,1000}', re.DOTALL)
 _HEAD = 200
 """Bytes of a message by which its sender is told that it is refused."""
 _PIECE = 1 << 18
 _CLOSING = {b"[": 0x5D, b"{": 0x7D}
+_QUOTE = 0x22
 _OPENING_CODES = (0x5B, 0x7B)
 
 
@@ -42,13 +46,17 @@ class StreamDecoder:
 
     def __init__(self, limit: int, most: int | None = None):
         self._limit, self._most = limit, MAX_VALUES if most is None else most
-        self._pieces: list[bytes] = []  # of the message that is not complete
+        # Of the message that is not complete. A copy, for each piece takes a page of memory or more, be it of 2 bytes.
+        self._begun = bytearray()
         self._stack = bytearray()  # the brackets that have yet to come, the next one last
         self._in_string = self._escaped = False
         self.values = 0
         """Values of the message that is under way, or was the last: commas, colons and opening brackets tell."""
-        self.held = 0
+
+    @property
+    def held(self) -> int:
         """Bytes kept of a message that is not complete."""
+        return len(self._begun)
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """Take in what has arrived, and yield each message that it completes.
@@ -93,25 +101,21 @@ class StreamDecoder:
                     self._give_up(piece[begin:]),
                 )
             if end is None:
-                self._pieces.append(piece[begin:])
-                self.held = size
+                self._begun += piece[begin:]
                 return
             position = end
-            message = b"".join([*self._pieces, piece[begin:end]])
-            self._pieces.clear()
-            self.held = 0
+            message = piece[begin:end]
+            if self._begun:
+                self._begun += message
+                message = bytes(self._begun)
+                self._begun.clear()
             yield message
 
     def _give_up(self, rest: bytes) -> bytes:
         """Give up the message that is under way; return how it began. `rest` is what was not taken in of it."""
-        head = b""
-        for piece in (*self._pieces, rest):
-            head += piece[:_HEAD]
-            if len(head) >= _HEAD:
-                break
-        self._pieces.clear()
-        self.held = 0
-        return head[:_HEAD]
+        head = bytes(self._begun[:_HEAD] + rest[:_HEAD])[:_HEAD]
+        self._begun.clear()
+        return head
 
     def _find_end(self, piece: bytes, position: int) -> int | None:
         """Return where the message that is under way ends in this piece, None where it does not."""
@@ -145,18 +149,20 @@ class StreamDecoder:
         if self._escaped and position < len(piece):
             self._escaped = False
             position += 1
+        quote = piece.find(b'"', position)
+        if piece.find(b"\\", position, len(piece) if quote < 0 else quote) < 0:  # which is the fastest way through text
+            self._in_string = quote < 0
+            return None if quote < 0 else quote + 1
         while True:
-            quote = piece.find(b'"', position)
-            end = len(piece) if quote < 0 else quote
-            backslashes = end - len(piece[position:end].rstrip(b"\\")) - position
-            escapes = backslashes % 2 == 1
-            if quote < 0:
-                self._escaped = self._escaped or escapes
+            position = _IN_STRING.match(piece, position).end()  # type: ignore[union-attr]  # which matches anything
+            if position == len(piece):
                 return None
-            position = quote + 1
-            if not escapes:
+            if piece[position] == _QUOTE:
                 self._in_string = False
-                return position
+                return position + 1
+            if position + 1 == len(piece):  # a backslash, and what it escapes is still to come
+                self._escaped = True
+                return None
 
 
 def values_in(message: bytes) -> int:

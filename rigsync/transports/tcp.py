@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from rigsync.errors import RemoteProtocolError
@@ -45,6 +45,11 @@ STALLED = 2.0
 """Seconds between looks at the one whose turn it is, while others wait."""
 SLOWEST = 1 << 17
 """Bytes that have to come of it between two looks, or its connection is closed."""
+LONGEST_TURN = 3.0
+"""Seconds that its message may take in all while others wait, or its connection is closed: a coordinator that waits
+for longer than 5 s loses the rig."""
+AT_ONCE = 8
+"""Messages of a connection that are handled before those of others."""
 _MOST_SAID = 8
 """Problems of one line that are logged until a message comes."""
 
@@ -63,6 +68,9 @@ class _Stream(asyncio.Protocol):
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._release: asyncio.TimerHandle | None = None
+        self._coming: Iterator[bytes] = iter(())  # what has come and is not handled yet
+        self._rest: asyncio.Handle | None = None  # handles it
+        self._lost: tuple[Exception | None] | None = None  # by what the connection has ended
         self.reason = ""
         """Why it was closed, where that is known."""
 
@@ -78,12 +86,21 @@ class _Stream(asyncio.Protocol):
         return self._decoder.held
 
     def data_received(self, data: bytes) -> None:
+        self._coming = self._decoder.feed(data)
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Take in what has come, some messages at once: then it is the turn of other connections."""
         try:
-            for message in self._decoder.feed(data):
+            for count, message in enumerate(self._coming, 1):
                 if message == self._sent_array:  # its echo: it has been read, and can meet nothing any more
                     self._sent_at = -ARRAY_GAP
                 self.message_received(message)
-                if self.transport.is_closing():
+                if self.reason:
+                    return
+                if count == AT_ONCE:
+                    self.transport.pause_reading()
+                    self._rest = self._loop.call_soon(self._take_in_rest)
                     return
         except RemoteProtocolError as error:
             closed = RemoteProtocolError(error.kind, f"{error.problem}; the connection is closed", error.head)
@@ -96,8 +113,16 @@ class _Stream(asyncio.Protocol):
                 self.stop(str(error))
                 self.rejected(closed)
             return
+        self.transport.resume_reading()
         if self.held:
             self.part_received()
+
+    def _take_in_rest(self) -> None:
+        self._rest = None
+        if not self.reason:
+            self._take_in()
+        if self._lost and not self._rest:
+            self.end_received(*self._lost)
 
     def message_received(self, message: bytes) -> None:
         """Take in a message."""
@@ -175,6 +200,12 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_held()
+        self._lost = (exc,)
+        if not self._rest:  # else that comes before
+            self.end_received(exc)
+
+    def end_received(self, exc: Exception | None) -> None:
+        """Take note that the connection has ended, after all that came on it."""
         if not self.reason:
             self.reason = str(exc) if exc else "closed by the other side"
             if self.held:
@@ -363,8 +394,8 @@ class _LineStream(_Stream):
         before, self._waiting = self._waiting, self.transport.get_write_buffer_size()
         return before > self._waiting
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+    def end_received(self, exc: Exception | None) -> None:
+        super().end_received(exc)
         if not self.ended.done():
             self.ended.set_result(self.reason)
 
@@ -432,28 +463,37 @@ class _TcpListener:
             elif stream not in self._waiting:
                 stream.transport.pause_reading()
                 self._waiting.append(stream)
-                self._watch_turn()
+                self._watch_turn(LONGEST_TURN)
         while sum(other.held for other in self._streams.values()) > 2 * self._limit:
             largest = max(self._streams.values(), key=lambda other: other.held)
             self._drop(largest.source, "too many large messages have begun at once")
 
     def _end_turn(self, stream: _CoordinatorStream) -> None:
         if stream is self._turn:
+            if self._look:
+                self._look.cancel()
+                self._look = None
             self._turn = self._waiting.popleft() if self._waiting else None
             if self._turn:
                 self._turn.transport.resume_reading()
+                self._watch_turn(LONGEST_TURN)
 
-    def _watch_turn(self) -> None:
-        """See that the one whose turn it is goes on, while others wait for it."""
+    def _watch_turn(self, left: float) -> None:
+        """See that the one whose turn it is goes on, and ends within so many seconds, while others wait for it."""
         if self._look is None and self._turn and self._waiting:
-            loop = asyncio.get_running_loop()
-            self._look = loop.call_later(STALLED, self._look_at_turn, self._turn, self._turn.held)
+            loop, pause = asyncio.get_running_loop(), min(left, STALLED)
+            self._look = loop.call_later(pause, self._look_at_turn, self._turn, self._turn.held, left - pause)
 
-    def _look_at_turn(self, turn: _CoordinatorStream, held: int) -> None:
+    def _look_at_turn(self, turn: _CoordinatorStream, held: int, left: float) -> None:
         self._look = None
-        if self._waiting and turn is self._turn and held <= turn.held < held + SLOWEST:
+        if not self._waiting:
+            return
+        if left <= 0:
+            self._drop(turn.source, f"a large message takes more than {LONGEST_TURN:g} s, while others wait for it")
+        elif turn.held < held + SLOWEST:
             self._drop(turn.source, "a large message has begun and does not go on, while others wait for it")
-        self._watch_turn()
+        else:
+            self._watch_turn(left)
 
     def rejected(self, stream: _CoordinatorStream, error: RemoteProtocolError) -> None:
         """Take note that what came cannot be a message."""
@@ -509,6 +549,6 @@ class _CoordinatorStream(_Stream):
     def rejected(self, error: RemoteProtocolError) -> None:
         self._listener.rejected(self, error)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+    def end_received(self, exc: Exception | None) -> None:
+        super().end_received(exc)
         self._listener.closed(self)

@@ -254,6 +254,45 @@ def test_the_largest_message_in_small_pieces() -> None:
     assert len(content) == count + 1
 
 
+def test_a_message_in_tiny_pieces_takes_little_more_than_its_bytes() -> None:
+    decoder = StreamDecoder(MAX_MESSAGE)
+    assert not list(decoder.feed(b'["'))
+    tracemalloc.start()
+    try:
+        for i in range(100_000):
+            assert not list(decoder.feed(b"%02d" % (i % 100)))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoder.held == 200_002
+    assert taken < 2 * decoder.held
+    (message,) = decoder.feed(b'"]')
+    assert message == b'["' + b"".join(b"%02d" % (i % 100) for i in range(100_000)) + b'"]'
+    assert isinstance(message, bytes)
+
+
+@pytest.mark.parametrize("escape", [b'\\"', b"\\\\", b'\\",', b"\\n"], ids=["quotes", "backslashes", "commas", "lines"])
+def test_escapes_take_less_time_than_short_strings(escape: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one in Python they took more."""
+    monkeypatch.setattr("rigsync.protocol.stream.MAX_VALUES", 10**9)
+
+    def seconds(content: bytes) -> float:
+        stream = b'["' + content * ((1 << 22) // len(content)) + b'"]'
+        begin = time.process_time()
+        assert fed([stream[i : i + (1 << 18)] for i in range(0, len(stream), 1 << 18)])[0] == [stream]
+        return time.process_time() - begin
+
+    assert any(2 * seconds(escape) < seconds(b'", "') for _ in range(5))
+
+
+@pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 5000])
+@pytest.mark.parametrize("escape", [b'\\"', b"\\\\", b'\\"]'])
+def test_a_string_of_any_number_of_escapes_ends_where_it_ends(count: int, escape: bytes) -> None:
+    stream = b'["' + escape * count + b'"]'
+    for step in (len(stream), 2000, 7):
+        assert fed([stream[i : i + step] for i in range(0, len(stream), step)]) == ([stream], None)
+
+
 @pytest.mark.parametrize("value", [[], {}, {"a": {}}, [1.5], [[[[]]]], "x", "\u4e00", 10**15])
 def test_a_message_takes_no_more_room_than_is_counted(value: Any) -> None:
     data = json.dumps([value] * 3000).encode()
