@@ -1321,7 +1321,7 @@ def test_rig_that_nobody_closes_does_not_keep_the_process_alive(ending: str) -> 
         text=True,
         check=False,
     )
-    given_up = "rigsync: ERROR: EXPINIT was given up, since the program ended before every rig had answered\n"
+    given_up = "rigsync: ERROR: EXPINIT was given up: cameras had not answered when the program ended\n"
     assert ended.returncode == 0
     assert ended.stderr.startswith(given_up)
     assert "cameras: EXPINTERRUPT overtakes the handler of EXPINIT" in ended.stderr
