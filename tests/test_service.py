@@ -1054,14 +1054,14 @@ def test_iblutil_rig_sends_of_its_own_accord() -> None:
 
 def test_complaint_reaches_the_callbacks_for_errors() -> None:
     async def main() -> None:
-        with RawRig("cameras") as raw:
-            async with opened([raw]) as services:
+        with EchoServer("cameras") as echo:  # of a rig of the rigsync dialect anybody could forge it
+            async with opened([echo]) as services:
                 errors: list[Any] = []
                 services.assign_callback(ExpMessage(0), lambda data, addr: errors.append(data))
                 future = asyncio.get_running_loop().create_future()
                 services["cameras"].assign_callback(0, future)
                 await services.status("CONNECTED")
-                raw.socket.sendto(b'[0, "OSError: disk full", 4]', raw.sources["Request"])
+                echo.complain(b'[0, "OSError: disk full", 4]')
                 data, _ = await future
                 assert data == ["OSError: disk full", ExpMessage.EXPEND]
                 assert errors == [data]
