@@ -485,6 +485,9 @@ class Rig(RigBoard):
     def run(self) -> None:
         """Serve in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` on another thread.
 
+        A program that serves by `start` or ``with`` instead is killed at once by SIGTERM and SIGHUP, as Python has it,
+        unless it says ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))``.
+
         Raises
         ------
         ListenError
