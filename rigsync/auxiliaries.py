@@ -54,7 +54,8 @@ class Auxiliaries:
 
     Messages are queued to a daemon thread, which sends them to all rigs at once, collates the answers and files them
     under the request time. Any number of threads may push at once; instances share nothing. An object that nothing
-    refers to any more ends as by `close`, once what is outstanding is answered.
+    refers to any more ends as by `close`, once what is outstanding is answered. A callback that refers to the object
+    keeps it: close it, or end the subscription.
 
     The constructor returns when every rig has answered, or after the time allowed, with a warning that names those that
     have not. They connect by themselves when they appear.
@@ -942,9 +943,10 @@ class Auxiliaries:
         timeout = max(0.0, end - time.monotonic())
         self.response_received.wait_for(lambda: not outstanding() or not self.is_running, timeout)
         for request_time in outstanding():
+            rigs = self._remote.outstanding(request_time) if self._remote else []
             if given_up := self._queued.pop(request_time, None):
-                name = given_up[0].name
-                logger.error("%s was given up, since the program ended before every rig had answered", name)
+                who = f"{', '.join(rigs)} had not answered" if rigs else "not every rig had answered"
+                logger.error("%s was given up: %s when the program ended", given_up[0].name, who)
 
     def say_goodbye(self) -> None:
         """Say goodbye for a program that ends, and no more: threads of it that still wait are to end in silence."""

@@ -296,7 +296,8 @@ class Experiment:
         for rig, error in cleaned_up.failed.items():
             told.setdefault(rig, ["ended"]).append(f"EXPCLEANUP failed: {error.problem}")
         for rig, reason in failures.items():
-            told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
+            if reason not in (ended.failed[rig].problem if rig in ended.failed else ""):  # which says it again
+                told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
         if told:
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
             failed.update({**cleaned_up.failed, **ended.failed})

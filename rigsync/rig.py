@@ -402,7 +402,7 @@ class Rig(RigBoard):
 
         It returns within 2 s. Where an experiment is under way, all is done as though EXPINTERRUPT had come, with the
         reason that the rig's program is being closed, and its handlers have 5 s more. One that takes longer is given
-        up, and the log tells so. From then on EXPINIT and EXPSTART are refused.
+        up; the log tells so, and a notice ``failure``. From then on EXPINIT and EXPSTART are refused.
 
         Raises
         ------
@@ -484,6 +484,9 @@ class Rig(RigBoard):
 
     def run(self) -> None:
         """Serve in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` on another thread.
+
+        A program that serves by `start` or ``with`` instead is killed at once by SIGTERM and SIGHUP, as Python has it,
+        unless it says ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))``.
 
         Raises
         ------
@@ -705,15 +708,23 @@ class _Session:
         while self.responder.is_under_way and not self._left:
             left = self._closes_by - self.endpoint.now()
             if left <= 0:
-                logger.error(
-                    "%s: what stops %s has not ended in time and is given up; it may go on recording: look at it",
-                    self._name,
-                    one_line(self.responder.exp_ref or "the experiment"),
-                )
+                self._give_up()
                 return
             self._has_ended.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._has_ended.wait(), left)
+
+    def _give_up(self) -> None:
+        """Tell, before the goodbye, that what stops the experiment has not ended in time."""
+        message, exp_ref = self.responder.running, self.responder.exp_ref
+        problem = (
+            f"{message.name if message else 'the experiment'} was given up, and {self._name} may go on recording "
+            f"{exp_ref or 'the experiment'}: the handlers had not ended when the rig's program closed; look at it"
+        )
+        logger.error("%s: %s", self._name, one_line(problem))
+        body = {"problem": problem, "exp_ref": exp_ref}
+        self.responder.notify(FAILURE, None, body, True, self.endpoint.now())
+        self.endpoint.pump()
 
     def leave(self) -> None:
         """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""

@@ -441,6 +441,10 @@ class RigServices(app.Services):
             loop = asyncio.get_running_loop()
             pending.telling = loop.call_later(seconds, self._tell_wait, request_time, pending, 2 * seconds)
 
+    def outstanding(self, request_time: float) -> list[str]:
+        """Return the rigs that have not answered a push yet; from any thread."""
+        return self._fanout.outstanding(request_time) if self._endpoint else []
+
     def send_confirmed(
         self, message: Message, rig: str, timeout: float | None, confirmed: asyncio.Future[None]
     ) -> None:

@@ -244,6 +244,10 @@ class EchoServer:
         """Send a message of its own accord to who spoke last."""
         return asyncio.run_coroutine_threadsafe(self._confirm(list(message), self.client), self._loop)
 
+    def complain(self, data: bytes) -> None:
+        """Send who spoke last a datagram that it does not confirm, as iblutil does where a callback fails."""
+        self._loop.call_soon_threadsafe(self.protocol._transport.sendto, data, self.client)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:

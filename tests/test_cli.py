@@ -414,6 +414,15 @@ def test_ping_tells_a_refused_port_from_silence(commands: Commands, serve: Calla
     assert outcome.err == ""
 
 
+def test_ping_tells_a_rig_of_another_name(commands: Commands, serve: Callable[..., Any]) -> None:
+    commands.rigs(cameras=serve("ephys").uri)
+    outcome = commands.run("ping", "-c", "1", status=1)
+    says = re.findall(r"^cameras.*: the rig at .* says that it is ephys", outcome.out, re.MULTILINE)
+    assert len(says) == 2  # the line of the probe, and what to do
+    assert [row["status"] for row in table_of(outcome.out)] == ["wrong rig"]
+    assert "computer is on" not in outcome.out
+
+
 def test_ping_of_silence_and_refusal_as_json(commands: Commands, silent: int) -> None:
     commands.rigs(mute=f"127.0.0.1:{silent}", gone=f"127.0.0.1:{free_port()}")
     rigs = commands.json("ping", "-c", "1", "-W", "0.2", status=1)["rigs"]

@@ -629,5 +629,5 @@ def test_a_push_that_nobody_waits_for_arrives_though_it_is_the_last_line_of_the_
 def test_a_push_that_is_given_up_at_the_end_of_the_program_is_told(serve: Serve, gate: Any) -> None:
     rig = serve("cameras", {"EXPINFO": gate})
     text = last_line(rig.uri)
-    assert text == "rigsync: ERROR: EXPINFO was given up, since the program ended before every rig had answered\n"
+    assert text == "rigsync: ERROR: EXPINFO was given up: cameras had not answered when the program ended\n"
     assert gate.reached.is_set()

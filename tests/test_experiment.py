@@ -39,6 +39,7 @@ from rigsync.protocol.arguments import compose
 from rigsync.protocol.events import MessageReceived, ProbeAnswered, PushCompleted
 from rigsync.protocol.messages import ExpMessage
 from rigsync.relay import relay_before
+from rigsync.rig import EndedBadly
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"
@@ -568,6 +569,25 @@ def test_a_failure_is_told_once(lab: Lab, connect: Connect, caplog: pytest.LogCa
     own = ("rigsync.push", "rigsync.link", "rigsync.notice", "rigsync.experiment")
     lines = [r.getMessage() for r in caplog.records if r.name in own and r.levelno >= 30 and "killed" in r.getMessage()]
     assert lines == ["cameras: the recorder was killed"]
+
+
+def test_a_failure_that_expend_tells_again_is_told_once(lab: Lab, connect: Connect) -> None:
+    cameras, problem = lab.rig("cameras"), "left.mp4 had 9 B before, and now has 0 B"
+
+    def end() -> None:
+        raise EndedBadly(problem)
+
+    cameras.on("EXPEND")(end)
+
+    def record() -> None:
+        with connect(cameras).experiment(REFERENCE) as session:
+            cameras.notify("failure", {"problem": problem, "exp_ref": REFERENCE})
+            until(lambda: session.failures)
+
+    with pytest.raises(ExperimentError) as raised:
+        record()
+    assert str(raised.value).count(problem) == 1
+    assert f"EXPEND failed: EndedBadly: {problem}" in raised.value.outcomes["cameras"]
 
 
 def test_a_rig_that_stops_by_itself_is_seen(lab: Lab, connect: Connect) -> None:

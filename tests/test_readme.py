@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ DOCTOR = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 DEMO, TEST, AGENT, SERVE, LAB, TAKE_OVER, STOP = [text.splitlines() for language, text in BLOCKS if language == "sh"]
 SCRIPTS = [text for language, text in BLOCKS if language == "python"]
-CAMERAS, TASK, PARTIAL, AT_ONE_INSTANT, NOTICES, RIG_TELLS, TASK_ASKS = SCRIPTS
+CAMERAS, TASK, PARTIAL, AT_ONE_INSTANT, NOTICES, RIG_TELLS, TASK_ASKS, SIGNALS = SCRIPTS
 AGENT_FILE, RIGS = [text for language, text in BLOCKS if language == "yaml"]
 REFERENCE = "2026-11-20_1_mouse"
 TIMEOUT = 60
@@ -179,6 +180,38 @@ def test_progress_streams_and_commands(
         return "cameras left.mp4 1201 of 3600\n" in told
 
     until(says)
+
+
+OWN_PROGRAM = """
+from pathlib import Path
+from time import sleep
+from rigsync import Auxiliaries, Rig
+
+rig = Rig("cameras", "udp://127.0.0.1:0")
+rig.on("EXPINTERRUPT")(lambda data: Path("reason").write_text(data["reason"]))
+def serve():
+    aux = Auxiliaries({{"cameras": rig.uri}}, leave_running=True)
+    aux.request("EXPINIT", {{"exp_ref": "{reference}"}})
+    aux.request("EXPSTART", "{reference}")
+    print("records", flush=True)
+    sleep(60)
+{way}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals on Windows")
+@pytest.mark.parametrize("way", ["with rig:\n    serve()", "rig.start()\nserve()"], ids=["with", "start"])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup(
+    way: str, name: str, status: int, tmp_path: Path
+) -> None:
+    program = SIGNALS + OWN_PROGRAM.format(reference=REFERENCE, way=way)
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "records\n"
+        process.send_signal(getattr(signal, name))
+        assert process.wait(TIMEOUT) == status
+    assert (tmp_path / "reason").read_text() == "the rig's program is being closed"
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg here")

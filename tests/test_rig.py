@@ -819,9 +819,10 @@ def test_no_number_of_stuck_handlers_stops_an_interrupt(rig: Rig, aux: Auxiliari
     with contextlib.ExitStack() as stack:
         others = [stack.enter_context(Auxiliaries({"cameras": rig.uri})) for _ in range(QUERIES + 3)]
         asked = [other.push("EXPINFO", timeout=LONG) for other in others]
+        assert all(entered.acquire(timeout=LONG) for _ in range(QUERIES))  # once one is in charge, half of them run
         ask(aux, "EXPINIT", REFERENCE)
         aux.push("EXPSTART", REFERENCE)
-        assert all(entered.acquire(timeout=LONG) for _ in range(QUERIES + 1))
+        assert entered.acquire(timeout=LONG)
         [answer] = ask(aux, "EXPINTERRUPT")
         assert answer["thread"] == f"rigsync-cameras-handler-{QUERIES + 2}"
         gate.open.set()
@@ -1321,7 +1322,7 @@ def test_rig_that_nobody_closes_does_not_keep_the_process_alive(ending: str) -> 
         text=True,
         check=False,
     )
-    given_up = "rigsync: ERROR: EXPINIT was given up, since the program ended before every rig had answered\n"
+    given_up = "rigsync: ERROR: EXPINIT was given up: cameras had not answered when the program ended\n"
     assert ended.returncode == 0
     assert ended.stderr.startswith(given_up)
     assert "cameras: EXPINTERRUPT overtakes the handler of EXPINIT" in ended.stderr

@@ -137,7 +137,7 @@ def test_too_many_values_are_refused_at_the_side_that_sends_them(stack: contextl
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     rig.on("EXPINFO")(lambda _, count: {"values": [0] * count})
     aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
-    with pytest.raises(PayloadTooLarge, match="values, and one may hold 500,000; send them as text"):
+    with pytest.raises(PayloadTooLarge, match="500,002 values, and one may hold 499,960; send them as text"):
         aux.push("EXPINFO", None, [0] * 500_000)
     assert len(aux.request("EXPINFO", None, 400_000)["cameras"][1]["values"]) == 400_000
     outcome = aux.push("EXPINFO", None, 500_000, wait=True)

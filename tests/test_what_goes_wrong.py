@@ -53,11 +53,13 @@ SHOWN_BY = {
         "tests/protocol/test_responder.py::test_an_end_of_what_this_program_has_never_begun_is_no_success",
         "tests/test_experiment.py::test_one_that_is_started_anew_is_seen",
     ],
-    "a rig's program is closed, is stopped by Ctrl-C, SIGTERM or SIGHUP, or just ends in the middle of an experiment": [
+    "a rig's program is closed, is stopped by Ctrl-C, or just ends in the middle of an experiment; "
+    "`rig.run()` and `rigsync serve` also by SIGTERM or SIGHUP": [
         "tests/test_rig_closing.py::test_close_interrupts_what_is_under_way_and_tells_why",
         "tests/test_rig_closing.py::test_a_signal_interrupts_what_is_under_way_and_the_exit_status_is_0",
         "tests/test_rig_closing.py::test_a_program_that_ends_without_close_interrupts_what_is_under_way",
         "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
+        "tests/test_readme.py::test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup",
     ],
     "a signal handler pushes while the main thread waits for rigs": [
         "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",

@@ -338,7 +338,7 @@ class Kept:
             found = seen.get(path)
             if found is None:
                 if path in self._must_stay:
-                    lost[path] = "is gone, though it was finished"
+                    lost[path] = "is gone, though it was finished; look for what has moved or removed it"
             elif found.size < before.size:
                 lost[path] = f"had {before.size:,} B before, and now has {found.size:,} B"
             elif found.identity != before.identity:

@@ -141,13 +141,15 @@ class Recording:
         there = {seen.identity for seen in found.values()}  # also under another name, once it is whole
         for path in self._own.keys() - found.keys() - problems.keys():
             if self._own[path].identity not in there:
-                problems[path] = f"{_shown(path)} is gone"
+                problems[path] = f"{_shown(path)} is gone; look for what has moved or removed it"
         has_any = any(seen.size for seen in found.values())
         newest = max(found, key=lambda path: found[path].changed, default=None)
         for path, seen in found.items():
             is_begun = self._segments and has_any and path == newest  # just when it was told to stop
             if not seen.size and not is_begun:
-                problems.setdefault(path, f"{_shown(path)} is empty{self._cause()}")
+                problems.setdefault(
+                    path, f"{_shown(path)} is empty{self._cause()}; look at the recorder's output and settings"
+                )
         going_on = await self._still_growing(now)
         told = [*problems.values(), *([going_on] if going_on else [])]
         return Verdict("; ".join(told), is_over=not going_on) if told else None

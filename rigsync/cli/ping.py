@@ -146,12 +146,14 @@ class Tally:
     @property
     def status(self) -> str:
         """The rig's status, or why there is none."""
-        from rigsync import RigRefused
+        from rigsync import RigRefused, WrongRig
 
         if self._last:
             return _status_of(self._last)
         if self._failure is None:
             return "-"
+        if isinstance(self._failure, WrongRig):
+            return "wrong rig"
         return "refused" if isinstance(self._failure, RigRefused) else "no answer"
 
     @property
@@ -173,11 +175,11 @@ class Tally:
         """What to check next, for a rig that has never answered."""
         import shlex
 
-        from rigsync import RigRefused
+        from rigsync import RigRefused, WrongRig
 
         if self.received or self._failure is None:
             return None
-        if isinstance(self._failure, RigRefused):
+        if isinstance(self._failure, (RigRefused, WrongRig)):
             return self._failure.problem
         address = self.rig.address
         return (

@@ -248,6 +248,11 @@ class Agenda:
         running = self._lane.running  # EXPINIT, or what cleans up after an experiment that is over
         return running is not None and running.event is not ExpMessage.EXPCLEANUP
 
+    @property
+    def running(self) -> Verb | None:
+        """The message of the lifecycle whose handlers run, None where none does."""
+        return self._lane.running.event if self._lane.running else None
+
     def interrupt(self, reason: str, now: float) -> None:
         """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
         if self.is_under_way and not self._is_ending(now):

@@ -454,8 +454,9 @@ class Message:
 
 def _check_values(text: str) -> None:
     """Raise `PayloadTooLarge` where a JSON text holds more values than the other side reads."""
-    if len(text) > MAX_VALUES and (count := values_in(text.encode("ascii")) + _FRAME_VALUES) > MAX_VALUES:
-        raise PayloadTooLarge(count, MAX_VALUES, unit="values")
+    limit = MAX_VALUES - _FRAME_VALUES
+    if len(text) > limit and (count := values_in(text.encode("ascii"), limit)) > limit:
+        raise PayloadTooLarge(count, limit, unit="values")
 
 
 def to_json(content: Any) -> str:

@@ -194,6 +194,11 @@ class Responder(Outputs[Address]):
         """Whether there is an experiment to be stopped, or one that begins, or is being stopped."""
         return self._agenda.is_under_way
 
+    @property
+    def running(self) -> Verb | None:
+        """The message of the lifecycle whose handlers run, None where none does."""
+        return self._agenda.running
+
     def is_open(self, number: int) -> bool:
         """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
         return self._agenda.is_open(number)

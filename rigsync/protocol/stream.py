@@ -165,9 +165,9 @@ class StreamDecoder:
                 return None
 
 
-def values_in(message: bytes) -> int:
-    """Return how many values a message holds, as a `StreamDecoder` counts them, or a number that is no less."""
-    if (found := _marks_in(message)) <= MAX_VALUES:
+def values_in(message: bytes, limit: int) -> int:
+    """Return how many values a message holds, as a `StreamDecoder` counts them; up to a limit perhaps too many."""
+    if (found := _marks_in(message)) <= limit:
         return found  # with those in strings
     decoder = StreamDecoder(len(message), len(message))
     for begin in range(0, len(message), _PIECE):

@@ -285,7 +285,7 @@ def test_what_is_finished_has_to_stay() -> None:
     kept.keep("a", Seen(10, 0, (1, 0)))
     assert kept.update(seen(a=10)) == {}
     kept.keep("a", Seen(10, 0, (1, 0)))
-    assert kept.update({}) == {"a": "is gone, though it was finished"}
+    assert kept.update({}) == {"a": "is gone, though it was finished; look for what has moved or removed it"}
     assert kept.update({}) == {}
 
 

@@ -111,7 +111,10 @@ def record(aux: Auxiliaries, exp_ref: str = REFERENCE, **data: Any) -> None:
     ("source", "problem"),
     [
         (WAITS, "there is no file"),
-        (f"import sys; open(sys.argv[1], 'w').close(); {WAITS}", "x.avi is empty"),
+        (
+            f"import sys; open(sys.argv[1], 'w').close(); {WAITS}",
+            "x.avi is empty; look at the recorder's output and settings",
+        ),
         (f"import os, sys; open(sys.argv[1], 'w').write('x'); os.unlink(sys.argv[1]); {WAITS}", "there is no file"),
     ],
 )
@@ -164,7 +167,7 @@ def test_a_file_that_vanishes_at_the_end_is_no_success(lab: Lab) -> None:
     init(aux)
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
     until(lambda: aux.services and aux.services["cameras"].progress.get("x.avi"))
-    assert "x.avi is gone" in failure(aux, "EXPEND").message
+    assert "x.avi is gone; look for what has moved or removed it" in failure(aux, "EXPEND").message
 
 
 def test_a_file_that_has_another_name_once_it_is_whole_is_a_success(lab: Lab) -> None:

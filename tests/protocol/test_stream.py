@@ -192,8 +192,8 @@ def test_more_values_than_a_message_may_hold_are_refused_before_they_have_come(
 ) -> None:
     monkeypatch.setattr("rigsync.protocol.stream.MAX_VALUES", 1 + 300 * each)
     fits, over = (holding(count, filling) for count in (300, 301))
-    assert values_in(fits) == 1 + 300 * each
-    assert values_in(over) == 1 + 301 * each
+    assert values_in(fits, 0) == 1 + 300 * each
+    assert values_in(over, 0) == 1 + 301 * each
     stream = fits + fits + over[:-1]  # it is refused though its end is still to come
     assert fed([stream[i : i + step] for i in range(0, len(stream), step)]) == ([fits, fits], "too many values")
 
@@ -218,13 +218,14 @@ def test_a_refused_message_is_not_kept_but_for_how_it_began(monkeypatch: pytest.
 
 def test_what_is_written_with_more_values_than_are_read_is_refused_where_it_is_written() -> None:
     room = Room(MAX_MESSAGE, scheme="tcp")
-    compose("EXPINFO", None, ",:[{" * MAX_VALUES, room=room)
+    for text in (",:[{" * MAX_VALUES, "," * (MAX_VALUES - 10)):
+        compose("EXPINFO", None, text, room=room)
     message = compose("EXPINFO", None, [1] * (MAX_VALUES - 100), room=room)
     assert (
         len(list(StreamDecoder(MAX_MESSAGE).feed(messages.request("a" * 16, 2**63 - 1, message, "b" * 16, 2**63 - 1))))
         == 1
     )
-    with pytest.raises(PayloadTooLarge, match=r"the message holds 500,0\d\d values, and one may hold 500,000"):
+    with pytest.raises(PayloadTooLarge, match=r"the message holds 500,002 values, and one may hold 499,960"):
         compose("EXPINFO", None, [1] * MAX_VALUES, room=room)
     with pytest.raises(PayloadTooLarge, match="values"):
         messages.notice(messages.Notice("a" * 16, 1, "log", None, [[]] * MAX_VALUES, True), room)
