@@ -377,6 +377,8 @@ def test_a_program_ends_though_its_handler_of_expinterrupt_does_not(tmp_path: Pa
 @pytest.mark.parametrize("way", ["sys.exit(0)", "rig.close(); sys.exit(0)"])
 def test_a_fork_interrupts_nothing(tmp_path: Path, way: str) -> None:
     ending = f"""
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 and later: a fork beside threads
     pid = os.fork()
     if not pid:
         {way}
