@@ -44,6 +44,9 @@ PATIENCE = 1.0
 SILENCE = 3.5
 """Seconds without any answer: Linux gives up finding a computer in the local network after 3 and says so, and Windows
 asks a TCP port that refuses again for 2."""
+SHORT = 256
+"""Bytes of a usual probe: to a computer that it does not know a rig sends no more than three times what has come, which
+has to be enough for its answer."""
 SIZES = (1400, 1600, 8000, 60000)
 """Bytes of padded probes: within a packet of Ethernet, just beyond, within a jumbo frame of 9,000, and near the most
 that a datagram carries."""
@@ -326,7 +329,7 @@ class _Visit:
         stamp = self._stamps.stamp(now) if n else 0
         self._n = max(self._n, n)
         self._sent[n] = (now, stamp)
-        self.line.send(messages.probe(self._boot, n, stamp, size))
+        self.line.send(messages.probe(self._boot, n, stamp, size or (SHORT if n else 0)))  # an iblutil rig prints it
         return n
 
     def _receive(self, data: bytes, now: float) -> None:
