@@ -770,6 +770,7 @@ def test_a_terminals_interrupt_is_the_agents_alone() -> None:
         "stop = threading.Event()\n"
         "def interrupted(*_):\n    say('agent was interrupted'); process.stop('terminate', 5)\n"
         "signal.signal(signal.SIGINT, interrupted)\n"
+        "say('agent listens')\n"
         "while process.wait(0.01) is None: pass\n"
     )
     master, slave = os.openpty()
@@ -777,6 +778,7 @@ def test_a_terminals_interrupt_is_the_agents_alone() -> None:
     try:
         with Agent(python(STUBBORN, "SIGINT"), attach + then, stdin=slave, start_new_session=True) as agent:
             agent.wait_for("heard ready")
+            agent.wait_for("agent listens")
             assert os.getsid(agent.pid) != os.getsid(agent.process.pid)
             os.write(master, b"\x03")
             agent.wait_for("agent was interrupted")
