@@ -1068,11 +1068,13 @@ def test_serve_hears_and_ends_while_nobody_reads_its_stderr(commands: Commands) 
     with serving(commands) as command:
         uri = json.loads((commands.folder / "rigs.yaml").read_text())["rigs"]["cameras"]
         port = int(uri.rpartition(":")[2])
-        refused = compose("EXPSTART", REFERENCE)
+        begin, refused = compose("EXPINIT", REFERENCE), compose("EXPSTART", "2026-01-31_9_rat")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for i in range(1500):  # each is a warning, and all of them more than a pipe holds
-                sock.sendto(messages.request(f"{i:016x}", 1, refused), ("127.0.0.1", port))
-                if i % 20 == 0:
+            sock.sendto(messages.request("c" * 16, 1, begin), ("127.0.0.1", port))
+            # Each is a warning, for of the one in charge all are told, and all of them are more than a pipe holds.
+            for n in range(2, 1502):
+                sock.sendto(messages.request("c" * 16, n, refused), ("127.0.0.1", port))
+                if n % 20 == 0:
                     time.sleep(0.002)
         assert commands.json("ping", "-c", "1")["rigs"]["cameras"]["received"] == 1
         begun = time.monotonic()
