@@ -365,7 +365,7 @@ class Agent(Rig):
         if not (verify := self._file.verify):
             return None
         pattern = self._pattern(verify.files, values)
-        cause = self._disk.cause if self._disk else str
+        cause = self._disk.cause if self._disk else lambda: ""  # where no disk is watched, none is known
         overwrites = self._file.existing == OVERWRITE
         return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause)
 
