@@ -89,6 +89,14 @@ def nothing_left_behind() -> Iterator[None]:
     assert not destroyed.messages, "\n".join(destroyed.messages)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """Escape lone surrogates in what a test has logged, which one process cannot send to another as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 # ------------------------------------------------------------------------------------------------- rigs and clients
 
 

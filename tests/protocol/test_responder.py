@@ -641,7 +641,7 @@ def test_an_interrupt_whose_handler_fails_still_ends_stopped(status: str) -> Non
     assert (bench.rig.status, bench.rig.exp_ref) == (STOPPED, REF)
 
 
-@pytest.mark.parametrize("returned", [{"a": object()}, [1], {"a": "x" * 70_000}], ids=str)
+@pytest.mark.parametrize("returned", [{"a": object()}, [1], {"a": "x" * 70_000}], ids=["object", "list", "too large"])
 def test_an_interrupt_whose_result_cannot_be_sent_still_ends_stopped(returned: Any) -> None:
     bench = RigBench("EXPINTERRUPT").enter("RUNNING")
     bench.request("EXPINTERRUPT")
