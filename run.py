@@ -13,10 +13,12 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# Four at a time on any computer: most tests wait for other processes and for time to pass.
+PYTEST = ["-m", "pytest", "--numprocesses", "4", "--dist", "worksteal"]
 TASKS = {
     "demo": ["-m", "rigsync", "demo"],
-    "test": ["-m", "pytest"],
-    "lowest": ["-m", "pytest"],  # with the oldest releases of the dependencies that pyproject.toml admits
+    "test": PYTEST,
+    "lowest": PYTEST,  # with the oldest releases of the dependencies that pyproject.toml admits
     "lint": ["-m", "ruff", "check", "."],
     "format": ["-m", "ruff", "format", "--check", "."],
     "types": ["-m", "mypy"],

@@ -77,9 +77,9 @@ class SlowEcho(asyncio.DatagramProtocol):
 
 def raw_reply() -> bytes:
     """Return a reply as a rigsync rig sends it to EXPSTATUS."""
-    from rigsync.protocol import messages
-    from rigsync.protocol.arguments import encode
-    from rigsync.protocol.messages import ExpMessage
+    from rigsync.core import messages
+    from rigsync.core.arguments import encode
+    from rigsync.core.enums import ExpMessage
 
     stamp = 1_700_000_000_000_000_000
     return messages.reply("0" * 16, 1234, encode(ExpMessage.EXPSTATUS, [0]), stamp, stamp)
@@ -113,7 +113,7 @@ async def open_rig(stack: contextlib.AsyncExitStack, kind: str, number: int) -> 
     await stack.enter_async_context(rig)
     port = int(rig.uri.rpartition(":")[2])
     if kind in FAULTS:
-        from rigsync.relay import Relay
+        from rigsync.net.relay import Relay
 
         relay = Relay(("127.0.0.1", port), **FAULTS[kind])
         await relay.open()

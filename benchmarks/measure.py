@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from benchmarks.farm import farm
-from rigsync.protocol import messages
+from rigsync.core import messages
 
 MESSAGE = b'{"rigsync":1,"kind":"request","boot":"0123456789abcdef","n":1234,"event":"EXPSTATUS","args":[0],"at":null}'
 

@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from rigsync.auxiliaries import Auxiliaries as Auxiliaries
-    from rigsync.config import RigConfig as RigConfig
-    from rigsync.config import Rigs as Rigs
-    from rigsync.config import Timing as Timing
-    from rigsync.config import load_rigs as load_rigs
+    from rigsync.config.files import load_rigs as load_rigs
+    from rigsync.config.rigs import Rigs as Rigs
+    from rigsync.coordinator.auxiliaries import Auxiliaries as Auxiliaries
+    from rigsync.coordinator.experiment import Experiment as Experiment
+    from rigsync.coordinator.failures import RigFailure as RigFailure
+    from rigsync.coordinator.remote_rig import RemoteRig as RemoteRig
+    from rigsync.coordinator.results import PingReply as PingReply
+    from rigsync.coordinator.results import PushResult as PushResult
+    from rigsync.coordinator.service import RigServices as RigServices
+    from rigsync.core.board import Progress as Progress
+    from rigsync.core.clock import ClockEstimate as ClockEstimate
+    from rigsync.core.enums import ExpMessage as ExpMessage
+    from rigsync.core.enums import ExpStatus as ExpStatus
+    from rigsync.core.events import Start as Start
+    from rigsync.core.rigs import RigConfig as RigConfig
+    from rigsync.core.timing import Timing as Timing
     from rigsync.errors import Aborted as Aborted
     from rigsync.errors import BusyError as BusyError
     from rigsync.errors import Cancelled as Cancelled
@@ -39,22 +50,23 @@ if TYPE_CHECKING:
     from rigsync.errors import UnknownRig as UnknownRig
     from rigsync.errors import UnknownStream as UnknownStream
     from rigsync.errors import WrongRig as WrongRig
-    from rigsync.experiment import Experiment as Experiment
-    from rigsync.failures import RigFailure as RigFailure
-    from rigsync.protocol.board import Progress as Progress
-    from rigsync.protocol.clock import ClockEstimate as ClockEstimate
-    from rigsync.protocol.events import Start as Start
-    from rigsync.protocol.messages import ExpMessage as ExpMessage
-    from rigsync.protocol.messages import ExpStatus as ExpStatus
-    from rigsync.remote_rig import RemoteRig as RemoteRig
-    from rigsync.results import PingReply as PingReply
-    from rigsync.results import PushResult as PushResult
-    from rigsync.rig import Rig as Rig
-    from rigsync.service import RigServices as RigServices
+    from rigsync.rig.rig import Rig as Rig
 
 _MODULES = {
-    "auxiliaries": ["Auxiliaries"],
-    "config": ["RigConfig", "Rigs", "Timing", "load_rigs"],
+    "config.files": ["load_rigs"],
+    "config.rigs": ["Rigs"],
+    "coordinator.auxiliaries": ["Auxiliaries"],
+    "coordinator.experiment": ["Experiment"],
+    "coordinator.failures": ["RigFailure"],
+    "coordinator.remote_rig": ["RemoteRig"],
+    "coordinator.results": ["PingReply", "PushResult"],
+    "coordinator.service": ["RigServices"],
+    "core.board": ["Progress"],
+    "core.clock": ["ClockEstimate"],
+    "core.enums": ["ExpMessage", "ExpStatus"],
+    "core.events": ["Start"],
+    "core.rigs": ["RigConfig"],
+    "core.timing": ["Timing"],
     "errors": [
         "Aborted",
         "BusyError",
@@ -84,16 +96,7 @@ _MODULES = {
         "UnknownStream",
         "WrongRig",
     ],
-    "experiment": ["Experiment"],
-    "failures": ["RigFailure"],
-    "protocol.board": ["Progress"],
-    "protocol.clock": ["ClockEstimate"],
-    "protocol.events": ["Start"],
-    "protocol.messages": ["ExpMessage", "ExpStatus"],
-    "remote_rig": ["RemoteRig"],
-    "results": ["PingReply", "PushResult"],
-    "rig": ["Rig"],
-    "service": ["RigServices"],
+    "rig.rig": ["Rig"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

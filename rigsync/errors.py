@@ -11,8 +11,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import rigsync.last_resort  # noqa: F401 - here, since every module that logs, or its caller, passes through here
-
 
 class RigsyncError(Exception):
     """Base of every exception that rigsync raises or returns."""

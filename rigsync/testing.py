@@ -20,19 +20,21 @@ from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rigsync.config import Address as Uri
-from rigsync.config import RigConfig, Timing
-from rigsync.protocol import messages
-from rigsync.protocol.answers import Identity
-from rigsync.protocol.arguments import compose, compose_command, validate_event
-from rigsync.protocol.board import Board
-from rigsync.protocol.clock import NANOSECONDS, StampClock
-from rigsync.protocol.events import Event, HandlerDue, PushCompleted, Schedule
-from rigsync.protocol.fanout import Fanout
-from rigsync.protocol.messages import Command, Message, Verb
-from rigsync.protocol.ownership import LEASE
-from rigsync.protocol.peer import Line
-from rigsync.protocol.responder import Responder
+from rigsync.core import messages
+from rigsync.core.answers import Identity
+from rigsync.core.arguments import compose, compose_command, validate_event
+from rigsync.core.board import Board
+from rigsync.core.clock import NANOSECONDS, StampClock
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import Event, HandlerDue, PushCompleted, Schedule
+from rigsync.core.fanout import Fanout
+from rigsync.core.messages import Command, Message, Verb
+from rigsync.core.ownership import LEASE
+from rigsync.core.peer import Line
+from rigsync.core.responder import Responder
+from rigsync.core.rigs import Address as Uri
+from rigsync.core.rigs import RigConfig
+from rigsync.core.timing import Timing
 
 SimAddress = tuple[str, int]
 Handler = Callable[..., Any]
@@ -586,7 +588,7 @@ class EchoRig:
     def __init__(self, network: SimNetwork, name: str, latency: float):
         self._network, self.name, self._latency = network, name, latency
         self._awaited: dict[SimAddress, bytes] = {}
-        self.calls: list[tuple[messages.ExpMessage, list[Any]]] = []
+        self.calls: list[tuple[ExpMessage, list[Any]]] = []
         self.closed = ""
         self.host_up = True
 

@@ -120,7 +120,7 @@ def gate() -> Iterator[Any]:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
     """Start rigs at free ports: ``serve('cameras', {'EXPSTART': function}, main_sync=True)``; all are closed after."""
-    from rigsync.rig import Rig
+    from rigsync.rig.rig import Rig
 
     with contextlib.ExitStack() as stack:
 
@@ -145,8 +145,9 @@ def serve() -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def connect() -> Iterator[Callable[..., Any]]:
     """Connect to rigs, ``connect(rig, other)`` or ``connect({'cameras': uri})``; all connections are closed after."""
-    from rigsync.auxiliaries import Auxiliaries
-    from rigsync.config import Timing, rigs_from
+    from rigsync.config.rigs import rigs_from
+    from rigsync.coordinator.auxiliaries import Auxiliaries
+    from rigsync.core.timing import Timing
 
     with contextlib.ExitStack() as stack:
 

@@ -17,9 +17,9 @@ from iblutil.io.net.app import EchoProtocol
 from iblutil.io.net.base import ExpMessage, ExpStatus
 from processes import LONG, free_port
 
+from rigsync.core import messages
+from rigsync.core.messages import Message
 from rigsync.errors import RemoteProtocolError
-from rigsync.protocol import messages
-from rigsync.protocol.messages import Message
 
 SHORT = 0.05
 """Seconds for waits that are to end by time-out."""

@@ -31,7 +31,7 @@ from iblutil.io.net.app import EchoProtocol
 from iblutil.io.net.base import ExpMessage, ExpStatus
 
 from rigsync import Auxiliaries, Rig
-from rigsync.loop_thread import LoopThread
+from rigsync.runtime.loop_thread import LoopThread
 
 ROOT = Path(__file__).parents[1]
 
@@ -290,7 +290,7 @@ class IblutilServer:
         """Wait until its answers to a message have been echoed.
 
         iblutil stands only one answer outstanding, and over TCP no message that it reads together with such an echo, as
-        it may where it is busy for longer than `rigsync.transports.tcp.ARRAY_GAP`.
+        it may where it is busy for longer than `rigsync.net.tcp.ARRAY_GAP`.
         """
         until(lambda: self.reports.count(["answered", message]) >= count, f"the echo of the answer to {message}")
 

@@ -25,11 +25,15 @@ from iblutil.io.net import app, base
 from live_helpers import SHORT, EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
 from processes import LONG, free_port, until
 
-import rigsync.auxiliaries
-import rigsync.results
-import rigsync.waiters
-from rigsync.auxiliaries import Auxiliaries
-from rigsync.config import Rigs, Timing
+import rigsync.coordinator.auxiliaries
+import rigsync.coordinator.results
+import rigsync.runtime.waiters
+from rigsync.config.rigs import Rigs
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.coordinator.results import PingReply, PushResult
+from rigsync.core import events, messages
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.timing import Timing
 from rigsync.errors import (
     Aborted,
     ConfigError,
@@ -48,10 +52,7 @@ from rigsync.errors import (
     RigTimeout,
     UnknownRig,
 )
-from rigsync.protocol import events, messages
-from rigsync.protocol.messages import ExpMessage, ExpStatus
-from rigsync.results import PingReply, PushResult
-from rigsync.rig import Rig
+from rigsync.rig.rig import Rig
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = "2026-03-01_2_mouse"
@@ -237,7 +238,7 @@ def test_constructor_that_is_interrupted_leaves_nothing(monkeypatch: pytest.Monk
         def interrupt(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(rigsync.auxiliaries, "settled", interrupt)
+        monkeypatch.setattr(rigsync.coordinator.auxiliaries, "settled", interrupt)
         with pytest.raises(KeyboardInterrupt):
             Auxiliaries(clients)
 
@@ -687,8 +688,8 @@ def test_log_keeps_the_newest(serve: Serve, connect: Connect) -> None:
 
 
 def test_log_keeps_fewer_large_answers(serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rigsync.results, "MOST_BYTES", 45_000)
-    monkeypatch.setattr(rigsync.results, "KEPT_ANYWAY", 1)
+    monkeypatch.setattr(rigsync.coordinator.results, "MOST_BYTES", 45_000)
+    monkeypatch.setattr(rigsync.coordinator.results, "KEPT_ANYWAY", 1)
     rigs = [serve(name, {"EXPINFO": lambda *_: {"picture": "x" * 10_000}}) for name in ("cameras", "ephys")]
     aux = connect(*rigs)
     keys = [aux.request("EXPINFO").request_time for _ in range(5)]
@@ -947,7 +948,7 @@ def test_stop_event_may_be_set_in_a_callback(pair: Auxiliaries) -> None:
 
 
 def test_stuck_loop_is_told_from_a_silent_rig(pair: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rigsync.auxiliaries, rigsync.waiters):
+    for module in (rigsync.coordinator.auxiliaries, rigsync.waiters):
         monkeypatch.setattr(module, "STUCK_AFTER", 0.2)
     assert pair.services is not None
     pair.services["cameras"].assign_callback("EXPINFO", gate)
@@ -1523,7 +1524,7 @@ def test_live_rigs_have_the_message_at_once_however_long_another_takes(
 def test_order_in_which_the_rigs_are_told(
     serve: Serve, connect: Connect, event: str, reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rigsync.endpoint import Endpoint
+    from rigsync.net.endpoint import Endpoint
 
     order: list[str] = []
     send = Endpoint._send

@@ -28,12 +28,12 @@ import rigsync
 from rigsync import PushResult, cli
 from rigsync.cli import children, log, push
 from rigsync.cli.outcomes import answer_in_words
-from rigsync.config import user_config_file
-from rigsync.findings import Fault
-from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.messages import ExpMessage
-from rigsync.protocol.ownership import LEASE
+from rigsync.config.files import user_config_file
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.core.enums import ExpMessage
+from rigsync.core.ownership import LEASE
+from rigsync.doctor.findings import Fault
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")

@@ -33,9 +33,9 @@ from rigsync import (
     Timing,
     UnknownRig,
 )
-from rigsync.protocol import messages
-from rigsync.protocol.messages import Command, Message
-from rigsync.relay import relay_before
+from rigsync.core import messages
+from rigsync.core.messages import Command, Message
+from rigsync.net.relay import relay_before
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from live_helpers import in_thread
 from processes import LONG, until
 
-from rigsync.conditions import Arrivals, Latch
+from rigsync.runtime.conditions import Arrivals, Latch
 
 FOREVER = 3 * LONG
 """Seconds for waits of which the end by time-out would be too late."""

@@ -15,23 +15,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rigsync.config import (
-    Address,
-    RigConfig,
-    Rigs,
-    Room,
-    Timing,
-    check_distinct,
-    find_rigs_file,
-    is_literal,
-    load_rigs,
-    parse_uri,
-    resolve,
-    resolve_all,
-    rigs_from,
-    user_config_file,
-)
+from rigsync.config.address import parse_uri
+from rigsync.config.files import find_rigs_file, load_rigs, user_config_file
+from rigsync.config.rigs import Rigs, check_distinct, rigs_from
+from rigsync.core.rigs import Address, RigConfig, Room, is_literal
+from rigsync.core.timing import Timing
 from rigsync.errors import ConfigError, PayloadTooLarge, UnknownRig
+from rigsync.net.resolve import resolve, resolve_all
 
 ROOT = Path(__file__).parents[1]
 CAMERAS = RigConfig("cameras", Address("udp", "192.168.1.20", 11001))

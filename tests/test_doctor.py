@@ -22,16 +22,16 @@ from processes import LONG, PROBE_WARNING, IblutilServer, free_port, until
 
 import rigsync
 from rigsync import Rig
-from rigsync.config import Rigs, rigs_from
-from rigsync.doctor import BURST, BURST_INTERVAL, ECHO_BURST, SIZES, Diagnosis, diagnose
-from rigsync.findings import Fault, Finding
-from rigsync.interfaces import own_interfaces
-from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.clock import StampClock
-from rigsync.protocol.responder import Responder
-from rigsync.protocol.stream import StreamDecoder
-from rigsync.transports import udp
+from rigsync.config.rigs import Rigs, rigs_from
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.core.clock import StampClock
+from rigsync.core.responder import Responder
+from rigsync.core.stream import StreamDecoder
+from rigsync.doctor.doctor import BURST, BURST_INTERVAL, ECHO_BURST, SIZES, Diagnosis, diagnose
+from rigsync.doctor.findings import Fault, Finding
+from rigsync.net import udp
+from rigsync.net.interfaces import own_interfaces
 
 __all__ = ["lab"]  # a fixture
 
@@ -224,7 +224,7 @@ def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
         released.wait(LONG)
         raise OSError("too late")
 
-    monkeypatch.setattr("rigsync.doctor.LOOK_UP_TIMEOUT", 0.05)
+    monkeypatch.setattr("rigsync.doctor.doctor.LOOK_UP_TIMEOUT", 0.05)
     with monkeypatch.context() as patch:
         patch.setattr("socket.getaddrinfo", hang)
         finding = finding_of(examine(cameras="some.lab")["cameras"], Fault.UNKNOWN_NAME)
@@ -360,7 +360,7 @@ def test_this_computers_interfaces_are_known() -> None:
 
 
 def test_a_rig_of_another_version(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> None:
-    monkeypatch.setattr("rigsync.rig.__version__", "9.7.1")
+    monkeypatch.setattr("rigsync.rig.rig.__version__", "9.7.1")
     finding = finding_of(examine(cameras=serve("cameras").uri)["cameras"], Fault.VERSION)
     assert finding.seen == f"the rig has rigsync 9.7.1, this computer {rigsync.__version__}"
     assert "$ pip install --upgrade rigsync" in finding.remedies
@@ -368,7 +368,7 @@ def test_a_rig_of_another_version(monkeypatch: pytest.MonkeyPatch, serve: Callab
 
 def test_a_patch_of_the_same_version_matches(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> None:
     series = rigsync.__version__.rpartition(".")[0]
-    monkeypatch.setattr("rigsync.rig.__version__", f"{series}.99")
+    monkeypatch.setattr("rigsync.rig.rig.__version__", f"{series}.99")
     assert examine(cameras=serve("cameras").uri)["cameras"].findings == ()
 
 
@@ -866,7 +866,7 @@ def test_a_rig_on_tcp_of_another_version_of_the_protocol() -> None:
 
 
 def test_a_rig_on_tcp_of_another_version(monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]) -> None:
-    monkeypatch.setattr("rigsync.rig.__version__", "9.7.1")
+    monkeypatch.setattr("rigsync.rig.rig.__version__", "9.7.1")
     finding_of(look(serve("cameras", scheme="tcp").uri), Fault.VERSION)
 
 

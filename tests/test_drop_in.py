@@ -20,10 +20,11 @@ from live_helpers import EchoServer, run
 from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, ExpStatus, NotRunning, PushResult, Rig
-from rigsync.config import Timing, rigs_from
-from rigsync.protocol.messages import ExpMessage
-from rigsync.relay import relay_before
-from rigsync.service import RigServices
+from rigsync.config.rigs import rigs_from
+from rigsync.coordinator.service import RigServices
+from rigsync.core.enums import ExpMessage
+from rigsync.core.timing import Timing
+from rigsync.net.relay import relay_before
 
 REFERENCE = "2026-03-01_2_mouse"
 TASK = str(Path(__file__).with_name("mixin_task.py"))

@@ -18,17 +18,19 @@ import pytest
 from live_helpers import SHORT, RawRig, Wire, came_true, run, silent_rig
 from processes import LONG, free_port, has_ipv6, until
 
-from rigsync.auxiliaries import Auxiliaries
-from rigsync.config import RigConfig, parse_uri
-from rigsync.endpoint import Endpoint, look_up, stamp_clock
+from rigsync.config.address import parse_uri
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import ProbeRefused, ViolationSeen
+from rigsync.core.fanout import Fanout
+from rigsync.core.responder import Responder
+from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError, PushTimeout, RemoteProtocolError, RigRefused, RigsyncError
-from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.events import ProbeRefused, ViolationSeen
-from rigsync.protocol.fanout import Fanout
-from rigsync.protocol.responder import Responder
-from rigsync.rig import Rig
-from rigsync.transports import udp
+from rigsync.net import udp
+from rigsync.net.endpoint import Endpoint, look_up, stamp_clock
+from rigsync.rig.rig import Rig
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
@@ -644,13 +646,13 @@ def junk(seed: int, count: int, frames: list[bytes]) -> Iterator[bytes]:
 
 
 FROM_A_RIG = [
-    messages.alive(messages.Alive(RawRig.boot, 1, 1, 2, 3, "raw", messages.ExpStatus.CONNECTED, None, "1")),
+    messages.alive(messages.Alive(RawRig.boot, 1, 1, 2, 3, "raw", ExpStatus.CONNECTED, None, "1")),
     messages.ack(RawRig.boot, 1),
     messages.reply(RawRig.boot, 1, compose("EXPSTATUS"), 1, 2),
     messages.failure(RawRig.boot, 1, "OSError", "no disk", "Traceback"),
     messages.bye(RawRig.boot, 1, "over"),
     messages.array(compose("EXPINFO", "CONNECTED", {"a": 1}), b""),
-    messages.error_array("OSError", "no disk", messages.ExpMessage.EXPINIT),
+    messages.error_array("OSError", "no disk", ExpMessage.EXPINIT),
 ]
 FROM_A_COORDINATOR = [
     messages.probe("00000000000000bb", 1, 5),

@@ -20,26 +20,17 @@ import pytest
 from live_helpers import EchoServer, Gate, in_thread
 from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
-from rigsync import (
-    Auxiliaries,
-    BusyError,
-    ExperimentError,
-    ExpStatus,
-    NotRunning,
-    RemoteError,
-    Rig,
-    RigFailure,
-    service,
-)
-from rigsync.callbacks import Subscribers
-from rigsync.conditions import Latch
-from rigsync.config import Timing
-from rigsync.failures import MOST_TRIES, FailureWatch, LateStop
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.events import MessageReceived, ProbeAnswered, PushCompleted
-from rigsync.protocol.messages import ExpMessage
-from rigsync.relay import relay_before
-from rigsync.rig import EndedBadly
+from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
+from rigsync.coordinator import service
+from rigsync.coordinator.failures import MOST_TRIES, FailureWatch, LateStop
+from rigsync.core.arguments import compose
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import MessageReceived, ProbeAnswered, PushCompleted
+from rigsync.core.timing import Timing
+from rigsync.net.relay import relay_before
+from rigsync.rig.rig import EndedBadly
+from rigsync.runtime.callbacks import Subscribers
+from rigsync.runtime.conditions import Latch
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"

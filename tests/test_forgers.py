@@ -16,12 +16,13 @@ from processes import LONG, port_of, until
 
 from rigsync import Auxiliaries, Rig
 from rigsync.cli.watching import Watch
-from rigsync.config import rigs_from
-from rigsync.doctor import diagnose
+from rigsync.config.rigs import rigs_from
+from rigsync.coordinator.results import PushResult
+from rigsync.core import messages
+from rigsync.core.enums import ExpMessage
+from rigsync.core.messages import Message
+from rigsync.doctor.doctor import diagnose
 from rigsync.errors import PushError, PushTimeout, RigsMissing, WrongRig
-from rigsync.protocol import messages
-from rigsync.protocol.messages import ExpMessage, Message
-from rigsync.results import PushResult
 
 STRANGER = "5" * 16
 

@@ -12,11 +12,12 @@ import pytest
 from live_helpers import EchoServer
 from processes import LONG, free_port
 
-from rigsync.auxiliaries import Auxiliaries
-from rigsync.config import Timing, rigs_from
+from rigsync.config.rigs import rigs_from
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
+from rigsync.core.timing import Timing
 from rigsync.errors import PushError, RigRefused
-from rigsync.protocol.messages import PROTOCOL_VERSION, ExpMessage, ExpStatus
-from rigsync.rig import Rig
+from rigsync.rig.rig import Rig
 
 REFERENCE = "2026-03-01_2_mouse"
 DAY = {"date": datetime.date(2026, 3, 1), "sequence": 2, "subject": "mouse"}

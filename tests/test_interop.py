@@ -44,11 +44,11 @@ from rigsync import (
     RigTimeout,
     Timing,
 )
-from rigsync.config import parse_uri
-from rigsync.loop_thread import LoopThread
-from rigsync.protocol.events import LinkState, MessageReceived
-from rigsync.relay import relay_before
-from rigsync.transports import tcp
+from rigsync.config.address import parse_uri
+from rigsync.core.events import LinkState, MessageReceived
+from rigsync.net import tcp
+from rigsync.net.relay import relay_before
+from rigsync.runtime.loop_thread import LoopThread
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 

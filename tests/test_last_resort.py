@@ -86,7 +86,7 @@ def test_a_program_can_do_without(setup: str) -> None:
 
 
 def test_what_is_no_warning_is_not_seen() -> None:
-    code = "import rigsync.last_resort; logging.getLogger('rigsync').setLevel(10)\n"
+    code = "import rigsync.runtime.last_resort; logging.getLogger('rigsync').setLevel(10)\n"
     assert told("", code + "logging.getLogger('rigsync.link').info('cameras is alive')")[0] == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,26 +13,30 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rigsync"
 
-# From left to right. A module may import those of its own layer and of the layers left of it.
+# From left to right. A package may import those of the rows left of its own; of its own row only itself, but for the
+# first, whose modules belong together.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "last_resort", "config", "config_file", "conditions", "console_window", "waiting", "workers"}),
-    frozenset({"protocol"}),
-    frozenset({"endpoint", "transports", "loop_thread", "relay", "ports", "interfaces", "waiters"}),
-    frozenset(
-        {"callbacks", "reports", "results", "service", "remote_rig", "rig", "rig_board"}
-        | {"doctor", "doctor_lines", "findings", "failures"}
-    ),
-    frozenset({"auxiliaries", "experiment"}),
-    frozenset({"agent", "bridges", "journal", "web"}),
-    frozenset({"cli", "__main__"}),
+    frozenset({"errors", "_text"}),
+    frozenset({"core"}),
+    frozenset({"hub"}),
+    frozenset({"runtime", "config"}),
+    frozenset({"net"}),
+    frozenset({"coordinator", "rig"}),
+    frozenset({"compat", "agent", "doctor", "journal", "bridges", "web", "security", "discovery"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
 )
 ORDER = " | ".join(", ".join(sorted(layer)) for layer in LAYERS)
 
-TESTING_MAY_IMPORT = frozenset({"protocol", "errors", "config"})
+TESTING_MAY_IMPORT = frozenset({"errors", "_text", "core", "hub", "config"})
 """`testing` stands beside the layers: what it takes is listed here, and no other module may take it."""
 
+PURE = frozenset({"core", "hub"})
 IMPURE = frozenset({"asyncio", "socket", "threading", "time", "select", "selectors", "ssl", "subprocess", "logging"})
-"""Standard modules that the protocol core may not have: its time and its bytes come in as arguments."""
+"""Standard modules that the pure packages may not have: their time and their bytes come in as arguments."""
+
+HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "numpy", "iblutil")
+"""Modules that importing the pure packages may not load, be it by way of others."""
 
 EAGER = frozenset({"__future__", "typing"})
 """All that `import rigsync` may load at once; the public names are loaded when they are asked for."""
@@ -94,7 +99,7 @@ def place(top: str) -> int | None:
 def unknown(top: str) -> str:
     return (
         f"rigsync.{top} has no place in the order of imports; give it one in LAYERS of {Path(__file__).name} "
-        f"(and in docs/architecture.md and docs/decisions/0005) beside what it may import. The order is: {ORDER}"
+        f"(and in docs/architecture.md) beside what it may import. The order is: {ORDER}"
     )
 
 
@@ -129,7 +134,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     return [
         f"{module}: line {found.line}: {problem}"
         for found in imports_of(tree, module, is_package)
-        if (problem := _order_problem(top, found) or (_purity_problem(module, found) if top == "protocol" else ""))
+        if (problem := _order_problem(top, found) or (_purity_problem(top, found) if top in PURE else ""))
     ]
 
 
@@ -151,18 +156,20 @@ def _order_problem(top: str, found: Import) -> str:
     there = place(target)
     if there is None:
         return unknown(target)
-    return "" if there <= here else f"{top} imports {target}, which is to its right; the order is: {ORDER}"
+    if there < here or here == there == 0:
+        return ""
+    if there == here:
+        return f"{top} imports {target}, which stands beside it; the order is: {ORDER}"
+    return f"{top} imports {target}, which is to its right; the order is: {ORDER}"
 
 
-def _purity_problem(module: str, found: Import) -> str:
+def _purity_problem(top: str, found: Import) -> str:
     if found.root in IMPURE:
-        return f"the protocol core is pure and imports no {found.root}"
+        return f"{top} is pure and imports no {found.root}"
     if found.root == "random" and found.name != "Random":
-        return "the protocol core gets its random numbers handed in: 'from random import Random', for the type"
-    if found.root == "iblutil" and module != "rigsync.protocol.messages":
-        return "iblutil is imported by protocol/messages.py alone; take its names from there"
-    if found.root not in (*sys.stdlib_module_names, "rigsync", "iblutil"):
-        return f"the protocol core has no dependency such as {found.root}"
+        return f"{top} gets its random numbers handed in: 'from random import Random', for the type"
+    if found.root not in (*sys.stdlib_module_names, "rigsync"):
+        return f"{top} has no dependency such as {found.root}"
     return ""
 
 
@@ -189,13 +196,13 @@ def test_imports_point_left(path: Path) -> None:
 
 def test_every_module_is_found() -> None:
     found = {module_name(path) for path in modules()}
-    assert {"rigsync", "rigsync.errors", "rigsync.testing", "rigsync.protocol.messages"} <= found
+    assert {"rigsync", "rigsync.errors", "rigsync.testing", "rigsync.core.messages"} <= found
     assert len(found) > 20
 
 
 def test_the_public_names_are_known() -> None:
-    assert PUBLIC["Auxiliaries"] == "auxiliaries"
-    assert PUBLIC["ExpMessage"] == "protocol"
+    assert PUBLIC["Auxiliaries"] == "coordinator"
+    assert PUBLIC["ExpMessage"] == "core"
     assert all(place(module) is not None for module in PUBLIC.values())
 
 
@@ -209,39 +216,51 @@ def test_each_module_has_one_place() -> None:
 @pytest.mark.parametrize(
     ("module", "statement", "complaint"),
     [
-        ("rigsync.errors", "from rigsync.protocol.messages import decode", "errors imports protocol, which is to its"),
-        ("rigsync.protocol.peer", "import rigsync.endpoint", "protocol imports endpoint"),
-        ("rigsync.protocol.peer", "from rigsync import service", "protocol imports service"),
-        ("rigsync.protocol.peer", "from .. import service", "protocol imports service"),
-        ("rigsync.protocol.peer", "from ..loop_thread import LoopThread", "protocol imports loop_thread"),
-        ("rigsync.service", "from rigsync.auxiliaries import Auxiliaries", "service imports auxiliaries"),
-        ("rigsync.service", "from .auxiliaries import Auxiliaries as A", "service imports auxiliaries"),
-        ("rigsync.rig", "def f():\n    from rigsync import journal", "rig imports journal"),
-        ("rigsync.rig", "if TYPE_CHECKING:\n    import rigsync.cli.push as p", "rig imports cli"),
-        ("rigsync.rig", "try:\n    import rigsync.web\nexcept ImportError:\n    pass", "rig imports web"),
+        ("rigsync.errors", "from rigsync.core.messages import decode", "errors imports core, which is to its right"),
+        ("rigsync.core.peer", "import rigsync.net.endpoint", "core imports net"),
+        ("rigsync.core.peer", "from rigsync import coordinator", "core imports coordinator"),
+        ("rigsync.core.peer", "from .. import coordinator", "core imports coordinator"),
+        ("rigsync.core.peer", "from ..runtime.loop_thread import LoopThread", "core imports runtime"),
+        ("rigsync.core.peer", "from rigsync.config.rigs import Rigs", "core imports config"),
+        (
+            "rigsync.config.rigs",
+            "from rigsync.runtime import workers",
+            "config imports runtime, which stands beside it",
+        ),
+        ("rigsync.runtime.workers", "from rigsync.net import udp", "runtime imports net"),
+        (
+            "rigsync.coordinator.service",
+            "from rigsync.rig.rig import Rig",
+            "coordinator imports rig, which stands beside",
+        ),
+        ("rigsync.rig.rig", "from ..coordinator.service import RigServices", "rig imports coordinator"),
+        ("rigsync.rig.rig", "def f():\n    from rigsync import journal", "rig imports journal"),
+        ("rigsync.rig.rig", "if TYPE_CHECKING:\n    import rigsync.cli.push as p", "rig imports cli"),
+        ("rigsync.rig.rig", "try:\n    import rigsync.web\nexcept ImportError:\n    pass", "rig imports web"),
         ("rigsync.agent.checks", "from rigsync.cli import main", "agent imports cli"),
+        ("rigsync.agent.checks", "from rigsync.doctor import findings", "agent imports doctor, which stands beside it"),
         ("rigsync.cli.push", "from rigsync.testing import SimNetwork", "nothing of the package may depend on it"),
-        ("rigsync.rig", "from rigsync import Auxiliaries", "rig imports auxiliaries"),
-        ("rigsync.protocol.peer", "from rigsync import errors, Rig", "protocol imports rig"),
-        ("rigsync.testing", "from rigsync import Auxiliaries", "testing imports config, errors, protocol only"),
-        ("rigsync.rig", "from rigsync import Laser", "rigsync.Laser has no place"),
-        ("rigsync.rig", "import rigsync", "'import rigsync' offers what stands to the right"),
-        ("rigsync.rig", "import rigsync.lasers", "rigsync.lasers has no place"),
+        ("rigsync.rig.rig", "from rigsync import Auxiliaries", "rig imports coordinator"),
+        ("rigsync.core.peer", "from rigsync import errors, Rig", "core imports rig"),
+        ("rigsync.testing", "from rigsync import Auxiliaries", "testing imports _text, config, core, errors, hub only"),
+        ("rigsync.rig.rig", "from rigsync import Laser", "rigsync.Laser has no place"),
+        ("rigsync.rig.rig", "import rigsync", "'import rigsync' offers what stands to the right"),
+        ("rigsync.rig.rig", "import rigsync.lasers", "rigsync.lasers has no place"),
         ("rigsync.lasers", "import json", "rigsync.lasers has no place in the order of imports; give it one in LAYERS"),
         ("rigsync.lasers.shutter", "", "rigsync.lasers has no place"),
-        ("rigsync.testing", "from rigsync.service import RigServices", "testing imports config, errors, protocol only"),
-        ("rigsync.testing", "import rigsync.conditions", "testing imports config, errors, protocol only"),
-        ("rigsync.protocol.peer", "import asyncio", "imports no asyncio"),
-        ("rigsync.protocol.peer", "import json, socket", "imports no socket"),
-        ("rigsync.protocol.peer", "from threading import Lock", "imports no threading"),
-        ("rigsync.protocol.peer", "from time import monotonic", "imports no time"),
-        ("rigsync.protocol.peer", "import asyncio.events as e", "imports no asyncio"),
-        ("rigsync.protocol.peer", "def f():\n    import time", "imports no time"),
-        ("rigsync.protocol.peer", "import random", "gets its random numbers handed in"),
-        ("rigsync.protocol.peer", "from random import Random, uniform", "gets its random numbers handed in"),
-        ("rigsync.protocol.peer", "from random import *", "gets its random numbers handed in"),
-        ("rigsync.protocol.lifecycle", "from iblutil.io.net.base import ExpStatus", "by protocol/messages.py alone"),
-        ("rigsync.protocol.arguments", "import numpy as np", "no dependency such as numpy"),
+        ("rigsync.testing", "from rigsync.net import udp", "testing imports _text, config, core, errors, hub only"),
+        ("rigsync.core.peer", "import asyncio", "imports no asyncio"),
+        ("rigsync.core.peer", "import json, socket", "imports no socket"),
+        ("rigsync.core.peer", "from threading import Lock", "imports no threading"),
+        ("rigsync.core.peer", "from time import monotonic", "imports no time"),
+        ("rigsync.core.peer", "import asyncio.events as e", "imports no asyncio"),
+        ("rigsync.core.peer", "def f():\n    import time", "imports no time"),
+        ("rigsync.core.peer", "import random", "gets its random numbers handed in"),
+        ("rigsync.core.peer", "from random import Random, uniform", "gets its random numbers handed in"),
+        ("rigsync.core.peer", "from random import *", "gets its random numbers handed in"),
+        ("rigsync.core.enums", "from iblutil.io.net.base import ExpStatus", "no dependency such as iblutil"),
+        ("rigsync.core.arguments", "import numpy as np", "no dependency such as numpy"),
+        ("rigsync.hub.hub", "import logging", "hub is pure and imports no logging"),
         ("rigsync", "from rigsync.rig import Rig", "load it lazily"),
         ("rigsync", "from .rig import Rig", "load it lazily"),
         ("rigsync", "import importlib", "load it lazily"),
@@ -261,23 +280,22 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
 @pytest.mark.parametrize(
     ("module", "statement"),
     [
-        ("rigsync.config", "from rigsync.errors import ConfigError\nimport rigsync.config_file"),
+        ("rigsync.config.files", "from rigsync.errors import ConfigError\nimport rigsync.config.yaml"),
         (
-            "rigsync.protocol.peer",
-            "from rigsync.protocol import events\nfrom . import clock\nfrom ..errors import X",
+            "rigsync.core.peer",
+            "from rigsync.core import events\nfrom . import clock\nfrom ..errors import X",
         ),
-        ("rigsync.protocol.peer", "from random import Random\nimport json, math, re\nfrom collections import deque"),
-        ("rigsync.protocol.messages", "from iblutil.io.net.base import ExpMessage"),
-        ("rigsync.endpoint", "import asyncio, socket\nfrom rigsync.protocol.events import Event"),
-        ("rigsync.rig", "from rigsync import __version__\nfrom rigsync.service import x\nimport random, numpy"),
-        ("rigsync.rig", "from rigsync import endpoint, errors"),
+        ("rigsync.core.peer", "from random import Random\nimport json, math, re\nfrom collections import deque"),
+        ("rigsync.net.endpoint", "import asyncio, socket\nfrom rigsync.core.events import Event"),
+        ("rigsync.rig.rig", "from rigsync import __version__\nfrom rigsync.net.udp import x\nimport random, numpy"),
+        ("rigsync.rig.rig", "from rigsync import net, errors"),
         (
             "rigsync.cli.push",
-            "from rigsync.auxiliaries import Auxiliaries\nfrom rigsync.agent import f\nimport click",
+            "from rigsync.coordinator.auxiliaries import Auxiliaries\nfrom rigsync.agent import f\nimport click",
         ),
-        ("rigsync.testing", "from rigsync.protocol.peer import Line\nfrom rigsync.config import Timing\nimport heapq"),
+        ("rigsync.testing", "from rigsync.core.peer import Line\nfrom rigsync.config import rigs\nimport heapq"),
         ("rigsync.cli.push", "import rigsync\nfrom rigsync import Auxiliaries, ConfigError, load_rigs"),
-        ("rigsync.auxiliaries", "from rigsync import Rig, RigServices, PushError, ExpMessage"),
+        ("rigsync.agent.agent", "from rigsync import Rig, RigServices, PushError, ExpMessage"),
         ("rigsync", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rigsync.rig import Rig"),
         ("rigsync", "import typing\ndef __getattr__(name):\n    from importlib import import_module"),
     ],
@@ -287,15 +305,31 @@ def test_a_good_import_is_let_through(module: str, statement: str) -> None:
 
 
 def test_relative_imports_of_a_package_start_at_the_package() -> None:
-    assert violations("from .peer import Line", "rigsync.protocol", is_package=True) == []
-    (found,) = violations("from ..service import x", "rigsync.protocol", is_package=True)
-    assert "protocol imports service" in found
+    assert violations("from .peer import Line", "rigsync.core", is_package=True) == []
+    (found,) = violations("from ..net import x", "rigsync.core", is_package=True)
+    assert "core imports net" in found
 
 
 def test_an_unknown_module_is_told_with_the_order() -> None:
     (found,) = violations("", "rigsync.lasers")
-    assert "docs/decisions/0005" in found
     assert found.endswith(ORDER)
+
+
+def test_the_pure_packages_load_nothing_that_is_not_pure() -> None:
+    """In a fresh interpreter, with an empty package in the place of `rigsync/__init__.py`."""
+    names = sorted(module_name(path) for path in modules() if module_name(path).split(".")[1:2] in (["core"], ["hub"]))
+    assert len(names) > 20
+    script = f"""
+import sys, types
+package = types.ModuleType("rigsync")
+package.__path__ = [{str(PACKAGE)!r}]
+sys.modules["rigsync"] = package
+for name in {names!r}:
+    __import__(name)
+print(*[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    shown = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stdout.strip()) == (0, ""), shown.stdout + shown.stderr
 
 
 def test_importing_rigsync_loads_nothing_of_it_but_itself() -> None:

@@ -17,7 +17,7 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, RigProgram, free_port, port_of, until
 
-import rigsync.service
+import rigsync.coordinator.service
 from rigsync import (
     Auxiliaries,
     ClockEstimate,
@@ -31,10 +31,10 @@ from rigsync import (
     Timing,
     UnknownRig,
 )
-from rigsync.config import rigs_from
-from rigsync.protocol import events
-from rigsync.transports import udp
-from rigsync.transports.udp import own_address
+from rigsync.config.rigs import rigs_from
+from rigsync.core import events
+from rigsync.net import udp
+from rigsync.net.udp import own_address
 
 EAGER = Timing(beat=0.2)
 CALM = Timing(beat=0.5)
@@ -338,7 +338,7 @@ def test_a_rig_that_has_answered_is_waited_for_where_it_was(
     for _ in range(3):
         assert aux.services.address("cameras")[0] == "127.0.0.1"
         time.sleep(EAGER.lost_after / 2)
-    monkeypatch.setattr(rigsync.service, "LOOKS_THERE", 0)
+    monkeypatch.setattr(rigsync.coordinator.service, "LOOKS_THERE", 0)
     with Rig("cameras", f"udp://127.0.0.2:{port_of(rig.uri)}"):
         aux.wait_for("cameras", timeout=LONG)  # its computer has only the other address by now
 

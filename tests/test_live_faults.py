@@ -26,9 +26,9 @@ from rigsync import (
     RigTimeout,
     Timing,
 )
-from rigsync.config import rigs_from
-from rigsync.protocol.events import LinkChanged, LinkState
-from rigsync.relay import Relay, relay_before
+from rigsync.config.rigs import rigs_from
+from rigsync.core.events import LinkChanged, LinkState
+from rigsync.net.relay import Relay, relay_before
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 

@@ -31,9 +31,10 @@ from rigsync import (
     Rigs,
     Timing,
 )
-from rigsync.config import parse_uri, rigs_from
-from rigsync.protocol.events import LinkState
-from rigsync.transports import tcp
+from rigsync.config.address import parse_uri
+from rigsync.config.rigs import rigs_from
+from rigsync.core.events import LinkState
+from rigsync.net import tcp
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 

@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import Notice, PushCompleted
 from rigsync.errors import RigError
-from rigsync.protocol.events import Notice, PushCompleted
-from rigsync.protocol.messages import ExpMessage, ExpStatus
 from rigsync.testing import EPOCH, Coordinator, FakeRig, SimNetwork
 
 HOUR = 3600.0

@@ -19,9 +19,9 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, until
 
-from rigsync.conditions import Awaited
 from rigsync.errors import LoopBlocked, NotRunning
-from rigsync.loop_thread import LoopThread
+from rigsync.runtime.conditions import Awaited
+from rigsync.runtime.loop_thread import LoopThread
 
 SHORT = 0.02
 """Seconds for waits that are to end by time-out."""
@@ -653,7 +653,7 @@ def test_executor_threads_are_ended(
     async def begin(function: Callable[[], Any]) -> None:
         asyncio.get_running_loop().run_in_executor(None, function)
 
-    monkeypatch.setattr("rigsync.loop_thread._EXECUTOR_GRACE", LONG)
+    monkeypatch.setattr("rigsync.runtime.loop_thread._EXECUTOR_GRACE", LONG)
     thread.run_coroutine(begin, work)
     worker = running.result(LONG)
     assert worker.name.startswith("rigsync-test")
@@ -674,7 +674,7 @@ def test_executor_threads_that_have_hardly_begun_are_ended_too(
     async def begin(function: Callable[[], Any]) -> None:
         asyncio.get_running_loop().run_in_executor(None, function)
 
-    monkeypatch.setattr("rigsync.loop_thread._EXECUTOR_GRACE", LONG)
+    monkeypatch.setattr("rigsync.runtime.loop_thread._EXECUTOR_GRACE", LONG)
     monkeypatch.setattr("concurrent.futures.thread._worker", dawdle)
     thread.run_coroutine(begin, print)
     end(thread)
@@ -869,7 +869,7 @@ def test_the_program_can_end(ending: str) -> None:
     program = "\n".join(
         (
             "import asyncio",
-            "from rigsync.loop_thread import LoopThread",
+            "from rigsync.runtime.loop_thread import LoopThread",
             "class Thread(LoopThread):",
             "    def create_all_tasks(self):",
             "        return [asyncio.create_task(asyncio.sleep(3600))]",

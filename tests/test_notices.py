@@ -10,7 +10,7 @@ import pytest
 from processes import port_of, until
 
 from rigsync import Auxiliaries, NotRunning, PayloadError, PayloadTooLarge, PushError, Rig
-from rigsync.relay import relay_before
+from rigsync.net.relay import relay_before
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from processes import LONG, Program, RigProgram, port_of, until
 
-from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, relay
-from rigsync.protocol.peer import FAREWELLS
-from rigsync.relay import relay_before
-from rigsync.service import this_program
+from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig
+from rigsync.coordinator.service import this_program
+from rigsync.core.peer import FAREWELLS
+from rigsync.net import relay
+from rigsync.net.relay import relay_before
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from processes import free_port
 
-from rigsync import ports
-from rigsync.ports import holder_of, parse_lsof, parse_netstat, parse_proc_net, parse_tasklist, program_name
+from rigsync.net import ports
+from rigsync.net.ports import holder_of, parse_lsof, parse_netstat, parse_proc_net, parse_tasklist, program_name
 
 HOLD = """
 import socket, sys

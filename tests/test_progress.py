@@ -14,9 +14,9 @@ import pytest
 from processes import LONG, free_port, port_of, until
 
 from rigsync import Auxiliaries, PayloadError, PayloadTooLarge, Progress, Rig, UnknownStream
-from rigsync.protocol import messages
-from rigsync.protocol.events import ProgressChanged, StreamAdded, StreamEvent, StreamRemoved
-from rigsync.relay import relay_before
+from rigsync.core import messages
+from rigsync.core.events import ProgressChanged, StreamAdded, StreamEvent, StreamRemoved
+from rigsync.net.relay import relay_before
 
 ITEMS = [f"item {i}" for i in range(20)]
 

@@ -14,7 +14,7 @@ import pytest
 from processes import LONG, port_of, until
 
 from rigsync import Auxiliaries, ExpStatus, PushError, Rig
-from rigsync.relay import relay_before
+from rigsync.net.relay import relay_before
 
 
 class StepRig(threading.Thread):

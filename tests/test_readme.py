@@ -20,8 +20,8 @@ from processes import Program, free_port, until
 
 import rigsync
 from rigsync import Auxiliaries, ExpStatus, Rig
-from rigsync.findings import Fault
-from rigsync.protocol import events
+from rigsync.core import events
+from rigsync.doctor.findings import Fault
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

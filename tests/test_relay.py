@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from processes import LONG, free_port, has_ipv6, until
 
-from rigsync import relay as relay_module
-from rigsync.loop_thread import LoopThread
-from rigsync.relay import Relay, relay_before
-from rigsync.transports import udp as udp_module
+from rigsync.net import relay as relay_module
+from rigsync.net import udp as udp_module
+from rigsync.net.relay import Relay, relay_before
+from rigsync.runtime.loop_thread import LoopThread
 
 NAMES = [b"%02d" % number for number in range(50)]
 """Datagrams that can be told apart."""

@@ -14,11 +14,11 @@ import pytest
 from live_helpers import ends_within
 from processes import LONG, until
 
-import rigsync.reports
+import rigsync.coordinator.reports
 from rigsync import Auxiliaries, LoopBlocked, Rig
-from rigsync.auxiliaries import CLOSE_TIMEOUT
-from rigsync.protocol.events import Notice
-from rigsync.reports import Reports
+from rigsync.coordinator.auxiliaries import CLOSE_TIMEOUT
+from rigsync.coordinator.reports import Reports
+from rigsync.core.events import Notice
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
@@ -297,7 +297,7 @@ def test_beyond_what_may_wait_the_oldest_are_dropped_and_that_is_told_by_name_wi
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(rigsync.reports, "WAITING", 10)
+    monkeypatch.setattr(rigsync.coordinator.reports, "WAITING", 10)
     got: list[Any] = []
     arrived: list[Any] = []
     reached = threading.Event()
@@ -339,7 +339,7 @@ def test_large_notices_do_not_fill_the_memory_while_they_wait(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rigsync.reports, "WAITING_BYTES", 100_000)
+    monkeypatch.setattr(rigsync.coordinator.reports, "WAITING_BYTES", 100_000)
     got: list[str] = []
     arrived: list[Any] = []
     reached = threading.Event()
@@ -387,7 +387,7 @@ def test_a_notice_that_comes_in_the_turn_in_which_the_last_is_done_is_not_left_t
 
 
 def test_ten_thousand_may_wait() -> None:
-    assert rigsync.reports.WAITING == 10_000
+    assert rigsync.coordinator.reports.WAITING == 10_000
 
 
 def test_a_flood_is_worked_off_without_a_call_deeper_than_the_stack() -> None:
@@ -490,7 +490,7 @@ def test_what_was_dropped_is_told_at_the_latest_when_it_is_closed(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rigsync.reports, "WAITING", 5)
+    monkeypatch.setattr(rigsync.coordinator.reports, "WAITING", 5)
     arrived: list[Any] = []
 
     def hang(notice: Notice) -> None:

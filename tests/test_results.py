@@ -12,10 +12,10 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG
 
-import rigsync.results
+import rigsync.coordinator.results
 from rigsync import errors
+from rigsync.coordinator.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog, draw_request_time
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
-from rigsync.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog, draw_request_time
 
 LATE = RigTimeout("ephys", "no answer in time")
 LOST = RigLost("imaging", "silent for 5 s")
@@ -135,7 +135,7 @@ def test_a_signal_handler_that_pushes_while_a_push_draws_its_time_gets_another(m
         return 1.0  # a clock that was set back
 
     before = draw_request_time()
-    monkeypatch.setattr(rigsync.results.time, "time", interrupted)
+    monkeypatch.setattr(rigsync.coordinator.results.time, "time", interrupted)
     drawn = in_thread(draw_request_time).result(LONG)
     assert before < handled[1] < drawn
 

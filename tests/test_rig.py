@@ -40,9 +40,9 @@ from rigsync import (
     RigLost,
     RigRefused,
 )
-from rigsync.protocol.agenda import QUERIES
-from rigsync.protocol.events import LinkChanged, LinkState, Notice
-from rigsync.workers import Workers
+from rigsync.core.agenda import QUERIES
+from rigsync.core.events import LinkChanged, LinkState, Notice
+from rigsync.runtime.workers import Workers
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"

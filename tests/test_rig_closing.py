@@ -21,8 +21,8 @@ from processes import LONG, ROOT, RigProgram, until
 
 from rigsync import Auxiliaries, ExpStatus, PushError, Rig
 from rigsync import rig as rig_module
-from rigsync.protocol.events import LinkChanged, LinkState, Notice
-from rigsync.workers import Workers, _Worker
+from rigsync.core.events import LinkChanged, LinkState, Notice
+from rigsync.runtime.workers import Workers, _Worker
 
 REFERENCE = "2026-03-01_2_mouse"
 CLOSING = "the rig's program is being closed"

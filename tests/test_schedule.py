@@ -13,9 +13,9 @@ import pytest
 from processes import LONG, PROBE_WARNING, IblutilServer, port_of, until
 
 from rigsync import Auxiliaries, Cancelled, ExpStatus, Interrupted, PushError, Rig
-from rigsync.protocol.clock import StampClock
-from rigsync.relay import relay_before
-from rigsync.waiting import wait_until
+from rigsync.core.clock import StampClock
+from rigsync.net.relay import relay_before
+from rigsync.runtime.precise import wait_until
 
 REFERENCE = "2026-03-01_2_mouse"
 

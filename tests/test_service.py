@@ -22,11 +22,17 @@ from iblutil.io.net import app, base
 from live_helpers import SHORT, EchoServer, RawRig, came_true, ends_within, in_thread, silent_rig
 from processes import LONG, until
 
-from rigsync import __version__, results
-from rigsync.auxiliaries import Auxiliaries
-from rigsync.callbacks import Subscribers
-from rigsync.config import Timing, rigs_from
-from rigsync.endpoint import Endpoint
+from rigsync import __version__
+from rigsync.config.rigs import rigs_from
+from rigsync.coordinator import results
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.coordinator.remote_rig import RemoteRig
+from rigsync.coordinator.results import PushResult, draw_request_time
+from rigsync.coordinator.service import RigServices
+from rigsync.core import events, messages
+from rigsync.core.arguments import compose
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.timing import Timing
 from rigsync.errors import (
     Aborted,
     ConfigError,
@@ -39,13 +45,9 @@ from rigsync.errors import (
     RigTimeout,
     UnknownRig,
 )
-from rigsync.protocol import events, messages
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.messages import ExpMessage, ExpStatus
-from rigsync.remote_rig import RemoteRig
-from rigsync.results import PushResult, draw_request_time
-from rigsync.rig import Rig
-from rigsync.service import RigServices
+from rigsync.net.endpoint import Endpoint
+from rigsync.rig.rig import Rig
+from rigsync.runtime.callbacks import Subscribers
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = "2026-03-01_2_mouse"

@@ -12,8 +12,8 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, ROOT
 
-from rigsync import conditions
-from rigsync.conditions import Arrivals, Awaited, Latch
+from rigsync.runtime import conditions
+from rigsync.runtime.conditions import Arrivals, Awaited, Latch
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no signals on a timer on this system")
 

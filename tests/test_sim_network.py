@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RigRestarted
+from rigsync.core.messages import Command
+from rigsync.core.peer import Line
 from rigsync.errors import Interrupted, NotSupported, RemoteError, RigLost, RigRefused, RigTimeout
-from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RigRestarted
-from rigsync.protocol.messages import Command, ExpMessage, ExpStatus
-from rigsync.protocol.peer import Line
 from rigsync.testing import Coordinator, EchoRig, FakeRig, SimNetwork
 
 SESSION = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]

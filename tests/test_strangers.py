@@ -14,9 +14,9 @@ import pytest
 from processes import LONG, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, PayloadTooLarge, PushError, RemoteError, Rig
-from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.protocol.reach import Reach
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.core.reach import Reach
 from rigsync.testing import SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -121,7 +121,7 @@ def test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size(stack: c
 def test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs(
     stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigsync.transports.tcp.STALLED", 0.05)
+    monkeypatch.setattr("rigsync.net.tcp.STALLED", 0.05)
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     rig.on("EXPINFO")(lambda _, data: {"size": len(data)})
     sock = connection(stack, rig.uri)
@@ -150,7 +150,7 @@ def test_too_many_values_are_refused_at_the_side_that_sends_them(stack: contextl
 def test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_again(
     stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigsync.protocol.messages.MAX_VALUES", 10**9)  # as on one of the version before
+    monkeypatch.setattr("rigsync.core.messages.MAX_VALUES", 10**9)  # as on one of the version before
     ran: list[Any] = []
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     rig.on("EXPINFO")(lambda _, count: ran.append(count) or {"values": [0] * count})
@@ -166,7 +166,7 @@ def test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_agai
 def test_an_older_coordinator_that_sends_too_many_values_is_told(
     stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigsync.protocol.messages.MAX_VALUES", 10**9)  # as on one of the version before
+    monkeypatch.setattr("rigsync.core.messages.MAX_VALUES", 10**9)  # as on one of the version before
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
     outcome = aux.push("EXPINFO", None, [0] * 2_000_000, wait=True)

@@ -14,10 +14,10 @@ import pytest
 from live_helpers import Wire, came_true, run
 from processes import LONG, free_port
 
-from rigsync.endpoint import Endpoint
-from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.transports import tcp
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.net import tcp
+from rigsync.net.endpoint import Endpoint
 
 LIMIT = 1 << 20
 

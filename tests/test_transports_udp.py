@@ -15,12 +15,13 @@ from live_helpers import Wire, came_true, run
 from networks import HERE, THERE, Lab, lab
 from processes import LONG, has_ipv6
 
-from rigsync.auxiliaries import Auxiliaries
-from rigsync.endpoint import Endpoint
-from rigsync.protocol import messages
-from rigsync.protocol.arguments import compose
-from rigsync.rig import Rig
-from rigsync.transports import dual_stack, shown_host, udp
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.net import udp
+from rigsync.net.endpoint import Endpoint
+from rigsync.net.lines import dual_stack, shown_host
+from rigsync.rig.rig import Rig
 
 __all__ = ["lab"]  # a fixture
 

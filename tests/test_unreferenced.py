@@ -18,7 +18,7 @@ import pytest
 from processes import LONG, ROOT, until
 
 from rigsync import Auxiliaries, ExpStatus, Rig
-from rigsync.protocol.events import PushCompleted
+from rigsync.core.events import PushCompleted
 
 REFERENCE = "2026-03-01_2_mouse"
 

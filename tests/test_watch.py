@@ -24,7 +24,7 @@ from rich.cells import cell_len
 
 from rigsync import Progress, RemoteError
 from rigsync.cli.watching import Row, Told, Watch, screen
-from rigsync.protocol.events import LinkState, Notice
+from rigsync.core.events import LinkState, Notice
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
@@ -335,7 +335,7 @@ def test_more_rigs_than_lines_and_a_terminal_that_changes_its_size(
     write(**rigs, gone=f"127.0.0.1:{free_port()}")
     with Terminal(tmp_path, size=(80, 8)) as terminal:
         until(lambda: terminal.row("gone")[1:2] == ["lost"], "the lost one in view")
-        assert "and 5 more rigs: make the window taller" in terminal.lines
+        until(lambda: "and 5 more rigs: make the window taller" in terminal.lines, "the screen whole")
         assert len(terminal.lines) <= 8
         terminal.resize(160, 20)
         until(lambda: "last error" in terminal.lines[1])

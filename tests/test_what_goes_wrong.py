@@ -50,7 +50,7 @@ SHOWN_BY = {
     ],
     "a rig's program, or an agent, is restarted in the middle of an experiment": [
         "tests/agent/test_serve.py::test_one_that_was_killed_and_started_again_does_not_say_that_it_has_ended_the_recording",
-        "tests/protocol/test_responder.py::test_an_end_of_what_this_program_has_never_begun_is_no_success",
+        "tests/core/test_responder.py::test_an_end_of_what_this_program_has_never_begun_is_no_success",
         "tests/test_experiment.py::test_one_that_is_started_anew_is_seen",
     ],
     "a rig's program is closed, is stopped by Ctrl-C, or just ends in the middle of an experiment; "
@@ -71,7 +71,7 @@ SHOWN_BY = {
     "the task's PC gets another address, or its network is up only after the task": [
         "tests/chaos/test_kernel_network.py::test_task_whose_computer_gets_another_address",
         "tests/chaos/test_kernel_network.py::test_network_that_is_there_only_after_the_task",
-        "tests/protocol/test_responder.py::test_a_coordinator_whose_computer_has_another_address_goes_on_after_5_beats_of_silence",
+        "tests/core/test_responder.py::test_a_coordinator_whose_computer_has_another_address_goes_on_after_5_beats_of_silence",
     ],
     "a rig's PC starts late": [
         "tests/test_links.py::test_waiting_for_rigs_ends_when_all_answer",
@@ -109,11 +109,11 @@ SHOWN_BY = {
     ],
     "an answer does not fit through the network: a smaller MTU on the way": [
         "tests/test_live_faults.py::test_an_answer_too_large_for_the_way_back",
-        "tests/protocol/test_peer.py::test_an_answer_that_does_not_arrive_is_told_as_such_and_asked_for_without_patience",
+        "tests/core/test_peer.py::test_an_answer_that_does_not_arrive_is_told_as_such_and_asked_for_without_patience",
     ],
     "a handler takes longer than the timeout": [
         "tests/test_auxiliaries.py::test_time_out_is_a_timeout_error",
-        "tests/protocol/test_iblutil_rigs.py::test_an_echo_is_no_sign_of_work",
+        "tests/core/test_iblutil_rigs.py::test_an_echo_is_no_sign_of_work",
     ],
     "a message that makes no sense now, such as START without INIT": [
         "tests/test_rig.py::test_refusals_come_back_as_state_errors",
@@ -137,7 +137,7 @@ SHOWN_BY = {
         "tests/chaos/test_awaiting_rigs.py::test_a_hundred_experiments_with_rigs_that_await_each_message",
     ],
     "an iblutil rig answers END, INTERRUPT or CLEANUP by another of these": [
-        "tests/protocol/test_iblutil_rigs.py::test_any_answer_that_ends_a_recording_is_taken_for_what_it_is",
+        "tests/core/test_iblutil_rigs.py::test_any_answer_that_ends_a_recording_is_taken_for_what_it_is",
         "tests/test_drop_in.py::test_an_experiment_leaves_a_rig_that_answers_cleanup_by_another_event",
     ],
     "a callback of your own raises": [
@@ -145,7 +145,7 @@ SHOWN_BY = {
     ],
     "your program itself stands still: stopped, asleep with its PC, in a debugger": [
         "tests/test_links.py::test_a_program_that_stands_still_itself_does_not_take_its_rigs_for_lost",
-        "tests/protocol/test_peer.py::test_an_answer_that_has_come_while_this_program_stood_still_counts",
+        "tests/core/test_peer.py::test_an_answer_that_has_come_while_this_program_stood_still_counts",
     ],
     "a callback of your own blocks": [
         "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
@@ -262,8 +262,8 @@ SHOWN_BY = {
     ],
     "messages for an instant to come, from others than the one in charge": [
         "tests/test_strangers.py::test_a_flood_for_an_instant_to_come_is_refused_and_the_owner_s_commands_run",
-        "tests/protocol/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
-        "tests/protocol/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
+        "tests/core/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
+        "tests/core/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
     ],
     "a message of more values than can be read in half a second": [
         "tests/test_strangers.py::test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory",
@@ -275,16 +275,16 @@ SHOWN_BY = {
     "hundreds of refusals of strangers": [
         "tests/test_strangers.py::test_a_flood_of_refusals_floods_no_screen",
         "tests/test_notices.py::test_refusals_that_a_rig_tells_by_the_hundred_flood_no_screen",
-        "tests/protocol/test_reach.py::test_refusals_of_strangers_are_told_a_few_times_and_then_counted",
-        "tests/protocol/test_reach.py::test_of_the_one_in_charge_each_refusal_is_told",
+        "tests/core/test_reach.py::test_refusals_of_strangers_are_told_a_few_times_and_then_counted",
+        "tests/core/test_reach.py::test_of_the_one_in_charge_each_refusal_is_told",
     ],
     "forged addresses that have a rig flood somebody else": [
-        "tests/protocol/test_reach.py::test_nothing_has_a_rig_send_more_than_3_times_as_much_to_who_has_not_shown_that_it_receives",
-        "tests/protocol/test_reach.py::test_answers_to_iblutil_s_coordinators_that_have_shown_nothing_are_bounded_over_all_of_them",
+        "tests/core/test_reach.py::test_nothing_has_a_rig_send_more_than_3_times_as_much_to_who_has_not_shown_that_it_receives",
+        "tests/core/test_reach.py::test_answers_to_iblutil_s_coordinators_that_have_shown_nothing_are_bounded_over_all_of_them",
         "tests/test_strangers.py::test_large_answers_reach_a_coordinator_that_is_new_without_delay",
         "tests/test_strangers.py::test_over_a_real_network_large_answers_and_notices_reach_a_coordinator_that_is_new",
-        "tests/protocol/test_reach.py::test_the_host_in_charge_gets_its_first_answer_at_once_whatever_strangers_send",
-        "tests/protocol/test_reach.py::test_an_answer_to_iblutil_s_coordinator_that_may_not_leave_yet_leaves_later",
+        "tests/core/test_reach.py::test_the_host_in_charge_gets_its_first_answer_at_once_whatever_strangers_send",
+        "tests/core/test_reach.py::test_an_answer_to_iblutil_s_coordinator_that_may_not_leave_yet_leaves_later",
     ],
     "junk, foreign versions, forged senders": [
         "tests/test_endpoint.py::test_coordinator_takes_junk",
@@ -293,12 +293,12 @@ SHOWN_BY = {
     ],
     "somebody forges a rig's answer, goodbye or dialect, and does not see what you send": [
         "tests/test_forgers.py::test_an_answer_that_is_forged_in_the_rig_s_name_is_no_success",
-        "tests/protocol/test_belief.py::test_forged_goodbyes_notices_and_signs_of_life_mean_nothing",
-        "tests/protocol/test_belief.py::test_a_forged_array_does_not_make_an_iblutil_rig_of_a_known_one",
+        "tests/core/test_belief.py::test_forged_goodbyes_notices_and_signs_of_life_mean_nothing",
+        "tests/core/test_belief.py::test_a_forged_array_does_not_make_an_iblutil_rig_of_a_known_one",
     ],
     "somebody forges thousands of coordinators, or numbers in the task's name": [
-        "tests/protocol/test_belief.py::test_the_task_goes_on_and_nothing_runs_twice_under_a_flood_of_forged_coordinators",
-        "tests/protocol/test_belief.py::test_no_request_uses_up_all_numbers",
+        "tests/core/test_belief.py::test_the_task_goes_on_and_nothing_runs_twice_under_a_flood_of_forged_coordinators",
+        "tests/core/test_belief.py::test_no_request_uses_up_all_numbers",
         "tests/test_forgers.py::test_a_flood_of_senders_takes_less_than_64_mb",
     ],
     "rigs have swapped addresses or names": [

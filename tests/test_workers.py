@@ -15,7 +15,7 @@ import pytest
 from processes import LONG, until
 
 from rigsync.errors import NotRunning
-from rigsync.workers import Workers
+from rigsync.runtime.workers import Workers
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_thread_that_cannot_be_had_is_an_error_of_submit(workers: Workers, monke
 
 def test_stuck_handler_does_not_keep_the_program_from_ending() -> None:
     program = (
-        "import threading; from rigsync.workers import Workers; running = threading.Event()\n"
+        "import threading; from rigsync.runtime.workers import Workers; running = threading.Event()\n"
         "def hang(): running.set(); threading.Event().wait()\n"
         "Workers('camera').submit(hang, print); assert running.wait(20)"
     )

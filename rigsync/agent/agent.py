@@ -26,11 +26,11 @@ from rigsync.agent.recording import Recording
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import SubstitutionError, Template, Use
 from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
+from rigsync.core.enums import ExpMessage
+from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
+from rigsync.core.notices import FAILURE
 from rigsync.errors import NotRunning, RigsyncError
-from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, named_reference
-from rigsync.protocol.messages import ExpMessage
-from rigsync.protocol.notices import FAILURE
-from rigsync.rig import EndedBadly, Rig
+from rigsync.rig.rig import EndedBadly, Rig
 
 logger = logging.getLogger("rigsync.agent")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rigsync.errors import RigsyncError
-from rigsync.workers import Workers
+from rigsync.runtime.workers import Workers
 
 _Result = TypeVar("_Result")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from rigsync.protocol.messages import one_line, size_text
+from rigsync._text import one_line, size_text
 
 SHORT = 120.0
 """Seconds for which a disk has to last at its rate. Less is a failure, at which tasks end their experiment, so that it

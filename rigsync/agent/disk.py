@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import FreeSpace, free_bytes
 from rigsync.agent.recording import RECOVERED, tell
-from rigsync.protocol.notices import FAILURE
+from rigsync.core.notices import FAILURE
 
 if TYPE_CHECKING:
-    from rigsync.rig import Rig
+    from rigsync.rig.rig import Rig
 
 INTERVAL = 1.0
 """Seconds between two looks."""

@@ -16,14 +16,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from rigsync._text import shortened
 from rigsync.agent.keys import AGENT
 from rigsync.agent.template import MESSAGE, Source, Template, Use, Variable
 from rigsync.agent.values import OF_THE_SESSION
-from rigsync.config import RigConfig, parse_uri
-from rigsync.config_file import Sort, document_node, line_of, map_of, read_text
+from rigsync.config.address import parse_uri
+from rigsync.config.yaml import Sort, document_node, line_of, map_of, read_text
+from rigsync.core.enums import ExpMessage
+from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError
-from rigsync.protocol.messages import ExpMessage, shortened
-from rigsync.rig import LONGEST_DESCRIPTION
+from rigsync.rig.rig import LONGEST_DESCRIPTION
 
 FORM = Sort(
     "expected a YAML file with the keys name, listen and on, as docs/agent.md has it",

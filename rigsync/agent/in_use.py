@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rigsync._text import one_line
 from rigsync.agent.checks import in_the_way
 from rigsync.errors import RigsyncError
-from rigsync.protocol.messages import one_line
 
 if sys.platform == "win32":
     import msvcrt

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rigsync.config import LISTEN_PORT, LONGEST_NAME, close_match
-from rigsync.config_file import BOOLEANS, NOTHING, Plain, number_of
+from rigsync._text import close_match, shortened
+from rigsync.config.yaml import BOOLEANS, NOTHING, Plain, number_of
+from rigsync.core.ownership import LEASE
+from rigsync.core.rigs import LISTEN_PORT, LONGEST_NAME
 from rigsync.errors import ConfigError
-from rigsync.protocol.messages import shortened
-from rigsync.protocol.ownership import LEASE
 
 DAY = 86_400.0
 LONGEST_LEASE = 7 * DAY

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from rigsync._text import one_line
 from rigsync.agent import orphans, programs
 from rigsync.errors import RigsyncError
-from rigsync.protocol.messages import one_line
 
 if sys.platform != "win32":
     from rigsync.agent import keeper

@@ -9,16 +9,16 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rigsync._text import one_line, size_text
 from rigsync.agent.aside import Aside
 from rigsync.agent.checks import Growth, Kept, Seen, Segments, matching_files
+from rigsync.core.board import LONGEST
+from rigsync.core.notices import FAILURE
 from rigsync.errors import RigsyncError
-from rigsync.protocol.board import LONGEST
-from rigsync.protocol.messages import one_line, size_text
-from rigsync.protocol.notices import FAILURE
 
 if TYPE_CHECKING:
     from rigsync.agent.file import Verify
-    from rigsync.rig import Rig
+    from rigsync.rig.rig import Rig
 
 logger = logging.getLogger("rigsync.agent")
 

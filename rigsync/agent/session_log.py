@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 # The parent of this logger gets its last resort there.
-import rigsync.errors  # noqa: F401
+import rigsync.runtime  # noqa: F401
 
 _logger = logging.getLogger("rigsync.agent")
 

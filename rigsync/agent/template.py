@@ -14,9 +14,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from rigsync.config import close_match
+from rigsync._text import close_match, shortened
 from rigsync.errors import ConfigError, RigsyncError
-from rigsync.protocol.messages import shortened
 
 MESSAGE = "message"
 """``{message.KEY}`` stands for the value of KEY in the message's data, which is known at run time only."""

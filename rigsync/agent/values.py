@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rigsync.agent.template import MESSAGE, SubstitutionError, is_shell_safe, refused
-from rigsync.protocol.lifecycle import reference_parts, reference_text
-from rigsync.protocol.messages import ExpMessage
+from rigsync.core.enums import ExpMessage
+from rigsync.core.lifecycle import reference_parts, reference_text
 
 if TYPE_CHECKING:
     from rigsync.agent.file import AgentFile

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rigsync import ConfigError
+from rigsync._text import size_text
 from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.agent.keys import REFUSE
 from rigsync.cli.output import print_table, printable, write_json
-from rigsync.protocol.messages import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -43,7 +43,7 @@ def command(
     from rigsync.cli.log import start_logging
     from rigsync.cli.output import compact, write_json, write_line
     from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.protocol.arguments import compose_command
+    from rigsync.core.arguments import compose_command
 
     try:
         args, keywords = _sorted_out(arguments)

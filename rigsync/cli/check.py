@@ -71,7 +71,9 @@ def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
 
     from rigsync import ConfigError
     from rigsync.cli.rigs import located
-    from rigsync.config import Address, check_distinct, resolve
+    from rigsync.config.rigs import check_distinct
+    from rigsync.core.rigs import Address
+    from rigsync.net.resolve import resolve
 
     def outcome(name: str) -> tuple[Any, ...] | ConfigError:
         try:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rigsync import RigsyncError
-from rigsync.console_window import watch_console_window
+from rigsync.runtime.console_window import watch_console_window
 
 START_TIMEOUT = 30.0
 """Seconds that a program may take to begin: imports on a slow disk with a virus scanner."""

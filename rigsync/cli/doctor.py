@@ -11,8 +11,8 @@ from rigsync.cli.options import json_option, rigs_option, verbose_option
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from rigsync.doctor import Diagnosis
-    from rigsync.findings import Evidence, Finding
+    from rigsync.doctor.doctor import Diagnosis
+    from rigsync.doctor.findings import Evidence, Finding
 
 
 @click.command(short_help="Find out what is wrong with rigs, and what to do.")
@@ -39,7 +39,7 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
     from rigsync.cli.log import start_logging
     from rigsync.cli.output import write_json
     from rigsync.cli.rigs import chosen, rigs_of_file
-    from rigsync.doctor import diagnose
+    from rigsync.doctor.doctor import diagnose
 
     start_logging()
     diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns), idle=idle)
@@ -77,7 +77,7 @@ def _print(diagnoses: Collection[Diagnosis]) -> None:
 
 
 def _address_of(evidence: Evidence) -> str:
-    from rigsync.findings import text_of
+    from rigsync.doctor.findings import text_of
 
     return text_of(evidence.asked) if evidence.asked else str(evidence.rig.address).partition("://")[2]
 

@@ -14,7 +14,7 @@ from rigsync import Auxiliaries, ExpStatus, PushResult
 from rigsync.cli.children import Children, ended_by_signals
 from rigsync.cli.outcomes import document_of, timed_push
 from rigsync.cli.views import View
-from rigsync.relay import relay_before
+from rigsync.net.relay import relay_before
 
 RECORDING = 0.5
 """Seconds between start and end: long enough to be seen."""

@@ -16,7 +16,7 @@ from typing import TextIO
 import click
 
 from rigsync.cli.output import printable, printable_lines
-from rigsync.last_resort import LAST_RESORT
+from rigsync.runtime.last_resort import LAST_RESORT
 
 _TOLD_ANYWAY = frozenset({"rigsync.push", "rigsync.link"})
 """The loggers of what became of a push and of a link, which commands print themselves."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from rigsync import Auxiliaries, ExpStatus, PushError, PushResult, RemoteError, RigError
 from rigsync.cli.output import compact
-from rigsync.protocol.events import MessageReceived
+from rigsync.core.events import MessageReceived
 
 CONSTANT_FIELDS = {"main_sync", "experiment_description", "master", "rig_version", "spec_version"}
 """What every rig says of itself in each answer, for iblrig's task code, and always the same."""
@@ -83,8 +83,8 @@ def answer_in_words(result: PushResult, rig: str) -> str:
     if not isinstance(information, dict):
         return compact(answer)
     try:
-        status = ExpStatus(information.get("status")).name
-    except (TypeError, ValueError):
+        status = ExpStatus(information["status"]).name
+    except (KeyError, TypeError, ValueError):
         return compact(answer)
     reference = information.get("exp_ref")
     added = {name: value for name, value in information.items() if name not in {*CONSTANT_FIELDS, "status", "exp_ref"}}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from rigsync.protocol.clock import ClockEstimate
+    from rigsync.core.clock import ClockEstimate
 
 STYLES = {"ok": "green", "failed": "bold red", "refused": "bold red", "no answer": "bold red"}
 """How rich shows the cells of which these are the whole text."""

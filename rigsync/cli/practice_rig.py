@@ -11,13 +11,13 @@ from typing import Any
 
 from rigsync import ExpMessage, Rig
 from rigsync.cli.outcomes import answer_of
-from rigsync.config import Timing
-from rigsync.protocol.arguments import validate_event
-from rigsync.protocol.clock import StampClock
-from rigsync.protocol.coordinators import Address
-from rigsync.protocol.messages import Verb
-from rigsync.protocol.ownership import LEASE
-from rigsync.protocol.responder import Responder
+from rigsync.core.arguments import validate_event
+from rigsync.core.clock import StampClock
+from rigsync.core.coordinators import Address
+from rigsync.core.messages import Verb
+from rigsync.core.ownership import LEASE
+from rigsync.core.responder import Responder
+from rigsync.core.timing import Timing
 
 
 class PracticeRig(Rig):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rigsync import Progress
-from rigsync.protocol.messages import size_text
+from rigsync._text import size_text
 
 _BYTES = ("B", "bytes")
 _LONGEST = 400

@@ -85,7 +85,7 @@ def command(
     from rigsync.cli.outcomes import document_of, timed_push
     from rigsync.cli.output import write_json
     from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.protocol.arguments import checked_delay, compose
+    from rigsync.core.arguments import checked_delay, compose
 
     try:
         values = [value_of(argument) for argument in arguments]

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from rigsync import Auxiliaries, ConfigError, Rigs, load_rigs
 from rigsync.agent.file import is_agent_file
-from rigsync.config import find_rigs_file, user_config_file
-from rigsync.config_file import read_rigs_file
+from rigsync.config.files import find_rigs_file, user_config_file
+from rigsync.config.yaml import read_rigs_file
 
 
 def rigs_of_file(explicit: str | None = None) -> Rigs:

@@ -75,7 +75,7 @@ def command(
     from rigsync.cli.output import end_interrupted_line, write_json
     from rigsync.cli.practice_rig import PracticeRig
     from rigsync.cli.stdin import at_end_of_stdin
-    from rigsync.rig import run_rigs
+    from rigsync.rig.rig import run_rigs
 
     def announce(rig: Rig) -> None:
         if as_json:
@@ -107,7 +107,7 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
     from rigsync.agent.file import check_distinct_agents
     from rigsync.cli.log import background_logging
     from rigsync.cli.output import end_interrupted_line, write_json
-    from rigsync.rig import run_rigs
+    from rigsync.rig.rig import run_rigs
 
     mine = {"names", "as_json"}
     given = [

@@ -51,7 +51,7 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     from rigsync.cli.output import console, end_interrupted_line, on_terminal
     from rigsync.cli.rigs import chosen, connect, rigs_of_file
     from rigsync.cli.watching import Watch
-    from rigsync.protocol.events import LinkState
+    from rigsync.core.events import LinkState
 
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     is_live = not (once or as_json) and on_terminal() and not console().is_dumb_terminal

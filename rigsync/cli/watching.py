@@ -15,8 +15,8 @@ from rich.text import Text
 from rigsync import Auxiliaries, Progress, RemoteRig
 from rigsync.cli.output import clock_document, offset, printable
 from rigsync.cli.progress_text import work_text
-from rigsync.protocol.clock import ClockEstimate
-from rigsync.protocol.events import (
+from rigsync.core.clock import ClockEstimate
+from rigsync.core.events import (
     LinkChanged,
     LinkState,
     MessageReceived,
@@ -25,7 +25,7 @@ from rigsync.protocol.events import (
     RigRestarted,
     ViolationSeen,
 )
-from rigsync.protocol.notices import FAILURE
+from rigsync.core.notices import FAILURE
 
 COLUMNS = [
     *("rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "progress", "last error"),

@@ -30,8 +30,8 @@ from rigsync.agent.aside import Aside
 from rigsync.agent.commands import CommandFailed, Commands, is_good_end
 from rigsync.agent.file import Stop, read_agent_file
 from rigsync.agent.process import Exit
-from rigsync.protocol.events import Notice
-from rigsync.protocol.messages import ExpMessage
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import Notice
 
 REFERENCE = "2026-03-01_2_mouse"
 
@@ -79,6 +79,14 @@ class Lab:
         path = self.folder / name
         path.write_text(textwrap.dedent(source))
         return [sys.executable, str(path)]
+
+    def sleeper(self) -> dict[str, Any]:
+        """One that runs until it is ended; ready once it can be, for Python fails at an interrupt before that."""
+        source = "import pathlib, time\npathlib.Path('sleeps').touch()\ntime.sleep(1000)"
+        return {
+            "start": self.program(source, "sleeper.py"),
+            "ready": {"file": str(self.folder / "sleeps"), "within": LONG},
+        }
 
     def agent(self, on: dict[str, Any], name: str = "cameras", **keys: Any) -> Agent:
         path = self.folder / f"{name}.yaml"
@@ -317,7 +325,7 @@ def test_the_file_says_how_it_ends_whoever_ends_it(lab: Lab) -> None:
 
 
 def test_what_expinit_has_started_ends_with_expcleanup(lab: Lab) -> None:
-    lab.agent({"EXPINIT": {"start": lab.program("import time; time.sleep(1000)")}, "EXPEND": STOP})
+    lab.agent({"EXPINIT": lab.sleeper(), "EXPEND": STOP}, existing="overwrite")
     aux = lab.connect()
     pid = started_pid(init(aux))
     assert "ended" in aux.request("EXPCLEANUP", timeout=LONG)["cameras"][0]
@@ -669,8 +677,7 @@ def test_a_program_that_is_not_there_any_more_fails_the_start(lab: Lab) -> None:
 
 
 def test_two_commands_of_one_program_have_names_of_their_own(lab: Lab) -> None:
-    start = {"start": [*lab.program("import time; time.sleep(1000)")]}
-    lab.agent({"EXPINIT": start, "EXPSTART": {"start": [*start["start"]]}, "EXPEND": STOP})
+    lab.agent({"EXPINIT": lab.sleeper(), "EXPSTART": lab.sleeper(), "EXPEND": STOP}, existing="overwrite")
     aux = lab.connect()
     first = init(aux)["cameras"][0]["started"]["command"]
     second = aux.request("EXPSTART", REFERENCE, timeout=LONG)["cameras"][1]["started"]["command"]
@@ -679,7 +686,7 @@ def test_two_commands_of_one_program_have_names_of_their_own(lab: Lab) -> None:
 
 
 def test_another_experiment_ends_what_the_one_before_has_started(lab: Lab) -> None:
-    lab.agent({"EXPINIT": {"start": lab.program("import time; time.sleep(1000)")}, "EXPEND": STOP})
+    lab.agent({"EXPINIT": lab.sleeper(), "EXPEND": STOP}, existing="overwrite")
     aux = lab.connect()
     first = started_pid(init(aux))
     second = started_pid(init(aux, "2026-03-01_3_mouse"))

@@ -23,9 +23,9 @@ from rigsync.agent.file import (
 )
 from rigsync.agent.keys import DEEPEST, MOST_ITEMS
 from rigsync.agent.template import SubstitutionError
+from rigsync.core.enums import ExpMessage
 from rigsync.errors import ConfigError
-from rigsync.protocol.messages import ExpMessage
-from rigsync.rig import LONGEST_DESCRIPTION
+from rigsync.rig.rig import LONGEST_DESCRIPTION
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 REFERENCE = {"exp_ref": "2026-01-31_1_mouse"}

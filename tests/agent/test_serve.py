@@ -20,7 +20,7 @@ from cli_programs import Command, environment, has_ended, still_there
 from processes import LONG, Leftovers, free_port, keepers_of, until, watchers_of
 
 from rigsync import Auxiliaries, ExperimentError, PushError
-from rigsync.protocol.events import RigRestarted
+from rigsync.core.events import RigRestarted
 
 REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}

@@ -22,7 +22,7 @@ from rigsync.agent.values import (
     environment,
     session_values,
 )
-from rigsync.protocol.messages import ExpMessage
+from rigsync.core.enums import ExpMessage
 
 INIT = ExpMessage.EXPINIT
 REFERENCE = "2026-01-31_1_mouse"

@@ -21,7 +21,7 @@ from typing import Any
 from processes import PROBE_WARNING, IblutilRig
 
 from rigsync import Auxiliaries, ExpMessage, PushError, Rig
-from rigsync.protocol import events
+from rigsync.core import events
 
 HANDLED = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
 

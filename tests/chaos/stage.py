@@ -17,7 +17,7 @@ from typing import Any
 from processes import ROOT, free_port, port_of
 
 from chaos.verdict import Line, Push, Record, read
-from rigsync.relay import Relay, relay_before
+from rigsync.net.relay import Relay, relay_before
 
 PATIENCE = 90.0
 """Seconds that only pass where something hangs."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rigsync.protocol.lifecycle import LIFECYCLE_MESSAGES, NO_OP, TABLE, ByReference, decide, named_reference
-from rigsync.protocol.messages import ExpMessage, ExpStatus
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, NO_OP, TABLE, ByReference, decide, named_reference
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""Text for people: one line, shortened, sizes, close matches."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def one_line(text: str) -> str:
+    """Return text from outside as one line of a log: control characters and lone surrogates escaped, cut."""
+    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[:1000])
+    return shown if len(text) <= 1000 else f"{shown}..."
+
+
+def shortened(value: Any, most: int = 40) -> str:
+    """Return how `value` would be written in Python, cut to `most` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number beyond what int() prints; nested to the limit
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes as people write it, in powers of 1000 as on disks: ``12.3 MB``."""
+    scaled, power = float(count), 0
+    while abs(scaled) >= 999.5 and power < len(_PREFIXES) - 1:  # which would be written 1e+03
+        scaled, power = scaled / 1000, power + 1
+    return f"{scaled:.3g} {_PREFIXES[power]}B"
+
+
+def close_match(wanted: object, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'name'?`` where one of the known names is close to what was wanted, else nothing."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(wanted).lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -1,0 +1,107 @@
+"""Where a rig listens, read from text."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from rigsync._text import shortened
+from rigsync.core.rigs import LISTEN_PORT, Address
+from rigsync.errors import ConfigError
+
+SCHEMES = {"udp": "udp", "tcp": "tcp", "ws": "tcp"}
+"""How rigs are spoken to, by what stands before ``://``; iblutil means plain TCP by ws (docs/protocol.md section 1)."""
+# RFC 1123 section 2.1, and underscores since names of Windows machines have them. A trailing dot makes it absolute.
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII | re.IGNORECASE)
+_MAX_HOST_NAME = 253  # characters without the trailing dot (RFC 1035 section 2.3.4)
+_ZONE = re.compile(r"[\w.~-]+", re.ASCII)  # the zone of fe80::1%eth0 (RFC 6874 section 2)
+
+
+def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
+    """Read the address of a rig: ``[udp://|tcp://]host[:port]``, UDP where neither stands.
+
+    Parameters
+    ----------
+    text : str or ipaddress.IPv4Address or ipaddress.IPv6Address
+        The host is an IPv4 address, an IPv6 address (in brackets where a port follows) or a host name in any case.
+        The port is `LISTEN_PORT` where none is given. ``ws://`` is another way to write ``tcp://``, as in iblutil.
+    allow_port_zero : bool
+        Accept port 0, with which a rig listens at any free port.
+
+    Returns
+    -------
+    Address
+        The address in one normal form, so that equal addresses compare equal.
+
+    Raises
+    ------
+    ConfigError
+        The text is not such an address. The error has no file, line or key: the caller knows them.
+    """
+    if isinstance(text, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        text = str(text)
+    try:
+        return _address(text, lowest_port=0 if allow_port_zero else 1)
+    except ValueError as error:
+        raise ConfigError(
+            f"{shortened(text, 80)} is not the address of a rig: {error}; "
+            f"expected [udp://|tcp://]host[:port], for instance udp://192.168.1.20:{LISTEN_PORT}"
+        ) from None
+
+
+def _address(text: object, lowest_port: int) -> Address:
+    if not isinstance(text, str):
+        raise ValueError(f"it is of type {type(text).__name__}, not text")  # noqa: TRY004 - becomes a ConfigError
+    if any(character.isspace() for character in text):
+        raise ValueError("there is white space in it")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "udp", text
+    if scheme.lower() not in SCHEMES:
+        raise ValueError("only udp:// and tcp:// are supported")
+    scheme = SCHEMES[scheme.lower()]
+    if any(character in rest for character in "/?#@"):
+        raise ValueError("neither user, path nor query may stand in it")
+    if rest.startswith("["):
+        host, bracket, tail = rest[1:].partition("]")
+        if ":" not in host or not bracket or tail[:1] not in ("", ":"):
+            raise ValueError("brackets stand around an IPv6 address, before the port")
+        colon, port = tail[:1], tail[1:]
+    elif rest.count(":") > 1:
+        host, colon, port = rest, "", ""  # an IPv6 address without brackets, hence without port
+    else:
+        host, colon, port = rest.partition(":")
+    if not colon:
+        return Address(scheme, _host(host), LISTEN_PORT)
+    if not re.fullmatch("[0-9]{1,5}", port) or not lowest_port <= int(port) <= 65535:
+        raise ValueError(f"the port is a number from {lowest_port} to 65535")
+    return Address(scheme, _host(host), int(port))
+
+
+def _host(text: str) -> str:
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        name = text.removesuffix(".")
+        if not name:
+            raise ValueError("it has no host") from None
+        if not _HOST_NAME.fullmatch(text) or len(name) > _MAX_HOST_NAME:
+            raise ValueError(
+                f"{shortened(text, 80)} is neither an IP address nor a host name "
+                "(letters, digits, hyphens, underscores, dots)"
+            ) from None
+        if name.isdigit():
+            raise ValueError("a port alone; an address stands before it, such as 0.0.0.0 where a rig listens") from None
+        # No top-level domain is a number (RFC 3696 section 2): this is an IPv4 address with a typing error.
+        if name.rpartition(".")[2].isdigit():
+            raise ValueError(
+                f"{shortened(text, 80)} is not an IPv4 address, which has four numbers from 0 to 255"
+            ) from None
+        return text.lower()
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.scope_id is not None and not _ZONE.fullmatch(ip.scope_id):
+        raise ValueError("after % stands the name or number of a network interface")
+    # ::ffff:192.168.1.20 is an IPv4 address in disguise, and on Windows an IPv6 socket cannot reach it.
+    return str(ip.ipv4_mapped or ip)

@@ -1,0 +1,276 @@
+"""The rigs of an experiment, made of what a caller has, and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from rigsync._text import close_match, shortened
+from rigsync.config.address import parse_uri
+from rigsync.core.rigs import DATAGRAM_ROOM, RigConfig, Room
+from rigsync.core.timing import DEFAULT_TIMING, Timing
+from rigsync.errors import ConfigError, UnknownRig
+
+_RIG_KEYS = ("uri", "timeout", "dialect", "resend", "pause", "max_message")
+
+
+def checked_map(value: Any, key: str) -> dict[str, Any]:
+    """Return a value that has to be a map; raise `ConfigError` for the key where it is none."""
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"expected a map, with one key and its value in each line, not {shortened(value, 80)}", key=key
+        )
+    return value
+
+
+def check_keys(options: Mapping[str, Any], known: Iterable[str], key: str = "") -> None:
+    """Raise `ConfigError` for the first option that is not among the known ones."""
+    known = list(known)
+    for name in options:
+        if name not in known:
+            path = f"{key}.{name}" if key else name
+            problem = (
+                f"unknown key {shortened(name, 80)}{close_match(name, known)}; the keys here are {', '.join(known)}"
+            )
+            raise ConfigError(problem, key=path)
+
+
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """Put the keys of errors below this one."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.problem, key=f"{key}.{error.key}" if error.key else key) from None
+
+
+def checked_lease(lease: object) -> float:
+    """Return a rig's lease in seconds, 0 for none.
+
+    Raises
+    ------
+    ConfigError
+        It is not a number of seconds from 0 on; the key is ``lease``.
+    """
+    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 <= lease <= sys.float_info.max:
+        raise ConfigError(f"expected a number of seconds, or 0 for never, not {shortened(lease, 80)}", key="lease")
+    return float(lease)
+
+
+def checked_timeout(timeout: object) -> float | None:
+    """Return a timeout in seconds, None for None.
+
+    Raises
+    ------
+    TypeError
+        It is no number.
+    ValueError
+        It is not positive.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds, not {type(timeout).__name__}")
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = math.inf
+    if math.isnan(seconds) or seconds <= 0:
+        raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
+    return seconds
+
+
+def check_distinct(resolved: Mapping[str, tuple[Any, ...]]) -> None:
+    """Check that no two rigs have one address.
+
+    Parameters
+    ----------
+    resolved : mapping of str to tuple
+        Name of rig to scheme and socket address: (scheme, host, port) or, for IPv6, (scheme, host, port, flow, zone).
+
+    Raises
+    ------
+    ConfigError
+        Two rigs have the same; the text names both.
+    """
+    taken: dict[tuple[Any, ...], str] = {}
+    for name, sockaddr in resolved.items():
+        first = taken.setdefault(sockaddr, name)
+        if first != name:
+            raise ConfigError(
+                f"rigs {first!r} and {name!r} have the same address, host {sockaddr[1]} and port {sockaddr[2]}; "
+                "give each rig an address of its own",
+                key=f"rigs.{name}.uri",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Rigs:
+    """All rigs of an experiment.
+
+    Parameters
+    ----------
+    rigs : mapping of str to RigConfig
+        The rigs by name, in the order in which they are told; kept as a read-only copy.
+    timing : Timing
+        The times by which they are asked and watched.
+    source : str, optional
+        The file that they come from.
+    may_share : bool
+        Whether two names may have one UDP address, as in the map of names to URIs that iblrig's task code passes: each
+        message then goes there for both.
+
+    Raises
+    ------
+    ConfigError
+        A rig stands under another name than its own, or two rigs have one address and may not.
+    """
+
+    rigs: Mapping[str, RigConfig]
+    timing: Timing = DEFAULT_TIMING
+    source: str | None = None
+    may_share: bool = False
+
+    def __post_init__(self) -> None:
+        for name, rig in self.rigs.items():
+            if rig.name != name:
+                raise ConfigError(f"the rig under this key calls itself {rig.name!r}", key=f"rigs.{name}")
+        self.check_distinct({name: (rig.address.host, rig.address.port) for name, rig in self.rigs.items()})
+        object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
+
+    def check_distinct(self, found: Mapping[str, tuple[Any, ...]]) -> None:
+        """Check that no two rigs have one address that may not.
+
+        Parameters
+        ----------
+        found : mapping of str to tuple
+            Name of rig to socket address: (host, port), or, for IPv6, (host, port, flow, zone).
+
+        Raises
+        ------
+        ConfigError
+            Two rigs have the same; the text names both.
+        """
+        addresses = {name: (self.rigs[name].address.scheme, *address) for name, address in found.items()}
+        check_distinct({n: address for n, address in addresses.items() if not self.may_share or address[0] == "tcp"})
+
+    def room(self, names: Iterable[str] | None = None) -> Room:
+        """Return how large a message to all of these rigs may be; to all there are by default.
+
+        Parameters
+        ----------
+        names : iterable of str, optional
+            Names of rigs.
+        """
+        rooms = (self.rigs[name].room for name in (self.rigs if names is None else names))
+        return min(rooms, key=lambda room: room.limit, default=DATAGRAM_ROOM)
+
+    def matching(self, patterns: str | Iterable[str]) -> list[str]:
+        """Return the names that are meant, in the order of the rigs.
+
+        Parameters
+        ----------
+        patterns : str or iterable of str
+            Names, or patterns such as ``cameras:*`` (with ``*``, ``?`` and ``[...]``, upper and lower case told apart).
+
+        Raises
+        ------
+        UnknownRig
+            A name or pattern that matches none.
+        TypeError
+            Something that is no text.
+        """
+        chosen: set[str] = set()
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if not isinstance(pattern, str):
+                raise TypeError(f"a rig is chosen by its name or a pattern, not by {type(pattern).__name__}")
+            matches = [name for name in self.rigs if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+            if not matches:
+                raise UnknownRig(pattern, self.rigs)
+            chosen.update([pattern] if pattern in matches else matches)
+        return [name for name in self.rigs if name in chosen]
+
+    def only(self, pattern: str) -> str:
+        """Return the one name that is meant.
+
+        Parameters
+        ----------
+        pattern : str
+            A name, or a pattern that matches one.
+
+        Raises
+        ------
+        UnknownRig
+            It matches none.
+        ValueError
+            It matches several.
+        TypeError
+            It is no text.
+        """
+        if not isinstance(pattern, str):
+            raise TypeError(f"one rig is chosen by its name, not by {type(pattern).__name__}")
+        names = self.matching(pattern)
+        if len(names) > 1:
+            raise ValueError(f"{pattern!r} matches {', '.join(names)}; name one of them")
+        return names[0]
+
+
+def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = None) -> Rigs:
+    """Make rigs of what a caller has.
+
+    Parameters
+    ----------
+    clients : Rigs or mapping or None
+        Name of rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the key ``uri`` and, as needed,
+        ``timeout``, ``dialect``, ``resend``, ``pause`` and ``max_message``. None stands for no rigs.
+    timing : Timing, optional
+        Other times than the usual ones, or than those of the `Rigs` given.
+
+    Returns
+    -------
+    Rigs
+        The very same if `clients` is a `Rigs` and no timing is given.
+
+    Raises
+    ------
+    ConfigError
+        A rig cannot be; its ``key`` is ``rigs.<name>`` or a key below that.
+    TypeError
+        `clients` is of another type.
+    """
+    if isinstance(clients, Rigs):
+        return clients if timing is None else dataclasses.replace(clients, timing=timing)
+    if clients is None:
+        clients = {}
+    if not isinstance(clients, Mapping):
+        raise TypeError(f"expected a mapping of rig names to URIs, Rigs or None, not {type(clients).__name__}")
+    is_flat = bool(clients) and not any(isinstance(client, (RigConfig, Mapping)) for client in clients.values())
+    return Rigs(rigs_of(clients), timing or Timing(), may_share=is_flat)
+
+
+def rigs_of(clients: Mapping[str, Any]) -> dict[str, RigConfig]:
+    """Return a `RigConfig` for each entry of a map of rigs (see `rigs_from`)."""
+    return {name: _rig_from(name, client) for name, client in clients.items()}
+
+
+def _rig_from(name: str, client: object) -> RigConfig:
+    if isinstance(client, RigConfig):
+        return client
+    key = f"rigs.{name}"
+    options: dict[str, Any] = dict(client) if isinstance(client, Mapping) else {"uri": client}
+    check_keys(options, _RIG_KEYS, key)
+    if "uri" not in options:
+        raise ConfigError("the address of the rig is missing, for instance uri: 192.168.1.20", key=f"{key}.uri")
+    with under(f"{key}.uri"):
+        address = parse_uri(options.pop("uri"))
+    try:
+        return RigConfig(name, address, **options)
+    except ConfigError as error:
+        raise ConfigError(error.problem, key=key if error.key == "name" else f"{key}.{error.key}") from None

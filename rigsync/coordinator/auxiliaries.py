@@ -1,0 +1,1107 @@
+"""The synchronous facade: task code pushes messages to all rigs, and hears what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from copy import copy
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from rigsync._text import close_match
+from rigsync.config.files import load_rigs
+from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
+from rigsync.coordinator.experiment import Experiment, unfinished
+from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, Started
+from rigsync.coordinator.reports import Reports
+from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
+from rigsync.coordinator.service import RigServices
+from rigsync.core import events
+from rigsync.core.arguments import checked_delay, compose, compose_command, parts_of, validate_event
+from rigsync.core.enums import ExpMessage
+from rigsync.core.messages import Message, Verb
+from rigsync.core.rigs import PAUSE
+from rigsync.errors import BusyError, LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
+from rigsync.runtime.callbacks import Subscribers, guarded, resolve_future
+from rigsync.runtime.conditions import Arrivals, Awaited, Latch
+from rigsync.runtime.exits import COORDINATORS, at_exit
+from rigsync.runtime.loop_thread import LoopThread
+from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
+
+if TYPE_CHECKING:
+    from iblutil.io.net import app
+
+logger = logging.getLogger("rigsync.auxiliaries")
+link_logger = logging.getLogger("rigsync.link")
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds within which `Auxiliaries.close` returns."""
+STOP_TIMEOUT = 1.2
+"""Seconds of these for rigs that are interrupted because they were started and not ended."""
+STOP_GRACE = 0.3
+"""Seconds more for a rig of iblutil that has its pause before."""
+_UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
+_CLOSED = "closed before every rig had answered"
+_KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
+
+
+class Auxiliaries:
+    """Connect to remote rigs and command them, from synchronous code.
+
+    Messages are queued to a daemon thread, which sends them to all rigs at once, collates the answers and files them
+    under the request time. Any number of threads may push at once; instances share nothing. An object that nothing
+    refers to any more ends as by `close`, once what is outstanding is answered. A callback that refers to the object
+    keeps it: close it, or end the subscription.
+
+    The constructor returns when every rig has answered, or after the time allowed, with a warning that names those that
+    have not. They connect by themselves when they appear.
+
+    Parameters
+    ----------
+    clients : Rigs or mapping or None
+        Name of rig to URI, as for `iblrig.net.Auxiliaries`; or what `rigsync.load_rigs` gives. None or an empty
+        mapping is legal: then nothing is connected, and pushes complete at once.
+    connect_timeout : float, optional
+        Seconds that the constructor waits for the rigs; by default as the configuration's timing says (2 s).
+    log_limit : int
+        How many results the log keeps; fewer where their answers take more than 64 MiB.
+    leave_running : bool
+        Whether rigs that were started go on recording after `close` or the end of the program. By default those that
+        were not told EXPEND or EXPINTERRUPT are interrupted then.
+
+    Raises
+    ------
+    ConfigError
+        What can never work: a malformed URI, a name that does not resolve, two rigs at one address (but two names for
+        one UDP address in a map of names to URIs).
+    RigsyncError
+        The system gives no more sockets.
+    TypeError, ValueError
+        `clients` or `log_limit` is of the wrong type, or the limit is not positive.
+    """
+
+    services: RigServices | None = None
+    """A map of the remote rigs, also an `iblutil.io.net.app.Services`; None without rigs."""
+    connected: Latch = None  # type: ignore[assignment] # set for each instance; the class shows it, as iblrig's does
+    """Set while the services are open, whatever becomes of a rig; serves as a thread event and as a condition."""
+    response_received: Arrivals = None  # type: ignore[assignment] # likewise
+    """Notified whenever all rigs have answered one push, or failed; serves as a thread event and as a condition."""
+    stop_event: threading.Event = None  # type: ignore[assignment] # likewise
+    """Once set, the thread stops and cleans up the services."""
+    refresh_rate: float = PAUSE
+    """Seconds after the last word of an iblutil rig before its next message leaves: its program may await each message
+    by `on_event`, and drops what comes sooner. (Nothing polls: the name is iblrig's.)"""
+
+    def __init__(
+        self,
+        clients: Rigs | Mapping[str, Any] | None = None,
+        *,
+        connect_timeout: float | None = None,
+        log_limit: int = 10_000,
+        leave_running: bool = False,
+    ):
+        self._rigs = rigs_from(clients)
+        self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
+        self._queued: dict[float, list[Any]] = {}
+        """What has been pushed and is not answered: message, arguments and keywords by request time, as in iblrig."""
+        serves_itself = type(self).listen is not Auxiliaries.listen
+        self._log = (WritableLog if serves_itself else ResultLog)(log_limit)
+        self._subscribers = Subscribers()
+        self._reports = Reports()
+        self._subscribers.add(events.Notice, self._reports.tell)
+        self._started = Started(self._subscribers)
+        self._leave_running = leave_running
+        self._warned: set[str] = set()
+        self._listens = False
+        """Whether `listen` is this class's own, and not a subclass's that serves the queue itself."""
+        self.connected = Latch()
+        self.response_received = Arrivals()
+        self.stop_event = _StopEvent(self._wake)
+        self._remote: RigServices | None = None
+        self._created = Awaited()
+        """Brought when the services are created, or the exception that has kept them from it."""
+        self.create = self._telling()  # type: ignore[method-assign] # whoever's it is
+        self.thread = self._thread = _ServiceThread(self)
+        why = weakref.WeakMethod(self._not_running)
+        self._waiters = Waiters(self.thread, lambda: error() if (error := why()) else NotRunning(_CLOSED))
+        _unclosed.add(self)
+        weakref.finalize(self, _let_go, self._thread).atexit = False
+        self.thread.start()
+        try:
+            self._created.wait()
+            if isinstance(failure := self._created.value(), Exception):
+                raise failure
+            if self._remote and self.services:
+                wait = self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
+                self._await_all(min(wait, threading.TIMEOUT_MAX / 2))
+        except BaseException:  # Ctrl-C too: nobody could close what nobody has
+            self.close()
+            raise
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Auxiliaries:
+        """Connect to the rigs of a YAML file.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            See `rigsync.load_rigs`.
+        **options
+            Keywords of the constructor.
+
+        Raises
+        ------
+        ConfigError
+            The file, by line and key.
+        """
+        return cls(load_rigs(path), **options)
+
+    def __enter__(self) -> Auxiliaries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        rigs = ", ".join(map(repr, (self.services or {}).values()))
+        return f"<Auxiliaries {'running' if self.is_running else 'stopped'}: {rigs or 'no rigs'}>"
+
+    # ------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def is_connected(self) -> bool:
+        """bool: True if there are rigs and the services are open, whatever becomes of a rig.
+
+        Task code asks this before each message. Were it False because one rig is lost, the others would hear nothing.
+        """
+        return self.services is not None and self.is_running and bool(self.services.is_connected)
+
+    @property
+    def all_alive(self) -> bool:
+        """bool: True if there are rigs and every one has answered lately; `wait_for` waits for that."""
+        return self.is_running and self._remote is not None and self._remote.all_alive
+
+    @property
+    def is_running(self) -> bool:
+        """bool: True if the service thread is at work."""
+        # A fork has a copy of this, and no thread.
+        return not self.stop_event.is_set() and self.thread.is_running and self.thread.is_alive()
+
+    @property
+    def log(self) -> ResultLog:
+        """The newest results by request time: a read-only mapping that never blocks."""
+        return self._log
+
+    def response(self, request_time: float, default: Any = None) -> Any:
+        """Return what became of a push, without waiting.
+
+        Parameters
+        ----------
+        request_time : float
+            What `push` returned.
+        default : object
+            Returned while the push is not completed, or where its result has left the log.
+
+        Returns
+        -------
+        PushResult or PushError or object
+            The result, the error that holds it where a rig failed, or `default`.
+        """
+        return self._log.get(request_time, default)
+
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Have a function called with each event of one kind.
+
+        Parameters
+        ----------
+        event : class or str
+            One of the classes in `rigsync.core.events` that a coordinator tells, or its name in any case:
+            ``RigAlive``, ``RigSuspect``, ``RigLost`` (or ``LinkChanged`` for all three), ``RigRestarted``,
+            ``notice``, ``ProgressChanged``, ``StreamAdded``, ``StreamUpdated``, ``StreamRemoved``, ``MessageReceived``,
+            ``PushCompleted``, ...
+        callback : callable
+            Called with the event on the service thread, and so has to be quick and must not block.
+
+        Returns
+        -------
+        callable
+            Call it to end the subscription.
+
+        Raises
+        ------
+        ValueError
+            No such event.
+        """
+        kinds = {kind.__name__.lower(): kind for kind in _event_kinds(events.CoordinatorEvent)}
+        name = getattr(event, "__name__", str(event))
+        if name.lower() not in kinds:
+            choices = sorted(kind.__name__ for kind in kinds.values())
+            raise ValueError(f"no event {name!r}; choices: {', '.join(choices)}")
+        return self._subscribers.add(kinds[name.lower()], callback)
+
+    def on_notice(self, topic: str, callback: Callable[[events.Notice], Any] | None) -> Callable[[], None]:
+        """Have one function called with what rigs tell of one kind, which is ``rig.notify(topic, ...)`` on their side.
+
+        All such functions are called one after the other, in the order in which the notices of all rigs and topics
+        came. A plain function runs on a thread of its own: it may block, and may push, wait and call. A coroutine
+        function runs on the service thread's event loop. An exception is logged with the function's name. 10,000
+        notices may wait, and 64 MiB of them; beyond that the oldest are dropped, which the log tells.
+
+        Parameters
+        ----------
+        topic : str
+            The kind, as rigs name it: ``status`` or ``log``, or one of their own. (Progress and streams are told by the
+            events ``ProgressChanged`` and ``StreamEvent``, to which `on` subscribes.)
+        callback : callable or None
+            Called with the `rigsync.core.events.Notice`, in place of the one that was called so far. None ends it.
+
+        Returns
+        -------
+        callable
+            Ends it, unless another function has taken its place.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The topic is no text, empty, or ``progress`` or ``stream``; or the callback is no function.
+        """
+        return self._reports.assign(topic, callback)
+
+    def wait_for(self, *rigs: str, timeout: float | None = None) -> None:
+        """Wait until rigs answer, for instance those whose computers are still starting.
+
+        Parameters
+        ----------
+        *rigs : str
+            Names or patterns; all rigs by default.
+        timeout : float, optional
+            Seconds; without end by default.
+
+        Raises
+        ------
+        RigsMissing
+            A `TimeoutError` whose text names those that do not answer, and what is known of each.
+        TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked
+            As for `push`.
+        """
+        limit = checked_timeout(timeout)
+        names = self._choose(rigs or None)
+        self._check_blocking("wait_for()")
+        waited_for = list(self._rigs.rigs) if names is None else names
+        if missing := self._missing_after(waited_for, limit):
+            raise RigsMissing(missing)
+
+    def _missing_after(self, rigs: list[str], limit: float | None) -> dict[str, str]:
+        """Wait until rigs answer, at most so many seconds; return what is known of those that do not, by name."""
+        remote = self._remote
+        if not self.is_running or remote is None:
+            raise self._not_running()
+
+        def missing() -> dict[str, str]:
+            return {name: remote[name].reason for name in rigs if remote[name].state is not events.LinkState.ALIVE}
+
+        with self._waiters.futures(1) as (future,):
+
+            def check(_: object = None) -> None:
+                if not missing():
+                    future.bring(None)
+
+            unsubscribe = self._subscribers.add(events.RigAlive, check)
+            try:
+                self.thread.call(check)
+                if not settled(future, limit):
+                    return missing()
+            finally:
+                unsubscribe()
+            if isinstance(outcome := future.value(), NotRunning):
+                raise outcome
+        return {}
+
+    def _await_all(self, timeout: float) -> None:
+        with contextlib.suppress(NotRunning):  # closed meanwhile, or dead: the next call says so
+            for name, reason in self._missing_after(list(self._rigs.rigs), timeout).items():
+                if self._remote and self._remote[name].state is not events.LinkState.LOST:  # of which the log tells
+                    text = "%s does not answer yet (%s) and is commanded as soon as it does; see `rigsync doctor`"
+                    self.thread.call(link_logger.warning, text, name, reason)
+
+    # ------------------------------------------------------------------------------------------------- pushing
+
+    @overload
+    def push(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        wait: Literal[False] = False,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
+        patience: float = 0.0,
+        **kwargs: Any,
+    ) -> float: ...
+
+    @overload
+    def push(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        wait: Literal[True],
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
+        patience: float = 0.0,
+        **kwargs: Any,
+    ) -> PushResult | PushError: ...
+
+    def push(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        wait: bool = False,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
+        patience: float = 0.0,
+        **kwargs: Any,
+    ) -> PushResult | PushError | float:
+        """Send a message to the rigs.
+
+        Parameters
+        ----------
+        message : ExpMessage, str or int
+            The message.
+        *args
+            What follows it: ``data`` for EXPINIT, EXPEND, EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART;
+            ``status, data`` for EXPINFO; ``status`` for EXPSTATUS; an Alyx client, or nothing, for ALYX.
+        wait : bool
+            Whether to wait until every rig has answered or failed.
+        rigs : str or iterable of str, optional
+            Names, or patterns such as ``'cameras:*'``; all rigs by default.
+        timeout : float, optional
+            Seconds for the answers, instead of each rig's own; where there is an instant, from then on.
+        at : float, optional
+            Unix time in seconds, by this computer's clock, at which all rigs are to act, each by its own clock. At
+            most an hour ahead. What still waits is called off by EXPEND, EXPINTERRUPT and `close`. A rig of the
+            iblutil dialect, which cannot wait, gets the message half a round trip before.
+        delay : float, optional
+            The same as seconds from now.
+        patience : float
+            Seconds beyond the timeout for rigs that say, again and again, that they are working on the message. Rigs
+            of the iblutil dialect cannot say so.
+        **kwargs
+            Of no use, as in iblrig. What is not known is left out, and so are surplus arguments; a warning names both.
+
+        Returns
+        -------
+        PushResult or PushError or float
+            With `wait`, a dict of rig name to answer, or, *returned, not raised,* the error that holds it where a rig
+            failed (a `TimeoutError` too where all failures are time-outs). Else the request time, the key in `log`.
+            Its ``starts`` tell when each rig began to act, with error bounds, and ``skew`` how far they lie apart.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message or an argument is of the wrong type, unknown, cannot be encoded, or is too large; or the
+            instant is past, over an hour ahead, given twice, or given to EXPINTERRUPT, which acts at once.
+        UnknownRig
+            A name or pattern that matches none.
+        NotRunning
+            After `close`, or where the service thread has died.
+        LoopBlocked
+            With `wait`, on the service thread itself.
+        LoopStuck
+            With `wait`: the service thread does not react, because a callback of this program blocks it.
+        """
+        known = self._known_of(validate_event(message), args, kwargs)
+        outcome: PushResult | PushError | float = self._push(message, known, wait, rigs, timeout, at, delay, patience)
+        return outcome
+
+    def _known_of(self, event: ExpMessage, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments that a message has; warn, once for each text, of what is given beyond that."""
+        parts = parts_of(event)
+        ignored = [f"the keyword {name}{close_match(name, _KEYWORDS).replace('; did', ', did')}" for name in kwargs]
+        if len(args) > len(parts):
+            ignored.append(f"the last {len(args) - len(parts)} of {len(args)} arguments")
+        text = f"push of {event.name} ignores {'; '.join(ignored)}; {event.name} takes {', '.join(parts)}"
+        if ignored and text not in self._warned:
+            self._warned.add(text)
+            logger.warning("%s", text)
+        return args[: len(parts)]
+
+    def _push(
+        self,
+        message: ExpMessage | str | int,
+        args: tuple[Any, ...],
+        wait: bool,
+        rigs: str | Iterable[str] | None,
+        timeout: float | None,
+        at: float | None,
+        delay: float | None,
+        patience: float,
+        all_or_none: bool = False,
+    ) -> Any:
+        names = self._choose(rigs)
+        composed = compose(message, *args, room=self._rigs.room(names))
+        limit = checked_timeout(timeout)
+        ahead = checked_delay(composed.event, at, delay, time.time())
+        if isinstance(patience, bool) or not 0 <= patience < math.inf:
+            raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
+        if wait:
+            self._check_blocking("push(wait=True)")
+        if self.is_running and (self._remote is None or not self._listens):
+            if names is not None or limit is not None or ahead is not None or patience:
+                raise ValueError(
+                    f"{type(self).__name__} serves its queue itself: push takes message and arguments alone"
+                )
+            return self._queue_for_subclass(composed.event, args, wait)
+        if wait:
+            return self._push_and_wait(composed, names, limit, ahead, patience, all_or_none)
+        request_time = draw_request_time()
+        self.response_received.mark()
+        self._begin_push(composed, request_time, _ignore, names, limit, ahead, patience)
+        return request_time
+
+    def _begin_push(
+        self,
+        message: Message,
+        request_time: float,
+        done: Callable[[Any], object],
+        names: list[str] | None,
+        limit: float | None,
+        ahead: float | None,
+        patience: float,
+        all_or_none: bool = False,
+        is_waited_for: Callable[[], bool] | None = None,
+    ) -> RigServices:
+        remote = self._remote
+        if not self.is_running or remote is None:
+            raise self._not_running()
+
+        def settle(outcome: Any) -> None:
+            self._queued.pop(request_time, None)
+            done(outcome)
+
+        self._queued[request_time] = [message.event, message.args, {}]
+        try:
+            remote.push(
+                message,
+                request_time,
+                settle,
+                names,
+                limit,
+                delay=ahead,
+                patience=patience,
+                all_or_none=all_or_none,
+                is_waited_for=is_waited_for,
+            )
+        except BaseException:
+            del self._queued[request_time]
+            raise
+        return remote
+
+    def _queue_for_subclass(self, event: Verb, args: tuple[Any, ...], wait: bool) -> Any:
+        """Queue a message for a subclass that makes its services or serves the queue itself, as iblrig's class does."""
+        request_time = draw_request_time()
+        limit = (self.services.timeout if self.services else 0.0) + self.refresh_rate
+        with self.response_received:
+            self._queued[request_time] = [event, args, {}]
+            if not wait:
+                return request_time
+            if not self.response_received.wait_for(lambda: request_time in self._log, limit):
+                raise LoopStuck(f"{type(self).__name__} has not answered {event.name} in time; look at its listen")
+            return self._log[request_time]
+
+    def _push_and_wait(
+        self,
+        message: Message,
+        rigs: list[str] | None,
+        limit: float | None,
+        ahead: float | None = None,
+        patience: float = 0.0,
+        all_or_none: bool = False,
+    ) -> PushResult | PushError:
+        self.response_received.mark()
+        waits = True
+        with self._waiters.futures(1) as (future,):
+            try:
+                begin = (message, draw_request_time(), future.bring, rigs, limit, ahead, patience, all_or_none)
+                remote = self._begin_push(*begin, lambda: waits)
+                longest = (ahead or 0.0) + remote.longest(limit) + patience
+                outcome: PushResult | PushError = self._waiters.wait(future, longest)
+            finally:
+                waits = False
+        return outcome
+
+    def request(
+        self,
+        message: ExpMessage | str | int,
+        *args: Any,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        at: float | None = None,
+        delay: float | None = None,
+        patience: float = 0.0,
+    ) -> PushResult:
+        """Send a message and wait for the answers, as ``push(wait=True)`` does, but raise where a rig failed.
+
+        Parameters
+        ----------
+        message, *args, rigs, timeout, at, delay, patience
+            As for `push`.
+
+        Returns
+        -------
+        PushResult
+            The answer of each rig.
+
+        Raises
+        ------
+        PushError
+            A rig failed; its ``result`` holds the answers of the others. A `PushTimeout` where all failures are
+            time-outs.
+        TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked, LoopStuck
+            As for `push`.
+        """
+        outcome: PushResult | PushError = self._push(message, args, True, rigs, timeout, at, delay, patience)
+        if isinstance(outcome, PushError):
+            # Not the one in the log, to which the traceback would tie all that the caller holds.
+            raise outcome.result.as_error()
+        return outcome
+
+    def experiment(
+        self,
+        ref: Any,
+        *,
+        init: Mapping[str, Any] | None = None,
+        start: Any = None,
+        delay: float | None = None,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_failure: Callable[[RigFailure], object] | None = None,
+    ) -> Experiment:
+        """Return an experiment to be entered by ``with``: begun on all rigs or on none, and never left running.
+
+        Entering sends EXPINFO, EXPINIT and EXPSTART, and waits for all rigs. Where one fails, those that have begun are
+        interrupted and cleaned up, and one error names every rig. Leaving sends EXPEND and EXPCLEANUP; on an exception,
+        KeyboardInterrupt, a signal that ends the program, or the interpreter's exit, it sends EXPINTERRUPT with the
+        exception's type, text, traceback, file and line, and EXPCLEANUP, and the exception goes on.
+
+        Parameters
+        ----------
+        ref : str or mapping
+            Reference of the experiment, ``yyyy-mm-dd_n_subject`` or a mapping of date, sequence and subject. A rig that
+            is the main sync, of which there may be one, and has a reference, decides it: see the context's ``exp_ref``.
+        init : mapping, optional
+            Data of EXPINIT, beside the reference. ``{'takeover': True}`` goes on with an experiment that is running.
+        start : object, optional
+            Data of EXPSTART.
+        delay : float, optional
+            Seconds after which all rigs begin at one instant; at once by default.
+        rigs : str or iterable of str, optional
+            Names or patterns; all rigs by default.
+        timeout : float, optional
+            Seconds for the answers to each message. By default each rig's own, and ten minutes more for a rig that
+            confirms that it is working on it: to prepare, to finish files and to copy them takes its time.
+        on_failure : callable, optional
+            Called with a `RigFailure` where a rig fails after it has begun, on the service thread; on the one that
+            enters, once all have begun, for what has failed by then. With it and without, ``session.check()``
+            raises, and leaving does where nobody has checked.
+
+        Returns
+        -------
+        Experiment
+            With ``check()``, ``ready``, ``failures``, ``exp_ref`` and ``results``.
+
+        Raises
+        ------
+        TypeError, ValueError, UnknownRig
+            As for `push`. Entering and leaving raise `ExperimentError`.
+        """
+        names = self._choose(rigs)
+
+        def watch(*args: Any) -> FailureWatch:
+            if self._remote is None:
+                raise self._not_running()
+            return FailureWatch(self._remote, self._subscribers, *args)
+
+        def stop_later(out_of_reach: list[str], exp_ref: str | None, report: Any, patience: float) -> list[str]:
+            remote = self._remote
+            if remote is None:
+                raise self._not_running()
+            told = [rig for rig in out_of_reach if remote[rig].dialect != events.Dialect.IBLUTIL.value]
+            if told:
+                room = self._rigs.room(told)
+                said = compose(ExpMessage.EXPINTERRUPT, report, room=room), compose(ExpMessage.EXPCLEANUP, room=room)
+                LateStop(remote, self._subscribers, told, exp_ref, *said, patience)
+            return told
+
+        def begin(
+            message: str, args: tuple[Any, ...], rigs: list[str], delay: float | None, patience: float
+        ) -> PushResult | PushError:
+            outcome: PushResult | PushError = self._push(
+                message, args, True, rigs, timeout, None, delay, patience, all_or_none=True
+            )
+            return outcome
+
+        return Experiment(
+            self,
+            list(self._rigs.rigs) if names is None else names,
+            ref,
+            init=init,
+            start=start,
+            delay=delay,
+            timeout=timeout,
+            on_failure=on_failure,
+            begin=begin,
+            watch=watch,
+            stop_later=stop_later,
+        )
+
+    def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Have a rig do a command, which is ``@rig.command(...)`` on its side; wait for the value that it returns.
+
+        It is done once, whatever the network loses, and in the order in which calls and pushes were made: what is asked
+        of the rig meanwhile waits, but for EXPINTERRUPT. Only rigs of rigsync know commands.
+
+        Parameters
+        ----------
+        rig : str
+            Its name, or a pattern that matches one rig.
+        command : str
+            The command.
+        *args, **kwargs
+            The arguments, for the function on the rig; plain values, as for `push`.
+        timeout : float, optional
+            Seconds for the answer, instead of the rig's own.
+
+        Returns
+        -------
+        object
+            What the function on the rig has returned, as plain JSON values. It is also filed in `log`.
+
+        Raises
+        ------
+        RemoteError
+            The function has raised an exception: its type, text and traceback are in ``error``, ``message`` and
+            ``traceback``. With ``UnknownCommand`` the rig has no such command, with ``TypeError`` the arguments may not
+            fit.
+        BusyError
+            Another program's experiment goes on at the rig.
+        NotSupported
+            The rig speaks the iblutil dialect.
+        RigTimeout, RigLost, RigRefused, RigRestarted, WrongRig, Interrupted, Aborted
+            As for `push`.
+        PayloadError, PayloadTooLarge
+            An argument cannot be sent. Nothing was sent.
+        TypeError, ValueError
+            The name of the rig or of the command is none, or the timeout; or the pattern matches several rigs.
+        UnknownRig, NotRunning, LoopBlocked, LoopStuck
+            As for `push`.
+        """
+        names = [self._rigs.only(rig)]
+        composed = compose_command(command, args, kwargs, self._rigs.room(names))
+        limit = checked_timeout(timeout)
+        self._check_blocking("call()")
+        outcome = self._push_and_wait(composed, names, limit)
+        if isinstance(outcome, PushError):
+            # Not the one in the log, to which the traceback would tie all that the caller holds.
+            raise copy(outcome.failed[names[0]])
+        return outcome[names[0]][0]
+
+    def ping(self, *rigs: str, timeout: float = 1.0) -> dict[str, PingReply | RigError]:
+        """Send one probe to each rig, and wait for what comes back.
+
+        Parameters
+        ----------
+        *rigs : str
+            Names or patterns; all rigs by default.
+        timeout : float
+            Seconds.
+
+        Returns
+        -------
+        dict of str to PingReply or RigError
+            `RigTimeout` for silence, `RigRefused` where nothing listens at the port.
+
+        Raises
+        ------
+        UnknownRig
+            A name or pattern that matches none.
+        NotRunning
+            After `close`, or where the service thread has died.
+        LoopBlocked
+            On the service thread itself.
+        LoopStuck
+            The service thread does not react, because a callback of this program blocks it.
+        """
+        self._check_blocking("ping()")
+        remote = self._remote
+        if not self.is_running or remote is None:
+            raise self._not_running()
+        limit = checked_timeout(timeout) or 0.0
+        names = self._choose(rigs or None) or list(self._rigs.rigs)
+
+        def begin(name: str, done: Callable[[Any], None]) -> None:
+            try:
+                remote.ping(name, limit, done)
+            except NotRunning as error:  # closed meanwhile
+                done(error)
+
+        with self._waiters.futures(len(names)) as futures:
+            for name, future in zip(names, futures, strict=True):
+                self.thread.call(begin, name, future.bring)
+            return {name: self._waiters.wait(future, limit) for name, future in zip(names, futures, strict=True)}
+
+    def clear_message_queue(self) -> int:
+        """Take back the messages that have not been sent yet; for their rigs they end as `Aborted`.
+
+        Returns
+        -------
+        int
+            The number of messages taken back, from at least one rig.
+
+        Raises
+        ------
+        LoopStuck
+            The service thread does not react.
+        """
+        remote = self._remote
+        if remote is None or not self.is_running:
+            return 0
+        if self.thread.on_loop_thread:
+            return remote.withdraw_queued()
+
+        async def withdraw(services: RigServices) -> int:
+            return services.withdraw_queued()
+
+        try:
+            return self.thread.run_coroutine(withdraw, remote, STUCK_AFTER)
+        except TimeoutError:
+            raise stuck() from None
+
+    # ------------------------------------------------------------------------------------------ the daemon thread
+
+    async def create(self) -> None:
+        """Create the services, open their sockets and begin to probe. For the daemon thread.
+
+        Raises
+        ------
+        ConfigError
+            A name that does not resolve, or two rigs at one address.
+        """
+        if self._remote is not None:
+            return
+        own = weakref.ref(self)
+        remote = RigServices(
+            self._rigs,
+            log=self._log,
+            connected=self.connected,
+            response_received=self.response_received,
+            subscribers=self._subscribers,
+            pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
+        )
+        await remote.open()
+        self._remote = self._thread.services = remote
+        if self._rigs.rigs:
+            self.services = remote
+
+    async def listen(self) -> None:
+        """Create the services, and serve until the stop event is set. For the daemon thread."""
+        queued, self._listens = dict(self._queued), True
+        stopping, end = self._thread.stopping, functools.partial(_end, weakref.ref(self), self._thread)
+        try:
+            await self.create()
+            if self._remote is None and self.services is not None:
+                await self._serve_queue(self.services)
+            elif not self.stop_event.is_set():
+                self._send_queued(queued)
+                del self  # which ends when nobody else has it any more
+                await stopping.wait()
+        finally:
+            await end()
+
+    async def serve(self) -> None:
+        """Do what `listen` does, and then end the thread; for the daemon thread alone."""
+        own, thread, reports, listening = weakref.ref(self), self._thread, self._reports, self.listen()
+        del self  # as in `listen`
+        try:
+            await listening
+        except Exception as error:
+            if (aux := own()) is None or error is not aux._created.value():  # which the constructor raises
+                raise
+        finally:
+            reports.end()
+        if aux := own():
+            aux.stop_event.set()
+            aux.connected.unset()
+            aux.fail_waiters(_CLOSED)
+        _leaving.discard(thread)
+        thread.stop()
+
+    def _send_queued(self, queued: Mapping[float, list[Any]]) -> None:
+        """Send what was pushed while the `listen` of a subclass had not called this class's yet."""
+        for request_time, (event, args, _) in queued.items():
+            if self._remote:
+                done = functools.partial(self._queued.pop, request_time)
+                self._remote.push(compose(event, *args), request_time, done)
+
+    async def _serve_queue(self, services: app.Services) -> None:
+        """Serve the queue through iblutil's services, which the `create` of a subclass has made as iblrig's does."""
+        while not self.stop_event.is_set():
+            for request_time in sorted(self._queued):
+                event, args, _ = self._queued[request_time]
+                message = [event, *compose(event, *args).args]
+                try:
+                    outcome: Any = await services._signal(event, "confirmed_send", message)
+                except Exception as error:
+                    outcome = error
+                self._queued.pop(request_time, None)
+                self._log.file(request_time, outcome)
+                self.response_received.announce()
+            await asyncio.sleep(self.refresh_rate)
+
+    def _telling(self) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Return `create` so that the constructor hears of its end, be it a subclass's own."""
+        own, create = weakref.ref(self), type(self).create
+
+        async def create_and_tell() -> None:
+            aux = own()
+            if aux is None:
+                return
+            try:
+                await create(aux)
+            except Exception as error:
+                aux._created.bring(error)
+                raise
+            if aux.services:
+                aux.connected.set()
+            aux._created.bring(None)
+
+        return create_and_tell
+
+    async def cleanup(self, notify_services: bool = False) -> None:
+        """Close the links and cancel pending callbacks. May be awaited on any event loop.
+
+        Parameters
+        ----------
+        notify_services : bool
+            If true, send EXPCLEANUP to the rigs before, and wait for their answers; failures are logged.
+        """
+        remote = self._remote
+        if remote is None and self.services is not None:  # a subclass's own
+            self.services.close()
+        if remote is None or not remote.is_open:
+            return
+        await _stop_what_was_started(remote, self._thread)
+        if notify_services:
+            try:
+                await remote.request(compose(ExpMessage.EXPCLEANUP))
+            except PushError as error:
+                logger.error("closing although %s", error)  # noqa: TRY400 - the text says all
+        if self.thread.on_loop_thread:
+            remote.close()
+            return
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._waiters.futures(1, lambda _: resolve_future(closed, None)) as (future,):
+
+            def close_services() -> None:
+                remote.close()
+                future.bring(None)
+
+            with contextlib.suppress(NotRunning):  # the thread has ended, and has closed them before
+                self.thread.call(close_services)
+                await closed
+
+    def close(self) -> None:
+        """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
+
+        Raises
+        ------
+        LoopBlocked
+            On the service thread itself; set `stop_event` there.
+        """
+        self._check_blocking("close()")
+        end = time.monotonic() + CLOSE_TIMEOUT
+        self.stop_event.set()
+        if self.services is None and self._rigs.rigs:  # still looking names up, or failed: nobody to say goodbye to
+            self.thread.stop()
+        self.thread.join(CLOSE_TIMEOUT)
+        self._reports.join(max(0.0, end - time.monotonic()) / 2)
+
+    def await_outstanding(self, end: float) -> None:
+        """Wait until all that was pushed is answered, or until monotonic `end` in seconds; say what is given up."""
+
+        def outstanding() -> list[float]:
+            return [request_time for request_time in list(self._queued) if request_time not in self._log]
+
+        timeout = max(0.0, end - time.monotonic())
+        self.response_received.wait_for(lambda: not outstanding() or not self.is_running, timeout)
+        for request_time in outstanding():
+            rigs = self._remote.outstanding(request_time) if self._remote else []
+            if given_up := self._queued.pop(request_time, None):
+                who = f"{', '.join(rigs)} had not answered" if rigs else "not every rig had answered"
+                logger.error("%s was given up: %s when the program ended", given_up[0].name, who)
+
+    def say_goodbye(self) -> None:
+        """Say goodbye for a program that ends, and no more: threads of it that still wait are to end in silence."""
+        said = Awaited()
+        if self._remote:
+            with contextlib.suppress(NotRunning):
+                self._remote.say_goodbye()
+                self.thread.call(said.bring, True)
+                said.wait(CLOSE_TIMEOUT)
+
+    def stop_at_exit(self) -> None:
+        """Interrupt what was started, since the interpreter is ending; `await_outstanding` waits for it."""
+        if self._remote and not self._leave_running and (rigs := self._started.take(self._remote)):
+            self.push(ExpMessage.EXPINTERRUPT, _UNENDED, rigs=rigs, timeout=STOP_TIMEOUT)
+
+    def fail_waiters(self, reason: str) -> None:
+        """Tell all threads that wait here that no answer will come; for the service thread."""
+        self._created.bring(NotRunning(reason))
+        self._waiters.fail(NotRunning(reason))
+
+    def _wake(self) -> None:
+        try:
+            self.thread.call(self._thread.stop_serving)
+        except NotRunning:
+            logger.debug("stop event set, and the service thread has ended already")
+
+    # ------------------------------------------------------------------------------------------------ helpers
+
+    def _choose(self, wanted: str | Iterable[str] | None) -> list[str] | None:
+        return None if wanted is None else self._rigs.matching(wanted)
+
+    def _check_blocking(self, call: str) -> None:
+        if self.thread.on_loop_thread:
+            raise LoopBlocked(f"{call} on the service thread, that is, in a callback, would wait for itself")
+
+    def _not_running(self) -> NotRunning:
+        failure = self.thread.failure
+        if failure:
+            return NotRunning(f"the service thread has died of {type(failure).__name__}: {failure}")
+        if self.stop_event.is_set():
+            return NotRunning("closed: make a new Auxiliaries to go on")
+        if self.is_running:
+            return NotRunning(f"{type(self).__name__} makes its services itself, and they can only be pushed to")
+        return NotRunning("the service thread has ended, or this process is a fork: make a new Auxiliaries to go on")
+
+
+async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
+    """Close the services, for an object that may be no more."""
+    if aux := own():
+        if aux.stop_event.is_set():
+            aux.fail_waiters(_CLOSED)
+        await aux.cleanup()
+    elif (remote := thread.services) and remote.is_open:
+        await _stop_what_was_started(remote, thread)
+        remote.close()
+
+
+async def _stop_what_was_started(remote: RigServices, thread: _ServiceThread) -> None:
+    """Interrupt the rigs that this program has started and not ended, or say that they may go on recording."""
+    rigs = thread.started.take(remote) if not thread.leave_running else []
+    if rigs:
+        said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
+        try:
+            await asyncio.wait_for(remote.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT + STOP_GRACE)
+        except PushError as error:
+            unmoved = [rig for rig, failure in error.failed.items() if not isinstance(failure, BusyError)]
+            if unmoved:  # why, the log has told
+                logger.error("%s may go on recording", ", ".join(unmoved))  # noqa: TRY400
+        except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # a pause that is none, or too long a one
+            reason = str(error) or "their pause was longer than the time to close"
+            logger.error("%s may go on recording: %s", ", ".join(rigs), reason)  # noqa: TRY400
+
+
+_unclosed: weakref.WeakSet[Auxiliaries] = weakref.WeakSet()
+_leaving: set[_ServiceThread] = set()
+"""Threads that do what `close` does for one that nobody has any more."""
+
+
+def _let_go(thread: _ServiceThread) -> None:
+    """Have a thread do what `close` does, soon: its object is being collected, on any thread, be it this very one."""
+    if thread.is_alive():  # not in a fork, nor after `close`
+        _leaving.add(thread)
+        with contextlib.suppress(NotRunning):
+            thread.call(thread.stop_serving)
+
+
+@at_exit(COORDINATORS)
+def _say_goodbye_for_the_unclosed() -> None:
+    """Interrupt what a program leaves running, and say goodbye for one that ends without `close`.
+
+    Its rigs would wait for it until their lease is over.
+    """
+    for experiment in list(unfinished):
+        experiment.say_last_words()
+    running = [auxiliaries for auxiliaries in list(_unclosed) if auxiliaries.services and auxiliaries.is_running]
+    end = time.monotonic() + CLOSE_TIMEOUT
+    for auxiliaries in running:
+        guarded("end of the program", auxiliaries.await_outstanding, end)
+    for auxiliaries in running:
+        guarded("end of the program", auxiliaries.stop_at_exit)
+    for thread in list(_leaving):
+        threading.Thread.join(thread, max(0.0, end - time.monotonic()))
+    end = time.monotonic() + STOP_TIMEOUT
+    for auxiliaries in running:
+        guarded("end of the program", auxiliaries.await_outstanding, end)
+        guarded("end of the program", auxiliaries.say_goodbye)
+
+
+class _StopEvent(threading.Event):
+    """An event that wakes the service thread, which does not poll it."""
+
+    def __init__(self, wake: Callable[[], None]):
+        super().__init__()
+        self._wake = weakref.WeakMethod(wake)
+
+    def set(self) -> None:
+        super().set()
+        if wake := self._wake():
+            wake()
+
+
+class _ServiceThread(LoopThread):
+    """The daemon thread of one `Auxiliaries`."""
+
+    def __init__(self, auxiliaries: Auxiliaries):
+        super().__init__("auxiliaries")
+        # Not the object itself: one that nobody else has is to end, with this thread.
+        self._own = weakref.ref(auxiliaries)
+        self.services: RigServices | None = None
+        self.started, self.leave_running = auxiliaries._started, auxiliaries._leave_running
+        self.stopping = asyncio.Event()
+
+    def stop_serving(self) -> None:
+        """Have `Auxiliaries.listen` end. On this thread."""
+        self.stopping.set()
+
+    def create_all_tasks(self) -> list[asyncio.Task[Any]]:
+        aux = self._own()
+        return [asyncio.get_running_loop().create_task(aux.serve(), name="rigsync listen")] if aux else []
+
+    def task_failed(self, error: BaseException) -> None:
+        if aux := self._own():
+            aux.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
+        if services := (aux.services if aux else self.services):
+            services.close()
+
+
+def _event_kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _event_kinds(below)
+
+
+def _ignore(_: object) -> None:
+    """Take no notice of an outcome, which is in the log."""

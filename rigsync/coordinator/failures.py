@@ -1,0 +1,379 @@
+"""What goes wrong with rigs after they have begun to record, and with stopping them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync._text import one_line
+from rigsync.coordinator.remote_rig import RemoteRig
+from rigsync.coordinator.results import PushResult, draw_request_time
+from rigsync.coordinator.service import RigServices
+from rigsync.core.clock import NANOSECONDS
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import (
+    Dialect,
+    LinkChanged,
+    LinkState,
+    MessageReceived,
+    Notice,
+    ProbeAnswered,
+    PushBegun,
+    PushCompleted,
+    RigRestarted,
+)
+from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
+from rigsync.core.messages import Message
+from rigsync.core.notices import FAILURE
+from rigsync.errors import Aborted, BusyError, NotRunning, PushError, RigLost, RigRefused
+from rigsync.runtime.callbacks import Subscribers
+from rigsync.runtime.conditions import Latch
+
+logger = logging.getLogger("rigsync.experiment")
+
+PROBE_TIMEOUT = 1.0
+"""Seconds allowed to the probe by which a rig's word that it has stopped is made sure of; the next beat brings more."""
+
+
+MOST_TRIES = 5
+"""Times that a rig which answers, and is not lost at once, is told to stop: one that hangs is not told for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigFailure:
+    """What has gone wrong with a rig after it began to record."""
+
+    rig: str
+    """Name of the rig."""
+    reason: str
+    """What has happened."""
+
+
+class FailureWatch:
+    """Watches rigs that record: each that stops by itself, restarts, is lost, or says that something is wrong.
+
+    Parameters
+    ----------
+    services : RigServices
+        The rigs.
+    subscribers : Subscribers
+        Who is told of events.
+    rigs : sequence of str
+        Names of those that record.
+    exp_ref : str or None
+        The experiment.
+    tell : callable
+        Called with each `RigFailure`, on the service thread.
+    ready : Latch
+        Set while all of them record.
+    """
+
+    def __init__(
+        self,
+        services: RigServices,
+        subscribers: Subscribers,
+        rigs: Sequence[str],
+        exp_ref: str | None,
+        tell: Callable[[RigFailure], None],
+        ready: Latch,
+    ):
+        self._services, self._rigs, self._exp_ref = services, frozenset(rigs), exp_ref
+        self._tell, self._ready = tell, ready
+        self._lock = threading.Lock()
+        self._since: float | None = None  # when all had begun, in monotonic seconds; None before, and at the end
+        self._reasons: dict[str, str] = {}  # why a rig says that it has stopped
+        self._logged: set[str] = set()  # rigs whose reason the log has of their notice
+        self._unexplained: set[str] = set()  # rigs that were found stopped, once, without a reason
+        self._failed: dict[str, str] = {}
+        self._lost: dict[str, str] = {}  # which may be back and have recorded all the while
+        self._told: set[tuple[str, str]] = set()  # each rig with what the program knows of it
+        self._is_over = False
+        self._subscriptions = [
+            subscribers.add(Notice, self._note_notice),
+            subscribers.add(ProbeAnswered, self._note_status),
+            subscribers.add(LinkChanged, self._note_link),
+            subscribers.add(RigRestarted, self._note_restart),
+            subscribers.add(MessageReceived, self._note_answer),
+        ]
+
+    def begin(self) -> None:
+        """Watch from now on: every rig has said that it records."""
+        with self._lock:
+            self._since = time.monotonic()
+            early = {**self._lost, **self._failed}  # while others were still beginning
+            if not early:
+                self._ready.set()
+        for rig, reason in early.items():
+            self._tell(RigFailure(rig, reason))
+
+    def failures(self) -> dict[str, str]:
+        """Return what has gone wrong, by name of rig."""
+        # Without the lock, each copied in one step: a program asks all the time, and a signal handler may come between.
+        return {**self._lost, **self._failed}
+
+    def take(self) -> dict[str, str]:
+        """Return what has gone wrong, and take note that the program knows."""
+        failures = self.failures()
+        self._told.update(failures.items())
+        return failures
+
+    def end(self) -> dict[str, str]:
+        """Watch no longer, since the rigs are told to stop; return what the program does not know yet.
+
+        A rig that is lost is not among it: what becomes of it, the next message shows.
+        """
+        with self._lock:
+            self._since, self._is_over = None, True
+            self._ready.unset()
+            return dict(self._failed.items() - self._told)
+
+    def close(self) -> None:
+        """Be told of nothing more."""
+        self.end()
+        for unsubscribe in self._subscriptions:
+            unsubscribe()
+
+    # ------------------------------------------------------------------------------------- on the service thread
+
+    def _note_notice(self, notice: Notice) -> None:
+        body = notice.body if isinstance(notice.body, dict) else {}
+        if notice.rig not in self._rigs or name_different(body.get("exp_ref"), self._exp_ref):
+            return
+        if notice.topic == FAILURE:
+            self._fail(notice.rig, str(body.get("problem") or notice.body))  # which the log has of the notice
+        elif notice.topic == "log" and body.get("message") in ("EXPEND", "EXPINTERRUPT") and not body.get("error"):
+            self._reasons.setdefault(notice.rig, f"{body['message']} came from {body.get('from')}")
+        elif notice.topic == "status" and body.get("status") == ExpStatus.STOPPED.name:
+            if body.get("reason"):
+                self._reasons[notice.rig] = str(body["reason"])
+                self._logged.add(notice.rig)
+            if self._since is not None:
+                # It may be late, and of an experiment of the same name before; a probe that leaves now is not.
+                with contextlib.suppress(NotRunning):
+                    self._services.ping(notice.rig, PROBE_TIMEOUT, _ignore)
+
+    def _note_status(self, probe: ProbeAnswered) -> None:
+        since, stamps = self._since, probe.stamps
+        if probe.rig not in self._rigs or since is None or stamps is None:
+            return
+        sent = time.monotonic() - (stamps[3] - stamps[0]) / NANOSECONDS
+        if sent <= since:
+            return  # it may have seen the rig before it began
+        rig = self._services[probe.rig]
+        has_stopped = rig.rig_status in (ExpStatus.CONNECTED, ExpStatus.STOPPED)
+        if has_stopped or name_different(rig.exp_ref, self._exp_ref):
+            if probe.rig not in self._reasons and probe.rig not in self._unexplained:
+                self._unexplained.add(probe.rig)  # the notice with the reason may be under way
+                return
+            reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
+            text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
+            self._fail(probe.rig, text, is_news=probe.rig not in self._logged)
+
+    def _note_answer(self, answer: MessageReceived) -> None:
+        ends = answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and answer.request_time is not None
+        if ends and answer.rig in self._rigs and self._since is not None:  # a button that says stop, for instance
+            self._reasons.setdefault(answer.rig, f"this program sent {answer.event.name} while the experiment went on")
+
+    def _note_restart(self, event: RigRestarted) -> None:
+        if event.rig in self._rigs:
+            self._fail(event.rig, "its program was started anew, which has ended what it recorded", is_news=True)
+
+    def _note_link(self, event: LinkChanged) -> None:
+        if event.rig not in self._rigs:
+            return
+        with self._lock:
+            if event.after is LinkState.ALIVE:
+                self._lost.pop(event.rig, None)
+                if self._since is not None and not self._failed and not self._lost:
+                    self._ready.set()
+                return
+        if event.after is LinkState.LOST:
+            self._fail(event.rig, f"the rig is lost: {event.reason}", self._lost)
+
+    def _fail(self, rig: str, reason: str, where: dict[str, str] | None = None, is_news: bool = False) -> None:
+        """File a failure, and log it where no notice and no change of the link has told it."""
+        failed = self._failed if where is None else where
+        if is_news and not self._is_over and rig not in failed:
+            logger.error("%s: %s", rig, one_line(reason))
+        with self._lock:
+            if self._is_over or rig in failed:
+                return
+            failed[rig] = one_line(reason)
+            self._ready.unset()
+            if self._since is None:
+                return  # `begin` tells it
+        self._tell(RigFailure(rig, one_line(reason)))
+
+
+class Started:
+    """The rigs that this program has started by EXPSTART, and not told to end.
+
+    A program that closes with these recording leaves them to their lease, and an iblutil rig, which has none, for ever.
+    A rig that was lost meanwhile is left to its lease: another program may have taken it over.
+
+    Parameters
+    ----------
+    subscribers : Subscribers
+        Who is told of events.
+    """
+
+    def __init__(self, subscribers: Subscribers):
+        self._references: dict[str, str | None] = {}
+        """The experiment that each rig was last told of."""
+        self._prepared: set[str] = set()
+        """Rigs that have accepted this program's EXPINIT, so that it is in charge of them."""
+        self._told: dict[str, float] = {}
+        """Rigs that were sent EXPSTART, with the Unix time from which they may act on it."""
+        self._surely: set[str] = set()
+        """Rigs that have answered it."""
+        subscribers.add(PushBegun, self._note_push)
+        subscribers.add(MessageReceived, self._note_answer)
+        subscribers.add(PushCompleted, self._note_outcome)
+        subscribers.add(Notice, self._note_notice)
+        subscribers.add(RigRestarted, lambda event: self._forget([event.rig]))
+        subscribers.add(LinkChanged, self._note_link)
+
+    def take(self, services: RigServices) -> list[str]:
+        """Return them, and forget them."""
+        now = time.time()  # what waits for a later instant is called off by the goodbye
+        begun = [rig for rig in services if now >= self._told.get(rig, math.inf)]
+        rigs = [rig for rig in begun if rig in self._surely or self._may_be_own(services[rig])]
+        self._forget(list(services))
+        return rigs
+
+    def _may_be_own(self, rig: RemoteRig) -> bool:
+        """Tell whether what a rig records, if anything, is this program's: an iblutil rig does not say."""
+        if rig.name in self._prepared or rig.dialect == Dialect.IBLUTIL.value:
+            return True
+        own = self._references.get(rig.name)
+        return own is not None and _as_written(rig.exp_ref) == own
+
+    def _forget(self, rigs: Iterable[str]) -> None:
+        for rig in rigs:
+            self._told.pop(rig, None)
+            self._surely.discard(rig)
+            self._prepared.discard(rig)
+
+    def _note_push(self, push: PushBegun) -> None:
+        if push.event in ENDS:
+            self._forget(push.rigs)  # it may be at work on that, which is not to be overtaken
+        elif push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
+            named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
+            if isinstance(named, str):
+                self._references.update(dict.fromkeys(push.rigs, _as_written(named)))
+        if push.event is ExpMessage.EXPSTART:
+            self._told.update(dict.fromkeys(push.rigs, push.at or 0.0))
+
+    def _note_answer(self, answer: MessageReceived) -> None:
+        if answer.event is ExpMessage.EXPINIT and answer.request_time is not None:
+            self._prepared.add(answer.rig)
+        elif answer.event is ExpMessage.EXPSTART and answer.request_time is not None:
+            self._surely.add(answer.rig)
+
+    def _note_outcome(self, push: PushCompleted) -> None:
+        if push.event is ExpMessage.EXPSTART:
+            # Another's recording, nobody there, or never sent. Whoever was only silent may have begun.
+            unmoved = (BusyError, RigRefused, Aborted)
+            self._forget([rig for rig, error in push.failures.items() if isinstance(error, unmoved)])
+
+    def _note_link(self, event: LinkChanged) -> None:
+        if event.after is LinkState.LOST:
+            self._forget([event.rig])
+
+    def _note_notice(self, notice: Notice) -> None:
+        body = notice.body if isinstance(notice.body, dict) else {}
+        if notice.topic == "log" and body.get("message") == "EXPINIT" and not body.get("error"):
+            self._forget([notice.rig])  # another program has begun with it
+
+
+class LateStop:
+    """Stops rigs that could not be reached when their experiment ended, as soon as they answer again.
+
+    Their coordinator is still there, so that their lease does not end: else they would record for ever. Of iblutil
+    rigs, which do not say what they record, nothing is known.
+
+    Parameters
+    ----------
+    services : RigServices
+        The rigs.
+    subscribers : Subscribers
+        Who is told of events.
+    rigs : iterable of str
+        Names of those that may go on recording.
+    exp_ref : str or None
+        The experiment that is over; what they do by then for another is left alone.
+    interrupt, clean_up : Message
+        What they are told, one after the other.
+    patience : float
+        Seconds beyond their own for what they confirm to be working on.
+    """
+
+    def __init__(
+        self,
+        services: RigServices,
+        subscribers: Subscribers,
+        rigs: Iterable[str],
+        exp_ref: str | None,
+        interrupt: Message,
+        clean_up: Message,
+        patience: float,
+    ):
+        self._services, self._exp_ref = services, exp_ref
+        self._interrupt, self._clean_up, self._patience = interrupt, clean_up, patience
+        self._tries = dict.fromkeys(rigs, MOST_TRIES)  # touched on the service thread alone from now on, as all below
+        self._asked: set[str] = set()
+        self._subscriptions: list[Callable[[], None]] = []
+        self._subscriptions.append(subscribers.add(MessageReceived, self._note_answer))
+        self._subscriptions.append(subscribers.add(ProbeAnswered, self._note_status))
+
+    def _note_status(self, probe: ProbeAnswered) -> None:
+        if probe.rig not in self._tries or probe.rig in self._asked or probe.stamps is None:
+            return
+        rig, experiment = self._services[probe.rig], self._exp_ref or "the experiment"
+        if rig.rig_status is ExpStatus.CONNECTED or _as_written(rig.exp_ref) != _as_written(self._exp_ref):
+            self._forget(probe.rig)
+        elif not self._tries[probe.rig]:
+            logger.error("%s answers, but does not stop, though %s is over; look at the rig", probe.rig, experiment)
+            self._forget(probe.rig)
+        else:
+            logger.warning("%s answers again, and is told to stop: %s is over", probe.rig, experiment)
+            self._tries[probe.rig] -= 1
+            self._asked.add(probe.rig)
+            self._tell(self._interrupt, probe.rig, lambda outcome: self._note_outcome(probe.rig, outcome))
+
+    def _note_outcome(self, rig: str, outcome: PushResult | PushError | NotRunning) -> None:
+        self._asked.discard(rig)
+        is_lost = isinstance(outcome, PushError) and isinstance(outcome.failed.get(rig), (RigLost, RigRefused))
+        if is_lost and rig in self._tries:
+            self._tries[rig] += 1  # it was gone again before it could answer
+
+    def _note_answer(self, answer: MessageReceived) -> None:
+        if answer.rig not in self._tries or answer.event not in LIFECYCLE_MESSAGES or answer.request_time is None:
+            return
+        self._forget(answer.rig)  # by this, or by the program itself, which knows of it then
+        if answer.rig in self._asked and answer.event is ExpMessage.EXPINTERRUPT:
+            self._tell(self._clean_up, answer.rig, _ignore)
+
+    def _tell(self, message: Message, rig: str, done: Callable[[Any], object]) -> None:
+        with contextlib.suppress(NotRunning):
+            self._services.push(message, draw_request_time(), done, [rig], patience=self._patience)
+
+    def _forget(self, rig: str) -> None:
+        self._tries.pop(rig, None)
+        if not self._tries:
+            for unsubscribe in self._subscriptions:
+                unsubscribe()
+
+
+def _as_written(reference: str | None) -> str | None:
+    return None if reference is None else canonical_reference(reference)
+
+
+def _ignore(_: Any) -> None:
+    """Take no notice: the event of the probe is what counts."""

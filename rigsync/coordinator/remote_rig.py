@@ -1,0 +1,478 @@
+"""One rig of a coordinator, as iblutil's `Communicator`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from iblutil.io.net import base
+
+from rigsync.coordinator.results import draw_request_time
+from rigsync.core.arguments import compose, encode, validate_event
+from rigsync.core.board import Progress
+from rigsync.core.clock import ClockEstimate
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import LinkState
+from rigsync.core.messages import NULL_MESSAGE, Message, Verb
+from rigsync.core.peer import Peer
+from rigsync.core.rigs import RigConfig, Room
+from rigsync.errors import RigError
+from rigsync.runtime.callbacks import guarded, on_loop_of, resolve_future
+
+if TYPE_CHECKING:
+    from rigsync.coordinator.service import RigServices
+
+
+class RemoteRig(base.Communicator):
+    """One rig as iblutil's `Communicator`, over the rigsync core.
+
+    The coroutines may be awaited on any event loop.
+
+    Parameters
+    ----------
+    config : RigConfig
+        The rig.
+    services : RigServices
+        Which it is one of.
+    """
+
+    def __init__(self, config: RigConfig, services: RigServices):
+        # Not Communicator.__init__, which looks names up, blocking, and knows no IPv6.
+        self.config, self._services = config, services
+        self.name, self.server_uri = config.name, str(config.address)
+        self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
+        events = (NULL_MESSAGE, *ExpMessage.__members__.values())
+        self._callbacks: dict[ExpMessage, list[Any]] = {event: [] for event in events}
+        self._asked: set[ExpMessage] = set()
+        """What the rig has confirmed to a `confirmed_send`, and has not answered."""
+        self._unclaimed: dict[Verb, tuple[list[Any], tuple[Any, ...]] | RigError] = {}
+        self._lock = threading.RLock()  # for all three: callers are on any thread
+
+    def __repr__(self) -> str:
+        return f"<RemoteRig {self.name} {self.server_uri} {self.state.value}>"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the services are open, as iblutil has it; whether the rig is there, `is_alive` says."""
+        return self._services.is_open
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the rig has answered lately: its link is alive or suspect."""
+        return self.state in (LinkState.ALIVE, LinkState.SUSPECT)
+
+    @property
+    def state(self) -> LinkState:
+        """State of the link."""
+        peer = self.peer
+        return peer.state if peer else LinkState.UNKNOWN
+
+    @property
+    def reason(self) -> str:
+        """What the state of the link rests on, in words."""
+        peer = self.peer
+        return peer.reason if peer else "the services are not open"
+
+    @property
+    def dialect(self) -> str:
+        """``rigsync``, ``iblutil`` or ``unknown``."""
+        peer = self.peer
+        return peer.dialect.value if peer else "unknown"
+
+    @property
+    def clock(self) -> ClockEstimate | None:
+        """How the rig's clock stands to this computer's; None before it is known, and for iblutil rigs."""
+        peer = self.peer
+        return peer.clock if peer else None
+
+    @property
+    def round_trip(self) -> float | None:
+        """Smoothed round trip in seconds; None before the first."""
+        peer = self.peer
+        return peer.round_trip if peer else None
+
+    @property
+    def loss(self) -> float | None:
+        """Share of the newest probes that were lost, from 0 to 1; None before it can be told."""
+        peer = self.peer
+        return peer.loss(time.monotonic()) if peer else None
+
+    @property
+    def rig_status(self) -> ExpStatus | None:
+        """Where in its life cycle the rig is, as it said last; None of an iblutil rig, which does not say."""
+        peer = self.peer
+        return peer.status if peer else None
+
+    @property
+    def exp_ref(self) -> str | None:
+        """Reference of the rig's experiment, as it said last."""
+        peer = self.peer
+        return peer.exp_ref if peer else None
+
+    @property
+    def version(self) -> str | None:
+        """Version of rigsync on the rig."""
+        peer = self.peer
+        return peer.version if peer else None
+
+    @property
+    def owner(self) -> str | None:
+        """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
+        peer = self.peer
+        return peer.owner if peer else None
+
+    @property
+    def progress(self) -> dict[str, Progress]:
+        """How far things on the rig are, by item: a copy of what it said last, from any thread."""
+        peer = self.peer
+        return peer.board.progress if peer else {}
+
+    @property
+    def streams(self) -> dict[str, dict[str, Any]]:
+        """What the rig says of each of its streams, by the stream's name: a copy, from any thread."""
+        peer = self.peer
+        return peer.board.streams if peer else {}
+
+    @property
+    def peer(self) -> Peer | None:
+        """The core's view of this rig; None until the services are open. For reading only."""
+        return self._services.peer(self.name)
+
+    async def init(self, data: Any = None, addr: Any = None) -> None:
+        """Send EXPINIT; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        data : object
+            What the rig is to know.
+        addr : (str, int), optional
+            The rig's address, if at all: here and in the other verbs for iblutil's sake.
+
+        Raises
+        ------
+        RigError
+            The rig did not confirm it; here and in the other verbs.
+        """
+        await self.confirmed_send(base.Service.init(self, data), addr)
+
+    async def start(self, exp_ref: Any, data: Any = None, addr: Any = None) -> None:
+        """Send EXPSTART; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        exp_ref : str or dict
+            The experiment, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence`` and ``subject``.
+        data : object
+            What else the rig is to know.
+        addr : (str, int), optional
+            As for `init`.
+        """
+        await self.confirmed_send((ExpMessage.EXPSTART, exp_ref, data), addr)
+
+    async def stop(self, data: Any = None, immediately: bool = False, addr: Any = None) -> None:
+        """Send EXPEND, or EXPINTERRUPT; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        data : object
+            What the rig is to know, for instance the error that interrupts.
+        immediately : bool
+            Whether to interrupt.
+        addr : (str, int), optional
+            As for `init`.
+        """
+        await self.confirmed_send(base.Service.stop(self, data, immediately=immediately), addr)
+
+    async def status(self, status: Any, addr: Any = None) -> None:
+        """Send EXPSTATUS; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            The status of this computer.
+        addr : (str, int), optional
+            As for `init`.
+        """
+        await self.confirmed_send(base.Service.status(self, status), addr)
+
+    async def info(self, status: Any, data: Any = None, addr: Any = None) -> None:
+        """Send EXPINFO; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            The status of this computer.
+        data : object
+            What this computer says of itself.
+        addr : (str, int), optional
+            As for `init`.
+        """
+        await self.confirmed_send(base.Service.info(self, status, data), addr)
+
+    async def cleanup(self, data: Any = None, addr: Any = None) -> None:
+        """Send EXPCLEANUP; return when the rig has confirmed that it has it.
+
+        Parameters
+        ----------
+        data : object
+            What the rig is to know.
+        addr : (str, int), optional
+            As for `init`.
+        """
+        await self.confirmed_send(base.Service.cleanup(self, data), addr)
+
+    async def alyx(self, alyx: Any = None, addr: Any = None) -> Any:
+        """Send an Alyx token, or ask for one.
+
+        Parameters
+        ----------
+        alyx : object, optional
+            An Alyx client, whose token is sent if it is logged in. None asks the rig for one.
+        addr : (str, int), optional
+            As for `init`.
+
+        Returns
+        -------
+        list or None
+            Address and token from the rig where `alyx` is None or not logged in.
+        """
+        message = compose(ExpMessage.ALYX, alyx, room=self.config.room)
+        await self.confirmed_send((ExpMessage.ALYX, alyx), addr)
+        if not message.asks_token:
+            return None
+        data, _ = await self.on_event(ExpMessage.ALYX)
+        return data
+
+    async def confirmed_send(self, data: Any, addr: Any = None, timeout: float | None = None) -> None:
+        """Send a message, and return when the rig has confirmed that it has it.
+
+        The answer comes by `on_event` or a callback. An iblutil rig is sent the next message from then on.
+
+        Parameters
+        ----------
+        data : sequence, str or bytes
+            ``[event, *args]``, or its JSON text.
+        addr : (str, int), optional
+            The rig's address, if at all.
+        timeout : float, optional
+            Seconds; by default the rig's own timeout.
+
+        Raises
+        ------
+        RigError
+            The rig did not confirm it. (A failure after that is raised by `on_event`, but for an iblutil rig that does
+            not answer: of such a one, silence is no failure.)
+        TypeError, ValueError
+            It is no message, or cannot be sent; or the address is not the rig's.
+        NotRunning
+            The services are not open.
+        """
+        self._check_address(addr)
+        message = message_of(data, self.config.room)
+        with self._lock:
+            self._unclaimed.pop(message.event, None)
+        confirmed = asyncio.get_running_loop().create_future()
+        self._services.send_confirmed(message, self.name, timeout, confirmed)
+        await confirmed
+
+    def send(self, data: Any, addr: Any = None) -> None:
+        """Send a message without waiting for anything.
+
+        Parameters
+        ----------
+        data : sequence, str or bytes
+            ``[event, *args]``, or its JSON text.
+        addr : (str, int), optional
+            The rig's address, if at all.
+
+        Raises
+        ------
+        TypeError, ValueError, NotRunning
+            As for `confirmed_send`.
+        """
+        self._check_address(addr)
+        self._services.push(message_of(data, self.config.room), draw_request_time(), lambda _: None, [self.name])
+
+    async def on_event(self, event: Any) -> Any:
+        """Wait for a message from the rig; the answer to the last `confirmed_send` of it is not missed by coming late.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``.
+
+        Returns
+        -------
+        (list, tuple)
+            What follows the event, and the rig's address; for several events at once, also the event.
+
+        Raises
+        ------
+        RigError
+            The rig failed to answer the last `confirmed_send`.
+        TypeError, ValueError
+            No such message.
+        """
+        event = ExpMessage.validate(event)
+        future = asyncio.get_running_loop().create_future()
+        with self._lock:
+            for single in _singles(event):
+                if outcome := self._unclaimed.pop(single, None):
+                    if isinstance(outcome, RigError):
+                        raise outcome
+                    return outcome if single is event else (*outcome, single)
+            self.assign_callback(event, future)
+        try:
+            return await future
+        finally:  # one that was given up must not take the next answer
+            self.clear_callbacks(event, future, cancel_futures=False)
+
+    def assign_callback(self, event: Any, callback: Any) -> None:
+        """Have a function called, or a future resolved, when a message comes.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``, or 0 for the errors that an iblutil rig reports.
+        callback : callable or asyncio.Future
+            Called on the services' thread with what follows the event and the rig's address; where there are several
+            events, also with the event. A future, which may be of any event loop, has these as a tuple.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No such message, or what is to be called is neither a function nor a future.
+        """
+        event = ExpMessage.validate(event)
+        if not (callable(callback) or asyncio.isfuture(callback)):
+            raise TypeError("a callback is a function or a future")
+        singles = _singles(event)
+        with self._lock:
+            for single in singles:
+                # Not as iblutil finds it out, which takes several events for one since Python 3.12.
+                self._callbacks[single].append((callback, singles != [event]))
+
+    def clear_callbacks(self, event: Any, callback: Any = None, cancel_futures: bool = True) -> int:
+        """Remove the callbacks of a message, or one of them.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``.
+        callback : callable or asyncio.Future, optional
+            The one to remove; all by default.
+        cancel_futures : bool
+            Whether to cancel the futures among them.
+
+        Returns
+        -------
+        int
+            How many were removed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No such message.
+        """
+        wanted = callback and _identity(callback)
+        removed = []
+        with self._lock:
+            for single in _singles(ExpMessage.validate(event)):
+                for entry in tuple(self._callbacks[single]):
+                    if not callback or _identity(entry[0]) == wanted:
+                        self._callbacks[single].remove(entry)
+                        removed.append(entry[0])
+        for future in removed:
+            if cancel_futures and asyncio.isfuture(future):
+                on_loop_of(future, future.cancel)
+        return len(removed)
+
+    def close(self) -> None:
+        """Remove all callbacks and cancel futures; the socket closes with the services."""
+        for event in self._callbacks:
+            self.clear_callbacks(event)
+
+    def note_confirmed(self, event: ExpMessage) -> None:
+        """Take note that the rig has a message of `confirmed_send`, and may answer it; for `RigServices`."""
+        with self._lock:
+            self._asked.add(event)
+
+    def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...]) -> None:
+        """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
+
+        Unlike there, a callback that raises keeps neither the others nor the link from going on.
+        """
+        with self._lock:
+            callbacks = self._claim(event, (args, addr))
+        for callback, return_event in callbacks:
+            content = (args, addr, event) if return_event else (args, addr)
+            if asyncio.isfuture(callback):
+                resolve_future(callback, content)
+            else:
+                guarded(f"callback for {event.name or 'errors'} from {self.name}", callback, *content)
+
+    def deliver_failure(self, error: RigError, event: ExpMessage | None = None) -> None:
+        """Tell who waits for the answer to a message, of any by default, that there is none; for `RigServices`."""
+        for asked in list(self._asked) if event is None else [event] if event in self._asked else []:
+            with self._lock:
+                callbacks = self._claim(asked, error)
+            for callback, _ in callbacks:
+                if asyncio.isfuture(callback):
+                    resolve_future(callback, error)
+
+    def _claim(self, event: ExpMessage, outcome: Any) -> list[tuple[Any, bool]]:
+        """Return an event's callbacks; keep the outcome of what was asked for `on_event` where no future waits."""
+        callbacks = [entry for entry in self._callbacks[event] if not (asyncio.isfuture(entry[0]) and entry[0].done())]
+        futures = [callback for callback, _ in callbacks if asyncio.isfuture(callback)]
+        for entries in self._callbacks.values():  # a future that waits for several events is in several lists
+            entries[:] = [entry for entry in entries if not any(entry[0] is future for future in futures)]
+        if event in self._asked and not futures:
+            self._unclaimed[event] = outcome
+        self._asked.discard(event)
+        return callbacks
+
+    def _check_address(self, addr: Any) -> None:
+        if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._services.address(self.name)):
+            raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
+
+
+def message_of(data: Any, room: Room) -> Message:
+    """Return a message in the form that iblutil's `confirmed_send` takes, encoded.
+
+    Parameters
+    ----------
+    data : sequence, str or bytes
+        ``[event, *args]``, or its JSON text.
+    room : Room
+        How large it may become.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no message; see `compose`.
+    """
+    if isinstance(data, (str, bytes, bytearray)):
+        data = json.loads(data)
+    if not isinstance(data, (list, tuple)) or not data:
+        raise TypeError(f"a message is [event, *args], not a {type(data).__name__}")
+    event, *args = data
+    event = validate_event(event)
+    if event is ExpMessage.ALYX and len(args) == 2:
+        return encode(event, args, room)  # address and token, as iblutil's own Service.alyx gives them
+    return compose(event, *args, room=room)
+
+
+def _singles(event: ExpMessage) -> list[ExpMessage]:
+    """Return the events of which this one is made, the null message included."""
+    if not event:
+        return [NULL_MESSAGE]
+    return [single for single in ExpMessage.__members__.values() if single & event]
+
+
+def _identity(callback: Any) -> Any:
+    """Return by what iblutil knows a callback again, also one that its Services has wrapped."""
+    return getattr(callback, "id", None) or hash(callback)

@@ -1,0 +1,175 @@
+"""What became of a push, and the log of all of them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync.core.clock import ClockEstimate
+from rigsync.core.events import Start
+from rigsync.errors import PushError, PushTimeout, RigError
+
+MOST_BYTES = 64 << 20
+"""Bytes of answers that a log keeps, as they came over the network: 10,000 of the largest would fill any memory."""
+KEPT_ANYWAY = 16
+"""Results that a log keeps however large they are, so that one who pushes and then looks finds them."""
+
+_clock_lock = threading.RLock()  # which the handler of a signal that comes in between can take, too
+_last_request_time = 0.0
+
+
+def draw_request_time() -> float:
+    """Return the Unix time in seconds, strictly increasing in this process even where the clock is set back."""
+    global _last_request_time
+    with _clock_lock:
+        while True:
+            before = _last_request_time
+            drawn = max(time.time(), math.nextafter(before, math.inf))
+            if _last_request_time == before:  # else such a handler has drawn one meanwhile
+                _last_request_time = drawn
+                return drawn
+
+
+class PushResult(dict[str, list[Any]]):
+    """The answers to one push: a dict of rig name to what follows the event in that rig's answer.
+
+    Attributes
+    ----------
+    message : str
+        Name of the message, for instance ``EXPSTART``.
+    request_time : float
+        Unix time in seconds; the push's key in the log.
+    failed : dict of str to RigError
+        The rigs that did not answer, or answered with an error.
+    starts : dict of str to Start
+        When the rigs that answered began to act, in seconds of Unix time, with its error bound. The time is that of
+        this computer's clock as the connection was made: where the clock is set later, these do not jump with it.
+    at : float or None
+        The instant at which they were to act, likewise; None for at once.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        request_time: float,
+        answers: Mapping[str, list[Any]],
+        failed: Mapping[str, RigError],
+        starts: Mapping[str, Start] | None = None,
+        at: float | None = None,
+    ):
+        super().__init__(answers)
+        self.message, self.request_time, self.failed = message, request_time, dict(failed)
+        self.starts, self.at = dict(starts or {}), at
+
+    @property
+    def succeeded(self) -> dict[str, list[Any]]:
+        """The answers, without the rest."""
+        return dict(self)
+
+    @property
+    def skew(self) -> float | None:
+        """Seconds between the first start and the last; None where fewer than two are known."""
+        times = [start.time for start in self.starts.values()]
+        return max(times) - min(times) if len(times) > 1 else None
+
+    def as_outcome(self) -> PushResult | PushError:
+        """Return the result itself if every rig answered, else the error that holds it."""
+        return self.as_error() if self.failed else self
+
+    def as_error(self) -> PushError:
+        """Return the error that holds the result of a push in which some rig failed."""
+        all_late = all(isinstance(error, TimeoutError) for error in self.failed.values())
+        return (PushTimeout if all_late else PushError)(self.message, self, self.failed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PushResult, (self.message, self.request_time, dict(self), self.failed, self.starts, self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class PingReply:
+    """What one rig said to one probe."""
+
+    rig: str
+    """Name of the rig."""
+    address: str
+    """Host and port that answered."""
+    round_trip: float
+    """Seconds."""
+    dialect: str
+    """``rigsync`` or ``iblutil``."""
+    status: str | None
+    """Name of the rig's ExpStatus; None from an iblutil rig, whose echo says nothing."""
+    exp_ref: str | None
+    """The rig's experiment reference."""
+    version: str | None
+    """Version of rigsync on the rig."""
+    owner: str | None = None
+    """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
+    clock: ClockEstimate | None = None
+    """How the rig's clock stands to this computer's; None from an iblutil rig, which does not say."""
+
+
+class ResultLog(Mapping[float, Any]):
+    """The newest results by request time: read-only, and never blocks.
+
+    Parameters
+    ----------
+    limit : int
+        How many are kept, so that a week-long session does not grow; fewer where their answers take more than 64 MiB.
+
+    Raises
+    ------
+    ValueError
+        `limit` is not a positive whole number.
+    """
+
+    def __init__(self, limit: int = 10_000):
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"the log's limit is a positive whole number, not {limit!r}")
+        self.limit = limit
+        self._results: dict[float, PushResult | PushError] = {}
+        self._sizes: dict[float, int] = {}
+        self._bytes = 0
+        self._filing = threading.Lock()
+
+    def file(self, request_time: float, outcome: PushResult | PushError, size: int = 0) -> None:
+        """Add an outcome with the bytes of its answers; the oldest over the limits go. For its owner, on any thread."""
+        with self._filing:
+            self._results[request_time] = outcome
+            self._sizes[request_time] = size
+            self._bytes += size
+            while len(self._results) > self.limit or (self._bytes > MOST_BYTES and len(self._results) > KEPT_ANYWAY):
+                oldest = next(iter(self._results))
+                del self._results[oldest]
+                self._bytes -= self._sizes.pop(oldest)
+
+    def __getitem__(self, request_time: float) -> PushResult | PushError:
+        return self._results[request_time]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(tuple(self._results))  # a copy, as below: the service thread may add while the caller iterates
+
+    def values(self) -> ValuesView[PushResult | PushError]:
+        """Return the results there are now; the view does not follow the log."""
+        return self._results.copy().values()
+
+    def items(self) -> ItemsView[float, PushResult | PushError]:
+        """Return the request times and results there are now; the view does not follow the log."""
+        return self._results.copy().items()
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __repr__(self) -> str:
+        return f"<ResultLog of {len(self)} results>"
+
+
+class WritableLog(ResultLog):
+    """The log of a subclass whose `listen` files the outcomes itself, as iblrig's class does."""
+
+    def __setitem__(self, request_time: float, outcome: Any) -> None:
+        self.file(request_time, outcome)

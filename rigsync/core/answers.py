@@ -1,0 +1,50 @@
+"""What a rig answers, in the places where iblrig's task code looks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a rig says of itself: the constant part of iblrig's ExpInfo structure."""
+
+    name: str
+    """Name of the rig."""
+    main_sync: bool = False
+    """Whether this rig records the signal to which all others are aligned."""
+    experiment_description: dict[str, Any] = field(default_factory=dict)
+    """Devices and their settings, as in an IBL experiment description file; plain JSON values."""
+    version: str = ""
+    """Version of rigsync."""
+
+
+def experiment_information(
+    identity: Identity, status: ExpStatus, exp_ref: str | None, returned: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return iblrig's ExpInfo structure, over it what the handlers returned, and the rig's own status."""
+    return {
+        "exp_ref": exp_ref,
+        "main_sync": identity.main_sync,
+        "experiment_description": identity.experiment_description,
+        "master": False,  # the behaviour PC, which commands, is the master
+        "rig_version": identity.version,
+        "spec_version": PROTOCOL_VERSION,
+        **returned,
+        "status": int(status),
+    }
+
+
+def answer_arguments(event: ExpMessage, status: ExpStatus, exp_ref: str | None, info: dict[str, Any]) -> list[Any]:
+    """Return what follows the event in the answer to `event`, for all messages but ALYX."""
+    if event is ExpMessage.EXPINFO:
+        return [int(status), info]
+    if event is ExpMessage.EXPSTATUS:
+        return [int(status)]
+    if event is ExpMessage.EXPSTART:
+        return [exp_ref, info]
+    return [info]

@@ -1,0 +1,442 @@
+"""What a rig shows of its work: how far things are, and which streams it has (docs/decisions/0014).
+
+Values change much more often than anybody can look. So a call only notes them; they leave with the next tick, and
+once nothing has changed for a while the last one is sent so that it certainly arrives.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync.core import messages
+from rigsync.core.arguments import to_plain
+from rigsync.core.rigs import DATAGRAM_ROOM, Room
+from rigsync.core.throttle import Throttle
+from rigsync.errors import UnknownStream
+
+PROGRESS, STREAM = TOPICS = ("progress", "stream")
+"""Topics of the notices that make up a board."""
+INTERVAL = 0.1
+"""Seconds between two values of one thing on the wire: ten a second are more than anybody can read."""
+QUIET = 0.5
+"""Seconds without a change after which the last value is sent confirmed."""
+MOST = 1024
+"""Items of progress that a rig may have, and streams: a program that makes up names must not take all memory."""
+MOST_BYTES = 1 << 20
+"""Bytes of all streams' information as JSON, so that the whole board can wait for one coordinator."""
+MOST_STEPS = 10_000
+"""Streams added and removed, and not sent yet, of which each is told; beyond that the board is told anew."""
+LONGEST = 100
+"""Characters of a name, and of a unit."""
+LARGEST = sys.float_info.max
+
+_NUMBERS = (int, float)
+_MOST_NUMBER = 2**63 - 1
+
+Key = tuple[str, str]
+"""Topic and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far something is."""
+
+    value: int | float
+    """Where it stands."""
+    total: int | float | None = None
+    """Where it will end, None where that is not known."""
+    unit: str | None = None
+    """What it is counted in, None where that is plain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A notice to be sent."""
+
+    topic: str
+    key: str | None
+    body: Any
+    confirm: bool
+    is_value: bool = False
+    """Whether one that is sent after it makes it needless."""
+
+
+class _Item:
+    """An item of progress."""
+
+    __slots__ = ("is_dirty", "key", "state")
+
+    def __init__(self, name: str, state: tuple[Any, Any, Any]):
+        self.key = (PROGRESS, name)
+        self.state = state  # value, total and unit; replaced as one, so that no other thread sees half of it
+        self.is_dirty = False
+
+    def post(self, confirm: bool) -> Post:
+        value, total, unit = self.state
+        body = {"value": value, "total": total, "unit": unit}
+        return Post(*self.key, body, confirm, is_value=True)
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """A stream."""
+
+    key: Key
+    number: int
+    """Which of all streams that were ever added: one of the same name that is added later is another one."""
+    info: dict[str, Any]
+    size: int
+    is_dirty: bool = field(default=False)
+
+    def post(self, confirm: bool, action: str = "update") -> Post:
+        return Post(*self.key, stream_body(action, self.number, self.info), confirm, is_value=action == "update")
+
+
+def stream_body(action: str, number: int, info: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a notice of the topic ``stream``."""
+    return {"action": action, "number": number, "info": info}
+
+
+class Board:
+    """What one rig shows of its work.
+
+    The methods that the rig's program calls may be called from any thread. They return whether the one that sends is
+    to be woken, so that it calls `take`; the others are that one's.
+
+    Parameters
+    ----------
+    room : Room
+        How large a notice may be; as large as a datagram by default.
+    lock : context manager, optional
+        What keeps threads apart, and can be entered again by the one that has it.
+    """
+
+    def __init__(self, room: Room = DATAGRAM_ROOM, lock: AbstractContextManager[Any] | None = None):
+        self._room = room
+        self._lock: AbstractContextManager[Any] = nullcontext() if lock is None else lock
+        self._items: dict[str, _Item] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._numbers = self._bytes = 0
+        self._steps: list[Post] = []
+        self._is_behind = False  # more steps than are told one by one
+        # Filled without the lock, by what has to be quick, and emptied with it, one by one.
+        # By themselves, not by name: another thread may still change one of that name that has been forgotten.
+        self._dirty: dict[_Item | _Stream, None] = {}
+        self._throttle: Throttle[Key] = Throttle(INTERVAL)
+        # When each was last seen to have changed, the longest ago first.
+        self._unsettled: OrderedDict[Key, tuple[float, _Item | _Stream]] = OrderedDict()
+        self._is_awake = False
+        self._tick = math.inf  # of one that is awake: when to look for changes, infinity for at once
+        self._has_told = False
+
+    # -------------------------------------------------------------------------------------- the rig's program
+
+    def progress(self, item: str, value: Any, total: Any = None, unit: str | None = None) -> bool:
+        """Note how far something is.
+
+        Parameters
+        ----------
+        item : str
+            What it is.
+        value, total : number
+            Where it stands, and where it will end.
+        unit : str, optional
+            What it is counted in.
+
+        Raises
+        ------
+        TypeError, ValueError
+            What it is given is of the wrong type, empty, too long or not finite, or there are too many items.
+        """
+        # Called some ten thousand times a second: where only the value is another one, nothing else is looked at.
+        kind = type(value)
+        if (kind is int or kind is float) and -LARGEST <= value <= LARGEST and type(item) is str:
+            found = self._items.get(item)
+            if found is not None:
+                state = found.state
+                if (total is state[1] or (type(total) in _NUMBERS and total == state[1])) and (
+                    unit is state[2] or (type(unit) is str and unit == state[2])
+                ):
+                    if value == state[0]:
+                        return False
+                    found.state = (value, state[1], state[2])
+                    return False if found.is_dirty else self._mark(found)
+        return self._progress_anew(item, value, total, unit)
+
+    def _progress_anew(self, item: Any, value: Any, total: Any, unit: Any) -> bool:
+        item = _checked_text(item, "item")
+        state = (
+            _checked_number(value, "value"),
+            None if total is None else _checked_number(total, "total"),
+            None if unit is None else _checked_text(unit, "unit"),
+        )
+        with self._lock:
+            found = self._items.get(item)
+            if found is None:
+                if len(self._items) >= MOST:
+                    raise ValueError(f"a rig has at most {MOST:,} items of progress; use the same names again")
+                found = self._items[item] = _Item(item, state)
+            elif found.state == state:
+                return False
+            found.state = state
+            return False if found.is_dirty else self._mark(found)
+
+    def clear_progress(self) -> bool:
+        """Forget all items of progress: another experiment begins."""
+        with self._lock:
+            if not self._items:
+                return False
+            for item in self._items.values():
+                self._forget(item)
+            self._items.clear()
+            return self._add_step(Post(PROGRESS, None, None, confirm=True))
+
+    def add_stream(self, name: str, info: dict[str, Any]) -> bool:
+        """Show a stream.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        info : dict
+            What there is to know of it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The name is no text, empty, too long, or taken; or there are too many streams.
+        PayloadError, PayloadTooLarge
+            The information cannot be sent.
+        """
+        name = _checked_text(name, "id of a stream")
+        plain = to_plain(info, "info", self._room)
+        size = self._size(name, plain)
+        with self._lock:
+            if name in self._streams:
+                raise ValueError(f"there is a stream {name!r} already; update it, or remove it before")
+            if len(self._streams) >= MOST:
+                raise ValueError(f"a rig has at most {MOST:,} streams; remove those that have ended")
+            self._make_room(size)
+            self._numbers += 1
+            stream = self._streams[name] = _Stream((STREAM, name), self._numbers, plain, size)
+            return self._add_step(stream.post(confirm=True, action="add"))
+
+    def update_stream(self, name: str, info: dict[str, Any]) -> bool:
+        """Show what has changed of a stream.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        info : dict
+            What has changed; the rest stays.
+
+        Raises
+        ------
+        UnknownStream
+            There is none of that name.
+        PayloadError, PayloadTooLarge, ValueError
+            The information cannot be sent.
+        """
+        plain = to_plain(info, "info", self._room)
+        with self._lock:
+            stream = self._stream(name)
+            merged = {**stream.info, **plain}
+            if merged == stream.info:
+                return False
+            size = self._size(name, merged)
+            self._make_room(size - stream.size)
+            stream.info, stream.size = merged, size
+            return False if stream.is_dirty else self._mark(stream)
+
+    def remove_stream(self, name: str) -> bool:
+        """Show a stream no longer.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Raises
+        ------
+        UnknownStream
+            There is none of that name.
+        """
+        with self._lock:
+            stream = self._stream(name)
+            del self._streams[name]
+            self._bytes -= stream.size
+            self._forget(stream)
+            return self._add_step(stream.post(confirm=True, action="remove"))
+
+    # ------------------------------------------------------------------------------------------------- sending
+
+    def open(self) -> None:
+        """Begin anew with coordinators none of which has been told anything yet."""
+        with self._lock:
+            self._steps.clear()
+            self._is_behind = self._has_told = False
+            for item in self._items.values():
+                self._forget(item)
+            for stream in self._streams.values():
+                self._forget(stream)
+            self._rest()
+
+    def take(self, now: float) -> list[Post]:
+        """Return what is to be sent at monotonic `now` (s), in this order."""
+        with self._lock:
+            posts = self._take_steps()
+            if self._is_awake and (self._tick == math.inf or now >= self._tick):
+                posts += self._take_values(now)
+            while self._next_settling() <= now:
+                posts.append(self._settle(now))
+            self._has_told = self._has_told or bool(posts)
+        return posts
+
+    def take_last(self, now: float) -> list[Post]:
+        """Return all that has not been sent, or not so that it certainly arrives: there will be no later."""
+        with self._lock:
+            posts = self._take_steps()
+            self._collect(now)
+            while self._unsettled:
+                posts.append(self._settle(now))
+        return posts
+
+    def next_timer(self) -> float:
+        """Return when `take` is due, in monotonic seconds; 0 for at once."""
+        if self._steps or self._is_behind:
+            return 0.0
+        timer = math.inf
+        if self._is_awake:
+            timer = 0.0 if self._tick == math.inf else self._tick
+        return min(timer, self._next_settling())
+
+    def snapshot(self) -> list[Post]:
+        """Return the present state whole, for a coordinator of which it is not known what it has been told."""
+        with self._lock:
+            # Where none of this process has been told anything, there is nothing to be forgotten.
+            posts = [Post(STREAM, None, None, confirm=True)] if self._has_told else []
+            posts += [stream.post(confirm=True, action="add") for stream in self._streams.values()]
+            posts += [item.post(confirm=True) for item in self._items.values()]
+            self._has_told = self._has_told or bool(posts)
+        return posts
+
+    # -------------------------------------------------------------------------------------------------- inside
+
+    def _mark(self, entry: _Item | _Stream) -> bool:
+        """Have an entry sent; return whether to wake the one that sends. Without the lock."""
+        entry.is_dirty = True
+        self._dirty[entry] = None
+        if self._is_awake:
+            return False
+        self._is_awake = True
+        return True
+
+    def _rest(self) -> None:
+        """Sleep until something changes."""
+        self._is_awake, self._tick = False, math.inf
+        if self._dirty:  # marked meanwhile, by a thread that may have seen that nobody needs to be woken
+            self._is_awake = True
+
+    def _collect(self, now: float) -> list[_Item | _Stream]:
+        """Return what has changed, and note when."""
+        taken = []
+        for _ in range(4 * MOST):  # while others add to it
+            try:
+                taken.append(self._dirty.popitem()[0])
+            except KeyError:
+                break
+        changed = []
+        for entry in reversed(taken):  # in the order in which they changed
+            entry.is_dirty = False
+            if self._find(entry.key) is entry:
+                self._unsettled[entry.key] = now, entry
+                self._unsettled.move_to_end(entry.key)
+                changed.append(entry)
+        return changed
+
+    def _take_values(self, now: float) -> list[Post]:
+        changed = self._collect(now)
+        told = [entry for entry in changed if self._throttle.note(entry.key, now)]
+        told += [entry for key in self._throttle.take(now) if (entry := self._find(key))]
+        if changed or self._throttle.is_waiting:
+            self._tick = now + INTERVAL  # all that changes is sent at the ticks, so that the sender wakes no oftener
+        else:
+            self._rest()
+        return [entry.post(confirm=False) for entry in told]
+
+    def _next_settling(self) -> float:
+        return next(iter(self._unsettled.values()))[0] + QUIET if self._unsettled else math.inf
+
+    def _settle(self, now: float) -> Post:
+        entry = self._unsettled.pop(next(iter(self._unsettled)))[1]
+        self._throttle.tell(entry.key, now)
+        return entry.post(confirm=True)
+
+    def _take_steps(self) -> list[Post]:
+        if self._is_behind:
+            self._is_behind = False
+            return self.snapshot()
+        posts, self._steps = self._steps, []
+        return posts
+
+    def _add_step(self, post: Post) -> bool:
+        if not self._is_behind:
+            self._steps.append(post)
+        if len(self._steps) > MOST_STEPS:
+            self._steps.clear()
+            self._is_behind = self._has_told = True
+        return True
+
+    def _forget(self, entry: _Item | _Stream) -> None:
+        """Send nothing of an entry that waits to be sent."""
+        entry.is_dirty = False
+        self._dirty.pop(entry, None)
+        self._unsettled.pop(entry.key, None)
+        self._throttle.drop(entry.key)
+
+    def _find(self, key: Key) -> _Item | _Stream | None:
+        topic, name = key
+        return self._items.get(name) if topic == PROGRESS else self._streams.get(name)
+
+    def _stream(self, name: Any) -> _Stream:
+        found = self._streams.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise UnknownStream(str(name), self._streams)
+        return found
+
+    def _size(self, name: str, info: dict[str, Any]) -> int:
+        """Return what a stream's information takes as JSON, in bytes, which there has to be room for."""
+        body = stream_body("update", _MOST_NUMBER, info)
+        messages.notice(messages.Notice("0" * 16, _MOST_NUMBER, STREAM, name, body, False), self._room)
+        return len(messages.to_json(info))
+
+    def _make_room(self, size: int) -> None:
+        if self._bytes + size > MOST_BYTES:
+            raise ValueError(
+                f"the information of all streams together takes over {MOST_BYTES:,} bytes; say less of each"
+            )
+        self._bytes += size
+
+
+def _checked_text(text: Any, what: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"the {what} is text, not {type(text).__name__}")
+    if not 0 < len(text) <= LONGEST:
+        raise ValueError(f"the {what} has 1 to {LONGEST} characters, not {len(text)}")
+    return str(text)
+
+
+def _checked_number(number: Any, what: str) -> int | float:
+    plain = to_plain(number, what)
+    if isinstance(plain, bool) or not isinstance(plain, _NUMBERS):
+        raise TypeError(f"the {what} of progress is a number, not {type(number).__name__}")
+    if not -LARGEST <= plain <= LARGEST:
+        shown = plain if isinstance(plain, float) else "one of so many digits"
+        raise ValueError(f"the {what} of progress is a finite number, not {shown}")
+    return plain

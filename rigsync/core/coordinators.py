@@ -1,0 +1,467 @@
+"""What a rig remembers of each coordinator: answers for repeats, and echoes that it awaits."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from random import Random
+from typing import Any
+
+from rigsync.core.echo_guard import EchoGuard, digest_of
+from rigsync.core.messages import Verb
+from rigsync.core.notices import KEPT, NoticeQueue
+from rigsync.core.timing import Timing
+from rigsync.errors import RemoteProtocolError
+
+REPEAT_WINDOW = 0.5
+"""Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
+FORGOTTEN = 1 << 14
+"""Coordinators of which at least the highest number is kept, so that none of their requests is run again."""
+LOOKED_AT = 64
+"""Of those silent for longest, so many are looked at for one that has only probed, which is forgotten first."""
+FILTER_BITS = 1 << 24
+"""Of the filter that knows those forgotten before them. With a million in it, one newcomer in 2,000 is refused by
+mistake."""
+FILTER_HASHES = 8
+JUMP = 10_000_000
+"""By how much a number may be above the highest before it: more than a coordinator asks other rigs meanwhile. A forged
+request with the highest number there is would leave none for those to come."""
+WAITING_ANSWERS = 64
+"""Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
+
+Address = tuple[Any, ...]
+"""Host and port, and what else the transport needs to answer."""
+
+ONE_PACKET = 1200
+"""Bytes of an answer that any network carries whole (RFC 9000 section 14); beyond, one part may be lost every time."""
+RECORDS = 256
+"""Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""
+KEPT_BYTES = 1 << 18
+"""Bytes of answers kept for each coordinator, to which the newest may come on top."""
+ALL_KEPT_BYTES = 8 << 20
+"""Bytes of all answers kept, and of what is kept with them, but for those of the one in charge."""
+RECORD_BYTES = 512
+"""Bytes that a record takes beside its answer."""
+ALL_WAITING_BYTES = 4 << 20
+"""Bytes of answers that wait for echoes of iblutil coordinators; twice as many where one is in charge."""
+ALL_WITHHELD_BYTES = 1 << 18
+"""Bytes of those that may not leave yet, since their hosts have not shown that they receive: what may leave in 16 s."""
+ALL_NOTICE_BYTES = 16 << 20
+"""Bytes of notices that wait for all coordinators but the one in charge."""
+COORDINATORS = 1024
+"""Coordinators remembered. The one in charge and those that watch stay; of the others a flood of forged ones pushes out
+those that were silent for longest."""
+WATCHERS = 64
+"""Coordinators that get notices, the first that probed: forged ones must not make a rig send to a thousand."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A request that has been accepted, and its answer once there is one."""
+
+    n: int
+    source: Address
+    coordinator: Coordinator
+    frame: bytes | None = None
+    is_withheld: bool = False
+    """Whether the answer has not left, since its coordinator's host has yet to show that it receives."""
+
+    def keep(self, frame: bytes) -> None:
+        """Keep the answer, for repeats, and forget the oldest beyond what is kept."""
+        self.frame = frame
+        self.coordinator.kept_bytes += len(frame)
+        self.coordinator.trim(RECORDS, self)
+
+
+@dataclass(slots=True)
+class Coordinator:
+    """One boot of one coordinator."""
+
+    boot: str
+    host: str
+    last_seen: float
+    notices: NoticeQueue
+    highest: int = 0
+    records: OrderedDict[int, Record] = field(default_factory=OrderedDict)
+    kept_bytes: int = 0
+    address: Address | None = None
+    """Where its probes come from; None after it has said goodbye."""
+    told_overflow: bool = False
+    program: str | None = None
+    """Which program it is, for people."""
+    has_left: bool = False
+    """Whether it has said goodbye, after which nothing of its boot is meant any more."""
+    is_spent: bool = False
+    """Whether it was forgotten so long ago that the rig does not know which of its requests were run."""
+
+    def open_record(self, n: int, source: Address) -> Record:
+        """File request `n`, the highest so far, and forget the oldest answers beyond what is kept."""
+        self.highest = n
+        self.trim(RECORDS - 1)
+        record = self.records[n] = Record(n, source, self)
+        return record
+
+    def trim(self, most: int, newest: Record | None = None) -> None:
+        """Forget the oldest answers beyond `most` and beyond the bytes that are kept, but never the newest."""
+        while self.records and (len(self.records) > most or self.kept_bytes > KEPT_BYTES):
+            oldest = next(iter(self.records.values()))
+            if oldest.frame is None or oldest is newest:
+                break
+            del self.records[oldest.n]
+            self.kept_bytes -= len(oldest.frame)
+
+    def forget_answers(self) -> None:
+        """Forget all answers, but not what is being worked on, nor the highest number."""
+        self.records = OrderedDict((n, record) for n, record in self.records.items() if record.frame is None)
+        self.kept_bytes = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that its answers take, and what is kept with them."""
+        return self.kept_bytes + RECORD_BYTES * len(self.records)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request of it is being worked on, whose repeat must be recognised."""
+        return any(record.frame is None for record in self.records.values())
+
+
+@dataclass(slots=True)
+class Tally:
+    """Bytes that wait on several ways together."""
+
+    size: int = 0
+
+
+@dataclass(slots=True)
+class EchoLane:
+    """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
+
+    tally: Tally
+    guard: EchoGuard = field(default_factory=EchoGuard)
+    answers: deque[tuple[Verb, bytes]] = field(default_factory=deque)
+    awaited: tuple[Verb, bytes] | None = None
+    until: float = math.inf
+    last: bytes = b""
+    last_at: float = -math.inf
+
+    def repeats(self, data: bytes, now: float) -> bool:
+        """Take note of a message, and tell whether it is the last one again, too soon to be meant.
+
+        The network has doubled it; or the coordinator, which takes a second echo for a message, echoes that.
+        """
+        digest = digest_of(data)
+        again = digest == self.last and now - self.last_at < REPEAT_WINDOW
+        self.last, self.last_at = digest, now
+        return again
+
+    def add(self, event: Verb, answer: bytes) -> None:
+        """Have an answer wait for its turn, and give up the oldest beyond those that may."""
+        self.answers.append((event, answer))
+        self.tally.size += len(answer)
+        if len(self.answers) > WAITING_ANSWERS:
+            self.tally.size -= len(self.answers.popleft()[1])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the answers that have not left."""
+        return sum(len(answer) for _, answer in self.answers)
+
+    def finish(self) -> None:
+        """Await the echo of the last answer no more."""
+        if self.awaited is not None:
+            self.tally.size -= len(self.awaited[1])
+            self.awaited = None
+
+    def clear(self) -> None:
+        """Give up all."""
+        self.finish()
+        self.tally.size -= self.size
+        self.answers.clear()
+
+
+class Filter:
+    """Knows all boot numbers that it was given, in a fixed amount of memory; takes few others for one of them.
+
+    A Bloom filter (Communications of the ACM 13, 1970, p. 422).
+    """
+
+    __slots__ = ("_bits",)
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, boot: str) -> None:
+        """Take in a boot number."""
+        if not self._bits:  # few rigs ever need it
+            self._bits = bytearray(FILTER_BITS // 8)
+        for place in self._places(boot):
+            self._bits[place >> 3] |= 1 << (place & 7)
+
+    def __contains__(self, boot: str) -> bool:
+        return bool(self._bits) and all(self._bits[place >> 3] >> (place & 7) & 1 for place in self._places(boot))
+
+    @staticmethod
+    def _places(boot: str) -> list[int]:
+        digest = hashlib.blake2b(boot.encode("ascii"), digest_size=4 * FILTER_HASHES).digest()
+        return [number % FILTER_BITS for (number,) in struct.iter_unpack("<I", digest)]
+
+
+class Coordinators:
+    """All coordinators of one rig.
+
+    Parameters
+    ----------
+    timing : Timing
+        Waits, in seconds.
+    random : random.Random
+        For back-off.
+    """
+
+    def __init__(self, timing: Timing, random: Random):
+        self._timing, self._random = timing, random
+        self._known: OrderedDict[str, Coordinator] = OrderedDict()
+        self._forgotten: OrderedDict[str, int] = OrderedDict()
+        self._spent = Filter()
+        self._watchers: dict[str, Coordinator] = {}
+        self.kept: str | None = None
+        """Boot number of the one that is told everything however long it was silent: the experiment's owner, also
+        after its lease, for it has to hear what became of it."""
+        self.short_changed: list[Address] = []
+        """Addresses of those that do not get every confirmed notice, each once; whoever tells of them empties it."""
+        self.newcomers: list[Coordinator] = []
+        """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
+        know. Whoever tells them empties it."""
+        self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
+        self._withheld: OrderedDict[Address, EchoLane] = OrderedDict()
+        self._waiting = Tally()
+        self._grown = 0
+        """Bytes of answers since it was last looked how many are kept."""
+
+    def seen(self, boot: str, source: Address, now: float) -> Coordinator | None:
+        """Return the coordinator of a frame that came from `source`; None where there is no room for another one.
+
+        Raises
+        ------
+        RemoteProtocolError
+            The boot number is that of a coordinator on another host, which was heard lately: forged.
+        """
+        coordinator = self._known.get(boot)
+        if coordinator is None:
+            if len(self._known) >= COORDINATORS and not self._forget_one():
+                return None
+            notices = NoticeQueue(self._timing, self._random)
+            coordinator = self._known[boot] = Coordinator(boot, source[0], now, notices, self._forgotten.pop(boot, 0))
+            coordinator.is_spent = not coordinator.highest and boot in self._spent
+        elif coordinator.host != source[0] and now < coordinator.last_seen + self._timing.lost_after:
+            raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
+        self._known.move_to_end(boot)
+        coordinator.host = source[0]  # silent there for long enough: its computer has another address now
+        coordinator.last_seen, coordinator.address = now, None if coordinator.has_left else source
+        coordinator.notices.resume(now)
+        return coordinator
+
+    def watch(self, boot: str, now: float, certainly: bool = False) -> None:
+        """Take note that a coordinator that was seen is to get notices.
+
+        Parameters
+        ----------
+        boot : str
+            Its boot number.
+        now : float
+            Monotonic seconds.
+        certainly : bool
+            Also where there are too many already.
+        """
+        if certainly:
+            self.kept = boot
+        if boot in self._known and boot not in self._watchers and not self._known[boot].has_left:
+            self._expire_watchers(now)
+            if certainly or len(self._watchers) < WATCHERS:
+                self._watchers[boot] = self._known[boot]
+                self.newcomers.append(self._known[boot])
+            else:
+                self._short_changed(self._known[boot])
+
+    def _expire_watchers(self, now: float) -> None:
+        for boot in [boot for boot, watcher in self._watchers.items() if watcher.last_seen < now - KEPT]:
+            if boot == self.kept:
+                continue
+            if len(self._watchers[boot].notices):
+                self._short_changed(self._watchers[boot])
+            self._stop_watching(boot)
+
+    def _short_changed(self, coordinator: Coordinator) -> None:
+        if not coordinator.told_overflow and coordinator.address and len(self.short_changed) < WATCHERS:
+            coordinator.told_overflow = True
+            self.short_changed.append(coordinator.address)
+
+    def _stop_watching(self, boot: str) -> None:
+        if watcher := self._watchers.pop(boot, None):
+            watcher.notices.clear()
+
+    def _forget_one(self) -> bool:
+        """Forget a stranger, and return whether there was one that may be forgotten."""
+        strangers = (known for boot, known in self._known.items() if boot not in self._watchers and boot != self.kept)
+        oldest = list(islice(strangers, LOOKED_AT))
+        # Those that have only probed go first: nothing of theirs would be run twice.
+        idle = (known for known in oldest if not known.records)
+        done = (known for known in chain(oldest, strangers) if not known.is_waiting)
+        if (known := next(chain(idle, done), None)) is None:
+            return False
+        del self._known[known.boot]
+        if known.highest:
+            self._forgotten[known.boot] = known.highest
+            if len(self._forgotten) > FORGOTTEN:
+                boot, _ = self._forgotten.popitem(last=False)
+                self._spent.add(boot)
+        elif known.is_spent:
+            self._spent.add(known.boot)
+        return True
+
+    def leave(self, boot: str, source: Address) -> bool:
+        """Send a coordinator that has said goodbye nothing more of one's own accord; return whether it is known."""
+        coordinator = self._known.get(boot)
+        if coordinator is None or coordinator.host != source[0]:
+            return False
+        coordinator.address, coordinator.has_left = None, True
+        self._stop_watching(boot)
+        return True
+
+    def acknowledge(self, boot: str, n: int, source: Address, now: float) -> bool:
+        """Take note that a coordinator has a notice; return whether it is known."""
+        coordinator = self._known.get(boot)
+        if coordinator is None or coordinator.host != source[0]:
+            return False
+        coordinator.notices.acknowledge(n, now)
+        if coordinator.notices.overflowed and not len(coordinator.notices) and boot in self._watchers:
+            coordinator.notices.overflowed = False
+            self.newcomers.append(coordinator)
+        return True
+
+    def file_notice(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> list[Coordinator]:
+        """Have a notice wait for each coordinator that watches, or may be back soon; return these."""
+        self._expire_watchers(now)
+        for watcher in self._watchers.values():
+            watcher.notices.add(n, frame, now, instead)
+        self.bound_notices()
+        for watcher in self._watchers.values():
+            if watcher.notices.overflowed:
+                self._short_changed(watcher)
+        return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
+
+    def take_back(self, instead: Hashable) -> None:
+        """Take out what waits as the newest word on something: there is a newer one, which is sent now."""
+        for watcher in self._watchers.values():
+            watcher.notices.take_back(instead)
+
+    def due(self, now: float) -> list[Coordinator]:
+        """Return the coordinators to which a notice is to be sent; those that are silent have to be heard first."""
+        found = []
+        for watcher in self._watchers.values():
+            if now < watcher.notices.due:
+                continue
+            if watcher.last_seen >= now - self._timing.lost_after:
+                found.append(watcher)
+            else:
+                watcher.notices.pause()
+        return found
+
+    def watching(self, now: float, except_for: str | None = None) -> list[tuple[Address, str]]:
+        """Return address and boot number of the coordinators that watch and were heard lately, but for one boot."""
+        since = now - self._timing.lost_after
+        return [
+            (watcher.address, boot)
+            for boot, watcher in self._watchers.items()
+            if watcher.address and watcher.last_seen >= since and boot != except_for
+        ]
+
+    def last_words(self, now: float) -> list[tuple[Address, str, list[bytes]]]:
+        """Return address and boot number of those that watch, and what each has not confirmed yet."""
+        return [(address, boot, self._watchers[boot].notices.rest()) for address, boot in self.watching(now)]
+
+    def withheld(self, host: str) -> list[Record]:
+        """Return the answers that wait for a host to show that it receives."""
+        known = (coordinator for coordinator in self._known.values() if coordinator.host == host)
+        return [record for coordinator in known for record in coordinator.records.values() if record.is_withheld]
+
+    def lane(self, source: Address) -> EchoLane:
+        """Return the way to the iblutil coordinator at `source`."""
+        lane = self._lanes.get(source)
+        if lane is None:
+            if len(self._lanes) >= COORDINATORS:
+                oldest = list(islice(self._lanes.items(), LOOKED_AT))
+                idle = (where for where, other in oldest if other.awaited is None and not other.answers)
+                given_up = next(idle, oldest[0][0])
+                self._lanes.pop(given_up).clear()
+                self._withheld.pop(given_up, None)
+            lane = self._lanes[source] = EchoLane(self._waiting)
+        self._lanes.move_to_end(source)
+        return lane
+
+    def withhold(self, source: Address) -> int:
+        """Have the answers to an iblutil coordinator wait until they may leave; return how many others are given up."""
+        self._withheld[source] = self._lanes[source]
+        self._withheld.move_to_end(source)
+        given_up = 0
+        while len(self._withheld) > 1 and sum(lane.size for lane in self._withheld.values()) > ALL_WITHHELD_BYTES:
+            _, lane = self._withheld.popitem(last=False)
+            given_up += len(lane.answers)
+            lane.clear()
+        return given_up
+
+    def withheld_lanes(self) -> list[tuple[Address, EchoLane]]:
+        """Return the ways on which answers may not have left, the newest first: who sends a flood comes before."""
+        return list(reversed(self._withheld.items()))
+
+    def release(self, source: Address) -> None:
+        """Take note that the answers on a way wait no more until they may leave."""
+        self._withheld.pop(source, None)
+
+    def has_room(self, size: int, in_charge: bool) -> bool:
+        """Whether an answer of so many bytes may wait for its echo; one alone always may."""
+        most = 2 * ALL_WAITING_BYTES if in_charge else ALL_WAITING_BYTES
+        return not self._waiting.size or self._waiting.size + size <= most
+
+    def keep(self, record: Record, frame: bytes) -> None:
+        """Keep an answer, for repeats, and forget the oldest of others beyond what is kept of all together."""
+        record.keep(frame)
+        self._grown += len(frame) + RECORD_BYTES
+        if self._grown > ALL_KEPT_BYTES // 8:  # it is not added up each time
+            self._grown = 0
+            strangers = (known for boot, known in self._known.items() if boot not in self._watchers)
+            watchers = (known for boot, known in self._watchers.items() if boot != self.kept)
+            others = (known for known in chain(strangers, watchers) if known is not record.coordinator)
+            excess = sum(known.size for boot, known in self._known.items() if boot != self.kept) - ALL_KEPT_BYTES
+            while excess > 0 and (other := next(others, None)):
+                before = other.size
+                other.forget_answers()
+                excess -= before - other.size
+
+    def bound_notices(self) -> None:
+        """Give up notices of those for whom most wait, beyond what may wait for all but the one in charge."""
+        queues = [watcher.notices for boot, watcher in self._watchers.items() if boot != self.kept]
+        while sum(queue.size for queue in queues) > ALL_NOTICE_BYTES:
+            fullest = max(queues, key=lambda queue: queue.size)
+            if not fullest.give_up():
+                return
+
+    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane, Verb]]:
+        """Give up the echoes that are overdue; return where, on what way, and for which message."""
+        overdue = []
+        for source, lane in self._lanes.items():
+            if lane.awaited is not None and now >= lane.until:
+                overdue.append((source, lane, lane.awaited[0]))
+                lane.finish()
+        return overdue
+
+    def next_timer(self) -> float:
+        """Return when the next echo is overdue or the next notice due, in monotonic seconds."""
+        echoes = (lane.until for lane in self._lanes.values() if lane.awaited is not None)
+        notices = (watcher.notices.due for watcher in self._watchers.values())
+        return min(chain(echoes, notices), default=math.inf)

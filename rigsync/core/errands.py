@@ -1,0 +1,314 @@
+"""What one rig is asked: one errand under way, the others in their order, each until its time is up."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+from rigsync._text import size_text
+from rigsync.core import messages
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import Dialect, LinkState
+from rigsync.core.liveness import Liveness
+from rigsync.core.messages import Command
+from rigsync.core.rigs import MAX_DATAGRAM, RigConfig
+from rigsync.errors import Cancelled, RigError, RigLost, RigRefused, RigTimeout
+
+
+class Request:
+    """One push, shared by all the rigs that it goes to.
+
+    Parameters
+    ----------
+    message : Message
+        What is pushed.
+    request_time : float
+        Unix time in seconds, unique, by which the push is filed.
+    n : int
+        The coordinator's counter; higher than that of every request before.
+    confirm : bool
+        Whether to tell when a rig confirms that it has it.
+    act_at : float, optional
+        Monotonic seconds at which the rigs are to act, None for at once.
+    patience : float
+        Seconds beyond the deadline for a rig that says that it is working on it.
+    pause : float
+        Seconds between the last word of an iblutil rig and this message; its configuration may say otherwise.
+    leave_at : float
+        Monotonic seconds before which it leaves to no iblutil rig, so that all of them get it in one turn.
+    """
+
+    def __init__(
+        self,
+        message: messages.Message,
+        request_time: float,
+        n: int,
+        confirm: bool = False,
+        act_at: float | None = None,
+        patience: float = 0.0,
+        pause: float = 0.0,
+        leave_at: float = -math.inf,
+    ):
+        self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
+        self.patience, self.pause, self.leave_at = patience, pause, leave_at
+        self.event, self.act_at = message.event, act_at
+
+    @cached_property
+    def array(self) -> bytes:
+        """The request in the iblutil dialect."""
+        return messages.array(self.message, messages.COORDINATOR_MARK)
+
+    @property
+    def hands_over_token(self) -> bool:
+        """Whether an iblutil rig answers by its echo alone, as it does when it is handed a token."""
+        return self.event is ExpMessage.ALYX and not self.message.asks_token
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """A request's way to one rig."""
+
+    request: Request
+    submitted: float
+    deadline: float
+    tries: int = 0
+    sent_at: float = math.inf
+    next_send: float = math.inf
+    received: bool = False
+    """Whether it has reached the rig."""
+    in_hand: bool = False
+    """Whether the rig says that it is working on it. An echo does not say so."""
+    done: int | None = None
+    """Bytes of the answer that the rig has sent and that has not arrived; None where the rig has told of none."""
+    turn_at: float = math.inf
+    """When it was the first of those that wait, in monotonic seconds."""
+    time_left: float = math.inf
+    """Seconds for the answer that it had then."""
+    frame: bytes = b""
+    """The request in the rigsync dialect, to this rig, once it has been sent."""
+    echoed_at: float | None = None
+    end_reached_rig: bool = False
+    """Whether the rig has answered the EXPEND that called this off, so that this will not be run any more."""
+    excused_until: float = -math.inf
+    """Until when, in monotonic seconds, this is not given up, since its time was over while nobody here listened."""
+
+
+class Errands:
+    """The errands to one rig.
+
+    Parameters
+    ----------
+    liveness : Liveness
+        The rig's: one that is lost is given less time.
+    lost_grace : float
+        Seconds of further silence after which what a lost rig was asked is settled.
+    """
+
+    def __init__(self, liveness: Liveness, lost_grace: float):
+        self._liveness, self._lost_grace = liveness, lost_grace
+        self.current: Errand | None = None
+        self.doubtful: list[Errand] = []
+        """What was sent, and then called off by an EXPEND: the rig alone knows which of the two was first."""
+        self._queue: deque[Errand] = deque()
+        self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
+        self._queue_timer = math.inf
+
+    def add(self, errand: Errand) -> None:
+        """Put an errand behind those of its sort: an EXPINTERRUPT goes before all others."""
+        (self._interrupts if errand.request.event is ExpMessage.EXPINTERRUPT else self._queue).append(errand)
+        self._queue_timer = min(self._queue_timer, self.limit(errand))
+
+    @property
+    def waiting(self) -> int:
+        """How many are to be sent, or answered, before one that is added now."""
+        return len(self._interrupts) + len(self._queue) + (self.current is not None)
+
+    def next(self) -> Errand | None:
+        """Return the errand that is under way, which is now the first that waits where there was none."""
+        if self.current is None and (self._interrupts or self._queue):
+            self.current = (self._interrupts or self._queue).popleft()
+        return self.current
+
+    def limit(self, errand: Errand) -> float:
+        """Return when, in monotonic seconds, an errand is given up."""
+        limit = errand.deadline + (errand.request.patience if errand.in_hand else 0.0)
+        if self._liveness.state is LinkState.LOST:
+            asked = max(self._liveness.lost_since, errand.submitted)
+            if errand.received and errand.request.act_at is not None:
+                asked = max(asked, errand.request.act_at)  # a rig that waits for its instant need not be heard before
+            limit = min(limit, asked + self._lost_grace)
+        return max(limit, errand.excused_until)
+
+    def note_standstill(self, now: float) -> None:
+        """Take note that nobody here has listened: an answer may have come, and lie in the socket unread.
+
+        Each errand is given time for that once: a program that stands still again and again has its outcomes, too.
+        """
+        until = now + self._lost_grace
+        for errand in [*self._interrupts, *self._queue, *self.under_way()]:
+            if self.limit(errand) < until and errand.excused_until == -math.inf:
+                errand.excused_until = until
+        self.set_timer()
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, the first of those that wait is given up."""
+        return self._queue_timer
+
+    def set_timer(self) -> None:
+        """Work out the timer anew, since the link's state has changed."""
+        limits = (self.limit(errand) for errand in chain(self._interrupts, self._queue))
+        self._queue_timer = min(limits, default=math.inf)
+
+    def take_unsent(self) -> list[Errand]:
+        """Take out all that has not been sent."""
+        unsent = [*self._interrupts, *self._queue]
+        self._interrupts.clear()
+        self._queue.clear()
+        if self.current and not self.current.tries:
+            unsent.insert(0, self.current)
+            self.current = None
+        self._queue_timer = math.inf
+        return unsent
+
+    def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:
+        """Take out what an EXPEND calls off, which waits for an instant after its own, and what was sent of it apart.
+
+        Parameters
+        ----------
+        end_at : float or None
+            Monotonic seconds at which the EXPEND is to act, None for at once.
+        now : float
+            Monotonic seconds.
+        rig_waits : bool
+            Whether the rig waits for the instant itself; an iblutil rig acts as soon as it hears.
+        """
+
+        def waits(errand: Errand) -> bool:
+            act_at = errand.request.act_at
+            if act_at is None or now >= act_at or (end_at is not None and act_at < end_at):
+                return False
+            return not errand.tries or rig_waits
+
+        called_off = [errand for errand in self._queue if waits(errand)]
+        self._queue = deque(errand for errand in self._queue if errand not in called_off)
+        if self.current and waits(self.current):
+            if self.current.tries:
+                self.doubtful.append(self.current)
+            else:
+                called_off.insert(0, self.current)
+            self.current = None
+        return called_off
+
+    def take_commands(self) -> list[Errand]:
+        """Take out the commands, none of which has been sent."""
+        errands = ([self.current] if self.current else []) + list(self._queue)
+        commands = [errand for errand in errands if isinstance(errand.request.event, Command)]
+        self._queue = deque(errand for errand in self._queue if errand not in commands)
+        if self.current in commands:
+            self.current = None
+        self.set_timer()
+        return commands
+
+    def under_way(self) -> list[Errand]:
+        """Return what has been sent, or is to be sent next."""
+        return [*self.doubtful, self.current] if self.current else self.doubtful
+
+    def remove(self, errand: Errand) -> None:
+        """Take out one of those that are under way."""
+        if errand is self.current:
+            self.current = None
+        else:
+            self.doubtful.remove(errand)
+
+    def note_end(self, reached_rig: bool, now: float) -> None:
+        """Take note of what became of an EXPEND: soon after it must be known what it has called off."""
+        for errand in self.doubtful:
+            errand.end_reached_rig |= reached_rig
+            errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
+
+    def take_overtaken(self) -> list[Errand]:
+        """Take out what an EXPINTERRUPT overtakes."""
+        overtaken = self.doubtful.copy()
+        if self.current and self.current.request.event is not ExpMessage.EXPINTERRUPT:
+            overtaken.append(self.current)
+            self.current = None
+        overtaken += self._queue
+        self.doubtful.clear()
+        self._queue.clear()
+        return overtaken
+
+    def take_expired(self, now: float) -> list[Errand]:
+        """Take out what has waited until its time was up at `now` (s)."""
+        waiting = [*self._interrupts, *self._queue]
+        self._interrupts = deque(errand for errand in self._interrupts if now < self.limit(errand))
+        self._queue = deque(errand for errand in self._queue if now < self.limit(errand))
+        self.set_timer()
+        return [errand for errand in waiting if now >= self.limit(errand)]
+
+
+def unanswered(
+    errand: Errand, config: RigConfig, liveness: Liveness, dialect: Dialect, version: str | None, is_current: bool
+) -> RigError:
+    """Return the error of an errand whose time is up, with what is known of why."""
+    name = errand.request.event.name
+    address = config.address
+    if errand.end_reached_rig:
+        return Cancelled(
+            config.name,
+            f"EXPEND has called {name} off; the rig has not said whether it had begun by then, and runs no more",
+        )
+    if errand.received and liveness.is_gone:
+        had = f"had {name}" if dialect is Dialect.IBLUTIL else f"had {name} and was working on it"
+        return (RigRefused if liveness.refused else RigLost)(
+            config.name,
+            f"the rig {had} when its program ended; look at the rig for what became of its "
+            "recording, start its program, and begin again with EXPINIT",
+        )
+    if liveness.refused:
+        return RigRefused(
+            config.name,
+            f"{name} was refused: the host of {address} is up and nothing listens at that port; "
+            "start the rig's program there, or correct the port",
+        )
+    if liveness.state is LinkState.LOST:
+        remedy = f"check the power, the cable and the firewall of {address}"
+        if liveness.left:
+            remedy = "its program was closed: start it again"
+        return RigLost(config.name, f"no answer to {name} and the rig is lost ({liveness.reason}); {remedy}")
+    progress = _progress(errand, config, dialect, is_current)
+    if isinstance(errand.request.event, Command) and errand.tries and not errand.received:
+        progress += (
+            f"; or update rigsync there: one from before there were commands drops them, and the rig's is {version}"
+        )
+    return RigTimeout(config.name, f"no answer to {name} in time: {progress}")
+
+
+def _progress(errand: Errand, config: RigConfig, dialect: Dialect, is_current: bool) -> str:
+    if dialect is Dialect.UNKNOWN:
+        return f"nothing has ever come from {config.address}; is the rig's program running there?"
+    if not is_current:
+        return "it was still waiting behind earlier messages to this rig"
+    if dialect is Dialect.IBLUTIL and errand.request.message.size > MAX_DATAGRAM:
+        return "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
+    if errand.received and dialect is Dialect.IBLUTIL:
+        return (
+            "the iblutil rig has received it, and says no more; its program may be at work on it, or has dropped it: "
+            "look at the rig, or allow a longer timeout or pause"
+        )
+    if errand.done is not None:
+        return (
+            f"the rig has run it, but its answer of {size_text(errand.done)} does not arrive, though small "
+            "ones do; look for a smaller MTU on the way, as of a VPN or jumbo frames (rigsync doctor), or address the "
+            "rig with tcp://"
+        )
+    if errand.received:
+        return "the rig has it and is still working on it; look at the rig, or allow a longer timeout"
+    if dialect is Dialect.IBLUTIL:
+        return (
+            "the iblutil rig did not confirm it. Such a rig drops what comes while it is busy and closes its "
+            "socket for good when a confirmation is lost: if a ping is not answered either, restart its program"
+        )
+    return f"sent {errand.tries} times without a sign of it; look at the network between here and the rig"

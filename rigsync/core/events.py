@@ -1,0 +1,418 @@
+"""What the core tells the outside: frozen dataclasses, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.messages import Verb
+from rigsync.errors import RigError
+
+
+class LinkState(str, Enum):
+    """State of the link to one rig (docs/protocol.md section 3)."""
+
+    UNKNOWN = "unknown"
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+class Dialect(str, Enum):
+    """What a rig speaks; UNKNOWN until its first sign of life."""
+
+    UNKNOWN = "unknown"
+    IBLUTIL = "iblutil"
+    RIGSYNC = "rigsync"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorEvent(Event):
+    """What a coordinator tells; `Auxiliaries.on` subscribes to these."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigEvent(Event):
+    """What a rig tells."""
+
+
+# ----------------------------------------------------------------------------------------- from a coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived(CoordinatorEvent):
+    """A rig has confirmed that it has a message, whose sender asked to be told."""
+
+    rig: str
+    """Name of the rig."""
+    request_time: float
+    """The push that it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived(CoordinatorEvent):
+    """A rig sent a message: the answer to a request, or one of its own accord."""
+
+    rig: str
+    """Name of the rig."""
+    event: Verb
+    """The message, or the command that was answered."""
+    args: list[Any] = field(repr=False)
+    """What follows the event in the message; the one value of a command."""
+    request_time: float | None
+    """The push that it answers, None for a message of the rig's own accord."""
+    size: int = field(default=0, repr=False, compare=False)
+    """Bytes that it took on the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteComplaint(CoordinatorEvent):
+    """An iblutil rig says that its callback failed for a message that is not outstanding."""
+
+    rig: str
+    """Name of the rig."""
+    event: ExpMessage
+    """The message whose callback failed."""
+    text: str
+    """Type and text of the remote exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """When a rig began to act on a push."""
+
+    time: float
+    """Unix time in seconds, by the coordinator's clock."""
+    bound: float
+    """Seconds; the error of `time` is not larger."""
+    is_estimate: bool = False
+    """Whether the rig did not say it, as rigs of the iblutil dialect do not: it is when the message reached it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushBegun(CoordinatorEvent):
+    """A message is on its way to rigs, or waits for its turn there."""
+
+    request_time: float
+    """The push, by its unique Unix time in seconds."""
+    event: Verb
+    """What is pushed."""
+    args: list[Any] = field(repr=False)
+    """What follows it."""
+    rigs: list[str]
+    """Names of the rigs."""
+    at: float | None
+    """The instant at which they are to act, as Unix time in seconds; None for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushCompleted(CoordinatorEvent):
+    """Every rig that a push went to has answered or failed."""
+
+    request_time: float
+    """The push, by its unique Unix time in seconds."""
+    event: Verb
+    """What was pushed."""
+    answers: dict[str, list[Any]] = field(repr=False)
+    """Answers by name of rig: what follows the event. An iblutil rig that was only to confirm it has none."""
+    failures: dict[str, RigError]
+    """Failures by name of rig."""
+    starts: dict[str, Start] = field(default_factory=dict)
+    """When each rig that answered began to act, by name of rig."""
+    at: float | None = None
+    """The instant at which the rigs were to act, as Unix time in seconds; None for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushDecided(CoordinatorEvent):
+    """What all rigs or none were to do has failed on one, and each of the others has answered, or works on it.
+
+    Told once for such a push, before it is completed.
+    """
+
+    request_time: float
+    """The push, by its unique Unix time in seconds."""
+    event: Verb
+    """What was pushed."""
+    answers: dict[str, list[Any]] = field(repr=False)
+    """Answers so far by name of rig: what follows the event."""
+    failures: dict[str, RigError]
+    """Failures so far by name of rig."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged(CoordinatorEvent):
+    """The link to a rig changed its state; which subclass it is tells the state that it entered."""
+
+    rig: str
+    """Name of the rig."""
+    before: LinkState
+    """State that it left."""
+    after: LinkState
+    """State that it entered."""
+    reason: str
+    """Why, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigAlive(LinkChanged):
+    """A rig answers, for the first time or again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigSuspect(LinkChanged):
+    """A rig has been silent for three beats."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigLost(LinkChanged):
+    """A rig has been silent for five beats, its host refuses, or it has said goodbye."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoodStill(CoordinatorEvent):
+    """Told after this program has stood still: it has heard no rig meanwhile, and takes none for silent."""
+
+    seconds: float
+    """For how long, at least."""
+
+
+LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
+    LinkState.ALIVE: RigAlive,
+    LinkState.SUSPECT: RigSuspect,
+    LinkState.LOST: RigLost,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(CoordinatorEvent):
+    """A rig tells something of its own accord (docs/protocol.md section 2)."""
+
+    rig: str
+    """Name of the rig."""
+    topic: str
+    """``status``, ``log``, or the rig's own. (What the rig tells of progress and streams are events of their own.)"""
+    key: str | None
+    """What it is about, within its topic."""
+    body: Any = field(repr=False)
+    """Plain JSON values."""
+    confirmed: bool
+    """Whether every such notice comes, once and in order; else a newer one of its topic and key may replace it."""
+    size: int = field(default=0, repr=False, compare=False)
+    """Bytes that it took on the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressChanged(CoordinatorEvent):
+    """Something on a rig has got on: told at most four times a second for each item, and always of the last value."""
+
+    rig: str
+    """Name of the rig."""
+    item: str
+    """What it is."""
+    value: int | float
+    """Where it stands."""
+    total: int | float | None
+    """Where it will end, None where that is not known."""
+    unit: str | None
+    """What it is counted in, None where that is plain."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent(CoordinatorEvent):
+    """Something became of a stream of a rig; which subclass it is tells what."""
+
+    rig: str
+    """Name of the rig."""
+    id: str
+    """The stream, by the name that the rig gave it."""
+    info: dict[str, Any] = field(repr=False)
+    """All that the rig says of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAdded(StreamEvent):
+    """A rig has a new stream, or this coordinator hears of it for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUpdated(StreamEvent):
+    """What a rig says of a stream has changed: told at most four times a second, and always of the last change."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRemoved(StreamEvent):
+    """A stream is no more: its rig has removed it, or was started anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialectDetected(CoordinatorEvent):
+    """It is now known what a rig speaks."""
+
+    rig: str
+    """Name of the rig."""
+    dialect: Dialect
+    """The dialect."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigRestarted(CoordinatorEvent):
+    """A rig's process is a new one: its boot number has changed."""
+
+    rig: str
+    """Name of the rig."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered(CoordinatorEvent):
+    """A probe came back."""
+
+    rig: str
+    """Name of the rig."""
+    n: int
+    """Number of the probe."""
+    round_trip: float
+    """Seconds between sending and receiving, without the time spent in the rig."""
+    stamps: tuple[int, int, int, int] | None
+    """t0 to t3 of RFC 5905 section 8 in nanoseconds; None from an iblutil rig, which has no stamps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRefused(CoordinatorEvent):
+    """The rig's host said that nothing listens at the rig's port."""
+
+    rig: str
+    """Name of the rig."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViolationSeen(CoordinatorEvent):
+    """The first datagram of its kind from this source that is no valid frame; the rest are only counted.
+
+    Told by rigs, too.
+    """
+
+    source: str
+    """Name of the rig, or host of the coordinator."""
+    kind: str
+    """Kind of violation."""
+    problem: str
+    """What exactly is wrong."""
+
+
+# ------------------------------------------------------------------------------------------------ from a rig
+
+
+class Schedule:
+    """An instant at which handlers are to be entered, unless they are called off before.
+
+    Exactly one of the two sides gets to `take` it: the one that enters the handlers, on whatever thread, or the one
+    that calls them off. Hence none are entered after it was said that they were not.
+
+    Parameters
+    ----------
+    instant : float
+        Monotonic seconds.
+    """
+
+    __slots__ = ("_token", "instant")
+
+    def __init__(self, instant: float):
+        self.instant = instant
+        self._token = [True]
+
+    def take(self) -> bool:
+        """Return whether the caller is the first to take it."""
+        try:
+            return self._token.pop()  # atomic, also between threads
+        except IndexError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDue(RigEvent):
+    """Handlers are to be run for a message; their outcome goes to `Responder.respond` or `Responder.fail`."""
+
+    task: int
+    """By which the outcome is filed."""
+    event: Verb
+    """The message, or the command."""
+    args: list[Any] = field(repr=False)
+    """What follows the event in the message; of a command, a list of arguments and a dict of keywords."""
+    schedule: Schedule | None = None
+    """The instant at which they are to be entered; None for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseExpired(RigEvent):
+    """The coordinator whose experiment it is has been silent for too long."""
+
+    host: str
+    """Host of the coordinator."""
+    exp_ref: str | None
+    """Reference of the experiment."""
+    reason: str
+    """What the handlers of EXPINTERRUPT are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoticesDropped(RigEvent):
+    """A coordinator does not get every confirmed notice: it is silent, or one of too many; told once for each."""
+
+    source: str
+    """Address of the coordinator."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerOvertaken(RigEvent):
+    """EXPINTERRUPT has overtaken a handler that is running; its outcome no longer matters."""
+
+    task: int
+    """The task of its `HandlerDue`."""
+    event: Verb
+    """The message whose handler it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageHandled(RigEvent):
+    """The rig has settled a message: answered, refused, or failed."""
+
+    source: str
+    """Address of the coordinator, or ``the rig itself``."""
+    event: Verb
+    """The message, or the command."""
+    error: str | None
+    """Type and text of the failure, or None."""
+    is_told: bool = True
+    """Whether people are told; False for refusals of strangers beyond the first few, which are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged(RigEvent):
+    """The rig's status changed."""
+
+    before: ExpStatus
+    """Status that it left."""
+    after: ExpStatus
+    """Status that it entered."""
+    exp_ref: str | None
+    """Reference of the experiment."""
+    reason: str | None = None
+    """Why, where the rig itself brought it about."""
+
+
+@dataclass(frozen=True, slots=True)
+class EchoMissing(RigEvent):
+    """An iblutil coordinator did not confirm an answer."""
+
+    source: str
+    """Address of the coordinator."""
+    event: Verb
+    """What the answer was to."""

@@ -1,0 +1,255 @@
+"""Many peers: one push out, its outcomes collated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from rigsync.core.clock import NANOSECONDS, StampClock
+from rigsync.core.enums import ExpMessage
+from rigsync.core.errands import Request
+from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided, Start, StoodStill
+from rigsync.core.lifecycle import ENDS
+from rigsync.core.messages import Message, Verb
+from rigsync.core.outputs import Outputs
+from rigsync.core.peer import Line, Peer
+from rigsync.core.rigs import RigConfig
+from rigsync.core.timing import Timing
+from rigsync.errors import RemoteProtocolError, RigError
+
+
+@dataclass(slots=True)
+class _Push:
+    event: Verb
+    rigs: list[str]
+    waiting: int
+    at: float | None
+    request: Request
+    all_or_none: bool
+    answers: dict[str, list[Any]] = field(default_factory=dict)
+    failures: dict[str, RigError] = field(default_factory=dict)
+    starts: dict[str, Start] = field(default_factory=dict)
+
+
+class Fanout(Outputs[tuple[str, Line]]):
+    """The coordinator's core.
+
+    Datagrams and time go in; `take_datagrams` and `take_events` give what comes out; `next_timer` says when
+    `handle_timer` is due.
+
+    Parameters
+    ----------
+    rigs : mapping of str to RigConfig
+        The rigs in their order.
+    timing : Timing
+        Waits, in seconds.
+    boot : str
+        16 hexadecimal digits, drawn at random for each coordinator.
+    stamps : StampClock
+        The coordinator's wall clock.
+    random : random.Random
+        For back-off.
+    program : str, optional
+        Which program this is, for the people whom a rig refuses on its account.
+    """
+
+    def __init__(
+        self,
+        rigs: Mapping[str, RigConfig],
+        timing: Timing,
+        boot: str,
+        stamps: StampClock,
+        random: Random,
+        program: str | None = None,
+    ):
+        super().__init__()
+        self._stamps, self._timing = stamps, timing
+        self._n = 0
+        self._pushes: dict[float, _Push] = {}
+        self._timer = math.inf
+        self.peers = {
+            name: Peer(config, timing, boot, stamps, random, self._outbox, self._events, self._settled, program)
+            for name, config in rigs.items()
+        }
+
+    @property
+    def all_alive(self) -> bool:
+        """Whether there are rigs and every one is alive or suspect."""
+        return bool(self.peers) and all(
+            peer.state in (LinkState.ALIVE, LinkState.SUSPECT) for peer in self.peers.values()
+        )
+
+    def connect(self, now: float) -> None:
+        """Begin to probe all rigs."""
+        for peer in self.peers.values():
+            peer.connect(now)
+            self._note_timer(peer)
+
+    def push(
+        self,
+        message: Message,
+        request_time: float,
+        now: float,
+        rigs: Iterable[str] | None = None,
+        timeout: float | None = None,
+        confirm: bool = False,
+        act_at: float | None = None,
+        patience: float = 0.0,
+        pause: float = 0.0,
+        all_or_none: bool = False,
+    ) -> None:
+        """Send a message to rigs.
+
+        Parameters
+        ----------
+        message : Message
+            What to send.
+        request_time : float
+            Unix time in seconds, by which the push is filed; each is used once.
+        now : float
+            Monotonic seconds.
+        rigs : iterable of str, optional
+            Names; all rigs by default.
+        timeout : float, optional
+            Seconds, instead of each rig's own; they count from `act_at`.
+        confirm : bool
+            Whether to tell, by `RequestReceived`, when a rig confirms that it has the message. For an iblutil rig that
+            is all that is waited for.
+        act_at : float, optional
+            Monotonic seconds at which the rigs are to act, None for at once.
+        patience : float
+            Seconds beyond the timeout for rigs that say that they are working on it.
+        pause : float
+            Seconds that an iblutil rig has after its last word before the message leaves, unless its configuration says
+            otherwise; it takes nothing of the timeout. All iblutil rigs get it when the last of them has had its pause,
+            but an EXPINTERRUPT when each has.
+        all_or_none : bool
+            Whether to tell, by `PushDecided`, that it has failed on one rig, as soon as each of the others has answered
+            or works on it: the EXPINTERRUPT that follows must not go to one that may be another coordinator's.
+
+        Raises
+        ------
+        ValueError
+            The request time is that of a push that is not completed.
+        """
+        if request_time in self._pushes:
+            raise ValueError(f"a push is already filed under the request time {request_time!r}")
+        chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
+        self._n += 1
+        # Of an EXPINTERRUPT none waits for another's pause.
+        waits = message.event is not ExpMessage.EXPINTERRUPT
+        leave_at = max((peer.ready_at(pause) for peer in chosen if waits), default=-math.inf)
+        request = Request(message, request_time, self._n, confirm, act_at, patience, pause, leave_at)
+        at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
+        names = [peer.name for peer in chosen]
+        self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, all_or_none)
+        self._events.append(PushBegun(request_time, message.event, message.args, names, at))
+        begin = now if act_at is None else max(now, act_at)
+        if not chosen:
+            self._complete(request_time)
+        # What began first ends last, as in iblutil.
+        for peer in reversed(chosen) if message.event in ENDS else chosen:
+            peer.submit(request, begin + (peer.config.timeout if timeout is None else timeout), now)
+            self._note_timer(peer)
+
+    def withdraw_queued(self) -> int:
+        """Take out what has not been sent to its rig; return how many pushes that touches."""
+        touched = {request_time for peer in self.peers.values() for request_time in peer.withdraw_queued()}
+        return len(touched)
+
+    def outstanding(self, request_time: float) -> list[str]:
+        """Return the rigs that have not answered a push yet. Safe to call from any thread."""
+        push = self._pushes.get(request_time)
+        return [rig for rig in push.rigs if rig not in push.answers and rig not in push.failures] if push else []
+
+    def probe(self, rig: str, now: float) -> int:
+        """Probe one rig now; return the number of the probe."""
+        return self.peers[rig].probe(now)
+
+    def say_goodbye(self) -> None:
+        """Tell the rigs that this coordinator is closing."""
+        for peer in self.peers.values():
+            peer.farewell()
+
+    def abandon(self) -> None:
+        """Settle all that is outstanding, since this coordinator is closing."""
+        for peer in self.peers.values():
+            peer.abandon()
+
+    def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
+        """Take in a datagram that came from a rig on one of its lines."""
+        peer = self.peers[source[0]]
+        peer.receive_datagram(source[1], data, now)
+        self._decide()
+        self._note_timer(peer)
+
+    def report_refusal(self, source: tuple[str, Line], now: float) -> None:
+        """Take note that the host of a rig refused a datagram."""
+        peer = self.peers[source[0]]
+        peer.report_refusal(now)
+        self._note_timer(peer)
+
+    def report_life(self, source: tuple[str, Line], now: float) -> None:
+        """Take note that part of a message has come from a rig, or gone to it."""
+        peer = self.peers[source[0]]
+        peer.report_life(now)
+        self._note_timer(peer)
+
+    def report_violation(self, source: tuple[str, Line], error: RemoteProtocolError) -> None:
+        """Take note that what came from a rig cannot be a message."""
+        self.peers[source[0]].report_violation(error)
+
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that this program has stood still until `now`, which is not the rigs' silence."""
+        if seconds >= self._timing.beat:  # less makes no link lost
+            self._events.append(StoodStill(seconds))
+            for peer in self.peers.values():
+                peer.note_standstill(seconds, now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due at `now`."""
+        for peer in self.peers.values():
+            if now >= peer.next_timer():
+                peer.handle_timer(now)
+        self._decide()
+        self._timer = min((peer.next_timer() for peer in self.peers.values()), default=math.inf)
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
+        return self._timer
+
+    def _note_timer(self, peer: Peer) -> None:
+        # Only ever earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.
+        self._timer = min(self._timer, peer.next_timer())
+
+    def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError | None, start: Start | None) -> None:
+        push = self._pushes[request.request_time]
+        push.waiting -= 1
+        if isinstance(outcome, RigError):
+            push.failures[rig] = outcome
+        elif outcome is not None:
+            push.answers[rig] = outcome
+            if start:
+                push.starts[rig] = start
+        if not push.waiting:
+            self._complete(request.request_time)
+
+    def _decide(self) -> None:
+        """Tell of each push of which it is certain by now that not all rigs will have done it."""
+        for request_time, push in self._pushes.items():
+            if push.all_or_none and push.failures:
+                others = [self.peers[rig] for rig in self.outstanding(request_time)]
+                if all(peer.is_known_to_work_on(push.request) for peer in others):
+                    push.all_or_none = False
+                    answers, failures = push.answers.copy(), push.failures.copy()
+                    self._events.append(PushDecided(request_time, push.event, answers, failures))
+
+    def _complete(self, request_time: float) -> None:
+        push = self._pushes.pop(request_time)
+        answers = {rig: push.answers[rig] for rig in push.rigs if rig in push.answers}
+        failures = {rig: push.failures[rig] for rig in push.rigs if rig in push.failures}
+        starts = {rig: push.starts[rig] for rig in push.rigs if rig in push.starts}
+        self._events.append(PushCompleted(request_time, push.event, answers, failures, starts, push.at))

@@ -1,0 +1,212 @@
+"""The rig's lifecycle as one literal table (docs/protocol.md section 4)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+from rigsync._text import shortened
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.messages import Verb
+
+INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
+INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
+CONNECTED, INITIALIZED = ExpStatus.CONNECTED, ExpStatus.INITIALIZED
+RUNNING, STOPPED = ExpStatus.RUNNING, ExpStatus.STOPPED
+
+NO_OP = "no-op"
+REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class ByReference:
+    """An entry of the table that depends on whether the message names the rig's present experiment."""
+
+    same: Any
+    other: Any
+
+
+# Each entry is the new status, which the handler's success brings about, or NO_OP, or REFUSE.
+TABLE: dict[ExpStatus, dict[ExpMessage, Any]] = {
+    CONNECTED: {INIT: INITIALIZED, START: REFUSE, END: NO_OP, INTERRUPT: NO_OP, CLEANUP: NO_OP},
+    INITIALIZED: {
+        INIT: ByReference(same=NO_OP, other=INITIALIZED),
+        START: ByReference(same=RUNNING, other=REFUSE),
+        END: STOPPED,
+        INTERRUPT: STOPPED,
+        CLEANUP: CONNECTED,
+    },
+    RUNNING: {
+        INIT: ByReference(same=NO_OP, other=REFUSE),
+        START: ByReference(same=NO_OP, other=REFUSE),
+        END: STOPPED,
+        INTERRUPT: STOPPED,
+        CLEANUP: REFUSE,
+    },
+    STOPPED: {INIT: INITIALIZED, START: REFUSE, END: NO_OP, INTERRUPT: NO_OP, CLEANUP: CONNECTED},
+}
+
+LIFECYCLE_MESSAGES = frozenset(TABLE[CONNECTED])
+"""The messages that can change the status. The others are answered in every status and change none."""
+ENDS = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
+"""The messages that end a recording."""
+
+LONGEST_REFERENCE = 500
+"""Characters; it is part of every answer to a probe, which has to fit into a datagram."""
+
+_PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.ASCII | re.DOTALL)
+
+
+def reference_parts(reference: str) -> tuple[str, str, str] | None:
+    """Return date, number and subject of a reference ``yyyy-mm-dd_n_subject``, None of one that has another form.
+
+    The number is without leading zeros, which ALF writes and iblutil drops.
+    """
+    parts = _PARTS.fullmatch(reference)
+    return (parts[1], parts[2].lstrip("0") or "0", parts[3]) if parts else None
+
+
+def canonical_reference(reference: str) -> str:
+    """Return `reference` with its number without leading zeros, or as it is where it has another form."""
+    return "_".join(reference_parts(reference) or (reference,))
+
+
+def name_different(first: Any, second: Any) -> bool:
+    """Tell whether both are experiment references, ``yyyy-mm-dd_n_subject``, and of different experiments."""
+    both = all(isinstance(value, str) and reference_parts(value) for value in (first, second))
+    return both and canonical_reference(first) != canonical_reference(second)
+
+
+def same_reference(first: str | None, second: str | None) -> bool:
+    """Tell whether both name an experiment, and the same."""
+    return first is not None and second is not None and canonical_reference(first) == canonical_reference(second)
+
+
+def takes_over(event: Verb, args: list[Any]) -> bool:
+    """Tell whether a message is an EXPINIT that takes an experiment over from another coordinator.
+
+    Raises
+    ------
+    ValueError
+        ``takeover`` is neither true nor false, or comes without ``exp_ref``.
+    """
+    data = args[0] if event is INIT and args else None
+    if not isinstance(data, dict) or "takeover" not in data:
+        return False
+    if not isinstance(data["takeover"], bool):
+        raise ValueError(f"takeover is true or false, not {shortened(data['takeover'])}")  # noqa: TRY004 - a refusal
+    if data["takeover"] and named_reference(event, args) is None:
+        raise ValueError("a takeover has to name the experiment: exp_ref is missing")
+    return data["takeover"]
+
+
+def named_reference(event: Verb, args: list[Any]) -> str | None:
+    """Return the experiment reference that an EXPINIT or EXPSTART names, or None.
+
+    Raises
+    ------
+    ValueError
+        A reference in a form that docs/protocol.md section 4 does not know.
+    """
+    if not args or event not in (INIT, START):
+        return None
+    value = args[0]
+    if event is INIT and isinstance(value, dict):
+        value = value.get("exp_ref")
+    elif event is INIT and not isinstance(value, str):
+        return None  # EXPINIT may carry any data; only text is a reference in itself
+    return reference_text(value)
+
+
+def reference_text(value: Any) -> str | None:
+    """Return an experiment reference as ``yyyy-mm-dd_n_subject``, or None where none is given.
+
+    Parameters
+    ----------
+    value : str, mapping or None
+        Text, which is taken as it is, or a mapping with ``date``, ``sequence`` and ``subject``.
+
+    Raises
+    ------
+    ValueError
+        Neither of these, or too long.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        if len(value) > LONGEST_REFERENCE:
+            raise ValueError(f"an experiment reference has at most {LONGEST_REFERENCE} characters, not {len(value)}")
+        return value
+    if isinstance(value, dict):
+        try:
+            text = f"{str(value['date'])[:10]}_{int(value['sequence'])}_{value['subject']}"
+            return reference_text(text)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"an experiment reference needs date, sequence (a whole number) and subject: {shortened(value, 200)}"
+            ) from error
+    raise ValueError(
+        f"an experiment reference is text or a map of date, sequence and subject, not {shortened(value, 200)}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the table says of one message: exactly one of the three."""
+
+    status: ExpStatus | None = None
+    """Run the handler; its success leads to this status."""
+    no_op: bool = False
+    """Answer as the first time, without running the handler."""
+    refusal: str | None = None
+    """Refuse, with this text."""
+
+
+def decide(status: ExpStatus, event: Verb, present: str | None, named: str | None, takeover: bool = False) -> Decision:
+    """Look one lifecycle message up in the table.
+
+    Parameters
+    ----------
+    status : ExpStatus
+        The rig's status.
+    event : ExpMessage
+        One of `LIFECYCLE_MESSAGES`.
+    present : str or None
+        The reference of the rig's present experiment.
+    named : str or None
+        The reference that the message names.
+    takeover : bool
+        Whether the message takes the present experiment over: then nothing is run, and no other is begun.
+    """
+    if takeover and status is not CONNECTED:
+        if same_reference(present, named):
+            return Decision(no_op=True)
+        return Decision(
+            refusal=f"takeover of {named} refused: the rig's experiment is {present} ({status.name}), and a takeover "
+            f"names the one that goes on; to begin {named} in its place: EXPINTERRUPT, then EXPINIT without takeover"
+        )
+    entry = TABLE[status][cast("ExpMessage", event)]
+    if isinstance(entry, ByReference):
+        entry = entry.same if _same(status, event, present, named) else entry.other
+    if entry == REFUSE:
+        return Decision(refusal=_refusal(status, event, present, named))
+    return Decision(no_op=True) if entry == NO_OP else Decision(status=entry)
+
+
+def _same(status: ExpStatus, event: Verb, present: str | None, named: str | None) -> bool:
+    if event is START and (named is None or (present is None and status is INITIALIZED)):
+        return True  # EXPSTART may name none; where EXPINIT named none, EXPSTART's reference is the experiment's
+    # An EXPINIT without a reference may carry other data than the last one: never pass over it as a repeat.
+    return same_reference(named, present)
+
+
+def _condition(entry: Any) -> str:
+    return " (same reference)" if isinstance(entry, ByReference) and entry.other == REFUSE else ""
+
+
+def _refusal(status: ExpStatus, event: Verb, present: str | None, named: str | None) -> str:
+    allowed = [f"{m.name}{_condition(entry)}" for m, entry in TABLE[status].items() if entry != REFUSE]
+    about = f" of {present}" if present else ""
+    asked = f" for {named}" if named else ""
+    return f"{event.name}{asked} refused: status is {status.name}{about}; allowed now: {', '.join(allowed)}"

@@ -1,0 +1,185 @@
+"""Whether one rig is there: when to probe it, and what its silence means (docs/protocol.md section 3)."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+from rigsync.core.events import Dialect, LinkState
+from rigsync.core.timing import Timing
+
+STAGGER = 0.3
+"""Share of the interval by which a probe may leave early."""
+
+
+class Liveness:
+    """State of the link to one rig.
+
+    Anything received counts as a sign of life, nothing sent does.
+
+    Parameters
+    ----------
+    timing : Timing
+        The beat and what is derived from it, in seconds.
+    random : random.Random
+        For when exactly to probe what is probed often.
+    """
+
+    __slots__ = (
+        "_burst_left",
+        "_dialect",
+        "_heard",
+        "_last_probe",
+        "_next_probe",
+        "_random",
+        "_refused_at",
+        "_timing",
+        "_unanswered",
+        "is_coarse",
+        "left",
+        "lost_since",
+        "reason",
+        "refused",
+        "state",
+    )
+
+    def __init__(self, timing: Timing, random: Random):
+        self._timing, self._random = timing, random
+        self._dialect = Dialect.UNKNOWN
+        self._heard = math.inf  # last sign of life, or the beginning of probing
+        self._next_probe = self._last_probe = math.inf
+        self._burst_left = 0
+        self._unanswered = 0
+        self.state = LinkState.UNKNOWN
+        self.refused = False
+        self._refused_at = -math.inf
+        self.left = False
+        self.is_coarse = False
+        """Whether the rig's clock is not known well enough, so that it is worth more probes."""
+        self.reason = "not yet probed"
+        self.lost_since = math.inf
+
+    def connect(self, now: float) -> None:
+        """Begin to probe, with a burst."""
+        self._heard = self._next_probe = now
+        self._burst_left = self._timing.burst_count
+        self.reason = "no answer yet"
+
+    def adopt(self, dialect: Dialect) -> None:
+        """Probe from now on as `dialect` asks."""
+        self._dialect = dialect
+
+    def heard(self, now: float) -> None:
+        """Count a sign of life."""
+        self._heard = now
+        self._unanswered = 0
+        if self._dialect is Dialect.IBLUTIL and self._burst_left:
+            # Such a rig warns of each probe on its screen; it has no clock that more of them would measure.
+            self._burst_left = 0
+            self._next_probe = now + self._timing.iblutil_beat
+        if self.state is not LinkState.ALIVE:
+            self._enter(LinkState.ALIVE, "answered", now)
+            self.refused = self.left = False
+
+    def refuse(self, now: float) -> None:
+        """Take note that the rig's host says that nothing listens there."""
+        self.refused = True
+        self._refused_at = now
+        self._enter(LinkState.LOST, "its host says that nothing listens at this port", now)
+
+    def farewell(self, reason: str, now: float) -> None:
+        """Take note that the rig has said goodbye."""
+        self.left = True
+        self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
+
+    def mistake(self, reason: str, now: float) -> None:
+        """Take note that another rig answers in its place."""
+        self._enter(LinkState.LOST, reason, now)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the rig's process is known to have ended: its port is closed, or it has said goodbye."""
+        return self.state is LinkState.LOST and (self.refused or self.left)
+
+    def hurry(self, now: float) -> None:
+        """Have the next probe leave now, for something is to be found out; not more often than in the first burst."""
+        self._next_probe = min(self._next_probe, max(now, self._last_probe + self._timing.burst_interval))
+
+    def want(self, now: float) -> None:
+        """Have the next probe leave as soon as to a rig that is overdue, for somebody waits for its answer."""
+        self._next_probe = min(
+            self._next_probe, max(now + self._timing.burst_interval, self._last_probe + self._timing.overdue_interval)
+        )
+
+    def probe_due(self, now: float) -> bool:
+        """Return whether a probe has to leave now, and if so, plan the next."""
+        if now < self._next_probe:
+            return False
+        self._unanswered += 1
+        if self.refused and now - self._refused_at >= self._timing.suspect_after:
+            # The host refused before and is silent now, which is another fault. (Hosts limit how often they refuse.)
+            self.refused = False
+            self.reason = "its host, which refused before, is silent now"
+        self._last_probe = now
+        self._burst_left = max(0, self._burst_left - 1)
+        self._next_probe = now + self._interval(now)
+        return True
+
+    def excuse(self) -> None:
+        """Do not hold the last probe against the rig: it was not sent."""
+        self._unanswered -= 1
+
+    def pass_over(self, seconds: float) -> None:
+        """Do not hold seconds against the rig in which nobody here has listened."""
+        self._heard += seconds
+        self._last_probe += seconds
+        self._refused_at += seconds
+
+    def handle_timer(self, now: float) -> None:
+        """Enter the state that the silence up to `now` stands for."""
+        if self.state is LinkState.LOST or now < self._next_change():
+            return
+        if self._dialect is Dialect.IBLUTIL:
+            silence = f"{self._unanswered} probes unanswered"
+            lost = self._unanswered >= self._timing.iblutil_lost_probes
+        else:
+            silence = f"silent for {now - self._heard:.1f} s"
+            lost = now >= self._heard + self._timing.lost_after
+        self._enter(LinkState.LOST if lost else LinkState.SUSPECT, silence, now)
+
+    def next_timer(self) -> float:
+        """Return when, in monotonic seconds, the next probe or change of state is due."""
+        return min(self._next_probe, self._next_change())
+
+    def _next_change(self) -> float:
+        if self.state is LinkState.LOST:
+            return math.inf
+        timing = self._timing
+        if self._dialect is Dialect.IBLUTIL:
+            # A probe is unanswered when the time for its echo is over.
+            suspect = self.state is LinkState.SUSPECT
+            probes = timing.iblutil_lost_probes if suspect else timing.iblutil_suspect_probes
+            return self._last_probe + timing.echo_timeout if self._unanswered >= probes else math.inf
+        after = timing.suspect_after if self.state is LinkState.ALIVE else timing.lost_after
+        return self._heard + after
+
+    def _interval(self, now: float) -> float:
+        timing = self._timing
+        if self._burst_left > 0:
+            return timing.burst_interval
+        if self._dialect is Dialect.IBLUTIL:
+            return timing.iblutil_beat
+        # Loss alone must not look like silence: an overdue link is probed more often, until it is given up.
+        # Half a beat of margin, for the answer to the last regular probe came a round trip after it.
+        overdue = now - self._heard >= 1.5 * timing.beat
+        often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
+        if not often:
+            return timing.beat
+        # Not in step with the other rigs: where many are probed at once, some are always answered late, and their
+        # clocks look off by half of that.
+        return timing.overdue_interval * (1 - self._random.uniform(0.0, STAGGER))
+
+    def _enter(self, state: LinkState, reason: str, now: float) -> None:
+        if state is LinkState.LOST and self.state is not LinkState.LOST:
+            self.lost_since = now
+        self.state, self.reason = state, reason

@@ -1,0 +1,582 @@
+"""Bytes to frames and back, in both dialects: the only reader and writer of the wire format (docs/protocol.md 1, 2).
+
+The contract of `decode`: any bytes give a frame or a `RemoteProtocolError`; everything else is a bug.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from rigsync._text import one_line, shortened
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.rigs import DATAGRAM_ROOM, MAX_DATAGRAM, MAX_VALUES, Room
+from rigsync.core.stream import values_in
+from rigsync.errors import PayloadTooLarge, RemoteProtocolError
+
+VERSION = 1
+"""Version of the rigsync dialect."""
+COORDINATOR_MARK = b" "
+RIG_MARK = b"\t"
+"""White space before the last bracket of what each side sends in the iblutil dialect. No encoder writes it, and the
+echo copies it: so an echo, even one that comes late or twice, is told from the other side's own message of the same
+content. After the bracket it would belong to no message of a stream."""
+
+NULL_MESSAGE = ExpMessage(0)
+"""The event of iblutil's error messages."""
+
+LONGEST_COMMAND = 100
+"""Characters of a command's name."""
+
+_BOOT = re.compile(r"[0-9a-f]{16}")
+LONGEST_PROGRAM = 80
+"""Characters of what a coordinator says of its program."""
+_LARGEST = 2**63
+MOST_DIGITS = 640
+"""Digits that Python writes and reads in every setting (`sys.set_int_max_str_digits`); who sends more errs anyway."""
+_LARGE = 1 << 20
+"""Bytes of a message from which on whole numbers of more digits are refused: thousands of them take seconds."""
+_FRAME_VALUES = 40
+"""More values than a frame has around its arguments."""
+_TOLD = re.compile(rb'\{"rigsync":1,"kind":"(request|reply)","boot":"([0-9a-f]{16})","n":(\d{1,19})[,}]')
+_EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a rig can be asked beyond the experiment's messages; stands wherever an ExpMessage may stand.
+
+    Parameters
+    ----------
+    name : str
+        1 to 100 printable characters, and not the name of an ExpMessage.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The name is none.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of a command is text, not {type(self.name).__name__}")
+        if not 0 < len(self.name) <= LONGEST_COMMAND or not self.name.isprintable():
+            raise ValueError(
+                f"the name of a command has 1 to {LONGEST_COMMAND} printable characters: {shortened(self.name)}"
+            )
+        if self.name.strip().upper() in ExpMessage.__members__:
+            raise ValueError(f"{self.name} is a message of the experiment, and no command: push it")
+
+
+Verb: TypeAlias = ExpMessage | Command
+"""What a request asks of a rig."""
+
+
+# ---------------------------------------------------------------------------------------------------- frames
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A message of the iblutil dialect; `event` is the null message for a remote error."""
+
+    event: ExpMessage
+    args: list[Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What every frame of the rigsync dialect has."""
+
+    boot: str
+    """16 hexadecimal digits, drawn when the sender's endpoint opened."""
+    n: int
+    """The sender's counter, or the number of the frame that this one answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed(Frame):
+    """What a rig sends to one coordinator; a coordinator sends some of these frames, too, without `to`."""
+
+    to: str | None = field(default=None, kw_only=True)
+    """Boot number of the coordinator that is meant, which no forger knows; None from older rigs, and to rigs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Frame):
+    """A question whether the rig is there."""
+
+    t0: int
+    """Stamp of sending, nanoseconds."""
+    pad: str | None = field(default=None, repr=False)
+    """Makes the probe long, to see whether the network carries that; the answer is made about as long."""
+    program: str | None = None
+    """Which program the coordinator is, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive(Addressed):
+    """The answer to a probe."""
+
+    t0: int
+    """Copied from the probe."""
+    t1: int
+    """When the probe came, in the rig's clock, nanoseconds."""
+    t2: int
+    """When this left, in the rig's clock, nanoseconds."""
+    name: str
+    status: ExpStatus
+    exp_ref: str | None
+    version: str
+    """Version of rigsync on the rig."""
+    owner: str | None = None
+    """Host of the coordinator whose experiment it is, None where it is nobody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Frame):
+    """Act on a message, or do a command."""
+
+    event: Verb
+    args: list[Any] = field(repr=False)
+    at: int | None
+    """Rig-clock nanoseconds at which to act, or None for at once."""
+    to: str | None = None
+    """Boot number of the rig that is meant, None for any: one that has restarted since must not act."""
+    of: str | None = None
+    """Of an EXPEND, the experiment that it is to end, empty for one without a reference; None for whatever there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Addressed):
+    """The request has arrived and is being worked on; or it is done, and its answer is beside this frame."""
+
+    done: int | None = None
+    """Bytes of that answer, which may be too large for the way back; None while there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Addressed):
+    """The request was done."""
+
+    args: list[Any] = field(repr=False)
+    """What the iblutil dialect's answer would hold after its event."""
+    started: int
+    finished: int
+    """Rig-clock nanoseconds between which the handler ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure(Addressed):
+    """The request failed or was refused."""
+
+    error: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Addressed):
+    """What a rig tells of its own accord."""
+
+    topic: str
+    key: str | None
+    """A newer notice of the same topic and key takes the place of this one, where it is not confirmed."""
+    body: Any = field(repr=False)
+    confirm: bool
+    """Whether it is to be acknowledged, and sent again until it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(Addressed):
+    """The sender's endpoint is closing."""
+
+    reason: str
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+def decode(data: bytes) -> Frame | Array:
+    """Read one datagram of either dialect.
+
+    Raises
+    ------
+    RemoteProtocolError
+        The bytes are no valid frame of any known kind and version.
+    """
+    first = data[:1]
+    if first not in (b"[", b"{"):
+        raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {first!r}, neither '[' nor '{{'")
+    try:
+        content = json.loads(data.decode("utf-8"), parse_int=_read_whole if len(data) > _LARGE else None)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
+    return _read_array(content) if first == b"[" else _read_frame(content)
+
+
+def _read_whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS + 1:  # and a sign
+        raise ValueError(f"a whole number of {len(digits):,} digits")
+    return int(digits)
+
+
+def told_frame(head: bytes, kind: str) -> tuple[str, int] | None:
+    """Return boot and number of a frame of a kind of which only the beginning is known; None where it is another."""
+    found = _TOLD.match(head)
+    if found is None or found[1].decode() != kind:
+        return None
+    return found[2].decode(), int(found[3])
+
+
+def _read_array(content: list[Any]) -> Array:
+    if not content:
+        raise RemoteProtocolError("empty array", "an array without an event")
+    number, *args = content
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise RemoteProtocolError("unknown event", f"the event is {shortened(number)}, not the number of an ExpMessage")
+    if number == 0:
+        if len(args) != 2 or not isinstance(args[0], str) or type(args[1]) is not int or args[1] not in _EVENTS:
+            raise RemoteProtocolError("malformed error", "an error message is [0, text, event]")
+        return Array(NULL_MESSAGE, [args[0], _EVENTS[args[1]]])
+    if number not in _EVENTS:
+        raise RemoteProtocolError("unknown event", f"{shortened(number)} is not the number of one ExpMessage")
+    return Array(_EVENTS[number], args)
+
+
+def _read_frame(content: dict[str, Any]) -> Frame:
+    version = content.get("rigsync")
+    if version != VERSION or isinstance(version, bool):
+        raise RemoteProtocolError(
+            "foreign version",
+            f"version {shortened(version)} of the dialect, this side speaks {VERSION}; update the older",
+        )
+    read = _READERS.get(kind) if isinstance(kind := content.get("kind"), str) else None
+    if read is None:
+        raise RemoteProtocolError("unknown kind", f"a frame of kind {shortened(kind)}")
+    boot = content.get("boot")
+    if not isinstance(boot, str) or not _BOOT.fullmatch(boot):
+        raise RemoteProtocolError("malformed frame", f"boot is {shortened(boot)}, not 16 hexadecimal digits")
+    return read(content, boot, _whole(content, "n"))
+
+
+def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"), _shown(_optional(content, "program")))
+
+
+def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Alive(
+        boot,
+        n,
+        _stamp(content, "t0"),
+        _stamp(content, "t1"),
+        _stamp(content, "t2"),
+        _text(content, "name"),
+        _member(content, "status", ExpStatus.__members__),
+        _optional(content, "exp_ref"),
+        _text(content, "version"),
+        _optional(content, "owner"),
+        to=_optional(content, "to"),
+    )
+
+
+def _read_request(content: dict[str, Any], boot: str, n: int) -> Frame:
+    event, args = _read_verb(content), _list(content, "args")
+    if isinstance(event, Command) and [type(part) for part in args] != [list, dict]:
+        raise RemoteProtocolError("malformed frame", "args of a command are not [[positional...], {keyword: value}]")
+    at = None if content.get("at") is None else _stamp(content, "at")
+    return Request(boot, n, event, args, at, _optional(content, "to"), _optional(content, "of"))
+
+
+def _read_verb(content: dict[str, Any]) -> Verb:
+    if content.get("command") is None:
+        event: ExpMessage = _member(content, "event", ExpMessage.__members__)
+        return event
+    if content.get("event") is not None:
+        raise RemoteProtocolError("malformed frame", "a request has an event or a command, not both")
+    try:
+        return Command(_text(content, "command"))
+    except ValueError as error:
+        raise RemoteProtocolError("malformed frame", str(error)) from None
+
+
+def _read_ack(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Ack(boot, n, None if content.get("done") is None else _whole(content, "done"), to=_optional(content, "to"))
+
+
+def _read_reply(content: dict[str, Any], boot: str, n: int) -> Frame:
+    args, started, finished = _list(content, "args"), _stamp(content, "started"), _stamp(content, "finished")
+    return Reply(boot, n, args, started, finished, to=_optional(content, "to"))
+
+
+def _read_failure(content: dict[str, Any], boot: str, n: int) -> Frame:
+    error, message, traceback = (_text(content, key) for key in ("error", "message", "traceback"))
+    return Failure(boot, n, error, message, traceback, to=_optional(content, "to"))
+
+
+def _read_notice(content: dict[str, Any], boot: str, n: int) -> Frame:
+    if not isinstance(confirm := content.get("confirm"), bool):
+        raise RemoteProtocolError("malformed frame", f"confirm is {shortened(confirm)}, neither true nor false")
+    topic, key, to = _text(content, "topic"), _optional(content, "key"), _optional(content, "to")
+    return Notice(boot, n, topic, key, content.get("body"), confirm, to=to)
+
+
+def _read_bye(content: dict[str, Any], boot: str, n: int) -> Frame:
+    return Bye(boot, n, _text(content, "reason"), to=_optional(content, "to"))
+
+
+_READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
+    "probe": _read_probe,
+    "alive": _read_alive,
+    "request": _read_request,
+    "ack": _read_ack,
+    "reply": _read_reply,
+    "failure": _read_failure,
+    "notice": _read_notice,
+    "bye": _read_bye,
+}
+
+
+def _shown(program: str | None) -> str | None:
+    """Return what a coordinator says of its program as one short line."""
+    return one_line(program[:LONGEST_PROGRAM])[:LONGEST_PROGRAM] if program else None
+
+
+def _whole(content: dict[str, Any], key: str) -> int:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST:
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not a whole number")
+    return value
+
+
+def _stamp(content: dict[str, Any], key: str) -> int:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not -_LARGEST < value < _LARGEST:
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not a stamp in nanoseconds")
+    return value
+
+
+def _text(content: dict[str, Any], key: str) -> str:
+    value = content.get(key)
+    if not isinstance(value, str):
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not text")
+    return value
+
+
+def _optional(content: dict[str, Any], key: str) -> str | None:
+    return None if content.get(key) is None else _text(content, key)
+
+
+def _list(content: dict[str, Any], key: str) -> list[Any]:
+    value = content.get(key)
+    if not isinstance(value, list):
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not a list")
+    return value
+
+
+def _member(content: dict[str, Any], key: str, members: Any) -> Any:
+    value = content.get(key)
+    if not isinstance(value, str) or value not in members:
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not one of {', '.join(members)}")
+    return members[value]
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An ExpMessage with its arguments, ready to be sent in either dialect; or a command, for the rigsync dialect.
+
+    The arguments are encoded once, whatever the number of rigs.
+    """
+
+    event: Verb
+    args: list[Any] = field(repr=False)
+    """Plain JSON values: what follows the event; of a command, positional arguments and keywords, or its value."""
+    body: str = field(repr=False)
+    """The JSON text of `args`, in ASCII. Never logged: it may hold a token."""
+
+    @classmethod
+    def of(cls, event: Verb, args: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
+        """Encode plain JSON values.
+
+        Raises
+        ------
+        PayloadTooLarge
+            There is no room for it; for a datagram's by default.
+        """
+        message = cls(event, args, to_json(args))
+        room.check(message.size)
+        _check_values(message.body)
+        return message
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes at most, as request or reply in either dialect."""
+        name = len(to_json(self.event.name)) if isinstance(self.event, Command) else 0
+        return _REQUEST_OVERHEAD + name + len(self.body)
+
+    @property
+    def asks_token(self) -> bool:
+        """An ALYX message without a token: a request for one, which is answered by more than the echo."""
+        return self.event is ExpMessage.ALYX and not all(self.args)
+
+
+def _check_values(text: str) -> None:
+    """Raise `PayloadTooLarge` where a JSON text holds more values than the other side reads."""
+    limit = MAX_VALUES - _FRAME_VALUES
+    if len(text) > limit and (count := values_in(text.encode("ascii"), limit)) > limit:
+        raise PayloadTooLarge(count, limit, unit="values")
+
+
+def to_json(content: Any) -> str:
+    """Return plain JSON values as compact ASCII text."""
+    return json.dumps(content, separators=(",", ":"))
+
+
+def array(message: Message, mark: bytes) -> bytes:
+    """Return a message in the iblutil dialect, with the mark of the side that sends it.
+
+    Raises
+    ------
+    TypeError
+        It is a command, which that dialect does not know.
+    """
+    if isinstance(message.event, Command):
+        raise TypeError(f"{message.event.name} is a command, and the iblutil dialect knows none")
+    separator = "," if message.args else ""
+    return f"[{int(message.event)}{separator}{message.body[1:-1]}".encode("ascii") + mark + b"]"
+
+
+def has_mark(data: bytes, mark: bytes) -> bool:
+    """Tell whether an array has the mark of a side."""
+    return data[-2:-1] == mark
+
+
+def error_array(error: str, message: str, event: Verb) -> bytes:
+    """Return iblutil's report of a failed callback, which is none of a command."""
+    if isinstance(event, Command):
+        raise TypeError(f"{event.name} is a command, and the iblutil dialect knows none")
+    # iblutil recognises it by its second byte, hence no blank after the bracket. Cut to fit, at 12 bytes a character.
+    return to_json([0, f"{error}: {message}"[:5000], int(event)]).encode("ascii")
+
+
+def request(
+    boot: str, n: int, message: Message, to: str | None = None, at: int | None = None, of: str | None = None
+) -> bytes:
+    """Return a message as a request of the rigsync dialect.
+
+    Parameters
+    ----------
+    boot : str
+        The coordinator's boot number.
+    n : int
+        Number of the request.
+    message : Message
+        What is asked.
+    to : str, optional
+        Boot number of the rig that is meant.
+    at : int, optional
+        Nanoseconds of the rig's clock at which to act.
+    of : str, optional
+        Of an EXPEND, the experiment that it is to end, empty for one without a reference.
+    """
+    meant = "" if to is None else f',"to":"{to}"'
+    if of is not None:
+        meant += f',"of":{to_json(of)}'
+    when = "null" if at is None else at
+    name = message.event.name
+    what = f'"command":{to_json(name)}' if isinstance(message.event, Command) else f'"event":"{name}"'
+    return _encode("request", boot, n, f'{what},"args":{message.body},"at":{when}{meant}')
+
+
+def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None) -> bytes:
+    """Return a probe, padded to `size` bytes where it is shorter; `t0` is the stamp of sending in nanoseconds."""
+    who = "" if program is None else f',"program":{to_json(program)}'
+    return _padded(_encode("probe", boot, n, f'"t0":{t0}{who}'), size)
+
+
+def alive(frame: Alive, size: int = 0) -> bytes:
+    """Return the answer to a probe, padded to `size` bytes where it is shorter."""
+    rest = to_json(
+        {
+            "t0": frame.t0,
+            "t1": frame.t1,
+            "t2": frame.t2,
+            "name": frame.name,
+            "status": frame.status.name,
+            "exp_ref": frame.exp_ref,
+            "version": frame.version,
+            "owner": frame.owner,
+        }
+    )
+    return _padded(addressed(_encode("alive", frame.boot, frame.n, rest[1:-1]), frame.to), size)
+
+
+def ack(boot: str, n: int, to: str | None = None, done: int | None = None) -> bytes:
+    """Return the confirmation that frame `n` of `to` has arrived; `done` is the size of an answer sent beside it."""
+    return addressed(_encode("ack", boot, n, "" if done is None else f'"done":{done}'), to)
+
+
+def reply(boot: str, n: int, message: Message, started: int, finished: int, to: str | None = None) -> bytes:
+    """Return the answer to request `n` of `to`; `started` and `finished` are stamps in nanoseconds."""
+    return addressed(_encode("reply", boot, n, f'"args":{message.body},"started":{started},"finished":{finished}'), to)
+
+
+def failure(boot: str, n: int, error: str, message: str, traceback: str, to: str | None = None) -> bytes:
+    """Return the failure of request `n` of `to`, its texts cut so that it fits into a datagram."""
+    # A character takes at most 12 bytes in ASCII, so that these two always leave room for the end of the traceback,
+    # which tells most.
+    texts = {"error": error[:200], "message": message[:2000], "traceback": traceback}
+    while len(data := addressed(_encode("failure", boot, n, to_json(texts)[1:-1]), to)) > MAX_DATAGRAM:
+        texts["traceback"] = texts["traceback"][len(texts["traceback"]) // 2 + 1 :]
+    return data
+
+
+def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
+    """Return what a rig tells of its own accord, the same for all; `addressed` names the one that it is sent to.
+
+    Raises
+    ------
+    PayloadTooLarge
+        There is no room for it; for a datagram's by default.
+    """
+    rest = to_json({"topic": frame.topic, "key": frame.key, "body": frame.body, "confirm": frame.confirm})
+    data = _encode("notice", frame.boot, frame.n, rest[1:-1])
+    room.check(len(addressed(data, "0" * 16)))
+    _check_values(rest)
+    return addressed(data, frame.to)
+
+
+def bye(boot: str, n: int, reason: str, to: str | None = None) -> bytes:
+    """Return the farewell of an endpoint that closes."""
+    return addressed(_encode("bye", boot, n, to_json({"reason": reason})[1:-1]), to)
+
+
+def addressed(frame: bytes, to: str | None) -> bytes:
+    """Return a frame with the boot number of the one that it is for."""
+    return frame if to is None else b'%s,"to":"%s"}' % (frame[:-1], to.encode("ascii"))
+
+
+def _padded(frame: bytes, size: int) -> bytes:
+    """Return a frame with a field that makes it `size` bytes long, unless it is too long for that."""
+    room = min(size, MAX_DATAGRAM) - len(frame) - len(b',"pad":""')
+    return frame if room <= 0 else b'%s,"pad":"%s"}' % (frame[:-1], b"." * room)
+
+
+def _encode(kind: str, boot: str, n: int, rest: str = "") -> bytes:
+    comma = "," if rest else ""
+    return f'{{"rigsync":{VERSION},"kind":"{kind}","boot":"{boot}","n":{n}{comma}{rest}}}'.encode("ascii")
+
+
+_LONGEST_NAME = max(ExpMessage.__members__.values(), key=lambda event: len(event.name))
+_EMPTY = Message(_LONGEST_NAME, [], "")
+_REQUEST_OVERHEAD = max(
+    len(request("0" * 16, _LARGEST, _EMPTY, "0" * 16, -_LARGEST)),
+    len(reply("0" * 16, _LARGEST, _EMPTY, -_LARGEST, -_LARGEST, "0" * 16)),
+)

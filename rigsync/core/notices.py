@@ -1,0 +1,174 @@
+"""What rigs tell of their own accord, at both ends (docs/protocol.md sections 2 and 3).
+
+Confirmed notices go to each coordinator one at a time, the next when the last has been acknowledged, which is all that
+it takes for each to be told once and in order. Of the others only the newest of a topic and key counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from itertools import islice
+from random import Random
+
+from rigsync.core.backoff import Backoff
+from rigsync.core.messages import Notice
+from rigsync.core.timing import Timing
+
+FAILURE = "failure"
+"""Topic by which a rig tells that it records badly, or not at all: ``{'problem': text}``."""
+WAITING = 10_000
+WAITING_BYTES = 4 << 20
+"""Confirmed notices that may wait for one coordinator, and their bytes; beyond that the oldest are given up."""
+NOTICE_BYTES = 300
+"""Bytes that one takes beside its own."""
+KEPT = 120.0
+"""Seconds for which notices wait for a coordinator that is silent: longer than any partition that heals by itself."""
+KEYS = 1024
+"""Topics and keys whose newest notice a coordinator remembers, for each rig."""
+
+
+class NoticeFilter:
+    """Tells a coordinator which notices of one boot of a rig it has not had."""
+
+    __slots__ = ("_confirmed", "_newest")
+
+    def __init__(self) -> None:
+        self._confirmed = -1
+        self._newest: OrderedDict[tuple[str, str | None], int] = OrderedDict()
+
+    def is_new(self, notice: Notice) -> bool:
+        """Take note of a notice, and return whether it is to be told."""
+        if notice.confirm:
+            newest, self._confirmed = self._confirmed, max(self._confirmed, notice.n)
+            return notice.n > newest
+        key = notice.topic, notice.key
+        newest = self._newest.pop(key, -1)
+        self._newest[key] = max(newest, notice.n)
+        if len(self._newest) > KEYS:
+            self._newest.popitem(last=False)
+        return notice.n > newest
+
+
+class NoticeQueue:
+    """The confirmed notices that wait for one coordinator.
+
+    Parameters
+    ----------
+    timing : Timing
+        Waits, in seconds.
+    random : random.Random
+        For back-off.
+    """
+
+    __slots__ = ("_backoff", "_bytes", "_is_copy", "_newest", "_sent_at", "_tries", "_waiting", "due", "overflowed")
+
+    def __init__(self, timing: Timing, random: Random):
+        self._backoff = Backoff(timing, random)
+        self._waiting: OrderedDict[int, tuple[bytes, Hashable]] = OrderedDict()
+        self._newest: dict[Hashable, int] = {}  # numbers of those that another may take the place of
+        self._bytes = self._tries = 0
+        self._sent_at = 0.0
+        self._is_copy = False
+        self.due = math.inf
+        """When the first is to be sent, again or for the first time, in monotonic seconds."""
+        self.overflowed = False
+        """Whether some were given up."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> None:
+        """Have a notice wait for its turn.
+
+        Parameters
+        ----------
+        n : int
+            Its number, higher than those before.
+        frame : bytes
+            The notice.
+        now : float
+            Monotonic seconds.
+        instead : hashable, optional
+            What it is the newest word on: one before it that was on the same is taken out, so that on a slow link none
+            waits that is needless.
+        """
+        if instead is not None:
+            self.take_back(instead)
+            self._newest[instead] = n
+        self._waiting[n] = frame, instead
+        self._bytes += len(frame)
+        while len(self._waiting) > 2 and (len(self._waiting) > WAITING or self._bytes > WAITING_BYTES):
+            # Not the first, which has been sent and may be acknowledged yet.
+            self._take_out(next(islice(self._waiting, 1, None)))
+            self.overflowed = True
+        if len(self._waiting) == 1:
+            self._tries, self.due = 0, now
+
+    @property
+    def size(self) -> int:
+        """Bytes that all that wait take."""
+        return self._bytes + NOTICE_BYTES * len(self._waiting)
+
+    def give_up(self) -> bool:
+        """Give up all but the first, which has been sent and may be acknowledged yet; return whether there was more."""
+        rest = list(islice(self._waiting, 1, None))
+        for n in rest:
+            self._take_out(n)
+        self.overflowed = self.overflowed or bool(rest)
+        return bool(rest)
+
+    def take_back(self, instead: Hashable) -> None:
+        """Take out what waits as the newest word on something, unless it is under way."""
+        n = self._newest.get(instead)
+        if n is not None and n != self._first():
+            self._take_out(n)
+
+    def send(self, now: float) -> bytes:
+        """Return the first notice, which the caller sends, and plan when it is to be sent again."""
+        self._tries += 1
+        if self._tries == 1:
+            self._sent_at = now
+        self.due = now + self._backoff.wait(self._tries)
+        return self._waiting[self._first()][0]
+
+    def acknowledge(self, n: int, now: float) -> None:
+        """Take note that a notice has come."""
+        if not self._waiting or self._first() != n or not self._tries:
+            return  # of an earlier copy
+        if self._tries == 1 and not self._is_copy:
+            self._backoff.add_sample(now - self._sent_at)
+        self._take_out(n)
+        self._is_copy = False
+        self._tries, self.due = 0, now if self._waiting else math.inf
+
+    def rest(self) -> list[bytes]:
+        """Return all that wait, in order: they are sent once more, and then nobody is there to send them."""
+        return [frame for frame, _ in self._waiting.values()]
+
+    def pause(self) -> None:
+        """Send nothing until the coordinator is heard again."""
+        self.due = math.inf
+
+    def resume(self, now: float) -> None:
+        """Go on where it was paused, since the coordinator has been heard."""
+        if self._waiting and self.due == math.inf:
+            self._is_copy = self._tries > 0  # whose acknowledgement measures no round trip (Karn's rule)
+            self._tries, self.due = 0, now
+
+    def clear(self) -> None:
+        """Forget all: nobody waits for them any more."""
+        self._waiting.clear()
+        self._newest.clear()
+        self._bytes = 0
+        self.due = math.inf
+
+    def _first(self) -> int:
+        return next(iter(self._waiting))
+
+    def _take_out(self, n: int) -> None:
+        frame, instead = self._waiting.pop(n)
+        self._bytes -= len(frame)
+        if self._newest.get(instead) == n:
+            del self._newest[instead]

@@ -1,0 +1,29 @@
+"""What comes out of a core: datagrams and events, put there as they arise and taken by the pump."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from rigsync.core.events import Event
+
+Destination = TypeVar("Destination")
+
+
+class Outputs(Generic[Destination]):
+    """Base of both cores."""
+
+    def __init__(self) -> None:
+        self._outbox: list[tuple[Destination, bytes]] = []
+        self._events: list[Event] = []
+
+    def take_datagrams(self) -> list[tuple[Destination, bytes]]:
+        """Return what is to be sent, each with its destination, and forget it."""
+        taken = self._outbox.copy()
+        self._outbox.clear()
+        return taken
+
+    def take_events(self) -> list[Event]:
+        """Return what has happened since the last call."""
+        taken = self._events.copy()
+        self._events.clear()
+        return taken

@@ -1,0 +1,186 @@
+"""A rig as its coordinator knows it, and how large messages may be."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from rigsync._text import close_match, shortened
+from rigsync.core.timing import check_seconds
+from rigsync.errors import ConfigError, PayloadTooLarge
+
+LISTEN_PORT = 11001
+"""The port at which a rig listens unless told otherwise, the same as in `iblutil.io.net`."""
+MAX_DATAGRAM = 65_507
+"""Bytes of the largest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header."""
+MAX_MESSAGE = 1 << 26
+"""Bytes of the largest message over TCP, unless told otherwise: 64 MiB."""
+MAX_VALUES = 500_000
+"""Values in one message, as many as are read within half a second: reading holds up everybody else. Once they are read
+they take more memory than as text, an empty list some thirty times as much. A long text is one value."""
+LARGEST_MESSAGE = 1 << 30
+"""Bytes to which that may be set: a computer has to hold a message several times over."""
+PAUSE = 0.2
+"""Seconds that an iblutil rig has after a message of its own before the next one leaves, unless told otherwise. iblrig
+looks at its queue so often, and programs of rigs rely on the time that this gives them."""
+LONGEST_PAUSE = 60.0
+"""Seconds that such a pause may last: an EXPINTERRUPT waits for it too."""
+LONGEST_NAME = 100
+"""Characters of a rig's name, which is part of every answer to a probe."""
+DIALECTS = ("auto", "iblutil", "rigsync")
+"""What a rig may be said to speak (docs/protocol.md sections 1 and 2); ``auto`` finds out (section 3)."""
+
+
+def is_called(name: str, told: str) -> bool:
+    """Tell whether a rig that says that it is `told` may be the one that a configuration calls `name`.
+
+    Capitals make no difference. Of a name such as ``cameras:left`` one side may say one part only. A rig that says no
+    name may be any.
+    """
+    wanted, is_told = name.strip().casefold(), told.strip().casefold()
+    return not is_told or is_told in (wanted, *wanted.split(":")) or wanted in is_told.split(":")
+
+
+def is_pause(value: object) -> TypeGuard[float]:
+    """Tell whether a value can be the seconds of an iblutil rig's pause."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_PAUSE
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a rig listens, as `parse_uri` gives it.
+
+    Parameters
+    ----------
+    scheme : str
+        ``udp`` or ``tcp``.
+    host : str
+        An IP address in its shortest form, IPv6 without brackets, or a host name in lower case.
+    port : int
+        The port, 1 to 65535, or 0 for any free one where a rig listens.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def is_literal(address: Address) -> bool:
+    """Tell whether the host is an IP address, which needs no look-up."""
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How large a message may be.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of the largest.
+    rig : str, optional
+        The rig that allows no more.
+    scheme : {'udp', 'tcp'}
+        How it would be sent, on which the remedy depends.
+    """
+
+    limit: int = MAX_DATAGRAM
+    rig: str | None = None
+    scheme: str = "udp"
+
+    def check(self, size: int) -> None:
+        """Raise `PayloadTooLarge` where `size`, in bytes, is too much."""
+        if size > self.limit:
+            raise PayloadTooLarge(size, self.limit, self.rig, self.scheme)
+
+
+DATAGRAM_ROOM = Room()
+"""That of a datagram."""
+
+
+@dataclass(frozen=True, slots=True)
+class RigConfig:
+    """One rig, as its coordinator knows it.
+
+    Parameters
+    ----------
+    name : str
+        The name by which task code and results call it, for instance ``cameras:left``.
+    address : Address
+        Where it listens.
+    timeout : float
+        Seconds that it may take to answer, unless a push says otherwise.
+    dialect : {'auto', 'iblutil', 'rigsync'}
+        What it speaks; ``auto`` finds out on connecting.
+    resend : bool
+        Whether a request may be sent again to a rig of the iblutil dialect, which then runs its handlers twice.
+    pause : float, optional
+        Seconds that a rig of the iblutil dialect has after each message of its own before the next one leaves; by
+        default as `Auxiliaries.refresh_rate` says. 0 is for a rig whose handlers are callbacks.
+    max_message : int
+        Bytes of the largest message to and from a ``tcp://`` rig; over ``udp://`` it is that of a datagram anyway.
+
+    Raises
+    ------
+    ConfigError
+        A value cannot be; its ``key`` is the name of the parameter.
+    """
+
+    name: str
+    address: Address
+    timeout: float = 10.0
+    dialect: str = "auto"
+    resend: bool = False
+    pause: float | None = None
+    max_message: int = MAX_MESSAGE
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
+            raise ConfigError(
+                "expected the name of a rig as text that is not empty, without control characters and without "
+                f"white space at its ends, not {shortened(name, 80)}",
+                key="name",
+            )
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(
+                f"expected the name of a rig in at most {LONGEST_NAME} characters, not {len(name)}",
+                key="name",
+            )
+        if not isinstance(self.address, Address):
+            raise ConfigError(
+                f"expected an Address, as parse_uri() gives, not {shortened(self.address, 80)}", key="address"
+            )
+        check_seconds(self.timeout, "timeout")
+        if self.dialect not in DIALECTS:
+            hint = close_match(self.dialect, DIALECTS)
+            raise ConfigError(
+                f"expected one of {', '.join(DIALECTS)}, not {shortened(self.dialect, 80)}{hint}", key="dialect"
+            )
+        if not isinstance(self.resend, bool):
+            raise ConfigError(f"expected true or false, not {shortened(self.resend, 80)}", key="resend")
+        if self.pause is not None and not is_pause(self.pause):
+            raise ConfigError(
+                f"expected seconds from 0 to {LONGEST_PAUSE:g}, not {shortened(self.pause, 80)}", key="pause"
+            )
+        most = self.max_message
+        if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:
+            raise ConfigError(
+                f"expected a whole number of bytes from {MAX_DATAGRAM} to {LARGEST_MESSAGE}, not {shortened(most, 80)}",
+                key="max_message",
+            )
+
+    @property
+    def room(self) -> Room:
+        """How large a message to this rig may be."""
+        limit = self.max_message if self.address.scheme == "tcp" else MAX_DATAGRAM
+        return Room(limit, self.name, self.address.scheme)

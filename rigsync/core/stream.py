@@ -1,0 +1,190 @@
+"""A byte stream cut into messages: JSON arrays and objects, one after another, no separators (docs/protocol.md 1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rigsync.core.rigs import MAX_VALUES
+from rigsync.errors import RemoteProtocolError
+
+DEEPEST = 1000
+"""Levels of nesting; Python's own reader of JSON gives up near there."""
+
+VALUE_BYTES = 128
+"""Bytes that a value takes beyond its text once it is read, at most: an empty list takes 64, a map of one entry twice
+as many as that for each of its two."""
+
+_SPACE = re.compile(rb"[ \t\r\n]*")
+# A string is passed over in one go, unless it goes on in the next piece or has more escapes: the expression remembers
+# each. Such a one only begins here.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*){0,1000}"|["\[\]{}]', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # or its beginning, at the end of a piece
+# What a string goes on with, as far as that.
+_IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,1000}', re.DOTALL)
+_HEAD = 200
+"""Bytes of a message by which its sender is told that it is refused."""
+_PIECE = 1 << 18
+_CLOSING = {b"[": 0x5D, b"{": 0x7D}
+_QUOTE = 0x22
+_OPENING_CODES = (0x5B, 0x7B)
+
+
+class StreamDecoder:
+    """Cuts a stream into messages, in time proportional to its length, however it is cut into pieces.
+
+    It follows brackets and strings, counts values, and no more: whether a message is good JSON is for
+    `messages.decode` to find, and one that is not leaves the stream intact.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of the largest message that is let through.
+    most : int, optional
+        Values that it may hold, `MAX_VALUES` by default.
+    """
+
+    def __init__(self, limit: int, most: int | None = None):
+        self._limit, self._most = limit, MAX_VALUES if most is None else most
+        # Of the message that is not complete. A copy, for each piece takes a page of memory or more, be it of 2 bytes.
+        self._begun = bytearray()
+        self._stack = bytearray()  # the brackets that have yet to come, the next one last
+        self._in_string = self._escaped = False
+        self.values = 0
+        """Values of the message that is under way, or was the last: commas, colons and opening brackets tell."""
+
+    @property
+    def held(self) -> int:
+        """Bytes kept of a message that is not complete."""
+        return len(self._begun)
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """Take in what has arrived, and yield each message that it completes.
+
+        Once it has raised, it can take in nothing more: where the next message begins is not known.
+
+        Raises
+        ------
+        RemoteProtocolError
+            What stands between messages is no white space; brackets do not match; a message is over the limit, or holds
+            too many values. What was complete before that has been yielded.
+        """
+        position = 0
+        while True:
+            if not self._stack:
+                begin = _SPACE.match(piece, position).end()  # type: ignore[union-attr]  # which matches anything
+                if begin == len(piece):
+                    return
+                if piece[begin] not in _OPENING_CODES:
+                    found = piece[begin : begin + 20]
+                    raise RemoteProtocolError("junk in the stream", f"{found!r} where a message should begin")
+                position = begin
+                self.values = 0
+            else:
+                begin = 0
+            if self._in_string:
+                after = self._after_string(piece, position)
+                position = len(piece) if after is None else after
+            end = None if self._in_string else self._find_end(piece, position)
+            self.values += _values_in(piece[position:end])
+            if self.values > self._most:
+                raise RemoteProtocolError(
+                    "too many values",
+                    f"a message of more than {self._most:,} values, which is the most that one may hold",
+                    self._give_up(piece[begin:]),
+                )
+            size = self.held + (len(piece) if end is None else end) - begin
+            if size > self._limit:
+                raise RemoteProtocolError(
+                    "message over the limit",
+                    f"a message of {size:,} bytes or more, and this side takes {self._limit:,} (max_message)",
+                    self._give_up(piece[begin:]),
+                )
+            if end is None:
+                self._begun += piece[begin:]
+                return
+            position = end
+            message = piece[begin:end]
+            if self._begun:
+                self._begun += message
+                message = bytes(self._begun)
+                self._begun.clear()
+            yield message
+
+    def _give_up(self, rest: bytes) -> bytes:
+        """Give up the message that is under way; return how it began. `rest` is what was not taken in of it."""
+        head = bytes(self._begun[:_HEAD] + rest[:_HEAD])[:_HEAD]
+        self._begun.clear()
+        return head
+
+    def _find_end(self, piece: bytes, position: int) -> int | None:
+        """Return where the message that is under way ends in this piece, None where it does not."""
+        while True:
+            if self._in_string:
+                after = self._after_string(piece, position)
+                if after is None:
+                    return None
+                position = after
+            for token in _TOKEN.finditer(piece, position):
+                first = token[0]
+                if len(first) > 1:
+                    continue
+                if first in _CLOSING:
+                    if len(self._stack) >= DEEPEST:
+                        raise RemoteProtocolError("nested too deeply", f"a message nested more than {DEEPEST} deep")
+                    self._stack.append(_CLOSING[first])
+                elif first == b'"':
+                    self._in_string, position = True, token.end()
+                    break
+                else:
+                    if self._stack.pop() != first[0]:
+                        raise RemoteProtocolError("mismatched brackets", f"a {first.decode()!r} that closes nothing")
+                    if not self._stack:
+                        return token.end()
+            else:
+                return None
+
+    def _after_string(self, piece: bytes, position: int) -> int | None:
+        """Return where the string that is under way ends in this piece, None where it does not."""
+        if self._escaped and position < len(piece):
+            self._escaped = False
+            position += 1
+        quote = piece.find(b'"', position)
+        if piece.find(b"\\", position, len(piece) if quote < 0 else quote) < 0:  # which is the fastest way through text
+            self._in_string = quote < 0
+            return None if quote < 0 else quote + 1
+        while True:
+            position = _IN_STRING.match(piece, position).end()  # type: ignore[union-attr]  # which matches anything
+            if position == len(piece):
+                return None
+            if piece[position] == _QUOTE:
+                self._in_string = False
+                return position + 1
+            if position + 1 == len(piece):  # a backslash, and what it escapes is still to come
+                self._escaped = True
+                return None
+
+
+def values_in(message: bytes, limit: int) -> int:
+    """Return how many values a message holds, as a `StreamDecoder` counts them; up to a limit perhaps too many."""
+    if (found := _marks_in(message)) <= limit:
+        return found  # with those in strings
+    decoder = StreamDecoder(len(message), len(message))
+    for begin in range(0, len(message), _PIECE):
+        for _ in decoder.feed(message[begin : begin + _PIECE]):
+            pass
+    return decoder.values
+
+
+def room_of(message: bytes) -> int:
+    """Return how many bytes a message takes once it is read, at most: one of empty lists takes 20 times its own."""
+    return len(message) + VALUE_BYTES * _marks_in(message)
+
+
+def _values_in(piece: bytes) -> int:
+    # In pieces only: of a string with many escapes, the expression remembers each.
+    return _marks_in(piece) and _marks_in(_STRING.sub(b"", piece))
+
+
+def _marks_in(piece: bytes) -> int:
+    return sum(map(piece.count, (b",", b":", b"[", b"{")))

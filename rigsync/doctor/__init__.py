@@ -1,0 +1,1 @@
+"""Finds out why a rig does not answer."""

@@ -1,0 +1,371 @@
+"""What is wrong between this computer and its rigs, and what to do about it.
+
+`diagnose` looks at all rigs at the same time and takes some seconds. It only probes, from sockets of its own, which
+disturbs no experiment and runs no handler. A connection alone would disturb a rig of the iblutil dialect on ``tcp://``,
+which is therefore spared, unless no experiment runs. What was seen of a rig is an `Evidence`;
+`rigsync.doctor.findings` makes the findings of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import math
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync.config.rigs import Rigs
+from rigsync.core import messages
+from rigsync.core.clock import ClockFilter, StampClock
+from rigsync.core.events import Dialect
+from rigsync.core.messages import Alive, Probe
+from rigsync.core.rigs import RigConfig
+from rigsync.doctor.findings import Evidence, Finding, SocketAddress, judge
+from rigsync.doctor.lines import Line, StreamLine, datagram_line, stream_line
+from rigsync.errors import RemoteProtocolError
+from rigsync.net.endpoint import stamp_clock
+from rigsync.net.interfaces import own_interfaces
+from rigsync.net.lines import has_no_way
+from rigsync.runtime.loop_thread import LoopThread
+from rigsync.runtime.workers import Workers
+
+LOOK_UP_TIMEOUT = 3.0
+"""Seconds that a name server has to answer."""
+BURST, BURST_INTERVAL = 8, 0.02
+"""Probes to each rig, and seconds between two: the same as on connecting."""
+ECHO_BURST, ECHO_INTERVAL = 3, 0.3
+"""The same to a rig that is said to speak the iblutil dialect, which warns of what it does not know."""
+PATIENCE = 1.0
+"""Seconds after which a probe counts as lost."""
+SILENCE = 3.5
+"""Seconds without any answer: Linux gives up finding a computer in the local network after 3 and says so, and Windows
+asks a TCP port that refuses again for 2."""
+SHORT = 256
+"""Bytes of a usual probe: to a computer that it does not know a rig sends no more than three times what has come, which
+has to be enough for its answer."""
+SIZES = (1400, 1600, 8000, 60000)
+"""Bytes of padded probes: within a packet of Ethernet, just beyond, within a jumbo frame of 9,000, and near the most
+that a datagram carries."""
+TRIES, TRIES_UNDER_LOSS = 4, 10
+"""How often a padded probe is sent, without and with loss of short ones."""
+LONGEST_TRY = 0.4
+"""Seconds to wait for the answer to a padded probe."""
+PACE = 50e6
+"""Bytes a second of padded probes to all rigs together: a burst would overflow switches, which looks like the fault."""
+KNOCKED = (33434, 33435, 33436)
+"""UDP ports at which nothing listens, by convention: traceroute's."""
+AT_ONCE = 100
+"""Silent rigs that are looked into at a time; each takes some sockets, and Windows watches 512."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was seen of one rig, and what is wrong with it."""
+
+    evidence: Evidence
+    """What was seen."""
+    findings: tuple[Finding, ...]
+    """What is wrong; empty where all is well."""
+
+
+def diagnose(rigs: Rigs, *, idle: bool = False) -> dict[str, Diagnosis]:
+    """Look at all rigs, at the same time.
+
+    Parameters
+    ----------
+    rigs : Rigs
+        The configuration.
+    idle : bool
+        That no experiment runs. It lets the doctor connect to rigs on ``tcp://`` that are, or may be, of the iblutil
+        dialect, which takes them from the task that is connected to them.
+
+    Returns
+    -------
+    dict of str to Diagnosis
+        By name of rig, in the order of the configuration.
+    """
+    thread = LoopThread("doctor", timeout=-1)
+    thread.start()
+    try:
+        evidences: list[Evidence] = thread.run_coroutine(functools.partial(_examine_all, idle=idle), rigs)
+    finally:
+        thread.stop()
+        thread.join()
+    interfaces = own_interfaces()
+    return {evidence.rig.name: Diagnosis(evidence, judge(evidence, evidences, interfaces)) for evidence in evidences}
+
+
+# ------------------------------------------------------------------------------------------------------ examining
+
+
+async def _examine_all(rigs: Rigs, idle: bool) -> list[Evidence]:
+    workers = Workers("doctor")
+    examination = _Examination(workers, idle)
+    try:
+        return list(await asyncio.gather(*(examination.examine(config) for config in rigs.rigs.values())))
+    finally:
+        workers.close(0.0)  # a look-up that hangs is left behind
+
+
+class _Examination:
+    """All rigs, each on its own, and what they share."""
+
+    def __init__(self, workers: Workers, idle: bool):
+        self._workers, self._idle = workers, idle
+        self._loop = asyncio.get_running_loop()
+        self._stamps = stamp_clock()
+        self._seeking = asyncio.Semaphore(AT_ONCE)
+        self._free_at = self._loop.time()
+
+    async def examine(self, config: RigConfig) -> Evidence:
+        """Gather what can be seen of one rig."""
+        evidence = Evidence(config)
+        addresses = await self._look_up(config, evidence)
+        if not addresses:
+            return evidence
+        (family, evidence.asked), *others = addresses
+        try:
+            if config.address.scheme == "tcp":
+                await self._examine_stream(evidence, family, evidence.asked, others)
+            else:
+                await self._examine_datagrams(evidence, family, evidence.asked, others)
+        except OSError as error:  # of opening: no route is known as soon as the socket is connected
+            _note_error(evidence, error)
+            await self._reach_another(evidence, others)
+        return evidence
+
+    async def _examine_datagrams(
+        self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
+    ) -> None:
+        begun = self._loop.time()
+        async with datagram_line(family, asked) as line:
+            evidence.local = line.local
+            visit = _Visit(line, evidence, self._stamps)
+            await visit.probe()
+            if evidence.has_answered and evidence.alive and not evidence.refused:
+                await visit.try_sizes(self._pace)
+                visit.leave()
+            elif not evidence.has_answered:
+                async with self._seeking:
+                    await self._seek(visit, asked, others, begun + SILENCE)
+
+    async def _examine_stream(
+        self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
+    ) -> None:
+        async with datagram_line(family, asked) as line:  # which sends nothing, and tells the way there
+            evidence.local = line.local
+        evidence.spared = not self._idle and evidence.rig.dialect != Dialect.RIGSYNC.value
+        if evidence.spared:
+            async with self._seeking:
+                await self._knock(evidence, family, asked)
+            return
+        with contextlib.suppress(TimeoutError):
+            await self._call(evidence, family, asked)
+        if not evidence.has_answered and not evidence.connected:
+            async with self._seeking:
+                await asyncio.gather(self._reach_another(evidence, others), self._knock(evidence, family, asked))
+
+    async def _call(self, evidence: Evidence, family: int, address: SocketAddress) -> None:
+        """Probe over a TCP connection."""
+        async with stream_line(family, address, evidence.rig.max_message, SILENCE) as line:
+            evidence.connected = True
+            visit = _Visit(line, evidence, self._stamps)
+            await visit.probe()
+            if evidence.alive:
+                visit.leave()
+
+    async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[tuple[int, SocketAddress]]:
+        """Return all addresses of a rig's host, the one that a coordinator takes first."""
+        host, port = config.address.host, config.address.port
+        kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
+        try:
+            found = self._workers.begin(functools.partial(socket.getaddrinfo, host, port, type=kind))
+            entries = await asyncio.wait_for(found, LOOK_UP_TIMEOUT)
+        except (asyncio.TimeoutError, TimeoutError):
+            evidence.unresolved = f"no name server has answered within {LOOK_UP_TIMEOUT:g} s"
+            return []
+        except (OSError, UnicodeError) as error:  # the second for a name that IDNA cannot encode
+            evidence.unresolved = str(getattr(error, "strerror", None) or error)
+            return []
+        addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in entries)
+        return sorted(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+
+    async def _seek(
+        self, visit: _Visit, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]], until: float
+    ) -> None:
+        """Find out why a rig does not answer over UDP."""
+        evidence = visit.evidence
+        searches = [self._reach_another(evidence, others)]
+        if not evidence.refused and not evidence.unreachable and not evidence.junk:
+            searches += [
+                self._listen_to_all(evidence, visit.line.family, asked),
+                self._knock(evidence, visit.line.family, asked),
+            ]
+        await asyncio.gather(*searches)
+        explained = evidence.junk or evidence.reached_at or evidence.answered_from or evidence.host_is_up
+        if not explained and not evidence.has_answered:
+            await visit.wait(until)
+
+    async def _reach_another(self, evidence: Evidence, others: Sequence[tuple[int, SocketAddress]]) -> None:
+        """See whether the rig answers at another address of its name."""
+        if evidence.spared:
+            return
+        for family, address in others:
+            trial = Evidence(evidence.rig, asked=address)
+            with contextlib.suppress(OSError):
+                if evidence.rig.address.scheme == "tcp":
+                    await self._call(trial, family, address)
+                else:
+                    async with datagram_line(family, address) as line:
+                        await _Visit(line, trial, self._stamps).probe()
+            if trial.has_answered:
+                evidence.reached_at = address
+                return
+
+    async def _listen_to_all(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
+        """See whether an answer comes from elsewhere, which a connected socket does not take."""
+        with contextlib.suppress(OSError):
+            async with datagram_line(family, asked, hears_everybody=True) as line:
+                trial = Evidence(evidence.rig, asked=asked)
+                await _Visit(line, trial, self._stamps).probe()
+                if trial.has_answered and line.source and line.source[:2] != asked[:2]:
+                    evidence.answered_from = line.source
+                elif trial.has_answered:  # late, or after much loss: it is there
+                    for name in ("probes", "answers", "dialect", "alive", "round_trip", "clock"):
+                        setattr(evidence, name, getattr(trial, name))
+
+    async def _knock(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
+        """See whether the host refuses at ports at which nothing listens."""
+
+        async def refuses(port: int) -> bool:
+            with contextlib.suppress(OSError):
+                async with datagram_line(family, (asked[0], port, *asked[2:])) as line:
+                    line.socket.send(b"")  # asyncio sends nothing empty
+                    news = await line.next(self._loop.time() + PATIENCE)
+                    return news is not None and isinstance(news.content, ConnectionError)
+            return False
+
+        evidence.host_is_up = any(await asyncio.gather(*map(refuses, KNOCKED)))
+
+    async def _pace(self, size: int) -> None:
+        """Wait until a padded probe may leave."""
+        turn = self._free_at = max(self._free_at, self._loop.time()) + size / PACE
+        await asyncio.sleep(turn - self._loop.time())
+
+
+class _Visit:
+    """Probing one address from one socket."""
+
+    def __init__(self, line: Line, evidence: Evidence, stamps: StampClock):
+        self.line, self.evidence = line, evidence
+        self._stamps, self._clock = stamps, ClockFilter()
+        self._boot = secrets.token_hex(8)
+        self._loop = asyncio.get_running_loop()
+        self._sent: dict[int, tuple[float, int]] = {}
+        self._answered: set[int] = set()
+        self._burst: set[int] = set()
+        self._n = 0
+
+    async def probe(self) -> None:
+        """Send a burst of probes, and wait for what comes."""
+        evidence = self.evidence
+        is_stream = isinstance(self.line, StreamLine)
+        # An iblutil rig shows each datagram that it does not know once: it gets the same again.
+        echoing = evidence.rig.dialect == Dialect.IBLUTIL.value
+        count, interval = (ECHO_BURST, ECHO_INTERVAL) if echoing else (BURST, BURST_INTERVAL)
+        for number in range(count):
+            self._burst.add(self._send(0 if echoing else self._n + 1))
+            evidence.probes += 1
+            if is_stream and number == 0:
+                # No copy is needed, for a stream loses nothing; and iblutil takes two that arrive together for one.
+                await self.wait(self._loop.time() + SILENCE, lambda: evidence.has_answered or evidence.junk is not None)
+                if not evidence.has_answered:
+                    return
+            await self.wait(self._loop.time() + interval, lambda: echoing and evidence.has_answered)
+            if evidence.dialect is Dialect.IBLUTIL or evidence.refused or evidence.unreachable:
+                return
+        await self.wait(
+            self._loop.time() + PATIENCE, lambda: evidence.answers >= evidence.probes or evidence.junk is not None
+        )
+
+    async def try_sizes(self, pace: Callable[[int], Any]) -> None:
+        """Find out how large datagrams may be, both ways, with probes that make their answers as long."""
+        evidence = self.evidence
+        lossless = evidence.answers == evidence.probes
+        for size in SIZES:
+            for attempt in range(TRIES if lossless else TRIES_UNDER_LOSS):
+                await pace(size)
+                n = self._send(self._n + 1, size)
+                patience = min(LONGEST_TRY, 0.1 * (attempt + 1) + 4 * (evidence.round_trip or 0.0))
+                await self.wait(self._loop.time() + patience, functools.partial(self._answered.__contains__, n))
+                if n in self._answered:
+                    evidence.largest = size
+                    break
+            else:
+                evidence.lost_size = size
+                return
+
+    def leave(self) -> None:
+        """Have a rigsync rig send no notices here."""
+        self.line.send(messages.bye(self._boot, self._n + 1, "the doctor leaves"))
+
+    async def wait(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
+        """Take in what comes until monotonic `until` (s), or until that is of no use."""
+        evidence = self.evidence
+        while not (done() or evidence.refused or evidence.unreachable) and (news := await self.line.next(until)):
+            if isinstance(news.content, OSError):
+                _note_error(evidence, news.content)
+            elif isinstance(news.content, RemoteProtocolError):
+                self._note_junk(news.content)
+            else:
+                self._receive(news.content, news.time)
+
+    def _send(self, n: int, size: int = 0) -> int:
+        now = self._loop.time()
+        stamp = self._stamps.stamp(now) if n else 0
+        self._n = max(self._n, n)
+        self._sent[n] = (now, stamp)
+        self.line.send(messages.probe(self._boot, n, stamp, size or (SHORT if n else 0)))  # an iblutil rig prints it
+        return n
+
+    def _receive(self, data: bytes, now: float) -> None:
+        evidence = self.evidence
+        try:
+            frame = messages.decode(data)
+            if not isinstance(frame, (Alive, Probe)):
+                return  # a notice, to which there is nothing to say
+            if frame.n not in self._sent or (isinstance(frame, Probe) and frame.boot != self._boot):
+                raise RemoteProtocolError("stray frame", "an answer to what was not asked")
+        except RemoteProtocolError as error:
+            self._note_junk(error)
+            return
+        if frame.n in self._answered:
+            return  # doubled by the network
+        self._answered.add(frame.n)
+        evidence.junk = evidence.unreachable = None
+        sent, stamp = self._sent[frame.n]
+        evidence.round_trip = min(evidence.round_trip or math.inf, now - sent)
+        evidence.answers += frame.n in self._burst  # padded ones are not counted
+        if isinstance(frame, Alive):
+            evidence.dialect, evidence.alive = Dialect.RIGSYNC, frame
+            if frame.t0 == stamp:
+                self._clock.add((frame.t0, frame.t1, frame.t2, self._stamps.stamp(now)), now)
+                evidence.clock = self._clock.estimate
+        else:
+            evidence.dialect = Dialect.IBLUTIL
+
+    def _note_junk(self, error: RemoteProtocolError) -> None:
+        if not self.evidence.has_answered:
+            self.evidence.junk = self.evidence.junk or error
+
+
+def _note_error(evidence: Evidence, error: OSError) -> None:
+    if isinstance(error, ConnectionError):  # as Linux and macOS say it, and Windows
+        evidence.refused = True
+    elif has_no_way(error) or isinstance(error, PermissionError):
+        evidence.unreachable = os.strerror(error.errno) if error.errno else str(error)

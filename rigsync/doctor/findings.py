@@ -1,0 +1,632 @@
+"""What can be wrong between this computer and a rig, by what one sees it, and what to do about it.
+
+Nothing here does input or output: what was seen of a rig comes in as an `Evidence`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from rigsync import __version__
+from rigsync._text import one_line
+from rigsync.core.clock import ClockEstimate
+from rigsync.core.events import Dialect
+from rigsync.core.messages import VERSION, Alive
+from rigsync.core.rigs import Address, RigConfig, is_called
+from rigsync.errors import RemoteProtocolError
+from rigsync.net.interfaces import Interface
+
+CLOCK_LIMIT = 1.0
+"""Seconds by which a clock may be off."""
+
+_REFERENCE = re.compile(r"[\w.:-]{1,100}", re.ASCII)  # one that can stand in a command as it is
+_LOOPBACK = ("127.0.0.1", "::1")
+_ADDRESSES = "(ipconfig; ip address)"
+
+SocketAddress = tuple[Any, ...]
+
+
+class Fault(str, Enum):
+    """What can be wrong; the values are for programs."""
+
+    UNKNOWN_NAME = "unknown-name"
+    """The rig's name does not resolve."""
+    SAME_ADDRESS = "same-address"
+    """Two rigs of the configuration are one."""
+    NO_ROUTE = "no-route"
+    """The network cannot carry anything to the rig's address."""
+    WRONG_INTERFACE = "wrong-interface"
+    """What is sent leaves by another interface, or the rig is at another one, than the rig's address asks for."""
+    OTHER_ADDRESS = "answers-from-another-address"
+    """The rig answers, from another address than it was asked at."""
+    CLOSED_PORT = "closed-port"
+    """The host is up and nothing listens at the port."""
+    DEAF = "deaf"
+    """A rig of the iblutil dialect has closed its UDP socket."""
+    SILENCE = "silence"
+    """Nothing comes back."""
+    HANGS = "hangs"
+    """The rig's host takes a TCP connection, and nothing answers on it."""
+    NOT_EXAMINED = "not-examined"
+    """A rig on TCP that is, or may be, of the iblutil dialect, which a connection would take from its task."""
+    NOT_A_RIG = "not-a-rig"
+    """Something else answers at the rig's address."""
+    WRONG_RIG = "wrong-rig"
+    """Another rig of rigsync answers at the rig's address."""
+    DIALECT = "wrong-dialect"
+    """The configuration says that the rig speaks another dialect than it does."""
+    VERSION = "version"
+    """The versions of rigsync here and there do not match."""
+    MTU = "mtu"
+    """Large datagrams are lost while small ones pass."""
+    CLOCK = "clock"
+    """The clocks differ by more than a second."""
+    SECOND_COORDINATOR = "second-coordinator"
+    """Another computer is in charge of the rig's experiment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault of one rig."""
+
+    rig: str
+    """Name of the rig."""
+    fault: Fault
+    """What it is, for programs."""
+    seen: str
+    """What was seen."""
+    meaning: str
+    """What follows from it."""
+    remedies: tuple[str, ...]
+    """What to do, one step each; those that begin with ``$`` are commands."""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What was seen of one rig."""
+
+    rig: RigConfig
+    """The rig."""
+    unresolved: str | None = None
+    """Why its name does not resolve."""
+    asked: SocketAddress | None = None
+    """The socket address that was asked."""
+    local: str | None = None
+    """The address of this computer from which is sent."""
+    probes: int = 0
+    """How many were sent."""
+    answers: int = 0
+    """How many were answered."""
+    dialect: Dialect = Dialect.UNKNOWN
+    """What the rig speaks."""
+    alive: Alive | None = None
+    """What a rig of the rigsync dialect said last."""
+    round_trip: float | None = None
+    """Seconds of the quickest probe."""
+    clock: ClockEstimate | None = None
+    """How the rig's clock stands to this computer's."""
+    spared: bool = False
+    """Whether no TCP connection was tried, which would take the rig from its task."""
+    connected: bool = False
+    """Whether its host has taken a TCP connection."""
+    refused: bool = False
+    """Whether its host says that nothing listens at the port."""
+    unreachable: str | None = None
+    """What the network says, where it cannot carry anything there."""
+    junk: RemoteProtocolError | None = None
+    """What came that is no valid frame."""
+    answered_from: SocketAddress | None = None
+    """Another address than the one asked, from which the answer came."""
+    reached_at: SocketAddress | None = None
+    """Another address of the same name, at which the rig answers."""
+    host_is_up: bool = False
+    """Whether a silent rig's host refuses at other ports."""
+    largest: int | None = None
+    """Bytes of the largest padded probe that was answered."""
+    lost_size: int | None = None
+    """Bytes of the smallest padded probe that was not."""
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether a rig has answered as it should."""
+        return self.answers > 0
+
+    @property
+    def scheme(self) -> str:
+        """How the rig is spoken to: ``udp`` or ``tcp``."""
+        return self.rig.address.scheme
+
+    @property
+    def owner(self) -> str | None:
+        """Host of the coordinator that is in charge of the rig's experiment."""
+        return self.alive.owner if self.alive else None
+
+
+def judge(
+    evidence: Evidence, everything: Sequence[Evidence], interfaces: Sequence[Interface] = ()
+) -> tuple[Finding, ...]:
+    """Return what is wrong with one rig.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What was seen of it.
+    everything : sequence of Evidence
+        What was seen of all rigs, this one included: they tell whose clock is off.
+    interfaces : sequence of Interface
+        The addresses of this computer.
+    """
+    if not evidence.has_answered or evidence.refused:
+        return (_unanswered(evidence, interfaces),)
+    checks = (
+        _same_address(evidence, everything) or _wrong_rig(evidence, everything),
+        _dialect(evidence),
+        _version(evidence),
+        _mtu(evidence),
+        _clock(evidence, everything),
+        _second_coordinator(evidence, interfaces),
+    )
+    return tuple(finding for finding in checks if finding)
+
+
+def _unanswered(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
+    """Return the one reason why a rig does not answer that explains most."""
+    if evidence.unresolved is not None:
+        return _unknown_name(evidence)
+    if evidence.answered_from:
+        return _other_address(evidence, evidence.answered_from)
+    if evidence.junk:
+        return _not_a_rig(evidence, evidence.junk)
+    if evidence.connected:
+        return _hangs(evidence)
+    if finding := _wrong_interface(evidence, interfaces):
+        return finding
+    if evidence.unreachable:
+        return _no_route(evidence, evidence.unreachable)
+    if evidence.refused:
+        return _closed(evidence, interfaces)
+    return _not_examined(evidence) if evidence.spared else _silence(evidence)
+
+
+def _unknown_name(evidence: Evidence) -> Finding:
+    host, name = evidence.rig.address.host, evidence.rig.name
+    return Finding(
+        name,
+        Fault.UNKNOWN_NAME,
+        f"the name {host} does not resolve: {evidence.unresolved}",
+        "this computer cannot find out at which address the rig is",
+        (
+            "check the spelling in the file of rigs, and that the rig's computer is called so",
+            f"$ ping {host}",
+            f"if it fails too, give the IP address instead, which the rig's computer shows {_ADDRESSES}: "
+            f"{name}: {Address(evidence.scheme, '192.168.1.20', evidence.rig.address.port)}",
+        ),
+    )
+
+
+def _other_address(evidence: Evidence, source: SocketAddress) -> Finding:
+    asked = evidence.asked or ("", 0)
+    answering = _uri(evidence, source)
+    if source[0] == asked[0]:
+        meaning = "another port answers than the one asked, as behind a relay or a router that translates addresses"
+        remedy = "take the relay or the port forwarding out, or give each rig one that answers from where it was asked"
+    else:
+        meaning = (
+            "the rig's computer has several addresses, and answers from another than was asked; answers from elsewhere "
+            "are not taken, for they might be forged"
+        )
+        remedy = f"or let the rig's program listen at that address alone, in place of 0.0.0.0: {_uri(evidence, asked)}"
+    return Finding(
+        evidence.rig.name,
+        Fault.OTHER_ADDRESS,
+        f"asked at {text_of(asked)}, and the answer came from {text_of(source)}",
+        meaning,
+        (f"write the address that answers into the file of rigs: {evidence.rig.name}: {answering}", remedy),
+    )
+
+
+def _not_a_rig(evidence: Evidence, junk: RemoteProtocolError) -> Finding:
+    where = text_of(evidence.asked or ())
+    protocol, listening = ("TCP", "-ltnp") if evidence.scheme == "tcp" else ("UDP", "-ulnp")
+    if junk.kind == "foreign version":
+        return Finding(
+            evidence.rig.name,
+            Fault.VERSION,
+            f"what answers at {where} speaks another version of the protocol: {junk.problem}",
+            "the rig and this computer do not understand each other",
+            (*_updates(), f"this is rigsync {__version__}, which speaks version {VERSION}"),
+        )
+    return Finding(
+        evidence.rig.name,
+        Fault.NOT_A_RIG,
+        f"what answers at {where} is no rig: {junk}",
+        "another program has this port, or the address is that of another computer",
+        (
+            "check address and port in the file of rigs",
+            "on the rig's computer, see which program has the port; on Windows, then on Linux:",
+            f"$ netstat -ano -p {protocol} | findstr :{evidence.rig.address.port}",
+            f"$ ss {listening} | grep :{evidence.rig.address.port}",
+        ),
+    )
+
+
+def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding | None:
+    name, asked = evidence.rig.name, evidence.asked
+    if evidence.reached_at:
+        here, there = text_of(asked or ()), text_of(evidence.reached_at)
+        return Finding(
+            name,
+            Fault.WRONG_INTERFACE,
+            f"{evidence.rig.address.host} has several addresses; the rig answers at {there}, and not at {here}",
+            "the rig's program listens at one of its computer's interfaces, and this computer asks at another",
+            (
+                f"write the address that answers into the file of rigs: {name}: {_uri(evidence, evidence.reached_at)}",
+                "or let the rig's program listen at all interfaces: "
+                + str(Address(evidence.scheme, "0.0.0.0", evidence.rig.address.port)),  # noqa: S104 - advice, not bound
+            ),
+        )
+    if asked is None:
+        return None
+    ip = ipaddress.ip_address(asked[0].partition("%")[0])
+    if kind := _unfit(ip, interfaces):
+        return Finding(
+            name,
+            Fault.WRONG_INTERFACE,
+            f"{ip} is {kind}",
+            "no rig can be reached there",
+            (
+                "on the rig's computer, see which addresses it has; on Windows, then on Linux:",
+                "$ ipconfig",
+                "$ ip address",
+                "then write the one that is in this computer's network into the file of rigs",
+            ),
+        )
+    chosen = evidence.local
+    nearest = next((own for own in interfaces if ip in own.address.network and own.address.ip != ip), None)
+    in_network = any(ip in own.address.network for own in interfaces if str(own.address.ip) == chosen)
+    if nearest is None or chosen is None or in_network:
+        return None
+    label = f" ({nearest.name})" if nearest.name else ""
+    return Finding(
+        name,
+        Fault.WRONG_INTERFACE,
+        f"what is sent to {ip} leaves from {chosen}, although the interface {nearest.address}{label} is in the rig's "
+        "own network",
+        "the system sends it the wrong way: a VPN or a route takes it, or that interface is switched off",
+        (
+            "see that the cable of that interface is plugged in and that it is switched on; disconnect VPNs",
+            "see which way it takes; on Windows, then on Linux:",
+            f'$ powershell -Command "Find-NetRoute -RemoteIPAddress {ip}"',
+            f"$ ip route get {ip}",
+        ),
+    )
+
+
+def _unfit(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, interfaces: Iterable[Interface]) -> str | None:
+    """Return why no rig can be at an address."""
+    if ip.is_unspecified:
+        return "what a rig listens at to be reached at all its addresses, and no address to send to"
+    if ip.is_multicast:
+        return "a multicast address"
+    networks = [own.address.network for own in interfaces if own.address.network.prefixlen < 31]
+    if isinstance(ip, ipaddress.IPv4Address) and (
+        str(ip) == "255.255.255.255" or any(ip in (net.broadcast_address, net.network_address) for net in networks)
+    ):
+        return "the broadcast address of a network"
+    if isinstance(ip, ipaddress.IPv4Address) and ip.is_link_local:
+        return "an address that a computer gives itself when it has got none from the network (DHCP)"
+    return None
+
+
+def _no_route(evidence: Evidence, said: str) -> Finding:
+    host = (evidence.asked or (evidence.rig.address.host,))[0]
+    sent = f" (sent from {evidence.local})" if evidence.local else ""
+    return Finding(
+        evidence.rig.name,
+        Fault.NO_ROUTE,
+        f"the network cannot carry anything to {host}: {said}{sent}",
+        "the rig's computer is off or has another address now, or this computer is not in its network, or a firewall, "
+        "here or on the way, rejects",
+        (
+            f"check that the rig's computer is on, and its cable; and that it still has this address {_ADDRESSES}",
+            "check that this computer has an address in the same network; on Windows, then on Linux:",
+            "$ ipconfig",
+            f"$ ip route get {host}",
+            "if both are well, a firewall rejects (firewalld does so): " + _open_port_heading(evidence),
+            *_open_port(evidence),
+        ),
+    )
+
+
+def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
+    name, where = evidence.rig.name, text_of(evidence.asked or ())
+    closes_when_deaf = evidence.scheme == "udp"  # on TCP it goes on listening
+    is_iblutil = evidence.rig.dialect == Dialect.IBLUTIL.value or evidence.dialect is Dialect.IBLUTIL
+    if closes_when_deaf and is_iblutil:
+        return Finding(
+            name,
+            Fault.DEAF,
+            f"the host of {where} is up and nothing listens at that port",
+            "the iblutil rig has gone deaf: such a rig closes its socket for good after a lost or late echo, and its "
+            "program may well be running still",
+            (
+                "restart the rig's program; look at its recording first, for it may be going on",
+                "a rig that uses rigsync.Rig stays up: consider changing it over",
+            ),
+        )
+    ip = ipaddress.ip_address((evidence.asked or ("0.0.0.0",))[0].partition("%")[0])  # noqa: S104 - never sent to
+    own = ip.is_loopback or any(ip == interface.address.ip for interface in interfaces)
+    steps: tuple[str, ...] = (
+        "start the rig's program; if it runs, compare the address that it listens at with the file of rigs, udp:// or "
+        "tcp:// too",
+    )
+    if closes_when_deaf:
+        steps = (
+            *steps,
+            "if it is an iblutil rig whose program runs: it has gone deaf after a lost echo; restart it (and write "
+            "dialect: iblutil into the file of rigs, to be told so)",
+        )
+    if not own:  # its firewall lets through what it sends to itself
+        heading = "if a firewall there rejects: " + _open_port_heading(evidence)
+        steps = (*steps, heading, *_open_port(evidence))
+    return Finding(
+        name,
+        Fault.CLOSED_PORT,
+        f"the host of {where} is up and nothing listens at that port",
+        "the rig's program is not running there, or listens at another port or address"
+        + ("; note that this address is this very computer's" if own else ""),
+        steps,
+    )
+
+
+def _silence(evidence: Evidence) -> Finding:
+    where = text_of(evidence.asked or ())
+    tried = f"{evidence.probes} probes" if evidence.scheme == "udp" else "the call for a TCP connection"
+    seen = f"no answer from {where} to {tried}"
+    if evidence.local:
+        seen += f", sent from {evidence.local}"
+    if evidence.host_is_up:
+        seen += "; its host is up, for it refuses at other ports"
+        meaning = "a firewall drops what comes for this port, or the rig's program hangs"
+        first = "look at the rig: does its program react? Else restart it"
+    else:
+        seen += "; nor anything else from its host"
+        meaning = "a firewall drops what comes, or the rig's computer is off, unplugged, or no longer at this address"
+        first = f"check that the rig's computer is on, its cable, and that it still has this address {_ADDRESSES}"
+    return Finding(
+        evidence.rig.name,
+        Fault.SILENCE,
+        seen,
+        meaning,
+        (first, _open_port_heading(evidence), *_open_port(evidence)),
+    )
+
+
+def _hangs(evidence: Evidence) -> Finding:
+    return Finding(
+        evidence.rig.name,
+        Fault.HANGS,
+        f"the host of {text_of(evidence.asked or ())} takes a TCP connection, and nothing answers on it",
+        "the rig's program hangs (the system takes connections for it), or another program has the port",
+        (
+            "look at the rig: does its program react? Else restart it; look at its recording first, for it may be "
+            "going on",
+            "check address and port in the file of rigs",
+        ),
+    )
+
+
+def _not_examined(evidence: Evidence) -> Finding:
+    name, is_iblutil = evidence.rig.name, evidence.rig.dialect == Dialect.IBLUTIL.value
+    up = "its host is up, for it refuses at other ports" if evidence.host_is_up else "nor has its host shown itself"
+    who = "the rig is of the iblutil dialect" if is_iblutil else "the rig may be of the iblutil dialect"
+    steps: tuple[str, ...] = (
+        "while no experiment runs, let it be connected to:",
+        f"$ rigsync doctor --idle {shlex.quote(name)}",
+    )
+    if not is_iblutil:
+        known = (
+            "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs: it is then looked at always"
+        )
+        steps = (*steps, known)
+    return Finding(
+        name,
+        Fault.NOT_EXAMINED,
+        f"no connection to {text_of(evidence.asked or ())} was tried; {up}",
+        f"{who}, which over TCP answers on its newest connection alone: one from here would take it from the task that "
+        "uses it. Whether its port is open and its program answers was therefore not looked at",
+        steps,
+    )
+
+
+def _same_address(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None:
+    place = (evidence.scheme, evidence.asked)
+    others = [other.rig.name for other in everything if other is not evidence and (other.scheme, other.asked) == place]
+    if not others:
+        return None
+    return Finding(
+        evidence.rig.name,
+        Fault.SAME_ADDRESS,
+        f"it has the same address as {', '.join(others)}: {text_of(evidence.asked or ())}",
+        "nothing can be sent to two rigs that are one",
+        ("give each rig an address of its own in the file of rigs",),
+    )
+
+
+def _wrong_rig(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None:
+    name, alive = evidence.rig.name, evidence.alive
+    if alive is None or is_called(name, alive.name):
+        return None
+    told = one_line(alive.name)
+    right = next((other.rig for other in everything if other.alive and is_called(name, other.alive.name)), None)
+    return Finding(
+        name,
+        Fault.WRONG_RIG,
+        f"the rig at {text_of(evidence.asked or ())} says that it is {told}",
+        f"{name} answers at the address of {right.name}" if right else "nothing is sent to a rig of another name",
+        (
+            f"correct the address of {name} in the file of rigs"
+            + (f"; {right.address} is the one at which it answers" if right else ""),
+            f"or the name {told} where that rig's program is started",
+        ),
+    )
+
+
+def _dialect(evidence: Evidence) -> Finding | None:
+    if evidence.rig.dialect != Dialect.RIGSYNC.value or evidence.dialect is not Dialect.IBLUTIL:
+        return None
+    return Finding(
+        evidence.rig.name,
+        Fault.DIALECT,
+        "the file of rigs says dialect: rigsync, and the rig speaks that of iblutil",
+        "it will not understand what it is asked",
+        ("take the line dialect: rigsync out of the file of rigs: what a rig speaks is found out",),
+    )
+
+
+def _version(evidence: Evidence) -> Finding | None:
+    if evidence.alive is None or _series(evidence.alive.version) == _series(__version__):
+        return None
+    return Finding(
+        evidence.rig.name,
+        Fault.VERSION,
+        f"the rig has rigsync {evidence.alive.version}, this computer {__version__}",
+        "they understand each other, but what one of them has learnt since, the other cannot do",
+        _updates(),
+    )
+
+
+def _series(version: str) -> str:
+    found = re.match(r"\d+\.\d+", version, re.ASCII)
+    return found[0] if found else version
+
+
+def _updates() -> tuple[str, ...]:
+    return (
+        "update the older one, in the environment in which the rig's program, or the task, runs:",
+        "$ pip install --upgrade rigsync",
+        "then restart the rig's program",
+    )
+
+
+def _mtu(evidence: Evidence) -> Finding | None:
+    if evidence.lost_size is None:
+        return None
+    largest = evidence.largest or 0
+    loss = 1 - evidence.answers / evidence.probes
+    lossy = f" (of small ones {100 * loss:.0f}% are lost)" if loss else ""
+    return Finding(
+        evidence.rig.name,
+        Fault.MTU,
+        f"datagrams of {largest:,} bytes come back, those of {evidence.lost_size:,} bytes do not{lossy}"
+        if largest
+        else f"short datagrams come back, those of {evidence.lost_size:,} bytes do not{lossy}",
+        "something on the way carries no packets of that size: network cards set to jumbo frames on one side only, or "
+        "a switch, VPN or firewall that drops fragments. EXPINIT with much data will time out",
+        (
+            "set the same MTU (1500 unless every switch on the way knows jumbo frames) on both computers; on Windows, "
+            "then on Linux:",
+            "$ netsh interface ipv4 show subinterfaces",
+            "$ ip link show",
+            "let firewalls on the way pass fragments; until then, send paths in place of large data",
+        ),
+    )
+
+
+def _clock(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None:
+    clock = evidence.clock
+    if clock is None or abs(clock.offset) - clock.bound <= CLOCK_LIMIT:
+        return None
+    others = [other.clock.offset for other in everything if other is not evidence and other.clock]
+    with_us = sum(abs(offset) <= CLOCK_LIMIT for offset in others)
+    with_rig = sum(abs(offset - clock.offset) <= CLOCK_LIMIT for offset in others)
+    if with_us > with_rig:
+        wrong = "the rig's is off, for this computer's agrees with other rigs'"
+        where = "the rig's computer"
+    elif with_rig > with_us:
+        wrong = "this computer's is off, for the rigs agree among each other"
+        where = "this computer"
+    else:
+        wrong = "which of the two is off, no third clock tells"
+        where = "whichever shows the wrong time"
+    return Finding(
+        evidence.rig.name,
+        Fault.CLOCK,
+        f"the rig's clock is {abs(clock.offset):,.3f} s {'ahead of' if clock.offset > 0 else 'behind'} this "
+        f"computer's; {wrong}",
+        "times in files and logs of the two do not fit together (scheduled starts do, since they are computed for each "
+        "clock)",
+        (
+            f"have {where} set by a time server; on Windows, then on Linux:",
+            "$ w32tm /resync",
+            "$ sudo timedatectl set-ntp true",
+            "then restart the rig's program, which takes the time once, when it begins",
+        ),
+    )
+
+
+def _second_coordinator(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding | None:
+    owner = evidence.owner
+    if owner is None or owner == evidence.local:
+        return None
+    own_addresses = {str(own.address.ip) for own in interfaces}
+    is_here = evidence.asked is not None and evidence.asked[0] in own_addresses
+    on_loopback = owner in _LOOPBACK
+    if owner in own_addresses and (is_here or not on_loopback):
+        return None
+    where = f"rig's own computer ({owner})" if on_loopback and not is_here else f"computer {owner}"
+    name, alive = shlex.quote(evidence.rig.name), evidence.alive
+    reference = alive.exp_ref if alive else None
+    shown = reference if reference and _REFERENCE.fullmatch(reference) else "REFERENCE"
+    status = f" ({alive.status.name})" if alive else ""
+    take_over = f'{{"exp_ref": "{shown}", "takeover": true}}'
+    return Finding(
+        evidence.rig.name,
+        Fault.SECOND_COORDINATOR,
+        f"the {where} is in charge of the rig's experiment {reference or 'without a reference'}{status}",
+        "messages from this computer are refused with BusyError, but for EXPINFO, EXPSTATUS and EXPINTERRUPT; if the "
+        "task in charge has crashed, the rig interrupts by itself after its lease (300 s, unless its program says "
+        "otherwise)",
+        (
+            f"close the task on the {where}, if it is not meant to run",
+            "or stop that experiment from here:",
+            f"$ rigsync push EXPINTERRUPT --to {name}",
+            "or take it over, where the task that began it is gone:",
+            f"$ rigsync push EXPINIT '{take_over}' --to {name}",
+        ),
+    )
+
+
+def _open_port_heading(evidence: Evidence) -> str:
+    port = f"{evidence.scheme.upper()} port {evidence.rig.address.port}"
+    return (
+        f"let {port} through the firewall of the rig's computer: on Windows (as administrator), or on Linux with ufw, "
+        "firewalld or nftables"
+    )
+
+
+def _open_port(evidence: Evidence) -> tuple[str, ...]:
+    port, protocol = evidence.rig.address.port, evidence.scheme
+    rule = f'name="rigsync {port}" dir=in action=allow protocol={protocol.upper()} localport={port}'
+    return (
+        f"$ netsh advfirewall firewall add rule {rule}",
+        f"$ sudo ufw allow {port}/{protocol}",
+        f"$ sudo firewall-cmd --permanent --add-port={port}/{protocol} && sudo firewall-cmd --reload",
+        f"$ sudo nft insert rule inet filter input {protocol} dport {port} accept",
+    )
+
+
+def _uri(evidence: Evidence, address: SocketAddress) -> str:
+    """Return a socket address as it stands in the file of rigs."""
+    return str(Address(evidence.scheme, *address[:2]))
+
+
+def text_of(address: SocketAddress) -> str:
+    """Return a socket address as host and port."""
+    return str(Address("", *address[:2])).partition("://")[2] if address else "-"

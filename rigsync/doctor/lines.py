@@ -1,0 +1,211 @@
+"""The sockets of the doctor: each keeps what came to it, errors of the network included, until it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import cast
+
+from rigsync.core.stream import StreamDecoder
+from rigsync.doctor.findings import SocketAddress
+from rigsync.errors import RemoteProtocolError
+from rigsync.net import udp
+from rigsync.net.lines import is_its_own_peer
+
+_HEARS_ALL_ERRORS = sys.platform == "linux"
+"""Linux tells a UDP socket that a host cannot be reached only where it asks for that (ip(7), IP_RECVERR)."""
+_RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came to a socket."""
+
+    time: float
+    """When, in monotonic seconds."""
+    content: bytes | OSError | RemoteProtocolError = field(repr=False)
+    """A message, what the network said, or why what came can be no message."""
+
+
+class Line:
+    """One socket, and what came to it.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        The socket.
+    """
+
+    def __init__(self, sock: socket.socket):
+        self.socket = sock
+        self.family = int(sock.family)
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Queue[News] = asyncio.Queue()
+
+    @property
+    def local(self) -> str:
+        """The address of this computer that the system has chosen."""
+        return str(self.socket.getsockname()[0])
+
+    def send(self, data: bytes) -> None:
+        """Send a message."""
+        raise NotImplementedError
+
+    async def next(self, until: float) -> News | None:
+        """Return what comes next, None where nothing has come by monotonic `until` (s)."""
+        with contextlib.suppress(asyncio.QueueEmpty):
+            return self._news.get_nowait()
+        try:
+            return await asyncio.wait_for(self._news.get(), max(0.0, until - self._loop.time()))
+        except (asyncio.TimeoutError, TimeoutError):
+            return None
+
+    def _keep(self, content: bytes | OSError | RemoteProtocolError) -> None:
+        self._news.put_nowait(News(self._loop.time(), content))
+
+
+class DatagramLine(Line, asyncio.DatagramProtocol):
+    """A UDP socket.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        The socket.
+    destination : tuple, optional
+        Where it sends; None where it is connected.
+    """
+
+    transport: asyncio.DatagramTransport
+
+    def __init__(self, sock: socket.socket, destination: SocketAddress | None):
+        super().__init__(sock)
+        self._destination = destination
+        self.source: SocketAddress | None = None
+        """Where the last datagram came from."""
+
+    def send(self, data: bytes) -> None:
+        """Send a datagram."""
+        self.transport.sendto(data, self._destination)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note that it is open."""
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: SocketAddress) -> None:
+        """Keep a datagram."""
+        self.source = addr
+        self._keep(data)
+
+    def error_received(self, exc: Exception) -> None:
+        """Keep what the network says."""
+        if isinstance(exc, OSError):
+            self._keep(exc)
+        if _HEARS_ALL_ERRORS:
+            with contextlib.suppress(OSError):  # when there are no more; left in the queue they would wake the loop
+                while True:
+                    self.socket.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+
+
+class StreamLine(Line, asyncio.Protocol):
+    """A TCP connection.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        The socket.
+    limit : int
+        Bytes of the largest message.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, sock: socket.socket, limit: int):
+        super().__init__(sock)
+        self._decoder = StreamDecoder(limit)
+
+    def send(self, data: bytes) -> None:
+        """Send a message, unless the connection has ended."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note that it is open."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the messages that are complete."""
+        try:
+            for message in self._decoder.feed(data):
+                self._keep(message)
+        except RemoteProtocolError as error:
+            self._keep(error)
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Keep why the connection has ended."""
+        # No error of the network's, which would mean that nothing listens there: somebody took the connection.
+        how = f"the connection is closed without an answer ({exc or 'in good order'})"
+        self._keep(RemoteProtocolError("closed connection", how))
+
+
+@contextlib.asynccontextmanager
+async def datagram_line(
+    family: int, address: SocketAddress, *, hears_everybody: bool = False
+) -> AsyncIterator[DatagramLine]:
+    """Open a UDP socket towards an address; it hears nobody else unless it `hears_everybody`.
+
+    Raises
+    ------
+    OSError
+        The network cannot carry anything there.
+    """
+    sock = udp.udp_socket(family) if hears_everybody else udp.connected_socket(family, address)
+    try:
+        if _HEARS_ALL_ERRORS:
+            sock.setsockopt(*_RECEIVE_ERRORS[sock.family], 1)
+        if hears_everybody:
+            sock.bind(("", 0))
+        create = asyncio.get_running_loop().create_datagram_endpoint
+        transport, line = await create(lambda: DatagramLine(sock, address if hears_everybody else None), sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        yield line
+    finally:
+        transport.close()
+
+
+@contextlib.asynccontextmanager
+async def stream_line(family: int, address: SocketAddress, limit: int, patience: float) -> AsyncIterator[StreamLine]:
+    """Open a TCP connection to an address, for messages of `limit` bytes at most.
+
+    Raises
+    ------
+    TimeoutError
+        Nothing has come back within `patience`, in seconds.
+    OSError
+        Nothing listens there, or the network cannot carry anything there.
+    """
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            await asyncio.wait_for(loop.sock_connect(sock, address), patience)
+        except asyncio.TimeoutError:  # which is the built-in one from Python 3.11 on
+            raise TimeoutError(f"no connection within {patience:g} s") from None
+        if is_its_own_peer(sock):
+            raise ConnectionRefusedError("nothing listens there")
+        transport, line = await loop.create_connection(lambda: StreamLine(sock, limit), sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        yield line
+    finally:
+        transport.close()

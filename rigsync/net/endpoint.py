@@ -1,0 +1,298 @@
+"""The one pump under both roles: messages in, messages out, one timer.
+
+It is the only place where a protocol core meets asyncio. How bytes get in and out is for `rigsync.net.lines`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from rigsync.core.clock import StampClock
+from rigsync.core.events import Event
+from rigsync.core.rigs import RigConfig, is_literal
+from rigsync.errors import RemoteProtocolError, RigsyncError
+from rigsync.net.lines import Line, Listener, label
+from rigsync.net.resolve import resolve_all
+from rigsync.net.tcp import TcpLine, open_tcp_listener
+from rigsync.net.udp import open_udp_line, open_udp_listener
+from rigsync.runtime.workers import Workers
+
+logger = logging.getLogger("rigsync.endpoint")
+
+ANCHORINGS = 5
+"""Looks at the wall clock, of which the best counts: a computer that is busy at each of them is of no use anyway."""
+
+
+LATE = 0.1
+"""Seconds by which the timer is late on a busy computer; beyond that this program has stood still."""
+
+
+class Core(Protocol):
+    """A protocol core: datagrams and time in, datagrams and events out."""
+
+    def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
+        """Take in a datagram."""
+
+    def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
+        """Take note that what came from `source` cannot be a message."""
+
+    def note_standstill(self, seconds: float, now: float) -> None:
+        """Take note that for so many seconds nobody here has listened, before anything else of `now`."""
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+
+    def next_timer(self) -> float:
+        """Return when something is due, in monotonic seconds."""
+
+    def take_datagrams(self) -> Sequence[tuple[Any, bytes]]:
+        """Return what is to be sent, each with its destination, and forget it."""
+
+    def take_events(self) -> Sequence[Event]:
+        """Return what has happened since the last call."""
+
+
+class Endpoint:
+    """Drives one core: for a coordinator over lines to its rigs, for a rig over one place where it listens.
+
+    Parameters
+    ----------
+    core : Core
+        The protocol core.
+    on_event : callable
+        Called with each event.
+    on_refusal : callable, optional
+        Called with the line that was refused and the monotonic time in seconds.
+    on_life : callable, optional
+        Called likewise where part of a message came or went.
+
+    Raises
+    ------
+    RigsyncError
+        The running event loop is Windows' proactor loop.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        on_event: Callable[[Event], None],
+        on_refusal: Callable[[Any, float], None] | None = None,
+        on_life: Callable[[Any, float], None] | None = None,
+    ):
+        self._core, self._on_event, self._on_refusal, self._on_life = core, on_event, on_refusal, on_life
+        self._loop = asyncio.get_running_loop()
+        proactor = getattr(asyncio, "ProactorEventLoop", None)
+        if proactor and isinstance(self._loop, proactor):
+            raise RigsyncError(
+                "this event loop goes deaf on UDP when a port refuses a datagram; "
+                "run on asyncio.SelectorEventLoop() instead (asyncio.WindowsSelectorEventLoopPolicy)"
+            )
+        self._lines: dict[Any, Line] = {}
+        self._listener: Listener | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = self._expected = math.inf
+        self._held_from = -math.inf  # since when what is told may have held up this thread, unknown to the core
+        self._pumping = False
+        self._closed = False
+
+    async def connect(self, line: Any, family: int, address: tuple[Any, ...]) -> None:
+        """Open the UDP socket of one line towards one address; it takes the place of the one that the line has."""
+        self._replace([line], await open_udp_line(self, line, family, address))
+
+    def connect_stream(self, lines: Sequence[Any], family: int, address: tuple[Any, ...], limit: int) -> None:
+        """Keep one TCP connection towards one address for several lines, in place of the one that they have.
+
+        Parameters
+        ----------
+        lines : sequence
+            The lines.
+        family : int
+            Of the address.
+        address : tuple
+            The rig's.
+        limit : int
+            Bytes of the largest message.
+        """
+        self._replace(lines, TcpLine(self, lines, family, address, limit))
+
+    def _replace(self, lines: Sequence[Any], opened: Line) -> None:
+        before = {self._lines[line] for line in lines if line in self._lines}
+        self._lines.update(dict.fromkeys(lines, opened))
+        for line in before:
+            line.close()
+
+    async def listen(self, family: int, address: tuple[Any, ...], limit: int | None = None) -> tuple[Any, ...]:
+        """Listen, and return the address that this got.
+
+        Parameters
+        ----------
+        family : int
+            Of the address.
+        address : tuple
+            One of this machine's, or the one that stands for all.
+        limit : int, optional
+            Listen on TCP, for messages of so many bytes at most; on UDP by default.
+
+        Raises
+        ------
+        OSError
+            The address is in use or is not one of this machine's.
+        """
+        if limit is None:
+            self._listener = await open_udp_listener(self, family, address)
+        else:
+            self._listener = await open_tcp_listener(self, family, address, limit)
+        return self._listener.address
+
+    def reconnect(self, line: Any, reason: str) -> None:
+        """Begin the connection of a line anew, if it has one: its rig is lost, for this reason."""
+        self._lines[line].reconnect(reason)
+
+    def is_stranded(self, line: Any) -> bool:
+        """Whether a line leaves from where this computer does not reach the rig any more, and is to be opened again."""
+        return self._lines[line].is_stranded()
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return self._loop.time()
+
+    def pump(self) -> None:
+        """Send what the core wants sent, tell what it tells, and arm the timer. Safe to call from `on_event`."""
+        if self._pumping or self._closed:
+            return
+        self._pumping = True
+        self._held_from = self._loop.time()
+        try:
+            while True:
+                datagrams = self._core.take_datagrams()
+                for destination, data in datagrams:
+                    self._send(destination, data)
+                events = self._core.take_events()
+                for event in events:
+                    self._tell(event)
+                if not datagrams and not events:
+                    break
+        finally:
+            self._pumping = False
+            self._arm()
+
+    def close(self) -> None:
+        """Send what is left, and close all sockets; idempotent."""
+        if self._closed:
+            return
+        self.pump()
+        self._closed = True
+        if self._timer:
+            self._timer.cancel()
+        for line in self._lines.values():
+            line.close()
+        if self._listener:
+            self._listener.close()
+
+    def _send(self, destination: Any, data: bytes) -> None:
+        if self._listener:
+            self._listener.send(destination, data)
+        else:
+            self._lines[destination].send(destination, data)
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._on_event(event)
+        except Exception:
+            # A log handler of the program that raises, for instance: the events after this one must not be lost.
+            with contextlib.suppress(Exception):
+                logger.exception("telling of %s failed", type(event).__name__)
+
+    def _arm(self) -> None:
+        if self._closed:  # in an event
+            return
+        due = self._core.next_timer()
+        if self._timer and self._due <= due:
+            return  # waking too early does no harm, arming anew for each datagram would cost
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        self._expected = math.inf
+        if due < math.inf:
+            # What it tells may hold up this thread: what fell due meanwhile is late, what was overdue before is not.
+            self._due, self._expected = due, max(due, self._held_from)
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _wake(self) -> float:
+        """Return monotonic seconds; where this program has stood still until now, the core hears of that first."""
+        now = self._loop.time()
+        late = now - self._expected
+        if late > LATE:  # stopped, asleep with its computer, or held up by a callback, a debugger or other code
+            self._expected = self._held_from = now  # told; the timer, if it is still to come, is expected at once
+            self._core.note_standstill(late, now)
+        return now
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            self._core.handle_timer(self._wake())
+        finally:
+            self.pump()
+
+    def receive(self, data: bytes, source: Any) -> None:
+        """Hand a datagram to the core."""
+        if not self._closed:
+            self._core.receive_datagram(data, source, self._wake())
+            self.pump()
+
+    def refuse(self, line: Any) -> None:
+        """Tell that a line was refused."""
+        # After all that came before from that rig, on whatever line, its goodbye above all: errors are reported first.
+        for sibling in [opened for name, opened in self._lines.items() if label(name) == label(line)]:
+            sibling.read_waiting()
+        if self._on_refusal and not self._closed:
+            self._on_refusal(line, self._wake())
+            self.pump()
+
+    def show_life(self, line: Any) -> None:
+        """Tell that part of a message has come on a line, or gone."""
+        if self._on_life and not self._closed:
+            self._on_life(line, self._wake())
+            self.pump()
+
+    def reject(self, source: Any, error: RemoteProtocolError) -> None:
+        """Tell that what came cannot be a message."""
+        if not self._closed:
+            self._core.report_violation(source, error)
+            self.pump()
+
+
+def stamp_clock() -> StampClock:
+    """Return a clock for stamps, anchored now, on the running event loop.
+
+    Between a look at the wall clock and one at the monotonic clock a busy computer may do something else for
+    milliseconds, by which all stamps would be off: the closest of several pairs counts.
+    """
+    now = asyncio.get_running_loop().time
+    pairs = []
+    for _ in range(ANCHORINGS):
+        before, wall, after = now(), time.time_ns(), now()
+        pairs.append((after - before, wall, (before + after) / 2))
+    _, wall, at = min(pairs)
+    return StampClock(wall, at)
+
+
+async def look_up(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
+    """Do as `resolve_all` does, without blocking the event loop while a name server is asked.
+
+    Nor does one that does not answer, for half a minute as a rule, keep anything from ending: unlike those of an
+    executor, for which the interpreter waits before it does anything else, its thread is left behind.
+    """
+    if is_literal(config.address):
+        return resolve_all(config)
+    workers = Workers("look-up")
+    try:
+        return await workers.begin(resolve_all, config)
+    finally:
+        workers.close(0.0)

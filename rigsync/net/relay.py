@@ -1,0 +1,248 @@
+"""Bad networks on real sockets: a UDP relay that loses, duplicates, reorders and delays what it carries.
+
+`rigsync.testing.SimNetwork` does the same in virtual time, without sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any
+
+from rigsync.net.udp import connected_socket, udp_socket
+from rigsync.runtime.loop_thread import LoopThread
+
+LONGEST_HOLD = 0.05
+"""Seconds that a reordered datagram is held back at most: long enough for the next few to overtake it, and shorter
+than the wait before a coordinator sends again."""
+
+MOST_SOURCES = 256
+"""Sources that have a socket at a time: more than any lab has coordinators, fewer than the 512 sockets that a selector
+takes on Windows."""
+
+_LONGEST_DATAGRAM = 65_535  # bytes; the length field of UDP has 16 bits (RFC 768)
+
+
+class Relay:
+    """A bad network before one rig: listens at a loopback port of its own, and carries datagrams both ways.
+
+    Each source has a socket of its own towards the rig, so that the rig tells its coordinators apart and its answers
+    find their way back. Where a new source would be one too many (`MOST_SOURCES`), the one that has been silent for
+    longest loses its socket.
+
+    A port that refuses datagrams looks like silence from behind a relay, since no program can pass a refusal (an ICMP
+    message) on: a coordinator reports such a rig as lost or timed out, not as refused.
+
+    All methods are for the thread of the event loop, which has to be a selector event loop; `relay_before` brings its
+    own. The attributes may be read, and the faults changed, at any time from any thread.
+
+    Parameters
+    ----------
+    target : (str, int)
+        Host and port of the rig.
+    loss, duplication, reordering : float
+        Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms. With a loss of 1 the
+        network is cut, and with 0 it is whole again.
+    loss_back : float, optional
+        Share of what comes from the rig, where it differs from `loss`: with 1 the rig does all that it is told, and
+        nobody hears of it.
+    delay : (float, float)
+        Bounds of the one-way delay in seconds. Delays that differ reorder too.
+    seed : int, optional
+        Makes what happens to the nth datagram of the nth source the same every time, each way.
+
+    Attributes
+    ----------
+    target, loss, loss_back, duplication, reordering, delay
+        As given.
+    address : (str, int)
+        Host and port at which the relay listens, once it is open.
+    forwarded : int
+        Datagrams that were sent on, both ways, second copies included.
+    dropped : int
+        Datagrams that were not sent on: lost on purpose, or the operating system would not send them.
+    """
+
+    address: tuple[str, int]
+
+    def __init__(
+        self,
+        target: tuple[str, int],
+        *,
+        loss: float = 0.0,
+        loss_back: float | None = None,
+        duplication: float = 0.0,
+        reordering: float = 0.0,
+        delay: tuple[float, float] = (0.0, 0.0),
+        seed: int | None = None,
+    ):
+        self.target = target
+        self.loss, self.loss_back = loss, loss_back
+        self.duplication, self.reordering, self.delay = duplication, reordering, delay
+        self.forwarded = self.dropped = 0
+        self._random = Random(seed)
+        self._listener: socket.socket | None = None
+        self._paths: dict[Any, _Path] = {}  # by address of the source, the one silent for longest first
+        self._loop: asyncio.AbstractEventLoop
+        self._family: int
+        self._sockaddr: tuple[Any, ...]
+
+    async def open(self) -> None:
+        """Look the target up, and listen.
+
+        Raises
+        ------
+        OSError
+            The host of the target is unknown.
+        NotImplementedError
+            The event loop is not a selector event loop.
+        """
+        self._loop = asyncio.get_running_loop()
+        found = await self._loop.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)
+        # IPv4 where there is a choice, as rigsync does everywhere.
+        self._family, _, _, _, self._sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        listener = self._listener = udp_socket(socket.AF_INET)
+        listener.bind(("127.0.0.1", 0))
+        self.address = listener.getsockname()
+        self._loop.add_reader(listener, self._receive_from_source, listener)
+
+    def close(self) -> None:
+        """Close all sockets at once; idempotent. Datagrams on their way are dropped."""
+        while self._paths:
+            self._close_longest_silent()
+        if self._listener:
+            self._close_socket(self._listener)
+            self._listener = None
+
+    async def __aenter__(self) -> Relay:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _receive_from_source(self, listener: socket.socket) -> None:
+        try:
+            data, source = listener.recvfrom(_LONGEST_DATAGRAM)
+        except OSError:
+            return  # Windows reports here that a source has closed its port
+        try:
+            path = self._paths.pop(source, None) or self._open_path(listener, source)
+        except OSError:  # the network of the target is down, or this process has all the sockets it may have
+            self.dropped += 1
+            return
+        self._paths[source] = path
+        self._carry(path.there, self.loss, functools.partial(path.socket.send, data))
+
+    def _receive_from_target(self, path: _Path, listener: socket.socket, source: Any) -> None:
+        try:
+            data = path.socket.recv(_LONGEST_DATAGRAM)
+        except OSError:
+            return  # the target refuses: silence, as said above
+        loss = self.loss if self.loss_back is None else self.loss_back
+        self._carry(path.back, loss, functools.partial(listener.sendto, data, source))
+
+    def _open_path(self, listener: socket.socket, source: Any) -> _Path:
+        if len(self._paths) >= MOST_SOURCES:
+            self._close_longest_silent()
+        sock = connected_socket(self._family, self._sockaddr)
+        # One generator for each way of each source: they race each other, and shared draws would follow the race.
+        path = _Path(sock, Random(self._random.getrandbits(64)), Random(self._random.getrandbits(64)))
+        self._loop.add_reader(sock, self._receive_from_target, path, listener, source)
+        return path
+
+    def _close_longest_silent(self) -> None:
+        self._close_socket(self._paths.pop(next(iter(self._paths))).socket)
+
+    def _close_socket(self, sock: socket.socket) -> None:
+        self._loop.remove_reader(sock)
+        sock.close()
+
+    def _carry(self, random: Random, loss: float, send: Callable[[], object]) -> None:
+        if random.random() < loss:
+            self.dropped += 1
+            return
+        for _ in range(2 if random.random() < self.duplication else 1):
+            delay = random.uniform(*self.delay)
+            if random.random() < self.reordering:
+                delay += random.uniform(0, LONGEST_HOLD)
+            if delay > 0:
+                self._loop.call_later(delay, self._send, send)
+            else:
+                self._send(send)
+
+    def _send(self, send: Callable[[], object]) -> None:
+        try:
+            try:
+                send()
+            except ConnectionError:
+                send()  # the refusal of an earlier datagram was reported in place of sending this one
+        except OSError:
+            self.dropped += 1
+        else:
+            self.forwarded += 1
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What one source has of its own."""
+
+    socket: socket.socket
+    there: Random
+    back: Random
+
+
+@contextlib.contextmanager
+def relay_before(
+    targets: Mapping[str, tuple[str, int]], *, seed: int | None = None, **faults: Any
+) -> Iterator[dict[str, Relay]]:
+    """Run a relay before each of several rigs, on a thread of their own.
+
+    Parameters
+    ----------
+    targets : mapping of str to (str, int)
+        Host and port of each rig by its name.
+    seed : int, optional
+        The seed of all relays together; each one draws on its own.
+    **faults
+        The other keywords of `Relay`, the same for all. They can be changed for each afterwards.
+
+    Yields
+    ------
+    dict of str to Relay
+        The open relays by name of rig. They are closed, and the thread ended, on leaving the context.
+
+    Raises
+    ------
+    OSError
+        The host of a target is unknown.
+    """
+    random = Random(seed)
+    relays = {name: Relay(target, seed=random.getrandbits(64), **faults) for name, target in targets.items()}
+    thread = LoopThread("relay")
+    thread.start()
+    try:
+        thread.run_coroutine(_open, relays.values())
+        yield relays
+    finally:
+        thread.run_coroutine(_close, relays.values())
+        thread.stop()
+        thread.join()
+
+
+async def _open(relays: Iterable[Relay]) -> None:
+    for relay in relays:
+        await relay.open()
+
+
+async def _close(relays: Iterable[Relay]) -> None:
+    for relay in relays:
+        relay.close()

@@ -1,0 +1,50 @@
+"""The socket addresses of a rig, which a name server may have to be asked for."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from rigsync.core.rigs import RigConfig, is_literal
+from rigsync.errors import ConfigError
+
+
+def resolve_all(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
+    """Find the socket addresses of a rig. Blocks, for seconds where a name server does not answer.
+
+    Parameters
+    ----------
+    config : RigConfig
+        The rig.
+
+    Returns
+    -------
+    list of (int, tuple)
+        In the order in which to try them, each with its family: ``socket.AF_INET``, which is preferred, or
+        ``socket.AF_INET6``, and what ``connect`` of a socket of that family takes.
+
+    Raises
+    ------
+    ConfigError
+        The host is unknown, or the network interface of an IPv6 address is.
+    """
+    host, port, literal = config.address.host, config.address.port, is_literal(config.address)
+    flags = socket.AI_NUMERICHOST if literal else 0
+    try:
+        kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
+        found = socket.getaddrinfo(host, port, type=kind, flags=flags)
+    except (OSError, UnicodeError) as error:  # a UnicodeError comes from a name that IDNA cannot encode
+        reason = getattr(error, "strerror", None) or error
+        problem = f"the host {host!r} of rig {config.name!r} cannot be resolved ({reason}); check "
+        if literal:
+            problem += "whether this computer has IPv6 and the network interface named after %"
+        else:
+            problem += f"its spelling, and whether `ping {host}` finds it; or give its IP address instead"
+        raise ConfigError(problem, key=f"rigs.{config.name}.uri") from error
+    addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in found)
+    return sorted(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+
+
+def resolve(config: RigConfig) -> tuple[int, tuple[Any, ...]]:
+    """Find the first socket address of a rig, as `resolve_all` does."""
+    return resolve_all(config)[0]

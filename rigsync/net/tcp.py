@@ -1,0 +1,554 @@
+"""TCP: a connection towards each rig that is opened again whenever it ends, and a place where many are taken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from rigsync.core.stream import StreamDecoder
+from rigsync.errors import RemoteProtocolError
+from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_peer, label, shown_host
+
+logger = logging.getLogger("rigsync.endpoint")
+
+CONNECTIONS = 128
+"""Connections that a listener holds, after which the one that was silent for longest is closed. A rig has a handful of
+coordinators; macOS gives a program 256 descriptors, and Windows' select watches 512."""
+BACKLOG = 1 << 20
+"""Bytes that may wait for a peer that reads slowly, beside the largest message on its way to it."""
+ARRAY_GAP = 0.05
+"""Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed: iblutil takes
+what one read gives it for one message, so that two which arrive together would be a wrong echo, at which it closes."""
+PROBE_GAP = 0.5
+"""Seconds that a message of the iblutil dialect waits for the answers to the probes before it, which show that these
+have been read: a rig that is busy does not read for longer than `ARRAY_GAP`. Half of what the rig has to confirm it."""
+CONNECT_TIMEOUT = 3.0
+"""Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s in which Windows
+asks a port that refuses again and again."""
+FIRST_RETRY = 0.05
+LAST_RETRY = 0.5
+"""Seconds between two attempts to connect, doubled each time: a rig that restarts is back within two beats."""
+KEEPALIVE = 5
+"""Seconds of silence after which the kernel asks whether the other computer is still there."""
+LINGER = 0.5
+"""Seconds between the refusal of a message, which leaves before all of it has come, and the end of its connection."""
+LARGE = 1 << 18
+"""Bytes of a message up to which those of all connections come side by side; of larger ones a listener takes one at a
+time, and reads no further of the others meanwhile."""
+STALLED = 2.0
+"""Seconds between looks at the one whose turn it is, while others wait."""
+SLOWEST = 1 << 17
+"""Bytes that have to come of it between two looks, or its connection is closed."""
+LONGEST_TURN = 3.0
+"""Seconds that its message may take in all while others wait, or its connection is closed: a coordinator that waits
+for longer than 5 s loses the rig."""
+AT_ONCE = 8
+"""Messages of a connection that are handled before those of others."""
+_MOST_SAID = 8
+"""Problems of one line that are logged until a message comes."""
+
+
+class _Stream(asyncio.Protocol):
+    """One TCP connection: messages out of bytes, and bytes out of messages."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, limit: int):
+        self._decoder = StreamDecoder(limit)
+        self._loop = asyncio.get_running_loop()
+        self._largest_waiting = 0
+        self._sent_at = -ARRAY_GAP
+        self._sent_array: bytes | None = None
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._release: asyncio.TimerHandle | None = None
+        self._coming: Iterator[bytes] = iter(())  # what has come and is not handled yet
+        self._rest: asyncio.Handle | None = None  # handles it
+        self._lost: tuple[Exception | None] | None = None  # by what the connection has ended
+        self.reason = ""
+        """Why it was closed, where that is known."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            _keep_alive(sock)
+
+    @property
+    def held(self) -> int:
+        """Bytes of a message that has begun to arrive."""
+        return self._decoder.held
+
+    def data_received(self, data: bytes) -> None:
+        self._coming = self._decoder.feed(data)
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Take in what has come, some messages at once: then it is the turn of other connections."""
+        try:
+            for count, message in enumerate(self._coming, 1):
+                if message == self._sent_array:  # its echo: it has been read, and can meet nothing any more
+                    self._sent_at = -ARRAY_GAP
+                self.message_received(message)
+                if self.reason:
+                    return
+                if count == AT_ONCE:
+                    self.transport.pause_reading()
+                    self._rest = self._loop.call_soon(self._take_in_rest)
+                    return
+        except RemoteProtocolError as error:
+            closed = RemoteProtocolError(error.kind, f"{error.problem}; the connection is closed", error.head)
+            if error.head:  # its sender is told, and has a moment to read that, which closing at once would take back
+                self.reason = self.reason or str(error)
+                self.transport.pause_reading()
+                self._loop.call_later(LINGER, self.stop, str(error))
+                self.rejected(closed)
+            else:
+                self.stop(str(error))
+                self.rejected(closed)
+            return
+        self.transport.resume_reading()
+        if self.held:
+            self.part_received()
+
+    def _take_in_rest(self) -> None:
+        self._rest = None
+        if not self.reason:
+            self._take_in()
+        if self._lost and not self._rest:
+            self.end_received(*self._lost)
+
+    def message_received(self, message: bytes) -> None:
+        """Take in a message."""
+
+    def part_received(self) -> None:
+        """Take note that part of a message has come."""
+
+    def rejected(self, error: RemoteProtocolError) -> None:
+        """Take note that the stream was closed, for what came in it cannot be a message."""
+
+    def write(self, data: bytes) -> None:
+        """Send a message: whole, or the connection ends. A stream that had lost one message would hide it for ever."""
+        if self.transport.is_closing():
+            return
+        if self._held or self._must_wait(data):
+            self._held.append(data)
+            self._held_bytes += len(data)
+            if self._held_bytes - len(data) > BACKLOG:
+                self.stop("it sends faster than messages of the iblutil dialect can be told apart")
+            elif self._release is None:
+                self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+        else:
+            self._write(data)
+
+    def _gap(self) -> float:
+        """Return the seconds between what was sent last and a message of the iblutil dialect."""
+        return ARRAY_GAP
+
+    def _must_wait(self, data: bytes) -> bool:
+        is_close = self._loop.time() < self._sent_at + self._gap()
+        return is_close and (self._sent_array is not None or data[:1] == b"[")
+
+    def _write_held(self) -> None:
+        self._release = None
+        while self._held and not self._must_wait(self._held[0]):
+            self._held_bytes -= len(self._held[0])
+            self._write(self._held.popleft())
+        if self._held:
+            self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+
+    def _write(self, data: bytes) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        self._largest_waiting = max(len(data), self._largest_waiting if waiting else 0)
+        if waiting + len(data) > self._largest_waiting + BACKLOG:
+            self.stop(f"the other side does not read: {waiting:,} bytes wait for it")
+            return
+        is_array = data[:1] == b"["
+        self._sent_at, self._sent_array = self._loop.time(), data[:BACKLOG] if is_array else None
+        self.transport.write(data)
+
+    def stop(self, reason: str) -> None:
+        """Close at once, for a reason that is to be logged."""
+        self.reason = self.reason or reason
+        self._forget_held()
+        self.transport.abort()
+
+    def end(self) -> None:
+        """Close after what is still to be sent, but wait for nobody who does not read."""
+        self.reason = self.reason or "closed by this side"
+        if self.transport.is_closing():
+            return
+        while self._held:
+            self._write(self._held.popleft())
+        self._forget_held()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _forget_held(self) -> None:
+        self._held.clear()
+        if self._release:
+            self._release.cancel()
+            self._release = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_held()
+        self._lost = (exc,)
+        if not self._rest:  # else that comes before
+            self.end_received(exc)
+
+    def end_received(self, exc: Exception | None) -> None:
+        """Take note that the connection has ended, after all that came on it."""
+        if not self.reason:
+            self.reason = str(exc) if exc else "closed by the other side"
+            if self.held:
+                cut = f"a stream that ends {self.held:,} bytes into a message ({self.reason})"
+                self.rejected(RemoteProtocolError("cut message", cut))
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    names = {"TCP_KEEPIDLE": KEEPALIVE, "TCP_KEEPALIVE": KEEPALIVE, "TCP_KEEPINTVL": KEEPALIVE, "TCP_KEEPCNT": 3}
+    for name, value in names.items():  # the second is what macOS has in place of the first
+        if hasattr(socket, name):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class TcpLine:
+    """A connection towards a rig, which is opened again whenever it ends.
+
+    What belongs to several of the core's lines goes over one connection: an iblutil server answers all of its
+    connections on the one that was opened last.
+
+    Parameters
+    ----------
+    pump : Pump
+        The pump.
+    lines : sequence
+        The core's names of these lines; what arrives counts as come on the first.
+    family : int
+        Of the address.
+    address : tuple
+        Where the rig listens.
+    limit : int
+        Bytes of the largest message that is taken.
+    """
+
+    def __init__(self, pump: Pump, lines: Sequence[Any], family: int, address: Address, limit: int):
+        self._pump, self.name = pump, lines[0]
+        self._family, self._address, self._limit = family, address, limit
+        self._stream: _LineStream | None = None
+        self._early: list[tuple[Any, bytes]] = []
+        self._connecting = True  # from now on, though the task has yet to begin
+        # What was sent last on each line, so that what the timers send again does not leave again: a connection loses
+        # nothing. Of a large frame only the hash, so as not to keep it; frames are numbered, so that no two are equal.
+        self._sent: dict[Any, bytes | int] = {}
+        self._retry = FIRST_RETRY
+        self._closed = False
+        self._said: set[str] = set()
+        self._task = asyncio.get_running_loop().create_task(
+            self._keep_connected(), name=f"rigsync line {label(self.name)}"
+        )
+
+    async def _keep_connected(self) -> None:
+        while True:
+            self._connecting = True
+            try:
+                stream = await self._connect()
+            except (ConnectionRefusedError, ConnectionResetError):
+                self._give_up_early()
+                self._pump.refuse(self.name)
+            except (OSError, asyncio.TimeoutError) as error:  # the latter is an OSError from Python 3.11 on
+                self._give_up_early()
+                self._say(f"no connection: {error or 'no answer'}")
+            else:
+                self._connecting = False
+                self._stream = stream
+                early, self._early = self._early, []
+                for line, data in early:
+                    self.send(line, data)
+                reason = await stream.ended
+                self._stream = None
+                self._sent.clear()
+                self._say(f"the connection has ended ({reason}); connecting again")
+            await asyncio.sleep(self._retry)
+            self._retry = min(2 * self._retry, LAST_RETRY)
+
+    async def _connect(self) -> _LineStream:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(self._family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            await asyncio.wait_for(loop.sock_connect(sock, self._address), CONNECT_TIMEOUT)
+            if self._closed:  # wait_for() swallows a cancellation that meets its result, until Python 3.12
+                raise asyncio.CancelledError
+            if is_its_own_peer(sock):
+                raise ConnectionRefusedError("nothing listens there")
+            _, stream = await loop.create_connection(lambda: _LineStream(self, self._limit), sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        return stream
+
+    def _give_up_early(self) -> None:
+        # As datagrams that are refused: the timers send again what is still wanted.
+        self._connecting = False
+        self._early.clear()
+
+    def _say(self, problem: str) -> None:
+        if problem not in self._said and len(self._said) < _MOST_SAID:  # for the attempts go on
+            self._said.add(problem)
+            logger.warning("%s: %s", label(self.name), problem)
+
+    def heard(self, data: bytes) -> None:
+        """Take in a message."""
+        if self._said:
+            self._said.clear()
+        self._retry = FIRST_RETRY
+        self._pump.receive(data, self.name)
+
+    def heard_part(self) -> None:
+        """Take note that part of a message has come."""
+        self._pump.show_life(self.name)
+
+    def rejected(self, error: RemoteProtocolError) -> None:
+        """Take note that what came cannot be a message."""
+        self._pump.reject(self.name, error)
+
+    def send(self, line: Any, data: bytes) -> None:
+        """Send a message, if there is a connection or soon will be."""
+        if self._stream is None:
+            if self._connecting and sum(len(early) for _, early in self._early) <= BACKLOG:
+                self._early.append((line, data))
+            return
+        if self._stream.is_draining():
+            self._pump.show_life(self.name)
+        known = hash(data) if len(data) > BACKLOG and data[:1] == b"{" else data
+        before = self._sent.get(line)
+        if before is not known and not (isinstance(known, int) and before == known):
+            self._sent[line] = known
+            self._stream.write(data)
+
+    def reconnect(self, reason: str) -> None:
+        """Begin anew, since the rig is lost."""
+        if self._stream:
+            self._stream.stop(f"its rig is lost: {reason}")
+
+    def is_stranded(self) -> bool:
+        """Return that it is not: each connection begins where this computer then is."""
+        return False
+
+    def read_waiting(self) -> None:
+        """Do nothing: a stream ends after all that came before."""
+
+    def close(self) -> None:
+        """Send no more."""
+        self._closed = True
+        self._task.cancel()
+        if self._stream:
+            self._stream.end()
+
+
+class _LineStream(_Stream):
+    """The present connection of a `TcpLine`."""
+
+    def __init__(self, line: TcpLine, limit: int):
+        super().__init__(limit)
+        self._line = line
+        self._waiting = 0
+        self._unanswered = 0  # probes, to a rig that may be iblutil's, which sends them back
+        self.ended: asyncio.Future[str] = self._loop.create_future()
+
+    def _write(self, data: bytes) -> None:
+        if data[:1] == b"{":
+            self._unanswered += 1
+        super()._write(data)
+
+    def _gap(self) -> float:
+        return PROBE_GAP if self._unanswered else ARRAY_GAP
+
+    def message_received(self, message: bytes) -> None:
+        if message[:1] == b"{" and self._unanswered:
+            self._unanswered -= 1
+            if self._release and not self._unanswered:
+                self._release.cancel()
+                self._write_held()
+        self._line.heard(message)
+
+    def part_received(self) -> None:
+        self._line.heard_part()
+
+    def rejected(self, error: RemoteProtocolError) -> None:
+        self._line.rejected(error)
+
+    def is_draining(self) -> bool:
+        """Whether some of what waits has left since the last call."""
+        before, self._waiting = self._waiting, self.transport.get_write_buffer_size()
+        return before > self._waiting
+
+    def end_received(self, exc: Exception | None) -> None:
+        super().end_received(exc)
+        if not self.ended.done():
+            self.ended.set_result(self.reason)
+
+
+async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: int) -> Listener:
+    """Open a socket that listens for connections.
+
+    Raises
+    ------
+    OSError
+        The address is in use or is not one of this machine's.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        dual_stack(sock, address)
+        if os.name == "posix":  # else the port of a rig that restarts were taken for a minute
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:  # where that option would let any other program have the port as well
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", -5), 1)
+        sock.bind(address)
+        listener = _TcpListener(pump, sock.getsockname(), limit)
+        await listener.open(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return listener
+
+
+class _TcpListener:
+    """All connections of coordinators."""
+
+    def __init__(self, pump: Pump, address: Address, limit: int):
+        self._pump, self.address, self._limit = pump, address, limit
+        self._server: asyncio.Server | None = None
+        self._streams: OrderedDict[Address, _CoordinatorStream] = OrderedDict()  # the longest silent first
+        self._turn: _CoordinatorStream | None = None  # of which a large message comes
+        self._waiting: deque[_CoordinatorStream] = deque()  # of which one has begun, and is not read on
+        self._look: asyncio.TimerHandle | None = None
+
+    async def open(self, sock: socket.socket) -> None:
+        """Begin to listen."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _CoordinatorStream(self, self._limit), sock=sock)
+
+    def opened(self, stream: _CoordinatorStream) -> None:
+        """Take note of a connection."""
+        self._streams[stream.source] = stream
+        if len(self._streams) > CONNECTIONS:
+            self._drop(
+                next(iter(self._streams)), f"more than {CONNECTIONS} connections, of which it was silent longest"
+            )
+
+    def heard(self, stream: _CoordinatorStream, message: bytes) -> None:
+        """Take in a message."""
+        self._streams.move_to_end(stream.source)
+        self._end_turn(stream)
+        self._pump.receive(message, stream.source)
+
+    def heard_part(self, stream: _CoordinatorStream) -> None:
+        """Take note that part of a message has come: all parts together must not fill the memory."""
+        self._streams.move_to_end(stream.source)
+        if stream.held > LARGE and stream is not self._turn:
+            if self._turn is None:
+                self._turn = stream
+            elif stream not in self._waiting:
+                stream.transport.pause_reading()
+                self._waiting.append(stream)
+                self._watch_turn(LONGEST_TURN)
+        while sum(other.held for other in self._streams.values()) > 2 * self._limit:
+            largest = max(self._streams.values(), key=lambda other: other.held)
+            self._drop(largest.source, "too many large messages have begun at once")
+
+    def _end_turn(self, stream: _CoordinatorStream) -> None:
+        if stream is self._turn:
+            if self._look:
+                self._look.cancel()
+                self._look = None
+            self._turn = self._waiting.popleft() if self._waiting else None
+            if self._turn:
+                self._turn.transport.resume_reading()
+                self._watch_turn(LONGEST_TURN)
+
+    def _watch_turn(self, left: float) -> None:
+        """See that the one whose turn it is goes on, and ends within so many seconds, while others wait for it."""
+        if self._look is None and self._turn and self._waiting:
+            loop, pause = asyncio.get_running_loop(), min(left, STALLED)
+            self._look = loop.call_later(pause, self._look_at_turn, self._turn, self._turn.held, left - pause)
+
+    def _look_at_turn(self, turn: _CoordinatorStream, held: int, left: float) -> None:
+        self._look = None
+        if not self._waiting:
+            return
+        if left <= 0:
+            self._drop(turn.source, f"a large message takes more than {LONGEST_TURN:g} s, while others wait for it")
+        elif turn.held < held + SLOWEST:
+            self._drop(turn.source, "a large message has begun and does not go on, while others wait for it")
+        else:
+            self._watch_turn(left)
+
+    def rejected(self, stream: _CoordinatorStream, error: RemoteProtocolError) -> None:
+        """Take note that what came cannot be a message."""
+        self._end_turn(stream)
+        self._pump.reject(stream.source, error)
+
+    def closed(self, stream: _CoordinatorStream) -> None:
+        """Take note that a connection has ended."""
+        if self._streams.get(stream.source) is stream:
+            del self._streams[stream.source]
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+        self._end_turn(stream)
+        logger.debug("%s port %s: the connection has ended (%s)", *stream.source[:2], stream.reason)
+
+    def _drop(self, source: Address, reason: str) -> None:
+        self._streams.pop(source).stop(reason)
+
+    def send(self, destination: Address, data: bytes) -> None:
+        if stream := self._streams.get(destination):  # else it has gone: its coordinator will ask again
+            stream.write(data)
+
+    def close(self) -> None:
+        if self._server:
+            self._server.close()
+        if self._look:
+            self._look.cancel()
+        for stream in list(self._streams.values()):
+            stream.end()
+
+
+class _CoordinatorStream(_Stream):
+    """The connection of one coordinator."""
+
+    source: Address
+
+    def __init__(self, listener: _TcpListener, limit: int):
+        super().__init__(limit)
+        self._listener = listener
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        host, *rest = transport.get_extra_info("peername")
+        self.source = (shown_host(host), *rest)
+        self._listener.opened(self)
+
+    def message_received(self, message: bytes) -> None:
+        self._listener.heard(self, message)
+
+    def part_received(self) -> None:
+        self._listener.heard_part(self)
+
+    def rejected(self, error: RemoteProtocolError) -> None:
+        self._listener.rejected(self, error)
+
+    def end_received(self, exc: Exception | None) -> None:
+        super().end_received(exc)
+        self._listener.closed(self)

@@ -1,0 +1,412 @@
+"""UDP: a connected socket towards each rig, and one that answers from the address that was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, cast
+
+from rigsync.net.lines import (
+    Address,
+    Line,
+    Listener,
+    Pump,
+    dual_stack,
+    has_no_way,
+    is_its_own_peer,
+    is_wildcard,
+    label,
+    shown_host,
+)
+
+logger = logging.getLogger("rigsync.endpoint")
+
+BUFFER = 1 << 20
+"""Bytes asked of the kernel for each UDP socket's buffers: a burst from all rigs fits, and macOS, which takes the send
+buffer for the largest datagram, sends 65,507 bytes."""
+BATCH = 16
+"""Datagrams that a listener reads before other things have their turn."""
+MOST_UNSENT = 256
+"""Datagrams that wait until the kernel takes more; what is over them is lost, as on a choked network."""
+MOST_UNREAD = 1024
+"""Datagrams on a line that are read at most before a refusal is told."""
+LARGEST_READ = 65_536
+"""Bytes read for a datagram, more than any has."""
+
+_IP_PKTINFO: int = getattr(socket, "IP_PKTINFO", {"linux": 8, "darwin": 26}.get(sys.platform, 0))
+_IPV6_PKTINFO: int = getattr(socket, "IPV6_PKTINFO", 0)
+_IPV6_RECVPKTINFO: int = getattr(socket, "IPV6_RECVPKTINFO", 0)
+_TELLS_ADDRESS = hasattr(socket.socket, "recvmsg") and all((_IP_PKTINFO, _IPV6_PKTINFO, _IPV6_RECVPKTINFO))
+"""Whether the kernel can tell which address a datagram came to; Python does not ask that of Windows."""
+_IN_PKTINFO = struct.Struct("@I4s4s")  # interface, address to answer from, address asked (ip(7))
+_IN6_PKTINFO = struct.Struct("@16sI")  # address, interface (RFC 3542 section 6)
+
+
+def udp_socket(family: int) -> socket.socket:
+    """Return a UDP socket that does not block, with buffers that take a burst; its owner binds or connects it."""
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        with contextlib.suppress(OSError):  # a system that grants less than is asked may refuse instead
+            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+    return sock
+
+
+class _Complaints:
+    """Says once what is wrong with a socket: an unplugged cable would repeat it for each datagram."""
+
+    def __init__(self, name: object):
+        self._name = name
+        self._said: set[int | None] = set()
+
+    def note(self, error: Exception) -> None:
+        number = getattr(error, "errno", None)
+        if number not in self._said:
+            self._said.add(number)
+            logger.warning("%s: %s; sending again by the timers", self._name, error)
+
+
+async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
+    """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere.
+
+    Where the address cannot be reached as things are, the line loses what it is given until it is opened again.
+    """
+    try:
+        sock = connected_socket(family, address)
+    except OSError as error:
+        if not has_no_way(error):
+            raise
+        return _NoWay(line, family, address, error)
+    try:
+        opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line, sock))
+    except BaseException:
+        sock.close()
+        raise
+    return opened
+
+
+def own_address(family: int, address: Address) -> str | None:
+    """Return from which of its addresses this computer reaches another one; None where there is no way."""
+    try:
+        with connected_socket(family, address) as sock:
+            return str(sock.getsockname()[0])
+    except OSError:
+        return None
+
+
+class _NoWay:
+    """A line towards an address to which there is no way as yet."""
+
+    def __init__(self, name: object, family: int, address: Address, error: OSError):
+        self._family, self._address = family, address
+        _Complaints(label(name)).note(error)
+
+    def send(self, _: Any, data: bytes) -> None:
+        """Lose it, as a network does."""
+
+    def reconnect(self, reason: str) -> None:
+        """Do nothing: there is no connection."""
+
+    def is_stranded(self) -> bool:
+        """Whether there is a way now."""
+        return own_address(self._family, self._address) is not None
+
+    def read_waiting(self) -> None:
+        """Do nothing: nothing comes."""
+
+    def close(self) -> None:
+        """Do nothing: there is no socket."""
+
+
+def connected_socket(family: int, address: Address) -> socket.socket:
+    """Return a UDP socket towards an address, which hears nobody else, itself neither.
+
+    Raises
+    ------
+    OSError
+        The network cannot carry anything there.
+    """
+    sock = udp_socket(family)
+    try:
+        sock.connect(address)
+        if is_its_own_peer(sock):
+            other = connected_socket(family, address)  # while this one is open, for another port
+            sock.close()
+            return other
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _adopted(sock: socket.socket, protocol: _UdpSocket) -> Any:
+    await asyncio.get_running_loop().create_datagram_endpoint(lambda: protocol, sock=sock)
+    return protocol
+
+
+class _UdpSocket(asyncio.DatagramProtocol):
+    """One UDP socket in asyncio's care."""
+
+    transport: asyncio.DatagramTransport
+
+    def __init__(self, pump: Pump, name: object):
+        self._pump, self._name = pump, name
+        self._complaints = _Complaints(label(name))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def error_received(self, exc: Exception) -> None:
+        if not isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
+            self._complaints.note(exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc:
+            logger.error("%s: socket closed by %s", label(self._name), exc)
+
+    def close(self) -> None:
+        self.transport.close()
+
+
+class _UdpLine(_UdpSocket):
+    """A connected socket towards a rig."""
+
+    _refused = False
+
+    def __init__(self, pump: Pump, name: object, sock: socket.socket):
+        super().__init__(pump, name)
+        self._socket = sock
+
+    def datagram_received(self, data: bytes, _: Address) -> None:
+        self._pump.receive(data, self._name)
+
+    def error_received(self, exc: Exception) -> None:
+        # Linux and macOS report an ICMP refusal as the first, Windows as the second.
+        if isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
+            self._refused = True
+            asyncio.get_running_loop().call_soon(self._pump.refuse, self._name)
+        else:
+            super().error_received(exc)
+
+    def read_waiting(self) -> None:
+        """Hand over what has come and was not read yet."""
+        for _ in range(MOST_UNREAD):
+            if self._socket.fileno() < 0:  # closed by what the last one led to
+                return
+            try:
+                data = self._socket.recv(LARGEST_READ)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                continue  # of something else that was sent
+            self._pump.receive(data, self._name)
+
+    def send(self, _: Any, data: bytes) -> None:
+        self._refused = False
+        self.transport.sendto(data)
+        if self._refused:
+            # The refusal of an earlier datagram was reported in place of sending this one.
+            self.transport.sendto(data)
+
+    def reconnect(self, reason: str) -> None:
+        """Do nothing: there is no connection."""
+
+    def is_stranded(self) -> bool:
+        """Whether this computer would reach the rig from another of its addresses now."""
+        own = own_address(self._socket.family, self._socket.getpeername())
+        return own is not None and own != self._socket.getsockname()[0]
+
+
+async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listener:
+    """Open a socket that listens. It answers from the address that was asked, whatever the machine's addresses are.
+
+    A coordinator's connected socket takes nothing from another address, and to reach it the system would choose its own
+    where it listens on all of them.
+
+    Raises
+    ------
+    OSError
+        The address is in use or is not one of this machine's.
+    """
+    sock = udp_socket(family)
+    try:
+        dual_stack(sock, address)
+        several = is_wildcard(address)
+        if _TELLS_ADDRESS:
+            sock.bind(address)
+            return _UdpListener(pump, sock, several)
+        if several and sys.platform != "win32":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else the ones below were refused
+        sock.bind(address)
+        first = await _adopted(sock, _PlainUdpListener(pump, "listening socket"))
+    except BaseException:
+        sock.close()
+        raise
+    listener = _UdpListeners(first)
+    if several:
+        await listener.add_each_address(pump, family)
+    return listener
+
+
+class _UdpListener:
+    """A socket that listens, and learns from the kernel which address was asked."""
+
+    def __init__(self, pump: Pump, sock: socket.socket, several: bool):
+        self._pump, self._socket = pump, sock
+        self._complaints = _Complaints("listening socket")
+        self._loop = asyncio.get_running_loop()
+        self._unsent: deque[tuple[bytes, Address]] = deque()
+        self.address: Address = sock.getsockname()
+        self._space = 0
+        if several:
+            self._space = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(_IN_PKTINFO.size)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+            with contextlib.suppress(OSError):  # of an IPv6 socket, not every system takes it
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        self._loop.add_reader(sock, self._read)
+
+    def _read(self) -> None:
+        for _ in range(BATCH):
+            if self._socket.fileno() < 0:  # closed by what the last one led to
+                return
+            try:
+                data, ancillary, _, source = self._socket.recvmsg(LARGEST_READ, self._space)
+            except (BlockingIOError, InterruptedError):
+                return
+            except (ConnectionRefusedError, ConnectionResetError):
+                continue  # of something sent: a coordinator has gone
+            except OSError as error:
+                self._complaints.note(error)
+                return
+            self._pump.receive(data, _source(source, _asked(ancillary)))
+
+    def send(self, destination: Address, data: bytes) -> None:
+        if self._unsent:
+            self._keep(data, destination)
+            return
+        try:
+            self._transmit(data, destination)
+        except (BlockingIOError, InterruptedError):
+            self._keep(data, destination)
+            self._loop.add_writer(self._socket, self._write)
+
+    def _keep(self, data: bytes, destination: Address) -> None:
+        if len(self._unsent) < MOST_UNSENT:
+            self._unsent.append((data, destination))
+
+    def _write(self) -> None:
+        while self._unsent:
+            try:
+                self._transmit(*self._unsent[0])
+            except (BlockingIOError, InterruptedError):
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._socket)
+
+    def _transmit(self, data: bytes, destination: Address) -> None:
+        is_plain = len(destination) == 2 or not isinstance(destination[2], tuple)
+        remote, asked = (destination, None) if is_plain else destination[2:]
+        try:
+            if asked is None or not self._answer_from(asked, data, remote):
+                self._socket.sendto(data, remote)
+        except (BlockingIOError, InterruptedError):
+            raise
+        except (ConnectionRefusedError, ConnectionResetError):
+            pass  # of something sent before: a coordinator has gone
+        except OSError as error:
+            self._complaints.note(error)
+
+    def _answer_from(self, asked: tuple[int, int, bytes], data: bytes, remote: Address) -> bool:
+        try:
+            self._socket.sendmsg([data], [asked], 0, remote)
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            raise
+        except OSError:
+            return False  # the machine has lost that address, or was asked at one for all: from any other
+        return True
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+
+
+def _source(address: Address, asked: tuple[int, int, bytes] | None) -> Address:
+    """Return host, port and, where the answer depends on more, the whole address and how to answer."""
+    host = shown_host(address[0])
+    if asked is None and host == address[0] and len(address) == 2:
+        return address
+    return host, address[1], address, asked
+
+
+def _asked(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int, bytes] | None:
+    """Return what has an answer leave from the address that was asked, as `sendmsg` takes it."""
+    found = None
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO and len(data) >= _IN6_PKTINFO.size:
+            local, interface = _IN6_PKTINFO.unpack_from(data)
+            scoped = local[0] == 0xFE and local[1] & 0xC0 == 0x80  # link-local: means nothing without interface
+            return level, kind, _IN6_PKTINFO.pack(local, interface if scoped else 0)
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _IN_PKTINFO.size:
+            _, local, asked = _IN_PKTINFO.unpack_from(data)
+            # macOS fills in only the second. The interface is left to the routes, as for any answer.
+            found = level, kind, _IN_PKTINFO.pack(0, local if any(local) else asked, b"\0\0\0\0")
+    return found
+
+
+class _PlainUdpListener(_UdpSocket):
+    """One of the sockets that listen where the kernel does not tell which address was asked (Windows)."""
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        local = self.transport.get_extra_info("sockname")
+        self._pump.receive(data, (shown_host(addr[0]), addr[1], addr, local))
+
+
+class _UdpListeners:
+    """A socket for every address and one for each, so that the one that was asked answers."""
+
+    def __init__(self, first: _PlainUdpListener):
+        self.address: Address = first.transport.get_extra_info("sockname")
+        self._first = first
+        self._by_address = {self.address: first}
+
+    async def add_each_address(self, pump: Pump, family: int) -> None:
+        """Listen on each address of this machine by itself."""
+        with contextlib.suppress(OSError):  # without it, only a machine with several addresses is worse off
+            found = await asyncio.get_running_loop().getaddrinfo(
+                socket.gethostname(), self.address[1], family=family, type=socket.SOCK_DGRAM
+            )
+            for *_, address in found:
+                await self._add(pump, family, address)
+
+    async def _add(self, pump: Pump, family: int, address: Address) -> None:
+        sock = udp_socket(family)
+        try:
+            dual_stack(sock, address)
+            if sys.platform != "win32":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            listener = await _adopted(sock, _PlainUdpListener(pump, "listening socket"))
+            self._by_address[listener.transport.get_extra_info("sockname")] = listener
+        except OSError as error:
+            sock.close()
+            logger.debug("cannot listen on %s by itself: %s", address[0], error)
+        except BaseException:
+            sock.close()
+            raise
+
+    def send(self, destination: Address, data: bytes) -> None:
+        _, _, remote, local = destination
+        self._by_address.get(local, self._first).transport.sendto(data, remote)
+
+    def close(self) -> None:
+        for listener in self._by_address.values():
+            listener.close()

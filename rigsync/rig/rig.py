@@ -1,0 +1,975 @@
+"""The rig side: answers coordinators, and runs the user's handlers off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import functools
+import inspect
+import itertools
+import logging
+import math
+import queue
+import secrets
+import signal
+import socket
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TypeVar, overload
+
+from rigsync import __version__
+from rigsync._text import one_line
+from rigsync.config.address import parse_uri
+from rigsync.config.rigs import checked_lease
+from rigsync.core import messages
+from rigsync.core.answers import Identity
+from rigsync.core.arguments import to_plain, validate_event
+from rigsync.core.clock import StampClock
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import (
+    EchoMissing,
+    Event,
+    HandlerDue,
+    HandlerOvertaken,
+    LeaseExpired,
+    MessageHandled,
+    NoticesDropped,
+    StatusChanged,
+    ViolationSeen,
+)
+from rigsync.core.lifecycle import named_reference
+from rigsync.core.messages import Command, Verb, to_json
+from rigsync.core.notices import FAILURE
+from rigsync.core.ownership import LEASE
+from rigsync.core.responder import Responder
+from rigsync.core.rigs import MAX_MESSAGE, Address, RigConfig, Room
+from rigsync.core.timing import Timing
+from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge, RigsyncError
+from rigsync.net.endpoint import Endpoint, look_up, stamp_clock
+from rigsync.net.ports import holder_of
+from rigsync.rig.board import RESERVED, RigBoard
+from rigsync.runtime.callbacks import guarded
+from rigsync.runtime.conditions import Awaited
+from rigsync.runtime.console_window import watch_console_window
+from rigsync.runtime.exits import RIGS, at_exit
+from rigsync.runtime.loop_thread import LoopThread, is_coroutine_function
+from rigsync.runtime.precise import COARSE, wait_until
+from rigsync.runtime.workers import Workers
+
+logger = logging.getLogger("rigsync.rig")
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds within which `Rig.close` returns where no experiment is under way."""
+REACTION = 1.0
+"""Seconds of these in which the event loop has to begin with the closing; else a handler blocks it."""
+INTERRUPT_GRACE = 5.0
+"""Seconds more that `Rig.close` gives the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
+CLOSING = "the rig's program is being closed"
+"""The reason of the interrupt at `Rig.close`."""
+MOST_NOTICES = 2**63 - 1
+"""The number of no notice takes more room in it than this."""
+LONGEST_TOPIC = 100
+"""Characters of a notice's topic, and of its key."""
+LONGEST_DESCRIPTION = 32_000
+"""Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
+LONGEST_REASON = 2000
+"""Characters of the reason of an interrupt, which is part of answers and has to leave room for the rest."""
+_BEGINNING = (ExpMessage.EXPINIT, ExpMessage.EXPSTART)
+WAKE_INTERVAL = 0.5
+"""Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function that handles a message."""
+
+    function: Callable[..., Any]
+    most: int | None
+    """Positional arguments that it takes, None for any number."""
+    is_coroutine: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Handler:
+        """Look at what a function takes, once."""
+        return cls(function, _most_arguments(function), is_coroutine_function(function))
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function with as many of a message's arguments as it takes."""
+        return self.function(*args[: self.most])
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+
+class EndedBadly(RigsyncError):
+    """Raised by a handler of EXPEND where the recording is over, and badly: the message fails, the rig is STOPPED."""
+
+
+class CommandHandler(Handler):
+    """A user's function that does a command."""
+
+    __slots__ = ()
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function as the coordinator has; Python itself refuses what does not fit."""
+        positional, keywords = args
+        return self.function(*positional, **keywords)
+
+
+class Rig(RigBoard):
+    """A machine of the experiment that can be commanded.
+
+    It answers rigsync coordinators, and iblutil's and iblrig's, which need not know it. Without handlers it answers
+    everything; a handler does the work, and what it returns, a dict, is merged into the answer.
+
+    Parameters
+    ----------
+    name : str
+        Name of the rig.
+    uri : str
+        Where to listen, for instance ``udp://0.0.0.0:11001`` or ``tcp://[::]:11001``, which is for IPv4 too;
+        port 0 lets the system choose.
+    main_sync : bool
+        Whether this rig records the signal to which all others are aligned.
+    experiment_description : dict, optional
+        Devices and their settings, sent with each answer.
+    lease : float
+        Seconds for which the coordinator that is in charge may be silent. After that the rig interrupts as though told
+        to, so that a computer that has crashed leaves nothing running. 0 for never.
+    max_message : int
+        Bytes of the largest message that is taken and sent over ``tcp://``, 64 MiB by default.
+
+    Raises
+    ------
+    ConfigError
+        A malformed URI, a lease that is not a number of seconds from 0 on, or a limit that cannot be.
+    PayloadError, PayloadTooLarge
+        An experiment description that cannot be sent.
+
+    Examples
+    --------
+    >>> rig = Rig('cameras', 'udp://127.0.0.1:0')
+    >>> @rig.on('EXPSTART')
+    ... def start(exp_ref, data=None):
+    ...     return {'files': ['left.mp4']}
+    >>> with rig:
+    ...     rig.status.name
+    'CONNECTED'
+    """
+
+    def __init__(
+        self,
+        name: str,
+        uri: str = "udp://0.0.0.0:11001",
+        *,
+        main_sync: bool = False,
+        experiment_description: dict[str, Any] | None = None,
+        lease: float = LEASE,
+        max_message: int = MAX_MESSAGE,
+    ):
+        self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True), max_message=max_message)
+        description = to_plain(experiment_description or {}, "experiment_description")
+        if len(to_json(description)) > LONGEST_DESCRIPTION:
+            raise PayloadTooLarge(len(to_json(description)), LONGEST_DESCRIPTION)
+        super().__init__(self._room)
+        self._lease = checked_lease(lease)
+        self._identity = Identity(name, bool(main_sync), description, __version__)
+        self._handlers: dict[Verb, list[Handler]] = {}
+        self._session: _Session | None = None
+        self._thread: LoopThread | None = None
+        self._uri = str(self._config.address)
+
+    @property
+    def name(self) -> str:
+        """str: Name of the rig."""
+        return self._config.name
+
+    @property
+    def uri(self) -> str:
+        """str: Where it listens; with the port that the system chose, once it does."""
+        return self._uri
+
+    @property
+    def status(self) -> ExpStatus:
+        """ExpStatus: Where in its life cycle the rig is; CONNECTED while it does not serve."""
+        return session.responder.status if (session := self._session) else ExpStatus.CONNECTED
+
+    @property
+    def exp_ref(self) -> str | None:
+        """Reference of the present experiment, as ``yyyy-mm-dd_n_subject``, or None."""
+        return session.responder.exp_ref if (session := self._session) else None
+
+    @property
+    def is_running(self) -> bool:
+        """bool: Whether it serves."""
+        return self._session is not None and ((thread := self._thread) is None or thread.failure is None)
+
+    def __repr__(self) -> str:
+        return f"<Rig {self.name} {self.uri} {self.status.name if self.is_running else 'not running'}>"
+
+    # ------------------------------------------------------------------------------------------------ handlers
+
+    def on(self, *messages: ExpMessage | str | int) -> Callable[[Function], Function]:
+        """Decorate a handler of one or more messages.
+
+        It is called with what follows the event in the message, as far as it takes that many arguments: ``data`` for
+        EXPINIT, EXPEND, EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART; ``status`` for EXPSTATUS;
+        ``status, data`` for EXPINFO; ``base_url, token`` for ALYX. It returns None or a dict, which is merged into the
+        answer's info; for ALYX an Alyx client, or ``base_url, token``. A plain function runs in a worker thread, a
+        coroutine function on the event loop. An exception goes to the coordinator as type, text and traceback. Several
+        handlers of a message run one after the other, also after one has failed. EXPINTERRUPT cancels a coroutine that
+        runs, waits for no plain function that does, and keeps those that were to follow from running. A plain function
+        that goes on to begin something all the same is told of, as a failure, when it has ended.
+
+        Parameters
+        ----------
+        *messages : ExpMessage, str or int
+            The messages.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No message, or an unknown one.
+        """
+        known = [validate_event(message) for message in messages]
+        if not known:
+            raise TypeError("name the message to handle, for instance @rig.on('EXPSTART')")
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                raise TypeError(f"a handler is a function, not {type(function).__name__}")
+            for event in known:
+                self._handlers.setdefault(event, []).append(Handler.of(function))
+            return function
+
+        return register
+
+    @overload
+    def command(self, name: str, /) -> Callable[[Function], Function]: ...
+
+    @overload
+    def command(self, name: Function, /) -> Function: ...
+
+    def command(self, name: Any, /) -> Any:
+        """Decorate the function that does a command, which `Auxiliaries.call` asks for: ``@rig.command('focus')``.
+
+        It is called with the arguments of the call, and what it returns, whatever can be sent, is the call's value; an
+        exception goes to the coordinator as type, text and traceback. A plain function runs in a worker thread, a
+        coroutine function on the event loop; beside handlers of messages, and beside each other. A command is for the
+        coordinator that is in charge of the experiment, or for any where none is. It changes no status, and goes on
+        when EXPINTERRUPT comes.
+
+        Parameters
+        ----------
+        name : str
+            1 to 100 printable characters, and not the name of a message. As ``@rig.command``, without one, the command
+            has the name of the function.
+
+        Raises
+        ------
+        TypeError
+            The name is no text, or what is decorated is no function.
+        ValueError
+            It is the name of no command, or of one that the rig has already.
+
+        Examples
+        --------
+        >>> rig = Rig('cameras', 'udp://127.0.0.1:0')
+        >>> @rig.command('focus')
+        ... def focus(z, speed=1.0):
+        ...     return {'z': z}
+        """
+        if callable(name):
+            return self.command(getattr(name, "__name__", None))(name)  # type: ignore[arg-type]
+        command = Command(name)
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                raise TypeError(f"a command is done by a function, not by {type(function).__name__}")
+            handlers = [CommandHandler.of(function)]
+            if self._handlers.setdefault(command, handlers) is not handlers:
+                raise ValueError(f"rig {self.name} has a command {command.name!r} already")
+            return function
+
+        return register
+
+    def notify(self, topic: str, body: Any = None, *, key: str | None = None, confirm: bool = True) -> None:
+        """Tell the coordinators that watch this rig something; from any thread, and without waiting.
+
+        Parameters
+        ----------
+        topic : str
+            What sort of thing it is: ``log``, or one of your own.
+        body : object
+            Whatever can be sent.
+        key : str, optional
+            What it is about, within the topic.
+        confirm : bool
+            True sends it again until each coordinator has confirmed it: all come, once each and in order. (The log
+            names a coordinator for which that does not hold: one that was silent for two minutes, that let 4 MiB of
+            them wait, or that came after 64 others.) False sends it once, and a newer one of the same topic and key
+            takes its place.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Topic or key is no text, or is empty or too long; or the topic is one that the rig itself tells, as it does
+            what `progress` and `add_stream` are given.
+        PayloadError, PayloadTooLarge
+            The body cannot be sent.
+        NotRunning
+            The rig does not serve.
+        """
+        for name, text in (("topic", topic), ("key", key)):
+            if text is None and name == "key":
+                continue
+            if not isinstance(text, str):
+                raise TypeError(f"the {name} of a notice is text, not {type(text).__name__}")
+            if not 0 < len(text) <= LONGEST_TOPIC:
+                raise ValueError(f"the {name} of a notice has 1 to {LONGEST_TOPIC} characters, not {len(text)}")
+        if topic in RESERVED:
+            raise ValueError(f"the topic {topic!r} is the rig's own: {RESERVED[topic]}")
+        plain = to_plain(body, "body", self._room)
+        longest = messages.Notice("0" * 16, MOST_NOTICES, topic, key, plain, bool(confirm))
+        messages.notice(longest, self._room)  # which may say that it is too large
+        if (session := self._session) is None:
+            raise NotRunning(f"rig {self.name} does not serve: start it before it tells anything")
+        session.notify(topic, key, plain, bool(confirm))
+
+    def interrupt(self, reason: str) -> None:
+        """Interrupt the experiment of the rig's own accord, since it cannot go on; from any thread, without waiting.
+
+        All is done as though EXPINTERRUPT had come: its handlers run, with ``{'reason': reason}``, and the rig is
+        STOPPED. The coordinators that watch hear of it at once, with the reason, and so does whoever sends EXPEND
+        later (``interrupted`` in the answer). Where no experiment is under way, nothing happens, nor where it is being
+        interrupted already.
+
+        Parameters
+        ----------
+        reason : str
+            What has happened, for instance that a recording has ended by itself; it is cut at 2,000 characters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The reason is no text, or is empty.
+        NotRunning
+            The rig does not serve.
+        """
+        if not isinstance(reason, str):
+            raise TypeError(f"the reason is text, not {type(reason).__name__}")
+        if not reason:
+            raise ValueError("an interrupt needs a reason, for those who wonder why")
+        text = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+        if (session := self._session) is None:
+            raise NotRunning(f"rig {self.name} does not serve: nothing is under way")
+        session.interrupt(text)
+
+    # ------------------------------------------------------------------------------------------------- serving
+
+    def start(self) -> None:
+        """Serve in the background, on a daemon thread.
+
+        Raises
+        ------
+        ListenError
+            The port is in use, or the address is not this machine's.
+        RuntimeError
+            It serves already.
+        """
+        if self._thread or self._session:
+            raise RuntimeError(f"rig {self.name} serves already")
+        thread = self._thread = _RigThread(self)  # before it serves, so that whoever sees it serve can close it
+        _unclosed.add(self)
+        try:
+            thread.start()
+            thread.run_coroutine(type(self)._open, self)
+        except BaseException:
+            self._thread = None
+            thread.stop()
+            if thread.ident is not None:
+                thread.join(CLOSE_TIMEOUT)
+            raise
+
+    def close(self) -> None:
+        """Interrupt what is under way, say goodbye to the coordinators and stop serving; may be called repeatedly.
+
+        It returns within 2 s. Where an experiment is under way, all is done as though EXPINTERRUPT had come, with the
+        reason that the rig's program is being closed, and its handlers have 5 s more. One that takes longer is given
+        up; the log tells so, and a notice ``failure``. From then on EXPINIT and EXPSTART are refused.
+
+        Raises
+        ------
+        LoopBlocked
+            From a coroutine handler of this rig.
+        """
+        if self._thread and self._thread.on_loop_thread:
+            raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
+        begun = time.monotonic()
+        try:
+            if self._stop_work():
+                begun = time.monotonic()
+        finally:  # also where a second Ctrl-C says that there is no time
+            self._stop_serving(begun + CLOSE_TIMEOUT)
+
+    def _stop_serving(self, end: float) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        session, self._session = self._session, None
+        if session:
+            with contextlib.suppress(NotRunning):
+                # Not awaited: where a handler blocks the loop, the socket is closed as soon as that ends.
+                thread.call(session.leave)
+        thread.stop()
+        thread.join(max(0.1, end - time.monotonic()))
+        if session:
+            session.end_workers(max(0.1, end - time.monotonic()))
+
+    @property
+    def _interrupt_grace(self) -> float:
+        """Seconds that the handlers of EXPINTERRUPT have at `close`."""
+        return INTERRUPT_GRACE
+
+    def _begin_to_close(self) -> bool:
+        """Begin no experiment any more, and interrupt what is under way; return whether that is to be waited for."""
+        thread, session = self._thread, self._session
+        if thread is None or session is None or not thread.is_alive():  # a fork has a copy of it, and no thread
+            return False
+        try:
+            thread.call(session.begin_to_close, self._interrupt_grace)
+            return thread.run_coroutine(session.is_to_be_awaited, session.ends_here, REACTION)
+        except NotRunning:  # the loop has died, of which the log tells
+            return False
+        except TimeoutError:
+            if session.responder.is_under_way:
+                logger.error(  # noqa: TRY400 - the text says all
+                    "%s: a handler blocks its event loop, so that EXPINTERRUPT cannot run; it may go on recording: "
+                    "look at it",
+                    self.name,
+                )
+            return False
+
+    def _stop_work(self) -> bool:
+        """Stop all that an experiment has begun; off the event loop. Return whether there was anything."""
+        is_awaited = self._begin_to_close()
+        thread = self._thread
+        if is_awaited and thread and (session := self._session):
+            with contextlib.suppress(NotRunning, TimeoutError):
+                thread.run_coroutine(session.end_experiment, None, self._interrupt_grace + REACTION)
+        if thread and (thread.is_alive() or thread.failure is not None):  # not in a fork
+            self._end_commands()
+        return is_awaited
+
+    def _end_commands(self) -> None:
+        """End what runs beside the handlers, for a rig that has such; off the event loop."""
+
+    def _end_with_program(self) -> None:
+        """Do as `close` does for a program that ends, and leave handlers that run to end with it."""
+        try:
+            self._stop_work()
+        finally:
+            said = Awaited()
+            if (thread := self._thread) and (session := self._session):
+                with contextlib.suppress(NotRunning):
+                    thread.call(session.leave)
+                    thread.call(said.bring, True)
+                    said.wait(REACTION)
+
+    def run(self) -> None:
+        """Serve in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` on another thread.
+
+        A program that serves by `start` or ``with`` instead is killed at once by SIGTERM and SIGHUP, as Python has it,
+        unless it says ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))``.
+
+        Raises
+        ------
+        ListenError
+            The port is in use, or the address is not this machine's.
+        NotRunning
+            The event loop has died.
+        """
+        run_rigs([self])
+
+    def __enter__(self) -> Rig:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Rig:
+        """Serve on the running event loop, which has to be a selector loop."""
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do as `close` does; what a coroutine of this rig has begun is ended on its loop."""
+        session, loop = self._session, asyncio.get_running_loop()
+        if session is None:
+            return
+        try:
+            session.begin_to_close(self._interrupt_grace)
+            await session.end_experiment()
+            await loop.run_in_executor(None, self._end_commands)
+        finally:
+            self._session = None
+            await session.end_coroutines(CLOSE_TIMEOUT / 2)
+            await loop.run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
+
+    def _wake(self) -> None:
+        if session := self._session:
+            session.wake()
+
+    @property
+    def _room(self) -> Room:
+        return dataclasses.replace(self._config.room, rig=None)  # which the coordinator knows
+
+    def _make_responder(self, handled: Collection[Verb], timing: Timing, boot: str, stamps: StampClock) -> Responder:
+        """Make the core of one stretch of serving; for rigs that are to behave otherwise, as that of `serve --drop`."""
+        return Responder(self._identity, handled, timing, boot, stamps, self._lease, self._room, self._board)
+
+    async def _open(self) -> None:
+        if self._session:
+            raise RuntimeError(f"rig {self.name} serves already")
+        session = _Session(self.name, self._handlers, self._make_responder)
+        try:
+            (family, address), *_ = await look_up(self._config)
+            limit = self._config.max_message if self._config.address.scheme == "tcp" else None
+            bound = await session.endpoint.listen(family, address, limit)
+        except OSError as error:
+            session.endpoint.close()
+            # Looking for what holds the port takes seconds on some systems.
+            explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
+            raise await explain from None  # whose text says all that there is to know
+        self._uri = str(Address(self._config.address.scheme, *bound[:2]))
+        self._session = session
+        session.tick()  # for what was reported since it was made
+        logger.info("rig %s listens on %s", self.name, self._uri)
+
+
+_unclosed: weakref.WeakSet[Rig] = weakref.WeakSet()
+
+
+@at_exit(RIGS)
+def _end_the_unclosed() -> None:
+    """Interrupt what a program leaves running that ends without `close`, and say goodbye."""
+    rigs = [rig for rig in list(_unclosed) if (thread := rig._thread) and thread.is_alive()]
+    for rig in rigs:  # first, so that none waits for the handlers of another
+        guarded("end of the program", rig._begin_to_close)
+    for rig in rigs:
+        guarded("end of the program", rig._end_with_program)
+
+
+def run_rigs(rigs: Sequence[Rig], announce: Callable[[Rig], object] = lambda _: None) -> None:
+    """Serve several rigs in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` of one on another thread.
+
+    Parameters
+    ----------
+    rigs : sequence of Rig
+        The rigs. They are closed side by side: one that takes its time to end does not let the others go on.
+    announce : callable
+        Called with each rig once all listen.
+
+    Raises
+    ------
+    ListenError
+        A port is in use, or an address is not this machine's; then none serves.
+    NotRunning
+        An event loop has died.
+    """
+    # What a signal handler may put into at any moment, also while another signal is being handled: no Event can be.
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with _stop_signals(asked.put):
+        try:
+            for rig in rigs:
+                rig.start()
+            for rig in rigs:
+                announce(rig)
+            while not _comes(asked, WAKE_INTERVAL):
+                threads = [rig._thread for rig in rigs]
+                for rig, thread in zip(rigs, threads, strict=True):
+                    if thread and thread.failure is not None:
+                        raise NotRunning(f"rig {rig.name} has stopped: {thread.failure!r}")
+                if None in threads:
+                    return
+        finally:
+            closing = [threading.Thread(target=rig.close, name=f"rigsync-close-{rig.name}") for rig in rigs]
+            for closer in closing:
+                closer.start()
+            for closer in closing:
+                closer.join()
+
+
+def _comes(asked: queue.SimpleQueue[int], timeout: float) -> bool:
+    try:
+        asked.get(timeout=timeout)
+    except queue.Empty:
+        return False
+    return True
+
+
+def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
+    failed = f"rig {config.name} cannot listen on {uri}"
+    if error.errno == errno.EADDRINUSE:
+        family = socket.AF_INET6 if ":" in config.address.host else socket.AF_INET
+        holder = holder_of(config.address.port, family, config.address.scheme)
+        by = f" by {holder}" if holder else ""
+        return ListenError(f"{failed}: port {config.address.port} is in use{by}; stop that, or use another")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ListenError(f"{failed}: no interface of this machine has that address; try 0.0.0.0")
+    return ListenError(f"{failed}: {error}")
+
+
+class _RigThread(LoopThread):
+    """The daemon thread of one `Rig`."""
+
+    def __init__(self, rig: Rig):
+        super().__init__(f"rig-{rig.name}")
+        self._rig = rig
+
+    def task_failed(self, error: BaseException) -> None:
+        if session := self._rig._session:
+            session.leave()
+
+
+class _Session:
+    """One stretch of serving: the core, its pump, and the handlers that are running."""
+
+    def __init__(self, name: str, handlers: dict[Verb, list[Handler]], make_responder: Callable[..., Responder]):
+        loop = asyncio.get_running_loop()
+        self._name, self._handlers, self._loop = name, handlers, loop
+        self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
+        self.endpoint = Endpoint(self.responder, self._on_event)
+        self.workers = Workers(name)
+        self._coroutines: dict[int, asyncio.Task[None]] = {}
+        self._started: dict[int, float] = {}  # when the handlers of a task were entered, in monotonic seconds
+        self._left = False
+        self._closes_by = math.inf  # when, in monotonic seconds, what ends an experiment is given up
+        self._has_ended = asyncio.Event()  # set when anything has, for those who look whether it is the experiment
+        self._worker = threading.local()
+
+    def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
+        """Tell the coordinators that watch; from any thread."""
+        self._soon(lambda now: self.responder.notify(topic, key, body, confirm, now))
+
+    def interrupt(self, reason: str) -> None:
+        """Interrupt the experiment, if one is under way; from any thread."""
+        self._soon(lambda now: self.responder.interrupt(reason, now))
+
+    def _soon(self, act: Callable[[float], None]) -> None:
+        """Have the core do something on the loop's thread; it is given monotonic seconds."""
+
+        def acted() -> None:
+            if not self._left:
+                act(self.endpoint.now())
+                self.endpoint.pump()
+
+        try:
+            self._loop.call_soon_threadsafe(acted)
+        except RuntimeError:
+            raise NotRunning(f"rig {self._name} has stopped serving") from None
+
+    def wake(self) -> None:
+        """Have the core look at what is due, soon; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped serving
+            self._loop.call_soon_threadsafe(self.tick)
+
+    def tick(self) -> None:
+        """Have the core do what is due; on the loop's thread."""
+        if not self._left:
+            self.responder.handle_timer(self.endpoint.now())
+            self.endpoint.pump()
+
+    def begin_to_close(self, grace: float) -> None:
+        """Begin no experiment any more, and interrupt what is under way, which has some seconds; on the loop."""
+        if self._closes_by == math.inf:
+            self._closes_by = self.endpoint.now() + grace
+            self.responder.close(CLOSING, self.endpoint.now())
+            self.endpoint.pump()
+
+    @property
+    def ends_here(self) -> bool:
+        """Whether the calling thread runs a handler that ends an experiment, which must not wait for itself."""
+        return getattr(self._worker, "event", None) in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT)
+
+    async def is_to_be_awaited(self, ends_there: bool) -> bool:
+        """Tell whether who closes the rig has to wait for the end of an experiment."""
+        return self.responder.is_under_way and not ends_there
+
+    async def end_experiment(self, _: object = None) -> None:
+        """Wait until nothing is under way any more, or the grace is over."""
+        while self.responder.is_under_way and not self._left:
+            left = self._closes_by - self.endpoint.now()
+            if left <= 0:
+                self._give_up()
+                return
+            self._has_ended.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._has_ended.wait(), left)
+
+    def _give_up(self) -> None:
+        """Tell, before the goodbye, that what stops the experiment has not ended in time."""
+        message, exp_ref = self.responder.running, self.responder.exp_ref
+        problem = (
+            f"{message.name if message else 'the experiment'} was given up, and {self._name} may go on recording "
+            f"{exp_ref or 'the experiment'}: the handlers had not ended when the rig's program closed; look at it"
+        )
+        logger.error("%s: %s", self._name, one_line(problem))
+        body = {"problem": problem, "exp_ref": exp_ref}
+        self.responder.notify(FAILURE, None, body, True, self.endpoint.now())
+        self.endpoint.pump()
+
+    def leave(self) -> None:
+        """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""
+        self._left = True
+        self.responder.farewell(self.endpoint.now())
+        self.endpoint.close()
+        for task in self._coroutines.values():
+            task.cancel()
+
+    async def end_coroutines(self, timeout: float) -> None:
+        """Leave, and give coroutine handlers some seconds to end."""
+        self.leave()
+        if self._coroutines:
+            _, stuck = await asyncio.wait(self._coroutines.values(), timeout=timeout)
+            for task in stuck:
+                logger.warning("%s: %s does not end when cancelled; it is left to itself", self._name, task.get_name())
+
+    def end_workers(self, timeout: float) -> None:
+        """Give plain handlers some seconds to end; off the loop."""
+        for stuck in self.workers.close(timeout):
+            logger.warning("%s: %s is still running its handler; it is left to itself", self._name, stuck)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, MessageHandled):
+            self._has_ended.set()
+        if isinstance(event, (HandlerDue, StatusChanged)):
+            self.workers.keep_spare()  # with which EXPINTERRUPT runs when no thread can be had any more
+        if isinstance(event, HandlerDue):
+            self._begin(event)
+        elif isinstance(event, HandlerOvertaken):
+            logger.warning("%s: EXPINTERRUPT overtakes the handler of %s", self._name, event.event.name)
+            if task := self._coroutines.get(event.task):
+                task.cancel()
+        elif isinstance(event, StatusChanged):
+            reference = one_line(event.exp_ref or "no experiment")
+            logger.info("%s: %s, was %s (%s)", self._name, event.after.name, event.before.name, reference)
+        elif isinstance(event, LeaseExpired):
+            logger.error("%s: interrupts: %s", self._name, one_line(event.reason))
+        elif isinstance(event, NoticesDropped):
+            logger.warning(
+                "%s: %s does not get every notice: it is silent, or one of too many that watch",
+                self._name,
+                event.source,
+            )
+        elif isinstance(event, MessageHandled) and event.is_told:
+            level = logging.WARNING if event.error else logging.INFO
+            outcome = one_line(event.error or "answered")
+            logger.log(level, "%s: %s from %s: %s", self._name, event.event.name, event.source, outcome)
+        elif isinstance(event, EchoMissing):
+            logger.warning(
+                "%s: %s did not confirm the answer to %s; going on", self._name, event.source, event.event.name
+            )
+        elif isinstance(event, ViolationSeen):
+            logger.warning("%s: %s sent %s (counted from now on)", self._name, event.source, one_line(event.problem))
+
+    def _begin(self, due: HandlerDue) -> None:
+        handlers = tuple(self._handlers.get(due.event, ()))
+        late = 0.0 if due.schedule is None else self.endpoint.now() - due.schedule.instant
+        if late > 0:
+            logger.warning("%s: %s came %.1f ms after its instant", self._name, due.event.name, 1000 * late)
+        if any(handler.is_coroutine for handler in handlers):
+            task = self._loop.create_task(self._run_mixed(due, handlers), name=f"rigsync {due.event.name} handler")
+            self._coroutines[due.task] = task
+            task.add_done_callback(lambda _: self._coroutines.pop(due.task, None))
+            return
+        job = functools.partial(self._run_plain, due, handlers)
+        try:
+            self.workers.submit(
+                job, lambda result, error: self._loop.call_soon_threadsafe(self._settle, due, result, error)
+            )
+        except RuntimeError as error:  # the system gives no more threads
+            self._loop.call_soon(self._settle, due, None, error)
+
+    def _enter(self, due: HandlerDue) -> bool:
+        """Take note that the handlers are entered now; return False where they were called off before."""
+        if due.schedule and not due.schedule.take():
+            return False
+        self._started[due.task] = self.endpoint.now()
+        return True
+
+    def _run_plain(self, due: HandlerDue, handlers: Iterable[Handler]) -> Any:
+        outcomes = _Outcomes(self._name, due.event)
+        self._worker.event = due.event
+        if due.schedule:
+            wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
+        if not self._enter(due):
+            return None
+        for handler in self._unless_overtaken(due.task, handlers):
+            try:
+                outcomes.add(handler(due.args))
+            except BaseException as error:
+                outcomes.add_error(handler, error)
+        return outcomes.merged()
+
+    async def _run_mixed(self, due: HandlerDue, handlers: Iterable[Handler]) -> None:
+        outcomes = _Outcomes(self._name, due.event)
+        if due.schedule:
+            await asyncio.sleep(max(0.0, due.schedule.instant - COARSE - self.endpoint.now()))
+            wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
+        if not self._enter(due):
+            return
+        for handler in self._unless_overtaken(due.task, handlers):
+            try:
+                if handler.is_coroutine:
+                    outcomes.add(await handler(due.args))
+                else:
+                    result, error = await self._in_worker(due, functools.partial(self._call, due, handler))
+                    if error is not None:
+                        raise error
+                    outcomes.add(result)
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and self._is_given_up(due.task):
+                    raise
+                outcomes.add_error(handler, error)
+        try:
+            self._settle(due, outcomes.merged(), None)
+        except BaseException as error:
+            self._settle(due, None, error)
+
+    def _call(self, due: HandlerDue, handler: Handler) -> Any:
+        self._worker.event = due.event
+        return handler(due.args)
+
+    async def _in_worker(self, due: HandlerDue, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        # The exception comes back as a value, since neither a future nor a coroutine can raise StopIteration.
+        future: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_result((result, error))
+            elif error is None and not self.responder.is_open(due.task):  # nobody has waited for it any more
+                self._note_late_end(due, self.endpoint.now())
+                self.endpoint.pump()
+
+        self.workers.submit(function, lambda *outcome: self._loop.call_soon_threadsafe(settle, *outcome))
+        return await future
+
+    def _unless_overtaken(self, number: int, handlers: Iterable[Handler]) -> Iterator[Handler]:
+        # What EXPINTERRUPT has stopped, the next handler of an overtaken EXPSTART must not start.
+        return itertools.takewhile(lambda _: not self._is_given_up(number), handlers)
+
+    def _is_given_up(self, number: int) -> bool:
+        # Asked of the core, not of its events: those are told after the answer to EXPINTERRUPT has left.
+        return self._left or not self.responder.is_open(number)
+
+    def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
+        now, started = self.endpoint.now(), self._started.pop(due.task, None)
+        if error is None and started is not None and not self.responder.is_open(due.task):
+            self._note_late_end(due, now)
+        elif error is None:
+            try:
+                self.responder.respond(due.task, result, now, started)
+            except BaseException as problem:  # out of what the handler returned
+                error = problem
+        if error is not None:
+            self.responder.fail(due.task, *_described(error), now, is_over=isinstance(error, EndedBadly))
+        self.endpoint.pump()
+
+    def _note_late_end(self, due: HandlerDue, now: float) -> None:
+        """Tell that what a handler has begun after EXPINTERRUPT had overtaken it was stopped by nobody."""
+        if due.event in _BEGINNING:
+            problem = (
+                f"the handler of {due.event.name} went on after EXPINTERRUPT had overtaken it, and has ended only now; "
+                "look whether something runs there; a coroutine function that lets itself be cancelled ends in time"
+            )
+            logger.error("%s: %s", self._name, problem)
+            reference = named_reference(due.event, due.args)
+            self.responder.notify(FAILURE, None, {"problem": problem, "exp_ref": reference}, True, now)
+
+
+class _Outcomes:
+    """What the handlers of one message returned or raised."""
+
+    def __init__(self, rig: str, event: Verb):
+        self._rig, self._event = rig, event
+        self._returned: list[Any] = []
+        self._error: BaseException | None = None
+
+    def add(self, returned: Any) -> None:
+        """Take in what a handler returned."""
+        if returned is not None:
+            self._returned.append(returned)
+
+    def add_error(self, handler: Handler, error: BaseException) -> None:
+        """Take in what a handler raised; the first is what the coordinator hears of."""
+        if self._error is None:
+            self._error = error
+        text = one_line(f"{type(error).__name__}: {_described(error)[1]}")
+        logger.error("%s: handler %s of %s failed: %s", self._rig, handler.name, self._event.name, text, exc_info=error)
+
+    def merged(self) -> Any:
+        """Return the one result, or all of them in one dict; raise the first exception."""
+        if self._error is not None:
+            raise self._error
+        if len(self._returned) < 2:
+            return self._returned[0] if self._returned else None
+        merged: dict[str, Any] = {}
+        for returned in self._returned:
+            merged.update(returned)
+        return merged
+
+
+def _described(error: BaseException) -> tuple[str, str, str]:
+    """Return type, text and traceback. Whatever is wrong with an exception must not keep the coordinator waiting."""
+    with contextlib.suppress(Exception):
+        told = traceback.TracebackException.from_exception(error)  # whose text can be had even where str() fails
+        return str(type(error).__name__), str(told), "".join(told.format())
+    return "Exception", "(one that cannot be shown)", ""
+
+
+def _most_arguments(handler: Callable[..., Any]) -> int | None:
+    """Return how many positional arguments a handler takes, None for any number."""
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):  # a built-in that does not say
+        return None
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(parameter.kind in positional for parameter in parameters)
+
+
+@contextlib.contextmanager
+def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
+    """Have Ctrl-C, SIGTERM and SIGHUP call `asked`, where this is the main thread, which alone may say so."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP says that the terminal is gone; `nohup` ignores it.
+    known = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+    names = [name for name in known if name != "SIGHUP" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
+    before = {name: signal.signal(getattr(signal, name), ask) for name in names}
+    watch_console_window()
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            if handler is not None:  # one that was not installed from Python cannot be put back from there
+                signal.signal(getattr(signal, name), handler)

@@ -1,0 +1,35 @@
+"""What is done when a program ends without having closed what it opened."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+
+from rigsync.runtime.callbacks import guarded
+
+COORDINATORS, RIGS = 0, 1
+"""The order: rigs of the same program have to answer its coordinators still."""
+
+_hooks: list[tuple[int, Callable[[], None]]] = []
+
+
+def at_exit(stage: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Have a function called when the program ends, after those of earlier stages.
+
+    Parameters
+    ----------
+    stage : int
+        `COORDINATORS` or `RIGS`.
+    """
+
+    def register(function: Callable[[], None]) -> Callable[[], None]:
+        _hooks.append((stage, function))
+        return function
+
+    return register
+
+
+@atexit.register
+def _end() -> None:
+    for _, function in sorted(_hooks, key=lambda hook: hook[0]):
+        guarded("end of the program", function)

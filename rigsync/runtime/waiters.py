@@ -1,0 +1,117 @@
+"""Threads that wait for what the service thread is to bring, and hear of it where nothing can come."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rigsync.errors import LoopStuck, NotRunning
+from rigsync.runtime.conditions import Awaited
+from rigsync.runtime.loop_thread import LoopThread
+
+STUCK_AFTER = 2.0
+"""Seconds in which the service thread must react to a knock, before it counts as stuck."""
+GRACE = 0.2
+"""Seconds that the service thread may be late, each time before it is asked whether it still reacts."""
+MOST_KNOCKS = 20
+"""Knocks that the service thread may answer after the rigs' time is over, before the message counts as lost in it."""
+LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
+"""Seconds to wait at a stretch: Windows does not let Ctrl-C through before the wait is over."""
+
+
+class Waiters:
+    """All waits for one service thread.
+
+    Parameters
+    ----------
+    thread : LoopThread
+        The service thread.
+    not_running : callable
+        Returns the error that says why the thread does not run.
+    """
+
+    def __init__(self, thread: LoopThread, not_running: Callable[[], NotRunning]):
+        self._thread, self._not_running = thread, not_running
+        self._waiting: set[Awaited] = set()
+
+    @contextlib.contextmanager
+    def futures(self, count: int, told: Callable[[Any], object] | None = None) -> Iterator[list[Awaited]]:
+        """Make futures that are settled even if the service thread ends before it comes to them."""
+        futures = [Awaited(told) for _ in range(count)]
+        self._waiting.update(futures)
+        try:
+            yield futures
+        finally:
+            self._waiting.difference_update(futures)
+
+    def fail(self, error: NotRunning) -> None:
+        """Settle all futures: no answer will come."""
+        for future in list(self._waiting):
+            future.bring(error)
+
+    def wait(self, future: Awaited, limit: float) -> Any:
+        """Return a future's outcome.
+
+        Parameters
+        ----------
+        future : Awaited
+            One of `futures`.
+        limit : float
+            Seconds within which the service thread settles it.
+
+        Raises
+        ------
+        NotRunning
+            The service thread has ended.
+        LoopStuck
+            It does not react, or has lost the future.
+        """
+        end = time.monotonic() + limit
+        knocks = 0
+        while True:
+            wait = min(max(0.0, end - time.monotonic()) + GRACE, LONGEST_WAIT)
+            if not future.wait(wait):
+                if time.monotonic() >= end:
+                    self._check_not_stuck()
+                    knocks += 1
+                if knocks == MOST_KNOCKS:
+                    raise LoopStuck("the service thread reacts but has lost this message; please report it")
+                continue
+            outcome = future.value()
+            if isinstance(outcome, NotRunning):
+                raise outcome
+            return outcome
+
+    def _check_not_stuck(self) -> None:
+        # The rigs' time is over, and the thread settles such things itself: either it is busy, or stuck, or dead.
+        reacted = Awaited()
+        try:
+            self._thread.call(reacted.bring, True)
+        except NotRunning:
+            raise self._not_running() from None
+        if not reacted.wait(STUCK_AFTER):
+            raise stuck()
+
+
+def settled(future: Awaited, timeout: float | None) -> bool:
+    """Wait for a future, at most `timeout` seconds; return whether it is settled."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while not future.is_there():
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        future.wait(min(left, LONGEST_WAIT))
+    return True
+
+
+def stuck() -> LoopStuck:
+    """Return the error of a service thread that does not react."""
+    return LoopStuck(
+        "the service thread does not react: a callback of this program blocks it; callbacks have to return "
+        "at once. The rigs may have received the message"
+    )
