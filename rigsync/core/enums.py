@@ -35,7 +35,7 @@ class ExpMessage(IntFlag):
     @property
     def name(self) -> str:
         """Its name; of several in one, their names with ``|`` between."""
-        return "|".join(name for name, single in ExpMessage.__members__.items() if single & self) or "NULL"
+        return self._name_ or "|".join(name for name, one in ExpMessage.__members__.items() if one & self) or "NULL"
 
     @classmethod
     def any(cls) -> ExpMessage:
