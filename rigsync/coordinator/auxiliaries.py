@@ -118,6 +118,8 @@ class Auxiliaries:
         self._subscribers.add(events.Notice, self._reports.tell)
         self._started = Started(self._subscribers)
         self._leave_running = leave_running
+        self._begun: Experiment | None = None
+        """What `begin` has begun last."""
         self._warned: set[str] = set()
         self._listens = False
         """Whether `listen` is this class's own, and not a subclass's that serves the queue itself."""
@@ -665,6 +667,66 @@ class Auxiliaries:
             watch=watch,
             stop_later=stop_later,
         )
+
+    def begin(self, ref: Any, **options: Any) -> Experiment:
+        """Begin an experiment as `experiment` does, for a program that cannot hold a ``with`` open.
+
+        A program with windows or a notebook begins in one place and ends in another, by `end` or `interrupt`. Where
+        neither is called, the end of the program, or `close`, interrupts the rigs.
+
+        Parameters
+        ----------
+        ref, **options
+            As for `experiment`.
+
+        Returns
+        -------
+        Experiment
+            The one that goes on.
+
+        Raises
+        ------
+        RuntimeError
+            One that was begun here goes on.
+        ExperimentError, TypeError, ValueError, UnknownRig
+            As for `experiment`.
+        """
+        if self._begun and self._begun.goes_on:
+            raise RuntimeError(f"the experiment {self._begun.exp_ref} goes on; call end() or interrupt() first")
+        self._begun = self.experiment(ref, **options)
+        return self._begun.begin()
+
+    def end(self) -> None:
+        """End the experiment that `begin` has begun: EXPEND and EXPCLEANUP on all rigs.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has failed, now or before.
+        RuntimeError
+            None goes on.
+        """
+        self._present("end()").end()
+
+    def interrupt(self, reason: BaseException | str = "interrupted by the program") -> None:
+        """Interrupt the experiment that `begin` has begun: EXPINTERRUPT and EXPCLEANUP on all rigs.
+
+        Parameters
+        ----------
+        reason : BaseException or str, optional
+            Why; the rigs are told.
+
+        Raises
+        ------
+        RuntimeError
+            None goes on.
+        """
+        self._present("interrupt()").interrupt(reason)
+
+    def _present(self, call: str) -> Experiment:
+        if self._begun is None:
+            raise RuntimeError(f"{call}: no experiment was begun; begin one by begin(ref)")
+        return self._begun
 
     def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Have a rig do a command, which is ``@rig.command(...)`` on its side; wait for the value that it returns.

@@ -117,6 +117,11 @@ class Experiment:
     # ------------------------------------------------------------------------------------------------- looking
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it has begun, or is beginning or ending, and is not over."""
+        return self._state not in ("new", "over")
+
+    @property
     def failures(self) -> dict[str, str]:
         """By name of rig, what has gone wrong since it began to record; a rig that is lost until it is back."""
         return self._watch.failures() if self._watch else {}
@@ -128,7 +133,10 @@ class Experiment:
         ------
         ExperimentError
             Names each such rig with what has happened to it.
+        RuntimeError
+            The experiment was never begun: nothing is recorded.
         """
+        self._check_begun("check()")
         if self._watch and (failures := self._watch.take()):
             outcomes = {rig: failures.get(rig, "records") for rig in self._rigs}
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
@@ -136,9 +144,25 @@ class Experiment:
 
     # --------------------------------------------------------------------------------------------- life cycle
 
-    def __enter__(self) -> Experiment:
+    def begin(self) -> Experiment:
+        """Begin on all rigs or on none, as entering by ``with`` does; for a program that cannot hold a ``with`` open.
+
+        Then `end` or `interrupt` has to follow. Where neither does, the end of the program interrupts the rigs.
+
+        Returns
+        -------
+        Experiment
+            This one.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has not begun; those that had are interrupted and cleaned up.
+        RuntimeError
+            It was begun before.
+        """
         if self._state != "new":
-            raise RuntimeError("an experiment is entered once; make a new one with aux.experiment(...)")
+            raise RuntimeError("an experiment is begun once; make a new one with aux.experiment(...)")
         self._state = "beginning"
         self._signals.take_over()
         unfinished.add(self)
@@ -150,14 +174,60 @@ class Experiment:
         self._state = "running"
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+    def end(self) -> None:
+        """End on all rigs and have them clean up, as leaving a ``with`` does.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has failed, now or before.
+        RuntimeError
+            It was never begun, or is over.
+        """
+        self._check_goes_on("end()")
         try:
-            if error is None:
-                self._end()
+            self._end()
         except BaseException as problem:
             self._leave(problem)
             raise
-        self._leave(error)
+        self._leave(None)
+
+    def interrupt(self, reason: BaseException | str = "interrupted by the program") -> None:
+        """Interrupt all rigs and have them clean up, as an exception in a ``with`` does.
+
+        Parameters
+        ----------
+        reason : BaseException or str, optional
+            Why; the rigs are told.
+
+        Raises
+        ------
+        RuntimeError
+            It was never begun, or is over.
+        """
+        self._check_goes_on("interrupt()")
+        self._leave(reason if isinstance(reason, BaseException) else RuntimeError(reason))
+
+    def __enter__(self) -> Experiment:
+        return self.begin()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._leave(error)
+        elif self._state == "running":  # else the body has ended or interrupted it
+            self.end()
+
+    def _check_begun(self, call: str) -> None:
+        if self._state == "new":
+            raise RuntimeError(
+                f"{call} on an experiment that was never begun, and nothing is recorded: "
+                "begin it by `with aux.experiment(...) as session:` or by aux.begin(...)"
+            )
+
+    def _check_goes_on(self, call: str) -> None:
+        self._check_begun(call)
+        if self._state != "running":
+            raise RuntimeError(f"{call}: the experiment {self.exp_ref} is over; begin another by aux.begin(...)")
 
     def _leave(self, error: BaseException | None) -> None:
         """Interrupt what `error` leaves running, and take the guards away, whatever happens."""
