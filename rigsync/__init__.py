@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rigsync.coordinator.results import PingReply as PingReply
     from rigsync.coordinator.results import PushResult as PushResult
     from rigsync.coordinator.service import RigServices as RigServices
+    from rigsync.coordinator.view import RigView as RigView
     from rigsync.core.board import Progress as Progress
     from rigsync.core.clock import ClockEstimate as ClockEstimate
     from rigsync.core.enums import ExpMessage as ExpMessage
@@ -61,6 +62,7 @@ _MODULES = {
     "coordinator.remote_rig": ["RemoteRig"],
     "coordinator.results": ["PingReply", "PushResult"],
     "coordinator.service": ["RigServices"],
+    "coordinator.view": ["RigView"],
     "core.board": ["Progress"],
     "core.clock": ["ClockEstimate"],
     "core.enums": ["ExpMessage", "ExpStatus"],

@@ -118,7 +118,7 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return an environment in which no file of rigs is to be found, and with what is given besides."""
-    foreign = ("RIGSYNC_RIGS", "XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    foreign = ("RIGSYNC_RIGS", "XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
     inherited = {name: value for name, value in os.environ.items() if name not in foreign}
     folders = {"HOME": str(home), "USERPROFILE": str(home), "APPDATA": str(home / "appdata")}
     return {**inherited, **folders, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **more}

@@ -15,7 +15,6 @@ from live_helpers import Gate, in_thread
 from processes import LONG, port_of, until
 
 from rigsync import Auxiliaries, Rig
-from rigsync.cli.watching import Watch
 from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.results import PushResult
 from rigsync.core import messages
@@ -97,8 +96,7 @@ def test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing(stack: con
     outcomes: SimpleQueue[Any] = SimpleQueue()
     aux.thread.call(aux.services.ping, "cameras", LONG, outcomes.put)
     assert isinstance(outcomes.get(timeout=LONG), WrongRig)
-    with Watch(aux) as watch:
-        assert "says that it is ephys" in watch.rows()[0].last_error
+    assert "says that it is ephys" in aux.view("cameras").last_failure.text
     found = diagnose(rigs_from({"cameras": ephys.uri, "ephys": cameras.uri}))
     assert [[finding.fault.value for finding in seen.findings] for seen in found.values()] == [["wrong-rig"]] * 2
     assert f"{cameras.uri} is the one at which it answers" in found["cameras"].findings[0].remedies[0]

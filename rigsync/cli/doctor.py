@@ -99,7 +99,7 @@ def _state_of(evidence: Evidence) -> str:
 
 def _document(diagnosis: Diagnosis) -> dict[str, Any]:
     """Return all of it for JSON, times in milliseconds."""
-    from rigsync.cli.output import clock_document
+    from rigsync.coordinator.view import clock_document
 
     evidence, alive = diagnosis.evidence, diagnosis.evidence.alive
     return {

@@ -93,14 +93,6 @@ def end_interrupted_line() -> None:
         click.echo(err=True)
 
 
-def clock_document(clock: ClockEstimate | None) -> dict[str, float] | None:
-    """Return how a rig's clock stands for JSON; times in milliseconds, the drift in parts in a million."""
-    if clock is None:
-        return None
-    times = {"offset_ms": clock.offset, "bound_ms": clock.bound, "delay_ms": clock.delay}
-    return {**{name: 1000 * seconds for name, seconds in times.items()}, "drift_ppm": 1e6 * clock.drift}
-
-
 def milliseconds(seconds: float | None) -> str:
     """Return a duration in milliseconds to three decimals, ``-`` for None."""
     return "-" if seconds is None else f"{1000 * seconds:.3f}"

@@ -190,7 +190,7 @@ class Tally:
 
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON, times in milliseconds."""
-        from rigsync.cli.output import clock_document
+        from rigsync.coordinator.view import clock_document
 
         times, last = self.round_trip, self._last
         return {

@@ -23,6 +23,7 @@ from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, Sta
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
 from rigsync.coordinator.service import RigServices
+from rigsync.coordinator.view import RigView, Views
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose, compose_command, parts_of, validate_event
 from rigsync.core.enums import ExpMessage
@@ -118,6 +119,7 @@ class Auxiliaries:
         self._subscribers.add(events.Notice, self._reports.tell)
         self._started = Started(self._subscribers)
         self._leave_running = leave_running
+        self._views = Views(self._subscribers.add)
         self._begun: Experiment | None = None
         """What `begin` has begun last."""
         self._warned: set[str] = set()
@@ -578,6 +580,31 @@ class Auxiliaries:
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise outcome.result.as_error()
         return outcome
+
+    def view(self, rig: str) -> RigView:
+        """Return how a rig is now, in one piece. Safe to call from any thread.
+
+        Parameters
+        ----------
+        rig : str
+            Its name, or a pattern that matches one rig.
+
+        Raises
+        ------
+        UnknownRig, ValueError, TypeError
+            No rig, or more than one, is meant.
+        NotRunning
+            The services are not open.
+        """
+        name = self._rigs.only(rig)
+        if self._remote is None:
+            raise self._not_running()
+        return self._views.of(self._remote[name])
+
+    @property
+    def views(self) -> dict[str, RigView]:
+        """How each rig is now, by name, in their order; empty where the services are not open."""
+        return {name: self._views.of(rig) for name, rig in (self._remote or {}).items()}
 
     def experiment(
         self,
