@@ -948,7 +948,7 @@ def test_stop_event_may_be_set_in_a_callback(pair: Auxiliaries) -> None:
 
 
 def test_stuck_loop_is_told_from_a_silent_rig(pair: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rigsync.coordinator.auxiliaries, rigsync.waiters):
+    for module in (rigsync.coordinator.auxiliaries, rigsync.runtime.waiters):
         monkeypatch.setattr(module, "STUCK_AFTER", 0.2)
     assert pair.services is not None
     pair.services["cameras"].assign_callback("EXPINFO", gate)

@@ -240,7 +240,7 @@ def test_set_up_commands_are_tasks_of_run_py() -> None:
     assert [shlex.split(command) for command in DEMO + TEST] == [
         ["python3", "run.py", task] for task in ("demo", "test")
     ]
-    assert tasks["test"] == ["-m", "pytest"]
+    assert tasks["test"][:2] == ["-m", "pytest"]
     assert tasks["demo"] == ["-m", "rigsync", "demo"]
 
 

@@ -20,7 +20,7 @@ from live_helpers import Gate, in_thread
 from processes import LONG, ROOT, RigProgram, until
 
 from rigsync import Auxiliaries, ExpStatus, PushError, Rig
-from rigsync import rig as rig_module
+from rigsync.rig import rig as rig_module
 from rigsync.core.events import LinkChanged, LinkState, Notice
 from rigsync.runtime.workers import Workers, _Worker
 

@@ -339,10 +339,10 @@ class Kept:
             if found is None:
                 if path in self._must_stay:
                     lost[path] = "is gone, though it was finished; look for what has moved or removed it"
-            elif found.size < before.size:
-                lost[path] = f"had {before.size:,} B before, and now has {found.size:,} B"
             elif found.identity != before.identity:
                 lost[path] = f"was replaced: another file of {found.size:,} B has its name"
+            elif found.size < before.size:
+                lost[path] = f"had {before.size:,} B before, and now has {found.size:,} B"
         for path in lost:
             del self._seen[path]
         return lost
