@@ -148,6 +148,7 @@ class EchoLane:
     awaited: tuple[ExpMessage, bytes] | None = None
     until: float = math.inf
     last: bytes = b""
+    """What stands for the last message."""
     last_at: float = -math.inf
 
     def repeats(self, data: bytes, now: float) -> bool:
