@@ -42,11 +42,11 @@ AMPLIFIED = 3
 
 
 def serve(uri: str, streams: int) -> None:
-    """Serve until EOF, with a description of 31 kB; print the port."""
+    """Serve until EOF, with a description of 31 kB where there are streams; print the port."""
     from rigsync import Rig
 
     logging.disable(logging.CRITICAL)
-    rig = Rig("rig", uri, experiment_description={"devices": "x" * 31_000})
+    rig = Rig("rig", uri, experiment_description={"devices": "x" * 31_000 * bool(streams)})
     rig.on("EXPINIT", "EXPSTART", "EXPEND")(lambda *_: None)
     for number in range(streams):
         rig.add_stream(f"camera{number}", state="RECORDING", file="x" * 100)
@@ -167,7 +167,7 @@ ATTACKS: dict[str, Callable[[int, str], None]] = {
     "instants": lambda port, _: flood(port, instants(), 1, 4_000),
     "instantsports": lambda port, _: flood(port, instants(), 2_000, 2),
     "frames": lambda port, _: flood(port, (expinfo(f"{n:016x}", b"null") for n in itertools.count()), 2_000, 100),
-    "arrays": lambda port, _: flood(port, itertools.repeat(b"[64,0,null]"), 2_000, 100),
+    "arrays": lambda port, _: flood(port, (b"[64,0,%d]" % n for n in itertools.count()), 2_000, 100),
     "forged": lambda port, owner: flood(port, forged(owner), 17, 16_000, OTHER, answered=2),
 }
 

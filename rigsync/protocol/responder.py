@@ -441,7 +441,7 @@ class Responder(Outputs[Address]):
         if lane.repeats(data, now) and (hands_over_token or self._is_busy_with(source, lane)):
             self._count("repeated message")
             return
-        if not lane.guard.allows(lane.last, now):  # its hash: to hash 59 MB again takes a tenth of a second
+        if not lane.guard.allows(data, now):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send_array(source, data, now)
         args = _unwrapped(message, data)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rigsync.config import MAX_MESSAGE, Room
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
-from rigsync.protocol import echo_guard, messages
+from rigsync.protocol import messages
 from rigsync.protocol.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, WAITING_BYTES
 from rigsync.protocol.arguments import compose, compose_command
 from rigsync.protocol.coordinators import COORDINATORS, RECORDS, REPEAT_WINDOW, WATCHERS
@@ -859,20 +859,6 @@ def test_an_array_is_echoed_first_and_answered_then() -> None:
     (answer,) = bench.sent()
     assert messages.has_mark(answer, RIG_MARK)
     assert answer.startswith(b"[64,0,{")
-
-
-def test_an_array_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[int] = []
-    real = echo_guard.blake2b
-
-    def note(data: bytes, **options: Any) -> Any:
-        hashed.append(len(data))
-        return real(data, **options)
-
-    monkeypatch.setattr(echo_guard, "blake2b", note)
-    bench = RigBench("EXPINFO")
-    data = bench.array(ExpMessage.EXPINFO, 0, "x" * 100_000)
-    assert len(data) <= sum(hashed) <= len(data) + 100
 
 
 def test_an_array_without_a_handler_is_echoed_and_answered_at_once() -> None:
