@@ -132,7 +132,7 @@ def flood(port: int, datagrams: Iterator[bytes], ports: int, each: int, source: 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind((source, 0))
             sock.connect((HERE, port))
-            sock.settimeout(0.05)
+            sock.settimeout(1)
             for sent in range(0, each, 16):
                 block = list(itertools.islice(datagrams, min(16, each - sent)))
                 with contextlib.suppress(OSError):  # no answer within the time: so it goes on
