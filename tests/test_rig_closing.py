@@ -20,8 +20,8 @@ from live_helpers import Gate, in_thread
 from processes import LONG, ROOT, RigProgram, until
 
 from rigsync import Auxiliaries, ExpStatus, PushError, Rig
-from rigsync.rig import rig as rig_module
 from rigsync.core.events import LinkChanged, LinkState, Notice
+from rigsync.rig import rig as rig_module
 from rigsync.runtime.workers import Workers, _Worker
 
 REFERENCE = "2026-03-01_2_mouse"

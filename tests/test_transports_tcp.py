@@ -298,6 +298,51 @@ def test_what_came_before_a_connection_ended_is_handled_before_that(
     run(main)
 
 
+def test_messages_that_begin_on_many_connections_take_little_at_a_time() -> None:
+    async def main() -> None:
+        async with listening(1 << 26) as (_, endpoint, address):
+            listener: Any = endpoint._listener
+            with contextlib.ExitStack() as stack:
+                socks = [stack.enter_context(connected(address)) for _ in range(20)]
+                for sock in socks:
+                    sock.setblocking(False)
+                    sock.send(b'["')
+
+                def wait() -> bool:
+                    for sock in socks:
+                        with contextlib.suppress(BlockingIOError):
+                            sock.send(b"x" * 100_000)
+                    return len(listener._waiting) == 19  # the other one is read on
+
+                await came_true(wait)
+                held = [stream.held for stream in listener._waiting]
+                assert min(held) > tcp.LARGE
+                assert max(held) <= tcp.LARGE + tcp.READ
+
+    run(main)
+
+
+def test_a_connection_with_much_to_read_does_not_keep_another_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    feed = tcp.StreamDecoder.feed
+
+    def note(decoder: Any, piece: bytes) -> Any:
+        looks.append(len(piece))
+        return feed(decoder, piece)
+
+    monkeypatch.setattr(tcp.StreamDecoder, "feed", note)
+
+    async def main() -> None:
+        async with listening() as (wire, _, address):
+            with connected(address) as sock, connected(address) as other:
+                await asyncio.to_thread(sock.sendall, b"[" + b"[]," * 80_000)
+                other.sendall(b"[7]")
+                await came_true(lambda: wire.messages)
+                assert max(looks) <= tcp.READ
+
+    run(main)
+
+
 def test_nothing_is_handled_once_this_side_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "AT_ONCE", 2)
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from hashlib import blake2b
 
 WINDOW = 1.0
 """Seconds over which repeats are counted."""
 MOST = 2000
 """Echoes of the same bytes within the window that are still taken for messages of their own: more than a coordinator
 that polls as fast as it can brings about, fewer than an exchange of echoes on a local network."""
-
-
-def digest_of(data: bytes) -> bytes:
-    """Return what stands for bytes that may be many, and are to be known again."""
-    return blake2b(data, digest_size=16).digest()
 
 
 class EchoGuard:
@@ -24,17 +18,16 @@ class EchoGuard:
     at full speed that goes on for ever. One echo that is held back ends it.
     """
 
-    __slots__ = ("_count", "_digest", "_since")
+    __slots__ = ("_count", "_last", "_since")
 
     def __init__(self) -> None:
-        self._digest = b""
+        self._last: int | None = None  # its hash: the bytes themselves may be many
         self._count = 0
         self._since = -math.inf
 
     def allows(self, data: bytes, now: float) -> bool:
         """Count an echo of `data` at monotonic `now`, in seconds, and return whether it may be sent."""
-        digest = digest_of(data)
-        if digest != self._digest or now - self._since >= WINDOW:
-            self._digest, self._count, self._since = digest, 0, now
+        if (known := hash(data)) != self._last or now - self._since >= WINDOW:
+            self._last, self._count, self._since = known, 0, now
         self._count += 1
         return self._count <= MOST

@@ -9,7 +9,7 @@ from typing import Any
 
 from rigsync._text import one_line
 from rigsync.core import messages
-from rigsync.core.agenda import Agenda, Problem, Task
+from rigsync.core.agenda import WAITING_BYTES, Agenda, Problem, Task
 from rigsync.core.answers import Identity
 from rigsync.core.board import STREAM, Board, Post
 from rigsync.core.clock import StampClock
@@ -120,7 +120,7 @@ class Responder(Outputs[Address]):
                 owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
-                self._receive_request(frame, source, now, room_of(data))
+                self._receive_request(frame, source, now, room_of(data, WAITING_BYTES))
             elif isinstance(frame, Ack):
                 if not self._reach.has_shown(source[0]) and frame.n == self._reach.challenge(source[0]):
                     self._reach.show(source[0])
@@ -443,7 +443,8 @@ class Responder(Outputs[Address]):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send_array(source, data, now)
         args = _unwrapped(message, data)
-        task = Task(message.event, args, source, Sender(source[0], None), None, room_of(data), silent=hands_over_token)
+        size = room_of(data, WAITING_BYTES)
+        task = Task(message.event, args, source, Sender(source[0], None), None, size, silent=hands_over_token)
         self._agenda.accept(task, now)
 
     def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:

@@ -48,19 +48,23 @@ SLOWEST = 1 << 17
 LONGEST_TURN = 3.0
 """Seconds that its message may take in all while others wait, or its connection is closed: a coordinator that waits
 for longer than 5 s loses the rig."""
+READ = 1 << 14
+"""Bytes that are read of a connection before those of others: of text that takes 0.1 ms, of nothing but brackets some
+10 ms. As much as asyncio would read by itself, of 126 connections, kept the one in charge waiting for seconds."""
 AT_ONCE = 8
 """Messages of a connection that are handled before those of others."""
 _MOST_SAID = 8
 """Problems of one line that are logged until a message comes."""
 
 
-class _Stream(asyncio.Protocol):
+class _Stream(asyncio.BufferedProtocol):
     """One TCP connection: messages out of bytes, and bytes out of messages."""
 
     transport: asyncio.Transport
 
     def __init__(self, limit: int):
         self._decoder = StreamDecoder(limit)
+        self._buffer = memoryview(bytearray(READ))
         self._loop = asyncio.get_running_loop()
         self._largest_waiting = 0
         self._sent_at = -ARRAY_GAP
@@ -85,8 +89,11 @@ class _Stream(asyncio.Protocol):
         """Bytes of a message that has begun to arrive."""
         return self._decoder.held
 
-    def data_received(self, data: bytes) -> None:
-        self._coming = self._decoder.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._coming = self._decoder.feed(bytes(self._buffer[:nbytes]))
         self._take_in()
 
     def _take_in(self) -> None:
