@@ -46,6 +46,8 @@ class Command:
         What stands before it on the command line, for instance ``ip netns exec name``.
     stdin : file or descriptor, optional
         What its input is instead of a pipe.
+    lasts : float
+        Seconds after which it hangs, and is killed.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Command:
         redirection: str = "",
         before: Sequence[str] = (),
         stdin: Any = subprocess.PIPE,
+        lasts: float = LONG,
     ):
         shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"] if redirection else []
         self.process = subprocess.Popen(
@@ -68,7 +71,7 @@ class Command:
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
-        self._watchdog = threading.Timer(LONG, self.process.kill)
+        self._watchdog = threading.Timer(lasts, self.process.kill)
         self._watchdog.start()
 
     def line(self, beginning: str = "") -> str:

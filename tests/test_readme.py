@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, environment
-from processes import Program, free_port, until
+from processes import LONG, Program, free_port, until
 
 import rigsync
 from rigsync import Auxiliaries, ExpStatus, Rig
@@ -260,7 +260,7 @@ def test_commands_succeed_one_after_the_other_with_the_rig_of_another_terminal(
 ) -> None:
     (tmp_path / "rigs.yaml").write_text(with_ports(RIGS, ports), encoding="utf-8")
     (serving,) = SERVE
-    with Command(shlex.split(with_ports(serving, ports))[1:], tmp_path, environment(tmp_path)) as rig:
+    with Command(shlex.split(with_ports(serving, ports))[1:], tmp_path, environment(tmp_path), lasts=9 * LONG) as rig:
         assert "listens on" in rig.error_line()
         for command in LAB:
             done = rigsync_command(command, tmp_path)
