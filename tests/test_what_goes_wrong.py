@@ -61,8 +61,9 @@ SHOWN_BY = {
         "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
         "tests/test_readme.py::test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup",
     ],
-    "a signal handler pushes while the main thread waits for rigs": [
+    "a signal handler pushes, looks something up or closes, wherever it interrupts the main thread": [
         "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
+        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered",
         "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
     ],
     "a rig's PC comes back with another address": [
