@@ -145,7 +145,7 @@ def test_where_nothing_can_be_locked_it_is_told_and_recorded(tmp_path: Path, cap
     with caplog.at_level(logging.WARNING), rig.taking(ONE):
         pass
     rig.keep_only()
-    assert "left: nobody sees to it that one rig alone records to /data/left.avi: " in caplog.text
+    assert "left: another rig can record to /data/left.avi too, since no lock can be had: " in caplog.text
 
 
 PUT = {

@@ -267,6 +267,30 @@ def test_an_argument_stays_one_argument(launch: Callable[..., Run], tmp_path: Pa
 
 
 @posix_only
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["/usr/bin/ffmpeg", "-i", "x"], "ffmpeg"),
+        ("ffmpeg -i x", "ffmpeg"),
+        ("trap '' INT; exec /usr/bin/ffmpeg -i x", "ffmpeg"),
+        ("(trap 'echo done' INT; ffmpeg -i x)", "ffmpeg"),
+        ("cd /data && LANG=C nice ffmpeg -i x > log", "ffmpeg"),
+        ("while true; do ffmpeg -i x; done", "ffmpeg"),
+        ("for i in 1 2; do '/opt/my cam/record' $i; done", "record"),
+        ("echo start > file\nffmpeg -i x", "ffmpeg"),
+        ("echo a | tr a b", "tr"),
+        ("echo session one; echo two", "echo session one; echo two"),
+        ("echo 'not closed", "echo 'not closed"),
+        ("echo " + 50 * "x", "echo " + 35 * "x"),
+        (" ", "sh"),
+    ],
+)
+def test_a_command_is_called_by_its_program(command: list[str] | str, name: str) -> None:
+    shell = isinstance(command, str)
+    process = Process(command, shell=shell, folder=None, environment={}, on_line=print, on_exit=print)
+    assert process.program == name
+
+
 def test_a_line_for_the_shell_is_read_by_the_shell(launch: Callable[..., Run]) -> None:
     run = launch("echo $((1 + 2)) | cat; exit 7")
     assert run.ended().status == 7
