@@ -266,6 +266,11 @@ SHOWN_BY = {
         "tests/protocol/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
         "tests/protocol/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
     ],
+    "strangers begin large messages over TCP and do not go on, several of them": [
+        "tests/test_strangers.py::test_several_slow_strangers_in_a_row_do_not_keep_the_one_in_charge_from_its_message",
+        "tests/test_strangers.py::test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs",
+        "tests/test_strangers.py::test_two_slow_senders_of_large_messages_are_both_taken",
+    ],
     "a message of more values than can be read in half a second": [
         "tests/test_strangers.py::test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory",
         "tests/test_strangers.py::test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size",
