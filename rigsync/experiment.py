@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rigsync import __version__
 from rigsync.callbacks import guarded
 from rigsync.conditions import Latch
-from rigsync.console_window import watch_console_window
+from rigsync.console_window import ending_signals, watch_console_window
 from rigsync.errors import (
     BusyError,
     ExperimentError,
@@ -51,8 +51,6 @@ RECORDING = "recording"
 """The stage of an experiment between EXPSTART and EXPEND."""
 _OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
-_ENDING_SIGNALS = ("SIGTERM", "SIGHUP", "SIGBREAK")
-"""Those that end a program which does not handle them; the last is what Windows has in place of the first."""
 
 
 unfinished: weakref.WeakSet[Experiment] = weakref.WeakSet()
@@ -406,8 +404,7 @@ class _EndingSignals:
         if threading.current_thread() is threading.main_thread():
             for other in [other for other in self._holding if other._process != self._process]:
                 del self._holding[other]  # it was left to the process of which this is a fork
-            known = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
-            for number in (signal.SIGINT, *known):
+            for number in (signal.SIGINT, *ending_signals()):
                 usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 handler = signal.getsignal(number)
                 owner = getattr(handler, "__self__", None)

@@ -29,7 +29,7 @@ from rigsync import __version__
 from rigsync.callbacks import guarded
 from rigsync.conditions import Awaited
 from rigsync.config import MAX_MESSAGE, Address, RigConfig, Room, Timing, checked_lease, parse_uri
-from rigsync.console_window import watch_console_window
+from rigsync.console_window import ending_signals, watch_console_window
 from rigsync.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge, RigsyncError
 from rigsync.loop_thread import LoopThread, is_coroutine_function
@@ -998,14 +998,14 @@ def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP says that the terminal is gone; `nohup` ignores it.
-    known = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
-    names = [name for name in known if name != "SIGHUP" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
-    before = {name: signal.signal(getattr(signal, name), ask) for name in names}
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, *ending_signals()):
+        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:  # by `nohup`
+            before[number] = signal.signal(number, ask)
     watch_console_window()
     try:
         yield
     finally:
-        for name, handler in before.items():
+        for number, handler in before.items():
             if handler is not None:  # one that was not installed from Python cannot be put back from there
-                signal.signal(getattr(signal, name), handler)
+                signal.signal(number, handler)

@@ -287,9 +287,10 @@ class Recording:
         tell(self._rig, self._say, topic, _name_of(path), problem, self._exp_ref)
 
 
-def tell(rig: Rig, say: Callable[[str], None], topic: str, key: str, problem: str, exp_ref: str | None) -> None:
-    """Tell something of a recording: in the log of the session, in the agent's, and to the coordinators."""
-    say(problem)
+def tell(rig: Rig, say: Callable[[str], None] | None, topic: str, key: str, problem: str, exp_ref: str | None) -> None:
+    """Tell something of a recording: in the log of the session, by `say`, in the agent's, and to the coordinators."""
+    if say:
+        say(problem)
     logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", rig.name, one_line(problem))
     body: dict[str, Any] = {"problem": problem, "exp_ref": exp_ref}
     with contextlib.suppress(RigsyncError):
