@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from live_helpers import Gate
+from platforms import posix
 from processes import LONG, ROOT, TOKEN, FakeAlyx, RigProgram, free_port, has_ipv6, port_of, until
 
 from rigsync import (
@@ -53,8 +54,6 @@ CLOSE_PROMISE = 2.0
 """Seconds within which `Rig.close` returns, as it says, ..."""
 SLACK = 1.5
 """... and what a busy computer adds."""
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals on Windows")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from platforms import linux, posix
 from processes import LONG, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
@@ -35,8 +36,6 @@ from rigsync.protocol.messages import ExpMessage
 
 REFERENCE = "2026-03-01_2_mouse"
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and signals between processes")
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
 
@@ -595,7 +594,7 @@ def test_one_that_dies_while_it_records_is_told_at_once(lab: Lab) -> None:
     assert agent.status is ExpStatus.CONNECTED
 
 
-@linux_only
+@linux
 def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> None:
     recording_agent(lab)
     aux = lab.connect()
@@ -615,7 +614,7 @@ def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> No
     assert failures == []
 
 
-@linux_only
+@linux
 def test_one_that_dies_just_before_another_experiment_ends_it_does_not_interrupt_that(lab: Lab) -> None:
     agent = lab.agent({"EXPINIT": {"start": lab.program(WAITS)}, "EXPEND": STOP})
     aux = lab.connect()

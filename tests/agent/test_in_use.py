@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from platforms import posix
 from processes import LONG
 
 from rigsync.agent import in_use
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
 
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such links and permissions")
 for_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be another user")
 
 ONE = {"path /data/left.avi": "/data/left.avi"}

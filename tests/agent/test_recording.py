@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, environment
+from platforms import posix
 from processes import LONG, until
 
 from agent.test_agent import NEXT, RECORDER, REFERENCE, STOP, WAITS, Lab, failure, init, lab, noted
@@ -23,7 +24,6 @@ from rigsync.agent.agent import Agent
 
 __all__ = ["lab"]  # a fixture
 
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such links, or only for some users")
 
 ANEW = """
 import os, signal, sys, time

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from cli_programs import Command, environment, has_ended, still_there
+from platforms import linux, needs_ffmpeg, posix
 from processes import LONG, Leftovers, free_port, keepers_of, until, watchers_of
 
 from rigsync import Auxiliaries, ExperimentError, PushError
@@ -25,9 +25,6 @@ from rigsync.protocol.events import RigRestarted
 REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of processes")
-needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg here")
 
 FFMPEG = "ffmpeg -hide_banner -y -re -f lavfi -i testsrc=size=160x120:rate=30 -pix_fmt yuv420p -preset ultrafast"
 
