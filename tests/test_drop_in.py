@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from awaiting_rigs import VARIANTS, whole_experiments_of
 from iblutil.io.net import app
 from live_helpers import EchoServer, run
+from platforms import posix
 from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, ExpStatus, NotRunning, PushResult, Rig
@@ -31,7 +31,6 @@ TASK = str(Path(__file__).with_name("mixin_task.py"))
 COUNTED = {f"EXP{verb}": "count" for verb in ("INFO", "INIT", "START", "END", "INTERRUPT")}
 WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND"]
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
 

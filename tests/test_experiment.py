@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from live_helpers import EchoServer, Gate, in_thread
+from platforms import posix
 from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
@@ -39,7 +40,6 @@ VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP
 EAGER = Timing(beat=0.2)
 """What takes 5 s else, that a rig is lost, takes 1 s."""
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
 

@@ -121,8 +121,9 @@ rig.close()
 """A rig that tells how many bytes it keeps more than at its beginning. What a system says of its memory is rounded."""
 
 
-@pytest.mark.parametrize("dialect", ["iblutil", "rigsync"])
-def test_a_flood_of_senders_takes_less_than_64_mb(dialect: str) -> None:
+# What iblutil coordinators do not confirm is given up after a second, so that even without a bound little is kept.
+@pytest.mark.parametrize(("dialect", "most"), [("iblutil", 12e6), ("rigsync", 32e6)])
+def test_a_flood_of_senders_takes_less_than_64_mb(dialect: str, most: float) -> None:
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin
         assert child.stdout
@@ -138,7 +139,7 @@ def test_a_flood_of_senders_takes_less_than_64_mb(dialect: str) -> None:
                         pass
         child.stdin.write(b"\n")
         child.stdin.flush()
-        assert int(child.stdout.readline()) < 32e6
+        assert int(child.stdout.readline()) < most
         child.stdin.close()
         assert child.wait(LONG) == 0
 
@@ -149,7 +150,7 @@ def flood(dialect: str, port: int, sender: int) -> None:
         boot = f"{sender:016x}"
         info = Message.of(ExpMessage.EXPINFO, [0, None])
         for n in range(1, 9):
-            data = f"[64,{n},null]".encode() if dialect == "iblutil" else messages.request(boot, n, info)
+            data = f"[64,0,{n}]".encode() if dialect == "iblutil" else messages.request(boot, n, info)
             sock.sendto(data, ("127.0.0.1", port))
         if dialect == "rigsync":
             sock.sendto(messages.probe(boot, 9, 1), ("127.0.0.1", port))

@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from processes import LONG, until
 
 from rigsync import __version__
 from rigsync.config.rigs import rigs_from
-from rigsync.coordinator import results
+from rigsync.coordinator import remote_rig, results
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.remote_rig import RemoteRig
 from rigsync.coordinator.results import PushResult, draw_request_time
@@ -730,6 +731,54 @@ def test_answer_is_not_missed_between_looking_and_waiting(serve: Serve, connect:
         sys.setswitchinterval(switching)
 
 
+@pytest.mark.parametrize("who", ["on_event", "deliver"])
+def test_answer_is_not_missed_wherever_the_other_thread_stands(who: str) -> None:
+    """Stop the one thread before each line in turn, and let the other one do all that it can meanwhile."""
+    clients = rigs_from({"cameras": "udp://127.0.0.1:11001"})
+    rig, places = RemoteRig(clients.rigs["cameras"], RigServices(clients)), set[int]()
+    addr = "127.0.0.1", 11001
+
+    def wait() -> Any:
+        return run(rig.on_event("EXPINFO"))
+
+    def deliver() -> None:
+        rig.deliver(ExpMessage.EXPINFO, [1], addr)
+
+    def go() -> tuple[Any, bool]:
+        others: list[Any] = []
+
+        def stop(frame: FrameType, event: str, _: Any) -> Any:
+            is_new = frame.f_code.co_filename == remote_rig.__file__ and frame.f_lineno not in places
+            if event == "line" and is_new and not others:
+                places.add(frame.f_lineno)
+                others.append(in_thread(deliver if who == "on_event" else wait))
+                until(lambda: others[0].done() or (who == "deliver" and any(rig._callbacks.values())))
+            return stop
+
+        rig.note_confirmed(ExpMessage.EXPINFO)
+        in_the_end = threading.Timer(0.3, lambda: others or deliver())
+        if who == "on_event":
+            in_the_end.start()
+        sys.settrace(stop)
+        try:
+            outcome = wait() if who == "on_event" else deliver()
+        finally:
+            sys.settrace(None)
+        if who == "on_event":
+            in_the_end.cancel()
+            in_the_end.join()
+        else:
+            outcome = (others[0] if others else in_thread(wait)).result(LONG)
+        return outcome, bool(others)
+
+    is_new = True
+    while is_new:
+        outcome, is_new = in_thread(go).result(LONG)
+        assert outcome == ([1], addr)
+        assert (rig._unclaimed, any(rig._callbacks.values()), rig._asked) == ({}, False, set())
+    assert len(places) > 8
+
+
 async def _ask_often(rig: RemoteRig, times: int) -> None:
     for number in range(times):
         assert (await ask(rig, number, None))[1]["next"] == number + 1
@@ -1123,7 +1172,7 @@ def test_failures_are_logged_with_the_rigs_name(caplog: pytest.LogCaptureFixture
 def test_request_times_are_unique_though_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0 + draw_request_time(), *[5.0] * 10_000])
     monkeypatch.setattr(results.time, "time", lambda: next(clock))
-    monkeypatch.setattr(results, "_last_request_time", results._last_request_time)  # restored afterwards
+    monkeypatch.setattr(results, "_drawn", results._drawn.copy())  # restored afterwards
     drawn = [in_thread(lambda: [draw_request_time() for _ in range(500)]) for _ in range(8)]
     times = [future.result(LONG) for future in drawn]
     assert all(of_one == sorted(of_one) for of_one in times)

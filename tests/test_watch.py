@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, environment
+from platforms import needs_terminal, posix
 from processes import LONG, IblutilServer, RigProgram, free_port, until
 from rich.cells import cell_len
 
@@ -27,9 +28,6 @@ from rigsync.cli.watching import screen
 from rigsync.coordinator.view import RigView, Told
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState, Notice
-
-needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
-needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
 
 REFERENCE = "2026-01-31_1_mouse"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
@@ -244,7 +242,7 @@ def test_a_rig_is_killed_and_comes_back(
                 assert terminal.end() == 0
 
 
-@needs_signals
+@posix
 def test_a_rig_that_was_silent_is_back(tmp_path: Path, write: Callable[..., None]) -> None:
     with RigProgram("cameras", handlers={}) as rig:
         write(FAST, cameras=rig.uri)
@@ -415,7 +413,7 @@ def test_once_as_json(tmp_path: Path, write: Callable[..., None], serve: Callabl
     assert (found["last_message"], found["last_error"]) == (None, None)
 
 
-@needs_signals
+@posix
 def test_commands_are_shown_as_messages_are(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
@@ -439,7 +437,7 @@ def test_commands_are_shown_as_messages_are(
         assert command.outcome().status == 0
 
 
-@needs_signals
+@posix
 def test_without_a_terminal_each_change_is_a_line_of_json(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
@@ -464,7 +462,7 @@ def test_without_a_terminal_each_change_is_a_line_of_json(
     assert (outcome.status, outcome.err) == (0, "")
 
 
-@needs_signals
+@posix
 def test_without_a_terminal_each_change_is_a_table(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
 ) -> None:
@@ -508,7 +506,7 @@ def test_once_shows_what_the_rigs_are_at(tmp_path: Path, write: Callable[..., No
     assert {name: found[name] for name in WORK_DOCUMENT} == WORK_DOCUMENT
 
 
-@needs_signals
+@posix
 def test_progress_is_a_line_of_json_and_no_table_of_its_own(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
 ) -> None:

@@ -61,8 +61,9 @@ SHOWN_BY = {
         "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
         "tests/test_readme.py::test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup",
     ],
-    "a signal handler pushes while the main thread waits for rigs": [
+    "a signal handler pushes, looks something up or closes, wherever it interrupts the main thread": [
         "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
+        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered",
         "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
     ],
     "a rig's PC comes back with another address": [
@@ -264,6 +265,11 @@ SHOWN_BY = {
         "tests/test_strangers.py::test_a_flood_for_an_instant_to_come_is_refused_and_the_owner_s_commands_run",
         "tests/core/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
         "tests/core/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
+    ],
+    "strangers begin large messages over TCP and do not go on, several of them": [
+        "tests/test_strangers.py::test_several_slow_strangers_in_a_row_do_not_keep_the_one_in_charge_from_its_message",
+        "tests/test_strangers.py::test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs",
+        "tests/test_strangers.py::test_two_slow_senders_of_large_messages_are_both_taken",
     ],
     "a message of more values than can be read in half a second": [
         "tests/test_strangers.py::test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory",

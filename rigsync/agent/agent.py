@@ -22,7 +22,7 @@ from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
 from rigsync.agent.keys import KEEP, OVERWRITE, REFUSE
 from rigsync.agent.process import Exit
-from rigsync.agent.recording import Recording
+from rigsync.agent.recording import Recording, tell
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import SubstitutionError, Template, Use
 from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
@@ -344,9 +344,7 @@ class Agent(Rig):
         self._going = [(child, start) for child, start in self._going if not child.ended.done()]
 
     def _tell_failure(self, problem: str, label: str) -> None:
-        logger.error("%s: %s", self.name, problem)
-        with contextlib.suppress(RigsyncError):
-            self.notify(FAILURE, {"problem": problem, "exp_ref": self._reference}, key=label)
+        tell(self, None, FAILURE, label, problem, self._reference)
 
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):

@@ -168,7 +168,7 @@ class InUse:
         try:
             descriptor = _locked(file)
         except OSError as error:
-            logger.warning("%s: nobody sees to it that one rig alone records to %s: %s", self._rig, path, error)
+            logger.warning("%s: another rig can record to %s too, since no lock can be had: %s", self._rig, path, error)
             return None
         if descriptor is None:
             raise PathTaken(f"{path!r} is in use by {_told(_holder_in(file))}; {_REMEDY}")

@@ -11,7 +11,9 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -36,6 +38,17 @@ _logger = logging.getLogger("rigsync.agent")
 Step = Literal["interrupt", "terminate", "kill"]
 How = Literal["by itself", "interrupt", "terminate", "kill"]
 
+LONGEST_NAME = 40
+"""Characters of a line for the shell by which it is called where it runs no program."""
+_BEFORE_COMMAND = re.compile(
+    r"!|[{}]|\w+=.*|if|then|elif|else|while|until|do|exec|command|env|nohup|time|sudo|nice", re.DOTALL
+)
+"""Words of a shell behind which that word comes which says what is run."""
+_NO_PROGRAM = re.compile(
+    r"[.:]|\[\[?|alias|break|case|cd|continue|declare|done|echo|esac|eval|exit|export|false|fi|for|function|local|"
+    r"printf|pwd|read|return|select|set|shift|source|test|trap|true|type|ulimit|umask|unset|wait"
+)
+"""What a shell does itself."""
 LONGEST_LINE = 4096
 """Bytes of a line that are kept: what has no end is no line, but perhaps a video on the wrong output."""
 LAST_LINES = 20
@@ -161,9 +174,10 @@ class Process:
 
     @property
     def program(self) -> str:
-        """What to call the command by: the name of its program, or the first word of its line for the shell."""
-        first = self._command.split()[:1] if isinstance(self._command, str) else self._command[:1]
-        return os.path.basename(first[0]) if first else "sh"
+        """What to call the command by: the name of its program, or of the first one in its line for the shell."""
+        if isinstance(self._command, str):
+            return _program_in(self._command) or one_line(self._command.strip())[:LONGEST_NAME] or "sh"
+        return os.path.basename(self._command[0])
 
     @property
     def pid(self) -> int:
@@ -560,3 +574,22 @@ if sys.platform != "win32":
         def _end_orphans(self, **how: Any) -> None:
             if self.keeper:
                 orphans.end(lambda: orphans.kept_by(self.keeper), **how)
+
+
+def _program_in(line: str) -> str | None:
+    """Return the name of the first program that a line for the shell runs; None where that cannot be told."""
+    words = shlex.shlex(line.replace("\n", ";"), posix=os.name != "nt", punctuation_chars=True)
+    words.commenters = ""
+    try:
+        found = list(words)
+    except ValueError:  # a quote that is not closed
+        return None
+    is_next = True
+    for word in found:
+        if word and not word.strip("();<>|&"):
+            is_next = "<" not in word and ">" not in word
+        elif is_next and not _BEFORE_COMMAND.fullmatch(word):
+            if not _NO_PROGRAM.fullmatch(word):
+                return os.path.basename(word.strip("\"'"))
+            is_next = False
+    return None

@@ -160,7 +160,7 @@ class Recording:
         try:
             await self._look_on()
         except Exception as error:  # the system gives no more threads
-            self._tell(FAILURE, self._pattern, f"nobody looks any more whether {_shown(self._pattern)} grows: {error}")
+            self._tell(FAILURE, self._pattern, f"{_shown(self._pattern)} is not watched any more: {error}")
 
     async def _look_on(self) -> None:
         loop = asyncio.get_running_loop()
@@ -220,8 +220,8 @@ class Recording:
         for path in segments.unfinished:
             self._note_problem(
                 path,
-                f"{_shown(path)} still grows, though a newer one has begun, which nobody could tell from a second "
-                "recorder; give each recorder a pattern of its own, or more time by settled_within",
+                f"{_shown(path)} still grows, though a newer one has begun: a second recorder may be writing; "
+                "give each recorder a pattern of its own, or more time by settled_within",
             )
 
     def _note_problem(self, path: str, problem: str) -> None:
@@ -287,9 +287,10 @@ class Recording:
         tell(self._rig, self._say, topic, _name_of(path), problem, self._exp_ref)
 
 
-def tell(rig: Rig, say: Callable[[str], None], topic: str, key: str, problem: str, exp_ref: str | None) -> None:
-    """Tell something of a recording: in the log of the session, in the agent's, and to the coordinators."""
-    say(problem)
+def tell(rig: Rig, say: Callable[[str], None] | None, topic: str, key: str, problem: str, exp_ref: str | None) -> None:
+    """Tell something of a recording: in the log of the session, by `say`, in the agent's, and to the coordinators."""
+    if say:
+        say(problem)
     logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", rig.name, one_line(problem))
     body: dict[str, Any] = {"problem": problem, "exp_ref": exp_ref}
     with contextlib.suppress(RigsyncError):

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rigsync import RigsyncError
-from rigsync.runtime.console_window import watch_console_window
+from rigsync.runtime.console_window import ending_signals, watch_console_window
 
 START_TIMEOUT = 30.0
 """Seconds that a program may take to begin: imports on a slow disk with a virus scanner."""
@@ -128,7 +128,7 @@ def signals_held_back() -> Iterator[None]:
     """Let Ctrl-C and requests to end take effect only on leaving the context."""
     came: list[int] = []
     try:
-        with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *_requests_to_end()):
+        with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *ending_signals()):
             yield
     finally:
         for number in came:
@@ -142,7 +142,7 @@ def ended_by_signals() -> Iterator[None]:
     def leave(number: int, _: FrameType | None) -> NoReturn:
         sys.exit(128 + number)  # by convention
 
-    with _signals_handled(leave, *_requests_to_end()):
+    with _signals_handled(leave, *ending_signals()):
         yield
 
 
@@ -159,13 +159,8 @@ def signals_noted() -> Iterator[list[int]]:
         if len(came) > 1:  # the first one has had no effect
             sys.exit(128 + number)
 
-    with _signals_handled(note, signal.SIGINT, *_requests_to_end()):
+    with _signals_handled(note, signal.SIGINT, *ending_signals()):
         yield came
-
-
-def _requests_to_end() -> list[int]:
-    """Return the numbers of SIGTERM, SIGHUP and, on Windows, Ctrl-Break, which processes send to each other there."""
-    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 @contextlib.contextmanager

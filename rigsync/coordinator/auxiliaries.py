@@ -1148,16 +1148,29 @@ def _say_goodbye_for_the_unclosed() -> None:
 
 
 class _StopEvent(threading.Event):
-    """An event that wakes the service thread, which does not poll it."""
+    """An event that wakes the service thread, which does not poll it.
+
+    It has no lock, which `threading.Event` holds while it is set: a signal handler that closes may interrupt that.
+    """
 
     def __init__(self, wake: Callable[[], None]):
         super().__init__()
+        self._latch = Latch()
         self._wake = weakref.WeakMethod(wake)
 
+    def is_set(self) -> bool:
+        return self._latch.is_set()
+
     def set(self) -> None:
-        super().set()
+        self._latch.set()
         if wake := self._wake():
             wake()
+
+    def clear(self) -> None:
+        self._latch.unset()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._latch.wait(timeout)
 
 
 class _ServiceThread(LoopThread):

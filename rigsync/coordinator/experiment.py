@@ -32,7 +32,7 @@ from rigsync.errors import (
 )
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Latch
-from rigsync.runtime.console_window import watch_console_window
+from rigsync.runtime.console_window import ending_signals, watch_console_window
 
 if TYPE_CHECKING:
     from rigsync.coordinator.auxiliaries import Auxiliaries
@@ -52,8 +52,6 @@ RECORDING = "recording"
 """The stage of an experiment between EXPSTART and EXPEND."""
 _OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
-_ENDING_SIGNALS = ("SIGTERM", "SIGHUP", "SIGBREAK")
-"""Those that end a program which does not handle them; the last is what Windows has in place of the first."""
 
 
 unfinished: weakref.WeakSet[Experiment] = weakref.WeakSet()
@@ -477,8 +475,7 @@ class _EndingSignals:
         if threading.current_thread() is threading.main_thread():
             for other in [other for other in self._holding if other._process != self._process]:
                 del self._holding[other]  # it was left to the process of which this is a fork
-            known = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
-            for number in (signal.SIGINT, *known):
+            for number in (signal.SIGINT, *ending_signals()):
                 usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 handler = signal.getsignal(number)
                 owner = getattr(handler, "__self__", None)

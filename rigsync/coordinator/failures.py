@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,7 @@ class FailureWatch:
     ):
         self._services, self._rigs, self._exp_ref = services, frozenset(rigs), exp_ref
         self._tell, self._ready = tell, ready
-        self._lock = threading.Lock()
+        # No lock: a signal handler may interrupt the thread that begins or ends, and wait for the service thread.
         self._since: float | None = None  # when all had begun, in monotonic seconds; None before, and at the end
         self._reasons: dict[str, str] = {}  # why a rig says that it has stopped
         self._logged: set[str] = set()  # rigs whose reason the log has of their notice
@@ -93,6 +93,7 @@ class FailureWatch:
         self._failed: dict[str, str] = {}
         self._lost: dict[str, str] = {}  # which may be back and have recorded all the while
         self._told: set[tuple[str, str]] = set()  # each rig with what the program knows of it
+        self._untold: deque[RigFailure] = deque()  # for `tell`, by whoever takes it out
         self._is_over = False
         self._subscriptions = [
             subscribers.add(Notice, self._note_notice),
@@ -104,17 +105,13 @@ class FailureWatch:
 
     def begin(self) -> None:
         """Watch from now on: every rig has said that it records."""
-        with self._lock:
-            self._since = time.monotonic()
-            early = {**self._lost, **self._failed}  # while others were still beginning
-            if not early:
-                self._ready.set()
-        for rig, reason in early.items():
-            self._tell(RigFailure(rig, reason))
+        self._since = time.monotonic()
+        self._show_ready()
+        self._tell_untold()  # what has failed while others were still beginning
 
     def failures(self) -> dict[str, str]:
         """Return what has gone wrong, by name of rig."""
-        # Without the lock, each copied in one step: a program asks all the time, and a signal handler may come between.
+        # Each copied in one step.
         return {**self._lost, **self._failed}
 
     def take(self) -> dict[str, str]:
@@ -128,10 +125,9 @@ class FailureWatch:
 
         A rig that is lost is not among it: what becomes of it, the next message shows.
         """
-        with self._lock:
-            self._since, self._is_over = None, True
-            self._ready.unset()
-            return dict(self._failed.items() - self._told)
+        self._since, self._is_over = None, True
+        self._show_ready()
+        return dict(self._failed.copy().items() - self._told)
 
     def close(self) -> None:
         """Be told of nothing more."""
@@ -187,13 +183,10 @@ class FailureWatch:
     def _note_link(self, event: LinkChanged) -> None:
         if event.rig not in self._rigs:
             return
-        with self._lock:
-            if event.after is LinkState.ALIVE:
-                self._lost.pop(event.rig, None)
-                if self._since is not None and not self._failed and not self._lost:
-                    self._ready.set()
-                return
-        if event.after is LinkState.LOST:
+        if event.after is LinkState.ALIVE:
+            self._lost.pop(event.rig, None)
+            self._show_ready()
+        elif event.after is LinkState.LOST:
             self._fail(event.rig, f"the rig is lost: {event.reason}", self._lost)
 
     def _fail(self, rig: str, reason: str, where: dict[str, str] | None = None, is_news: bool = False) -> None:
@@ -201,14 +194,32 @@ class FailureWatch:
         failed = self._failed if where is None else where
         if is_news and not self._is_over and rig not in failed:
             logger.error("%s: %s", rig, one_line(reason))
-        with self._lock:
-            if self._is_over or rig in failed:
+        if self._is_over or rig in failed:
+            return
+        failed[rig] = one_line(reason)
+        self._untold.append(RigFailure(rig, failed[rig]))
+        self._show_ready()
+        if self._since is not None:  # else `begin` tells it
+            self._tell_untold()
+
+    # ------------------------------------------------------------------------------------------- on either thread
+
+    def _show_ready(self) -> None:
+        """Say whether all record. Whoever changes that calls this after it, and looks again after it has said so."""
+        while self._ready.is_set() != (all_record := self._since is not None and not self.failures()):
+            if all_record:
+                self._ready.set()
+            else:
+                self._ready.unset()
+
+    def _tell_untold(self) -> None:
+        while self._untold and not self._is_over:
+            try:
+                failure = self._untold.popleft()
+            except IndexError:  # the other thread was quicker
                 return
-            failed[rig] = one_line(reason)
-            self._ready.unset()
-            if self._since is None:
-                return  # `begin` tells it
-        self._tell(RigFailure(rig, one_line(reason)))
+            if failure.reason in (self._failed.get(failure.rig), self._lost.get(failure.rig)):  # else it is back
+                self._tell(failure)
 
 
 class Started:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +45,12 @@ class RemoteRig(base.Communicator):
         self.name, self.server_uri = config.name, str(config.address)
         self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
         events = (NULL_MESSAGE, *ExpMessage.__members__.values())
-        self._callbacks: dict[ExpMessage, list[Any]] = {event: [] for event in events}
+        # Callers are on any thread. All three are changed in single steps, without a lock: a signal handler may
+        # interrupt a caller, and wait for the service thread, which delivers.
+        self._callbacks: dict[ExpMessage, list[_Callback]] = {event: [] for event in events}
         self._asked: set[ExpMessage] = set()
         """What the rig has confirmed to a `confirmed_send`, and has not answered."""
         self._unclaimed: dict[Verb, tuple[list[Any], tuple[Any, ...]] | RigError] = {}
-        self._lock = threading.RLock()  # for all three: callers are on any thread
 
     def __repr__(self) -> str:
         return f"<RemoteRig {self.name} {self.server_uri} {self.state.value}>"
@@ -273,8 +273,7 @@ class RemoteRig(base.Communicator):
         """
         self._check_address(addr)
         message = message_of(data, self.config.room)
-        with self._lock:
-            self._unclaimed.pop(message.event, None)
+        self._unclaimed.pop(message.event, None)
         confirmed = asyncio.get_running_loop().create_future()
         self._services.send_confirmed(message, self.name, timeout, confirmed)
         await confirmed
@@ -318,18 +317,19 @@ class RemoteRig(base.Communicator):
             No such message.
         """
         event = ExpMessage.validate(event)
-        future = asyncio.get_running_loop().create_future()
-        with self._lock:
-            for single in _singles(event):
-                if outcome := self._unclaimed.pop(single, None):
-                    if isinstance(outcome, RigError):
-                        raise outcome
-                    return outcome if single is event else (*outcome, single)
-            self.assign_callback(event, future)
-        try:
-            return await future
-        finally:  # one that was given up must not take the next answer
-            self.clear_callbacks(event, future, cancel_futures=False)
+        while True:
+            future = asyncio.get_running_loop().create_future()
+            waiting = self._assign(event, future)  # before it looks, so as not to miss what comes meanwhile
+            try:
+                single = next((single for single in _singles(event) if single in self._unclaimed), None)
+                if single is None or not waiting.claim():
+                    return await future
+            finally:  # one that was given up must not take the next answer
+                self.clear_callbacks(event, future, cancel_futures=False)
+            if outcome := self._unclaimed.pop(single, None):  # else another one has fetched it
+                if isinstance(outcome, RigError):
+                    raise outcome
+                return outcome if single is event else (*outcome, single)
 
     def assign_callback(self, event: Any, callback: Any) -> None:
         """Have a function called, or a future resolved, when a message comes.
@@ -350,11 +350,15 @@ class RemoteRig(base.Communicator):
         event = ExpMessage.validate(event)
         if not (callable(callback) or asyncio.isfuture(callback)):
             raise TypeError("a callback is a function or a future")
+        self._assign(event, callback)
+
+    def _assign(self, event: ExpMessage, callback: Any) -> _Callback:
         singles = _singles(event)
-        with self._lock:
-            for single in singles:
-                # Not as iblutil finds it out, which takes several events for one since Python 3.12.
-                self._callbacks[single].append((callback, singles != [event]))
+        # Not as iblutil finds it out, which takes several events for one since Python 3.12.
+        assigned = _Callback(callback, singles != [event])
+        for single in singles:
+            self._callbacks[single].append(assigned)
+        return assigned
 
     def clear_callbacks(self, event: Any, callback: Any = None, cancel_futures: bool = True) -> int:
         """Remove the callbacks of a message, or one of them.
@@ -380,12 +384,10 @@ class RemoteRig(base.Communicator):
         """
         wanted = callback and _identity(callback)
         removed = []
-        with self._lock:
-            for single in _singles(ExpMessage.validate(event)):
-                for entry in tuple(self._callbacks[single]):
-                    if not callback or _identity(entry[0]) == wanted:
-                        self._callbacks[single].remove(entry)
-                        removed.append(entry[0])
+        for single in _singles(ExpMessage.validate(event)):
+            for entry in tuple(self._callbacks[single]):
+                if (not callback or _identity(entry.callback) == wanted) and self._remove(single, entry):
+                    removed.append(entry.callback)
         for future in removed:
             if cancel_futures and asyncio.isfuture(future):
                 on_loop_of(future, future.cancel)
@@ -398,46 +400,74 @@ class RemoteRig(base.Communicator):
 
     def note_confirmed(self, event: ExpMessage) -> None:
         """Take note that the rig has a message of `confirmed_send`, and may answer it; for `RigServices`."""
-        with self._lock:
-            self._asked.add(event)
+        self._asked.add(event)
 
     def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...]) -> None:
         """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
 
         Unlike there, a callback that raises keeps neither the others nor the link from going on.
         """
-        with self._lock:
-            callbacks = self._claim(event, (args, addr))
-        for callback, return_event in callbacks:
-            content = (args, addr, event) if return_event else (args, addr)
-            if asyncio.isfuture(callback):
-                resolve_future(callback, content)
+        for entry in self._claim(event, (args, addr)):
+            content = (args, addr, event) if entry.takes_event else (args, addr)
+            if entry.is_future:
+                resolve_future(entry.callback, content)
             else:
-                guarded(f"callback for {event.name or 'errors'} from {self.name}", callback, *content)
+                guarded(f"callback for {event.name or 'errors'} from {self.name}", entry.callback, *content)
 
     def deliver_failure(self, error: RigError, event: ExpMessage | None = None) -> None:
         """Tell who waits for the answer to a message, of any by default, that there is none; for `RigServices`."""
         for asked in list(self._asked) if event is None else [event] if event in self._asked else []:
-            with self._lock:
-                callbacks = self._claim(asked, error)
-            for callback, _ in callbacks:
-                if asyncio.isfuture(callback):
-                    resolve_future(callback, error)
+            for entry in self._claim(asked, error):
+                if entry.is_future:
+                    resolve_future(entry.callback, error)
 
-    def _claim(self, event: ExpMessage, outcome: Any) -> list[tuple[Any, bool]]:
+    def _claim(self, event: ExpMessage, outcome: Any) -> list[_Callback]:
         """Return an event's callbacks; keep the outcome of what was asked for `on_event` where no future waits."""
-        callbacks = [entry for entry in self._callbacks[event] if not (asyncio.isfuture(entry[0]) and entry[0].done())]
-        futures = [callback for callback, _ in callbacks if asyncio.isfuture(callback)]
-        for entries in self._callbacks.values():  # a future that waits for several events is in several lists
-            entries[:] = [entry for entry in entries if not any(entry[0] is future for future in futures)]
-        if event in self._asked and not futures:
+        is_asked = event in self._asked
+        if is_asked:  # before it looks for futures: `on_event` makes one, and then looks for this
             self._unclaimed[event] = outcome
         self._asked.discard(event)
-        return callbacks
+        claimed = []
+        for entry in tuple(self._callbacks[event]):
+            if not entry.is_future:
+                claimed.append(entry)
+            elif not entry.callback.done() and entry.claim():
+                claimed.append(entry)
+                for single in self._callbacks:  # one that waits for several events is in several lists
+                    for other in tuple(self._callbacks[single]):
+                        if other.callback is entry.callback:
+                            self._remove(single, other)
+        if is_asked and any(entry.is_future for entry in claimed):
+            self._unclaimed.pop(event, None)
+        return claimed
+
+    def _remove(self, event: ExpMessage, entry: _Callback) -> bool:
+        try:
+            self._callbacks[event].remove(entry)
+        except ValueError:
+            return False
+        return True
 
     def _check_address(self, addr: Any) -> None:
         if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._services.address(self.name)):
             raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
+
+
+class _Callback:
+    """What was assigned to one event, or several."""
+
+    def __init__(self, callback: Any, takes_event: bool):
+        self.callback, self.takes_event = callback, takes_event
+        self.is_future = asyncio.isfuture(callback)
+        self._free = [None]
+
+    def claim(self) -> bool:
+        """Take a future, which is for one message; return whether nobody has before."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
 
 
 def message_of(data: Any, room: Room) -> Message:

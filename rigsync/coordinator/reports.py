@@ -26,17 +26,21 @@ TOLD_BY = {PROGRESS: ProgressChanged, STREAM: StreamEvent}
 """Topics of which no notice is told as it comes, and the events that tell what they say."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Callback:
     """A user's function, as it was assigned."""
 
     function: Callable[[Notice], Any]
+    name: str
+    """What the log calls it."""
     is_coroutine: bool
+    is_over: bool = False
+    """Whether it is called no more."""
 
-    @property
-    def name(self) -> str:
-        """What the log calls it."""
-        return name_of(self.function)
+    def end(self) -> None:
+        """Call it no more, and keep alive nothing that it refers to."""
+        self.is_over = True
+        self.function = _ignore
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +48,7 @@ class _Kind:
     """A topic for as long as it has a callback: what waited for that is not for one that is assigned later."""
 
     topic: str
-    callback: _Callback | None
+    callback: _Callback
 
 
 class Reports:
@@ -56,7 +60,6 @@ class Reports:
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
-        self._assigning = threading.Lock()
         self._workers = Workers("reports")
         # All below belongs to the loop's thread.
         self._waiting: deque[tuple[_Kind, Notice]] = deque()
@@ -94,31 +97,27 @@ class Reports:
             raise ValueError(f"{topic!r} is told by events of its own: subscribe with aux.on({event.__name__!r}, ...)")
         if callback is not None and not callable(callback):
             raise TypeError(f"a callback is a function, not {type(callback).__name__}")
-        made = None if callback is None else _Callback(callback, is_coroutine_function(callback))
-        with self._assigning:
-            if made is None:
-                self._end(topic)
-            elif kind := self._kinds.get(topic):
-                kind.callback = made
-            else:
-                self._kinds[topic] = _Kind(topic, made)
+        made = None if callback is None else _Callback(callback, name_of(callback), is_coroutine_function(callback))
+        # In single steps, without a lock: a signal handler may interrupt this, and wait for the service thread, which
+        # may be about to assign, too.
+        if made is None:
+            if kind := self._kinds.pop(topic, None):
+                kind.callback.end()
+        elif (kind := self._kinds.get(topic)) and not kind.callback.is_over:
+            kind.callback = made
+        else:
+            self._kinds[topic] = _Kind(topic, made)
 
         def end() -> None:
-            with self._assigning:
-                kind = self._kinds.get(topic)
-                if kind is not None and kind.callback is made:
-                    self._end(topic)
+            if made is not None:
+                made.end()
 
         return end
-
-    def _end(self, topic: str) -> None:
-        if kind := self._kinds.pop(topic, None):
-            kind.callback = None
 
     def tell(self, notice: Notice) -> None:
         """Have the callback of a notice's topic called with it, if there is one. On the loop's thread."""
         kind = self._kinds.get(notice.topic)
-        if kind is None:
+        if kind is None or kind.callback.is_over:
             return
         self._waiting.append((kind, notice))
         self._waiting_bytes += notice.size
@@ -135,7 +134,7 @@ class Reports:
     def _drop(self) -> None:
         count = len(self._waiting) - 1
         kind, _ = self._take()
-        if kind.callback is None:  # ended meanwhile
+        if kind.callback.is_over:  # meanwhile
             return
         if not self._dropped:
             self._held_up_by = (self._running or kind.callback).name
@@ -150,27 +149,29 @@ class Reports:
         try:
             while self._waiting:
                 kind, notice = self._take()
-                if callback := kind.callback:
+                callback = kind.callback
+                function = callback.function  # before it looks: another thread may end it
+                if not callback.is_over:
                     self._running = callback
-                    await self._call(callback, notice)
+                    await self._call(callback, function, notice)
             self._running = None
             self._tell_dropped()
         finally:
             self._task = None  # here, for a callback of the task would come a turn later, and notices between
 
-    async def _call(self, callback: _Callback, notice: Notice) -> None:
+    async def _call(self, callback: _Callback, function: Callable[[Notice], Any], notice: Notice) -> None:
         if callback.is_coroutine:
             # A task of its own, whose cancelling by itself is told from that of this one.
-            await asyncio.wait({asyncio.create_task(_awaited(callback, notice), name="rigsync report")})
+            await asyncio.wait({asyncio.create_task(_awaited(callback, function, notice), name="rigsync report")})
         else:
-            await self._in_worker(callback, notice)
+            await self._in_worker(callback, function, notice)
 
-    async def _in_worker(self, callback: _Callback, notice: Notice) -> None:
+    async def _in_worker(self, callback: _Callback, function: Callable[[Notice], Any], notice: Notice) -> None:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
         try:
             self._workers.submit(
-                lambda: guarded(_role(notice), callback.function, notice),
+                lambda: guarded(_role(notice), function, notice),
                 lambda *_: loop.call_soon_threadsafe(done.set),
             )
         except RuntimeError:  # the system gives no more threads
@@ -199,13 +200,17 @@ class Reports:
             logger.warning("callback %s for notices is still running; it is left to itself", self._running.name)
 
 
-async def _awaited(callback: _Callback, notice: Notice) -> None:
+async def _awaited(callback: _Callback, function: Callable[[Notice], Any], notice: Notice) -> None:
     try:
-        await callback.function(notice)
+        await function(notice)
     except asyncio.CancelledError:
         raise
     except BaseException:  # also SystemExit, which would end the loop
         logger.exception(RAISED, _role(notice), callback.name)
+
+
+def _ignore(_: Notice) -> None:
+    """Do nothing, in place of a function that is called no more."""
 
 
 def _role(notice: Notice) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +19,23 @@ MOST_BYTES = 64 << 20
 KEPT_ANYWAY = 16
 """Results that a log keeps however large they are, so that one who pushes and then looks finds them."""
 
-_clock_lock = threading.RLock()  # which the handler of a signal that comes in between can take, too
-_last_request_time = 0.0
+_drawn: dict[float, object] = {0.0: None}
+"""The newest request times, each with a token of who drew it."""
 
 
 def draw_request_time() -> float:
     """Return the Unix time in seconds, strictly increasing in this process even where the clock is set back."""
-    global _last_request_time
-    with _clock_lock:
-        while True:
-            before = _last_request_time
-            drawn = max(time.time(), math.nextafter(before, math.inf))
-            if _last_request_time == before:  # else such a handler has drawn one meanwhile
-                _last_request_time = drawn
-                return drawn
+    # No lock: the handler of a signal that interrupts who holds it would wait for a service thread that waits for it.
+    token = object()
+    while True:
+        newest = max(_drawn.copy())
+        drawn = max(time.time(), math.nextafter(newest, math.inf))
+        if _drawn.setdefault(drawn, token) is token and max(_drawn.copy()) == drawn:
+            break  # else somebody has drawn it, or a later one, meanwhile
+    for earlier in _drawn.copy():
+        if earlier < newest:
+            _drawn.pop(earlier, None)
+    return drawn
 
 
 class PushResult(dict[str, list[Any]]):
@@ -132,9 +136,12 @@ class ResultLog(Mapping[float, Any]):
             raise ValueError(f"the log's limit is a positive whole number, not {limit!r}")
         self.limit = limit
         self._results: dict[float, PushResult | PushError] = {}
-        self._sizes: dict[float, int] = {}
+        self._sizes: OrderedDict[float, int] = OrderedDict()
         self._bytes = 0
-        self._filing = threading.Lock()
+        # Between threads. A signal handler that interrupts its owner, as it may where the main thread turns the loop,
+        # enters again: it adds what it has, and leaves it to the other to drop the oldest.
+        self._filing = threading.RLock()
+        self._is_dropping = False
 
     def file(self, request_time: float, outcome: PushResult | PushError, size: int = 0) -> None:
         """Add an outcome with the bytes of its answers; the oldest over the limits go. For its owner, on any thread."""
@@ -142,10 +149,16 @@ class ResultLog(Mapping[float, Any]):
             self._results[request_time] = outcome
             self._sizes[request_time] = size
             self._bytes += size
-            while len(self._results) > self.limit or (self._bytes > MOST_BYTES and len(self._results) > KEPT_ANYWAY):
-                oldest = next(iter(self._results))
-                del self._results[oldest]
-                self._bytes -= self._sizes.pop(oldest)
+            if self._is_dropping:
+                return
+            self._is_dropping = True
+            try:
+                while len(self._sizes) > self.limit or (self._bytes > MOST_BYTES and len(self._sizes) > KEPT_ANYWAY):
+                    oldest, freed = self._sizes.popitem(last=False)
+                    del self._results[oldest]
+                    self._bytes -= freed
+            finally:
+                self._is_dropping = False
 
     def __getitem__(self, request_time: float) -> PushResult | PushError:
         return self._results[request_time]

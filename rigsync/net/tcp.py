@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections import OrderedDict, deque
@@ -46,8 +47,10 @@ STALLED = 2.0
 SLOWEST = 1 << 17
 """Bytes that have to come of it between two looks, or its connection is closed."""
 LONGEST_TURN = 3.0
-"""Seconds that its message may take in all while others wait, or its connection is closed: a coordinator that waits
-for longer than 5 s loses the rig."""
+"""Seconds that one waits for its turn: those before it have as many together, in equal shares, or their connections are
+closed. A coordinator that waits for longer than 5 s loses the rig."""
+SHORTEST_TURN = 0.25
+"""Seconds that each has nevertheless: enough for some megabytes in any laboratory."""
 READ = 1 << 14
 """Bytes that are read of a connection before those of others: of text that takes 0.1 ms, of nothing but brackets some
 10 ms. As much as asyncio would read by itself, of 126 connections, kept the one in charge waiting for seconds."""
@@ -439,7 +442,11 @@ class _TcpListener:
         self._server: asyncio.Server | None = None
         self._streams: OrderedDict[Address, _CoordinatorStream] = OrderedDict()  # the longest silent first
         self._turn: _CoordinatorStream | None = None  # of which a large message comes
-        self._waiting: deque[_CoordinatorStream] = deque()  # of which one has begun, and is not read on
+        self._turn_bounded, self._turn_ends = (
+            0.0,
+            math.inf,
+        )  # from and until when, as others wait, in seconds of the loop
+        self._waiting: dict[_CoordinatorStream, float] = {}  # of which one has begun, and is not read on since when
         self._look: asyncio.TimerHandle | None = None
 
     async def open(self, sock: socket.socket) -> None:
@@ -469,8 +476,8 @@ class _TcpListener:
                 self._turn = stream
             elif stream not in self._waiting:
                 stream.transport.pause_reading()
-                self._waiting.append(stream)
-                self._watch_turn(LONGEST_TURN)
+                self._waiting[stream] = asyncio.get_running_loop().time()
+                self._bound_turn()
         while sum(other.held for other in self._streams.values()) > 2 * self._limit:
             largest = max(self._streams.values(), key=lambda other: other.held)
             self._drop(largest.source, "too many large messages have begun at once")
@@ -480,27 +487,46 @@ class _TcpListener:
             if self._look:
                 self._look.cancel()
                 self._look = None
-            self._turn = self._waiting.popleft() if self._waiting else None
+            self._turn, self._turn_ends = next(iter(self._waiting), None), math.inf
             if self._turn:
+                del self._waiting[self._turn]
                 self._turn.transport.resume_reading()
-                self._watch_turn(LONGEST_TURN)
+                self._bound_turn()
 
-    def _watch_turn(self, left: float) -> None:
-        """See that the one whose turn it is goes on, and ends within so many seconds, while others wait for it."""
-        if self._look is None and self._turn and self._waiting:
-            loop, pause = asyncio.get_running_loop(), min(left, STALLED)
-            self._look = loop.call_later(pause, self._look_at_turn, self._turn, self._turn.held, left - pause)
+    def _bound_turn(self) -> None:
+        """Have the one whose turn it is take no more than its share of the time for which each other one waits."""
+        now = asyncio.get_running_loop().time()
+        if self._turn_ends == math.inf:
+            self._turn_bounded = now
+        for turns, since in enumerate(self._waiting.values(), 1):
+            share = (since + LONGEST_TURN - now) / turns
+            self._turn_ends = min(self._turn_ends, now + max(SHORTEST_TURN, share))
+        self._watch_turn()
 
-    def _look_at_turn(self, turn: _CoordinatorStream, held: int, left: float) -> None:
+    def _watch_turn(self) -> None:
+        """Look soon whether the one whose turn it is goes on, and whether its share is over."""
+        if not (self._turn and self._waiting):
+            return
+        loop = asyncio.get_running_loop()
+        stalled = loop.time() + STALLED
+        when = min(self._turn_ends, stalled)
+        if self._look:
+            if self._look.when() <= when:
+                return
+            self._look.cancel()
+        self._look = loop.call_at(when, self._look_at_turn, self._turn, self._turn.held, when < stalled)
+
+    def _look_at_turn(self, turn: _CoordinatorStream, held: int, is_over: bool) -> None:
         self._look = None
         if not self._waiting:
-            return
-        if left <= 0:
-            self._drop(turn.source, f"a large message takes more than {LONGEST_TURN:g} s, while others wait for it")
+            self._turn_ends = math.inf
+        elif is_over:
+            share = self._turn_ends - self._turn_bounded
+            self._drop(turn.source, f"a large message takes more than {share:.2g} s, while others wait for it")
         elif turn.held < held + SLOWEST:
             self._drop(turn.source, "a large message has begun and does not go on, while others wait for it")
         else:
-            self._watch_turn(left)
+            self._watch_turn()
 
     def rejected(self, stream: _CoordinatorStream, error: RemoteProtocolError) -> None:
         """Take note that what came cannot be a message."""
@@ -511,8 +537,7 @@ class _TcpListener:
         """Take note that a connection has ended."""
         if self._streams.get(stream.source) is stream:
             del self._streams[stream.source]
-        if stream in self._waiting:
-            self._waiting.remove(stream)
+        self._waiting.pop(stream, None)
         self._end_turn(stream)
         logger.debug("%s port %s: the connection has ended (%s)", *stream.source[:2], stream.reason)
 

@@ -57,7 +57,7 @@ from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
-from rigsync.runtime.console_window import watch_console_window
+from rigsync.runtime.console_window import ending_signals, watch_console_window
 from rigsync.runtime.exits import RIGS, at_exit
 from rigsync.runtime.loop_thread import LoopThread, is_coroutine_function
 from rigsync.runtime.precise import COARSE, wait_until
@@ -102,14 +102,14 @@ class Handler:
         """Look at what a function takes, once."""
         return cls(function, _most_arguments(function), is_coroutine_function(function))
 
-    def __call__(self, args: Sequence[Any]) -> Any:
-        """Call the function with as many of a message's arguments as it takes."""
-        return self.function(*args[: self.most])
-
     @property
     def name(self) -> str:
         """What the log calls it."""
         return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function with as many of a message's arguments as it takes."""
+        return self.function(*args[: self.most])
 
 
 class EndedBadly(RigsyncError):
@@ -659,6 +659,8 @@ class _Session:
         self._closes_by = math.inf  # when, in monotonic seconds, what ends an experiment is given up
         self._has_ended = asyncio.Event()  # set when anything has, for those who look whether it is the experiment
         self._worker = threading.local()
+        self._raised: _Raised | None = None
+        """What a handler has just raised, until that is told."""
 
     def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
         """Tell the coordinators that watch; from any thread."""
@@ -775,9 +777,12 @@ class _Session:
                 event.source,
             )
         elif isinstance(event, MessageHandled) and event.is_told:
-            level = logging.WARNING if event.error else logging.INFO
-            outcome = one_line(event.error or "answered")
-            logger.log(level, "%s: %s from %s: %s", self._name, event.event.name, event.source, outcome)
+            raised = self._take_raised(event)
+            level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
+            if raised and raised.is_told:
+                level = logging.DEBUG
+            text = f"{event.event.name} from {event.source}: {one_line(event.error or 'answered')}"
+            logger.log(level, "%s: %s", self._name, text, exc_info=raised and raised.error)
         elif isinstance(event, EchoMissing):
             logger.warning(
                 "%s: %s did not confirm the answer to %s; going on", self._name, event.source, event.event.name
@@ -810,8 +815,8 @@ class _Session:
         self._started[due.task] = self.endpoint.now()
         return True
 
-    def _run_plain(self, due: HandlerDue, handlers: Iterable[Handler]) -> Any:
-        outcomes = _Outcomes(self._name, due.event)
+    def _run_plain(self, due: HandlerDue, handlers: Sequence[Handler]) -> Any:
+        outcomes = _Outcomes(self._name, due.event, handlers)
         self._worker.event = due.event
         if due.schedule:
             wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
@@ -824,8 +829,8 @@ class _Session:
                 outcomes.add_error(handler, error)
         return outcomes.merged()
 
-    async def _run_mixed(self, due: HandlerDue, handlers: Iterable[Handler]) -> None:
-        outcomes = _Outcomes(self._name, due.event)
+    async def _run_mixed(self, due: HandlerDue, handlers: Sequence[Handler]) -> None:
+        outcomes = _Outcomes(self._name, due.event, handlers)
         if due.schedule:
             await asyncio.sleep(max(0.0, due.schedule.instant - COARSE - self.endpoint.now()))
             wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
@@ -885,8 +890,21 @@ class _Session:
             except BaseException as problem:  # out of what the handler returned
                 error = problem
         if error is not None:
+            self._raised = error if isinstance(error, _Raised) else _Raised(error)
+            error = self._raised.error
             self.responder.fail(due.task, *_described(error), now, is_over=isinstance(error, EndedBadly))
         self.endpoint.pump()
+        if self._raised and not self._raised.is_told:  # nor with what became of the message, which was overtaken
+            self._raised.log(self._name, due.event)
+        self._raised = None
+
+    def _take_raised(self, event: MessageHandled) -> _Raised | None:
+        """Return the exception that has failed a message, to be told with that, once."""
+        raised = self._raised
+        if not raised or not (event.error or "").startswith(f"{_described(raised.error)[0]}: "):
+            return None
+        self._raised = None
+        return raised
 
     def _note_late_end(self, due: HandlerDue, now: float) -> None:
         """Tell that what a handler has begun after EXPINTERRUPT had overtaken it was stopped by nobody."""
@@ -900,13 +918,36 @@ class _Session:
             self.responder.notify(FAILURE, None, {"problem": problem, "exp_ref": reference}, True, now)
 
 
+class _Raised(Exception):
+    """What a handler has raised.
+
+    Parameters
+    ----------
+    error : BaseException
+        The exception.
+    """
+
+    def __init__(self, error: BaseException):
+        super().__init__(error)
+        self.error = error
+        self.is_told = False
+        """Whether the log has it already."""
+
+    def log(self, rig: str, event: Verb, handler: str = "the handler") -> None:
+        """Log it by itself, and not with what became of the message."""
+        kind, text, _ = _described(self.error)
+        told = one_line(f"{kind}: {text}")
+        logger.error("%s: %s of %s failed: %s", rig, handler, event.name, told, exc_info=self.error)
+        self.is_told = True
+
+
 class _Outcomes:
     """What the handlers of one message returned or raised."""
 
-    def __init__(self, rig: str, event: Verb):
-        self._rig, self._event = rig, event
+    def __init__(self, rig: str, event: Verb, handlers: Sequence[Handler]):
+        self._rig, self._event, self._is_one = rig, event, len(handlers) == 1
         self._returned: list[Any] = []
-        self._error: BaseException | None = None
+        self._raised: _Raised | None = None
 
     def add(self, returned: Any) -> None:
         """Take in what a handler returned."""
@@ -915,15 +956,15 @@ class _Outcomes:
 
     def add_error(self, handler: Handler, error: BaseException) -> None:
         """Take in what a handler raised; the first is what the coordinator hears of."""
-        if self._error is None:
-            self._error = error
-        text = one_line(f"{type(error).__name__}: {_described(error)[1]}")
-        logger.error("%s: handler %s of %s failed: %s", self._rig, handler.name, self._event.name, text, exc_info=error)
+        raised = _Raised(error)
+        if not self._is_one:  # else it is told with what becomes of the message
+            raised.log(self._rig, self._event, f"handler {handler.name}")
+        self._raised = self._raised or raised
 
     def merged(self) -> Any:
         """Return the one result, or all of them in one dict; raise the first exception."""
-        if self._error is not None:
-            raise self._error
+        if self._raised:
+            raise self._raised
         if len(self._returned) < 2:
             return self._returned[0] if self._returned else None
         merged: dict[str, Any] = {}
@@ -962,14 +1003,14 @@ def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP says that the terminal is gone; `nohup` ignores it.
-    known = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
-    names = [name for name in known if name != "SIGHUP" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
-    before = {name: signal.signal(getattr(signal, name), ask) for name in names}
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, *ending_signals()):
+        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:  # by `nohup`
+            before[number] = signal.signal(number, ask)
     watch_console_window()
     try:
         yield
     finally:
-        for name, handler in before.items():
+        for number, handler in before.items():
             if handler is not None:  # one that was not installed from Python cannot be put back from there
-                signal.signal(getattr(signal, name), handler)
+                signal.signal(number, handler)

@@ -1,13 +1,13 @@
-"""The console window of a program on Windows, whose closing leaves the program five seconds to end in."""
+"""What asks a program to end: signals, and the closing of its console window, which Windows leaves five seconds."""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 if sys.platform == "win32":
     import ctypes
     import functools
-    import signal
     import time
     from ctypes import wintypes
 
@@ -36,3 +36,11 @@ else:
 
     def watch_console_window() -> None:
         """Do nothing: elsewhere, a terminal that is closed sends SIGHUP."""
+
+
+def ending_signals() -> list[int]:
+    """Return the numbers of those that end a program which does not handle them, beside Ctrl-C.
+
+    SIGHUP says that the terminal is gone; SIGBREAK is what Windows has in place of SIGTERM.
+    """
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]

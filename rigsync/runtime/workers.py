@@ -37,7 +37,9 @@ class Workers:
 
     def __init__(self, name: str):
         self._name = name
-        self._lock = threading.Lock()
+        # Between threads. A signal handler that closes may interrupt `close` on the main thread, and enters again: it
+        # takes what the other has not taken yet. Nothing else here runs on that thread.
+        self._lock = threading.RLock()
         self._closed = False
         self._started = 0
         self._workers: list[_Worker] = []  # all that are alive, and some that have ended
@@ -122,11 +124,12 @@ class Workers:
         deadline = time.monotonic() + timeout
         with self._lock:
             self._closed = True
-            if self._spare:
-                self._idle.append(self._spare)
-                self._spare = None
-            while self._idle:
-                self._idle.pop().jobs.put(None)
+            spare, self._spare = self._spare, None
+            if spare:
+                self._idle.append(spare)
+            with contextlib.suppress(IndexError):  # until there is none
+                while True:
+                    self._idle.pop().jobs.put(None)
         for worker in self._workers:
             if worker is not threading.current_thread():
                 worker.join(max(0.0, deadline - time.monotonic()))

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from platforms import linux, posix
 from processes import LONG, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
@@ -35,8 +36,6 @@ from rigsync.core.events import Notice
 
 REFERENCE = "2026-03-01_2_mouse"
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and signals between processes")
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
 
@@ -603,7 +602,7 @@ def test_one_that_dies_while_it_records_is_told_at_once(lab: Lab) -> None:
     assert agent.status is ExpStatus.CONNECTED
 
 
-@linux_only
+@linux
 def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> None:
     recording_agent(lab)
     aux = lab.connect()
@@ -623,7 +622,7 @@ def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> No
     assert failures == []
 
 
-@linux_only
+@linux
 def test_one_that_dies_just_before_another_experiment_ends_it_does_not_interrupt_that(lab: Lab) -> None:
     agent = lab.agent({"EXPINIT": {"start": lab.program(WAITS)}, "EXPEND": STOP})
     aux = lab.connect()
@@ -796,7 +795,7 @@ def test_it_is_told_when_nobody_can_look_any_more(lab: Lab, monkeypatch: pytest.
     with monkeypatch.context() as patched:
         patched.setattr(agent._aside, "begin", refuse)
         until(lambda: failures)
-    assert "nobody looks any more" in failures[0].body["problem"]
+    assert "is not watched any more" in failures[0].body["problem"]
     assert "can't start new thread" in failures[0].body["problem"]
     assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
 
