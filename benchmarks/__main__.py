@@ -1,4 +1,4 @@
-"""Measure everything in README's table: `python -m benchmarks` (about five minutes; keep the machine idle)."""
+"""Measure all the figures of docs/figures.md: `python -m benchmarks` (about five minutes; keep the machine idle)."""
 
 from __future__ import annotations
 
