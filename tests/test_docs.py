@@ -103,6 +103,15 @@ def test_decision_records_are_listed() -> None:
         assert f"[{number}]({name}) | {what} |" in index
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "decisions").glob("0*.md")), ids=lambda path: path.stem)
+def test_decision_records_have_the_same_parts(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 60
+    parts = [part[1] for line in lines if (part := re.match(r"\*\*(\w+)\.\*\*", line))]
+    assert parts[:4] == ["Status", "Context", "Decision", "Consequences"]
+    assert parts[4:] in ([], ["Rejected"])
+
+
 def prose(path: Path) -> str:
     """Return a page without its blocks and code spans, which hold no links."""
     return re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
