@@ -8,12 +8,12 @@ from hashlib import blake2b
 WINDOW = 1.0
 """Seconds over which repeats are counted."""
 MOST = 2000
-"""Echoes of the same bytes within the window that are still taken for messages of their own: more than a coordinator
-that polls as fast as it can brings about, fewer than an exchange of echoes on a local network."""
+"""Echoes of the same bytes that may leave within the window. A coordinator that polls as fast as it can causes fewer,
+an exchange of echoes on a local network more."""
 
 
 def digest_of(data: bytes) -> bytes:
-    """Return what stands for bytes that may be many, and are to be known again."""
+    """Return a short digest, by which bytes are known again."""
     return blake2b(data, digest_size=16).digest()
 
 

@@ -1,4 +1,4 @@
-"""What rigs are told and where in its life cycle a rig is: equal to iblutil's by value and name."""
+"""What rigs are told, and the status of a rig: equal to iblutil's enums by value and name."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class ExpMessage(IntFlag):
 
     @property
     def name(self) -> str:
-        """Its name; of several in one, their names with ``|`` between."""
+        """The name; several messages in one have their names joined by ``|``."""
         return "|".join(name for name, single in ExpMessage.__members__.items() if single & self) or "NULL"
 
     @classmethod
     def any(cls) -> ExpMessage:
-        """Return all messages in one; 0, which stands for an error, is not among them."""
+        """Return all messages in one. 0, which stands for an error, is not among them."""
         return reduce(or_, cls.__members__.values())
 
     @staticmethod
