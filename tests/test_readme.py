@@ -20,6 +20,7 @@ from processes import Program, free_port, until
 
 import rigsync
 from rigsync import Auxiliaries, ExpStatus, Rig
+from rigsync.cli import COMMANDS
 from rigsync.core import events
 from rigsync.doctor.findings import Fault
 
@@ -348,6 +349,10 @@ def test_errors_that_the_page_of_faults_names_exist() -> None:
 def test_faults_that_the_table_names_are_those_of_the_doctor() -> None:
     rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", DOCTOR, re.MULTILINE)
     assert sorted(fault for row in rows for fault in re.findall(r"`([a-z-]+)`", row)) == sorted(Fault)
+
+
+def test_the_page_of_the_lab_lists_all_commands() -> None:
+    assert set(re.findall(r"^\| `rigsync (\w+)` \|", LAB_PAGE, re.MULTILINE)) == set(COMMANDS)
 
 
 def test_readme_is_short() -> None:

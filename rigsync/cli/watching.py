@@ -1,4 +1,4 @@
-"""What `rigsync watch` knows of each rig, and how it is shown."""
+"""The rows of `rigsync watch`: what it knows of each rig, and how it shows it."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from rigsync.core.notices import FAILURE
 COLUMNS = [
     *("rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "progress", "last error"),
 ]
-"""The headings of all columns that there can be."""
+"""Headings of all possible columns."""
 COLUMNS_ONCE = [heading for heading in COLUMNS if heading != "last message"]
-"""Those of a table that is made once: nobody has sent a message since."""
+"""Headings of a table that is made once, without last messages: there were none since its start."""
 NUMBERS = ("rtt ms", "offset", "loss")
-"""Those of columns that are aligned to the right."""
+"""Headings of columns that are aligned to the right."""
 STYLES = {LinkState.ALIVE: "green", LinkState.SUSPECT: "yellow", LinkState.LOST: "bold red", LinkState.UNKNOWN: "dim"}
-"""How the state of a link is shown."""
+"""Names of a link's states."""
 
 _WIDTHS = {"state": 11, "rtt ms": 6, "offset": 8, "loss": 4, "last message": 16}
 _NAME, _WIDE_NAME = 11, 16
-"""Most characters of a rig's name: at 80 columns they leave room for a reference of 18."""
+"""Most characters of a rig's name. At 80 columns they leave room for a reference of 18."""
 _MIDDLE = 100
-"""Characters of a terminal from which who is in charge has a column, instead of a line below the table."""
+"""Width of a terminal, in characters, from which "in charge" is a column, and not a line below the table."""
 _MIDDLE_ONCE = 80
 """The same where there are no last messages."""
 _WIDE = 140
-"""Characters of a terminal from which the last errors have a column, instead of lines below the table."""
+"""Width from which the last errors are a column, and not lines below the table."""
 _WIDEST = 180
-"""Characters of a terminal from which progress has a column, instead of lines below the table."""
+"""Width from which progress is a column, and not lines below the table."""
 _WIDE_REFERENCE = 24
 _PROGRESS = 36
-"""Characters of that column."""
+"""Width of that column."""
 _HOST = 15
-"""Most characters of who is in charge: those of an IPv4 address."""
+"""Most characters of the computer in charge: those of an IPv4 address."""
 _ERROR_LINES = 3
 """Most lines of one error below the table."""
 _NOT_RUN = {
@@ -63,7 +63,7 @@ _NOT_RUN = {
     "Cancelled": "called off",
     "Interrupted": "interrupted",
 }
-"""What became of a message that was not run, by the type of the error; any other has failed."""
+"""Words for a message that was not run, by type of the error. Any other message has failed."""
 _BACK, _INDENT = "is back", "  "
 _ANEW = "the rig's program was started anew"
 _LONGEST_TEXT = 1000
@@ -71,7 +71,7 @@ _LONGEST_TEXT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Something that was told, and when."""
+    """A piece of news with its time."""
 
     text: str
     time: float
@@ -80,7 +80,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one rig is."""
+    """The state of one rig."""
 
     rig: str
     link: LinkState
@@ -97,21 +97,21 @@ class Row:
 
     @property
     def facts(self) -> tuple[Any, ...]:
-        """What is worth showing at once when it changes; the rest always does."""
+        """The values whose change is shown at once; the others change all the time."""
         return self.rig, self.link, self.status, self.exp_ref, self.owner, self.message, self.error
 
     @property
     def board(self) -> tuple[Any, ...]:
-        """What changes all the time while the rig works."""
+        """The values that change all the time while the rig works."""
         return self.progress, self.streams
 
     @property
     def state(self) -> str:
-        """The rig's status while it answers, else the state of the link."""
+        """The rig's status while it answers, otherwise the state of the link."""
         return (self.status if self.link is LinkState.ALIVE else None) or self.link.value
 
     def cells(self, columns: Sequence[str], now: float) -> list[str]:
-        """Return what stands under some of `COLUMNS` at Unix time `now`."""
+        """Return the cells of some of `COLUMNS` at Unix time `now`."""
         cells = {
             "rig": self.rig,
             "state": self.state,
@@ -128,7 +128,7 @@ class Row:
 
     @property
     def work(self) -> str:
-        """How far the rig is with what, and its streams, in few words."""
+        """Progress and streams in few words."""
         return work_text(self.progress, self.streams)
 
     @property
@@ -137,7 +137,7 @@ class Row:
         return f"{time.strftime('%H:%M:%S', time.localtime(self.error.time))} {self.error.text}" if self.error else ""
 
     def document(self) -> dict[str, Any]:
-        """Return all of it for JSON, times in milliseconds, instants as Unix time in seconds."""
+        """Return everything for JSON, times in milliseconds, instants as Unix time in seconds."""
         return {
             "link": self.link.value,
             "status": self.status,
@@ -170,7 +170,7 @@ class Watch:
         self._rigs: dict[str, RemoteRig] = dict(auxiliaries.services or {})
         self._messages: dict[str, Told] = {}
         self._errors: dict[str, Told] = {}
-        self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
+        self._away: dict[str, float] = {}  # when each rig was found silent or gone, in monotonic seconds
         self._subscriptions = ExitStack()
 
     def __enter__(self) -> Watch:
@@ -193,7 +193,7 @@ class Watch:
         self._subscriptions.close()
 
     def rows(self) -> list[Row]:
-        """Return how the rigs are now."""
+        """Return the present row of each rig."""
         return [
             Row(
                 name,
@@ -217,14 +217,14 @@ class Watch:
             self._away.setdefault(event.rig, time.monotonic())
             self._note_error(event.rig, f"{event.after.value}: {event.reason}")
         elif event.before is not LinkState.UNKNOWN:
-            since = self._away.pop(event.rig, None)  # None of one that was lost before the subscription
+            since = self._away.pop(event.rig, None)  # None if it was lost before the subscription
             after = "" if since is None else f", after {_age(time.monotonic() - since)}"
             last = self._errors.get(event.rig)
-            why = f": {_ANEW}" if last and last.text == _ANEW else ""  # which is told just before
+            why = f": {_ANEW}" if last and last.text == _ANEW else ""  # that is told just before
             self._note_error(event.rig, f"{_BACK}{after}{why}")
 
     def _note_restart(self, rig: str) -> None:
-        self._messages.pop(rig, None)  # the new program has had none
+        self._messages.pop(rig, None)  # the new program has not had any
         self._note_error(rig, _ANEW)
 
     def _note_notice(self, event: Notice) -> None:
@@ -249,23 +249,23 @@ class Watch:
 
 
 def screen(rows: Sequence[Row], width: int, height: int, unicode: bool = True) -> RenderableType:
-    """Return the whole view, in so many columns and lines of the terminal.
+    """Return the whole view for a terminal of this size.
 
     Parameters
     ----------
     rows : sequence of Row
-        How the rigs are.
+        The rows of the rigs.
     width, height : int
         Size of the terminal, in characters.
     unicode : bool
-        Whether it can show more than ASCII.
+        Whether the terminal can show more than ASCII.
     """
     now = time.time()
     alive = sum(row.link is LinkState.ALIVE for row in rows)
     room = max(1, height - 3)  # without title, headings and a line at the end
     shown = rows
     if len(rows) > room:
-        # What needs looking at stays in view.
+        # Rigs that need attention stay in view.
         unwell_first = sorted(rows, key=lambda row: row.link is LinkState.ALIVE)
         names = {row.rig for row in unwell_first[: room - 1]}
         shown = [row for row in rows if row.rig in names]
@@ -279,7 +279,7 @@ def screen(rows: Sequence[Row], width: int, height: int, unicode: bool = True) -
 
 
 def once(rows: Sequence[Row], width: int, unicode: bool = True) -> RenderableType:
-    """Return a table that is made once, and what stands below it; the arguments are those of `screen`."""
+    """Return a table that is printed once, and the lines below it; for the arguments see `screen`."""
     most = 2 + _ERROR_LINES * len(rows)
     columns = [column for column in COLUMNS_ONCE if column != "in charge" or width >= _MIDDLE_ONCE]
     below = _below(rows, width, most, unicode, has_owners="in charge" not in columns)
@@ -287,7 +287,7 @@ def once(rows: Sequence[Row], width: int, unicode: bool = True) -> RenderableTyp
 
 
 def table(rows: Sequence[Row], width: int, unicode: bool, now: float, columns: Sequence[str] = ()) -> Table:
-    """Return the table, a line for each rig, with those of some columns (by default all) for which there is room."""
+    """Return the table, a line for each rig, with as many of the columns (by default all) as there is room for."""
     is_wide = width >= _WIDE
     columns = columns or [column for column in COLUMNS if column != "in charge" or width >= _MIDDLE]
     columns = [column for column in columns if column != "last error" or is_wide]
@@ -323,7 +323,7 @@ def table(rows: Sequence[Row], width: int, unicode: bool, now: float, columns: S
 
 
 def _below(rows: Sequence[Row], width: int, room: int, unicode: bool, has_owners: bool) -> list[RenderableType]:
-    """Return the lines below the table: who is in charge, progress, and the last errors, the newest first."""
+    """Return the lines below the table: the computer in charge, progress, and the last errors, newest first."""
     lines: list[Text] = []
     owners = sorted({row.owner for row in rows if row.owner})
     if has_owners and owners and room > 1:
@@ -335,7 +335,7 @@ def _below(rows: Sequence[Row], width: int, room: int, unicode: bool, has_owners
         lines += [Text(printable(text)) for text in at_work[: max(0, room - 1 - len(lines))]]
     if width < _WIDE:
         unwell = sorted((row for row in rows if row.error), key=lambda row: -(row.error.time if row.error else 0))
-        room -= 1 + len(lines)  # one line stays empty, between table and errors
+        room -= 1 + len(lines)  # an empty line between table and errors
         unwell = unwell[: max(0, room)]
         spare = room - len(unwell)
         for row in unwell:
@@ -348,12 +348,12 @@ def _below(rows: Sequence[Row], width: int, room: int, unicode: bool, has_owners
 
 
 def _broken(text: str, width: int, most: int) -> list[Text]:
-    """Return text in so many lines at most, the further ones indented; the last has the rest, however long."""
+    """Return text in so many lines at most, all but the first indented; the last one has the rest."""
     whole = Text(printable(text))
     lines = list(whole.wrap(Console(width=width), max(1, width - len(_INDENT))))
     if len(lines) > most:
         lines, end = lines[: most - 1], 0
-        for line in lines:  # which have lost the blanks between them
+        for line in lines:  # these have lost the blanks between them
             shown = line.plain.rstrip()
             end = whole.plain.index(shown, end) + len(shown)
         lines.append(Text(whole.plain[end:].lstrip()))
