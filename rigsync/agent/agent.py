@@ -128,7 +128,7 @@ class Agent(Rig):
         """End what a killed agent of this name has left running, before anything begins."""
         look = self._aside.begin(orphans.end_of_dead_agents, self.name)
         if not (await asyncio.wait([look], timeout=orphans.LONGEST))[0]:
-            logger.error("%s: what an earlier agent may have left running cannot be looked for: /proc hangs", self.name)
+            logger.error("%s: nobody can tell what an earlier agent may have left running: /proc hangs", self.name)
             return
         ended, left = look.result()
         if ended:

@@ -169,7 +169,7 @@ class InUse:
         try:
             descriptor = _locked(file)
         except OSError as error:
-            logger.warning("%s: nobody sees to it that one rig alone records to %s: %s", self._rig, path, error)
+            logger.warning("%s: cannot lock %s, so another rig could record to it too: %s", self._rig, path, error)
             return None
         if descriptor is None:
             raise PathTaken(f"{path!r} is in use by {_told(_holder_in(file))}; {_REMEDY}")

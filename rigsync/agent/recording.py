@@ -161,7 +161,7 @@ class Recording:
         try:
             await self._look_on()
         except Exception as error:  # the system gives no more threads
-            self._tell(FAILURE, self._pattern, f"nobody looks any more whether {_shown(self._pattern)} grows: {error}")
+            self._tell(FAILURE, self._pattern, f"{_shown(self._pattern)} is not watched any more: {error}")
 
     async def _look_on(self) -> None:
         loop = asyncio.get_running_loop()
@@ -221,8 +221,8 @@ class Recording:
         for path in segments.unfinished:
             self._note_problem(
                 path,
-                f"{_shown(path)} still grows, though a newer one has begun, which nobody could tell from a second "
-                "recorder; give each recorder a pattern of its own, or more time by settled_within",
+                f"{_shown(path)} still grows although a newer one has begun, as if there were two recorders; give each "
+                "recorder a pattern of its own, or more time by settled_within",
             )
 
     def _note_problem(self, path: str, problem: str) -> None:

@@ -229,7 +229,7 @@ def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
         if form.endswith((".", " ")):
             return "ends in a dot or a blank, which Windows leaves out"
     if use is Use.SHELL and not _SHELL_SAFE.fullmatch(value):
-        return "has something else in it than letters, digits and _ . + @ = -, all that is let into a line for a shell"
+        return "has other characters than letters, digits and _ . + @ = -, the only ones allowed in a line for a shell"
     if at_beginning and alike.startswith("-"):
         return "begins with -, and would be taken for an option"
     return None

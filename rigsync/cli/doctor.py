@@ -88,7 +88,7 @@ def _state_of(evidence: Evidence) -> str:
     alive = evidence.alive
     parts = [f"{evidence.dialect.value} {alive.version}" if alive else evidence.dialect.value]
     if evidence.connected and not alive:
-        parts.append("echoes (whether it acts as well, over TCP, only a message can tell)")
+        parts.append("echoes (over TCP, only a message can tell whether it also acts)")
     if alive:
         parts.append(" ".join(part for part in (alive.status.name, alive.exp_ref) if part))
     parts.append(f"{milliseconds(evidence.round_trip)} ms")

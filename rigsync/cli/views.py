@@ -25,7 +25,7 @@ class View:
         """End the view; what it has shown stays."""
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Take note of what rigs there are and what they will be told."""
+        """Begin with these rigs and messages."""
 
     def pushed(self, message: str) -> None:
         """Show that a message goes out."""
@@ -44,7 +44,7 @@ class PlainView(View):
     """A line for each message."""
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Take note of what rigs there are and what they will be told."""
+        """Begin with these rigs and messages."""
         self._rigs = rigs
         self._width = max(map(len, messages))
 
@@ -89,7 +89,7 @@ class LiveView(View):
         self._live.__exit__(kind, error, traceback)
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Take note of what rigs there are and what they will be told."""
+        """Begin with these rigs and messages."""
         self._rigs, self._messages = rigs, messages
 
     def pushed(self, message: str) -> None:

@@ -171,7 +171,7 @@ class FailureWatch:
             if probe.rig not in self._reasons and probe.rig not in self._unexplained:
                 self._unexplained.add(probe.rig)  # the notice with the reason may be under way
                 return
-            reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
+            reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, and nobody here told it to stop")
             text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
             self._fail(probe.rig, text, is_news=probe.rig not in self._logged)
 

@@ -91,7 +91,7 @@ class ClockFilter:
         self._estimate: ClockEstimate | None = None
 
     def add(self, stamps: tuple[int, int, int, int], now: float) -> None:
-        """Take in the four stamps of one probe, in nanoseconds, whose answer came at monotonic `now` in seconds."""
+        """Add the four stamps of one probe, in nanoseconds; its answer came at monotonic `now`, in seconds."""
         t0, t1, t2, t3 = stamps
         if not self._seconds:
             self._origin = t1 - t0

@@ -197,7 +197,7 @@ class Filter:
         self._bits = bytearray()
 
     def add(self, boot: str) -> None:
-        """Take in a boot number."""
+        """Add a boot number."""
         if not self._bits:  # few rigs ever need it
             self._bits = bytearray(FILTER_BITS // 8)
         for place in self._places(boot):

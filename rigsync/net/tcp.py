@@ -128,10 +128,10 @@ class _Stream(asyncio.Protocol):
             self.end_received(*self._lost)
 
     def message_received(self, message: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
 
     def part_received(self) -> None:
-        """Take note that part of a message has come."""
+        """Handle news that part of a message has come."""
 
     def rejected(self, error: RemoteProtocolError) -> None:
         """Report that the stream was closed, for it carried what cannot be a message."""
@@ -311,18 +311,18 @@ class TcpLine:
             logger.warning("%s: %s", label(self.name), problem)
 
     def heard(self, data: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
         if self._said:
             self._said.clear()
         self._retry = FIRST_RETRY
         self._pump.receive(data, self.name)
 
     def heard_part(self) -> None:
-        """Take note that part of a message has come."""
+        """Handle news that part of a message has come."""
         self._pump.show_life(self.name)
 
     def rejected(self, error: RemoteProtocolError) -> None:
-        """Take note that what came cannot be a message."""
+        """Report that what came cannot be a message."""
         self._pump.reject(self.name, error)
 
     def send(self, line: Any, data: bytes) -> None:
@@ -451,7 +451,7 @@ class _TcpListener:
             )
 
     def heard(self, stream: _CoordinatorStream, message: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
         self._streams.move_to_end(stream.source)
         self._end_turn(stream)
         self._pump.receive(message, stream.source)
@@ -498,7 +498,7 @@ class _TcpListener:
             self._watch_turn(left)
 
     def rejected(self, stream: _CoordinatorStream, error: RemoteProtocolError) -> None:
-        """Take note that what came cannot be a message."""
+        """Report that what came cannot be a message."""
         self._end_turn(stream)
         self._pump.reject(stream.source, error)
 

@@ -373,7 +373,7 @@ class Rig(RigBoard):
         if not isinstance(reason, str):
             raise TypeError(f"the reason is text, not {type(reason).__name__}")
         if not reason:
-            raise ValueError("an interrupt needs a reason, for those who wonder why")
+            raise ValueError("an interrupt needs a reason: the coordinators are told it")
         text = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
         if (session := self._session) is None:
             raise NotRunning(f"rig {self.name} does not serve: nothing is under way")

@@ -796,7 +796,7 @@ def test_it_is_told_when_nobody_can_look_any_more(lab: Lab, monkeypatch: pytest.
     with monkeypatch.context() as patched:
         patched.setattr(agent._aside, "begin", refuse)
         until(lambda: failures)
-    assert "nobody looks any more" in failures[0].body["problem"]
+    assert "is not watched any more" in failures[0].body["problem"]
     assert "can't start new thread" in failures[0].body["problem"]
     assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
 

@@ -145,7 +145,7 @@ def test_where_nothing_can_be_locked_it_is_told_and_recorded(tmp_path: Path, cap
     with caplog.at_level(logging.WARNING), rig.taking(ONE):
         pass
     rig.keep_only()
-    assert "left: nobody sees to it that one rig alone records to /data/left.avi: " in caplog.text
+    assert "left: cannot lock /data/left.avi, so another rig could record to it too: " in caplog.text
 
 
 PUT = {
