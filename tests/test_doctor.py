@@ -330,7 +330,7 @@ def test_an_answer_from_another_address() -> None:
 @pytest.mark.parametrize(
     ("address", "kind"),
     [
-        ("0.0.0.0", "what a rig listens at"),
+        ("0.0.0.0", "an address for listening"),
         ("255.255.255.255", "the broadcast address"),
         ("224.0.0.7", "a multicast address"),
         ("169.254.7.7", "an address that a computer gives itself"),
@@ -716,7 +716,7 @@ def test_an_iblutil_rig_on_tcp_is_left_to_its_task(connect: Callable[..., Any], 
         assert list(task.push("EXPSTATUS", "RUNNING", wait=True)) == ["cameras"]
         assert rig.errors == []
     assert "no connection to 127.0.0.1:" in finding.seen
-    assert "take it from the task that uses it" in finding.meaning
+    assert "take it from its task" in finding.meaning
     assert "$ rigsync doctor --idle cameras" in finding.remedies
     assert any("write dialect: rigsync" in remedy for remedy in finding.remedies) == (dialect == "auto")
 
