@@ -259,7 +259,7 @@ def unanswered(
     if errand.end_reached_rig:
         return Cancelled(
             config.name,
-            f"EXPEND has called {name} off; the rig has not said whether it had begun by then, and runs no more",
+            f"EXPEND has called {name} off, and it runs no more; the rig has not said whether it had begun before",
         )
     if errand.received and liveness.is_gone:
         had = f"had {name}" if dialect is Dialect.IBLUTIL else f"had {name} and was working on it"

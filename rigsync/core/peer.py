@@ -750,7 +750,7 @@ class Peer:
         """Settle a request whose answer this side refuses, or it would be sent again and again."""
         for errand in [errand for errand in self._errands.under_way() if errand.request.n == n and errand.tries]:
             name = errand.request.event.name
-            text = f"the rig has run {name}, and its answer is not taken: {problem}; have it answer with less"
+            text = f"the rig has run {name}, but this side refuses its answer: {problem}; have it answer with less"
             self._confirm_receipt(errand)
             self._errands.remove(errand)
             self._fail(errand, RemoteError(self.name, "PayloadTooLarge", text))
