@@ -1,4 +1,4 @@
-"""Measure everything in README's table: `python -m benchmarks` (about five minutes; keep the machine idle).
+"""Measure all the figures of docs/figures.md: `python -m benchmarks` (about five minutes; keep the machine idle).
 
 `python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes).
 """

@@ -28,7 +28,8 @@ from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 from rigsync.rig.board import RESERVED
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def text_of(name: str) -> str:
@@ -102,10 +103,48 @@ def test_decision_records_are_listed() -> None:
         assert f"[{number}]({name}) | {what} |" in index
 
 
-def test_links_of_the_documents_lead_to_files() -> None:
-    for path in DOCS.rglob("*.md"):
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-            assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
+@pytest.mark.parametrize("path", sorted((DOCS / "decisions").glob("0*.md")), ids=lambda path: path.stem)
+def test_decision_records_have_the_same_parts(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 60
+    parts = [part[1] for line in lines if (part := re.match(r"\*\*(\w+)\.\*\*", line))]
+    assert parts[:4] == ["Status", "Context", "Decision", "Consequences"]
+    assert parts[4:] in ([], ["Rejected"])
+
+
+def prose(path: Path) -> str:
+    """Return a page without its blocks and code spans, which hold no links."""
+    return re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page, as GitHub makes them of its headings."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").glob("*.md")]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_the_documents_lead_to_files_and_headings(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(path)):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        page = (path.parent / name).resolve() if name else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_the_documents_import_is_there(path: Path) -> None:
+    if path.name == "CHANGELOG.md":  # which tells of releases before, too
+        return
+    for module, names in re.findall(r"\bfrom (rigsync[\w.]*) import (\w+(?:, \w+)*)", path.read_text(encoding="utf-8")):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
 # --------------------------------------------------------------------------------------------- docs/protocol.md

@@ -205,7 +205,7 @@ def test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_agai
     outcome = aux.push("EXPINFO", None, 500_000, wait=True)
     assert isinstance(outcome, PushError)
     text = str(outcome.failed["cameras"])
-    assert "PayloadTooLarge: the rig has run EXPINFO, and its answer is not taken: too many values" in text
+    assert "PayloadTooLarge: the rig has run EXPINFO, but this side refuses its answer: too many values" in text
     assert ran == [500_000]
     assert aux.request("EXPINFO", None, 3, timeout=LONG)["cameras"][1]["values"] == [0, 0, 0]
 

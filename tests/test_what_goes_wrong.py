@@ -1,4 +1,4 @@
-"""README's table of what goes wrong in a lab: each of its rows is shown by tests, which are named here."""
+"""The rows of docs/faults.md, what goes wrong in a lab: each is shown by tests, which are named here."""
 
 from __future__ import annotations
 
@@ -60,11 +60,6 @@ SHOWN_BY = {
         "tests/test_rig_closing.py::test_a_program_that_ends_without_close_interrupts_what_is_under_way",
         "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
         "tests/test_readme.py::test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup",
-    ],
-    "a signal handler pushes, looks something up or closes, wherever it interrupts the main thread": [
-        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
-        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered",
-        "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
     ],
     "a rig's PC comes back with another address": [
         "tests/test_links.py::test_a_name_that_stands_for_another_address_after_a_reboot",
@@ -140,6 +135,11 @@ SHOWN_BY = {
     "an iblutil rig answers END, INTERRUPT or CLEANUP by another of these": [
         "tests/core/test_iblutil_rigs.py::test_any_answer_that_ends_a_recording_is_taken_for_what_it_is",
         "tests/test_drop_in.py::test_an_experiment_leaves_a_rig_that_answers_cleanup_by_another_event",
+    ],
+    "a signal handler pushes, looks something up or closes, wherever it interrupts the main thread": [
+        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
+        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered",
+        "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
     ],
     "a callback of your own raises": [
         "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",
@@ -318,10 +318,9 @@ SHOWN_BY = {
 
 
 def rows() -> list[str]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("## What goes wrong, and what you see")[2].partition("\n## ")[0]
-    found = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
-    return found[found.index("---") + 1 :]
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    return [cell for cell in cells if cell not in {"what happens", "---"}]
 
 
 def test_every_row_of_the_table_is_shown_by_a_test_and_no_other() -> None:

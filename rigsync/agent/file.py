@@ -1,4 +1,4 @@
-"""The file of an agent, from YAML to frozen dataclasses. All of it is checked here; nothing is opened or run."""
+"""The file of an agent, from YAML to frozen dataclasses. It is checked whole; nothing is opened or run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _INTERPRETER = re.compile(
 )
 _CODE_FOLLOWS = frozenset({"-c", "-e", "-E", "-r", "-p", "-pe", "-ne", "-batch", "--eval", "--print", "--execute"})
 _DRIVE = re.compile(r"[A-Za-z]:")
-# Programs that read words as a shell does: what these are given is not safe just because each word is one.
+# Programs that read words as a shell does. For them a value is not safe just because it is one word.
 _SHELLS = frozenset(
     {
         "sh",
@@ -61,13 +61,13 @@ _SHELLS = frozenset(
 _BATCH = re.compile(r"\.(?:bat|cmd)[. ]*$", re.IGNORECASE)
 _PROGRAM_FOLLOWS = re.compile(r"(?:^|[;&|(`\n])\s*[^\s;&|(`]*$")
 _OPERATOR = re.compile(r"\|\|?|&&?|;|<|(?:&|\d*)>>?(?:&?\d|[\w./{]\S*)?")
-"""Pipes and the like, where they are words: what is within quotes with other text is left alone."""
+"""Pipes and the like, if they are words of their own. Within quotes, beside other text, they are left alone."""
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is run.
+    """A command.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Command:
     shell : bool
         Whether a shell reads it.
     folder : Template or None
-        The folder in which it runs; None for that of the file.
+        The folder in which it runs; None for the file's.
     """
 
     words: tuple[Template, ...]
@@ -85,12 +85,12 @@ class Command:
 
     @property
     def program(self) -> str | None:
-        """The program, which no message can choose; None where a shell reads the line."""
+        """The program, which no message can choose; None if a shell reads the line."""
         return None if self.shell else str(self.words[0])
 
     @property
     def read_by_shell(self) -> bool:
-        """Whether a shell reads what it is given: by `shell`, or because a word of it is a shell or a batch file."""
+        """Whether a shell reads its words: by `shell`, or because one of them is a shell or a batch file."""
         return any(word.use is Use.SHELL for word in self.words)
 
     def filled(self, values: Source) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class Command:
         Raises
         ------
         SubstitutionError
-            A value that is missing, or is not let in.
+            A value is missing, or not allowed.
         """
         return tuple(word.fill(values) for word in self.words)
 
@@ -112,7 +112,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A command that is waited for, at most `timeout` seconds."""
+    """A command that is awaited, for `timeout` seconds at most."""
 
     command: Command
     timeout: float
@@ -120,7 +120,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The file that says that a process records, and the seconds within which it has to exist."""
+    """The file that shows that a command records, and the seconds within which it has to exist."""
 
     file: Template
     within: float
@@ -135,12 +135,12 @@ class Start:
     command : Command
         The command.
     ready : Ready or None
-        How it is known that it has begun.
+        What shows that it records.
     frames : re.Pattern or None
         Searched for in its output; the one group is the number of frames.
     good_exit : tuple of int or None
-        The exit statuses that are good when it was told to end, 128 and its number for a signal; None for 0, 255 and
-        the signal that was sent.
+        Good exit statuses when it was told to end, with 128 plus its number for a signal; None for 0, 255 and the
+        signal that was sent.
     """
 
     command: Command
@@ -151,7 +151,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """How a process is ended: ``interrupt``, ``terminate`` or ``kill``, and after `grace` seconds harder."""
+    """How a command is ended: by ``interrupt``, ``terminate`` or ``kill``, and harder after `grace` seconds."""
 
     signal: str
     grace: float
@@ -159,7 +159,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is done at a message, in this order."""
+    """The steps of a message, in this order."""
 
     stop: Stop | None = None
     run: Run | None = None
@@ -168,7 +168,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class FreeDisk:
-    """Bytes that have to be free on the disk of a path."""
+    """Required free bytes on the disk of a path."""
 
     path: Template
     at_least: int
@@ -176,14 +176,14 @@ class FreeDisk:
 
 @dataclass(frozen=True, slots=True)
 class Require:
-    """What has to be there before EXPINIT.
+    """Requirements of EXPINIT.
 
     Parameters
     ----------
     free_disk : FreeDisk or None
         Room on a disk.
     files : tuple of Template
-        Files that have to be readable, and folders that have to be writable.
+        Files that must be readable, and folders that must be writable.
     programs : tuple of str
         Programs besides those of the commands.
     """
@@ -195,14 +195,14 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """What has to grow.
+    """Files that have to grow.
 
     Parameters
     ----------
     files : Template
         A pattern of files (`glob.glob`).
     growing_within : float
-        Seconds in which each of them has to grow.
+        Seconds within which each of them has to grow.
     settled_within : float
         Seconds after the end within which they have to stop growing, and for which they must not grow.
     segments : bool
@@ -222,8 +222,7 @@ class Logs:
     Parameters
     ----------
     folder : Template or None
-        The folder, without variables that come from a message; None for one of this rig's own, in ``logs`` beside
-        the file.
+        The folder, without variables of a message; None for the rig's own folder in ``logs`` beside the file.
     keep : int
         How many sessions are kept.
     max_size : int
@@ -258,7 +257,7 @@ class AgentFile:
     folders : tuple of Template
         Folders that are made at EXPINIT.
     existing : str
-        What to do where a file is there before it is recorded: ``refuse``, ``keep`` or ``overwrite``.
+        What to do if a file is there before it is recorded: ``refuse``, ``keep`` or ``overwrite``.
     on : dict of ExpMessage to Action
         What is done at each message.
     require : Require or None
@@ -288,12 +287,12 @@ class AgentFile:
 
     @property
     def folder(self) -> Path:
-        """The folder in which the file lies, where relative paths begin."""
+        """The folder of the file, where relative paths begin."""
         return Path(os.path.abspath(self.source)).parent
 
     @property
     def logs_folder(self) -> Path:
-        """Return the folder of the logs; by default one for this rig, since several files may lie side by side."""
+        """Return the folder of the logs; by default the rig's own, since several files may lie in one folder."""
         if self.logs.folder:
             return self.folder / str(self.logs.folder)
         own = "".join(character if character.isalnum() or character in "-_." else "_" for character in self.name)
@@ -312,13 +311,12 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     path : str or os.PathLike
         The file; docs/agent.md describes it.
     platform : str
-        The operating system, as in `sys.platform`, on which it depends how a command is split into words.
+        The operating system, as in `sys.platform`. How a command is split into words depends on it.
 
     Raises
     ------
     ConfigError
-        The file cannot be read or holds what cannot be. The error has the file, and the line and the key wherever
-        there is one.
+        The file cannot be read, or has a mistake. The error has the file and, where there is one, line and key.
     """
     source = os.fspath(path)
     lines: dict[str, int] = {}
@@ -333,7 +331,7 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
 
 
 def is_agent_file(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is meant for an agent, and is not one of rigs; even where it has mistakes.
+    """Return whether a file is meant for an agent, and not a file of rigs, even if it has mistakes.
 
     Raises
     ------
@@ -344,21 +342,21 @@ def is_agent_file(path: str | os.PathLike[str]) -> bool:
     try:
         keys = {key.value for key, _ in document_node(source, FORM).value if isinstance(key.value, str)}
     except ConfigError:
-        # Not YAML, because of a mistake: the lines that look like keys tell it.
+        # Not YAML, because of a mistake. Lines that look like keys show what it is.
         with _in(source):
             text = read_text(source, FORM)
         keys = set(re.findall(r"^([a-z_]+)[ \t]*:", text, re.MULTILINE))
-    # A flat file of rigs may have a rig whose name is one of these, but hardly two.
+    # A flat file of rigs may have one rig with such a name, but hardly two.
     return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1
 
 
 def check_distinct_agents(files: Iterable[AgentFile]) -> None:
-    """Check that no two files are of one rig, or listen at one address.
+    """Check that no two files have one rig or one address.
 
     Raises
     ------
     ConfigError
-        Two do; the error has file, line and key of the second.
+        Two have; the error has file, line and key of the second.
     """
     earlier: list[AgentFile] = []
     for file in files:
@@ -395,7 +393,7 @@ def _in(source: str) -> Iterator[None]:
 
 @contextmanager
 def _at(key: str) -> Iterator[None]:
-    """Give errors this key where they have none."""
+    """Give errors this key if they have none."""
     try:
         yield
     except ConfigError as error:
@@ -403,7 +401,7 @@ def _at(key: str) -> Iterator[None]:
 
 
 class _Reader:
-    """From values of the right types to what they mean."""
+    """Turns values of the right types into what they mean."""
 
     def __init__(self, found: dict[str, Any], *, windows: bool):
         self._found, self._windows = found, windows
@@ -590,18 +588,18 @@ class _Reader:
 
 
 def _reads_as_shell(word: str) -> bool:
-    """Tell whether a word names a shell, or a batch file, whose arguments Windows has cmd read anew."""
+    """Whether a word names a shell, or a batch file, whose arguments cmd reads anew on Windows."""
     name = re.split(r"[/\\]", word)[-1].lower()
     return name.removesuffix(".exe") in _SHELLS or _BATCH.search(name) is not None
 
 
 def _check_code(words: Sequence[Template]) -> None:
-    """Check that no message writes code: what follows ``-c`` and its like, where an interpreter is run."""
+    """Check that no message writes code behind an interpreter's ``-c`` or the like."""
     if not _INTERPRETER.fullmatch(re.split(r"[/\\]", str(words[0]))[-1]):
         return
     for flag, word in pairwise(words[1:]):
         if "." in str(flag) or "/" in str(flag):
-            return  # the script; what follows is for that
+            return  # the script; further words are its arguments
         if str(flag) in _CODE_FOLLOWS and word.variables:
             raise ConfigError(
                 f"{{{min(word.variables)}}} would have a message write code, behind {flag}; hand it over as an argument"
@@ -610,7 +608,7 @@ def _check_code(words: Sequence[Template]) -> None:
 
 
 def _check_program(line: Template, shell: bool) -> None:
-    """Check that no message chooses what is run: neither the first word, nor for a shell one behind ``;``."""
+    """Check that no message chooses the program: neither the first word nor, in a shell, a word behind ``;``."""
     before = ""
     for part in line.parts:
         if isinstance(part, Variable) and (not shell or _PROGRAM_FOLLOWS.search(before)):
@@ -619,7 +617,7 @@ def _check_program(line: Template, shell: bool) -> None:
 
 
 def _check_no_shell_is_meant(words: list[str]) -> None:
-    """Check that a line has nothing in it that only a shell would understand."""
+    """Check that a line has nothing that only a shell understands."""
     for word in words[1:]:
         if _OPERATOR.fullmatch(word):
             raise ConfigError(

@@ -22,21 +22,21 @@ RECORDING = 0.5
 
 @dataclass
 class Experiment:
-    """What became of an experiment."""
+    """The outcome of an experiment."""
 
     exp_ref: str
     """Its reference."""
     addresses: dict[str, tuple[str, int]]
     """Host and port of each rig, or of the relay before it."""
     dialects: dict[str, str] = field(default_factory=dict)
-    """What each rig speaks."""
+    """Dialect of each rig."""
     pushes: list[tuple[PushResult, dict[str, float]]] = field(default_factory=list)
-    """What became of each message, with the seconds that each rig took."""
+    """Result of each message, with the seconds that each rig took."""
     datagrams: dict[str, int] | None = None
-    """Where there was a relay, how many it carried and how many it lost."""
+    """Datagrams that a relay carried, and those that it lost, if there was one."""
 
     def document(self) -> dict[str, Any]:
-        """Return all of it for JSON."""
+        """Return everything for JSON."""
         return {
             "exp_ref": self.exp_ref,
             "rigs": {
@@ -49,16 +49,16 @@ class Experiment:
 
 
 def run_experiment(number: int, loss: float, view: View, seed: int | None = None) -> Experiment:
-    """Start rigs, run an experiment with them, and end them.
+    """Run an experiment with rigs that are started for it and ended after it.
 
     Parameters
     ----------
     number : int
         How many rigs.
     loss : float
-        Share of the datagrams that are lost on the way to and from all rigs but the last, from 0 to 1.
+        Share of the datagrams to and from all rigs but the last that are lost, from 0 to 1.
     view : View
-        Shows how it goes.
+        Shows the experiment.
     seed : int, optional
         Makes the same datagrams be lost every time.
     """

@@ -1,4 +1,4 @@
-"""The rig that `rigsync serve` is: it shows what it is told, and can be slow, faulty and hard of hearing."""
+"""The rig of `rigsync serve NAME`: it shows its messages, and can be slow, fail, and lose datagrams."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class PracticeRig(Rig):
     name, uri, main_sync, lease
         As for `Rig`.
     show : callable
-        Called with name and arguments of each message that is handled, tokens blotted out.
+        Called with name and arguments of each handled message, without tokens.
     latency : float, optional
         Seconds that each message takes.
     failing : collection of str
-        The messages at which it fails.
+        Messages at which it fails.
     drop : float
         Share of the incoming datagrams that are lost, from 0 to 1.
 
@@ -84,7 +84,7 @@ class PracticeRig(Rig):
 
 
 class _HardOfHearing(Responder):
-    """Loses a share of what comes in."""
+    """Loses a share of the incoming datagrams."""
 
     drop = 0.0
     """The share, from 0 to 1."""

@@ -1,4 +1,4 @@
-"""Which rigs a command is about, and the connection to them."""
+"""The rigs of a command, and the connection to them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def rigs_of_file(explicit: str | None = None) -> Rigs:
     Parameters
     ----------
     explicit : str, optional
-        What ``--rigs`` names.
+        The value of ``--rigs``.
 
     Raises
     ------
     ConfigError
-        There is no such file, or it is faulty, or without any rig.
+        There is no such file, or it has a mistake or no rig.
     """
     file = find_rigs_file(explicit)
     if file is None:
@@ -37,7 +37,7 @@ def read(file: str | os.PathLike[str]) -> Rigs:
     Raises
     ------
     ConfigError
-        It is faulty, or without any rig.
+        It has a mistake, or no rig.
     """
     try:
         rigs = load_rigs(file)
@@ -53,7 +53,7 @@ def read(file: str | os.PathLike[str]) -> Rigs:
 
 
 def chosen(rigs: Rigs, patterns: Iterable[str]) -> Rigs:
-    """Return the rigs that are named or matched by patterns, in the order of the file; all of them without patterns.
+    """Return the rigs that match names or patterns, in the order of the file; without patterns all.
 
     Raises
     ------

@@ -12,8 +12,8 @@ from rigsync.cli.options import verbose_option
 def command() -> None:
     """Print the JSON Schema of an agent's file.
 
-    With it an editor completes and explains the keys, and marks what is wrong. In Visual Studio Code with its YAML
-    extension, write it into a file beside that of the agent, and begin the agent's file with the second of these lines:
+    With it an editor completes and explains the keys, and marks mistakes. For Visual Studio Code with its YAML
+    extension, write it into a file beside the agent's, and begin the agent's file with the second of these lines:
 
     \b
     rigsync schema > agent.schema.json

@@ -15,35 +15,36 @@ if TYPE_CHECKING:
     from rigsync.coordinator.view import RigView
 
 CONNECT_TIMEOUT = 0.2
-"""Seconds to wait for the rigs before the first view: who answers is what one watches for."""
+"""Seconds to wait for the rigs before the first view. Whether they answer is for the view to show."""
 INTERVAL = 0.25
 """Seconds between looks at the rigs."""
 TELLING, LONGEST_TELLING = 0.1, 1.0
-"""Seconds in which nothing comes of what rigs tell when one connects, and that are waited for all of it at most."""
+"""Seconds of quiet after which rigs have told everything on connecting, and the most seconds to wait for that."""
 REFRESH = 1.0
-"""Seconds after which the view is drawn anew where nothing has happened: ages and round trips go on."""
+"""Seconds after which the view is drawn anew without news: ages and round trips go on."""
 
 
-@click.command(short_help="Show how the rigs are, as it changes.")
+@click.command(short_help="Show the state of the rigs while it changes.")
 @click.argument("patterns", metavar="[RIG]...", nargs=-1)
 @click.option("--once", is_flag=True, help="Print one table and leave.")
 @rigs_option
 @json_option
 @verbose_option
 def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_json: bool) -> int:
-    """Show how each RIG is, by its name or a pattern such as 'cameras:*', until q or Ctrl-C; all rigs by default.
+    """Show the state of each RIG, a name or a pattern such as 'cameras:*', until q or Ctrl-C; all rigs by default.
 
-    The state is the rig's status while it answers, else that of the link: suspect after three seconds of silence, lost
-    after five, or at once where its host refuses or it has said goodbye. (A rig that speaks iblutil is asked rarely:
-    it is suspect after two and lost after three probes, 15 s apart, without an answer.)
+    The state is the rig's status while it answers. Otherwise it is the link's: suspect after three seconds of silence,
+    lost after five, or at once if its host refuses or it has said goodbye. (A rig that speaks iblutil is probed every
+    15 s: it is suspect after two and lost after three probes without an answer.)
 
-    The loss is the share of the last 64 probes, about a minute's, that had no answer within a second. In charge is the
-    computer whose program began the experiment; a rig that it has left alone interrupts when its lease is over.
+    The loss is the share of the last 64 probes, about a minute's, without an answer within a second. In charge is the
+    computer whose program began the experiment. If that falls silent, the rig interrupts when its lease is over.
 
-    The last message is the last one that a rigsync rig has settled since watch began, for whatever program; the last
-    error is since then, too, or what a rig was lost for. Progress and streams are what a rigsync rig reports of its
-    work. Where the output is no terminal, a table is printed at each change but that of progress; with --json, a line
-    at each change, four a second at most. The exit status is 1 if some rig does not answer at the end.
+    The last message is the last one that a rigsync rig has settled since watch began, from any program. The last error
+    is since then, too, or the reason why a rig was lost. Progress and streams are a rigsync rig's reports of its work.
+
+    If the output is no terminal, a table is printed at each change except progress; with --json, a line at each change,
+    four a second at most. The exit status is 1 if a rig does not answer at the end.
     """
     from contextlib import ExitStack
 
@@ -92,7 +93,7 @@ def _changes(
 ) -> Iterator[list[RigView]]:
     """Yield how the rigs are: at once, when something has changed, and each `refresh` seconds; while `wait` is true.
 
-    Without the board, progress and streams that have changed are no reason to.
+    Without the board, progress and streams do not count as changes.
     """
     from time import monotonic
 

@@ -18,30 +18,30 @@ from rigsync.core.events import LinkState
 COLUMNS = [
     *("rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "progress", "last error"),
 ]
-"""The headings of all columns that there can be."""
+"""Headings of all possible columns."""
 COLUMNS_ONCE = [heading for heading in COLUMNS if heading != "last message"]
-"""Those of a table that is made once: nobody has sent a message since."""
+"""Headings of a table that is made once, without last messages: there were none since its start."""
 NUMBERS = ("rtt ms", "offset", "loss")
-"""Those of columns that are aligned to the right."""
+"""Headings of columns that are aligned to the right."""
 STYLES = {LinkState.ALIVE: "green", LinkState.SUSPECT: "yellow", LinkState.LOST: "bold red", LinkState.UNKNOWN: "dim"}
-"""How the state of a link is shown."""
+"""Names of a link's states."""
 
 _WIDTHS = {"state": 11, "rtt ms": 6, "offset": 8, "loss": 4, "last message": 16}
 _NAME, _WIDE_NAME = 11, 16
-"""Most characters of a rig's name: at 80 columns they leave room for a reference of 18."""
+"""Most characters of a rig's name. At 80 columns they leave room for a reference of 18."""
 _MIDDLE = 100
-"""Characters of a terminal from which who is in charge has a column, instead of a line below the table."""
+"""Width of a terminal, in characters, from which "in charge" is a column, and not a line below the table."""
 _MIDDLE_ONCE = 80
 """The same where there are no last messages."""
 _WIDE = 140
-"""Characters of a terminal from which the last errors have a column, instead of lines below the table."""
+"""Width from which the last errors are a column, and not lines below the table."""
 _WIDEST = 180
-"""Characters of a terminal from which progress has a column, instead of lines below the table."""
+"""Width from which progress is a column, and not lines below the table."""
 _WIDE_REFERENCE = 24
 _PROGRESS = 36
-"""Characters of that column."""
+"""Width of that column."""
 _HOST = 15
-"""Most characters of who is in charge: those of an IPv4 address."""
+"""Most characters of the computer in charge: those of an IPv4 address."""
 _ERROR_LINES = 3
 """Most lines of one error below the table."""
 _INDENT = "  "
@@ -94,7 +94,7 @@ def screen(views: Sequence[RigView], width: int, height: int, unicode: bool = Tr
     width, height : int
         Size of the terminal, in characters.
     unicode : bool
-        Whether it can show more than ASCII.
+        Whether the terminal can show more than ASCII.
     """
     now = time.time()
     alive = sum(view.link is LinkState.ALIVE for view in views)
@@ -187,12 +187,12 @@ def _below(views: Sequence[RigView], width: int, room: int, unicode: bool, has_o
 
 
 def _broken(text: str, width: int, most: int) -> list[Text]:
-    """Return text in so many lines at most, the further ones indented; the last has the rest, however long."""
+    """Return text in so many lines at most, all but the first indented; the last one has the rest."""
     whole = Text(printable(text))
     lines = list(whole.wrap(Console(width=width), max(1, width - len(_INDENT))))
     if len(lines) > most:
         lines, end = lines[: most - 1], 0
-        for line in lines:  # which have lost the blanks between them
+        for line in lines:  # these have lost the blanks between them
             shown = line.plain.rstrip()
             end = whole.plain.index(shown, end) + len(shown)
         lines.append(Text(whole.plain[end:].lstrip()))

@@ -1,4 +1,4 @@
-"""What rigs report of their own accord, to one function for each kind: one after the other, in the order of arrival."""
+"""Calls one function for each topic of notices, one after the other, in the order of arrival."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ logger = logging.getLogger("rigsync.reports")
 
 WAITING = 10_000
 WAITING_BYTES = 64 << 20
-"""Reports that may wait for the functions that they are for, and their bytes on the network; beyond that the oldest
-are dropped."""
+"""Notices that may wait for their functions, and their bytes on the network. Beyond that the oldest are dropped."""
 TOLD_BY = {PROGRESS: ProgressChanged, STREAM: StreamEvent}
-"""Topics of which no notice is told as it comes, and the events that tell what they say."""
+"""Topics that are not told as notices, and the events that tell them instead."""
 
 
 @dataclass(slots=True, eq=False)
 class _Callback:
-    """A user's function, as it was assigned."""
+    """A user's function."""
 
     function: Callable[[Notice], Any]
     name: str
@@ -45,7 +44,7 @@ class _Callback:
 
 @dataclass(slots=True, eq=False)
 class _Kind:
-    """A topic for as long as it has a callback: what waited for that is not for one that is assigned later."""
+    """A topic while it has a callback. Notices that waited for this callback are not for a later one."""
 
     topic: str
     callback: _Callback
@@ -54,8 +53,8 @@ class _Kind:
 class Reports:
     """The callbacks of one coordinator.
 
-    A plain function runs on a thread of its own, so that it may block, a coroutine function on the event loop; the next
-    begins when it has ended.
+    A plain function runs on a thread of its own, so it may block. A coroutine function runs on the event loop. The next
+    call begins when it has ended.
     """
 
     def __init__(self) -> None:
@@ -70,19 +69,19 @@ class Reports:
         self._held_up_by = ""
 
     def assign(self, topic: str, callback: Callable[[Notice], Any] | None) -> Callable[[], None]:
-        """Have a function called with each notice of a topic, in place of any other; from any thread.
+        """Call a function with each notice of a topic, in place of any other; from any thread.
 
         Parameters
         ----------
         topic : str
             The topic.
         callback : callable or None
-            A plain function or a coroutine function; None for no function any more.
+            A plain function or a coroutine function; None ends it.
 
         Returns
         -------
         callable
-            Ends it, unless another function has been assigned since.
+            Call it to end this, unless another function has been assigned since.
 
         Raises
         ------
@@ -115,7 +114,7 @@ class Reports:
         return end
 
     def tell(self, notice: Notice) -> None:
-        """Have the callback of a notice's topic called with it, if there is one. On the loop's thread."""
+        """Queue a notice for its topic's callback, if there is one; on the loop's thread."""
         kind = self._kinds.get(notice.topic)
         if kind is None or kind.callback.is_over:
             return
@@ -157,7 +156,7 @@ class Reports:
             self._running = None
             self._tell_dropped()
         finally:
-            self._task = None  # here, for a callback of the task would come a turn later, and notices between
+            self._task = None  # here, since a callback of the task would come a turn later, and notices in between
 
     async def _call(self, callback: _Callback, function: Callable[[Notice], Any], notice: Notice) -> None:
         if callback.is_coroutine:
@@ -185,7 +184,7 @@ class Reports:
             self._dropped = 0
 
     def end(self) -> None:
-        """Call nothing any more; what runs goes on. On the loop's thread."""
+        """Call nothing more; what runs goes on. On the loop's thread."""
         self._waiting.clear()
         self._waiting_bytes = 0
         self._tell_dropped()
@@ -194,7 +193,7 @@ class Reports:
         self._workers.close(0.0)
 
     def join(self, timeout: float) -> None:
-        """Wait some seconds for a plain function that runs. Not on the loop's thread."""
+        """Wait some seconds for a running plain function; not on the loop's thread."""
         stuck = [name for name in self._workers.close(timeout) if name != threading.current_thread().name]
         if stuck and self._running:
             logger.warning("callback %s for notices is still running; it is left to itself", self._running.name)
@@ -205,7 +204,7 @@ async def _awaited(callback: _Callback, function: Callable[[Notice], Any], notic
         await function(notice)
     except asyncio.CancelledError:
         raise
-    except BaseException:  # also SystemExit, which would end the loop
+    except BaseException:  # SystemExit, too, which would end the loop
         logger.exception(RAISED, _role(notice), callback.name)
 
 

@@ -15,9 +15,9 @@ from rigsync.core.events import Start
 from rigsync.errors import PushError, PushTimeout, RigError
 
 MOST_BYTES = 64 << 20
-"""Bytes of answers that a log keeps, as they came over the network: 10,000 of the largest would fill any memory."""
+"""Bytes of answers that a log keeps, as they came over the network. 10,000 of the largest would fill any memory."""
 KEPT_ANYWAY = 16
-"""Results that a log keeps however large they are, so that one who pushes and then looks finds them."""
+"""Newest results that a log keeps whatever their size, so that whoever pushes and then looks finds them."""
 
 _drawn: dict[float, object] = {0.0: None}
 """The newest request times, each with a token of who drew it."""
@@ -50,10 +50,10 @@ class PushResult(dict[str, list[Any]]):
     failed : dict of str to RigError
         The rigs that did not answer, or answered with an error.
     starts : dict of str to Start
-        When the rigs that answered began to act, in seconds of Unix time, with its error bound. The time is that of
-        this computer's clock as the connection was made: where the clock is set later, these do not jump with it.
+        When the rigs that answered began to act, in seconds of Unix time, with an error bound. This computer's clock
+        counts as it was when the connection was made; if it is set later, these times do not jump.
     at : float or None
-        The instant at which they were to act, likewise; None for at once.
+        The instant at which they were to act, by the same clock; None for at once.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class PushResult(dict[str, list[Any]]):
         return max(times) - min(times) if len(times) > 1 else None
 
     def as_outcome(self) -> PushResult | PushError:
-        """Return the result itself if every rig answered, else the error that holds it."""
+        """Return the result itself if every rig answered, otherwise the error that holds it."""
         return self.as_error() if self.failed else self
 
     def as_error(self) -> PushError:
-        """Return the error that holds the result of a push in which some rig failed."""
+        """Return the error that holds the result, for a push that failed on a rig."""
         all_late = all(isinstance(error, TimeoutError) for error in self.failed.values())
         return (PushTimeout if all_late else PushError)(self.message, self, self.failed)
 
@@ -114,7 +114,7 @@ class PingReply:
     owner: str | None = None
     """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
     clock: ClockEstimate | None = None
-    """How the rig's clock stands to this computer's; None from an iblutil rig, which does not say."""
+    """The rig's clock against this computer's; None from an iblutil rig, which does not say."""
 
 
 class ResultLog(Mapping[float, Any]):
@@ -123,7 +123,8 @@ class ResultLog(Mapping[float, Any]):
     Parameters
     ----------
     limit : int
-        How many are kept, so that a week-long session does not grow; fewer where their answers take more than 64 MiB.
+        How many are kept, so that memory does not grow in a week-long session; fewer if their answers take more than 64
+        MiB.
 
     Raises
     ------
@@ -144,7 +145,7 @@ class ResultLog(Mapping[float, Any]):
         self._is_dropping = False
 
     def file(self, request_time: float, outcome: PushResult | PushError, size: int = 0) -> None:
-        """Add an outcome with the bytes of its answers; the oldest over the limits go. For its owner, on any thread."""
+        """Add an outcome with the bytes of its answers; drop the oldest over the limits. For its owner; any thread."""
         with self._filing:
             self._results[request_time] = outcome
             self._sizes[request_time] = size
@@ -167,11 +168,11 @@ class ResultLog(Mapping[float, Any]):
         return iter(tuple(self._results))  # a copy, as below: the service thread may add while the caller iterates
 
     def values(self) -> ValuesView[PushResult | PushError]:
-        """Return the results there are now; the view does not follow the log."""
+        """Return the present results; the view does not follow the log."""
         return self._results.copy().values()
 
     def items(self) -> ItemsView[float, PushResult | PushError]:
-        """Return the request times and results there are now; the view does not follow the log."""
+        """Return the present request times and results; the view does not follow the log."""
         return self._results.copy().items()
 
     def __len__(self) -> int:
@@ -182,7 +183,7 @@ class ResultLog(Mapping[float, Any]):
 
 
 class WritableLog(ResultLog):
-    """The log of a subclass whose `listen` files the outcomes itself, as iblrig's class does."""
+    """The log for a subclass whose `listen` files the outcomes itself, as iblrig's does."""
 
     def __setitem__(self, request_time: float, outcome: Any) -> None:
         self.file(request_time, outcome)

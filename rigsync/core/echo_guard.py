@@ -7,8 +7,8 @@ import math
 WINDOW = 1.0
 """Seconds over which repeats are counted."""
 MOST = 2000
-"""Echoes of the same bytes within the window that are still taken for messages of their own: more than a coordinator
-that polls as fast as it can brings about, fewer than an exchange of echoes on a local network."""
+"""Echoes of the same bytes that may leave within the window. A coordinator that polls as fast as it can causes fewer,
+an exchange of echoes on a local network more."""
 
 
 class EchoGuard:

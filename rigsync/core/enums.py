@@ -1,4 +1,4 @@
-"""What rigs are told and where in its life cycle a rig is: equal to iblutil's by value and name."""
+"""What rigs are told, and the status of a rig: equal to iblutil's enums by value and name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ExpMessage(IntFlag):
 
     @classmethod
     def any(cls) -> ExpMessage:
-        """Return all messages in one; 0, which stands for an error, is not among them."""
+        """Return all messages in one. 0, which stands for an error, is not among them."""
         return reduce(or_, cls.__members__.values())
 
     @staticmethod

@@ -11,7 +11,7 @@ from rigsync.errors import ConfigError
 
 SHORTEST = 0.001
 MOST = 1000
-"""Bounds of what a `Timing` may hold, in seconds and in number: beyond them a link would take a computer for itself."""
+"""Bounds of the times (s) and counts in a `Timing`. Beyond them one link would keep a computer busy."""
 
 
 def check_seconds(value: object, key: str) -> None:
@@ -45,7 +45,7 @@ class Timing:
     lost_grace: float = 1.0  # a lost rig is asked all the same; its outcome is settled after this much more silence
     # Resending (docs/protocol.md section 2, after RFC 6298 and RFC 7252).
     resend_first: float = 0.1  # before any round trip was measured: ten of a slow lab network
-    resend_min: float = 0.025  # below that, the scheduling of a busy computer looks like loss
+    resend_min: float = 0.025  # in less, a busy computer looks like loss
     resend_max: float = 1.0  # the back-off ends here: a person waits
     ask_again: float = 1.0  # after an ack, which recovers a lost reply
     ack_delay: float = 0.005  # a rig that cannot answer within this time acknowledges first

@@ -1,4 +1,4 @@
-"""TCP: a connection towards each rig that is opened again whenever it ends, and a place where many are taken."""
+"""TCP: a connection towards each rig, opened again whenever it ends, and a listener that takes many."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_pe
 logger = logging.getLogger("rigsync.endpoint")
 
 CONNECTIONS = 128
-"""Connections that a listener holds, after which the one that was silent for longest is closed. A rig has a handful of
+"""Connections that a listener holds. Beyond that it closes the one that was silent for longest. A rig has a handful of
 coordinators; macOS gives a program 256 descriptors, and Windows' select watches 512."""
 BACKLOG = 1 << 20
-"""Bytes that may wait for a peer that reads slowly, beside the largest message on its way to it."""
+"""Bytes that may wait for a peer that reads slowly, beside the largest message under way."""
 ARRAY_GAP = 0.05
-"""Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed: iblutil takes
-what one read gives it for one message, so that two which arrive together would be a wrong echo, at which it closes."""
+"""Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed. iblutil takes all
+that one read gives for one message. Two that arrive together would be a wrong echo, at which it closes."""
 PROBE_GAP = 0.5
-"""Seconds that a message of the iblutil dialect waits for the answers to the probes before it, which show that these
-have been read: a rig that is busy does not read for longer than `ARRAY_GAP`. Half of what the rig has to confirm it."""
+"""Seconds that a message of the iblutil dialect waits for the answers to earlier probes. These show that the rig has
+read the probes: a busy one may read nothing for longer than `ARRAY_GAP`. Half the time that the rig has to confirm
+it."""
 CONNECT_TIMEOUT = 3.0
-"""Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s in which Windows
-asks a port that refuses again and again."""
+"""Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s for which Windows
+asks a refusing port again and again."""
 FIRST_RETRY = 0.05
 LAST_RETRY = 0.5
-"""Seconds between two attempts to connect, doubled each time: a rig that restarts is back within two beats."""
+"""Seconds between two attempts to connect: the first wait and the longest, doubled each time. A rig that restarts is
+back within two beats."""
 KEEPALIVE = 5
 """Seconds of silence after which the kernel asks whether the other computer is still there."""
 LINGER = 0.5
-"""Seconds between the refusal of a message, which leaves before all of it has come, and the end of its connection."""
+"""Seconds between the refusal of a message, which is sent while the message still comes, and the end of its
+connection."""
 LARGE = 1 << 18
-"""Bytes of a message up to which those of all connections come side by side; of larger ones a listener takes one at a
-time, and reads no further of the others meanwhile."""
+"""Bytes of a message up to which messages of all connections come side by side. A listener takes larger ones one at a
+time, and does not read the others meanwhile."""
 STALLED = 2.0
-"""Seconds between looks at the one whose turn it is, while others wait."""
+"""Seconds between checks of the connection whose turn it is, while others wait."""
 SLOWEST = 1 << 17
-"""Bytes that have to come of it between two looks, or its connection is closed."""
+"""Bytes that have to come on it between two checks, or it is closed."""
 LONGEST_TURN = 3.0
 """Seconds that one waits for its turn: those before it have as many together, in equal shares, or their connections are
 closed. A coordinator that waits for longer than 5 s loses the rig."""
@@ -57,7 +60,7 @@ READ = 1 << 14
 AT_ONCE = 8
 """Messages of a connection that are handled before those of others."""
 _MOST_SAID = 8
-"""Problems of one line that are logged until a message comes."""
+"""Problems of one line that are logged before a message comes."""
 
 
 class _Stream(asyncio.BufferedProtocol):
@@ -77,9 +80,9 @@ class _Stream(asyncio.BufferedProtocol):
         self._release: asyncio.TimerHandle | None = None
         self._coming: Iterator[bytes] = iter(())  # what has come and is not handled yet
         self._rest: asyncio.Handle | None = None  # handles it
-        self._lost: tuple[Exception | None] | None = None  # by what the connection has ended
+        self._lost: tuple[Exception | None] | None = None  # how the connection has ended
         self.reason = ""
-        """Why it was closed, where that is known."""
+        """Why it was closed, if known."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -100,10 +103,10 @@ class _Stream(asyncio.BufferedProtocol):
         self._take_in()
 
     def _take_in(self) -> None:
-        """Take in what has come, some messages at once: then it is the turn of other connections."""
+        """Handle what has come: a few messages, then it is the turn of other connections."""
         try:
             for count, message in enumerate(self._coming, 1):
-                if message == self._sent_array:  # its echo: it has been read, and can meet nothing any more
+                if message == self._sent_array:  # its echo: it has been read, and can no longer meet the next message
                     self._sent_at = -ARRAY_GAP
                 self.message_received(message)
                 if self.reason:
@@ -114,7 +117,7 @@ class _Stream(asyncio.BufferedProtocol):
                     return
         except RemoteProtocolError as error:
             closed = RemoteProtocolError(error.kind, f"{error.problem}; the connection is closed", error.head)
-            if error.head:  # its sender is told, and has a moment to read that, which closing at once would take back
+            if error.head:  # its sender is told, and needs a moment to read it: closing at once would discard it
                 self.reason = self.reason or str(error)
                 self.transport.pause_reading()
                 self._loop.call_later(LINGER, self.stop, str(error))
@@ -135,16 +138,16 @@ class _Stream(asyncio.BufferedProtocol):
             self.end_received(*self._lost)
 
     def message_received(self, message: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
 
     def part_received(self) -> None:
-        """Take note that part of a message has come."""
+        """Handle news that part of a message has come."""
 
     def rejected(self, error: RemoteProtocolError) -> None:
-        """Take note that the stream was closed, for what came in it cannot be a message."""
+        """Report that the stream was closed, for it carried what cannot be a message."""
 
     def write(self, data: bytes) -> None:
-        """Send a message: whole, or the connection ends. A stream that had lost one message would hide it for ever."""
+        """Send a whole message, or end the connection: a stream must not hide that one was lost."""
         if self.transport.is_closing():
             return
         if self._held or self._must_wait(data):
@@ -158,7 +161,7 @@ class _Stream(asyncio.BufferedProtocol):
             self._write(data)
 
     def _gap(self) -> float:
-        """Return the seconds between what was sent last and a message of the iblutil dialect."""
+        """Return the seconds from the last sending to a message of the iblutil dialect."""
         return ARRAY_GAP
 
     def _must_wait(self, data: bytes) -> bool:
@@ -184,13 +187,13 @@ class _Stream(asyncio.BufferedProtocol):
         self.transport.write(data)
 
     def stop(self, reason: str) -> None:
-        """Close at once, for a reason that is to be logged."""
+        """Close at once, and log the reason."""
         self.reason = self.reason or reason
         self._forget_held()
         self.transport.abort()
 
     def end(self) -> None:
-        """Close after what is still to be sent, but wait for nobody who does not read."""
+        """Close when the rest is sent, but do not wait for a peer that does not read."""
         self.reason = self.reason or "closed by this side"
         if self.transport.is_closing():
             return
@@ -215,7 +218,7 @@ class _Stream(asyncio.BufferedProtocol):
             self.end_received(exc)
 
     def end_received(self, exc: Exception | None) -> None:
-        """Take note that the connection has ended, after all that came on it."""
+        """Process the end of the connection, after all that came on it."""
         if not self.reason:
             self.reason = str(exc) if exc else "closed by the other side"
             if self.held:
@@ -226,7 +229,7 @@ class _Stream(asyncio.BufferedProtocol):
 def _keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     names = {"TCP_KEEPIDLE": KEEPALIVE, "TCP_KEEPALIVE": KEEPALIVE, "TCP_KEEPINTVL": KEEPALIVE, "TCP_KEEPCNT": 3}
-    for name, value in names.items():  # the second is what macOS has in place of the first
+    for name, value in names.items():  # macOS has the second in place of the first
         if hasattr(socket, name):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -235,21 +238,20 @@ def _keep_alive(sock: socket.socket) -> None:
 class TcpLine:
     """A connection towards a rig, which is opened again whenever it ends.
 
-    What belongs to several of the core's lines goes over one connection: an iblutil server answers all of its
-    connections on the one that was opened last.
+    Several of the core's lines share one connection: an iblutil server answers on the connection that was opened last.
 
     Parameters
     ----------
     pump : Pump
         The pump.
     lines : sequence
-        The core's names of these lines; what arrives counts as come on the first.
+        The core's names of these lines. All that arrives counts for the first.
     family : int
         Of the address.
     address : tuple
         Where the rig listens.
     limit : int
-        Bytes of the largest message that is taken.
+        Bytes of the largest incoming message.
     """
 
     def __init__(self, pump: Pump, lines: Sequence[Any], family: int, address: Address, limit: int):
@@ -257,9 +259,9 @@ class TcpLine:
         self._family, self._address, self._limit = family, address, limit
         self._stream: _LineStream | None = None
         self._early: list[tuple[Any, bytes]] = []
-        self._connecting = True  # from now on, though the task has yet to begin
-        # What was sent last on each line, so that what the timers send again does not leave again: a connection loses
-        # nothing. Of a large frame only the hash, so as not to keep it; frames are numbered, so that no two are equal.
+        self._connecting = True  # at once, although the task has yet to begin
+        # What was sent last on each line. The timers send it again, but a connection loses nothing, so it does not
+        # leave again. Of a large frame only the hash is kept. Frames are numbered, so no two are equal.
         self._sent: dict[Any, bytes | int] = {}
         self._retry = FIRST_RETRY
         self._closed = False
@@ -276,7 +278,7 @@ class TcpLine:
             except (ConnectionRefusedError, ConnectionResetError):
                 self._give_up_early()
                 self._pump.refuse(self.name)
-            except (OSError, asyncio.TimeoutError) as error:  # the latter is an OSError from Python 3.11 on
+            except (OSError, asyncio.TimeoutError) as error:  # from Python 3.11 on, the latter is an OSError
                 self._give_up_early()
                 self._say(f"no connection: {error or 'no answer'}")
             else:
@@ -309,7 +311,7 @@ class TcpLine:
         return stream
 
     def _give_up_early(self) -> None:
-        # As datagrams that are refused: the timers send again what is still wanted.
+        # Lost, like refused datagrams: the timers send again what is still wanted.
         self._connecting = False
         self._early.clear()
 
@@ -319,22 +321,22 @@ class TcpLine:
             logger.warning("%s: %s", label(self.name), problem)
 
     def heard(self, data: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
         if self._said:
             self._said.clear()
         self._retry = FIRST_RETRY
         self._pump.receive(data, self.name)
 
     def heard_part(self) -> None:
-        """Take note that part of a message has come."""
+        """Handle news that part of a message has come."""
         self._pump.show_life(self.name)
 
     def rejected(self, error: RemoteProtocolError) -> None:
-        """Take note that what came cannot be a message."""
+        """Report that what came cannot be a message."""
         self._pump.reject(self.name, error)
 
     def send(self, line: Any, data: bytes) -> None:
-        """Send a message, if there is a connection or soon will be."""
+        """Send a message if there is, or soon will be, a connection."""
         if self._stream is None:
             if self._connecting and sum(len(early) for _, early in self._early) <= BACKLOG:
                 self._early.append((line, data))
@@ -348,16 +350,16 @@ class TcpLine:
             self._stream.write(data)
 
     def reconnect(self, reason: str) -> None:
-        """Begin anew, since the rig is lost."""
+        """Connect anew: the rig is lost."""
         if self._stream:
             self._stream.stop(f"its rig is lost: {reason}")
 
     def is_stranded(self) -> bool:
-        """Return that it is not: each connection begins where this computer then is."""
+        """Return False: each new connection uses this computer's present address."""
         return False
 
     def read_waiting(self) -> None:
-        """Do nothing: a stream ends after all that came before."""
+        """Do nothing: the end of a stream comes after all its messages."""
 
     def close(self) -> None:
         """Send no more."""
@@ -374,7 +376,7 @@ class _LineStream(_Stream):
         super().__init__(limit)
         self._line = line
         self._waiting = 0
-        self._unanswered = 0  # probes, to a rig that may be iblutil's, which sends them back
+        self._unanswered = 0  # probes to a rig that may be iblutil's and send them back
         self.ended: asyncio.Future[str] = self._loop.create_future()
 
     def _write(self, data: bytes) -> None:
@@ -400,7 +402,7 @@ class _LineStream(_Stream):
         self._line.rejected(error)
 
     def is_draining(self) -> bool:
-        """Whether some of what waits has left since the last call."""
+        """Whether any waiting bytes have left since the last call."""
         before, self._waiting = self._waiting, self.transport.get_write_buffer_size()
         return before > self._waiting
 
@@ -421,9 +423,9 @@ async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: in
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         dual_stack(sock, address)
-        if os.name == "posix":  # else the port of a rig that restarts were taken for a minute
+        if os.name == "posix":  # otherwise the port of a rig that restarts would be taken for a minute
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:  # where that option would let any other program have the port as well
+        else:  # there, that option would let any other program use the port as well
             sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", -5), 1)
         sock.bind(address)
         listener = _TcpListener(pump, sock.getsockname(), limit)
@@ -455,7 +457,7 @@ class _TcpListener:
         self._server = await loop.create_server(lambda: _CoordinatorStream(self, self._limit), sock=sock)
 
     def opened(self, stream: _CoordinatorStream) -> None:
-        """Take note of a connection."""
+        """Add a connection."""
         self._streams[stream.source] = stream
         if len(self._streams) > CONNECTIONS:
             self._drop(
@@ -463,13 +465,13 @@ class _TcpListener:
             )
 
     def heard(self, stream: _CoordinatorStream, message: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
         self._streams.move_to_end(stream.source)
         self._end_turn(stream)
         self._pump.receive(message, stream.source)
 
     def heard_part(self, stream: _CoordinatorStream) -> None:
-        """Take note that part of a message has come: all parts together must not fill the memory."""
+        """Check parts of messages: all together must not fill the memory."""
         self._streams.move_to_end(stream.source)
         if stream.held > LARGE and stream is not self._turn:
             if self._turn is None:
@@ -529,12 +531,12 @@ class _TcpListener:
             self._watch_turn()
 
     def rejected(self, stream: _CoordinatorStream, error: RemoteProtocolError) -> None:
-        """Take note that what came cannot be a message."""
+        """Report that what came cannot be a message."""
         self._end_turn(stream)
         self._pump.reject(stream.source, error)
 
     def closed(self, stream: _CoordinatorStream) -> None:
-        """Take note that a connection has ended."""
+        """Remove a connection that has ended."""
         if self._streams.get(stream.source) is stream:
             del self._streams[stream.source]
         self._waiting.pop(stream, None)
@@ -545,7 +547,7 @@ class _TcpListener:
         self._streams.pop(source).stop(reason)
 
     def send(self, destination: Address, data: bytes) -> None:
-        if stream := self._streams.get(destination):  # else it has gone: its coordinator will ask again
+        if stream := self._streams.get(destination):  # otherwise it has gone: its coordinator will ask again
             stream.write(data)
 
     def close(self) -> None:

@@ -16,13 +16,13 @@ Subscriber = Callable[[Any], object]
 
 
 class Subscribers:
-    """Who wants to be told of which event; each in a guard of its own."""
+    """Subscribers by class of event. An exception in one harms no other."""
 
     def __init__(self) -> None:
         self._by_event: dict[type[Event], list[Subscriber]] = {}
 
     def add(self, event: type[Event], callback: Subscriber) -> Callable[[], None]:
-        """Call `callback` with each event of that class and its subclasses; return a function that ends it."""
+        """Call `callback` with each event of a class and its subclasses; return a function that ends this."""
         subscribers = self._by_event.setdefault(event, [])
         subscribers.append(callback)
 
@@ -40,7 +40,7 @@ class Subscribers:
 
 
 def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
-    """Call a user's function; an exception, be it SystemExit, is logged with the function's name and harms no other."""
+    """Call a user's function; log an exception, even SystemExit, with the function's name."""
     try:
         callback(*args)
     except BaseException:
@@ -48,12 +48,12 @@ def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
 
 
 def name_of(callback: Callable[..., object]) -> str:
-    """Return what the log calls a user's function."""
+    """Return the name of a user's function in the log."""
     return getattr(callback, "__qualname__", None) or type(callback).__qualname__
 
 
 def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
-    """Give a future of any event loop its result, or its exception where `outcome` is one; at most once."""
+    """Give a future of any event loop its result, or its exception if `outcome` is one; at most once."""
 
     def settle() -> None:
         if future.done():
@@ -67,7 +67,7 @@ def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
 
 
 def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> None:
-    """Call a function where the future may be touched: here, if its loop runs this, else on its loop, soon."""
+    """Call a function where the future may be touched: at once on the future's loop, or soon from elsewhere."""
     loop = future.get_loop()
     if runs_here(loop):
         settle()
@@ -79,7 +79,7 @@ def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> Non
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether it is this event loop that runs the caller."""
+    """Whether the caller runs on this event loop."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
