@@ -124,7 +124,7 @@ class Coordinator:
 
     def is_gone(self, now: float) -> bool:
         """Whether it has been silent for so long that it does not count as there."""
-        return now >= self.last_seen + self.patience
+        return now > self.last_seen + self.patience
 
     @property
     def size(self) -> int:
