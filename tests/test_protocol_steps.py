@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from processes import LONG, port_of, until
 
-from rigsync import Auxiliaries, ExpStatus, PushError, Rig
+from rigsync import Auxiliaries, ExpStatus, PushError, Rig, Timing
 from rigsync.net.relay import relay_before
 
 
@@ -145,8 +145,11 @@ class StepCoordinator:
         self.sock.close()
 
 
-def test_a_rig_made_by_the_steps_is_commanded() -> None:
-    with StepRig() as rig, Auxiliaries({"steps": f"udp://127.0.0.1:{rig.address[1]}"}) as aux:
+@pytest.mark.parametrize("beat", [1.0, 10.0])
+def test_a_rig_made_by_the_steps_is_commanded(beat: float) -> None:
+    """It knows none of the fields that came later, such as a probe's beat."""
+    timing = Timing(beat=beat)
+    with StepRig() as rig, Auxiliaries({"steps": f"udp://127.0.0.1:{rig.address[1]}"}, timing=timing) as aux:
         with aux.experiment("2026-11-20_1_mouse") as session:
             assert session.results["EXPSTART"]["steps"] == ["2026-11-20_1_mouse", {"status": 20}]
             session.check()

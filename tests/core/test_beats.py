@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from core.support import COORDINATOR, HERE, RigBench
 
+from core.support import COORDINATOR, HERE, RigBench
 from rigsync import ConfigError
 from rigsync.core import messages
 from rigsync.core.events import Notice
@@ -92,7 +92,7 @@ def test_what_is_forged_from_another_host_tells_no_beat() -> None:
 
 
 def test_a_probe_without_a_beat_leaves_what_was_told() -> None:
-    """The probe of somebody who knows only the first version's fields, or of the coordinator before it knows the rig."""
+    """It may be from before the coordinator knows that the rig is one of rigsync."""
     bench = RigBench().enter("STOPPED")
     probe(bench, 10.0)
     probe(bench, None)

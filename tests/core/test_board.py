@@ -104,6 +104,17 @@ def test_only_the_first_change_of_a_tick_wakes_the_sender(bench: Bench) -> None:
     assert [value for _, value, _ in bench.values(0.01)] == [4]
 
 
+def test_what_rests_is_confirmed_while_another_item_that_changed_before_it_goes_on(bench: Bench) -> None:
+    bench.board.progress("goes on", 0)
+    bench.board.progress("rests", 0)
+    sent = []
+    for i in range(1, 21):
+        sent += [(round(i / 10 - 0.1 + when, 3), post) for when, post in bench.run(0.1)]
+        bench.board.progress("goes on", i)
+    assert [(when, post.key) for when, post in sent if post.confirm] == [(QUIET, "rests")]
+    assert [(post.key, post.body["value"]) for _, post in bench.run(10) if post.confirm] == [("goes on", 20)]
+
+
 def test_what_does_not_change_is_not_sent(bench: Bench) -> None:
     bench.board.progress("a", 1, 2, "x")
     bench.run(0.05)
