@@ -349,7 +349,7 @@ def test_other_addresses_of_a_rig_that_has_answered_are_tried_after_six_look_ups
     stand_for(monkeypatch, "127.0.0.1", "127.0.0.2")
     with Rig("cameras", "udp://127.0.0.1:0") as rig:
         uri = f"udp://camera-pc:{port_of(rig.uri)}"
-        aux = stack.enter_context(Auxiliaries({"cameras": uri}, timing=Timing(beat=0.04)))
+        aux = stack.enter_context(Auxiliaries(rigs_from({"cameras": uri}, Timing(beat=0.04))))
         services, look_up = aux.services, rigsync.coordinator.service.look_up
         assert services is not None
         looked: list[str] = []

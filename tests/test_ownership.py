@@ -15,6 +15,7 @@ import pytest
 from processes import LONG, Program, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, Timing
+from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.service import this_program
 from rigsync.core.peer import FAREWELLS
 from rigsync.net import relay
@@ -177,7 +178,7 @@ def test_rigs_interrupt_when_their_owner_is_killed_and_say_why(
 
 def test_an_owner_with_a_long_beat_is_there_between_two_probes(stack: contextlib.ExitStack, rig: Rig) -> None:
     other = coordinator(stack, rig)
-    owner = stack.enter_context(Auxiliaries({"cameras": rig.uri}, timing=Timing(beat=8.0)))
+    owner = stack.enter_context(Auxiliaries(rigs_from({"cameras": rig.uri}, Timing(beat=8.0))))
     heard: list[int] = []
     owner.on_notice("light", lambda notice: heard.append(notice.body))
     for message in ("EXPINIT", "EXPSTART", "EXPEND"):

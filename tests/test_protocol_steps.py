@@ -14,6 +14,7 @@ import pytest
 from processes import LONG, port_of, until
 
 from rigsync import Auxiliaries, ExpStatus, PushError, Rig, Timing
+from rigsync.config.rigs import rigs_from
 from rigsync.net.relay import relay_before
 
 
@@ -145,16 +146,21 @@ class StepCoordinator:
         self.sock.close()
 
 
-@pytest.mark.parametrize("beat", [1.0, 10.0])
-def test_a_rig_made_by_the_steps_is_commanded(beat: float) -> None:
-    """It knows none of the fields that came later, such as a probe's beat."""
-    timing = Timing(beat=beat)
-    with StepRig() as rig, Auxiliaries({"steps": f"udp://127.0.0.1:{rig.address[1]}"}, timing=timing) as aux:
+def test_a_rig_made_by_the_steps_is_commanded() -> None:
+    with StepRig() as rig, Auxiliaries({"steps": f"udp://127.0.0.1:{rig.address[1]}"}) as aux:
         with aux.experiment("2026-11-20_1_mouse") as session:
             assert session.results["EXPSTART"]["steps"] == ["2026-11-20_1_mouse", {"status": 20}]
             session.check()
         with pytest.raises(PushError, match="StateError: status is CONNECTED"):
             aux.request("EXPSTART", "2026-11-20_1_mouse")
+    assert rig.runs == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+
+
+def test_a_rig_that_knows_no_field_beyond_the_steps_is_commanded_with_a_long_beat() -> None:
+    with StepRig() as rig:
+        rigs = rigs_from({"steps": f"udp://127.0.0.1:{rig.address[1]}"}, Timing(beat=10.0))
+        with Auxiliaries(rigs) as aux, aux.experiment("2026-11-20_1_mouse") as session:
+            session.check()
     assert rig.runs == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
 
 

@@ -15,24 +15,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("core", "hub", "coordinator", "rig")
 MARK = "RIGSYNC_MUTANT"
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "dist", "build")
-SWAPPED: dict[type, type] = {
-    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
-    **{ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And},
-    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult},
-    **{ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd},
-}
-Node = ast.expr | ast.stmt
+_PAIRS = [
+    *[(ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn)],
+    *[(ast.And, ast.Or), (ast.Add, ast.Sub), (ast.Mult, ast.Div), (ast.LShift, ast.RShift), (ast.BitAnd, ast.BitOr)],
+]
+SWAPPED: dict[type, Any] = dict([*_PAIRS, *[(after, before) for before, after in _PAIRS], (ast.FloorDiv, ast.Mult)])
 
 
 @dataclass(frozen=True)
@@ -59,30 +57,23 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
             compile(changed, path, "exec")
         except SyntaxError:
             continue
-        found.append(Mutant(path, node.lineno, f"{_short(source[begin:end].decode())} -> {_short(text)}", changed))
+        shown = [textwrap.shorten(part, 60, placeholder=" ...") for part in (source[begin:end].decode(), text)]
+        found.append(Mutant(path, node.lineno, f"{shown[0]} -> {shown[1]}", changed))
     return sorted(found, key=lambda mutant: (mutant.line, mutant.change))
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:57]}..."
-
-
-def _changes(parent: ast.AST) -> Iterator[tuple[Node, str]]:
+def _changes(parent: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     """Give what can be changed below a node, each with what is to stand in its place."""
     for name, value in ast.iter_fields(parent):
         if name in ("annotation", "returns", "decorator_list", "format_spec"):
             continue
         for node in value if isinstance(value, list) else [value]:
-            if not isinstance(node, ast.AST) or isinstance(node, ast.JoinedStr):
-                continue  # a text for people
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-                continue
-            yield from _changes_of(node)
-            yield from _changes(node)
+            if isinstance(node, ast.AST) and not isinstance(node, ast.JoinedStr):  # a text for people
+                yield from _changes_of(node)
+                yield from _changes(node)
 
 
-def _changes_of(node: ast.AST) -> Iterator[tuple[Node, str]]:
+def _changes_of(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     match node:
         case ast.Compare(left, [op], [right]) if type(op) in SWAPPED:
             yield node, f"({ast.unparse(ast.Compare(left, [SWAPPED[type(op)]()], [right]))})"
@@ -94,6 +85,8 @@ def _changes_of(node: ast.AST) -> Iterator[tuple[Node, str]]:
             yield node, repr(not value)
         case ast.Constant(int(value) | float(value)):
             yield node, repr(value + 1)
+        case ast.If(ast.Name("TYPE_CHECKING")):
+            return
         case ast.If() | ast.While() | ast.IfExp():
             yield node.test, f"(not ({ast.unparse(node.test)}))"
         case ast.Expr(ast.Constant()):
@@ -122,7 +115,7 @@ class Bench:
         self._temporary = work / "temporary"
         self._mark = secrets.token_hex(8)
         self._took: dict[tuple[str, ...], float] = {}
-        shutil.copytree(root, self.tree, ignore=LEFT_OUT)
+        shutil.copytree(root, self.tree, ignore=shutil.ignore_patterns(".*", "__pycache__"))
 
     def is_caught(self, mutant: Mutant, tests: list[str]) -> bool:
         """Tell whether some of the tests fail with a change, or take far longer than without it."""
@@ -150,8 +143,8 @@ class Bench:
         # A .pyc file is known by the second in which its source was written, and by its size: both may be the same.
         environment = {**os.environ, MARK: self._mark, "PYTHONPATH": str(self.tree), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", *options, *tests]
-        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        process = subprocess.Popen(command, cwd=self.tree, env=environment, **quiet)
+        no = subprocess.DEVNULL
+        process = subprocess.Popen(command, cwd=self.tree, env=environment, stdin=no, stdout=no, stderr=no)
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -180,7 +173,9 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
     parser.add_argument("--seconds", type=float, default=900.0, help="bound of each run of tests")
     parser.add_argument("--quick", action="store_true", help="run the file of the same name alone")
     given = parser.parse_args(arguments)
-    places = [root / path for path in given.paths or [f"rigsync/{name}" for name in PACKAGES]]
+    places = [
+        root / path for path in given.paths or [f"rigsync/{name}" for name in ("core", "hub", "coordinator", "rig")]
+    ]
     if given.paths and (missing := [str(place) for place in places if not place.exists()]):
         parser.error(f"there is no {missing[0]}")
     files = sorted({file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))})

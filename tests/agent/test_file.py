@@ -295,7 +295,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     ),
     "max_message small": (more("max_message: 65506"), 4, "max_message", "from 65507 to 1073741824, not '65506'"),
     "max_message absurd": (more("max_message: 1073741825"), 4, "max_message", "not '1073741825'"),
-    "max_message a fraction": (more("max_message: 1e6"), 4, "max_message", "whole number"),
+    "max_message a fraction": (more("max_message: 70000.5"), 4, "max_message", "whole number"),
     "description": (more("experiment_description: a"), 4, "experiment_description", "expected a map"),
     "description long": (
         more(f"experiment_description: {{a: {'x' * LONGEST_DESCRIPTION}}}"),
