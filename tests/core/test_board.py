@@ -263,6 +263,14 @@ def test_more_steps_than_can_wait_become_the_present_state_whole(bench: Bench) -
     assert [(post.key, post.confirm) for post in sent] == [(None, True), ("right", True), ("a", True), ("a", False)]
 
 
+def test_as_many_steps_as_can_wait_are_told_one_by_one(bench: Bench) -> None:
+    for _ in range(MOST_STEPS // 2):
+        bench.board.add_stream("left", {})
+        bench.board.remove_stream("left")
+    sent = [post.body["action"] for _, post in bench.run(0.01)]
+    assert sent == MOST_STEPS // 2 * ["add", "remove"]
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
@@ -341,6 +349,15 @@ def test_streams_that_cannot_be_are_refused_and_leave_what_was(bench: Bench) -> 
         bench.board.update_stream("left", {"c": "x" * 40_000})
     (left,) = bench.board.snapshot()
     assert left.body["info"] == {"a": 1, "b": "x" * 40_000}
+
+
+def test_a_stream_may_take_a_whole_datagram_and_no_byte_more(bench: Bench) -> None:
+    largest = {"action": "update", "number": 2**63 - 1, "info": {"a": ""}}
+    around = len(messages.notice(Notice("0" * 16, 2**63 - 1, "stream", "left", largest, False, to="0" * 16)))
+    room = messages.MAX_DATAGRAM - around
+    with pytest.raises(PayloadTooLarge):
+        bench.board.add_stream("left", {"a": "x" * (room + 1)})
+    bench.board.add_stream("left", {"a": "x" * room})
 
 
 def test_all_streams_together_have_an_end(bench: Bench) -> None:

@@ -52,7 +52,7 @@ def test_nothing_is_probed_before_connect() -> None:
     liveness = Liveness(Timing(), Fixed())
     assert liveness.next_timer() == math.inf
     assert not liveness.probe_due(1e9)
-    assert liveness.state is UNKNOWN
+    assert (liveness.state, liveness.reason) == (UNKNOWN, "not yet probed")
 
 
 def test_connecting_begins_with_eight_probes_20_ms_apart_then_one_each_beat() -> None:

@@ -72,6 +72,18 @@ def test_an_owner_whose_computer_has_another_address_is_the_same() -> None:
     assert ownership.expires() == 114.0
 
 
+def test_how_long_an_owner_was_silent_and_when_that_is_too_long() -> None:
+    patient = Sender("10.0.0.1", "a" * 16, patience=50.0)
+    ownership = owned(patient, now=100.0)
+    ownership.heard("a" * 16, 104.0)
+    assert [ownership.silence(now) for now in (104.0, 110.0, 154.0)] == [0.0, 6.0, 50.0]
+    assert [ownership.is_gone(now) for now in (104.0, 153.9, 154.0)] == [False, False, True]
+    ownership.release()
+    assert ownership.silence(1e9) == 0.0
+    assert not ownership.is_gone(1e9)
+    assert not owned(OLD).is_gone(1e9)
+
+
 def test_a_released_experiment_is_nobody_s() -> None:
     ownership = owned()
     ownership.release()
