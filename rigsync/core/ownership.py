@@ -98,10 +98,10 @@ class Ownership:
         it goes on for seconds of the owner's patience, once in a silence.
         """
         self._heard += seconds
-        patience = self.owner.patience if self.owner else 0.0
-        if self.expires() < now + patience and not self._is_excused:
+        owner = self.owner
+        if owner is not None and self.expires() < now + owner.patience and not self._is_excused:
             self._is_excused = True
-            self._heard = now - max(0.0, self.lease - patience)
+            self._heard = now - max(0.0, self.lease - owner.patience)
 
     def leave(self, boot: str) -> None:
         """Take note that a coordinator has said goodbye: another may command; the lease goes on."""
