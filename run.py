@@ -23,6 +23,7 @@ TASKS = {
     "format": ["-m", "ruff", "format", "--check", "."],
     "types": ["-m", "mypy"],
     "benchmark": ["-m", "benchmarks"],
+    "mutate": ["tools/mutate.py"],
 }
 
 

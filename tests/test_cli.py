@@ -34,6 +34,7 @@ from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage
 from rigsync.core.ownership import LEASE
+from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.doctor.findings import Fault
 
 REFERENCE = "2026-01-31_1_mouse"
@@ -1006,6 +1007,19 @@ def test_serve_interrupts_after_its_lease(commands: Commands) -> None:
         assert commands.json("ping", "-c", "1")["rigs"]["cameras"]["status"] == "STOPPED"
 
 
+def test_serve_refuses_what_is_over_its_max_message(commands: Commands, connect: Callable[..., Any]) -> None:
+    listen = ["--uri", "tcp://127.0.0.1:0", "--max-message", "100000"]
+    with commands.start("serve", "cameras", "--json", *listen) as command:
+        auxiliaries = connect({"cameras": json.loads(command.line())["listening"]})
+        outcome = auxiliaries.push("EXPINFO", "CONNECTED", {"note": "x" * 120_000}, wait=True)
+        assert "PayloadTooLarge" in str(outcome)
+        assert "and this side takes 100,000 (max_message)" in str(outcome)
+
+
+def test_serve_takes_as_much_as_every_rig(commands: Commands) -> None:
+    assert f"[default: {MAX_MESSAGE}" in commands.run("serve", "--help").out
+
+
 @posix
 def test_serve_tells_what_it_is_told(commands: Commands, connect: Callable[..., Any]) -> None:
     with commands.start("serve", "cameras", "--uri", "udp://127.0.0.1:0") as command:
@@ -1148,6 +1162,8 @@ def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> Non
         (["cameras", "--latency", "-1"], "-1.0 is not in the range"),
         (["cameras", "--lease", "-1"], "-1.0 is not in the range"),
         (["cameras", "--lease", "nan"], "nan is not a number in the range"),
+        (["cameras", "--max-message", "9"], "expected a whole number of bytes from 65507 to 1073741824, not 9"),
+        (["cameras", "--max-message", "1e6"], "'1e6' is not a valid integer"),
     ],
     ids=str,
 )

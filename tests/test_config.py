@@ -454,6 +454,7 @@ BAD_FILES = {
     "time is a map": ("rigs:\ntiming:\n  beat: {a: b}\n", 3, "timing.beat", "number of seconds above 0, not {"),
     "time is sexagesimal": ("rigs:\ntiming:\n  beat: 1:30\n", 3, "timing.beat", "not '1:30'"),
     "time is infinite": ("rigs:\ntiming:\n  beat: .inf\n", 3, "timing.beat", "not '.inf'"),
+    "beat over the longest": ("rigs:\ntiming:\n  beat: 60\n", 3, "timing.beat", "at most 24 s, not 60: after 120 s of"),
     "time overflows": ("rigs:\ntiming:\n  beat: 1e999\n", 3, "timing.beat", "not inf"),
     "count is a fraction": ("timing:\n  lost_beats: 5.5\nrigs:\n", 2, "timing.lost_beats", "whole number"),
     "contradiction": (

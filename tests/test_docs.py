@@ -229,7 +229,8 @@ def encoded(frame: Frame | Array, mark: bytes) -> bytes:
         case Array(event, args):
             return messages.array(Message.of(event, args), mark)
         case messages.Probe():
-            return messages.probe(frame.boot, frame.n, frame.t0, program=frame.program)
+            beat = frame.beat / 1000 if frame.beat else None
+            return messages.probe(frame.boot, frame.n, frame.t0, program=frame.program, beat=beat)
         case messages.Alive():
             return messages.alive(frame)
         case messages.Request():

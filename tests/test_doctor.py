@@ -511,6 +511,23 @@ def test_no_answer_is_longer_than_the_probe(serve: Callable[..., Any]) -> None:
             assert len(answer(data)) <= max(bare, len(data))
 
 
+def test_the_doctor_tells_its_beat() -> None:
+    asked: list[Any] = []
+
+    class Listening(Responder):
+        def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
+            asked.append(messages.decode(data))
+            super().receive_datagram(data, source, now)
+
+    class ListeningRig(Rig):
+        def _make_responder(self, handled: Any, timing: Any, boot: str, stamps: StampClock) -> Responder:
+            return Listening(self._identity, handled, timing, boot, stamps, self._lease, self._room, self._board)
+
+    with ListeningRig("cameras", "udp://127.0.0.1:0") as rig:
+        examine(cameras=rig.uri)
+    assert {frame.beat for frame in asked if isinstance(frame, messages.Probe)} == {1000}
+
+
 def test_a_pad_that_is_no_text_is_reported_and_not_answered(serve: Callable[..., Any]) -> None:
     with pytest.raises(rigsync.RemoteProtocolError, match="pad is 7, not text"):
         messages.decode(messages.probe("d" * 16, 3, 0)[:-1] + b',"pad":7}')

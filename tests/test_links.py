@@ -346,6 +346,26 @@ def test_a_rig_that_has_answered_is_waited_for_where_it_was(
         aux.wait_for("cameras", timeout=LONG)  # its computer has only the other address by now
 
 
+def test_other_addresses_of_a_rig_that_has_answered_are_tried_after_six_look_ups(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_for(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
+        uri = f"udp://camera-pc:{port_of(rig.uri)}"
+        aux = stack.enter_context(Auxiliaries(rigs_from({"cameras": uri}, Timing(beat=0.04))))
+        services, look_up = aux.services, rigsync.coordinator.service.look_up
+        assert services is not None
+        looked: list[str] = []
+
+        async def look(config: Any) -> Any:
+            looked.append(services.address("cameras")[0])
+            return await look_up(config)
+
+        monkeypatch.setattr(rigsync.coordinator.service, "look_up", look)
+    until(lambda: len(looked) >= 8)
+    assert looked[:8] == 7 * ["127.0.0.1"] + ["127.0.0.2"]  # the seventh has led to the other one
+
+
 SEARCHING = """
 import socket, sys, threading
 from rigsync import Auxiliaries

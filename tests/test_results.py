@@ -17,6 +17,7 @@ from processes import LONG
 import rigsync.coordinator.results
 from rigsync import errors
 from rigsync.coordinator.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog, draw_request_time
+from rigsync.core.events import Start
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
 
 LATE = RigTimeout("ephys", "no answer in time")
@@ -34,6 +35,12 @@ def test_result_is_a_dict_of_the_answers() -> None:
     assert result.succeeded == answers
     assert type(result.succeeded) is dict
     assert result.as_outcome() is result
+
+
+@pytest.mark.parametrize(("times", "skew"), [([], None), ([12.0], None), ([12.0, 12.75, 12.5], 0.75)])
+def test_the_skew_is_known_from_two_starts_on(times: list[float], skew: float | None) -> None:
+    starts = {str(time): Start(time, 0.001) for time in times}
+    assert PushResult("EXPSTART", 12.5, {}, {}, starts).skew == skew
 
 
 def test_result_keeps_copies() -> None:

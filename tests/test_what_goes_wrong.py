@@ -307,6 +307,14 @@ SHOWN_BY = {
         "tests/core/test_belief.py::test_no_request_uses_up_all_numbers",
         "tests/test_forgers.py::test_a_flood_of_senders_takes_less_than_64_mb",
     ],
+    "probes are seldom, by `beat` in rigs.yaml": [
+        "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",
+        "tests/core/test_beats.py::test_with_a_beat_of_ten_seconds_no_notice_is_held_back_and_no_stranger_takes_over",
+    ],
+    "a message over TCP is larger than the rig takes": [
+        "tests/agent/test_agent.py::test_a_message_over_max_message_of_the_file_is_refused_with_the_key",
+        "tests/test_cli.py::test_serve_refuses_what_is_over_its_max_message",
+    ],
     "rigs have swapped addresses or names": [
         "tests/test_forgers.py::test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing",
     ],

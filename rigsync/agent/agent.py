@@ -79,6 +79,7 @@ class Agent(Rig):
             main_sync=file.main_sync,
             experiment_description=file.description,
             lease=file.lease,
+            max_message=file.max_message,
         )
         self._file = file
         self._renew()

@@ -250,6 +250,8 @@ class AgentFile:
         Whether it records the signal to which all are aligned.
     lease : float
         Seconds of a coordinator's silence after which it interrupts; 0 for never.
+    max_message : int
+        Bytes of the largest message on ``tcp://``.
     description : dict
         Devices and their settings.
     variables : dict of str to str
@@ -275,6 +277,7 @@ class AgentFile:
     listen: str
     main_sync: bool
     lease: float
+    max_message: int
     description: dict[str, Any]
     variables: dict[str, str]
     folders: tuple[Template, ...]
@@ -422,6 +425,7 @@ class _Reader:
             str(listen),
             found["main_sync"],
             found["lease"],
+            found["max_message"],
             self._description(),
             {name: text for name, text in self._constants.items() if name != "rig"},
             self._paths("folders", found["folders"]),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rigsync._text import close_match, shortened
 from rigsync.config.yaml import BOOLEANS, NOTHING, Plain, number_of
 from rigsync.core.ownership import LEASE
-from rigsync.core.rigs import LISTEN_PORT, LONGEST_NAME
+from rigsync.core.rigs import LARGEST_MESSAGE, LISTEN_PORT, LONGEST_NAME, MAX_DATAGRAM, MAX_MESSAGE
 from rigsync.errors import ConfigError
 
 DAY = 86_400.0
@@ -477,6 +477,11 @@ AGENT = Table(
             Number(0, LONGEST_LEASE, "seconds (0 for never)"),
             "Seconds of the coordinator's silence after which it interrupts by itself; 0 for never.",
             default=LEASE,
+        ),
+        "max_message": Key(
+            Number(MAX_DATAGRAM, LARGEST_MESSAGE, "bytes", whole=True),
+            "Bytes of the largest message on tcp://; rigs.yaml says the same of this rig.",
+            default=MAX_MESSAGE,
         ),
         "experiment_description": Key(Free(), "Devices and their settings, sent with each answer."),
         "variables": Key(Named(), "Text that {name} stands for, here and in every command and path."),

@@ -109,6 +109,7 @@ def _document(file: AgentFile) -> dict[str, Any]:
         "listen": file.listen,
         "main_sync": file.main_sync,
         "lease": file.lease,
+        "max_message": file.max_message,
         "experiment_description": file.description,
         "variables": file.variables,
         "folders": [str(folder) for folder in file.folders],

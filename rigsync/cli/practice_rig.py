@@ -17,6 +17,7 @@ from rigsync.core.coordinators import Address
 from rigsync.core.messages import Verb
 from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
+from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.core.timing import Timing
 
 
@@ -25,7 +26,7 @@ class PracticeRig(Rig):
 
     Parameters
     ----------
-    name, uri, main_sync, lease
+    name, uri, main_sync, lease, max_message
         As for `Rig`.
     show : callable
         Called with name and arguments of each handled message, without tokens.
@@ -54,9 +55,10 @@ class PracticeRig(Rig):
         latency: float | None = None,
         failing: Collection[str] = (),
         lease: float = LEASE,
+        max_message: int = MAX_MESSAGE,
         drop: float = 0.0,
     ):
-        super().__init__(name, uri, main_sync=main_sync, lease=lease)
+        super().__init__(name, uri, main_sync=main_sync, lease=lease, max_message=max_message)
         if drop and self._config.address.scheme == "tcp":
             raise ValueError("tcp:// loses nothing, so that what is lost here would never come again; try it on udp://")
         self._show, self._latency, self._drop = show, latency, drop

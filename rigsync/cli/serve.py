@@ -36,6 +36,14 @@ FILES = (".yaml", ".yml")
     metavar="S",
     help="Interrupt when the coordinator in charge has been silent for so many seconds; 0 for never.",
 )
+@click.option(
+    "--max-message",
+    type=int,
+    default=1 << 26,
+    show_default=True,
+    metavar="BYTES",
+    help="The largest message on tcp://; rigs.yaml says the same of this rig.",
+)
 @click.option("--drop", type=SHARE, default=0.0, metavar="P", help="Lose this share of what comes in, from 0 to 1.")
 @click.option("--until-eof", is_flag=True, hidden=True)
 @json_option
@@ -49,6 +57,7 @@ def command(
     latency: float | None,
     failing: tuple[str, ...],
     lease: float,
+    max_message: int,
     drop: float,
     until_eof: bool,
     as_json: bool,
@@ -90,7 +99,13 @@ def command(
     show = _print_as_json if as_json else _print
     try:
         rig = PracticeRig(
-            name, uri, show, main_sync=main_sync, latency=latency, failing=failing, lease=lease, drop=drop
+            *(name, uri, show),
+            main_sync=main_sync,
+            latency=latency,
+            failing=failing,
+            lease=lease,
+            max_message=max_message,
+            drop=drop,
         )
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None

@@ -106,8 +106,6 @@ class Agenda:
         What has handlers; may change later. The other messages are settled at once, other commands are refused.
     lease : float
         Seconds of the owner's silence after which the rig interrupts; 0 for never.
-    patience : float
-        Seconds of silence after which a coordinator does not count as there.
     room : Room
         How large an answer may be.
     told : list of Event
@@ -127,7 +125,6 @@ class Agenda:
         identity: Identity,
         handled: Collection[Verb],
         lease: float,
-        patience: float,
         room: Room,
         told: list[Event],
         settled: Callable[[Task, Message | Problem, float], None],
@@ -138,7 +135,7 @@ class Agenda:
         self._identity, self._handled, self._room = identity, handled, room
         self._events, self._settled, self._entered, self._claimed = told, settled, entered, claimed
         self._begun = begun
-        self.ownership, self._patience = Ownership(lease), patience
+        self.ownership = Ownership(lease)
         self._tasks: dict[int, Task] = {}
         self._lane = Lane()
         self._querying: set[int] = set()
@@ -256,8 +253,8 @@ class Agenda:
             self.accept(task, now)
 
     def note_standstill(self, seconds: float, now: float) -> None:
-        """Do not count seconds in which nobody here has listened as the owner's silence."""
-        self.ownership.pass_over(seconds, now, self._patience)
+        """Take note that for so many seconds nobody here has listened: the owner has not been silent for that."""
+        self.ownership.pass_over(seconds, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: act, and give up an owner that is gone."""
@@ -281,8 +278,8 @@ class Agenda:
     def _may_command(self, task: Task, now: float) -> bool:
         if task.event is ExpMessage.EXPINTERRUPT or task.sender is None:
             return True
-        # Nothing runs and the owner is gone: the next experiment need not wait for the lease.
-        is_over = self.status is ExpStatus.STOPPED and self.ownership.silence(now) >= self._patience
+        # Nothing runs, and whoever was in charge is not there: the next experiment need not wait for the lease.
+        is_over = self.status is ExpStatus.STOPPED and self.ownership.is_gone(now)
         return is_over or self.ownership.allows(task.sender)
 
     def _refuse_instant(self, task: Task, now: float) -> tuple[str, str] | None:
@@ -460,11 +457,11 @@ class Agenda:
 
     def _busy(self, task: Task, now: float) -> str:
         experiment = self.exp_ref or "an experiment without a reference"
-        silent = self.ownership.silence(now)
-        heard = f", and was last heard {silent:.0f} s ago" if silent >= self._patience else ""
+        heard = f", and was last heard {self.ownership.silence(now):.0f} s ago" if self.ownership.is_gone(now) else ""
         stop = ", or stop it with EXPINTERRUPT"
-        if self.status is ExpStatus.STOPPED:
-            stop = f"; it is over, and anyone may go on when that one has been silent for {self._patience:g} s"
+        if self.status is ExpStatus.STOPPED and self.ownership.owner:
+            patience = self.ownership.owner.patience
+            stop = f"; it is over, and anyone may go on when that one has been silent for {patience:g} s"
         owner, where = self._owner_for(task.sender)
         return (
             f"{task.event.name} refused: {owner} is in charge of {experiment} "

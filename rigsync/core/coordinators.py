@@ -86,6 +86,8 @@ class Coordinator:
     host: str
     last_seen: float
     notices: NoticeQueue
+    patience: float
+    """Seconds of silence after which it does not count as there: five of its beats."""
     highest: int = 0
     records: OrderedDict[int, Record] = field(default_factory=OrderedDict)
     kept_bytes: int = 0
@@ -119,6 +121,10 @@ class Coordinator:
         """Forget all answers, but neither requests under way nor the highest number."""
         self.records = OrderedDict((n, record) for n, record in self.records.items() if record.frame is None)
         self.kept_bytes = 0
+
+    def is_gone(self, now: float) -> bool:
+        """Whether it has been silent for so long that it does not count as there."""
+        return now > self.last_seen + self.patience
 
     @property
     def size(self) -> int:
@@ -244,8 +250,10 @@ class Coordinators:
         self._grown = 0
         """Bytes of answers since the last check of how many are kept."""
 
-    def seen(self, boot: str, source: Address, now: float) -> Coordinator | None:
-        """Return the coordinator of a frame from `source`; None where there is no room for another one.
+    def seen(self, boot: str, source: Address, now: float, beat: float | None = None) -> Coordinator | None:
+        """Return the coordinator of a frame that came from `source`; None where there is no room for another one.
+
+        `beat` are the seconds between its probes, where the frame tells them.
 
         Raises
         ------
@@ -256,14 +264,17 @@ class Coordinators:
         if coordinator is None:
             if len(self._known) >= COORDINATORS and not self._forget_one():
                 return None
-            notices = NoticeQueue(self._timing, self._random)
-            coordinator = self._known[boot] = Coordinator(boot, source[0], now, notices, self._forgotten.pop(boot, 0))
+            notices, highest = NoticeQueue(self._timing, self._random), self._forgotten.pop(boot, 0)
+            coordinator = Coordinator(boot, source[0], now, notices, self._timing.lost_after, highest)
+            self._known[boot] = coordinator
             coordinator.is_spent = not coordinator.highest and boot in self._spent
-        elif coordinator.host != source[0] and now < coordinator.last_seen + self._timing.lost_after:
+        elif coordinator.host != source[0] and not coordinator.is_gone(now):
             raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
         self._known.move_to_end(boot)
         coordinator.host = source[0]  # silent for long enough: its computer has another address now
         coordinator.last_seen, coordinator.address = now, None if coordinator.has_left else source
+        if beat is not None:
+            coordinator.patience = self._timing.silence(beat)
         coordinator.notices.resume(now)
         return coordinator
 
@@ -367,19 +378,18 @@ class Coordinators:
         for watcher in self._watchers.values():
             if now < watcher.notices.due:
                 continue
-            if watcher.last_seen >= now - self._timing.lost_after:
+            if not watcher.is_gone(now):
                 found.append(watcher)
             else:
                 watcher.notices.pause()
         return found
 
     def watching(self, now: float, except_for: str | None = None) -> list[tuple[Address, str]]:
-        """Return address and boot number of the coordinators that watch and were heard lately, except one boot."""
-        since = now - self._timing.lost_after
+        """Return address and boot number of the coordinators that watch and were heard lately, but for one boot."""
         return [
             (watcher.address, boot)
             for boot, watcher in self._watchers.items()
-            if watcher.address and watcher.last_seen >= since and boot != except_for
+            if watcher.address and not watcher.is_gone(now) and boot != except_for
         ]
 
     def last_words(self, now: float) -> list[tuple[Address, str, list[bytes]]]:

@@ -117,6 +117,8 @@ class Probe(Frame):
     """Makes the probe long, to see whether the network carries it; the answer is made about as long."""
     program: str | None = None
     """Which program the coordinator is, for people."""
+    beat: int | None = None
+    """Milliseconds between two of its probes; None from older coordinators, whose beat is 1 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,8 @@ def _read_frame(content: dict[str, Any]) -> Frame:
 
 
 def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"), _shown(_optional(content, "program")))
+    beat = None if content.get("beat") is None else _whole(content, "beat")
+    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"), _shown(_optional(content, "program")), beat)
 
 
 def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
@@ -496,10 +499,15 @@ def request(
     return _encode("request", boot, n, f'{what},"args":{message.body},"at":{when}{meant}')
 
 
-def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None) -> bytes:
-    """Return a probe, padded to `size` bytes where it is shorter; `t0` is the stamp of sending in nanoseconds."""
-    who = "" if program is None else f',"program":{to_json(program)}'
-    return _padded(_encode("probe", boot, n, f'"t0":{t0}{who}'), size)
+def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None, beat: float | None = None) -> bytes:
+    """Return a probe, padded to `size` bytes where it is shorter.
+
+    `t0` is the stamp of sending in nanoseconds; `beat` are the seconds between two probes.
+    """
+    rest = "" if program is None else f',"program":{to_json(program)}'
+    if beat is not None:
+        rest += f',"beat":{round(1000 * beat)}'
+    return _padded(_encode("probe", boot, n, f'"t0":{t0}{rest}'), size)
 
 
 def alive(frame: Alive, size: int = 0) -> bytes:

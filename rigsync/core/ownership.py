@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from rigsync.core.timing import DEFAULT_TIMING
+
 LEASE = 300.0
 """Seconds of an owner's silence after which a rig interrupts. A computer restarts in less."""
 
@@ -17,7 +19,9 @@ class Sender:
     boot: str | None
     """None in the iblutil dialect, where only its host is known."""
     program: str | None = None
-    """What it has said of its program, if anything."""
+    """What it has told of its program, if it has."""
+    patience: float = DEFAULT_TIMING.lost_after
+    """Seconds of silence after which it does not count as there: five of its beats."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sender):
@@ -66,6 +70,10 @@ class Ownership:
         """Return for how many seconds nothing was heard of the owner; 0 where it is of the iblutil dialect."""
         return 0.0 if self.owner is None or self.owner.boot is None else now - self._heard
 
+    def is_gone(self, now: float) -> bool:
+        """Whether the owner has been silent for so long that it does not count as there."""
+        return self.owner is not None and self.silence(now) >= self.owner.patience
+
     def claim(self, sender: Sender, now: float) -> None:
         """Make a coordinator the owner."""
         self.owner, self._left, self._heard, self._is_excused = sender, False, now, False
@@ -74,23 +82,26 @@ class Ownership:
         """Have no owner."""
         self.owner, self._left = None, False
 
-    def heard(self, boot: str, now: float, host: str | None = None) -> None:
-        """Count a sign of life of some coordinator, from `host` if given."""
-        if self.owner is not None and self.owner.boot == boot and not self._left:
+    def heard(self, boot: str, now: float, host: str | None = None, patience: float | None = None) -> None:
+        """Take note of a sign of life of some coordinator, and of its host and patience where they are given."""
+        owner = self.owner
+        if owner is not None and owner.boot == boot and not self._left:
             self._heard, self._is_excused = now, False
-            if host is not None and host != self.owner.host:
-                self.owner = replace(self.owner, host=host)
+            host, patience = host or owner.host, patience or owner.patience
+            if (host, patience) != (owner.host, owner.patience):
+                self.owner = replace(owner, host=host, patience=patience)
 
-    def pass_over(self, seconds: float, now: float, patience: float) -> None:
-        """Do not count seconds up to `now`, in which nobody here has listened, as the owner's silence.
+    def pass_over(self, seconds: float, now: float) -> None:
+        """Do not hold seconds up to `now` against the owner in which nobody here has listened.
 
-        A message of the owner may still lie in the socket, behind what others have sent. So a lease that is nearly over
-        goes on for `patience` seconds, once in a silence.
+        What has come of it may still lie in the socket, behind what others have sent: where the lease is all but over,
+        it goes on for seconds of the owner's patience, once in a silence.
         """
         self._heard += seconds
-        if self.expires() < now + patience and not self._is_excused:
+        owner = self.owner
+        if owner is not None and self.expires() < now + owner.patience and not self._is_excused:
             self._is_excused = True
-            self._heard = now - max(0.0, self.lease - patience)
+            self._heard = now - max(0.0, self.lease - owner.patience)
 
     def leave(self, boot: str) -> None:
         """Let others command, for the owner has said goodbye; the lease goes on."""

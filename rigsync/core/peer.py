@@ -785,7 +785,7 @@ class Peer:
         self._probe_n += 1
         n, stamp = self._probe_n, self._stamps.stamp(now)
         self._probes.add(n, now, stamp)
-        self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program))
+        self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program, beat=self._timing.beat))
         return n
 
     def _challenge(self, now: float) -> None:

@@ -77,8 +77,8 @@ class Responder(Outputs[Address]):
         self._board = Board(room) if board is None else board
         self._board.open()
         self._agenda = Agenda(
-            *(identity, handled, lease, timing.lost_after, room),
-            *(self._events, self._settled, self._entered, self._claimed, self._board.clear_progress),
+            *(identity, handled, lease, room, self._events),
+            *(self._settled, self._entered, self._claimed, self._board.clear_progress),
         )
         self._reach = Reach(room.scheme == "tcp", secret)
         self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each; its numbers have 10 digits
@@ -108,7 +108,7 @@ class Responder(Outputs[Address]):
             if isinstance(frame, Array):
                 self._receive_array(frame, data, source, now)
             elif isinstance(frame, Probe):
-                if (coordinator := self._see(frame, source, now)) and frame.program:
+                if (coordinator := self._see(frame, source, now, frame.beat)) and frame.program:
                     coordinator.program = frame.program
                 # Each may use up all that may leave to a host that has shown nothing. So they take turns.
                 if asks_first := frame.n % 2 == 0:
@@ -330,10 +330,10 @@ class Responder(Outputs[Address]):
             size,
         )
 
-    def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator | None:
-        coordinator = self._coordinators.seen(frame.boot, source, now)
+    def _see(self, frame: messages.Frame, source: Address, now: float, beat: int | None = None) -> Coordinator | None:
+        coordinator = self._coordinators.seen(frame.boot, source, now, None if beat is None else beat / 1000)
         if coordinator:
-            self._agenda.ownership.heard(frame.boot, now, source[0])
+            self._agenda.ownership.heard(frame.boot, now, source[0], coordinator.patience)
             self._send_notices(coordinator, now)
         return coordinator
 
@@ -399,7 +399,7 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
-        sender = Sender(source[0], frame.boot, coordinator.program)
+        sender = Sender(source[0], frame.boot, coordinator.program, coordinator.patience)
         task = Task(frame.event, frame.args, source, sender, record, size, of=frame.of)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)

@@ -39,7 +39,9 @@ LOOK_UP_TIMEOUT = 3.0
 BURST, BURST_INTERVAL = 8, 0.02
 """Probes to each rig, and seconds between two: the same as on connecting."""
 ECHO_BURST, ECHO_INTERVAL = 3, 0.3
-"""The same to a rig with ``dialect: iblutil``, which shows a warning for each unknown datagram."""
+"""The same to a rig that is said to speak the iblutil dialect, which warns of what it does not know."""
+BEAT = 1.0
+"""Seconds that are told rigs as the beat: while the doctor is there, its probes are no farther apart."""
 PATIENCE = 1.0
 """Seconds after which a probe counts as lost."""
 SILENCE = 3.5
@@ -330,7 +332,8 @@ class _Visit:
         stamp = self._stamps.stamp(now) if n else 0
         self._n = max(self._n, n)
         self._sent[n] = (now, stamp)
-        self.line.send(messages.probe(self._boot, n, stamp, size or (SHORT if n else 0)))  # iblutil would print it
+        beat = BEAT if n else None  # an iblutil rig prints what it gets
+        self.line.send(messages.probe(self._boot, n, stamp, size or (SHORT if n else 0), beat=beat))
         return n
 
     def _receive(self, data: bytes, now: float) -> None:

@@ -45,6 +45,7 @@ name: "cameras:left"
 listen: tcp://[::1]:12001
 main_sync: yes
 lease: 0
+max_message: 200000000
 experiment_description:
   devices: {cameras: {left: {fps: 60, gain: 1.5, serial: "0042", sync: true, note: no, label:}}}
   authors: [me, 7]

@@ -89,7 +89,7 @@ class Lab:
 
     def agent(self, on: dict[str, Any], name: str = "cameras", **keys: Any) -> Agent:
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"name": name, "listen": "udp://127.0.0.1:0", "on": on, **keys}))
+        path.write_text(yaml.safe_dump({"name": name, "listen": "udp://127.0.0.1:0", "on": on} | keys))
         agent = Agent(read_agent_file(path))
         agent.start()
         self.agents.append(agent)
@@ -340,6 +340,16 @@ def test_it_ends_with_the_lease(lab: Lab) -> None:
     until(lambda: is_gone(pid))
     lab.logged("was interrupted")
     lab.logged("has been silent for the lease of 3 s")
+
+
+def test_a_message_over_max_message_of_the_file_is_refused_with_the_key(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("print('ready')")}}, listen="tcp://127.0.0.1:0", max_message=300_000)
+    aux = lab.connect()
+    large = {"exp_ref": REFERENCE, "note": "x" * 250_000}
+    assert init(aux, **large)["cameras"][0]["run"]["last_lines"] == ["ready"]
+    error = failure(aux, "EXPINIT", {**large, "note": "x" * 350_000})
+    assert error.error == "PayloadTooLarge"
+    assert "and this side takes 300,000 (max_message)" in str(error)
 
 
 def test_one_that_ignores_everything_is_killed_and_the_answer_says_so(lab: Lab) -> None:

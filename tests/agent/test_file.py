@@ -85,12 +85,14 @@ def test_the_example(write: Callable[..., Path]) -> None:
 def test_the_least_that_a_file_may_be(write: Callable[..., Path]) -> None:
     file = read_agent_file(write(LEAST))
     assert (file.listen, file.main_sync, file.lease) == ("udp://0.0.0.0:11001", False, 300)
+    assert file.max_message == 64 << 20
     assert (file.variables, file.require, file.verify) == ({}, None, None)
 
 
 def test_every_key(write: Callable[..., Path]) -> None:
     file = read_agent_file(write(FULL), platform="linux")
     assert (file.name, file.listen, file.main_sync, file.lease) == ("cameras:left", "tcp://[::1]:12001", True, 0)
+    assert file.max_message == 200_000_000
     assert file.description == {
         "devices": {
             "cameras": {
@@ -285,6 +287,15 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "lease infinite": (more("lease: 1e999"), 4, "lease", "not '1e999'"),
     "lease nan": (more("lease: .nan"), 4, "lease", "not '.nan'"),
     "lease boolean": (more("lease: yes"), 4, "lease", "not 'yes'"),
+    "max_message with a unit": (
+        more("max_message: 64 MiB"),
+        4,
+        "max_message",
+        "expected a whole number of bytes from 65507 to 1073741824, not '64 MiB'",
+    ),
+    "max_message small": (more("max_message: 65506"), 4, "max_message", "from 65507 to 1073741824, not '65506'"),
+    "max_message absurd": (more("max_message: 1073741825"), 4, "max_message", "not '1073741825'"),
+    "max_message a fraction": (more("max_message: 70000.5"), 4, "max_message", "whole number"),
     "description": (more("experiment_description: a"), 4, "experiment_description", "expected a map"),
     "description long": (
         more(f"experiment_description: {{a: {'x' * LONGEST_DESCRIPTION}}}"),

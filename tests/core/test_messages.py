@@ -46,6 +46,12 @@ FRAMES = {
         b'{"rigsync":1,"kind":"probe","boot":"0123456789abcdef","n":3,"t0":1700000000000000000}',
         Probe(BOOT, 3, 1_700_000_000_000_000_000),
     ),
+    "probe that tells program and beat": (
+        messages.probe(BOOT, 3, 1_700_000_000_000_000_000, program="task.py", beat=2.5),
+        b'{"rigsync":1,"kind":"probe","boot":"0123456789abcdef","n":3,"t0":1700000000000000000,"program":"task.py",'
+        b'"beat":2500}',
+        Probe(BOOT, 3, 1_700_000_000_000_000_000, program="task.py", beat=2500),
+    ),
     "alive": (
         messages.alive(
             Alive(BOOT, 3, 1, 2, 4, "cameras", ExpStatus.RUNNING, "2024-01-02_1_mouse", "0.1.0", "10.0.0.1")
@@ -265,6 +271,7 @@ WRONG_FIELDS = [
     *(("probe", "n", value) for value in NOT_WHOLE),
     *(("bye", "n", value) for value in NOT_WHOLE),
     *(("probe", "t0", value) for value in NOT_STAMPS),
+    *(("probe", "beat", value) for value in NOT_WHOLE if value not in (None, ...)),
     *(("alive", "n", value) for value in NOT_WHOLE),
     *(("alive", key, value) for key in ("t0", "t1", "t2") for value in NOT_STAMPS),
     *(("alive", key, value) for key in ("name", "version") for value in NOT_TEXT),
