@@ -12,7 +12,9 @@ import pytest
 from agent.support import EXAMPLE, FULL, LEAST
 from cli_programs import Command, Outcome, environment
 
-from rigsync.agent.schema import agent_schema
+from rigsync.agent.keys import AGENT
+from rigsync.config.files import rigs_schema
+from rigsync.config.schema import document
 
 Rigsync = Callable[..., Outcome]
 
@@ -156,10 +158,17 @@ def test_a_terminal_is_told_no_more_than_text(rigsync: Rigsync) -> None:
     assert "\u202e" not in outcome.err
 
 
-def test_schema_prints_the_schema(rigsync: Rigsync) -> None:
-    outcome = rigsync(LEAST, "schema")
-    assert json.loads(outcome.out) == agent_schema()
+@pytest.mark.parametrize("which", [(), ("agent",), ("rigs",)])
+def test_schema_prints_the_schema(rigsync: Rigsync, which: tuple[str, ...]) -> None:
+    outcome = rigsync(LEAST, "schema", *which)
+    agent = document("The file of a rigsync agent", AGENT.schema)
+    assert json.loads(outcome.out) == (rigs_schema() if which == ("rigs",) else agent)
     assert outcome.err == ""
+
+
+def test_a_schema_that_there_is_not(rigsync: Rigsync) -> None:
+    told = rigsync(LEAST, "schema", "rig", status=2).err
+    assert "'rig' is not one of 'rigs', 'agent'" in told
 
 
 def test_where_rigs_are_expected_the_file_of_an_agent_is_told_as_such(rigsync: Rigsync) -> None:

@@ -8,8 +8,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +20,9 @@ from rigsync.agent.keys import AGENT
 from rigsync.agent.template import MESSAGE, Source, Template, Use, Variable
 from rigsync.agent.values import OF_THE_SESSION
 from rigsync.config.address import parse_uri
-from rigsync.config.yaml import Sort, document_node, line_of, map_of, read_text
+from rigsync.config.schema import under
+from rigsync.config.yaml import Sort, document_node, located, map_of, read_text
 from rigsync.core.enums import ExpMessage
-from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError
 from rigsync.rig.rig import LONGEST_DESCRIPTION
 
@@ -301,7 +300,7 @@ class AgentFile:
 
     def error(self, problem: str, key: str) -> ConfigError:
         """Return an error about a key of this file, with the line."""
-        return ConfigError(problem, file=self.source, line=_line(key, self.lines), key=key)
+        return located(ConfigError(problem, key=key), self.source, self.lines)
 
 
 def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) -> AgentFile:
@@ -323,13 +322,10 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     source = os.fspath(path)
     lines: dict[str, int] = {}
     try:
-        node = document_node(source, FORM)
-        lines[""] = line_of(node)
-        found = AGENT.read(map_of(node, FORM, lines), "")
+        found = AGENT.read(map_of(document_node(source, FORM), lines), "")
         return _Reader(found, windows=platform == "win32").file(source, lines)
     except ConfigError as error:
-        line = error.line or _line(error.key or "", lines)
-        raise ConfigError(error.problem, file=source, line=line, key=error.key) from error.__cause__
+        raise located(error, source, lines) from error.__cause__
 
 
 def is_agent_file(path: str | os.PathLike[str]) -> bool:
@@ -345,8 +341,10 @@ def is_agent_file(path: str | os.PathLike[str]) -> bool:
         keys = {key.value for key, _ in document_node(source, FORM).value if isinstance(key.value, str)}
     except ConfigError:
         # Not YAML, because of a mistake: the lines that look like keys tell it.
-        with _in(source):
+        try:
             text = read_text(source, FORM)
+        except ConfigError as error:
+            raise located(error, source, {}) from error.__cause__
         keys = set(re.findall(r"^([a-z_]+)[ \t]*:", text, re.MULTILINE))
     # A flat file of rigs may have a rig whose name is one of these, but hardly two.
     return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1
@@ -378,30 +376,6 @@ def _share_an_address(first: str, second: str) -> bool:
     return one.host == two.host or one.host in _WILDCARDS or two.host in _WILDCARDS
 
 
-def _line(key: str, lines: Mapping[str, int]) -> int | None:
-    """Return the line of a key, or of the nearest key around it."""
-    while key and key not in lines:
-        key = key[: max(key.rfind("."), key.rfind("["), 0)]
-    return lines.get(key)
-
-
-@contextmanager
-def _in(source: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, file=source, line=error.line, key=error.key) from error.__cause__
-
-
-@contextmanager
-def _at(key: str) -> Iterator[None]:
-    """Give errors this key where they have none."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, key=error.key or key) from error.__cause__
-
-
 class _Reader:
     """From values of the right types to what they mean."""
 
@@ -411,10 +385,8 @@ class _Reader:
 
     def file(self, source: str, lines: dict[str, int]) -> AgentFile:
         found = self._found
-        with _at("listen"):
+        with under("listen"):
             listen = parse_uri(found["listen"], allow_port_zero=True)
-        with _at("name"):
-            RigConfig(found["name"], listen)
         self._read_variables()
         on = {ExpMessage[event]: self._action(event, action) for event, action in found["on"].items() if action}
         self._check_ends(on)
@@ -441,7 +413,7 @@ class _Reader:
             key = f"variables.{name}"
             if name in (*OF_THE_SESSION, "rig", MESSAGE):
                 raise ConfigError(f"{{{name}}} has a meaning of its own already; give it another name", key=key)
-            with _at(key):
+            with under(key):
                 self._constants[name] = str(self._template(text, known=()))
 
     def _description(self) -> dict[str, Any]:
@@ -488,7 +460,7 @@ class _Reader:
     def _command(self, found: dict[str, Any], verb: str, parent: str) -> Command:
         key, line, shell = f"{parent}.{verb}", found[verb], found["shell"]
         folder = self._path(found["folder"], f"{parent}.folder") if found["folder"] else None
-        with _at(key):
+        with under(key):
             if shell and isinstance(line, tuple):
                 raise ConfigError("a shell reads one line; write the command as text, not as a list")
             if shell:
@@ -533,7 +505,7 @@ class _Reader:
         files = self._paths("require.files", found["files"])
         programs = []
         for index, text in enumerate(found["programs"] or ()):
-            with _at(f"require.programs[{index}]"):
+            with under(f"require.programs[{index}]"):
                 programs.append(str(self._template(text, known=())))
         return Require(disk, files, tuple(programs))
 
@@ -568,7 +540,7 @@ class _Reader:
         known: tuple[str, ...] = (*OF_THE_SESSION, MESSAGE),
         use: Use = Use.ARGUMENT,
     ) -> Template:
-        with _at(key):
+        with under(key):
             template = self._template(text, known, use)
             self._check_path(str(template))
         return template
