@@ -166,6 +166,17 @@ def test_schema_prints_the_schema(rigsync: Rigsync, which: tuple[str, ...]) -> N
     assert outcome.err == ""
 
 
+def test_check_explains_a_backslash_in_either_kind_of_file(rigsync: Rigsync) -> None:
+    for text, key in (
+        (LEAST.replace("date", r'[ffmpeg, "E:\behaviour\left.mp4"]'), "3: on.EXPINIT.run[1]"),
+        ('rigs:\n  cameras: 10.0.0.1\n  "E:\\behaviour\\left.mp4": 10.0.0.2\n', "3: rigs"),
+    ):
+        assert rigsync(text, "check", "cameras.yaml", status=2).err == (
+            rf"Error: cameras.yaml:{key}: \b, a backspace: in double quotes a backslash begins an escape; "
+            r"write 'E:\behaviour\left.mp4' in single quotes or E:/behaviour/left.mp4" + "\n"
+        )
+
+
 def test_a_schema_that_there_is_not(rigsync: Rigsync) -> None:
     told = rigsync(LEAST, "schema", "rig", status=2).err
     assert "'rig' is not one of 'rigs', 'agent'" in told

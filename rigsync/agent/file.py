@@ -21,17 +21,12 @@ from rigsync.agent.template import MESSAGE, Source, Template, Use, Variable
 from rigsync.agent.values import OF_THE_SESSION
 from rigsync.config.address import parse_uri
 from rigsync.config.schema import under
-from rigsync.config.yaml import Sort, document_node, located, map_of, read_text
+from rigsync.config.yaml import document_node, located, map_of, read_text
 from rigsync.core.enums import ExpMessage
 from rigsync.errors import ConfigError
 from rigsync.rig.rig import LONGEST_DESCRIPTION
 
-FORM = Sort(
-    "expected a YAML file with the keys name, listen and on, as docs/agent.md has it",
-    "expected lines such as name: cameras, indented by spaces, and quotes around what has braces or a colon",
-)
-"""What a file of an agent is."""
-
+_EXPECTED = "expected a YAML file with the keys name, listen and on, as docs/agent.md has it"
 _INTERPRETER = re.compile(
     r"(?:(?:python|pypy|lua|php|ruby|perl)[w\d.]*|node|deno|bun|R|Rscript|julia|matlab|octave)(?:\.exe)?", re.IGNORECASE
 )
@@ -322,7 +317,7 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     source = os.fspath(path)
     lines: dict[str, int] = {}
     try:
-        found = AGENT.read(map_of(document_node(source, FORM), lines), "")
+        found = AGENT.read(map_of(document_node(source, _EXPECTED), lines), "")
         return _Reader(found, windows=platform == "win32").file(source, lines)
     except ConfigError as error:
         raise located(error, source, lines) from error.__cause__
@@ -338,14 +333,10 @@ def is_agent_file(path: str | os.PathLike[str]) -> bool:
     """
     source = os.fspath(path)
     try:
-        keys = {key.value for key, _ in document_node(source, FORM).value if isinstance(key.value, str)}
+        keys = {key.value for key, _ in document_node(source, _EXPECTED).value if isinstance(key.value, str)}
     except ConfigError:
         # Not YAML, because of a mistake: the lines that look like keys tell it.
-        try:
-            text = read_text(source, FORM)
-        except ConfigError as error:
-            raise located(error, source, {}) from error.__cause__
-        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", text, re.MULTILINE))
+        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", read_text(source, _EXPECTED), re.MULTILINE))
     # A flat file of rigs may have a rig whose name is one of these, but hardly two.
     return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1
 

@@ -77,11 +77,7 @@ _STOP = {
         Table(
             {
                 "signal": Key(choice(SIGNALS), "How it is asked first.", default="interrupt"),
-                "grace": Key(
-                    number(0, DAY, "seconds"),
-                    "Seconds until the next, harder way.",
-                    default=10.0,
-                ),
+                "grace": Key(number(0, DAY, "seconds"), "Seconds until the next, harder way.", default=10.0),
             }
         ),
         "End what start began: interrupt, after the grace terminate, after that kill.",
@@ -199,7 +195,7 @@ AGENT = Table(
                     ),
                     "keep": Key(number(1, 100_000, "sessions", whole=True), "How many sessions are kept.", default=100),
                     "max_size": Key(size(low=10_000), "How large the log of a session may grow.", default="10 MB"),
-                },
+                }
             ),
             "Where the output of the commands goes.",
             default={},

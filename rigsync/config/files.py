@@ -96,15 +96,11 @@ def rig_error(error: ConfigError, file: str) -> ConfigError:
 
 
 def _load(file: str) -> tuple[Rigs, dict[str, int]]:
-    from rigsync.config.yaml import Sort, document_node, located, map_of  # here, because most programs need no PyYAML
+    from rigsync.config.yaml import document_node, located, map_of  # here, because most programs need no PyYAML
 
-    sort = Sort(
-        "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20",
-        "expected lines such as cameras: 192.168.1.20, indented by spaces, and quotes around what has brackets",
-    )
     lines: dict[str, int] = {}
     try:
-        node = document_node(file, sort)
+        node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         if all(key.value != "rigs" for key, _ in node.value):
             found = {"timing": {}, "rigs": _FLAT.read(map_of(node, lines, "rigs"), "rigs")}
         else:

@@ -47,15 +47,7 @@ class Plain(str):
 
 @dataclass(frozen=True)
 class Kind:
-    """What may stand at a key.
-
-    Parameters
-    ----------
-    read : callable
-        Takes the value and its key; returns what the value means, or raises `ConfigError` for the key.
-    schema : dict
-        The JSON Schema of it.
-    """
+    """What may stand at a key: how a value and its key are read, with a `ConfigError` otherwise; its JSON Schema."""
 
     read: Callable[[Any, str], Any]
     schema: dict[str, Any]

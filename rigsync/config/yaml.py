@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -23,6 +22,7 @@ MAX_BYTES = 1 << 20
 DEEPEST = 20
 """Levels of maps and lists in a file."""
 
+_LINES = "expected lines such as name: text, indented by spaces, and quotes around what has brackets, braces or a colon"
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _DOUBLE_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _UNCLOSED = re.compile(r'"[^"\n]*\\"(?=\s*(?:[]},:#]|$))', re.MULTILINE)
@@ -43,14 +43,6 @@ _MADE_BY = {
     "P": "a paragraph separator",
 }
 """What the letter after a backslash makes, of what no text needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sort:
-    """A sort of file: what errors say that it is to be, and what its lines look like."""
-
-    expected: str
-    example: str
 
 
 class _Loader(yaml.SafeLoader):
@@ -75,40 +67,35 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def document_node(file: str, sort: Sort) -> yaml.MappingNode:
-    """Return the map that a file holds.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, or holds none; the error has no file, and a line where there is one.
-    """
-    node = _compose(read_text(file, sort), sort)
+def document_node(file: str, expected: str) -> yaml.MappingNode:
+    """Return the map that a file holds; raise `ConfigError`, with the line where there is one, but not the key."""
+    node = _compose(read_text(file, expected))
     if not isinstance(node, yaml.MappingNode):
         problem = "the file is empty" if node is None else "the file is not a map"
-        raise ConfigError(f"{problem}; {sort.expected}", line=line_of(node) if node else 1)
+        raise ConfigError(f"{problem}; {expected}", line=line_of(node) if node else 1)
     return node
 
 
-def read_text(file: str, sort: Sort) -> str:
+def read_text(file: str, expected: str) -> str:
     """Return the text of a file; the errors are those of `document_node`."""
     if os.path.isdir(file):
-        raise ConfigError(f"this is a folder; {sort.expected}")
+        raise ConfigError(f"this is a folder; {expected}", file=file)
     try:
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # a ValueError comes from a path with a null character
-        raise ConfigError(f"cannot be read ({getattr(error, 'strerror', None) or error}); {sort.expected}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot be read ({why}); {expected}", file=file) from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"the file is larger than {MAX_BYTES:,} bytes; {sort.expected}")
+        raise ConfigError(f"the file is larger than {MAX_BYTES:,} bytes; {expected}", file=file)
     try:
         return data.decode("utf-8-sig")  # Notepad puts a mark before the text
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError("the file is not UTF-8 text; save it with that encoding", line=line) from error
+        raise ConfigError("the file is not UTF-8 text; save it with that encoding", file=file, line=line) from error
 
 
-def _compose(text: str, sort: Sort) -> yaml.Node | None:
+def _compose(text: str) -> yaml.Node | None:
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
@@ -125,7 +112,7 @@ def _compose(text: str, sort: Sort) -> yaml.Node | None:
         misread = _misread(quoted[0]) if quoted else None
         if unclosed and error.problem == "found unexpected end of stream":
             misread = misread or _misread(unclosed[0], harmless="")
-        problem = misread or f"{error.problem}; {sort.example}"
+        problem = misread or f"{error.problem}; {_LINES}"
         raise ConfigError(f"not valid YAML: {problem}", line=mark.line + 1 if mark else None) from error
     except ConfigError:  # a ValueError too, and complete
         raise
@@ -155,13 +142,7 @@ def _misread(source: str, harmless: str = '\\"/ \t\r\n') -> str | None:
 
 
 def map_of(node: yaml.MappingNode, lines: dict[str, int], path: str = "") -> dict[str, Any]:
-    """Turn nodes into text and dicts and lists of text, and note the line of each key in `lines`.
-
-    Raises
-    ------
-    ConfigError
-        A key that is not text or stands twice, or text with a control character.
-    """
+    """Turn nodes into text and dicts and lists of text, and note the line of each key in `lines`."""
     lines.setdefault(path, line_of(node))
     found: dict[str, Any] = {}
     for name_node, value in node.value:
@@ -194,16 +175,11 @@ def _value(node: yaml.Node, lines: dict[str, int], path: str) -> Any:
 
 
 def located(error: ConfigError, file: str, lines: Mapping[str, int]) -> ConfigError:
-    """Return an error with its file, and the line of its key."""
-    line = error.line or line_at(error.key or "", lines)
-    return ConfigError(error.problem, file=file, line=line, key=error.key)
-
-
-def line_at(key: str, lines: Mapping[str, int]) -> int | None:
-    """Return the line of a key, or of the nearest key around it."""
+    """Return an error with its file, and the line of its key or of the nearest key around it."""
+    key = error.key or ""
     while key and key not in lines:
         key = key[: max(key.rfind("."), key.rfind("["), 0)]
-    return lines.get(key)
+    return ConfigError(error.problem, file=file, line=error.line or lines.get(key), key=error.key)
 
 
 def line_of(place: Any) -> int:
