@@ -91,7 +91,7 @@ def test_a_backslash_before_the_closing_quote_is_explained(tmp_path: Path, place
 
 def test_a_quote_that_is_forgotten_is_no_backslash(tmp_path: Path) -> None:
     error = told(tmp_path, read_agent_file, AGENT + r'folders: ["a \"b\" c]' + "\n")
-    assert "found unexpected end of stream; expected lines such as" in error.problem
+    assert "found unexpected end of stream; expected a YAML file" in error.problem
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ MAX_BYTES = 1 << 20
 DEEPEST = 20
 """Levels of maps and lists in a file."""
 
-_LINES = "expected lines such as name: text, indented by spaces, and quotes around what has brackets, braces or a colon"
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _DOUBLE_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _UNCLOSED = re.compile(r'"[^"\n]*\\"(?=\s*(?:[]},:#]|$))', re.MULTILINE)
@@ -69,7 +68,7 @@ class _Loader(yaml.SafeLoader):
 
 def document_node(file: str, expected: str) -> yaml.MappingNode:
     """Return the map that a file holds; raise `ConfigError`, with the line where there is one, but not the key."""
-    node = _compose(read_text(file, expected))
+    node = _compose(read_text(file, expected), expected)
     if not isinstance(node, yaml.MappingNode):
         problem = "the file is empty" if node is None else "the file is not a map"
         raise ConfigError(f"{problem}; {expected}", line=line_of(node) if node else 1)
@@ -95,7 +94,7 @@ def read_text(file: str, expected: str) -> str:
         raise ConfigError("the file is not UTF-8 text; save it with that encoding", file=file, line=line) from error
 
 
-def _compose(text: str) -> yaml.Node | None:
+def _compose(text: str, expected: str) -> yaml.Node | None:
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
@@ -112,7 +111,8 @@ def _compose(text: str) -> yaml.Node | None:
         misread = _misread(quoted[0]) if quoted else None
         if unclosed and error.problem == "found unexpected end of stream":
             misread = misread or _misread(unclosed[0], harmless="")
-        problem = misread or f"{error.problem}; {_LINES}"
+        example = f"{expected}, indented by spaces, and quotes around what has brackets, braces or a colon"
+        problem = misread or f"{error.problem}; {example}"
         raise ConfigError(f"not valid YAML: {problem}", line=mark.line + 1 if mark else None) from error
     except ConfigError:  # a ValueError too, and complete
         raise
