@@ -173,12 +173,12 @@ def number(low: float, high: float = sys.float_info.max, unit: str = "", *, whol
     """Take a number between two bounds."""
     kinds = (int,) if whole else (int, float)
 
-    def read(value: Any, key: str) -> float:
+    def read(value: Any, key: str) -> Any:
         found = number_of(value)
         if whole and isinstance(found, float) and found.is_integer():
             found = int(found)
         if isinstance(found, kinds) and low <= found <= high:
-            return found if whole else float(found)
+            return found
         bounds = f"from {low:g} to {high:.10g}"
         if high == sys.float_info.max:
             bounds = f"of at least {low:g}" if isinstance(found, kinds) and 0 < found < low else "above 0"
@@ -282,8 +282,9 @@ def free() -> Kind:
         if value.lower() in ("true", "false"):  # as in YAML 1.2, since `no` and `on` are what people write for text
             return value.lower() == "true"
         found = number_of(value)
-        # A number with more digits than others keep, such as that of a device, stays text.
-        return str(value) if isinstance(found, str) or abs(found) >= 10**15 else found
+        # A whole number with more digits than others keep, such as that of a device, stays text, and so does infinity.
+        most = 10**15 if isinstance(found, int) else float("inf")
+        return str(value) if isinstance(found, str) or abs(found) >= most else found
 
     return Kind(lambda value, key: typed(_map(value, key)), {"type": ["object", "null"]})
 

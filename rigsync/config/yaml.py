@@ -133,7 +133,7 @@ def _misread(source: str, harmless: str = '\\"/ \t\r\n') -> str | None:
             continue
         if len(source) > 80:  # the word alone
             source = re.split(r"\s", source[: escape.start()])[-1] + re.split(r"\s", source[escape.start() :])[0]
-        meant = re.sub(r'\\(["\\])', r"\1", source.strip('"'))
+        meant = re.sub(r'\\(["\\])', r"\1", re.sub(r"\s*\n\s*", " ", source.strip('"')))
         return (
             f"\\{code}, {made}: in double quotes a backslash begins an escape; "
             "write '{}' in single quotes or {}".format(meant.replace("'", "''"), meant.replace("\\", "/"))
