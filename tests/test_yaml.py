@@ -89,6 +89,11 @@ def test_a_backslash_before_the_closing_quote_is_explained(tmp_path: Path, place
     )
 
 
+def test_what_is_told_of_text_over_several_lines_is_one_line(tmp_path: Path) -> None:
+    error = told(tmp_path, read_agent_file, AGENT + 'folders:\n  - "D:/it is\n    here\\back"\n')
+    assert error.problem.endswith(r"write 'D:/it is here\back' in single quotes or D:/it is here/back")
+
+
 def test_a_quote_that_is_forgotten_is_no_backslash(tmp_path: Path) -> None:
     error = told(tmp_path, read_agent_file, AGENT + r'folders: ["a \"b\" c]' + "\n")
     assert "found unexpected end of stream; expected a YAML file" in error.problem
@@ -145,7 +150,5 @@ def test_quotes_around_a_number_do_no_harm(tmp_path: Path) -> None:
 
 def test_the_number_of_a_device_stays_text(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
-    path.write_text(
-        AGENT + "experiment_description: {serial: 1234567890123456, gain: -5, offset: 0.1234567890123456}\n"
-    )
-    assert read_agent_file(path).description == {"serial": "1234567890123456", "gain": -5, "offset": 0.1234567890123456}
+    path.write_text(AGENT + "experiment_description: {serial: 1234567890123456, gain: -5, rate: 1e20}\n")
+    assert read_agent_file(path).description == {"serial": "1234567890123456", "gain": -5, "rate": 1e20}
