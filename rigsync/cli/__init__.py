@@ -22,7 +22,7 @@ COMMANDS = {
     "ping": "Ask rigs whether they are there, again and again.",
     "push": "Send one message to the rigs, and show their answers.",
     "run": "Run a command as an experiment on all rigs.",
-    "schema": "Print the JSON Schema of a file of rigs, or of an agent's file, for editors.",
+    "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Be a rig, as a file describes it; or one that answers everything.",
     "watch": "Show how the rigs are, as it changes.",
 }

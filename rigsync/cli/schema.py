@@ -7,7 +7,7 @@ import click
 from rigsync.cli.options import verbose_option
 
 
-@click.command(short_help="Print the JSON Schema of a file of rigs, or of an agent's file, for editors.")
+@click.command(short_help="Print the JSON Schema of rigs.yaml, or an agent's file.")
 @click.argument("which", type=click.Choice(["rigs", "agent"]), default="agent")
 @verbose_option
 def command(which: str) -> None:
