@@ -26,7 +26,6 @@ SHORTEST_WAIT = 0.001
 """Bounds of times, in seconds; what is beyond them was meant otherwise."""
 LONGEST_PATTERN = 500
 """Characters of a regular expression, which is tried at every line of output."""
-
 LARGEST_STATUS = 2**32 - 1
 """Exit statuses on Windows; elsewhere they are at most 255."""
 
