@@ -322,6 +322,11 @@ SHOWN_BY = {
         "tests/test_config.py::test_what_is_no_rig",
         "tests/agent/test_serve.py::test_what_is_wrong_is_told_before_anything_listens",
     ],
+    'a Windows path in double quotes in such a file, as `"E:\\behaviour"`': [
+        "tests/test_yaml.py::test_a_backslash_in_double_quotes_is_explained",
+        "tests/test_yaml.py::test_a_backslash_before_the_closing_quote_is_explained",
+        "tests/test_cli_agent.py::test_check_explains_a_backslash_in_either_kind_of_file",
+    ],
 }
 
 

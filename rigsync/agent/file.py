@@ -8,8 +8,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,18 +20,13 @@ from rigsync.agent.keys import AGENT
 from rigsync.agent.template import MESSAGE, Source, Template, Use, Variable
 from rigsync.agent.values import OF_THE_SESSION
 from rigsync.config.address import parse_uri
-from rigsync.config.yaml import Sort, document_node, line_of, map_of, read_text
+from rigsync.config.schema import under
+from rigsync.config.yaml import document_node, located, map_of, read_text
 from rigsync.core.enums import ExpMessage
-from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError
 from rigsync.rig.rig import LONGEST_DESCRIPTION
 
-FORM = Sort(
-    "expected a YAML file with the keys name, listen and on, as docs/agent.md has it",
-    "expected lines such as name: cameras, indented by spaces, and quotes around what has braces or a colon",
-)
-"""What a file of an agent is."""
-
+_EXPECTED = "expected a YAML file with the keys name, listen and on, as docs/agent.md has it"
 _INTERPRETER = re.compile(
     r"(?:(?:python|pypy|lua|php|ruby|perl)[w\d.]*|node|deno|bun|R|Rscript|julia|matlab|octave)(?:\.exe)?", re.IGNORECASE
 )
@@ -303,7 +297,7 @@ class AgentFile:
 
     def error(self, problem: str, key: str) -> ConfigError:
         """Return an error about a key of this file, with the line."""
-        return ConfigError(problem, file=self.source, line=_line(key, self.lines), key=key)
+        return located(ConfigError(problem, key=key), self.source, self.lines)
 
 
 def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) -> AgentFile:
@@ -324,13 +318,10 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     source = os.fspath(path)
     lines: dict[str, int] = {}
     try:
-        node = document_node(source, FORM)
-        lines[""] = line_of(node)
-        found = AGENT.read(map_of(node, FORM, lines), "")
+        found = AGENT.read(map_of(document_node(source, _EXPECTED), lines), "")
         return _Reader(found, windows=platform == "win32").file(source, lines)
     except ConfigError as error:
-        line = error.line or _line(error.key or "", lines)
-        raise ConfigError(error.problem, file=source, line=line, key=error.key) from error.__cause__
+        raise located(error, source, lines) from error.__cause__
 
 
 def is_agent_file(path: str | os.PathLike[str]) -> bool:
@@ -343,13 +334,11 @@ def is_agent_file(path: str | os.PathLike[str]) -> bool:
     """
     source = os.fspath(path)
     try:
-        keys = {key.value for key, _ in document_node(source, FORM).value if isinstance(key.value, str)}
+        keys = {key.value for key, _ in document_node(source, _EXPECTED).value if isinstance(key.value, str)}
     except ConfigError:
-        # Not YAML, because of a mistake. Lines that look like keys show what it is.
-        with _in(source):
-            text = read_text(source, FORM)
-        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", text, re.MULTILINE))
-    # A flat file of rigs may have one rig with such a name, but hardly two.
+        # Not YAML, because of a mistake: the lines that look like keys tell it.
+        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", read_text(source, _EXPECTED), re.MULTILINE))
+    # A flat file of rigs may have a rig whose name is one of these, but hardly two.
     return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1
 
 
@@ -379,30 +368,6 @@ def _share_an_address(first: str, second: str) -> bool:
     return one.host == two.host or one.host in _WILDCARDS or two.host in _WILDCARDS
 
 
-def _line(key: str, lines: Mapping[str, int]) -> int | None:
-    """Return the line of a key, or of the nearest key around it."""
-    while key and key not in lines:
-        key = key[: max(key.rfind("."), key.rfind("["), 0)]
-    return lines.get(key)
-
-
-@contextmanager
-def _in(source: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, file=source, line=error.line, key=error.key) from error.__cause__
-
-
-@contextmanager
-def _at(key: str) -> Iterator[None]:
-    """Give errors this key if they have none."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, key=error.key or key) from error.__cause__
-
-
 class _Reader:
     """Turns values of the right types into what they mean."""
 
@@ -412,10 +377,8 @@ class _Reader:
 
     def file(self, source: str, lines: dict[str, int]) -> AgentFile:
         found = self._found
-        with _at("listen"):
+        with under("listen"):
             listen = parse_uri(found["listen"], allow_port_zero=True)
-        with _at("name"):
-            RigConfig(found["name"], listen)
         self._read_variables()
         on = {ExpMessage[event]: self._action(event, action) for event, action in found["on"].items() if action}
         self._check_ends(on)
@@ -443,7 +406,7 @@ class _Reader:
             key = f"variables.{name}"
             if name in (*OF_THE_SESSION, "rig", MESSAGE):
                 raise ConfigError(f"{{{name}}} has a meaning of its own already; give it another name", key=key)
-            with _at(key):
+            with under(key):
                 self._constants[name] = str(self._template(text, known=()))
 
     def _description(self) -> dict[str, Any]:
@@ -490,7 +453,7 @@ class _Reader:
     def _command(self, found: dict[str, Any], verb: str, parent: str) -> Command:
         key, line, shell = f"{parent}.{verb}", found[verb], found["shell"]
         folder = self._path(found["folder"], f"{parent}.folder") if found["folder"] else None
-        with _at(key):
+        with under(key):
             if shell and isinstance(line, tuple):
                 raise ConfigError("a shell reads one line; write the command as text, not as a list")
             if shell:
@@ -535,7 +498,7 @@ class _Reader:
         files = self._paths("require.files", found["files"])
         programs = []
         for index, text in enumerate(found["programs"] or ()):
-            with _at(f"require.programs[{index}]"):
+            with under(f"require.programs[{index}]"):
                 programs.append(str(self._template(text, known=())))
         return Require(disk, files, tuple(programs))
 
@@ -570,7 +533,7 @@ class _Reader:
         known: tuple[str, ...] = (*OF_THE_SESSION, MESSAGE),
         use: Use = Use.ARGUMENT,
     ) -> Template:
-        with _at(key):
+        with under(key):
             template = self._template(text, known, use)
             self._check_path(str(template))
         return template

@@ -22,7 +22,7 @@ COMMANDS = {
     "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
     "run": "Run a command as an experiment on all rigs.",
-    "schema": "Print the JSON Schema of an agent's file, for editors.",
+    "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Serve as the rig of a file, or as one that answers everything.",
     "watch": "Show the state of the rigs while it changes.",
 }

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from rigsync import Auxiliaries, ConfigError, Rigs, load_rigs
 from rigsync.agent.file import is_agent_file
-from rigsync.config.files import find_rigs_file, user_config_file
-from rigsync.config.yaml import read_rigs_file
+from rigsync.config.files import find_rigs_file, rig_error, user_config_file
 
 
 def rigs_of_file(explicit: str | None = None) -> Rigs:
@@ -80,12 +79,7 @@ def connect(rigs: Rigs, connect_timeout: float | None = None, leave_running: boo
 
 def located(error: ConfigError, rigs: Rigs) -> ConfigError:
     """Return an error about one of the rigs with its file and line."""
-    if rigs.source is None:
-        return error
-    _, lines = read_rigs_file(rigs.source)
-    key = error.key or ""
-    line = lines.get(key) or lines.get(key.rpartition(".")[0])
-    return ConfigError(error.problem, file=rigs.source, line=line, key=error.key)
+    return error if rigs.source is None else rig_error(error, rigs.source)
 
 
 def _nothing_found() -> str:

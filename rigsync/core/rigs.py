@@ -28,6 +28,8 @@ LONGEST_PAUSE = 60.0
 """Longest pause, in seconds: an EXPINTERRUPT waits for it too."""
 LONGEST_NAME = 100
 """Characters of a rig's name, which is part of every answer to a probe."""
+A_NAME = "the name of a rig as text that is not empty, without control characters and without white space at its ends"
+"""What errors say that the name of a rig is to be."""
 DIALECTS = ("auto", "iblutil", "rigsync")
 """Dialects of a rig in a configuration (docs/protocol.md sections 1 and 2); ``auto`` finds out (section 3)."""
 
@@ -146,11 +148,7 @@ class RigConfig:
     def __post_init__(self) -> None:
         name = self.name
         if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-            raise ConfigError(
-                "expected the name of a rig as text that is not empty, without control characters and without "
-                f"white space at its ends, not {shortened(name, 80)}",
-                key="name",
-            )
+            raise ConfigError(f"expected {A_NAME}, not {shortened(name, 80)}", key="name")
         if len(name) > LONGEST_NAME:
             raise ConfigError(
                 f"expected the name of a rig in at most {LONGEST_NAME} characters, not {len(name)}",
@@ -170,7 +168,8 @@ class RigConfig:
             raise ConfigError(f"expected true or false, not {shortened(self.resend, 80)}", key="resend")
         if self.pause is not None and not is_pause(self.pause):
             raise ConfigError(
-                f"expected seconds from 0 to {LONGEST_PAUSE:g}, not {shortened(self.pause, 80)}", key="pause"
+                f"expected a number of seconds from 0 to {LONGEST_PAUSE:g}, not {shortened(self.pause, 80)}",
+                key="pause",
             )
         most = self.max_message
         if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:
