@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.core import messages
-from rigsync.core.board import INTERVAL, MOST, MOST_STEPS, QUIET, TOPICS, Board, Post
+from rigsync.core.board import INTERVAL, MOST, MOST_BYTES, MOST_STEPS, QUIET, TOPICS, Board, Post
 from rigsync.core.board_view import INTERVAL as TOLD_INTERVAL
 from rigsync.core.events import Event, ProgressChanged, StreamAdded, StreamEvent, StreamRemoved, StreamUpdated
 from rigsync.core.messages import Notice
@@ -360,6 +360,15 @@ def test_a_stream_may_take_a_whole_datagram_and_no_byte_more(bench: Bench) -> No
     with pytest.raises(PayloadTooLarge):
         bench.board.add_stream("left", {"a": "x" * (room + 1)})
     bench.board.add_stream("left", {"a": "x" * room})
+
+
+def test_all_streams_together_may_take_all_the_room_and_no_byte_more(bench: Bench) -> None:
+    for i in range(26):
+        bench.board.add_stream(str(i), {"a": "x" * 40_000})  # 40,008 bytes as JSON
+    room = MOST_BYTES - 26 * 40_008
+    with pytest.raises(ValueError, match="say less"):
+        bench.board.add_stream("last", {"a": "x" * (room - 7)})
+    bench.board.add_stream("last", {"a": "x" * (room - 8)})
 
 
 def test_all_streams_together_have_an_end(bench: Bench) -> None:

@@ -53,7 +53,9 @@ def test_nothing_is_probed_before_connect() -> None:
     liveness = Liveness(Timing(), Fixed())
     assert liveness.next_timer() == math.inf
     assert not liveness.probe_due(1e9)
-    assert (liveness.state, liveness.reason) == (UNKNOWN, "not yet probed")
+    assert (liveness.state, liveness.reason, liveness.refused) == (UNKNOWN, "not yet probed", False)
+    liveness.connect(1e9)
+    assert (liveness.state, liveness.reason) == (UNKNOWN, "no answer yet")
 
 
 def test_connecting_begins_with_eight_probes_20_ms_apart_then_one_each_beat() -> None:
