@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from rigsync._text import close_match
 from rigsync.config.files import load_rigs
@@ -34,9 +34,6 @@ from rigsync.runtime.conditions import Arrivals, Awaited, Latch
 from rigsync.runtime.exits import COORDINATORS, at_exit
 from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
-
-if TYPE_CHECKING:
-    from iblutil.io.net import app
 
 logger = logging.getLogger("rigsync.auxiliaries")
 link_logger = logging.getLogger("rigsync.link")
@@ -88,7 +85,7 @@ class Auxiliaries:
     """
 
     services: RigServices | None = None
-    """A map of the remote rigs, also an `iblutil.io.net.app.Services`; None without rigs."""
+    """A map of the remote rigs, with the members of `iblutil.io.net.app.Services`; None without rigs."""
     connected: Latch = None  # type: ignore[assignment] # set for each instance; the class shows it, as iblrig's does
     """Set while the services are open, whatever becomes of a rig; serves as a thread event and as a condition."""
     response_received: Arrivals = None  # type: ignore[assignment] # likewise
@@ -854,8 +851,8 @@ class Auxiliaries:
                 done = functools.partial(self._queued.pop, request_time)
                 self._remote.push(compose(event, *args), request_time, done)
 
-    async def _serve_queue(self, services: app.Services) -> None:
-        """Serve the queue through iblutil's services, which the `create` of a subclass has made as iblrig's does."""
+    async def _serve_queue(self, services: RigServices) -> None:
+        """Serve the queue through services of iblutil, which the `create` of a subclass has made as iblrig's does."""
         while not self.stop_event.is_set():
             for request_time in sorted(self._queued):
                 event, args, _ = self._queued[request_time]
