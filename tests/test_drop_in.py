@@ -15,9 +15,8 @@ from typing import IO, Any
 
 import pytest
 from awaiting_rigs import VARIANTS, whole_experiments_of
-from iblutil.io.net import app
 from live_helpers import EchoServer, run
-from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, until
+from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, iblutil_net, until
 
 from rigsync import Auxiliaries, ExpStatus, NotRunning, PushResult, Rig
 from rigsync.config.rigs import rigs_from
@@ -495,6 +494,7 @@ class CreatesItself(Auxiliaries):
 
     async def create(self) -> None:
         with self.connected:
+            app = iblutil_net().app
             rigs = [await app.EchoProtocol.client(uri, name) for name, uri in self._clients.items()]
             self.services = app.Services(rigs, timeout=10)  # type: ignore[assignment]
             self.connected.notify()

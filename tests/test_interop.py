@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
 
 import pytest
-from iblutil.io.net.app import EchoProtocol, Services
-from iblutil.io.net.base import ExpMessage, ExpStatus
 from processes import (
     LONG,
     PROBE_WARNING,
@@ -26,6 +24,7 @@ from processes import (
     IblutilServer,
     RigProgram,
     free_port,
+    iblutil_net,
     port_of,
     until,
 )
@@ -49,6 +48,9 @@ from rigsync.core.events import LinkState, MessageReceived
 from rigsync.net import tcp
 from rigsync.net.relay import relay_before
 from rigsync.runtime.loop_thread import LoopThread
+
+EchoProtocol, Services = iblutil_net().app.EchoProtocol, iblutil_net().app.Services
+ExpMessage, ExpStatus = iblutil_net().base.ExpMessage, iblutil_net().base.ExpStatus
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 
@@ -388,7 +390,7 @@ def test_dialect_is_detected_anew_when_a_rig_is_replaced(scheme: str) -> None:
             with Rig("ephys", f"{scheme}://127.0.0.1:{port}") as rig:
                 until(lambda: aux.services["ephys"].dialect == "rigsync" and aux.all_alive)
                 assert answers(aux, "EXPINIT", REFERENCE)["ephys"][0]["exp_ref"] == REFERENCE
-                assert rig.status is ExpStatus.INITIALIZED
+                assert rig.status == ExpStatus.INITIALIZED
 
 
 # ----------------------------------------------------------------------------- iblutil's coordinators, a rigsync rig
