@@ -323,6 +323,18 @@ def test_what_the_protocol_says_in_words_is_among_its_numbers() -> None:
     assert [f"{figure} {unit}" for figure, unit in said if number(f"{figure} {unit}") not in told] == []
 
 
+# ---------------------------------------------------------------------------------------------- docs/install.md
+
+
+def test_what_is_installed_instead_of_iblutil_is_what_else_the_project_needs() -> None:
+    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    listed = project[project.index("\ndependencies = [") :].partition("]")[0]
+    needed = re.findall(r'"([\w-]+)>=', listed)
+    (named,) = re.findall(r"^pip install ((?:\w+ )+\w+)$", text_of("install.md"), re.MULTILINE)
+    assert {*named.split(), "iblutil"} == {*needed}
+    assert "pip install --no-deps ." in text_of("install.md")
+
+
 # ----------------------------------------------------------------------------------------- docs/architecture.md
 
 

@@ -79,7 +79,11 @@ def test_both_dialects_are_spoken(bare: dict[str, str]) -> None:
 @pytest.fixture
 def agent(tmp_path: Path, bare: dict[str, str]) -> Iterator[Path]:
     """An agent without code, which `rigsync serve FILE` runs; the folder with rigs.yaml."""
-    agent = {"name": "cameras", "listen": "udp://127.0.0.1:0", "on": {"EXPSTART": {"run": [sys.executable, "-c", "pass"]}}}
+    agent = {
+        "name": "cameras",
+        "listen": "udp://127.0.0.1:0",
+        "on": {"EXPSTART": {"run": [sys.executable, "-c", "pass"]}},
+    }
     (tmp_path / "agent.yaml").write_text(json.dumps(agent))
     with Command(["serve", "agent.yaml", "--json"], tmp_path, bare) as serving:
         uri = json.loads(serving.line("{"))["listening"]
