@@ -16,7 +16,8 @@ HERE = Path(__file__).resolve().parent
 # Four at a time on any computer: most tests wait for other processes and for time to pass.
 PYTEST = ["-m", "pytest", "--numprocesses", "4", "--dist", "worksteal"]
 DRIVES_NO_IBLUTIL = [
-    "tests/core",
+    "tests/core/test_iblutil_rigs.py",
+    "tests/core/test_legacy.py",
     "tests/agent/test_agent.py",
     "tests/test_auxiliaries.py",
     "tests/test_cli.py",

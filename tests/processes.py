@@ -299,7 +299,7 @@ class IblutilServer:
         """Wait until its answers to a message have been echoed.
 
         iblutil stands only one answer outstanding, and over TCP no message that it reads together with such an echo, as
-        it may where it is busy for longer than `rigsync.net.tcp.ARRAY_GAP`.
+        it may where it is busy for longer than `rigsync.core.legacy.ARRAY_GAP`.
         """
         until(lambda: self.reports.count(["answered", message]) >= count, f"the echo of the answer to {message}")
 

@@ -361,7 +361,7 @@ def test_every_message_is_answered_by_every_rig(pair: Auxiliaries, wait: bool) -
 def test_arguments_reach_the_handler_as_plain_values(serve: Serve, connect: Connect, tmp_path: pathlib.Path) -> None:
     import datetime
 
-    import numpy as np
+    np = pytest.importorskip("numpy", reason="NumPy comes with iblutil, which is not installed here")
 
     seen: list[Any] = []
     aux = connect(serve("cameras", {"EXPINIT": seen.append}))
@@ -946,7 +946,7 @@ def test_stop_event_may_be_set_in_a_callback(pair: Auxiliaries) -> None:
 
 
 def test_stuck_loop_is_told_from_a_silent_rig(pair: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rigsync.coordinator.auxiliaries, rigsync.waiters):
+    for module in (rigsync.coordinator.auxiliaries, rigsync.runtime.waiters):
         monkeypatch.setattr(module, "STUCK_AFTER", 0.2)
     assert pair.services is not None
     pair.services["cameras"].assign_callback("EXPINFO", gate)

@@ -22,7 +22,7 @@ from typing import Any
 import click
 import pytest
 from cli_programs import Command, Outcome, environment, has_ended
-from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, until
+from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, iblutil_net, until
 
 import rigsync
 from rigsync import PushResult, cli
@@ -1248,6 +1248,7 @@ STATUSES = ["CONNECTED", "INITIALIZED", "RUNNING", "STOPPED", "CONNECTED"]
 
 
 def test_demo_shows_each_answer_and_leaves_nothing_behind(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     with commands.start("demo") as command:
         first = command.line("EXPINFO")
         children = command.children()
@@ -1267,6 +1268,7 @@ def test_demo_shows_each_answer_and_leaves_nothing_behind(commands: Commands) ->
 
 
 def test_demo_with_loss(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     outcome = commands.run("demo", "--rigs", "2", "--loss", "0.1", "--seed", "1")
     assert [row["answer"].partition(" ")[0] for row in table_of(outcome.out)] == STATUSES * 2
     assert re.search(r"^[1-9]\d* of \d+ datagrams were lost on purpose\.$", outcome.out, re.MULTILINE)
@@ -1274,6 +1276,7 @@ def test_demo_with_loss(commands: Commands) -> None:
 
 
 def test_demo_as_json(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     document = commands.json("demo", "--rigs", "2")
     assert {name: rig["dialect"] for name, rig in document["rigs"].items()} == {"rig1": "rigsync", "rig2": "iblutil"}
     assert [told["message"] for told in document["pushes"]] == MESSAGES
@@ -1303,6 +1306,7 @@ def test_demo_that_is_stopped_leaves_nothing_behind(
 
 @needs_signals
 def test_demo_that_is_stopped_at_its_start_leaves_nothing_behind(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     with commands.start("demo") as command:
         assert command.error_line() == "Starting 3 rigs on this computer ..."
         children = until(lambda: len(found := command.children()) == 3 and found)

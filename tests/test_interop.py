@@ -44,8 +44,8 @@ from rigsync import (
     Timing,
 )
 from rigsync.config.address import parse_uri
+from rigsync.core import legacy
 from rigsync.core.events import LinkState, MessageReceived
-from rigsync.net import tcp
 from rigsync.net.relay import relay_before
 from rigsync.runtime.loop_thread import LoopThread
 
@@ -130,7 +130,7 @@ def test_every_message_to_iblutil_rigs(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_many_messages_at_once_to_one_iblutil_rig(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, since such a rig stands no other."""
-    monkeypatch.setattr(tcp, "ARRAY_GAP", 0.25)  # this rig shares a busy process: it may read late
+    monkeypatch.setattr(legacy, "ARRAY_GAP", 0.25)  # this rig shares a busy process: it may read late
     with IblutilServer("ephys", scheme=scheme) as server, connect({"ephys": server.uri}) as aux:
         asked = [aux.push("EXPINFO", "CONNECTED", n, timeout=LONG) for n in range(100 if scheme == "udp" else 10)]
         for n, when in enumerate(asked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -96,7 +97,7 @@ def agent(tmp_path: Path, bare: dict[str, str]) -> Iterator[Path]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
 def test_an_agent_and_the_commands_do_their_work(agent: Path, bare: dict[str, str]) -> None:
-    for arguments in (
+    lines = (
         ["check", "--json"],
         ["ping", "cameras", "--count", "1"],
         ["push", "EXPINFO"],
@@ -105,7 +106,33 @@ def test_an_agent_and_the_commands_do_their_work(agent: Path, bare: dict[str, st
         ["watch", "--once", "--json"],
         ["schema"],
         ["demo", "--help"],
-    ):
-        with Command(arguments, agent, bare) as command:
+    )
+    with contextlib.ExitStack() as stack:
+        commands = [stack.enter_context(Command(arguments, agent, bare)) for arguments in lines]
+        for arguments, command in zip(lines, commands, strict=True):
             outcome = command.outcome()
-        assert outcome.status == 0, (arguments, outcome.out, outcome.err)
+            assert outcome.status == 0, (arguments, outcome.out, outcome.err)
+
+
+def test_the_demo_says_that_its_last_rig_is_none_of_iblutil_s(tmp_path: Path) -> None:
+    program = """
+    import sys
+    from rigsync.cli import experiment, main
+    experiment._has_iblutil = lambda: False
+    sys.argv = ["rigsync", "demo", "--rigs", "2", "--loss", "0.01", "--seed", "1", "--json"]
+    main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=2 * LONG,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [rig["dialect"] for rig in json.loads(done.stdout)["rigs"].values()] == ["rigsync", "rigsync"]
+    assert done.stderr.splitlines() == [
+        "Starting 2 rigs on this computer ...",
+        "All are rigs of rigsync: a rig of iblutil needs iblutil installed.",
+        "A relay loses 1% of all datagrams.",
+    ]

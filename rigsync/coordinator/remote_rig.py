@@ -17,7 +17,8 @@ from rigsync.core.board import Progress
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.events import LinkState
-from rigsync.core.messages import NULL_MESSAGE, Message, Verb
+from rigsync.core.legacy import NULL_MESSAGE
+from rigsync.core.messages import Message, Verb
 from rigsync.core.peer import Peer
 from rigsync.core.rigs import RigConfig, Room
 from rigsync.errors import RigError

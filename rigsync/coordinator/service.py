@@ -45,7 +45,8 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.fanout import Fanout
-from rigsync.core.messages import NULL_MESSAGE, Command, Message, Verb
+from rigsync.core.legacy import NULL_MESSAGE
+from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Line, Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, RigConfig, is_literal, is_pause

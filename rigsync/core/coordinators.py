@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from random import Random
 from typing import Any
 
-from rigsync.core.echo_guard import EchoGuard, digest_of
+from rigsync.core.legacy import EchoLane, Tally
 from rigsync.core.messages import Verb
 from rigsync.core.notices import KEPT, NoticeQueue
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 
-REPEAT_WINDOW = 0.5
-"""Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
 FORGOTTEN = 1 << 14
 """Coordinators of which at least the highest number is kept, so that none of their requests is run again."""
 LOOKED_AT = 64
@@ -31,9 +29,6 @@ FILTER_HASHES = 8
 JUMP = 10_000_000
 """By how much a number may be above the highest before it: more than a coordinator asks other rigs meanwhile. A forged
 request with the highest number there is would leave none for those to come."""
-WAITING_ANSWERS = 64
-"""Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
-
 Address = tuple[Any, ...]
 """Host and port, and what else the transport needs to answer."""
 
@@ -131,60 +126,6 @@ class Coordinator:
         return any(record.frame is None for record in self.records.values())
 
 
-@dataclass(slots=True)
-class Tally:
-    """Bytes that wait on several ways together."""
-
-    size: int = 0
-
-
-@dataclass(slots=True)
-class EchoLane:
-    """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
-
-    tally: Tally
-    guard: EchoGuard = field(default_factory=EchoGuard)
-    answers: deque[tuple[Verb, bytes]] = field(default_factory=deque)
-    awaited: tuple[Verb, bytes] | None = None
-    until: float = math.inf
-    last: bytes = b""
-    last_at: float = -math.inf
-
-    def repeats(self, data: bytes, now: float) -> bool:
-        """Take note of a message, and tell whether it is the last one again, too soon to be meant.
-
-        The network has doubled it; or the coordinator, which takes a second echo for a message, echoes that.
-        """
-        digest = digest_of(data)
-        again = digest == self.last and now - self.last_at < REPEAT_WINDOW
-        self.last, self.last_at = digest, now
-        return again
-
-    def add(self, event: Verb, answer: bytes) -> None:
-        """Have an answer wait for its turn, and give up the oldest beyond those that may."""
-        self.answers.append((event, answer))
-        self.tally.size += len(answer)
-        if len(self.answers) > WAITING_ANSWERS:
-            self.tally.size -= len(self.answers.popleft()[1])
-
-    @property
-    def size(self) -> int:
-        """Bytes of the answers that have not left."""
-        return sum(len(answer) for _, answer in self.answers)
-
-    def finish(self) -> None:
-        """Await the echo of the last answer no more."""
-        if self.awaited is not None:
-            self.tally.size -= len(self.awaited[1])
-            self.awaited = None
-
-    def clear(self) -> None:
-        """Give up all."""
-        self.finish()
-        self.tally.size -= self.size
-        self.answers.clear()
-
-
 class Filter:
     """Knows all boot numbers that it was given, in a fixed amount of memory; takes few others for one of them.
 
@@ -237,8 +178,8 @@ class Coordinators:
         self.newcomers: list[Coordinator] = []
         """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
         know. Whoever tells them empties it."""
-        self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
-        self._withheld: OrderedDict[Address, EchoLane] = OrderedDict()
+        self._lanes: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
+        self._withheld: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
         self._waiting = Tally()
         self._grown = 0
         """Bytes of answers since it was last looked how many are kept."""
@@ -390,7 +331,7 @@ class Coordinators:
         known = (coordinator for coordinator in self._known.values() if coordinator.host == host)
         return [record for coordinator in known for record in coordinator.records.values() if record.is_withheld]
 
-    def lane(self, source: Address) -> EchoLane:
+    def lane(self, source: Address) -> EchoLane[Verb]:
         """Return the way to the iblutil coordinator at `source`."""
         lane = self._lanes.get(source)
         if lane is None:
@@ -415,7 +356,7 @@ class Coordinators:
             lane.clear()
         return given_up
 
-    def withheld_lanes(self) -> list[tuple[Address, EchoLane]]:
+    def withheld_lanes(self) -> list[tuple[Address, EchoLane[Verb]]]:
         """Return the ways on which answers may not have left, the newest first: who sends a flood comes before."""
         return list(reversed(self._withheld.items()))
 
@@ -451,7 +392,7 @@ class Coordinators:
             if not fullest.give_up():
                 return
 
-    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane, Verb]]:
+    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane[Verb], Verb]]:
         """Give up the echoes that are overdue; return where, on what way, and for which message."""
         overdue = []
         for source, lane in self._lanes.items():

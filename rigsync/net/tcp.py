@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from rigsync.core import legacy
 from rigsync.core.stream import StreamDecoder
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_peer, label, shown_host
@@ -22,12 +23,6 @@ CONNECTIONS = 128
 coordinators; macOS gives a program 256 descriptors, and Windows' select watches 512."""
 BACKLOG = 1 << 20
 """Bytes that may wait for a peer that reads slowly, beside the largest message on its way to it."""
-ARRAY_GAP = 0.05
-"""Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed: iblutil takes
-what one read gives it for one message, so that two which arrive together would be a wrong echo, at which it closes."""
-PROBE_GAP = 0.5
-"""Seconds that a message of the iblutil dialect waits for the answers to the probes before it, which show that these
-have been read: a rig that is busy does not read for longer than `ARRAY_GAP`. Half of what the rig has to confirm it."""
 CONNECT_TIMEOUT = 3.0
 """Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s in which Windows
 asks a port that refuses again and again."""
@@ -59,12 +54,11 @@ class _Stream(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, pacing: legacy.Pacing):
         self._decoder = StreamDecoder(limit)
         self._loop = asyncio.get_running_loop()
         self._largest_waiting = 0
-        self._sent_at = -ARRAY_GAP
-        self._sent_array: bytes | None = None
+        self._pacing = pacing
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._release: asyncio.TimerHandle | None = None
@@ -93,8 +87,9 @@ class _Stream(asyncio.Protocol):
         """Take in what has come, some messages at once: then it is the turn of other connections."""
         try:
             for count, message in enumerate(self._coming, 1):
-                if message == self._sent_array:  # its echo: it has been read, and can meet nothing any more
-                    self._sent_at = -ARRAY_GAP
+                if self._pacing.note_received(message) and self._release:
+                    self._release.cancel()
+                    self._write_held()
                 self.message_received(message)
                 if self.reason:
                     return
@@ -137,31 +132,23 @@ class _Stream(asyncio.Protocol):
         """Send a message: whole, or the connection ends. A stream that had lost one message would hide it for ever."""
         if self.transport.is_closing():
             return
-        if self._held or self._must_wait(data):
+        if self._held or self._pacing.must_wait(data, self._loop.time()):
             self._held.append(data)
             self._held_bytes += len(data)
             if self._held_bytes - len(data) > BACKLOG:
-                self.stop("it sends faster than messages of the iblutil dialect can be told apart")
+                self.stop(legacy.TOO_FAST)
             elif self._release is None:
-                self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+                self._release = self._loop.call_at(self._pacing.earliest(), self._write_held)
         else:
             self._write(data)
 
-    def _gap(self) -> float:
-        """Return the seconds between what was sent last and a message of the iblutil dialect."""
-        return ARRAY_GAP
-
-    def _must_wait(self, data: bytes) -> bool:
-        is_close = self._loop.time() < self._sent_at + self._gap()
-        return is_close and (self._sent_array is not None or data[:1] == b"[")
-
     def _write_held(self) -> None:
         self._release = None
-        while self._held and not self._must_wait(self._held[0]):
+        while self._held and not self._pacing.must_wait(self._held[0], self._loop.time()):
             self._held_bytes -= len(self._held[0])
             self._write(self._held.popleft())
         if self._held:
-            self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+            self._release = self._loop.call_at(self._pacing.earliest(), self._write_held)
 
     def _write(self, data: bytes) -> None:
         waiting = self.transport.get_write_buffer_size()
@@ -169,8 +156,7 @@ class _Stream(asyncio.Protocol):
         if waiting + len(data) > self._largest_waiting + BACKLOG:
             self.stop(f"the other side does not read: {waiting:,} bytes wait for it")
             return
-        is_array = data[:1] == b"["
-        self._sent_at, self._sent_array = self._loop.time(), data[:BACKLOG] if is_array else None
+        self._pacing.note_sent(data, self._loop.time())
         self.transport.write(data)
 
     def stop(self, reason: str) -> None:
@@ -331,7 +317,7 @@ class TcpLine:
             return
         if self._stream.is_draining():
             self._pump.show_life(self.name)
-        known = hash(data) if len(data) > BACKLOG and data[:1] == b"{" else data
+        known = data if len(data) <= BACKLOG or legacy.is_array(data) else hash(data)
         before = self._sent.get(line)
         if before is not known and not (isinstance(known, int) and before == known):
             self._sent[line] = known
@@ -361,26 +347,12 @@ class _LineStream(_Stream):
     """The present connection of a `TcpLine`."""
 
     def __init__(self, line: TcpLine, limit: int):
-        super().__init__(limit)
+        super().__init__(limit, legacy.ProbePacing())
         self._line = line
         self._waiting = 0
-        self._unanswered = 0  # probes, to a rig that may be iblutil's, which sends them back
         self.ended: asyncio.Future[str] = self._loop.create_future()
 
-    def _write(self, data: bytes) -> None:
-        if data[:1] == b"{":
-            self._unanswered += 1
-        super()._write(data)
-
-    def _gap(self) -> float:
-        return PROBE_GAP if self._unanswered else ARRAY_GAP
-
     def message_received(self, message: bytes) -> None:
-        if message[:1] == b"{" and self._unanswered:
-            self._unanswered -= 1
-            if self._release and not self._unanswered:
-                self._release.cancel()
-                self._write_held()
         self._line.heard(message)
 
     def part_received(self) -> None:
@@ -531,7 +503,7 @@ class _CoordinatorStream(_Stream):
     source: Address
 
     def __init__(self, listener: _TcpListener, limit: int):
-        super().__init__(limit)
+        super().__init__(limit, legacy.Pacing())
         self._listener = listener
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
