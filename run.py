@@ -18,7 +18,6 @@ PYTEST = ["-m", "pytest", "--numprocesses", "4", "--dist", "worksteal"]
 DRIVES_NO_IBLUTIL = [
     "tests/core/test_iblutil_rigs.py",
     "tests/core/test_legacy.py",
-    "tests/core/test_messages.py",
     "tests/agent/test_agent.py",
     "tests/test_auxiliaries.py",
     "tests/test_cli.py",

@@ -509,6 +509,8 @@ class ListensItself(Auxiliaries):
         while not self.stop_event.is_set():
             for request_time in sorted(self._queued):
                 event, args, _ = self._queued[request_time]
+                if not isinstance(event, iblutil_net().base.ExpMessage):  # word for word
+                    raise TypeError("invalid message cued")
                 try:
                     answers: Any = await {
                         ExpMessage.EXPINIT: self.services.init,

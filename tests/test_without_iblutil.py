@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -96,22 +95,24 @@ def agent(tmp_path: Path, bare: dict[str, str]) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
-def test_an_agent_and_the_commands_do_their_work(agent: Path, bare: dict[str, str]) -> None:
-    lines = (
-        ["check", "--json"],
-        ["ping", "cameras", "--count", "1"],
-        ["push", "EXPINFO"],
-        ["run", "--ref", REFERENCE, "--", sys.executable, "-c", "pass"],
-        ["doctor"],
-        ["watch", "--once", "--json"],
-        ["schema"],
-        ["demo", "--help"],
-    )
-    with contextlib.ExitStack() as stack:
-        commands = [stack.enter_context(Command(arguments, agent, bare)) for arguments in lines]
-        for arguments, command in zip(lines, commands, strict=True):
-            outcome = command.outcome()
-            assert outcome.status == 0, (arguments, outcome.out, outcome.err)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "check --json",
+        "ping cameras --count 1",
+        "push EXPINFO",
+        f"run --ref {REFERENCE} -- {sys.executable} -c pass",
+        "doctor",
+        "watch --once --json",
+        "schema",
+        "demo --help",
+    ],
+    ids=lambda line: line.partition(" ")[0],
+)
+def test_an_agent_and_the_commands_do_their_work(agent: Path, bare: dict[str, str], line: str) -> None:
+    with Command(line.split(" "), agent, bare) as command:
+        outcome = command.outcome()
+    assert outcome.status == 0, (outcome.out, outcome.err)
 
 
 def test_the_demo_says_that_its_last_rig_is_none_of_iblutil_s(tmp_path: Path) -> None:

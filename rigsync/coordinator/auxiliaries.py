@@ -19,6 +19,7 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.experiment import Experiment, unfinished
+from rigsync.coordinator.faces import shown
 from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, Started
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
@@ -26,7 +27,7 @@ from rigsync.coordinator.service import RigServices
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose, compose_command, parts_of, validate_event
 from rigsync.core.enums import ExpMessage
-from rigsync.core.messages import Message, Verb
+from rigsync.core.messages import Message
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import BusyError, LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
 from rigsync.runtime.callbacks import Subscribers, guarded, resolve_future
@@ -459,7 +460,7 @@ class Auxiliaries:
                 raise ValueError(
                     f"{type(self).__name__} serves its queue itself: push takes message and arguments alone"
                 )
-            return self._queue_for_subclass(composed.event, args, wait)
+            return self._queue_for_subclass(validate_event(message), args, wait)
         if wait:
             return self._push_and_wait(composed, names, limit, ahead, patience, all_or_none)
         request_time = draw_request_time()
@@ -505,12 +506,12 @@ class Auxiliaries:
             raise
         return remote
 
-    def _queue_for_subclass(self, event: Verb, args: tuple[Any, ...], wait: bool) -> Any:
+    def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
         """Queue a message for a subclass that makes its services or serves the queue itself, as iblrig's class does."""
         request_time = draw_request_time()
         limit = (self.services.timeout if self.services else 0.0) + self.refresh_rate
         with self.response_received:
-            self._queued[request_time] = [event, args, {}]
+            self._queued[request_time] = [shown(event), args, {}]
             if not wait:
                 return request_time
             if not self.response_received.wait_for(lambda: request_time in self._log, limit):
