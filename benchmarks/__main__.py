@@ -107,6 +107,13 @@ def resource_rows() -> None:
         f'`python -c "import click"`: {milliseconds(click)}',
         f"{ours / click:.2f} ×",
     )
+    ours, alone = measure.rig_ratio()
+    row(
+        "a program that imports rigsync and makes a `Rig`",
+        milliseconds(ours),
+        f'`python -c "import asyncio"`: {milliseconds(alone)}',
+        f"{ours / alone:.2f} ×",
+    )
 
 
 ATTACKS = {

@@ -106,12 +106,14 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: `rigsync --help` must not wait for iblutil and NumPy."""
+    """Import a public name when it is first used: `rigsync --help` must not wait for asyncio."""
     if name not in _HOME:
         raise AttributeError(f"module 'rigsync' has no attribute {name!r}")
     from importlib import import_module
 
     value = getattr(import_module(f"rigsync.{_HOME[name]}"), name)
+    if _HOME[name].startswith("coordinator."):
+        import_module("rigsync.compat")
     globals()[name] = value
     return value
 

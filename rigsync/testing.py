@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.answers import Identity
 from rigsync.core.arguments import compose, compose_command, validate_event
 from rigsync.core.board import Board
@@ -609,7 +609,7 @@ class EchoRig:
         self._network.send(data, self.address, source)
         if data[:1] == b"[":
             frame = messages.decode(data)
-            if isinstance(frame, messages.Array):
+            if isinstance(frame, legacy.Array):
                 self.calls.append((frame.event, frame.args))
                 answer = messages.to_json([int(frame.event), f"{self.name} did it"]).encode()
                 self._network.after(self._latency, lambda: self._answer(answer, source))

@@ -14,13 +14,18 @@ from test_layering import LAYERS, PACKAGE, TESTING_MAY_IMPORT
 
 from rigsync import errors
 from rigsync.config.address import parse_uri
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.answers import Identity, answer_arguments, experiment_information
 from rigsync.core.arguments import compose
 from rigsync.core.board import TOPICS
 from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.legacy import Array
 from rigsync.core.lifecycle import NO_OP, REFUSE, TABLE, ByReference
-from rigsync.core.messages import Array, Frame, Message, decode
+from rigsync.core.messages import (
+    Frame,
+    Message,
+    decode,
+)
 from rigsync.core.notices import FAILURE
 from rigsync.core.rigs import MAX_DATAGRAM, RigConfig
 from rigsync.core.stream import StreamDecoder
@@ -223,11 +228,11 @@ class Asked(dict[str, Any]):
 def encoded(frame: Frame | Array, mark: bytes) -> bytes:
     """Return a message as rigsync writes it."""
     match frame:
-        case Array(event, [str(text), ExpMessage() as failed]) if event == messages.NULL_MESSAGE:
+        case Array(event, [str(text), ExpMessage() as failed]) if event == legacy.NULL_MESSAGE:
             error, _, problem = text.partition(": ")
-            return messages.error_array(error, problem, failed)
+            return legacy.error_array(error, problem, failed)
         case Array(event, args):
-            return messages.array(Message.of(event, args), mark)
+            return legacy.array(Message.of(event, args), mark)
         case messages.Probe():
             beat = frame.beat / 1000 if frame.beat else None
             return messages.probe(frame.boot, frame.n, frame.t0, program=frame.program, beat=beat)
@@ -269,7 +274,7 @@ def in_the_code(name: str) -> Any:
 
 @pytest.mark.parametrize("data", examples(), ids=lambda data: data[:50].decode())
 def test_examples_of_the_protocol_are_read_and_written(data: bytes) -> None:
-    mark = messages.RIG_MARK if messages.has_mark(data, messages.RIG_MARK) else messages.COORDINATOR_MARK
+    mark = legacy.RIG_MARK if legacy.has_mark(data, legacy.RIG_MARK) else legacy.COORDINATOR_MARK
     assert encoded(decode(data), mark) == data
 
 
@@ -361,6 +366,18 @@ def test_what_the_protocol_says_in_words_is_among_its_numbers() -> None:
     said = re.findall(r"(?<![\d,.])([\d,.]*\d)\s(s|ms|ppm|bytes|KiB|MiB)\b", words)
     assert len(said) > 30
     assert [f"{figure} {unit}" for figure, unit in said if number(f"{figure} {unit}") not in told] == []
+
+
+# ---------------------------------------------------------------------------------------------- docs/install.md
+
+
+def test_what_is_installed_instead_of_iblutil_is_what_else_the_project_needs() -> None:
+    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    listed = project[project.index("\ndependencies = [") :].partition("]")[0]
+    needed = re.findall(r'"([\w-]+)>=', listed)
+    (named,) = re.findall(r"^pip install ((?:\w+ )+\w+)$", text_of("install.md"), re.MULTILINE)
+    assert {*named.split(), "iblutil"} == {*needed}
+    assert "pip install --no-deps ." in text_of("install.md")
 
 
 # ----------------------------------------------------------------------------------------- docs/architecture.md

@@ -14,10 +14,9 @@ from typing import IO, Any
 
 import pytest
 from awaiting_rigs import VARIANTS, whole_experiments_of
-from iblutil.io.net import app
 from live_helpers import EchoServer, run
 from platforms import posix
-from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, until
+from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, iblutil_net, until
 
 from rigsync import Auxiliaries, ExpStatus, NotRunning, PushResult, Rig
 from rigsync.config.rigs import rigs_from
@@ -494,6 +493,7 @@ class CreatesItself(Auxiliaries):
 
     async def create(self) -> None:
         with self.connected:
+            app = iblutil_net().app
             rigs = [await app.EchoProtocol.client(uri, name) for name, uri in self._clients.items()]
             self.services = app.Services(rigs, timeout=10)  # type: ignore[assignment]
             self.connected.notify()
@@ -508,6 +508,8 @@ class ListensItself(Auxiliaries):
         while not self.stop_event.is_set():
             for request_time in sorted(self._queued):
                 event, args, _ = self._queued[request_time]
+                if not isinstance(event, iblutil_net().base.ExpMessage):  # word for word
+                    raise TypeError("invalid message cued")
                 try:
                     answers: Any = await {
                         ExpMessage.EXPINIT: self.services.init,

@@ -14,7 +14,7 @@ import pytest
 from live_helpers import Wire, came_true, run
 from processes import LONG, free_port
 
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.arguments import compose
 from rigsync.net import tcp
 from rigsync.net.endpoint import Endpoint
@@ -422,7 +422,7 @@ def test_arrays_leave_apart_and_frames_at_once() -> None:
                 await came_true(lambda: len(left) == len(sent))
                 assert list(left) == sent
                 for before, after in (b"{2}", b"[3]"), (b"[3]", b"[4]"), (b"[4]", b"{5}"):
-                    assert left[after] - left[before] >= tcp.ARRAY_GAP - 1e-3
+                    assert left[after] - left[before] >= legacy.ARRAY_GAP - 1e-3
                 stream._write = write
                 got = b""
                 while len(got) < 18:
@@ -453,7 +453,7 @@ def test_an_array_that_was_echoed_holds_up_nothing() -> None:
 
 def test_an_array_waits_until_the_probes_before_it_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a rig of iblutil's that is busy reads them together."""
-    monkeypatch.setattr(tcp, "PROBE_GAP", LONG)
+    monkeypatch.setattr(legacy, "PROBE_GAP", LONG)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -466,17 +466,17 @@ def test_an_array_waits_until_the_probes_before_it_are_answered(monkeypatch: pyt
                     assert await received(sock, 6) == b"{1}{2}"
                     await loop.sock_sendall(sock, b"{1}")
                     await came_true(lambda: wire.messages == [b"{1}"])
-                    await asyncio.sleep(2 * tcp.ARRAY_GAP)
+                    await asyncio.sleep(2 * legacy.ARRAY_GAP)
                     with pytest.raises(BlockingIOError):
                         sock.recv(100)
                     await loop.sock_sendall(sock, b"{2}")
                     assert await received(sock, 3) == b"[3]"
-                    monkeypatch.setattr(tcp, "PROBE_GAP", 2 * tcp.ARRAY_GAP)
+                    monkeypatch.setattr(legacy, "PROBE_GAP", 2 * legacy.ARRAY_GAP)
                     begin = loop.time()
                     wire.outbox += [("probes", b"{4}"), ("requests", b"[5]")]
                     endpoint.pump()
                     assert await received(sock, 6) == b"{4}[5]"  # though the probe is lost
-                    assert loop.time() - begin >= 2 * tcp.ARRAY_GAP - 1e-3
+                    assert loop.time() - begin >= 2 * legacy.ARRAY_GAP - 1e-3
 
     run(main)
 

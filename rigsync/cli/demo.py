@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def command(number: int, loss: float, seed: int | None, as_json: bool) -> int:
     """Start N rigs as programs of their own on this computer, and run a whole experiment with them.
 
-    The last rig is a plain iblutil server, such as labs have now. Nothing leaves this computer, and nothing stays
-    behind on it.
+    The last of the rigs is a plain iblutil server, such as labs have now, where iblutil is installed. Nothing leaves
+    this computer, and nothing is left behind on it.
     """
     from rigsync.cli.experiment import run_experiment
     from rigsync.cli.log import start_logging

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import time
 from dataclasses import dataclass, field
 from datetime import date
@@ -67,12 +68,14 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
         addresses = _start_rigs(number, stack.enter_context(Children()))
         relays = {}
         if loss:
-            *relayed, spared = addresses
-            click.echo(
-                f"A relay loses {100 * loss:g}% of all datagrams but those of {spared}: an iblutil rig would close its "
-                "socket for good at the first that is lost.",
-                err=True,
-            )
+            relayed = list(addresses)
+            spared = ""
+            if _has_iblutil():
+                spared = (
+                    f" but those of {relayed.pop()}: an iblutil rig would close its socket for good at the first that "
+                    "is lost"
+                )
+            click.echo(f"A relay loses {100 * loss:g}% of all datagrams{spared}.", err=True)
             relays = stack.enter_context(
                 relay_before({name: addresses[name] for name in relayed}, loss=loss, seed=seed)
             )
@@ -93,12 +96,20 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
 def _start_rigs(number: int, children: Children) -> dict[str, tuple[str, int]]:
     click.echo(f"Starting {number} rigs on this computer ...", err=True)
     started = []
-    for i in range(1, number):
+    of_iblutil = _has_iblutil()
+    if not of_iblutil:
+        click.echo("All are rigs of rigsync: a rig of iblutil needs iblutil installed.", err=True)
+    for i in range(1, number if of_iblutil else number + 1):
         main_sync = ["--main-sync"] if i == 1 else []
         options = ["--uri", "udp://127.0.0.1:0", "--json", "--until-eof", *main_sync]
         started.append(children.start(f"rig{i}", "-m", "rigsync", "serve", f"rig{i}", *options))
-    started.append(children.start(f"rig{number}", "-m", "rigsync.cli.iblutil_rig", f"rig{number}"))
+    if of_iblutil:
+        started.append(children.start(f"rig{number}", "-m", "rigsync.cli.iblutil_rig", f"rig{number}"))
     return {child.name: child.address() for child in started}
+
+
+def _has_iblutil() -> bool:
+    return importlib.util.find_spec("iblutil") is not None
 
 
 def _command_rigs(experiment: Experiment, auxiliaries: Auxiliaries, view: View) -> None:

@@ -13,12 +13,13 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.experiment import Experiment, unfinished
+from rigsync.coordinator.faces import shown
 from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, Started
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
@@ -27,7 +28,7 @@ from rigsync.coordinator.view import RigView, Views
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose, compose_command, parts_of, validate_event
 from rigsync.core.enums import ExpMessage
-from rigsync.core.messages import Message, Verb
+from rigsync.core.messages import Message
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import BusyError, LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
 from rigsync.runtime.callbacks import Subscribers, guarded, resolve_future
@@ -35,9 +36,6 @@ from rigsync.runtime.conditions import Arrivals, Awaited, Latch
 from rigsync.runtime.exits import COORDINATORS, at_exit
 from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
-
-if TYPE_CHECKING:
-    from iblutil.io.net import app
 
 logger = logging.getLogger("rigsync.auxiliaries")
 link_logger = logging.getLogger("rigsync.link")
@@ -90,7 +88,7 @@ class Auxiliaries:
     """
 
     services: RigServices | None = None
-    """A map of the remote rigs, also an `iblutil.io.net.app.Services`; None without rigs."""
+    """A map of the remote rigs, with the members of `iblutil.io.net.app.Services`; None without rigs."""
     connected: Latch = None  # type: ignore[assignment] # set for each instance; the class shows it, as iblrig's does
     """Set while the services are open, even if rigs are lost. It serves as a thread event and as a condition."""
     response_received: Arrivals = None  # type: ignore[assignment] # likewise
@@ -468,7 +466,7 @@ class Auxiliaries:
                 raise ValueError(
                     f"{type(self).__name__} serves its queue itself: push takes message and arguments alone"
                 )
-            return self._queue_for_subclass(composed.event, args, wait)
+            return self._queue_for_subclass(validate_event(message), args, wait)
         if wait:
             return self._push_and_wait(composed, names, limit, ahead, patience, all_or_none)
         request_time = draw_request_time()
@@ -514,12 +512,12 @@ class Auxiliaries:
             raise
         return remote
 
-    def _queue_for_subclass(self, event: Verb, args: tuple[Any, ...], wait: bool) -> Any:
-        """Queue a message for a subclass that serves the queue or makes the services itself, as iblrig's class does."""
+    def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
+        """Queue a message for a subclass that makes its services or serves the queue itself, as iblrig's class does."""
         request_time = draw_request_time()
         limit = (self.services.timeout if self.services else 0.0) + self.refresh_rate
         with self.response_received:
-            self._queued[request_time] = [event, args, {}]
+            self._queued[request_time] = [shown(event), args, {}]
             if not wait:
                 return request_time
             if not self.response_received.wait_for(lambda: request_time in self._log, limit):
@@ -947,8 +945,8 @@ class Auxiliaries:
                 done = functools.partial(self._queued.pop, request_time)
                 self._remote.push(compose(event, *args), request_time, done)
 
-    async def _serve_queue(self, services: app.Services) -> None:
-        """Serve the queue through iblutil's services, made by the `create` of a subclass as in iblrig."""
+    async def _serve_queue(self, services: RigServices) -> None:
+        """Serve the queue through services of iblutil, which the `create` of a subclass has made as iblrig's does."""
         while not self.stop_event.is_set():
             for request_time in sorted(self._queued):
                 event, args, _ = self._queued[request_time]

@@ -162,12 +162,15 @@ class FailureWatch:
         if sent <= since:
             return  # it may show the rig before it began
         rig = self._services[probe.rig]
-        has_stopped = rig.rig_status in (ExpStatus.CONNECTED, ExpStatus.STOPPED)
+        status = rig.rig_status
+        if status is None:  # closed meanwhile, or no longer a rig that says so
+            return
+        has_stopped = status in (ExpStatus.CONNECTED, ExpStatus.STOPPED)
         if has_stopped or name_different(rig.exp_ref, self._exp_ref):
             if probe.rig not in self._reasons and probe.rig not in self._unexplained:
                 self._unexplained.add(probe.rig)  # the notice with the reason may be under way
                 return
-            reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, and nobody here told it to stop")
+            reason = self._reasons.get(probe.rig, f"it is {status.name}, and nobody here told it to stop")
             text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
             self._fail(probe.rig, text, is_news=probe.rig not in self._logged)
 

@@ -1,4 +1,4 @@
-"""One rig of a coordinator, as iblutil's `Communicator`."""
+"""One rig of a coordinator, with the members of iblutil's `Communicator`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import json
 import logging
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from iblutil.io.net import base
-
+from rigsync.coordinator.faces import Faced
 from rigsync.coordinator.results import draw_request_time
 from rigsync.core.arguments import compose, encode, validate_event
 from rigsync.core.board import Progress
 from rigsync.core.clock import ClockEstimate
-from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.events import LinkState
-from rigsync.core.messages import NULL_MESSAGE, Message, Verb
+from rigsync.core.legacy import NULL_MESSAGE
+from rigsync.core.messages import Message, Verb
 from rigsync.core.peer import Peer
 from rigsync.core.rigs import RigConfig, Room
 from rigsync.errors import RigError
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from rigsync.coordinator.service import RigServices
 
 
-class RemoteRig(base.Communicator):
-    """One rig as iblutil's `Communicator`, over the rigsync core.
+class RemoteRig(Faced):
+    """One rig, over the rigsync core, with the members of iblutil's `Communicator`.
 
-    The coroutines may be awaited on any event loop.
+    The coroutines may be awaited on any event loop. For `isinstance`, it is a `Communicator` where iblutil is loaded.
 
     Parameters
     ----------
@@ -39,8 +40,9 @@ class RemoteRig(base.Communicator):
         Which it is one of.
     """
 
+    __version__ = PROTOCOL_VERSION
+
     def __init__(self, config: RigConfig, services: RigServices):
-        # Not Communicator.__init__, which looks names up, blocking, and knows no IPv6.
         self.config, self._services = config, services
         self.name, self.server_uri = config.name, str(config.address)
         self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
@@ -54,6 +56,21 @@ class RemoteRig(base.Communicator):
 
     def __repr__(self) -> str:
         return f"<RemoteRig {self.name} {self.server_uri} {self.state.value}>"
+
+    @property
+    def hostname(self) -> str:
+        """Name or address of the rig's host, as configured."""
+        return self.config.address.host
+
+    @property
+    def port(self) -> int:
+        """Port of the rig."""
+        return self.config.address.port
+
+    @property
+    def protocol(self) -> str:
+        """What carries the messages: ``udp`` or ``tcp``."""
+        return self.config.address.scheme
 
     @property
     def is_connected(self) -> bool:
@@ -157,7 +174,7 @@ class RemoteRig(base.Communicator):
         RigError
             The rig did not confirm it; here and in the other verbs.
         """
-        await self.confirmed_send(base.Service.init(self, data), addr)
+        await self.confirmed_send((ExpMessage.EXPINIT, data), addr)
 
     async def start(self, exp_ref: Any, data: Any = None, addr: Any = None) -> None:
         """Send EXPSTART; return when the rig has confirmed that it has it.
@@ -185,7 +202,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.stop(self, data, immediately=immediately), addr)
+        await self.confirmed_send((ExpMessage.EXPINTERRUPT if immediately else ExpMessage.EXPEND, data), addr)
 
     async def status(self, status: Any, addr: Any = None) -> None:
         """Send EXPSTATUS; return when the rig has confirmed that it has it.
@@ -197,7 +214,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.status(self, status), addr)
+        await self.confirmed_send((ExpMessage.EXPSTATUS, status), addr)
 
     async def info(self, status: Any, data: Any = None, addr: Any = None) -> None:
         """Send EXPINFO; return when the rig has confirmed that it has it.
@@ -211,7 +228,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.info(self, status, data), addr)
+        await self.confirmed_send((ExpMessage.EXPINFO, status, data), addr)
 
     async def cleanup(self, data: Any = None, addr: Any = None) -> None:
         """Send EXPCLEANUP; return when the rig has confirmed that it has it.
@@ -223,7 +240,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.cleanup(self, data), addr)
+        await self.confirmed_send((ExpMessage.EXPCLEANUP, data), addr)
 
     async def alyx(self, alyx: Any = None, addr: Any = None) -> Any:
         """Send an Alyx token, or ask for one.
@@ -382,11 +399,11 @@ class RemoteRig(base.Communicator):
         TypeError, ValueError
             No such message.
         """
-        wanted = callback and _identity(callback)
+        wanted = callback and identity(callback)
         removed = []
         for single in _singles(ExpMessage.validate(event)):
             for entry in tuple(self._callbacks[single]):
-                if (not callback or _identity(entry.callback) == wanted) and self._remove(single, entry):
+                if (not callback or identity(entry.callback) == wanted) and self._remove(single, entry):
                     removed.append(entry.callback)
         for future in removed:
             if cancel_futures and asyncio.isfuture(future):
@@ -397,6 +414,22 @@ class RemoteRig(base.Communicator):
         """Remove all callbacks and cancel futures; the socket closes with the services."""
         for event in self._callbacks:
             self.clear_callbacks(event)
+
+    @staticmethod
+    def encode(data: Any) -> bytes:
+        """Return data as iblutil sends it: bytes as they are, text in UTF-8, all else as JSON."""
+        if isinstance(data, bytes):
+            return data
+        return (data if isinstance(data, str) else json.dumps(data)).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> Any:
+        """Return what bytes hold as JSON, or their text, with a warning, where they are none."""
+        try:
+            return json.loads(data)
+        except json.JSONDecodeError:
+            warnings.warn("what has been received is no JSON", stacklevel=2)
+            return data.decode()
 
     def note_confirmed(self, event: ExpMessage) -> None:
         """Take note that the rig has a message of `confirmed_send`, and may answer it; for `RigServices`."""
@@ -503,6 +536,6 @@ def _singles(event: ExpMessage) -> list[ExpMessage]:
     return [single for single in ExpMessage.__members__.values() if single & event]
 
 
-def _identity(callback: Any) -> Any:
-    """Return by what iblutil knows a callback again, also one that its Services has wrapped."""
+def identity(callback: Any) -> Any:
+    """Return by what a callback is known again, also one that `RigServices` has wrapped."""
     return getattr(callback, "id", None) or hash(callback)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from random import Random
 from typing import Any
 
-from rigsync.core.echo_guard import EchoGuard
+from rigsync.core.legacy import EchoLane, Tally
 from rigsync.core.messages import Verb
 from rigsync.core.notices import KEPT, NoticeQueue
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 
-REPEAT_WINDOW = 0.5
-"""Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
 FORGOTTEN = 1 << 14
 """Forgotten coordinators whose highest number is kept, so that none of their requests is run again."""
 LOOKED_AT = 64
@@ -29,11 +27,8 @@ FILTER_BITS = 1 << 24
 mistake."""
 FILTER_HASHES = 8
 JUMP = 10_000_000
-"""A number may be so far above the highest before it, which is more than a coordinator asks other rigs meanwhile. A
-forged request with the highest number of all would leave none for later requests."""
-WAITING_ANSWERS = 64
-"""Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
-
+"""By how much a number may be above the highest before it: more than a coordinator asks other rigs meanwhile. A forged
+request with the highest number there is would leave none for those to come."""
 Address = tuple[Any, ...]
 """Host and port, and what else the transport needs to answer."""
 
@@ -137,61 +132,6 @@ class Coordinator:
         return any(record.frame is None for record in self.records.values())
 
 
-@dataclass(slots=True)
-class Tally:
-    """Bytes that wait on several lanes together."""
-
-    size: int = 0
-
-
-@dataclass(slots=True)
-class EchoLane:
-    """Answers to one iblutil coordinator: one at a time, the next when its echo is back."""
-
-    tally: Tally
-    guard: EchoGuard = field(default_factory=EchoGuard)
-    answers: deque[tuple[Verb, bytes]] = field(default_factory=deque)
-    awaited: tuple[Verb, bytes] | None = None
-    until: float = math.inf
-    last: int | None = None
-    """Hash of the last message: by Python, which knows it from then on; hashlib takes a tenth of a second for 59 MB."""
-    last_at: float = -math.inf
-
-    def repeats(self, data: bytes, now: float) -> bool:
-        """Whether a message is the last one again, too soon to be meant.
-
-        The network has doubled it. Or the coordinator echoes a second echo, which it takes for a message.
-        """
-        known = hash(data)
-        again = known == self.last and now - self.last_at < REPEAT_WINDOW
-        self.last, self.last_at = known, now
-        return again
-
-    def add(self, event: Verb, answer: bytes) -> None:
-        """Queue an answer; give up the oldest where too many wait."""
-        self.answers.append((event, answer))
-        self.tally.size += len(answer)
-        if len(self.answers) > WAITING_ANSWERS:
-            self.tally.size -= len(self.answers.popleft()[1])
-
-    @property
-    def size(self) -> int:
-        """Bytes of the answers that have not left."""
-        return sum(len(answer) for _, answer in self.answers)
-
-    def finish(self) -> None:
-        """Stop waiting for the echo of the last answer."""
-        if self.awaited is not None:
-            self.tally.size -= len(self.awaited[1])
-            self.awaited = None
-
-    def clear(self) -> None:
-        """Give up all."""
-        self.finish()
-        self.tally.size -= self.size
-        self.answers.clear()
-
-
 class Filter:
     """Knows all boot numbers that were added, in a fixed amount of memory; mistakes few others for them.
 
@@ -242,10 +182,10 @@ class Coordinators:
         self.short_changed: list[Address] = []
         """Addresses of those that miss confirmed notices, each once. Whoever reports them empties it."""
         self.newcomers: list[Coordinator] = []
-        """Those that have begun to watch, or have missed something: nobody knows what they know. Whoever tells them
-        empties it."""
-        self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
-        self._withheld: OrderedDict[Address, EchoLane] = OrderedDict()
+        """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
+        know. Whoever tells them empties it."""
+        self._lanes: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
+        self._withheld: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
         self._waiting = Tally()
         self._grown = 0
         """Bytes of answers since the last check of how many are kept."""
@@ -401,8 +341,8 @@ class Coordinators:
         known = (coordinator for coordinator in self._known.values() if coordinator.host == host)
         return [record for coordinator in known for record in coordinator.records.values() if record.is_withheld]
 
-    def lane(self, source: Address) -> EchoLane:
-        """Return the lane of the iblutil coordinator at `source`."""
+    def lane(self, source: Address) -> EchoLane[Verb]:
+        """Return the way to the iblutil coordinator at `source`."""
         lane = self._lanes.get(source)
         if lane is None:
             if len(self._lanes) >= COORDINATORS:
@@ -426,8 +366,8 @@ class Coordinators:
             lane.clear()
         return given_up
 
-    def withheld_lanes(self) -> list[tuple[Address, EchoLane]]:
-        """Return the lanes with answers held back, newest first: those of a flood are older."""
+    def withheld_lanes(self) -> list[tuple[Address, EchoLane[Verb]]]:
+        """Return the ways on which answers may not have left, the newest first: who sends a flood comes before."""
         return list(reversed(self._withheld.items()))
 
     def release(self, source: Address) -> None:
@@ -462,8 +402,8 @@ class Coordinators:
             if not fullest.give_up():
                 return
 
-    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane, Verb]]:
-        """Give up overdue echoes; return where, on what lane, and for which message."""
+    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane[Verb], Verb]]:
+        """Give up the echoes that are overdue; return where, on what way, and for which message."""
         overdue = []
         for source, lane in self._lanes.items():
             if lane.awaited is not None and now >= lane.until:

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import chain
 
 from rigsync._text import size_text
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Dialect, LinkState
 from rigsync.core.liveness import Liveness
@@ -59,7 +59,7 @@ class Request:
     @cached_property
     def array(self) -> bytes:
         """The request in the iblutil dialect."""
-        return messages.array(self.message, messages.COORDINATOR_MARK)
+        return legacy.array(self.message, legacy.COORDINATOR_MARK)
 
     @property
     def hands_over_token(self) -> bool:

@@ -1,4 +1,4 @@
-"""Bytes to frames and back, in both dialects: the only reader and writer of the wire format (docs/protocol.md 1, 2).
+"""Bytes to frames and back: reader of both dialects, writer of the rigsync one (docs/protocol.md 1, 2).
 
 The contract of `decode`: any bytes give a frame or a `RemoteProtocolError`; everything else is a bug.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rigsync._text import one_line, shortened
+from rigsync.core import legacy
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.rigs import DATAGRAM_ROOM, MAX_DATAGRAM, MAX_VALUES, Room
 from rigsync.core.stream import values_in
@@ -19,15 +20,6 @@ from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 
 VERSION = 1
 """Version of the rigsync dialect."""
-COORDINATOR_MARK = b" "
-RIG_MARK = b"\t"
-"""White space that each side writes before the last bracket in the iblutil dialect. No encoder writes it, and the echo
-copies it. So an echo, late or doubled, is told from the other side's own message of the same content. After the
-bracket it would belong to no message of a stream."""
-
-NULL_MESSAGE = ExpMessage(0)
-"""The event of iblutil's error messages."""
-
 LONGEST_COMMAND = 100
 """Characters of a command's name."""
 
@@ -42,7 +34,6 @@ _LARGE = 1 << 20
 _FRAME_VALUES = 40
 """Values allowed for a frame around its arguments; it has fewer."""
 _TOLD = re.compile(rb'\{"rigsync":1,"kind":"(request|reply)","boot":"([0-9a-f]{16})","n":(\d{1,19})[,}]')
-_EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +69,6 @@ Verb: TypeAlias = ExpMessage | Command
 
 
 # ---------------------------------------------------------------------------------------------------- frames
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """A message of the iblutil dialect; `event` is the null message for a remote error."""
-
-    event: ExpMessage
-    args: list[Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +187,7 @@ class Bye(Addressed):
 # --------------------------------------------------------------------------------------------------- reading
 
 
-def decode(data: bytes) -> Frame | Array:
+def decode(data: bytes) -> Frame | legacy.Array:
     """Read one datagram of either dialect.
 
     Raises
@@ -219,7 +202,7 @@ def decode(data: bytes) -> Frame | Array:
         content = json.loads(data.decode("utf-8"), parse_int=_read_whole if len(data) > _LARGE else None)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
-    return _read_array(content) if first == b"[" else _read_frame(content)
+    return legacy.read_array(content) if first == b"[" else _read_frame(content)
 
 
 def _read_whole(digits: str) -> int:
@@ -234,21 +217,6 @@ def told_frame(head: bytes, kind: str) -> tuple[str, int] | None:
     if found is None or found[1].decode() != kind:
         return None
     return found[2].decode(), int(found[3])
-
-
-def _read_array(content: list[Any]) -> Array:
-    if not content:
-        raise RemoteProtocolError("empty array", "an array without an event")
-    number, *args = content
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise RemoteProtocolError("unknown event", f"the event is {shortened(number)}, not the number of an ExpMessage")
-    if number == 0:
-        if len(args) != 2 or not isinstance(args[0], str) or type(args[1]) is not int or args[1] not in _EVENTS:
-            raise RemoteProtocolError("malformed error", "an error message is [0, text, event]")
-        return Array(NULL_MESSAGE, [args[0], _EVENTS[args[1]]])
-    if number not in _EVENTS:
-        raise RemoteProtocolError("unknown event", f"{shortened(number)} is not the number of one ExpMessage")
-    return Array(_EVENTS[number], args)
 
 
 def _read_frame(content: dict[str, Any]) -> Frame:
@@ -441,33 +409,6 @@ def _check_values(text: str) -> None:
 def to_json(content: Any) -> str:
     """Return plain JSON values as compact ASCII text."""
     return json.dumps(content, separators=(",", ":"))
-
-
-def array(message: Message, mark: bytes) -> bytes:
-    """Return a message in the iblutil dialect, marked by the side that sends it.
-
-    Raises
-    ------
-    TypeError
-        It is a command, which that dialect does not know.
-    """
-    if isinstance(message.event, Command):
-        raise TypeError(f"{message.event.name} is a command, and the iblutil dialect knows none")
-    separator = "," if message.args else ""
-    return f"[{int(message.event)}{separator}{message.body[1:-1]}".encode("ascii") + mark + b"]"
-
-
-def has_mark(data: bytes, mark: bytes) -> bool:
-    """Whether an array has the mark of a side."""
-    return data[-2:-1] == mark
-
-
-def error_array(error: str, message: str, event: Verb) -> bytes:
-    """Return iblutil's report of a failed callback; commands have none."""
-    if isinstance(event, Command):
-        raise TypeError(f"{event.name} is a command, and the iblutil dialect knows none")
-    # iblutil recognises it by its second byte: no blank may follow the bracket. Cut to fit, at 12 bytes a character.
-    return to_json([0, f"{error}: {message}"[:5000], int(event)]).encode("ascii")
 
 
 def request(

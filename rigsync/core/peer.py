@@ -12,12 +12,11 @@ from random import Random
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.core import events, messages
+from rigsync.core import events, legacy, messages
 from rigsync.core.backoff import Backoff
 from rigsync.core.board import TOPICS
 from rigsync.core.board_view import BoardView
 from rigsync.core.clock import NANOSECONDS, ClockEstimate, ClockFilter, StampClock
-from rigsync.core.echo_guard import EchoGuard
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.errands import Errand, Errands, Request, unanswered
 from rigsync.core.events import (
@@ -33,9 +32,10 @@ from rigsync.core.events import (
     Start,
     ViolationSeen,
 )
+from rigsync.core.legacy import Array, EchoGuard
 from rigsync.core.lifecycle import ENDS, name_different, named_reference, reference_text
 from rigsync.core.liveness import Liveness
-from rigsync.core.messages import Ack, Alive, Array, Bye, Command, Failure, Frame, Probe, Reply, Verb
+from rigsync.core.messages import Ack, Alive, Bye, Command, Failure, Frame, Probe, Reply, Verb
 from rigsync.core.notices import NoticeFilter
 from rigsync.core.probes import PATIENCE, ProbeLog
 from rigsync.core.rigs import RigConfig, is_called
@@ -514,9 +514,9 @@ class Peer:
             return
         self._heard(Dialect.IBLUTIL, now)
         errand = self._errands.current if self._errands.current and self._errands.current.tries else None
-        if messages.has_mark(data, messages.COORDINATOR_MARK):
+        if legacy.has_mark(data, legacy.COORDINATOR_MARK):
             self._receive_echo(data, errand, now)
-        elif message.event == messages.NULL_MESSAGE:
+        elif message.event == legacy.NULL_MESSAGE:
             self._spoke_at = now
             text, event = message.args
             if errand and errand.received and errand.request.event is event:

@@ -8,15 +8,16 @@ from random import Random
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.agenda import WAITING_BYTES, Agenda, Problem, Task
 from rigsync.core.answers import Identity
 from rigsync.core.board import STREAM, Board, Post
 from rigsync.core.clock import StampClock
-from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, EchoLane, Record
+from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, ViolationSeen
-from rigsync.core.messages import Ack, Alive, Array, Bye, Notice, Probe, Request, Verb
+from rigsync.core.legacy import Array, EchoLane
+from rigsync.core.messages import Ack, Alive, Bye, Notice, Probe, Request, Verb
 from rigsync.core.outputs import Outputs
 from rigsync.core.ownership import LEASE, Sender
 from rigsync.core.reach import CHALLENGES, Allowance, Reach
@@ -424,7 +425,7 @@ class Responder(Outputs[Address]):
 
     def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
         lane = self._coordinators.lane(source)
-        if messages.has_mark(data, messages.RIG_MARK):
+        if legacy.has_mark(data, legacy.RIG_MARK):
             if not self._reach.has_shown(source[0]) and data[:-2].endswith(self._reach.blanks(source[0])):
                 self._reach.show(source[0])
                 self._send_withheld_arrays(now)
@@ -432,7 +433,7 @@ class Responder(Outputs[Address]):
                 lane.finish()
                 self._send_next(source, lane, now)
             return
-        if message.event == messages.NULL_MESSAGE:
+        if message.event == legacy.NULL_MESSAGE:
             text, event = message.args
             raise RemoteProtocolError("remote error", f"the coordinator's callback for {event.name} failed: {text}")
         hands_over_token = message.event is ExpMessage.ALYX and len(message.args) > 1 and all(message.args)
@@ -447,13 +448,13 @@ class Responder(Outputs[Address]):
         task = Task(message.event, args, source, Sender(source[0], None), None, size, silent=hands_over_token)
         self._agenda.accept(task, now)
 
-    def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:
+    def _is_busy_with(self, source: Address, lane: EchoLane[Verb]) -> bool:
         """Whether an iblutil coordinator still waits for an answer, or has yet to confirm one."""
         if lane.awaited or lane.answers:
             return True
         return any(task.record is None and task.source == source for task in self._agenda.open_tasks())
 
-    def _send_next(self, source: Address, lane: EchoLane, now: float) -> None:
+    def _send_next(self, source: Address, lane: EchoLane[Verb], now: float) -> None:
         while lane.awaited is None and lane.answers:
             answer = lane.answers[0][1]
             if not self._send_array(source, answer, now):
@@ -462,7 +463,7 @@ class Responder(Outputs[Address]):
                 self._retry = min(self._retry, self._allowance(source).when(len(answer)))
                 return
             lane.awaited = lane.answers.popleft()
-            if messages.has_mark(answer, messages.RIG_MARK):
+            if legacy.has_mark(answer, legacy.RIG_MARK):
                 lane.until = now + self._timing.echo_timeout
                 self._timer = min(self._timer, lane.until)
             else:  # nobody echoes the reason of a refusal
@@ -506,12 +507,12 @@ class Responder(Outputs[Address]):
         elif task.source and not task.silent:
             lane = self._coordinators.lane(task.source)
             shown = b"" if self._reach.has_shown(task.source[0]) else self._reach.blanks(task.source[0])
-            answer = messages.array(message, shown + messages.RIG_MARK)
+            answer = legacy.array(message, shown + legacy.RIG_MARK)
             in_charge = task.sender is not None and self._agenda.ownership.is_led_by(task.sender)
             if not self._coordinators.has_room(len(answer), in_charge):
                 self._count("answer without room to wait in")
                 problem = f"{task.event.name} was done, but too many answers of this rig wait for their echoes"
-                self._send_array(task.source, messages.error_array("Busy", problem, task.event), now)
+                self._send_array(task.source, legacy.error_array("Busy", problem, task.event), now)
                 return
             lane.add(task.event, answer)
             self._send_next(task.source, lane, now)
@@ -523,7 +524,7 @@ class Responder(Outputs[Address]):
             self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback, to))
         elif task.source:
             lane = self._coordinators.lane(task.source)
-            frame = messages.error_array(problem.error, problem.message, task.event)
+            frame = legacy.error_array(problem.error, problem.message, task.event)
             if not self._send_array(task.source, frame, now) and self._coordinators.has_room(len(frame), False):
                 lane.add(task.event, frame)
                 self._send_next(task.source, lane, now)
@@ -595,7 +596,7 @@ def _unwrapped(message: Array, data: bytes) -> list[Any]:
     iblrig's coordinator puts the data of EXPEND and EXPINTERRUPT into a list of one, or sends an empty list.
     """
     is_wrapped = message.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and len(message.args) == 1
-    if is_wrapped and isinstance(message.args[0], list) and not messages.has_mark(data, messages.COORDINATOR_MARK):
+    if is_wrapped and isinstance(message.args[0], list) and not legacy.has_mark(data, legacy.COORDINATOR_MARK):
         (inner,) = message.args
         return [None] if not inner else inner if len(inner) == 1 else message.args
     return message.args

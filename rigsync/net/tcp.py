@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from rigsync.core import legacy
 from rigsync.core.stream import StreamDecoder
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_peer, label, shown_host
@@ -22,14 +23,7 @@ CONNECTIONS = 128
 """Connections that a listener holds. Beyond that it closes the one that was silent for longest. A rig has a handful of
 coordinators; macOS gives a program 256 descriptors, and Windows' select watches 512."""
 BACKLOG = 1 << 20
-"""Bytes that may wait for a peer that reads slowly, beside the largest message under way."""
-ARRAY_GAP = 0.05
-"""Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed. iblutil takes all
-that one read gives for one message. Two that arrive together would be a wrong echo, at which it closes."""
-PROBE_GAP = 0.5
-"""Seconds that a message of the iblutil dialect waits for the answers to earlier probes. These show that the rig has
-read the probes: a busy one may read nothing for longer than `ARRAY_GAP`. Half the time that the rig has to confirm
-it."""
+"""Bytes that may wait for a peer that reads slowly, beside the largest message on its way to it."""
 CONNECT_TIMEOUT = 3.0
 """Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s for which Windows
 asks a refusing port again and again."""
@@ -68,13 +62,12 @@ class _Stream(asyncio.BufferedProtocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, pacing: legacy.Pacing):
         self._decoder = StreamDecoder(limit)
         self._buffer = memoryview(bytearray(READ))
         self._loop = asyncio.get_running_loop()
         self._largest_waiting = 0
-        self._sent_at = -ARRAY_GAP
-        self._sent_array: bytes | None = None
+        self._pacing = pacing
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._release: asyncio.TimerHandle | None = None
@@ -106,8 +99,9 @@ class _Stream(asyncio.BufferedProtocol):
         """Handle what has come: a few messages, then it is the turn of other connections."""
         try:
             for count, message in enumerate(self._coming, 1):
-                if message == self._sent_array:  # its echo: it has been read, and can no longer meet the next message
-                    self._sent_at = -ARRAY_GAP
+                if self._pacing.note_received(message) and self._release:
+                    self._release.cancel()
+                    self._write_held()
                 self.message_received(message)
                 if self.reason:
                     return
@@ -150,31 +144,23 @@ class _Stream(asyncio.BufferedProtocol):
         """Send a whole message, or end the connection: a stream must not hide that one was lost."""
         if self.transport.is_closing():
             return
-        if self._held or self._must_wait(data):
+        if self._held or self._pacing.must_wait(data, self._loop.time()):
             self._held.append(data)
             self._held_bytes += len(data)
             if self._held_bytes - len(data) > BACKLOG:
-                self.stop("it sends faster than messages of the iblutil dialect can be told apart")
+                self.stop(legacy.TOO_FAST)
             elif self._release is None:
-                self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+                self._release = self._loop.call_at(self._pacing.earliest(), self._write_held)
         else:
             self._write(data)
 
-    def _gap(self) -> float:
-        """Return the seconds from the last sending to a message of the iblutil dialect."""
-        return ARRAY_GAP
-
-    def _must_wait(self, data: bytes) -> bool:
-        is_close = self._loop.time() < self._sent_at + self._gap()
-        return is_close and (self._sent_array is not None or data[:1] == b"[")
-
     def _write_held(self) -> None:
         self._release = None
-        while self._held and not self._must_wait(self._held[0]):
+        while self._held and not self._pacing.must_wait(self._held[0], self._loop.time()):
             self._held_bytes -= len(self._held[0])
             self._write(self._held.popleft())
         if self._held:
-            self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+            self._release = self._loop.call_at(self._pacing.earliest(), self._write_held)
 
     def _write(self, data: bytes) -> None:
         waiting = self.transport.get_write_buffer_size()
@@ -182,8 +168,7 @@ class _Stream(asyncio.BufferedProtocol):
         if waiting + len(data) > self._largest_waiting + BACKLOG:
             self.stop(f"the other side does not read: {waiting:,} bytes wait for it")
             return
-        is_array = data[:1] == b"["
-        self._sent_at, self._sent_array = self._loop.time(), data[:BACKLOG] if is_array else None
+        self._pacing.note_sent(data, self._loop.time())
         self.transport.write(data)
 
     def stop(self, reason: str) -> None:
@@ -343,7 +328,7 @@ class TcpLine:
             return
         if self._stream.is_draining():
             self._pump.show_life(self.name)
-        known = hash(data) if len(data) > BACKLOG and data[:1] == b"{" else data
+        known = data if len(data) <= BACKLOG or legacy.is_array(data) else hash(data)
         before = self._sent.get(line)
         if before is not known and not (isinstance(known, int) and before == known):
             self._sent[line] = known
@@ -373,26 +358,12 @@ class _LineStream(_Stream):
     """The present connection of a `TcpLine`."""
 
     def __init__(self, line: TcpLine, limit: int):
-        super().__init__(limit)
+        super().__init__(limit, legacy.ProbePacing())
         self._line = line
         self._waiting = 0
-        self._unanswered = 0  # probes to a rig that may be iblutil's and send them back
         self.ended: asyncio.Future[str] = self._loop.create_future()
 
-    def _write(self, data: bytes) -> None:
-        if data[:1] == b"{":
-            self._unanswered += 1
-        super()._write(data)
-
-    def _gap(self) -> float:
-        return PROBE_GAP if self._unanswered else ARRAY_GAP
-
     def message_received(self, message: bytes) -> None:
-        if message[:1] == b"{" and self._unanswered:
-            self._unanswered -= 1
-            if self._release and not self._unanswered:
-                self._release.cancel()
-                self._write_held()
         self._line.heard(message)
 
     def part_received(self) -> None:
@@ -565,7 +536,7 @@ class _CoordinatorStream(_Stream):
     source: Address
 
     def __init__(self, listener: _TcpListener, limit: int):
-        super().__init__(limit)
+        super().__init__(limit, legacy.Pacing())
         self._listener = listener
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

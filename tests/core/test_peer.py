@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from rigsync import errors
 from rigsync.core import events, messages
-from rigsync.core.echo_guard import MOST
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.errands import Request
 from rigsync.core.events import (
@@ -29,6 +28,7 @@ from rigsync.core.events import (
     RigRestarted,
     ViolationSeen,
 )
+from rigsync.core.legacy import MOST
 from rigsync.core.messages import Alive, Bye, Command, Message, Probe, decode
 from rigsync.core.peer import SINGLE_TRIES, Line
 from rigsync.core.timing import Timing
