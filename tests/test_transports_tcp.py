@@ -228,6 +228,31 @@ def test_a_peer_that_does_not_read_is_cut_off(caplog: pytest.LogCaptureFixture) 
     run(main)
 
 
+def test_large_messages_that_many_do_not_read_do_not_fill_the_memory() -> None:
+    async def main() -> None:
+        size = 20 << 20
+        async with listening(size) as (wire, endpoint, address):
+            with contextlib.ExitStack() as stack:
+                sockets = [stack.enter_context(connected(address)) for _ in range(6)]
+                for sock in sockets:
+                    sock.sendall(b"[1]")
+                await came_true(lambda: len(wire.received) == len(sockets))
+                listener: Any = endpoint._listener
+                streams = list(listener._streams.values())
+                for sock in sockets[1:]:
+                    wire.outbox.append((sock.getsockname(), b"{" + b"x" * (size - 2) + b"}"))
+                    endpoint.pump()
+                    assert sum(stream.unsent for stream in listener._streams.values()) <= 2 * size
+                cut_off = [stream for stream in streams if stream.source not in listener._streams]
+                assert 1 <= len(cut_off) < len(sockets) - 1
+                assert all("does not read" in stream.reason for stream in cut_off)
+                wire.outbox.append((sockets[0].getsockname(), b"{2}"))
+                endpoint.pump()
+                assert await asyncio.to_thread(sockets[0].recv, 100) == b"{2}"
+
+    run(main)
+
+
 def test_one_large_message_and_what_is_small_beside_it_may_wait() -> None:
     async def main() -> None:
         size = 20 << 20

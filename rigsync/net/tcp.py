@@ -88,6 +88,11 @@ class _Stream(asyncio.BufferedProtocol):
         """Bytes of a message that has begun to arrive."""
         return self._decoder.held
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of messages that have yet to leave."""
+        return self.transport.get_write_buffer_size() + self._held_bytes
+
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
@@ -192,6 +197,7 @@ class _Stream(asyncio.BufferedProtocol):
 
     def _forget_held(self) -> None:
         self._held.clear()
+        self._held_bytes = 0
         if self._release:
             self._release.cancel()
             self._release = None
@@ -520,6 +526,14 @@ class _TcpListener:
     def send(self, destination: Address, data: bytes) -> None:
         if stream := self._streams.get(destination):  # otherwise it has gone: its coordinator will ask again
             stream.write(data)
+            if stream.unsent > LARGE:
+                self._bound_unsent()
+
+    def _bound_unsent(self) -> None:
+        """Close those for whom most waits: each may have one message that it does not read, however large."""
+        while sum(other.unsent for other in self._streams.values()) > 2 * self._limit:
+            fullest = max(self._streams.values(), key=lambda other: other.unsent)
+            self._drop(fullest.source, f"it does not read {fullest.unsent:,} bytes, and too much waits for all")
 
     def close(self) -> None:
         if self._server:
