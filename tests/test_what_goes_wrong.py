@@ -183,7 +183,7 @@ SHOWN_BY = {
     "a recorder freezes: its file stops growing": [
         "tests/agent/test_agent.py::test_a_recorder_that_freezes_is_told_within_the_time_and_its_recovery_too",
     ],
-    "a recorder has written nothing, or an empty file": [
+    "a recorder has written nothing of what `verify` names, or an empty file": [
         "tests/agent/test_recording.py::test_a_session_that_has_recorded_nothing_is_no_success",
         "tests/agent/test_recording.py::test_rigsync_run_has_status_125_where_nothing_was_recorded",
     ],
@@ -199,6 +199,7 @@ SHOWN_BY = {
     "a recording damages a file from before": [
         "tests/agent/test_recording.py::test_what_was_there_before_and_is_lost_is_told_at_once_and_at_the_end",
         "tests/agent/test_recording.py::test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end",
+        "tests/agent/test_recording.py::test_a_file_from_before_that_is_recorded_over_fails_the_end_though_it_is_larger_again",
     ],
     "two rigs of one PC would record to one file": [
         "tests/agent/test_recording.py::test_a_path_is_in_use_by_one_recording_at_a_time",

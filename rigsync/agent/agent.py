@@ -15,7 +15,7 @@ from typing import Any
 
 from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
-from rigsync.agent.checks import Kept, files_problem, free_bytes_problem, matching_files, missing_programs
+from rigsync.agent.checks import Kept, Samples, files_problem, free_bytes_problem, matching_files, missing_programs
 from rigsync.agent.commands import GENTLE, LAST_GRACE, LOOK_AT_DRIVE, Child, CommandFailed, Commands, is_good_end
 from rigsync.agent.disk import Disk
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
@@ -655,6 +655,7 @@ class _ReadyFile:
         self.path, self.within = path, within
         self._before: tuple[int, int, int] | None = None
         self._kept = Kept({})
+        self._samples = Samples({})
         self.lost: str | None = None
         """What it is known to have lost of its earlier content."""
 
@@ -666,11 +667,16 @@ class _ReadyFile:
         """Expect the earlier file to stay, unless it matches a pattern whose files are watched anyhow."""
         others = {seen.identity for seen in matching_files(watched).values()} if watched else set()
         before = matching_files(glob.escape(self.path))
-        self._kept = Kept({path: seen for path, seen in before.items() if seen.identity not in others})
+        kept = {path: seen for path, seen in before.items() if seen.identity not in others}
+        self._kept, self._samples = Kept(kept), Samples(kept)
 
     def loss(self) -> str | None:
         """Look at the earlier file again; return what it has lost."""
-        for what in self._kept.update(matching_files(glob.escape(self.path))).values():
+        found = matching_files(glob.escape(self.path))
+        lost = [*self._kept.update(found).values()]
+        if self._samples.recorded_over(found) and not lost and not self.lost:
+            lost.append("was recorded over: what it held before is not in it any more")
+        for what in lost:
             self.lost = f"{self.path} {what}; find out whether start does that, or another program"
         return self.lost
 

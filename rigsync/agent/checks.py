@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import operator
 import os
 import secrets
 import shutil
@@ -128,6 +129,14 @@ def _try_to_write(folder: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ while it records
+
+
+SAMPLED = 1000
+"""Files from before of which a little is read."""
+SAMPLED_AT = (0.25, 0.5, 0.75)
+"""Where, as shares of their size: at their ends, files of one kind are alike, or change where one is added to."""
+SAMPLE = 1024
+"""Bytes that are read in each place."""
 
 
 class Seen(NamedTuple):
@@ -310,6 +319,48 @@ class Segments:
     def is_empty(self) -> bool:
         """Whether it has reported that there is no file at all."""
         return self._growth.is_empty
+
+
+class Samples:
+    """A little of the content of files from before, by which one is known that was recorded over and is larger again.
+
+    Parameters
+    ----------
+    seen : mapping of str to Seen
+        The files. Of more than `SAMPLED` the newest are read.
+    """
+
+    def __init__(self, seen: Mapping[str, Seen]):
+        newest = sorted(seen, key=lambda path: seen[path].changed)[-SAMPLED:]
+        self._taken = {path: (seen[path], _sample(path, seen[path].size)) for path in newest}
+
+    def recorded_over(self, found: Mapping[str, Seen]) -> set[str]:
+        """Return which files have other content than before wherever it was looked at, once each.
+
+        A recorder that appends changes nothing there; one that keeps an index in its file changes some of it.
+        """
+        over = set()
+        for path, (before, content) in tuple(self._taken.items()):
+            now = found.get(path)
+            if now is None or now.changed == before.changed or now.size < before.size:
+                continue
+            if (read := _sample(path, before.size)) and all(map(operator.ne, content, read)):
+                over.add(path)
+                del self._taken[path]
+        return over
+
+
+def _sample(path: str, size: int) -> list[bytes]:
+    """Return what stands in some places of a file; nothing where it cannot be read, or is empty."""
+    try:
+        with open(path, "rb") as file:
+            found = []
+            for place in SAMPLED_AT:
+                file.seek(int(size * place))
+                found.append(file.read(min(SAMPLE, size - file.tell())))
+            return found if size else []
+    except OSError:
+        return []
 
 
 class Kept:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigsync._text import one_line, size_text
 from rigsync.agent.aside import Aside
-from rigsync.agent.checks import Growth, Kept, Seen, Segments, matching_files
+from rigsync.agent.checks import Growth, Kept, Samples, Seen, Segments, matching_files
 from rigsync.core.board import LONGEST
 from rigsync.core.notices import FAILURE
 from rigsync.errors import RigsyncError
@@ -89,6 +89,9 @@ class Recording:
         self._before: dict[str, Seen] = {}
         """Files that were there before and have not changed."""
         self._kept = Kept({})
+        self._samples = Samples({})
+        self._recorded_over: dict[str, None] = {}
+        """Files from before that have other content now; the thread that looks adds to it."""
         self._own: dict[str, Seen] = {}
         """The files of this recording, as they were last seen."""
         self._problems: dict[str, str] = {}
@@ -107,7 +110,9 @@ class Recording:
             The drive of the files does not answer.
         """
         self._before = await self._aside.ask(f"the drive of {_shown(self._pattern)}", matching_files, self._pattern)
-        self._kept = Kept({} if self._overwrites else self._before)
+        if not self._overwrites:
+            self._kept = Kept(self._before)
+            self._samples = await self._aside.ask(f"the drive of {_shown(self._pattern)}", Samples, self._before)
 
     def begin(self) -> None:
         """Begin to watch; on the event loop."""
@@ -180,9 +185,15 @@ class Recording:
                 self._tell(RECOVERED, path, f"{_shown(path)} grows again")
             await asyncio.sleep(self._interval)
 
+    def _files(self) -> dict[str, Seen]:
+        """Return all matching files; blocks."""
+        found = matching_files(self._pattern)
+        self._recorded_over.update(dict.fromkeys(self._samples.recorded_over(found)))
+        return found
+
     async def _found(self) -> dict[str, Seen]:
         """Return all matching files; report a drive that does not answer, and wait until it does."""
-        look = self._last = self._aside.begin(matching_files, self._pattern)
+        look = self._last = self._aside.begin(self._files)
         await asyncio.wait([look], timeout=self._patience)
         if not look.done():
             shown, within = _shown(self._pattern), self._within
@@ -214,6 +225,12 @@ class Recording:
     def _note_losses(self, found: Mapping[str, Seen]) -> None:
         for path, what in self._kept.update(found).items():
             self._note_problem(path, f"{_shown(path)} {what}; find out whether start does that, or another program")
+        for path in tuple(self._recorded_over):
+            self._note_problem(
+                path,
+                f"{_shown(path)} was recorded over: what it held before is not in it any more; find out whether start "
+                "does that, or another program",
+            )
 
     def _note_segments(self, segments: Segments, own: Mapping[str, Seen]) -> None:
         for path in segments.finished & own.keys():
@@ -252,7 +269,7 @@ class Recording:
         if self._last and not (await asyncio.wait([self._last], timeout=LAST_LOOK))[0]:
             return None  # another look would hang as well, and cost a thread
         try:
-            look = self._last = self._aside.begin(matching_files, self._pattern)
+            look = self._last = self._aside.begin(self._files)
             await asyncio.wait([look], timeout=LAST_LOOK)
             return look.result() if look.done() else None
         except RuntimeError:  # the system gives no more threads

@@ -15,6 +15,7 @@ from rigsync.agent.checks import (
     FreeSpace,
     Growth,
     Kept,
+    Samples,
     Seen,
     Segments,
     files_problem,
@@ -347,3 +348,45 @@ def test_what_is_set_aside_at_once_is_no_rate() -> None:
     space = FreeSpace()
     for second in range(100):
         assert space.update(1000 * MB - (900 * MB if second > 10 else 0), second) is None
+
+
+# --------------------------------------------------------------------------------------------- what was recorded over
+
+
+def of(path: Path, changed: int) -> dict[str, Seen]:
+    return {str(path): Seen(path.stat().st_size, changed, (1, 1))}
+
+
+def content(byte: str, size: int) -> bytes:
+    return byte.encode() * size
+
+
+@pytest.mark.parametrize("size", [1, 3, 500, 5_000_000])
+def test_what_is_recorded_over_is_told_once_though_it_is_larger_again(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(content("x", size))
+    samples = Samples(of(path, 1))
+    path.write_bytes(content("y", 3 * size))
+    assert samples.recorded_over(of(path, 2)) == {str(path)}
+    assert samples.recorded_over(of(path, 3)) == set()
+
+
+def test_what_is_added_to_is_not_recorded_over(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(content("x", 9_000))
+    samples = Samples(of(path, 1))
+    path.write_bytes(content("x", 9_000) + content("y", 100))
+    assert samples.recorded_over(of(path, 2)) == set()
+    with path.open("r+b") as file:  # an index at the begin and at the end of what there was
+        file.write(content("z", 100))
+        file.seek(8_900)
+        file.write(content("z", 100))
+    assert samples.recorded_over(of(path, 3)) == set()
+
+
+def test_what_is_empty_or_cannot_be_read_is_not_recorded_over(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.touch()
+    samples = Samples({**of(path, 1), str(tmp_path / "gone"): Seen(10, 1, (1, 2))})
+    path.write_bytes(b"y")
+    assert samples.recorded_over({**of(path, 2), str(tmp_path / "gone"): Seen(20, 2, (1, 2))}) == set()

@@ -389,9 +389,34 @@ def test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end(lab:
     told = failure(aux, "EXPEND").message
     assert told.count(f"x.avi {expected}") == 1
     assert agent.status is ExpStatus.STOPPED
+    if how != "shrinks late":
+        until(lambda: failures, "the notice, which is told on another thread")
     assert len(failures) == (how != "shrinks late")
     init(aux, NEXT)
     aux.request("EXPCLEANUP", timeout=LONG)
+
+
+OVER = ANEW.replace("    while True", "    file.write(b'x' * 2_000_000)\n    while True")
+"""One that opens its file anew, and at once has written more than there was."""
+
+
+@pytest.mark.parametrize("pattern", ["data/x_*.avi", "data/x_1.avi"])
+def test_a_file_from_before_that_is_recorded_over_fails_the_end_though_it_is_larger_again(
+    lab: Lab, pattern: str
+) -> None:
+    verify = {"files": pattern, "growing_within": 5, "settled_within": 0.2}
+    start = [*lab.program(OVER, "a.py"), "data/x_1.avi"]
+    lab.agent({"EXPSTART": {"start": start}, "EXPEND": STOP}, verify=verify, existing="keep")
+    file = lab.folder / "data" / "x_1.avi"
+    file.write_bytes(b"y" * 1_000_000)
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: file.stat().st_size > 2_000_000)
+    until(lambda: failures)
+    told = failure(aux, "EXPEND").message
+    assert told.count("x_1.avi was recorded over: what it held before is not in it any more") == 1
 
 
 def test_a_loss_of_a_file_that_ready_and_verify_name_is_told_once(lab: Lab) -> None:
