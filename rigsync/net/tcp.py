@@ -211,7 +211,7 @@ def _keep_alive(sock: socket.socket) -> None:
 class TcpLine:
     """A connection towards a rig, which is opened again whenever it ends.
 
-    What belongs to several of the core's lines goes over one connection: an iblutil server answers all of its
+    What belongs to several of the core's lines goes over one connection: there are servers that answer all of their
     connections on the one that was opened last.
 
     Parameters
