@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -137,3 +138,20 @@ def test_the_demo_says_that_its_last_rig_is_none_of_iblutil_s(tmp_path: Path) ->
         "All are rigs of rigsync: a rig of iblutil needs iblutil installed.",
         "A relay loses 1% of all datagrams.",
     ]
+
+
+def test_the_environment_of_run_py_without_iblutil_has_all_else_that_its_tests_need() -> None:
+    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
+    assert spec
+    assert spec.loader
+    task = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(task)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    named = {name for key in ("dependencies", "dev") for name, _ in task.listed(project, key)}
+    assert named >= task.NOT_BARE
+    installed = {"pyyaml", "click", "rich", "pytest", "pytest-xdist", "hypothesis", "psutil", "jsonschema"}
+    assert named - task.NOT_BARE == installed
+    assert dict(task.listed(project, "dev"))["types-PyYAML"] == "0"  # any will do
+    assert all((ROOT / path).exists() for path in task.DRIVES_NO_IBLUTIL)
+    assert task.folder_of("bare").name.endswith("-bare")
+    assert not task.folder_of("test").name.endswith("-test")

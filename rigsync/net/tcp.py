@@ -229,7 +229,7 @@ def _keep_alive(sock: socket.socket) -> None:
 class TcpLine:
     """A connection towards a rig, which is opened again whenever it ends.
 
-    Several of the core's lines share one connection: an iblutil server answers on the connection that was opened last.
+    Several of the core's lines share one connection: some servers answer all of theirs on the one that was opened last.
 
     Parameters
     ----------
