@@ -22,7 +22,7 @@ from rigsync.core.events import (
     MessageReceived,
     Notice,
     RemoteComplaint,
-    RigRestarted,
+    RestartSeen,
     ViolationSeen,
 )
 from rigsync.core.notices import FAILURE
@@ -176,7 +176,7 @@ class Watch:
     def __enter__(self) -> Watch:
         subscribers = {
             LinkChanged: self._note_link,
-            RigRestarted: lambda event: self._note_restart(event.rig),
+            RestartSeen: lambda event: self._note_restart(event.rig),
             RemoteComplaint: lambda event: self._note_error(event.rig, f"{event.event.name}: {event.text}"),
             ViolationSeen: lambda event: self._note_error(event.source, event.problem),
             MessageReceived: lambda event: self._note_message(event.rig, event.event.name),

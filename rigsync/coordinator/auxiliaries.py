@@ -11,9 +11,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from rigsync._text import close_match
 from rigsync.config.files import load_rigs
@@ -28,10 +28,21 @@ from rigsync.core.arguments import checked_delay, compose, compose_command, part
 from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Message, Verb
 from rigsync.core.rigs import PAUSE
-from rigsync.errors import BusyError, LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
-from rigsync.runtime.callbacks import Subscribers, guarded, resolve_future
+from rigsync.errors import (
+    BusyError,
+    LoopBlocked,
+    LoopStuck,
+    NotRunning,
+    PushError,
+    RigError,
+    RigsMissing,
+    UnknownEvent,
+)
+from rigsync.hub.events import kinds_below
+from rigsync.runtime.callbacks import guarded, resolve_future
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
 from rigsync.runtime.exits import COORDINATORS, at_exit
+from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
 
@@ -40,6 +51,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rigsync.auxiliaries")
 link_logger = logging.getLogger("rigsync.link")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
@@ -113,10 +126,10 @@ class Auxiliaries:
         """What has been pushed and is not answered: message, arguments and keywords by request time, as in iblrig."""
         serves_itself = type(self).listen is not Auxiliaries.listen
         self._log = (WritableLog if serves_itself else ResultLog)(log_limit)
-        self._subscribers = Subscribers()
-        self._reports = Reports()
-        self._subscribers.add(events.Notice, self._reports.tell)
-        self._started = Started(self._subscribers)
+        self.hub = Hub("auxiliaries", owner="Auxiliaries")
+        """Where all that happens is told: see `rigsync.Hub` and docs/hub.md."""
+        self._reports = Reports(self.hub)
+        self._started = Started(self.hub)
         self._leave_running = leave_running
         self._warned: set[str] = set()
         self._listens = False
@@ -216,35 +229,45 @@ class Auxiliaries:
         """
         return self._log.get(request_time, default)
 
-    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Have a function called with each event of one kind.
+    @overload
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]: ...
+
+    @overload
+    def on(self, event: type[events.Event] | str, callback: None = None) -> Callable[[Function], Function]: ...
+
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object] | None = None) -> Any:
+        """Have a function called with each event of one kind; also as a decorator, ``@aux.on("LinkLost")``.
 
         Parameters
         ----------
         event : class or str
-            One of the classes in `rigsync.core.events` that a coordinator tells, or its name in any case:
-            ``RigAlive``, ``RigSuspect``, ``RigLost`` (or ``LinkChanged`` for all three), ``RigRestarted``,
+            One of the classes in `rigsync.events` that a coordinator tells, or its name in any case:
+            ``LinkAlive``, ``LinkSuspect``, ``LinkLost`` (or ``LinkChanged`` for all three), ``RestartSeen``,
             ``notice``, ``ProgressChanged``, ``StreamAdded``, ``StreamUpdated``, ``StreamRemoved``, ``MessageReceived``,
             ``PushCompleted``, ...
-        callback : callable
-            Called with the event on the service thread, and so has to be quick and must not block.
+        callback : callable, optional
+            A plain function is called with the event on the service thread, and so has to be quick and must not block;
+            a coroutine function is awaited there. `hub` has more: ``aux.hub.subscribe(..., run="worker")``.
 
         Returns
         -------
         callable
-            Call it to end the subscription.
+            Call it to end the subscription; as a decorator, the function.
 
         Raises
         ------
         ValueError
             No such event.
+        TypeError
+            It is no function.
         """
-        kinds = {kind.__name__.lower(): kind for kind in _event_kinds(events.CoordinatorEvent)}
+        kinds = {kind.__name__.lower(): kind for kind in kinds_below(events.CoordinatorEvent)}
         name = getattr(event, "__name__", str(event))
         if name.lower() not in kinds:
             choices = sorted(kind.__name__ for kind in kinds.values())
-            raise ValueError(f"no event {name!r}; choices: {', '.join(choices)}")
-        return self._subscribers.add(kinds[name.lower()], callback)
+            close = close_match(name, choices)
+            raise UnknownEvent(f"no event {name!r}{close or ';'} choices: {', '.join(choices)}")
+        return self.hub.subscribe(kinds[name.lower()], callback)
 
     def on_notice(self, topic: str, callback: Callable[[events.Notice], Any] | None) -> Callable[[], None]:
         """Have one function called with what rigs tell of one kind, which is ``rig.notify(topic, ...)`` on their side.
@@ -313,7 +336,7 @@ class Auxiliaries:
                 if not missing():
                     future.bring(None)
 
-            unsubscribe = self._subscribers.add(events.RigAlive, check)
+            unsubscribe = self.hub.rule(events.LinkAlive, check)
             try:
                 self.thread.call(check)
                 if not settled(future, limit):
@@ -631,7 +654,7 @@ class Auxiliaries:
         def watch(*args: Any) -> FailureWatch:
             if self._remote is None:
                 raise self._not_running()
-            return FailureWatch(self._remote, self._subscribers, *args)
+            return FailureWatch(self._remote, self.hub, *args)
 
         def stop_later(out_of_reach: list[str], exp_ref: str | None, report: Any, patience: float) -> list[str]:
             remote = self._remote
@@ -641,7 +664,7 @@ class Auxiliaries:
             if told:
                 room = self._rigs.room(told)
                 said = compose(ExpMessage.EXPINTERRUPT, report, room=room), compose(ExpMessage.EXPCLEANUP, room=room)
-                LateStop(remote, self._subscribers, told, exp_ref, *said, patience)
+                LateStop(remote, self.hub, told, exp_ref, *said, patience)
             return told
 
         def begin(
@@ -806,9 +829,10 @@ class Auxiliaries:
             log=self._log,
             connected=self.connected,
             response_received=self.response_received,
-            subscribers=self._subscribers,
+            hub=self.hub,
             pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
         )
+        self.hub.begin()
         await remote.open()
         self._remote = self._thread.services = remote
         if self._rigs.rigs:
@@ -831,7 +855,7 @@ class Auxiliaries:
 
     async def serve(self) -> None:
         """Do what `listen` does, and then end the thread; for the daemon thread alone."""
-        own, thread, reports, listening = weakref.ref(self), self._thread, self._reports, self.listen()
+        own, thread, hub, listening = weakref.ref(self), self._thread, self.hub, self.listen()
         del self  # as in `listen`
         try:
             await listening
@@ -839,7 +863,7 @@ class Auxiliaries:
             if (aux := own()) is None or error is not aux._created.value():  # which the constructor raises
                 raise
         finally:
-            reports.end()
+            hub.end()
         if aux := own():
             aux.stop_event.set()
             aux.connected.unset()
@@ -935,7 +959,7 @@ class Auxiliaries:
         if self.services is None and self._rigs.rigs:  # still looking names up, or failed: nobody to say goodbye to
             self.thread.stop()
         self.thread.join(CLOSE_TIMEOUT)
-        self._reports.join(max(0.0, end - time.monotonic()) / 2)
+        self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
 
     def await_outstanding(self, end: float) -> None:
         """Wait until all that was pushed is answered, or until monotonic `end` in seconds; say what is given up."""
@@ -1095,12 +1119,6 @@ class _ServiceThread(LoopThread):
             aux.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
         if services := (aux.services if aux else self.services):
             services.close()
-
-
-def _event_kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _event_kinds(below)
 
 
 def _ignore(_: object) -> None:

@@ -63,8 +63,9 @@ from rigsync.errors import (
 )
 from rigsync.net.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.net.udp import own_address
-from rigsync.runtime.callbacks import Subscribers, guarded, resolve_future, runs_here
+from rigsync.runtime.callbacks import guarded, resolve_future, runs_here
 from rigsync.runtime.conditions import Arrivals, Latch
+from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.service")
 push_logger = logging.getLogger("rigsync.push")
@@ -143,8 +144,8 @@ class RigServices(app.Services):
         Set while the services are open.
     response_received : Arrivals, optional
         Announced at each completed push.
-    subscribers : Subscribers, optional
-        Who is told of events.
+    hub : Hub, optional
+        Where events are told, while it runs; by default one of its own, which runs while the services are open.
     pause : callable, optional
         Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
     """
@@ -156,7 +157,7 @@ class RigServices(app.Services):
         log: ResultLog | None = None,
         connected: Latch | None = None,
         response_received: Arrivals | None = None,
-        subscribers: Subscribers | None = None,
+        hub: Hub | None = None,
         pause: Callable[[], float] = lambda: PAUSE,
     ):
         super().__init__([RemoteRig(config, self) for config in rigs.rigs.values()])
@@ -165,7 +166,8 @@ class RigServices(app.Services):
         self.log = ResultLog() if log is None else log
         self.connected = Latch() if connected is None else connected
         self.response_received = Arrivals() if response_received is None else response_received
-        self.subscribers = Subscribers() if subscribers is None else subscribers
+        self.hub = Hub("services", owner="RigServices") if hub is None else hub
+        self._has_own_hub = hub is None
         self._pause = pause
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = self._closing = False
@@ -180,6 +182,9 @@ class RigServices(app.Services):
         self._pings: list[_Ping] = []
         self._searches: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
+        self._settling: dict[float, tuple[_Pending | None, Outcome]] = {}
+        """Pushes that are completed, and of which subscribers are being told; then who waits is."""
+        self._make_rules()
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -205,6 +210,8 @@ class RigServices(app.Services):
             self._endpoint = await self._connect()
         finally:
             self._opening = False
+        if self._has_own_hub:
+            self.hub.begin()
         if self._closing:
             self.close()
             raise NotRunning("the services were closed while they were being opened")
@@ -225,7 +232,7 @@ class RigServices(app.Services):
         fanout = self._fanout
         for name, address in self._addresses.items():
             fanout.peers[name].is_shared = self._rigs.may_share and list(self._addresses.values()).count(address) > 1
-        endpoint = Endpoint(fanout, self._on_event, fanout.report_refusal, fanout.report_life)
+        endpoint = Endpoint(fanout, self.hub.ingest, fanout.report_refusal, fanout.report_life)
         try:
             for name, (family, address) in zip(rigs, found, strict=True):
                 await self._open_lines(endpoint, name, family, address)
@@ -303,6 +310,8 @@ class RigServices(app.Services):
             self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
         self.connected.unset()
         super().close()
+        if self._has_own_hub:
+            self.hub.end()
 
     def _on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the loop: now, if this is its thread, else soon."""
@@ -630,38 +639,28 @@ class RigServices(app.Services):
 
     # ------------------------------------------------------------------------------------------------- events
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, MessageReceived):
-            self._deliver(event)
-        elif isinstance(event, PushCompleted):
-            self._complete(event)
-            return
-        elif isinstance(event, PushDecided):
-            self._decide(event)
-        elif isinstance(event, RequestReceived):
-            self._confirm(event)
-        elif isinstance(event, ProbeAnswered):
-            answered = [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]
-            if answered:
-                now = asyncio.get_running_loop().time()
-                self._finish_pings(answered, self._fanout.peers[event.rig].mistaken_for(now) or self._ping_reply(event))
-        elif isinstance(event, ProbeRefused):
-            self._refuse_pings(event.rig)
-        elif isinstance(event, RemoteComplaint):
-            self._note_complaint(event)
-        elif isinstance(event, LinkChanged):
-            self._note_link(event)
-        elif isinstance(event, Notice):
-            self._note_notice(event)
-        elif isinstance(event, StoodStill):
-            logger.warning(
-                "this program stood still for %.1f s, in which it heard no rig: it was stopped, its computer slept, "
-                "or one of its callbacks, or other code, held up all threads",
-                event.seconds,
-            )
-        elif isinstance(event, ViolationSeen):
-            logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
-        self.subscribers.tell(event)
+    def _make_rules(self) -> None:
+        rules: dict[type[Event], Callable[[Any], object]] = {
+            MessageReceived: self._deliver,
+            PushDecided: self._decide,
+            RequestReceived: self._confirm,
+            ProbeAnswered: self._answer_pings,
+            ProbeRefused: self._refuse_pings,
+            RemoteComplaint: self._note_complaint,
+            LinkChanged: self._note_link,
+            Notice: self._note_notice,
+            PushCompleted: self._complete,
+            StoodStill: _log_standstill,
+            ViolationSeen: _log_violation,
+        }
+        for kind, rule in rules.items():
+            self.hub.rule(kind, rule)
+        self.hub.rule(PushCompleted, self._settle, last=True)
+
+    def _answer_pings(self, event: ProbeAnswered) -> None:
+        if answered := [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]:
+            now = asyncio.get_running_loop().time()
+            self._finish_pings(answered, self._fanout.peers[event.rig].mistaken_for(now) or self._ping_reply(event))
 
     def _deliver(self, event: MessageReceived) -> None:
         pending = self._pending.get(event.request_time) if event.request_time is not None else None
@@ -701,7 +700,10 @@ class RigServices(app.Services):
                 self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name))
         self.log.file(event.request_time, outcome, pending.size if pending else 0)
         self.response_received.announce()
-        self.subscribers.tell(event)
+        self._settling[event.request_time] = pending, outcome
+
+    def _settle(self, event: PushCompleted) -> None:
+        pending, outcome = self._settling.pop(event.request_time)
         if pending:
             closed = NotRunning("closed before every rig had answered") if self._closing and event.failures else None
             guarded("waiter for a push", pending.done, closed or outcome)
@@ -815,9 +817,21 @@ class RigServices(app.Services):
             known.clock if known else None,
         )
 
-    def _refuse_pings(self, rig: str) -> None:
-        address = urlsplit(self[rig].server_uri).netloc
+    def _refuse_pings(self, event: ProbeRefused) -> None:
+        rig, address = event.rig, urlsplit(self[event.rig].server_uri).netloc
         refused = RigRefused(
             rig, f"the host of {address} is up and nothing listens at that port; start the rig's program there"
         )
         self._finish_pings([ping for ping in self._pings if ping.rig == rig], refused)
+
+
+def _log_standstill(event: StoodStill) -> None:
+    logger.warning(
+        "this program stood still for %.1f s, in which it heard no rig: it was stopped, its computer slept, "
+        "or one of its callbacks, or other code, held up all threads",
+        event.seconds,
+    )
+
+
+def _log_violation(event: ViolationSeen) -> None:
+    logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))

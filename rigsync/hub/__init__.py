@@ -1,0 +1,1 @@
+"""What happens, and who hears of it: pure, with the clocks handed in."""
