@@ -104,7 +104,6 @@ class HubCore:
         # Replaced, never changed, and the routes after what they are made of: the other thread sees the old or the new.
         self._subscriptions: tuple[Subscription, ...] = ()
         self._filters: tuple[tuple[Callable[[Any], object], str], ...] = ()
-        self._discarded: tuple[type[Event], ...] = ()
         self._routes: dict[type[Any], _Route] = {}
         self._usual: deque[Event | Forwarded] = deque()
         self._lanes: dict[int, deque[Event | Forwarded]] = {0: self._usual}
@@ -128,7 +127,7 @@ class HubCore:
 
     def end(self, subscription: Subscription) -> None:
         """Tell a subscriber of nothing more, not even of the event that is being told."""
-        subscription.is_active, subscription.tell = False, _ignore
+        subscription.is_active, subscription.tell = False, ignore
         self._subscriptions = tuple(other for other in self._subscriptions if other is not subscription)
         self._routes = {}
 
@@ -142,25 +141,10 @@ class HubCore:
 
         return end
 
-    def discard(self, kind: type[Event]) -> Callable[[], None]:
-        """Take no event of a class for one that nobody asks for; return what ends it."""
-        self._discarded = (*self._discarded, kind)
-        self._routes = {}
-
-        def end() -> None:
-            left = list(self._discarded)
-            if kind in left:
-                left.remove(kind)
-            self._discarded = tuple(left)
-            self._routes = {}
-
-        return end
-
     def _route(self, kind: type[Event], routes: dict[type[Any], _Route]) -> _Route:
-        told = [entry for entry in self._subscriptions if entry.kind is not None and issubclass(kind, entry.kind)]
-        is_asked_for = any(entry.kind is not Event and entry.stage is Stage.USUAL for entry in told)
-        if not is_asked_for and not issubclass(kind, self._discarded):
-            told += [entry for entry in self._subscriptions if entry.kind is None]
+        named = [entry for entry in self._subscriptions if entry.kind is not None and issubclass(kind, entry.kind)]
+        is_asked_for = any(entry.kind is not Event and entry.stage is Stage.USUAL for entry in named)
+        told = [entry for entry in self._subscriptions if entry in named or (entry.kind is None and not is_asked_for)]
         told.sort(key=lambda entry: (entry.stage.value, entry.priority))  # equal ones stay as they were registered
         first, usual, last = (tuple(entry for entry in told if entry.stage is stage) for stage in Stage)
         route = routes[kind] = _Route(first, usual, last, tuple(told))
@@ -279,5 +263,5 @@ class HubCore:
         return False
 
 
-def _ignore(_: Event) -> None:
-    """Stand in for a subscriber that has been ended."""
+def ignore(_: Event) -> None:
+    """Stand in for a subscriber that has been ended, or that is to do nothing."""

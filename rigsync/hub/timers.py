@@ -31,7 +31,7 @@ class Timer:
     ----------
     interval : float
         Seconds from one tick to the next.
-    kind : Kind
+    kind : Kind or str
         `ONE_SHOT` fires once; `COUNT_UP` tells 1, 2, ... `count`; `COUNT_DOWN` tells `count` - 1, ... 0; `ONGOING`
         tells 1, 2, ... until it is removed.
     count : int
@@ -51,7 +51,7 @@ class Timer:
     def __init__(
         self,
         interval: float,
-        kind: Kind = Kind.ONE_SHOT,
+        kind: Kind | str = Kind.ONE_SHOT,
         *,
         count: int = 0,
         name: str = "timer",

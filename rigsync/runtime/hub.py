@@ -17,7 +17,7 @@ from rigsync.core.events import Event
 from rigsync.errors import NotRunning
 from rigsync.hub.bounded import Bounded, superseding_key
 from rigsync.hub.events import kind_of
-from rigsync.hub.hub import HubCore, Stage, State, Subscription
+from rigsync.hub.hub import HubCore, Stage, State, Subscription, ignore
 from rigsync.hub.sources import Node, check_joinable, mode_of
 from rigsync.hub.timers import Timer
 from rigsync.runtime.callbacks import name_of, report
@@ -245,9 +245,7 @@ class Hub:
 
     def discard(self, kind: type[Event] | str | int) -> Callable[[], None]:
         """Keep events of a kind that nobody has subscribed to from the default subscribers; return what ends that."""
-        asked = kind_of(kind)
-        with self._changing:
-            return self._ending(self._core.discard(asked))
+        return self._register(kind_of(kind), ignore, None, 0, "loop")
 
     def rule(self, kind: type[Event], function: Callable[[Any], object], *, last: bool = False) -> Callable[[], None]:
         """Subscribe one of rigsync's own, which no filter keeps from anything: before all others, or after them."""
