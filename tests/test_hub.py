@@ -16,7 +16,8 @@ from processes import LONG, until
 
 import rigsync.runtime.hub
 import rigsync.runtime.lanes
-from rigsync import Auxiliaries, ExpMessage, Hub, NotRunning, Rig, Timer, UnknownEvent, events
+import rigsync.runtime.waiters
+from rigsync import Auxiliaries, ExpMessage, Hub, LoopStuck, NotRunning, Rig, Timer, UnknownEvent, events
 from rigsync.core.events import ProgressChanged
 from rigsync.hub import hub as hub_core
 from rigsync.hub.hub import State
@@ -748,3 +749,25 @@ def test_the_hub_of_a_rig_outlives_its_serving(connect: Any) -> None:
             aux.close()
         told.clear()
     assert rig.hub.state is State.STOPPED
+
+
+def test_a_thread_that_is_stuck_is_told_with_the_name_of_the_subscriber_that_blocks_it(
+    serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rigsync.runtime.waiters, "STUCK_AFTER", 0.2)
+    aux: Auxiliaries = connect(serve("cameras"))
+    reached, go = threading.Event(), threading.Event()
+
+    def hang(event: events.PushCompleted) -> None:
+        reached.set()
+        assert go.wait(LONG)
+
+    aux.on("PushCompleted", hang)
+    assert aux.hub.blocked_by is None
+    aux.push("EXPINFO")
+    assert reached.wait(LONG)
+    try:
+        with pytest.raises(LoopStuck, match=r"a callback of this program, .*\.hang, blocks it"):
+            aux.push("EXPINFO", wait=True, timeout=0.1)
+    finally:
+        go.set()

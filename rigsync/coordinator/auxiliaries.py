@@ -143,7 +143,7 @@ class Auxiliaries:
         self.create = self._telling()  # type: ignore[method-assign] # whoever's it is
         self.thread = self._thread = _ServiceThread(self)
         why = weakref.WeakMethod(self._not_running)
-        self._waiters = Waiters(self.thread, lambda: error() if (error := why()) else NotRunning(_CLOSED))
+        self._waiters = Waiters(self.thread, lambda: error() if (error := why()) else NotRunning(_CLOSED), self.hub)
         _unclosed.add(self)
         weakref.finalize(self, _let_go, self._thread).atexit = False
         self.thread.start()
@@ -809,7 +809,7 @@ class Auxiliaries:
         try:
             return self.thread.run_coroutine(withdraw, remote, STUCK_AFTER)
         except TimeoutError:
-            raise stuck() from None
+            raise stuck(self.hub) from None
 
     # ------------------------------------------------------------------------------------------ the daemon thread
 

@@ -60,9 +60,9 @@ class Subscribing:
 
     @property
     def blocked_by(self) -> str | None:
-        """Str or None: the subscriber that is being told at this moment, on the event loop; from any thread."""
+        """Which subscriber of the program is being told on the event loop at this moment; None for none."""
         running = self._core.running
-        return running.name if running else None
+        return running.name if running and running.stage is Stage.USUAL else None
 
     @overload
     def subscribe(
