@@ -25,6 +25,7 @@ from rigsync._text import one_line
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.remote_rig import RemoteRig, message_of
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, draw_request_time
+from rigsync.coordinator.rules import LogRules
 from rigsync.core.arguments import compose, compose_command
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import (
@@ -33,25 +34,19 @@ from rigsync.core.events import (
     LinkChanged,
     LinkState,
     MessageReceived,
-    Notice,
     ProbeAnswered,
     ProbeRefused,
     PushCompleted,
     PushDecided,
     RemoteComplaint,
     RequestReceived,
-    StoodStill,
-    ViolationSeen,
 )
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import NULL_MESSAGE, Command, Message, Verb
-from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Line, Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, RigConfig, is_literal, is_pause
-from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import (
     ConfigError,
-    Interrupted,
     NotRunning,
     PushError,
     RemoteError,
@@ -68,9 +63,7 @@ from rigsync.runtime.conditions import Arrivals, Latch
 from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.service")
-push_logger = logging.getLogger("rigsync.push")
 link_logger = logging.getLogger("rigsync.link")
-notice_logger = logging.getLogger("rigsync.notice")
 wait_logger = logging.getLogger("rigsync.wait")
 
 Outcome = PushResult | PushError
@@ -111,8 +104,6 @@ class _Pending:
     confirmed: bool = False
     size: int = 0
     """Bytes of the answers so far."""
-    is_decided: bool = False
-    """Whether it is told already that it has failed, though not all rigs have answered."""
     is_waited_for: Callable[[], bool] = lambda: False
     """Whether somebody still waits for it, who is to be told for whom."""
     telling: asyncio.TimerHandle | None = None
@@ -175,10 +166,6 @@ class RigServices(app.Services):
         self._endpoint: Endpoint | None = None
         self._addresses: dict[str, tuple[Any, ...]] = {}
         self._pending: dict[float, _Pending] = {}
-        self._complained: set[tuple[str, ExpMessage]] = set()
-        self._failures: dict[str, str] = {}
-        self._refusals: Ration[tuple[str, str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
-        """The last failure that each rig has told."""
         self._pings: list[_Ping] = []
         self._searches: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
@@ -648,14 +635,12 @@ class RigServices(app.Services):
             ProbeRefused: self._refuse_pings,
             RemoteComplaint: self._note_complaint,
             LinkChanged: self._note_link,
-            Notice: self._note_notice,
             PushCompleted: self._complete,
-            StoodStill: _log_standstill,
-            ViolationSeen: _log_violation,
         }
         for kind, rule in rules.items():
             self.hub.rule(kind, rule)
         self.hub.rule(PushCompleted, self._settle, last=True)
+        LogRules(self.hub)
 
     def _answer_pings(self, event: ProbeAnswered) -> None:
         if answered := [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]:
@@ -679,7 +664,6 @@ class RigServices(app.Services):
 
     def _decide(self, event: PushDecided) -> None:
         if pending := self._pending.get(event.request_time):
-            pending.is_decided = True
             result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
             guarded("waiter for a push", pending.done, result.as_outcome())
 
@@ -707,41 +691,13 @@ class RigServices(app.Services):
         if pending:
             closed = NotRunning("closed before every rig had answered") if self._closing and event.failures else None
             guarded("waiter for a push", pending.done, closed or outcome)
-        for error in event.failures.values():
-            is_called_off = pending and pending.is_decided and isinstance(error, Interrupted)
-            level = logging.INFO if is_called_off else logging.ERROR  # who calls it off knows, and why
-            push_logger.log(level, "%s: %s", event.event.name, one_line(str(error)))
 
     def _note_complaint(self, event: RemoteComplaint) -> None:
-        # One line for each rig and message: a rig whose callback fails may say so for every datagram.
-        level = logging.DEBUG if (event.rig, event.event) in self._complained else logging.ERROR
-        self._complained.add((event.rig, event.event))
-        text = one_line(event.text)
-        logger.log(level, "%s: its callback for %s failed: %s", event.rig, event.event.name, text)
         error, _, problem = event.text.partition(": ")
         self[event.rig].deliver_failure(RemoteError(event.rig, error, problem), event.event)
         self[event.rig].deliver(NULL_MESSAGE, [event.text, event.event], self.address(event.rig))
 
-    def _note_notice(self, event: Notice) -> None:
-        body = event.body if isinstance(event.body, dict) else {}
-        if event.topic == "status" and body.get("reason"):
-            reason = one_line(str(body["reason"]))
-            if self._failures.pop(event.rig, None) != reason:  # why it has stopped may be what it has just told
-                notice_logger.warning("%s does not record any more: %s", event.rig, reason)
-        elif event.topic == FAILURE:
-            self._failures[event.rig] = one_line(str(body.get("problem") or event.body))
-            notice_logger.error("%s: %s", event.rig, self._failures[event.rig])
-        elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
-            told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
-            # A rig of the version before tells each refusal of whoever reaches its port.
-            sort = event.rig, str(body.get("from")).rpartition(":")[0], str(body["error"]).partition(":")[0]
-            is_told = self._refusals.allows(sort, time.monotonic())
-            level = logging.WARNING if is_told else logging.DEBUG
-            notice_logger.log(level, "%s: %s", event.rig, one_line(told))
-
     def _note_link(self, event: LinkChanged) -> None:
-        level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO
-        link_logger.log(level, "%s is %s: %s", event.rig, event.after.value, one_line(event.reason))
         if event.after is LinkState.ALIVE:
             self._answered.add(event.rig)
         if event.after is LinkState.LOST and self[event.rig].dialect == Dialect.IBLUTIL.value:
@@ -823,15 +779,3 @@ class RigServices(app.Services):
             rig, f"the host of {address} is up and nothing listens at that port; start the rig's program there"
         )
         self._finish_pings([ping for ping in self._pings if ping.rig == rig], refused)
-
-
-def _log_standstill(event: StoodStill) -> None:
-    logger.warning(
-        "this program stood still for %.1f s, in which it heard no rig: it was stopped, its computer slept, "
-        "or one of its callbacks, or other code, held up all threads",
-        event.seconds,
-    )
-
-
-def _log_violation(event: ViolationSeen) -> None:
-    logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
