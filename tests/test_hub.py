@@ -682,6 +682,8 @@ def test_what_cannot_be_subscribed() -> None:
         hub.subscribe(Pulse, print, run="thread")
     with pytest.raises(TypeError, match=r"a filter decides at once: .*coroutine is a coroutine function"):
         hub.filter(coroutine)
+    with pytest.raises(TypeError, match="the priority of an event is a whole number, not 'high'"):
+        hub.ingest(Pulse(), priority="high")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a hub is joined with a hub, not with 3"):
         hub.join(3)  # type: ignore[arg-type]
 

@@ -63,7 +63,9 @@ class Subscription:
     @property
     def role(self) -> str:
         """What reports call it."""
-        return "subscriber to events of no other" if self.kind is None else f"subscriber to {self.kind.__name__}"
+        if self.kind is None:
+            return "default subscriber"
+        return f"{'subscriber to' if self.stage is Stage.USUAL else 'rule for'} {self.kind.__name__}"
 
 
 class _Route(NamedTuple):
@@ -171,6 +173,7 @@ class HubCore:
         priority = event._stamp[1]
         lane = self._lanes.get(priority)
         if lane is None:
+            self._lanes = {number: lane for number, lane in self._lanes.items() if lane or number == 0}
             lane = self._lanes[priority] = deque()
             self._by_priority = [self._lanes[number] for number in sorted(self._lanes)]
         lane.append(event if boundary is None else Forwarded(event, boundary))

@@ -118,7 +118,11 @@ class Hub(Subscribing):
             The hub is STOPPED, or its event loop is closed.
         UnknownEvent
             It is no event.
+        TypeError
+            The priority is no whole number.
         """
+        if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
+            raise TypeError(f"the priority of an event is a whole number, not {priority!r}")
         core = self._core
         is_here = get_ident() == self._ident and self._state is LOOPING
         if cause is None and not (is_here and core.is_telling) and (leading := told.get()) is not None:

@@ -31,9 +31,10 @@ class _Reporter:
             report(role, name, error)
 
     def held_up(self, role: str, name: str, seconds: float) -> None:
-        text = "%s %s took %.1f s, and the event loop stood still: subscribe it with run='worker', or do less in it"
+        text = "%s %s took %.1f s, and the event loop stood still%s"
+        remedy = ": subscribe it with run='worker', or do less in it" if role.startswith("subscriber") else ""
         with contextlib.suppress(Exception):
-            logger.warning(text, role, name, seconds)
+            logger.warning(text, role, name, seconds, remedy)
 
 
 class _Addressee:

@@ -224,6 +224,14 @@ def test_a_priority_that_is_given_counts_in_place_of_that_of_the_class(bench: Be
     assert [event.n for _, event in bench.told] == [1, 4, 2, 0, 3]
 
 
+def test_priorities_that_are_done_with_leave_nothing_behind(bench: Bench) -> None:
+    for n in range(1000):
+        bench.core.stamp(event := Numbered(n), None, n, None)
+        bench.core.put(event)
+        bench.core.tell_all()
+    assert len(bench.core._by_priority) <= 2
+
+
 def test_what_does_not_end_is_told_in_slices(bench: Bench) -> None:
     def on_and_on(event: Numbered) -> None:
         bench.now += 0.01
