@@ -518,11 +518,13 @@ def test_timers_are_told_as_events_and_cancelled_at_the_end() -> None:
 def test_the_make_of_a_timer_that_raises_is_reported_and_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         def make(tick: events.Tick) -> Pulse | None:
-            if tick.value < 3:
+            calls.append(tick)
+            if len(calls) < 3:
                 raise LookupError
-            return Pulse(tick.value) if tick.value % 2 else None
+            return Pulse(len(calls)) if len(calls) % 2 else None
 
         told: list[Any] = []
+        calls: list[events.Tick] = []
         async with Hub() as hub:
             hub.subscribe(Pulse, lambda event: told.append(event.n))
             hub.add(Timer(0.005, "ongoing", name="blinker", make=make))
@@ -773,3 +775,12 @@ def test_a_thread_that_is_stuck_is_told_with_the_name_of_the_subscriber_that_blo
             aux.push("EXPINFO", wait=True, timeout=0.1)
     finally:
         go.set()
+
+
+def test_the_opening_and_the_closing_of_a_coordinator_are_events(serve: Any) -> None:
+    aux = Auxiliaries({"cameras": serve("cameras").uri})
+    told: list[Any] = []
+    aux.on("CoordinatorClosed", lambda event: told.append((event, aux.connected.is_set(), event.stamp.id > 1)))
+    assert aux.connected.is_set()
+    aux.close()
+    assert told == [(events.CoordinatorClosed(), False, True)]

@@ -29,6 +29,8 @@ from rigsync.coordinator.rules import LogRules
 from rigsync.core.arguments import compose, compose_command
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import (
+    CoordinatorClosed,
+    CoordinatorOpened,
     Dialect,
     Event,
     LinkChanged,
@@ -204,8 +206,7 @@ class RigServices(app.Services):
             raise NotRunning("the services were closed while they were being opened")
         self._fanout.connect(self._endpoint.now())
         self._endpoint.pump()
-        if self.data:
-            self.connected.set()
+        self.hub.ingest(CoordinatorOpened(list(self.data)))
 
     async def _connect(self) -> Endpoint:
         rigs = self._rigs.rigs
@@ -295,7 +296,7 @@ class RigServices(app.Services):
         endpoint.close()  # which tells what became of the pushes that are outstanding
         for ping in list(self._pings):
             self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
-        self.connected.unset()
+        self.hub.ingest(CoordinatorClosed())
         super().close()
         if self._has_own_hub:
             self.hub.end()
@@ -628,6 +629,8 @@ class RigServices(app.Services):
 
     def _make_rules(self) -> None:
         rules: dict[type[Event], Callable[[Any], object]] = {
+            CoordinatorOpened: self._note_opening,
+            CoordinatorClosed: lambda _: self.connected.unset(),
             MessageReceived: self._deliver,
             PushDecided: self._decide,
             RequestReceived: self._confirm,
@@ -641,6 +644,10 @@ class RigServices(app.Services):
             self.hub.rule(kind, rule)
         self.hub.rule(PushCompleted, self._settle, last=True)
         LogRules(self.hub)
+
+    def _note_opening(self, event: CoordinatorOpened) -> None:
+        if event.rigs:
+            self.connected.set()
 
     def _answer_pings(self, event: ProbeAnswered) -> None:
         if answered := [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]:

@@ -88,6 +88,19 @@ class RigEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CoordinatorOpened(CoordinatorEvent):
+    """A coordinator has its sockets, and begins to look for its rigs."""
+
+    rigs: list[str]
+    """Their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorClosed(CoordinatorEvent):
+    """A coordinator has said goodbye to its rigs and closed its sockets: the last that it tells."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestReceived(CoordinatorEvent):
     """A rig has confirmed that it has a message, whose sender asked to be told."""
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from rigsync._text import close_match
 from rigsync.core.events import (
+    CoordinatorClosed,
     CoordinatorEvent,
+    CoordinatorOpened,
     DialectDetected,
     EchoMissing,
     Event,
@@ -90,6 +92,8 @@ KINDS: tuple[type[Event], ...] = (
     StatusChanged,
     EchoMissing,
     Tick,
+    CoordinatorOpened,
+    CoordinatorClosed,
 )
 """rigsync's own events. The number of each is its place here, from 1: new ones come at the end."""
 
@@ -100,7 +104,9 @@ _defined: dict[str, type[Event]] = {}
 _numbers: dict[int, type[Event]] = dict(enumerate(KINDS, 1))
 
 __all__ = [
+    "CoordinatorClosed",
     "CoordinatorEvent",
+    "CoordinatorOpened",
     "DialectDetected",
     "EchoMissing",
     "Event",
