@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Any, ClassVar
 
 import pytest
@@ -16,17 +15,12 @@ from rigsync.core.events import (
     LinkChanged,
     LinkLost,
     LinkState,
-    MessageReceived,
     ProgressChanged,
     PushBegun,
     RestartSeen,
 )
 from rigsync.errors import UnknownEvent
-from rigsync.hub import events
-from rigsync.hub.bounded import Bounded, superseding_key
-from rigsync.hub.events import define, kind_of, number_of
 from rigsync.hub.hub import SLOW, HubCore, Stage, Subscription
-from rigsync.hub.sources import Node, check_joinable, mode_of, name_of_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,162 +312,3 @@ def test_who_is_being_told_can_be_seen(bench: Bench) -> None:
     bench.tell(LOST)
     assert seen == ["<lambda>"]
     assert bench.core.running is None
-
-
-# -------------------------------------------------------------------------------------------------- kinds of events
-
-
-def test_kinds_by_class_name_and_number() -> None:
-    for number, kind in enumerate(events.KINDS, 1):
-        assert kind_of(kind) is kind
-        assert kind_of(kind.__name__) is kind_of(kind.__name__.upper()) is kind
-        assert kind_of(number) is kind
-        assert number_of(kind) == number
-    assert kind_of(Numbered) is kind_of("numbered") is Numbered
-    assert number_of(Numbered) is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("LinkLots", "no event 'LinkLots'; did you mean 'LinkLost'?"),
-        ("RigLost", "no event 'RigLost'; did you mean 'LinkLost'?"),
-        ("xyz", "no event 'xyz'; rigsync.events lists them"),
-        (999, "no event has the number 999; make one by rigsync.events.define"),
-        (int, "int is no event"),
-        (True, "named by its class, name or number, not by True"),
-        (2.5, "not by 2.5"),
-        (None, "not by None"),
-    ],
-)
-def test_unknown_kinds_are_errors_with_close_matches(kind: Any, text: str) -> None:
-    with pytest.raises(UnknownEvent) as told:
-        kind_of(kind)
-    assert text in str(told.value)
-
-
-class Numbers(IntEnum):
-    LAMP = 1777
-
-
-def test_events_of_ones_own() -> None:
-    lamp = define("Lamp", Numbers.LAMP)
-    assert define("Lamp", 1777) is lamp  # a cell that is run twice
-    assert kind_of("lamp") is kind_of(Numbers.LAMP) is kind_of(1777) is lamp
-    event = lamp({"on": True}, rig="cameras")
-    assert (event.payload, event.rig, event.stamp) == ({"on": True}, "cameras", None)
-    assert event == lamp({"on": True}, "cameras")
-    bench = Bench()
-    bench.on(kind_of(1777), "lamp")
-    assert bench.tell(event) == ["lamp"]
-    assert event.stamp[3:] == (1000.0, "cameras", None)
-
-
-@pytest.mark.parametrize(
-    ("name", "number", "text"),
-    [
-        ("Lamp", 1778, "there is an event 'Lamp' already, with number 1777"),
-        ("linklost", None, "there is an event 'linklost' already"),
-        ("Other", 1777, "the number 1777 is that of Lamp"),
-        ("Other", 12, "a whole number from 1000 on: 12"),
-        ("Other", True, "a whole number from 1000 on"),
-        ("two words", None, "is a Python identifier, not 'two words'"),
-        (5, None, "is a Python identifier, not 5"),
-    ],
-)
-def test_what_cannot_be_defined(name: Any, number: Any, text: str) -> None:
-    define("Lamp", 1777)
-    with pytest.raises(ValueError, match=r"event|number") as told:
-        define(name, number)
-    assert text in str(told.value)
-
-
-# --------------------------------------------------------------------------------------------------- waiting rooms
-
-
-def test_a_waiting_room_drops_the_oldest_and_counts() -> None:
-    room: Bounded[int] = Bounded()
-    dropped = []
-    for n in range(10):
-        room.put(n, size=10)
-        dropped += [n for n in [room.drop_excess(4, 1000)] if n is not None]
-    assert (dropped, room.dropped, len(room)) == ([0, 1, 2, 3, 4, 5], 6, 4)
-    assert [room.take() for _ in range(4)] == [6, 7, 8, 9]
-    with pytest.raises(KeyError):
-        room.take()
-
-
-def test_a_waiting_room_is_bounded_in_bytes_and_keeps_one_however_large() -> None:
-    room: Bounded[int] = Bounded()
-    for n in range(3):
-        room.put(n, size=60)
-    assert [room.drop_excess(100, 100) for _ in range(3)] == [0, 1, None]
-    room.put(3, size=1000)
-    assert [room.drop_excess(100, 100) for _ in range(2)] == [2, None]
-    room.clear()
-    room.put(4, size=90)
-    assert room.drop_excess(100, 100) is None
-
-
-def test_progress_is_superseded_where_it_stands_and_nothing_else_is() -> None:
-    room: Bounded[Event] = Bounded()
-    first, lost = ProgressChanged("cameras", "frames", 1, None, None), replace(LOST)
-    other, second = (
-        ProgressChanged("ephys", "frames", 5, None, None),
-        ProgressChanged("cameras", "frames", 2, None, None),
-    )
-    for event in (first, lost, other, second, lost):
-        room.put(event, superseding_key(event), size=10)
-    assert [room.take() for _ in range(len(room))] == [second, lost, other, lost]
-    room.put(lost, size=100)
-    assert room.drop_excess(5, 100) is None  # nothing is left of the size of what was taken or superseded
-    assert {kind.__name__ for kind in events.KINDS if kind.SUPERSEDED_BY} == {"ProgressChanged"}
-    assert superseding_key(MessageReceived("cameras", ExpMessage.EXPEND, [], None)) is None
-
-
-# ------------------------------------------------------------------------------------------------ sources, boundaries
-
-
-def test_what_is_a_source() -> None:
-    class Push:
-        name = "trigger"
-
-        def start(self, ingest: Any) -> None: ...
-
-    class Pull:
-        def __aiter__(self) -> Any: ...
-
-        async def __anext__(self) -> Any: ...
-
-    assert (mode_of(Push()), mode_of(Pull())) == ("push", "pull")
-    assert (name_of_source(Push()), name_of_source(Pull())) == ("trigger", Pull.__qualname__)
-    for thing in (Push, 3, None, iter(())):
-        with pytest.raises(TypeError, match="a source is a Timer, has start"):
-            mode_of(thing)
-
-
-def test_hubs_that_would_close_a_circle_are_not_joined() -> None:
-    a, b, c, d = (Node(name) for name in "abcd")
-
-    def join(here: Node, there: Node, both_ways: bool = False) -> None:
-        check_joinable(here, there, both_ways)
-        here.others.append(there)
-        if both_ways:
-            there.others.append(here)
-
-    join(a, b)
-    join(b, c, both_ways=True)
-    for here, there, both_ways, text in (
-        (a, a, False, "cannot be joined with itself"),
-        (a, b, True, "'a' passes its events on to 'b' already"),
-        (b, a, False, "'a' passes its events on to 'b' already"),
-        (c, a, False, "'a' -> 'b' -> 'c' -> 'a'"),
-        (a, c, True, "would close a circle"),
-    ):
-        with pytest.raises(ValueError, match=r"join|passes") as told:
-            join(here, there, both_ways)
-        assert text in str(told.value)
-    join(c, d)
-    join(a, d)  # two ways to d, none back
-    with pytest.raises(ValueError, match="circle"):
-        join(d, b)
