@@ -15,7 +15,7 @@ from rigsync.hub.events import define, kind_of, kinds_below, number_of
 
 
 @dataclass(frozen=True, slots=True)
-class Numbered(Event):
+class Counted(Event):
     n: int
 
 
@@ -25,8 +25,8 @@ def test_kinds_by_class_name_and_number() -> None:
         assert kind_of(kind.__name__) is kind_of(kind.__name__.upper()) is kind
         assert kind_of(number) is kind
         assert number_of(kind) == number
-    assert kind_of(Numbered) is kind_of("numbered") is Numbered
-    assert number_of(Numbered) is None
+    assert kind_of(Counted) is kind_of("counted") is Counted
+    assert number_of(Counted) is None
 
 
 @pytest.mark.parametrize(
