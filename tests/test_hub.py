@@ -784,3 +784,43 @@ def test_the_opening_and_the_closing_of_a_coordinator_are_events(serve: Any) -> 
     assert aux.connected.is_set()
     aux.close()
     assert told == [(events.CoordinatorClosed(), False, True)]
+
+
+def test_a_log_handler_that_raises_keeps_nobody_from_being_told() -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("disk full")
+
+    def spill(event: Pulse) -> None:
+        raise ValueError
+
+    async def main() -> None:
+        told: list[Any] = []
+        async with Hub() as hub:
+            hub.subscribe(Pulse, spill)
+            hub.subscribe(Pulse, told.append)
+            for n in range(2):
+                hub.ingest(Pulse(n))
+        assert told == [Pulse(0), Pulse(1)]
+
+    broken = Broken()
+    logging.getLogger("rigsync.callbacks").addHandler(broken)
+    try:
+        run(main)
+    finally:
+        logging.getLogger("rigsync.callbacks").removeHandler(broken)
+
+
+def test_the_size_of_an_event_of_ones_own_is_its_own_affair() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Sized(events.Event):
+        size: str = "XL"
+
+    async def main() -> None:
+        told: list[Any] = []
+        async with Hub() as hub:
+            hub.subscribe(Sized, told.append, run="worker")
+            hub.ingest(Sized())
+            await came_true(lambda: told == [Sized()])
+
+    run(main)

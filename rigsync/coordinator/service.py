@@ -296,7 +296,8 @@ class RigServices(app.Services):
         endpoint.close()  # which tells what became of the pushes that are outstanding
         for ping in list(self._pings):
             self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
-        self.hub.ingest(CoordinatorClosed())
+        with contextlib.suppress(NotRunning):  # a hub that has ended before
+            self.hub.ingest(CoordinatorClosed())
         super().close()
         if self._has_own_hub:
             self.hub.end()

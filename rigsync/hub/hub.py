@@ -237,7 +237,7 @@ class HubCore:
 
     def _tell_each(self, event: Event, subscriptions: Iterable[Subscription]) -> None:
         clock, mark = self._clock, self._mark
-        limit = mark + SLOW
+        limit = mark + SLOW  # beyond which it is worth while to look who it was
         for subscription in subscriptions:
             self.running = subscription
             try:

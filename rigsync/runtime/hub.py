@@ -361,7 +361,7 @@ class Hub(Subscribing):
         if left:
             logger.warning("%d events were not told any more: hub %r has stopped", left, self.name)
         self._sources.end()
-        for lane in list(self._lanes):
+        for lane in self._all_lanes():
             lane.end()
         self._workers.close(0.0)
         self._stopped.set()
@@ -369,7 +369,7 @@ class Hub(Subscribing):
     def end_workers(self, timeout: float) -> None:
         """Wait some seconds for plain functions that run on workers, and name those that go on; off the event loop."""
         stuck = self._workers.close(timeout)
-        for lane in list(self._lanes):
+        for lane in self._all_lanes():
             lane.note_stuck(stuck)
 
     async def __aenter__(self) -> Hub:

@@ -82,8 +82,8 @@ class Lane:
 
     def put(self, target: Target, event: Event) -> None:
         """Have the function of a target called with an event. On the loop's thread."""
-        key = superseding_key(event)
-        self._waiting.put((target, event), key and (target, key), getattr(event, "size", 0))
+        key, size = superseding_key(event), getattr(event, "size", 0)
+        self._waiting.put((target, event), key and (target, key), size if isinstance(size, int) else 0)
         while (entry := self._waiting.drop_excess(WAITING, WAITING_BYTES)) is not None:
             self._note_dropped(entry[0])
         if self._task is None:

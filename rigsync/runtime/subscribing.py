@@ -186,8 +186,13 @@ class Subscribing:
     def lane(self, log: logging.Logger = logger, noun: str = "subscriber", what: str = "events") -> Lane:
         """Return a new room for events that wait for functions; it ends with the hub."""
         lane = Lane(lambda: self._workers, log, noun, what)
-        self._lanes.add(lane)
+        with self._changing:
+            self._lanes.add(lane)
         return lane
+
+    def _all_lanes(self) -> list[Lane]:
+        with self._changing:
+            return list(self._lanes)
 
     def _register(
         self,
