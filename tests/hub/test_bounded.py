@@ -34,6 +34,7 @@ def test_a_waiting_room_is_bounded_in_bytes_and_keeps_one_however_large() -> Non
     room.put(3, size=1000)
     assert [room.drop_excess(100, 100) for _ in range(2)] == [2, None]
     room.clear()
+    assert len(room) == 0
     room.put(4, size=90)
     assert room.drop_excess(100, 100) is None
 

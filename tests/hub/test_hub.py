@@ -241,6 +241,21 @@ def test_what_does_not_end_is_told_in_slices(bench: Bench) -> None:
     assert bench.core.tell_all()
 
 
+def test_what_has_come_by_a_boundary_is_told_with_the_stamp_that_it_has_and_seen_to_have_come_that_way(
+    bench: Bench,
+) -> None:
+    boundary, seen = object(), []
+    bench.on(Event, lambda event: seen.append((event.n, bench.core.boundary)))
+    bench.core.stamp(event := Numbered(1), 99, None, None)
+    bench.core.put(event, boundary)
+    bench.core.stamp(other := Numbered(2), None, None, None)
+    bench.core.put(other)
+    assert bench.core.tell_all()
+    assert seen == [(1, boundary), (2, None)]
+    assert event.stamp
+    assert event.stamp.id == 99
+
+
 # ------------------------------------------------------------------------------------------------------------- stamps
 
 

@@ -66,6 +66,7 @@ def test_several_are_told_in_the_order_of_their_instants() -> None:
     assert timers.next_due() == 1.0
     assert [tick.timer for _, tick in timers.take_due(10.0)] == ["quick", "middle", "slow"]
     assert timers.next_due() == math.inf
+    assert timers._due == []  # nothing is kept of those that are over
 
 
 def test_one_that_is_removed_is_not_told_and_one_that_is_added_again_begins_anew() -> None:
