@@ -859,11 +859,13 @@ class Auxiliaries:
         del self  # as in `listen`
         try:
             await listening
+        except asyncio.CancelledError:
+            hub.end()
+            raise
         except Exception as error:
             if (aux := own()) is None or error is not aux._created.value():  # which the constructor raises
-                raise
-        finally:
-            hub.end()
+                raise  # to `task_failed`, which closes the services; the hub tells what becomes of their pushes
+        hub.end()
         if aux := own():
             aux.stop_event.set()
             aux.connected.unset()
@@ -1104,6 +1106,7 @@ class _ServiceThread(LoopThread):
         self._own = weakref.ref(auxiliaries)
         self.services: RigServices | None = None
         self.started, self.leave_running = auxiliaries._started, auxiliaries._leave_running
+        self.hub = auxiliaries.hub
         self.stopping = asyncio.Event()
 
     def stop_serving(self) -> None:
@@ -1119,6 +1122,7 @@ class _ServiceThread(LoopThread):
             aux.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
         if services := (aux.services if aux else self.services):
             services.close()
+        self.hub.end()
 
 
 def _ignore(_: object) -> None:

@@ -30,6 +30,7 @@ class Sources:
         self._closing: set[asyncio.Task[None]] = set()
         self._timers = Timers()
         self._alarm: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
 
     def add(self, source: Any) -> None:
         """Have a source begin at the next `begin`; from any thread."""
@@ -41,13 +42,14 @@ class Sources:
 
     def begin(self) -> None:
         """Begin with those that were added."""
+        self._loop = asyncio.get_running_loop()
         while self._added:
             source = self._added.pop(0)
             if isinstance(source, Timer):
                 self._timers.add(source, time.monotonic())
             else:
                 run, name = self._run(source), f"rigsync source {name_of_source(source)}"
-                self._running.append((source, asyncio.get_running_loop().create_task(run, name=name)))
+                self._running.append((source, self._loop.create_task(run, name=name)))
         self._arm()
 
     async def begun(self) -> None:
@@ -81,7 +83,7 @@ class Sources:
             self._arm()
         for entry in [entry for entry in self._running if entry[0] is source]:
             self._running.remove(entry)
-            closing = asyncio.get_running_loop().create_task(_end(*entry), name="rigsync source ends")
+            closing = self._loop.create_task(_end(*entry), name="rigsync source ends")
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -103,7 +105,7 @@ class Sources:
             self._alarm = None
         if (due := self._timers.next_due()) < math.inf:
             delay = max(0.0, due - time.monotonic())
-            self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+            self._alarm = self._loop.call_later(delay, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
