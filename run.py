@@ -15,20 +15,42 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # Four at a time on any computer: most tests wait for other processes and for time to pass.
 PYTEST = ["-m", "pytest", "--numprocesses", "4", "--dist", "worksteal"]
+DRIVES_NO_IBLUTIL = [
+    "tests/core/test_iblutil_rigs.py",
+    "tests/core/test_legacy.py",
+    "tests/agent/test_agent.py",
+    "tests/test_auxiliaries.py",
+    "tests/test_cli.py",
+    "tests/test_experiment.py",
+    "tests/test_rig.py",
+    "tests/test_service.py",
+    "tests/test_without_iblutil.py",
+]
+"""Tests of rig, agent, facade, commands, both dialects; those of them that drive a real iblutil peer are skipped."""
+APART = {"lowest", "bare"}
+"""Tasks with an environment of their own."""
+NOT_BARE = {"iblutil", "mypy", "ruff", "types-PyYAML"}
 TASKS = {
     "demo": ["-m", "rigsync", "demo"],
     "test": PYTEST,
     "lowest": PYTEST,  # with the oldest releases of the dependencies that pyproject.toml admits
+    "bare": [*PYTEST, *DRIVES_NO_IBLUTIL],  # without iblutil, as docs/install.md says
     "lint": ["-m", "ruff", "check", "."],
     "format": ["-m", "ruff", "format", "--check", "."],
     "types": ["-m", "mypy"],
     "benchmark": ["-m", "benchmarks"],
+    "mutate": ["tools/mutate.py"],
 }
 
 
-def environment(lowest: bool) -> Path:
-    """Return the Python of the project's virtual environment, which is made and filled where it is out of date."""
-    folder = HERE / f".venv-{sys.version_info[0]}.{sys.version_info[1]}{'-lowest' if lowest else ''}"
+def folder_of(kind: str) -> Path:
+    """Return where a virtual environment of the project is: the one that is named by its task, or the usual one."""
+    return HERE / f".venv-{sys.version_info[0]}.{sys.version_info[1]}{f'-{kind}' if kind in APART else ''}"
+
+
+def environment(kind: str) -> Path:
+    """Return the Python of a virtual environment of the project, which is made and filled where it is out of date."""
+    folder = folder_of(kind)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     done = folder / "installed"
     project = (HERE / "pyproject.toml").read_text(encoding="utf-8")
@@ -36,17 +58,37 @@ def environment(lowest: bool) -> Path:
     if not done.exists() or done.read_text(encoding="utf-8") != wanted:
         print(f"setting up {folder.name} (once; a few minutes at most)", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", f"{HERE}[dev]"]
-        run_quietly([*install, *(lower_bounds(project) if lowest else [])])
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if kind == "bare":
+            run_quietly([*install, "--no-deps", "-e", str(HERE)])
+            named = listed(project, "dependencies") + listed(project, "dev")
+            run_quietly([*install, *(f"{name}>={version}" for name, version in named if name not in NOT_BARE)])
+        else:
+            run_quietly([*install, "-e", f"{HERE}[dev]", *(lower_bounds(project) if kind == "lowest" else [])])
         done.write_text(wanted, encoding="utf-8")
     return python
 
 
 def lower_bounds(project: str) -> list[str]:
     """Return the dependencies in the text of pyproject.toml, each in the oldest release that it admits."""
-    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
-    found = re.findall(r'"([\w-]+)>=([\d.]+)"', listed[1] if listed else "")
-    return [f"{name}=={version}" for name, version in found]
+    return [f"{name}=={version}" for name, version in listed(project, "dependencies")]
+
+
+def listed(project: str, key: str) -> list[tuple[str, str]]:
+    """Return the packages in a list of pyproject.toml, each with its oldest release; 0 where any will do."""
+    found = re.search(rf"^{key} = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+    packages = re.findall(r'"([\w-]+)(?:>=([\d.]+))?"', found[1] if found else "")
+    return [(name, version or "0") for name, version in packages]
+
+
+def sizes() -> str:
+    """Return how much the environment without iblutil takes, and the usual one where it is there."""
+    told = []
+    for kind, what in (("bare", "without iblutil"), ("", "with iblutil")):
+        for folder in folder_of(kind).rglob("site-packages"):
+            size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+            told.append(f"{size / 1e6:.0f} MB {what}")
+    return f"site-packages, tools of the tests included: {', '.join(told)}"
 
 
 def run_quietly(command: list[str]) -> None:
@@ -67,7 +109,7 @@ def main(arguments: list[str]) -> int:
         print(f"rigsync needs Python 3.10 or later, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     try:
-        python = environment(arguments[0] == "lowest")
+        python = environment(arguments[0])
     except (OSError, subprocess.CalledProcessError) as error:
         print(
             f"setting up failed: {error}\nIf the module ensurepip is missing, install it (Debian: python3-venv); "
@@ -75,6 +117,8 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    if arguments[0] == "bare":
+        print(sizes(), flush=True)
     try:
         return subprocess.call([str(python), *TASKS[arguments[0]], *arguments[1:]], cwd=HERE)
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""Where README's figures come from: `python -m benchmarks`."""
+"""Where the figures of docs/figures.md come from: `python -m benchmarks`."""

@@ -1,4 +1,7 @@
-"""Measure everything in README's table: `python -m benchmarks` (about five minutes; keep the machine idle)."""
+"""Measure all the figures of docs/figures.md: `python -m benchmarks` (about five minutes; keep the machine idle).
+
+`python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import platform
 import sys
 
-from benchmarks import measure
+from benchmarks import measure, strangers
 
 
 def milliseconds(seconds: float) -> str:
@@ -114,6 +117,56 @@ def resource_rows() -> None:
         f'`python -c "import click"`: {milliseconds(click)}',
         f"{ours / click:.2f} ×",
     )
+    ours, alone = measure.rig_ratio()
+    row(
+        "a program that imports rigsync and makes a `Rig`",
+        milliseconds(ours),
+        f'`python -c "import asyncio"`: {milliseconds(alone)}',
+        f"{ours / alone:.2f} ×",
+    )
+
+
+ATTACKS = {
+    "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
+    "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
+    "lists3": ("three of them at once", "tcp", strangers.TIMES * strangers.LARGE),
+    "text": ("EXPINFO with a text of 59 MB, iblutil dialect", "tcp", strangers.TIMES * strangers.LARGE),
+    "textframe": ("the same, rigsync dialect", "tcp", strangers.TIMES * strangers.LARGE),
+    "begun": ("126 connections that begin a message of 1 MB and stop", "tcp", strangers.FLOODED),
+    "instants": ("4,000 EXPINFO of 60 kB with `at` an hour ahead", "udp", strangers.FLOODED),
+    "instantsports": ("the same, from 2,000 ports", "udp", strangers.FLOODED),
+    "frames": ("200,000 EXPINFO of as many coordinators, from 2,000 ports", "udp", strangers.FLOODED),
+    "arrays": ("200,000 EXPINFO in the iblutil dialect, from 2,000 ports", "udp", strangers.FLOODED),
+    "forged": ("68,000 forged coordinators and their goodbyes, and the owner's", "udp", strangers.FLOODED),
+}
+"""Each with its title, its transport, and the bytes that it may take."""
+
+
+def held(text: str, is_held: bool) -> str:
+    return f"{text}: {'ok' if is_held else 'over'}"
+
+
+def stranger_rows() -> None:
+    print("| strangers send | memory of the rig, at most | longest wait of a probe | the owner's commands | s |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
+    for attack, (what, scheme, memory) in ATTACKS.items():
+        done = strangers.damage(attack, scheme)
+        cells = (
+            held(f"+{done.memory / 1e6:.0f} MB of {memory / 1e6:.0f}", done.memory <= memory),
+            held(f"{done.longest:.2f} s of {strangers.DEAF:g}", done.longest <= strangers.DEAF),
+            held(f"{done.commands - done.failed} of {done.commands} ran", not done.failed),
+        )
+        print("|", what, "|", " | ".join(cells), f"| {done.seconds:.1f} |", flush=True)
+    print("\n| one datagram of a host that never answers | bytes that come | bytes that leave |\n| --- | --- | --- |")
+    address = strangers.own_address()
+    for what, data in strangers.questions().items() if address else ():
+        sent, came = strangers.amplification(str(address), data)
+        times = held(f"{sent / came:.1f} × of {strangers.AMPLIFIED}", sent <= strangers.AMPLIFIED * came)
+        print(f"| {what} | {came} | {sent:,} ({times}) |", flush=True)
+    if not address:
+        print("| not measured: this computer has no address but 127.0.0.1 | | |")
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load not known"
+    print(f"at the end: {load}", file=sys.stderr)
 
 
 ROWS = {
@@ -123,18 +176,19 @@ ROWS = {
     "instants": instant_rows,
     "hub": hub_rows,
     "resources": resource_rows,
+    "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""
 
 
-def main() -> None:
-    if unknown := [name for name in sys.argv[1:] if name not in ROWS]:
+def main(names: list[str]) -> None:
+    if unknown := [name for name in names if name not in ROWS]:
         sys.exit(f"no rows are called {', '.join(unknown)}; choices: {', '.join(ROWS)}")
     print(f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores\n", file=sys.stderr)
     print("| what | rigsync | held against, same run | ratio |\n| --- | --- | --- | --- |", flush=True)
-    for name in sys.argv[1:] or ROWS:
+    for name in names or [name for name in ROWS if name != "strangers"]:
         ROWS[name]()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import functools
 import json
+import os
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -353,5 +356,21 @@ def help_ratio(rounds: int = 15) -> tuple[float, float]:
     return median(ours), median(click)
 
 
-def run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def rig_ratio(rounds: int = 15) -> tuple[float, float]:
+    """Median seconds of a whole process that imports rigsync and makes a `Rig`, and of ``python -c "import asyncio"``.
+
+    Both from byte-code that is kept, as where a program is run more than once.
+    """
+    made = "import rigsync; rigsync.Rig('cameras', 'udp://127.0.0.1:0')"
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "PYTHONPYCACHEPREFIX": folder}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        calls = [functools.partial(run, [sys.executable, "-c", code], env) for code in (made, "import asyncio")]
+        for call in calls:
+            call()
+        ours, asyncio_alone = interleaved(rounds, *(functools.partial(timed, call) for call in calls))
+    return median(ours), median(asyncio_alone)
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rigsync.coordinator.results import PingReply as PingReply
     from rigsync.coordinator.results import PushResult as PushResult
     from rigsync.coordinator.service import RigServices as RigServices
+    from rigsync.coordinator.view import RigView as RigView
     from rigsync.core.board import Progress as Progress
     from rigsync.core.clock import ClockEstimate as ClockEstimate
     from rigsync.core.enums import ExpMessage as ExpMessage
@@ -65,6 +66,7 @@ _MODULES = {
     "coordinator.remote_rig": ["RemoteRig"],
     "coordinator.results": ["PingReply", "PushResult"],
     "coordinator.service": ["RigServices"],
+    "coordinator.view": ["RigView"],
     "core.board": ["Progress"],
     "core.clock": ["ClockEstimate"],
     "core.enums": ["ExpMessage", "ExpStatus"],
@@ -112,12 +114,14 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: `rigsync --help` must not wait for iblutil and NumPy."""
+    """Import a public name when it is first used: `rigsync --help` must not wait for asyncio."""
     if name not in _HOME:
         raise AttributeError(f"module 'rigsync' has no attribute {name!r}")
     from importlib import import_module
 
     value = getattr(import_module(f"rigsync.{_HOME[name]}"), name)
+    if _HOME[name].startswith("coordinator."):
+        import_module("rigsync.compat")
     globals()[name] = value
     return value
 

@@ -25,7 +25,7 @@ def shortened(value: Any, most: int = 40) -> str:
 
 
 def size_text(count: float) -> str:
-    """Return a number of bytes as people write it, in powers of 1000 as on disks: ``12.3 MB``."""
+    """Return a number of bytes as people write it, in powers of 1000 as for disks: ``12.3 MB``."""
     scaled, power = float(count), 0
     while abs(scaled) >= 999.5 and power < len(_PREFIXES) - 1:  # which would be written 1e+03
         scaled, power = scaled / 1000, power + 1
@@ -33,7 +33,7 @@ def size_text(count: float) -> str:
 
 
 def close_match(wanted: object, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'name'?`` where one of the known names is close to what was wanted, else nothing."""
+    """Return ``; did you mean 'name'?`` if a known name is close to the wanted one, otherwise nothing."""
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(wanted).lower(), by_lower, n=1)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -48,14 +48,14 @@ class PayloadError(RigsyncError, TypeError):
 
 
 class PayloadTooLarge(RigsyncError, ValueError):
-    """A message over the size that a rig's transport can carry. Nothing was sent, to no rig.
+    """A message that is too large for the transport of a rig. Nothing was sent to any rig.
 
     Parameters
     ----------
     size, limit : int
         Bytes that the message takes, and that it may take (docs/protocol.md section 2).
     rig : str, optional
-        The rig that allows no more.
+        The rig whose limit it is.
     scheme : {'udp', 'tcp'}
         How it would have been sent.
     unit : {'bytes', 'values'}
@@ -82,7 +82,7 @@ class PayloadTooLarge(RigsyncError, ValueError):
 
 
 def closest_first(wanted: str, names: Iterable[str]) -> list[str]:
-    """Return names, those first that are much like what was wanted."""
+    """Return names, close matches first."""
     known = list(names)
     close = difflib.get_close_matches(wanted, known, n=len(known) or 1, cutoff=0.5)
     return close + [name for name in known if name not in close]
@@ -109,7 +109,7 @@ class UnknownRig(RigsyncError, LookupError):
 
 
 class UnknownStream(RigsyncError, LookupError):
-    """A stream that the rig does not have, never had, or has no longer; the text lists those that it has.
+    """A stream that the rig does not have, or has no longer; the text lists those that it has.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class NotRunning(RigsyncError, RuntimeError):
 
 
 class LoopBlocked(RigsyncError, RuntimeError):
-    """A blocking call was made on the very thread that would have to answer it."""
+    """A blocking call on the very thread that would have to answer it."""
 
 
 class LoopStuck(RigsyncError, RuntimeError):
@@ -161,7 +161,7 @@ class RemoteProtocolError(RigsyncError):
     problem : str
         What exactly is wrong.
     head : bytes
-        How a message began that was refused before all of it had come, so that its sender can be told.
+        Beginning of a message that was refused while it came, so that its sender can be told.
     """
 
     def __init__(self, kind: str, problem: str, head: bytes = b""):
@@ -211,11 +211,11 @@ class Interrupted(RigError):
 
 
 class RigRestarted(RigError):
-    """The rig's program was started anew while a message was outstanding, which the new one does not run."""
+    """The rig's program was started anew while a message was outstanding. The new one does not run it."""
 
 
 class Cancelled(RigError):
-    """The message was to be acted on at an instant, and was called off before."""
+    """The message was called off before its instant."""
 
 
 class Aborted(RigError):
@@ -223,11 +223,11 @@ class Aborted(RigError):
 
 
 class WrongRig(RigError):
-    """Another rig answers at the rig's address. Nothing was sent to it; the text names both, and what to correct."""
+    """Another rig answers at the rig's address. It was sent nothing. The text names both, and what to correct."""
 
 
 class NotSupported(RigError):
-    """The rig cannot be asked this: it speaks the iblutil dialect, which knows no commands. Nothing was sent to it."""
+    """The rig speaks the iblutil dialect, which knows no commands. Nothing was sent to it."""
 
 
 class RemoteError(RigError):
@@ -254,11 +254,11 @@ class RemoteError(RigError):
 
 
 class BusyError(RemoteError):
-    """The rig belongs to another coordinator's experiment; the text names that one's host and the reference."""
+    """The rig does another coordinator's experiment; the text names that coordinator and the reference."""
 
 
 def remote_error(rig: str, error: str, message: str, traceback: str = "") -> RigError:
-    """Return what a rig's failure is here: of one of the classes above where it has one.
+    """Return a rig's failure as an exception: of a class above where one has its name.
 
     Parameters
     ----------
@@ -268,18 +268,18 @@ def remote_error(rig: str, error: str, message: str, traceback: str = "") -> Rig
         As for `RemoteError`.
     """
     for own in (Cancelled, Interrupted, RigRestarted):
-        if error == own.__name__ and not traceback:  # else a handler has raised something of that name
+        if error == own.__name__ and not traceback:  # otherwise a handler has raised something of that name
             return own(rig, message)
     return (BusyError if error == BusyError.__name__ else RemoteError)(rig, error, message, traceback)
 
 
 class RigsMissing(RigsyncError, TimeoutError):
-    """Rigs that were waited for have not appeared in time.
+    """Rigs have not appeared in time.
 
     Parameters
     ----------
     reasons : mapping of str to str
-        By name of rig: what is known of it.
+        What is known of each, by name of rig.
     """
 
     def __init__(self, reasons: Mapping[str, str]):
@@ -317,7 +317,7 @@ class PushError(RigsyncError):
 
 
 class ExperimentError(RigsyncError):
-    """An experiment that some rig has spoilt; its text names every rig with what became of it.
+    """An experiment that a rig has spoilt; the text says what became of every rig.
 
     Parameters
     ----------

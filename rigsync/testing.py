@@ -1,4 +1,4 @@
-"""For tests, yours too: real coordinator and rig cores joined by a simulated, seeded, bad network. Nothing sleeps.
+"""For tests, yours too: real coordinator and rig cores on a simulated, seeded, bad network. Nothing sleeps.
 
 Example
 -------
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.answers import Identity
 from rigsync.core.arguments import compose, compose_command, validate_event
 from rigsync.core.board import Board
@@ -45,7 +45,7 @@ EPOCH = 1_700_000_000 * NANOSECONDS
 
 
 class DriftingClock(StampClock):
-    """The clock of a machine that is off, and gets further off.
+    """A clock that is off, and drifts further off.
 
     Parameters
     ----------
@@ -69,13 +69,13 @@ class DriftingClock(StampClock):
 
 
 class Node(Protocol):
-    """What can be plugged into a `SimNetwork`."""
+    """A participant of a `SimNetwork`."""
 
     def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        """Take in a datagram."""
+        """Process a datagram."""
 
     def refuse(self, source: SimAddress, destination: SimAddress) -> None:
-        """Take note that `destination` refused what was sent from `source`."""
+        """React to a refusal by `destination` of a datagram from `source`."""
 
     def handle_timer(self) -> None:
         """Do what is due."""
@@ -90,7 +90,7 @@ class SimNetwork:
     Parameters
     ----------
     seed : int
-        Of everything random in it, the cores' back-off included.
+        Seed of all that is random in it, also of the cores' back-off.
     loss, duplication, reordering : float
         Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms.
     delay : (float, float)
@@ -101,7 +101,7 @@ class SimNetwork:
     now : float
         Virtual monotonic seconds.
     cut_off : set of str
-        Hosts from and to which nothing is carried.
+        Hosts that are cut off: nothing is carried from or to them.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class SimNetwork:
         name : str
             Its name.
         handlers : mapping, optional
-            From message to the seconds that its handler takes, or to a function that is called at once with the
-            message's arguments.
+            By message, the seconds that its handler takes, or a function that is called at once with the message's
+            arguments.
         commands : mapping, optional
-            The same from the name of a command; what the function returns is its value.
+            The same by name of a command; the function returns the command's value.
         offset, drift : float
-            Of its clock: seconds that it is ahead, and that it gains a second.
+            Seconds that its clock is ahead, and that it gains a second.
         lease : float
             Seconds for which the coordinator in charge may be silent.
         **identity
@@ -156,7 +156,7 @@ class SimNetwork:
         Raises
         ------
         TypeError, ValueError
-            An unknown message, or what cannot be the name of a command.
+            An unknown message, or an impossible name of a command.
         """
         known: dict[Verb, float | Handler] = {validate_event(event): do for event, do in (handlers or {}).items()}
         known.update({Command(command): do for command, do in (commands or {}).items()})
@@ -171,7 +171,7 @@ class SimNetwork:
         name : str
             Its name.
         latency : float
-            Seconds after its echo at which it answers a message, whichever it is.
+            Seconds between its echo of a message and its answer.
         """
         return self._plug_rig(name, EchoRig(self, name, latency))
 
@@ -194,7 +194,7 @@ class SimNetwork:
         KeyError
             There is no such rig.
         ConfigError
-            A field cannot be.
+            A field has an impossible value.
         """
         self._coordinators += 1
         host = f"10.0.{self._coordinators // 250 + 100}.{1 + self._coordinators % 250}"
@@ -217,14 +217,14 @@ class SimNetwork:
     def send(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
         """Carry a datagram, or not."""
         if not getattr(self._at[source], "listening", True):
-            return  # a program that has ended sends nothing any more, whatever its handlers still do
+            return  # a program that has ended sends nothing more, whatever its handlers still do
         if source[0] in self.cut_off or destination[0] in self.cut_off:
             return
         if self.random.random() < self.loss:
             return
         copies = 2 if self.random.random() < self.duplication else 1
         for _ in range(copies):
-            # On one way nothing overtakes, as in a switched network, but for what is held back on purpose.
+            # As in a switched network, nothing overtakes on one way, except by being held back on purpose.
             arrival = max(self.now + self.random.uniform(*self.delay), self._last.get((source, destination), 0.0))
             if self.random.random() < self.reordering:
                 arrival += self.random.uniform(0, 0.05)
@@ -242,9 +242,9 @@ class SimNetwork:
         Parameters
         ----------
         seconds : float
-            How much at most.
+            Most seconds to pass.
         until : callable
-            Asked after each thing that happens; true ends it. By default nothing does.
+            Called after each event; true ends the run. By default nothing does.
 
         Returns
         -------
@@ -301,7 +301,7 @@ class Coordinator:
     fanout : Fanout
         The core.
     events : list of Event
-        All that it has told.
+        All events that it has told.
     results : dict of float to PushCompleted
         Completed pushes by request time.
     """
@@ -380,7 +380,7 @@ class Coordinator:
         Raises
         ------
         TypeError, ValueError
-            The command's name is none, or an argument cannot be encoded or is too large.
+            The command's name is not allowed, or an argument cannot be encoded or is too large.
         KeyError
             There is no such rig.
         """
@@ -395,12 +395,12 @@ class Coordinator:
         return request_time
 
     def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        """Take in a datagram."""
+        """Process a datagram."""
         self.fanout.receive_datagram(data, self.lines[destination], self._network.now)
         self.pump()
 
     def refuse(self, source: SimAddress, destination: SimAddress) -> None:
-        """Take note of a refusal."""
+        """Process a refusal."""
         self.fanout.report_refusal(self.lines[source], self._network.now)
         self.pump()
 
@@ -424,7 +424,7 @@ class Coordinator:
 
 
 class _Nothing:
-    """What is left of a program that was killed."""
+    """The place of a program that was killed."""
 
     listening = False
     host_up = True
@@ -433,7 +433,7 @@ class _Nothing:
         """Never called."""
 
     def refuse(self, source: SimAddress, destination: SimAddress) -> None:
-        """Take no note."""
+        """Do nothing."""
 
     def handle_timer(self) -> None:
         """Nothing is ever due here."""
@@ -483,7 +483,7 @@ class FakeRig:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew as another process would, with no memory."""
+        """Begin anew as another process would, without memory."""
         network = self._network
         self.clock = DriftingClock(self._offset, self._drift)
         self.board = Board()
@@ -511,7 +511,7 @@ class FakeRig:
         self.pump()
 
     def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        """Take in a datagram."""
+        """Process a datagram."""
         self.responder.receive_datagram(data, source, self._network.now)
         self.pump()
 
@@ -598,7 +598,7 @@ class EchoRig:
         return not self.closed and self.host_up
 
     def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        """Take in a datagram as EchoProtocol does."""
+        """Process a datagram as EchoProtocol does."""
         awaited = self._awaited.get(source)
         if awaited is not None:
             if data == awaited:
@@ -609,7 +609,7 @@ class EchoRig:
         self._network.send(data, self.address, source)
         if data[:1] == b"[":
             frame = messages.decode(data)
-            if isinstance(frame, messages.Array):
+            if isinstance(frame, legacy.Array):
                 self.calls.append((frame.event, frame.args))
                 answer = messages.to_json([int(frame.event), f"{self.name} did it"]).encode()
                 self._network.after(self._latency, lambda: self._answer(answer, source))

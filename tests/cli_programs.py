@@ -46,6 +46,8 @@ class Command:
         What stands before it on the command line, for instance ``ip netns exec name``.
     stdin : file or descriptor, optional
         What its input is instead of a pipe.
+    lasts : float
+        Seconds after which it hangs, and is killed.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Command:
         redirection: str = "",
         before: Sequence[str] = (),
         stdin: Any = subprocess.PIPE,
+        lasts: float = LONG,
     ):
         shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"] if redirection else []
         self.process = subprocess.Popen(
@@ -68,7 +71,7 @@ class Command:
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
-        self._watchdog = threading.Timer(LONG, self.process.kill)
+        self._watchdog = threading.Timer(lasts, self.process.kill)
         self._watchdog.start()
 
     def line(self, beginning: str = "") -> str:
@@ -118,7 +121,7 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return an environment in which no file of rigs is to be found, and with what is given besides."""
-    foreign = ("RIGSYNC_RIGS", "XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    foreign = ("RIGSYNC_RIGS", "XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
     inherited = {name: value for name, value in os.environ.items() if name not in foreign}
     folders = {"HOME": str(home), "USERPROFILE": str(home), "APPDATA": str(home / "appdata")}
     return {**inherited, **folders, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **more}

@@ -13,11 +13,10 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from iblutil.io.net.app import EchoProtocol
-from iblutil.io.net.base import ExpMessage, ExpStatus
-from processes import LONG, free_port
+from processes import LONG, free_port, iblutil_net
 
 from rigsync.core import messages
+from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.messages import Message
 from rigsync.errors import RemoteProtocolError
 
@@ -221,9 +220,10 @@ class EchoServer:
     ):
         self.name, self._names = name, dict(names or {})
         self.calls: list[tuple[ExpMessage, list[Any]]] = []
+        self._server = iblutil_net().app.EchoProtocol.server
         self._answer = answer or (lambda event, data: [{"by": name}])
         self._loop = asyncio.SelectorEventLoop()
-        self._ready: Future[EchoProtocol] = Future()
+        self._ready: Future[Any] = Future()
         self._thread = threading.Thread(target=self._run, name=f"iblutil {name}", daemon=True)
         self._thread.start()
         self.protocol = self._ready.result(LONG)
@@ -264,7 +264,7 @@ class EchoServer:
         tasks: set[asyncio.Task[None]] = set()
         log = logging.getLogger(f"iblutil.test.{self.name}")
         try:
-            server = await EchoProtocol.server(f"udp://127.0.0.1:{free_port()}", name=self.name, log=log)
+            server = await self._server(f"udp://127.0.0.1:{free_port()}", name=self.name, log=log)
         except BaseException as error:
             self._ready.set_exception(error)
             return

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import importlib.util
 import itertools
 import json
 import logging
@@ -27,10 +28,8 @@ from types import TracebackType
 from typing import IO, Any
 
 import psutil
-from iblutil.io.net.app import EchoProtocol
-from iblutil.io.net.base import ExpMessage, ExpStatus
 
-from rigsync import Auxiliaries, Rig
+from rigsync import Auxiliaries, ExpMessage, ExpStatus, Rig
 from rigsync.runtime.loop_thread import LoopThread
 
 ROOT = Path(__file__).parents[1]
@@ -55,10 +54,15 @@ def until(condition: Callable[[], Any], what: str = "this") -> Any:
     return value
 
 
-_ports = itertools.cycle([*range(start := random.randrange(20000, 32768), 32768), *range(20000, start)])
+_worker, _workers = (
+    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]),
+    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+)
+_start = random.randrange(20000, 32768)
+_ports = itertools.cycle(port for port in [*range(_start, 32768), *range(20000, _start)] if port % _workers == _worker)
 """Those that no system gives to a socket that asks for any, which may be a coordinator's before it is a rig's.
 
-Linux gives ports from 32768 on, others from 49152 on.
+Linux gives ports from 32768 on, others from 49152 on. Of tests that run side by side each process has its own.
 """
 
 
@@ -76,6 +80,15 @@ def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:
                     raise
             else:
                 return port
+
+
+def iblutil_net() -> Any:
+    """Return `iblutil.io.net`; where iblutil is not installed, skip the test, or the module, that has need of it."""
+    if importlib.util.find_spec("iblutil") is None:
+        import pytest  # not in programs of their own, which it would make slow
+
+        pytest.skip("iblutil is not installed here, and a real peer of its own is wanted", allow_module_level=True)
+    return importlib.import_module("iblutil.io.net")
 
 
 def has_ipv6() -> bool:
@@ -191,6 +204,7 @@ class IblutilRig:
         self, name: str, port: int, failing: Iterable[str], held: Iterable[str], report: Report, scheme: str = "udp"
     ):
         self.name, self.port, self.report, self.scheme = name, port, report, scheme
+        self._serve = iblutil_net().app.EchoProtocol.server
         self.failing, self.held = frozenset(failing), frozenset(held)
         self.address: Any = None
         self.token: Any = None
@@ -200,7 +214,7 @@ class IblutilRig:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.report("error", repr(context.get("exception", context))))
         log = logging.getLogger(f"iblutil.{self.name}")  # else it would set up one that writes on standard output
-        self.server = await EchoProtocol.server(f"{self.scheme}://127.0.0.1:{self.port}", name=self.name, log=log)
+        self.server = await self._serve(f"{self.scheme}://127.0.0.1:{self.port}", name=self.name, log=log)
         self._go = asyncio.Event()
         for event in ExpMessage.__members__.values():  # each apart: iblutil's callbacks for several need Python < 3.12
             self.server.assign_callback(event, functools.partial(self._called, event))
@@ -290,7 +304,7 @@ class IblutilServer:
         """Wait until its answers to a message have been echoed.
 
         iblutil stands only one answer outstanding, and over TCP no message that it reads together with such an echo, as
-        it may where it is busy for longer than `rigsync.net.tcp.ARRAY_GAP`.
+        it may where it is busy for longer than `rigsync.core.legacy.ARRAY_GAP`.
         """
         until(lambda: self.reports.count(["answered", message]) >= count, f"the echo of the answer to {message}")
 
@@ -441,6 +455,7 @@ class IblutilProgram(Program):
     def __init__(self, name: str, port: int | None = None, failing: Iterable[str] = (), scheme: str = "udp"):
         self.name, self.port = name, free_port(scheme=scheme) if port is None else port
         self.uri = f"{scheme}://127.0.0.1:{self.port}"
+        iblutil_net()
         super().__init__("serve_iblutil", name=name, port=self.port, failing=list(failing), scheme=scheme)
 
     def __enter__(self) -> IblutilProgram:
@@ -458,6 +473,7 @@ class AwaitingProgram(Program):
     def __init__(self, name: str, pattern: str, level: str, scheme: str = "udp"):
         self.name, self.port = name, free_port(scheme=scheme)
         self.uri = f"{scheme}://127.0.0.1:{self.port}"
+        iblutil_net()
         super().__init__("serve_awaiting", uri=self.uri, name=name, pattern=pattern, level=level)
 
     def __enter__(self) -> AwaitingProgram:
@@ -574,7 +590,7 @@ def serve_awaiting(uri: str, name: str, pattern: str, level: str) -> None:
     log.addHandler(logging.FileHandler(os.devnull))
 
     async def serve() -> None:
-        com = await EchoProtocol.server(uri, name=name, log=log)
+        com = await iblutil_net().app.EchoProtocol.server(uri, name=name, log=log)
         tell("listening", name)
         for expected in itertools.cycle(order):
             if pattern == "any":
@@ -582,7 +598,7 @@ def serve_awaiting(uri: str, name: str, pattern: str, level: str) -> None:
                 _, addr, *event = await com.on_event(ExpMessage.any())
             else:
                 (_, addr), event = await com.on_event(expected), []
-            met = event[0] if event else expected
+            met = ExpMessage(event[0]) if event else expected
             info = {"exp_ref": None, "main_sync": False, "rig": name}
             if met is ExpMessage.EXPINFO:
                 await com.info(ExpStatus.CONNECTED, info, addr=addr)

@@ -22,7 +22,8 @@ from typing import Any
 import click
 import pytest
 from cli_programs import Command, Outcome, environment, has_ended
-from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, until
+from platforms import needs_terminal, posix
+from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, iblutil_net, until
 
 import rigsync
 from rigsync import PushResult, cli
@@ -33,10 +34,8 @@ from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage
 from rigsync.core.ownership import LEASE
+from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.doctor.findings import Fault
-
-needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
-needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
 
 REFERENCE = "2026-01-31_1_mouse"
 LEFT_TO_ITSELF = (
@@ -460,7 +459,7 @@ def test_junk_options_of_ping(commands: Commands, options: list[str]) -> None:
     assert outcome.out == ""
 
 
-@needs_signals
+@posix
 def test_ping_of_a_rig_on_tcp_that_is_killed_and_comes_back(commands: Commands) -> None:
     with RigProgram("cameras", "tcp://127.0.0.1:0", handlers={}) as rig:
         commands.rigs(cameras=rig.uri)
@@ -489,7 +488,7 @@ def test_ping_of_a_silent_rig_on_tcp_names_the_port_to_open(commands: Commands) 
     assert f"keeps TCP port {port} closed" in " ".join(outcome.out.split())
 
 
-@needs_signals
+@posix
 def test_ping_goes_on_until_ctrl_c_and_sums_up(commands: Commands, serve: Callable[..., Any]) -> None:
     commands.rigs(cameras=serve("cameras").uri)
     with commands.start("ping", "-i", "0.05") as command:
@@ -502,7 +501,7 @@ def test_ping_goes_on_until_ctrl_c_and_sums_up(commands: Commands, serve: Callab
     assert outcome.err == ""
 
 
-@needs_signals
+@posix
 def test_ping_as_json_prints_its_document_on_ctrl_c(commands: Commands, serve: Callable[..., Any]) -> None:
     commands.rigs(cameras=serve("cameras").uri)
     with commands.start("ping", "-i", "0.05", "--json", "-v") as command:
@@ -572,7 +571,7 @@ def test_the_log_keeps_the_lines_of_tracebacks_only() -> None:
     assert full.format(record) == "rigsync.rig: two\\nlines\nValueError: \\x1b[2Jlost"
 
 
-@needs_signals  # and a shell that can close a stream
+@posix  # and a shell that can close a stream
 @pytest.mark.parametrize(
     ("arguments", "status", "redirection"),
     [
@@ -591,7 +590,7 @@ def test_commands_do_without_the_streams_that_are_closed(
     commands.run(*arguments, status=status, redirection=redirection)
 
 
-@needs_signals
+@posix
 def test_serve_answers_without_a_stdout(commands: Commands) -> None:
     port = free_port()
     commands.rigs(cameras=f"127.0.0.1:{port}")
@@ -847,7 +846,7 @@ def test_push_never_shows_a_token(commands: Commands, serve: Callable[..., Any])
     assert "f3a8" not in outcome.out + outcome.err
 
 
-@needs_signals
+@posix
 def test_ctrl_c_ends_a_push(commands: Commands, serve: Callable[..., Any]) -> None:
     begun, let_go = threading.Event(), threading.Event()
 
@@ -1008,7 +1007,20 @@ def test_serve_interrupts_after_its_lease(commands: Commands) -> None:
         assert commands.json("ping", "-c", "1")["rigs"]["cameras"]["status"] == "STOPPED"
 
 
-@needs_signals
+def test_serve_refuses_what_is_over_its_max_message(commands: Commands, connect: Callable[..., Any]) -> None:
+    listen = ["--uri", "tcp://127.0.0.1:0", "--max-message", "100000"]
+    with commands.start("serve", "cameras", "--json", *listen) as command:
+        auxiliaries = connect({"cameras": json.loads(command.line())["listening"]})
+        outcome = auxiliaries.push("EXPINFO", "CONNECTED", {"note": "x" * 120_000}, wait=True)
+        assert "PayloadTooLarge" in str(outcome)
+        assert "and this side takes 100,000 (max_message)" in str(outcome)
+
+
+def test_serve_takes_as_much_as_every_rig(commands: Commands) -> None:
+    assert f"[default: {MAX_MESSAGE}" in commands.run("serve", "--help").out
+
+
+@posix
 def test_serve_tells_what_it_is_told(commands: Commands, connect: Callable[..., Any]) -> None:
     with commands.start("serve", "cameras", "--uri", "udp://127.0.0.1:0") as command:
         uri = command.error_line().removeprefix("rig cameras listens on ")
@@ -1046,7 +1058,7 @@ def test_serve_never_shows_a_token(commands: Commands, connect: Callable[..., An
         assert FakeAlyx._token not in command.outcome().err
 
 
-@needs_signals
+@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_cleanly_by_signals(commands: Commands, number: int) -> None:
     with serving(commands) as command:
@@ -1063,7 +1075,7 @@ def test_serve_ends_with_its_stdin_where_asked_to(commands: Commands) -> None:
     assert (outcome.status, outcome.out, outcome.err) == (0, "", "")
 
 
-@needs_signals
+@posix
 def test_serve_hears_and_ends_while_nobody_reads_its_stderr(commands: Commands) -> None:
     with serving(commands) as command:
         uri = json.loads((commands.folder / "rigs.yaml").read_text())["rigs"]["cameras"]
@@ -1150,6 +1162,8 @@ def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> Non
         (["cameras", "--latency", "-1"], "-1.0 is not in the range"),
         (["cameras", "--lease", "-1"], "-1.0 is not in the range"),
         (["cameras", "--lease", "nan"], "nan is not a number in the range"),
+        (["cameras", "--max-message", "9"], "expected a whole number of bytes from 65507 to 1073741824, not 9"),
+        (["cameras", "--max-message", "1e6"], "'1e6' is not a valid integer"),
     ],
     ids=str,
 )
@@ -1248,6 +1262,7 @@ STATUSES = ["CONNECTED", "INITIALIZED", "RUNNING", "STOPPED", "CONNECTED"]
 
 
 def test_demo_shows_each_answer_and_leaves_nothing_behind(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     with commands.start("demo") as command:
         first = command.line("EXPINFO")
         children = command.children()
@@ -1267,6 +1282,7 @@ def test_demo_shows_each_answer_and_leaves_nothing_behind(commands: Commands) ->
 
 
 def test_demo_with_loss(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     outcome = commands.run("demo", "--rigs", "2", "--loss", "0.1", "--seed", "1")
     assert [row["answer"].partition(" ")[0] for row in table_of(outcome.out)] == STATUSES * 2
     assert re.search(r"^[1-9]\d* of \d+ datagrams were lost on purpose\.$", outcome.out, re.MULTILINE)
@@ -1274,6 +1290,7 @@ def test_demo_with_loss(commands: Commands) -> None:
 
 
 def test_demo_as_json(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     document = commands.json("demo", "--rigs", "2")
     assert {name: rig["dialect"] for name, rig in document["rigs"].items()} == {"rig1": "rigsync", "rig2": "iblutil"}
     assert [told["message"] for told in document["pushes"]] == MESSAGES
@@ -1284,7 +1301,7 @@ def test_demo_as_json(commands: Commands) -> None:
     assert document["datagrams"] is None
 
 
-@needs_signals
+@posix
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("options", [[], ["--loss", "0.01"]], ids=["", "relay"])
 def test_demo_that_is_stopped_leaves_nothing_behind(
@@ -1301,8 +1318,9 @@ def test_demo_that_is_stopped_leaves_nothing_behind(
     assert all(map(has_ended, children))
 
 
-@needs_signals
+@posix
 def test_demo_that_is_stopped_at_its_start_leaves_nothing_behind(commands: Commands) -> None:
+    iblutil_net()  # the last rig is one of its own
     with commands.start("demo") as command:
         assert command.error_line() == "Starting 3 rigs on this computer ..."
         children = until(lambda: len(found := command.children()) == 3 and found)
@@ -1313,7 +1331,7 @@ def test_demo_that_is_stopped_at_its_start_leaves_nothing_behind(commands: Comma
     assert all(map(has_ended, children))
 
 
-@needs_signals
+@posix
 def test_a_request_to_end_is_handled_by_any_name_and_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)  # which only Windows has
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)

@@ -12,7 +12,9 @@ import pytest
 from agent.support import EXAMPLE, FULL, LEAST
 from cli_programs import Command, Outcome, environment
 
-from rigsync.agent.schema import agent_schema
+from rigsync.agent.keys import AGENT
+from rigsync.config.files import rigs_schema
+from rigsync.config.schema import document
 
 Rigsync = Callable[..., Outcome]
 
@@ -126,7 +128,7 @@ def test_a_mistake_is_told_with_file_line_and_key(rigsync: Rigsync) -> None:
 def test_what_is_not_even_yaml_is_told_as_an_agents_file(rigsync: Rigsync) -> None:
     outcome = rigsync("name: a\non: {EXPINIT: [\n", "check", "cameras.yaml", status=2)
     assert outcome.err.startswith("Error: cameras.yaml:3: not valid YAML: ")
-    assert "expected lines such as name: cameras" in outcome.err
+    assert "expected a YAML file with the keys name, listen and on" in outcome.err
 
 
 @pytest.mark.parametrize("text", ["cameras: [a\n", b"name: \xff\n"])
@@ -156,10 +158,28 @@ def test_a_terminal_is_told_no_more_than_text(rigsync: Rigsync) -> None:
     assert "\u202e" not in outcome.err
 
 
-def test_schema_prints_the_schema(rigsync: Rigsync) -> None:
-    outcome = rigsync(LEAST, "schema")
-    assert json.loads(outcome.out) == agent_schema()
+@pytest.mark.parametrize("which", [(), ("agent",), ("rigs",)])
+def test_schema_prints_the_schema(rigsync: Rigsync, which: tuple[str, ...]) -> None:
+    outcome = rigsync(LEAST, "schema", *which)
+    agent = document("The file of a rigsync agent", AGENT.schema)
+    assert json.loads(outcome.out) == (rigs_schema() if which == ("rigs",) else agent)
     assert outcome.err == ""
+
+
+def test_check_explains_a_backslash_in_either_kind_of_file(rigsync: Rigsync) -> None:
+    for text, key in (
+        (LEAST.replace("date", r'[ffmpeg, "E:\behaviour\a.mp4"]'), "3: on.EXPINIT.run[1]"),
+        ('rigs:\n  cameras: 10.0.0.1\n  "E:\\behaviour\\a.mp4": 10.0.0.2\n', "3: rigs"),
+    ):
+        assert rigsync(text, "check", "cameras.yaml", status=2).err == (
+            rf"Error: cameras.yaml:{key}: \b, a backspace: in double quotes a backslash begins an escape; "
+            r"write 'E:\behaviour\a.mp4' in single quotes or E:/behaviour/a.mp4" + "\n"
+        )
+
+
+def test_a_schema_that_there_is_not(rigsync: Rigsync) -> None:
+    told = rigsync(LEAST, "schema", "rig", status=2).err
+    assert "'rig' is not one of 'rigs', 'agent'" in told
 
 
 def test_where_rigs_are_expected_the_file_of_an_agent_is_told_as_such(rigsync: Rigsync) -> None:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from cli_programs import Command, Outcome, environment, has_ended, still_there
 from live_helpers import Gate
+from platforms import linux, posix
 from processes import LONG, Leftovers, free_port, keepers_of, until
 
 from rigsync import ExpStatus, Rig
@@ -31,9 +32,6 @@ REFERENCE = "2026-03-01_2_mouse"
 VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
 WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
 INTERRUPTED = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPINTERRUPT", "EXPCLEANUP"]
-
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux finds all that a command has started")
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 
 class Bench:
@@ -285,7 +283,7 @@ time.sleep(1000)
 
 
 @posix
-@pytest.mark.parametrize("way", [[], pytest.param(["session"], marks=linux_only)])
+@pytest.mark.parametrize("way", [[], pytest.param(["session"], marks=linux)])
 def test_killed_it_leaves_nothing_and_the_command_can_finish(bench: Bench, way: list[str]) -> None:
     task = (
         TASK if sys.platform == "linux" else TASK.replace("subprocess.Popen(", "print('grandchild', flush=True) or (")
@@ -298,7 +296,7 @@ def test_killed_it_leaves_nothing_and_the_command_can_finish(bench: Bench, way: 
     assert (bench.folder / "finished").exists()
 
 
-@linux_only
+@linux
 def test_sigterm_ends_what_the_command_has_started_too(bench: Bench) -> None:
     line = f"{sys.executable} -c 'import time; print(0, flush=True); time.sleep(1000)'; true"
     with bench.start("--", "sh", "-c", line) as command:
@@ -322,7 +320,7 @@ def test_what_the_command_leaves_behind_by_itself_is_left(bench: Bench) -> None:
     assert bench.verbs == WHOLE
 
 
-@linux_only
+@linux
 def test_a_command_whose_keeper_is_killed_is_gone_and_has_failed(bench: Bench) -> None:
     with bench.start(*python("import time; print('runs', flush=True); time.sleep(1000)")) as command:
         command.line("runs")
@@ -333,7 +331,7 @@ def test_a_command_whose_keeper_is_killed_is_gone_and_has_failed(bench: Bench) -
     assert bench.verbs == INTERRUPTED
 
 
-@linux_only
+@linux
 @pytest.mark.parametrize("way", Leftovers.WAYS)
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "with rigsync run"])
 def test_a_keeper_that_is_killed_leaves_nothing(bench: Bench, way: str, together: bool) -> None:

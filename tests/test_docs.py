@@ -14,13 +14,18 @@ from test_layering import LAYERS, PACKAGE, TESTING_MAY_IMPORT
 
 from rigsync import errors
 from rigsync.config.address import parse_uri
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.answers import Identity, answer_arguments, experiment_information
 from rigsync.core.arguments import compose
 from rigsync.core.board import TOPICS
 from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.legacy import Array
 from rigsync.core.lifecycle import NO_OP, REFUSE, TABLE, ByReference
-from rigsync.core.messages import Array, Frame, Message, decode
+from rigsync.core.messages import (
+    Frame,
+    Message,
+    decode,
+)
 from rigsync.core.notices import FAILURE
 from rigsync.core.rigs import MAX_DATAGRAM, RigConfig
 from rigsync.core.stream import StreamDecoder
@@ -28,7 +33,8 @@ from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 from rigsync.rig.board import RESERVED
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def text_of(name: str) -> str:
@@ -102,10 +108,48 @@ def test_decision_records_are_listed() -> None:
         assert f"[{number}]({name}) | {what} |" in index
 
 
-def test_links_of_the_documents_lead_to_files() -> None:
-    for path in DOCS.rglob("*.md"):
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-            assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
+@pytest.mark.parametrize("path", sorted((DOCS / "decisions").glob("0*.md")), ids=lambda path: path.stem)
+def test_decision_records_have_the_same_parts(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 60
+    parts = [part[1] for line in lines if (part := re.match(r"\*\*(\w+)\.\*\*", line))]
+    assert parts[:4] == ["Status", "Context", "Decision", "Consequences"]
+    assert parts[4:] in ([], ["Rejected"])
+
+
+def prose(path: Path) -> str:
+    """Return a page without its blocks and code spans, which hold no links."""
+    return re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page, as GitHub makes them of its headings."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").glob("*.md")]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_the_documents_lead_to_files_and_headings(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(path)):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        page = (path.parent / name).resolve() if name else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_the_documents_import_is_there(path: Path) -> None:
+    if path.name == "CHANGELOG.md":  # which tells of releases before, too
+        return
+    for module, names in re.findall(r"\bfrom (rigsync[\w.]*) import (\w+(?:, \w+)*)", path.read_text(encoding="utf-8")):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
 # --------------------------------------------------------------------------------------------- docs/protocol.md
@@ -184,13 +228,14 @@ class Asked(dict[str, Any]):
 def encoded(frame: Frame | Array, mark: bytes) -> bytes:
     """Return a message as rigsync writes it."""
     match frame:
-        case Array(event, [str(text), ExpMessage() as failed]) if event == messages.NULL_MESSAGE:
+        case Array(event, [str(text), ExpMessage() as failed]) if event == legacy.NULL_MESSAGE:
             error, _, problem = text.partition(": ")
-            return messages.error_array(error, problem, failed)
+            return legacy.error_array(error, problem, failed)
         case Array(event, args):
-            return messages.array(Message.of(event, args), mark)
+            return legacy.array(Message.of(event, args), mark)
         case messages.Probe():
-            return messages.probe(frame.boot, frame.n, frame.t0, program=frame.program)
+            beat = frame.beat / 1000 if frame.beat else None
+            return messages.probe(frame.boot, frame.n, frame.t0, program=frame.program, beat=beat)
         case messages.Alive():
             return messages.alive(frame)
         case messages.Request():
@@ -229,7 +274,7 @@ def in_the_code(name: str) -> Any:
 
 @pytest.mark.parametrize("data", examples(), ids=lambda data: data[:50].decode())
 def test_examples_of_the_protocol_are_read_and_written(data: bytes) -> None:
-    mark = messages.RIG_MARK if messages.has_mark(data, messages.RIG_MARK) else messages.COORDINATOR_MARK
+    mark = legacy.RIG_MARK if legacy.has_mark(data, legacy.RIG_MARK) else legacy.COORDINATOR_MARK
     assert encoded(decode(data), mark) == data
 
 
@@ -321,6 +366,18 @@ def test_what_the_protocol_says_in_words_is_among_its_numbers() -> None:
     said = re.findall(r"(?<![\d,.])([\d,.]*\d)\s(s|ms|ppm|bytes|KiB|MiB)\b", words)
     assert len(said) > 30
     assert [f"{figure} {unit}" for figure, unit in said if number(f"{figure} {unit}") not in told] == []
+
+
+# ---------------------------------------------------------------------------------------------- docs/install.md
+
+
+def test_what_is_installed_instead_of_iblutil_is_what_else_the_project_needs() -> None:
+    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    listed = project[project.index("\ndependencies = [") :].partition("]")[0]
+    needed = re.findall(r'"([\w-]+)>=', listed)
+    (named,) = re.findall(r"^pip install ((?:\w+ )+\w+)$", text_of("install.md"), re.MULTILINE)
+    assert {*named.split(), "iblutil"} == {*needed}
+    assert "pip install --no-deps ." in text_of("install.md")
 
 
 # ----------------------------------------------------------------------------------------- docs/architecture.md

@@ -330,7 +330,7 @@ def test_an_answer_from_another_address() -> None:
 @pytest.mark.parametrize(
     ("address", "kind"),
     [
-        ("0.0.0.0", "what a rig listens at"),
+        ("0.0.0.0", "an address for listening"),
         ("255.255.255.255", "the broadcast address"),
         ("224.0.0.7", "a multicast address"),
         ("169.254.7.7", "an address that a computer gives itself"),
@@ -399,7 +399,7 @@ def test_a_clock_that_is_off_while_no_third_one_tells(
     shifted: Callable[[str, float], str], shift: float, words: str
 ) -> None:
     finding = finding_of(examine(cameras=shifted("cameras", shift))["cameras"], Fault.CLOCK)
-    assert finding.seen == f"the rig's clock is {words} this computer's; which of the two is off, no third clock tells"
+    assert finding.seen == f"the rig's clock is {words} this computer's; no third clock tells which of the two is off"
     assert {"$ w32tm /resync", "$ sudo timedatectl set-ntp true"} < set(finding.remedies)
 
 
@@ -509,6 +509,23 @@ def test_no_answer_is_longer_than_the_probe(serve: Callable[..., Any]) -> None:
         ):
             data = messages.probe("d" * 16, 3, 0)[:-1] + f",{pad}}}".encode()
             assert len(answer(data)) <= max(bare, len(data))
+
+
+def test_the_doctor_tells_its_beat() -> None:
+    asked: list[Any] = []
+
+    class Listening(Responder):
+        def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
+            asked.append(messages.decode(data))
+            super().receive_datagram(data, source, now)
+
+    class ListeningRig(Rig):
+        def _make_responder(self, handled: Any, timing: Any, boot: str, stamps: StampClock) -> Responder:
+            return Listening(self._identity, handled, timing, boot, stamps, self._lease, self._room, self._board)
+
+    with ListeningRig("cameras", "udp://127.0.0.1:0") as rig:
+        examine(cameras=rig.uri)
+    assert {frame.beat for frame in asked if isinstance(frame, messages.Probe)} == {1000}
 
 
 def test_a_pad_that_is_no_text_is_reported_and_not_answered(serve: Callable[..., Any]) -> None:
@@ -716,7 +733,7 @@ def test_an_iblutil_rig_on_tcp_is_left_to_its_task(connect: Callable[..., Any], 
         assert list(task.push("EXPSTATUS", "RUNNING", wait=True)) == ["cameras"]
         assert rig.errors == []
     assert "no connection to 127.0.0.1:" in finding.seen
-    assert "take it from the task that uses it" in finding.meaning
+    assert "take it from its task" in finding.meaning
     assert "$ rigsync doctor --idle cameras" in finding.remedies
     assert any("write dialect: rigsync" in remedy for remedy in finding.remedies) == (dialect == "auto")
 
@@ -778,7 +795,7 @@ def test_an_iblutil_rig_on_tcp_that_went_deaf_echoes_and_that_is_said(tmp_path: 
         )
         with Command(["doctor", "--idle"], tmp_path, environment(tmp_path)) as doctor:
             said = " ".join(doctor.outcome().out.split())
-    assert "iblutil, echoes (whether it acts as well, over TCP, only a message can tell), " in said
+    assert "iblutil, echoes (over TCP, only a message can tell whether it also acts), " in said
 
 
 def test_a_rig_on_tcp_hears_goodbye() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -15,9 +14,9 @@ from typing import IO, Any
 
 import pytest
 from awaiting_rigs import VARIANTS, whole_experiments_of
-from iblutil.io.net import app
 from live_helpers import EchoServer, run
-from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, until
+from platforms import posix
+from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, iblutil_net, until
 
 from rigsync import Auxiliaries, ExpStatus, NotRunning, PushResult, Rig
 from rigsync.config.rigs import rigs_from
@@ -31,7 +30,6 @@ TASK = str(Path(__file__).with_name("mixin_task.py"))
 COUNTED = {f"EXP{verb}": "count" for verb in ("INFO", "INIT", "START", "END", "INTERRUPT")}
 WHOLE = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND"]
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
 
@@ -495,6 +493,7 @@ class CreatesItself(Auxiliaries):
 
     async def create(self) -> None:
         with self.connected:
+            app = iblutil_net().app
             rigs = [await app.EchoProtocol.client(uri, name) for name, uri in self._clients.items()]
             self.services = app.Services(rigs, timeout=10)  # type: ignore[assignment]
             self.connected.notify()
@@ -509,6 +508,8 @@ class ListensItself(Auxiliaries):
         while not self.stop_event.is_set():
             for request_time in sorted(self._queued):
                 event, args, _ = self._queued[request_time]
+                if not isinstance(event, iblutil_net().base.ExpMessage):  # word for word
+                    raise TypeError("invalid message cued")
                 try:
                     answers: Any = await {
                         ExpMessage.EXPINIT: self.services.init,

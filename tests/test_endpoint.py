@@ -20,7 +20,7 @@ from processes import LONG, free_port, has_ipv6, until
 
 from rigsync.config.address import parse_uri
 from rigsync.coordinator.auxiliaries import Auxiliaries
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import ProbeRefused, ViolationSeen
@@ -583,7 +583,7 @@ def test_rig_outlives_coordinators_that_vanish(serve: Serve, connect: Connect, p
             for data in (
                 messages.probe("00000000000000bb", n, 1),
                 messages.request("00000000000000bb", n, compose("EXPINFO")),
-                messages.array(compose("EXPINFO"), messages.COORDINATOR_MARK),
+                legacy.array(compose("EXPINFO"), legacy.COORDINATOR_MARK),
             ):
                 vanishing.sendto(data, address)
         for _ in range(2):
@@ -651,14 +651,14 @@ FROM_A_RIG = [
     messages.reply(RawRig.boot, 1, compose("EXPSTATUS"), 1, 2),
     messages.failure(RawRig.boot, 1, "OSError", "no disk", "Traceback"),
     messages.bye(RawRig.boot, 1, "over"),
-    messages.array(compose("EXPINFO", "CONNECTED", {"a": 1}), b""),
-    messages.error_array("OSError", "no disk", ExpMessage.EXPINIT),
+    legacy.array(compose("EXPINFO", "CONNECTED", {"a": 1}), b""),
+    legacy.error_array("OSError", "no disk", ExpMessage.EXPINIT),
 ]
 FROM_A_COORDINATOR = [
     messages.probe("00000000000000bb", 1, 5),
     messages.request("00000000000000bb", 1, compose("EXPINIT", {"exp_ref": "2026-03-01_2_mouse"})),
     messages.bye("00000000000000bb", 1, "over"),
-    messages.array(compose("EXPSTART", "2026-03-01_2_mouse", {"a": 1}), messages.COORDINATOR_MARK),
+    legacy.array(compose("EXPSTART", "2026-03-01_2_mouse", {"a": 1}), legacy.COORDINATOR_MARK),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cli_programs import Command, environment, has_ended, still_there
+from platforms import posix
 from processes import LONG, ROOT, free_port, until
 
 EXAMPLES = ROOT / "examples"
@@ -23,7 +23,6 @@ PORTS = ("11101", "11102", "11103")
 pytestmark = [
     pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg here"),
 ]
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 
 class Example:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from live_helpers import EchoServer, Gate, in_thread
+from platforms import posix
 from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
@@ -39,7 +40,6 @@ VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP
 EAGER = Timing(beat=0.2)
 """What takes 5 s else, that a rig is lost, takes 1 s."""
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
 
@@ -175,7 +175,7 @@ def test_it_can_be_entered_once(lab: Lab, connect: Connect) -> None:
     session = connect(lab.rig("cameras")).experiment(REFERENCE)
     with session:
         pass
-    with pytest.raises(RuntimeError, match="entered once"):
+    with pytest.raises(RuntimeError, match="begun once; make a new one"):
         session.__enter__()
 
 
@@ -482,6 +482,104 @@ def test_whatever_leaves_the_body_interrupts_and_tells_why(lab: Lab, connect: Co
     assert report["file"] == __file__
     assert linecache.getline(__file__, report["line_no"]).strip() == "raise error"
     assert "raise error" in report["traceback"]
+
+
+# ------------------------------------------------------------------------------------------------- without a `with`
+
+
+def test_it_can_be_begun_in_one_place_and_ended_in_another(lab: Lab, connect: Connect) -> None:
+    rigs = [lab.rig("cameras"), lab.rig("ephys")]
+    aux = connect(*rigs)
+    session = aux.begin(REFERENCE, init={"box": 4})
+    assert session.goes_on
+    assert {rig.status for rig in rigs} == {ExpStatus.RUNNING}
+    session.check()
+    aux.end()
+    assert not session.goes_on
+    assert lab.verbs("cameras") == WHOLE
+    assert lab.args("cameras", "EXPINIT") == ({"box": 4, "exp_ref": REFERENCE},)
+
+
+@pytest.mark.parametrize("reason", ["the animal is ill", ValueError("the animal is ill")])
+def test_it_can_be_interrupted_with_a_reason(lab: Lab, connect: Connect, reason: BaseException | str) -> None:
+    aux = connect(lab.rig("cameras"))
+    aux.begin(REFERENCE)
+    aux.interrupt(reason)
+    assert lab.verbs("cameras") == INTERRUPTED
+    (report,) = lab.args("cameras", "EXPINTERRUPT")
+    assert report["message"] == "the animal is ill"
+
+
+def test_the_signals_are_the_program_s_again_once_it_is_over(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("cameras"))
+    before = signal.getsignal(signal.SIGTERM)
+    aux.begin(REFERENCE)
+    assert signal.getsignal(signal.SIGTERM) is not before
+    aux.end()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_rig_that_fails_meanwhile_is_told_at_the_end(lab: Lab, connect: Connect) -> None:
+    rig = lab.rig("cameras")
+    aux = connect(rig)
+    session = aux.begin(REFERENCE)
+    rig.notify("failure", {"problem": "disk full"})
+    until(lambda: session.failures)
+    with pytest.raises(ExperimentError, match="disk full"):
+        aux.end()
+    assert lab.verbs("cameras")[-2:] == ["EXPEND", "EXPCLEANUP"]
+
+
+def test_one_goes_on_at_a_time(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("cameras"))
+    aux.begin(REFERENCE)
+    with pytest.raises(RuntimeError, match=f"{REFERENCE} goes on; call end\\(\\) or interrupt\\(\\) first"):
+        aux.begin(OTHER)
+    aux.end()
+    aux.begin(OTHER)
+    aux.end()
+    assert lab.verbs("cameras") == WHOLE + WHOLE
+
+
+def test_what_was_never_begun_is_neither_checked_nor_ended(lab: Lab, connect: Connect) -> None:
+    aux = connect(lab.rig("cameras"))
+    session = aux.experiment(REFERENCE)
+    for call in (session.check, session.end, session.interrupt):
+        with pytest.raises(RuntimeError, match=r"never begun, and nothing is recorded: begin it by `with"):
+            call()
+    for call in (aux.end, aux.interrupt):
+        with pytest.raises(RuntimeError, match=r"no experiment was begun; begin one by begin\(ref\)"):
+            call()
+    with session:
+        session.end()  # leaving has nothing to do any more
+    with pytest.raises(RuntimeError, match="is over; begin another"):
+        session.end()
+    assert lab.verbs("cameras") == WHOLE
+
+
+def test_one_that_cannot_begin_leaves_nothing_running_and_another_can_be_begun(lab: Lab, connect: Connect) -> None:
+    outcomes = iter([fail, lambda *_: None])
+    rig = lab.rig("cameras", {"EXPSTART": lambda *args: next(outcomes)(*args)})
+    aux = connect(rig)
+    with pytest.raises(ExperimentError, match="no camera found"):
+        aux.begin(REFERENCE)
+    assert rig.status is ExpStatus.CONNECTED
+    aux.begin(REFERENCE)
+    aux.end()
+
+
+@posix
+def test_the_end_of_the_program_interrupts_what_was_begun(lab: Lab) -> None:
+    rig = lab.rig("cameras")
+    program = f"""
+    from rigsync import Auxiliaries
+    aux = Auxiliaries({{"cameras": {rig.uri!r}}})
+    aux.begin({REFERENCE!r})
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=LONG, cwd=ROOT)
+    assert lab.verbs("cameras")[:4] == INTERRUPTED[:4]
+    (report,) = lab.args("cameras", "EXPINTERRUPT")
+    assert report["message"] == "the program ended in the middle of the experiment"
 
 
 def test_a_huge_traceback_is_cut_so_that_the_interrupt_can_be_sent(lab: Lab, connect: Connect) -> None:

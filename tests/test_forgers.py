@@ -15,7 +15,6 @@ from live_helpers import Gate, in_thread
 from processes import LONG, port_of, until
 
 from rigsync import Auxiliaries, Rig
-from rigsync.cli.watching import Watch
 from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.results import PushResult
 from rigsync.core import messages
@@ -97,8 +96,7 @@ def test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing(stack: con
     outcomes: SimpleQueue[Any] = SimpleQueue()
     aux.thread.call(aux.services.ping, "cameras", LONG, outcomes.put)
     assert isinstance(outcomes.get(timeout=LONG), WrongRig)
-    with Watch(aux) as watch:
-        assert "says that it is ephys" in watch.rows()[0].last_error
+    assert "says that it is ephys" in aux.view("cameras").last_failure.text
     found = diagnose(rigs_from({"cameras": ephys.uri, "ephys": cameras.uri}))
     assert [[finding.fault.value for finding in seen.findings] for seen in found.values()] == [["wrong-rig"]] * 2
     assert f"{cameras.uri} is the one at which it answers" in found["cameras"].findings[0].remedies[0]
@@ -123,8 +121,9 @@ rig.close()
 """A rig that tells how many bytes it keeps more than at its beginning. What a system says of its memory is rounded."""
 
 
-@pytest.mark.parametrize("dialect", ["iblutil", "rigsync"])
-def test_a_flood_of_senders_takes_less_than_64_mb(dialect: str) -> None:
+# What iblutil coordinators do not confirm is given up after a second, so that even without a bound little is kept.
+@pytest.mark.parametrize(("dialect", "most"), [("iblutil", 12e6), ("rigsync", 32e6)])
+def test_a_flood_of_senders_takes_less_than_64_mb(dialect: str, most: float) -> None:
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin
         assert child.stdout
@@ -140,7 +139,7 @@ def test_a_flood_of_senders_takes_less_than_64_mb(dialect: str) -> None:
                         pass
         child.stdin.write(b"\n")
         child.stdin.flush()
-        assert int(child.stdout.readline()) < 32e6
+        assert int(child.stdout.readline()) < most
         child.stdin.close()
         assert child.wait(LONG) == 0
 
@@ -151,7 +150,7 @@ def flood(dialect: str, port: int, sender: int) -> None:
         boot = f"{sender:016x}"
         info = Message.of(ExpMessage.EXPINFO, [0, None])
         for n in range(1, 9):
-            data = f"[64,{n},null]".encode() if dialect == "iblutil" else messages.request(boot, n, info)
+            data = f"[64,0,{n}]".encode() if dialect == "iblutil" else messages.request(boot, n, info)
             sock.sendto(data, ("127.0.0.1", port))
         if dialect == "rigsync":
             sock.sendto(messages.probe(boot, 9, 1), ("127.0.0.1", port))

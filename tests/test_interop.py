@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from typing import Any
 
 import pytest
-from iblutil.io.net.app import EchoProtocol, Services
-from iblutil.io.net.base import ExpMessage, ExpStatus
 from processes import (
     LONG,
     PROBE_WARNING,
@@ -26,6 +24,7 @@ from processes import (
     IblutilServer,
     RigProgram,
     free_port,
+    iblutil_net,
     port_of,
     until,
 )
@@ -45,10 +44,13 @@ from rigsync import (
     Timing,
 )
 from rigsync.config.address import parse_uri
+from rigsync.core import legacy
 from rigsync.core.events import LinkState, MessageReceived
-from rigsync.net import tcp
 from rigsync.net.relay import relay_before
 from rigsync.runtime.loop_thread import LoopThread
+
+EchoProtocol, Services = iblutil_net().app.EchoProtocol, iblutil_net().app.Services
+ExpMessage, ExpStatus = iblutil_net().base.ExpMessage, iblutil_net().base.ExpStatus
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 
@@ -128,7 +130,7 @@ def test_every_message_to_iblutil_rigs(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_many_messages_at_once_to_one_iblutil_rig(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, since such a rig stands no other."""
-    monkeypatch.setattr(tcp, "ARRAY_GAP", 0.25)  # this rig shares a busy process: it may read late
+    monkeypatch.setattr(legacy, "ARRAY_GAP", 0.25)  # this rig shares a busy process: it may read late
     with IblutilServer("ephys", scheme=scheme) as server, connect({"ephys": server.uri}) as aux:
         asked = [aux.push("EXPINFO", "CONNECTED", n, timeout=LONG) for n in range(100 if scheme == "udp" else 10)]
         for n, when in enumerate(asked):
@@ -388,7 +390,7 @@ def test_dialect_is_detected_anew_when_a_rig_is_replaced(scheme: str) -> None:
             with Rig("ephys", f"{scheme}://127.0.0.1:{port}") as rig:
                 until(lambda: aux.services["ephys"].dialect == "rigsync" and aux.all_alive)
                 assert answers(aux, "EXPINIT", REFERENCE)["ephys"][0]["exp_ref"] == REFERENCE
-                assert rig.status is ExpStatus.INITIALIZED
+                assert rig.status == ExpStatus.INITIALIZED
 
 
 # ----------------------------------------------------------------------------- iblutil's coordinators, a rigsync rig

@@ -38,6 +38,9 @@ IMPURE = frozenset({"asyncio", "socket", "threading", "time", "select", "selecto
 HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "numpy", "iblutil")
 """Modules that importing the pure packages may not load, be it by way of others."""
 
+AT_THE_SIDE = {"iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"), "numpy": ()}
+"""What only these modules import, so that a computer can do without it: the side, and the demo's rig of iblutil."""
+
 EAGER = frozenset({"__future__", "typing"})
 """All that `import rigsync` may load at once; the public names are loaded when they are asked for."""
 
@@ -134,7 +137,11 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     return [
         f"{module}: line {found.line}: {problem}"
         for found in imports_of(tree, module, is_package)
-        if (problem := _order_problem(top, found) or (_purity_problem(top, found) if top in PURE else ""))
+        if (
+            problem := _order_problem(top, found)
+            or (_purity_problem(top, found) if top in PURE else "")
+            or _side_problem(module, found)
+        )
     ]
 
 
@@ -171,6 +178,11 @@ def _purity_problem(top: str, found: Import) -> str:
     if found.root not in (*sys.stdlib_module_names, "rigsync"):
         return f"{top} has no dependency such as {found.root}"
     return ""
+
+
+def _side_problem(module: str, found: Import) -> str:
+    may = AT_THE_SIDE.get(found.root, (module,))
+    return "" if module in may else f"rigsync does without {found.root}; {' and '.join(may) or 'nothing'} may import it"
 
 
 def modules() -> list[Path]:
@@ -260,6 +272,10 @@ def test_each_module_has_one_place() -> None:
         ("rigsync.core.peer", "from random import *", "gets its random numbers handed in"),
         ("rigsync.core.enums", "from iblutil.io.net.base import ExpStatus", "no dependency such as iblutil"),
         ("rigsync.core.arguments", "import numpy as np", "no dependency such as numpy"),
+        ("rigsync.coordinator.service", "from iblutil.io.net import app", "rigsync does without iblutil"),
+        ("rigsync.rig.rig", "def f():\n    import iblutil", "rigsync does without iblutil; rigsync.compat.iblutil and"),
+        ("rigsync.compat.iblutil", "import numpy", "rigsync does without numpy; nothing may import it"),
+        ("rigsync.coordinator.service", "from rigsync.compat import iblutil", "coordinator imports compat"),
         ("rigsync.hub.hub", "import logging", "hub is pure and imports no logging"),
         ("rigsync", "from rigsync.rig import Rig", "load it lazily"),
         ("rigsync", "from .rig import Rig", "load it lazily"),
@@ -287,7 +303,7 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
         ),
         ("rigsync.core.peer", "from random import Random\nimport json, math, re\nfrom collections import deque"),
         ("rigsync.net.endpoint", "import asyncio, socket\nfrom rigsync.core.events import Event"),
-        ("rigsync.rig.rig", "from rigsync import __version__\nfrom rigsync.net.udp import x\nimport random, numpy"),
+        ("rigsync.rig.rig", "from rigsync import __version__\nfrom rigsync.net.udp import x\nimport random, yaml"),
         ("rigsync.rig.rig", "from rigsync import net, errors"),
         (
             "rigsync.cli.push",
@@ -297,6 +313,7 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
         ("rigsync.cli.push", "import rigsync\nfrom rigsync import Auxiliaries, ConfigError, load_rigs"),
         ("rigsync.agent.agent", "from rigsync import Rig, RigServices, PushError, ExpMessage"),
         ("rigsync", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rigsync.rig import Rig"),
+        ("rigsync.compat.iblutil", "from iblutil.io.net import app\nfrom rigsync.coordinator.service import x"),
         ("rigsync", "import typing\ndef __getattr__(name):\n    from importlib import import_module"),
     ],
 )

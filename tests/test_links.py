@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
@@ -33,6 +34,8 @@ from rigsync import (
 )
 from rigsync.config.rigs import rigs_from
 from rigsync.core import events
+from rigsync.core.enums import ExpStatus
+from rigsync.core.events import LinkState
 from rigsync.net import udp
 from rigsync.net.udp import own_address
 
@@ -343,6 +346,26 @@ def test_a_rig_that_has_answered_is_waited_for_where_it_was(
         aux.wait_for("cameras", timeout=LONG)  # its computer has only the other address by now
 
 
+def test_other_addresses_of_a_rig_that_has_answered_are_tried_after_six_look_ups(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_for(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
+        uri = f"udp://camera-pc:{port_of(rig.uri)}"
+        aux = stack.enter_context(Auxiliaries(rigs_from({"cameras": uri}, Timing(beat=0.04))))
+        services, look_up = aux.services, rigsync.coordinator.service.look_up
+        assert services is not None
+        looked: list[str] = []
+
+        async def look(config: Any) -> Any:
+            looked.append(services.address("cameras")[0])
+            return await look_up(config)
+
+        monkeypatch.setattr(rigsync.coordinator.service, "look_up", look)
+    until(lambda: len(looked) >= 8)
+    assert looked[:8] == 7 * ["127.0.0.1"] + ["127.0.0.2"]  # the seventh has led to the other one
+
+
 SEARCHING = """
 import socket, sys, threading
 from rigsync import Auxiliaries
@@ -447,3 +470,26 @@ def test_a_stepped_system_clock_moves_no_stamp(stack: contextlib.ExitStack, monk
     assert 0 < second - first < LONG
     after = clock_of(aux, "cameras")
     assert abs(after.offset - before.offset) <= before.bound + after.bound + 1e-3
+
+
+# ------------------------------------------------------------------------------------------------- one picture of a rig
+
+
+def test_a_view_has_all_that_is_known_and_does_not_change(serve: Any, connect: Any) -> None:
+    rig = serve("cameras", {"EXPINIT": lambda *_: None})
+    aux = connect(rig)
+    before = aux.view("cam*")
+    aux.request("EXPINIT", {"exp_ref": "2026-03-01_2_mouse"})
+    until(lambda: aux.view("cameras").owner)
+    after = aux.view("cameras")
+    assert (before.status, before.exp_ref, before.last_message) == (ExpStatus.CONNECTED, None, None)
+    assert (after.rig, after.link, after.dialect, after.state) == ("cameras", LinkState.ALIVE, "rigsync", "INITIALIZED")
+    assert (after.exp_ref, after.version) == ("2026-03-01_2_mouse", rigsync.__version__)
+    assert after.last_message
+    assert after.last_message.text == "EXPINIT"
+    assert after.last_failure is None
+    assert aux.views.keys() == {"cameras"}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        after.link = LinkState.LOST  # type: ignore[misc]
+    with pytest.raises(UnknownRig):
+        aux.view("laser")

@@ -33,8 +33,8 @@ from rigsync import (
 )
 from rigsync.config.address import parse_uri
 from rigsync.config.rigs import rigs_from
+from rigsync.core import legacy
 from rigsync.core.events import LinkState
-from rigsync.net import tcp
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
 
@@ -361,7 +361,7 @@ def test_a_coordinator_that_goes_and_comes_again_and_a_second_one(counted: tuple
 
 def test_probes_never_meet_the_answer_of_an_iblutil_rig(monkeypatch: pytest.MonkeyPatch) -> None:
     """They share the one connection, and anything else than its echo makes the rig drop all its callbacks."""
-    monkeypatch.setattr(tcp, "ARRAY_GAP", 0.25)  # this rig shares a busy process: it may read late
+    monkeypatch.setattr(legacy, "ARRAY_GAP", 0.25)  # this rig shares a busy process: it may read late
     with (
         IblutilServer("ephys", scheme="tcp") as server,
         Auxiliaries(rigs_from({"ephys": server.uri}, Timing(iblutil_beat=0.001))) as aux,

@@ -8,12 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 from processes import LONG, Program, RigProgram, port_of, until
 
-from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig
+from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, Timing
+from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.service import this_program
 from rigsync.core.peer import FAREWELLS
 from rigsync.net import relay
@@ -172,6 +174,24 @@ def test_rigs_interrupt_when_their_owner_is_killed_and_say_why(
     assert sum("interrupts: the coordinator on 127.0.0.1" in message for message in caplog.messages) == len(names)
     # Nobody owns it any more.
     assert watcher.request("EXPINIT", OTHER)
+
+
+def test_an_owner_with_a_long_beat_is_there_between_two_probes(stack: contextlib.ExitStack, rig: Rig) -> None:
+    other = coordinator(stack, rig)
+    owner = stack.enter_context(Auxiliaries(rigs_from({"cameras": rig.uri}, Timing(beat=8.0))))
+    heard: list[int] = []
+    owner.on_notice("light", lambda notice: heard.append(notice.body))
+    for message in ("EXPINIT", "EXPSTART", "EXPEND"):
+        owner.request(message, *([REFERENCE] if message != "EXPEND" else []))
+    begin, told = time.monotonic(), 0
+    while time.monotonic() < begin + 7.0:  # longer than a rig waits for an owner with a beat of 1 s
+        rig.notify("light", told, confirm=False)
+        told += 1
+        failure = refusal(other, "EXPINIT", OTHER)
+        assert isinstance(failure, BusyError)
+        assert "when that one has been silent for 40 s" in str(failure)
+        time.sleep(0.5)
+    until(lambda: heard == list(range(told)))
 
 
 def test_a_rig_without_a_lease_goes_on(stack: contextlib.ExitStack) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from processes import LONG, port_of, until
 
-from rigsync import Auxiliaries, ExpStatus, PushError, Rig
+from rigsync import Auxiliaries, ExpStatus, PushError, Rig, Timing
+from rigsync.config.rigs import rigs_from
 from rigsync.net.relay import relay_before
 
 
@@ -152,6 +153,14 @@ def test_a_rig_made_by_the_steps_is_commanded() -> None:
             session.check()
         with pytest.raises(PushError, match="StateError: status is CONNECTED"):
             aux.request("EXPSTART", "2026-11-20_1_mouse")
+    assert rig.runs == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+
+
+def test_a_rig_that_knows_no_field_beyond_the_steps_is_commanded_with_a_long_beat() -> None:
+    with StepRig() as rig:
+        rigs = rigs_from({"steps": f"udp://127.0.0.1:{rig.address[1]}"}, Timing(beat=10.0))
+        with Auxiliaries(rigs) as aux, aux.experiment("2026-11-20_1_mouse") as session:
+            session.check()
     assert rig.runs == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
 
 

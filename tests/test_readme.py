@@ -1,4 +1,4 @@
-"""README's commands and snippets do what README says."""
+"""The commands and snippets of README, and of the pages that it leads to, do what these say."""
 
 from __future__ import annotations
 
@@ -16,23 +16,42 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, environment
-from processes import Program, free_port, until
+from processes import LONG, Program, free_port, until
 
 import rigsync
 from rigsync import Auxiliaries, ExpStatus, Rig
+from rigsync.cli import COMMANDS
 from rigsync.core import events
 from rigsync.doctor.findings import Fault
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCTOR = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-DEMO, TEST, AGENT, SERVE, LAB, TAKE_OVER, STOP = [text.splitlines() for language, text in BLOCKS if language == "sh"]
-SCRIPTS = [text for language, text in BLOCKS if language == "python"]
-CAMERAS, TASK, PARTIAL, AT_ONE_INSTANT, NOTICES, RIG_TELLS, TASK_ASKS, SIGNALS = SCRIPTS
-AGENT_FILE, RIGS = [text for language, text in BLOCKS if language == "yaml"]
+README, TASK_PAGE, RIG_PAGE, LAB_PAGE, FAULTS, FIGURES, DOCTOR = (
+    (ROOT / path).read_text(encoding="utf-8")
+    for path in ("README.md", *(f"docs/{page}.md" for page in ("task", "rig", "lab", "faults", "figures", "doctor")))
+)
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    """Return the blocks of a page, all of which have to be in these languages, in this order."""
+    found = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+    assert tuple(language for language, _ in found) == languages
+    return [text for _, text in found]
+
+
+DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
+PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS = blocks(TASK_PAGE, *["python"] * 4)
+RIG_TELLS, SIGNALS = blocks(RIG_PAGE, "python", "python")
+RIGS, SERVE, LAB, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 4)
+(LOOK,) = blocks(DOCTOR, "python")
+assert not blocks(FAULTS)
+assert not blocks(FIGURES)
 REFERENCE = "2026-11-20_1_mouse"
 TIMEOUT = 60
+
+
+def commands(block: str) -> list[list[str]]:
+    """Return the words of each line of a block."""
+    return [shlex.split(line) for line in block.splitlines()]
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -51,7 +70,7 @@ def cameras(tmp_path: Path, ports: dict[str, str]) -> Iterator[subprocess.Popen[
     """Run cameras.py of README, on a free port."""
     script = tmp_path / "cameras.py"
     script.write_text(with_ports(CAMERAS, ports), encoding="utf-8")
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-u", str(script)], stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -73,6 +92,7 @@ def test_first_script_starts_and_stops_the_rig(
     done = run([str(task)], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2026-11-20_1_mouse 20 ['2026-11-20_1_mouse/left.mp4']\n"
+    assert f"prints\n`{done.stdout.strip()}`" in README
     assert cameras.stdout
     assert [cameras.stdout.readline() for _ in range(2)] == ["recording 2026-11-20_1_mouse\n", "stopped\n"]
 
@@ -85,7 +105,7 @@ def test_partial_failure_script_prints_what_readme_says(
     done = run([str(task)], tmp_path)
     printed = done.stdout.strip()
     assert printed, done.stderr
-    assert f"this prints `{printed}`" in README
+    assert f"this prints `{printed}`" in TASK_PAGE
 
 
 def test_first_script_interrupts_the_rigs_that_did_initialise(
@@ -218,9 +238,9 @@ def test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup(
 def test_the_rig_that_needs_no_code_records(tmp_path: Path, connect: Callable[..., Any]) -> None:
     text = AGENT_FILE.replace("0.0.0.0:11001", "127.0.0.1:0").replace("1 GB", "1 MB")
     (tmp_path / "left.yaml").write_text(text, encoding="utf-8")
-    check, serving = AGENT
+    check, serving = commands(AGENT)
     assert rigsync_command(check, tmp_path).returncode == 0
-    with Command([*shlex.split(serving)[1:], "--json"], tmp_path, environment(tmp_path)) as agent:
+    with Command([*serving[1:], "--json"], tmp_path, environment(tmp_path)) as agent:
         aux = connect({"left": json.loads(agent.line('{"rig"'))["listening"]})
         with aux.experiment(REFERENCE) as session:
             video = tmp_path / "recordings" / REFERENCE / "left.mp4"
@@ -231,16 +251,14 @@ def test_the_rig_that_needs_no_code_records(tmp_path: Path, connect: Callable[..
 
 
 def test_the_lease_of_a_rig_can_be_chosen() -> None:
-    (call,) = re.findall(r"`(Rig\(.*?lease=.*?\))`", README)
+    (call,) = re.findall(r"`(Rig\(.*?lease=.*?\))`", RIG_PAGE)
     assert eval(call, {"Rig": Rig, "uri": "udp://127.0.0.1:0"})._lease == 60
 
 
 def test_set_up_commands_are_tasks_of_run_py() -> None:
     tasks = run_py().TASKS
-    assert [shlex.split(command) for command in DEMO + TEST] == [
-        ["python3", "run.py", task] for task in ("demo", "test")
-    ]
-    assert tasks["test"] == ["-m", "pytest"]
+    assert commands(DEMO + TEST) == [["python3", "run.py", task] for task in ("demo", "test")]
+    assert tasks["test"][:2] == ["-m", "pytest"]
     assert tasks["demo"] == ["-m", "rigsync", "demo"]
 
 
@@ -249,8 +267,8 @@ def test_demo_command_succeeds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def rigsync_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program, *arguments = shlex.split(command)
+def rigsync_command(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    program, *arguments = command
     assert program == "rigsync"
     return run(["-m", "rigsync", *arguments], folder)
 
@@ -259,10 +277,10 @@ def test_commands_succeed_one_after_the_other_with_the_rig_of_another_terminal(
     ports: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "rigs.yaml").write_text(with_ports(RIGS, ports), encoding="utf-8")
-    (serving,) = SERVE
-    with Command(shlex.split(with_ports(serving, ports))[1:], tmp_path, environment(tmp_path)) as rig:
+    (serving,) = commands(with_ports(SERVE, ports))
+    with Command(serving[1:], tmp_path, environment(tmp_path), lasts=9 * LONG) as rig:
         assert "listens on" in rig.error_line()
-        for command in LAB:
+        for command in commands(LAB):
             done = rigsync_command(command, tmp_path)
             assert done.returncode == 0, (command, done.stdout, done.stderr)
             assert "cameras" in done.stdout
@@ -285,7 +303,7 @@ def orphan(tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_an_experiment_goes_on_when_its_task_has_crashed(orphan: Rig) -> None:
-    (call,) = re.findall(r"`(aux\.request\(.*?takeover.*?\))`", README)
+    (call,) = re.findall(r"`(aux\.request\(.*?takeover.*?\))`", LAB_PAGE)
     with Auxiliaries({"cameras": orphan.uri}) as aux:
         with pytest.raises(rigsync.PushError, match="is in charge of"):
             aux.request("EXPEND")
@@ -295,14 +313,14 @@ def test_an_experiment_goes_on_when_its_task_has_crashed(orphan: Rig) -> None:
 
 
 def test_an_experiment_is_ended_by_hand_when_its_task_has_crashed(orphan: Rig, tmp_path: Path) -> None:
-    for command in TAKE_OVER:
+    for command in commands(TAKE_OVER):
         done = rigsync_command(command, tmp_path)
         assert done.returncode == 0, (command, done.stdout)
     assert orphan.status is ExpStatus.STOPPED
 
 
 def test_an_experiment_is_stopped_when_its_task_has_crashed(orphan: Rig, tmp_path: Path) -> None:
-    interrupt, clean_up = STOP
+    interrupt, clean_up = commands(STOP)
     assert rigsync_command(interrupt, tmp_path).returncode == 0
     assert orphan.status is ExpStatus.STOPPED
     until(lambda: rigsync_command(clean_up, tmp_path).returncode == 0)
@@ -310,17 +328,16 @@ def test_an_experiment_is_stopped_when_its_task_has_crashed(orphan: Rig, tmp_pat
 
 
 def test_the_doctor_in_python(serve: Callable[..., Any], tmp_path: Path) -> None:
-    (script,) = re.findall(r"```python\n(.*?)```", DOCTOR, re.DOTALL)
     (tmp_path / "rigs.yaml").write_text(f"cameras: {serve('cameras').uri}\n", encoding="utf-8")
-    (tmp_path / "look.py").write_text(script, encoding="utf-8")
+    (tmp_path / "look.py").write_text(LOOK, encoding="utf-8")
     done = run([str(tmp_path / "look.py")], tmp_path)
     assert done.stdout == "cameras []\n", done.stderr
-    assert "`from rigsync.doctor import diagnose`" in README
+    (imported,) = re.findall(r"`(from rigsync\S* import \w+)`", LAB_PAGE)
+    assert imported in LOOK
 
 
-def test_errors_that_readme_names_exist() -> None:
-    table = README.partition("## What goes wrong")[2].partition("## Figures")[0]
-    named = {name for name in re.findall(r"`([A-Z]\w+)[.`]", table) if not name.startswith("EXP")} - {
+def test_errors_that_the_page_of_faults_names_exist() -> None:
+    named = {name for name in re.findall(r"`([A-Z]\w+)[.`]", FAULTS) if not name.startswith("EXP")} - {
         "StateError",
         "UnknownCommand",
         "ValueError",
@@ -334,9 +351,26 @@ def test_faults_that_the_table_names_are_those_of_the_doctor() -> None:
     assert sorted(fault for row in rows for fault in re.findall(r"`([a-z-]+)`", row)) == sorted(Fault)
 
 
-def test_links_of_readme_lead_to_files() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_the_page_of_the_lab_lists_all_commands() -> None:
+    assert set(re.findall(r"^\| `rigsync (\w+)` \|", LAB_PAGE, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_readme_leads_to_each_page() -> None:
+    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert targets == pages | {"docs/decisions/README.md", "examples/README.md", "rigs.example.yaml", "CHANGELOG.md"}
+
+
+def test_figures_of_readme_are_among_all_figures() -> None:
+    rows = [line for line in README.partition("## Figures")[2].splitlines() if line.startswith("|")]
+    assert len(rows) > 5
+    assert set(rows) <= set(FIGURES.splitlines())
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"]])

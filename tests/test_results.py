@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from processes import LONG
 import rigsync.coordinator.results
 from rigsync import errors
 from rigsync.coordinator.results import KEPT_ANYWAY, MOST_BYTES, PingReply, PushResult, ResultLog, draw_request_time
+from rigsync.core.events import Start
 from rigsync.errors import PushError, PushTimeout, RemoteError, RigLost, RigRefused, RigTimeout
 
 LATE = RigTimeout("ephys", "no answer in time")
@@ -32,6 +35,12 @@ def test_result_is_a_dict_of_the_answers() -> None:
     assert result.succeeded == answers
     assert type(result.succeeded) is dict
     assert result.as_outcome() is result
+
+
+@pytest.mark.parametrize(("times", "skew"), [([], None), ([12.0], None), ([12.0, 12.75, 12.5], 0.75)])
+def test_the_skew_is_known_from_two_starts_on(times: list[float], skew: float | None) -> None:
+    starts = {str(time): Start(time, 0.001) for time in times}
+    assert PushResult("EXPSTART", 12.5, {}, {}, starts).skew == skew
 
 
 def test_result_keeps_copies() -> None:
@@ -125,19 +134,62 @@ def test_large_results_are_kept_until_they_take_too_much_memory_and_the_newest_i
     assert list(log.values()) == results[199:]  # the last of the large ones has room beside them
 
 
+def at_each_line(interrupted: Callable[[], Any], interrupt: Callable[[], Any]) -> Iterator[tuple[Any, Any]]:
+    """Do one thing in the middle of another, as a signal handler may, before each line of it in turn."""
+    places: set[int] = set()
+    while True:
+        between: list[Any] = []
+
+        def trace(frame: FrameType, event: str, _: Any, between: list[Any] = between) -> Any:
+            is_new = frame.f_code.co_filename == rigsync.coordinator.results.__file__ and frame.f_lineno not in places
+            if event == "line" and is_new and not between:
+                places.add(frame.f_lineno)
+                between.append(interrupt())
+            return trace
+
+        def run(trace: Any = trace) -> Any:
+            sys.settrace(trace)
+            try:
+                return interrupted()
+            finally:
+                sys.settrace(None)
+
+        outcome = in_thread(run).result(LONG)
+        if not between:
+            break
+        yield outcome, between[0]
+    assert len(places) > 5
+
+
 def test_a_signal_handler_that_pushes_while_a_push_draws_its_time_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    handled: list[float] = []
-
-    def interrupted() -> float:
-        if not handled:
-            handled.append(0.0)
-            handled.append(draw_request_time())
-        return 1.0  # a clock that was set back
-
+    monkeypatch.setattr(rigsync.coordinator.results.time, "time", lambda: 1.0)  # a clock that was set back
     before = draw_request_time()
-    monkeypatch.setattr(rigsync.coordinator.results.time, "time", interrupted)
-    drawn = in_thread(draw_request_time).result(LONG)
-    assert before < handled[1] < drawn
+    for drawn, handled in at_each_line(draw_request_time, draw_request_time):
+        assert before < min(drawn, handled)
+        assert drawn != handled
+        before = max(drawn, handled)
+        assert draw_request_time() > before
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_signal_handler_that_files_a_result_while_one_is_filed_leaves_the_log_whole(limit: int) -> None:
+    log, size = ResultLog(limit), MOST_BYTES // 2
+    results = iter(some_results(1_000))
+
+    def file() -> float:
+        result = next(results)
+        log.file(result.request_time, result, size)
+        return result.request_time
+
+    for _ in range(limit):
+        file()
+    for outer, inner in at_each_line(file, file):
+        assert limit <= len(log) <= limit + 1  # one more until the next is filed
+        assert {outer, inner} & set(log)
+        assert log._bytes == len(log) * size
+        last = [file() for _ in range(limit)]
+        assert sorted(log) == last
+        assert log._bytes == limit * size
 
 
 def test_views_are_of_the_moment() -> None:

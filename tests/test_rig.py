@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 from live_helpers import Gate
+from platforms import posix
 from processes import LONG, ROOT, TOKEN, FakeAlyx, RigProgram, free_port, has_ipv6, port_of, until
 
 from rigsync import (
@@ -52,8 +54,6 @@ CLOSE_PROMISE = 2.0
 """Seconds within which `Rig.close` returns, as it says, ..."""
 SLACK = 1.5
 """... and what a busy computer adds."""
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals on Windows")
 
 
 @pytest.fixture
@@ -422,6 +422,41 @@ def test_exception_comes_back_with_type_text_and_traceback(
     assert f"in {handler.__name__}" in error.traceback
     assert "raise OSError(" in error.traceback
     assert rig.status is ExpStatus.CONNECTED
+
+
+@pytest.mark.parametrize("handler", [raise_plainly, raise_on_the_loop])
+def test_what_a_handler_raises_is_logged_once_with_the_message(
+    rig: Rig, aux: Auxiliaries, handler: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.on("EXPINIT")(handler)
+    error_of(aux, "EXPINIT", REFERENCE)
+    ask(aux, "EXPSTATUS")  # by which time that was told
+    (record,) = [r for r in caplog.records if r.name == "rigsync.rig" and "disk full" in r.getMessage()]
+    assert re.fullmatch(r"cameras: EXPINIT from 127\.0\.0\.1:\d+: OSError: disk full: .*", record.getMessage())
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+    assert record.exc_info[0] is OSError
+
+
+def test_what_further_handlers_raise_and_what_is_raised_too_late_is_logged_too(
+    rig: Rig, aux: Auxiliaries, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_late() -> None:
+        gate()
+        raise_plainly()
+
+    rig.on("EXPINFO")(raise_plainly)
+    rig.on("EXPINFO")(lambda: 1 / 0)
+    rig.on("EXPINIT")(fail_late)
+    aux.push("EXPINIT", REFERENCE)
+    assert gate.reached.wait(LONG)
+    ask(aux, "EXPINTERRUPT")
+    gate.open.set()
+    until(lambda: "cameras: the handler of EXPINIT failed: OSError: disk full: " in caplog.text)
+    error_of(aux, "EXPINFO")
+    ask(aux, "EXPSTATUS")
+    assert len(re.findall(r"cameras: handler \S+<lambda> of EXPINFO failed: ZeroDivisionError", caplog.text)) == 1
+    assert len([r for r in caplog.records if r.name == "rigsync.rig" and "disk full" in r.getMessage()]) == 2
 
 
 class Unprintable(Exception):

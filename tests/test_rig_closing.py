@@ -17,19 +17,18 @@ from typing import Any
 
 import pytest
 from live_helpers import Gate, in_thread
+from platforms import posix
 from processes import LONG, ROOT, RigProgram, until
 
 from rigsync import Auxiliaries, ExpStatus, PushError, Rig
-from rigsync import rig as rig_module
 from rigsync.core.events import LinkChanged, LinkState, Notice
+from rigsync.rig.rig import rig as rig_module
 from rigsync.runtime.workers import Workers, _Worker
 
 REFERENCE = "2026-03-01_2_mouse"
 CLOSING = "the rig's program is being closed"
 SLACK = 1.5
 """Seconds that a busy computer adds."""
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals on Windows")
 
 
 @pytest.fixture

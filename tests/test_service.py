@@ -1,10 +1,9 @@
-"""The coordinator on an event loop, as iblutil's `Services` and `Communicator`s, over real sockets."""
+"""The coordinator on an event loop, and its rigs, over real sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import json
 import logging
 import pathlib
@@ -15,16 +14,16 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from types import FrameType
 from typing import Any
 
 import pytest
-from iblutil.io.net import app, base
 from live_helpers import SHORT, EchoServer, RawRig, came_true, ends_within, in_thread, silent_rig
 from processes import LONG, until
 
 from rigsync import __version__
 from rigsync.config.rigs import rigs_from
-from rigsync.coordinator import results
+from rigsync.coordinator import remote_rig, results
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.remote_rig import RemoteRig
 from rigsync.coordinator.results import PushResult, draw_request_time
@@ -92,43 +91,7 @@ async def opened(rigs: Iterable[Any], timing: Timing | None = None, **options: A
         services.close()
 
 
-# ------------------------------------------------------------------------------------------------ the same as iblutil
-
-
-def accepts(ours: Callable[..., Any], theirs: Callable[..., Any]) -> None:
-    """Check that what may be called as `theirs` may be called as `ours`: same names, order and defaults."""
-    mine = inspect.signature(ours).parameters
-    for place, (name, parameter) in enumerate(inspect.signature(theirs).parameters.items()):
-        if parameter.kind is parameter.VAR_KEYWORD:
-            assert any(p.kind is p.VAR_KEYWORD for p in mine.values()), name
-            continue
-        assert name in mine, name
-        assert list(mine).index(name) == place
-        assert mine[name].kind is parameter.kind
-        if parameter.default is not parameter.empty:
-            assert mine[name].default == parameter.default
-
-
-VERBS = ["init", "start", "stop", "status", "info", "cleanup", "alyx"]
-
-
-@pytest.mark.parametrize("verb", [*VERBS, "_signal", "assign_callback", "clear_callbacks", "await_all", "close"])
-def test_services_have_the_signatures_of_iblutil(verb: str) -> None:
-    accepts(getattr(RigServices, verb), getattr(app.Services, verb))
-    assert inspect.iscoroutinefunction(getattr(RigServices, verb)) == inspect.iscoroutinefunction(
-        getattr(app.Services, verb)
-    )
-
-
-@pytest.mark.parametrize(
-    "verb",
-    [*VERBS, "send", "confirmed_send", "on_event", "assign_callback", "clear_callbacks", "close"],
-)
-def test_remote_rigs_have_the_signatures_of_iblutil(verb: str) -> None:
-    accepts(getattr(RemoteRig, verb), getattr(app.EchoProtocol, verb))
-    assert inspect.iscoroutinefunction(getattr(RemoteRig, verb)) == inspect.iscoroutinefunction(
-        getattr(app.EchoProtocol, verb)
-    )
+# ------------------------------------------------------------------------------------------------- what they tell
 
 
 def test_remote_rigs_tell_what_the_rig_says(serve: Serve, connect: Connect) -> None:
@@ -164,19 +127,25 @@ def test_a_remote_rig_is_asked_while_probes_go_on(
         sys.setswitchinterval(interval)
 
 
-def test_they_are_what_iblutil_has() -> None:
-    services = RigServices(rigs_from({"cameras": "192.168.1.20:5000", "ephys": "udp://[::1]"}))
-    assert isinstance(services, app.Services)
-    assert isinstance(services, base.Service)
-    cameras, ephys = services.values()
-    assert isinstance(cameras, base.Communicator)
+def test_rigs_are_looked_up_by_name_and_say_where_they_are() -> None:
+    services = RigServices(rigs_from({"cameras": "192.168.1.20:5000", "ephys": "udp://[::1]", "old": "ws://10.0.0.1"}))
+    cameras, ephys, old = services.values()
     assert (cameras.name, cameras.server_uri) == ("cameras", "udp://192.168.1.20:5000")
     assert (cameras.hostname, cameras.port, cameras.protocol) == ("192.168.1.20", 5000, "udp")
-    assert (ephys.hostname, ephys.port) == ("::1", 11001)
-    assert (list(services), len(services), services["ephys"]) == (["cameras", "ephys"], 2, ephys)
-    with pytest.raises(TypeError):
-        services["other"] = cameras
+    assert (ephys.hostname, ephys.port, old.protocol) == ("::1", 11001, "tcp")
+    assert (list(services), len(services), services["ephys"]) == (["cameras", "ephys", "old"], 3, ephys)
     assert "cameras" in repr(cameras)
+
+
+def test_the_map_of_rigs_cannot_be_changed() -> None:
+    services = RigServices(rigs_from({"cameras": "192.168.1.20:5000"}))
+    with pytest.raises(TypeError):
+        services["other"] = services["cameras"]
+    with pytest.raises(TypeError):
+        del services["cameras"]
+    with pytest.raises(TypeError):
+        services.pop("cameras")
+    assert list(services) == ["cameras"]
 
 
 # ------------------------------------------------------------------------------------------------- opening, closing
@@ -249,7 +218,7 @@ def test_close_on_another_thread(connect: Connect, serve: Serve, monkeypatch: py
     until(lambda: closers)
     assert closers == [aux.thread]
     until(lambda: not aux.services.is_open)  # type: ignore[union-attr]
-    assert not aux.connected.is_set()
+    until(lambda: not aux.connected.is_set())  # which comes last
     with pytest.raises(NotRunning):
         aux.push("EXPEND")
 
@@ -475,10 +444,38 @@ def test_await_all(serve: Serve) -> None:
             await services.status("CONNECTED")
             assert await waiting == {"cameras": [0], "ephys": [0]}
             services.timeout = SHORT
-            with pytest.raises(asyncio.TimeoutError, match="cameras"):
+            with pytest.raises(asyncio.TimeoutError, match=r"^no EXPEND within 0\.05 s from cameras, ephys$"):
                 await services.await_all("EXPEND")
-            for waiting in asyncio.all_tasks() - {asyncio.current_task()}:  # iblutil leaves them behind
-                waiting.cancel()
+            await came_true(lambda: not [t for t in asyncio.all_tasks() if "on_event" in repr(t)])
+            assert services.clear_callbacks("EXPEND") == {"cameras": 0, "ephys": 0}
+
+    run(main())
+
+
+def test_await_all_of_no_rigs_ends_at_once() -> None:
+    assert run(RigServices(rigs_from({})).await_all("EXPEND")) == {}
+
+
+def test_await_all_of_several_messages_takes_the_first_of_each_rig(serve: Serve) -> None:
+    async def main() -> None:
+        async with opened([serve("cameras"), serve("ephys")]) as services:
+            waiting = asyncio.ensure_future(services.await_all(ExpMessage.EXPSTATUS | ExpMessage.EXPINFO))
+            await asyncio.sleep(0)
+            await services["ephys"].info("RUNNING")
+            await services["cameras"].status("CONNECTED")
+            answers = await waiting
+            assert (answers["cameras"], answers["ephys"][0]) == ([0], ExpStatus.CONNECTED)
+
+    run(main())
+
+
+def test_await_all_raises_the_failure_of_a_rig_that_was_asked(serve: Serve) -> None:
+    async def main() -> None:
+        async with opened([serve("cameras", {"EXPINFO": lambda *_: 1 / 0}), serve("ephys")]) as services:
+            for rig in services.values():
+                await rig.info("CONNECTED")
+            with pytest.raises(RemoteError, match="ZeroDivisionError"):
+                await services.await_all("EXPINFO")
 
     run(main())
 
@@ -579,10 +576,39 @@ def test_callbacks(serve: Serve) -> None:
             assert calls == []
             with pytest.raises(TypeError):
                 services.assign_callback("EXPSTATUS", "no function")  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="is a function"):
+                services.assign_callback("EXPSTATUS", asyncio.Future(), return_service=True)
             with pytest.raises(ValueError, match="NOSUCH"):
                 services.assign_callback("NOSUCH", callback)
 
     run(main())
+
+
+def test_callback_for_several_events_gets_the_rig_last(serve: Serve) -> None:
+    async def main() -> None:
+        async with opened([serve("cameras")]) as services:
+            calls: list[Any] = []
+            both = ExpMessage.EXPSTATUS | ExpMessage.EXPEND
+            services.assign_callback(both, lambda data, addr, *rest: calls.append(rest), return_service=True)
+            await services.status("CONNECTED")
+            assert calls == [(ExpMessage.EXPSTATUS, services["cameras"])]
+
+    run(main())
+
+
+def test_callback_that_gets_the_rig_and_raises_is_logged_by_its_name(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    def clumsy(*_: Any) -> None:
+        raise ValueError("oh")
+
+    async def main() -> None:
+        async with opened([serve("cameras")]) as services:
+            services.assign_callback("EXPSTATUS", clumsy, return_service=True)
+            await services.status("CONNECTED")
+
+    run(main())
+    assert "clumsy raised an exception" in caplog.text
 
 
 def test_callback_for_several_events_is_told_which(serve: Serve) -> None:
@@ -728,6 +754,54 @@ def test_answer_is_not_missed_between_looking_and_waiting(serve: Serve, connect:
         run(_ask_often(rig, 200))
     finally:
         sys.setswitchinterval(switching)
+
+
+@pytest.mark.parametrize("who", ["on_event", "deliver"])
+def test_answer_is_not_missed_wherever_the_other_thread_stands(who: str) -> None:
+    """Stop the one thread before each line in turn, and let the other one do all that it can meanwhile."""
+    clients = rigs_from({"cameras": "udp://127.0.0.1:11001"})
+    rig, places = RemoteRig(clients.rigs["cameras"], RigServices(clients)), set[int]()
+    addr = "127.0.0.1", 11001
+
+    def wait() -> Any:
+        return run(rig.on_event("EXPINFO"))
+
+    def deliver() -> None:
+        rig.deliver(ExpMessage.EXPINFO, [1], addr)
+
+    def go() -> tuple[Any, bool]:
+        others: list[Any] = []
+
+        def stop(frame: FrameType, event: str, _: Any) -> Any:
+            is_new = frame.f_code.co_filename == remote_rig.__file__ and frame.f_lineno not in places
+            if event == "line" and is_new and not others:
+                places.add(frame.f_lineno)
+                others.append(in_thread(deliver if who == "on_event" else wait))
+                until(lambda: others[0].done() or (who == "deliver" and any(rig._callbacks.values())))
+            return stop
+
+        rig.note_confirmed(ExpMessage.EXPINFO)
+        in_the_end = threading.Timer(0.3, lambda: others or deliver())
+        if who == "on_event":
+            in_the_end.start()
+        sys.settrace(stop)
+        try:
+            outcome = wait() if who == "on_event" else deliver()
+        finally:
+            sys.settrace(None)
+        if who == "on_event":
+            in_the_end.cancel()
+            in_the_end.join()
+        else:
+            outcome = (others[0] if others else in_thread(wait)).result(LONG)
+        return outcome, bool(others)
+
+    is_new = True
+    while is_new:
+        outcome, is_new = in_thread(go).result(LONG)
+        assert outcome == ([1], addr)
+        assert (rig._unclaimed, any(rig._callbacks.values()), rig._asked) == ({}, False, set())
+    assert len(places) > 8
 
 
 async def _ask_often(rig: RemoteRig, times: int) -> None:
@@ -1122,7 +1196,7 @@ def test_failures_are_logged_with_the_rigs_name(caplog: pytest.LogCaptureFixture
 def test_request_times_are_unique_though_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0 + draw_request_time(), *[5.0] * 10_000])
     monkeypatch.setattr(results.time, "time", lambda: next(clock))
-    monkeypatch.setattr(results, "_last_request_time", results._last_request_time)  # restored afterwards
+    monkeypatch.setattr(results, "_drawn", results._drawn.copy())  # restored afterwards
     drawn = [in_thread(lambda: [draw_request_time() for _ in range(500)]) for _ in range(8)]
     times = [future.result(LONG) for future in drawn]
     assert all(of_one == sorted(of_one) for of_one in times)

@@ -28,8 +28,43 @@ aux = Auxiliaries({{"cameras": rig.uri}})
 """
 
 FORCED = """
-# The handler runs in the middle of each wait: before each line of it, wherever that stands and whatever is held there.
-import threading
+# Each go, a handler runs once: before a line of these files at which no go was interrupted yet, whatever is held.
+import asyncio, threading
+
+places, taken = set(), []
+signal.signal(signal.SIGUSR1, lambda number, frame: handle())
+
+def answered():
+    outcome = aux.push("EXPSTATUS", wait=True, timeout=5)
+    assert "cameras" in outcome, outcome
+
+def at_each_line(files, go):
+    def trace(frame, event, arg):
+        place = frame.f_code.co_filename.replace(chr(92), "/"), frame.f_lineno
+        if event == "line" and not taken and place[0].endswith(files) and place not in places:
+            places.add(place)
+            taken.append(place)
+            signal.raise_signal(signal.SIGUSR1)
+        return trace
+
+    while True:
+        taken.clear()
+        with go() as act:
+            sys.settrace(trace)
+            try:
+                act()
+            finally:
+                sys.settrace(None)
+        if not taken:
+            break
+    assert len(places) >= {least}, places
+    print(len(places), "places")
+"""
+
+WAITS = """
+import contextlib
+
+gate = threading.Event()
 ask = {{
     "push": lambda: aux.push("EXPSTATUS", wait=True, timeout=5),
     "ping": lambda: aux.ping(timeout=5),
@@ -40,38 +75,92 @@ ask = {{
         aux.push("EXPSTATUS", timeout=5), aux.response_received.wait_for(lambda: aux.response_received.is_set(), 5)
     ),
 }}["{way}"]
-places, inside, reached = {{}}, [], 0
 
-def interrupted(number, frame):
-    inside.append(frame)
-    began = time.monotonic()
-    outcome = aux.push("EXPSTATUS", wait=True, timeout=2)
-    if "cameras" not in outcome:
-        print("not answered", outcome, file=sys.stderr)
-        sys.exit(3)
-    inside.pop()
+@contextlib.contextmanager
+def go():
+    # Nothing is answered before the handler runs, and all that is before the handler's own.
+    gate.clear()
+    aux.thread.call(gate.wait)
+    without_handler = threading.Timer(0.5, gate.set)
+    without_handler.start()
+    yield ask
+    without_handler.cancel()
+    without_handler.join()
 
-signal.signal(signal.SIGUSR1, interrupted)
-WAITS = ("rigsync/conditions.py", "rigsync/waiters.py", "rigsync/loop_thread.py", "threading.py", "_base.py")
+def handle():
+    gate.set()
+    answered()
 
-def trace(frame, event, arg):
-    if inside or not frame.f_code.co_filename.replace(chr(92), "/").endswith(WAITS):
-        return None if inside else trace
-    place = frame.f_code.co_filename, frame.f_lineno
-    if event == "line" and places.setdefault(place, 0) < 2:
-        places[place] += 1
-        signal.raise_signal(signal.SIGUSR1)
-    return trace
-
-for _ in range(3):
-    sys.settrace(trace)
-    try:
-        ask()
-    finally:
-        sys.settrace(None)
-assert len(places) > 5, places
-print(len(places), "places")
+at_each_line(("runtime/conditions.py", "runtime/waiters.py", "runtime/loop_thread.py", "threading.py", "_base.py"), go)
 aux.close()
+rig.close()
+"""
+
+STEPS = """
+import contextlib
+
+def nothing(*_):
+    pass
+
+def on_service_thread(act):
+    # Once, before the handler's push is answered.
+    def told(_):
+        end()
+        act()
+    end = aux.on("PushCompleted", told)
+
+@contextlib.contextmanager
+def go():
+    yield act
+
+ours = aux
+way = "{way}"
+if way == "draw":
+    files = "coordinator/results.py"
+    act = lambda: aux.push("EXPSTATUS", timeout=5)
+    def handle():
+        on_service_thread(lambda: aux.push("EXPSTATUS", timeout=5))
+        answered()
+elif way == "callbacks":
+    files = "coordinator/remote_rig.py"
+    remote = aux.services["cameras"]
+    async def ask():
+        await remote.confirmed_send(["EXPSTATUS", 0])
+        await remote.on_event("EXPSTATUS")
+    def act():
+        remote.assign_callback("EXPSTATUS", nothing)
+        remote.clear_callbacks("EXPSTATUS")
+        asyncio.run(asyncio.wait_for(ask(), 5))
+    handle = answered
+elif way == "experiment":
+    files = "coordinator/failures.py"
+    from rigsync.errors import ExperimentError
+    number = 0
+    def act():
+        global number
+        number += 1
+        with contextlib.suppress(ExperimentError), aux.experiment("2026-01-01_%d_mouse" % number, on_failure=nothing):
+            pass
+    def handle():
+        rig.notify("failure", {{"problem": "no light"}})
+        answered()
+elif way == "notices":
+    files = "coordinator/reports.py"
+    act = lambda: aux.on_notice("lamp", nothing)()
+    def handle():
+        on_service_thread(lambda: aux.on_notice("lamp", nothing)())
+        answered()
+elif way == "close":
+    files = "coordinator/auxiliaries.py", "runtime/workers.py", "threading.py"
+    @contextlib.contextmanager
+    def go():
+        global aux
+        aux = Auxiliaries()
+        yield aux.close
+        assert not aux.thread.is_alive()
+    handle = lambda: aux.close()
+at_each_line(files, go)
+ours.close()
 rig.close()
 """
 
@@ -101,8 +190,20 @@ rig.close()
 
 @pytest.mark.parametrize("way", ["push", "ping", "clear", "wait_for", "event", "condition"])
 def test_a_handler_that_interrupts_a_wait_anywhere_is_answered(way: str) -> None:
+    run_forced(WAITS, way, least=10)
+
+
+@pytest.mark.parametrize(
+    ("way", "least"), [("draw", 6), ("callbacks", 20), ("experiment", 6), ("notices", 8), ("close", 10)]
+)
+def test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered(way: str, least: int) -> None:
+    """The service thread takes the same step before it answers, and must not wait for the one that is interrupted."""
+    run_forced(STEPS, way, least)
+
+
+def run_forced(program: str, way: str, least: int) -> None:
     subprocess.run(
-        [sys.executable, "-c", (PROGRAM + FORCED).format(watchdog=2 * LONG, way=way)],
+        [sys.executable, "-c", (PROGRAM + FORCED + program).format(watchdog=2 * LONG, way=way, least=least)],
         cwd=ROOT,
         check=True,
         timeout=3 * LONG,

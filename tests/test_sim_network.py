@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.core import messages
+from rigsync.core import legacy
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RestartSeen
@@ -699,7 +699,7 @@ def test_the_model_of_an_iblutil_rig_is_as_intolerant_as_the_original(data: byte
     network = SimNetwork(0)
     rig = network.add_echo_rig("old", 0.0)
     sink = Sink(network, "a")
-    network.send(messages.array(compose("EXPINFO"), b""), sink.address, rig.address)
+    network.send(legacy.array(compose("EXPINFO"), b""), sink.address, rig.address)
     network.run(0.01)
     assert [received for _, received in sink.got] == [b"[64,0,null]", b'[64,"old did it"]']
     if data:

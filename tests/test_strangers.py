@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live_helpers import in_thread
 from processes import LONG, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, PayloadTooLarge, PushError, RemoteError, Rig
@@ -105,16 +106,13 @@ def test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory(sta
 def test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size(stack: contextlib.ExitStack) -> None:
     rig = stack.enter_context(RigProgram(uri="tcp://127.0.0.1:0"))
     before = most_memory(rig.pid)
-    socks = {boot: connection(stack, rig.uri) for boot in ("a" * 16, "b" * 16, "c" * 16)}
-    data = {boot: request(b'"' + b"x" * LARGE + b'"', boot) for boot in socks}
-    senders = [threading.Thread(target=sock.sendall, args=[data[boot]]) for boot, sock in socks.items()]
-    for sender in senders:
-        sender.start()
-    for sock in socks.values():
-        answer = messages.decode(sock.recv(1 << 16))
-        assert isinstance(answer, messages.Reply)
-    for sender in senders:
-        sender.join(LONG)
+    clients = [stack.enter_context(Auxiliaries({"cameras": rig.uri})) for _ in range(3)]
+    text = "x" * LARGE
+
+    def ask(aux: Auxiliaries) -> Any:  # one that takes longer than its share is closed, and comes again
+        return aux.request("EXPINFO", None, text, timeout=4 * LONG)["cameras"][0]
+
+    assert [asked.result(5 * LONG) for asked in [in_thread(ask, aux) for aux in clients]] == [0] * 3
     assert most_memory(rig.pid) - before < 4 * LARGE
 
 
@@ -131,6 +129,55 @@ def test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_the
     assert aux.request("EXPINFO", None, "x" * 1_000_000)["cameras"][1]["size"] == 1_000_000
     until(lambda: not session_of(rig).endpoint._listener._turn)
     assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("pace", [0, 40_000], ids=["stalled", "slow"])
+def test_several_slow_strangers_in_a_row_do_not_keep_the_one_in_charge_from_its_message(
+    stack: contextlib.ExitStack, pace: int
+) -> None:
+    rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
+    rig.on("EXPINIT")(lambda data: {"size": len(data["notes"])})
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    over = threading.Event()
+
+    def go_on(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it is closed, or all is over
+            while pace and not over.wait(0.2):
+                sock.sendall(b"x" * pace)
+
+    senders = []
+    for number in range(6):
+        sock = connection(stack, rig.uri)
+        sock.sendall(request(b'"' + b"x" * 400_000, f"{number:016x}"))
+        senders.append(threading.Thread(target=go_on, args=[sock]))
+        senders[-1].start()
+    until(lambda: len(session_of(rig).endpoint._listener._waiting) == 5)
+    began = time.monotonic()
+    answer = aux.request("EXPINIT", {"exp_ref": REFERENCE, "notes": "x" * 1_000_000}, timeout=LONG)
+    assert answer["cameras"][-1]["size"] == 1_000_000
+    assert time.monotonic() - began < 5.0
+    assert aux.all_alive
+    over.set()
+    for sender in senders:
+        sender.join(LONG)
+
+
+def test_two_slow_senders_of_large_messages_are_both_taken(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigsync.net.tcp.STALLED", 0.2)
+    monkeypatch.setattr("rigsync.net.tcp.SLOWEST", 10_000)
+    rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
+
+    def send_slowly(sock: socket.socket, boot: str) -> bytes:
+        data = request(b'"' + b"x" * 600_000 + b'"', boot)
+        for begin in range(0, len(data), 50_000):
+            sock.sendall(data[begin : begin + 50_000])
+            time.sleep(0.1)  # the pace of a slow network: 1.2 s in all
+        return sock.recv(1 << 16)
+
+    answers = [in_thread(send_slowly, connection(stack, rig.uri), boot) for boot in ("a" * 16, "b" * 16)]
+    assert all(isinstance(messages.decode(answer.result(LONG)), messages.Reply) for answer in answers)
 
 
 def test_too_many_values_are_refused_at_the_side_that_sends_them(stack: contextlib.ExitStack) -> None:
@@ -158,7 +205,7 @@ def test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_agai
     outcome = aux.push("EXPINFO", None, 500_000, wait=True)
     assert isinstance(outcome, PushError)
     text = str(outcome.failed["cameras"])
-    assert "PayloadTooLarge: the rig has run EXPINFO, and its answer is not taken: too many values" in text
+    assert "PayloadTooLarge: the rig has run EXPINFO, but this side refuses its answer: too many values" in text
     assert ran == [500_000]
     assert aux.request("EXPINFO", None, 3, timeout=LONG)["cameras"][1]["values"] == [0, 0, 0]
 
@@ -184,7 +231,7 @@ def test_large_answers_reach_a_coordinator_that_is_new_without_delay(seed: int) 
     network.add_rig("cameras", experiment_description={"devices": "x" * 31_000})
     coordinator = network.coordinator()
     pushed = coordinator.push("EXPINFO")
-    assert network.run(0.3, lambda: pushed in coordinator.results)
+    assert network.run(0.02, lambda: pushed in coordinator.results)  # before anything is sent again
     assert "x" * 31_000 in str(coordinator.results[pushed].answers)
 
 

@@ -14,7 +14,7 @@ import pytest
 from live_helpers import Wire, came_true, run
 from processes import LONG, free_port
 
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.arguments import compose
 from rigsync.net import tcp
 from rigsync.net.endpoint import Endpoint
@@ -298,6 +298,51 @@ def test_what_came_before_a_connection_ended_is_handled_before_that(
     run(main)
 
 
+def test_messages_that_begin_on_many_connections_take_little_at_a_time() -> None:
+    async def main() -> None:
+        async with listening(1 << 26) as (_, endpoint, address):
+            listener: Any = endpoint._listener
+            with contextlib.ExitStack() as stack:
+                socks = [stack.enter_context(connected(address)) for _ in range(20)]
+                for sock in socks:
+                    sock.setblocking(False)
+                    sock.send(b'["')
+
+                def wait() -> bool:
+                    for sock in socks:
+                        with contextlib.suppress(BlockingIOError):
+                            sock.send(b"x" * 100_000)
+                    return len(listener._waiting) == 19  # the other one is read on
+
+                await came_true(wait)
+                held = [stream.held for stream in listener._waiting]
+                assert min(held) > tcp.LARGE
+                assert max(held) <= tcp.LARGE + tcp.READ
+
+    run(main)
+
+
+def test_a_connection_with_much_to_read_does_not_keep_another_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    feed = tcp.StreamDecoder.feed
+
+    def note(decoder: Any, piece: bytes) -> Any:
+        looks.append(len(piece))
+        return feed(decoder, piece)
+
+    monkeypatch.setattr(tcp.StreamDecoder, "feed", note)
+
+    async def main() -> None:
+        async with listening() as (wire, _, address):
+            with connected(address) as sock, connected(address) as other:
+                await asyncio.to_thread(sock.sendall, b"[" + b"[]," * 80_000)
+                other.sendall(b"[7]")
+                await came_true(lambda: wire.messages)
+                assert max(looks) <= tcp.READ
+
+    run(main)
+
+
 def test_nothing_is_handled_once_this_side_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "AT_ONCE", 2)
 
@@ -377,7 +422,7 @@ def test_arrays_leave_apart_and_frames_at_once() -> None:
                 await came_true(lambda: len(left) == len(sent))
                 assert list(left) == sent
                 for before, after in (b"{2}", b"[3]"), (b"[3]", b"[4]"), (b"[4]", b"{5}"):
-                    assert left[after] - left[before] >= tcp.ARRAY_GAP - 1e-3
+                    assert left[after] - left[before] >= legacy.ARRAY_GAP - 1e-3
                 stream._write = write
                 got = b""
                 while len(got) < 18:
@@ -408,7 +453,7 @@ def test_an_array_that_was_echoed_holds_up_nothing() -> None:
 
 def test_an_array_waits_until_the_probes_before_it_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a rig of iblutil's that is busy reads them together."""
-    monkeypatch.setattr(tcp, "PROBE_GAP", LONG)
+    monkeypatch.setattr(legacy, "PROBE_GAP", LONG)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -421,17 +466,17 @@ def test_an_array_waits_until_the_probes_before_it_are_answered(monkeypatch: pyt
                     assert await received(sock, 6) == b"{1}{2}"
                     await loop.sock_sendall(sock, b"{1}")
                     await came_true(lambda: wire.messages == [b"{1}"])
-                    await asyncio.sleep(2 * tcp.ARRAY_GAP)
+                    await asyncio.sleep(2 * legacy.ARRAY_GAP)
                     with pytest.raises(BlockingIOError):
                         sock.recv(100)
                     await loop.sock_sendall(sock, b"{2}")
                     assert await received(sock, 3) == b"[3]"
-                    monkeypatch.setattr(tcp, "PROBE_GAP", 2 * tcp.ARRAY_GAP)
+                    monkeypatch.setattr(legacy, "PROBE_GAP", 2 * legacy.ARRAY_GAP)
                     begin = loop.time()
                     wire.outbox += [("probes", b"{4}"), ("requests", b"[5]")]
                     endpoint.pump()
                     assert await received(sock, 6) == b"{4}[5]"  # though the probe is lost
-                    assert loop.time() - begin >= 2 * tcp.ARRAY_GAP - 1e-3
+                    assert loop.time() - begin >= 2 * legacy.ARRAY_GAP - 1e-3
 
     run(main)
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, environment
+from platforms import needs_terminal, posix
 from processes import LONG, IblutilServer, RigProgram, free_port, until
 from rich.cells import cell_len
 
 from rigsync import Progress, RemoteError
-from rigsync.cli.watching import Row, Told, Watch, screen
+from rigsync.cli.watching import screen
+from rigsync.coordinator.view import RigView, Told
+from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState, Notice
-
-needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process alone")
-needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals to test with")
 
 REFERENCE = "2026-01-31_1_mouse"
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
@@ -242,7 +242,7 @@ def test_a_rig_is_killed_and_comes_back(
                 assert terminal.end() == 0
 
 
-@needs_signals
+@posix
 def test_a_rig_that_was_silent_is_back(tmp_path: Path, write: Callable[..., None]) -> None:
     with RigProgram("cameras", handlers={}) as rig:
         write(FAST, cameras=rig.uri)
@@ -413,7 +413,7 @@ def test_once_as_json(tmp_path: Path, write: Callable[..., None], serve: Callabl
     assert (found["last_message"], found["last_error"]) == (None, None)
 
 
-@needs_signals
+@posix
 def test_commands_are_shown_as_messages_are(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
@@ -437,7 +437,7 @@ def test_commands_are_shown_as_messages_are(
         assert command.outcome().status == 0
 
 
-@needs_signals
+@posix
 def test_without_a_terminal_each_change_is_a_line_of_json(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
@@ -462,7 +462,7 @@ def test_without_a_terminal_each_change_is_a_line_of_json(
     assert (outcome.status, outcome.err) == (0, "")
 
 
-@needs_signals
+@posix
 def test_without_a_terminal_each_change_is_a_table(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
 ) -> None:
@@ -506,7 +506,7 @@ def test_once_shows_what_the_rigs_are_at(tmp_path: Path, write: Callable[..., No
     assert {name: found[name] for name in WORK_DOCUMENT} == WORK_DOCUMENT
 
 
-@needs_signals
+@posix
 def test_progress_is_a_line_of_json_and_no_table_of_its_own(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]
 ) -> None:
@@ -549,7 +549,7 @@ def test_on_a_terminal_progress_is_shown_as_it_goes_on(
 # ------------------------------------------------------------------------------------------------------ the picture
 
 
-def drawn(rows: list[Row], width: int, height: int, unicode: bool = True) -> list[str]:
+def drawn(rows: list[RigView], width: int, height: int, unicode: bool = True) -> list[str]:
     from rich.console import Console
 
     console = Console(width=width, height=height, force_terminal=True, color_system=None)
@@ -558,15 +558,14 @@ def drawn(rows: list[Row], width: int, height: int, unicode: bool = True) -> lis
     return capture.get().split("\n")
 
 
-def row(rig: str, link: LinkState = LinkState.ALIVE, **more: Any) -> Row:
-    facts = dict.fromkeys(["status", "exp_ref", "owner", "round_trip", "clock", "loss", "message", "error"])
-    return Row(**{"rig": rig, "link": link, **facts, **more})
+def view(rig: str, link: LinkState = LinkState.ALIVE, **more: Any) -> RigView:
+    return RigView(rig, link, **more)
 
 
 @pytest.mark.parametrize("width", [80, 140, 179, 180, 220])
 def test_progress_has_a_column_where_there_is_room_and_else_a_line(width: int) -> None:
     progress = {"frames": Progress(1200, 5000), "left.mp4": Progress(12_300_000, None, "B")}
-    rows = [row("cameras", progress=progress, streams={"left": {}}, error=Told("lost", 0.0)), row("ephys")]
+    rows = [view("cameras", progress=progress, streams={"left": {}}, last_failure=Told("lost", 0.0)), view("ephys")]
     lines = [line.rstrip() for line in drawn(rows, width, 24)]
     assert max(map(len, lines)) <= width
     assert ("progress" in lines[1]) == (width >= 180)
@@ -582,17 +581,17 @@ def test_hostile_text_stays_in_its_cell(width: int) -> None:
     hostile = "\x1b]0;gotcha\x07\r\n\t[red]漢字\u202e\x9b" * 20
     lines = drawn(
         [
-            row(
+            view(
                 "cameras",
-                status="RUNNING",
+                status=ExpStatus.RUNNING,
                 exp_ref=hostile,
                 owner=hostile,
-                message=Told(hostile, 0.0),
-                error=Told(hostile, 0.0),
+                last_message=Told(hostile, 0.0),
+                last_failure=Told(hostile, 0.0),
                 progress={hostile: Progress(-1.7e308, 10**300, hostile), "": Progress(1e308, None, "B")},
                 streams={hostile: {"state": hostile}, "b": {"state": [hostile]}},
             ),
-            row("漢字" * 30, LinkState.LOST, error=Told(hostile, 0.0)),
+            view("漢字" * 30, LinkState.LOST, last_failure=Told(hostile, 0.0)),
         ],
         width,
         24,
@@ -610,7 +609,7 @@ ERROR = "EXPSTART: OSError: " + " ".join(f"word{i:03}" for i in range(40))
 
 @pytest.mark.parametrize(("height", "lines"), [(24, [3, 3]), (10, [3, 1]), (9, [2, 1]), (8, [1, 1]), (7, [1]), (6, [])])
 def test_errors_have_several_lines_where_the_height_allows(height: int, lines: list[int]) -> None:
-    text = drawn([row("new", error=Told(ERROR, 2.0)), row("old", error=Told(ERROR, 1.0))], 80, height)
+    text = drawn([view("new", last_failure=Told(ERROR, 2.0)), view("old", last_failure=Told(ERROR, 1.0))], 80, height)
     assert len(text) <= height
     below = [*text[4:-1], "end"]
     begins = [i for i, line in enumerate(below) if re.match(r"\d\d:\d\d:\d\d |end", line)]
@@ -625,9 +624,9 @@ def test_errors_have_several_lines_where_the_height_allows(height: int, lines: l
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_who_is_in_charge_is_shown(width: int) -> None:
     rows = [
-        row("cameras", LinkState.LOST, owner="192.168.100.200", error=Told("lost", 0.0)),
-        row("ephys", owner="192.168.100.200"),
-        row("mesoscope"),
+        view("cameras", LinkState.LOST, owner="192.168.100.200", last_failure=Told("lost", 0.0)),
+        view("ephys", owner="192.168.100.200"),
+        view("mesoscope"),
     ]
     lines = drawn(rows, width, 24)
     if width < 100:
@@ -653,14 +652,15 @@ def test_who_is_in_charge_is_shown(width: int) -> None:
 def test_a_message_that_was_not_run_is_not_shown_as_if_it_were(
     serve: Callable[..., Any], connect: Callable[..., Any], error: str, outcome: str
 ) -> None:
-    with Watch(connect(serve("cameras"))) as watch:
-        watch._note_notice(Notice("cameras", "log", "message", {"message": "EXPEND", "error": error}, False))
-        (shown,) = watch.rows()
-    assert shown.message
-    assert shown.message.text == f"EXPEND {outcome}"
-    assert shown.last_error.endswith(error)
+    aux = connect(serve("cameras"))
+    aux._views._note_notice(Notice("cameras", "log", "message", {"message": "EXPEND", "error": error}, False))
+    shown = aux.view("cameras")
+    assert shown.last_message
+    assert shown.last_message.text == f"EXPEND {outcome}"
+    assert shown.last_failure
+    assert shown.last_failure.text.endswith(error)
 
 
 def test_without_unicode_it_is_ascii() -> None:
-    rows = [row("cameras" * 5, exp_ref="m" * 200, error=Told("e" * 200, 0.0))]
+    rows = [view("cameras" * 5, exp_ref="m" * 200, last_failure=Told("e" * 200, 0.0))]
     assert "\n".join(drawn(rows, 80, 24, unicode=False)).isascii()

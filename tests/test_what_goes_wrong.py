@@ -1,4 +1,4 @@
-"""README's table of what goes wrong in a lab: each of its rows is shown by tests, which are named here."""
+"""The rows of docs/faults.md, what goes wrong in a lab: each is shown by tests, which are named here."""
 
 from __future__ import annotations
 
@@ -60,10 +60,6 @@ SHOWN_BY = {
         "tests/test_rig_closing.py::test_a_program_that_ends_without_close_interrupts_what_is_under_way",
         "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
         "tests/test_readme.py::test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup",
-    ],
-    "a signal handler pushes while the main thread waits for rigs": [
-        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
-        "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
     ],
     "a rig's PC comes back with another address": [
         "tests/test_links.py::test_a_name_that_stands_for_another_address_after_a_reboot",
@@ -139,6 +135,11 @@ SHOWN_BY = {
     "an iblutil rig answers END, INTERRUPT or CLEANUP by another of these": [
         "tests/core/test_iblutil_rigs.py::test_any_answer_that_ends_a_recording_is_taken_for_what_it_is",
         "tests/test_drop_in.py::test_an_experiment_leaves_a_rig_that_answers_cleanup_by_another_event",
+    ],
+    "a signal handler pushes, looks something up or closes, wherever it interrupts the main thread": [
+        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
+        "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered",
+        "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
     ],
     "a callback of your own raises": [
         "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",
@@ -275,6 +276,11 @@ SHOWN_BY = {
         "tests/core/test_responder.py::test_what_waits_for_its_instant_takes_no_place",
         "tests/core/test_responder.py::test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends_it",
     ],
+    "strangers begin large messages over TCP and do not go on, several of them": [
+        "tests/test_strangers.py::test_several_slow_strangers_in_a_row_do_not_keep_the_one_in_charge_from_its_message",
+        "tests/test_strangers.py::test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs",
+        "tests/test_strangers.py::test_two_slow_senders_of_large_messages_are_both_taken",
+    ],
     "a message of more values than can be read in half a second": [
         "tests/test_strangers.py::test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory",
         "tests/test_strangers.py::test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size",
@@ -311,6 +317,14 @@ SHOWN_BY = {
         "tests/core/test_belief.py::test_no_request_uses_up_all_numbers",
         "tests/test_forgers.py::test_a_flood_of_senders_takes_less_than_64_mb",
     ],
+    "probes are seldom, by `beat` in rigs.yaml": [
+        "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",
+        "tests/core/test_beats.py::test_with_a_beat_of_ten_seconds_no_notice_is_held_back_and_no_stranger_takes_over",
+    ],
+    "a message over TCP is larger than the rig takes": [
+        "tests/agent/test_agent.py::test_a_message_over_max_message_of_the_file_is_refused_with_the_key",
+        "tests/test_cli.py::test_serve_refuses_what_is_over_its_max_message",
+    ],
     "rigs have swapped addresses or names": [
         "tests/test_forgers.py::test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing",
     ],
@@ -318,14 +332,18 @@ SHOWN_BY = {
         "tests/test_config.py::test_what_is_no_rig",
         "tests/agent/test_serve.py::test_what_is_wrong_is_told_before_anything_listens",
     ],
+    'a Windows path in double quotes in such a file, as `"E:\\behaviour"`': [
+        "tests/test_yaml.py::test_a_backslash_in_double_quotes_is_explained",
+        "tests/test_yaml.py::test_a_backslash_before_the_closing_quote_is_explained",
+        "tests/test_cli_agent.py::test_check_explains_a_backslash_in_either_kind_of_file",
+    ],
 }
 
 
 def rows() -> list[str]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("## What goes wrong, and what you see")[2].partition("\n## ")[0]
-    found = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
-    return found[found.index("---") + 1 :]
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    return [cell for cell in cells if cell not in {"what happens", "---"}]
 
 
 def test_every_row_of_the_table_is_shown_by_a_test_and_no_other() -> None:

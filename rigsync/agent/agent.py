@@ -1,4 +1,4 @@
-"""A rig whose handlers are commands: what its file says, done."""
+"""A rig whose handlers run the commands of a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
 from rigsync.agent.keys import KEEP, OVERWRITE, REFUSE
 from rigsync.agent.process import Exit
-from rigsync.agent.recording import Recording
+from rigsync.agent.recording import Recording, tell
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import SubstitutionError, Template, Use
 from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
@@ -35,27 +35,27 @@ from rigsync.rig.rig import EndedBadly, Rig
 logger = logging.getLogger("rigsync.agent")
 
 LOOK = 0.05
-"""Seconds between looks for the file that says that a command records."""
+"""Seconds between looks for the file of `ready`."""
 LAST_LOOK = 0.5
-"""Seconds for the last look for such a file, at the end of the time that the command has; also for
-the news that a command has ended."""
+"""Seconds for the last look for that file, when the command's time is over, and for the news that a command has
+ended."""
 LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
-"""Characters of a command's last lines that go into an answer, which has to fit into a datagram, and into the text of
-an error, which somebody has to read."""
+"""Characters of a command's last lines in an answer, which has to fit into a datagram, and in an error, which somebody
+has to read."""
 LONGEST_PROGRESS = 200
-"""Characters of a line in which the number of frames is looked for. With the cube of that the time may grow that an
-ordinary regular expression takes, and in that time the rig answers nothing."""
+"""Characters of a line that are searched for the number of frames. An ordinary regular expression may take time that
+grows with the cube of that, and meanwhile the rig answers nothing."""
 
 _ENDING = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
 _FIGURE = re.compile(r"\d{1,18}")
 
 
 class RequirementMissing(RigsyncError):
-    """What the file requires is not there, and so no experiment can begin on this rig."""
+    """No experiment can begin on this rig, since something that its file requires is missing."""
 
 
 class RecordingGoesOn(RigsyncError):
-    """What is recorded is still being written after it was ended, or nobody can tell."""
+    """A recording is still being written after its end, or nobody can tell."""
 
 
 class Agent(Rig):
@@ -79,6 +79,7 @@ class Agent(Rig):
             main_sync=file.main_sync,
             experiment_description=file.description,
             lease=file.lease,
+            max_message=file.max_message,
         )
         self._file = file
         self._renew()
@@ -86,13 +87,13 @@ class Agent(Rig):
         self._disk: Disk | None = None
         self._in_use = InUse(self.name)
         self._absent: frozenset[str] = frozenset()
-        """Outputs that were not there at EXPINIT, where that has commands which may begin them."""
+        """Outputs that were not there at EXPINIT, if EXPINIT has commands that may begin them."""
         self._left_behind: frozenset[str] = frozenset()
         """Outputs that were not there before an EXPSTART that has failed."""
         self._going: list[tuple[Child, Start]] = []
-        """Commands that are to go on until a message ends them; that message tells how they have ended."""
+        """Commands that go on until a message ends them. The answer to that message says how they ended."""
         self._kept: list[_ReadyFile] = []
-        """Files of `ready` that were there before and have to stay, beside those at which the recording looks."""
+        """Files of `ready` that were there before and have to stay, beside those of the recording."""
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
@@ -101,7 +102,7 @@ class Agent(Rig):
 
     @property
     def _interrupt_grace(self) -> float:
-        """What EXPINTERRUPT does has the longest grace of the file, 5 s at least, and 5 s more; then it is ended."""
+        """Seconds for EXPINTERRUPT: the longest grace of the file, 5 s at least, and 5 s more. Then it is ended."""
         graces = [GENTLE.grace, *(action.stop.grace for action in self._file.on.values() if action.stop)]
         return LAST_GRACE + max(graces)
 
@@ -110,14 +111,14 @@ class Agent(Rig):
         try:
             await super().__aexit__(*details)
         finally:
-            self._loops_end.cancel()  # which ends the commands, also where nobody waits any longer
+            self._loops_end.cancel()  # this ends the commands, even if nobody waits any longer
 
     async def _open(self) -> None:
         if not self._session:
             self._renew()
             await self._end_of_dead_agents()
         await super()._open()
-        # However the event loop ends, by a fault in the program for instance, it cancels its tasks.
+        # An event loop that ends, even by a fault in the program, cancels its tasks.
         self._loops_end = asyncio.create_task(self._end_with_loop(), name="rigsync commands end with the loop")
 
     def _renew(self) -> None:
@@ -125,10 +126,10 @@ class Agent(Rig):
         self._commands = Commands(self._note_end, self._aside, self.name)
 
     async def _end_of_dead_agents(self) -> None:
-        """End what is left of the commands of an agent of this name that was killed, before anything is begun."""
+        """End what a killed agent of this name has left running, before anything begins."""
         look = self._aside.begin(orphans.end_of_dead_agents, self.name)
         if not (await asyncio.wait([look], timeout=orphans.LONGEST))[0]:
-            logger.error("%s: what an earlier agent may have left running cannot be looked for: /proc hangs", self.name)
+            logger.error("%s: nobody can tell what an earlier agent may have left running: /proc hangs", self.name)
             return
         ended, left = look.result()
         if ended:
@@ -150,7 +151,7 @@ class Agent(Rig):
             self._commands.close()
 
     def _end_commands(self) -> None:
-        """End all commands that EXPINTERRUPT has left; off the event loop."""
+        """End the commands that EXPINTERRUPT has left; off the event loop."""
         self._commands.close()
         if not self._commands.wait(self._interrupt_grace):
             logger.error("%s: commands do not end, though they were killed; restart the computer", self.name)
@@ -162,7 +163,7 @@ class Agent(Rig):
     # ------------------------------------------------------------------------------------------------- messages
 
     async def handle(self, event: ExpMessage, args: list[Any]) -> dict[str, Any]:
-        """Do what the file says of a message; return what became of it, for the answer."""
+        """Do what the file says for a message; return the result, for the answer."""
         data = args[-1] if args and isinstance(args[-1], dict) else {}
         if event is ExpMessage.EXPINIT:
             return await self._replace(named_reference(event, args), data)
@@ -175,20 +176,20 @@ class Agent(Rig):
         try:
             return await self._act(event, values)
         finally:
-            if not (self._recording or self._commands.running()):  # however badly it has ended
+            if not (self._recording or self._commands.running()):  # even if it has ended badly
                 self._in_use.keep_only()
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
-        """Begin an experiment, in place of one that was initialised and has not started, if there is such a one.
+        """Begin an experiment, in place of one that was initialised and not started, if there is one.
 
-        That one goes on as it was if this one is refused.
+        If the new one is refused, the old one stays as it was.
         """
         values = session_values(ExpMessage.EXPINIT, reference, data, self._file)
         await self._check(values)
         outputs = await self._outputs(ExpMessage.EXPINIT, values)
-        has_run = self._action(ExpMessage.EXPINIT).run is not None  # which may move old files away
+        has_run = self._action(ExpMessage.EXPINIT).run is not None  # it may move old files away
         with self._in_use.taking(keys_of_outputs(outputs)):
-            if not has_run:  # after it is known that nobody is just writing it, and it may be moved away
+            if not has_run:  # not before it is known that nobody is writing it, since it may be moved away
                 self._refuse_existing(outputs)
             told = await self._begin_experiment(reference, data, values)
         self._in_use.keep_only(keys_of_outputs(outputs))
@@ -213,7 +214,7 @@ class Agent(Rig):
             await self._close_log()
             self._reference, self._data, self._log = before
             if ended:
-                # The rig still is INITIALIZED for the one before, without what was started for it.
+                # The rig is still INITIALIZED for the old experiment, but its commands are gone.
                 with contextlib.suppress(NotRunning):
                     self.interrupt(f"EXPINIT of {values.exp_ref} failed, which was to replace this experiment: {error}")
             raise
@@ -257,17 +258,17 @@ class Agent(Rig):
         return told
 
     async def _end(self, event: ExpMessage, action: Action, values: Values) -> dict[str, Any]:
-        """End all that was started, and do what else the file says of the end, whatever becomes of either.
+        """End all that was started, and do the rest of what the file says for the end, even if either fails.
 
         Raises
         ------
         CommandFailed
             Something cannot be ended, or a command has failed.
         RecordingGoesOn
-            At EXPEND, something is still being written, or nobody can tell.
+            At EXPEND: something is still being written, or nobody can tell.
         EndedBadly
-            At EXPEND, all has ended, and something of it badly, or what was to be recorded is not there. At the other
-            messages a bad end is told by a notice: they are to leave nothing running, and have not failed.
+            At EXPEND: everything has ended, but something ended badly, or a recording is missing. Other messages report
+            a bad end by a notice: their job is to leave nothing running, which they have done.
         """
         told: dict[str, Any] = {}
         failures: list[Exception] = []
@@ -300,8 +301,8 @@ class Agent(Rig):
                     is_over = False
                     failures.append(RecordingGoesOn(verdict.problem))
             if not is_over:
-                self._recording = recorded  # at which another EXPEND looks again
-        self._forget_ended()  # not before: an interrupt that overtakes this message tells of them
+                self._recording = recorded  # another EXPEND looks at these again
+        self._forget_ended()  # not before: an interrupt that overtakes this message reports them
         if is_over:
             self._kept.clear()
         if event is not ExpMessage.EXPEND:
@@ -317,9 +318,9 @@ class Agent(Rig):
         return told
 
     async def _bad_ends(self, stop: Stop | None) -> dict[str, str]:
-        """Return how each command that was to go on and has ended badly did so, by its label."""
+        """Return, by label, the commands that were to go on and have ended badly, each with how."""
         for child, _ in reversed(self._going):
-            child.end(stop)  # also one that has ended, of which the news has not come yet
+            child.end(stop)  # also one whose end is not known here yet
         running = self._commands.running()
         if ending := [child.ended for child, _ in self._going if child not in running]:
             await asyncio.wait(ending, timeout=LAST_LOOK)
@@ -331,7 +332,7 @@ class Agent(Rig):
         }
 
     async def _losses(self) -> dict[str, str]:
-        """Return what files of `ready` have lost of what was in them before, by their paths."""
+        """Return what earlier files of `ready` have lost, by path."""
         losses: dict[str, str | None] = {}
         for ready in self._kept:
             try:
@@ -344,9 +345,7 @@ class Agent(Rig):
         self._going = [(child, start) for child, start in self._going if not child.ended.done()]
 
     def _tell_failure(self, problem: str, label: str) -> None:
-        logger.error("%s: %s", self.name, problem)
-        with contextlib.suppress(RigsyncError):
-            self.notify(FAILURE, {"problem": problem, "exp_ref": self._reference}, key=label)
+        tell(self, None, FAILURE, label, problem, self._reference)
 
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
@@ -365,19 +364,19 @@ class Agent(Rig):
         if not (verify := self._file.verify):
             return None
         pattern = self._pattern(verify.files, values)
-        cause = self._disk.cause if self._disk else lambda: ""  # where no disk is watched, none is known
+        cause = self._disk.cause if self._disk else lambda: ""  # without a watched disk no cause is known
         overwrites = self._file.existing == OVERWRITE
         return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause)
 
     # ------------------------------------------------------------------------------------ what will be recorded
 
     async def _outputs(self, event: ExpMessage, values: Values) -> list[Output]:
-        """Return what will be recorded, as far as it is known at this message.
+        """Return what will be recorded, as far as this message tells.
 
         Raises
         ------
         DriveHangs
-            A drive of it does not answer.
+            A drive does not answer.
         """
         paths, patterns = [], []
         for template in self._output_templates(event):
@@ -410,12 +409,12 @@ class Agent(Rig):
             yield self._file.verify.files
 
     def _refuse_existing(self, outputs: Iterable[Output]) -> None:
-        """Refuse to record over what is there.
+        """Refuse to record over existing files.
 
         Raises
         ------
         PathTaken
-            Something is there, and the file does not say what to do about it.
+            A file is there, and the agent's file does not say what to do about it.
         """
         if self._file.existing != REFUSE:
             return
@@ -430,12 +429,12 @@ class Agent(Rig):
     # -------------------------------------------------------------------------------------------------- EXPINIT
 
     async def _check(self, values: Values) -> None:
-        """Check all that can be checked before anything is begun.
+        """Check everything that can be checked before anything begins.
 
         Raises
         ------
         SubstitutionError
-            The reference is not one that the file can use.
+            The file cannot use this reference.
         RequirementMissing
             A program, a folder, a file or room on the disk is missing.
         """
@@ -450,7 +449,7 @@ class Agent(Rig):
             raise RequirementMissing("; ".join(problems))
 
     def _templates(self) -> Iterator[Template]:
-        """Yield all texts of the file with places in them, for values of the session."""
+        """Yield all texts of the file that have places for values of the session."""
         for action in self._file.on.values():
             for step in (action.run, action.start):
                 if step:
@@ -468,7 +467,7 @@ class Agent(Rig):
                 yield require.free_disk.path
 
     def _requirements(self, values: Values) -> Iterator[tuple[Any, ...]]:
-        """Yield what has to be looked at, each with the function that returns what is wrong with it."""
+        """Yield what has to be checked, each with a function that returns what is wrong with it."""
         require = self._file.require
         steps = [step for action in self._file.on.values() for step in (action.run, action.start) if step]
         programs = [self._program(step.command, values) for step in steps if step.command.program]
@@ -500,7 +499,7 @@ class Agent(Rig):
 
     def _open_log(self, values: Values) -> SessionLog:
         name = time.strftime("%Y-%m-%d_%H-%M-%S")
-        with contextlib.suppress(SubstitutionError):  # a reference that is no name of a file, and the file needs none
+        with contextlib.suppress(SubstitutionError):  # this reference is no file name, and none is needed
             name = Template.parse("{exp_ref}", OF_THE_SESSION).fill(values)
         logs = self._file.logs
         return SessionLog(self._file.logs_folder, name, logs.keep, logs.max_size)
@@ -514,7 +513,7 @@ class Agent(Rig):
 
     async def _run(self, run: Run, values: Values) -> dict[str, Any]:
         child = await self._begin(run.command, values)
-        # Not wait_for, which before Python 3.12 ignores a cancellation that comes when the command has just ended.
+        # Not wait_for: before Python 3.12 it ignores a cancellation that comes when the command has just ended.
         if not (await asyncio.wait([child.ended], timeout=run.timeout))[0]:
             ended = await self._commands.end(child)
             raise CommandFailed(
@@ -599,11 +598,11 @@ class Agent(Rig):
             await asyncio.wait([child.ended], timeout=min(LOOK, end - loop.time()))
 
     def _note_end(self, child: Child, ended: Exit) -> None:
-        with contextlib.suppress(LookupError):  # of a command that was only waited for
+        with contextlib.suppress(LookupError):  # of a `run` command
             self.update_stream(child.label, state="ended", outcome=ended.described())
             self.remove_stream(child.label)
         going = [entry for entry in self._going if entry[0] is child]
-        if going and not child.is_stopped:  # else the message by which it was stopped tells
+        if going and not child.is_stopped:  # otherwise the message that stopped it reports its end
             self._going.remove(going[0])
             reason = _by_itself(child, ended)
             self._tell_failure(reason, child.label)
@@ -616,7 +615,7 @@ class Agent(Rig):
         return self._path(command.folder, values) if command.folder else str(self._file.folder)
 
     def _program(self, command: Command, values: Values) -> str:
-        """Return the program as the system looks for it: by PATH, or from the folder in which the command runs."""
+        """Return the program as the system finds it: by PATH, or from the command's folder."""
         program = str(command.words[0])
         return os.path.join(self._folder(command, values), program) if os.path.dirname(program) else program
 
@@ -639,7 +638,7 @@ class Agent(Rig):
 
 
 class _Handler:
-    """What the rig calls for one message, with all that it carries."""
+    """The rig's handler of one message."""
 
     def __init__(self, agent: Agent, event: ExpMessage):
         self._agent, self._event = agent, event
@@ -650,33 +649,33 @@ class _Handler:
 
 
 class _ReadyFile:
-    """The file that says that a command records; one that was there before does not count until it changes."""
+    """The file of `ready`. If it was there before, it counts only when it changes."""
 
     def __init__(self, path: str, within: float):
         self.path, self.within = path, within
         self._before: tuple[int, int, int] | None = None
         self._kept = Kept({})
         self.lost: str | None = None
-        """What it is known to have lost of what was in it before."""
+        """What it is known to have lost of its earlier content."""
 
     def look(self) -> None:
-        """Look what is there before the command begins."""
+        """Look at the file before the command begins."""
         self._before = self._found()
 
     def keep(self, watched: str | None) -> None:
-        """Expect what is there before to stay, unless it matches a pattern whose files are looked at anyhow."""
+        """Expect the earlier file to stay, unless it matches a pattern whose files are watched anyhow."""
         others = {seen.identity for seen in matching_files(watched).values()} if watched else set()
         before = matching_files(glob.escape(self.path))
         self._kept = Kept({path: seen for path, seen in before.items() if seen.identity not in others})
 
     def loss(self) -> str | None:
-        """Look what has become of what was there before; return what is lost of it."""
+        """Look at the earlier file again; return what it has lost."""
         for what in self._kept.update(matching_files(glob.escape(self.path))).values():
             self.lost = f"{self.path} {what}; find out whether start does that, or another program"
         return self.lost
 
     def is_there(self) -> bool:
-        """Tell whether the file is there, or has changed."""
+        """Whether the file is there, or has changed."""
         self.loss()
         return self._found() not in (None, self._before)
 
@@ -702,13 +701,13 @@ def _bad_end(child: Child, ended: Exit) -> str:
 
 
 def _why(data: dict[str, Any]) -> str:
-    """Return what the data of an interrupt say of its reason: the rig's own, or those of a task that has failed."""
+    """Return the reason in the data of an interrupt, from the rig itself or from a task that has failed."""
     found = [str(data[key]) for key in ("reason", "error", "message") if data.get(key)]
     return f": {': '.join(found)}" if found else ""
 
 
 def _last_lines(ended: Exit, room: int = LONGEST_OUTPUT) -> list[str]:
-    """Return as many of the last lines as there is room for; of one that is too long by itself, the end."""
+    """Return as many of the last lines as fit; if even the last one is too long, its end."""
     return _fitting(ended.last_lines, room)
 
 

@@ -1,4 +1,4 @@
-"""What may hang, such as a look at a network drive, on threads of its own: the rig answers all the while."""
+"""Threads for functions that may hang, such as a look at a network drive: the rig goes on answering."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rigsync.runtime.workers import Workers
 _Result = TypeVar("_Result")
 
 PATIENCE = 10.0
-"""Seconds for a drive to answer. One that was asleep needs some of them until it turns."""
+"""Seconds for a drive to answer. One that was asleep needs some of them to spin up."""
 _CLOSE_LIMIT = 0.5
-"""Seconds for what still runs in the end; what hangs longer is left to itself, and keeps no program from ending."""
+"""Seconds for functions that still run at the end. One that hangs longer is left behind, and keeps no program from
+ending."""
 
 
 class DriveHangs(RigsyncError, TimeoutError):
@@ -22,12 +23,12 @@ class DriveHangs(RigsyncError, TimeoutError):
 
 
 class Aside:
-    """Runs functions that may hang, off the event loop, however many others hang.
+    """Runs functions that may hang, off the event loop, even if any number of others hangs.
 
     Parameters
     ----------
     name : str
-        What the threads are named by.
+        Part of the threads' names.
     """
 
     def __init__(self, name: str):
@@ -44,15 +45,15 @@ class Aside:
         Parameters
         ----------
         what : str
-            What it looks at, for the error. As long as one question about it is open, no other is asked: each that
-            hangs costs a thread.
+            What it looks at, for the error. While one question about it is open, no other is asked: each one that hangs
+            costs a thread.
         function : callable
-            What to run, with the arguments that follow.
+            The function; its arguments follow.
 
         Raises
         ------
         DriveHangs
-            It has not returned within 10 s, or an earlier one has not even now.
+            It has not returned within 10 s, or an earlier one has still not returned.
         """
         earlier = self._open.get(what)
         if earlier and not (await asyncio.wait([earlier], timeout=PATIENCE))[0]:
@@ -65,7 +66,7 @@ class Aside:
         return answer.result()
 
     def close(self) -> None:
-        """Take no more; off the event loop."""
+        """Refuse further functions; off the event loop."""
         self._workers.close(_CLOSE_LIMIT)
 
 

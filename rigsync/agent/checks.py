@@ -1,4 +1,4 @@
-"""What a lab means by "it records": programs, disks and folders before a session, growing files while it runs."""
+"""Checks that a rig records: programs, disks and folders before a session, growing files while it runs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from typing import NamedTuple
 from rigsync._text import one_line, size_text
 
 SHORT = 120.0
-"""Seconds for which a disk has to last at its rate. Less is a failure, at which tasks end their experiment, so that it
-comes when there is time to end it well, and not while it may well end before the disk is full."""
+"""Seconds for which a disk has to last at its rate. Less is a failure, at which tasks end their experiment. So it comes
+while there is time to end well, but not when the session may well end before the disk is full."""
 RATE_OVER, RATE_FROM = 30.0, 4.0
-"""Seconds over which the rate is measured, and after which it is first known: recorders write in bursts."""
+"""Seconds over which the rate is measured, and before it is first known: recorders write in bursts."""
 FULL = 65_536
-"""Bytes; with less free a disk is full. Some systems keep a remainder that nobody can use."""
+"""Free bytes below which a disk is full. Some systems keep a remainder that nobody can use."""
 
 # -------------------------------------------------------------------------------------------------- before a session
 
 
 def missing_programs(names: Iterable[str]) -> list[str]:
-    """Return those programs that are in no folder of PATH, or not executable where a path is given.
+    """Return the programs that are missing: in no folder of PATH or, given by a path, not executable there.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def missing_programs(names: Iterable[str]) -> list[str]:
 
 
 def free_bytes_problem(path: str, at_least: int) -> str | None:
-    """Return why a disk cannot take a session, None if it can.
+    """Return why a disk cannot take a session; None if it can.
 
     Parameters
     ----------
     path : str
-        A folder on it. Where it does not exist yet, the nearest folder above that does.
+        A folder on it. If it does not exist yet, the nearest existing folder above counts.
     at_least : int
         Bytes that have to be free.
     """
@@ -62,12 +62,12 @@ def free_bytes_problem(path: str, at_least: int) -> str | None:
 
 
 def free_bytes(path: str) -> int:
-    """Return how many bytes are free on the disk of a path, which need not exist yet.
+    """Return the free bytes on the disk of a path, which need not exist yet.
 
     Raises
     ------
     OSError
-        That cannot be found out.
+        The system does not tell.
     """
     there = os.path.abspath(path)
     while not os.path.exists(there) and os.path.dirname(there) != there:
@@ -76,9 +76,9 @@ def free_bytes(path: str) -> int:
 
 
 def files_problem(path: str) -> str | None:
-    """Return why a folder cannot be written to, or a file not be read; None if it can.
+    """Return why a folder cannot be written to or a file cannot be read; None if it can.
 
-    This is tried, since permissions alone do not tell: of a full, a read-only or a vanished network drive, or to an
+    It tries. Permissions alone say nothing of a full, read-only or vanished network drive, and nothing to an
     administrator.
 
     Parameters
@@ -98,7 +98,7 @@ def files_problem(path: str) -> str | None:
         elif stat.S_ISREG(mode):
             with open(path, "rb") as file:
                 file.read(1)
-        elif not os.access(path, os.R_OK):  # to open a device may start something, to open a pipe may take for ever
+        elif not os.access(path, os.R_OK):  # opening a device may start something, opening a pipe may take for ever
             return f"{_shown(path)} may not be read; change its permissions"
     except OSError as error:
         what, done = ("folder", "written to") if stat.S_ISDIR(mode) else ("file", "read")
@@ -107,17 +107,17 @@ def files_problem(path: str) -> str | None:
 
 
 def in_the_way(path: str) -> str | None:
-    """Return what is there where something is to be recorded, None if nothing is."""
+    """Return what is already at a path that is to be recorded; None if nothing is."""
     try:
         found = os.lstat(path)
-    except OSError:  # it is not there; or nothing can be, and whoever writes there will be told
+    except OSError:  # nothing is there, or nothing can be; then whoever writes there gets an error
         return None
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.st_mtime))
     return f"{_shown(path)} is there already ({found.st_size:,} B, of {when})"
 
 
 def _try_to_write(folder: str) -> None:
-    # Not by `tempfile`, which takes a refusal on Windows for a name that is in use, and tries thousands of others.
+    # Not by `tempfile`: on Windows it takes a refusal for a name in use, and tries thousands of others.
     path = os.path.join(folder, f".rigsync-{os.getpid()}-{secrets.token_hex(4)}.test")
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
@@ -131,23 +131,23 @@ def _try_to_write(folder: str) -> None:
 
 
 class Seen(NamedTuple):
-    """What a look at a file has shown."""
+    """Properties of a file at one look."""
 
     size: int
     """Bytes."""
     changed: int
     """When it was last written to, in nanoseconds of Unix time."""
     identity: tuple[int, int]
-    """Device and inode, which another file of the same name does not have."""
+    """Device and inode; another file of the same name has others."""
 
 
 def matching_files(pattern: str) -> dict[str, Seen]:
-    """Return what each file looks like that matches a pattern as in `glob`; ``**`` stands for any folders.
+    """Return the properties of each file that matches a pattern as in `glob`; ``**`` stands for any folders.
 
     Parameters
     ----------
     pattern : str
-        With those parts escaped (`glob.escape`) that are no pattern.
+        The pattern; parts to be taken literally are escaped (`glob.escape`).
     """
     seen: dict[str, Seen] = {}
     for path in glob.iglob(pattern, recursive=True):
@@ -157,7 +157,7 @@ def matching_files(pattern: str) -> dict[str, Seen]:
                 size = found.st_size
                 if sys.platform == "win32":
                     with contextlib.suppress(PermissionError), open(path, "rb") as file:
-                        # What Windows tells by path lags behind while a file is being written.
+                        # By path, Windows tells old sizes while a file is being written.
                         size = os.fstat(file.fileno()).st_size
                 seen[path] = Seen(size, found.st_mtime_ns, (found.st_dev, found.st_ino))
         except OSError:  # gone since
@@ -166,17 +166,17 @@ def matching_files(pattern: str) -> dict[str, Seen]:
 
 
 class Growth:
-    """Tells when files stop growing, and when they go on. Pure: sizes and times come in as arguments.
+    """Finds out when files stop growing and when they go on. Pure: sizes and times are arguments.
 
-    A file does not grow while its size is the same, while it is gone, and by becoming smaller. Where no file has
-    matched the pattern at all, the pattern is told in place of a file.
+    A file does not grow while its size is the same, while it is gone, or by becoming smaller. If no file has matched at
+    all, the pattern is named in place of a file.
 
     Parameters
     ----------
     within : float
-        Seconds after which a file that has not grown is told as stopped.
+        Seconds after which a file that has not grown counts as stopped.
     pattern : str
-        What to name where there is no file.
+        Named where there is no file.
     """
 
     def __init__(self, within: float, pattern: str):
@@ -190,7 +190,7 @@ class Growth:
         self._began = self._told_empty = False
 
     def update(self, sizes: Mapping[str, int], now: float) -> tuple[list[str], list[str]]:
-        """Take the sizes of all files that match now.
+        """Process the sizes of all files that match now.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class Growth:
         Returns
         -------
         stopped, resumed : list of str
-            The paths that are found to have stopped or to go on by this call; each is told once.
+            Paths that have newly stopped, or go on again; each is returned once.
         """
         stopped, resumed = [], []
         if not self._began:
@@ -228,24 +228,24 @@ class Growth:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has been told that there is no file at all."""
+        """Whether it has reported that there is no file at all."""
         return self._told_empty
 
 
 class Segments:
-    """Tells when a recording stops growing that goes on in new files, and which of these is not finished. Pure.
+    """Watches a recording that goes on in new files: whether it grows, and which files are not finished. Pure.
 
-    The newest is the one that came last and is not empty. It has to grow; a new one counts as growth. Those before it
-    are finished.
+    The newest file is the last one that is not empty. It has to grow; a new file counts as growth. Older ones are
+    finished.
 
     Parameters
     ----------
     within : float
-        Seconds in which the newest has to grow.
+        Seconds within which the newest has to grow.
     settled : float
         Seconds that a file may take to be finished after another one has begun.
     pattern : str
-        What to name where nothing grows.
+        Named where nothing grows.
     """
 
     def __init__(self, within: float, settled: float, pattern: str):
@@ -253,17 +253,17 @@ class Segments:
         self._largest: dict[str, int] = {}
         """In the order in which they came."""
         self._since: dict[str, float] = {}
-        """When each was succeeded by another."""
+        """When the next one began."""
         self._finished: set[str] = set()
         self._unfinished: list[str] = []
 
     def update(self, seen: Mapping[str, Seen], now: float) -> tuple[list[str], list[str]]:
-        """Take what all files of the recording look like now; return the pattern if it stops, or goes on.
+        """Process the properties of all files now; return the pattern if growth stops or goes on.
 
         Parameters
         ----------
         seen : mapping of str to Seen
-            What they look like, by path.
+            Properties by path.
         now : float
             Monotonic seconds. The first call is the start.
 
@@ -293,32 +293,32 @@ class Segments:
 
     @property
     def newest(self) -> str | None:
-        """The file that has to grow; None where all are empty."""
+        """The file that has to grow; None if all are empty."""
         return next((path for path, size in reversed(self._largest.items()) if size), None)
 
     @property
     def finished(self) -> frozenset[str]:
-        """Those that have settled, and have to stay as they are."""
+        """Files that have settled, and have to stay as they are."""
         return frozenset(self._finished)
 
     @property
     def unfinished(self) -> list[str]:
-        """Those that grow though another one has begun: there is more than one recorder."""
+        """Files that grow although another one has begun: there is more than one recorder."""
         return self._unfinished.copy()
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has been told that there is no file at all."""
+        """Whether it has reported that there is no file at all."""
         return self._growth.is_empty
 
 
 class Kept:
-    """Tells which files lose what was in them. Pure: what they look like comes in as an argument.
+    """Finds out which files lose content. Pure: their properties are an argument.
 
     Parameters
     ----------
     seen : mapping of str to Seen
-        What they look like before; they may grow, and they may be moved away.
+        Their earlier properties. They may grow, and they may be moved away.
     """
 
     def __init__(self, seen: Mapping[str, Seen]):
@@ -326,30 +326,30 @@ class Kept:
         self._must_stay: set[str] = set()
 
     def keep(self, path: str, seen: Seen) -> None:
-        """From now on expect this one, too, to be what it is; and to stay."""
+        """From now on expect this file, too, to keep its content, and to stay."""
         if path not in self._seen:
             self._seen[path] = seen
             self._must_stay.add(path)
 
     def update(self, seen: Mapping[str, Seen]) -> dict[str, str]:
-        """Take what all files look like now; return what is wrong with each that has lost something, once each."""
+        """Process the properties of all files now; return, once each, what files have lost."""
         lost = {}
         for path, before in self._seen.items():
             found = seen.get(path)
             if found is None:
                 if path in self._must_stay:
                     lost[path] = "is gone, though it was finished; look for what has moved or removed it"
-            elif found.size < before.size:
-                lost[path] = f"had {before.size:,} B before, and now has {found.size:,} B"
             elif found.identity != before.identity:
                 lost[path] = f"was replaced: another file of {found.size:,} B has its name"
+            elif found.size < before.size:
+                lost[path] = f"had {before.size:,} B before, and now has {found.size:,} B"
         for path in lost:
             del self._seen[path]
         return lost
 
 
 class FreeSpace:
-    """Tells when a disk is about to be full. Pure: free bytes and times come in as arguments.
+    """Finds out when a disk is about to be full. Pure: free bytes and times are arguments.
 
     The rate is that of the last 30 s; there is none before 4 s.
     """
@@ -359,13 +359,13 @@ class FreeSpace:
         self._is_short = False
 
     def update(self, free: int, now: float) -> bool | None:
-        """Take how many bytes are free now.
+        """Process the free bytes now.
 
         Returns
         -------
         bool or None
-            True where the disk has become short of space by this call: it is full, or will be within 2 minutes at its
-            rate. False where it is so no longer, and would last for twice as long. None where there is no news.
+            True if the disk has newly become short of space: it is full, or will be within 2 minutes at its rate. False
+            if it has recovered, and would last for twice as long. None if nothing is new.
         """
         self._looks.append((now, free))
         while now - self._looks[0][0] > RATE_OVER:
@@ -380,14 +380,15 @@ class FreeSpace:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing can be written any more, or hardly anything."""
+        """Whether hardly anything can be written any more."""
         return bool(self._looks) and self._looks[-1][1] < FULL
 
     @property
     def rate(self) -> float | None:
-        """Bytes that it loses in a second; None where that is not known yet.
+        """Bytes that it loses a second; None while unknown.
 
-        That of the half of the time in which it lost less: what a recorder sets aside at once is no rate.
+        Of the two halves of the time, the one with the smaller loss counts: space that a recorder sets aside at once is
+        no rate.
         """
         looks = self._looks
         if len(looks) < 3 or looks[-1][0] - looks[0][0] < RATE_FROM:
@@ -397,11 +398,11 @@ class FreeSpace:
 
     @property
     def left(self) -> float | None:
-        """Seconds until it is full; None where it is not known, or does not become fuller."""
+        """Seconds until it is full; None if unknown, or if it does not become fuller."""
         return self._looks[-1][1] / self.rate if self.rate and self.rate > 0 else None
 
     def described(self) -> str:
-        """Return how much is free, how fast that becomes less, and for how long it lasts."""
+        """Return in words how much is free, how fast that becomes less, and how long it lasts."""
         text = f"{size_text(self._looks[-1][1] if self._looks else 0)} free"
         if self.rate and self.left is not None:
             rate = f"{size_text(self.rate)} less each second"

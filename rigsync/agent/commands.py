@@ -1,4 +1,4 @@
-"""The commands of one agent, while they run."""
+"""The running commands of one agent."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from rigsync.agent.process import Exit, Process, Step
 from rigsync.errors import RigsyncError
 
 GENTLE = Stop("interrupt", 5.0)
-"""How a command is ended that is only waited for; nobody has said how."""
+"""How a `run` command is ended: its file does not say."""
 KILL = Stop("kill", 0.0)
 
 GOOD_STATUSES = (0, 255)
-"""Exit statuses of a command that did as it was told when it was stopped, where its file names none; ffmpeg has the
-second after an interrupt."""
+"""Good exit statuses of a command that was stopped, if its file names none. ffmpeg has the second one after an
+interrupt."""
 _SIGNALS = {"interrupt": 2, "terminate": 15, "kill": 9}
-"""Numbers of the signals, which are the same wherever there are signals."""
+"""Numbers of the signals, the same on all systems with signals."""
 _CONTROL_C_EXIT = 0xC000013A
-"""Exit status on Windows of what an interrupt has ended: STATUS_CONTROL_C_EXIT."""
+"""Exit status on Windows after an interrupt: STATUS_CONTROL_C_EXIT."""
 
 LONGEST_LABEL = 80
-"""Characters of a program's name that are told, so that there is room beside it in the name of a stream or an item."""
+"""Characters of a program's name in names of streams and items, which have to hold more."""
 NOT_STARTED = 127
-"""Exit status of a command that could not be started, as shells have it."""
+"""Exit status of a command that could not be started, as in shells."""
 START_LIMIT = 2.0
-"""Seconds for which whoever ends all commands waits for one that is still being started: its drive may hang."""
+"""Seconds that the end of all commands waits for one that is still being started: its drive may hang."""
 LAST_GRACE = 5.0
-"""Seconds beyond its grace in which a command has to be gone, killed if need be."""
+"""Seconds beyond its grace after which a command has to be gone, killed if need be."""
 LOOK_LIMIT = 1.0
-"""Seconds for a look at which processes are left of one that has to be gone; the look may hang as they do."""
+"""Seconds for a look at the processes that are left of a command. It may hang as they do."""
 MOST_NAMED = 10
-"""Process ids that are told."""
+"""Most process ids in a text."""
 LOOK_AT_DRIVE = "look whether the drives that it uses are there; else restart the computer"
 
 
 class CommandFailed(RigsyncError):
-    """A command has failed, has taken too long, or does not do what it was started for; tells its last lines."""
+    """A command has failed, took too long, or does not do its job; the text has its last lines."""
 
 
 class Child:
@@ -52,11 +52,11 @@ class Child:
     Parameters
     ----------
     label : str
-        What it is called in answers, in the log and as a stream.
+        Its name in answers, in the log and as a stream.
     stop : Stop
         How it is ended.
     ended : asyncio.Future
-        Resolved when nothing of it is left.
+        Done when nothing of it is left.
     """
 
     process: Process
@@ -66,7 +66,7 @@ class Child:
     def __init__(self, label: str, stop: Stop, ended: asyncio.Future[Exit]):
         self.label, self.stop, self.ended = label, stop, ended
         self.asked: Stop | None = None
-        """How it was first told to end; None before."""
+        """How it was first told to end; None before that."""
 
     @property
     def is_stopped(self) -> bool:
@@ -83,7 +83,7 @@ class Child:
 def is_good_end(
     ended: Exit, stop: Stop, good_exit: Collection[int] | None, windows: bool = sys.platform == "win32"
 ) -> bool:
-    """Tell whether a command that was to go on until it is told to end has ended as it was told.
+    """Return whether a command that was to go on has ended well when it was told to end.
 
     Parameters
     ----------
@@ -92,10 +92,9 @@ def is_good_end(
     stop : Stop
         How it was told to end.
     good_exit : collection of int or None
-        The exit statuses that are good, in which 128 and its number stands for a signal; None for 0, 255 and the signal
-        that was sent.
+        Good exit statuses, with 128 plus its number for a signal; None for 0, 255 and the signal that was sent.
     windows : bool
-        Whether this is Windows, where to terminate is to kill.
+        Whether this is Windows, where terminating is killing.
     """
     first = stop.signal if stop.grace else {"interrupt": "terminate"}.get(stop.signal, "kill")  # with no time between
     if ended.how == "by itself":
@@ -111,14 +110,14 @@ def is_good_end(
 
 
 class Commands:
-    """All commands of one agent that run.
+    """All running commands of one agent.
 
     Parameters
     ----------
     ended : callable
-        Called on the event loop with each command that has ended, and how.
+        Called on the event loop with each command that has ended, and how it ended.
     aside : Aside
-        On which they are started.
+        Starts them.
     rig : str
         The rig whose commands they are.
     """
@@ -130,19 +129,19 @@ class Commands:
         self._is_closed = False
 
     def running(self) -> list[Child]:
-        """Return those that run, in the order in which they began; from any thread."""
+        """Return the running commands in the order of their starts; from any thread."""
         with self._none_left:
             return self._children.copy()
 
     def close(self) -> None:
-        """Tell all to end, and let none begin any more; from any thread, and without waiting."""
+        """Tell all to end, and let no more begin; from any thread, without waiting."""
         with self._none_left:
             self._is_closed = True
         for child in self.running():
             child.end()
 
     def wait(self, timeout: float) -> bool:
-        """Wait until none runs, and kill those that do even then; off the event loop. Return whether none is left."""
+        """Wait until none runs, and kill the rest; return whether none is left. Off the event loop."""
         if self._wait(timeout):
             return True
         for child in self.running():
@@ -163,14 +162,14 @@ class Commands:
         on_exit: Callable[[Child, Exit], None],
         stop: Stop = GENTLE,
     ) -> Child:
-        """Start a command; text is a line for the shell. It is told by its own thread what it prints, and how it ends.
+        """Start a command; text is a line for the shell. A thread of its own passes on its output and its end.
 
         Raises
         ------
         ProgramError
             It cannot be started.
         CommandFailed
-            All are being ended.
+            All commands are being ended.
         """
         loop = asyncio.get_running_loop()
         child = Child("", stop, loop.create_future())
@@ -190,7 +189,7 @@ class Commands:
             on_exit=over,
             rig=self._rig,
         )
-        # Before it is started: an interrupt that comes meanwhile has to find it.
+        # Before it starts: an interrupt that comes meanwhile has to find it.
         with self._none_left:
             if self._is_closed:
                 raise CommandFailed(f"{child.process.program} was not started: the rig's program is being closed")
@@ -202,7 +201,7 @@ class Commands:
             self._remove(child)
             raise
         child.starting.add_done_callback(lambda starting: self._note_start(child, starting))
-        await asyncio.shield(child.starting)  # whoever does not wait any more has it ended, or all
+        await asyncio.shield(child.starting)  # whoever gave up waiting ends it, or ends all
         return child
 
     async def end(self, child: Child, stop: Stop | None = None) -> Exit:
@@ -211,7 +210,7 @@ class Commands:
         Raises
         ------
         CommandFailed
-            It cannot be ended: it hangs in the system. It was told to end all the same.
+            It cannot be ended: it hangs in the system. It has been told to end.
         """
         child.end(stop)
         await asyncio.wait([child.starting], timeout=START_LIMIT)
@@ -224,7 +223,7 @@ class Commands:
         return child.ended.result()
 
     async def end_all(self, stop: Stop | None) -> dict[str, str]:
-        """End all that run, and wait for it; return how each has ended, in words.
+        """End all and wait; return in words how each has ended.
 
         Raises
         ------
@@ -241,7 +240,7 @@ class Commands:
         return {child.label: outcome.described() for child, outcome in zip(children, ended, strict=True)}
 
     async def _left(self, child: Child) -> str:
-        """Return which processes are left of a command, in words; nothing where that cannot be found out."""
+        """Return in words which processes are left of a command; nothing if that cannot be found out."""
         look = self._aside.begin(child.process.left)
         if not (await asyncio.wait([look], timeout=LOOK_LIMIT))[0] or look.exception() or not (left := look.result()):
             return ""
@@ -254,7 +253,7 @@ class Commands:
         return program if program not in taken else next(label for label in numbered if label not in taken)
 
     def _note_start(self, child: Child, starting: asyncio.Future[None]) -> None:
-        # Also where whoever began it does not wait any more: an interrupt waits for its end.
+        # Even if nobody waits for its start any more: an interrupt waits for its end.
         if error := starting.exception():
             self._remove(child)
             child.ended.set_result(Exit(NOT_STARTED, None, "by itself", (str(error),)))

@@ -21,22 +21,22 @@ KEY = "free_disk"
 
 
 class Disk:
-    """Looks at the free space of a disk, and tells when it is about to be full.
+    """Watches the free space of a disk, and reports when it is about to be full.
 
     Parameters
     ----------
     rig : Rig
-        Who tells.
+        The rig that reports.
     aside : Aside
-        On which it looks.
+        Runs the looks.
     path : str
         A file or folder on the disk.
     exp_ref : str or None
         The experiment.
     say : callable
-        Puts a line into the log of the session.
+        Writes a line into the log of the session.
     last_lines : callable
-        Returns what the recorders have printed last, as the end of a sentence.
+        Returns the recorders' last lines, as the end of a sentence.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Disk:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Look from now on; on the event loop."""
+        """Begin to watch; on the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._look(), name="rigsync free space")
 
     def end(self) -> None:
-        """Look no longer."""
+        """Stop watching."""
         if self._task:
             self._task.cancel()
 
     def cause(self) -> str:
-        """Return that the disk is full, as the end of a sentence; nothing where it was not when last seen."""
+        """Return that the disk is full, as the end of a sentence; nothing if it was not at the last look."""
         return f"; {self._is_full()}{self._last_lines()}" if self._space.is_full else ""
 
     async def _look(self) -> None:
@@ -71,7 +71,7 @@ class Disk:
         while True:
             try:
                 free = await self._aside.ask(f"the disk of {self._path!r}", free_bytes, self._path)
-            except (OSError, DriveHangs, RuntimeError):  # what is recorded there is told by its own looks
+            except (OSError, DriveHangs, RuntimeError):  # the looks at the recording report this drive
                 await asyncio.sleep(INTERVAL)
                 continue
             news = self._space.update(free, loop.time())

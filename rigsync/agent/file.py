@@ -1,4 +1,4 @@
-"""The file of an agent, from YAML to frozen dataclasses. All of it is checked here; nothing is opened or run."""
+"""The file of an agent, from YAML to frozen dataclasses. It is checked whole; nothing is opened or run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,24 +20,19 @@ from rigsync.agent.keys import AGENT
 from rigsync.agent.template import MESSAGE, Source, Template, Use, Variable
 from rigsync.agent.values import OF_THE_SESSION
 from rigsync.config.address import parse_uri
-from rigsync.config.yaml import Sort, document_node, line_of, map_of, read_text
+from rigsync.config.schema import under
+from rigsync.config.yaml import document_node, located, map_of, read_text
 from rigsync.core.enums import ExpMessage
-from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError
 from rigsync.rig.rig import LONGEST_DESCRIPTION
 
-FORM = Sort(
-    "expected a YAML file with the keys name, listen and on, as docs/agent.md has it",
-    "expected lines such as name: cameras, indented by spaces, and quotes around what has braces or a colon",
-)
-"""What a file of an agent is."""
-
+_EXPECTED = "expected a YAML file with the keys name, listen and on, as docs/agent.md has it"
 _INTERPRETER = re.compile(
     r"(?:(?:python|pypy|lua|php|ruby|perl)[w\d.]*|node|deno|bun|R|Rscript|julia|matlab|octave)(?:\.exe)?", re.IGNORECASE
 )
 _CODE_FOLLOWS = frozenset({"-c", "-e", "-E", "-r", "-p", "-pe", "-ne", "-batch", "--eval", "--print", "--execute"})
 _DRIVE = re.compile(r"[A-Za-z]:")
-# Programs that read words as a shell does: what these are given is not safe just because each word is one.
+# Programs that read words as a shell does. For them a value is not safe just because it is one word.
 _SHELLS = frozenset(
     {
         "sh",
@@ -61,13 +55,13 @@ _SHELLS = frozenset(
 _BATCH = re.compile(r"\.(?:bat|cmd)[. ]*$", re.IGNORECASE)
 _PROGRAM_FOLLOWS = re.compile(r"(?:^|[;&|(`\n])\s*[^\s;&|(`]*$")
 _OPERATOR = re.compile(r"\|\|?|&&?|;|<|(?:&|\d*)>>?(?:&?\d|[\w./{]\S*)?")
-"""Pipes and the like, where they are words: what is within quotes with other text is left alone."""
+"""Pipes and the like, if they are words of their own. Within quotes, beside other text, they are left alone."""
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is run.
+    """A command.
 
     Parameters
     ----------
@@ -76,7 +70,7 @@ class Command:
     shell : bool
         Whether a shell reads it.
     folder : Template or None
-        The folder in which it runs; None for that of the file.
+        The folder in which it runs; None for the file's.
     """
 
     words: tuple[Template, ...]
@@ -85,12 +79,12 @@ class Command:
 
     @property
     def program(self) -> str | None:
-        """The program, which no message can choose; None where a shell reads the line."""
+        """The program, which no message can choose; None if a shell reads the line."""
         return None if self.shell else str(self.words[0])
 
     @property
     def read_by_shell(self) -> bool:
-        """Whether a shell reads what it is given: by `shell`, or because a word of it is a shell or a batch file."""
+        """Whether a shell reads its words: by `shell`, or because one of them is a shell or a batch file."""
         return any(word.use is Use.SHELL for word in self.words)
 
     def filled(self, values: Source) -> tuple[str, ...]:
@@ -99,7 +93,7 @@ class Command:
         Raises
         ------
         SubstitutionError
-            A value that is missing, or is not let in.
+            A value is missing, or not allowed.
         """
         return tuple(word.fill(values) for word in self.words)
 
@@ -112,7 +106,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A command that is waited for, at most `timeout` seconds."""
+    """A command that is awaited, for `timeout` seconds at most."""
 
     command: Command
     timeout: float
@@ -120,7 +114,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The file that says that a process records, and the seconds within which it has to exist."""
+    """The file that shows that a command records, and the seconds within which it has to exist."""
 
     file: Template
     within: float
@@ -135,12 +129,12 @@ class Start:
     command : Command
         The command.
     ready : Ready or None
-        How it is known that it has begun.
+        What shows that it records.
     frames : re.Pattern or None
         Searched for in its output; the one group is the number of frames.
     good_exit : tuple of int or None
-        The exit statuses that are good when it was told to end, 128 and its number for a signal; None for 0, 255 and
-        the signal that was sent.
+        Good exit statuses when it was told to end, with 128 plus its number for a signal; None for 0, 255 and the
+        signal that was sent.
     """
 
     command: Command
@@ -151,7 +145,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """How a process is ended: ``interrupt``, ``terminate`` or ``kill``, and after `grace` seconds harder."""
+    """How a command is ended: by ``interrupt``, ``terminate`` or ``kill``, and harder after `grace` seconds."""
 
     signal: str
     grace: float
@@ -159,7 +153,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is done at a message, in this order."""
+    """The steps of a message, in this order."""
 
     stop: Stop | None = None
     run: Run | None = None
@@ -168,7 +162,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class FreeDisk:
-    """Bytes that have to be free on the disk of a path."""
+    """Required free bytes on the disk of a path."""
 
     path: Template
     at_least: int
@@ -176,14 +170,14 @@ class FreeDisk:
 
 @dataclass(frozen=True, slots=True)
 class Require:
-    """What has to be there before EXPINIT.
+    """Requirements of EXPINIT.
 
     Parameters
     ----------
     free_disk : FreeDisk or None
         Room on a disk.
     files : tuple of Template
-        Files that have to be readable, and folders that have to be writable.
+        Files that must be readable, and folders that must be writable.
     programs : tuple of str
         Programs besides those of the commands.
     """
@@ -195,14 +189,14 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """What has to grow.
+    """Files that have to grow.
 
     Parameters
     ----------
     files : Template
         A pattern of files (`glob.glob`).
     growing_within : float
-        Seconds in which each of them has to grow.
+        Seconds within which each of them has to grow.
     settled_within : float
         Seconds after the end within which they have to stop growing, and for which they must not grow.
     segments : bool
@@ -222,8 +216,7 @@ class Logs:
     Parameters
     ----------
     folder : Template or None
-        The folder, without variables that come from a message; None for one of this rig's own, in ``logs`` beside
-        the file.
+        The folder, without variables of a message; None for the rig's own folder in ``logs`` beside the file.
     keep : int
         How many sessions are kept.
     max_size : int
@@ -251,6 +244,8 @@ class AgentFile:
         Whether it records the signal to which all are aligned.
     lease : float
         Seconds of a coordinator's silence after which it interrupts; 0 for never.
+    max_message : int
+        Bytes of the largest message on ``tcp://``.
     description : dict
         Devices and their settings.
     variables : dict of str to str
@@ -258,7 +253,7 @@ class AgentFile:
     folders : tuple of Template
         Folders that are made at EXPINIT.
     existing : str
-        What to do where a file is there before it is recorded: ``refuse``, ``keep`` or ``overwrite``.
+        What to do if a file is there before it is recorded: ``refuse``, ``keep`` or ``overwrite``.
     on : dict of ExpMessage to Action
         What is done at each message.
     require : Require or None
@@ -276,6 +271,7 @@ class AgentFile:
     listen: str
     main_sync: bool
     lease: float
+    max_message: int
     description: dict[str, Any]
     variables: dict[str, str]
     folders: tuple[Template, ...]
@@ -288,12 +284,12 @@ class AgentFile:
 
     @property
     def folder(self) -> Path:
-        """The folder in which the file lies, where relative paths begin."""
+        """The folder of the file, where relative paths begin."""
         return Path(os.path.abspath(self.source)).parent
 
     @property
     def logs_folder(self) -> Path:
-        """Return the folder of the logs; by default one for this rig, since several files may lie side by side."""
+        """Return the folder of the logs; by default the rig's own, since several files may lie in one folder."""
         if self.logs.folder:
             return self.folder / str(self.logs.folder)
         own = "".join(character if character.isalnum() or character in "-_." else "_" for character in self.name)
@@ -301,7 +297,7 @@ class AgentFile:
 
     def error(self, problem: str, key: str) -> ConfigError:
         """Return an error about a key of this file, with the line."""
-        return ConfigError(problem, file=self.source, line=_line(key, self.lines), key=key)
+        return located(ConfigError(problem, key=key), self.source, self.lines)
 
 
 def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) -> AgentFile:
@@ -312,28 +308,24 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     path : str or os.PathLike
         The file; docs/agent.md describes it.
     platform : str
-        The operating system, as in `sys.platform`, on which it depends how a command is split into words.
+        The operating system, as in `sys.platform`. How a command is split into words depends on it.
 
     Raises
     ------
     ConfigError
-        The file cannot be read or holds what cannot be. The error has the file, and the line and the key wherever
-        there is one.
+        The file cannot be read, or has a mistake. The error has the file and, where there is one, line and key.
     """
     source = os.fspath(path)
     lines: dict[str, int] = {}
     try:
-        node = document_node(source, FORM)
-        lines[""] = line_of(node)
-        found = AGENT.read(map_of(node, FORM, lines), "")
+        found = AGENT.read(map_of(document_node(source, _EXPECTED), lines), "")
         return _Reader(found, windows=platform == "win32").file(source, lines)
     except ConfigError as error:
-        line = error.line or _line(error.key or "", lines)
-        raise ConfigError(error.problem, file=source, line=line, key=error.key) from error.__cause__
+        raise located(error, source, lines) from error.__cause__
 
 
 def is_agent_file(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file is meant for an agent, and is not one of rigs; even where it has mistakes.
+    """Return whether a file is meant for an agent, and not a file of rigs, even if it has mistakes.
 
     Raises
     ------
@@ -342,23 +334,21 @@ def is_agent_file(path: str | os.PathLike[str]) -> bool:
     """
     source = os.fspath(path)
     try:
-        keys = {key.value for key, _ in document_node(source, FORM).value if isinstance(key.value, str)}
+        keys = {key.value for key, _ in document_node(source, _EXPECTED).value if isinstance(key.value, str)}
     except ConfigError:
         # Not YAML, because of a mistake: the lines that look like keys tell it.
-        with _in(source):
-            text = read_text(source, FORM)
-        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", text, re.MULTILINE))
+        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", read_text(source, _EXPECTED), re.MULTILINE))
     # A flat file of rigs may have a rig whose name is one of these, but hardly two.
     return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1
 
 
 def check_distinct_agents(files: Iterable[AgentFile]) -> None:
-    """Check that no two files are of one rig, or listen at one address.
+    """Check that no two files have one rig or one address.
 
     Raises
     ------
     ConfigError
-        Two do; the error has file, line and key of the second.
+        Two have; the error has file, line and key of the second.
     """
     earlier: list[AgentFile] = []
     for file in files:
@@ -378,32 +368,8 @@ def _share_an_address(first: str, second: str) -> bool:
     return one.host == two.host or one.host in _WILDCARDS or two.host in _WILDCARDS
 
 
-def _line(key: str, lines: Mapping[str, int]) -> int | None:
-    """Return the line of a key, or of the nearest key around it."""
-    while key and key not in lines:
-        key = key[: max(key.rfind("."), key.rfind("["), 0)]
-    return lines.get(key)
-
-
-@contextmanager
-def _in(source: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, file=source, line=error.line, key=error.key) from error.__cause__
-
-
-@contextmanager
-def _at(key: str) -> Iterator[None]:
-    """Give errors this key where they have none."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, key=error.key or key) from error.__cause__
-
-
 class _Reader:
-    """From values of the right types to what they mean."""
+    """Turns values of the right types into what they mean."""
 
     def __init__(self, found: dict[str, Any], *, windows: bool):
         self._found, self._windows = found, windows
@@ -411,10 +377,8 @@ class _Reader:
 
     def file(self, source: str, lines: dict[str, int]) -> AgentFile:
         found = self._found
-        with _at("listen"):
+        with under("listen"):
             listen = parse_uri(found["listen"], allow_port_zero=True)
-        with _at("name"):
-            RigConfig(found["name"], listen)
         self._read_variables()
         on = {ExpMessage[event]: self._action(event, action) for event, action in found["on"].items() if action}
         self._check_ends(on)
@@ -424,6 +388,7 @@ class _Reader:
             str(listen),
             found["main_sync"],
             found["lease"],
+            found["max_message"],
             self._description(),
             {name: text for name, text in self._constants.items() if name != "rig"},
             self._paths("folders", found["folders"]),
@@ -441,7 +406,7 @@ class _Reader:
             key = f"variables.{name}"
             if name in (*OF_THE_SESSION, "rig", MESSAGE):
                 raise ConfigError(f"{{{name}}} has a meaning of its own already; give it another name", key=key)
-            with _at(key):
+            with under(key):
                 self._constants[name] = str(self._template(text, known=()))
 
     def _description(self) -> dict[str, Any]:
@@ -488,7 +453,7 @@ class _Reader:
     def _command(self, found: dict[str, Any], verb: str, parent: str) -> Command:
         key, line, shell = f"{parent}.{verb}", found[verb], found["shell"]
         folder = self._path(found["folder"], f"{parent}.folder") if found["folder"] else None
-        with _at(key):
+        with under(key):
             if shell and isinstance(line, tuple):
                 raise ConfigError("a shell reads one line; write the command as text, not as a list")
             if shell:
@@ -533,7 +498,7 @@ class _Reader:
         files = self._paths("require.files", found["files"])
         programs = []
         for index, text in enumerate(found["programs"] or ()):
-            with _at(f"require.programs[{index}]"):
+            with under(f"require.programs[{index}]"):
                 programs.append(str(self._template(text, known=())))
         return Require(disk, files, tuple(programs))
 
@@ -568,7 +533,7 @@ class _Reader:
         known: tuple[str, ...] = (*OF_THE_SESSION, MESSAGE),
         use: Use = Use.ARGUMENT,
     ) -> Template:
-        with _at(key):
+        with under(key):
             template = self._template(text, known, use)
             self._check_path(str(template))
         return template
@@ -590,18 +555,18 @@ class _Reader:
 
 
 def _reads_as_shell(word: str) -> bool:
-    """Tell whether a word names a shell, or a batch file, whose arguments Windows has cmd read anew."""
+    """Whether a word names a shell, or a batch file, whose arguments cmd reads anew on Windows."""
     name = re.split(r"[/\\]", word)[-1].lower()
     return name.removesuffix(".exe") in _SHELLS or _BATCH.search(name) is not None
 
 
 def _check_code(words: Sequence[Template]) -> None:
-    """Check that no message writes code: what follows ``-c`` and its like, where an interpreter is run."""
+    """Check that no message writes code behind an interpreter's ``-c`` or the like."""
     if not _INTERPRETER.fullmatch(re.split(r"[/\\]", str(words[0]))[-1]):
         return
     for flag, word in pairwise(words[1:]):
         if "." in str(flag) or "/" in str(flag):
-            return  # the script; what follows is for that
+            return  # the script; further words are its arguments
         if str(flag) in _CODE_FOLLOWS and word.variables:
             raise ConfigError(
                 f"{{{min(word.variables)}}} would have a message write code, behind {flag}; hand it over as an argument"
@@ -610,7 +575,7 @@ def _check_code(words: Sequence[Template]) -> None:
 
 
 def _check_program(line: Template, shell: bool) -> None:
-    """Check that no message chooses what is run: neither the first word, nor for a shell one behind ``;``."""
+    """Check that no message chooses the program: neither the first word nor, in a shell, a word behind ``;``."""
     before = ""
     for part in line.parts:
         if isinstance(part, Variable) and (not shell or _PROGRAM_FOLLOWS.search(before)):
@@ -619,7 +584,7 @@ def _check_program(line: Template, shell: bool) -> None:
 
 
 def _check_no_shell_is_meant(words: list[str]) -> None:
-    """Check that a line has nothing in it that only a shell would understand."""
+    """Check that a line has nothing that only a shell understands."""
     for word in words[1:]:
         if _OPERATOR.fullmatch(word):
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""A command in the foreground of this program's terminal, which does not outlive this program, however that ends.
+"""A command in the foreground of this program's terminal. It does not outlive this program, however that ends.
 
-Ctrl-C and Ctrl-Z reach it as they reach any program: it is in this program's process group, with its input and output.
-On Linux and macOS its keeper (`rigsync.agent.keeper`) stands between, on Windows it is in a job object.
+Ctrl-C and Ctrl-Z reach it like any program: it has this program's process group, input and output. On Linux and macOS
+a keeper (`rigsync.agent.keeper`) stands between the two. On Windows the command is in a job object.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if sys.platform == "win32":
             return status
 
         def end(self, grace: float) -> None:
-            """End it with all that it has started: there is nothing gentle that a program on Windows could be sent."""
+            """Kill it and all that it has started: Windows has no gentler way."""
             terminate_job(self._job)
             self.wait()
 
@@ -45,9 +45,9 @@ else:
     class Foreground:
         """A command with a keeper; it runs when this is made.
 
-        When this program is gone, it and all that it has started are interrupted, after 1 s terminated, after 1.5 s
-        killed. (On macOS it alone is.) On Linux what it has started ends so too where the keeper is killed, with this
-        program or alone. What it leaves behind when it ends by itself is left.
+        When this program is gone, the command and all that it has started are interrupted, terminated after 1 s, and
+        killed after 1.5 s. (On macOS only the command itself.) On Linux they also end so if the keeper is killed, with
+        this program or alone. What the command leaves behind when it ends by itself stays.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ else:
                     order = keeper.order(f"{orphans.MARK}={mark.text()}" if mark else "", "", list(command))
                     self._connection.sendall(order)
                 line = self._line()
-                if not line and (status := self._keeper.wait()) < 0:  # a Ctrl-C that came before it could ignore that
+                if not line and (status := self._keeper.wait()) < 0:  # a Ctrl-C that came before it could ignore one
                     line, self._told = "started", f"ended {status}\n".encode()
                 what, *details = line.split() or ["failed", "keeper", "0"]
             except BaseException:
@@ -93,7 +93,7 @@ else:
         def wait(self) -> int:
             """Wait until it has ended; return its exit status, or the number of a signal, negative.
 
-            Where its keeper was killed, which kills it too, what it has started is ended first.
+            If its keeper was killed, and so the command too, whatever the command had started is ended first.
             """
             line = self._line()
             if not line and self._kept_by:
@@ -102,11 +102,11 @@ else:
             return int(line.split()[1]) if line else -signal.SIGKILL  # by the system, with its keeper
 
         def end(self, grace: float) -> None:
-            """Terminate it and all that it has started, wait, and kill what is left after the grace (s)."""
+            """Terminate it and all that it has started; kill what is left after the grace (s)."""
             try:
                 self._say(f"terminate {grace}")
                 self.wait()
-            except BaseException:  # a second signal says that there is no time
+            except BaseException:  # a second signal means that there is no time
                 self._say("kill 0")
                 self.wait()
                 raise
@@ -116,7 +116,7 @@ else:
                 self._connection.send(f"{line}\n".encode())
 
         def _line(self) -> str:
-            """Return the next line of the keeper, an empty one where it is gone."""
+            """Return the keeper's next line; an empty one if it is gone."""
             while b"\n" not in self._told:
                 try:
                     said = self._connection.recv(4096)
@@ -131,4 +131,4 @@ else:
         def _close(self) -> None:
             self._connection.close()
             self._keeper.wait()
-            self._watcher.release()  # what is left behind now is left by intention
+            self._watcher.release()  # what the command leaves behind now, it leaves by intention

@@ -1,6 +1,6 @@
-"""Which paths are recorded to on this computer: each by one recording at a time, in whatever program.
+"""The paths that are being recorded on this computer: each by one recording at a time, in all programs.
 
-Each path in use is a file in a folder that all programs of this computer share, locked by the system, so that an
+Each path in use has a lock file in a folder that all programs of this computer share. The system holds the lock, so an
 agent that is killed leaves nothing locked.
 """
 
@@ -35,27 +35,28 @@ else:
     import fcntl
 
     _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK
-    """Where all users write, a stranger may have put a link there, or a pipe, whose opening waits for ever."""
+    """Flags for opening a lock file. In a folder that all users share, a stranger may have put a link, or a pipe, whose
+opening waits for ever."""
 
 logger = logging.getLogger("rigsync.agent")
 
 _LOCKED_BYTE = 1 << 30
-"""Which byte is locked on Windows, where nobody else can read what is locked: far behind the text."""
+"""The locked byte on Windows, far behind the text: nobody else can read locked bytes there."""
 _MOST_TRIES = 100
-"""Attempts to open a lock's file, which others make and remove meanwhile; after so many it cannot be opened at all."""
+"""Attempts to open a lock file, since others make and remove it meanwhile. After these it cannot be opened at all."""
 _LONGEST_HOLDER = 32_768
-"""Bytes of a lock's text: a path may have 4,096, each of which may be written as six."""
+"""Bytes of a lock's text: a path may have 4,096, each written as up to six."""
 _NO_FILE = {errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EOPNOTSUPP}
-"""How systems refuse to open a link, a socket or a folder as a file."""
+"""Errors of systems that refuse to open a link, a socket or a folder as a file."""
 _ESCAPED = re.compile(r"\[([*?[])\]")
 
 
 class PathTaken(RigsyncError):
-    """What is to be recorded is there already, or another recording writes it."""
+    """A file to be recorded is there already, or another recording writes it."""
 
 
 def single_path(pattern: str) -> str | None:
-    """Return the one path for which a pattern as in `glob` stands; None where it stands for several."""
+    """Return the only path that a pattern as in `glob` stands for; None if it stands for several."""
     return None if re.search(r"[*?[]", _ESCAPED.sub("", pattern)) else _ESCAPED.sub(r"\1", pattern)
 
 
@@ -64,21 +65,21 @@ def _canonical(path: str) -> str:
 
 
 def _of_this_system(path: str) -> str:
-    """Return a path as the system compares it: Windows and macOS take capitals and small letters for one."""
+    """Return a path as the system compares it: Windows and macOS ignore case."""
     path = os.path.normcase(path)
     return unicodedata.normalize("NFC", path).casefold() if sys.platform == "darwin" else path
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What will be recorded: a file, or those that match a pattern."""
+    """Something that will be recorded: a file, or those that match a pattern."""
 
     path: str
     """Its path, or the pattern."""
     keys: tuple[str, ...]
-    """By what it is known, whatever links or relative names lead to it."""
+    """What identifies it, whatever links or relative names lead to it."""
     existing: str | None
-    """What is there already, as the beginning of a sentence."""
+    """What is already there, as the beginning of a sentence."""
 
     @classmethod
     def at(cls, path: str) -> Output:
@@ -107,12 +108,12 @@ def keys_of_outputs(outputs: Iterable[Output]) -> dict[str, str]:
 
 
 class InUse:
-    """What one rig records to, locked for as long as it does.
+    """The paths to which one rig records, locked meanwhile.
 
     Parameters
     ----------
     rig : str
-        The name of the rig, which other ones are told.
+        Name of the rig, for errors of other rigs.
     folder : Path, optional
         Where the locks are; by default one for all users of this computer.
     """
@@ -120,11 +121,11 @@ class InUse:
     def __init__(self, rig: str, folder: Path | None = None):
         self._rig, self._folder = rig, folder or _shared_folder()
         self._locks: dict[str, int | None] = {}
-        """The open file of each lock by its key; None where this computer gives none."""
+        """The open lock file by key; None if this computer gives no lock."""
 
     @contextlib.contextmanager
     def taking(self, wanted: Mapping[str, str]) -> Iterator[None]:
-        """Lock some more, and unlock these where what follows fails.
+        """Lock further paths; unlock these if the body of the ``with`` fails.
 
         Parameters
         ----------
@@ -142,7 +143,7 @@ class InUse:
                 if key not in self._locks:
                     self._locks[key] = self._lock(key, path)
                     new.append(key)
-            # Afterwards, so that of two that come at once, one at least sees the other.
+            # After the own locks, so that of two that come at once at least one sees the other.
             self._refuse_overlaps({key: wanted[key] for key in new if self._locks[key] is not None})
             yield
         except BaseException:
@@ -168,7 +169,7 @@ class InUse:
         try:
             descriptor = _locked(file)
         except OSError as error:
-            logger.warning("%s: nobody sees to it that one rig alone records to %s: %s", self._rig, path, error)
+            logger.warning("%s: another rig can record to %s too, since no lock can be had: %s", self._rig, path, error)
             return None
         if descriptor is None:
             raise PathTaken(f"{path!r} is in use by {_told(_holder_in(file))}; {_REMEDY}")
@@ -177,7 +178,7 @@ class InUse:
         return descriptor
 
     def _refuse_overlaps(self, new: Mapping[str, str]) -> None:
-        """Refuse a path that a pattern in use matches, and a pattern that matches a path in use, in its folder."""
+        """Refuse a path that a pattern in use matches, and a pattern that matches a path in use in its folder."""
         if not any(key.startswith(("path ", "pattern ")) for key in new):
             return
         ours = set(map(self._file_of, self._locks))
@@ -201,7 +202,7 @@ class _Holder(NamedTuple):
 
 
 def _holder_in(file: Path) -> _Holder | None:
-    """Return what the text in a lock's file says; None where it is just being written, or no such text."""
+    """Return what a lock file says; None if it is just being written, or is no such text."""
     try:
         descriptor = os.open(file, os.O_RDONLY | _SAFELY)
     except OSError:
@@ -225,7 +226,7 @@ def _parsed(text: bytes) -> _Holder | None:
 
 
 def _told(holder: _Holder | None) -> str:
-    if not holder or not _may_live(holder.pid):  # the text is left by one before, in a file of another user
+    if not holder or not _may_live(holder.pid):  # an earlier holder has left the text, in a file of another user
         return "another recording"
     return f"the rig {one_line(holder.rig)} (process {holder.pid})"
 
@@ -242,7 +243,7 @@ def _may_live(pid: int) -> bool:
 
 
 def _write(descriptor: int, text: bytes) -> None:
-    """Write who has the lock, unless the file may be anything else: another user's, or one with another text."""
+    """Write who has the lock, unless the file may be something else: another user's, or with another text."""
     if sys.platform != "win32" and os.fstat(descriptor).st_uid != os.geteuid():
         return
     before = os.read(descriptor, _LONGEST_HOLDER)
@@ -253,7 +254,7 @@ def _write(descriptor: int, text: bytes) -> None:
 
 
 def _overlap(one: str, other: str) -> str | None:
-    """Return how two keys overlap, the one a path, the other a pattern for files of its folder; None if not."""
+    """Return how a path and a pattern for files of its folder overlap; None if they do not."""
     kinds = one.partition(" ")[0], other.partition(" ")[0]
     path, pattern = (one, other) if kinds == ("path", "pattern") else (other, one)
     if set(kinds) != {"path", "pattern"}:
@@ -269,7 +270,7 @@ def _overlap(one: str, other: str) -> str | None:
 
 
 def _is_locked(file: Path) -> bool:
-    """Tell whether somebody holds a lock."""
+    """Whether somebody holds a lock."""
     try:
         descriptor = os.open(file, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | _SAFELY)
     except OSError:
@@ -283,14 +284,14 @@ def _is_locked(file: Path) -> bool:
 
 
 def _shared_folder() -> Path:
-    """Return a folder that all users of this computer have, unlike their own temporary ones."""
+    """Return a folder that all users of this computer share; temporary folders may be each user's own."""
     if sys.platform == "win32":
         return Path(os.environ.get("PROGRAMDATA") or tempfile.gettempdir())
     return Path("/tmp")  # noqa: S108 - no link is followed, and what is read there decides nothing
 
 
 def _locked(file: Path) -> int | None:
-    """Return the locked file, open; None if it is locked by somebody else.
+    """Return the locked file, open; None if somebody else has locked it.
 
     Raises
     ------
@@ -311,7 +312,7 @@ def _locked(file: Path) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # it was let go meanwhile, and is another file now, or none
+        os.close(descriptor)  # it was released meanwhile, and is another file now, or gone
     raise _in_its_place(file)
 
 
@@ -348,7 +349,7 @@ def _opened(file: Path) -> int:
                 raise _in_its_place(file)
         return os.open(file, os.O_RDWR | os.O_CREAT | _SAFELY)
     for _ in range(_MOST_TRIES):
-        # O_CREAT by itself is refused in a shared folder where the file is another user's (fs.protected_regular).
+        # In a shared folder, O_CREAT is refused if the file is another user's (fs.protected_regular).
         for flags in (os.O_RDWR, os.O_RDONLY, os.O_RDWR | os.O_CREAT | os.O_EXCL):
             try:
                 descriptor = os.open(file, flags | _SAFELY, 0o666)
@@ -359,7 +360,7 @@ def _opened(file: Path) -> int:
                     raise _in_its_place(file) from error
                 raise
             if flags & os.O_CREAT:
-                os.fchmod(descriptor, 0o666)  # whatever the umask: other users have to be able to lock it
+                os.fchmod(descriptor, 0o666)  # other users have to be able to lock it, whatever the umask
             return descriptor
     if os.path.lexists(file):
         raise _in_its_place(file)
@@ -368,8 +369,8 @@ def _opened(file: Path) -> int:
 
 def _let_go(descriptor: int, file: Path) -> None:
     if sys.platform == "win32":
-        os.close(descriptor)  # before: nobody can remove a file that is open
-    with contextlib.suppress(OSError):  # another user's; or somebody has it open, on Windows
+        os.close(descriptor)  # first, since nobody can remove an open file
+    with contextlib.suppress(OSError):  # another user's, or open elsewhere on Windows
         os.unlink(file)
     if sys.platform != "win32":
-        os.close(descriptor)  # after: whoever has locked it then finds that it is gone
+        os.close(descriptor)  # last: whoever locks it then finds that it is gone

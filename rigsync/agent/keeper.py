@@ -1,19 +1,19 @@
-"""The small program between the agent and one of its commands on Linux and macOS, which leaves nothing of it behind.
+"""The small program between the agent and one of its commands, on Linux and macOS: it leaves nothing behind.
 
-The agent may be killed, and can do nothing about what it has started then. So each command is the child of a keeper,
-which notices by the end of its connection that the agent is gone. `rigsync.agent.programs` starts it, without any
-package and as ``keeper.py CONNECTION OUTPUT``. It imports little, since each command waits for it to start.
+An agent that is killed can end nothing. So each command is the child of a keeper. The keeper notices by the end of its
+connection that the agent is gone. `rigsync.agent.programs` starts it without any package, as
+``keeper.py CONNECTION OUTPUT``. It imports little, since each command waits for it to start.
 
 What it is given:
 
-* CONNECTION: the number of its end of a socket pair. It is told first what to run: `order` has the form. It says
-  ``started PID``, or ``failed folder|program ERRNO``, and ``ended STATUS STEPS`` when nothing of the command is left:
-  its exit status, negative for a signal, and what it was sent for that, such as ``interrupt,terminate``, or ``-`` where
-  it ended by itself. It is told ``interrupt GRACE``, ``terminate GRACE`` or ``kill GRACE``, with the grace in seconds,
-  each in a line.
-* OUTPUT: the number of the reading end of the pipe that its standard error is the other end of. Or ``-`` for a command
-  in the foreground of a terminal (`rigsync.agent.foreground`): that one shares process group, input, output and signals
-  with whoever has started the keeper, and what it leaves behind when it ends by itself is its own affair.
+* CONNECTION: the number of its end of a socket pair. First comes what to run, in the form of `order`. It answers
+  ``started PID`` or ``failed folder|program ERRNO``, and ``ended STATUS STEPS`` when nothing of the command is left.
+  STATUS is the exit status, negative for a signal. STEPS is what the command was sent, such as
+  ``interrupt,terminate``, or ``-`` if it ended by itself. Orders are ``interrupt GRACE``, ``terminate GRACE`` and
+  ``kill GRACE``, with the grace in seconds, each in a line.
+* OUTPUT: the number of the reading end of a pipe whose other end is its standard error. Or ``-`` for a command in the
+  foreground of a terminal (`rigsync.agent.foreground`). Such a one shares process group, input, output and signals with
+  the starter of the keeper, and may leave something behind when it ends by itself.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ assert sys.platform != "win32"  # noqa: S101  # says to mypy too that this is fo
 
 INTERRUPT, TERMINATE, KILL = "interrupt", "terminate", "kill"
 STEPS = (INTERRUPT, TERMINATE, KILL)
-"""What a command is sent, in the order in which it is sent that."""
+"""The steps to end a command, in their order."""
 SIGNALS = {INTERRUPT: signal.SIGINT, TERMINATE: signal.SIGTERM, KILL: signal.SIGKILL}
 
 SECOND_GRACE = 2.0
 """Seconds from terminate to kill for a command that was to be interrupted."""
 LEFTOVER_GRACE = 1.0
-"""Seconds from terminate to kill for what is left of a command that has ended by itself."""
+"""Seconds from terminate to kill for the rest of a command that has ended by itself."""
 ORPHANED = {INTERRUPT: 0.0, TERMINATE: 1.0, KILL: 1.5}
-"""Seconds until each when the agent is gone: nothing is to be left after 2 s, and a recorder has to finish its file."""
+"""Seconds until each step when the agent is gone. A recorder has to finish its file, and nothing may be left after 2
+s."""
 
 _RESCAN, _MOST_RESCAN = 0.05, 1.0
-"""Seconds until the first look for processes that were started while the others were killed, and between later ones."""
+"""Seconds until the first look for processes that were started during the kill, and between later looks."""
 _LOOK = 0.02
-"""Seconds between two looks at whether the group is empty, where the system does not tell."""
+"""Seconds between looks whether the group is empty, if the system does not tell."""
 
 _IGNORED = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGTSTP", "SIGTTIN", "SIGTTOU")
-"""Signals that are the command's or the agent's, though a terminal sends them to all in its foreground."""
+"""Signals that a terminal sends to all in its foreground, and that are only for the command or the agent."""
 _OF_PYTHON = ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
-"""Signals that Python has set to be ignored, or this program to wake it, which the command would inherit."""
+"""Signals that Python ignores, or that wake this program. The command must not inherit that."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -56,7 +57,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 def main(arguments: list[str]) -> None:
     """Run one command and keep it until nothing of it is left."""
     adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    # Not before that, which takes a while: what the terminal sends meanwhile ends this program, and would else be lost.
+    # Imports take a while. A signal of the terminal meanwhile ends this program; ignored, it would be lost.
     before = {name: signal.signal(getattr(signal, name), signal.SIG_IGN) for name in _IGNORED}
     connection = int(arguments[0])
     output = None if arguments[1] == "-" else int(arguments[1])
@@ -85,17 +86,17 @@ def main(arguments: list[str]) -> None:
 
 
 def order(mark: str, folder: str, command: list[str]) -> bytes:
-    """Return what a keeper is told first.
+    """Return the first thing that a keeper is told.
 
     Parameters
     ----------
     mark : str
-        ``NAME=VALUE`` in the environment of the command, by which `rigsync.agent.orphans` finds what is left of it if
-        the keeper is killed; empty for none.
+        ``NAME=VALUE`` in the environment of the command; empty for none. By it `rigsync.agent.orphans` finds what is
+        left if the keeper is killed.
     folder : str
-        Where the command is to run; empty for here.
+        Folder in which the command runs; empty for the present one.
     command : list of str
-        The program and its arguments. Not on the keeper's own command line, where ``pkill -f`` would find it too.
+        The program and its arguments. On the keeper's own command line ``pkill -f`` would find them.
 
     Raises
     ------

@@ -1,17 +1,17 @@
-"""What is left of commands whose keeper was killed, on Linux: each process of a command has a mark in its environment.
+"""The rest of commands whose keeper was killed, on Linux: each process of a command has a mark in its environment.
 
-The mark tells which agent, which keeper and which rig a process belongs to. So whoever looks for orphans knows which
-ones are nobody's any more, and leaves alone what a living agent or a living keeper looks after. Three look for them:
+The mark tells the agent, the keeper and the rig of a process. So whoever looks for orphans leaves alone the processes
+of a living agent or keeper. Three look for them:
 
-* the agent, when a keeper of its was killed (`rigsync.agent.process`, `rigsync.agent.foreground`);
-* the watcher, when the agent is gone: this file, run as a program of its own, which is no child of the agent any more,
-  so that whoever kills the agent with all its children does not hit it. `rigsync.agent.programs` starts it as
+* the agent, when one of its keepers was killed (`rigsync.agent.process`, `rigsync.agent.foreground`);
+* the watcher, when the agent is gone. It is this file, run as a program of its own. It is no child of the agent, so
+  whoever kills the agent with all its children does not hit it. `rigsync.agent.programs` starts it as
   ``orphans.py PIPE AGENT``. PIPE is the number of the reading end of a pipe that the agent holds open. A byte from
-  there says that nothing needs to be looked for;
-* an agent that starts, in case that the watcher was killed too.
+  there means that there is nothing to look for;
+* an agent that starts, in case the watcher was killed too.
 
-A process that has thrown its environment away, or that runs as another user, is not found. Nothing of rigsync can be
-imported here.
+A process that has cleared its environment, or runs as another user, is not found. Nothing of rigsync can be imported
+here.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ MARK = "KEPT_BY_RIGSYNC"
 """The variable. No key of a message's data makes one of this name, since those begin with ``RIGSYNC_``."""
 
 TERMINATE_AFTER, KILL_AFTER = 1.0, 1.5
-"""Seconds from interrupt to terminate and to kill: a recorder has the same time as with a keeper that lives."""
+"""Seconds from interrupt to terminate and to kill, the same as with a living keeper."""
 KEEPER_LIMIT = 2.0
-"""Seconds in which the keepers and the watcher of an agent that was killed end what it ran, before others do."""
+"""Seconds for the keepers and the watcher of a killed agent to end what it ran, before others do."""
 LAST_LIMIT = 2.0
-"""Seconds for what was killed to be gone, before it is said to hang."""
+"""Seconds after a kill before a process counts as hanging."""
 LONGEST = KEEPER_LIMIT + KILL_AFTER + LAST_LIMIT + 1.0
-"""Seconds that `end_of_dead_agents` takes, unless a look at a process hangs as that process does."""
+"""Most seconds of `end_of_dead_agents`, unless a look at a process hangs as the process does."""
 
 _LOOK, _LATER_LOOK = 0.05, 0.5
-"""Seconds between two looks, and between those for what hangs in the kernel though it was killed."""
+"""Seconds between two looks, and between looks for killed processes that hang in the kernel."""
 _EMPTY_LOOKS = 2
-"""Looks in a row that have to find nothing: the first may miss what is just being started."""
+"""Looks in a row that have to find nothing. The first may miss a process that is just being started."""
 
 
 class Mark(NamedTuple):
-    """What a process of a command has in its environment."""
+    """The mark in the environment of a command's processes."""
 
     space: str
-    """The namespace in which the process ids below count: those of a container mean others outside of it."""
+    """The namespace of the process ids below: those of a container mean other processes outside of it."""
     agent: str
     """The agent, as `identity` has it."""
     keeper: str
     """The keeper."""
     rig: str
-    """The rig's name; empty for a command of `rigsync run`, which may leave something behind by intention."""
+    """The rig's name; empty for a command of `rigsync run`, which may leave processes behind by intention."""
 
     def text(self) -> str:
         """Return it as the value of the variable."""
@@ -61,32 +61,32 @@ class Mark(NamedTuple):
 
 
 def identity(pid: int) -> str:
-    """Return ``PID.START`` of a process, which no other one of this computer ever has; empty where it has ended."""
+    """Return ``PID.START`` of a process, which is unique on this computer for ever; empty if it has ended."""
     found = _stat(pid)
     return f"{pid}.{found[19].decode()}" if found else ""
 
 
 def mark(keeper: int, rig: str) -> Mark | None:
-    """Return the mark for what a keeper of this program runs; None where none can be found again."""
+    """Return the mark for a keeper's command; None where marks cannot be found again."""
     if not (kept_by := identity(keeper)):
         return None
     return Mark(_space(), identity(os.getpid()), kept_by, rig)
 
 
 def kept_by(keeper: str) -> list[int]:
-    """Return what a keeper has run, and what is left of that."""
+    """Return the living processes that a keeper has run."""
     return [pid for pid, found in _marked().items() if found.keeper == keeper]
 
 
 def end(
     find: Callable[[], list[int]], limit: float = math.inf, meanwhile: Callable[[], object] | None = None
 ) -> list[int]:
-    """Interrupt, terminate and kill what is found, until nothing is.
+    """Interrupt, terminate and kill the processes that are found, until there are none.
 
     Parameters
     ----------
     find : callable
-        Returns the pids of what is left.
+        Returns the pids of the processes that are left.
     limit : float
         Seconds after which to give up.
     meanwhile : callable, optional
@@ -95,7 +95,7 @@ def end(
     Returns
     -------
     list of int
-        What is left even so.
+        The processes that are left.
     """
     if sys.platform == "win32":
         return []
@@ -112,7 +112,7 @@ def end(
         if empty == _EMPTY_LOOKS or now >= end_at:
             return left
         if left and sent[signal.SIGINT].issuperset(left) and all(map(_ignores_interrupt, left)):
-            begun = min(begun, now - TERMINATE_AFTER)  # as background jobs of a shell do: there is nothing to wait for
+            begun = min(begun, now - TERMINATE_AFTER)  # as a shell's background jobs do: do not wait
         for pid in left:
             if now - begun >= KILL_AFTER:
                 _send(pid, signal.SIGKILL)
@@ -120,23 +120,23 @@ def end(
                 if now - begun >= after and pid not in sent[number]:
                     sent[number].add(pid)
                     _send(pid, number)
-                    _send(pid, signal.SIGCONT)  # else one that is stopped would learn of it too late
+                    _send(pid, signal.SIGCONT)  # otherwise a stopped process would learn of it too late
         time.sleep(_LOOK if now - begun < KILL_AFTER + LAST_LIMIT else _LATER_LOOK)
 
 
 class Found(NamedTuple):
-    """What agents that are gone had left running: each process with its name and pid."""
+    """Processes that dead agents had left running, each with its name and pid."""
 
     ended: list[str]
     left: list[str]
-    """What hangs, though it was killed."""
+    """Processes that hang, although they were killed."""
 
 
 def end_of_dead_agents(rig: str) -> Found:
-    """End what agents of a rig's name have left running that were killed with their keepers and their watcher.
+    """End what agents of a rig's name have left running, if they were killed with their keepers and watcher.
 
-    What a living agent runs is left alone, so is what another user or another rig runs. Takes some seconds only where
-    there is anything.
+    Processes of a living agent, another user or another rig are left alone. It takes some seconds if there is anything
+    to end.
     """
     names: dict[int, str] = {}
     ours = _lineage()
@@ -155,14 +155,14 @@ def end_of_dead_agents(rig: str) -> Found:
 
 
 def main(arguments: list[str]) -> None:
-    """Watch an agent, and when it is gone, end what its keepers do not end, since they were killed with it."""
+    """Watch an agent. When it is gone, end what its keepers leave, since they were killed with it."""
     if sys.platform == "win32":
         return
     if os.fork():
-        os._exit(0)  # so that it is nobody's child
+        os._exit(0)  # the agent's child ends: this one is nobody's
     for name in ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    os.chdir("/")  # its folder's drive can be taken away
+    os.chdir("/")  # so that the folder's drive can be removed
     if os.read(int(arguments[0]), 1):
         return
     agent = arguments[1]
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _marked() -> dict[int, Mark]:
-    """Return all processes with a mark whose process ids mean the same here as there."""
+    """Return all processes with a mark of this namespace of process ids."""
     space, begin, found = _space(), f"\0{MARK}=".encode(), {}
     for pid in _pids():
         _, has, rest = (b"\0" + _content(f"/proc/{pid}/environ")).partition(begin)
@@ -190,14 +190,14 @@ def _is_nobodys(pid: int, found: Mark) -> bool:
     if sys.platform == "win32":
         return False
     try:
-        is_ours = os.stat(f"/proc/{pid}").st_uid == os.geteuid()  # not that of another one, where this user is root
+        is_ours = os.stat(f"/proc/{pid}").st_uid == os.geteuid()  # root could see other users' processes
     except OSError:
         return False
     return is_ours and _is_gone(found.agent)
 
 
 def _is_identity(text: str) -> bool:
-    """Tell whether a text may be what `identity` returns: a process can write anything into its environment."""
+    """Whether a text may come from `identity`: a process can write anything into its environment."""
     pid, _, start = text.partition(".")
     return all(
         number.isascii() and number.isdigit() and len(number) <= most for number, most in ((pid, 11), (start, 20))
@@ -209,7 +209,7 @@ def _is_gone(who: str) -> bool:
 
 
 def _lineage() -> set[int]:
-    """Return this process and those by which it was started."""
+    """Return this process and its ancestors."""
     found, pid = set[int](), os.getpid()
     while pid and pid not in found:
         found.add(pid)
@@ -218,9 +218,9 @@ def _lineage() -> set[int]:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """Return what proc(5) says of a process from its state on; nothing of one that is dead."""
+    """Return the fields of /proc/PID/stat from the state on; none for a dead process."""
     text = _content(f"/proc/{pid}/stat")
-    fields = text[text.rfind(b")") + 2 :].split()  # the name before that may contain anything, a parenthesis too
+    fields = text[text.rfind(b")") + 2 :].split()  # the name may contain anything, even a parenthesis
     return fields if fields and fields[0] not in (b"Z", b"X") else []
 
 
@@ -247,7 +247,7 @@ def _space() -> str:
 
 
 def _content(path: str) -> bytes:
-    """Return what is in a file of /proc; nothing where the process has ended, or is another user's."""
+    """Return the content of a file of /proc; nothing if the process has ended, or is another user's."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
             return file.read()

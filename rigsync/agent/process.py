@@ -1,8 +1,8 @@
 """A command as the agent's child in every sense: it and all that it starts end with it, and with the agent.
 
-On Linux and macOS each command is run by a small program of its own, the keeper (`rigsync.agent.keeper`), since an
-agent that is killed can end nothing any more. On Windows a job object does that (`rigsync.agent.windows_job`). Neither
-needs an event loop: those of rigs on Windows are selector loops, which know no processes.
+An agent that is killed can end nothing. So on Linux and macOS a small program of its own runs each command: the keeper
+(`rigsync.agent.keeper`). On Windows a job object does its work (`rigsync.agent.windows_job`). Neither needs an event
+loop: on Windows rigs have selector loops, which know no processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -36,29 +38,40 @@ _logger = logging.getLogger("rigsync.agent")
 Step = Literal["interrupt", "terminate", "kill"]
 How = Literal["by itself", "interrupt", "terminate", "kill"]
 
+LONGEST_NAME = 40
+"""Characters of a line for the shell by which it is called where it runs no program."""
+_BEFORE_COMMAND = re.compile(
+    r"!|[{}]|\w+=.*|if|then|elif|else|while|until|do|exec|command|env|nohup|time|sudo|nice", re.DOTALL
+)
+"""Words of a shell behind which that word comes which says what is run."""
+_NO_PROGRAM = re.compile(
+    r"[.:]|\[\[?|alias|break|case|cd|continue|declare|done|echo|esac|eval|exit|export|false|fi|for|function|local|"
+    r"printf|pwd|read|return|select|set|shift|source|test|trap|true|type|ulimit|umask|unset|wait"
+)
+"""What a shell does itself."""
 LONGEST_LINE = 4096
-"""Bytes of a line that are kept: what has no end is no line, but perhaps a video on the wrong output."""
+"""Bytes of a line that are kept. Output without line ends is perhaps a video on the wrong output."""
 LAST_LINES = 20
 STEADY, AT_ONCE = 1 << 20, 4 << 20
-"""Bytes of output a second that are made lines of, and how much of them at once: whatever a command prints, it is never
-held up, nor is the agent. What is beyond is left out, and counted."""
+"""Bytes of output a second that become lines, and how many of these at once. Output holds up neither the command nor
+the agent: what is beyond is left out, and counted."""
 _COST = 200
-"""Bytes as which the end of a line counts besides: empty lines take time too."""
+"""Bytes that each line counts besides: empty lines take time too."""
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _START_LIMIT = 10.0
-"""Seconds for a command to begin, where some milliseconds are usual. A network drive may hang for longer."""
+"""Seconds for a command to begin. Some milliseconds are usual; a network drive may hang for longer."""
 _GROUP_LIMIT = 1.0
-"""Seconds for what was killed to be gone. Where nobody reaps the dead they stay for ever."""
+"""Seconds for killed processes to be gone. If nobody reaps the dead, they stay for ever."""
 _CHUNK = 65_536
 _LATE_OUTPUT = 1 << 20
-"""Bytes that are read at most after the end: what a pipe holds, and no more where somebody goes on writing."""
+"""Most bytes that are read after the end: those in the pipe, and no more if somebody goes on writing."""
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS")
 
 
 class ProgramError(RigsyncError, OSError):
-    """A command that cannot be started: its program or its folder is missing, or the program may not be run."""
+    """A command that cannot be started: its program or folder is missing, or the program may not be run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +79,18 @@ class Exit:
     """How a command ended."""
 
     status: int | None
-    """Its exit status, None where a signal ended it."""
+    """Its exit status; None if a signal ended it."""
     signal: str | None
     """The name of the signal that ended it, for instance ``SIGKILL``."""
     how: How
-    """The last thing that it, or something that it had started, was sent to end it."""
+    """The last step by which it, or something that it had started, was told to end."""
     last_lines: tuple[str, ...] = ()
-    """Its last output, at most 20 lines, fit for a message. Of lines that overwrite each other only the last one."""
+    """Its last output, at most 20 lines, fit for a message. Of lines that overwrite each other it has only the last."""
     ignored: tuple[Step, ...] = ()
-    """What was sent before that, and did not end it."""
+    """Earlier steps, which did not end it."""
 
     def described(self) -> str:
-        """Return how it ended, as the end of a sentence that begins with the command."""
+        """Return how it ended, as the end of a sentence about the command."""
         code = f"exit status {self.status}" if self.signal is None else self.signal
         if self.how == "by itself":
             if self.signal in _CRASHES:
@@ -97,8 +110,8 @@ class Exit:
 class Process:
     """A command that runs until it ends by itself or is stopped. Works from any thread.
 
-    Its standard input is empty. Its process group ends with its main process: what is left of it then is told to
-    terminate, and killed after 1 s. On Linux that includes what has left the group.
+    Its standard input is empty. When its main process ends, the rest of its process group is told to terminate, and
+    killed after 1 s. On Linux that includes processes that have left the group.
 
     Parameters
     ----------
@@ -111,20 +124,20 @@ class Process:
     environment : mapping of str to str
         Added to the environment of this process.
     on_line : callable
-        Called with each line of its output, standard and error alike, without its end; those that end in a carriage
-        return count too, as programs report progress. Cut after 4 KiB. What is no UTF-8 is replaced. Called on the
-        command's own thread, as is `on_exit`. While it does not return, no more is read, and in the end the command
-        waits. Of more than a megabyte a second, most lines are left out, and a line says how many.
+        Called with each line of its output, standard and error alike, without the line end. A carriage return ends a
+        line too, since programs report progress so. Lines are cut after 4 KiB, and bytes that are no UTF-8 are
+        replaced. It is called on the command's own thread, as is `on_exit`. Until it returns, no more is read, and in
+        the end the command waits. Of more than a megabyte a second, most lines are left out, and a line says how many.
     on_exit : callable
-        Called once, with an `Exit`, when nothing of the command is left and all its lines were given.
+        Called once, with an `Exit`, when nothing of the command is left and all its lines were passed on.
     rig : str
-        The rig whose command it is. Where this program is killed and all that cleans up after it, an agent of that name
-        ends what is left of the command when it starts.
+        The rig whose command it is. If this program and all that cleans up after it are killed, the next agent of that
+        name ends the rest of the command.
 
     Raises
     ------
     TypeError
-        A line that is not for the shell, or a list that is.
+        A text that is not for the shell, or a list that is.
     ValueError
         The command is empty.
     """
@@ -161,9 +174,10 @@ class Process:
 
     @property
     def program(self) -> str:
-        """What to call the command by: the name of its program, or the first word of its line for the shell."""
-        first = self._command.split()[:1] if isinstance(self._command, str) else self._command[:1]
-        return os.path.basename(first[0]) if first else "sh"
+        """What to call the command by: the name of its program, or of the first one in its line for the shell."""
+        if isinstance(self._command, str):
+            return _program_in(self._command) or one_line(self._command.strip())[:LONGEST_NAME] or "sh"
+        return os.path.basename(self._command[0])
 
     @property
     def pid(self) -> int:
@@ -172,14 +186,14 @@ class Process:
 
     @property
     def last_lines(self) -> tuple[str, ...]:
-        """Its last output until now, as `Exit` has it in the end."""
+        """Its last output so far, in the form of `Exit`."""
         try:
             return self._output.last
-        except RuntimeError:  # it has printed something at this very moment
+        except RuntimeError:  # it is printing at this moment
             return ()
 
     def left(self) -> list[int]:
-        """Return the process ids of what is left of the command and of what it has started; none but on Linux."""
+        """Return the living processes of the command and of all that it has started; on Linux only."""
         return orphans.kept_by(self._child.keeper) if self._child and self._child.keeper else []
 
     def start(self) -> None:
@@ -205,7 +219,7 @@ class Process:
         self._thread = threading.Thread(target=self._run, args=(child,), name=name, daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as error:  # the system gives no more: nobody would know of the command any longer
+        except RuntimeError as error:  # the system gives no more threads: nobody would know of the command
             child.stop("kill", 0.0)
             child.run(lambda _: None)
             raise ProgramError(f"{self.program!r} was ended at once: {error}") from error
@@ -213,11 +227,11 @@ class Process:
     def stop(self, signal: Step, grace: float) -> None:
         """Begin to end the command and all that it has started; return at once.
 
-        What does not end after `grace` is told to terminate, and after 2 s more it is killed. A command that is being
-        stopped already is not sent the same again, but it may be sent more, and sooner. One that is still being started
-        ends as soon as it runs. Nothing happens to one that has ended.
+        Processes that have not ended after `grace` are told to terminate, and killed after 2 s more. A command that is
+        being stopped already is not sent the same step again; the next steps may come sooner. One that is still being
+        started ends as soon as it runs. Nothing happens to one that has ended.
 
-        On Windows to terminate is to kill, since there is nothing between an interrupt (Ctrl+Break) and that.
+        On Windows terminating is killing: there is nothing between an interrupt (Ctrl+Break) and that.
 
         Parameters
         ----------
@@ -235,7 +249,7 @@ class Process:
     def wait(self, timeout: float | None) -> Exit | None:
         """Wait until nothing of the command is left and `on_exit` has returned; return how it ended, None if it runs.
 
-        So `on_exit` must not need anything that the caller holds. It may call this itself, which returns at once.
+        `on_exit` must not need anything that the caller holds. It may itself call this, which returns at once.
 
         Parameters
         ----------
@@ -269,7 +283,7 @@ class Process:
             self._left_out += ends
             self._output.skip(data)
             return
-        if ends:  # what is no line is cut and thrown away, which costs nothing
+        if ends:  # output without line ends is cut and thrown away, which costs nothing
             self._room -= len(data) + _COST * ends
         self._give(self._said_what_is_left_out())
         self._give(self._output.feed(data))
@@ -290,25 +304,25 @@ class Process:
 
 
 class Output:
-    """Makes lines of what a command writes, and keeps the last ones."""
+    """Makes lines of a command's output, and keeps the last ones."""
 
     def __init__(self) -> None:
         self._line = bytearray()
         self._is_cut = False
         self._has_returned = False
         self._last: deque[str] = deque(maxlen=LAST_LINES)
-        self._overwrites = False  # the next line, the last of those kept
+        self._overwrites = False  # the next line is the last of those kept
 
     @property
     def last(self) -> tuple[str, ...]:
-        """The last lines as a terminal would show them: of those that overwrite each other only the last one."""
+        """The last lines as a terminal would show them: overwritten ones are left out."""
         return tuple(self._last)
 
     def feed(self, data: bytes) -> list[str]:
-        """Take output; return the lines that end in it, without their ends."""
+        """Add output; return the lines that it completes, without their ends."""
         if not data:
             return []
-        is_rest = self._has_returned and data.startswith(b"\n")  # of Windows' end of a line, which came in two pieces
+        is_rest = self._has_returned and data.startswith(b"\n")  # Windows' line end came in two pieces
         self._has_returned = data.endswith(b"\r")
         if is_rest:
             data = data[1:]
@@ -331,16 +345,16 @@ class Output:
         return lines
 
     def skip(self, data: bytes) -> None:
-        """Take output of which only what it ends with is wanted, for the last lines that are kept."""
+        """Add output of which only the last lines are kept."""
         tail = data[-_CHUNK // 8 :].splitlines(keepends=True)[-LAST_LINES - 1 :]
-        if sum(map(len, tail)) < len(data):  # the beginning of the first is not there
+        if sum(map(len, tail)) < len(data):  # the first line lacks its beginning
             self._line.clear()
             self._is_cut = self._has_returned = False
             tail = tail[1:] or tail
         self.feed(b"".join(tail))
 
     def end(self) -> list[str]:
-        """Return the line that has begun and will not end, if there is one."""
+        """Return the unfinished last line, if there is one."""
         rest, self._line = self._line, bytearray()
         return [self._take(rest)] if rest and not self._is_cut else []
 
@@ -357,20 +371,20 @@ class Output:
 
 
 class _Child(Protocol):
-    """What starts a command, knows its end, and can bring it about."""
+    """Starts a command, knows its end, and can end it."""
 
     @property
     def pid(self) -> int: ...
 
     @property
     def keeper(self) -> str:
-        """Its keeper, as `orphans.identity` has it; empty where there is none, or nothing is found by it."""
+        """Its keeper, as `orphans.identity` has it; empty if there is none, or marks cannot be found."""
 
     def stop(self, step: Step, grace: float) -> None:
         """Begin to end it; do nothing if it has ended."""
 
     def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[Step]]:
-        """Pass on its output until nothing of it is left; return its status or its signal, and what was sent for it."""
+        """Pass on its output until nothing of it is left; return its status or signal, and the steps that were sent."""
 
 
 def _start(command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str) -> _Child:
@@ -397,7 +411,7 @@ class _Failed(Exception):
 
 
 def _problem(command: Sequence[str] | str, folder: str | None, what: str, number: int) -> str:
-    """Return why a command cannot be started, and what to do about it."""
+    """Return why a command cannot be started, and what to do."""
     name = one_line("/bin/sh" if isinstance(command, str) else command[0])
     if what == "folder":
         where = f"the folder {one_line(folder or '')!r}, in which {name!r} is to run,"
@@ -460,7 +474,7 @@ if sys.platform != "win32":
                     start_new_session=True,  # so that a Ctrl+C in the agent's terminal is the agent's alone
                 )
                 opened.callback(self._end_keeper)
-                passed.close()  # else the end of the keeper would not be noticed
+                passed.close()  # or the end of the keeper would not be noticed
                 os.set_blocking(self._output, False)
                 mark = orphans.mark(self._keeper.pid, rig)
                 self.keeper = mark.keeper if mark else ""
@@ -501,7 +515,7 @@ if sys.platform != "win32":
             return (code, None, made) if code >= 0 else (None, -code, made)
 
         def _await_start(self, order: bytes) -> int:
-            """Tell the keeper what to run; return the pid of that, once it runs."""
+            """Tell the keeper what to run; return its pid once it runs."""
             self._told = b""
             self._connection.settimeout(_START_LIMIT)
             try:
@@ -520,7 +534,7 @@ if sys.platform != "win32":
             return int(details[0])
 
         def _listen(self) -> bool:
-            """Take what the keeper says; return whether it is there."""
+            """Process what the keeper says; return whether it is still there."""
             try:
                 said = self._connection.recv(_CHUNK)
             except ConnectionError:  # it has ended without reading all that it was told
@@ -529,7 +543,7 @@ if sys.platform != "win32":
             return bool(said)
 
         def _pass_on(self, read: Callable[[bytes], None]) -> int | None:
-            """Pass on some output; return how many bytes that was: 0 at the end, None if there is none just now."""
+            """Pass on some output; return its bytes: 0 at the end, None if there is none now."""
             try:
                 data = os.read(self._output, _CHUNK)
             except BlockingIOError:
@@ -539,7 +553,7 @@ if sys.platform != "win32":
             return len(data)
 
         def _end_keeper(self) -> None:
-            self._connection.close()  # at which it kills a command that hangs while it is being started
+            self._connection.close()  # then it kills a command that hangs while it is being started
             try:
                 self._keeper.wait(_GROUP_LIMIT)
             except subprocess.TimeoutExpired:
@@ -548,7 +562,7 @@ if sys.platform != "win32":
                 self._end_orphans(limit=orphans.KILL_AFTER + _GROUP_LIMIT)
 
         def _end_without_keeper(self, meanwhile: Callable[[], object]) -> None:
-            """End what the kernel has not killed when the keeper was; return when nothing is left."""
+            """End what the kernel has not killed together with the keeper; return when nothing is left."""
             _logger.error("the keeper of process %d was killed, and that process with it", self.pid)
             self._end_orphans(meanwhile=meanwhile)
             deadline = time.monotonic() + _GROUP_LIMIT
@@ -560,3 +574,22 @@ if sys.platform != "win32":
         def _end_orphans(self, **how: Any) -> None:
             if self.keeper:
                 orphans.end(lambda: orphans.kept_by(self.keeper), **how)
+
+
+def _program_in(line: str) -> str | None:
+    """Return the name of the first program that a line for the shell runs; None where that cannot be told."""
+    words = shlex.shlex(line.replace("\n", ";"), posix=os.name != "nt", punctuation_chars=True)
+    words.commenters = ""
+    try:
+        found = list(words)
+    except ValueError:  # a quote that is not closed
+        return None
+    is_next = True
+    for word in found:
+        if word and not word.strip("();<>|&"):
+            is_next = "<" not in word and ">" not in word
+        elif is_next and not _BEFORE_COMMAND.fullmatch(word):
+            if not _NO_PROGRAM.fullmatch(word):
+                return os.path.basename(word.strip("\"'"))
+            is_next = False
+    return None

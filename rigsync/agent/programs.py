@@ -1,8 +1,8 @@
 """Starts the small programs that stand beside an agent, on Linux and macOS: its keepers and its watcher.
 
-Whoever ends rigsync by name (``pkill -f rigsync``) or a recorder (``pkill -f ffmpeg``) must not end what is there to
-clean up after them. So nothing of either is on their command lines: not the path of their source, which they get as an
-open file, nor what they are to run. On Linux they also give themselves a name, ``rig-keeper`` and ``rig-watcher``.
+They clean up. So they must survive whoever ends rigsync by name (``pkill -f rigsync``) or a recorder (``pkill -f
+ffmpeg``). Their command lines show neither the path of their source, which they get as an open file, nor what they are
+to run. On Linux they also give themselves a name, ``rig-keeper`` and ``rig-watcher``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from rigsync.agent import orphans
 _logger = logging.getLogger("rigsync.agent")
 
 KEEPER, WATCHER = "rig-keeper", "rig-watcher"
-"""What they are called in the list of processes."""
+"""Their names in the list of processes."""
 
 _WATCHER = Path(orphans.__file__)
 _WATCHER_LIMIT = 10.0
-"""Seconds for the watcher to begin, where some milliseconds are usual."""
+"""Seconds for the watcher to begin; some milliseconds are usual."""
 
 _BEGIN = """
 import sys
@@ -70,14 +70,14 @@ def begin(
     arguments : sequence
         Its arguments.
     environment : mapping of str to str
-        Added to that of this process. The mark of this process is none of its own.
+        Added to that of this process. It does not inherit this process's mark.
     pass_fds : sequence of int
         Descriptors that it inherits.
     **options
         Of `subprocess.Popen`.
     """
     inherited = {key: value for key, value in os.environ.items() if key != orphans.MARK}
-    # Not the path in a virtual environment, which lies in a folder named after rigsync more often than not.
+    # Not the path in a virtual environment, whose folder is often named after rigsync.
     python = os.path.realpath(sys.executable)
     with source.open("rb") as file:
         number = file.fileno()
@@ -90,9 +90,9 @@ def begin(
 
 
 class Watcher:
-    """The program that ends what this one has run when this one was killed together with the keepers. Linux only.
+    """The program that ends what this one has run if this one is killed together with its keepers. Linux only.
 
-    It goes on when this program has ended, until nothing of that is left.
+    It outlives this program until nothing of that is left.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Watcher:
         finally:
             os.close(read)
         try:
-            program.wait(_WATCHER_LIMIT)  # for what it leaves behind, which is the watcher
+            program.wait(_WATCHER_LIMIT)  # it leaves the watcher behind
         finally:
             program.kill()
             program.wait()
@@ -142,14 +142,14 @@ class Watcher:
         return self.pid == os.getpid() and not poll.poll(0)
 
     def release(self) -> None:
-        """Have it look for nothing, and end."""
+        """Let it end without looking."""
         if self._pipe is not None:
             with contextlib.suppress(OSError):  # it was killed
                 os.write(self._pipe, b".")
             self.close()
 
     def close(self) -> None:
-        """Hold it no longer: it looks as soon as no process of this program does, not even a fork of it."""
+        """Let go of it: it looks as soon as no process of this program holds it, not even a fork."""
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
@@ -160,7 +160,7 @@ _watching = threading.Lock()
 
 
 def ensure_watcher() -> None:
-    """Have a watcher watch this program, if none does."""
+    """Start a watcher for this program, if there is none."""
     global _watcher
     with _watching:
         if _watcher is None or not _watcher.is_there:

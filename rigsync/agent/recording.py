@@ -1,4 +1,4 @@
-"""Whether what is recorded grows, and whether it is there in the end."""
+"""Watches the files of a recording while they grow, and judges them at the end."""
 
 from __future__ import annotations
 
@@ -25,44 +25,45 @@ logger = logging.getLogger("rigsync.agent")
 RECOVERED = "recovered"
 """Topic of the notice that a file grows again."""
 LOOKS = 20
-"""Looks at the files in the time within which each has to grow."""
+"""Looks at the files within the time in which each has to grow."""
 LONGEST_LOOK = 1.0
-"""Seconds between two looks at most, which are also how often the size is told."""
+"""Most seconds between two looks. Each look reports the sizes."""
 LAST_LOOK = 2.0
-"""Seconds for each look in the end; a drive that takes longer is told as one that hangs."""
+"""Seconds for each look at the end. A drive that takes longer is reported as one that hangs."""
 SETTLING_LOOKS = 5
-"""Looks in the time for which files must not grow after the end."""
+"""Looks during the time in which files must not grow after the end."""
 
 
 class Verdict(NamedTuple):
-    """What is wrong with a recording in the end."""
+    """What is wrong with a recording at the end."""
 
     problem: str
     is_over: bool
-    """Whether nothing is being recorded any more. Else EXPINTERRUPT may be able to end it, and another look to tell."""
+    """Whether nothing is being recorded any more. If something is, EXPINTERRUPT may end it, and another look can
+    tell."""
 
 
 class Recording:
-    """Looks at the files of a recording, tells how large they are and which one does not grow, and judges the end.
+    """Watches the files of a recording: reports their sizes and those that do not grow, and judges the end.
 
     Parameters
     ----------
     rig : Rig
-        Who tells.
+        The rig that reports.
     aside : Aside
-        On which it looks.
+        Runs the looks.
     pattern : str
         The files, as `glob.glob` has it.
     verify : Verify
         What is expected of them.
     overwrites : bool
-        Whether those that are there before may be overwritten.
+        Whether earlier files may be overwritten.
     exp_ref : str or None
         The experiment.
     say : callable
-        Puts a line into the log of the session.
+        Writes a line into the log of the session.
     cause : callable
-        Returns why nothing can grow any more, as the end of a sentence; nothing where no cause is known.
+        Returns why nothing can grow any more, as the end of a sentence; an empty text if no cause is known.
     """
 
     def __init__(
@@ -80,25 +81,25 @@ class Recording:
         self._within, self._settled, self._overwrites = verify.growing_within, verify.settled_within, overwrites
         self._say, self._cause = say, cause
         self._interval = min(LONGEST_LOOK, self._within / LOOKS)
-        # Two looks earlier, so that the notice comes within the time though both its ends fall between looks.
+        # Two looks less, so that the notice comes within the time even if both its ends fall between looks.
         self._patience = self._within - 2 * self._interval
         self._growth = Growth(self._patience, pattern)
         self._segments = Segments(self._patience, self._settled, pattern) if verify.segments else None
         self._task: asyncio.Task[None] | None = None
         self._before: dict[str, Seen] = {}
-        """What was there before, and has not changed."""
+        """Files that were there before and have not changed."""
         self._kept = Kept({})
         self._own: dict[str, Seen] = {}
         """The files of this recording, as they were last seen."""
         self._problems: dict[str, str] = {}
-        """By path, what has happened that no end makes good."""
+        """By path, faults that no later change mends."""
         self._last: asyncio.Future[dict[str, Seen]] | None = None
         """The last look, which may hang."""
         self._left: dict[str, Seen] | None = None
-        """What the commands have left when they had ended; None where the drive did not answer."""
+        """The files when the commands had ended; None if the drive did not answer."""
 
     async def prepare(self) -> None:
-        """Look what is there before anything is recorded: what does not change afterwards is none of this recording.
+        """Look at the files before anything is recorded. Those that never change are not of this recording.
 
         Raises
         ------
@@ -109,25 +110,25 @@ class Recording:
         self._kept = Kept({} if self._overwrites else self._before)
 
     def begin(self) -> None:
-        """Look from now on; on the event loop."""
+        """Begin to watch; on the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._look(), name="rigsync files that grow")
 
     def end(self) -> None:
-        """Expect nothing to grow any more."""
+        """Stop expecting growth."""
         if self._task:
             self._task.cancel()
 
     async def finish(self) -> None:
-        """Look what the commands have left, now that they have ended, if that can be found out soon."""
+        """Look at the files now that the commands have ended, if the drive answers soon."""
         self._left = await self._look_soon()
         if self._left is not None:
             self._note_losses(self._left)
             self._measured(self._left)
 
     async def verdict(self) -> Verdict | None:
-        """Return what is wrong with the recording, None if nothing is; after `finish`, and after what was run since.
+        """Return what is wrong with the recording, None if nothing; call it after `finish` and after `run`.
 
-        What was run may have moved files away. It may also be what has told the recorder to stop.
+        The command of `run` may have moved files away. It may also have told the recorder to stop.
         """
         if self._left is None or (now := await self._look_soon()) is None:
             return Verdict(self._does_not_answer(), is_over=False)
@@ -138,14 +139,14 @@ class Recording:
                 found[path] = seen
         if not found and not self._own:
             problems[self._pattern] = self._nothing()
-        there = {seen.identity for seen in found.values()}  # also under another name, once it is whole
+        there = {seen.identity for seen in found.values()}  # perhaps under another name, once it was whole
         for path in self._own.keys() - found.keys() - problems.keys():
             if self._own[path].identity not in there:
                 problems[path] = f"{_shown(path)} is gone; look for what has moved or removed it"
         has_any = any(seen.size for seen in found.values())
         newest = max(found, key=lambda path: found[path].changed, default=None)
         for path, seen in found.items():
-            is_begun = self._segments and has_any and path == newest  # just when it was told to stop
+            is_begun = self._segments and has_any and path == newest  # it began just when the recorder was told to stop
             if not seen.size and not is_begun:
                 problems.setdefault(
                     path, f"{_shown(path)} is empty{self._cause()}; look at the recorder's output and settings"
@@ -160,7 +161,7 @@ class Recording:
         try:
             await self._look_on()
         except Exception as error:  # the system gives no more threads
-            self._tell(FAILURE, self._pattern, f"nobody looks any more whether {_shown(self._pattern)} grows: {error}")
+            self._tell(FAILURE, self._pattern, f"{_shown(self._pattern)} is not watched any more: {error}")
 
     async def _look_on(self) -> None:
         loop = asyncio.get_running_loop()
@@ -180,7 +181,7 @@ class Recording:
             await asyncio.sleep(self._interval)
 
     async def _found(self) -> dict[str, Seen]:
-        """Return all files that match; tell where the drive does not answer, and wait until it does."""
+        """Return all matching files; report a drive that does not answer, and wait until it does."""
         look = self._last = self._aside.begin(matching_files, self._pattern)
         await asyncio.wait([look], timeout=self._patience)
         if not look.done():
@@ -197,11 +198,11 @@ class Recording:
         before = self._before.get(path)
         if before is None:
             return False
-        # What is overwritten may become as large as it was. Otherwise a time alone means nothing: a backup sets it.
+        # An overwritten file may become as large as it was. Otherwise a new time alone means nothing: backups set it.
         return before == seen if self._overwrites else before.size == seen.size and before.identity == seen.identity
 
     def _measured(self, found: Mapping[str, Seen]) -> dict[str, Seen]:
-        """Return the files of this recording, after telling their sizes as progress."""
+        """Return the files of this recording, and report their sizes as progress."""
         own = self._files_of_this(found)
         self._own.update(own)
         for path, seen in own.items():
@@ -220,8 +221,8 @@ class Recording:
         for path in segments.unfinished:
             self._note_problem(
                 path,
-                f"{_shown(path)} still grows, though a newer one has begun, which nobody could tell from a second "
-                "recorder; give each recorder a pattern of its own, or more time by settled_within",
+                f"{_shown(path)} still grows, though a newer one has begun: a second recorder may be writing; "
+                "give each recorder a pattern of its own, or more time by settled_within",
             )
 
     def _note_problem(self, path: str, problem: str) -> None:
@@ -247,9 +248,9 @@ class Recording:
     # --------------------------------------------------------------------------------------------- in the end
 
     async def _look_soon(self) -> dict[str, Seen] | None:
-        """Return all files that match; None where the drive does not answer soon, or nobody can look."""
+        """Return all matching files; None if the drive does not answer soon, or nobody can look."""
         if self._last and not (await asyncio.wait([self._last], timeout=LAST_LOOK))[0]:
-            return None  # another one would hang as well, and cost a thread
+            return None  # another look would hang as well, and cost a thread
         try:
             look = self._last = self._aside.begin(matching_files, self._pattern)
             await asyncio.wait([look], timeout=LAST_LOOK)
@@ -258,7 +259,7 @@ class Recording:
             return None
 
     async def _still_growing(self, found: Mapping[str, Seen]) -> str | None:
-        """Return what grows after the end for longer than it may, None as soon as nothing has for that long."""
+        """Return a file that grows for too long after the end; None as soon as none has grown for that long."""
         loop = asyncio.get_running_loop()
         sizes = {path: seen.size for path, seen in found.items()}
         began = grew = loop.time()
@@ -287,9 +288,10 @@ class Recording:
         tell(self._rig, self._say, topic, _name_of(path), problem, self._exp_ref)
 
 
-def tell(rig: Rig, say: Callable[[str], None], topic: str, key: str, problem: str, exp_ref: str | None) -> None:
-    """Tell something of a recording: in the log of the session, in the agent's, and to the coordinators."""
-    say(problem)
+def tell(rig: Rig, say: Callable[[str], None] | None, topic: str, key: str, problem: str, exp_ref: str | None) -> None:
+    """Tell something of a recording: in the log of the session, by `say`, in the agent's, and to the coordinators."""
+    if say:
+        say(problem)
     logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", rig.name, one_line(problem))
     body: dict[str, Any] = {"problem": problem, "exp_ref": exp_ref}
     with contextlib.suppress(RigsyncError):
@@ -297,10 +299,10 @@ def tell(rig: Rig, say: Callable[[str], None], topic: str, key: str, problem: st
 
 
 def _shown(path: str) -> str:
-    """Return a path as text that can be sent, for file names may hold anything."""
+    """Return a path as text that can be sent: file names may hold anything."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _name_of(path: str) -> str:
-    """Return what the file is called in what is told of it: the end of its name, which says most, if that is long."""
+    """Return a file's name in reports; of a long name the end, which says most."""
     return _shown(os.path.basename(path))[-LONGEST:]

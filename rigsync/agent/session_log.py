@@ -1,4 +1,4 @@
-"""The log files of sessions: what the agent's commands write, with the time of each line."""
+"""The log files of sessions: the output of the agent's commands, with the time of each line."""
 
 from __future__ import annotations
 
@@ -20,40 +20,39 @@ import rigsync.runtime  # noqa: F401
 _logger = logging.getLogger("rigsync.agent")
 
 _NEWEST = 2
-"""Files that stay of a session beside its first one. The older of the two is whole."""
+"""Files of a session that are kept beside its first one. The older of the two is whole."""
 
 MOST_WAITING = 4 << 20
-"""Bytes of lines that wait for the disk at most; those beyond are lost, and counted."""
+"""Most bytes of lines that wait for the disk. Lines beyond that are lost, and counted."""
 SLOW = 5.0
-"""Seconds after which a disk that has not taken a line is told to hang."""
+"""Seconds after which a disk that has not taken a line is reported as hanging."""
 CLOSE_LIMIT = 2.0
 """Seconds for the disk to take the last lines."""
 
 _OURS = re.compile(r"(?P<name>.+)\.rigsync(\.(?P<number>[1-9]\d{0,8}))?\.log", re.DOTALL)
-"""By this name a file is known to be one of these, and may be deleted."""
+"""A file with such a name is one of these, and may be deleted."""
 
 
 class SessionLog:
     """The log of one session: ``NAME.rigsync.log``, and ``NAME.rigsync.1.log`` and so on as it grows.
 
-    The first file stays, since how a recording began tells most about why it went wrong; of the later ones the newest
-    two stay. Made when the first line is written, and the folder with it. What goes wrong is told once, through
-    `logging`, and never disturbs the caller: an experiment goes on without its log. Works from any thread.
+    The first file stays: how a recording began says most about why it went wrong. Of the later files the newest two
+    stay. File and folder are made with the first line. A fault is told once, through `logging`, and never disturbs the
+    caller: an experiment goes on without its log. Works from any thread.
 
-    Lines are put into the file in their order by a thread of its own, since a disk may be slow, and a network drive may
-    hang for good. Whoever writes waits for neither.
+    A thread of its own writes the lines in their order, since a disk may be slow, and a network drive may hang for
+    good. Callers wait for neither.
 
     Parameters
     ----------
     folder : path
         Where the log files are; one for each agent.
     name : str
-        The name of the session, which has to be fit for a file name. The log of an earlier session of this name is
-        continued.
+        The name of the session, which must be a valid file name. The log of an earlier session of this name goes on.
     keep : int
-        For how many sessions logs are kept, this one included; those that have been written to last.
+        Sessions whose logs are kept, this one included: those that were written to last.
     max_size : int
-        Bytes of one file at most, if no single line is longer.
+        Most bytes of one file, unless a single line is longer.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str, keep: int, max_size: int):
@@ -63,17 +62,17 @@ class SessionLog:
         self._room = MOST_WAITING
         self._lost = 0
         self._busy_since: float | None = None
-        """When the thread has begun with what it is writing now."""
+        """When the thread began its present write."""
         self._is_told_slow = False
         self._writer: threading.Thread | None = None
         self._is_closed = False
-        # Those of the thread alone:
+        # For the thread alone:
         self._file: IO[bytes] | None = None
         self._size = 0
         self._number = 0
         self._missing = 0
         self._is_torn = False
-        """Whether the last line was cut by the end of the disk."""
+        """Whether a full disk has cut the last line."""
         self._has_failed = False
 
     @property
@@ -83,12 +82,12 @@ class SessionLog:
         return self._folder / f"{self._name}.rigsync{number}.log"
 
     def write(self, line: str) -> None:
-        """Add a line, with the local time before it. Returns at once and without an error, whatever the file does.
+        """Add a line, with the local time before it. Returns at once, without an error, whatever the disk does.
 
         Parameters
         ----------
         line : str
-            Without its end; what ends a line within it is escaped, so that nobody can make up further ones.
+            Without its end. Line ends in it are escaped, so that nobody can forge further lines.
         """
         with self._news:
             if self._is_closed:
@@ -105,7 +104,7 @@ class SessionLog:
             self._tell_slow()
 
     def close(self) -> None:
-        """Wait until all is written, for 2 s at most; what is written later is ignored. May be called again."""
+        """Wait until all is written, 2 s at most; ignore later lines. May be called again."""
         with self._news:
             self._is_closed = True
             self._news.notify_all()
@@ -144,7 +143,7 @@ class SessionLog:
         self._shut()
 
     def _next(self) -> tuple[deque[bytes], int]:
-        """Wait for lines, and return all that there are, none at the end, and how many were lost after them."""
+        """Wait for lines; return all of them, none at the end, and how many were lost after them."""
         with self._news:
             self._busy_since = None
             self._news.wait_for(lambda: self._waiting or self._is_closed)
@@ -210,7 +209,7 @@ class SessionLog:
         return found
 
     def _delete(self, others: dict[str, dict[int, Path]]) -> None:
-        """Delete what is too much of this session, and of the others."""
+        """Delete surplus files of this session, and surplus sessions."""
         outdated = [
             path for number, path in self._logs().get(self._name, {}).items() if 0 < number <= self._number - _NEWEST
         ]

@@ -1,7 +1,7 @@
 """Text with variables in braces, and what a message may put into it.
 
-A value that comes from outside fills a place in one word, and nothing else: it is never split, never part of a path
-that leads elsewhere, and where a shell reads the word, it has no character that means anything to a shell.
+A value from outside fills one place in one word. It is never split, and never leads a path elsewhere. If a shell reads
+the word, the value has no character that means anything to a shell.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from rigsync._text import close_match, shortened
 from rigsync.errors import ConfigError, RigsyncError
 
 MESSAGE = "message"
-"""``{message.KEY}`` stands for the value of KEY in the message's data, which is known at run time only."""
+"""``{message.KEY}`` is the value of KEY in the message's data, known at run time only."""
 
 LONGEST_VALUE = 1000
-"""Characters of a value from a message: many times a file name's 255, and far from what a command line can hold."""
+"""Most characters of a value from a message: several times a file name's 255, and far less than a command line can
+hold."""
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -34,25 +35,25 @@ _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9\u00b9
 
 
 class SubstitutionError(RigsyncError, ValueError):
-    """A value of a message that is not let into a command or a path; the text names the variable, and says why."""
+    """A value of a message is not allowed in a command or path; the text names the variable and the reason."""
 
 
 class Use(enum.Enum):
-    """What a template's text is for, on which it depends what may be put into it."""
+    """What a template's text is for. The allowed values depend on it."""
 
     ARGUMENT = "argument"
     """One word of a command that no shell reads, or a path."""
     SHELL = "shell"
     """A line that a shell reads."""
     GLOB = "glob"
-    """A pattern of file names: what is put into it stands for itself."""
+    """A pattern of file names. Values in it stand for themselves."""
 
 
 class Source(Protocol):
-    """Where the values of variables come from: a dict, or `rigsync.agent.values.Values`."""
+    """The source of variables' values: a dict, or `rigsync.agent.values.Values`."""
 
     def __getitem__(self, name: str, /) -> str:
-        """Return the value of a variable; raise `KeyError` or `SubstitutionError` where there is none."""
+        """Return the value of a variable; raise `KeyError` or `SubstitutionError` if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Template:
     Parameters
     ----------
     parts : tuple of str or Variable
-        What it consists of, in order.
+        Its pieces, in order.
     use : Use
         What the text is for.
     """
@@ -97,7 +98,7 @@ class Template:
         known : collection of str
             The variables that are known at run time; with `MESSAGE` among them, ``{message.KEY}`` is one too.
         constants : mapping of str to str, optional
-            Variables whose values are known now: these become part of the text.
+            Variables whose values are known now; they become part of the text.
         use : Use
             What the text is for.
 
@@ -137,7 +138,7 @@ class Template:
         Raises
         ------
         SubstitutionError
-            A value that is missing, or is not let in here.
+            A value is missing, or not allowed here.
         """
         written = ""
         plain = [""]  # the folders and the file of a path
@@ -157,7 +158,8 @@ class Template:
             plain[-1] += value
             touched[len(plain) - 1] = part.name
         for position, name in touched.items():
-            # A value may become such a name with the text beside it. A line for a shell does not consist of names.
+            # A value may form such a name together with the text beside it. A line for a shell does not consist of
+            # names.
             if self.use is not Use.SHELL and (why := _objection_to_name(plain[position])):
                 raise refused(name, plain[position], why)
         return written
@@ -167,7 +169,7 @@ class Template:
 
 
 def is_shell_safe(value: str) -> bool:
-    """Tell whether a value may stand where a shell reads it."""
+    """Whether a value may stand where a shell reads it."""
     return _objection(value, Use.SHELL) is None
 
 
@@ -191,7 +193,7 @@ def _variable(name: str, known: Collection[str], constants: Mapping[str, str]) -
 
 
 def _joined(parts: list[str | Variable]) -> tuple[str | Variable, ...]:
-    """Put neighbouring pieces of text together, and leave empty ones out."""
+    """Join neighbouring pieces of text, and leave out empty ones."""
     joined: list[str | Variable] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
@@ -209,14 +211,14 @@ def _looked_up(name: str, values: Source) -> str:
 
 
 def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
-    """Tell why a value must not be put into a text, None where it may."""
+    """Return why a value must not be put into a text; None if it may."""
     if not value:
         return "is empty"
     if len(value) > LONGEST_VALUE:
         return f"has {len(value):,} characters, and {LONGEST_VALUE:,} are the most"
     if not value.isprintable():
         return "has a character in it that cannot be printed"
-    # Programs on Windows may get a letter that their code page lacks as the one that looks most like it.
+    # On Windows a program may get, for a letter that its code page lacks, the one that looks most like it.
     alike = unicodedata.normalize("NFKC", value).translate(_AS_BACKSLASHES)
     for character, word in _OF_A_PATH.items():
         if character in value or character in alike:
@@ -227,14 +229,14 @@ def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
         if form.endswith((".", " ")):
             return "ends in a dot or a blank, which Windows leaves out"
     if use is Use.SHELL and not _SHELL_SAFE.fullmatch(value):
-        return "has something else in it than letters, digits and _ . + @ = -, all that is let into a line for a shell"
+        return "has other characters than letters, digits and _ . + @ = -, the only ones allowed in a line for a shell"
     if at_beginning and alike.startswith("-"):
         return "begins with -, and would be taken for an option"
     return None
 
 
 def _objection_to_name(name: str) -> str | None:
-    """Tell why no file or folder may be called so."""
+    """Return why no file or folder may have this name; None if it may."""
     if name in (".", ".."):
         return "stands for a folder, and would lead elsewhere"
     if _DEVICE.fullmatch(name):

@@ -1,4 +1,4 @@
-"""The values that a message gives to commands: for the places in their words, and for their environment."""
+"""The values that a message gives to commands, in the places of their words and in their environment."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ OF_THE_SESSION = ("exp_ref", "date", "number", "subject")
 """The variables that come from the reference of the experiment."""
 
 PREFIX = "RIGSYNC_"
-"""What the names of the environment begin with."""
+"""Beginning of the names in the environment."""
 OWN_NAMES = frozenset({"EXP_REF", "DATE", "NUMBER", "SUBJECT", "RIG", "EVENT", "RIGS"})
-"""What no key of a message's data can set. RIGS names the file of rigs to rigsync itself (`find_rigs_file`)."""
+"""Names that no key of a message's data can set. RIGS names the file of rigs to rigsync itself (`find_rigs_file`)."""
 LONGEST_IN_ENVIRONMENT = 32_000
 """Bytes of one value: Windows allows 32,767 characters (`SetEnvironmentVariable`), Linux 128 KiB (`execve`)."""
 ROOM_IN_ENVIRONMENT = 256 * 1024
-"""Bytes of all of them, which share 2 MB with the command's words on Linux, and 1 MB on macOS (`ARG_MAX`)."""
+"""Bytes of all values. With the command's words they share 2 MB on Linux, and 1 MB on macOS (`ARG_MAX`)."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What is known when a message is acted on. A value that cannot be is an error where it is asked for.
+    """The values of a message. An impossible value is an error when it is asked for.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Values:
         raise refused(name, value, "is neither text, nor true or false, nor a number that can be written out")
 
     def parts(self) -> dict[str, str] | None:
-        """Return the parts of the reference by name of variable, None where there is none that is well-formed."""
+        """Return the parts of the reference by name of variable; None if there is no well-formed reference."""
         try:
             return self._parts("exp_ref")
         except SubstitutionError:
@@ -93,7 +93,7 @@ class Values:
             raise refused(variable, self.exp_ref, f"is no reference: {error}") from error
         if reference is None:
             raise SubstitutionError(f"{self.event} names no exp_ref, which {{{variable}}} needs; send one with EXPINIT")
-        # Zeros before the number make no other experiment of it, and must not make another folder either.
+        # Leading zeros of the number make no other experiment, so they must not make another folder.
         parts = reference_parts(reference)
         if not parts or not _is_date(parts[0]):
             raise refused(variable, reference, "is not a reference yyyy-mm-dd_n_subject")
@@ -101,7 +101,7 @@ class Values:
 
 
 def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) -> Values:
-    """Return what the commands of a message are given.
+    """Return the values for the commands of a message.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) 
     exp_ref : str or dict or None
         The reference of the present experiment, or of the one that begins.
     data : Any
-        The message's data; only those of a dict have names.
+        The message's data; only a dict has named values.
     file : AgentFile
         The file of this rig.
     """
@@ -118,21 +118,22 @@ def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) 
 
 
 def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
-    """Return what a command has in its environment besides what is there anyway.
+    """Return the variables that a message adds to a command's environment.
 
     Parameters
     ----------
     values : Values
         What is known.
     shell : bool
-        Leave out what a shell could read as more than a word: cmd puts ``%NAME%`` into a line before it reads it.
+        Whether to leave out values that a shell could read as more than a word: cmd puts ``%NAME%`` into a line
+        before it reads the line.
 
     Returns
     -------
     dict of str to str
         ``RIGSYNC_EVENT``, ``RIGSYNC_RIG``; ``RIGSYNC_EXP_REF``, and its parts ``RIGSYNC_DATE``, ``RIGSYNC_NUMBER`` and
-        ``RIGSYNC_SUBJECT`` where it has them; ``RIGSYNC_KEY`` for each key of the message's data. What is no text is
-        JSON. What cannot stand in an environment is not there.
+        ``RIGSYNC_SUBJECT`` where it has them; ``RIGSYNC_KEY`` for each key of the message's data. Values that are
+        no text are JSON. Values that an environment cannot hold are left out.
     """
     found: dict[str, str | None] = {"EVENT": values.event, "RIG": values.rig}
     parts = values.parts()
@@ -170,7 +171,7 @@ def _as_json(value: Any) -> str | None:
 
 
 def _size(text: str | None) -> float:
-    """Return the bytes that a text takes in an environment, without end where it cannot stand in one."""
+    """Return the bytes that a text takes in an environment; infinite if it cannot be in one."""
     try:
         return len(text.encode()) if text is not None and "\0" not in text else math.inf
     except UnicodeEncodeError:  # half of a pair of surrogates

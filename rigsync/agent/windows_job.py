@@ -1,4 +1,4 @@
-"""A command in a job object, by which Windows ends all that it has started when it ends, or when the agent does."""
+"""A command in a job object: Windows ends all that it has started when it, or the agent, ends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 _SPECIAL = '"%!&|<>^\r\n'
-"""What cmd.exe, which reads batch files' arguments, takes for more than text."""
+"""Characters that cmd.exe, which reads batch files' arguments, takes for more than text."""
 
 
 def batch_problem(command: Sequence[str] | str) -> str:
-    """Return why a command would hand its arguments to a shell, unasked; an empty text if it would not.
+    """Return why a command would hand its arguments to a shell unasked; an empty text if it would not.
 
-    Windows runs a batch file by ``cmd.exe``, which reads the arguments again, by rules under which no quoting is safe.
+    Windows runs a batch file by ``cmd.exe``. That reads the arguments again, by rules under which no quoting is safe.
 
     Parameters
     ----------
@@ -48,10 +48,10 @@ if sys.platform == "win32":
     _logger = logging.getLogger("rigsync.agent")
 
     _LOOK = 0.05
-    """Seconds between two looks at whether the command has ended, or has to be killed."""
+    """Seconds between checks whether the command has ended, or has to be killed."""
     _CHUNK = 65_536
     _OUTPUT_LIMIT = 1.0
-    """Seconds for the rest of the output to arrive when nothing is left that could write any more."""
+    """Seconds for the rest of the output to arrive when no process is left."""
 
     # Names and numbers of winnt.h, winbase.h and tlhelp32.h.
     _JobObjectBasicAccountingInformation = 1
@@ -136,7 +136,7 @@ if sys.platform == "win32":
         return result
 
     def _resume(pid: int) -> None:
-        """Let a process run that was created suspended; `subprocess` keeps no handle of its thread."""
+        """Resume a suspended process; `subprocess` keeps no handle of its thread."""
         snapshot = _CreateSnapshot(_TH32CS_SNAPTHREAD, 0)
         if snapshot == _INVALID_HANDLE_VALUE:
             raise ctypes.WinError(ctypes.get_last_error())
@@ -170,7 +170,7 @@ if sys.platform == "win32":
             # Suspended, so that nothing that it starts escapes the job.
             process = subprocess.Popen(command, creationflags=creationflags | _CREATE_SUSPENDED, **options)  # noqa: S603
             try:
-                # The handle is no public attribute; the pid would do for OpenProcess, which gives the same handle.
+                # The handle is no public attribute. OpenProcess would give the same handle for the pid.
                 _checked(_AssignProcess(job, int(process._handle)))  # type: ignore[attr-defined]
                 _resume(process.pid)
             except OSError:
@@ -183,11 +183,11 @@ if sys.platform == "win32":
         return process, job
 
     def terminate_job(job: Any) -> None:
-        """End all that is in a job."""
+        """End all processes in a job."""
         _TerminateJob(job, 1)
 
     def close_job(job: Any) -> None:
-        """Let go of a job, and of what still is in it."""
+        """Let go of a job, and of the processes in it."""
         _limit(job, 0)
         _CloseHandle(job)
 
@@ -215,7 +215,7 @@ if sys.platform == "win32":
             If it cannot be started.
         """
 
-        keeper = ""  # the job does what one does elsewhere
+        keeper = ""  # the job does a keeper's work
 
         def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]):
             if problem := batch_problem(command):
@@ -243,7 +243,7 @@ if sys.platform == "win32":
             return self._process.pid
 
         def stop(self, step: _Step, grace: float) -> None:
-            """Send an interrupt, once, and kill all that is left after the grace; at once where more is asked for."""
+            """Send an interrupt once, and kill the rest after the grace; kill at once if a harder step is asked for."""
             with self._lock:
                 if self._ended:
                     return
@@ -273,7 +273,7 @@ if sys.platform == "win32":
                 else:
                     time.sleep(_LOOK)
                 with self._lock:
-                    # What is left of a command that has ended by itself is of no more use.
+                    # The rest of a command that has ended by itself is of no use.
                     self._by_itself = self._by_itself or (status is not None and not self._steps)
                     is_late = time.monotonic() >= self._kill_at
                     if is_late and status is None and "kill" not in self._steps:

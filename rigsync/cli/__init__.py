@@ -1,7 +1,7 @@
 """The command line.
 
-`rigsync --help` imports click and little else: each command is a module of its own, which is imported when it is
-called, and which imports the rest of rigsync when it runs.
+`rigsync --help` imports click and little else. Each command is a module of its own. It is imported when it is called,
+and imports the rest of rigsync when it runs.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from rigsync import __version__
 from rigsync.cli.options import verbose_option
 
 COMMANDS = {
-    "call": "Have one rig do a command of its own, and show the value.",
-    "check": "Check the configuration, and look every rig up.",
+    "call": "Call a command of one rig, and show the value that it returns.",
+    "check": "Check a configuration, and look up every rig's address.",
     "demo": "Run a whole experiment with rigs on this computer.",
     "doctor": "Find out what is wrong with rigs, and what to do.",
-    "ping": "Ask rigs whether they are there, again and again.",
+    "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
     "run": "Run a command as an experiment on all rigs.",
-    "schema": "Print the JSON Schema of an agent's file, for editors.",
-    "serve": "Be a rig, as a file describes it; or one that answers everything.",
-    "watch": "Show how the rigs are, as it changes.",
+    "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
+    "serve": "Serve as the rig of a file, or as one that answers everything.",
+    "watch": "Show the state of the rigs while it changes.",
 }
-"""The commands and what they do; each is the `command` in the module of its name."""
+"""Commands with their short help. Each is the `command` in the module of its name."""
 
 WRONG_USAGE = 2
-"""Exit status after wrong usage or configuration, as click has it."""
+"""Exit status after wrong usage or configuration, as in click."""
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, by convention: 128 and the number of SIGINT."""
+"""Exit status after Ctrl-C, by convention: 128 plus the number of SIGINT."""
 
 
 class _LazyGroup(click.Group):
-    """Knows its commands by name, and imports one when it is called."""
+    """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -78,7 +78,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line, and end the process with its exit status."""
     for stream in (sys.stdout, sys.stderr):
-        # In a pipe on Windows the encoding lacks most characters, and the name of a rig may have any.
+        # On Windows the encoding of a pipe lacks most characters, and the name of a rig may have any.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_run())
@@ -86,7 +86,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        # click would take a pattern of rigs for one of files on Windows, and expand it.
+        # On Windows click would take a pattern of rigs for a pattern of files, and expand it.
         status = cli.main(prog_name="rigsync", standalone_mode=False, windows_expand_args=False)
         return int(status or 0)
     except click.ClickException as error:
@@ -102,14 +102,14 @@ def _run() -> int:
             raise
         from rigsync.cli.output import printable, printable_lines
 
-        # What to write into a file of rigs takes some lines; every other error may be told by a rig.
+        # Advice about a file of rigs takes several lines. The text of any other error may come from a rig.
         shown = printable_lines if known == WRONG_USAGE else printable
         click.echo(f"Error: {shown(str(error))}", err=True)
         return known
 
 
 def _status_of(error: Exception) -> int | None:
-    """Return the exit status for an error that the user is to read; None for any other, which is a bug."""
+    """Return the exit status for an error that is meant for the user; None for any other, which is a bug."""
     from rigsync.errors import ConfigError, RigsyncError, UnknownRig
 
     if isinstance(error, (ConfigError, UnknownRig)):

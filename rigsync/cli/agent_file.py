@@ -1,4 +1,4 @@
-"""What `rigsync check` shows of an agent's file."""
+"""`rigsync check` for the file of an agent."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def check_agent_file(path: str, as_json: bool) -> None:
-    """Read an agent's file, and show what has been understood.
+    """Read an agent's file, and show what it means.
 
     Raises
     ------
     ConfigError
-        It has a mistake; with `as_json`, that has been printed.
+        It has a mistake. With `as_json`, the mistake has been printed.
     """
     try:
         file = read_agent_file(path)
@@ -45,7 +45,7 @@ def check_agent_file(path: str, as_json: bool) -> None:
 
 
 def _programs(file: AgentFile) -> Iterator[str]:
-    """Yield the programs that can be looked for without a message: those by PATH, and those by an absolute path."""
+    """Yield the programs that can be checked without a message: those in PATH, and those with an absolute path."""
     for action in file.on.values():
         for step in (action.run, action.start):
             if step and (program := step.command.program) and (isabs(program) or not dirname(program)):
@@ -109,6 +109,7 @@ def _document(file: AgentFile) -> dict[str, Any]:
         "listen": file.listen,
         "main_sync": file.main_sync,
         "lease": file.lease,
+        "max_message": file.max_message,
         "experiment_description": file.description,
         "variables": file.variables,
         "folders": [str(folder) for folder in file.folders],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rigsync import RigError
 
 
-@click.command(short_help="Have one rig do a command of its own, and show the value.")
+@click.command(short_help="Call a command of one rig, and show the value that it returns.")
 @click.argument("rig")
 @click.argument("name", metavar="COMMAND")
 @click.argument("arguments", metavar="[ARG | KEY=VALUE]...", nargs=-1)
@@ -28,11 +28,11 @@ def command(
     rigs_file: str | None,
     as_json: bool,
 ) -> int:
-    """Have RIG do COMMAND, which its program has defined, for instance focus, and show the value that it returns.
+    """Call COMMAND of RIG, for instance focus, and show the value that it returns. The rig's program defines it.
 
-    ARG and VALUE are taken as JSON, or as text where they are not JSON. A word KEY=VALUE is an argument by keyword; to
-    give such text by position, write it in quotes of JSON: '"a=b"'. A negative number by position stands behind --.
-    With -v the traceback of a command that failed is shown. The exit status is 1 if the rig has not done it.
+    ARG and VALUE are JSON, or else text. A word KEY=VALUE is a keyword argument; to give such text by position, write
+    it in JSON's quotes: '"a=b"'. Put a negative number by position behind --. -v shows the traceback of a command that
+    failed. The exit status is 1 if the command failed.
 
     \b
     rigsync call cameras focus z=3
@@ -70,12 +70,12 @@ def command(
 
 
 def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the positional arguments, and those by keyword.
+    """Return the positional and the keyword arguments.
 
     Raises
     ------
     ValueError
-        One is given twice, or cannot be given, or is no JSON although it looks so.
+        An argument is given twice, or is not allowed, or looks like JSON and is not.
     """
     from rigsync.cli.push import value_of
 

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from rigsync import ConfigError, RigConfig, Rigs
 
 
-@click.command(short_help="Check the configuration, and look every rig up.")
+@click.command(short_help="Check a configuration, and look up every rig's address.")
 @click.argument("file", required=False)
 @rigs_option
 @json_option
 @verbose_option
 def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
-    """Read the FILE of rigs, look every rig's address up, and show what has been understood.
+    """Read the FILE of rigs, look up every rig's address, and show what the file means.
 
-    Without FILE, it is the one that the other commands would take. Nothing is sent to any rig. FILE may be the one of
-    an agent, too: then it shows what would be done at each message, and runs nothing. The exit status is 2 where there
-    is an error, which is told with its file, line and key.
+    Without FILE, it reads the file that the other commands take. It sends nothing to any rig. FILE may also be an
+    agent's: then it shows what the agent would do at each message, and runs nothing. An error is shown with file, line
+    and key, and the exit status is 2.
     """
     from rigsync import ConfigError
     from rigsync.cli.log import start_logging
@@ -61,12 +61,12 @@ def _is_agent_file(file: str) -> bool:
 
     try:
         return is_agent_file(file)
-    except ConfigError:  # cannot be read at all, which the file of rigs is told with
+    except ConfigError:  # it cannot be read at all; reading it as a file of rigs reports that
         return False
 
 
 def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
-    """Return host and port of each rig that can be looked up, and what is wrong."""
+    """Return host and port of each rig that can be looked up, and the errors."""
     from concurrent.futures import ThreadPoolExecutor
 
     from rigsync import ConfigError
@@ -82,7 +82,7 @@ def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
             return error
         return sockaddr
 
-    # All at once, since a name server that does not answer takes seconds for each name.
+    # At the same time: a name server that does not answer takes seconds for each name.
     with ThreadPoolExecutor(max_workers=len(rigs.rigs)) as executor:
         outcomes = dict(zip(rigs.rigs, executor.map(outcome, rigs.rigs), strict=True))
     errors = [error for error in outcomes.values() if isinstance(error, ConfigError)]

@@ -1,4 +1,4 @@
-"""Programs that `rigsync demo` starts, and that end with it."""
+"""Programs that `rigsync demo` starts. They end with it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rigsync import RigsyncError
-from rigsync.runtime.console_window import watch_console_window
+from rigsync.runtime.console_window import ending_signals, watch_console_window
 
 START_TIMEOUT = 30.0
-"""Seconds that a program may take to begin: imports on a slow disk with a virus scanner."""
+"""Seconds for a program to begin: imports may come from a slow disk with a virus scanner."""
 GRACE = 2.0
-"""Seconds that a program has to end when asked to; then it is killed."""
+"""Seconds for a program to end when asked to. After that it is killed."""
 LONGEST_WAIT = 0.25
-"""Seconds to wait at a stretch: on Windows, Ctrl-C is only noticed after that."""
+"""Longest single wait in seconds: on Windows, Ctrl-C is noticed only after it."""
 
 
 class Child:
-    """A Python program in a process of its own, which prints a JSON object with its address first, then whatever.
+    """A Python program in a process of its own. It first prints a JSON object with its address, then anything.
 
-    Its stdin is a pipe, at whose end it ends by itself: so it does even where this program is killed.
+    Its stdin is a pipe. When the pipe ends, the program ends by itself, even if this program was killed.
 
     Parameters
     ----------
     name : str
-        What to call it in messages.
+        Its name in messages.
     *arguments : str
         What follows `python` on the command line.
     """
@@ -48,9 +48,9 @@ class Child:
             stdout=subprocess.PIPE,
             encoding="ascii",
             errors="replace",
-            # Python looks for modules there first: neither in the user's folder, nor for another rigsync than this one.
+            # Python looks there first for modules: not in the user's folder, and for this rigsync.
             cwd=Path(__file__).parents[2],
-            # Ctrl-C on the terminal is for the demo alone, which then ends its children.
+            # Ctrl-C on the terminal is only for the demo, which then ends its children.
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
@@ -86,7 +86,7 @@ class Child:
         self._process.terminate()
 
     def end(self, timeout: float) -> None:
-        """Wait for the program to end, and kill it if it has not in time (s)."""
+        """Wait for the program to end; kill it after so many seconds."""
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -99,14 +99,14 @@ class Child:
 
 
 class Children:
-    """Starts children; all of them have ended on leaving the context, whatever happens."""
+    """Starts children. When the context is left, all have ended, whatever happens."""
 
     def __init__(self) -> None:
         self._started: list[Child] = []
 
     def start(self, name: str, *arguments: str) -> Child:
         """Start a program; the arguments are those of `Child`."""
-        with signals_held_back():  # else one that comes between start and note would leave the child unnoticed
+        with signals_held_back():  # or a signal between the start and the note would leave the child running unnoticed
             child = Child(name, *arguments)
             self._started.append(child)
         return child
@@ -125,10 +125,10 @@ class Children:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Let Ctrl-C and requests to end take effect only on leaving the context."""
+    """Hold back Ctrl-C and requests to end until the context is left."""
     came: list[int] = []
     try:
-        with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *_requests_to_end()):
+        with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *ending_signals()):
             yield
     finally:
         for number in came:
@@ -137,20 +137,20 @@ def signals_held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Have a request to end leave this context as Ctrl-C does, instead of ending the program on the spot."""
+    """Make a request to end leave this context as Ctrl-C does, instead of ending the program on the spot."""
 
     def leave(number: int, _: FrameType | None) -> NoReturn:
         sys.exit(128 + number)  # by convention
 
-    with _signals_handled(leave, *_requests_to_end()):
+    with _signals_handled(leave, *ending_signals()):
         yield
 
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """Have Ctrl-C and requests to end put into a list, until the context is left; a second one ends the program.
+    """Collect Ctrl-C and requests to end in a list until the context is left; a second one ends the program.
 
-    For what must not be interrupted in the middle, such as drawing on the terminal.
+    For work that must not be interrupted in the middle, such as drawing on the terminal.
     """
     came: list[int] = []
 
@@ -159,18 +159,13 @@ def signals_noted() -> Iterator[list[int]]:
         if len(came) > 1:  # the first one has had no effect
             sys.exit(128 + number)
 
-    with _signals_handled(note, signal.SIGINT, *_requests_to_end()):
+    with _signals_handled(note, signal.SIGINT, *ending_signals()):
         yield came
-
-
-def _requests_to_end() -> list[int]:
-    """Return the numbers of SIGTERM, SIGHUP and, on Windows, Ctrl-Break, which processes send to each other there."""
-    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
 def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    """Have a function handle signals, until the context is left; those that are ignored stay so, as after `nohup`."""
+    """Let a function handle signals until the context is left. Ignored ones stay ignored, as after `nohup`."""
     heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heeded}
     watch_console_window()
@@ -178,5 +173,5 @@ def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: 
         yield
     finally:
         for number, former in before.items():
-            # None stands for a handler that was not installed by Python, which cannot put it back.
+            # None is a handler that Python has not installed and cannot put back.
             signal.signal(number, signal.SIG_DFL if former is None else former)

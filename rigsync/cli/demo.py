@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @click.option(
     "--loss", type=SHARE, default=0.0, metavar="P", help="Lose this share of all datagrams on the way, from 0 to 1."
 )
-@click.option("--seed", type=int, hidden=True)  # for tests: lose the same datagrams every time
+@click.option("--seed", type=int, hidden=True)  # for tests: the same datagrams are lost every time
 @json_option
 @verbose_option
 def command(number: int, loss: float, seed: int | None, as_json: bool) -> int:
     """Start N rigs as programs of their own on this computer, and run a whole experiment with them.
 
-    The last of the rigs is a plain iblutil server, such as labs have now. Nothing leaves this computer, and nothing is
-    left behind on it.
+    The last of the rigs is a plain iblutil server, such as labs have now, where iblutil is installed. Nothing leaves
+    this computer, and nothing is left behind on it.
     """
     from rigsync.cli.experiment import run_experiment
     from rigsync.cli.log import start_logging

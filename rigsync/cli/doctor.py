@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 @click.option(
     "--idle",
     is_flag=True,
-    help="Say that no experiment runs: rigs on tcp:// that are, or may be, of the iblutil dialect are then connected "
-    "to, which takes them from the task that uses them.",
+    help="Say that no experiment runs. Then connect, too, to rigs on tcp:// that are or may be of the iblutil dialect, "
+    "which takes them from a task that uses them.",
 )
 @json_option
 @verbose_option
 def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_json: bool) -> int:
-    """Look at each RIG, by its name or a pattern such as 'cameras:*', and name what is wrong; all rigs by default.
+    """Find out what is wrong with each RIG, a name or a pattern such as 'cameras:*'; with all rigs by default.
 
-    It takes some seconds, and does no harm while an experiment runs: it only probes, and does not connect to rigs that
-    a connection would disturb. The exit status is 1 if something is wrong, or could not be looked at.
+    It takes some seconds, and does not disturb an experiment that runs: it only probes, and does not connect to rigs
+    that a connection would disturb. The exit status is 1 if something is wrong, or could not be examined.
 
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
     answers-from-another-address, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-rig, wrong-dialect,
@@ -53,7 +53,7 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
 def _print(diagnoses: Collection[Diagnosis]) -> None:
     from rigsync.cli.output import printable, write_line, write_lines, write_text
 
-    told: dict[tuple[str, ...], str] = {}  # remedies, and for which rig: many rigs may have one fault
+    told: dict[tuple[str, ...], str] = {}  # remedies by rig: many rigs may have the same fault
     unwell = sum(bool(diagnosis.findings) for diagnosis in diagnoses)
     for diagnosis in diagnoses:
         evidence, name = diagnosis.evidence, diagnosis.evidence.rig.name
@@ -88,7 +88,7 @@ def _state_of(evidence: Evidence) -> str:
     alive = evidence.alive
     parts = [f"{evidence.dialect.value} {alive.version}" if alive else evidence.dialect.value]
     if evidence.connected and not alive:
-        parts.append("echoes (whether it acts as well, over TCP, only a message can tell)")
+        parts.append("echoes (over TCP, only a message can tell whether it also acts)")
     if alive:
         parts.append(" ".join(part for part in (alive.status.name, alive.exp_ref) if part))
     parts.append(f"{milliseconds(evidence.round_trip)} ms")
@@ -99,7 +99,7 @@ def _state_of(evidence: Evidence) -> str:
 
 def _document(diagnosis: Diagnosis) -> dict[str, Any]:
     """Return all of it for JSON, times in milliseconds."""
-    from rigsync.cli.output import clock_document
+    from rigsync.coordinator.view import clock_document
 
     evidence, alive = diagnosis.evidence, diagnosis.evidence.alive
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import time
 from dataclasses import dataclass, field
 from datetime import date
@@ -22,21 +23,21 @@ RECORDING = 0.5
 
 @dataclass
 class Experiment:
-    """What became of an experiment."""
+    """The outcome of an experiment."""
 
     exp_ref: str
     """Its reference."""
     addresses: dict[str, tuple[str, int]]
     """Host and port of each rig, or of the relay before it."""
     dialects: dict[str, str] = field(default_factory=dict)
-    """What each rig speaks."""
+    """Dialect of each rig."""
     pushes: list[tuple[PushResult, dict[str, float]]] = field(default_factory=list)
-    """What became of each message, with the seconds that each rig took."""
+    """Result of each message, with the seconds that each rig took."""
     datagrams: dict[str, int] | None = None
-    """Where there was a relay, how many it carried and how many it lost."""
+    """Datagrams that a relay carried, and those that it lost, if there was one."""
 
     def document(self) -> dict[str, Any]:
-        """Return all of it for JSON."""
+        """Return everything for JSON."""
         return {
             "exp_ref": self.exp_ref,
             "rigs": {
@@ -49,16 +50,16 @@ class Experiment:
 
 
 def run_experiment(number: int, loss: float, view: View, seed: int | None = None) -> Experiment:
-    """Start rigs, run an experiment with them, and end them.
+    """Run an experiment with rigs that are started for it and ended after it.
 
     Parameters
     ----------
     number : int
         How many rigs.
     loss : float
-        Share of the datagrams that are lost on the way to and from all rigs but the last, from 0 to 1.
+        Share of the datagrams to and from all rigs but the last that are lost, from 0 to 1.
     view : View
-        Shows how it goes.
+        Shows the experiment.
     seed : int, optional
         Makes the same datagrams be lost every time.
     """
@@ -67,12 +68,14 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
         addresses = _start_rigs(number, stack.enter_context(Children()))
         relays = {}
         if loss:
-            *relayed, spared = addresses
-            click.echo(
-                f"A relay loses {100 * loss:g}% of all datagrams but those of {spared}: an iblutil rig would close its "
-                "socket for good at the first that is lost.",
-                err=True,
-            )
+            relayed = list(addresses)
+            spared = ""
+            if _has_iblutil():
+                spared = (
+                    f" but those of {relayed.pop()}: an iblutil rig would close its socket for good at the first that "
+                    "is lost"
+                )
+            click.echo(f"A relay loses {100 * loss:g}% of all datagrams{spared}.", err=True)
             relays = stack.enter_context(
                 relay_before({name: addresses[name] for name in relayed}, loss=loss, seed=seed)
             )
@@ -93,12 +96,20 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
 def _start_rigs(number: int, children: Children) -> dict[str, tuple[str, int]]:
     click.echo(f"Starting {number} rigs on this computer ...", err=True)
     started = []
-    for i in range(1, number):
+    of_iblutil = _has_iblutil()
+    if not of_iblutil:
+        click.echo("All are rigs of rigsync: a rig of iblutil needs iblutil installed.", err=True)
+    for i in range(1, number if of_iblutil else number + 1):
         main_sync = ["--main-sync"] if i == 1 else []
         options = ["--uri", "udp://127.0.0.1:0", "--json", "--until-eof", *main_sync]
         started.append(children.start(f"rig{i}", "-m", "rigsync", "serve", f"rig{i}", *options))
-    started.append(children.start(f"rig{number}", "-m", "rigsync.cli.iblutil_rig", f"rig{number}"))
+    if of_iblutil:
+        started.append(children.start(f"rig{number}", "-m", "rigsync.cli.iblutil_rig", f"rig{number}"))
     return {child.name: child.address() for child in started}
+
+
+def _has_iblutil() -> bool:
+    return importlib.util.find_spec("iblutil") is not None
 
 
 def _command_rigs(experiment: Experiment, auxiliaries: Auxiliaries, view: View) -> None:

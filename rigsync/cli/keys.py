@@ -10,20 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 
 Keys = Callable[[float], str]
-"""Waits so many seconds at most, and returns what was typed meanwhile; raises EOFError where the terminal is gone."""
+"""Waits for so many seconds at most, and returns the typed keys. Raises EOFError if the terminal is gone."""
 
 _POLL = 0.05
-"""Seconds between looks at the keyboard on Windows, which has no way to wait for it."""
+"""Seconds between looks at the keyboard on Windows, where nobody can wait for it."""
 _SPECIAL_KEY = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|[^\[O])?", re.DOTALL)
-"""What arrows, function keys and Alt send: it has letters in it (ECMA-48, section 5.4)."""
+"""Sequences of arrows, function keys and Alt, which contain letters (ECMA-48, section 5.4)."""
 
 
 @contextlib.contextmanager
 def keys() -> Iterator[Keys]:
-    """Have the terminal hand over single keys, until the context is left; it is restored whatever happens.
+    """Read single keys from the terminal until the context is left; restore it whatever happens.
 
-    Ctrl-C stays what it is, and Ctrl-Z does nothing: a program that is suspended would leave the terminal to the
-    shell as it is. Where standard input is no terminal, or another program's, nothing is ever typed.
+    Ctrl-C works as ever. Ctrl-Z does nothing: a suspended program would leave the changed terminal to the shell. If
+    standard input is no terminal, or another program's, no keys ever come.
     """
     if sys.stdin is None or not sys.stdin.isatty():
         yield _none_typed
@@ -35,7 +35,7 @@ def keys() -> Iterator[Keys]:
 
 
 def _none_typed(seconds: float) -> str:
-    """Wait; nothing is typed."""
+    """Wait; no keys come."""
     time.sleep(seconds)
     return ""
 
@@ -63,7 +63,7 @@ def _typed_on_posix(terminal: int) -> Iterator[Keys]:
     import termios
     import tty
 
-    if _in_background(terminal):  # where to touch the terminal would stop this program
+    if _in_background(terminal):  # in the background, touching the terminal would stop this program
         yield _none_typed
         return
 
@@ -73,7 +73,7 @@ def _typed_on_posix(terminal: int) -> Iterator[Keys]:
             return ""
         try:
             data = os.read(terminal, 1024)
-        except OSError:  # so Linux says that the terminal is gone
+        except OSError:  # Linux says so that the terminal is gone
             data = b""
         if not data:
             raise EOFError("the terminal is gone")
@@ -94,5 +94,5 @@ def _typed_on_posix(terminal: int) -> Iterator[Keys]:
 def _in_background(terminal: int) -> bool:
     try:
         return os.tcgetpgrp(terminal) != os.getpgrp()
-    except OSError:  # it is a terminal, but not the one that controls this program
+    except OSError:  # a terminal, but not the one that controls this program
         return False

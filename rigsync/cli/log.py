@@ -1,4 +1,4 @@
-"""rigsync's log on stderr: warnings as plain lines, more with --verbose."""
+"""rigsync's log on stderr: plain lines for warnings, more with --verbose."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rigsync.cli.output import printable, printable_lines
 from rigsync.runtime.last_resort import LAST_RESORT
 
 _TOLD_ANYWAY = frozenset({"rigsync.push", "rigsync.link"})
-"""The loggers of what became of a push and of a link, which commands print themselves."""
+"""Loggers of pushes and links, whose outcome commands print themselves."""
 NOTICES = "rigsync.notice"
-"""The logger of what rigs tell of themselves."""
+"""Logger of notices."""
 _BACKLOG = 10_000
-"""Lines that wait for somebody to read stderr, some megabytes at most; further ones are lost."""
+"""Lines that wait for a reader of stderr, some megabytes at most. Further ones are lost."""
 _FLUSH_TIMEOUT = 0.5
-"""Seconds that the end of a program may wait for somebody to read stderr."""
+"""Seconds for which the end of a program waits for a reader of stderr."""
 
 
 def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> None:
@@ -36,16 +36,16 @@ def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> N
     usual : int
         The level without --verbose.
     printed : str, optional
-        The logger of what the command prints itself, beside pushes and links.
+        A further logger that is left out, since the command prints its contents.
     """
     _attach(_StderrHandler(), usual, printed)
 
 
 @contextlib.contextmanager
 def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
-    """Send rigsync's log to stderr without ever waiting for whoever reads that, until the context is left.
+    """Send rigsync's log to stderr until the context is left, without ever waiting for its reader.
 
-    For a rig: its event loop logs too, and would be deaf while a pipe that nobody reads is full.
+    For rigs: the event loop logs too, and would be deaf while a pipe that nobody reads is full.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back_logging() -> Iterator[None]:
-    """Keep rigsync's log while something else has the terminal; send it to stderr when the context is left."""
+    """Hold back rigsync's log while something else has the terminal; send it to stderr when the context is left."""
     handler = _HoldingHandler()
     _attach(handler, logging.WARNING, NOTICES)
     try:
@@ -87,16 +87,16 @@ def _attach(handler: logging.Handler, usual: int, printed: str | None = None) ->
         handler.setFormatter(_PlainFormatter())
         handler.addFilter(lambda record: record.name not in _TOLD_ANYWAY | {printed})
     logger = logging.getLogger("rigsync")
-    logger.removeHandler(LAST_RESORT)  # which would tell what commands print themselves
+    logger.removeHandler(LAST_RESORT)  # commands print these things themselves
     logger.addHandler(handler)
     logger.setLevel((usual, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
 
 
 def _own_stderr() -> TextIO | None:
-    """Return a stream of its own on stderr, None where that is closed.
+    """Return a separate stream on stderr; None if stderr is closed.
 
-    A thread that is stuck in a write holds the lock of its stream, and Python aborts at exit if it cannot have those
-    of `sys.stdout` and `sys.stderr`.
+    A thread that hangs in a write holds the lock of its stream. Python aborts at exit if it cannot get the locks of
+    `sys.stdout` and `sys.stderr`.
     """
     if sys.stderr is None:
         return None
@@ -105,7 +105,7 @@ def _own_stderr() -> TextIO | None:
 
 
 class _StderrHandler(logging.Handler):
-    """Looks `sys.stderr` up each time, since a live view on the terminal replaces it for a while."""
+    """Uses the present `sys.stderr`: a live view on the terminal replaces it for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # nobody reads stderr, and there is nowhere else to say so
@@ -124,12 +124,12 @@ class _HoldingHandler(logging.Handler):
 
 
 class _BackgroundHandler(logging.Handler):
-    """Writes on a thread of its own; what comes while too much is waiting is lost.
+    """Writes on a thread of its own; lines are lost while too much is waiting.
 
     Parameters
     ----------
     stream : TextIO
-        Where to; it is closed after the last line.
+        The stream; it is closed after the last line.
     """
 
     def __init__(self, stream: TextIO):

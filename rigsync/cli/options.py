@@ -9,7 +9,7 @@ import click
 
 
 class _Number(click.FloatRange):
-    """A number in a range; click's own lets nan through, which is in none."""
+    """A number in a range, unlike click's own type without nan."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -33,9 +33,9 @@ verbose_option = click.option(
     count=True,
     expose_value=False,
     callback=_add_verbosity,
-    help="Say on stderr what goes on; twice for every detail.",
+    help="Tell on stderr what happens; give it twice for every detail.",
 )
-"""May stand before and after the name of the command; the sum is the context's `obj`."""
+"""Allowed before and after the name of the command; the sum is the context's `obj`."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 

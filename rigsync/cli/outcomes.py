@@ -1,4 +1,4 @@
-"""What became of a push: waiting for it, and what may be shown of it."""
+"""The outcome of a push: waiting for it, and showing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rigsync.cli.output import compact
 from rigsync.core.events import MessageReceived
 
 CONSTANT_FIELDS = {"main_sync", "experiment_description", "master", "rig_version", "spec_version"}
-"""What every rig says of itself in each answer, for iblrig's task code, and always the same."""
+"""Keys that every answer has, always the same, for iblrig's task code."""
 
 
 def timed_push(
@@ -22,12 +22,12 @@ def timed_push(
     on_answer: Callable[[str, float], object] | None = None,
     delay: float | None = None,
 ) -> tuple[PushResult, dict[str, float]]:
-    """Push a message and wait, also see when each answer came.
+    """Push a message, wait, and time each answer.
 
     Parameters
     ----------
     auxiliaries : Auxiliaries
-        The rigs; nobody else may push to them meanwhile.
+        The rigs. Nobody else may push to them meanwhile.
     message : str
         Name of the message.
     arguments : iterable
@@ -35,16 +35,16 @@ def timed_push(
     timeout : float, optional
         Seconds, instead of each rig's own.
     on_answer : callable, optional
-        Called on the service thread with the rig's name and the seconds that it took, as its answer comes.
+        Called on the service thread with each rig's name and seconds, when its answer comes.
     delay : float, optional
         Seconds from now at which the rigs are to act.
 
     Returns
     -------
     result : PushResult
-        What became of it.
+        The result.
     seconds : dict of str to float
-        How long each rig took that has answered.
+        Time of each rig that has answered.
     """
     seconds: dict[str, float] = {}
 
@@ -65,16 +65,16 @@ def timed_push(
 
 
 def answer_of(message: str, answer: list[Any]) -> list[Any]:
-    """Return what may be shown of a rig's answer: all, but the tokens in an answer to ALYX."""
+    """Return a rig's answer for showing: everything but the tokens in an answer to ALYX."""
     if message != "ALYX":
         return answer
     return [dict.fromkeys(part, "***") if isinstance(part, dict) else part for part in answer]
 
 
 def answer_in_words(result: PushResult, rig: str) -> str:
-    """Return a rig's answer for people to read: status, reference, and what its handlers have added.
+    """Return a rig's answer for people: status, reference, and what its handlers have added.
 
-    What has another shape, as rigs of the iblutil dialect may answer, is all there, as JSON.
+    An answer of another shape, as rigs of the iblutil dialect may give, is returned whole, as JSON.
     """
     answer = answer_of(result.message, result[rig])
     information = answer[-1] if answer else None
@@ -93,7 +93,7 @@ def answer_in_words(result: PushResult, rig: str) -> str:
 
 
 def failure_in_words(error: RigError) -> str:
-    """Return what became of a rig that failed, behind the name of its error."""
+    """Return the failure of a rig, behind the name of its error."""
     name = type(error).__name__
     if isinstance(error, RemoteError) and error.error == name:
         return error.problem  # which begins with it
@@ -101,7 +101,7 @@ def failure_in_words(error: RigError) -> str:
 
 
 def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]:
-    """Return what became of a push for JSON."""
+    """Return the outcome of a push for JSON."""
     return {
         "message": result.message,
         "request_time": result.request_time,
@@ -118,7 +118,7 @@ def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]
 
 
 def failure_document(error: RigError) -> dict[str, Any]:
-    """Return what became of a rig that failed for JSON."""
+    """Return the failure of a rig for JSON."""
     return {
         "type": type(error).__name__,
         "problem": error.problem,

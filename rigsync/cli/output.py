@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from rigsync.core.clock import ClockEstimate
 
 STYLES = {"ok": "green", "failed": "bold red", "refused": "bold red", "no answer": "bold red"}
-"""How rich shows the cells of which these are the whole text."""
+"""Rich's styles for cells with exactly this text."""
 
 Row = Sequence[str]
 
 
 def on_terminal() -> bool:
-    """Tell whether stdout is a terminal."""
+    """Return whether stdout is a terminal."""
     return is_terminal(sys.stdout)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Tell whether a stream is a terminal; one that was closed when the program began is None."""
+    """Return whether a stream is a terminal. A stream that was closed when the program began is None."""
     return stream is not None and stream.isatty()
 
 
 def write_line(text: str = "") -> None:
-    """Print a line on stdout at once, whatever characters the text has; the errors are those of `write_lines`."""
+    """Print a line on stdout at once, whatever characters it has; for errors see `write_lines`."""
     write_lines(printable(text))
 
 
 def write_lines(text: str) -> None:
-    """Print text of this program's own making on stdout at once; without a stdout, do nothing.
+    """Print trusted text on stdout at once; without a stdout, do nothing.
 
     Raises
     ------
     BrokenPipeError
         Nobody reads any more.
     ClickException
-        It cannot be written, for instance because the disk is full.
+        The text cannot be written, for instance because the disk is full.
     """
     if sys.stdout is None:
         return
@@ -52,7 +52,7 @@ def write_lines(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as error:
-        if error.errno in (errno.EPIPE, errno.EINVAL):  # as Linux and macOS say it, and Windows
+        if error.errno in (errno.EPIPE, errno.EINVAL):  # on Linux and macOS, and on Windows
             raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more") from error
         raise click.ClickException(f"cannot write the output: {error.strerror}") from error
 
@@ -60,30 +60,30 @@ def write_lines(text: str) -> None:
 def write_json(document: Any, *, indent: int | None = 2) -> None:
     """Print a JSON document on stdout; without `indent` in one line.
 
-    JSON has neither NaN nor infinities (RFC 8259, section 6): they become the texts "NaN", "Infinity" and "-Infinity",
+    JSON has neither NaN nor infinities (RFC 8259, section 6). They become the texts "NaN", "Infinity" and "-Infinity",
     which say more than null.
     """
     import json
 
-    # The decoder hands over by these very names what the encoder wrote past the standard.
+    # The encoder writes them against the standard; the decoder hands them over by these names.
     standard = json.loads(json.dumps(document), parse_constant=str)
     write_lines(json.dumps(standard, indent=indent, allow_nan=False))
 
 
 def compact(value: Any) -> str:
-    """Return JSON in one line for people to read."""
+    """Return JSON in one line for people."""
     import json
 
     return json.dumps(value, ensure_ascii=False)
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters and ends of lines, which may come from the network, are escaped."""
+    """Return text from the network with its control characters and line ends escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """Return text whose control characters are escaped, and which keeps its lines."""
+    """Return text with its control characters escaped, but not its line ends."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -93,26 +93,18 @@ def end_interrupted_line() -> None:
         click.echo(err=True)
 
 
-def clock_document(clock: ClockEstimate | None) -> dict[str, float] | None:
-    """Return how a rig's clock stands for JSON; times in milliseconds, the drift in parts in a million."""
-    if clock is None:
-        return None
-    times = {"offset_ms": clock.offset, "bound_ms": clock.bound, "delay_ms": clock.delay}
-    return {**{name: 1000 * seconds for name, seconds in times.items()}, "drift_ppm": 1e6 * clock.drift}
-
-
 def milliseconds(seconds: float | None) -> str:
     """Return a duration in milliseconds to three decimals, ``-`` for None."""
     return "-" if seconds is None else f"{1000 * seconds:.3f}"
 
 
 def offset(clock: ClockEstimate) -> str:
-    """Return how a rig's clock stands to this computer's, with its bound: ``+1.2 ms ± 0.1``; in seconds from 1 s on."""
+    """Return the offset of a rig's clock with its bound: ``+1.2 ms ± 0.1``; in seconds from 1 s on."""
     from math import ceil
 
     unit, factor = ("ms", 1e3) if abs(clock.offset) < 1 else ("s", 1.0)
-    # Rounded up, and by what the offset itself is rounded: the true one is within.
-    rounded = round(factor * clock.offset, 1) + 0.0  # which makes -0.0 positive
+    # Rounded up, plus the rounding of the offset: so the true offset is within.
+    rounded = round(factor * clock.offset, 1) + 0.0  # makes -0.0 positive
     return f"{rounded:+.1f} {unit} ± {ceil(10 * factor * clock.bound + 0.5) / 10:.1f}"
 
 
@@ -143,7 +135,7 @@ def print_table(
     right : collection of str
         The headings of columns that are aligned to the right.
     stacks : sequence of sequence of int
-        Where the terminal is too narrow, the columns that are put above each other, as positions, from left to right.
+        Positions of the columns that are put above each other if the terminal is too narrow, from left to right.
     """
     rows = [list(map(printable, row)) for row in rows]
     if not on_terminal():

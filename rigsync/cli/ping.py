@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Before there is anything to interrupt: Python drops a Ctrl-C that comes in a callback of its import machinery.
+# Imported first: Python drops a Ctrl-C that comes in a callback of its import machinery.
 import math
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rigsync import Auxiliaries, PingReply, RigConfig, RigError, RigServices
 
 CONNECT_TIMEOUT = 0.2
-"""Seconds to wait for the rigs before the first probe: whether they answer is what ping is to find out."""
+"""Seconds to wait for the rigs before the first probe. Whether they answer is for ping to find out."""
 LONGEST_WAIT = 0.25
 """Seconds to wait at a stretch: on Windows, Ctrl-C is only noticed after that."""
 
 
-@click.command(short_help="Ask rigs whether they are there, again and again.")
+@click.command(short_help="Probe rigs again and again, and show whether they answer.")
 @click.argument("patterns", metavar="[RIG]...", nargs=-1)
-@click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after so many probes; else Ctrl-C does.")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after so many probes, instead of at Ctrl-C.")
 @click.option(
     "-i", "--interval", type=SECONDS, default=1.0, show_default=True, metavar="S", help="Seconds between two probes."
 )
@@ -39,10 +39,10 @@ LONGEST_WAIT = 0.25
 def command(
     patterns: tuple[str, ...], count: int | None, interval: float, timeout: float, rigs_file: str | None, as_json: bool
 ) -> int:
-    """Ask each RIG, by its name or a pattern such as 'cameras:*', whether it is there; all rigs by default.
+    """Probe each RIG, a name or a pattern such as 'cameras:*'; all rigs by default.
 
-    Prints a line for each answer, and at the end (after COUNT probes, or Ctrl-C) a table. The exit status is 1 if some
-    rig has not answered at all.
+    It prints a line for each answer and, at the end (after COUNT probes, or at Ctrl-C), a table. The exit status is 1
+    if a rig has not answered at all.
     """
     from rigsync.cli.log import start_logging
     from rigsync.cli.output import end_interrupted_line, write_json, write_text
@@ -69,7 +69,7 @@ def command(
 def _probe(
     auxiliaries: Auxiliaries, names: list[str], count: int | None, interval: float, timeout: float
 ) -> Iterator[tuple[str, int, PingReply | RigError]]:
-    """Probe all rigs at each interval; yield name, number and outcome of each probe as it comes."""
+    """Probe all rigs at each interval; yield name, number and outcome of each probe when it comes."""
     services = cast("RigServices", auxiliaries.services)
     outcomes: SimpleQueue[tuple[str, int, PingReply | RigError]] = SimpleQueue()
 
@@ -94,7 +94,7 @@ def _probe(
 
 
 class Tally:
-    """What has become of the probes of one rig.
+    """The outcomes of the probes of one rig.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class Tally:
         self._failure: RigError | None = None
 
     def add(self, number: int, outcome: PingReply | RigError) -> str:
-        """Take in the outcome of a probe, and return the line that tells it."""
+        """Add the outcome of a probe; return the line to print."""
         from rigsync import PingReply, RigRefused, WrongRig
         from rigsync.cli.output import milliseconds, offset
 
@@ -140,7 +140,7 @@ class Tally:
 
     @property
     def address(self) -> str:
-        """Host and port: the ones that answered, else those of the configuration."""
+        """Host and port that answered, or those of the configuration."""
         return self._last.address if self._last else str(self.rig.address).partition("://")[2]
 
     @property
@@ -172,7 +172,7 @@ class Tally:
 
     @property
     def advice(self) -> str | None:
-        """What to check next, for a rig that has never answered."""
+        """Advice for a rig that has never answered."""
         import shlex
 
         from rigsync import RigRefused, WrongRig
@@ -190,7 +190,7 @@ class Tally:
 
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON, times in milliseconds."""
-        from rigsync.cli.output import clock_document
+        from rigsync.coordinator.view import clock_document
 
         times, last = self.round_trip, self._last
         return {
@@ -218,7 +218,7 @@ def _status_of(reply: PingReply) -> str:
 def _print_summary(tallies: list[Tally]) -> None:
     from rigsync.cli.output import milliseconds, print_table, write_line, write_text
 
-    # Address and dialect stand in each line above; without them it fits into 80 columns while an experiment runs.
+    # Without address and dialect, which the lines above have, it fits into 80 columns during an experiment.
     columns = ["rig", "status", "received", "min", "avg", "max ms"]
     rows = []
     for tally in tallies:

@@ -1,4 +1,4 @@
-"""The rig that `rigsync serve` is: it shows what it is told, and can be slow, faulty and hard of hearing."""
+"""The rig of `rigsync serve NAME`: it shows its messages, and can be slow, fail, and lose datagrams."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rigsync.core.coordinators import Address
 from rigsync.core.messages import Verb
 from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
+from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.core.timing import Timing
 
 
@@ -25,14 +26,14 @@ class PracticeRig(Rig):
 
     Parameters
     ----------
-    name, uri, main_sync, lease
+    name, uri, main_sync, lease, max_message
         As for `Rig`.
     show : callable
-        Called with name and arguments of each message that is handled, tokens blotted out.
+        Called with name and arguments of each handled message, without tokens.
     latency : float, optional
         Seconds that each message takes.
     failing : collection of str
-        The messages at which it fails.
+        Messages at which it fails.
     drop : float
         Share of the incoming datagrams that are lost, from 0 to 1.
 
@@ -54,9 +55,10 @@ class PracticeRig(Rig):
         latency: float | None = None,
         failing: Collection[str] = (),
         lease: float = LEASE,
+        max_message: int = MAX_MESSAGE,
         drop: float = 0.0,
     ):
-        super().__init__(name, uri, main_sync=main_sync, lease=lease)
+        super().__init__(name, uri, main_sync=main_sync, lease=lease, max_message=max_message)
         if drop and self._config.address.scheme == "tcp":
             raise ValueError("tcp:// loses nothing, so that what is lost here would never come again; try it on udp://")
         self._show, self._latency, self._drop = show, latency, drop
@@ -84,7 +86,7 @@ class PracticeRig(Rig):
 
 
 class _HardOfHearing(Responder):
-    """Loses a share of what comes in."""
+    """Loses a share of the incoming datagrams."""
 
     drop = 0.0
     """The share, from 0 to 1."""

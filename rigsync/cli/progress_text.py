@@ -1,4 +1,4 @@
-"""How progress and streams are said in few words."""
+"""Progress and streams in few words."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rigsync._text import size_text
 
 _BYTES = ("B", "bytes")
 _LONGEST = 400
-"""Characters of the whole, more than any terminal shows in a line."""
+"""Most characters of the whole text, more than any terminal shows in a line."""
 
 
 def work_text(progress: Mapping[str, Progress], streams: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return how far things are, and which streams there are: ``frames 1200/5000, left.mp4 12.3 MB, left: recording``.
+    """Return progress and streams as text: ``frames 1200/5000, left.mp4 12.3 MB, left: recording``.
 
     Parameters
     ----------
     progress : mapping of str to Progress
         By item.
     streams : mapping of str to mapping
-        What is known of each stream, of which ``state`` is shown.
+        Information on each stream, by name; ``state`` is shown.
     """
     parts = [f"{item} {progress_text(shown)}" for item, shown in progress.items()]
     parts += [stream_text(stream, info) for stream, info in streams.items()]
@@ -42,7 +42,7 @@ def progress_text(progress: Progress) -> str:
 
 
 def stream_text(name: str, info: Mapping[str, Any]) -> str:
-    """Return a stream's name, and its state where it tells one: ``left: recording``."""
+    """Return a stream's name and, if it has one, its state: ``left: recording``."""
     state = info.get("state")
     return f"{name}: {state}" if isinstance(state, str) and state else name
 

@@ -23,9 +23,9 @@ MESSAGES = {
     "EXPSTATUS": (("STATUS",), "say your status"),
     "ALYX": ((), "give your Alyx token; it is not shown"),
 }
-"""The messages: what may follow each on the command line, and what it tells a rig."""
+"""Messages, each with its arguments on the command line and its meaning."""
 _MOST_SHOWN = 60
-"""Characters of a faulty argument that are shown."""
+"""Most characters of a faulty argument that are shown."""
 
 
 def _epilog() -> str:
@@ -63,11 +63,10 @@ def command(
 ) -> int:
     """Send MESSAGE, for instance EXPSTART, with its ARGs to the rigs, and show what each has answered.
 
-    An ARG is taken as JSON, or as text where it is not JSON. Of an answer, the rig's status, the reference and what its
-    handlers have added are shown; with -v all of it, and the traceback of a rig that failed. The exit status is 1 if
-    some rig failed.
+    An ARG is JSON, or else text. Of an answer, the rig's status, the reference and what its handlers have added are
+    shown; with -v all of it, and the traceback of a rig that failed. The exit status is 1 if a rig failed.
 
-    When the command has ended, nobody is in charge of an experiment that it began: the rigs go on, and interrupt when
+    When the command has ended, nobody is in charge of an experiment that it began. The rigs go on, and interrupt when
     their lease is over, after 300 s unless the rig says otherwise.
 
     \b
@@ -116,13 +115,13 @@ def command(
 
 
 def value_of(argument: str) -> Any:
-    """Return what an argument of the command line stands for: JSON, or else text.
+    """Return the value of an argument of the command line: JSON, or else text.
 
     Raises
     ------
     ValueError
-        It begins as a list or map of JSON does and is none: a shell has taken its quotes away, most likely. Or it has
-        NaN or infinity in it, which JSON has no way to write, though Python's decoder takes them.
+        It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it has NaN or
+        infinity in it, which Python's decoder takes and JSON does not know.
     """
     import json
     import math
@@ -154,7 +153,7 @@ def value_of(argument: str) -> Any:
 
 
 def _check_usage(message: str, count: int, delay: float | None) -> None:
-    """Raise a ValueError in the words of the command line; what is wrong besides, `compose` tells."""
+    """Raise a ValueError in the words of the command line; `compose` finds all other mistakes."""
     name = message.upper()
     if name in MESSAGES and count > len(follow := MESSAGES[name][0]):
         plural = "" if len(follow) == 1 else "s"
@@ -165,7 +164,7 @@ def _check_usage(message: str, count: int, delay: float | None) -> None:
 
 
 def _taking_over(message: str, values: list[Any]) -> list[Any]:
-    """Return the arguments of an EXPINIT that takes over the experiment whose reference, or whose data, it has."""
+    """Return the arguments of an EXPINIT with a takeover, from a reference or data."""
     if message.upper() != "EXPINIT" or len(values) != 1 or not isinstance(values[0], (str, dict)):
         raise ValueError("--takeover goes with EXPINIT and the reference of the experiment, and nothing else")
     data = {"exp_ref": values[0]} if isinstance(values[0], str) else values[0]

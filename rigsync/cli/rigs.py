@@ -1,4 +1,4 @@
-"""Which rigs a command is about, and the connection to them."""
+"""The rigs of a command, and the connection to them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from rigsync import Auxiliaries, ConfigError, Rigs, load_rigs
 from rigsync.agent.file import is_agent_file
-from rigsync.config.files import find_rigs_file, user_config_file
-from rigsync.config.yaml import read_rigs_file
+from rigsync.config.files import find_rigs_file, rig_error, user_config_file
 
 
 def rigs_of_file(explicit: str | None = None) -> Rigs:
@@ -18,12 +17,12 @@ def rigs_of_file(explicit: str | None = None) -> Rigs:
     Parameters
     ----------
     explicit : str, optional
-        What ``--rigs`` names.
+        The value of ``--rigs``.
 
     Raises
     ------
     ConfigError
-        There is no such file, or it is faulty, or without any rig.
+        There is no such file, or it has a mistake or no rig.
     """
     file = find_rigs_file(explicit)
     if file is None:
@@ -37,7 +36,7 @@ def read(file: str | os.PathLike[str]) -> Rigs:
     Raises
     ------
     ConfigError
-        It is faulty, or without any rig.
+        It has a mistake, or no rig.
     """
     try:
         rigs = load_rigs(file)
@@ -53,7 +52,7 @@ def read(file: str | os.PathLike[str]) -> Rigs:
 
 
 def chosen(rigs: Rigs, patterns: Iterable[str]) -> Rigs:
-    """Return the rigs that are named or matched by patterns, in the order of the file; all of them without patterns.
+    """Return the rigs that match names or patterns, in the order of the file; without patterns all.
 
     Raises
     ------
@@ -80,12 +79,7 @@ def connect(rigs: Rigs, connect_timeout: float | None = None, leave_running: boo
 
 def located(error: ConfigError, rigs: Rigs) -> ConfigError:
     """Return an error about one of the rigs with its file and line."""
-    if rigs.source is None:
-        return error
-    _, lines = read_rigs_file(rigs.source)
-    key = error.key or ""
-    line = lines.get(key) or lines.get(key.rpartition(".")[0])
-    return ConfigError(error.problem, file=rigs.source, line=line, key=error.key)
+    return error if rigs.source is None else rig_error(error, rigs.source)
 
 
 def _nothing_found() -> str:

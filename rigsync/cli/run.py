@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 RIGS_FAILED = 125
-"""Exit status where not the command has failed but a rig; `timeout` and `env` have it for what they do themselves."""
+"""Exit status if a rig has failed, and not the command. `timeout` and `env` use it for their own failures."""
 CANNOT_RUN = 126
 NOT_FOUND = 127
-"""Exit statuses of a command that is no program, and of one that is not there, by convention."""
+"""Exit statuses for a command that is no program, and for one that is not there, by convention."""
 GRACE = 10.0
-"""Seconds that the command has to end when this program is told to; then it is killed."""
+"""Seconds for the command to end when this program is told to. After that it is killed."""
 
 
 @click.command(
@@ -43,13 +43,15 @@ def command(
     timeout: float | None,
     rigs_file: str | None,
 ) -> int:
-    """Have all rigs record while COMMAND runs, in whatever language it is written.
+    """Have all rigs record while COMMAND runs. It may be written in any language.
 
-    The rigs are told EXPINIT and EXPSTART before it begins. When it ends with exit status 0 they are told EXPEND, else
-    EXPINTERRUPT, and EXPCLEANUP. Its exit status is passed on; 128 and the number of a signal that has ended it; 125
-    where a rig has failed, 126 or 127 where COMMAND is no program or is not there. Ctrl-C is the command's: how it
-    then ends decides. A rig that fails meanwhile is told on stderr. COMMAND finds the reference in RIGSYNC_EXP_REF, and
-    its parts in RIGSYNC_DATE, RIGSYNC_NUMBER and RIGSYNC_SUBJECT.
+    The rigs are told EXPINIT and EXPSTART before it begins. When it ends with exit status 0 they are told EXPEND,
+    otherwise EXPINTERRUPT, and then EXPCLEANUP. Ctrl-C goes to COMMAND; how COMMAND then ends decides. The failure of a
+    rig meanwhile is shown on stderr.
+
+    The exit status is that of COMMAND, or 128 plus the number of the signal that has ended it. It is 125 if a rig has
+    failed, 126 if COMMAND is no program, and 127 if it is not there. COMMAND finds the reference in RIGSYNC_EXP_REF,
+    and its parts in RIGSYNC_DATE, RIGSYNC_NUMBER and RIGSYNC_SUBJECT.
 
     \b
     rigsync run --ref 2026-01-31_1_mouse -- python task.py
@@ -76,7 +78,7 @@ def command(
             with experiment as session:
                 _run(words, session.exp_ref)
         except CommandEnded as ended:
-            if ended.__cause__ is None:  # else it has been told why it could not even begin
+            if ended.__cause__ is None:  # otherwise the reason why it could not begin has been shown
                 click.echo(f"Error: {printable(str(ended))}: the experiment was interrupted", err=True)
             return ended.status
         except RigsyncError as error:
@@ -86,7 +88,7 @@ def command(
 
 
 class CommandEnded(Exception):
-    """The command has ended with an exit status other than 0: its rigs are interrupted."""
+    """The command has ended with another exit status than 0: interrupt its rigs."""
 
     def __init__(self, program: str, status: int):
         self.status = status if status >= 0 else 128 - status
@@ -104,7 +106,7 @@ def _json_of(option: str, text: str | None) -> Any:
 
 
 def _unfit(program: str) -> int:
-    """Return the exit status for a program that cannot be run, after saying so; 0 if it can. No rig is told before."""
+    """Return 0 if the program can be run; otherwise say so and return the exit status. No rig has been told yet."""
     import os
     import shutil
 
@@ -119,7 +121,7 @@ def _unfit(program: str) -> int:
 
 
 def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
-    """Run the command to its end, and raise `CommandEnded` unless that is with exit status 0."""
+    """Run the command to its end; raise `CommandEnded` unless its exit status is 0."""
     import shutil
 
     from rigsync.agent.foreground import Foreground
@@ -130,13 +132,13 @@ def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
     process = None
     with _left_to_the_command("SIGINT"):
         try:
-            with signals_held_back():  # else one that comes now would leave a command that nobody knows of
+            with signals_held_back():  # or a signal that comes now would leave a command that nobody knows of
                 process = Foreground([program, *words[1:]], _environment(exp_ref))
             status = process.wait()
         except OSError as error:
             click.echo(f"Error: {printable(words[0])} cannot be run: {error}", err=True)
             raise CommandEnded(words[0], CANNOT_RUN) from error
-        except BaseException:  # a signal that ends this program
+        except BaseException:  # by a signal that ends this program
             if process:
                 process.end(GRACE)
             raise
@@ -148,12 +150,12 @@ def _environment(exp_ref: str | None) -> Mapping[str, str]:
     from rigsync.agent.values import PREFIX, Values
 
     parts = Values("EXPSTART", "", exp_ref).parts() or ({"exp_ref": exp_ref} if exp_ref else {})
-    # A main sync's reference comes from outside, and an environment cannot hold a null character.
+    # A main sync's reference comes from outside. An environment cannot hold a null character.
     return {PREFIX + name.upper(): part for name, part in parts.items() if "\0" not in part}
 
 
 def _left_to_the_command(name: str) -> Any:
-    """Return a context in which a signal, which the command gets from the terminal as well, does not end this one."""
+    """Return a context in which a signal does not end this program. The terminal sends it to the command, too."""
     import contextlib
     import signal
 
@@ -163,7 +165,7 @@ def _left_to_the_command(name: str) -> Any:
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
-        before = signal.signal(number, lambda *_: None)  # not SIG_IGN, which the command would inherit
+        before = signal.signal(number, lambda *_: None)  # not SIG_IGN: the command would inherit it
         try:
             yield
         finally:

@@ -7,19 +7,22 @@ import click
 from rigsync.cli.options import verbose_option
 
 
-@click.command(short_help="Print the JSON Schema of an agent's file, for editors.")
+@click.command(short_help="Print the JSON Schema of rigs.yaml, or an agent's file.")
+@click.argument("which", type=click.Choice(["rigs", "agent"]), default="agent")
 @verbose_option
-def command() -> None:
-    """Print the JSON Schema of an agent's file.
+def command(which: str) -> None:
+    """Print the JSON Schema of a file of rigs, or of an agent's file, which it is without an argument.
 
     With it an editor completes and explains the keys, and marks what is wrong. In Visual Studio Code with its YAML
-    extension, write it into a file beside that of the agent, and begin the agent's file with the second of these lines:
+    extension, write it into a file beside the other, and begin that with the second of these lines:
 
     \b
-    rigsync schema > agent.schema.json
-    # yaml-language-server: $schema=agent.schema.json
+    rigsync schema rigs > rigs.schema.json
+    # yaml-language-server: $schema=rigs.schema.json
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    from rigsync.agent.schema import agent_schema
+    from rigsync.agent.keys import AGENT
     from rigsync.cli.output import write_json
+    from rigsync.config.files import rigs_schema
+    from rigsync.config.schema import document
 
-    write_json(agent_schema())
+    write_json(rigs_schema() if which == "rigs" else document("The file of a rigsync agent", AGENT.schema))

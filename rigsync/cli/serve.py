@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 FILES = (".yaml", ".yml")
-"""Endings of what is a file, and not the name of a rig."""
+"""Endings of files; an argument without them is the name of a rig."""
 
 
-@click.command(short_help="Be a rig, as a file describes it; or one that answers everything.")
+@click.command(short_help="Serve as the rig of a file, or as one that answers everything.")
 @click.argument("names", metavar="FILE.yaml... | NAME", nargs=-1, required=True)
 @click.option(
     "--uri",
@@ -36,6 +36,14 @@ FILES = (".yaml", ".yml")
     metavar="S",
     help="Interrupt when the coordinator in charge has been silent for so many seconds; 0 for never.",
 )
+@click.option(
+    "--max-message",
+    type=int,
+    default=1 << 26,
+    show_default=True,
+    metavar="BYTES",
+    help="The largest message on tcp://; rigs.yaml says the same of this rig.",
+)
 @click.option("--drop", type=SHARE, default=0.0, metavar="P", help="Lose this share of what comes in, from 0 to 1.")
 @click.option("--until-eof", is_flag=True, hidden=True)
 @json_option
@@ -49,17 +57,18 @@ def command(
     latency: float | None,
     failing: tuple[str, ...],
     lease: float,
+    max_message: int,
     drop: float,
     until_eof: bool,
     as_json: bool,
 ) -> None:
-    """Be the rig that FILE.yaml describes: run its commands at each message, until Ctrl-C; several files for several.
+    """Serve as the rig that FILE.yaml describes, and run its commands at each message, until Ctrl-C.
 
-    `rigsync check FILE.yaml` shows what has been understood, and `rigsync schema` is for editors.
+    Several files make several rigs. `rigsync check FILE.yaml` shows what a file means; `rigsync schema` is for editors.
 
-    Or be the rig NAME, which has no commands: answer every message, and print it. With --json, each message is a line,
-    and the first line tells where the rig listens. With --latency, --fail and --drop one can try out what a slow or
-    faulty rig, or a bad network, does to an experiment.
+    Or serve as the rig NAME, which has no commands: it answers every message, and prints it. With --json each message
+    is a line, and the first line tells where the rig listens. --latency, --fail and --drop show what a slow or faulty
+    rig, or a bad network, does to an experiment.
     """
     if any(name.lower().endswith(FILES) for name in names):
         _serve_files(context, names, as_json)
@@ -85,12 +94,18 @@ def command(
         if until_eof:
             at_end_of_stdin(interrupt_main)
 
-    # What became of each message is what one watches a rig for; with --json, a program does.
+    # People watch a rig to see the outcome of each message; with --json, a program does.
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
     try:
         rig = PracticeRig(
-            name, uri, show, main_sync=main_sync, latency=latency, failing=failing, lease=lease, drop=drop
+            *(name, uri, show),
+            main_sync=main_sync,
+            latency=latency,
+            failing=failing,
+            lease=lease,
+            max_message=max_message,
+            drop=drop,
         )
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
@@ -100,7 +115,7 @@ def command(
 
 
 def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Be the rigs of some files, until Ctrl-C or SIGTERM; all are read before the first one listens."""
+    """Serve as the rigs of some files until Ctrl-C or SIGTERM. All files are read before the first rig listens."""
     from logging import INFO, WARNING
 
     from rigsync.agent.agent import Agent
@@ -156,7 +171,7 @@ def _is_of_rigs(name: str) -> bool:
 
 
 def _check_is_no_file(name: str) -> None:
-    """Refuse a name for which a file was meant: a rig that records nothing would say that all is well."""
+    """Refuse a name that was meant as a file: a rig that records nothing would say that all is well."""
     from pathlib import Path
 
     meant = next((name + ending for ending in FILES if Path(name + ending).is_file()), None)

@@ -1,4 +1,4 @@
-"""Programs that end when their parent does: the children of `rigsync demo` watch their stdin."""
+"""The end of stdin: the children of `rigsync demo` watch it, and so end with their parent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from threading import Thread
 
 
 def at_end_of_stdin(function: Callable[[], object]) -> None:
-    """Have a function called, on a thread of its own, once stdin ends: when the parent has ended, however it did."""
+    """Call a function, on a thread of its own, when stdin ends: then the parent has ended, however it did."""
 
     def wait() -> None:
-        # Not by sys.stdin: at exit the interpreter would wait for the lock that a reader holds.
+        # Not sys.stdin: at exit the interpreter would wait for the lock that a reader holds.
         while os.read(sys.stdin.fileno(), 1024):
             pass
         function()

@@ -1,4 +1,4 @@
-"""How `rigsync demo` shows an experiment while it runs."""
+"""Views of `rigsync demo` on an experiment while it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rigsync.cli.output import console, is_terminal, rich_table, write_line
 
 
 class View:
-    """Shows nothing; its subclasses do. A context manager, around all other calls."""
+    """Base of the views, which shows nothing. A context manager around all other calls."""
 
     def __enter__(self) -> View:
         return self
@@ -22,10 +22,10 @@ class View:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave what has been shown."""
+        """End the view; what it has shown stays."""
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Take note of what rigs there are and what they will be told."""
+        """Begin with these rigs and messages."""
 
     def pushed(self, message: str) -> None:
         """Show that a message goes out."""
@@ -44,7 +44,7 @@ class PlainView(View):
     """A line for each message."""
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Take note of what rigs there are and what they will be told."""
+        """Begin with these rigs and messages."""
         self._rigs = rigs
         self._width = max(map(len, messages))
 
@@ -89,7 +89,7 @@ class LiveView(View):
         self._live.__exit__(kind, error, traceback)
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Take note of what rigs there are and what they will be told."""
+        """Begin with these rigs and messages."""
         self._rigs, self._messages = rigs, messages
 
     def pushed(self, message: str) -> None:

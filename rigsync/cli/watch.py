@@ -12,45 +12,45 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rigsync import Auxiliaries
-    from rigsync.cli.watching import Row, Watch
+    from rigsync.coordinator.view import RigView
 
 CONNECT_TIMEOUT = 0.2
-"""Seconds to wait for the rigs before the first view: who answers is what one watches for."""
+"""Seconds to wait for the rigs before the first view. Whether they answer is for the view to show."""
 INTERVAL = 0.25
 """Seconds between looks at the rigs."""
 TELLING, LONGEST_TELLING = 0.1, 1.0
-"""Seconds in which nothing comes of what rigs tell when one connects, and that are waited for all of it at most."""
+"""Seconds of quiet after which rigs have told everything on connecting, and the most seconds to wait for that."""
 REFRESH = 1.0
-"""Seconds after which the view is drawn anew where nothing has happened: ages and round trips go on."""
+"""Seconds after which the view is drawn anew without news: ages and round trips go on."""
 
 
-@click.command(short_help="Show how the rigs are, as it changes.")
+@click.command(short_help="Show the state of the rigs while it changes.")
 @click.argument("patterns", metavar="[RIG]...", nargs=-1)
 @click.option("--once", is_flag=True, help="Print one table and leave.")
 @rigs_option
 @json_option
 @verbose_option
 def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_json: bool) -> int:
-    """Show how each RIG is, by its name or a pattern such as 'cameras:*', until q or Ctrl-C; all rigs by default.
+    """Show the state of each RIG, a name or a pattern such as 'cameras:*', until q or Ctrl-C; all rigs by default.
 
-    The state is the rig's status while it answers, else that of the link: suspect after three seconds of silence, lost
-    after five, or at once where its host refuses or it has said goodbye. (A rig that speaks iblutil is asked rarely:
-    it is suspect after two and lost after three probes, 15 s apart, without an answer.)
+    The state is the rig's status while it answers. Otherwise it is the link's: suspect after three seconds of silence,
+    lost after five, or at once if its host refuses or it has said goodbye. (A rig that speaks iblutil is probed every
+    15 s: it is suspect after two and lost after three probes without an answer.)
 
-    The loss is the share of the last 64 probes, about a minute's, that had no answer within a second. In charge is the
-    computer whose program began the experiment; a rig that it has left alone interrupts when its lease is over.
+    The loss is the share of the last 64 probes, about a minute's, without an answer within a second. In charge is the
+    computer whose program began the experiment. If that falls silent, the rig interrupts when its lease is over.
 
-    The last message is the last one that a rigsync rig has settled since watch began, for whatever program; the last
-    error is since then, too, or what a rig was lost for. Progress and streams are what a rigsync rig reports of its
-    work. Where the output is no terminal, a table is printed at each change but that of progress; with --json, a line
-    at each change, four a second at most. The exit status is 1 if some rig does not answer at the end.
+    The last message is the last one that a rigsync rig has settled since watch began, from any program. The last error
+    is since then, too, or the reason why a rig was lost. Progress and streams are a rigsync rig's reports of its work.
+
+    If the output is no terminal, a table is printed at each change except progress; with --json, a line at each change,
+    four a second at most. The exit status is 1 if a rig does not answer at the end.
     """
     from contextlib import ExitStack
 
     from rigsync.cli.log import NOTICES, held_back_logging, start_logging
     from rigsync.cli.output import console, end_interrupted_line, on_terminal
     from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.cli.watching import Watch
     from rigsync.core.events import LinkState
 
     rigs = chosen(rigs_of_file(rigs_file), patterns)
@@ -61,48 +61,50 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
         else:
             start_logging(printed=NOTICES)
         auxiliaries = stack.enter_context(connect(rigs, None if once else CONNECT_TIMEOUT))
-        watch = stack.enter_context(Watch(auxiliaries))
         try:
             if once:
-                _let_tell(watch)
-                _print(watch.rows(), as_json, is_whole=True)
+                _let_tell(auxiliaries)
+                _print([*auxiliaries.views.values()], as_json, is_whole=True)
             elif is_live:
-                _show_live(watch, auxiliaries)
+                _show_live(auxiliaries)
             else:
-                _print_changes(watch, auxiliaries, as_json)
+                _print_changes(auxiliaries, as_json)
         except KeyboardInterrupt:
             if not is_live:
                 end_interrupted_line()
-        rows = watch.rows()
+        rows = [*auxiliaries.views.values()]
     return 0 if all(row.link is LinkState.ALIVE for row in rows) else 1
 
 
-def _let_tell(watch: Watch) -> None:
+def _let_tell(auxiliaries: Auxiliaries) -> None:
     """Wait until the rigs have told how far they are with what, as they do when one connects."""
     from time import monotonic, sleep
 
+    from rigsync.cli.watching import board_of
+
     end, before = monotonic() + LONGEST_TELLING, None
-    while monotonic() < end and (boards := [row.board for row in watch.rows()]) != before:
+    while monotonic() < end and (boards := [board_of(row) for row in auxiliaries.views.values()]) != before:
         before = boards
         sleep(TELLING)
 
 
 def _changes(
-    watch: Watch, auxiliaries: Auxiliaries, wait: Callable[[], bool], refresh: float, with_board: bool = True
-) -> Iterator[list[Row]]:
+    auxiliaries: Auxiliaries, wait: Callable[[], bool], refresh: float, with_board: bool = True
+) -> Iterator[list[RigView]]:
     """Yield how the rigs are: at once, when something has changed, and each `refresh` seconds; while `wait` is true.
 
-    Without the board, progress and streams that have changed are no reason to.
+    Without the board, progress and streams do not count as changes.
     """
     from time import monotonic
 
     from rigsync import NotRunning
+    from rigsync.cli.watching import board_of, facts_of
 
     facts: object = None
     due = 0.0
     while auxiliaries.is_running:
-        rows = watch.rows()
-        now = [(row.facts, row.board if with_board else None) for row in rows]
+        rows = [*auxiliaries.views.values()]
+        now = [(facts_of(row), board_of(row) if with_board else None) for row in rows]
         if now != facts or monotonic() >= due:
             facts, due = now, monotonic() + refresh
             yield rows
@@ -111,7 +113,7 @@ def _changes(
     raise NotRunning("the service thread has ended; see the log (-v)")
 
 
-def _show_live(watch: Watch, auxiliaries: Auxiliaries) -> None:
+def _show_live(auxiliaries: Auxiliaries) -> None:
     import signal
     from time import time
 
@@ -135,16 +137,16 @@ def _show_live(watch: Watch, auxiliaries: Auxiliaries) -> None:
 
         try:
             live.start()
-            for rows in _changes(watch, auxiliaries, wait, REFRESH):
+            for rows in _changes(auxiliaries, wait, REFRESH):
                 live.update(screen(rows, terminal.width, terminal.height, unicode), refresh=True)
         finally:
             live.stop()
-    terminal.print(table(watch.rows(), terminal.width, unicode, time()))
+    terminal.print(table([*auxiliaries.views.values()], terminal.width, unicode, time()))
     if came and came[0] != signal.SIGINT:
         raise SystemExit(128 + came[0])  # by convention
 
 
-def _print_changes(watch: Watch, auxiliaries: Auxiliaries, as_json: bool) -> None:
+def _print_changes(auxiliaries: Auxiliaries, as_json: bool) -> None:
     from math import inf
     from time import sleep
 
@@ -152,16 +154,16 @@ def _print_changes(watch: Watch, auxiliaries: Auxiliaries, as_json: bool) -> Non
         sleep(INTERVAL)
         return True
 
-    for rows in _changes(watch, auxiliaries, wait, inf, with_board=as_json):
+    for rows in _changes(auxiliaries, wait, inf, with_board=as_json):
         _print(rows, as_json)
 
 
-def _print(rows: Sequence[Row], as_json: bool, is_whole: bool = False) -> None:
+def _print(rows: Sequence[RigView], as_json: bool, is_whole: bool = False) -> None:
     """Print how the rigs are; as JSON in one line, unless that is the whole output."""
     from time import localtime, strftime, time
 
     from rigsync.cli.output import console, on_terminal, print_table, write_json, write_line
-    from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, once
+    from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, cells_of, once
 
     if as_json:
         write_json({"time": time(), "rigs": {row.rig: row.document() for row in rows}}, indent=2 if is_whole else None)
@@ -174,6 +176,6 @@ def _print(rows: Sequence[Row], as_json: bool, is_whole: bool = False) -> None:
         write_line(strftime("%H:%M:%S", localtime()))
     columns = COLUMNS_ONCE if is_whole else COLUMNS
     stacks = [(0, 1), (2, 3), (4, 5, 6), (7, 8, 9) if len(columns) > 9 else (7, 8)]
-    print_table(columns, [row.cells(columns, time()) for row in rows], NUMBERS, stacks)
+    print_table(columns, [cells_of(row, columns, time()) for row in rows], NUMBERS, stacks)
     if not is_whole:
         write_line()

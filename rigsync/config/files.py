@@ -7,10 +7,62 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from rigsync.config.rigs import Rigs, check_keys, checked_map, rigs_of, under
-from rigsync.core.timing import Timing
+from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
+from rigsync.config.schema import Key, Table, document, either, mapping, number, under
+from rigsync.core.timing import MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
+
+_TIMES = {
+    "beat": "Seconds between two probes of a rig.",
+    "burst_count": "Probes on connecting.",
+    "burst_interval": "Seconds between two probes on connecting.",
+    "suspect_beats": "Silent beats after which a rig is suspect.",
+    "lost_beats": "Silent beats after which a rig is lost.",
+    "overdue_probes": "Probes a beat as long as a rig is overdue.",
+    "iblutil_beat": "Seconds between two probes of a rig that speaks iblutil.",
+    "iblutil_suspect_probes": "Unanswered probes after which a rig that speaks iblutil is suspect.",
+    "iblutil_lost_probes": "Unanswered probes after which a rig that speaks iblutil is lost.",
+    "clock_bound": "A clock known less exactly than so many seconds is measured as often as an overdue rig is probed.",
+    "lost_grace": "Seconds that an answer of a lost rig is waited for all the same.",
+    "resend_first": "Seconds before a message is sent again, as long as no round trip was measured.",
+    "resend_min": "Seconds before which a message is never sent again.",
+    "resend_max": "Seconds after which a message is sent again at the latest.",
+    "ask_again": "Seconds before a rig that is at work is asked again.",
+    "ack_delay": "Seconds after which a rig that is still at work says so.",
+    "echo_timeout": "Seconds that a rig that speaks iblutil waits for an echo.",
+    "connect_timeout": "Seconds to wait for the rigs at the start.",
+}
+_TIMING = Table(
+    {
+        field.name: Key(
+            number(SHORTEST, unit="seconds") if isinstance(field.default, float) else number(1, MOST, whole=True),
+            _TIMES[field.name],
+            default=field.default,
+        )
+        for field in dataclasses.fields(Timing)
+    }
+)
+_RIGS = Table(
+    {
+        "timing": Key(_TIMING, "The times by which rigs are asked and watched; usually left out.", default={}),
+        "rigs": Key(
+            mapping(either({str: ADDRESS, dict: RIG}, "an address in quotes, or a map with the key uri"), NAME),
+            "The rigs by name, in the order in which they are told.",
+            required=True,
+        ),
+    }
+)
+_FLAT = mapping(
+    either({str: ADDRESS}, "an address", "; rigs with keys of their own stand below a first line 'rigs:'"), NAME
+)
+
+
+def rigs_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a file of rigs in either form."""
+    either_form = {"type": "object", "if": {"required": ["rigs"]}, "then": _RIGS.schema, "else": _FLAT.schema}
+    return document("The rigs of an experiment, for rigsync", either_form)
 
 
 def load_rigs(path: str | os.PathLike[str]) -> Rigs:
@@ -33,23 +85,31 @@ def load_rigs(path: str | os.PathLike[str]) -> Rigs:
         The file cannot be read or holds what cannot be; the error has the file and, where there is one, the line
         and the key, which for a flat file is the one that it would have in the long form.
     """
-    from rigsync.config.yaml import read_rigs_file  # here, because most programs need no PyYAML
+    return _load(str(Path(path)))[0]
 
-    file = str(Path(path))
+
+def rig_error(error: ConfigError, file: str) -> ConfigError:
+    """Return an error about one of the rigs of a file with that file and the line."""
+    from rigsync.config.yaml import located
+
+    return located(error, file, _load(file)[1])
+
+
+def _load(file: str) -> tuple[Rigs, dict[str, int]]:
+    from rigsync.config.yaml import document_node, located, map_of  # here, because most programs need no PyYAML
+
     lines: dict[str, int] = {}
     try:
-        document, lines = read_rigs_file(file)
-        check_keys(document, ("timing", "rigs"))
-        timing = checked_map(document.get("timing") or {}, "timing")
-        check_keys(timing, [field.name for field in dataclasses.fields(Timing)], "timing")
+        node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
+        if all(key.value != "rigs" for key, _ in node.value):
+            found = {"timing": {}, "rigs": _FLAT.read(map_of(node, lines, "rigs"), "rigs")}
+        else:
+            found = _RIGS.read(map_of(node, lines), "")
         with under("timing"):
-            times = Timing(**timing)
-        rigs = checked_map(document["rigs"] or {}, "rigs")
-        return Rigs(rigs_of(rigs), times, source=file)
+            timing = Timing(**found["timing"])
+        return Rigs(rigs_of(found["rigs"]), timing, source=file), lines
     except ConfigError as error:
-        key = error.key or ""
-        line = error.line or lines.get(key) or lines.get(key.rpartition(".")[0])
-        raise ConfigError(error.problem, file=file, line=line, key=error.key) from error.__cause__
+        raise located(error, file, lines) from error.__cause__
 
 
 def find_rigs_file(

@@ -6,49 +6,66 @@ import dataclasses
 import fnmatch
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from rigsync._text import close_match, shortened
+from rigsync._text import shortened
 from rigsync.config.address import parse_uri
-from rigsync.core.rigs import DATAGRAM_ROOM, RigConfig, Room
-from rigsync.core.timing import DEFAULT_TIMING, Timing
+from rigsync.config.schema import Key, Table, boolean, choice, number, text, under
+from rigsync.core.rigs import (
+    A_NAME,
+    DATAGRAM_ROOM,
+    DIALECTS,
+    LARGEST_MESSAGE,
+    LISTEN_PORT,
+    LONGEST_NAME,
+    LONGEST_PAUSE,
+    MAX_DATAGRAM,
+    RigConfig,
+    Room,
+)
+from rigsync.core.timing import DEFAULT_TIMING, SHORTEST, Timing
 from rigsync.errors import ConfigError, UnknownRig
 
-_RIG_KEYS = ("uri", "timeout", "dialect", "resend", "pause", "max_message")
+_USUAL = {field.name: field.default for field in dataclasses.fields(RigConfig)}
 
-
-def checked_map(value: Any, key: str) -> dict[str, Any]:
-    """Return a value that has to be a map; raise `ConfigError` for the key where it is none."""
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f"expected a map, with one key and its value in each line, not {shortened(value, 80)}", key=key
-        )
-    return value
-
-
-def check_keys(options: Mapping[str, Any], known: Iterable[str], key: str = "") -> None:
-    """Raise `ConfigError` for the first option that is not among the known ones."""
-    known = list(known)
-    for name in options:
-        if name not in known:
-            path = f"{key}.{name}" if key else name
-            problem = (
-                f"unknown key {shortened(name, 80)}{close_match(name, known)}; the keys here are {', '.join(known)}"
-            )
-            raise ConfigError(problem, key=path)
-
-
-@contextmanager
-def under(key: str) -> Iterator[None]:
-    """Put the keys of errors below this one."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, key=f"{key}.{error.key}" if error.key else key) from None
+NAME = text(LONGEST_NAME, r"\S(?:[^\t\n]*\S)?", A_NAME)
+ADDRESS = text(500, nothing="no address stands here; write one, such as 192.168.1.20, or leave the rig out")
+RIG = Table(
+    {
+        "uri": Key(
+            ADDRESS,
+            "The address of the rig, for instance 192.168.1.20: an IP address or a host name, with udp:// or tcp:// "
+            f"before it and a port after it where they are not udp:// and {LISTEN_PORT}.",
+            required=True,
+        ),
+        "timeout": Key(
+            number(SHORTEST, unit="seconds"), "Seconds that the rig may take to answer.", default=_USUAL["timeout"]
+        ),
+        "dialect": Key(
+            choice(DIALECTS), "What the rig speaks; auto finds out, and is usual.", default=_USUAL["dialect"]
+        ),
+        "resend": Key(
+            boolean(),
+            "Only for a rig that speaks iblutil: whether a message that it did not answer may be sent again. It may "
+            "then run its handlers twice.",
+            default=_USUAL["resend"],
+        ),
+        "pause": Key(
+            number(0, LONGEST_PAUSE, "seconds"),
+            "Only for a rig that speaks iblutil: seconds that it has after each message of its own before the next one "
+            "leaves; 0 where its handlers are callbacks.",
+        ),
+        "max_message": Key(
+            number(MAX_DATAGRAM, LARGEST_MESSAGE, "bytes", whole=True),
+            "Only for tcp://: bytes of the largest message.",
+            default=_USUAL["max_message"],
+        ),
+    }
+)
+"""What a file says of a rig, or a mapping that `rigs_from` gets."""
 
 
 def checked_lease(lease: object) -> float:
@@ -265,9 +282,7 @@ def _rig_from(name: str, client: object) -> RigConfig:
         return client
     key = f"rigs.{name}"
     options: dict[str, Any] = dict(client) if isinstance(client, Mapping) else {"uri": client}
-    check_keys(options, _RIG_KEYS, key)
-    if "uri" not in options:
-        raise ConfigError("the address of the rig is missing, for instance uri: 192.168.1.20", key=f"{key}.uri")
+    RIG.check_names(options, key)
     with under(f"{key}.uri"):
         address = parse_uri(options.pop("uri"))
     try:

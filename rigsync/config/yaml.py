@@ -1,158 +1,100 @@
 """YAML files, read with the line of every key, so that errors can name the place: those of rigs, and of agents.
 
 PyYAML's own types are not used: YAML 1.1 takes ``no`` for a boolean and ``12:30`` for the number 750, so every value
-stays the text that stands in the file, and its key decides what is read from it.
+stays the text that stands in the file, and `config.schema` decides what is read from it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from rigsync.config.schema import Plain
 from rigsync.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 """The largest file that is read, in bytes: a thousand times what a lab needs, and some seconds of PyYAML's time."""
+DEEPEST = 20
+"""Levels of maps and lists in a file."""
 
-
-@dataclass(frozen=True, slots=True)
-class Sort:
-    """A sort of file, and what its errors say of it.
-
-    Parameters
-    ----------
-    expected : str
-        What the file is to be.
-    example : str
-        What its lines look like.
-    no_lists : str, optional
-        What is said of a list, where none may stand in it.
-    """
-
-    expected: str
-    example: str
-    no_lists: str | None = None
-
-
-RIGS = Sort(
-    "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20",
-    "expected lines such as cameras: 192.168.1.20, indented by spaces, and quotes around what has brackets",
-    "expected text or a map, not a list; quote an IPv6 address in brackets",
-)
-
-
-class Plain(str):
-    """Text that stands in the file without quotes."""
-
-    __slots__ = ()
-
-
-_NUMBER = re.compile(r"[+-]?(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
-BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-"""What is read as true and false, as in YAML 1.1."""
-NOTHING = ("", "~", "null", "Null", "NULL")
-"""Plain text that every other reader of YAML takes for no value."""
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
+_DOUBLE_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_UNCLOSED = re.compile(r'"[^"\n]*\\"(?=\s*(?:[]},:#]|$))', re.MULTILINE)
+_MADE_BY = {
+    '"': "a quote within the text",
+    "0": "a null character",
+    "a": "a bell",
+    "b": "a backspace",
+    "t": "a tab",
+    "n": "a line end",
+    "v": "a vertical tab",
+    "f": "a form feed",
+    "r": "a carriage return",
+    "e": "an escape character",
+    "N": "a next-line character",
+    "_": "a no-break space",
+    "L": "a line separator",
+    "P": "a paragraph separator",
+}
+"""What the letter after a backslash makes, of what no text needs."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, without aliases, by which a small file can stand for a huge or endless one."""
+    """Composes nodes to a certain depth, without aliases, by which a small file can stand for a huge or endless one."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._path: list[Any] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # an omission of types-PyYAML
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
-            raise ConfigError(
-                "aliases (*name) and tags (!name) are not supported; write the value out", line=line_of(event)
-            )
-        return super().compose_node(parent, index)
+            problem = "aliases (*name) and tags (!name) are not supported; write the value out"
+            raise ConfigError(problem, line=line_of(event))
+        self._path.append(index)
+        if len(self._path) > DEEPEST + 1 and isinstance(event, yaml.CollectionStartEvent):
+            key = "".join(f"[{at}]" if isinstance(at, int) else f".{at.value}" if at else "" for at in self._path)
+            problem = f"nested more than {DEEPEST} levels deep"
+            raise ConfigError(problem, line=line_of(event), key=key.removeprefix("."))
+        node = super().compose_node(parent, index)
+        self._path.pop()
+        return node
 
 
-def read_rigs_file(file: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a file of rigs in either form.
-
-    Parameters
-    ----------
-    file : str
-        The path of the file.
-
-    Returns
-    -------
-    document : dict
-        The document in the long form, that is, with a key ``rigs``. Numbers and booleans are read where they belong;
-        every other value, a wrong one included, is a dict or the text in the file.
-    lines : dict of str to int
-        The line, from 1, of each key, for instance ``rigs.cameras.uri``.
-
-    Raises
-    ------
-    ConfigError
-        There is no such document in the file. The error has line and key as far as there are any, and no file: the
-        caller knows it.
-    """
-    node = document_node(file, RIGS)
-    lines: dict[str, int] = {}
-    flat = all(key.value != "rigs" for key, _ in node.value)
-    document = map_of(node, RIGS, lines, "rigs" if flat else "")
-    if flat:
-        for name, value in document.items():
-            if not isinstance(value, str):
-                problem = "expected an address, not a map; rigs with keys of their own stand below a first line 'rigs:'"
-                raise ConfigError(problem, line=lines[f"rigs.{name}"], key=f"rigs.{name}")
-        _check_addresses(document, lines)
-        return {"rigs": document}, lines
-    if isinstance(timing := document.get("timing"), dict):
-        document["timing"] = {key: number_of(value) for key, value in timing.items()}
-    if isinstance(rigs := document["rigs"], dict):
-        _check_addresses(rigs, lines)
-        document["rigs"] = {name: _typed(rig) for name, rig in rigs.items()}
-    return document, lines
-
-
-def _check_addresses(rigs: dict[str, Any], lines: dict[str, int]) -> None:
-    for name, rig in rigs.items():
-        key, address = (f"rigs.{name}.uri", rig.get("uri")) if isinstance(rig, dict) else (f"rigs.{name}", rig)
-        if isinstance(address, Plain) and address in NOTHING:
-            problem = "no address stands here; write one, such as 192.168.1.20, or leave the rig out"
-            raise ConfigError(problem, line=lines[key], key=key)
-
-
-def document_node(file: str, sort: Sort) -> yaml.MappingNode:
-    """Return the map that a file holds.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, or holds none; the error has no file, and a line where there is one.
-    """
-    node = _compose(read_text(file, sort), sort)
+def document_node(file: str, expected: str) -> yaml.MappingNode:
+    """Return the map that a file holds; raise `ConfigError`, with the line where there is one, but not the key."""
+    node = _compose(read_text(file, expected), expected)
     if not isinstance(node, yaml.MappingNode):
         problem = "the file is empty" if node is None else "the file is not a map"
-        raise ConfigError(f"{problem}; {sort.expected}", line=line_of(node) if node else 1)
+        raise ConfigError(f"{problem}; {expected}", line=line_of(node) if node else 1)
     return node
 
 
-def read_text(file: str, sort: Sort) -> str:
+def read_text(file: str, expected: str) -> str:
     """Return the text of a file; the errors are those of `document_node`."""
     if os.path.isdir(file):
-        raise ConfigError(f"this is a folder; {sort.expected}")
+        raise ConfigError(f"this is a folder; {expected}", file=file)
     try:
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # a ValueError comes from a path with a null character
-        raise ConfigError(f"cannot be read ({getattr(error, 'strerror', None) or error}); {sort.expected}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot be read ({why}); {expected}", file=file) from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"the file is larger than {MAX_BYTES:,} bytes; {sort.expected}")
+        raise ConfigError(f"the file is larger than {MAX_BYTES:,} bytes; {expected}", file=file)
     try:
         return data.decode("utf-8-sig")  # Notepad puts a mark before the text
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError("the file is not UTF-8 text; save it with that encoding", line=line) from error
+        raise ConfigError("the file is not UTF-8 text; save it with that encoding", file=file, line=line) from error
 
 
-def _compose(text: str, sort: Sort) -> yaml.Node | None:
+def _compose(text: str, expected: str) -> yaml.Node | None:
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
@@ -164,10 +106,14 @@ def _compose(text: str, sort: Sort) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = f"not valid YAML: {error.problem}; {sort.example}"
-        raise ConfigError(problem, line=mark.line + 1 if mark else None) from error
-    except RecursionError as error:
-        raise ConfigError(f"the file is nested too deeply; {sort.expected}", line=loader.line + 1) from error
+        start = error.context_mark.index if error.context_mark else 0
+        quoted, unclosed = _DOUBLE_QUOTED.match(text, start), _UNCLOSED.match(text, start)
+        misread = _misread(quoted[0]) if quoted else None
+        if unclosed and error.problem == "found unexpected end of stream":
+            misread = misread or _misread(unclosed[0], harmless="")
+        example = f"{expected}, indented by spaces, and quotes around what has brackets, braces or a colon"
+        problem = misread or f"{error.problem}; {example}"
+        raise ConfigError(f"not valid YAML: {problem}", line=mark.line + 1 if mark else None) from error
     except ConfigError:  # a ValueError too, and complete
         raise
     except (ValueError, OverflowError) as error:
@@ -175,61 +121,65 @@ def _compose(text: str, sort: Sort) -> yaml.Node | None:
         raise ConfigError(f"not valid YAML: {error}", line=loader.line + 1) from error
 
 
-def map_of(node: yaml.MappingNode, sort: Sort, lines: dict[str, int], path: str = "") -> dict[str, Any]:
-    """Turn nodes into text and dicts and lists of text, and note the line of each key in `lines`.
+def _misread(source: str, harmless: str = '\\"/ \t\r\n') -> str | None:
+    """Say what is wrong with text in double quotes, where a backslash in it can hardly be meant as an escape."""
+    for escape in _ESCAPE.finditer(source):
+        code, made = escape[1], _MADE_BY.get(escape[1], "an unknown escape")
+        if len(code) > 1:
+            number, made = int(code[1:], 16), "a character that cannot be printed"
+            if number <= sys.maxunicode and chr(number).isprintable():
+                continue
+        elif code in harmless:
+            continue
+        if len(source) > 80:  # the word alone
+            source = re.split(r"\s", source[: escape.start()])[-1] + re.split(r"\s", source[escape.start() :])[0]
+        meant = re.sub(r'\\(["\\])', r"\1", re.sub(r"\s*\n\s*", " ", source.strip('"')))
+        return (
+            f"\\{code}, {made}: in double quotes a backslash begins an escape; "
+            "write '{}' in single quotes or {}".format(meant.replace("'", "''"), meant.replace("\\", "/"))
+        )
+    return None
 
-    Raises
-    ------
-    ConfigError
-        A key that is not text or stands twice, or a list where none may stand.
-    """
+
+def map_of(node: yaml.MappingNode, lines: dict[str, int], path: str = "") -> dict[str, Any]:
+    """Turn nodes into text and dicts and lists of text, and note the line of each key in `lines`."""
+    lines.setdefault(path, line_of(node))
     found: dict[str, Any] = {}
     for name_node, value in node.value:
         line = line_of(name_node)
         if not isinstance(name_node, yaml.ScalarNode):
             raise ConfigError("a key must be text, not a list or a map", line=line, key=path or None)
-        name = name_node.value
+        name = str(_value(name_node, lines, path))
         key = f"{path}.{name}" if path else name
         if name in found:
             raise ConfigError(f"this key stands twice, first in line {lines[key]}; remove one", line=line, key=key)
         lines[key] = line
-        found[name] = _value(value, sort, lines, key)
+        found[name] = _value(value, lines, key)
     return found
 
 
-def _value(node: yaml.Node, sort: Sort, lines: dict[str, int], path: str) -> Any:
+def _value(node: yaml.Node, lines: dict[str, int], path: str) -> Any:
     if isinstance(node, yaml.MappingNode):
-        return map_of(node, sort, lines, path)
+        return map_of(node, lines, path)
     if isinstance(node, yaml.ScalarNode):
+        start: Any = node.start_mark  # whose buffer types-PyYAML does not know to be there
+        if node.style == '"' and (problem := _misread(start.buffer[start.pointer : node.end_mark.pointer])):
+            raise ConfigError(problem, line=line_of(node), key=path or None)
         return node.value if node.style else Plain(node.value)
-    if sort.no_lists:
-        raise ConfigError(sort.no_lists, line=lines[path], key=path)
     items = []
     for index, item in enumerate(node.value):
         key = f"{path}[{index}]"
         lines[key] = line_of(item)
-        items.append(_value(item, sort, lines, key))
+        items.append(_value(item, lines, key))
     return items
 
 
-def _typed(rig: Any) -> Any:
-    """Read what is a number or a boolean among the values of a rig."""
-    if not isinstance(rig, dict):
-        return rig
-    readers = {"timeout": number_of, "resend": boolean_of, "pause": number_of, "max_message": number_of}
-    return {key: readers[key](value) if key in readers else value for key, value in rig.items()}
-
-
-def number_of(value: Any) -> Any:
-    """Return the number that text stands for; what is no number stays as it is, for its key's check to complain of."""
-    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
-        return value
-    return int(value) if value.isdigit() else float(value)
-
-
-def boolean_of(value: Any) -> Any:
-    """Return the boolean that text stands for, as in YAML 1.1; what is none stays as it is."""
-    return BOOLEANS.get(value.lower(), value) if isinstance(value, str) else value
+def located(error: ConfigError, file: str, lines: Mapping[str, int]) -> ConfigError:
+    """Return an error with its file, and the line of its key or of the nearest key around it."""
+    key = error.key or ""
+    while key and key not in lines:
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
+    return ConfigError(error.problem, file=file, line=error.line or lines.get(key), key=error.key)
 
 
 def line_of(place: Any) -> int:

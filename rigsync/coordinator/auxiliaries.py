@@ -1,4 +1,4 @@
-"""The synchronous facade: task code pushes messages to all rigs, and hears what became of them."""
+"""The synchronous facade: task code pushes messages to all rigs and hears what became of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.experiment import Experiment, unfinished
+from rigsync.coordinator.faces import shown
 from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, Started
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
 from rigsync.coordinator.service import RigServices
+from rigsync.coordinator.view import RigView, Views
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose, compose_command, parts_of, validate_event
 from rigsync.core.enums import ExpMessage
-from rigsync.core.messages import Message, Verb
+from rigsync.core.messages import Message
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import (
     BusyError,
@@ -46,9 +48,6 @@ from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
 
-if TYPE_CHECKING:
-    from iblutil.io.net import app
-
 logger = logging.getLogger("rigsync.auxiliaries")
 link_logger = logging.getLogger("rigsync.link")
 
@@ -57,9 +56,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
 STOP_TIMEOUT = 1.2
-"""Seconds of these for rigs that are interrupted because they were started and not ended."""
+"""Seconds of these for interrupting rigs that were started and not ended."""
 STOP_GRACE = 0.3
-"""Seconds more for a rig of iblutil that has its pause before."""
+"""Seconds more for an iblutil rig, whose pause comes first."""
 _UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
 _CLOSED = "closed before every rig had answered"
 _KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
@@ -68,13 +67,14 @@ _KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
 class Auxiliaries:
     """Connect to remote rigs and command them, from synchronous code.
 
-    Messages are queued to a daemon thread, which sends them to all rigs at once, collates the answers and files them
-    under the request time. Any number of threads may push at once; instances share nothing. An object that nothing
-    refers to any more ends as by `close`, once what is outstanding is answered. A callback that refers to the object
-    keeps it: close it, or end the subscription.
+    Messages are queued to a daemon thread. It sends them to all rigs at once, collates the answers and files them under
+    the request time. Any number of threads may push at once; instances share nothing.
 
-    The constructor returns when every rig has answered, or after the time allowed, with a warning that names those that
-    have not. They connect by themselves when they appear.
+    An object without references ends as by `close`, once all outstanding pushes are answered. A callback that refers
+    to the object keeps it: close it, or end the subscription.
+
+    The constructor returns when every rig has answered, or after the time allowed. It warns of those that have not
+    answered. They connect by themselves when they appear.
 
     Parameters
     ----------
@@ -86,14 +86,14 @@ class Auxiliaries:
     log_limit : int
         How many results the log keeps; fewer where their answers take more than 64 MiB.
     leave_running : bool
-        Whether rigs that were started go on recording after `close` or the end of the program. By default those that
-        were not told EXPEND or EXPINTERRUPT are interrupted then.
+        Whether started rigs go on recording after `close` or the end of the program. By default those that got neither
+        EXPEND nor EXPINTERRUPT are interrupted then.
 
     Raises
     ------
     ConfigError
-        What can never work: a malformed URI, a name that does not resolve, two rigs at one address (but two names for
-        one UDP address in a map of names to URIs).
+        A malformed URI, a name that does not resolve, or two rigs at one address. (A map of names to URIs may have two
+        names for one UDP address.)
     RigsyncError
         The system gives no more sockets.
     TypeError, ValueError
@@ -101,16 +101,16 @@ class Auxiliaries:
     """
 
     services: RigServices | None = None
-    """A map of the remote rigs, also an `iblutil.io.net.app.Services`; None without rigs."""
+    """A map of the remote rigs, with the members of `iblutil.io.net.app.Services`; None without rigs."""
     connected: Latch = None  # type: ignore[assignment] # set for each instance; the class shows it, as iblrig's does
-    """Set while the services are open, whatever becomes of a rig; serves as a thread event and as a condition."""
+    """Set while the services are open, even if rigs are lost. It serves as a thread event and as a condition."""
     response_received: Arrivals = None  # type: ignore[assignment] # likewise
-    """Notified whenever all rigs have answered one push, or failed; serves as a thread event and as a condition."""
+    """Notified whenever all rigs have answered a push, or failed. It serves as a thread event and as a condition."""
     stop_event: threading.Event = None  # type: ignore[assignment] # likewise
     """Once set, the thread stops and cleans up the services."""
     refresh_rate: float = PAUSE
-    """Seconds after the last word of an iblutil rig before its next message leaves: its program may await each message
-    by `on_event`, and drops what comes sooner. (Nothing polls: the name is iblrig's.)"""
+    """Seconds between the last word of an iblutil rig and its next message. Its program may await each message by
+    `on_event`, and drops what comes sooner. (Nothing polls; the name is iblrig's.)"""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Auxiliaries:
         self._rigs = rigs_from(clients)
         self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
         self._queued: dict[float, list[Any]] = {}
-        """What has been pushed and is not answered: message, arguments and keywords by request time, as in iblrig."""
+        """Unanswered pushes: message, arguments and keywords by request time, as in iblrig."""
         serves_itself = type(self).listen is not Auxiliaries.listen
         self._log = (WritableLog if serves_itself else ResultLog)(log_limit)
         self.hub = Hub("auxiliaries", owner="Auxiliaries")
@@ -131,15 +131,18 @@ class Auxiliaries:
         self._reports = Reports(self.hub)
         self._started = Started(self.hub)
         self._leave_running = leave_running
+        self._views = Views(self.hub.rule)
+        self._begun: Experiment | None = None
+        """What `begin` has begun last."""
         self._warned: set[str] = set()
         self._listens = False
-        """Whether `listen` is this class's own, and not a subclass's that serves the queue itself."""
+        """Whether `listen` is this class's own. A subclass's may serve the queue itself."""
         self.connected = Latch()
         self.response_received = Arrivals()
         self.stop_event = _StopEvent(self._wake)
         self._remote: RigServices | None = None
         self._created = Awaited()
-        """Brought when the services are created, or the exception that has kept them from it."""
+        """Set to the services when these are created, or to the exception that prevented it."""
         self.create = self._telling()  # type: ignore[method-assign] # whoever's it is
         self.thread = self._thread = _ServiceThread(self)
         why = weakref.WeakMethod(self._not_running)
@@ -154,7 +157,7 @@ class Auxiliaries:
             if self._remote and self.services:
                 wait = self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
                 self._await_all(min(wait, threading.TIMEOUT_MAX / 2))
-        except BaseException:  # Ctrl-C too: nobody could close what nobody has
+        except BaseException:  # Ctrl-C too: nobody else has the object to close it
             self.close()
             raise
 
@@ -190,9 +193,9 @@ class Auxiliaries:
 
     @property
     def is_connected(self) -> bool:
-        """bool: True if there are rigs and the services are open, whatever becomes of a rig.
+        """bool: True if there are rigs and the services are open, even if rigs are lost.
 
-        Task code asks this before each message. Were it False because one rig is lost, the others would hear nothing.
+        Task code asks this before each message. If one lost rig made it False, the others would hear nothing.
         """
         return self.services is not None and self.is_running and bool(self.services.is_connected)
 
@@ -204,7 +207,7 @@ class Auxiliaries:
     @property
     def is_running(self) -> bool:
         """bool: True if the service thread is at work."""
-        # A fork has a copy of this, and no thread.
+        # A fork has a copy of the object, but no thread.
         return not self.stop_event.is_set() and self.thread.is_running and self.thread.is_alive()
 
     @property
@@ -270,25 +273,25 @@ class Auxiliaries:
         return self.hub.subscribe(kinds[name.lower()], callback)
 
     def on_notice(self, topic: str, callback: Callable[[events.Notice], Any] | None) -> Callable[[], None]:
-        """Have one function called with what rigs tell of one kind, which is ``rig.notify(topic, ...)`` on their side.
+        """Call one function with all notices of one topic, which rigs tell by ``rig.notify(topic, ...)``.
 
-        All such functions are called one after the other, in the order in which the notices of all rigs and topics
-        came. A plain function runs on a thread of its own: it may block, and may push, wait and call. A coroutine
-        function runs on the service thread's event loop. An exception is logged with the function's name. 10,000
-        notices may wait, and 64 MiB of them; beyond that the oldest are dropped, which the log tells.
+        The functions of all topics are called one after the other, in the order in which the notices came. A plain
+        function runs on a thread of its own: it may block, and may push, wait and call. A coroutine function runs on
+        the service thread's event loop. An exception is logged with the function's name. At most 10,000 notices and
+        64 MiB of them wait. Beyond that the oldest are dropped, and the log says so.
 
         Parameters
         ----------
         topic : str
-            The kind, as rigs name it: ``status`` or ``log``, or one of their own. (Progress and streams are told by the
-            events ``ProgressChanged`` and ``StreamEvent``, to which `on` subscribes.)
+            ``status``, ``log``, or a topic of the rigs' own. (For progress and streams use `on` with
+            ``ProgressChanged`` and ``StreamEvent``.)
         callback : callable or None
-            Called with the `rigsync.core.events.Notice`, in place of the one that was called so far. None ends it.
+            Called with the `rigsync.core.events.Notice`, in place of the topic's earlier function. None ends it.
 
         Returns
         -------
         callable
-            Ends it, unless another function has taken its place.
+            Call it to end this, unless another function has taken the place.
 
         Raises
         ------
@@ -310,7 +313,7 @@ class Auxiliaries:
         Raises
         ------
         RigsMissing
-            A `TimeoutError` whose text names those that do not answer, and what is known of each.
+            A `TimeoutError`. Its text names the rigs that do not answer, and why as far as it is known.
         TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked
             As for `push`.
         """
@@ -322,7 +325,7 @@ class Auxiliaries:
             raise RigsMissing(missing)
 
     def _missing_after(self, rigs: list[str], limit: float | None) -> dict[str, str]:
-        """Wait until rigs answer, at most so many seconds; return what is known of those that do not, by name."""
+        """Wait until rigs answer, so many seconds at most; return the others by name, with what is known of each."""
         remote = self._remote
         if not self.is_running or remote is None:
             raise self._not_running()
@@ -348,7 +351,7 @@ class Auxiliaries:
         return {}
 
     def _await_all(self, timeout: float) -> None:
-        with contextlib.suppress(NotRunning):  # closed meanwhile, or dead: the next call says so
+        with contextlib.suppress(NotRunning):  # closed meanwhile, or dead; the next call says which
             for name, reason in self._missing_after(list(self._rigs.rigs), timeout).items():
                 if self._remote and self._remote[name].state is not events.LinkState.LOST:  # of which the log tells
                     text = "%s does not answer yet (%s) and is commanded as soon as it does; see `rigsync doctor`"
@@ -410,25 +413,26 @@ class Auxiliaries:
         rigs : str or iterable of str, optional
             Names, or patterns such as ``'cameras:*'``; all rigs by default.
         timeout : float, optional
-            Seconds for the answers, instead of each rig's own; where there is an instant, from then on.
+            Seconds for the answers, instead of each rig's own; they count from the instant where there is one.
         at : float, optional
             Unix time in seconds, by this computer's clock, at which all rigs are to act, each by its own clock. At
-            most an hour ahead. What still waits is called off by EXPEND, EXPINTERRUPT and `close`. A rig of the
-            iblutil dialect, which cannot wait, gets the message half a round trip before.
+            most an hour ahead. EXPEND, EXPINTERRUPT and `close` call off what still waits. A rig of the iblutil
+            dialect cannot wait; it gets the message half a round trip before.
         delay : float, optional
             The same as seconds from now.
         patience : float
-            Seconds beyond the timeout for rigs that say, again and again, that they are working on the message. Rigs
-            of the iblutil dialect cannot say so.
+            Seconds beyond the timeout for rigs that confirm, again and again, that they are working on the message.
+            Rigs of the iblutil dialect cannot confirm that.
         **kwargs
-            Of no use, as in iblrig. What is not known is left out, and so are surplus arguments; a warning names both.
+            Ignored, as in iblrig. Unknown keywords and surplus arguments are left out, and a warning names them.
 
         Returns
         -------
         PushResult or PushError or float
-            With `wait`, a dict of rig name to answer, or, *returned, not raised,* the error that holds it where a rig
-            failed (a `TimeoutError` too where all failures are time-outs). Else the request time, the key in `log`.
-            Its ``starts`` tell when each rig began to act, with error bounds, and ``skew`` how far they lie apart.
+            With `wait`, a dict of rig name to answer. Where a rig failed, the error that holds this dict, *returned,
+            not raised* (a `TimeoutError` too if all failures are time-outs). Without `wait`, the request time, the
+            key in `log`. The dict's ``starts`` tell when each rig began to act, with error bounds, and its ``skew``
+            how far they lie apart.
 
         Raises
         ------
@@ -449,7 +453,7 @@ class Auxiliaries:
         return outcome
 
     def _known_of(self, event: ExpMessage, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the arguments that a message has; warn, once for each text, of what is given beyond that."""
+        """Return the arguments that the message takes; warn once of each keyword or argument beyond that."""
         parts = parts_of(event)
         ignored = [f"the keyword {name}{close_match(name, _KEYWORDS).replace('; did', ', did')}" for name in kwargs]
         if len(args) > len(parts):
@@ -485,7 +489,7 @@ class Auxiliaries:
                 raise ValueError(
                     f"{type(self).__name__} serves its queue itself: push takes message and arguments alone"
                 )
-            return self._queue_for_subclass(composed.event, args, wait)
+            return self._queue_for_subclass(validate_event(message), args, wait)
         if wait:
             return self._push_and_wait(composed, names, limit, ahead, patience, all_or_none)
         request_time = draw_request_time()
@@ -531,12 +535,12 @@ class Auxiliaries:
             raise
         return remote
 
-    def _queue_for_subclass(self, event: Verb, args: tuple[Any, ...], wait: bool) -> Any:
+    def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
         """Queue a message for a subclass that makes its services or serves the queue itself, as iblrig's class does."""
         request_time = draw_request_time()
         limit = (self.services.timeout if self.services else 0.0) + self.refresh_rate
         with self.response_received:
-            self._queued[request_time] = [event, args, {}]
+            self._queued[request_time] = [shown(event), args, {}]
             if not wait:
                 return request_time
             if not self.response_received.wait_for(lambda: request_time in self._log, limit):
@@ -574,7 +578,7 @@ class Auxiliaries:
         delay: float | None = None,
         patience: float = 0.0,
     ) -> PushResult:
-        """Send a message and wait for the answers, as ``push(wait=True)`` does, but raise where a rig failed.
+        """Send a message and wait for the answers like ``push(wait=True)``, but raise if a rig failed.
 
         Parameters
         ----------
@@ -589,8 +593,8 @@ class Auxiliaries:
         Raises
         ------
         PushError
-            A rig failed; its ``result`` holds the answers of the others. A `PushTimeout` where all failures are
-            time-outs.
+            A rig failed. The error's ``result`` holds the answers of the others. It is a `PushTimeout` if all failures
+            are time-outs.
         TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked, LoopStuck
             As for `push`.
         """
@@ -599,6 +603,31 @@ class Auxiliaries:
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise outcome.result.as_error()
         return outcome
+
+    def view(self, rig: str) -> RigView:
+        """Return how a rig is now, in one piece. Safe to call from any thread.
+
+        Parameters
+        ----------
+        rig : str
+            Its name, or a pattern that matches one rig.
+
+        Raises
+        ------
+        UnknownRig, ValueError, TypeError
+            No rig, or more than one, is meant.
+        NotRunning
+            The services are not open.
+        """
+        name = self._rigs.only(rig)
+        if self._remote is None:
+            raise self._not_running()
+        return self._views.of(self._remote[name])
+
+    @property
+    def views(self) -> dict[str, RigView]:
+        """How each rig is now, by name, in their order; empty where the services are not open."""
+        return {name: self._views.of(rig) for name, rig in (self._remote or {}).items()}
 
     def experiment(
         self,
@@ -613,18 +642,20 @@ class Auxiliaries:
     ) -> Experiment:
         """Return an experiment to be entered by ``with``: begun on all rigs or on none, and never left running.
 
-        Entering sends EXPINFO, EXPINIT and EXPSTART, and waits for all rigs. Where one fails, those that have begun are
-        interrupted and cleaned up, and one error names every rig. Leaving sends EXPEND and EXPCLEANUP; on an exception,
-        KeyboardInterrupt, a signal that ends the program, or the interpreter's exit, it sends EXPINTERRUPT with the
-        exception's type, text, traceback, file and line, and EXPCLEANUP, and the exception goes on.
+        Entering sends EXPINFO, EXPINIT and EXPSTART, and waits for all rigs. If one fails, those that have begun are
+        interrupted and cleaned up, and one error names every rig.
+
+        Leaving sends EXPEND and EXPCLEANUP. An exception, KeyboardInterrupt, a signal that ends the program, or the
+        interpreter's exit has it send EXPINTERRUPT and EXPCLEANUP instead. The data of EXPINTERRUPT are the exception's
+        type, text, traceback, file and line. The exception goes on.
 
         Parameters
         ----------
         ref : str or mapping
-            Reference of the experiment, ``yyyy-mm-dd_n_subject`` or a mapping of date, sequence and subject. A rig that
-            is the main sync, of which there may be one, and has a reference, decides it: see the context's ``exp_ref``.
+            Reference of the experiment, ``yyyy-mm-dd_n_subject`` or a mapping of date, sequence and subject. If one rig
+            is the main sync and has a reference, that one counts: see the context's ``exp_ref``.
         init : mapping, optional
-            Data of EXPINIT, beside the reference. ``{'takeover': True}`` goes on with an experiment that is running.
+            Data of EXPINIT, beside the reference. ``{'takeover': True}`` goes on with a running experiment.
         start : object, optional
             Data of EXPSTART.
         delay : float, optional
@@ -633,11 +664,11 @@ class Auxiliaries:
             Names or patterns; all rigs by default.
         timeout : float, optional
             Seconds for the answers to each message. By default each rig's own, and ten minutes more for a rig that
-            confirms that it is working on it: to prepare, to finish files and to copy them takes its time.
+            confirms that it is working on it, since preparing, and finishing and copying files, take time.
         on_failure : callable, optional
-            Called with a `RigFailure` where a rig fails after it has begun, on the service thread; on the one that
-            enters, once all have begun, for what has failed by then. With it and without, ``session.check()``
-            raises, and leaving does where nobody has checked.
+            Called with a `RigFailure` when a rig fails after it has begun, on the service thread. For rigs that have
+            failed by the time that all have begun, it is called on the thread that enters. With or without it,
+            ``session.check()`` raises, and so does leaving if nobody has checked.
 
         Returns
         -------
@@ -689,11 +720,71 @@ class Auxiliaries:
             stop_later=stop_later,
         )
 
-    def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
-        """Have a rig do a command, which is ``@rig.command(...)`` on its side; wait for the value that it returns.
+    def begin(self, ref: Any, **options: Any) -> Experiment:
+        """Begin an experiment as `experiment` does, for a program that cannot hold a ``with`` open.
 
-        It is done once, whatever the network loses, and in the order in which calls and pushes were made: what is asked
-        of the rig meanwhile waits, but for EXPINTERRUPT. Only rigs of rigsync know commands.
+        A program with windows or a notebook begins in one place and ends in another, by `end` or `interrupt`. Where
+        neither is called, the end of the program, or `close`, interrupts the rigs.
+
+        Parameters
+        ----------
+        ref, **options
+            As for `experiment`.
+
+        Returns
+        -------
+        Experiment
+            The one that goes on.
+
+        Raises
+        ------
+        RuntimeError
+            One that was begun here goes on.
+        ExperimentError, TypeError, ValueError, UnknownRig
+            As for `experiment`.
+        """
+        if self._begun and self._begun.goes_on:
+            raise RuntimeError(f"the experiment {self._begun.exp_ref} goes on; call end() or interrupt() first")
+        self._begun = self.experiment(ref, **options)
+        return self._begun.begin()
+
+    def end(self) -> None:
+        """End the experiment that `begin` has begun: EXPEND and EXPCLEANUP on all rigs.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has failed, now or before.
+        RuntimeError
+            None goes on.
+        """
+        self._present("end()").end()
+
+    def interrupt(self, reason: BaseException | str = "interrupted by the program") -> None:
+        """Interrupt the experiment that `begin` has begun: EXPINTERRUPT and EXPCLEANUP on all rigs.
+
+        Parameters
+        ----------
+        reason : BaseException or str, optional
+            Why; the rigs are told.
+
+        Raises
+        ------
+        RuntimeError
+            None goes on.
+        """
+        self._present("interrupt()").interrupt(reason)
+
+    def _present(self, call: str) -> Experiment:
+        if self._begun is None:
+            raise RuntimeError(f"{call}: no experiment was begun; begin one by begin(ref)")
+        return self._begun
+
+    def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Call a command of a rig, made there by ``@rig.command(...)``, and wait for the value that it returns.
+
+        The command runs once, whatever the network loses. Calls and pushes to a rig run in the order in which they were
+        made: later ones wait, except EXPINTERRUPT. Only rigs of rigsync know commands.
 
         Parameters
         ----------
@@ -702,7 +793,7 @@ class Auxiliaries:
         command : str
             The command.
         *args, **kwargs
-            The arguments, for the function on the rig; plain values, as for `push`.
+            Arguments of the function on the rig; plain values, as for `push`.
         timeout : float, optional
             Seconds for the answer, instead of the rig's own.
 
@@ -714,9 +805,9 @@ class Auxiliaries:
         Raises
         ------
         RemoteError
-            The function has raised an exception: its type, text and traceback are in ``error``, ``message`` and
-            ``traceback``. With ``UnknownCommand`` the rig has no such command, with ``TypeError`` the arguments may not
-            fit.
+            The function has raised an exception. Its type, text and traceback are in ``error``, ``message`` and
+            ``traceback``. ``UnknownCommand`` means that the rig has no such command, ``TypeError`` perhaps that the
+            arguments do not fit.
         BusyError
             Another program's experiment goes on at the rig.
         NotSupported
@@ -726,7 +817,7 @@ class Auxiliaries:
         PayloadError, PayloadTooLarge
             An argument cannot be sent. Nothing was sent.
         TypeError, ValueError
-            The name of the rig or of the command is none, or the timeout; or the pattern matches several rigs.
+            The name of the rig or command, or the timeout, is not valid; or the pattern matches several rigs.
         UnknownRig, NotRunning, LoopBlocked, LoopStuck
             As for `push`.
         """
@@ -785,12 +876,12 @@ class Auxiliaries:
             return {name: self._waiters.wait(future, limit) for name, future in zip(names, futures, strict=True)}
 
     def clear_message_queue(self) -> int:
-        """Take back the messages that have not been sent yet; for their rigs they end as `Aborted`.
+        """Take back messages that have not been sent yet. For their rigs they end as `Aborted`.
 
         Returns
         -------
         int
-            The number of messages taken back, from at least one rig.
+            The number of messages that were taken back from at least one rig.
 
         Raises
         ------
@@ -848,7 +939,7 @@ class Auxiliaries:
                 await self._serve_queue(self.services)
             elif not self.stop_event.is_set():
                 self._send_queued(queued)
-                del self  # which ends when nobody else has it any more
+                del self  # the object ends when nobody else refers to it
                 await stopping.wait()
         finally:
             await end()
@@ -874,14 +965,14 @@ class Auxiliaries:
         thread.stop()
 
     def _send_queued(self, queued: Mapping[float, list[Any]]) -> None:
-        """Send what was pushed while the `listen` of a subclass had not called this class's yet."""
+        """Send what was pushed before the `listen` of a subclass called this class's."""
         for request_time, (event, args, _) in queued.items():
             if self._remote:
                 done = functools.partial(self._queued.pop, request_time)
                 self._remote.push(compose(event, *args), request_time, done)
 
-    async def _serve_queue(self, services: app.Services) -> None:
-        """Serve the queue through iblutil's services, which the `create` of a subclass has made as iblrig's does."""
+    async def _serve_queue(self, services: RigServices) -> None:
+        """Serve the queue through services of iblutil, which the `create` of a subclass has made as iblrig's does."""
         while not self.stop_event.is_set():
             for request_time in sorted(self._queued):
                 event, args, _ = self._queued[request_time]
@@ -896,7 +987,7 @@ class Auxiliaries:
             await asyncio.sleep(self.refresh_rate)
 
     def _telling(self) -> Callable[[], Coroutine[Any, Any, None]]:
-        """Return `create` so that the constructor hears of its end, be it a subclass's own."""
+        """Wrap `create`, also a subclass's, so that the constructor hears of its end."""
         own, create = weakref.ref(self), type(self).create
 
         async def create_and_tell() -> None:
@@ -920,7 +1011,7 @@ class Auxiliaries:
         Parameters
         ----------
         notify_services : bool
-            If true, send EXPCLEANUP to the rigs before, and wait for their answers; failures are logged.
+            Whether to send EXPCLEANUP to the rigs first, and wait for their answers; failures are logged.
         """
         remote = self._remote
         if remote is None and self.services is not None:  # a subclass's own
@@ -943,7 +1034,7 @@ class Auxiliaries:
                 remote.close()
                 future.bring(None)
 
-            with contextlib.suppress(NotRunning):  # the thread has ended, and has closed them before
+            with contextlib.suppress(NotRunning):  # the thread has closed them, and has ended
                 self.thread.call(close_services)
                 await closed
 
@@ -958,13 +1049,13 @@ class Auxiliaries:
         self._check_blocking("close()")
         end = time.monotonic() + CLOSE_TIMEOUT
         self.stop_event.set()
-        if self.services is None and self._rigs.rigs:  # still looking names up, or failed: nobody to say goodbye to
+        if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
             self.thread.stop()
         self.thread.join(CLOSE_TIMEOUT)
         self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
 
     def await_outstanding(self, end: float) -> None:
-        """Wait until all that was pushed is answered, or until monotonic `end` in seconds; say what is given up."""
+        """Wait until all pushes are answered, or until monotonic `end` in seconds; log what is given up."""
 
         def outstanding() -> list[float]:
             return [request_time for request_time in list(self._queued) if request_time not in self._log]
@@ -978,7 +1069,7 @@ class Auxiliaries:
                 logger.error("%s was given up: %s when the program ended", given_up[0].name, who)
 
     def say_goodbye(self) -> None:
-        """Say goodbye for a program that ends, and no more: threads of it that still wait are to end in silence."""
+        """Only say goodbye, for a program that ends: its threads that still wait are to end in silence."""
         said = Awaited()
         if self._remote:
             with contextlib.suppress(NotRunning):
@@ -987,12 +1078,12 @@ class Auxiliaries:
                 said.wait(CLOSE_TIMEOUT)
 
     def stop_at_exit(self) -> None:
-        """Interrupt what was started, since the interpreter is ending; `await_outstanding` waits for it."""
+        """Interrupt what was started, for the interpreter is ending; `await_outstanding` waits for it."""
         if self._remote and not self._leave_running and (rigs := self._started.take(self._remote)):
             self.push(ExpMessage.EXPINTERRUPT, _UNENDED, rigs=rigs, timeout=STOP_TIMEOUT)
 
     def fail_waiters(self, reason: str) -> None:
-        """Tell all threads that wait here that no answer will come; for the service thread."""
+        """Tell all waiting threads that no answer will come; for the service thread."""
         self._created.bring(NotRunning(reason))
         self._waiters.fail(NotRunning(reason))
 
@@ -1023,7 +1114,7 @@ class Auxiliaries:
 
 
 async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
-    """Close the services, for an object that may be no more."""
+    """Close the services of an object that may be gone."""
     if aux := own():
         if aux.stop_event.is_set():
             aux.fail_waiters(_CLOSED)
@@ -1034,7 +1125,7 @@ async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
 
 
 async def _stop_what_was_started(remote: RigServices, thread: _ServiceThread) -> None:
-    """Interrupt the rigs that this program has started and not ended, or say that they may go on recording."""
+    """Interrupt rigs that this program has started and not ended; log those that may go on recording."""
     rigs = thread.started.take(remote) if not thread.leave_running else []
     if rigs:
         said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
@@ -1044,18 +1135,18 @@ async def _stop_what_was_started(remote: RigServices, thread: _ServiceThread) ->
             unmoved = [rig for rig, failure in error.failed.items() if not isinstance(failure, BusyError)]
             if unmoved:  # why, the log has told
                 logger.error("%s may go on recording", ", ".join(unmoved))  # noqa: TRY400
-        except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # a pause that is none, or too long a one
+        except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # the pause is invalid or too long
             reason = str(error) or "their pause was longer than the time to close"
             logger.error("%s may go on recording: %s", ", ".join(rigs), reason)  # noqa: TRY400
 
 
 _unclosed: weakref.WeakSet[Auxiliaries] = weakref.WeakSet()
 _leaving: set[_ServiceThread] = set()
-"""Threads that do what `close` does for one that nobody has any more."""
+"""Threads that close objects without references."""
 
 
 def _let_go(thread: _ServiceThread) -> None:
-    """Have a thread do what `close` does, soon: its object is being collected, on any thread, be it this very one."""
+    """Close, soon, on a thread: the object is being collected, perhaps on its own service thread."""
     if thread.is_alive():  # not in a fork, nor after `close`
         _leaving.add(thread)
         with contextlib.suppress(NotRunning):
@@ -1064,7 +1155,7 @@ def _let_go(thread: _ServiceThread) -> None:
 
 @at_exit(COORDINATORS)
 def _say_goodbye_for_the_unclosed() -> None:
-    """Interrupt what a program leaves running, and say goodbye for one that ends without `close`.
+    """Interrupt what a program leaves running, and say goodbye, if it ends without `close`.
 
     Its rigs would wait for it until their lease is over.
     """
@@ -1085,16 +1176,29 @@ def _say_goodbye_for_the_unclosed() -> None:
 
 
 class _StopEvent(threading.Event):
-    """An event that wakes the service thread, which does not poll it."""
+    """An event that wakes the service thread, which does not poll it.
+
+    It has no lock, which `threading.Event` holds while it is set: a signal handler that closes may interrupt that.
+    """
 
     def __init__(self, wake: Callable[[], None]):
         super().__init__()
+        self._latch = Latch()
         self._wake = weakref.WeakMethod(wake)
 
+    def is_set(self) -> bool:
+        return self._latch.is_set()
+
     def set(self) -> None:
-        super().set()
+        self._latch.set()
         if wake := self._wake():
             wake()
+
+    def clear(self) -> None:
+        self._latch.unset()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._latch.wait(timeout)
 
 
 class _ServiceThread(LoopThread):
@@ -1102,7 +1206,7 @@ class _ServiceThread(LoopThread):
 
     def __init__(self, auxiliaries: Auxiliaries):
         super().__init__("auxiliaries")
-        # Not the object itself: one that nobody else has is to end, with this thread.
+        # Not the object itself, or this thread would keep it from being collected.
         self._own = weakref.ref(auxiliaries)
         self.services: RigServices | None = None
         self.started, self.leave_running = auxiliaries._started, auxiliaries._leave_running
@@ -1110,7 +1214,7 @@ class _ServiceThread(LoopThread):
         self.stopping = asyncio.Event()
 
     def stop_serving(self) -> None:
-        """Have `Auxiliaries.listen` end. On this thread."""
+        """Have `Auxiliaries.listen` end; for this thread."""
         self.stopping.set()
 
     def create_all_tasks(self) -> list[asyncio.Task[Any]]:
@@ -1126,4 +1230,4 @@ class _ServiceThread(LoopThread):
 
 
 def _ignore(_: object) -> None:
-    """Take no notice of an outcome, which is in the log."""
+    """Ignore an outcome: the log has it."""

@@ -32,7 +32,7 @@ from rigsync.errors import (
 )
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Latch
-from rigsync.runtime.console_window import watch_console_window
+from rigsync.runtime.console_window import ending_signals, watch_console_window
 
 if TYPE_CHECKING:
     from rigsync.coordinator.auxiliaries import Auxiliaries
@@ -40,28 +40,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rigsync.experiment")
 
 PATIENCE, IMPATIENCE = 600.0, 20.0
-"""Seconds beyond each rig's own for what it confirms to be working on: in the course of things, and at an interrupt,
-where somebody waits for the end of the program."""
+"""Seconds beyond each rig's own while it confirms that it is working on a message: in general, and at an interrupt,
+when somebody waits for the program to end."""
 LAST_WORDS = 2.0
-"""Seconds that a program which ends in the middle of an experiment waits for its rigs to confirm the interrupt."""
+"""Seconds for which a program that ends in the middle of an experiment waits for rigs to confirm the interrupt."""
 LONGEST_TRACEBACK = 16_000
-"""Characters of a traceback that is sent: its end, where the error stands."""
+"""Characters of a traceback that are sent: its end, with the error."""
 LONGEST_TEXT = 2_000
 """Characters of an exception's text that is sent."""
 RECORDING = "recording"
 """The stage of an experiment between EXPSTART and EXPEND."""
 _OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
-_ENDING_SIGNALS = ("SIGTERM", "SIGHUP", "SIGBREAK")
-"""Those that end a program which does not handle them; the last is what Windows has in place of the first."""
 
 
 unfinished: weakref.WeakSet[Experiment] = weakref.WeakSet()
-"""Those that have been entered and not left."""
+"""Experiments that have been entered and not left."""
 
 
 class Terminated(SystemExit):
-    """A signal that ends the program came in the middle of an experiment; the exit status is 128 and its number."""
+    """A signal ends the program in the middle of an experiment; the exit status is 128 plus its number."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)
@@ -72,7 +70,7 @@ class Terminated(SystemExit):
 
 
 class Experiment:
-    """One experiment on all rigs; `Auxiliaries.experiment` makes it, and its text says what it does."""
+    """One experiment on all rigs; see `Auxiliaries.experiment`, which makes it."""
 
     def __init__(
         self,
@@ -100,14 +98,14 @@ class Experiment:
         self._init, self._start, self._delay, self._timeout = dict(init or {}), start, delay, timeout
         self._on_failure = on_failure
         self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
-        """Reference of the experiment; that of the main sync, once that has told one."""
+        """Reference of the experiment; the main sync's, once that has told one."""
         self.results: dict[str, PushResult] = {}
         """What became of each message, by its name."""
         self.ready = Latch()
         """Set while every rig records; serves as a thread event and as a condition."""
         self._watch: FailureWatch | None = None
         self._in_charge_of: list[str] = []
-        """The rigs that may have begun, and are not known to have stopped."""
+        """Rigs that may have begun and are not known to have stopped."""
         self._signals = _EndingSignals()
         self._state = "new"
 
@@ -117,8 +115,13 @@ class Experiment:
     # ------------------------------------------------------------------------------------------------- looking
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it has begun, or is beginning or ending, and is not over."""
+        return self._state not in ("new", "over")
+
+    @property
     def failures(self) -> dict[str, str]:
-        """By name of rig, what has gone wrong since it began to record; a rig that is lost until it is back."""
+        """What has gone wrong since the start of the recording, by rig. A lost rig is in it until it is back."""
         return self._watch.failures() if self._watch else {}
 
     def check(self) -> None:
@@ -128,7 +131,10 @@ class Experiment:
         ------
         ExperimentError
             Names each such rig with what has happened to it.
+        RuntimeError
+            The experiment was never begun: nothing is recorded.
         """
+        self._check_begun("check()")
         if self._watch and (failures := self._watch.take()):
             outcomes = {rig: failures.get(rig, "records") for rig in self._rigs}
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
@@ -136,9 +142,25 @@ class Experiment:
 
     # --------------------------------------------------------------------------------------------- life cycle
 
-    def __enter__(self) -> Experiment:
+    def begin(self) -> Experiment:
+        """Begin on all rigs or on none, as entering by ``with`` does; for a program that cannot hold a ``with`` open.
+
+        Then `end` or `interrupt` has to follow. Where neither does, the end of the program interrupts the rigs.
+
+        Returns
+        -------
+        Experiment
+            This one.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has not begun; those that had are interrupted and cleaned up.
+        RuntimeError
+            It was begun before.
+        """
         if self._state != "new":
-            raise RuntimeError("an experiment is entered once; make a new one with aux.experiment(...)")
+            raise RuntimeError("an experiment is begun once; make a new one with aux.experiment(...)")
         self._state = "beginning"
         self._signals.take_over()
         unfinished.add(self)
@@ -150,17 +172,63 @@ class Experiment:
         self._state = "running"
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+    def end(self) -> None:
+        """End on all rigs and have them clean up, as leaving a ``with`` does.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has failed, now or before.
+        RuntimeError
+            It was never begun, or is over.
+        """
+        self._check_goes_on("end()")
         try:
-            if error is None:
-                self._end()
+            self._end()
         except BaseException as problem:
             self._leave(problem)
             raise
-        self._leave(error)
+        self._leave(None)
+
+    def interrupt(self, reason: BaseException | str = "interrupted by the program") -> None:
+        """Interrupt all rigs and have them clean up, as an exception in a ``with`` does.
+
+        Parameters
+        ----------
+        reason : BaseException or str, optional
+            Why; the rigs are told.
+
+        Raises
+        ------
+        RuntimeError
+            It was never begun, or is over.
+        """
+        self._check_goes_on("interrupt()")
+        self._leave(reason if isinstance(reason, BaseException) else RuntimeError(reason))
+
+    def __enter__(self) -> Experiment:
+        return self.begin()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._leave(error)
+        elif self._state == "running":  # else the body has ended or interrupted it
+            self.end()
+
+    def _check_begun(self, call: str) -> None:
+        if self._state == "new":
+            raise RuntimeError(
+                f"{call} on an experiment that was never begun, and nothing is recorded: "
+                "begin it by `with aux.experiment(...) as session:` or by aux.begin(...)"
+            )
+
+    def _check_goes_on(self, call: str) -> None:
+        self._check_begun(call)
+        if self._state != "running":
+            raise RuntimeError(f"{call}: the experiment {self.exp_ref} is over; begin another by aux.begin(...)")
 
     def _leave(self, error: BaseException | None) -> None:
-        """Interrupt what `error` leaves running, and take the guards away, whatever happens."""
+        """Interrupt what `error` leaves running; remove the guards in any case."""
         self._begin_ending()
         try:
             if error is not None:
@@ -177,7 +245,7 @@ class Experiment:
         self._signals.act(error)
 
     def _begin_ending(self) -> None:
-        # What is to be done now is bounded, and a signal that asks for the end is obeyed after it.
+        # What follows takes a bounded time. A signal that asks for the end is obeyed after it.
         # Not Ctrl-C: it turns an end that takes long into an interrupt.
         self._state = "ending"
         self._signals.hold(ctrl_c=False)
@@ -188,7 +256,7 @@ class Experiment:
         told = _information_in(self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information()))
         self._find_reference(told)
         self._check_not_running(told)
-        # From before it is sent: Ctrl-C may come while it is under way. But not of what records for somebody else.
+        # Noted before it is sent, since Ctrl-C may come meanwhile. Rigs that record for somebody else are left out.
         self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
         self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._in_charge_of = list(self._rigs)
@@ -208,7 +276,7 @@ class Experiment:
         }
 
     def _check_not_running(self, told: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse to join an experiment of this reference that goes on already: what it records began before."""
+        """Refuse to join a running experiment of this reference: its recording began before."""
         running = [
             rig
             for rig, info in told.items()
@@ -228,14 +296,14 @@ class Experiment:
         return info.get("status") == int(ExpStatus.RUNNING) and reference is not None and not is_same
 
     def _find_reference(self, told: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the main sync's reference, as iblrig's task code does, which allows one main sync at most."""
+        """Use the main sync's reference, as iblrig's task code does; there may be one main sync."""
         main = [rig for rig, info in told.items() if info.get("main_sync")]
         if len(main) > 1:
             problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
             outcomes = {rig: problem if rig in main else _DONE["EXPINFO"] for rig in self._rigs}
             raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in main})
         for rig in main:
-            # What a rig that is STOPPED tells is the experiment before this one.
+            # A rig that is STOPPED tells the experiment before this one.
             if (reference := told[rig].get("exp_ref")) and told[rig].get("status") != int(ExpStatus.STOPPED):
                 try:
                     found = reference_text(reference)
@@ -261,7 +329,7 @@ class Experiment:
         return self._aux.push(message, *args, wait=True, rigs=rigs, timeout=self._timeout, patience=patience)
 
     def _undone(self, message: str, error: PushError) -> ExperimentError:
-        """Interrupt and clean up what has begun, since `message` failed somewhere; return what became of each rig.
+        """Interrupt and clean up what has begun, since `message` failed; return what became of each rig.
 
         A rig that has not answered yet is called off.
         """
@@ -307,9 +375,9 @@ class Experiment:
             raise ExperimentError(self.exp_ref, stage, outcomes, failed)
 
     def _stop_and_clean_up(self, report: dict[str, Any]) -> dict[str, str]:
-        """Interrupt the rigs that may be running, and have them clean up; return what became of each, in words.
+        """Interrupt and clean up rigs that may be running; return what became of each, in words.
 
-        What fails is logged, since it must not hide why this is done.
+        Failures are only logged: they must not hide the reason for the interrupt.
         """
         rigs = self._in_charge_of
         if not rigs:
@@ -323,12 +391,12 @@ class Experiment:
                 return self._tell_to_stop(rigs, report)
             stopped = self._push("EXPINTERRUPT", report, rigs=rigs, patience=IMPATIENCE)
             self._in_charge_of = []
-            self._signals.hold(ctrl_c=False)  # nothing records any more, and to clean up may take long
+            self._signals.hold(ctrl_c=False)  # nothing records any more; cleaning up may take long
             out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, _OUT_OF_REACH)]
             told_again: list[str] = []
             try:
                 cleaned_up = self._push("EXPCLEANUP", rigs=rigs)
-            finally:  # also where Ctrl-C ends that
+            finally:  # even if Ctrl-C ends that
                 if out_of_reach:
                     told_again = self._stop_later(out_of_reach, self.exp_ref, report, IMPATIENCE)
         except RigsyncError as error:  # closed, for instance
@@ -344,14 +412,14 @@ class Experiment:
         return outcomes
 
     def _tell_to_stop(self, rigs: list[str], report: dict[str, Any]) -> dict[str, str]:
-        """Tell rigs to stop where nobody can wait for it: a generator was collected on the service thread."""
+        """Interrupt rigs without waiting: a generator was collected on the service thread, which cannot wait."""
         self._in_charge_of = []
         self._aux.push("EXPINTERRUPT", report, rigs=rigs)
         self._aux.push("EXPCLEANUP", rigs=rigs)
         return dict.fromkeys(rigs, "told to stop")
 
     def say_last_words(self) -> None:
-        """Interrupt what is still running, since the interpreter is ending."""
+        """Interrupt what is still running, for the interpreter is ending."""
         if rigs := self._in_charge_of:
             report = {"error": "SystemExit", "message": "the program ended in the middle of the experiment"}
             with contextlib.suppress(RigsyncError):
@@ -367,7 +435,7 @@ def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
 
 
 def report_of(error: BaseException) -> dict[str, Any]:
-    """Return an exception as the data of EXPINTERRUPT, by the keys that iblrig's task code gives it."""
+    """Return an exception as the data of EXPINTERRUPT, with the keys of iblrig's task code."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     told = "".join(traceback.TracebackException.from_exception(error).format())
     return {
@@ -380,21 +448,21 @@ def report_of(error: BaseException) -> dict[str, Any]:
 
 
 def _may_have_begun(message: str, error: RigError | None) -> bool:
-    """Tell whether a rig is to be interrupted after `message` failed there, or elsewhere."""
+    """Whether a rig has to be interrupted after `message` failed there or elsewhere."""
     if isinstance(error, (BusyError, RigRefused)):
-        return False  # it is another's, or it is not there
-    # A rig that has refused EXPINIT has not begun. One that was silent may have.
+        return False  # it is another coordinator's, or it is not there
+    # A rig that has refused EXPINIT has not begun; a silent one may have.
     return message != "EXPINIT" or not isinstance(error, RemoteError)
 
 
 class _EndingSignals:
-    """Has the signals that end a program raise `Terminated`, so that it leaves its `with`; on the main thread alone.
+    """Makes signals that end a program raise `Terminated`, so that it leaves its `with`; on the main thread only.
 
-    They wait while rigs are being stopped, and so does Ctrl-C. Experiments within each other wait for each other.
+    These signals, and Ctrl-C, wait while rigs are being stopped. Nested experiments wait for each other.
     """
 
     _holding: ClassVar[dict[_EndingSignals, bool]] = {}
-    """Those on whose account signals are obeyed later; whether Ctrl-C is one of these."""
+    """Those that hold signals back; whether Ctrl-C is held back too."""
     _held: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
@@ -403,12 +471,11 @@ class _EndingSignals:
         self._process = os.getpid()
 
     def take_over(self) -> None:
-        """Handle Ctrl-C where it is Python's, and those signals that the program leaves to the system."""
+        """Handle Ctrl-C if it is Python's, and those signals that the program leaves to the system."""
         if threading.current_thread() is threading.main_thread():
             for other in [other for other in self._holding if other._process != self._process]:
                 del self._holding[other]  # it was left to the process of which this is a fork
-            known = [getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)]
-            for number in (signal.SIGINT, *known):
+            for number in (signal.SIGINT, *ending_signals()):
                 usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 handler = signal.getsignal(number)
                 owner = getattr(handler, "__self__", None)
@@ -418,7 +485,7 @@ class _EndingSignals:
             watch_console_window()
 
     def hold(self, *, ctrl_c: bool) -> None:
-        """Obey what comes from now on later."""
+        """Hold back signals from now on."""
         if threading.current_thread() is threading.main_thread():
             self._holding[self] = ctrl_c
 
@@ -434,8 +501,8 @@ class _EndingSignals:
             raise Terminated(number)
 
     def give_back(self) -> None:
-        """Leave them to the system again, but for those that the program has taken meanwhile; hold nothing any more."""
-        # Elsewhere they cannot be: what was entered on the main thread has been left on another.
+        """Leave signals to the system again, except those that the program has taken meanwhile; hold none back."""
+        # Another thread cannot do that: the experiment was entered on the main thread and left on another.
         is_main = threading.current_thread() is threading.main_thread()
         for number, handler in self._before.items() if is_main else ():
             if signal.getsignal(number) == self._handle:
@@ -446,7 +513,7 @@ class _EndingSignals:
             self._held.clear()
 
     def act(self, error: BaseException | None) -> None:
-        """Obey what came while it was held, if the program is not ending anyway."""
+        """Obey the signals that were held back, unless the program is ending anyway."""
         if isinstance(error, Terminated):
             return
         for number in self._due:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +38,11 @@ from rigsync.runtime.hub import Hub
 logger = logging.getLogger("rigsync.experiment")
 
 PROBE_TIMEOUT = 1.0
-"""Seconds allowed to the probe by which a rig's word that it has stopped is made sure of; the next beat brings more."""
+"""Seconds for the probe that confirms a rig's word that it has stopped; the next beat brings another one."""
 
 
 MOST_TRIES = 5
-"""Times that a rig which answers, and is not lost at once, is told to stop: one that hangs is not told for ever."""
+"""Most times that a rig which answers is told to stop. One that hangs is not told for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class RigFailure:
 
 
 class FailureWatch:
-    """Watches rigs that record: each that stops by itself, restarts, is lost, or says that something is wrong.
+    """Watches rigs that record, for any that stops by itself, restarts, is lost, or reports a failure.
 
     Parameters
     ----------
@@ -85,14 +85,15 @@ class FailureWatch:
     ):
         self._services, self._rigs, self._exp_ref = services, frozenset(rigs), exp_ref
         self._tell, self._ready = tell, ready
-        self._lock = threading.Lock()
+        # No lock: a signal handler may interrupt the thread that begins or ends, and wait for the service thread.
         self._since: float | None = None  # when all had begun, in monotonic seconds; None before, and at the end
-        self._reasons: dict[str, str] = {}  # why a rig says that it has stopped
-        self._logged: set[str] = set()  # rigs whose reason the log has of their notice
+        self._reasons: dict[str, str] = {}  # each rig's reason for having stopped
+        self._logged: set[str] = set()  # rigs whose notice has put the reason into the log
         self._unexplained: set[str] = set()  # rigs that were found stopped, once, without a reason
         self._failed: dict[str, str] = {}
         self._lost: dict[str, str] = {}  # which may be back and have recorded all the while
         self._told: set[tuple[str, str]] = set()  # each rig with what the program knows of it
+        self._untold: deque[RigFailure] = deque()  # for `tell`, by whoever takes it out
         self._is_over = False
         self._subscriptions = [
             hub.rule(Notice, self._note_notice),
@@ -104,37 +105,32 @@ class FailureWatch:
 
     def begin(self) -> None:
         """Watch from now on: every rig has said that it records."""
-        with self._lock:
-            self._since = time.monotonic()
-            early = {**self._lost, **self._failed}  # while others were still beginning
-            if not early:
-                self._ready.set()
-        for rig, reason in early.items():
-            self._tell(RigFailure(rig, reason))
+        self._since = time.monotonic()
+        self._show_ready()
+        self._tell_untold()  # what has failed while others were still beginning
 
     def failures(self) -> dict[str, str]:
         """Return what has gone wrong, by name of rig."""
-        # Without the lock, each copied in one step: a program asks all the time, and a signal handler may come between.
+        # Each copied in one step.
         return {**self._lost, **self._failed}
 
     def take(self) -> dict[str, str]:
-        """Return what has gone wrong, and take note that the program knows."""
+        """Return what has gone wrong, and remember that the program has been told."""
         failures = self.failures()
         self._told.update(failures.items())
         return failures
 
     def end(self) -> dict[str, str]:
-        """Watch no longer, since the rigs are told to stop; return what the program does not know yet.
+        """Stop watching, for the rigs are told to stop; return what the program has not been told.
 
-        A rig that is lost is not among it: what becomes of it, the next message shows.
+        Lost rigs are not in it: the next message shows what becomes of them.
         """
-        with self._lock:
-            self._since, self._is_over = None, True
-            self._ready.unset()
-            return dict(self._failed.items() - self._told)
+        self._since, self._is_over = None, True
+        self._show_ready()
+        return dict(self._failed.copy().items() - self._told)
 
     def close(self) -> None:
-        """Be told of nothing more."""
+        """End the subscriptions."""
         self.end()
         for unsubscribe in self._subscriptions:
             unsubscribe()
@@ -146,7 +142,7 @@ class FailureWatch:
         if notice.rig not in self._rigs or name_different(body.get("exp_ref"), self._exp_ref):
             return
         if notice.topic == FAILURE:
-            self._fail(notice.rig, str(body.get("problem") or notice.body))  # which the log has of the notice
+            self._fail(notice.rig, str(body.get("problem") or notice.body))  # the notice has put it into the log
         elif notice.topic == "log" and body.get("message") in ("EXPEND", "EXPINTERRUPT") and not body.get("error"):
             self._reasons.setdefault(notice.rig, f"{body['message']} came from {body.get('from')}")
         elif notice.topic == "status" and body.get("status") == ExpStatus.STOPPED.name:
@@ -154,7 +150,7 @@ class FailureWatch:
                 self._reasons[notice.rig] = str(body["reason"])
                 self._logged.add(notice.rig)
             if self._since is not None:
-                # It may be late, and of an experiment of the same name before; a probe that leaves now is not.
+                # The notice may be late, of an earlier experiment of the same name. A probe that leaves now is not.
                 with contextlib.suppress(NotRunning):
                     self._services.ping(notice.rig, PROBE_TIMEOUT, _ignore)
 
@@ -164,14 +160,17 @@ class FailureWatch:
             return
         sent = time.monotonic() - (stamps[3] - stamps[0]) / NANOSECONDS
         if sent <= since:
-            return  # it may have seen the rig before it began
+            return  # it may show the rig before it began
         rig = self._services[probe.rig]
-        has_stopped = rig.rig_status in (ExpStatus.CONNECTED, ExpStatus.STOPPED)
+        status = rig.rig_status
+        if status is None:  # closed meanwhile, or no longer a rig that says so
+            return
+        has_stopped = status in (ExpStatus.CONNECTED, ExpStatus.STOPPED)
         if has_stopped or name_different(rig.exp_ref, self._exp_ref):
             if probe.rig not in self._reasons and probe.rig not in self._unexplained:
                 self._unexplained.add(probe.rig)  # the notice with the reason may be under way
                 return
-            reason = self._reasons.get(probe.rig, f"it is {rig.rig_status.name}, which nobody here asked for")
+            reason = self._reasons.get(probe.rig, f"it is {status.name}, and nobody here told it to stop")
             text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
             self._fail(probe.rig, text, is_news=probe.rig not in self._logged)
 
@@ -187,35 +186,50 @@ class FailureWatch:
     def _note_link(self, event: LinkChanged) -> None:
         if event.rig not in self._rigs:
             return
-        with self._lock:
-            if event.after is LinkState.ALIVE:
-                self._lost.pop(event.rig, None)
-                if self._since is not None and not self._failed and not self._lost:
-                    self._ready.set()
-                return
-        if event.after is LinkState.LOST:
+        if event.after is LinkState.ALIVE:
+            self._lost.pop(event.rig, None)
+            self._show_ready()
+        elif event.after is LinkState.LOST:
             self._fail(event.rig, f"the rig is lost: {event.reason}", self._lost)
 
     def _fail(self, rig: str, reason: str, where: dict[str, str] | None = None, is_news: bool = False) -> None:
-        """File a failure, and log it where no notice and no change of the link has told it."""
+        """File a failure; log it unless a notice or a change of the link has told it."""
         failed = self._failed if where is None else where
         if is_news and not self._is_over and rig not in failed:
             logger.error("%s: %s", rig, one_line(reason))
-        with self._lock:
-            if self._is_over or rig in failed:
+        if self._is_over or rig in failed:
+            return
+        failed[rig] = one_line(reason)
+        self._untold.append(RigFailure(rig, failed[rig]))
+        self._show_ready()
+        if self._since is not None:  # else `begin` tells it
+            self._tell_untold()
+
+    # ------------------------------------------------------------------------------------------- on either thread
+
+    def _show_ready(self) -> None:
+        """Say whether all record. Whoever changes that calls this after it, and looks again after it has said so."""
+        while self._ready.is_set() != (all_record := self._since is not None and not self.failures()):
+            if all_record:
+                self._ready.set()
+            else:
+                self._ready.unset()
+
+    def _tell_untold(self) -> None:
+        while self._untold and not self._is_over:
+            try:
+                failure = self._untold.popleft()
+            except IndexError:  # the other thread was quicker
                 return
-            failed[rig] = one_line(reason)
-            self._ready.unset()
-            if self._since is None:
-                return  # `begin` tells it
-        self._tell(RigFailure(rig, one_line(reason)))
+            if failure.reason in (self._failed.get(failure.rig), self._lost.get(failure.rig)):  # else it is back
+                self._tell(failure)
 
 
 class Started:
-    """The rigs that this program has started by EXPSTART, and not told to end.
+    """Rigs that this program has started by EXPSTART and not told to end.
 
-    A program that closes with these recording leaves them to their lease, and an iblutil rig, which has none, for ever.
-    A rig that was lost meanwhile is left to its lease: another program may have taken it over.
+    If a program closes while they record, they go on until their lease is over; an iblutil rig has none, and goes on
+    for ever. A rig that was lost meanwhile is left to its lease: another program may have taken it over.
 
     Parameters
     ----------
@@ -225,9 +239,9 @@ class Started:
 
     def __init__(self, hub: Hub):
         self._references: dict[str, str | None] = {}
-        """The experiment that each rig was last told of."""
+        """The last experiment that each rig was told of."""
         self._prepared: set[str] = set()
-        """Rigs that have accepted this program's EXPINIT, so that it is in charge of them."""
+        """Rigs that have accepted this program's EXPINIT: it is in charge of them."""
         self._told: dict[str, float] = {}
         """Rigs that were sent EXPSTART, with the Unix time from which they may act on it."""
         self._surely: set[str] = set()
@@ -240,7 +254,7 @@ class Started:
         hub.rule(LinkChanged, self._note_link)
 
     def take(self, services: RigServices) -> list[str]:
-        """Return them, and forget them."""
+        """Return the rigs and forget them."""
         now = time.time()  # what waits for a later instant is called off by the goodbye
         begun = [rig for rig in services if now >= self._told.get(rig, math.inf)]
         rigs = [rig for rig in begun if rig in self._surely or self._may_be_own(services[rig])]
@@ -248,7 +262,7 @@ class Started:
         return rigs
 
     def _may_be_own(self, rig: RemoteRig) -> bool:
-        """Tell whether what a rig records, if anything, is this program's: an iblutil rig does not say."""
+        """Whether a rig's recording, if any, may be this program's. An iblutil rig does not say."""
         if rig.name in self._prepared or rig.dialect == Dialect.IBLUTIL.value:
             return True
         own = self._references.get(rig.name)
@@ -262,7 +276,7 @@ class Started:
 
     def _note_push(self, push: PushBegun) -> None:
         if push.event in ENDS:
-            self._forget(push.rigs)  # it may be at work on that, which is not to be overtaken
+            self._forget(push.rigs)  # it may be working on that, which an interrupt must not overtake
         elif push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
             named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
             if isinstance(named, str):
@@ -278,7 +292,7 @@ class Started:
 
     def _note_outcome(self, push: PushCompleted) -> None:
         if push.event is ExpMessage.EXPSTART:
-            # Another's recording, nobody there, or never sent. Whoever was only silent may have begun.
+            # Another's recording, nobody there, or never sent. A rig that was only silent may have begun.
             unmoved = (BusyError, RigRefused, Aborted)
             self._forget([rig for rig, error in push.failures.items() if isinstance(error, unmoved)])
 
@@ -293,10 +307,10 @@ class Started:
 
 
 class LateStop:
-    """Stops rigs that could not be reached when their experiment ended, as soon as they answer again.
+    """Stops rigs that were out of reach when their experiment ended, as soon as they answer again.
 
-    Their coordinator is still there, so that their lease does not end: else they would record for ever. Of iblutil
-    rigs, which do not say what they record, nothing is known.
+    Their coordinator is still there, so their lease does not end, and they would record for ever. Iblutil rigs do not
+    say what they record, and are left alone.
 
     Parameters
     ----------
@@ -307,11 +321,11 @@ class LateStop:
     rigs : iterable of str
         Names of those that may go on recording.
     exp_ref : str or None
-        The experiment that is over; what they do by then for another is left alone.
+        The experiment that is over. A rig that does another one by then is left alone.
     interrupt, clean_up : Message
-        What they are told, one after the other.
+        The two messages for them.
     patience : float
-        Seconds beyond their own for what they confirm to be working on.
+        Seconds beyond their own while they confirm that they are working on a message.
     """
 
     def __init__(
@@ -326,7 +340,7 @@ class LateStop:
     ):
         self._services, self._exp_ref = services, exp_ref
         self._interrupt, self._clean_up, self._patience = interrupt, clean_up, patience
-        self._tries = dict.fromkeys(rigs, MOST_TRIES)  # touched on the service thread alone from now on, as all below
+        self._tries = dict.fromkeys(rigs, MOST_TRIES)  # from here on only the service thread touches it, as all below
         self._asked: set[str] = set()
         self._subscriptions: list[Callable[[], None]] = []
         self._subscriptions.append(hub.rule(MessageReceived, self._note_answer))
@@ -351,12 +365,12 @@ class LateStop:
         self._asked.discard(rig)
         is_lost = isinstance(outcome, PushError) and isinstance(outcome.failed.get(rig), (RigLost, RigRefused))
         if is_lost and rig in self._tries:
-            self._tries[rig] += 1  # it was gone again before it could answer
+            self._tries[rig] += 1  # it was lost again before it could answer
 
     def _note_answer(self, answer: MessageReceived) -> None:
         if answer.rig not in self._tries or answer.event not in LIFECYCLE_MESSAGES or answer.request_time is None:
             return
-        self._forget(answer.rig)  # by this, or by the program itself, which knows of it then
+        self._forget(answer.rig)  # stopped by this, or by the program itself, which knows the outcome
         if answer.rig in self._asked and answer.event is ExpMessage.EXPINTERRUPT:
             self._tell(self._clean_up, answer.rig, _ignore)
 
@@ -376,4 +390,4 @@ def _as_written(reference: str | None) -> str | None:
 
 
 def _ignore(_: Any) -> None:
-    """Take no notice: the event of the probe is what counts."""
+    """Ignore the outcome: the event of the probe counts."""

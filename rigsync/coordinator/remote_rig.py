@@ -1,23 +1,23 @@
-"""One rig of a coordinator, as iblutil's `Communicator`."""
+"""One rig of a coordinator, with the members of iblutil's `Communicator`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from iblutil.io.net import base
-
+from rigsync.coordinator.faces import Faced
 from rigsync.coordinator.results import draw_request_time
 from rigsync.core.arguments import compose, encode, validate_event
 from rigsync.core.board import Progress
 from rigsync.core.clock import ClockEstimate
-from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.events import LinkState
-from rigsync.core.messages import NULL_MESSAGE, Message, Verb
+from rigsync.core.legacy import NULL_MESSAGE
+from rigsync.core.messages import Message, Verb
 from rigsync.core.peer import Peer
 from rigsync.core.rigs import RigConfig, Room
 from rigsync.errors import RigError
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from rigsync.coordinator.service import RigServices
 
 
-class RemoteRig(base.Communicator):
-    """One rig as iblutil's `Communicator`, over the rigsync core.
+class RemoteRig(Faced):
+    """One rig, over the rigsync core, with the members of iblutil's `Communicator`.
 
-    The coroutines may be awaited on any event loop.
+    The coroutines may be awaited on any event loop. For `isinstance`, it is a `Communicator` where iblutil is loaded.
 
     Parameters
     ----------
@@ -40,20 +40,37 @@ class RemoteRig(base.Communicator):
         Which it is one of.
     """
 
+    __version__ = PROTOCOL_VERSION
+
     def __init__(self, config: RigConfig, services: RigServices):
-        # Not Communicator.__init__, which looks names up, blocking, and knows no IPv6.
         self.config, self._services = config, services
         self.name, self.server_uri = config.name, str(config.address)
         self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
         events = (NULL_MESSAGE, *ExpMessage.__members__.values())
-        self._callbacks: dict[ExpMessage, list[Any]] = {event: [] for event in events}
+        # Callers are on any thread. All three are changed in single steps, without a lock: a signal handler may
+        # interrupt a caller, and wait for the service thread, which delivers.
+        self._callbacks: dict[ExpMessage, list[_Callback]] = {event: [] for event in events}
         self._asked: set[ExpMessage] = set()
         """What the rig has confirmed to a `confirmed_send`, and has not answered."""
         self._unclaimed: dict[Verb, tuple[list[Any], tuple[Any, ...]] | RigError] = {}
-        self._lock = threading.RLock()  # for all three: callers are on any thread
 
     def __repr__(self) -> str:
         return f"<RemoteRig {self.name} {self.server_uri} {self.state.value}>"
+
+    @property
+    def hostname(self) -> str:
+        """Name or address of the rig's host, as configured."""
+        return self.config.address.host
+
+    @property
+    def port(self) -> int:
+        """Port of the rig."""
+        return self.config.address.port
+
+    @property
+    def protocol(self) -> str:
+        """What carries the messages: ``udp`` or ``tcp``."""
+        return self.config.address.scheme
 
     @property
     def is_connected(self) -> bool:
@@ -157,7 +174,7 @@ class RemoteRig(base.Communicator):
         RigError
             The rig did not confirm it; here and in the other verbs.
         """
-        await self.confirmed_send(base.Service.init(self, data), addr)
+        await self.confirmed_send((ExpMessage.EXPINIT, data), addr)
 
     async def start(self, exp_ref: Any, data: Any = None, addr: Any = None) -> None:
         """Send EXPSTART; return when the rig has confirmed that it has it.
@@ -185,7 +202,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.stop(self, data, immediately=immediately), addr)
+        await self.confirmed_send((ExpMessage.EXPINTERRUPT if immediately else ExpMessage.EXPEND, data), addr)
 
     async def status(self, status: Any, addr: Any = None) -> None:
         """Send EXPSTATUS; return when the rig has confirmed that it has it.
@@ -197,7 +214,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.status(self, status), addr)
+        await self.confirmed_send((ExpMessage.EXPSTATUS, status), addr)
 
     async def info(self, status: Any, data: Any = None, addr: Any = None) -> None:
         """Send EXPINFO; return when the rig has confirmed that it has it.
@@ -211,7 +228,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.info(self, status, data), addr)
+        await self.confirmed_send((ExpMessage.EXPINFO, status, data), addr)
 
     async def cleanup(self, data: Any = None, addr: Any = None) -> None:
         """Send EXPCLEANUP; return when the rig has confirmed that it has it.
@@ -223,7 +240,7 @@ class RemoteRig(base.Communicator):
         addr : (str, int), optional
             As for `init`.
         """
-        await self.confirmed_send(base.Service.cleanup(self, data), addr)
+        await self.confirmed_send((ExpMessage.EXPCLEANUP, data), addr)
 
     async def alyx(self, alyx: Any = None, addr: Any = None) -> Any:
         """Send an Alyx token, or ask for one.
@@ -273,8 +290,7 @@ class RemoteRig(base.Communicator):
         """
         self._check_address(addr)
         message = message_of(data, self.config.room)
-        with self._lock:
-            self._unclaimed.pop(message.event, None)
+        self._unclaimed.pop(message.event, None)
         confirmed = asyncio.get_running_loop().create_future()
         self._services.send_confirmed(message, self.name, timeout, confirmed)
         await confirmed
@@ -318,18 +334,19 @@ class RemoteRig(base.Communicator):
             No such message.
         """
         event = ExpMessage.validate(event)
-        future = asyncio.get_running_loop().create_future()
-        with self._lock:
-            for single in _singles(event):
-                if outcome := self._unclaimed.pop(single, None):
-                    if isinstance(outcome, RigError):
-                        raise outcome
-                    return outcome if single is event else (*outcome, single)
-            self.assign_callback(event, future)
-        try:
-            return await future
-        finally:  # one that was given up must not take the next answer
-            self.clear_callbacks(event, future, cancel_futures=False)
+        while True:
+            future = asyncio.get_running_loop().create_future()
+            waiting = self._assign(event, future)  # before it looks, so as not to miss what comes meanwhile
+            try:
+                single = next((single for single in _singles(event) if single in self._unclaimed), None)
+                if single is None or not waiting.claim():
+                    return await future
+            finally:  # one that was given up must not take the next answer
+                self.clear_callbacks(event, future, cancel_futures=False)
+            if outcome := self._unclaimed.pop(single, None):  # else another one has fetched it
+                if isinstance(outcome, RigError):
+                    raise outcome
+                return outcome if single is event else (*outcome, single)
 
     def assign_callback(self, event: Any, callback: Any) -> None:
         """Have a function called, or a future resolved, when a message comes.
@@ -350,11 +367,15 @@ class RemoteRig(base.Communicator):
         event = ExpMessage.validate(event)
         if not (callable(callback) or asyncio.isfuture(callback)):
             raise TypeError("a callback is a function or a future")
+        self._assign(event, callback)
+
+    def _assign(self, event: ExpMessage, callback: Any) -> _Callback:
         singles = _singles(event)
-        with self._lock:
-            for single in singles:
-                # Not as iblutil finds it out, which takes several events for one since Python 3.12.
-                self._callbacks[single].append((callback, singles != [event]))
+        # Not as iblutil finds it out, which takes several events for one since Python 3.12.
+        assigned = _Callback(callback, singles != [event])
+        for single in singles:
+            self._callbacks[single].append(assigned)
+        return assigned
 
     def clear_callbacks(self, event: Any, callback: Any = None, cancel_futures: bool = True) -> int:
         """Remove the callbacks of a message, or one of them.
@@ -378,14 +399,12 @@ class RemoteRig(base.Communicator):
         TypeError, ValueError
             No such message.
         """
-        wanted = callback and _identity(callback)
+        wanted = callback and identity(callback)
         removed = []
-        with self._lock:
-            for single in _singles(ExpMessage.validate(event)):
-                for entry in tuple(self._callbacks[single]):
-                    if not callback or _identity(entry[0]) == wanted:
-                        self._callbacks[single].remove(entry)
-                        removed.append(entry[0])
+        for single in _singles(ExpMessage.validate(event)):
+            for entry in tuple(self._callbacks[single]):
+                if (not callback or identity(entry.callback) == wanted) and self._remove(single, entry):
+                    removed.append(entry.callback)
         for future in removed:
             if cancel_futures and asyncio.isfuture(future):
                 on_loop_of(future, future.cancel)
@@ -396,48 +415,92 @@ class RemoteRig(base.Communicator):
         for event in self._callbacks:
             self.clear_callbacks(event)
 
+    @staticmethod
+    def encode(data: Any) -> bytes:
+        """Return data as iblutil sends it: bytes as they are, text in UTF-8, all else as JSON."""
+        if isinstance(data, bytes):
+            return data
+        return (data if isinstance(data, str) else json.dumps(data)).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> Any:
+        """Return what bytes hold as JSON, or their text, with a warning, where they are none."""
+        try:
+            return json.loads(data)
+        except json.JSONDecodeError:
+            warnings.warn("what has been received is no JSON", stacklevel=2)
+            return data.decode()
+
     def note_confirmed(self, event: ExpMessage) -> None:
         """Take note that the rig has a message of `confirmed_send`, and may answer it; for `RigServices`."""
-        with self._lock:
-            self._asked.add(event)
+        self._asked.add(event)
 
     def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...]) -> None:
         """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
 
         Unlike there, a callback that raises keeps neither the others nor the link from going on.
         """
-        with self._lock:
-            callbacks = self._claim(event, (args, addr))
-        for callback, return_event in callbacks:
-            content = (args, addr, event) if return_event else (args, addr)
-            if asyncio.isfuture(callback):
-                resolve_future(callback, content)
+        for entry in self._claim(event, (args, addr)):
+            content = (args, addr, event) if entry.takes_event else (args, addr)
+            if entry.is_future:
+                resolve_future(entry.callback, content)
             else:
-                guarded(f"callback for {event.name or 'errors'} from {self.name}", callback, *content)
+                guarded(f"callback for {event.name or 'errors'} from {self.name}", entry.callback, *content)
 
     def deliver_failure(self, error: RigError, event: ExpMessage | None = None) -> None:
         """Tell who waits for the answer to a message, of any by default, that there is none; for `RigServices`."""
         for asked in list(self._asked) if event is None else [event] if event in self._asked else []:
-            with self._lock:
-                callbacks = self._claim(asked, error)
-            for callback, _ in callbacks:
-                if asyncio.isfuture(callback):
-                    resolve_future(callback, error)
+            for entry in self._claim(asked, error):
+                if entry.is_future:
+                    resolve_future(entry.callback, error)
 
-    def _claim(self, event: ExpMessage, outcome: Any) -> list[tuple[Any, bool]]:
+    def _claim(self, event: ExpMessage, outcome: Any) -> list[_Callback]:
         """Return an event's callbacks; keep the outcome of what was asked for `on_event` where no future waits."""
-        callbacks = [entry for entry in self._callbacks[event] if not (asyncio.isfuture(entry[0]) and entry[0].done())]
-        futures = [callback for callback, _ in callbacks if asyncio.isfuture(callback)]
-        for entries in self._callbacks.values():  # a future that waits for several events is in several lists
-            entries[:] = [entry for entry in entries if not any(entry[0] is future for future in futures)]
-        if event in self._asked and not futures:
+        is_asked = event in self._asked
+        if is_asked:  # before it looks for futures: `on_event` makes one, and then looks for this
             self._unclaimed[event] = outcome
         self._asked.discard(event)
-        return callbacks
+        claimed = []
+        for entry in tuple(self._callbacks[event]):
+            if not entry.is_future:
+                claimed.append(entry)
+            elif not entry.callback.done() and entry.claim():
+                claimed.append(entry)
+                for single in self._callbacks:  # one that waits for several events is in several lists
+                    for other in tuple(self._callbacks[single]):
+                        if other.callback is entry.callback:
+                            self._remove(single, other)
+        if is_asked and any(entry.is_future for entry in claimed):
+            self._unclaimed.pop(event, None)
+        return claimed
+
+    def _remove(self, event: ExpMessage, entry: _Callback) -> bool:
+        try:
+            self._callbacks[event].remove(entry)
+        except ValueError:
+            return False
+        return True
 
     def _check_address(self, addr: Any) -> None:
         if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._services.address(self.name)):
             raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
+
+
+class _Callback:
+    """What was assigned to one event, or several."""
+
+    def __init__(self, callback: Any, takes_event: bool):
+        self.callback, self.takes_event = callback, takes_event
+        self.is_future = asyncio.isfuture(callback)
+        self._free = [None]
+
+    def claim(self) -> bool:
+        """Take a future, which is for one message; return whether nobody has before."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
 
 
 def message_of(data: Any, room: Room) -> Message:
@@ -473,6 +536,6 @@ def _singles(event: ExpMessage) -> list[ExpMessage]:
     return [single for single in ExpMessage.__members__.values() if single & event]
 
 
-def _identity(callback: Any) -> Any:
-    """Return by what iblutil knows a callback again, also one that its Services has wrapped."""
+def identity(callback: Any) -> Any:
+    """Return by what a callback is known again, also one that `RigServices` has wrapped."""
     return getattr(callback, "id", None) or hash(callback)

@@ -1,9 +1,8 @@
-"""What rigs report of their own accord, to one function for each kind: one after the other, in the order of arrival."""
+"""What rigs report of their own accord, to one function for each topic: one call at a time, in the order of arrival."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +19,23 @@ TOLD_BY = {PROGRESS: ProgressChanged, STREAM: StreamEvent}
 
 
 @dataclass(slots=True, eq=False)
+class _Callback:
+    """A user's function, as it was assigned; without it, once it is ended."""
+
+    callee: Callee | None
+
+
+@dataclass(slots=True, eq=False)
 class _Kind:
     """A topic for as long as it has a callback: what waited for that is not for one that is assigned later."""
 
     topic: str
-    callee: Callee | None
+    callback: _Callback
+
+    @property
+    def callee(self) -> Callee | None:
+        """The function; None where it has been ended."""
+        return self.callback.callee
 
     @property
     def role(self) -> str:
@@ -33,7 +44,7 @@ class _Kind:
 
 
 class Reports:
-    """The callbacks of one coordinator, which share one lane: the next begins when the one before has ended.
+    """The callbacks of one coordinator, which share one lane: the next call begins when the one before has ended.
 
     Parameters
     ----------
@@ -43,24 +54,23 @@ class Reports:
 
     def __init__(self, hub: Hub) -> None:
         self._kinds: dict[str, _Kind] = {}
-        self._assigning = threading.Lock()
         self._lane = hub.lane(logger, "callback", "notices")
         hub.subscribe(Notice, self._tell)
 
     def assign(self, topic: str, callback: Callable[[Notice], Any] | None) -> Callable[[], None]:
-        """Have a function called with each notice of a topic, in place of any other; from any thread.
+        """Call a function with each notice of a topic, in place of any other; from any thread.
 
         Parameters
         ----------
         topic : str
             The topic.
         callback : callable or None
-            A plain function or a coroutine function; None for no function any more.
+            A plain function or a coroutine function; None ends it.
 
         Returns
         -------
         callable
-            Ends it, unless another function has been assigned since.
+            Call it to end this, unless another function has been assigned since.
 
         Raises
         ------
@@ -75,27 +85,23 @@ class Reports:
             raise ValueError(f"{topic!r} is told by events of its own: subscribe with aux.on({event.__name__!r}, ...)")
         if callback is not None and not callable(callback):
             raise TypeError(f"a callback is a function, not {type(callback).__name__}")
-        made = None if callback is None else Callee.of(callback)
-        with self._assigning:
-            if made is None:
-                self._end(topic)
-            elif kind := self._kinds.get(topic):
-                kind.callee = made
-            else:
-                self._kinds[topic] = _Kind(topic, made)
+        made = None if callback is None else _Callback(Callee.of(callback))
+        # In single steps, without a lock: a signal handler may interrupt this, and wait for the service thread, which
+        # may be about to assign, too.
+        if made is None:
+            if kind := self._kinds.pop(topic, None):
+                kind.callback.callee = None
+        elif (kind := self._kinds.get(topic)) and kind.callee:
+            kind.callback = made
+        else:
+            self._kinds[topic] = _Kind(topic, made)
 
         def end() -> None:
-            with self._assigning:
-                kind = self._kinds.get(topic)
-                if kind is not None and kind.callee is made:
-                    self._end(topic)
+            if made is not None:
+                made.callee = None
 
         return end
 
-    def _end(self, topic: str) -> None:
-        if kind := self._kinds.pop(topic, None):
-            kind.callee = None
-
     def _tell(self, notice: Notice) -> None:
-        if kind := self._kinds.get(notice.topic):
+        if (kind := self._kinds.get(notice.topic)) and kind.callee:
             self._lane.put(kind, notice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any
@@ -14,24 +15,27 @@ from rigsync.core.events import Start
 from rigsync.errors import PushError, PushTimeout, RigError
 
 MOST_BYTES = 64 << 20
-"""Bytes of answers that a log keeps, as they came over the network: 10,000 of the largest would fill any memory."""
+"""Bytes of answers that a log keeps, as they came over the network. 10,000 of the largest would fill any memory."""
 KEPT_ANYWAY = 16
-"""Results that a log keeps however large they are, so that one who pushes and then looks finds them."""
+"""Newest results that a log keeps whatever their size, so that whoever pushes and then looks finds them."""
 
-_clock_lock = threading.RLock()  # which the handler of a signal that comes in between can take, too
-_last_request_time = 0.0
+_drawn: dict[float, object] = {0.0: None}
+"""The newest request times, each with a token of who drew it."""
 
 
 def draw_request_time() -> float:
     """Return the Unix time in seconds, strictly increasing in this process even where the clock is set back."""
-    global _last_request_time
-    with _clock_lock:
-        while True:
-            before = _last_request_time
-            drawn = max(time.time(), math.nextafter(before, math.inf))
-            if _last_request_time == before:  # else such a handler has drawn one meanwhile
-                _last_request_time = drawn
-                return drawn
+    # No lock: the handler of a signal that interrupts who holds it would wait for a service thread that waits for it.
+    token = object()
+    while True:
+        newest = max(_drawn.copy())
+        drawn = max(time.time(), math.nextafter(newest, math.inf))
+        if _drawn.setdefault(drawn, token) is token and max(_drawn.copy()) == drawn:
+            break  # else somebody has drawn it, or a later one, meanwhile
+    for earlier in _drawn.copy():
+        if earlier < newest:
+            _drawn.pop(earlier, None)
+    return drawn
 
 
 class PushResult(dict[str, list[Any]]):
@@ -46,10 +50,10 @@ class PushResult(dict[str, list[Any]]):
     failed : dict of str to RigError
         The rigs that did not answer, or answered with an error.
     starts : dict of str to Start
-        When the rigs that answered began to act, in seconds of Unix time, with its error bound. The time is that of
-        this computer's clock as the connection was made: where the clock is set later, these do not jump with it.
+        When the rigs that answered began to act, in seconds of Unix time, with an error bound. This computer's clock
+        counts as it was when the connection was made; if it is set later, these times do not jump.
     at : float or None
-        The instant at which they were to act, likewise; None for at once.
+        The instant at which they were to act, by the same clock; None for at once.
     """
 
     def __init__(
@@ -77,11 +81,11 @@ class PushResult(dict[str, list[Any]]):
         return max(times) - min(times) if len(times) > 1 else None
 
     def as_outcome(self) -> PushResult | PushError:
-        """Return the result itself if every rig answered, else the error that holds it."""
+        """Return the result itself if every rig answered, otherwise the error that holds it."""
         return self.as_error() if self.failed else self
 
     def as_error(self) -> PushError:
-        """Return the error that holds the result of a push in which some rig failed."""
+        """Return the error that holds the result, for a push that failed on a rig."""
         all_late = all(isinstance(error, TimeoutError) for error in self.failed.values())
         return (PushTimeout if all_late else PushError)(self.message, self, self.failed)
 
@@ -110,7 +114,7 @@ class PingReply:
     owner: str | None = None
     """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
     clock: ClockEstimate | None = None
-    """How the rig's clock stands to this computer's; None from an iblutil rig, which does not say."""
+    """The rig's clock against this computer's; None from an iblutil rig, which does not say."""
 
 
 class ResultLog(Mapping[float, Any]):
@@ -119,7 +123,8 @@ class ResultLog(Mapping[float, Any]):
     Parameters
     ----------
     limit : int
-        How many are kept, so that a week-long session does not grow; fewer where their answers take more than 64 MiB.
+        How many are kept, so that memory does not grow in a week-long session; fewer if their answers take more than 64
+        MiB.
 
     Raises
     ------
@@ -132,20 +137,29 @@ class ResultLog(Mapping[float, Any]):
             raise ValueError(f"the log's limit is a positive whole number, not {limit!r}")
         self.limit = limit
         self._results: dict[float, PushResult | PushError] = {}
-        self._sizes: dict[float, int] = {}
+        self._sizes: OrderedDict[float, int] = OrderedDict()
         self._bytes = 0
-        self._filing = threading.Lock()
+        # Between threads. A signal handler that interrupts its owner, as it may where the main thread turns the loop,
+        # enters again: it adds what it has, and leaves it to the other to drop the oldest.
+        self._filing = threading.RLock()
+        self._is_dropping = False
 
     def file(self, request_time: float, outcome: PushResult | PushError, size: int = 0) -> None:
-        """Add an outcome with the bytes of its answers; the oldest over the limits go. For its owner, on any thread."""
+        """Add an outcome with the bytes of its answers; drop the oldest over the limits. For its owner; any thread."""
         with self._filing:
             self._results[request_time] = outcome
             self._sizes[request_time] = size
             self._bytes += size
-            while len(self._results) > self.limit or (self._bytes > MOST_BYTES and len(self._results) > KEPT_ANYWAY):
-                oldest = next(iter(self._results))
-                del self._results[oldest]
-                self._bytes -= self._sizes.pop(oldest)
+            if self._is_dropping:
+                return
+            self._is_dropping = True
+            try:
+                while len(self._sizes) > self.limit or (self._bytes > MOST_BYTES and len(self._sizes) > KEPT_ANYWAY):
+                    oldest, freed = self._sizes.popitem(last=False)
+                    del self._results[oldest]
+                    self._bytes -= freed
+            finally:
+                self._is_dropping = False
 
     def __getitem__(self, request_time: float) -> PushResult | PushError:
         return self._results[request_time]
@@ -154,11 +168,11 @@ class ResultLog(Mapping[float, Any]):
         return iter(tuple(self._results))  # a copy, as below: the service thread may add while the caller iterates
 
     def values(self) -> ValuesView[PushResult | PushError]:
-        """Return the results there are now; the view does not follow the log."""
+        """Return the present results; the view does not follow the log."""
         return self._results.copy().values()
 
     def items(self) -> ItemsView[float, PushResult | PushError]:
-        """Return the request times and results there are now; the view does not follow the log."""
+        """Return the present request times and results; the view does not follow the log."""
         return self._results.copy().items()
 
     def __len__(self) -> int:
@@ -169,7 +183,7 @@ class ResultLog(Mapping[float, Any]):
 
 
 class WritableLog(ResultLog):
-    """The log of a subclass whose `listen` files the outcomes itself, as iblrig's class does."""
+    """The log for a subclass whose `listen` files the outcomes itself, as iblrig's does."""
 
     def __setitem__(self, request_time: float, outcome: Any) -> None:
         self.file(request_time, outcome)

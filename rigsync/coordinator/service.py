@@ -1,4 +1,4 @@
-"""The coordinator on an event loop: iblutil's `Services`, over the rigsync core."""
+"""The coordinator on an event loop, over the rigsync core, with the members of iblutil's `Services`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections import UserDict
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from random import Random
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from iblutil.io.net import app
-
 from rigsync._text import one_line
 from rigsync.config.rigs import Rigs, checked_timeout
-from rigsync.coordinator.remote_rig import RemoteRig, message_of
+from rigsync.coordinator.faces import Faced
+from rigsync.coordinator.remote_rig import RemoteRig, identity, message_of
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, draw_request_time
 from rigsync.coordinator.rules import LogRules
 from rigsync.core.arguments import compose, compose_command
-from rigsync.core.enums import ExpMessage
+from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage
 from rigsync.core.events import (
     CoordinatorClosed,
     CoordinatorOpened,
@@ -44,7 +45,8 @@ from rigsync.core.events import (
     RequestReceived,
 )
 from rigsync.core.fanout import Fanout
-from rigsync.core.messages import NULL_MESSAGE, Command, Message, Verb
+from rigsync.core.legacy import NULL_MESSAGE
+from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.peer import Line, Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, RigConfig, is_literal, is_pause
 from rigsync.errors import (
@@ -60,7 +62,7 @@ from rigsync.errors import (
 )
 from rigsync.net.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.net.udp import own_address
-from rigsync.runtime.callbacks import guarded, resolve_future, runs_here
+from rigsync.runtime.callbacks import guarded, name_of, resolve_future, runs_here
 from rigsync.runtime.conditions import Arrivals, Latch
 from rigsync.runtime.hub import Hub
 
@@ -121,11 +123,11 @@ class _Ping:
     timer: asyncio.TimerHandle | None = None
 
 
-class RigServices(app.Services):
-    """All rigs of a configuration, as iblutil's `Services`, over the rigsync core.
+class RigServices(Faced, UserDict[str, RemoteRig]):
+    """All rigs of a configuration by name, over the rigsync core, with the members of iblutil's `Services`.
 
-    iblutil's verbs `init`, `start`, `stop`, `status`, `info`, `cleanup` and `alyx` are coroutines that return a dict
-    of rig name to answer; `assign_callback`, `clear_callbacks` and `await_all` are iblutil's own.
+    A map that cannot be changed. The verbs `init`, `start`, `stop`, `status`, `info`, `cleanup` and `alyx` are
+    coroutines that return a dict of rig name to answer. For `isinstance`, it is a `Services` where iblutil is loaded.
 
     Parameters
     ----------
@@ -143,6 +145,8 @@ class RigServices(app.Services):
         Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
     """
 
+    __version__ = PROTOCOL_VERSION
+
     def __init__(
         self,
         rigs: Rigs,
@@ -153,7 +157,9 @@ class RigServices(app.Services):
         hub: Hub | None = None,
         pause: Callable[[], float] = lambda: PAUSE,
     ):
-        super().__init__([RemoteRig(config, self) for config in rigs.rigs.values()])
+        super().__init__()
+        by_name = {name: RemoteRig(config, self) for name, config in rigs.rigs.items()}
+        self.data = MappingProxyType(by_name)  # type: ignore[assignment] # so that nobody adds or takes one
         self._timeout: float | None = None  # each rig's own, unless somebody sets one for all
         self._rigs = rigs
         self.log = ResultLog() if log is None else log
@@ -260,6 +266,11 @@ class RigServices(app.Services):
         return self._endpoint is not None
 
     @property
+    def is_connected(self) -> bool:
+        """Whether there are rigs and the services are open, as iblutil has it."""
+        return bool(self.data) and self.is_open
+
+    @property
     def all_alive(self) -> bool:
         """Whether there are rigs and every one has answered lately: its link is alive or suspect."""
         return self.is_open and self._fanout.all_alive
@@ -298,7 +309,8 @@ class RigServices(app.Services):
             self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
         with contextlib.suppress(NotRunning):  # a hub that has ended before
             self.hub.ingest(CoordinatorClosed())
-        super().close()
+        for rig in self.values():
+            rig.close()
         if self._has_own_hub:
             self.hub.end()
 
@@ -467,16 +479,205 @@ class RigServices(app.Services):
         self._endpoint.pump()
         return touched
 
-    async def _signal(
-        self, event: Any, method: str, *args: Any, concurrent: bool = True, reverse: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Send one message to all rigs, as iblutil's verbs ask; return their answers.
+    # ------------------------------------------------------------------------------------------------- iblutil's
+
+    async def init(self, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
+        """Send EXPINIT to all rigs and wait for their answers.
+
+        Parameters
+        ----------
+        data : object
+            What the rigs are to know.
+        concurrent : bool
+            Whether all get it at once; else each when the one before has answered.
+
+        Returns
+        -------
+        dict of str to list
+            The answers by name of rig; here and in the other verbs.
 
         Raises
         ------
         PushError
-            Some rig failed; a `TimeoutError` too where all failures are time-outs.
+            Some rig failed; a `TimeoutError` too where all failures are time-outs. Here and in the other verbs.
+        NotRunning
+            The services are not open, or were closed meanwhile.
         """
+        return await self._signal(ExpMessage.EXPINIT, "init", data=data, concurrent=concurrent)
+
+    async def start(self, exp_ref: Any, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
+        """Send EXPSTART to all rigs and wait for their answers.
+
+        Parameters
+        ----------
+        exp_ref : str or dict
+            The experiment, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence`` and ``subject``.
+        data : object
+            What else the rigs are to know.
+        concurrent : bool
+            As for `init`.
+        """
+        return await self._signal(ExpMessage.EXPSTART, "start", exp_ref, data=data, concurrent=concurrent)
+
+    async def stop(self, data: Any = None, immediately: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Send EXPEND, or EXPINTERRUPT, to all rigs and wait for their answers; the last rig comes first.
+
+        Parameters
+        ----------
+        data : object
+            What the rigs are to know, for instance the error that interrupts.
+        immediately : bool
+            Whether to interrupt.
+        **kwargs
+            ``concurrent``, as for `init`.
+        """
+        return await self._signal(ExpMessage.EXPEND, "stop", data=data, immediately=immediately, reverse=True, **kwargs)
+
+    async def status(self, status: Any, **kwargs: Any) -> dict[str, Any]:
+        """Send EXPSTATUS to all rigs and wait for theirs.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            The status of this computer.
+        **kwargs
+            ``concurrent``, as for `init`.
+        """
+        return await self._signal(ExpMessage.EXPSTATUS, "status", status, **kwargs)
+
+    async def info(self, status: Any, data: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Send EXPINFO to all rigs and wait for what they are.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            The status of this computer.
+        data : object
+            What this computer says of itself.
+        **kwargs
+            ``concurrent``, as for `init`.
+        """
+        return await self._signal(ExpMessage.EXPINFO, "info", status, data=data, **kwargs)
+
+    async def cleanup(self, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
+        """Send EXPCLEANUP to all rigs and wait for their answers; the last rig comes first.
+
+        Parameters
+        ----------
+        data : object
+            What the rigs are to know.
+        concurrent : bool
+            As for `init`.
+        """
+        return await self._signal(ExpMessage.EXPCLEANUP, "cleanup", data=data, reverse=True, concurrent=concurrent)
+
+    async def alyx(self, alyx: Any = None) -> dict[str, Any]:
+        """Send an Alyx token to all rigs, or ask them for one.
+
+        Parameters
+        ----------
+        alyx : object, optional
+            An Alyx client, whose token is sent if it is logged in. None asks the rigs for one.
+
+        Returns
+        -------
+        dict of str to list
+            The answers by name of rig: address and token, where a rig was asked for one.
+
+        Raises
+        ------
+        PushError
+            Some rig failed.
+        TypeError
+            It is no Alyx client.
+        NotRunning
+            The services are not open, or were closed meanwhile.
+        """
+        return await self._signal(ExpMessage.ALYX, "alyx", alyx)
+
+    def assign_callback(
+        self, event: Any, callback: Callable[..., object] | asyncio.Future[Any], return_service: bool = False
+    ) -> None:
+        """Have a function called, or a future resolved, when a message comes from any rig.
+
+        Parameters
+        ----------
+        event, callback
+            As for `RemoteRig.assign_callback`.
+        return_service : bool
+            Whether the function is called with the `RemoteRig` too, as the last argument.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `RemoteRig.assign_callback`; also for a future that is to get the rig.
+        """
+        for rig in self.values():
+            rig.assign_callback(event, _with_rig(callback, rig) if return_service else callback)
+
+    def clear_callbacks(
+        self, event: Any, callback: Callable[..., object] | asyncio.Future[Any] | None = None
+    ) -> dict[str, int]:
+        """Remove the callbacks of a message from all rigs, or one of them.
+
+        Parameters
+        ----------
+        event, callback
+            As for `RemoteRig.clear_callbacks`.
+
+        Returns
+        -------
+        dict of str to int
+            How many were removed, by name of rig.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `RemoteRig.clear_callbacks`.
+        """
+        return {name: rig.clear_callbacks(event, callback) for name, rig in self.items()}
+
+    async def await_all(self, event: Any) -> dict[str, Any]:
+        """Wait until every rig has sent a message, at most `timeout` seconds.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``, of which each rig sends one.
+
+        Returns
+        -------
+        dict of str to list
+            What follows the event, by name of rig.
+
+        Raises
+        ------
+        asyncio.TimeoutError
+            Not every rig has; names those.
+        RigError
+            A rig failed to answer the last `confirmed_send` of it.
+        TypeError, ValueError
+            No such message.
+        """
+        event = ExpMessage.validate(event)
+        waits = {name: asyncio.ensure_future(rig.on_event(event)) for name, rig in self.items()}
+        if not waits:
+            return {}
+        try:
+            _, late = await asyncio.wait(waits.values(), timeout=self.timeout or None)
+        finally:
+            for wait in waits.values():
+                wait.cancel()
+        answers = {name: wait.result()[0] for name, wait in waits.items() if wait not in late}
+        if late:
+            missing = ", ".join(name for name in waits if name not in answers)
+            raise asyncio.TimeoutError(f"no {event.name} within {self.timeout:g} s from {missing}")
+        return answers
+
+    async def _signal(
+        self, event: Any, method: str, *args: Any, concurrent: bool = True, reverse: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Send one message to all rigs, as the verbs ask, and iblrig's older code; return their answers."""
         message = self._compose_verb(event, method, *args, **kwargs)
         if concurrent:
             return dict(await self.request(message))
@@ -566,30 +767,6 @@ class RigServices(app.Services):
         else:
             return result[name][0]
         raise failure
-
-    async def alyx(self, alyx: Any = None) -> dict[str, Any]:
-        """Send an Alyx token to all rigs, or ask them for one.
-
-        Parameters
-        ----------
-        alyx : object, optional
-            An Alyx client, whose token is sent if it is logged in. None asks the rigs for one.
-
-        Returns
-        -------
-        dict of str to list
-            The answers by name of rig: address and token, where a rig was asked for one.
-
-        Raises
-        ------
-        PushError
-            Some rig failed.
-        TypeError
-            It is no Alyx client.
-        NotRunning
-            The services are not open, or were closed meanwhile.
-        """
-        return await self._signal(ExpMessage.ALYX, "alyx", alyx)
 
     def ping(self, rig: str, timeout: float, done: Callable[[PingReply | RigError], object]) -> None:
         """Send one probe now; `done` is called with what became of it. On the loop's thread.
@@ -682,14 +859,8 @@ class RigServices(app.Services):
         pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
         if pending and pending.telling:
             pending.telling.cancel()
-        if pending and pending.confirmed:
-            for name, error in event.failures.items():
-                self[name].deliver_failure(error, event.event)
-        is_command = isinstance(event.event, Command)
-        for name, error in event.failures.items():
-            if isinstance(error, RemoteError) and not is_command:  # iblutil's callbacks for errors: for every one
-                text = f"{error.error}: {error.message}"
-                self[name].deliver(NULL_MESSAGE, [text, event.event], self.address(name))
+        if not isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
+            self._deliver_failures(event.event, event.failures, was_confirmed=bool(pending and pending.confirmed))
         self.log.file(event.request_time, outcome, pending.size if pending else 0)
         self.response_received.announce()
         self._settling[event.request_time] = pending, outcome
@@ -699,6 +870,14 @@ class RigServices(app.Services):
         if pending:
             closed = NotRunning("closed before every rig had answered") if self._closing and event.failures else None
             guarded("waiter for a push", pending.done, closed or outcome)
+
+    def _deliver_failures(self, event: ExpMessage, failures: Mapping[str, RigError], was_confirmed: bool) -> None:
+        if was_confirmed:
+            for name, error in failures.items():
+                self[name].deliver_failure(error, event)
+        for name, error in failures.items():
+            if isinstance(error, RemoteError):  # iblutil's callbacks for errors: for every one
+                self[name].deliver(NULL_MESSAGE, [f"{error.error}: {error.message}", event], self.address(name))
 
     def _note_complaint(self, event: RemoteComplaint) -> None:
         error, _, problem = event.text.partition(": ")
@@ -787,3 +966,16 @@ class RigServices(app.Services):
             rig, f"the host of {address} is up and nothing listens at that port; start the rig's program there"
         )
         self._finish_pings([ping for ping in self._pings if ping.rig == rig], refused)
+
+
+def _with_rig(callback: Any, rig: RemoteRig) -> Callable[..., object]:
+    """Return a function that calls another one with the rig too, and can be cleared by that one's name."""
+    if not callable(callback):
+        raise TypeError("a callback that is to get the rig is a function")
+
+    def call(*content: Any) -> object:
+        return callback(*content, rig)
+
+    call.id = identity(callback)  # type: ignore[attr-defined]
+    call.__qualname__ = name_of(callback)  # as the log calls it
+    return call

@@ -26,19 +26,19 @@ from rigsync.errors import PayloadError, PayloadTooLarge, closest_first
 QUERIES = 8
 """Messages outside the lifecycle whose handlers run at the same time: each coordinator has one outstanding at most."""
 WAITING = 256
-"""Messages that may wait for their turn, and as many for their instant; more are refused, so that a flood takes neither
-memory nor threads. Of both, those of coordinators that are not in charge take half at most while somebody is."""
+"""Messages that may wait for their turn, and as many for their instant. More are refused, so that a flood takes neither
+memory nor threads. While a coordinator is in charge, all others together get half of each at most."""
 WAITING_BYTES = 8 << 20
-"""Bytes that all messages take that wait, unless one alone is larger."""
+"""Bytes of all messages that wait. A larger one waits alone."""
 INTERRUPT_PATIENCE = 5.0
 """Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
 REMEMBERED = 64
-"""Experiments that a rig knows to have begun: an EXPEND that comes after their end is no mistake, one that was meant
-for the program before is."""
+"""Experiments that a rig remembers. An EXPEND for one of them is no mistake, though it is over. An EXPEND for any other
+was meant for the program before."""
 LEAD = 0.02
 """Seconds before an instant at which its handlers are handed over, so that a fine timer can wait for the rest."""
 _SLACK = 60.0
-"""Seconds beyond, at the rig, for a message that is long under way and a clock that is not known well."""
+"""Seconds that a rig allows beyond that, for a message that was slow and a clock that is not known well."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,22 +53,22 @@ class Task:
     record: Record | None
     """Where the answer is kept for repeats; None in the iblutil dialect, which has none."""
     size: int = 0
-    """Bytes that the message takes while it waits, at most."""
+    """Most bytes that the message takes while it waits."""
     number: int = 0
-    """Under which it is known to whoever runs its handlers; given when it is accepted."""
+    """Number by which whoever runs its handlers knows it; given when it is accepted."""
     silent: bool = False
-    """An iblutil coordinator that hands over a token takes an answer for a wrong echo."""
+    """Whether it gets no answer: an iblutil coordinator that hands over a token would take one for a wrong echo."""
     leads_to: ExpStatus | None = None
     names: str | None = None
     ack_due: float = math.inf
-    """When to tell its sender that it is here, where it is not answered by then."""
+    """When to tell its sender that it has arrived, unless it is answered by then."""
     started: float = 0.0
     schedule: Schedule | None = None
     """The instant at which to act; None for at once."""
     takes_over: bool = False
-    """Whether it asks for an experiment that goes on: it is told what became of that one."""
+    """Whether it asks for the experiment that goes on. Then its answer is what became of that one."""
     claimed_from: Ownership | None = None
-    """Where it makes its sender the owner: how it was before."""
+    """The ownership before, where it makes its sender the owner."""
     reason: str | None = None
     """Why the rig itself acts."""
     of: str | None = None
@@ -77,7 +77,7 @@ class Task:
 
 @dataclass(slots=True)
 class Lane:
-    """Lifecycle messages are handled one after the other; EXPINTERRUPT clears the lane."""
+    """Lifecycle messages, handled one after the other. EXPINTERRUPT clears the lane."""
 
     running: Task | None = None
     waiting: deque[Task] = field(default_factory=deque)
@@ -96,7 +96,7 @@ class Problem:
 class Agenda:
     """What is to be done on a rig: its status, whose experiment it is, and each message until it is settled.
 
-    It knows nothing of how messages come and are answered: that is the `Responder`'s.
+    How messages come and are answered is for the `Responder`.
 
     Parameters
     ----------
@@ -106,8 +106,6 @@ class Agenda:
         What has handlers; may change later. The other messages are settled at once, other commands are refused.
     lease : float
         Seconds of the owner's silence after which the rig interrupts; 0 for never.
-    patience : float
-        Seconds of silence after which a coordinator does not count as there.
     room : Room
         How large an answer may be.
     told : list of Event
@@ -127,7 +125,6 @@ class Agenda:
         identity: Identity,
         handled: Collection[Verb],
         lease: float,
-        patience: float,
         room: Room,
         told: list[Event],
         settled: Callable[[Task, Message | Problem, float], None],
@@ -138,21 +135,21 @@ class Agenda:
         self._identity, self._handled, self._room = identity, handled, room
         self._events, self._settled, self._entered, self._claimed = told, settled, entered, claimed
         self._begun = begun
-        self.ownership, self._patience = Ownership(lease), patience
+        self.ownership = Ownership(lease)
         self._tasks: dict[int, Task] = {}
         self._lane = Lane()
         self._querying: set[int] = set()
         self._queries: deque[Task] = deque()
-        self._timed: list[Task] = []  # that wait for their instant, and are not handed over yet
+        self._timed: list[Task] = []  # waiting for their instant, not handed over yet
         self._beginning = False
         self._numbers = 0
         self._answers: dict[Verb, list[Any]] = {}
         self._begun_here: deque[str] = deque(maxlen=REMEMBERED)  # experiments, empty for one without a reference
-        self._bad_end: Problem | None = None  # how EXPEND has failed, where the recording is over all the same
+        self._bad_end: Problem | None = None  # how EXPEND has failed though the recording is over
         self._timer = math.inf
         self.status = ExpStatus.CONNECTED
         self.exp_ref: str | None = None
-        self._reason: str | None = None  # why the rig itself has entered its status
+        self._reason: str | None = None  # the rig's own reason for its status
         self._closing: str | None = None  # why no experiment begins here any more
 
     # ------------------------------------------------------------------------------------------------ outside
@@ -189,7 +186,7 @@ class Agenda:
             self._interrupt(task, now)
         elif self._lane.running and (self._may_command(task, now) or (self.exp_ref is None and _may_take_over(task))):
             self._enqueue(self._lane.waiting, task, now)
-        else:  # also where it is refused or takes over, for both run nothing, and who asks need not wait for it
+        else:  # a refusal or takeover runs nothing either, so nobody has to wait for it
             self._begin(task, now)
 
     def reschedule(self, record: Record, instant: float, now: float) -> None:
@@ -224,7 +221,7 @@ class Agenda:
         return self._tasks.values()
 
     def leave(self, boot: str, now: float) -> None:
-        """Take note that a coordinator has said goodbye: what it has asked for later is called off."""
+        """Call off what a coordinator has asked for later, for it has said goodbye."""
         self.ownership.heard(boot, now)
         self.ownership.leave(boot)
         for task in list(self._tasks.values()):
@@ -232,16 +229,16 @@ class Agenda:
                 self._call_off(task, "the coordinator that asked for it has closed", now)
 
     def close(self, reason: str, now: float) -> None:
-        """Begin no experiment any more, and interrupt the one that is under way, for a reason."""
+        """Refuse experiments from now on, and interrupt the one that is under way, for a reason."""
         self._closing = reason
         self.interrupt(reason, now)
 
     @property
     def is_under_way(self) -> bool:
-        """Whether there is an experiment to be stopped, or one that begins, or is being stopped."""
+        """Whether an experiment runs, begins, or is being stopped."""
         if self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
             return True
-        running = self._lane.running  # EXPINIT, or what cleans up after an experiment that is over
+        running = self._lane.running  # EXPINIT, or EXPCLEANUP after an experiment
         return running is not None and running.event is not ExpMessage.EXPCLEANUP
 
     @property
@@ -250,14 +247,14 @@ class Agenda:
         return self._lane.running.event if self._lane.running else None
 
     def interrupt(self, reason: str, now: float) -> None:
-        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
+        """Interrupt of the rig's own accord; do nothing where no experiment is under way, or it ends already."""
         if self.is_under_way and not self._is_ending(now):
             task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
             self.accept(task, now)
 
     def note_standstill(self, seconds: float, now: float) -> None:
         """Take note that for so many seconds nobody here has listened: the owner has not been silent for that."""
-        self.ownership.pass_over(seconds, now, self._patience)
+        self.ownership.pass_over(seconds, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: act, and give up an owner that is gone."""
@@ -282,11 +279,11 @@ class Agenda:
         if task.event is ExpMessage.EXPINTERRUPT or task.sender is None:
             return True
         # Nothing runs, and whoever was in charge is not there: the next experiment need not wait for the lease.
-        is_over = self.status is ExpStatus.STOPPED and self.ownership.silence(now) >= self._patience
+        is_over = self.status is ExpStatus.STOPPED and self.ownership.is_gone(now)
         return is_over or self.ownership.allows(task.sender)
 
     def _refuse_instant(self, task: Task, now: float) -> tuple[str, str] | None:
-        """Return why a message may not name an instant, as type and text: what waits takes room, for up to an hour."""
+        """Return why a message may not name an instant, if so: what waits takes room for up to an hour."""
         name = task.event.name
         if task.event in LIFECYCLE_MESSAGES:
             return None  # refused like one without an instant, and at most one of them is beyond its turn
@@ -304,8 +301,8 @@ class Agenda:
         )
 
     def _call_off_later(self, task: Task, now: float) -> None:
-        """Call off what waits for an instant after that of an EXPEND or EXPINTERRUPT."""
-        # What waits behind it must not begin in between: EXPINTERRUPT overtakes that, too.
+        """Call off what waits for a later instant than an EXPEND or EXPINTERRUPT."""
+        # EXPINTERRUPT overtakes what waits behind it, too, which must not begin in between.
         held, self._beginning = self._beginning, True
         for other in list(self._tasks.values()):
             is_before = task.schedule and other.schedule and other.schedule.instant < task.schedule.instant
@@ -316,7 +313,7 @@ class Agenda:
         self._beginning = held
 
     def _call_off(self, task: Task, why: str, now: float) -> None:
-        """End a task that waits for its instant; nothing, if that has come."""
+        """End a task that waits for its instant, unless that has come."""
         if task.number in self._tasks and task.schedule and task.schedule.take():
             self._finish_failure(task, "Cancelled", f"{task.event.name} was not run: {why}", "", now)
 
@@ -335,18 +332,18 @@ class Agenda:
             self._enqueue(self._queries, task, now)
 
     def _has_place(self, task: Task) -> bool:
-        """Tell whether the handlers of a message outside the lifecycle may begin."""
+        """Whether the handlers of a message outside the lifecycle may begin."""
         if len(self._querying) >= QUERIES or not self._is_strangers(task):
             return len(self._querying) < QUERIES
         strangers = sum(self._is_strangers(self._tasks[number]) for number in self._querying if number in self._tasks)
         return strangers < QUERIES // 2
 
     def _is_strangers(self, task: Task) -> bool:
-        """Tell whether a message is of one that is not in charge, while another is."""
+        """Whether another coordinator than the sender is in charge."""
         return task.sender is not None and not self.ownership.allows(task.sender)
 
     def _unknown(self, name: str) -> str:
-        # A copy in one step, for other threads may add to what is handled.
+        # Copied in one step: other threads may add handlers.
         known = [verb.name for verb in list(self._handled) if isinstance(verb, Command)]
         return f"the rig has no command {name!r}; it has: {', '.join(closest_first(name, known)) or '(none)'}"
 
@@ -360,7 +357,7 @@ class Agenda:
             self._timer = min(self._timer, _hand_over_at(task))
 
     def _has_room(self, waiting: Collection[Task], task: Task, now: float) -> bool:
-        """Tell whether a message may wait, whoever has sent the others; settle it where it may not."""
+        """Whether there is room for a message to wait; settle it where there is none."""
         others = [*self._lane.waiting, *self._queries, *self._timed]
         others = [other for other in others if other is not self._lane.running]
         share = 1
@@ -397,14 +394,14 @@ class Agenda:
             self._run(task, now)
 
     def _is_interrupting(self, now: float) -> bool:
-        """Tell whether an EXPINTERRUPT is worked on, and does not hang."""
+        """Whether an EXPINTERRUPT is worked on, and does not hang."""
         running = self._lane.running
         if running is None or running.event is not ExpMessage.EXPINTERRUPT:
             return False
         return now - running.started < INTERRUPT_PATIENCE
 
     def _is_ending(self, now: float) -> bool:
-        """Tell whether what is under way is being ended already: what then stops, stops since it was told to."""
+        """Whether what is under way is being ended already. A recorder that stops now was told to."""
         running = self._lane.running
         is_ending = running is not None and running.event is ExpMessage.EXPEND and running not in self._timed
         return is_ending or self._is_interrupting(now)
@@ -415,7 +412,7 @@ class Agenda:
             return
         try:
             task.names = named_reference(task.event, task.args)
-            # Where the rig has no reference there is nothing to take over: an EXPINIT like any other.
+            # A rig without a reference has nothing to take over: this is an EXPINIT like any other.
             task.takes_over = takes_over(task.event, task.args) and self.exp_ref is not None
         except ValueError as error:
             self._finish_failure(task, "ValueError", str(error), "", now)
@@ -460,11 +457,11 @@ class Agenda:
 
     def _busy(self, task: Task, now: float) -> str:
         experiment = self.exp_ref or "an experiment without a reference"
-        silent = self.ownership.silence(now)
-        heard = f", and was last heard {silent:.0f} s ago" if silent >= self._patience else ""
+        heard = f", and was last heard {self.ownership.silence(now):.0f} s ago" if self.ownership.is_gone(now) else ""
         stop = ", or stop it with EXPINTERRUPT"
-        if self.status is ExpStatus.STOPPED:
-            stop = f"; it is over, and anyone may go on when that one has been silent for {self._patience:g} s"
+        if self.status is ExpStatus.STOPPED and self.ownership.owner:
+            patience = self.ownership.owner.patience
+            stop = f"; it is over, and anyone may go on when that one has been silent for {patience:g} s"
         owner, where = self._owner_for(task.sender)
         return (
             f"{task.event.name} refused: {owner} is in charge of {experiment} "
@@ -473,7 +470,7 @@ class Agenda:
         )
 
     def _owner_for(self, asker: Sender | None) -> tuple[str, str]:
-        """Return who is in charge, and where to close it, in words for a coordinator that is not."""
+        """Return who is in charge and where to close that program, in words for another coordinator."""
         owner = self.ownership.owner
         program = owner and owner.program
         if asker and owner and program and (asker.host, asker.program) == (owner.host, program):
@@ -510,7 +507,7 @@ class Agenda:
             self._succeed(task, None, now)
 
     def _hand_over(self, task: Task) -> None:
-        # Also where there is no handler: the instant is waited for, and told, in one place.
+        # Without a handler too: one place waits for the instant and tells it.
         self._timed.remove(task)
         self._events.append(HandlerDue(task.number, task.event, task.args, task.schedule))
 
@@ -553,7 +550,7 @@ class Agenda:
             raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
         plain = to_plain(dict(returned or {}), "the result", self._room)
         if self._reason and (status, exp_ref) == (self.status, self.exp_ref):
-            # Else a coordinator that was away would take the EXPEND that it sends now for what has ended the recording.
+            # Otherwise a coordinator that was away would think that its EXPEND has ended the recording.
             plain = {"interrupted": self._reason, **plain}
         return answer_arguments(event, status, exp_ref, experiment_information(self._identity, status, exp_ref, plain))
 
@@ -574,7 +571,8 @@ class Agenda:
         self._begin_waiting(now)
 
     def _begin_waiting(self, now: float) -> None:
-        # What has no handler is finished in here and comes back in: a loop, for a full queue is deeper than the stack.
+        # A message without a handler is finished here, and the next one begins: a loop, since a full queue is deeper
+        # than the stack.
         if self._beginning:
             return
         self._beginning = True
@@ -588,7 +586,7 @@ class Agenda:
             self._beginning = False
 
     def _next_query(self) -> Task | None:
-        """Return what waits and may run next: first of who may command."""
+        """Return what may run next; messages of whoever may command go first."""
         return next(filter(self._has_place, sorted(self._queries, key=self._is_strangers)), None)
 
     def _enter(self, status: ExpStatus, exp_ref: str | None, reason: str | None, now: float) -> None:
@@ -605,7 +603,7 @@ class Agenda:
 
 
 def _may_take_over(task: Task) -> bool:
-    """Tell whether a message takes over an experiment, whose EXPINIT may be worked on just now."""
+    """Whether a message takes over an experiment, perhaps one whose EXPINIT still runs."""
     with contextlib.suppress(ValueError):
         return takes_over(task.event, task.args)
     return False

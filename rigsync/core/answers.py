@@ -26,7 +26,7 @@ class Identity:
 def experiment_information(
     identity: Identity, status: ExpStatus, exp_ref: str | None, returned: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return iblrig's ExpInfo structure, over it what the handlers returned, and the rig's own status."""
+    """Return iblrig's ExpInfo structure, updated with what the handlers returned and the rig's status."""
     return {
         "exp_ref": exp_ref,
         "main_sync": identity.main_sync,

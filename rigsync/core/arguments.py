@@ -22,7 +22,7 @@ from rigsync.core.rigs import DATAGRAM_ROOM, Room
 from rigsync.errors import PayloadError, PayloadTooLarge
 
 DEEPEST = 64
-"""Levels of nesting allowed: what refers to itself is found out, and the other side's decoder is spared."""
+"""Levels of nesting allowed. More means a value that refers to itself, or too much for the other side's decoder."""
 _WHOLES_END = 10**MOST_DIGITS
 
 # What follows the event in each message (docs/protocol.md section 1); all of it may be left out.
@@ -190,7 +190,7 @@ def encode(event: Verb, plain: list[Any], room: Room = DATAGRAM_ROOM) -> Message
         return Message.of(event, plain, room)
     except PayloadTooLarge:
         raise
-    except (TypeError, ValueError, RecursionError) as error:  # json.dumps says no more than that of where it stands
+    except (TypeError, ValueError, RecursionError) as error:  # json.dumps does not say where it stands
         raise PayloadError(f"an argument of {event.name} cannot be sent: {error}") from None
 
 
@@ -257,13 +257,13 @@ def to_plain(value: Any, path: str, room: Room = DATAGRAM_ROOM) -> Any:
     PayloadError
         It cannot be encoded; the text names its path and type.
     PayloadTooLarge
-        It is far larger than there is room for; found out before time is spent on all of it.
+        It is far larger than there is room for. This is found before time is spent on all of it.
     """
     return _to_plain(value, path, 0, _Tally(room))
 
 
 class _Tally:
-    """What a message takes: a value two bytes at least, and a structure may hold one value many times."""
+    """Counts what a message takes. A value takes two bytes at least, and a structure may hold one value many times."""
 
     def __init__(self, room: Room) -> None:
         self._room, self._values = room, 0
@@ -347,7 +347,7 @@ def _plain_array(value: Any, path: str, depth: int, tally: _Tally) -> Any:
     kind = getattr(value.dtype, "kind", "")
     size = getattr(value, "size", 1)
     tally.take(size if isinstance(size, int) else 1)
-    if kind == "M":  # to ISO 8601, for tolist() would give whole numbers of an unnamed unit, as it would below
+    if kind == "M":  # as ISO 8601, since tolist() gives whole numbers without their unit, here and below
         return value.astype(str).tolist()
     if kind == "m":
         with contextlib.suppress(TypeError):  # years and months have no fixed number of seconds

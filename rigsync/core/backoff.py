@@ -26,7 +26,7 @@ class Backoff:
         self.variation = 0.0
 
     def add_sample(self, round_trip: float) -> None:
-        """Take in one round trip, in seconds, of a datagram that was sent once only (Karn's rule)."""
+        """Add one round trip, in seconds, of a datagram that was sent only once (Karn's rule)."""
         if self.smoothed is None:
             self.smoothed, self.variation = round_trip, round_trip / 2
         else:

@@ -1,7 +1,7 @@
 """What a rig shows of its work: how far things are, and which streams it has (docs/decisions/0014).
 
-Values change much more often than anybody can look. So a call only notes them; they leave with the next tick, and
-once nothing has changed for a while the last one is sent so that it certainly arrives.
+Values change much more often than anybody can look. So a call only notes them, and they leave with the next tick. Once
+nothing has changed for a while, the last value is sent confirmed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ QUIET = 0.5
 MOST = 1024
 """Items of progress that a rig may have, and streams: a program that makes up names must not take all memory."""
 MOST_BYTES = 1 << 20
-"""Bytes of all streams' information as JSON, so that the whole board can wait for one coordinator."""
+"""Bytes of all streams' information as JSON. The whole board has to fit into what may wait for one coordinator."""
 MOST_STEPS = 10_000
-"""Streams added and removed, and not sent yet, of which each is told; beyond that the board is told anew."""
+"""Streams added and removed that may wait to be told one by one. Beyond that the whole board is told anew."""
 LONGEST = 100
 """Characters of a name, and of a unit."""
 LARGEST = sys.float_info.max
@@ -49,9 +49,9 @@ class Progress:
     value: int | float
     """Where it stands."""
     total: int | float | None = None
-    """Where it will end, None where that is not known."""
+    """Where it will end; None if unknown."""
     unit: str | None = None
-    """What it is counted in, None where that is plain."""
+    """What it is counted in; None where that goes without saying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Post:
     body: Any
     confirm: bool
     is_value: bool = False
-    """Whether one that is sent after it makes it needless."""
+    """Whether a later one makes it needless."""
 
 
 class _Item:
@@ -73,7 +73,7 @@ class _Item:
 
     def __init__(self, name: str, state: tuple[Any, Any, Any]):
         self.key = (PROGRESS, name)
-        self.state = state  # value, total and unit; replaced as one, so that no other thread sees half of it
+        self.state = state  # value, total and unit; replaced together, so that no other thread sees a mixture
         self.is_dirty = False
 
     def post(self, confirm: bool) -> Post:
@@ -88,7 +88,7 @@ class _Stream:
 
     key: Key
     number: int
-    """Which of all streams that were ever added: one of the same name that is added later is another one."""
+    """Counts all streams ever added: a later one of the same name has another number."""
     info: dict[str, Any]
     size: int
     is_dirty: bool = field(default=False)
@@ -105,15 +105,15 @@ def stream_body(action: str, number: int, info: dict[str, Any]) -> dict[str, Any
 class Board:
     """What one rig shows of its work.
 
-    The methods that the rig's program calls may be called from any thread. They return whether the one that sends is
-    to be woken, so that it calls `take`; the others are that one's.
+    The rig's program may call its methods from any thread. They return whether to wake the sender, which then calls
+    `take`. All other methods are the sender's.
 
     Parameters
     ----------
     room : Room
         How large a notice may be; as large as a datagram by default.
     lock : context manager, optional
-        What keeps threads apart, and can be entered again by the one that has it.
+        Keeps threads apart. The thread that has it can enter it again.
     """
 
     def __init__(self, room: Room = DATAGRAM_ROOM, lock: AbstractContextManager[Any] | None = None):
@@ -123,15 +123,15 @@ class Board:
         self._streams: dict[str, _Stream] = {}
         self._numbers = self._bytes = 0
         self._steps: list[Post] = []
-        self._is_behind = False  # more steps than are told one by one
-        # Filled without the lock, by what has to be quick, and emptied with it, one by one.
-        # By themselves, not by name: another thread may still change one of that name that has been forgotten.
+        self._is_behind = False  # more added and removed than is told one by one
+        # Filled without the lock, which has to be quick; emptied with it, one by one.
+        # By identity, not by name: another thread may still change a forgotten one of that name.
         self._dirty: dict[_Item | _Stream, None] = {}
         self._throttle: Throttle[Key] = Throttle(INTERVAL)
-        # When each was last seen to have changed, the longest ago first.
+        # When each was last seen to have changed, oldest first.
         self._unsettled: OrderedDict[Key, tuple[float, _Item | _Stream]] = OrderedDict()
         self._is_awake = False
-        self._tick = math.inf  # of one that is awake: when to look for changes, infinity for at once
+        self._tick = math.inf  # when the sender, if awake, looks for changes; infinity for at once
         self._has_told = False
 
     # -------------------------------------------------------------------------------------- the rig's program
@@ -151,9 +151,9 @@ class Board:
         Raises
         ------
         TypeError, ValueError
-            What it is given is of the wrong type, empty, too long or not finite, or there are too many items.
+            An argument is of the wrong type, empty, too long or not finite, or there are too many items.
         """
-        # Called some ten thousand times a second: where only the value is another one, nothing else is looked at.
+        # Called some ten thousand times a second: where only the value has changed, nothing else is checked.
         kind = type(value)
         if (kind is int or kind is float) and -LARGEST <= value <= LARGEST and type(item) is str:
             found = self._items.get(item)
@@ -277,7 +277,7 @@ class Board:
     # ------------------------------------------------------------------------------------------------- sending
 
     def open(self) -> None:
-        """Begin anew with coordinators none of which has been told anything yet."""
+        """Begin anew: no coordinator has been told anything yet."""
         with self._lock:
             self._steps.clear()
             self._is_behind = self._has_told = False
@@ -299,7 +299,7 @@ class Board:
         return posts
 
     def take_last(self, now: float) -> list[Post]:
-        """Return all that has not been sent, or not so that it certainly arrives: there will be no later."""
+        """Return all that was never sent, or never confirmed, for there will be no later."""
         with self._lock:
             posts = self._take_steps()
             self._collect(now)
@@ -317,9 +317,9 @@ class Board:
         return min(timer, self._next_settling())
 
     def snapshot(self) -> list[Post]:
-        """Return the present state whole, for a coordinator of which it is not known what it has been told."""
+        """Return the whole state, for a coordinator that may know any part of it."""
         with self._lock:
-            # Where none of this process has been told anything, there is nothing to be forgotten.
+            # Where nobody has been told anything, there is nothing to forget.
             posts = [Post(STREAM, None, None, confirm=True)] if self._has_told else []
             posts += [stream.post(confirm=True, action="add") for stream in self._streams.values()]
             posts += [item.post(confirm=True) for item in self._items.values()]
@@ -329,7 +329,7 @@ class Board:
     # -------------------------------------------------------------------------------------------------- inside
 
     def _mark(self, entry: _Item | _Stream) -> bool:
-        """Have an entry sent; return whether to wake the one that sends. Without the lock."""
+        """Mark an entry to be sent; return whether to wake the sender. Needs no lock."""
         entry.is_dirty = True
         self._dirty[entry] = None
         if self._is_awake:
@@ -340,7 +340,7 @@ class Board:
     def _rest(self) -> None:
         """Sleep until something changes."""
         self._is_awake, self._tick = False, math.inf
-        if self._dirty:  # marked meanwhile, by a thread that may have seen that nobody needs to be woken
+        if self._dirty:  # another thread has marked one meanwhile, and may not have woken the sender
             self._is_awake = True
 
     def _collect(self, now: float) -> list[_Item | _Stream]:
@@ -365,7 +365,7 @@ class Board:
         told = [entry for entry in changed if self._throttle.note(entry.key, now)]
         told += [entry for key in self._throttle.take(now) if (entry := self._find(key))]
         if changed or self._throttle.is_waiting:
-            self._tick = now + INTERVAL  # all that changes is sent at the ticks, so that the sender wakes no oftener
+            self._tick = now + INTERVAL  # everything leaves at the ticks, so that the sender wakes no oftener
         else:
             self._rest()
         return [entry.post(confirm=False) for entry in told]
@@ -394,7 +394,7 @@ class Board:
         return True
 
     def _forget(self, entry: _Item | _Stream) -> None:
-        """Send nothing of an entry that waits to be sent."""
+        """Take an entry out of what waits to be sent."""
         entry.is_dirty = False
         self._dirty.pop(entry, None)
         self._unsettled.pop(entry.key, None)
@@ -411,7 +411,7 @@ class Board:
         return found
 
     def _size(self, name: str, info: dict[str, Any]) -> int:
-        """Return what a stream's information takes as JSON, in bytes, which there has to be room for."""
+        """Return the bytes of a stream's information as JSON, for which there has to be room."""
         body = stream_body("update", _MOST_NUMBER, info)
         messages.notice(messages.Notice("0" * 16, _MOST_NUMBER, STREAM, name, body, False), self._room)
         return len(messages.to_json(info))

@@ -18,8 +18,8 @@ from rigsync.errors import PayloadError, PayloadTooLarge, RemoteProtocolError
 INTERVAL = 0.25
 """Seconds between two values of one thing that subscribers are told."""
 SPARE = 2
-"""How many times what a rig may have a coordinator takes: what is new may come before what has made room for it, since
-values leave later than what adds and removes, and are not in order with it."""
+"""A coordinator takes so many times what a rig may have. Values leave later than what adds and removes, and not in
+order with it, so something new may come before what has made room for it."""
 
 _ROOM = Room(MOST_BYTES)
 
@@ -41,9 +41,9 @@ class _Stream:
 class BoardView:
     """The board of one boot of a rig, as far as its notices have come.
 
-    Of one thing only what is newer than all that has come is taken, by the number of the notice. What is confirmed
-    comes in order; the rest, which may overtake it, can be told by that number, and by the stream's own, from what
-    came before it was forgotten.
+    Of each thing it takes only what is newer than all that has come, by the number of the notice. Confirmed notices
+    come in order. Others may overtake them. Their number, and the stream's own, show whether they are about
+    something that has been forgotten since.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class BoardView:
         return {name: deepcopy(stream.info) for name, stream in self._streams.copy().items()}
 
     def receive(self, notice: Notice, now: float) -> bool:
-        """Take in a notice of a topic of the board at monotonic `now` (s); return whether it told something new.
+        """Take a notice about the board at monotonic `now` (s); return whether it told something new.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class BoardView:
         return self._receive_stream(notice.key, notice, now)
 
     def empty(self) -> None:
-        """Forget all, since the rig's program is gone."""
+        """Forget everything: the rig's program is gone."""
         for name in list(self._streams):
             self._remove(name)
         self._items.clear()
@@ -157,7 +157,7 @@ class BoardView:
             return True
         if action == "update":
             if found is None or found.number != number:
-                return False  # it has overtaken the one that adds it, or comes after the one that removes it
+                return False  # it has overtaken the notice that adds the stream, or comes after the one that removes it
             return self._update(name, _Stream(notice.n, number, info, len(to_json(info))), found, now)
         raise RemoteProtocolError("malformed notice", f"action {shortened(action)} on a stream")
 
@@ -166,7 +166,7 @@ class BoardView:
             return self._update(name, stream, found, now)
         if found and found.number > stream.number:
             return False
-        if found:  # that it was removed has been given up, as what waited for too long
+        if found:  # the notice that it was removed waited too long and was given up
             self._remove(name)
         if len(self._streams) >= MOST:
             raise RemoteProtocolError("too many streams", f"{shortened(name)} on top of {MOST:,}")
@@ -209,7 +209,7 @@ def _mapping(value: Any, topic: str) -> dict[str, Any]:
 def _checked_info(value: Any) -> dict[str, Any]:
     info = _mapping(value, "the info of a stream")
     try:
-        to_plain(info, "info", _ROOM)  # which nothing is that is nested without end, and harder to copy than to read
+        to_plain(info, "info", _ROOM)  # a value that is nested too deeply to be copied
     except (PayloadError, PayloadTooLarge) as error:
         raise RemoteProtocolError("malformed notice", str(error)) from None
     return info

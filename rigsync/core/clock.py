@@ -10,14 +10,14 @@ from dataclasses import dataclass
 NANOSECONDS = 1_000_000_000
 
 MOST_AHEAD = 3600.0
-"""Seconds that an instant at which to act may lie ahead: what is further away is a mistake, or a clock's."""
+"""Seconds that an instant may lie ahead. One further away is a mistake of a person or of a clock."""
 MEMORY = 120.0
-"""Seconds over which samples are kept: what a clock drifts in that time can still be told from its network's jitter."""
+"""Seconds for which samples are kept. The drift in that time can still be told from the network's jitter."""
 TOLERANCE = 500e-6
-"""Seconds a second by which two clocks drift apart at most: undisciplined ones by a tenth of that, and no faster is one
-slewed that is being corrected (RFC 5905 section 11)."""
+"""Seconds a second by which two clocks drift apart at most. A clock that is being corrected is slewed no faster (RFC
+5905 section 11); one that nobody corrects drifts by a tenth of that."""
 WANDER = 10e-6
-"""Seconds a second that remain when a measured drift is allowed for; RFC 5905 calls 15 its frequency tolerance."""
+"""Seconds a second that remain when the measured drift is taken off; RFC 5905 has 15 ppm as its frequency tolerance."""
 DRIFT_AFTER = 30.0
 """Seconds of samples before a drift is measured: earlier, jitter passes for drift."""
 
@@ -25,8 +25,8 @@ DRIFT_AFTER = 30.0
 class StampClock:
     """A wall clock anchored once to the monotonic one.
 
-    A system clock that is stepped while an experiment runs (NTP, summer time, a user) must not reorder what happened,
-    hence the wall time is read once, and stamps follow the monotonic clock from there.
+    Somebody may set the system clock while an experiment runs (NTP, summer time, a user). That must not reorder what
+    happened. So the wall time is read once, and stamps follow the monotonic clock from there.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class ClockEstimate:
     offset: float
     """The rig's clock less the coordinator's."""
     bound: float
-    """The offset's error is not larger."""
+    """Bound of the offset's error."""
     delay: float
     """The least time that a probe and its answer have taken on the network."""
     drift: float
@@ -91,7 +91,7 @@ class ClockFilter:
         self._estimate: ClockEstimate | None = None
 
     def add(self, stamps: tuple[int, int, int, int], now: float) -> None:
-        """Take in the four stamps of one probe, in nanoseconds, whose answer came at monotonic `now` in seconds."""
+        """Add the four stamps of one probe, in nanoseconds; its answer came at monotonic `now`, in seconds."""
         t0, t1, t2, t3 = stamps
         if not self._seconds:
             self._origin = t1 - t0
@@ -100,7 +100,7 @@ class ClockFilter:
         self._lowest, self._highest = max(self._lowest - widened, lower), min(self._highest + widened, upper)
         self._at = now
         if self._lowest > self._highest:
-            # No clock runs like that: one side's has stood still, as in a computer that was put to sleep.
+            # No clock runs like that: one side's has stood still, as in a computer that slept.
             self._seconds.clear()
             self._lowest, self._highest = lower, upper
         self._file(upper, lower, now)
@@ -108,20 +108,20 @@ class ClockFilter:
 
     @property
     def bound(self) -> float:
-        """What the offset's error is not larger than, roughly, in seconds; infinite before the first sample."""
+        """Rough bound of the offset's error, in seconds; infinite before the first sample."""
         return (self._highest - self._lowest) / 2
 
     @property
     def estimate(self) -> ClockEstimate | None:
         """The estimate as of the last sample; None before the first."""
-        # Other threads ask for it while probes go on: hence a copy, made at one stroke, and one look at each field.
+        # Other threads ask for it while probes go on. So samples are copied at one stroke, and each field is read once.
         estimate = self._estimate
         if estimate is None and (seconds := list(self._seconds)):
             estimate = self._estimate = self._make_estimate(seconds)
         return estimate
 
     def offset_at(self, instant: float) -> float | None:
-        """Return the offset that is to be expected at monotonic `instant`, in seconds; None before the first sample."""
+        """Return the offset expected at monotonic `instant`, in seconds; None before the first sample."""
         estimate = self.estimate
         return None if estimate is None else estimate.offset + estimate.drift * (instant - self._at)
 

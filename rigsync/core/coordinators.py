@@ -1,63 +1,58 @@
-"""What a rig remembers of each coordinator: answers for repeats, and echoes that it awaits."""
+"""What a rig remembers of each coordinator: answers for repeats, and awaited echoes."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from random import Random
 from typing import Any
 
-from rigsync.core.echo_guard import EchoGuard, digest_of
+from rigsync.core.legacy import EchoLane, Tally
 from rigsync.core.messages import Verb
 from rigsync.core.notices import KEPT, NoticeQueue
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 
-REPEAT_WINDOW = 0.5
-"""Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
 FORGOTTEN = 1 << 14
-"""Coordinators of which at least the highest number is kept, so that none of their requests is run again."""
+"""Forgotten coordinators whose highest number is kept, so that none of their requests is run again."""
 LOOKED_AT = 64
-"""Of those silent for longest, so many are looked at for one that has only probed, which is forgotten first."""
+"""One that has only probed is forgotten first. It is looked for among so many of those silent for longest."""
 FILTER_BITS = 1 << 24
-"""Of the filter that knows those forgotten before them. With a million in it, one newcomer in 2,000 is refused by
+"""Size of the filter that knows those forgotten before them. With a million in it, one newcomer in 2,000 is refused by
 mistake."""
 FILTER_HASHES = 8
 JUMP = 10_000_000
 """By how much a number may be above the highest before it: more than a coordinator asks other rigs meanwhile. A forged
 request with the highest number there is would leave none for those to come."""
-WAITING_ANSWERS = 64
-"""Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
-
 Address = tuple[Any, ...]
 """Host and port, and what else the transport needs to answer."""
 
 ONE_PACKET = 1200
-"""Bytes of an answer that any network carries whole (RFC 9000 section 14); beyond, one part may be lost every time."""
+"""Bytes of an answer that any network carries whole (RFC 9000 section 14). A larger one may lose a part each time."""
 RECORDS = 256
 """Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""
 KEPT_BYTES = 1 << 18
-"""Bytes of answers kept for each coordinator, to which the newest may come on top."""
+"""Bytes of answers kept for each coordinator, beside the newest."""
 ALL_KEPT_BYTES = 8 << 20
-"""Bytes of all answers kept, and of what is kept with them, but for those of the one in charge."""
+"""Bytes of all kept answers and records, without those of the coordinator in charge."""
 RECORD_BYTES = 512
 """Bytes that a record takes beside its answer."""
 ALL_WAITING_BYTES = 4 << 20
-"""Bytes of answers that wait for echoes of iblutil coordinators; twice as many where one is in charge."""
+"""Bytes of answers that wait for echoes of iblutil coordinators; twice as many for the one in charge."""
 ALL_WITHHELD_BYTES = 1 << 18
-"""Bytes of those that may not leave yet, since their hosts have not shown that they receive: what may leave in 16 s."""
+"""Bytes of answers whose hosts have not shown that they receive, and that may not leave yet: what may leave in 16 s."""
 ALL_NOTICE_BYTES = 16 << 20
 """Bytes of notices that wait for all coordinators but the one in charge."""
 COORDINATORS = 1024
-"""Coordinators remembered. The one in charge and those that watch stay; of the others a flood of forged ones pushes out
-those that were silent for longest."""
+"""Coordinators remembered. The one in charge and those that watch stay. A flood of forged ones pushes out the others,
+those silent for longest first."""
 WATCHERS = 64
-"""Coordinators that get notices, the first that probed: forged ones must not make a rig send to a thousand."""
+"""Coordinators that get notices: the first that probed. Forged ones must not make a rig send to a thousand."""
 
 
 @dataclass(slots=True)
@@ -69,7 +64,7 @@ class Record:
     coordinator: Coordinator
     frame: bytes | None = None
     is_withheld: bool = False
-    """Whether the answer has not left, since its coordinator's host has yet to show that it receives."""
+    """Whether the answer waits until its coordinator's host has shown that it receives."""
 
     def keep(self, frame: bytes) -> None:
         """Keep the answer, for repeats, and forget the oldest beyond what is kept."""
@@ -86,6 +81,8 @@ class Coordinator:
     host: str
     last_seen: float
     notices: NoticeQueue
+    patience: float
+    """Seconds of silence after which it does not count as there: five of its beats."""
     highest: int = 0
     records: OrderedDict[int, Record] = field(default_factory=OrderedDict)
     kept_bytes: int = 0
@@ -95,12 +92,12 @@ class Coordinator:
     program: str | None = None
     """Which program it is, for people."""
     has_left: bool = False
-    """Whether it has said goodbye, after which nothing of its boot is meant any more."""
+    """Whether it has said goodbye. After that nothing of its boot counts."""
     is_spent: bool = False
     """Whether it was forgotten so long ago that the rig does not know which of its requests were run."""
 
     def open_record(self, n: int, source: Address) -> Record:
-        """File request `n`, the highest so far, and forget the oldest answers beyond what is kept."""
+        """File request `n`, the highest so far; forget the oldest answers where there are too many."""
         self.highest = n
         self.trim(RECORDS - 1)
         record = self.records[n] = Record(n, source, self)
@@ -116,77 +113,27 @@ class Coordinator:
             self.kept_bytes -= len(oldest.frame)
 
     def forget_answers(self) -> None:
-        """Forget all answers, but not what is being worked on, nor the highest number."""
+        """Forget all answers, but neither requests under way nor the highest number."""
         self.records = OrderedDict((n, record) for n, record in self.records.items() if record.frame is None)
         self.kept_bytes = 0
 
+    def is_gone(self, now: float) -> bool:
+        """Whether it has been silent for so long that it does not count as there."""
+        return now > self.last_seen + self.patience
+
     @property
     def size(self) -> int:
-        """Bytes that its answers take, and what is kept with them."""
+        """Bytes of its answers and records."""
         return self.kept_bytes + RECORD_BYTES * len(self.records)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a request of it is being worked on, whose repeat must be recognised."""
+        """Whether one of its requests is under way. A repeat of that must be recognised."""
         return any(record.frame is None for record in self.records.values())
 
 
-@dataclass(slots=True)
-class Tally:
-    """Bytes that wait on several ways together."""
-
-    size: int = 0
-
-
-@dataclass(slots=True)
-class EchoLane:
-    """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
-
-    tally: Tally
-    guard: EchoGuard = field(default_factory=EchoGuard)
-    answers: deque[tuple[Verb, bytes]] = field(default_factory=deque)
-    awaited: tuple[Verb, bytes] | None = None
-    until: float = math.inf
-    last: bytes = b""
-    last_at: float = -math.inf
-
-    def repeats(self, data: bytes, now: float) -> bool:
-        """Take note of a message, and tell whether it is the last one again, too soon to be meant.
-
-        The network has doubled it; or the coordinator, which takes a second echo for a message, echoes that.
-        """
-        digest = digest_of(data)
-        again = digest == self.last and now - self.last_at < REPEAT_WINDOW
-        self.last, self.last_at = digest, now
-        return again
-
-    def add(self, event: Verb, answer: bytes) -> None:
-        """Have an answer wait for its turn, and give up the oldest beyond those that may."""
-        self.answers.append((event, answer))
-        self.tally.size += len(answer)
-        if len(self.answers) > WAITING_ANSWERS:
-            self.tally.size -= len(self.answers.popleft()[1])
-
-    @property
-    def size(self) -> int:
-        """Bytes of the answers that have not left."""
-        return sum(len(answer) for _, answer in self.answers)
-
-    def finish(self) -> None:
-        """Await the echo of the last answer no more."""
-        if self.awaited is not None:
-            self.tally.size -= len(self.awaited[1])
-            self.awaited = None
-
-    def clear(self) -> None:
-        """Give up all."""
-        self.finish()
-        self.tally.size -= self.size
-        self.answers.clear()
-
-
 class Filter:
-    """Knows all boot numbers that it was given, in a fixed amount of memory; takes few others for one of them.
+    """Knows all boot numbers that were added, in a fixed amount of memory; mistakes few others for them.
 
     A Bloom filter (Communications of the ACM 13, 1970, p. 422).
     """
@@ -197,7 +144,7 @@ class Filter:
         self._bits = bytearray()
 
     def add(self, boot: str) -> None:
-        """Take in a boot number."""
+        """Add a boot number."""
         if not self._bits:  # few rigs ever need it
             self._bits = bytearray(FILTER_BITS // 8)
         for place in self._places(boot):
@@ -230,21 +177,23 @@ class Coordinators:
         self._spent = Filter()
         self._watchers: dict[str, Coordinator] = {}
         self.kept: str | None = None
-        """Boot number of the one that is told everything however long it was silent: the experiment's owner, also
-        after its lease, for it has to hear what became of it."""
+        """Boot number of the experiment's owner, also after its lease. It is told everything however long it was
+        silent, for it has to hear what became of its experiment."""
         self.short_changed: list[Address] = []
-        """Addresses of those that do not get every confirmed notice, each once; whoever tells of them empties it."""
+        """Addresses of those that miss confirmed notices, each once. Whoever reports them empties it."""
         self.newcomers: list[Coordinator] = []
         """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
         know. Whoever tells them empties it."""
-        self._lanes: OrderedDict[Address, EchoLane] = OrderedDict()
-        self._withheld: OrderedDict[Address, EchoLane] = OrderedDict()
+        self._lanes: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
+        self._withheld: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
         self._waiting = Tally()
         self._grown = 0
-        """Bytes of answers since it was last looked how many are kept."""
+        """Bytes of answers since the last check of how many are kept."""
 
-    def seen(self, boot: str, source: Address, now: float) -> Coordinator | None:
+    def seen(self, boot: str, source: Address, now: float, beat: float | None = None) -> Coordinator | None:
         """Return the coordinator of a frame that came from `source`; None where there is no room for another one.
+
+        `beat` are the seconds between its probes, where the frame tells them.
 
         Raises
         ------
@@ -255,19 +204,22 @@ class Coordinators:
         if coordinator is None:
             if len(self._known) >= COORDINATORS and not self._forget_one():
                 return None
-            notices = NoticeQueue(self._timing, self._random)
-            coordinator = self._known[boot] = Coordinator(boot, source[0], now, notices, self._forgotten.pop(boot, 0))
+            notices, highest = NoticeQueue(self._timing, self._random), self._forgotten.pop(boot, 0)
+            coordinator = Coordinator(boot, source[0], now, notices, self._timing.lost_after, highest)
+            self._known[boot] = coordinator
             coordinator.is_spent = not coordinator.highest and boot in self._spent
-        elif coordinator.host != source[0] and now < coordinator.last_seen + self._timing.lost_after:
+        elif coordinator.host != source[0] and not coordinator.is_gone(now):
             raise RemoteProtocolError("forged source", f"a frame in the name of a coordinator on {coordinator.host}")
         self._known.move_to_end(boot)
-        coordinator.host = source[0]  # silent there for long enough: its computer has another address now
+        coordinator.host = source[0]  # silent for long enough: its computer has another address now
         coordinator.last_seen, coordinator.address = now, None if coordinator.has_left else source
+        if beat is not None:
+            coordinator.patience = self._timing.silence(beat)
         coordinator.notices.resume(now)
         return coordinator
 
     def watch(self, boot: str, now: float, certainly: bool = False) -> None:
-        """Take note that a coordinator that was seen is to get notices.
+        """Send notices to a coordinator that was seen.
 
         Parameters
         ----------
@@ -306,7 +258,7 @@ class Coordinators:
             watcher.notices.clear()
 
     def _forget_one(self) -> bool:
-        """Forget a stranger, and return whether there was one that may be forgotten."""
+        """Forget a stranger; return whether there was one."""
         strangers = (known for boot, known in self._known.items() if boot not in self._watchers and boot != self.kept)
         oldest = list(islice(strangers, LOOKED_AT))
         # Those that have only probed go first: nothing of theirs would be run twice.
@@ -325,7 +277,7 @@ class Coordinators:
         return True
 
     def leave(self, boot: str, source: Address) -> bool:
-        """Send a coordinator that has said goodbye nothing more of one's own accord; return whether it is known."""
+        """Send no more notices to a coordinator that has said goodbye; return whether it is known."""
         coordinator = self._known.get(boot)
         if coordinator is None or coordinator.host != source[0]:
             return False
@@ -334,7 +286,7 @@ class Coordinators:
         return True
 
     def acknowledge(self, boot: str, n: int, source: Address, now: float) -> bool:
-        """Take note that a coordinator has a notice; return whether it is known."""
+        """Take a coordinator's acknowledgement of a notice; return whether the coordinator is known."""
         coordinator = self._known.get(boot)
         if coordinator is None or coordinator.host != source[0]:
             return False
@@ -345,7 +297,7 @@ class Coordinators:
         return True
 
     def file_notice(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> list[Coordinator]:
-        """Have a notice wait for each coordinator that watches, or may be back soon; return these."""
+        """Queue a notice for each coordinator that watches, or may be back soon; return these."""
         self._expire_watchers(now)
         for watcher in self._watchers.values():
             watcher.notices.add(n, frame, now, instead)
@@ -356,17 +308,17 @@ class Coordinators:
         return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
 
     def take_back(self, instead: Hashable) -> None:
-        """Take out what waits as the newest word on something: there is a newer one, which is sent now."""
+        """Take out a waiting notice about something, since a newer one is sent now."""
         for watcher in self._watchers.values():
             watcher.notices.take_back(instead)
 
     def due(self, now: float) -> list[Coordinator]:
-        """Return the coordinators to which a notice is to be sent; those that are silent have to be heard first."""
+        """Return the coordinators to which a notice is to be sent now; silent ones have to be heard first."""
         found = []
         for watcher in self._watchers.values():
             if now < watcher.notices.due:
                 continue
-            if watcher.last_seen >= now - self._timing.lost_after:
+            if not watcher.is_gone(now):
                 found.append(watcher)
             else:
                 watcher.notices.pause()
@@ -374,15 +326,14 @@ class Coordinators:
 
     def watching(self, now: float, except_for: str | None = None) -> list[tuple[Address, str]]:
         """Return address and boot number of the coordinators that watch and were heard lately, but for one boot."""
-        since = now - self._timing.lost_after
         return [
             (watcher.address, boot)
             for boot, watcher in self._watchers.items()
-            if watcher.address and watcher.last_seen >= since and boot != except_for
+            if watcher.address and not watcher.is_gone(now) and boot != except_for
         ]
 
     def last_words(self, now: float) -> list[tuple[Address, str, list[bytes]]]:
-        """Return address and boot number of those that watch, and what each has not confirmed yet."""
+        """Return address and boot number of those that watch, each with its unconfirmed notices."""
         return [(address, boot, self._watchers[boot].notices.rest()) for address, boot in self.watching(now)]
 
     def withheld(self, host: str) -> list[Record]:
@@ -390,7 +341,7 @@ class Coordinators:
         known = (coordinator for coordinator in self._known.values() if coordinator.host == host)
         return [record for coordinator in known for record in coordinator.records.values() if record.is_withheld]
 
-    def lane(self, source: Address) -> EchoLane:
+    def lane(self, source: Address) -> EchoLane[Verb]:
         """Return the way to the iblutil coordinator at `source`."""
         lane = self._lanes.get(source)
         if lane is None:
@@ -405,7 +356,7 @@ class Coordinators:
         return lane
 
     def withhold(self, source: Address) -> int:
-        """Have the answers to an iblutil coordinator wait until they may leave; return how many others are given up."""
+        """Hold back the answers to an iblutil coordinator until they may leave; return how many others are given up."""
         self._withheld[source] = self._lanes[source]
         self._withheld.move_to_end(source)
         given_up = 0
@@ -415,24 +366,24 @@ class Coordinators:
             lane.clear()
         return given_up
 
-    def withheld_lanes(self) -> list[tuple[Address, EchoLane]]:
+    def withheld_lanes(self) -> list[tuple[Address, EchoLane[Verb]]]:
         """Return the ways on which answers may not have left, the newest first: who sends a flood comes before."""
         return list(reversed(self._withheld.items()))
 
     def release(self, source: Address) -> None:
-        """Take note that the answers on a way wait no more until they may leave."""
+        """Hold back the answers of a lane no longer."""
         self._withheld.pop(source, None)
 
     def has_room(self, size: int, in_charge: bool) -> bool:
-        """Whether an answer of so many bytes may wait for its echo; one alone always may."""
+        """Whether an answer of so many bytes may wait for its echo; a single one always may."""
         most = 2 * ALL_WAITING_BYTES if in_charge else ALL_WAITING_BYTES
         return not self._waiting.size or self._waiting.size + size <= most
 
     def keep(self, record: Record, frame: bytes) -> None:
-        """Keep an answer, for repeats, and forget the oldest of others beyond what is kept of all together."""
+        """Keep an answer for repeats; forget the oldest of others where all together take too much."""
         record.keep(frame)
         self._grown += len(frame) + RECORD_BYTES
-        if self._grown > ALL_KEPT_BYTES // 8:  # it is not added up each time
+        if self._grown > ALL_KEPT_BYTES // 8:  # adding up each time would take too long
             self._grown = 0
             strangers = (known for boot, known in self._known.items() if boot not in self._watchers)
             watchers = (known for boot, known in self._watchers.items() if boot != self.kept)
@@ -444,14 +395,14 @@ class Coordinators:
                 excess -= before - other.size
 
     def bound_notices(self) -> None:
-        """Give up notices of those for whom most wait, beyond what may wait for all but the one in charge."""
+        """Give up notices where too many wait for all but the one in charge, first for those with most."""
         queues = [watcher.notices for boot, watcher in self._watchers.items() if boot != self.kept]
         while sum(queue.size for queue in queues) > ALL_NOTICE_BYTES:
             fullest = max(queues, key=lambda queue: queue.size)
             if not fullest.give_up():
                 return
 
-    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane, Verb]]:
+    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane[Verb], Verb]]:
         """Give up the echoes that are overdue; return where, on what way, and for which message."""
         overdue = []
         for source, lane in self._lanes.items():

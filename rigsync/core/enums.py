@@ -1,4 +1,4 @@
-"""What rigs are told and where in its life cycle a rig is: equal to iblutil's by value and name."""
+"""What rigs are told, and the status of a rig: equal to iblutil's enums by value and name."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class ExpMessage(IntFlag):
     @property
     def name(self) -> str:
         """Its name; of several in one, their names with ``|`` between."""
-        return "|".join(name for name, single in ExpMessage.__members__.items() if single & self) or "NULL"
+        return self._name_ or "|".join(name for name, one in ExpMessage.__members__.items() if one & self) or "NULL"
 
     @classmethod
     def any(cls) -> ExpMessage:
-        """Return all messages in one; 0, which stands for an error, is not among them."""
+        """Return all messages in one. 0, which stands for an error, is not among them."""
         return reduce(or_, cls.__members__.values())
 
     @staticmethod

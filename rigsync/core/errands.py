@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import chain
 
 from rigsync._text import size_text
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Dialect, LinkState
 from rigsync.core.liveness import Liveness
@@ -34,11 +34,11 @@ class Request:
     act_at : float, optional
         Monotonic seconds at which the rigs are to act, None for at once.
     patience : float
-        Seconds beyond the deadline for a rig that says that it is working on it.
+        Seconds beyond the deadline for a rig that confirms that it is working on it.
     pause : float
         Seconds between the last word of an iblutil rig and this message; its configuration may say otherwise.
     leave_at : float
-        Monotonic seconds before which it leaves to no iblutil rig, so that all of them get it in one turn.
+        Monotonic seconds before which it leaves to no iblutil rig, so that all of these get it in one turn.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Request:
     @cached_property
     def array(self) -> bytes:
         """The request in the iblutil dialect."""
-        return messages.array(self.message, messages.COORDINATOR_MARK)
+        return legacy.array(self.message, legacy.COORDINATOR_MARK)
 
     @property
     def hands_over_token(self) -> bool:
@@ -82,18 +82,19 @@ class Errand:
     in_hand: bool = False
     """Whether the rig says that it is working on it. An echo does not say so."""
     done: int | None = None
-    """Bytes of the answer that the rig has sent and that has not arrived; None where the rig has told of none."""
+    """Bytes of an answer that the rig says it has sent and that has not arrived; None if it says nothing of the
+    kind."""
     turn_at: float = math.inf
-    """When it was the first of those that wait, in monotonic seconds."""
+    """When it became the first of those that wait, in monotonic seconds."""
     time_left: float = math.inf
-    """Seconds for the answer that it had then."""
+    """Seconds that it had then for its answer."""
     frame: bytes = b""
     """The request in the rigsync dialect, to this rig, once it has been sent."""
     echoed_at: float | None = None
     end_reached_rig: bool = False
-    """Whether the rig has answered the EXPEND that called this off, so that this will not be run any more."""
+    """Whether the rig has answered the EXPEND that called this off. Then this will not be run any more."""
     excused_until: float = -math.inf
-    """Until when, in monotonic seconds, this is not given up, since its time was over while nobody here listened."""
+    """Monotonic seconds before which this is not given up, since its time was over while nobody here listened."""
 
 
 class Errands:
@@ -104,30 +105,30 @@ class Errands:
     liveness : Liveness
         The rig's: one that is lost is given less time.
     lost_grace : float
-        Seconds of further silence after which what a lost rig was asked is settled.
+        Seconds of further silence after which a lost rig's errands are settled.
     """
 
     def __init__(self, liveness: Liveness, lost_grace: float):
         self._liveness, self._lost_grace = liveness, lost_grace
         self.current: Errand | None = None
         self.doubtful: list[Errand] = []
-        """What was sent, and then called off by an EXPEND: the rig alone knows which of the two was first."""
+        """Sent, and then called off by an EXPEND. Only the rig knows which of the two came first."""
         self._queue: deque[Errand] = deque()
         self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
         self._queue_timer = math.inf
 
     def add(self, errand: Errand) -> None:
-        """Put an errand behind those of its sort: an EXPINTERRUPT goes before all others."""
+        """Queue an errand; EXPINTERRUPTs go before all others."""
         (self._interrupts if errand.request.event is ExpMessage.EXPINTERRUPT else self._queue).append(errand)
         self._queue_timer = min(self._queue_timer, self.limit(errand))
 
     @property
     def waiting(self) -> int:
-        """How many are to be sent, or answered, before one that is added now."""
+        """How many have to be sent or answered before one that is added now."""
         return len(self._interrupts) + len(self._queue) + (self.current is not None)
 
     def next(self) -> Errand | None:
-        """Return the errand that is under way, which is now the first that waits where there was none."""
+        """Return the errand that is under way; where there was none, begin with the first that waits."""
         if self.current is None and (self._interrupts or self._queue):
             self.current = (self._interrupts or self._queue).popleft()
         return self.current
@@ -138,14 +139,14 @@ class Errands:
         if self._liveness.state is LinkState.LOST:
             asked = max(self._liveness.lost_since, errand.submitted)
             if errand.received and errand.request.act_at is not None:
-                asked = max(asked, errand.request.act_at)  # a rig that waits for its instant need not be heard before
+                asked = max(asked, errand.request.act_at)  # a rig that waits for the instant may be silent till then
             limit = min(limit, asked + self._lost_grace)
         return max(limit, errand.excused_until)
 
     def note_standstill(self, now: float) -> None:
-        """Take note that nobody here has listened: an answer may have come, and lie in the socket unread.
+        """Give errands more time, since nobody here has listened: an answer may lie in the socket unread.
 
-        Each errand is given time for that once: a program that stands still again and again has its outcomes, too.
+        Each errand is given time once. A program that stands still again and again gets its outcomes, too.
         """
         until = now + self._lost_grace
         for errand in [*self._interrupts, *self._queue, *self.under_way()]:
@@ -174,7 +175,7 @@ class Errands:
         return unsent
 
     def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:
-        """Take out what an EXPEND calls off, which waits for an instant after its own, and what was sent of it apart.
+        """Take out what waits for a later instant than an EXPEND; what was sent already goes to `doubtful`.
 
         Parameters
         ----------
@@ -183,7 +184,7 @@ class Errands:
         now : float
             Monotonic seconds.
         rig_waits : bool
-            Whether the rig waits for the instant itself; an iblutil rig acts as soon as it hears.
+            Whether the rig itself waits for the instant; an iblutil rig acts as soon as it hears.
         """
 
         def waits(errand: Errand) -> bool:
@@ -213,7 +214,7 @@ class Errands:
         return commands
 
     def under_way(self) -> list[Errand]:
-        """Return what has been sent, or is to be sent next."""
+        """Return what has been sent or is to be sent next."""
         return [*self.doubtful, self.current] if self.current else self.doubtful
 
     def remove(self, errand: Errand) -> None:
@@ -224,7 +225,7 @@ class Errands:
             self.doubtful.remove(errand)
 
     def note_end(self, reached_rig: bool, now: float) -> None:
-        """Take note of what became of an EXPEND: soon after it must be known what it has called off."""
+        """Limit the wait for what an EXPEND has called off, once it is known what became of the EXPEND."""
         for errand in self.doubtful:
             errand.end_reached_rig |= reached_rig
             errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
@@ -241,7 +242,7 @@ class Errands:
         return overtaken
 
     def take_expired(self, now: float) -> list[Errand]:
-        """Take out what has waited until its time was up at `now` (s)."""
+        """Take out what has waited too long at `now` (s)."""
         waiting = [*self._interrupts, *self._queue]
         self._interrupts = deque(errand for errand in self._interrupts if now < self.limit(errand))
         self._queue = deque(errand for errand in self._queue if now < self.limit(errand))
@@ -252,13 +253,13 @@ class Errands:
 def unanswered(
     errand: Errand, config: RigConfig, liveness: Liveness, dialect: Dialect, version: str | None, is_current: bool
 ) -> RigError:
-    """Return the error of an errand whose time is up, with what is known of why."""
+    """Return the error of an errand whose time is up, with the reason as far as it is known."""
     name = errand.request.event.name
     address = config.address
     if errand.end_reached_rig:
         return Cancelled(
             config.name,
-            f"EXPEND has called {name} off; the rig has not said whether it had begun by then, and runs no more",
+            f"EXPEND has called {name} off, and it runs no more; the rig has not said whether it had begun before",
         )
     if errand.received and liveness.is_gone:
         had = f"had {name}" if dialect is Dialect.IBLUTIL else f"had {name} and was working on it"

@@ -147,7 +147,8 @@ class Start:
     bound: float
     """Seconds; the error of `time` is not larger."""
     is_estimate: bool = False
-    """Whether the rig did not say it, as rigs of the iblutil dialect do not: it is when the message reached it."""
+    """Whether it is only the time when the message reached the rig. Rigs of the iblutil dialect do not say when they
+    began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class PushCompleted(CoordinatorEvent):
 
 @dataclass(frozen=True, slots=True)
 class PushDecided(CoordinatorEvent):
-    """What all rigs or none were to do has failed on one, and each of the others has answered, or works on it.
+    """A push for all rigs or none has failed on one; each of the others has answered, or works on it.
 
     Told once for such a push, before it is completed.
     """
@@ -203,7 +204,7 @@ class PushDecided(CoordinatorEvent):
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged(CoordinatorEvent):
-    """The link to a rig changed its state; which subclass it is tells the state that it entered."""
+    """The link to a rig changed its state; the subclass tells the new state."""
 
     rig: str
     """Name of the rig."""
@@ -232,10 +233,10 @@ class LinkLost(LinkChanged):
 
 @dataclass(frozen=True, slots=True)
 class StoodStill(CoordinatorEvent):
-    """Told after this program has stood still: it has heard no rig meanwhile, and takes none for silent."""
+    """The program stood still. It heard no rig meanwhile, and takes none for silent."""
 
     seconds: float
-    """For how long, at least."""
+    """Least seconds for which it stood still."""
 
 
 LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
@@ -265,7 +266,7 @@ class Notice(CoordinatorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ProgressChanged(CoordinatorEvent):
-    """Something on a rig has got on: told at most four times a second for each item, and always of the last value."""
+    """Progress of something on a rig: told at most four times a second for each item, the last value always."""
 
     PRIORITY: ClassVar[int] = 10
     SUPERSEDED_BY: ClassVar[tuple[str, ...]] = ("rig", "item")
@@ -277,14 +278,14 @@ class ProgressChanged(CoordinatorEvent):
     value: int | float
     """Where it stands."""
     total: int | float | None
-    """Where it will end, None where that is not known."""
+    """Where it will end; None if unknown."""
     unit: str | None
-    """What it is counted in, None where that is plain."""
+    """What it is counted in; None where that goes without saying."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent(CoordinatorEvent):
-    """Something became of a stream of a rig; which subclass it is tells what."""
+    """A stream of a rig has changed; the subclass tells how."""
 
     rig: str
     """Name of the rig."""
@@ -301,12 +302,12 @@ class StreamAdded(StreamEvent):
 
 @dataclass(frozen=True, slots=True)
 class StreamUpdated(StreamEvent):
-    """What a rig says of a stream has changed: told at most four times a second, and always of the last change."""
+    """A rig says something new of a stream: told at most four times a second, the last change always."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRemoved(StreamEvent):
-    """A stream is no more: its rig has removed it, or was started anew."""
+    """A stream is gone: its rig has removed it, or was started anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +352,7 @@ class ProbeRefused(CoordinatorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ViolationSeen(CoordinatorEvent):
-    """The first datagram of its kind from this source that is no valid frame; the rest are only counted.
+    """The first invalid datagram of its kind from this source; the rest are only counted.
 
     Told by rigs, too.
     """
@@ -368,10 +369,10 @@ class ViolationSeen(CoordinatorEvent):
 
 
 class Schedule:
-    """An instant at which handlers are to be entered, unless they are called off before.
+    """An instant at which to enter handlers, unless they are called off before.
 
-    Exactly one of the two sides gets to `take` it: the one that enters the handlers, on whatever thread, or the one
-    that calls them off. Hence none are entered after it was said that they were not.
+    One side enters the handlers, on whatever thread; the other may call them off. Only one of the two gets to `take`
+    it. So no handlers are entered after the rig has said that they were not.
 
     Parameters
     ----------
@@ -398,7 +399,7 @@ class HandlerDue(RigEvent):
     """Handlers are to be run for a message; their outcome goes to `Responder.respond` or `Responder.fail`."""
 
     task: int
-    """By which the outcome is filed."""
+    """Number by which the outcome is filed."""
     event: Verb
     """The message, or the command."""
     args: list[Any] = field(repr=False)
@@ -421,7 +422,7 @@ class LeaseExpired(RigEvent):
 
 @dataclass(frozen=True, slots=True)
 class NoticesDropped(RigEvent):
-    """A coordinator does not get every confirmed notice: it is silent, or one of too many; told once for each."""
+    """A coordinator misses confirmed notices, since it is silent or one of too many; told once for each."""
 
     source: str
     """Address of the coordinator."""

@@ -53,7 +53,7 @@ class Fanout(Outputs[tuple[str, Line]]):
     random : random.Random
         For back-off.
     program : str, optional
-        Which program this is, for the people whom a rig refuses on its account.
+        Which program this is. A rig that refuses others names it to them.
     """
 
     def __init__(
@@ -116,19 +116,19 @@ class Fanout(Outputs[tuple[str, Line]]):
         timeout : float, optional
             Seconds, instead of each rig's own; they count from `act_at`.
         confirm : bool
-            Whether to tell, by `RequestReceived`, when a rig confirms that it has the message. For an iblutil rig that
-            is all that is waited for.
+            Whether to tell, by `RequestReceived`, when a rig confirms that it has the message. Of an iblutil rig
+            nothing more is awaited.
         act_at : float, optional
             Monotonic seconds at which the rigs are to act, None for at once.
         patience : float
-            Seconds beyond the timeout for rigs that say that they are working on it.
+            Seconds beyond the timeout for rigs that confirm that they are working on it.
         pause : float
-            Seconds that an iblutil rig has after its last word before the message leaves, unless its configuration says
-            otherwise; it takes nothing of the timeout. All iblutil rigs get it when the last of them has had its pause,
-            but an EXPINTERRUPT when each has.
+            Seconds between the last word of an iblutil rig and the message, unless its configuration says otherwise;
+            they do not count for the timeout. All iblutil rigs get the message when the last of them has had its pause.
+            An EXPINTERRUPT waits for each rig's own pause only.
         all_or_none : bool
             Whether to tell, by `PushDecided`, that it has failed on one rig, as soon as each of the others has answered
-            or works on it: the EXPINTERRUPT that follows must not go to one that may be another coordinator's.
+            or works on it. Not before: the EXPINTERRUPT that follows must not reach another coordinator's rig.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Fanout(Outputs[tuple[str, Line]]):
             raise ValueError(f"a push is already filed under the request time {request_time!r}")
         chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
         self._n += 1
-        # Of an EXPINTERRUPT none waits for another's pause.
+        # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
         leave_at = max((peer.ready_at(pause) for peer in chosen if waits), default=-math.inf)
         request = Request(message, request_time, self._n, confirm, act_at, patience, pause, leave_at)
@@ -156,7 +156,7 @@ class Fanout(Outputs[tuple[str, Line]]):
             self._note_timer(peer)
 
     def withdraw_queued(self) -> int:
-        """Take out what has not been sent to its rig; return how many pushes that touches."""
+        """Take out what has not been sent to its rig; return how many pushes that concerns."""
         touched = {request_time for peer in self.peers.values() for request_time in peer.withdraw_queued()}
         return len(touched)
 
@@ -175,35 +175,35 @@ class Fanout(Outputs[tuple[str, Line]]):
             peer.farewell()
 
     def abandon(self) -> None:
-        """Settle all that is outstanding, since this coordinator is closing."""
+        """Settle everything outstanding: this coordinator is closing."""
         for peer in self.peers.values():
             peer.abandon()
 
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
-        """Take in a datagram that came from a rig on one of its lines."""
+        """Process a datagram that came from a rig on one of its lines."""
         peer = self.peers[source[0]]
         peer.receive_datagram(source[1], data, now)
         self._decide()
         self._note_timer(peer)
 
     def report_refusal(self, source: tuple[str, Line], now: float) -> None:
-        """Take note that the host of a rig refused a datagram."""
+        """Process that a rig's host refused a datagram."""
         peer = self.peers[source[0]]
         peer.report_refusal(now)
         self._note_timer(peer)
 
     def report_life(self, source: tuple[str, Line], now: float) -> None:
-        """Take note that part of a message has come from a rig, or gone to it."""
+        """Count part of a message from or to a rig as a sign of life."""
         peer = self.peers[source[0]]
         peer.report_life(now)
         self._note_timer(peer)
 
     def report_violation(self, source: tuple[str, Line], error: RemoteProtocolError) -> None:
-        """Take note that what came from a rig cannot be a message."""
+        """Report that what came from a rig cannot be a message."""
         self.peers[source[0]].report_violation(error)
 
     def note_standstill(self, seconds: float, now: float) -> None:
-        """Take note that this program has stood still until `now`, which is not the rigs' silence."""
+        """Do not count seconds up to `now`, in which this program stood still, as silence of the rigs."""
         if seconds >= self._timing.beat:  # less makes no link lost
             self._events.append(StoodStill(seconds))
             for peer in self.peers.values():
@@ -222,7 +222,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         return self._timer
 
     def _note_timer(self, peer: Peer) -> None:
-        # Only ever earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.
+        # Only ever moved earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.
         self._timer = min(self._timer, peer.next_timer())
 
     def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError | None, start: Start | None) -> None:
@@ -238,7 +238,7 @@ class Fanout(Outputs[tuple[str, Line]]):
             self._complete(request.request_time)
 
     def _decide(self) -> None:
-        """Tell of each push of which it is certain by now that not all rigs will have done it."""
+        """Report each push that has certainly failed on some rig, once the others have answered or work on it."""
         for request_time, push in self._pushes.items():
             if push.all_or_none and push.failures:
                 others = [self.peers[rig] for rig in self.outstanding(request_time)]

@@ -27,7 +27,7 @@ class ByReference:
     other: Any
 
 
-# Each entry is the new status, which the handler's success brings about, or NO_OP, or REFUSE.
+# Each entry is the status after the handler's success, or NO_OP, or REFUSE.
 TABLE: dict[ExpStatus, dict[ExpMessage, Any]] = {
     CONNECTED: {INIT: INITIALIZED, START: REFUSE, END: NO_OP, INTERRUPT: NO_OP, CLEANUP: NO_OP},
     INITIALIZED: {
@@ -48,43 +48,43 @@ TABLE: dict[ExpStatus, dict[ExpMessage, Any]] = {
 }
 
 LIFECYCLE_MESSAGES = frozenset(TABLE[CONNECTED])
-"""The messages that can change the status. The others are answered in every status and change none."""
+"""The messages that can change the status. All others are answered in every status and do not change it."""
 ENDS = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP})
 """The messages that end a recording."""
 
 LONGEST_REFERENCE = 500
-"""Characters; it is part of every answer to a probe, which has to fit into a datagram."""
+"""Characters of a reference. It is part of every answer to a probe, which has to fit into a datagram."""
 
 _PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.ASCII | re.DOTALL)
 
 
 def reference_parts(reference: str) -> tuple[str, str, str] | None:
-    """Return date, number and subject of a reference ``yyyy-mm-dd_n_subject``, None of one that has another form.
+    """Return date, number and subject of a reference ``yyyy-mm-dd_n_subject``, or None for another form.
 
-    The number is without leading zeros, which ALF writes and iblutil drops.
+    The number comes without leading zeros: ALF writes them, iblutil drops them.
     """
     parts = _PARTS.fullmatch(reference)
     return (parts[1], parts[2].lstrip("0") or "0", parts[3]) if parts else None
 
 
 def canonical_reference(reference: str) -> str:
-    """Return `reference` with its number without leading zeros, or as it is where it has another form."""
+    """Return `reference` without leading zeros in its number; unchanged if it has another form."""
     return "_".join(reference_parts(reference) or (reference,))
 
 
 def name_different(first: Any, second: Any) -> bool:
-    """Tell whether both are experiment references, ``yyyy-mm-dd_n_subject``, and of different experiments."""
+    """Whether both have the form ``yyyy-mm-dd_n_subject`` and name different experiments."""
     both = all(isinstance(value, str) and reference_parts(value) for value in (first, second))
     return both and canonical_reference(first) != canonical_reference(second)
 
 
 def same_reference(first: str | None, second: str | None) -> bool:
-    """Tell whether both name an experiment, and the same."""
+    """Whether both name the same experiment."""
     return first is not None and second is not None and canonical_reference(first) == canonical_reference(second)
 
 
 def takes_over(event: Verb, args: list[Any]) -> bool:
-    """Tell whether a message is an EXPINIT that takes an experiment over from another coordinator.
+    """Whether a message is an EXPINIT that takes an experiment over from another coordinator.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def named_reference(event: Verb, args: list[Any]) -> str | None:
     Raises
     ------
     ValueError
-        A reference in a form that docs/protocol.md section 4 does not know.
+        A reference in a form other than those of docs/protocol.md section 4.
     """
     if not args or event not in (INIT, START):
         return None
@@ -115,7 +115,7 @@ def named_reference(event: Verb, args: list[Any]) -> str | None:
     if event is INIT and isinstance(value, dict):
         value = value.get("exp_ref")
     elif event is INIT and not isinstance(value, str):
-        return None  # EXPINIT may carry any data; only text is a reference in itself
+        return None  # EXPINIT may carry any data; only text alone is a reference
     return reference_text(value)
 
 
@@ -177,7 +177,7 @@ def decide(status: ExpStatus, event: Verb, present: str | None, named: str | Non
     named : str or None
         The reference that the message names.
     takeover : bool
-        Whether the message takes the present experiment over: then nothing is run, and no other is begun.
+        Whether the message takes the present experiment over. Then no handler runs, and no other experiment begins.
     """
     if takeover and status is not CONNECTED:
         if same_reference(present, named):
@@ -196,8 +196,8 @@ def decide(status: ExpStatus, event: Verb, present: str | None, named: str | Non
 
 def _same(status: ExpStatus, event: Verb, present: str | None, named: str | None) -> bool:
     if event is START and (named is None or (present is None and status is INITIALIZED)):
-        return True  # EXPSTART may name none; where EXPINIT named none, EXPSTART's reference is the experiment's
-    # An EXPINIT without a reference may carry other data than the last one: never pass over it as a repeat.
+        return True  # EXPSTART need not name one; where EXPINIT named none, EXPSTART's reference is the experiment's
+    # An EXPINIT without a reference may carry other data than the last one, so it is never taken for a repeat.
     return same_reference(named, present)
 
 

@@ -15,14 +15,14 @@ STAGGER = 0.3
 class Liveness:
     """State of the link to one rig.
 
-    Anything received counts as a sign of life, nothing sent does.
+    Anything received is a sign of life.
 
     Parameters
     ----------
     timing : Timing
         The beat and what is derived from it, in seconds.
     random : random.Random
-        For when exactly to probe what is probed often.
+        Spreads the probes of links that are probed often.
     """
 
     __slots__ = (
@@ -55,7 +55,7 @@ class Liveness:
         self._refused_at = -math.inf
         self.left = False
         self.is_coarse = False
-        """Whether the rig's clock is not known well enough, so that it is worth more probes."""
+        """Whether the rig's clock is not known well enough, and needs more probes."""
         self.reason = "not yet probed"
         self.lost_since = math.inf
 
@@ -74,7 +74,7 @@ class Liveness:
         self._heard = now
         self._unanswered = 0
         if self._dialect is Dialect.IBLUTIL and self._burst_left:
-            # Such a rig warns of each probe on its screen; it has no clock that more of them would measure.
+            # Such a rig shows a warning for each probe, and has no clock that more probes would measure.
             self._burst_left = 0
             self._next_probe = now + self._timing.iblutil_beat
         if self.state is not LinkState.ALIVE:
@@ -82,18 +82,18 @@ class Liveness:
             self.refused = self.left = False
 
     def refuse(self, now: float) -> None:
-        """Take note that the rig's host says that nothing listens there."""
+        """Note that the rig's host says that nothing listens there."""
         self.refused = True
         self._refused_at = now
         self._enter(LinkState.LOST, "its host says that nothing listens at this port", now)
 
     def farewell(self, reason: str, now: float) -> None:
-        """Take note that the rig has said goodbye."""
+        """Note that the rig has said goodbye."""
         self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
 
     def mistake(self, reason: str, now: float) -> None:
-        """Take note that another rig answers in its place."""
+        """Note that another rig answers in its place."""
         self._enter(LinkState.LOST, reason, now)
 
     @property
@@ -102,11 +102,11 @@ class Liveness:
         return self.state is LinkState.LOST and (self.refused or self.left)
 
     def hurry(self, now: float) -> None:
-        """Have the next probe leave now, for something is to be found out; not more often than in the first burst."""
+        """Probe now, to find something out; not more often than in the first burst."""
         self._next_probe = min(self._next_probe, max(now, self._last_probe + self._timing.burst_interval))
 
     def want(self, now: float) -> None:
-        """Have the next probe leave as soon as to a rig that is overdue, for somebody waits for its answer."""
+        """Probe as soon as an overdue rig would be, for somebody waits for the answer."""
         self._next_probe = min(
             self._next_probe, max(now + self._timing.burst_interval, self._last_probe + self._timing.overdue_interval)
         )
@@ -117,7 +117,7 @@ class Liveness:
             return False
         self._unanswered += 1
         if self.refused and now - self._refused_at >= self._timing.suspect_after:
-            # The host refused before and is silent now, which is another fault. (Hosts limit how often they refuse.)
+            # A host that refused and is silent now has another fault. (Hosts limit how often they refuse.)
             self.refused = False
             self.reason = "its host, which refused before, is silent now"
         self._last_probe = now
@@ -126,11 +126,11 @@ class Liveness:
         return True
 
     def excuse(self) -> None:
-        """Do not hold the last probe against the rig: it was not sent."""
+        """Forget the last probe: it was not sent."""
         self._unanswered -= 1
 
     def pass_over(self, seconds: float) -> None:
-        """Do not hold seconds against the rig in which nobody here has listened."""
+        """Do not count seconds in which nobody here has listened as the rig's silence."""
         self._heard += seconds
         self._last_probe += seconds
         self._refused_at += seconds
@@ -170,12 +170,12 @@ class Liveness:
         if self._dialect is Dialect.IBLUTIL:
             return timing.iblutil_beat
         # Loss alone must not look like silence: an overdue link is probed more often, until it is given up.
-        # Half a beat of margin, for the answer to the last regular probe came a round trip after it.
+        # Half a beat of margin: the answer to the last regular probe came a round trip after it.
         overdue = now - self._heard >= 1.5 * timing.beat
         often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
         if not often:
             return timing.beat
-        # Not in step with the other rigs: where many are probed at once, some are always answered late, and their
+        # Out of step with the other rigs. Where many are probed at once, some are always answered late, and their
         # clocks look off by half of that.
         return timing.overdue_interval * (1 - self._random.uniform(0.0, STAGGER))
 

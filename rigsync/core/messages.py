@@ -1,4 +1,4 @@
-"""Bytes to frames and back, in both dialects: the only reader and writer of the wire format (docs/protocol.md 1, 2).
+"""Bytes to frames and back: reader of both dialects, writer of the rigsync one (docs/protocol.md 1, 2).
 
 The contract of `decode`: any bytes give a frame or a `RemoteProtocolError`; everything else is a bug.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rigsync._text import one_line, shortened
+from rigsync.core import legacy
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.rigs import DATAGRAM_ROOM, MAX_DATAGRAM, MAX_VALUES, Room
 from rigsync.core.stream import values_in
@@ -19,15 +20,6 @@ from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 
 VERSION = 1
 """Version of the rigsync dialect."""
-COORDINATOR_MARK = b" "
-RIG_MARK = b"\t"
-"""White space before the last bracket of what each side sends in the iblutil dialect. No encoder writes it, and the
-echo copies it: so an echo, even one that comes late or twice, is told from the other side's own message of the same
-content. After the bracket it would belong to no message of a stream."""
-
-NULL_MESSAGE = ExpMessage(0)
-"""The event of iblutil's error messages."""
-
 LONGEST_COMMAND = 100
 """Characters of a command's name."""
 
@@ -36,18 +28,17 @@ LONGEST_PROGRAM = 80
 """Characters of what a coordinator says of its program."""
 _LARGEST = 2**63
 MOST_DIGITS = 640
-"""Digits that Python writes and reads in every setting (`sys.set_int_max_str_digits`); who sends more errs anyway."""
+"""Digits of a number that Python reads and writes in every setting (`sys.set_int_max_str_digits`)."""
 _LARGE = 1 << 20
-"""Bytes of a message from which on whole numbers of more digits are refused: thousands of them take seconds."""
+"""In messages of more bytes, numbers of more digits are refused: thousands of them take seconds to read."""
 _FRAME_VALUES = 40
-"""More values than a frame has around its arguments."""
+"""Values allowed for a frame around its arguments; it has fewer."""
 _TOLD = re.compile(rb'\{"rigsync":1,"kind":"(request|reply)","boot":"([0-9a-f]{16})","n":(\d{1,19})[,}]')
-_EVENTS = {int(event): event for event in ExpMessage.__members__.values()}
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a rig can be asked beyond the experiment's messages; stands wherever an ExpMessage may stand.
+    """A command of a rig's own, beyond the experiment's messages. It may stand wherever an ExpMessage may.
 
     Parameters
     ----------
@@ -81,16 +72,8 @@ Verb: TypeAlias = ExpMessage | Command
 
 
 @dataclass(frozen=True, slots=True)
-class Array:
-    """A message of the iblutil dialect; `event` is the null message for a remote error."""
-
-    event: ExpMessage
-    args: list[Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Frame:
-    """What every frame of the rigsync dialect has."""
+    """Base of all frames of the rigsync dialect."""
 
     boot: str
     """16 hexadecimal digits, drawn when the sender's endpoint opened."""
@@ -100,10 +83,11 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Addressed(Frame):
-    """What a rig sends to one coordinator; a coordinator sends some of these frames, too, without `to`."""
+    """A frame from a rig to one coordinator. Coordinators send some of these too, without `to`."""
 
     to: str | None = field(default=None, kw_only=True)
-    """Boot number of the coordinator that is meant, which no forger knows; None from older rigs, and to rigs."""
+    """Boot number of the coordinator that is meant, which no forger knows. None from older rigs, and in frames to
+    rigs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +97,11 @@ class Probe(Frame):
     t0: int
     """Stamp of sending, nanoseconds."""
     pad: str | None = field(default=None, repr=False)
-    """Makes the probe long, to see whether the network carries that; the answer is made about as long."""
+    """Makes the probe long, to see whether the network carries it; the answer is made about as long."""
     program: str | None = None
     """Which program the coordinator is, for people."""
+    beat: int | None = None
+    """Milliseconds between two of its probes; None from older coordinators, whose beat is 1 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +132,17 @@ class Request(Frame):
     at: int | None
     """Rig-clock nanoseconds at which to act, or None for at once."""
     to: str | None = None
-    """Boot number of the rig that is meant, None for any: one that has restarted since must not act."""
+    """Boot number of the rig that is meant, so that one that has restarted since does not act; None for any."""
     of: str | None = None
-    """Of an EXPEND, the experiment that it is to end, empty for one without a reference; None for whatever there is."""
+    """Of an EXPEND: the experiment that it is to end, empty for one without a reference; None for any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ack(Addressed):
-    """The request has arrived and is being worked on; or it is done, and its answer is beside this frame."""
+    """The request has arrived and the rig works on it; or it is done, and its answer is sent beside this frame."""
 
     done: int | None = None
-    """Bytes of that answer, which may be too large for the way back; None while there is none."""
+    """Bytes of that answer, which may be too large for the way back; None while the rig works on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +167,14 @@ class Failure(Addressed):
 
 @dataclass(frozen=True, slots=True)
 class Notice(Addressed):
-    """What a rig tells of its own accord."""
+    """Something that a rig tells of its own accord."""
 
     topic: str
     key: str | None
-    """A newer notice of the same topic and key takes the place of this one, where it is not confirmed."""
+    """An unconfirmed notice is replaced by a newer one of the same topic and key."""
     body: Any = field(repr=False)
     confirm: bool
-    """Whether it is to be acknowledged, and sent again until it is."""
+    """Whether it is sent again until it is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +187,7 @@ class Bye(Addressed):
 # --------------------------------------------------------------------------------------------------- reading
 
 
-def decode(data: bytes) -> Frame | Array:
+def decode(data: bytes) -> Frame | legacy.Array:
     """Read one datagram of either dialect.
 
     Raises
@@ -216,7 +202,7 @@ def decode(data: bytes) -> Frame | Array:
         content = json.loads(data.decode("utf-8"), parse_int=_read_whole if len(data) > _LARGE else None)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
-    return _read_array(content) if first == b"[" else _read_frame(content)
+    return legacy.read_array(content) if first == b"[" else _read_frame(content)
 
 
 def _read_whole(digits: str) -> int:
@@ -226,26 +212,11 @@ def _read_whole(digits: str) -> int:
 
 
 def told_frame(head: bytes, kind: str) -> tuple[str, int] | None:
-    """Return boot and number of a frame of a kind of which only the beginning is known; None where it is another."""
+    """Return boot and number of a frame of this kind, of which only the beginning is known; None for another kind."""
     found = _TOLD.match(head)
     if found is None or found[1].decode() != kind:
         return None
     return found[2].decode(), int(found[3])
-
-
-def _read_array(content: list[Any]) -> Array:
-    if not content:
-        raise RemoteProtocolError("empty array", "an array without an event")
-    number, *args = content
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise RemoteProtocolError("unknown event", f"the event is {shortened(number)}, not the number of an ExpMessage")
-    if number == 0:
-        if len(args) != 2 or not isinstance(args[0], str) or type(args[1]) is not int or args[1] not in _EVENTS:
-            raise RemoteProtocolError("malformed error", "an error message is [0, text, event]")
-        return Array(NULL_MESSAGE, [args[0], _EVENTS[args[1]]])
-    if number not in _EVENTS:
-        raise RemoteProtocolError("unknown event", f"{shortened(number)} is not the number of one ExpMessage")
-    return Array(_EVENTS[number], args)
 
 
 def _read_frame(content: dict[str, Any]) -> Frame:
@@ -265,7 +236,8 @@ def _read_frame(content: dict[str, Any]) -> Frame:
 
 
 def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"), _shown(_optional(content, "program")))
+    beat = None if content.get("beat") is None else _whole(content, "beat")
+    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"), _shown(_optional(content, "program")), beat)
 
 
 def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
@@ -342,7 +314,7 @@ _READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
 
 
 def _shown(program: str | None) -> str | None:
-    """Return what a coordinator says of its program as one short line."""
+    """Return a coordinator's description of its program as one short line."""
     return one_line(program[:LONGEST_PROGRAM])[:LONGEST_PROGRAM] if program else None
 
 
@@ -392,7 +364,7 @@ def _member(content: dict[str, Any], key: str, members: Any) -> Any:
 class Message:
     """An ExpMessage with its arguments, ready to be sent in either dialect; or a command, for the rigsync dialect.
 
-    The arguments are encoded once, whatever the number of rigs.
+    The arguments are encoded once, for all rigs.
     """
 
     event: Verb
@@ -417,18 +389,18 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes at most, as request or reply in either dialect."""
+        """Most bytes that it takes, as request or reply in either dialect."""
         name = len(to_json(self.event.name)) if isinstance(self.event, Command) else 0
         return _REQUEST_OVERHEAD + name + len(self.body)
 
     @property
     def asks_token(self) -> bool:
-        """An ALYX message without a token: a request for one, which is answered by more than the echo."""
+        """Whether it is an ALYX message without a token: a request for one, answered by more than the echo."""
         return self.event is ExpMessage.ALYX and not all(self.args)
 
 
 def _check_values(text: str) -> None:
-    """Raise `PayloadTooLarge` where a JSON text holds more values than the other side reads."""
+    """Raise `PayloadTooLarge` if a JSON text holds more values than the other side reads."""
     limit = MAX_VALUES - _FRAME_VALUES
     if len(text) > limit and (count := values_in(text.encode("ascii"), limit)) > limit:
         raise PayloadTooLarge(count, limit, unit="values")
@@ -437,33 +409,6 @@ def _check_values(text: str) -> None:
 def to_json(content: Any) -> str:
     """Return plain JSON values as compact ASCII text."""
     return json.dumps(content, separators=(",", ":"))
-
-
-def array(message: Message, mark: bytes) -> bytes:
-    """Return a message in the iblutil dialect, with the mark of the side that sends it.
-
-    Raises
-    ------
-    TypeError
-        It is a command, which that dialect does not know.
-    """
-    if isinstance(message.event, Command):
-        raise TypeError(f"{message.event.name} is a command, and the iblutil dialect knows none")
-    separator = "," if message.args else ""
-    return f"[{int(message.event)}{separator}{message.body[1:-1]}".encode("ascii") + mark + b"]"
-
-
-def has_mark(data: bytes, mark: bytes) -> bool:
-    """Tell whether an array has the mark of a side."""
-    return data[-2:-1] == mark
-
-
-def error_array(error: str, message: str, event: Verb) -> bytes:
-    """Return iblutil's report of a failed callback, which is none of a command."""
-    if isinstance(event, Command):
-        raise TypeError(f"{event.name} is a command, and the iblutil dialect knows none")
-    # iblutil recognises it by its second byte, hence no blank after the bracket. Cut to fit, at 12 bytes a character.
-    return to_json([0, f"{error}: {message}"[:5000], int(event)]).encode("ascii")
 
 
 def request(
@@ -495,10 +440,15 @@ def request(
     return _encode("request", boot, n, f'{what},"args":{message.body},"at":{when}{meant}')
 
 
-def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None) -> bytes:
-    """Return a probe, padded to `size` bytes where it is shorter; `t0` is the stamp of sending in nanoseconds."""
-    who = "" if program is None else f',"program":{to_json(program)}'
-    return _padded(_encode("probe", boot, n, f'"t0":{t0}{who}'), size)
+def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None, beat: float | None = None) -> bytes:
+    """Return a probe, padded to `size` bytes where it is shorter.
+
+    `t0` is the stamp of sending in nanoseconds; `beat` are the seconds between two probes.
+    """
+    rest = "" if program is None else f',"program":{to_json(program)}'
+    if beat is not None:
+        rest += f',"beat":{round(1000 * beat)}'
+    return _padded(_encode("probe", boot, n, f'"t0":{t0}{rest}'), size)
 
 
 def alive(frame: Alive, size: int = 0) -> bytes:
@@ -539,7 +489,7 @@ def failure(boot: str, n: int, error: str, message: str, traceback: str, to: str
 
 
 def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
-    """Return what a rig tells of its own accord, the same for all; `addressed` names the one that it is sent to.
+    """Return a notice, the same for all coordinators; `addressed` adds the one that it is sent to.
 
     Raises
     ------
@@ -564,7 +514,7 @@ def addressed(frame: bytes, to: str | None) -> bytes:
 
 
 def _padded(frame: bytes, size: int) -> bytes:
-    """Return a frame with a field that makes it `size` bytes long, unless it is too long for that."""
+    """Return a frame, made `size` bytes long by a further field if it is shorter."""
     room = min(size, MAX_DATAGRAM) - len(frame) - len(b',"pad":""')
     return frame if room <= 0 else b'%s,"pad":"%s"}' % (frame[:-1], b"." * room)
 

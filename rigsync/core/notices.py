@@ -1,7 +1,7 @@
 """What rigs tell of their own accord, at both ends (docs/protocol.md sections 2 and 3).
 
-Confirmed notices go to each coordinator one at a time, the next when the last has been acknowledged, which is all that
-it takes for each to be told once and in order. Of the others only the newest of a topic and key counts.
+Confirmed notices go to each coordinator one at a time, the next when the last has been acknowledged. So each is told
+once and in order. Of the others only the newest of a topic and key counts.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from rigsync.core.messages import Notice
 from rigsync.core.timing import Timing
 
 FAILURE = "failure"
-"""Topic by which a rig tells that it records badly, or not at all: ``{'problem': text}``."""
+"""Topic by which a rig reports that it records badly, or not at all: ``{'problem': text}``."""
 WAITING = 10_000
 WAITING_BYTES = 4 << 20
-"""Confirmed notices that may wait for one coordinator, and their bytes; beyond that the oldest are given up."""
+"""Confirmed notices that may wait for one coordinator, and their bytes. Where there are more, the oldest are given
+up."""
 NOTICE_BYTES = 300
-"""Bytes that one takes beside its own."""
+"""Bytes that a notice takes beside its own."""
 KEPT = 120.0
-"""Seconds for which notices wait for a coordinator that is silent: longer than any partition that heals by itself."""
+"""Seconds for which notices wait for a silent coordinator: longer than any partition that heals by itself."""
 KEYS = 1024
 """Topics and keys whose newest notice a coordinator remembers, for each rig."""
 
 
 class NoticeFilter:
-    """Tells a coordinator which notices of one boot of a rig it has not had."""
+    """Tells new notices of one boot of a rig from repeated ones."""
 
     __slots__ = ("_confirmed", "_newest")
 
@@ -39,7 +40,7 @@ class NoticeFilter:
         self._newest: OrderedDict[tuple[str, str | None], int] = OrderedDict()
 
     def is_new(self, notice: Notice) -> bool:
-        """Take note of a notice, and return whether it is to be told."""
+        """Return whether a notice is new, and remember it."""
         if notice.confirm:
             newest, self._confirmed = self._confirmed, max(self._confirmed, notice.n)
             return notice.n > newest
@@ -67,7 +68,7 @@ class NoticeQueue:
     def __init__(self, timing: Timing, random: Random):
         self._backoff = Backoff(timing, random)
         self._waiting: OrderedDict[int, tuple[bytes, Hashable]] = OrderedDict()
-        self._newest: dict[Hashable, int] = {}  # numbers of those that another may take the place of
+        self._newest: dict[Hashable, int] = {}  # numbers of those that a newer one may replace
         self._bytes = self._tries = 0
         self._sent_at = 0.0
         self._is_copy = False
@@ -80,7 +81,7 @@ class NoticeQueue:
         return len(self._waiting)
 
     def add(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> None:
-        """Have a notice wait for its turn.
+        """Queue a notice.
 
         Parameters
         ----------
@@ -91,8 +92,7 @@ class NoticeQueue:
         now : float
             Monotonic seconds.
         instead : hashable, optional
-            What it is the newest word on: one before it that was on the same is taken out, so that on a slow link none
-            waits that is needless.
+            What it is about: an earlier notice about the same is taken out, so that none waits in vain on a slow link.
         """
         if instead is not None:
             self.take_back(instead)
@@ -100,7 +100,7 @@ class NoticeQueue:
         self._waiting[n] = frame, instead
         self._bytes += len(frame)
         while len(self._waiting) > 2 and (len(self._waiting) > WAITING or self._bytes > WAITING_BYTES):
-            # Not the first, which has been sent and may be acknowledged yet.
+            # Never the first: it has been sent, and may still be acknowledged.
             self._take_out(next(islice(self._waiting, 1, None)))
             self.overflowed = True
         if len(self._waiting) == 1:
@@ -112,7 +112,7 @@ class NoticeQueue:
         return self._bytes + NOTICE_BYTES * len(self._waiting)
 
     def give_up(self) -> bool:
-        """Give up all but the first, which has been sent and may be acknowledged yet; return whether there was more."""
+        """Give up all but the first, which may still be acknowledged; return whether there was more."""
         rest = list(islice(self._waiting, 1, None))
         for n in rest:
             self._take_out(n)
@@ -120,13 +120,13 @@ class NoticeQueue:
         return bool(rest)
 
     def take_back(self, instead: Hashable) -> None:
-        """Take out what waits as the newest word on something, unless it is under way."""
+        """Take out a waiting notice about something, unless it is under way."""
         n = self._newest.get(instead)
         if n is not None and n != self._first():
             self._take_out(n)
 
     def send(self, now: float) -> bytes:
-        """Return the first notice, which the caller sends, and plan when it is to be sent again."""
+        """Return the first notice for the caller to send, and plan when to send it again."""
         self._tries += 1
         if self._tries == 1:
             self._sent_at = now
@@ -134,7 +134,7 @@ class NoticeQueue:
         return self._waiting[self._first()][0]
 
     def acknowledge(self, n: int, now: float) -> None:
-        """Take note that a notice has come."""
+        """Process an acknowledgement."""
         if not self._waiting or self._first() != n or not self._tries:
             return  # of an earlier copy
         if self._tries == 1 and not self._is_copy:
@@ -144,7 +144,7 @@ class NoticeQueue:
         self._tries, self.due = 0, now if self._waiting else math.inf
 
     def rest(self) -> list[bytes]:
-        """Return all that wait, in order: they are sent once more, and then nobody is there to send them."""
+        """Return all that wait, in order, to be sent a last time."""
         return [frame for frame, _ in self._waiting.values()]
 
     def pause(self) -> None:
@@ -152,13 +152,13 @@ class NoticeQueue:
         self.due = math.inf
 
     def resume(self, now: float) -> None:
-        """Go on where it was paused, since the coordinator has been heard."""
+        """Go on, since the coordinator has been heard."""
         if self._waiting and self.due == math.inf:
             self._is_copy = self._tries > 0  # whose acknowledgement measures no round trip (Karn's rule)
             self._tries, self.due = 0, now
 
     def clear(self) -> None:
-        """Forget all: nobody waits for them any more."""
+        """Forget all."""
         self._waiting.clear()
         self._newest.clear()
         self._bytes = 0

@@ -1,4 +1,4 @@
-"""What comes out of a core: datagrams and events, put there as they arise and taken by the pump."""
+"""The output of a core: datagrams and events, collected as they arise and taken by the pump."""
 
 from __future__ import annotations
 

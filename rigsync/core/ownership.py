@@ -1,23 +1,27 @@
-"""Whose experiment it is: the coordinator that began it, until it has been silent for too long."""
+"""Whose experiment it is: that of the coordinator that began it, until it has been silent for too long."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
+from rigsync.core.timing import DEFAULT_TIMING
+
 LEASE = 300.0
-"""Seconds of an owner's silence after which a rig interrupts: longer than a computer takes to start again."""
+"""Seconds of an owner's silence after which a rig interrupts. A computer restarts in less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sender:
-    """A coordinator, as a rig knows it again: by its boot number, for its computer may get another address."""
+    """A coordinator, as a rig recognises it: by its boot number, since its computer may get another address."""
 
     host: str
     boot: str | None
-    """None in the iblutil dialect, where a coordinator is known by its host alone."""
+    """None in the iblutil dialect, where only its host is known."""
     program: str | None = None
     """What it has told of its program, if it has."""
+    patience: float = DEFAULT_TIMING.lost_after
+    """Seconds of silence after which it does not count as there: five of its beats."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sender):
@@ -31,7 +35,7 @@ class Sender:
 class Ownership:
     """The owner of a rig's experiment, and the owner's lease.
 
-    An owner of the iblutil dialect is silent between its messages by nature: it has no lease, and its ownership ends
+    An owner of the iblutil dialect is always silent between its messages. So it has no lease, and its ownership ends
     with the recording (docs/decisions/0009).
 
     Parameters
@@ -51,7 +55,7 @@ class Ownership:
 
     @property
     def host(self) -> str | None:
-        """Host of the owner that is there; None where there is none, or it has said goodbye."""
+        """Host of the owner; None where there is none, or it has said goodbye."""
         return None if self.owner is None or self._left else self.owner.host
 
     def allows(self, sender: Sender) -> bool:
@@ -59,12 +63,16 @@ class Ownership:
         return self.host is None or self.is_led_by(sender)
 
     def is_led_by(self, sender: Sender) -> bool:
-        """Whether a coordinator is the owner, and has not said goodbye."""
+        """Whether a coordinator is the owner and has not said goodbye."""
         return self.host is not None and sender == self.owner
 
     def silence(self, now: float) -> float:
         """Return for how many seconds nothing was heard of the owner; 0 where it is of the iblutil dialect."""
         return 0.0 if self.owner is None or self.owner.boot is None else now - self._heard
+
+    def is_gone(self, now: float) -> bool:
+        """Whether the owner has been silent for so long that it does not count as there."""
+        return self.owner is not None and self.silence(now) >= self.owner.patience
 
     def claim(self, sender: Sender, now: float) -> None:
         """Make a coordinator the owner."""
@@ -74,31 +82,34 @@ class Ownership:
         """Have no owner."""
         self.owner, self._left = None, False
 
-    def heard(self, boot: str, now: float, host: str | None = None) -> None:
-        """Take note of a sign of life of some coordinator, from `host` where that is given."""
-        if self.owner is not None and self.owner.boot == boot and not self._left:
+    def heard(self, boot: str, now: float, host: str | None = None, patience: float | None = None) -> None:
+        """Take note of a sign of life of some coordinator, and of its host and patience where they are given."""
+        owner = self.owner
+        if owner is not None and owner.boot == boot and not self._left:
             self._heard, self._is_excused = now, False
-            if host is not None and host != self.owner.host:
-                self.owner = replace(self.owner, host=host)
+            host, patience = host or owner.host, patience or owner.patience
+            if (host, patience) != (owner.host, owner.patience):
+                self.owner = replace(owner, host=host, patience=patience)
 
-    def pass_over(self, seconds: float, now: float, patience: float) -> None:
+    def pass_over(self, seconds: float, now: float) -> None:
         """Do not hold seconds up to `now` against the owner in which nobody here has listened.
 
         What has come of it may still lie in the socket, behind what others have sent: where the lease is all but over,
-        it goes on for seconds of `patience`, once in a silence.
+        it goes on for seconds of the owner's patience, once in a silence.
         """
         self._heard += seconds
-        if self.expires() < now + patience and not self._is_excused:
+        owner = self.owner
+        if owner is not None and self.expires() < now + owner.patience and not self._is_excused:
             self._is_excused = True
-            self._heard = now - max(0.0, self.lease - patience)
+            self._heard = now - max(0.0, self.lease - owner.patience)
 
     def leave(self, boot: str) -> None:
-        """Take note that a coordinator has said goodbye: another may command; the lease goes on."""
+        """Let others command, for the owner has said goodbye; the lease goes on."""
         if self.owner is not None and self.owner.boot == boot:
             self._left = True
 
     def ended(self) -> None:
-        """Take note that the recording has ended."""
+        """End the ownership with the recording, in the iblutil dialect."""
         if self.owner is not None and self.owner.boot is None:
             self.release()
 

@@ -12,12 +12,11 @@ from random import Random
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.core import events, messages
+from rigsync.core import events, legacy, messages
 from rigsync.core.backoff import Backoff
 from rigsync.core.board import TOPICS
 from rigsync.core.board_view import BoardView
 from rigsync.core.clock import NANOSECONDS, ClockEstimate, ClockFilter, StampClock
-from rigsync.core.echo_guard import EchoGuard
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.errands import Errand, Errands, Request, unanswered
 from rigsync.core.events import (
@@ -33,9 +32,10 @@ from rigsync.core.events import (
     Start,
     ViolationSeen,
 )
+from rigsync.core.legacy import Array, EchoGuard
 from rigsync.core.lifecycle import ENDS, name_different, named_reference, reference_text
 from rigsync.core.liveness import Liveness
-from rigsync.core.messages import Ack, Alive, Array, Bye, Command, Failure, Frame, Probe, Reply, Verb
+from rigsync.core.messages import Ack, Alive, Bye, Command, Failure, Frame, Probe, Reply, Verb
 from rigsync.core.notices import NoticeFilter
 from rigsync.core.probes import PATIENCE, ProbeLog
 from rigsync.core.rigs import RigConfig, is_called
@@ -54,10 +54,10 @@ from rigsync.errors import (
 )
 
 SINGLE_TRIES = 2
-"""Sendings of a request after which each further one is of two copies, as RFC 9002 section 6.2.4 allows: where so much
-is lost, waiting for the next turn costs more than a datagram."""
+"""After so many sendings of a request each further one is of two copies, as RFC 9002 section 6.2.4 allows. Where so
+much is lost, waiting for the next turn costs more than a datagram."""
 PAST_BOOTS = 16
-"""Boot numbers that a rig has had before, whose delayed answers are not taken for another restart."""
+"""Earlier boot numbers of a rig that are remembered. Their late answers are not taken for another restart."""
 
 
 class Line(Enum):
@@ -69,18 +69,18 @@ class Line(Enum):
 
 @dataclass(slots=True)
 class AwaitedEcho:
-    """Bytes that an iblutil rig has yet to send back; until then nothing else may leave (section 1)."""
+    """Bytes that an iblutil rig has yet to send back. Until then nothing else may leave (section 1)."""
 
     data: bytes
     until: float
 
 
 VERB_GAP = 0.05
-"""Seconds for which the next message waits after one of iblutil's verbs was confirmed. Meanwhile comes the answer, if
-the rig has one; to a rig that sends it just then, any other message is a wrong echo, at which it closes."""
+"""Seconds between the confirmation of one of iblutil's verbs and the next message. The answer, if any, comes meanwhile.
+A rig that sends it takes any other message for a wrong echo, and closes."""
 FAREWELLS = (Line.PROBES, Line.REQUESTS) * 2
-"""On which lines a goodbye leaves. Nobody is left to send it again, and a rig that has not heard it belongs to a
-program that is gone until the lease is over."""
+"""Lines on which a goodbye leaves: several, since nobody is left to send it again. Until its lease is over, a rig that
+misses it belongs to a program that is gone."""
 
 
 class Peer:
@@ -103,8 +103,8 @@ class Peer:
     told : list of Event
         Where events are put.
     settled : callable
-        Called once for each request with the rig's name, its answer, its error, or None where it has only confirmed the
-        request and no more was asked, and with when it began to act.
+        Called once for each request with the rig's name, its outcome and when it began to act. The outcome is the
+        answer, the error, or None where only a confirmation was asked for.
     program : str, optional
         Which program the coordinator is, for people.
     """
@@ -131,7 +131,8 @@ class Peer:
         self._probe_n = 0
         self._probes = ProbeLog()
         self._newest_alive = self._left_at = self._met_at = -1
-        """Numbers of the newest probe that is answered, of the last before the rig's goodbye, and before it was met."""
+        """Numbers of the newest answered probe, of the last one before the rig's goodbye, and of the last one before
+        this process of it was met."""
         self._clock = ClockFilter()
         self._notices = NoticeFilter()
         self.board = BoardView(config.name, told)
@@ -140,19 +141,18 @@ class Peer:
         self._spoke_at = -math.inf
         """When an iblutil rig last sent a message that was no echo, in monotonic seconds."""
         self._held_until = -math.inf
-        """Until when nothing leaves to an iblutil rig, which has just confirmed a verb."""
+        """Monotonic seconds before which nothing leaves to an iblutil rig that has just confirmed a verb."""
         self._owed: set[Verb] = set()
-        """Messages that an iblutil rig may still answer, though none of them is outstanding."""
+        """Messages that are no longer outstanding, and that an iblutil rig may still answer."""
         self._remote_boot: str | None = None
         self._past_boots: deque[str] = deque(maxlen=PAST_BOOTS)
         self._begun: str | None = None
-        """The experiment that the rig has begun for this coordinator, empty for one without a reference; None where
-        there is none, or it has ended."""
+        """The experiment that the rig does for this coordinator, empty for one without a reference; None for none."""
         self._begun_by: str | None = None
-        """The boot number of the process that has."""
+        """Boot number of the rig's process that has begun it."""
         self._names_me = False
-        """Whether the rig puts this coordinator's boot number, which no forger knows, into what it sends. Older rigs do
-        not."""
+        """Whether the rig puts this coordinator's boot number, which no forger knows, into all that it sends. Older
+        rigs do not."""
         self.dialect = Dialect.UNKNOWN
         self.status: ExpStatus | None = None
         self.exp_ref: str | None = None
@@ -160,12 +160,12 @@ class Peer:
         self.owner: str | None = None
         self._challenged_at = -math.inf
         self.is_shared = False
-        """Whether another rig of the configuration has the same address, as some may: one answers for both."""
+        """Whether another rig of the configuration has the same address. Then one answers for both."""
         self._mistaken_for: tuple[str, float] | None = None
-        """The name of another rig that answers in this one's place, and when it did last, in monotonic seconds."""
+        """Name of another rig that answers in this one's place, and when it last did, in monotonic seconds."""
         self.violations: dict[str, int] = {}
         self._size = 0
-        """Bytes of what is being taken in."""
+        """Bytes of the datagram that is being processed."""
 
     # ------------------------------------------------------------------------------------------------ outside
 
@@ -176,7 +176,7 @@ class Peer:
 
     @property
     def reason(self) -> str:
-        """What the state of the link rests on, in words."""
+        """Why the link is in its state, in words."""
         return self._liveness.reason
 
     @property
@@ -185,7 +185,7 @@ class Peer:
         return self._liveness.refused
 
     def mistaken_for(self, now: float) -> WrongRig | None:
-        """Return what is wrong where another rig answers at this one's address."""
+        """Return the error where another rig answers at this one's address."""
         if self._mistaken_for is None or now >= self._mistaken_for[1] + self._timing.lost_after:
             return None
         told = one_line(self._mistaken_for[0])
@@ -197,7 +197,7 @@ class Peer:
 
     @property
     def clock(self) -> ClockEstimate | None:
-        """How the rig's clock stands to this one's; None before the first probe of a rigsync rig is answered."""
+        """The rig's clock against this one's; None before a rigsync rig has answered its first probe."""
         return self._clock.estimate
 
     @property
@@ -217,14 +217,14 @@ class Peer:
         self.handle_timer(now)
 
     def ready_at(self, pause: float) -> float:
-        """Return when, in monotonic seconds, an iblutil rig is given its next message; -inf for rigs of rigsync.
+        """Return when, in monotonic seconds, an iblutil rig gets its next message; -inf for rigs of rigsync.
 
-        Its program may await each message by `on_event`, and drops what comes before it does (section 1).
+        Its program may await each message by `on_event`, and drops messages that come too early (section 1).
 
         Parameters
         ----------
         pause : float
-            Seconds after its last word, where its configuration does not say.
+            Seconds after its last word, unless its configuration says otherwise.
         """
         if self.dialect is not Dialect.IBLUTIL:
             return -math.inf
@@ -233,7 +233,7 @@ class Peer:
     def submit(self, request: Request, deadline: float, now: float) -> None:
         """Queue a request; it leaves at once if nothing is outstanding.
 
-        EXPINTERRUPT overtakes, and EXPEND calls off what waits for its instant (section 4).
+        EXPINTERRUPT overtakes the others. EXPEND calls off what waits for its instant (section 4).
         """
         errand = Errand(request, now, deadline)
         if self.dialect is Dialect.IBLUTIL and isinstance(request.event, Command):
@@ -250,9 +250,9 @@ class Peer:
         self._advance(now)
 
     def is_known_to_work_on(self, request: Request) -> bool:
-        """Tell whether the rig has accepted a request that is outstanding, or cannot say so, or was not sent it.
+        """Whether the rig has accepted an outstanding request, or cannot say so, or was not sent it.
 
-        A rig of rigsync that has acknowledged it is nobody else's: that it would have said before.
+        A rig of rigsync that has acknowledged it is no other coordinator's. It would have refused it instead.
         """
         sent = [errand for errand in self._errands.under_way() if errand.request is request and errand.tries]
         return self.dialect is Dialect.IBLUTIL or all(errand.in_hand for errand in sent)
@@ -265,7 +265,7 @@ class Peer:
         return [errand.request.request_time for errand in unsent]
 
     def abandon(self) -> None:
-        """Settle everything, since this coordinator is closing."""
+        """Settle everything: this coordinator is closing."""
         self.withdraw_queued()
         for errand in list(self._errands.under_way()):
             self._errands.remove(errand)
@@ -273,7 +273,7 @@ class Peer:
             self._fail(errand, Aborted(self.name, f"this program closed before {name} was answered"))
 
     def probe(self, now: float) -> int:
-        """Send a probe now, beside the regular ones; return its number, which is 0 for a rig known to be iblutil's."""
+        """Send a probe now, beside the regular ones; return its number, 0 for a rig known to be iblutil's."""
         return self._send_probe(now)
 
     def farewell(self) -> None:
@@ -285,7 +285,7 @@ class Peer:
                 self._send(line, data)
 
     def receive_datagram(self, line: Line, data: bytes, now: float) -> None:
-        """Take in a datagram that came from the rig on `line` at monotonic `now` (s)."""
+        """Process a datagram that came from the rig on `line` at monotonic `now` (s)."""
         self._size = len(data)
         try:
             frame = messages.decode(data)
@@ -299,21 +299,21 @@ class Peer:
             self.report_violation(error)
 
     def report_violation(self, error: RemoteProtocolError) -> None:
-        """Take note that what came from the rig is no message, or makes no sense; told once for each kind."""
+        """Report, once for each kind, that what came from the rig is no message or makes no sense."""
         if (told := messages.told_frame(error.head, "reply")) and told[0] == self._remote_boot:
             self._refuse_answer(told[1], error)
         if self._count(error.kind) == 1:
             self._events.append(ViolationSeen(self.name, error.kind, str(error)))
 
     def report_life(self, now: float) -> None:
-        """Take note that part of a message has come or gone: a link that carries a large one is not silent."""
+        """Count part of a message as a sign of life: a link that carries a large one is not silent."""
         if self.state in (LinkState.ALIVE, LinkState.SUSPECT):
             before = self.state
             self._liveness.heard(now)
             self._note_change(before)
 
     def report_refusal(self, now: float) -> None:
-        """Take note of an ICMP refusal."""
+        """Process an ICMP refusal."""
         self._events.append(ProbeRefused(self.name))
         self._owed.clear()  # its program has ended
         self._mistaken_for = None
@@ -322,7 +322,7 @@ class Peer:
         self._note_change(before)
 
     def note_standstill(self, seconds: float, now: float) -> None:
-        """Take note that for so many seconds nobody here has listened: the rig has not been silent for that."""
+        """Do not count seconds in which nobody here has listened as the rig's silence."""
         self._liveness.pass_over(seconds)
         self._errands.note_standstill(now)
 
@@ -369,8 +369,8 @@ class Peer:
             return
         if self.dialect is Dialect.RIGSYNC:
             if self._remote_boot is None or self._liveness.is_gone:
-                # Nothing is known yet of a rig whose dialect is configured; and the process that was known is gone.
-                # What was sent to it now would be for it alone, and not for the one that may take its place.
+                # A rig whose dialect is configured has not answered yet; or the process that was known is gone.
+                # A request sent now would be meant for that process, and refused by the one in its place.
                 self._liveness.want(now)
                 return
             if errand.request.act_at is not None and self.clock is None:
@@ -393,9 +393,9 @@ class Peer:
         return usual if self.config.pause is None else self.config.pause
 
     def _leaves_at(self, errand: Errand) -> float:
-        """Return when a message leaves to an iblutil rig: once the rig awaits it, and half a way before its instant."""
+        """Return when a message leaves to an iblutil rig: once that awaits it, half a round trip before its instant."""
         request, pause = errand.request, self._pause(errand.request.pause)
-        # A rig that goes on talking does not put it off without end.
+        # A rig that goes on talking does not put it off for ever.
         ready_at = min(self._spoke_at + pause, errand.turn_at + 2 * pause)
         leaves_at = max(request.leave_at, ready_at, self._held_until)
         if request.act_at is not None:
@@ -408,7 +408,7 @@ class Peer:
             errand.sent_at = now
         if self.dialect is Dialect.RIGSYNC:
             if not errand.frame or (errand.received and errand.request.act_at is not None):
-                errand.frame = self._encode(errand.request)  # again and again: the rig's clock is known ever better
+                errand.frame = self._encode(errand.request)  # anew: the rig's clock is known better now
             for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
                 self._send(Line.REQUESTS, errand.frame)
             is_worked_on = errand.received and errand.done is None
@@ -423,7 +423,7 @@ class Peer:
         at = None
         if request.act_at is not None and (offset := self._clock.offset_at(request.act_at)) is not None:
             at = self._stamps.stamp(request.act_at) + round(offset * NANOSECONDS)
-        # Only another process than the one that has begun it has to be told.
+        # Only a process that has not begun the experiment has to be told which one is meant.
         of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != self._remote_boot else None
         frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at, of)
         if len(frame) > self.config.room.limit:  # there is always room for the rest
@@ -475,11 +475,11 @@ class Peer:
         self._advance(now)
 
     def _note_experiment(self, request: Request, answer: list[Any]) -> None:
-        """Take note of what a rig of rigsync has begun or ended, so that EXPEND can say what it is to end."""
+        """Remember what a rig of rigsync has begun or ended, so that EXPEND can say what it is to end."""
         if request.event in ENDS:
             self._begun = None
         elif self.dialect is Dialect.RIGSYNC and request.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
-            # A rig of rigsync refuses what is no reference. Another implementation may not.
+            # A rig of rigsync refuses anything that is no reference. Another implementation may not.
             named = None
             with contextlib.suppress(ValueError):
                 named = named_reference(request.event, request.message.args)
@@ -488,7 +488,7 @@ class Peer:
             self._begun, self._begun_by = named or "", self._remote_boot
 
     def _note_owed(self, errand: Errand) -> None:
-        """Take note that the answer to a message may come when another one is outstanding."""
+        """Remember that the answer to a message may come while another one is outstanding."""
         if self.dialect is Dialect.IBLUTIL and errand.tries:
             self._owed.add(errand.request.event)
 
@@ -507,15 +507,16 @@ class Peer:
 
     def _receive_array(self, message: Array, data: bytes, now: float) -> None:
         if self.dialect is Dialect.RIGSYNC:
-            # Anybody can forge one. An iblutil program in the rig's place sends the next probe back, which nobody can.
+            # Anybody can forge an array. An iblutil program in the rig's place sends the next probe back, which no
+            # forger can.
             self._count("message of the other dialect")
             self._liveness.hurry(now)
             return
         self._heard(Dialect.IBLUTIL, now)
         errand = self._errands.current if self._errands.current and self._errands.current.tries else None
-        if messages.has_mark(data, messages.COORDINATOR_MARK):
+        if legacy.has_mark(data, legacy.COORDINATOR_MARK):
             self._receive_echo(data, errand, now)
-        elif message.event == messages.NULL_MESSAGE:
+        elif message.event == legacy.NULL_MESSAGE:
             self._spoke_at = now
             text, event = message.args
             if errand and errand.received and errand.request.event is event:
@@ -534,7 +535,7 @@ class Peer:
                 self._awaited_echo = None
                 self._note_other_answer(awaited, message)
                 if awaited.tries > 1:
-                    self._note_owed(awaited)  # the rig may answer each copy
+                    self._note_owed(awaited)  # the rig may have received several copies, and answer each
                 self._finish(awaited, message.args, now, self._estimated_start(awaited), message.event)
             else:
                 self._owed.discard(message.event)
@@ -546,10 +547,10 @@ class Peer:
             self.report_violation(RemoteProtocolError(kind, "taken for its answer, since it ends a recording"))
 
     def _answers(self, message: Array, errand: Errand) -> bool:
-        """Tell an answer to the outstanding request from one to a request that was given up.
+        """Whether a message answers the outstanding request, and not one that was given up.
 
-        iblutil echoes a message before it answers, and the answer to EXPSTART names the experiment. To take a late
-        answer for that of the next request would report a success where the rig did nothing.
+        iblutil echoes a message before it answers, and its answer to EXPSTART names the experiment. A late answer that
+        was taken for the next request's would report a success where the rig did nothing.
         """
         if not errand.received:
             return False
@@ -564,15 +565,15 @@ class Peer:
         if self._awaited_echo and data == self._awaited_echo.data:
             self._awaited_echo = None
         else:
-            self._count("late echo")  # given up, or the second copy
-        if errand and data == errand.request.array:  # a late one shows as well that the rig has it
+            self._count("late echo")  # of a request that was given up, or a second copy
+        if errand and data == errand.request.array:  # a late echo shows as well that the rig has the request
             errand.next_send = math.inf
             errand.echoed_at = errand.echoed_at or now
             self._confirm_receipt(errand)
             if errand.request.hands_over_token:
                 self._spoke_at = now
                 self._finish(errand, [], now, self._estimated_start(errand))
-            elif errand.request.confirm:  # one of iblutil's verbs, which end here
+            elif errand.request.confirm:  # one of iblutil's verbs, which end with the echo
                 self._note_owed(errand)
                 self._held_until = now + VERB_GAP
                 self._errands.remove(errand)
@@ -580,7 +581,7 @@ class Peer:
         self._advance(now)
 
     def _estimated_start(self, errand: Errand) -> Start | None:
-        # Between sending and the echo it reached the rig, which then runs its callbacks; it says no more than that.
+        # The rig got it between sending and echo, and then runs its callbacks. It says no more about when.
         if errand.echoed_at is None:
             return None
         middle = self._stamps.stamp((errand.sent_at + errand.echoed_at) / 2)
@@ -606,8 +607,8 @@ class Peer:
         if isinstance(frame, Alive):
             self._receive_alive(frame, now)
         elif frame.boot != self._remote_boot:
-            # Another process than the one that has answered our probes: from before a restart, or forged. That of a
-            # rig that has just restarted comes again, once its first answer to a probe has made it known.
+            # From another process than the one that answers our probes: one before a restart, or a forger. A rig that
+            # has just restarted sends its frame again, once its first answer to a probe has made it known.
             self._count("unknown boot")
             if self._errands.current and self._errands.current.tries:
                 self._liveness.hurry(now)
@@ -626,10 +627,9 @@ class Peer:
             self._count("message of the other dialect")
 
     def _is_meant(self, to: str | None, now: float) -> bool:
-        """Tell whether a frame is for this coordinator, as far as its rig says.
+        """Whether a frame is for this coordinator, as far as its rig says.
 
-        One that has said so once is held to it. An older program in its place is believed once the link has been lost
-        for as long as that takes.
+        A rig that has said so once has to go on. An older program in its place is believed once the link was lost.
         """
         if to is not None:
             return to == self._boot
@@ -640,15 +640,15 @@ class Peer:
         restarted = False
         if frame.boot != self._remote_boot:
             probe = self._probes.outstanding(frame.n)
-            # Of two processes that have answered one burst of probes, the later one may have been met first. Which one
-            # it is, a probe shows that was sent after that.
+            # Two processes may have answered one burst of probes, and the later one may have been met first. A probe
+            # sent from now on shows which of them is there.
             is_old = frame.boot in self._past_boots and frame.n <= self._met_at
             if probe is None or frame.t0 != probe.stamp or is_old:
                 self._count("unknown boot")
                 return
             is_forgeable = frame.to is None and not probe.stamp and self.config.address.scheme == "udp"
             if is_forgeable and self.config.dialect == "auto":
-                # What an iblutil rig is probed with, anybody knows: a probe of its own shows who is there.
+                # Anybody knows the probe of iblutil rigs and can forge its answer. A rigsync probe shows who is there.
                 self._challenge(now)
                 return
             if not (self.is_shared or is_called(self.name, frame.name)):
@@ -657,10 +657,10 @@ class Peer:
                 return
             restarted = self._remote_boot is not None
             self._meet(frame.boot)
-            if restarted:  # told before what the new process says of itself
+            if restarted:  # before anything that the new process says
                 self._events.append(events.RestartSeen(self.name))
         elif frame.n <= self._left_at:
-            self._count("late answer")  # it left before the goodbye
+            self._count("late answer")  # the answer left before the goodbye
             return
         self._names_me, self._mistaken_for = frame.to is not None, None
         if frame.n >= self._newest_alive:  # a later probe's answer may have overtaken this one
@@ -681,7 +681,7 @@ class Peer:
         self._advance(now)
 
     def _settle_mistaken(self, wrong: WrongRig, now: float) -> None:
-        """End all that was asked of this rig, since another one answers in its place."""
+        """Settle all that was asked of this rig: another one answers in its place."""
         for errand in list(self._errands.under_way()):
             self._errands.remove(errand)
             name = errand.request.event.name
@@ -713,7 +713,7 @@ class Peer:
         if frame.confirm:
             self._send(Line.PROBES, messages.ack(self._boot, frame.n))
         if frame.topic in TOPICS:
-            # Which of those that are not confirmed are new, the board knows better.
+            # The board itself knows which unconfirmed notices are new.
             is_new = (not frame.confirm or self._notices.is_new(frame)) and self.board.receive(frame, now)
         elif is_new := self._notices.is_new(frame):
             notice = events.Notice(self.name, frame.topic, frame.key, frame.body, frame.confirm, self._size)
@@ -725,7 +725,7 @@ class Peer:
         asked = (errand for errand in self._errands.under_way() if errand.request.n == frame.n and errand.tries)
         errand = next(asked, None)
         if errand is None:
-            self._count("late answer")  # ordinary under duplication: no violation
+            self._count("late answer")  # ordinary where datagrams are doubled: no violation
             return
         if errand.tries == 1 and not errand.received:
             self._backoff.add_sample(now - errand.sent_at)
@@ -747,10 +747,10 @@ class Peer:
             self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
 
     def _refuse_answer(self, n: int, problem: RemoteProtocolError) -> None:
-        """Settle a request whose answer this side does not take: it would be sent again and again."""
+        """Settle a request whose answer this side refuses, or it would be sent again and again."""
         for errand in [errand for errand in self._errands.under_way() if errand.request.n == n and errand.tries]:
             name = errand.request.event.name
-            text = f"the rig has run {name}, and its answer is not taken: {problem}; have it answer with less"
+            text = f"the rig has run {name}, but this side refuses its answer: {problem}; have it answer with less"
             self._confirm_receipt(errand)
             self._errands.remove(errand)
             self._fail(errand, RemoteError(self.name, "PayloadTooLarge", text))
@@ -765,14 +765,14 @@ class Peer:
     # ---------------------------------------------------------------------------------------------------- link
 
     def _probe_would_meet_another(self, now: float) -> bool:
-        # On a connection, where nothing is lost, two that a busy iblutil rig reads together are junk to it: it closes.
+        # On a connection nothing is lost, but two probes that a busy iblutil rig reads at once are junk: it closes.
         on_stream = self.config.address.scheme == "tcp" and self.dialect is not Dialect.RIGSYNC
         return on_stream and self.state is not LinkState.LOST and self._probes.awaits_answer(now)
 
     def _send_probe(self, now: float) -> int:
         if self.dialect is Dialect.IBLUTIL:
             if self.config.address.scheme == "tcp" and self._errands.current and self._errands.current.tries:
-                # On the one connection that there is, a probe that meets the rig's answer is a wrong echo to the rig.
+                # There is one connection. To the rig, a probe that meets its answer is a wrong echo.
                 self._liveness.excuse()
                 return 0
             # Always the same bytes: an iblutil rig shows each datagram that it does not know once.
@@ -785,11 +785,11 @@ class Peer:
         self._probe_n += 1
         n, stamp = self._probe_n, self._stamps.stamp(now)
         self._probes.add(n, now, stamp)
-        self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program))
+        self._send(Line.PROBES, messages.probe(self._boot, n, stamp, program=self._program, beat=self._timing.beat))
         return n
 
     def _challenge(self, now: float) -> None:
-        """Probe a rig, which was known as one of iblutil, as one of rigsync; once a beat at most."""
+        """Probe a rig known as iblutil's in the rigsync dialect, once a beat at most."""
         self._count("unknown boot")
         if now >= self._challenged_at + self._timing.beat:
             self._challenged_at = now
@@ -798,13 +798,13 @@ class Peer:
     def _probe_returned(self, n: int, now: float, stamps: tuple[int, int, int] | None, held: int) -> None:
         probe = self._probes.outstanding(n)
         if probe is None:
-            return  # a second copy, or from long ago: a sign of life, and no more
+            return  # a second copy, or a very late answer: only a sign of life
         probe.answered = True
         round_trip = max(0.0, now - probe.sent - max(0, held) / NANOSECONDS)
-        if round_trip < PATIENCE:  # else one side has stood still, which says nothing about the network
+        if round_trip < PATIENCE:  # otherwise one side has stood still, which says nothing about the network
             self._backoff.add_sample(round_trip)
         four = (*stamps, self._stamps.stamp(now)) if stamps else None
-        if four and four[0] == probe.stamp != 0:  # a rig that took an iblutil one's place answers a probe without stamp
+        if four and four[0] == probe.stamp != 0:  # a rig in the place of an iblutil one answers a probe without stamp
             self._clock.add(four, now)
             self._liveness.is_coarse = self._clock.bound > self._timing.clock_bound
         self._events.append(ProbeAnswered(self.name, n, round_trip, four))
@@ -826,7 +826,7 @@ class Peer:
             self._past_boots.append(self._remote_boot)
             self._remote_boot, self._names_me = None, False
         self._events.append(DialectDetected(self.name, dialect))
-        self._settle_restarted()  # who speaks another dialect is another program
+        self._settle_restarted()  # another dialect means another program
         if dialect is Dialect.IBLUTIL:
             for errand in self._errands.take_commands():
                 self._refuse(errand)

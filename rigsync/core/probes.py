@@ -1,4 +1,4 @@
-"""The probes of one link: which of them an answer belongs to, and how many are lost."""
+"""The probes of one link: to which of them an answer belongs, and how many are lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SentProbe:
     sent: float
     """Monotonic seconds."""
     stamp: int
-    """The same as it stands in the probe, in nanoseconds."""
+    """The stamp in the probe, in nanoseconds."""
     answered: bool = False
 
 
@@ -33,7 +33,7 @@ class ProbeLog:
         self._by_number: dict[int, SentProbe] = {}
 
     def add(self, n: int, now: float, stamp: int) -> None:
-        """Take note of a probe that is being sent at monotonic `now` in seconds."""
+        """Remember a probe that is sent at monotonic `now` in seconds."""
         probe = SentProbe(n, now, stamp)
         self._newest.append(probe)
         self._by_number[n] = probe
@@ -48,12 +48,12 @@ class ProbeLog:
         return None if probe is None or probe.answered else probe
 
     def awaits_answer(self, now: float) -> bool:
-        """Tell whether the newest probe is unanswered, and not yet lost, as of monotonic `now`."""
+        """Whether the newest probe is unanswered, and not yet lost, as of monotonic `now`."""
         newest = self._newest[-1] if self._newest else None
         return newest is not None and not newest.answered and now - newest.sent < PATIENCE
 
     def loss(self, now: float) -> float | None:
-        """Return the share of probes that were lost, as of monotonic `now`; None before any is old enough to tell."""
+        """Return the share of lost probes as of monotonic `now`; None while all are too new to tell."""
         newest = tuple(self._newest)  # at one stroke: other threads read this while probes go on
         told = [probe for probe in newest if probe.answered or now - probe.sent >= PATIENCE]
         return sum(not probe.answered for probe in told) / len(told) if told else None

@@ -1,7 +1,7 @@
-"""Which hosts have shown that they receive what a rig sends: to others, which may be forged, it sends little.
+"""Which hosts have shown that they receive what a rig sends. Others may be forged, and are sent little.
 
-Nothing proves the source of a datagram. Whoever forges it could have a rig send somebody else many times what was sent
-to the rig (RFC 9000 section 8.1). So a host has to send back something that only its receiver can know.
+Nothing proves the source of a datagram. A forger could make a rig send somebody else many times what came (RFC 9000
+section 8.1). So a host has to send back something that only the receiver at its address can know.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import secrets
 from collections import OrderedDict
 
 AMPLIFICATION = 3
-"""Bytes that leave to a host for each byte that has come from it, until it has shown that it receives them."""
+"""Bytes that may leave to a host for each byte from it, until it has shown that it receives."""
 HOSTS = 4096
-"""Hosts that are remembered, of either sort; those that are forgotten show it again."""
+"""Hosts remembered of each sort. A forgotten one shows again that it receives."""
 BORROWED = 1 << 16
-"""Bytes beyond that which leave to all such hosts together. An iblutil coordinator shows that it receives only by the
-echo of a whole answer, so that the first answer to it has to leave before."""
+"""Further bytes that may leave to all such hosts together. An iblutil coordinator can only show that it receives by the
+echo of a whole answer, which has to leave first."""
 BORROWED_PER_SECOND = 1 << 14
-"""Bytes of it that are given back in a second."""
+"""Bytes a second by which that grows again."""
 CHALLENGES = 1 << 30
-"""The lowest number of a notice by which a host is asked, and how many such numbers there are; those of all other
-notices are higher."""
+"""The lowest number of the notices that ask a host to show that it receives, and the count of such numbers. All other
+notices have higher numbers."""
 _BLANKS = 40
 
 
 class Allowance:
-    """Bytes that may leave beyond what each host is owed, and when there are enough of them again."""
+    """Bytes that may leave beyond each host's own, and when there are enough of them again."""
 
     __slots__ = ("_at", "_used")
 
@@ -35,7 +35,7 @@ class Allowance:
         self._used, self._at = 0.0, -math.inf
 
     def take(self, size: int, now: float) -> bool:
-        """Tell whether so many bytes may leave, and count them."""
+        """Return whether so many bytes may leave, and count them."""
         self._used, self._at = max(0.0, self._used - BORROWED_PER_SECOND * (now - self._at)), now
         if self._used + size > BORROWED:
             return False
@@ -43,17 +43,17 @@ class Allowance:
         return True
 
     def when(self, size: int) -> float:
-        """Return from when on so many bytes may leave, in monotonic seconds, after `take` has refused them."""
+        """Return when so many bytes may leave, in monotonic seconds, after `take` has refused them."""
         return self._at + (self._used + size + 1 - BORROWED) / BORROWED_PER_SECOND
 
 
 class Reach:
-    """What may leave to which host.
+    """How much may leave to which host.
 
     Parameters
     ----------
     is_open : bool
-        Whether to send to everybody: over TCP, whoever has opened a connection has shown that it receives.
+        Whether everybody may be sent anything. Over TCP, an open connection shows that the host receives.
     secret : bytes, optional
         Key of what the hosts have to send back; drawn at random by default.
     """
@@ -64,10 +64,10 @@ class Reach:
         self._shown: OrderedDict[str, None] = OrderedDict()
         self._left: OrderedDict[str, int] = OrderedDict()
         self.common, self.own = Allowance(), Allowance()
-        """What may leave beyond that: to all hosts together, and to the one in charge, which no flood keeps waiting."""
+        """What may leave beyond that: to all hosts together, and to the one in charge, which no flood can delay."""
 
     def heard(self, host: str, size: int) -> None:
-        """Take note of so many bytes that have come."""
+        """Count bytes that have come from a host."""
         if host in self._shown:
             self._shown.move_to_end(host)
         elif not self.is_open:
@@ -76,12 +76,12 @@ class Reach:
                 self._left.popitem(last=False)
 
     def has_shown(self, host: str) -> bool:
-        """Tell whether a host has shown that it receives; this computer has to show nothing."""
-        # No network carries a datagram that comes from there, so that nobody can forge one.
+        """Whether a host has shown that it receives; this computer need not."""
+        # No network carries datagrams from loopback addresses, so nobody can forge one.
         return self.is_open or host in self._shown or host.startswith("127.") or host == "::1"
 
     def spend(self, host: str, size: int) -> bool:
-        """Tell whether so many bytes may leave to a host, and count them."""
+        """Return whether so many bytes may leave to a host, and count them."""
         if self.has_shown(host):
             return True
         if size > self._left.get(host, 0):
@@ -90,18 +90,18 @@ class Reach:
         return True
 
     def show(self, host: str) -> None:
-        """Take note that a host has shown that it receives."""
+        """Remember that a host has shown that it receives."""
         self._left.pop(host, None)
         self._shown[host] = None
         if len(self._shown) > HOSTS:
             self._shown.popitem(last=False)
 
     def challenge(self, host: str) -> int:
-        """Return the number of the notice that this host alone gets, and has to acknowledge."""
+        """Return the number of a notice that only this host gets, and has to acknowledge."""
         return CHALLENGES + self._digest(host) % CHALLENGES
 
     def blanks(self, host: str) -> bytes:
-        """Return the white space that stands in an answer to this host alone, in the iblutil dialect."""
+        """Return white space that only answers to this host have, in the iblutil dialect."""
         digest = self._digest(host)
         return bytes(b" \t"[digest >> bit & 1] for bit in range(_BLANKS))
 

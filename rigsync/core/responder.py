@@ -1,4 +1,4 @@
-"""The rig's view of its coordinators: each request is taken in once, whatever the network does (docs/protocol.md)."""
+"""The rig's view of its coordinators: each request is accepted once, whatever the network does (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from random import Random
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.core import messages
-from rigsync.core.agenda import Agenda, Problem, Task
+from rigsync.core import legacy, messages
+from rigsync.core.agenda import WAITING_BYTES, Agenda, Problem, Task
 from rigsync.core.answers import Identity
 from rigsync.core.board import STREAM, Board, Post
 from rigsync.core.clock import StampClock
-from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, EchoLane, Record
+from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, ViolationSeen
-from rigsync.core.messages import Ack, Alive, Array, Bye, Notice, Probe, Request, Verb
+from rigsync.core.legacy import Array, EchoLane
+from rigsync.core.messages import Ack, Alive, Bye, Notice, Probe, Request, Verb
 from rigsync.core.outputs import Outputs
 from rigsync.core.ownership import LEASE, Sender
 from rigsync.core.reach import CHALLENGES, Allowance, Reach
@@ -27,7 +28,7 @@ from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 
 _SOURCES_REPORTED = 256
-"""Hosts whose violations are reported one by one; under a flood of forged addresses the rest are counted only."""
+"""Hosts whose violations are reported one by one. In a flood of forged addresses the rest are only counted."""
 
 
 class Responder(Outputs[Address]):
@@ -77,11 +78,11 @@ class Responder(Outputs[Address]):
         self._board = Board(room) if board is None else board
         self._board.open()
         self._agenda = Agenda(
-            *(identity, handled, lease, timing.lost_after, room),
-            *(self._events, self._settled, self._entered, self._claimed, self._board.clear_progress),
+            *(identity, handled, lease, room, self._events),
+            *(self._settled, self._entered, self._claimed, self._board.clear_progress),
         )
         self._reach = Reach(room.scheme == "tcp", secret)
-        self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each: its numbers have 10 digits
+        self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each; its numbers have 10 digits
         self._notices = 2 * CHALLENGES
         self._reported: set[tuple[str, str]] = set()
         self._told: Ration[tuple[str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
@@ -92,35 +93,35 @@ class Responder(Outputs[Address]):
 
     @property
     def status(self) -> ExpStatus:
-        """Where the rig stands in an experiment."""
+        """The rig's status."""
         return self._agenda.status
 
     @property
     def exp_ref(self) -> str | None:
-        """The experiment, None where there is none or it has no reference."""
+        """Reference of the experiment; None where there is none, or it has no reference."""
         return self._agenda.exp_ref
 
     def receive_datagram(self, data: bytes, source: Address, now: float) -> None:
-        """Take in a datagram from a coordinator at monotonic `now` (s)."""
+        """Process a datagram from a coordinator at monotonic `now` (s)."""
         self._reach.heard(source[0], len(data))
         try:
             frame = messages.decode(data)
             if isinstance(frame, Array):
                 self._receive_array(frame, data, source, now)
             elif isinstance(frame, Probe):
-                if (coordinator := self._see(frame, source, now)) and frame.program:
+                if (coordinator := self._see(frame, source, now, frame.beat)) and frame.program:
                     coordinator.program = frame.program
-                # Either may take all that may leave to a host that has shown nothing, so that they take turns.
+                # Each may use up all that may leave to a host that has shown nothing. So they take turns.
                 if asks_first := frame.n % 2 == 0:
                     self._challenge(source, frame.boot)
                 # Made as long as a padded probe, to see whether the network carries that.
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)), frame.boot)
                 if not asks_first:
                     self._challenge(source, frame.boot)
-                owner = self._agenda.ownership.owner  # told after that, by which it knows this rig's boot number
+                owner = self._agenda.ownership.owner  # the answer goes first: it has this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
-                self._receive_request(frame, source, now, room_of(data))
+                self._receive_request(frame, source, now, room_of(data, WAITING_BYTES))
             elif isinstance(frame, Ack):
                 if not self._reach.has_shown(source[0]) and frame.n == self._reach.challenge(source[0]):
                     self._reach.show(source[0])
@@ -136,7 +137,7 @@ class Responder(Outputs[Address]):
             self.report_violation(source, error)
 
     def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
-        """Take note that what came from `source` cannot be a message; the first of each kind from a host is told."""
+        """Report that what came from `source` cannot be a message, once for each kind and host."""
         if asked := messages.told_frame(error.head, "request"):
             boot, n = asked
             self._send(source, messages.failure(self._boot, n, "PayloadTooLarge", f"not run: {error}", "", boot), boot)
@@ -150,7 +151,7 @@ class Responder(Outputs[Address]):
             self._events.append(ViolationSeen(text_of(source), kind, problem))
 
     def _is_told(self, source: Address, sender: Sender, kind: str, now: float) -> bool:
-        """Tell whether people hear of what was sent in vain; who is in charge matters, and is heard of each time."""
+        """Whether to tell people of a refusal: always for the coordinator in charge, else the first few."""
         if self._agenda.ownership.is_led_by(sender) or self._told.allows((source[0], kind), now):
             return True
         self._report(source, "more in vain than is told", f"more in vain than is told, the last: {kind}")
@@ -175,21 +176,21 @@ class Responder(Outputs[Address]):
     def fail(self, number: int, error: str, message: str, traceback: str, now: float, is_over: bool = False) -> None:
         """Settle a task whose handlers have failed with an exception of type `error`.
 
-        With `is_over`, what an EXPEND was to end is over all the same, and the rig is STOPPED.
+        With `is_over`, the recording that an EXPEND was to end is over all the same, and the rig is STOPPED.
         """
         self._agenda.fail(number, error, message, traceback, now, is_over)
 
     def interrupt(self, reason: str, now: float) -> None:
-        """Act as on an EXPINTERRUPT, of the rig's own accord; nothing where none is under way, or it ends already."""
+        """Interrupt of the rig's own accord; do nothing where no experiment is under way, or it ends already."""
         self._agenda.interrupt(reason, now)
 
     def close(self, reason: str, now: float) -> None:
-        """Begin no experiment any more, and interrupt the one that is under way; `farewell` is to follow."""
+        """Refuse experiments from now on, and interrupt the one that is under way; call `farewell` after that."""
         self._agenda.close(reason, now)
 
     @property
     def is_under_way(self) -> bool:
-        """Whether there is an experiment to be stopped, or one that begins, or is being stopped."""
+        """Whether an experiment runs, begins, or is being stopped."""
         return self._agenda.is_under_way
 
     @property
@@ -202,12 +203,12 @@ class Responder(Outputs[Address]):
         return self._agenda.is_open(number)
 
     def note_standstill(self, seconds: float, now: float) -> None:
-        """Take note that this program has stood still until `now`, which is not its coordinators' silence."""
+        """Do not count seconds up to `now`, in which this program stood still, as silence of coordinators."""
         if seconds >= self._timing.beat:  # less ends no lease
             self._agenda.note_standstill(seconds, now)
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due at `now`: acknowledge, act, tell again, give up missing echoes, and owners that are gone."""
+        """Do what is due at `now`: acknowledge, act, send notices again, give up missing echoes and lost owners."""
         for task in self._agenda.open_tasks():
             if now >= task.ack_due:
                 task.ack_due = math.inf
@@ -249,7 +250,7 @@ class Responder(Outputs[Address]):
         now : float
             Monotonic seconds.
         is_newest : bool
-            Whether one of the same topic and key that still waits to be confirmed is not worth sending any more.
+            Whether it replaces an unconfirmed one of the same topic and key that still waits.
 
         Raises
         ------
@@ -273,7 +274,7 @@ class Responder(Outputs[Address]):
         return messages.notice(Notice(self._boot, self._notices, topic, key, body, confirm), self._room)
 
     def _shown(self, watching: list[tuple[Address, str]]) -> list[tuple[Address, str]]:
-        """Return those that get what is sent once: the others are asked at each probe, and may be forged."""
+        """Return those to which unconfirmed notices are sent. Others may be forged, and are asked at each probe."""
         return [(address, boot) for address, boot in watching if self._reach.has_shown(address[0])]
 
     def _post(self, posts: list[Post], now: float) -> None:
@@ -285,7 +286,7 @@ class Responder(Outputs[Address]):
         self._welcome(now)
 
     def _welcome(self, now: float) -> None:
-        """Give the present state of the board, whole, to those that may not know it."""
+        """Send the whole board to those that may not know it."""
         newcomers = self._coordinators.newcomers.copy()
         self._coordinators.newcomers.clear()
         for coordinator in newcomers:
@@ -293,7 +294,7 @@ class Responder(Outputs[Address]):
                 frame = self._notice(post.topic, post.key, post.body, post.confirm)
                 instead = (post.topic, post.key) if post.is_value else None
                 coordinator.notices.add(self._notices, frame, now, instead)
-            coordinator.notices.overflowed = False  # which would have the same told again, without end
+            coordinator.notices.overflowed = False  # or it would be sent again, without end
             self._coordinators.bound_notices()
             self._send_notices(coordinator, now)
 
@@ -302,7 +303,7 @@ class Responder(Outputs[Address]):
         self._coordinators.short_changed.clear()
 
     def farewell(self, now: float) -> None:
-        """Tell the coordinators that probe this rig that it is closing, after all that they have not confirmed yet."""
+        """Tell the coordinators what they have not confirmed yet, and then that this rig is closing."""
         self._post(self._board.take_last(now), now)
         for address, boot, notices in self._coordinators.last_words(now):
             for frame in notices:
@@ -330,10 +331,10 @@ class Responder(Outputs[Address]):
             size,
         )
 
-    def _see(self, frame: messages.Frame, source: Address, now: float) -> Coordinator | None:
-        coordinator = self._coordinators.seen(frame.boot, source, now)
+    def _see(self, frame: messages.Frame, source: Address, now: float, beat: int | None = None) -> Coordinator | None:
+        coordinator = self._coordinators.seen(frame.boot, source, now, None if beat is None else beat / 1000)
         if coordinator:
-            self._agenda.ownership.heard(frame.boot, now, source[0])
+            self._agenda.ownership.heard(frame.boot, now, source[0], coordinator.patience)
             self._send_notices(coordinator, now)
         return coordinator
 
@@ -359,25 +360,25 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "Busy", problem)
             return
         if coordinator.has_left:
-            self._count("request after its coordinator's goodbye")  # from another socket, and so by another way
+            self._count("request after its coordinator's goodbye")  # the goodbye came first by another socket
             problem = "this coordinator has said goodbye, and nothing more of it is run; start the task's program again"
             self._refuse(frame, source, "SaidGoodbye", problem)
             return
         record = coordinator.records.get(frame.n)
-        if record:  # a repeat: never run twice
+        if record:  # a repeat is never run twice
             record.source = source
             if record.frame is None and frame.at is not None:
                 self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
             if record.frame is None:
                 self._send(source, messages.ack(self._boot, frame.n, frame.boot), frame.boot)
                 return
-            if len(record.frame) > ONE_PACKET:  # which gets through where the answer does not
+            if len(record.frame) > ONE_PACKET:  # this gets through where the answer does not
                 self._send(source, messages.ack(self._boot, frame.n, frame.boot, len(record.frame)), frame.boot)
             record.is_withheld = not self._send(source, record.frame, frame.boot)
             return
         if frame.n <= coordinator.highest:
-            # The coordinator has finished with it, or it would not have sent a later one; to run it now, after what
-            # was asked since, would be worse than to lose it.
+            # The coordinator has sent a later one, so it has finished with this one. To run it now, after what was
+            # asked since, would be worse than to lose it.
             self._count("overtaken request")
             problem = (
                 f"not run now: the rig has had request {coordinator.highest} of this coordinator already, and this is "
@@ -386,7 +387,7 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "Overtaken", problem)
             return
         if frame.to not in (None, self._boot):
-            # Meant for the process before this one, which may have run it. Nothing is filed: it was never accepted.
+            # The process before this one was meant, and may have run it. It was not accepted here, so nothing is filed.
             problem = "the rig's program was started anew since; this one does not run it"
             self._refuse(frame, source, "RigRestarted", problem)
             return
@@ -399,7 +400,7 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
-        sender = Sender(source[0], frame.boot, coordinator.program)
+        sender = Sender(source[0], frame.boot, coordinator.program, coordinator.patience)
         task = Task(frame.event, frame.args, source, sender, record, size, of=frame.of)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)
@@ -411,7 +412,7 @@ class Responder(Outputs[Address]):
             self._timer = min(self._timer, task.ack_due)
 
     def _refuse(self, frame: Request, source: Address, error: str, problem: str) -> None:
-        """Answer a request that is not accepted, and of which nothing is filed."""
+        """Refuse a request, and file nothing of it."""
         self._send(source, messages.failure(self._boot, frame.n, error, problem, "", frame.boot), frame.boot)
 
     def _acknowledge(self, task: Task) -> None:
@@ -424,7 +425,7 @@ class Responder(Outputs[Address]):
 
     def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
         lane = self._coordinators.lane(source)
-        if messages.has_mark(data, messages.RIG_MARK):
+        if legacy.has_mark(data, legacy.RIG_MARK):
             if not self._reach.has_shown(source[0]) and data[:-2].endswith(self._reach.blanks(source[0])):
                 self._reach.show(source[0])
                 self._send_withheld_arrays(now)
@@ -432,7 +433,7 @@ class Responder(Outputs[Address]):
                 lane.finish()
                 self._send_next(source, lane, now)
             return
-        if message.event == messages.NULL_MESSAGE:
+        if message.event == legacy.NULL_MESSAGE:
             text, event = message.args
             raise RemoteProtocolError("remote error", f"the coordinator's callback for {event.name} failed: {text}")
         hands_over_token = message.event is ExpMessage.ALYX and len(message.args) > 1 and all(message.args)
@@ -443,16 +444,17 @@ class Responder(Outputs[Address]):
             raise RemoteProtocolError("echo loop", "the same message comes over and over")
         self._send_array(source, data, now)
         args = _unwrapped(message, data)
-        task = Task(message.event, args, source, Sender(source[0], None), None, room_of(data), silent=hands_over_token)
+        size = room_of(data, WAITING_BYTES)
+        task = Task(message.event, args, source, Sender(source[0], None), None, size, silent=hands_over_token)
         self._agenda.accept(task, now)
 
-    def _is_busy_with(self, source: Address, lane: EchoLane) -> bool:
-        """Tell whether an iblutil coordinator still waits for an answer, or has yet to confirm one."""
+    def _is_busy_with(self, source: Address, lane: EchoLane[Verb]) -> bool:
+        """Whether an iblutil coordinator still waits for an answer, or has yet to confirm one."""
         if lane.awaited or lane.answers:
             return True
         return any(task.record is None and task.source == source for task in self._agenda.open_tasks())
 
-    def _send_next(self, source: Address, lane: EchoLane, now: float) -> None:
+    def _send_next(self, source: Address, lane: EchoLane[Verb], now: float) -> None:
         while lane.awaited is None and lane.answers:
             answer = lane.answers[0][1]
             if not self._send_array(source, answer, now):
@@ -461,15 +463,15 @@ class Responder(Outputs[Address]):
                 self._retry = min(self._retry, self._allowance(source).when(len(answer)))
                 return
             lane.awaited = lane.answers.popleft()
-            if messages.has_mark(answer, messages.RIG_MARK):
+            if legacy.has_mark(answer, legacy.RIG_MARK):
                 lane.until = now + self._timing.echo_timeout
                 self._timer = min(self._timer, lane.until)
-            else:  # the reason of a refusal, which nobody echoes
+            else:  # nobody echoes the reason of a refusal
                 lane.finish()
         self._coordinators.release(source)
 
     def _send_withheld_arrays(self, now: float) -> None:
-        """Send what may leave now; where the newest may not yet, no smaller one takes its share away."""
+        """Send withheld answers that may leave now, newest first; a smaller one does not overtake."""
         self._retry, is_spent = math.inf, False
         for source, lane in self._coordinators.withheld_lanes():
             allowance = self._allowance(source)
@@ -486,7 +488,7 @@ class Responder(Outputs[Address]):
     def _settled(self, task: Task, outcome: messages.Message | Problem, now: float) -> None:
         error, is_told = None, True
         if isinstance(outcome, Problem):
-            if task.source and task.sender and not outcome.traceback:  # no handler has failed: it is a refusal
+            if task.source and task.sender and not outcome.traceback:  # a refusal: no handler has failed
                 is_told = self._is_told(task.source, task.sender, outcome.error, now)
             error = f"{outcome.error}: {outcome.message}"
             self._answer_problem(task, outcome, now)
@@ -505,12 +507,12 @@ class Responder(Outputs[Address]):
         elif task.source and not task.silent:
             lane = self._coordinators.lane(task.source)
             shown = b"" if self._reach.has_shown(task.source[0]) else self._reach.blanks(task.source[0])
-            answer = messages.array(message, shown + messages.RIG_MARK)
+            answer = legacy.array(message, shown + legacy.RIG_MARK)
             in_charge = task.sender is not None and self._agenda.ownership.is_led_by(task.sender)
             if not self._coordinators.has_room(len(answer), in_charge):
                 self._count("answer without room to wait in")
                 problem = f"{task.event.name} was done, but too many answers of this rig wait for their echoes"
-                self._send_array(task.source, messages.error_array("Busy", problem, task.event), now)
+                self._send_array(task.source, legacy.error_array("Busy", problem, task.event), now)
                 return
             lane.add(task.event, answer)
             self._send_next(task.source, lane, now)
@@ -522,7 +524,7 @@ class Responder(Outputs[Address]):
             self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback, to))
         elif task.source:
             lane = self._coordinators.lane(task.source)
-            frame = messages.error_array(problem.error, problem.message, task.event)
+            frame = legacy.error_array(problem.error, problem.message, task.event)
             if not self._send_array(task.source, frame, now) and self._coordinators.has_room(len(frame), False):
                 lane.add(task.event, frame)
                 self._send_next(task.source, lane, now)
@@ -553,7 +555,7 @@ class Responder(Outputs[Address]):
         return self.violations[kind]
 
     def _send(self, destination: Address, data: bytes, boot: str) -> bool:
-        """Send a frame, unless it is too large for a host that may be forged; return whether it is sent."""
+        """Send a frame unless it is too large for a host that may be forged; return whether it was sent."""
         if is_sent := self._reach.spend(destination[0], len(data)):
             self._outbox.append((destination, data))
         else:
@@ -562,9 +564,9 @@ class Responder(Outputs[Address]):
         return is_sent
 
     def _challenge(self, destination: Address, boot: str) -> None:
-        """Have a host show that it receives, by a notice that tells nothing and is acknowledged like any other."""
+        """Ask a host to show that it receives, by an empty notice that it acknowledges like any other."""
         host = destination[0]
-        # The budget is asked first: a refusal has to cost next to nothing, for whoever forges has it at will.
+        # The budget is asked first: a forger can cause any number of refusals, so each has to cost next to nothing.
         if not self._reach.has_shown(host) and self._reach.spend(host, self._challenge_size):
             self._outbox.append((destination, self._challenge_frame(self._reach.challenge(host), boot)))
 
@@ -579,7 +581,7 @@ class Responder(Outputs[Address]):
                 self._send(record.source, record.frame, record.coordinator.boot)
 
     def _send_array(self, destination: Address, data: bytes, now: float) -> bool:
-        """Send a message of the iblutil dialect, in which hosts show that they receive by the echo of an answer."""
+        """Send a message of the iblutil dialect. Its echo shows that the host receives."""
         size = len(data)
         if is_sent := self._reach.spend(destination[0], size) or self._allowance(destination).take(size, now):
             self._outbox.append((destination, data))
@@ -589,12 +591,12 @@ class Responder(Outputs[Address]):
 
 
 def _unwrapped(message: Array, data: bytes) -> list[Any]:
-    """Return what follows a message, in the one form that handlers know.
+    """Return a message's arguments in the one form that handlers know.
 
-    iblrig's coordinator puts what follows EXPEND and EXPINTERRUPT into a list of one, or an empty one for nothing.
+    iblrig's coordinator puts the data of EXPEND and EXPINTERRUPT into a list of one, or sends an empty list.
     """
     is_wrapped = message.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and len(message.args) == 1
-    if is_wrapped and isinstance(message.args[0], list) and not messages.has_mark(data, messages.COORDINATOR_MARK):
+    if is_wrapped and isinstance(message.args[0], list) and not legacy.has_mark(data, legacy.COORDINATOR_MARK):
         (inner,) = message.args
         return [None] if not inner else inner if len(inner) == 1 else message.args
     return message.args

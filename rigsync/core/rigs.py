@@ -17,25 +17,27 @@ MAX_DATAGRAM = 65_507
 MAX_MESSAGE = 1 << 26
 """Bytes of the largest message over TCP, unless told otherwise: 64 MiB."""
 MAX_VALUES = 500_000
-"""Values in one message, as many as are read within half a second: reading holds up everybody else. Once they are read
-they take more memory than as text, an empty list some thirty times as much. A long text is one value."""
+"""Most values in one message. So many are read within half a second, while everybody else waits. In memory they take
+more than as text, an empty list some thirty times as much. A long text is one value."""
 LARGEST_MESSAGE = 1 << 30
-"""Bytes to which that may be set: a computer has to hold a message several times over."""
+"""Largest value of that setting: a computer has to hold a message several times over."""
 PAUSE = 0.2
-"""Seconds that an iblutil rig has after a message of its own before the next one leaves, unless told otherwise. iblrig
-looks at its queue so often, and programs of rigs rely on the time that this gives them."""
+"""Seconds between a message of an iblutil rig and the next one to it, unless told otherwise. iblrig looks at its queue
+as often as that, and programs of rigs rely on it."""
 LONGEST_PAUSE = 60.0
-"""Seconds that such a pause may last: an EXPINTERRUPT waits for it too."""
+"""Longest pause, in seconds: an EXPINTERRUPT waits for it too."""
 LONGEST_NAME = 100
 """Characters of a rig's name, which is part of every answer to a probe."""
+A_NAME = "the name of a rig as text that is not empty, without control characters and without white space at its ends"
+"""What errors say that the name of a rig is to be."""
 DIALECTS = ("auto", "iblutil", "rigsync")
-"""What a rig may be said to speak (docs/protocol.md sections 1 and 2); ``auto`` finds out (section 3)."""
+"""Dialects of a rig in a configuration (docs/protocol.md sections 1 and 2); ``auto`` finds out (section 3)."""
 
 
 def is_called(name: str, told: str) -> bool:
-    """Tell whether a rig that says that it is `told` may be the one that a configuration calls `name`.
+    """Whether a rig that calls itself `told` may be the one that a configuration calls `name`.
 
-    Capitals make no difference. Of a name such as ``cameras:left`` one side may say one part only. A rig that says no
+    Capitals make no difference. One side may use only one part of a name such as ``cameras:left``. A rig without a
     name may be any.
     """
     wanted, is_told = name.strip().casefold(), told.strip().casefold()
@@ -43,7 +45,7 @@ def is_called(name: str, told: str) -> bool:
 
 
 def is_pause(value: object) -> TypeGuard[float]:
-    """Tell whether a value can be the seconds of an iblutil rig's pause."""
+    """Whether a value can be the pause of an iblutil rig, in seconds."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_PAUSE
 
 
@@ -71,7 +73,7 @@ class Address:
 
 
 def is_literal(address: Address) -> bool:
-    """Tell whether the host is an IP address, which needs no look-up."""
+    """Whether the host is an IP address, which needs no look-up."""
     try:
         ipaddress.ip_address(address.host)
     except ValueError:
@@ -88,9 +90,9 @@ class Room:
     limit : int
         Bytes of the largest.
     rig : str, optional
-        The rig that allows no more.
+        The rig whose limit it is.
     scheme : {'udp', 'tcp'}
-        How it would be sent, on which the remedy depends.
+        How it would be sent; the remedy depends on it.
     """
 
     limit: int = MAX_DATAGRAM
@@ -120,12 +122,12 @@ class RigConfig:
     timeout : float
         Seconds that it may take to answer, unless a push says otherwise.
     dialect : {'auto', 'iblutil', 'rigsync'}
-        What it speaks; ``auto`` finds out on connecting.
+        Its dialect; ``auto`` finds out on connecting.
     resend : bool
         Whether a request may be sent again to a rig of the iblutil dialect, which then runs its handlers twice.
     pause : float, optional
-        Seconds that a rig of the iblutil dialect has after each message of its own before the next one leaves; by
-        default as `Auxiliaries.refresh_rate` says. 0 is for a rig whose handlers are callbacks.
+        Seconds between a message of a rig of the iblutil dialect and the next one to it, by default
+        `Auxiliaries.refresh_rate`. Use 0 for a rig whose handlers are callbacks.
     max_message : int
         Bytes of the largest message to and from a ``tcp://`` rig; over ``udp://`` it is that of a datagram anyway.
 
@@ -146,11 +148,7 @@ class RigConfig:
     def __post_init__(self) -> None:
         name = self.name
         if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-            raise ConfigError(
-                "expected the name of a rig as text that is not empty, without control characters and without "
-                f"white space at its ends, not {shortened(name, 80)}",
-                key="name",
-            )
+            raise ConfigError(f"expected {A_NAME}, not {shortened(name, 80)}", key="name")
         if len(name) > LONGEST_NAME:
             raise ConfigError(
                 f"expected the name of a rig in at most {LONGEST_NAME} characters, not {len(name)}",
@@ -170,7 +168,8 @@ class RigConfig:
             raise ConfigError(f"expected true or false, not {shortened(self.resend, 80)}", key="resend")
         if self.pause is not None and not is_pause(self.pause):
             raise ConfigError(
-                f"expected seconds from 0 to {LONGEST_PAUSE:g}, not {shortened(self.pause, 80)}", key="pause"
+                f"expected a number of seconds from 0 to {LONGEST_PAUSE:g}, not {shortened(self.pause, 80)}",
+                key="pause",
             )
         most = self.max_message
         if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:

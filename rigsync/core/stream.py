@@ -9,21 +9,21 @@ from rigsync.core.rigs import MAX_VALUES
 from rigsync.errors import RemoteProtocolError
 
 DEEPEST = 1000
-"""Levels of nesting; Python's own reader of JSON gives up near there."""
+"""Levels of nesting. Python's own reader of JSON gives up near there."""
 
 VALUE_BYTES = 128
-"""Bytes that a value takes beyond its text once it is read, at most: an empty list takes 64, a map of one entry twice
-as many as that for each of its two."""
+"""Most bytes that a value takes in memory beyond its text. An empty list takes 64, a map of one entry twice as many for
+each of its two values."""
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
-# A string is passed over in one go, unless it goes on in the next piece or has more escapes: the expression remembers
-# each. Such a one only begins here.
+# Passes over a string in one go. A string that goes on in the next piece, or has more escapes (the expression
+# remembers each), only begins here.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*){0,1000}"|["\[\]{}]', re.DOTALL)
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # or its beginning, at the end of a piece
-# What a string goes on with, as far as that.
+# A further part of such a string.
 _IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,1000}', re.DOTALL)
 _HEAD = 200
-"""Bytes of a message by which its sender is told that it is refused."""
+"""Bytes of a refused message that are kept, to tell its sender."""
 _PIECE = 1 << 18
 _CLOSING = {b"[": 0x5D, b"{": 0x7D}
 _QUOTE = 0x22
@@ -33,8 +33,8 @@ _OPENING_CODES = (0x5B, 0x7B)
 class StreamDecoder:
     """Cuts a stream into messages, in time proportional to its length, however it is cut into pieces.
 
-    It follows brackets and strings, counts values, and no more: whether a message is good JSON is for
-    `messages.decode` to find, and one that is not leaves the stream intact.
+    It follows brackets and strings, and counts values. `messages.decode` finds out whether a message is good JSON; a
+    bad one leaves the stream intact.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ class StreamDecoder:
 
     def __init__(self, limit: int, most: int | None = None):
         self._limit, self._most = limit, MAX_VALUES if most is None else most
-        # Of the message that is not complete. A copy, for each piece takes a page of memory or more, be it of 2 bytes.
+        # The unfinished message. A copy, since each piece takes a page of memory or more, even one of 2 bytes.
         self._begun = bytearray()
-        self._stack = bytearray()  # the brackets that have yet to come, the next one last
+        self._stack = bytearray()  # closing brackets to come, the next one last
         self._in_string = self._escaped = False
         self.values = 0
-        """Values of the message that is under way, or was the last: commas, colons and opening brackets tell."""
+        """Values of the current or last message, told by its commas, colons and opening brackets."""
 
     @property
     def held(self) -> int:
@@ -59,15 +59,15 @@ class StreamDecoder:
         return len(self._begun)
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Take in what has arrived, and yield each message that it completes.
+        """Add what has arrived, and yield each message that it completes.
 
-        Once it has raised, it can take in nothing more: where the next message begins is not known.
+        After an error nothing more can be added: nobody knows where the next message begins.
 
         Raises
         ------
         RemoteProtocolError
-            What stands between messages is no white space; brackets do not match; a message is over the limit, or holds
-            too many values. What was complete before that has been yielded.
+            There is something else than white space between messages; brackets do not match; a message is over the
+            limit, or holds too many values. Complete messages before that have been yielded.
         """
         position = 0
         while True:
@@ -112,13 +112,13 @@ class StreamDecoder:
             yield message
 
     def _give_up(self, rest: bytes) -> bytes:
-        """Give up the message that is under way; return how it began. `rest` is what was not taken in of it."""
+        """Give up the unfinished message; return how it began. `rest` is the part that was not added."""
         head = bytes(self._begun[:_HEAD] + rest[:_HEAD])[:_HEAD]
         self._begun.clear()
         return head
 
     def _find_end(self, piece: bytes, position: int) -> int | None:
-        """Return where the message that is under way ends in this piece, None where it does not."""
+        """Return where the unfinished message ends in this piece; None if it goes on."""
         while True:
             if self._in_string:
                 after = self._after_string(piece, position)
@@ -145,12 +145,12 @@ class StreamDecoder:
                 return None
 
     def _after_string(self, piece: bytes, position: int) -> int | None:
-        """Return where the string that is under way ends in this piece, None where it does not."""
+        """Return where the unfinished string ends in this piece; None if it goes on."""
         if self._escaped and position < len(piece):
             self._escaped = False
             position += 1
         quote = piece.find(b'"', position)
-        if piece.find(b"\\", position, len(piece) if quote < 0 else quote) < 0:  # which is the fastest way through text
+        if piece.find(b"\\", position, len(piece) if quote < 0 else quote) < 0:  # the fastest way through text
             self._in_string = quote < 0
             return None if quote < 0 else quote + 1
         while True:
@@ -160,13 +160,13 @@ class StreamDecoder:
             if piece[position] == _QUOTE:
                 self._in_string = False
                 return position + 1
-            if position + 1 == len(piece):  # a backslash, and what it escapes is still to come
+            if position + 1 == len(piece):  # a backslash whose escaped character is still to come
                 self._escaped = True
                 return None
 
 
 def values_in(message: bytes, limit: int) -> int:
-    """Return how many values a message holds, as a `StreamDecoder` counts them; up to a limit perhaps too many."""
+    """Return how many values a message holds, as a `StreamDecoder` counts them, or too high a number up to a limit."""
     if (found := _marks_in(message)) <= limit:
         return found  # with those in strings
     decoder = StreamDecoder(len(message), len(message))
@@ -176,13 +176,16 @@ def values_in(message: bytes, limit: int) -> int:
     return decoder.values
 
 
-def room_of(message: bytes) -> int:
-    """Return how many bytes a message takes once it is read, at most: one of empty lists takes 20 times its own."""
-    return len(message) + VALUE_BYTES * _marks_in(message)
+def room_of(message: bytes, limit: int) -> int:
+    """Return how many bytes a message takes once it is read, at most: one of empty lists takes 20 times its own.
+
+    Of a message beyond the limit that is its length: it is over in any case, and to count takes a tenth of a second.
+    """
+    return len(message) + (VALUE_BYTES * _marks_in(message) if len(message) <= limit else 0)
 
 
 def _values_in(piece: bytes) -> int:
-    # In pieces only: of a string with many escapes, the expression remembers each.
+    # In pieces, since the expression remembers each escape of a string.
     return _marks_in(piece) and _marks_in(_STRING.sub(b"", piece))
 
 

@@ -1,4 +1,4 @@
-"""How often a thing that keeps changing is told: at once where it was quiet, then at most once an interval."""
+"""Limits how often a change is told: at once where it was quiet, then at most once an interval."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 TOLD_EACH_MINUTE = 3
-"""Refusals of one kind to one host, and answers that it has not confirmed, that people are told in a minute."""
+"""Refusals of one kind to one host, and its missing confirmations, that people are told of in a minute."""
 ALL_TOLD_EACH_MINUTE = 60
-"""Of all hosts together, but for those of the one in charge, which are all told; the others are counted only."""
+"""The same for all hosts together; the rest are counted. Those of the coordinator in charge are all told."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Throttle(Generic[Key]):
-    """Says when each of many things may be told. What is left out is always followed by what came last.
+    """Says when each of many things may be told. The last change is always told in the end.
 
     Time must not go back from call to call.
 
     Parameters
     ----------
     interval : float
-        Seconds that lie between two tellings of one thing at least.
+        Least seconds between two tellings of one thing.
     """
 
     __slots__ = ("_count", "_due", "_interval", "_told", "_waiting")
@@ -33,7 +33,7 @@ class Throttle(Generic[Key]):
         self._interval = interval
         self._told: OrderedDict[Key, float] = OrderedDict()  # less than an interval ago
         self._waiting: dict[Key, float] = {}
-        self._due: list[tuple[float, int, Key]] = []  # a heap, also of what waits no longer
+        self._due: list[tuple[float, int, Key]] = []  # a heap; some entries may wait no longer
         self._count = 0
 
     @property
@@ -42,7 +42,7 @@ class Throttle(Generic[Key]):
         return bool(self._waiting)
 
     def note(self, key: Key, now: float) -> bool:
-        """Take note of a change at monotonic `now` (s); return whether to tell it now, else `take` gives it later."""
+        """Note a change at monotonic `now` (s); return whether to tell it now. Otherwise `take` gives it later."""
         if key in self._waiting:
             return False
         due = self._told.get(key, -math.inf) + self._interval
@@ -55,7 +55,7 @@ class Throttle(Generic[Key]):
         return False
 
     def tell(self, key: Key, now: float) -> None:
-        """Take note that a thing is told now, whatever it had to wait for."""
+        """Note that a thing is told now, out of turn."""
         self._waiting.pop(key, None)
         self._told[key] = now
         self._told.move_to_end(key)
@@ -63,11 +63,11 @@ class Throttle(Generic[Key]):
             self._told.popitem(last=False)
 
     def drop(self, key: Key) -> None:
-        """Forget what waits of one thing, but not when it was told."""
+        """Forget a waiting change of one thing, but not when it was last told."""
         self._waiting.pop(key, None)
 
     def clear(self) -> None:
-        """Forget all that waits, but not what was told when."""
+        """Forget all waiting changes, but not when each was last told."""
         self._waiting.clear()
         self._due.clear()
 
@@ -87,16 +87,16 @@ class Throttle(Generic[Key]):
 
 
 class Ration(Generic[Key]):
-    """Says which of many like things are told: the first few of each sort, and not too many of all, in a while.
+    """Says which of many like things are told: in each interval the first few of each sort, and not too many of all.
 
     Parameters
     ----------
     interval : float
-        Seconds after which it begins anew.
+        Seconds after which counting begins anew.
     each : int
-        How many of one sort are told in that time.
+        Most of one sort that are told in that time.
     over_all : int
-        How many of all sorts are; and so how many sorts are remembered.
+        Most of all sorts that are told, and most sorts that are remembered.
     """
 
     __slots__ = ("_each", "_interval", "_over_all", "_since", "_told")
@@ -107,7 +107,7 @@ class Ration(Generic[Key]):
         self._told: Counter[Key] = Counter()
 
     def allows(self, key: Key, now: float) -> bool:
-        """Tell whether one more of a sort is told at monotonic `now` (s), and count it."""
+        """Return whether one more of a sort is told at monotonic `now` (s), and count it."""
         if now >= self._since + self._interval:
             self._since = now
             self._told.clear()

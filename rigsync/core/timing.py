@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from rigsync._text import shortened
 from rigsync.errors import ConfigError
 
+LONGEST_BEAT = 24.0
+"""Seconds: five such beats are the longest silence for which a rig may take a coordinator for there, 120 s."""
 SHORTEST = 0.001
 MOST = 1000
-"""Bounds of what a `Timing` may hold, in seconds and in number: beyond them a link would take a computer for itself."""
+"""Bounds of the times (s) and counts in a `Timing`. Beyond them one link would keep a computer busy."""
 
 
 def check_seconds(value: object, key: str) -> None:
@@ -32,7 +34,7 @@ class Timing:
     """
 
     # Liveness (docs/protocol.md section 3).
-    beat: float = 1.0  # between two probes of a link
+    beat: float = 1.0  # between two probes of a link, which tell the rig of it
     burst_count: int = 8  # probes on connecting, so that a few lost ones do not delay it ...
     burst_interval: float = 0.02  # ... and between two of them: many round trips of a lab network
     suspect_beats: int = 3  # silent beats after which a link is suspect: two datagrams in a row may get lost
@@ -45,7 +47,7 @@ class Timing:
     lost_grace: float = 1.0  # a lost rig is asked all the same; its outcome is settled after this much more silence
     # Resending (docs/protocol.md section 2, after RFC 6298 and RFC 7252).
     resend_first: float = 0.1  # before any round trip was measured: ten of a slow lab network
-    resend_min: float = 0.025  # below that, the scheduling of a busy computer looks like loss
+    resend_min: float = 0.025  # in less, a busy computer looks like loss
     resend_max: float = 1.0  # the back-off ends here: a person waits
     ask_again: float = 1.0  # after an ack, which recovers a lost reply
     ack_delay: float = 0.005  # a rig that cannot answer within this time acknowledges first
@@ -64,6 +66,12 @@ class Timing:
                 raise ConfigError(
                     f"expected a whole number from 1 to {MOST}, not {shortened(value, 80)}", key=field.name
                 )
+        if self.beat > LONGEST_BEAT:
+            raise ConfigError(
+                f"expected at most {LONGEST_BEAT:g} s, not {shortened(self.beat, 80)}: after "
+                f"{5 * LONGEST_BEAT:g} s of silence at the latest a rig takes its coordinator for gone",
+                key="beat",
+            )
         self._check_less("suspect_beats", "lost_beats")
         self._check_less("iblutil_suspect_probes", "iblutil_lost_probes")
         if self.resend_min > self.resend_max:
@@ -86,6 +94,14 @@ class Timing:
     def lost_after(self) -> float:
         """Seconds of silence after which a link is lost."""
         return self.lost_beats * self.beat
+
+    def silence(self, beat: float) -> float:
+        """Return the seconds of silence after which a rig takes a coordinator that has told its beat for gone.
+
+        What is forged must neither have the one in charge forgotten early nor a stranger kept for long: a rig goes by a
+        beat from its own, 1 s, to the longest.
+        """
+        return self.lost_beats * max(self.beat, min(beat, LONGEST_BEAT))
 
     @property
     def overdue_interval(self) -> float:

@@ -1,1 +1,1 @@
-"""Finds out why a rig does not answer."""
+"""Why a rig does not answer."""

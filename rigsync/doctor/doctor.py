@@ -1,9 +1,9 @@
 """What is wrong between this computer and its rigs, and what to do about it.
 
-`diagnose` looks at all rigs at the same time and takes some seconds. It only probes, from sockets of its own, which
+`diagnose` examines all rigs at the same time and takes some seconds. It only probes, from sockets of its own. That
 disturbs no experiment and runs no handler. A connection alone would disturb a rig of the iblutil dialect on ``tcp://``,
-which is therefore spared, unless no experiment runs. What was seen of a rig is an `Evidence`;
-`rigsync.doctor.findings` makes the findings of it.
+so such a rig is spared unless no experiment runs. All that was seen of a rig is an `Evidence`.
+`rigsync.doctor.findings` derives the findings from it.
 """
 
 from __future__ import annotations
@@ -35,24 +35,26 @@ from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.workers import Workers
 
 LOOK_UP_TIMEOUT = 3.0
-"""Seconds that a name server has to answer."""
+"""Seconds for a name server to answer."""
 BURST, BURST_INTERVAL = 8, 0.02
 """Probes to each rig, and seconds between two: the same as on connecting."""
 ECHO_BURST, ECHO_INTERVAL = 3, 0.3
 """The same to a rig that is said to speak the iblutil dialect, which warns of what it does not know."""
+BEAT = 1.0
+"""Seconds that are told rigs as the beat: while the doctor is there, its probes are no farther apart."""
 PATIENCE = 1.0
 """Seconds after which a probe counts as lost."""
 SILENCE = 3.5
-"""Seconds without any answer: Linux gives up finding a computer in the local network after 3 and says so, and Windows
-asks a TCP port that refuses again for 2."""
+"""Seconds without any answer. Linux gives up finding a computer in the local network after 3 s, and says so. Windows
+asks a refusing TCP port again for 2 s."""
 SHORT = 256
-"""Bytes of a usual probe: to a computer that it does not know a rig sends no more than three times what has come, which
-has to be enough for its answer."""
+"""Bytes of a usual probe. To an unknown computer a rig sends at most three times the bytes that came, and its answer
+has to fit into these."""
 SIZES = (1400, 1600, 8000, 60000)
 """Bytes of padded probes: within a packet of Ethernet, just beyond, within a jumbo frame of 9,000, and near the most
 that a datagram carries."""
 TRIES, TRIES_UNDER_LOSS = 4, 10
-"""How often a padded probe is sent, without and with loss of short ones."""
+"""Sendings of a padded probe, without and with loss of short ones."""
 LONGEST_TRY = 0.4
 """Seconds to wait for the answer to a padded probe."""
 PACE = 50e6
@@ -60,7 +62,7 @@ PACE = 50e6
 KNOCKED = (33434, 33435, 33436)
 """UDP ports at which nothing listens, by convention: traceroute's."""
 AT_ONCE = 100
-"""Silent rigs that are looked into at a time; each takes some sockets, and Windows watches 512."""
+"""Silent rigs that are examined at a time. Each takes some sockets, and Windows watches 512."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,15 @@ class Diagnosis:
 
 
 def diagnose(rigs: Rigs, *, idle: bool = False) -> dict[str, Diagnosis]:
-    """Look at all rigs, at the same time.
+    """Examine all rigs, at the same time.
 
     Parameters
     ----------
     rigs : Rigs
         The configuration.
     idle : bool
-        That no experiment runs. It lets the doctor connect to rigs on ``tcp://`` that are, or may be, of the iblutil
-        dialect, which takes them from the task that is connected to them.
+        Whether no experiment runs. If so, the doctor also connects to rigs on ``tcp://`` that are, or may be, of the
+        iblutil dialect. That takes them from a task that is connected to them.
 
     Returns
     -------
@@ -113,7 +115,7 @@ async def _examine_all(rigs: Rigs, idle: bool) -> list[Evidence]:
 
 
 class _Examination:
-    """All rigs, each on its own, and what they share."""
+    """The examination of all rigs."""
 
     def __init__(self, workers: Workers, idle: bool):
         self._workers, self._idle = workers, idle
@@ -134,7 +136,7 @@ class _Examination:
                 await self._examine_stream(evidence, family, evidence.asked, others)
             else:
                 await self._examine_datagrams(evidence, family, evidence.asked, others)
-        except OSError as error:  # of opening: no route is known as soon as the socket is connected
+        except OSError as error:  # an error of opening the socket: there is no route
             _note_error(evidence, error)
             await self._reach_another(evidence, others)
         return evidence
@@ -157,7 +159,7 @@ class _Examination:
     async def _examine_stream(
         self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
     ) -> None:
-        async with datagram_line(family, asked) as line:  # which sends nothing, and tells the way there
+        async with datagram_line(family, asked) as line:  # sends nothing, and shows the way there
             evidence.local = line.local
         evidence.spared = not self._idle and evidence.rig.dialect != Dialect.RIGSYNC.value
         if evidence.spared:
@@ -180,7 +182,7 @@ class _Examination:
                 visit.leave()
 
     async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[tuple[int, SocketAddress]]:
-        """Return all addresses of a rig's host, the one that a coordinator takes first."""
+        """Return all addresses of a rig's host, first the one that a coordinator takes."""
         host, port = config.address.host, config.address.port
         kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
         try:
@@ -189,7 +191,7 @@ class _Examination:
         except (asyncio.TimeoutError, TimeoutError):
             evidence.unresolved = f"no name server has answered within {LOOK_UP_TIMEOUT:g} s"
             return []
-        except (OSError, UnicodeError) as error:  # the second for a name that IDNA cannot encode
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot encode
             evidence.unresolved = str(getattr(error, "strerror", None) or error)
             return []
         addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in entries)
@@ -228,24 +230,24 @@ class _Examination:
                 return
 
     async def _listen_to_all(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
-        """See whether an answer comes from elsewhere, which a connected socket does not take."""
+        """See whether an answer comes from elsewhere: a connected socket would not take it."""
         with contextlib.suppress(OSError):
             async with datagram_line(family, asked, hears_everybody=True) as line:
                 trial = Evidence(evidence.rig, asked=asked)
                 await _Visit(line, trial, self._stamps).probe()
                 if trial.has_answered and line.source and line.source[:2] != asked[:2]:
                     evidence.answered_from = line.source
-                elif trial.has_answered:  # late, or after much loss: it is there
+                elif trial.has_answered:  # it is there, late or after much loss
                     for name in ("probes", "answers", "dialect", "alive", "round_trip", "clock"):
                         setattr(evidence, name, getattr(trial, name))
 
     async def _knock(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
-        """See whether the host refuses at ports at which nothing listens."""
+        """See whether the host refuses at ports where nothing listens."""
 
         async def refuses(port: int) -> bool:
             with contextlib.suppress(OSError):
                 async with datagram_line(family, (asked[0], port, *asked[2:])) as line:
-                    line.socket.send(b"")  # asyncio sends nothing empty
+                    line.socket.send(b"")  # asyncio sends no empty datagram
                     news = await line.next(self._loop.time() + PATIENCE)
                     return news is not None and isinstance(news.content, ConnectionError)
             return False
@@ -272,17 +274,17 @@ class _Visit:
         self._n = 0
 
     async def probe(self) -> None:
-        """Send a burst of probes, and wait for what comes."""
+        """Send a burst of probes, and wait for answers."""
         evidence = self.evidence
         is_stream = isinstance(self.line, StreamLine)
-        # An iblutil rig shows each datagram that it does not know once: it gets the same again.
+        # An iblutil rig shows each unknown datagram once, so it gets the same again.
         echoing = evidence.rig.dialect == Dialect.IBLUTIL.value
         count, interval = (ECHO_BURST, ECHO_INTERVAL) if echoing else (BURST, BURST_INTERVAL)
         for number in range(count):
             self._burst.add(self._send(0 if echoing else self._n + 1))
             evidence.probes += 1
             if is_stream and number == 0:
-                # No copy is needed, for a stream loses nothing; and iblutil takes two that arrive together for one.
+                # A stream loses nothing, so one is enough; and iblutil takes two that arrive together for one message.
                 await self.wait(self._loop.time() + SILENCE, lambda: evidence.has_answered or evidence.junk is not None)
                 if not evidence.has_answered:
                     return
@@ -294,7 +296,7 @@ class _Visit:
         )
 
     async def try_sizes(self, pace: Callable[[int], Any]) -> None:
-        """Find out how large datagrams may be, both ways, with probes that make their answers as long."""
+        """Find out how large datagrams may be, both ways: a padded probe has an answer of its own length."""
         evidence = self.evidence
         lossless = evidence.answers == evidence.probes
         for size in SIZES:
@@ -311,11 +313,11 @@ class _Visit:
                 return
 
     def leave(self) -> None:
-        """Have a rigsync rig send no notices here."""
+        """Say goodbye, so that a rigsync rig sends no notices here."""
         self.line.send(messages.bye(self._boot, self._n + 1, "the doctor leaves"))
 
     async def wait(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Take in what comes until monotonic `until` (s), or until that is of no use."""
+        """Process what comes, until monotonic `until` (s) or until nothing more is needed."""
         evidence = self.evidence
         while not (done() or evidence.refused or evidence.unreachable) and (news := await self.line.next(until)):
             if isinstance(news.content, OSError):
@@ -330,7 +332,8 @@ class _Visit:
         stamp = self._stamps.stamp(now) if n else 0
         self._n = max(self._n, n)
         self._sent[n] = (now, stamp)
-        self.line.send(messages.probe(self._boot, n, stamp, size or (SHORT if n else 0)))  # an iblutil rig prints it
+        beat = BEAT if n else None  # an iblutil rig prints what it gets
+        self.line.send(messages.probe(self._boot, n, stamp, size or (SHORT if n else 0), beat=beat))
         return n
 
     def _receive(self, data: bytes, now: float) -> None:
@@ -338,9 +341,9 @@ class _Visit:
         try:
             frame = messages.decode(data)
             if not isinstance(frame, (Alive, Probe)):
-                return  # a notice, to which there is nothing to say
+                return  # a notice needs no answer
             if frame.n not in self._sent or (isinstance(frame, Probe) and frame.boot != self._boot):
-                raise RemoteProtocolError("stray frame", "an answer to what was not asked")
+                raise RemoteProtocolError("stray frame", "an answer without a question")
         except RemoteProtocolError as error:
             self._note_junk(error)
             return
@@ -350,7 +353,7 @@ class _Visit:
         evidence.junk = evidence.unreachable = None
         sent, stamp = self._sent[frame.n]
         evidence.round_trip = min(evidence.round_trip or math.inf, now - sent)
-        evidence.answers += frame.n in self._burst  # padded ones are not counted
+        evidence.answers += frame.n in self._burst  # padded probes do not count
         if isinstance(frame, Alive):
             evidence.dialect, evidence.alive = Dialect.RIGSYNC, frame
             if frame.t0 == stamp:
@@ -365,7 +368,7 @@ class _Visit:
 
 
 def _note_error(evidence: Evidence, error: OSError) -> None:
-    if isinstance(error, ConnectionError):  # as Linux and macOS say it, and Windows
+    if isinstance(error, ConnectionError):  # on Linux and macOS, and on Windows
         evidence.refused = True
     elif has_no_way(error) or isinstance(error, PermissionError):
         evidence.unreachable = os.strerror(error.errno) if error.errno else str(error)

@@ -1,6 +1,6 @@
-"""What can be wrong between this computer and a rig, by what one sees it, and what to do about it.
+"""What can be wrong between this computer and a rig, the signs of it, and what to do.
 
-Nothing here does input or output: what was seen of a rig comes in as an `Evidence`.
+Pure: all that was seen of a rig is an argument, an `Evidence`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rigsync.net.interfaces import Interface
 CLOCK_LIMIT = 1.0
 """Seconds by which a clock may be off."""
 
-_REFERENCE = re.compile(r"[\w.:-]{1,100}", re.ASCII)  # one that can stand in a command as it is
+_REFERENCE = re.compile(r"[\w.:-]{1,100}", re.ASCII)  # a name that needs no quotes in a command
 _LOOPBACK = ("127.0.0.1", "::1")
 _ADDRESSES = "(ipconfig; ip address)"
 
@@ -33,18 +33,19 @@ SocketAddress = tuple[Any, ...]
 
 
 class Fault(str, Enum):
-    """What can be wrong; the values are for programs."""
+    """Faults; the values are for programs."""
 
     UNKNOWN_NAME = "unknown-name"
     """The rig's name does not resolve."""
     SAME_ADDRESS = "same-address"
-    """Two rigs of the configuration are one."""
+    """Two rigs of the configuration have one address."""
     NO_ROUTE = "no-route"
     """The network cannot carry anything to the rig's address."""
     WRONG_INTERFACE = "wrong-interface"
-    """What is sent leaves by another interface, or the rig is at another one, than the rig's address asks for."""
+    """Datagrams leave by another interface than the one in the rig's network, or the rig is at another of its
+    addresses."""
     OTHER_ADDRESS = "answers-from-another-address"
-    """The rig answers, from another address than it was asked at."""
+    """The rig answers from another address than the one that was asked."""
     CLOSED_PORT = "closed-port"
     """The host is up and nothing listens at the port."""
     DEAF = "deaf"
@@ -54,13 +55,13 @@ class Fault(str, Enum):
     HANGS = "hangs"
     """The rig's host takes a TCP connection, and nothing answers on it."""
     NOT_EXAMINED = "not-examined"
-    """A rig on TCP that is, or may be, of the iblutil dialect, which a connection would take from its task."""
+    """A rig on TCP that is, or may be, of the iblutil dialect: a connection would take it from its task."""
     NOT_A_RIG = "not-a-rig"
     """Something else answers at the rig's address."""
     WRONG_RIG = "wrong-rig"
     """Another rig of rigsync answers at the rig's address."""
     DIALECT = "wrong-dialect"
-    """The configuration says that the rig speaks another dialect than it does."""
+    """The rig speaks another dialect than the configuration says."""
     VERSION = "version"
     """The versions of rigsync here and there do not match."""
     MTU = "mtu"
@@ -78,18 +79,18 @@ class Finding:
     rig: str
     """Name of the rig."""
     fault: Fault
-    """What it is, for programs."""
+    """The fault, for programs."""
     seen: str
     """What was seen."""
     meaning: str
     """What follows from it."""
     remedies: tuple[str, ...]
-    """What to do, one step each; those that begin with ``$`` are commands."""
+    """What to do, step by step. Steps that begin with ``$`` are commands."""
 
 
 @dataclass(slots=True)
 class Evidence:
-    """What was seen of one rig."""
+    """All that was seen of one rig."""
 
     rig: RigConfig
     """The rig."""
@@ -98,33 +99,33 @@ class Evidence:
     asked: SocketAddress | None = None
     """The socket address that was asked."""
     local: str | None = None
-    """The address of this computer from which is sent."""
+    """The address of this computer from which probes leave."""
     probes: int = 0
-    """How many were sent."""
+    """Probes that were sent."""
     answers: int = 0
-    """How many were answered."""
+    """Probes that were answered."""
     dialect: Dialect = Dialect.UNKNOWN
-    """What the rig speaks."""
+    """Dialect of the rig."""
     alive: Alive | None = None
-    """What a rig of the rigsync dialect said last."""
+    """The last answer of a rig of the rigsync dialect."""
     round_trip: float | None = None
-    """Seconds of the quickest probe."""
+    """Round trip of the quickest probe, in seconds."""
     clock: ClockEstimate | None = None
-    """How the rig's clock stands to this computer's."""
+    """The rig's clock against this computer's."""
     spared: bool = False
-    """Whether no TCP connection was tried, which would take the rig from its task."""
+    """Whether a TCP connection was not tried, since it would take the rig from its task."""
     connected: bool = False
     """Whether its host has taken a TCP connection."""
     refused: bool = False
     """Whether its host says that nothing listens at the port."""
     unreachable: str | None = None
-    """What the network says, where it cannot carry anything there."""
+    """The network's error, if it cannot carry anything there."""
     junk: RemoteProtocolError | None = None
-    """What came that is no valid frame."""
+    """A received message that is no valid frame."""
     answered_from: SocketAddress | None = None
-    """Another address than the one asked, from which the answer came."""
+    """The address from which the answer came, if not the one asked."""
     reached_at: SocketAddress | None = None
-    """Another address of the same name, at which the rig answers."""
+    """Another address of the same name, where the rig answers."""
     host_is_up: bool = False
     """Whether a silent rig's host refuses at other ports."""
     largest: int | None = None
@@ -134,12 +135,12 @@ class Evidence:
 
     @property
     def has_answered(self) -> bool:
-        """Whether a rig has answered as it should."""
+        """Whether the rig has given a good answer."""
         return self.answers > 0
 
     @property
     def scheme(self) -> str:
-        """How the rig is spoken to: ``udp`` or ``tcp``."""
+        """Transport of the rig: ``udp`` or ``tcp``."""
         return self.rig.address.scheme
 
     @property
@@ -158,7 +159,7 @@ def judge(
     evidence : Evidence
         What was seen of it.
     everything : sequence of Evidence
-        What was seen of all rigs, this one included: they tell whose clock is off.
+        The same of all rigs, this one included: together they show whose clock is off.
     interfaces : sequence of Interface
         The addresses of this computer.
     """
@@ -176,7 +177,7 @@ def judge(
 
 
 def _unanswered(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
-    """Return the one reason why a rig does not answer that explains most."""
+    """Return the best single reason why a rig does not answer."""
     if evidence.unresolved is not None:
         return _unknown_name(evidence)
     if evidence.answered_from:
@@ -311,7 +312,7 @@ def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Fin
 def _unfit(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, interfaces: Iterable[Interface]) -> str | None:
     """Return why no rig can be at an address."""
     if ip.is_unspecified:
-        return "what a rig listens at to be reached at all its addresses, and no address to send to"
+        return "an address for listening at all addresses, and none to send to"
     if ip.is_multicast:
         return "a multicast address"
     networks = [own.address.network for own in interfaces if own.address.network.prefixlen < 31]
@@ -372,7 +373,7 @@ def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
             "if it is an iblutil rig whose program runs: it has gone deaf after a lost echo; restart it (and write "
             "dialect: iblutil into the file of rigs, to be told so)",
         )
-    if not own:  # its firewall lets through what it sends to itself
+    if not own:  # a computer's firewall lets its own datagrams through
         heading = "if a firewall there rejects: " + _open_port_heading(evidence)
         steps = (*steps, heading, *_open_port(evidence))
     return Finding(
@@ -432,15 +433,15 @@ def _not_examined(evidence: Evidence) -> Finding:
     )
     if not is_iblutil:
         known = (
-            "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs: it is then looked at always"
+            "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs: it is then always examined"
         )
         steps = (*steps, known)
     return Finding(
         name,
         Fault.NOT_EXAMINED,
         f"no connection to {text_of(evidence.asked or ())} was tried; {up}",
-        f"{who}, which over TCP answers on its newest connection alone: one from here would take it from the task that "
-        "uses it. Whether its port is open and its program answers was therefore not looked at",
+        f"{who}. Over TCP such a rig answers on its newest connection: one from here would take it from its task. "
+        "So whether its port is open, and whether its program answers, was not examined",
         steps,
     )
 
@@ -454,7 +455,7 @@ def _same_address(evidence: Evidence, everything: Iterable[Evidence]) -> Finding
         evidence.rig.name,
         Fault.SAME_ADDRESS,
         f"it has the same address as {', '.join(others)}: {text_of(evidence.asked or ())}",
-        "nothing can be sent to two rigs that are one",
+        "two rigs at one address cannot be told apart",
         ("give each rig an address of its own in the file of rigs",),
     )
 
@@ -497,7 +498,7 @@ def _version(evidence: Evidence) -> Finding | None:
         evidence.rig.name,
         Fault.VERSION,
         f"the rig has rigsync {evidence.alive.version}, this computer {__version__}",
-        "they understand each other, but what one of them has learnt since, the other cannot do",
+        "they understand each other, but the older one lacks functions of the newer one",
         _updates(),
     )
 
@@ -553,7 +554,7 @@ def _clock(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None
         wrong = "this computer's is off, for the rigs agree among each other"
         where = "this computer"
     else:
-        wrong = "which of the two is off, no third clock tells"
+        wrong = "no third clock tells which of the two is off"
         where = "whichever shows the wrong time"
     return Finding(
         evidence.rig.name,

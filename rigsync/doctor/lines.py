@@ -1,4 +1,4 @@
-"""The sockets of the doctor: each keeps what came to it, errors of the network included, until it is asked for."""
+"""The sockets of the doctor. Each keeps what came, also errors of the network, until the doctor asks for it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rigsync.net import udp
 from rigsync.net.lines import is_its_own_peer
 
 _HEARS_ALL_ERRORS = sys.platform == "linux"
-"""Linux tells a UDP socket that a host cannot be reached only where it asks for that (ip(7), IP_RECVERR)."""
+"""Linux tells a UDP socket that a host cannot be reached only if the socket asks for it (ip(7), IP_RECVERR)."""
 _RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What came to a socket."""
+    """Something that came to a socket."""
 
     time: float
     """When, in monotonic seconds."""
     content: bytes | OSError | RemoteProtocolError = field(repr=False)
-    """A message, what the network said, or why what came can be no message."""
+    """A message, an error of the network, or the reason why what came cannot be a message."""
 
 
 class Line:
-    """One socket, and what came to it.
+    """One socket, and all that came to it.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Line:
         raise NotImplementedError
 
     async def next(self, until: float) -> News | None:
-        """Return what comes next, None where nothing has come by monotonic `until` (s)."""
+        """Return the next news; None if nothing has come by monotonic `until` (s)."""
         with contextlib.suppress(asyncio.QueueEmpty):
             return self._news.get_nowait()
         try:
@@ -76,7 +76,7 @@ class DatagramLine(Line, asyncio.DatagramProtocol):
     sock : socket.socket
         The socket.
     destination : tuple, optional
-        Where it sends; None where it is connected.
+        Where it sends; None if it is connected.
     """
 
     transport: asyncio.DatagramTransport
@@ -92,7 +92,7 @@ class DatagramLine(Line, asyncio.DatagramProtocol):
         self.transport.sendto(data, self._destination)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note that it is open."""
+        """Keep the transport."""
         self.transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: SocketAddress) -> None:
@@ -101,11 +101,11 @@ class DatagramLine(Line, asyncio.DatagramProtocol):
         self._keep(data)
 
     def error_received(self, exc: Exception) -> None:
-        """Keep what the network says."""
+        """Keep an error of the network."""
         if isinstance(exc, OSError):
             self._keep(exc)
         if _HEARS_ALL_ERRORS:
-            with contextlib.suppress(OSError):  # when there are no more; left in the queue they would wake the loop
+            with contextlib.suppress(OSError):  # until there are no more: left in the queue they would wake the loop
                 while True:
                     self.socket.recvmsg(0, 0, socket.MSG_ERRQUEUE)
 
@@ -133,11 +133,11 @@ class StreamLine(Line, asyncio.Protocol):
             self.transport.write(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note that it is open."""
+        """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Keep the messages that are complete."""
+        """Keep complete messages."""
         try:
             for message in self._decoder.feed(data):
                 self._keep(message)
@@ -147,7 +147,7 @@ class StreamLine(Line, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Keep why the connection has ended."""
-        # No error of the network's, which would mean that nothing listens there: somebody took the connection.
+        # Not kept as an error of the network, which would mean that nothing listens: somebody took the connection.
         how = f"the connection is closed without an answer ({exc or 'in good order'})"
         self._keep(RemoteProtocolError("closed connection", how))
 
@@ -197,7 +197,7 @@ async def stream_line(family: int, address: SocketAddress, limit: int, patience:
         sock.setblocking(False)
         try:
             await asyncio.wait_for(loop.sock_connect(sock, address), patience)
-        except asyncio.TimeoutError:  # which is the built-in one from Python 3.11 on
+        except asyncio.TimeoutError:  # the built-in TimeoutError from Python 3.11 on
             raise TimeoutError(f"no connection within {patience:g} s") from None
         if is_its_own_peer(sock):
             raise ConnectionRefusedError("nothing listens there")

@@ -26,24 +26,24 @@ from rigsync.runtime.workers import Workers
 logger = logging.getLogger("rigsync.endpoint")
 
 ANCHORINGS = 5
-"""Looks at the wall clock, of which the best counts: a computer that is busy at each of them is of no use anyway."""
+"""Times that the wall clock is read to anchor stamps; the best reading counts."""
 
 
 LATE = 0.1
-"""Seconds by which the timer is late on a busy computer; beyond that this program has stood still."""
+"""Seconds by which a timer may be late on a busy computer. More means that this program has stood still."""
 
 
 class Core(Protocol):
     """A protocol core: datagrams and time in, datagrams and events out."""
 
     def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
-        """Take in a datagram."""
+        """Process a datagram."""
 
     def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
-        """Take note that what came from `source` cannot be a message."""
+        """Report that what came from `source` cannot be a message."""
 
     def note_standstill(self, seconds: float, now: float) -> None:
-        """Take note that for so many seconds nobody here has listened, before anything else of `now`."""
+        """Do not count seconds in which nobody here has listened as silence; called before anything else at `now`."""
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -70,7 +70,7 @@ class Endpoint:
     on_refusal : callable, optional
         Called with the line that was refused and the monotonic time in seconds.
     on_life : callable, optional
-        Called likewise where part of a message came or went.
+        Called likewise when part of a message came or went.
 
     Raises
     ------
@@ -97,16 +97,16 @@ class Endpoint:
         self._listener: Listener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = self._expected = math.inf
-        self._held_from = -math.inf  # since when what is told may have held up this thread, unknown to the core
+        self._held_from = -math.inf  # since when subscribers may have held up this thread, unknown to the core
         self._pumping = False
         self._closed = False
 
     async def connect(self, line: Any, family: int, address: tuple[Any, ...]) -> None:
-        """Open the UDP socket of one line towards one address; it takes the place of the one that the line has."""
+        """Open the UDP socket of one line towards one address, in place of the line's present one."""
         self._replace([line], await open_udp_line(self, line, family, address))
 
     def connect_stream(self, lines: Sequence[Any], family: int, address: tuple[Any, ...], limit: int) -> None:
-        """Keep one TCP connection towards one address for several lines, in place of the one that they have.
+        """Keep one TCP connection towards one address for several lines, in place of their present one.
 
         Parameters
         ----------
@@ -128,14 +128,14 @@ class Endpoint:
             line.close()
 
     async def listen(self, family: int, address: tuple[Any, ...], limit: int | None = None) -> tuple[Any, ...]:
-        """Listen, and return the address that this got.
+        """Listen; return the address.
 
         Parameters
         ----------
         family : int
             Of the address.
         address : tuple
-            One of this machine's, or the one that stands for all.
+            One of this machine's, or the one for all of them.
         limit : int, optional
             Listen on TCP, for messages of so many bytes at most; on UDP by default.
 
@@ -151,11 +151,11 @@ class Endpoint:
         return self._listener.address
 
     def reconnect(self, line: Any, reason: str) -> None:
-        """Begin the connection of a line anew, if it has one: its rig is lost, for this reason."""
+        """Connect a line anew, if it has a connection: its rig is lost, for this reason."""
         self._lines[line].reconnect(reason)
 
     def is_stranded(self, line: Any) -> bool:
-        """Whether a line leaves from where this computer does not reach the rig any more, and is to be opened again."""
+        """Whether a line's own address does not reach the rig any more, so that it has to be opened again."""
         return self._lines[line].is_stranded()
 
     def now(self) -> float:
@@ -163,7 +163,7 @@ class Endpoint:
         return self._loop.time()
 
     def pump(self) -> None:
-        """Send what the core wants sent, tell what it tells, and arm the timer. Safe to call from `on_event`."""
+        """Send the core's datagrams, tell its events, and arm the timer. Safe to call from `on_event`."""
         if self._pumping or self._closed:
             return
         self._pumping = True
@@ -205,7 +205,7 @@ class Endpoint:
         try:
             self._on_event(event)
         except Exception:
-            # A log handler of the program that raises, for instance: the events after this one must not be lost.
+            # For instance a log handler of the program. The events after this one must not be lost.
             with contextlib.suppress(Exception):
                 logger.exception("telling of %s failed", type(event).__name__)
 
@@ -214,22 +214,22 @@ class Endpoint:
             return
         due = self._core.next_timer()
         if self._timer and self._due <= due:
-            return  # waking too early does no harm, arming anew for each datagram would cost
+            return  # waking too early does no harm; arming anew for each datagram would cost time
         if self._timer:
             self._timer.cancel()
             self._timer = None
         self._expected = math.inf
         if due < math.inf:
-            # What it tells may hold up this thread: what fell due meanwhile is late, what was overdue before is not.
+            # Subscribers may hold up this thread. What fell due meanwhile is late; what was overdue before is not.
             self._due, self._expected = due, max(due, self._held_from)
             self._timer = self._loop.call_at(due, self._tick)
 
     def _wake(self) -> float:
-        """Return monotonic seconds; where this program has stood still until now, the core hears of that first."""
+        """Return monotonic seconds; if this program has stood still until now, tell the core first."""
         now = self._loop.time()
         late = now - self._expected
         if late > LATE:  # stopped, asleep with its computer, or held up by a callback, a debugger or other code
-            self._expected = self._held_from = now  # told; the timer, if it is still to come, is expected at once
+            self._expected = self._held_from = now  # the core knows; a timer to come is expected at once
             self._core.note_standstill(late, now)
         return now
 
@@ -247,8 +247,8 @@ class Endpoint:
             self.pump()
 
     def refuse(self, line: Any) -> None:
-        """Tell that a line was refused."""
-        # After all that came before from that rig, on whatever line, its goodbye above all: errors are reported first.
+        """Report that a line was refused."""
+        # The system reports errors first. So take what came from that rig before, on any line, above all its goodbye.
         for sibling in [opened for name, opened in self._lines.items() if label(name) == label(line)]:
             sibling.read_waiting()
         if self._on_refusal and not self._closed:
@@ -256,13 +256,13 @@ class Endpoint:
             self.pump()
 
     def show_life(self, line: Any) -> None:
-        """Tell that part of a message has come on a line, or gone."""
+        """Report that part of a message has come or gone on a line."""
         if self._on_life and not self._closed:
             self._on_life(line, self._wake())
             self.pump()
 
     def reject(self, source: Any, error: RemoteProtocolError) -> None:
-        """Tell that what came cannot be a message."""
+        """Report that what came cannot be a message."""
         if not self._closed:
             self._core.report_violation(source, error)
             self.pump()
@@ -271,8 +271,8 @@ class Endpoint:
 def stamp_clock() -> StampClock:
     """Return a clock for stamps, anchored now, on the running event loop.
 
-    Between a look at the wall clock and one at the monotonic clock a busy computer may do something else for
-    milliseconds, by which all stamps would be off: the closest of several pairs counts.
+    Between two readings, of the wall clock and of the monotonic clock, a busy computer may do something else for
+    milliseconds. All stamps would be off by that. So the closest of several pairs counts.
     """
     now = asyncio.get_running_loop().time
     pairs = []
@@ -284,10 +284,10 @@ def stamp_clock() -> StampClock:
 
 
 async def look_up(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
-    """Do as `resolve_all` does, without blocking the event loop while a name server is asked.
+    """Do as `resolve_all` does, without blocking the event loop.
 
-    Nor does one that does not answer, for half a minute as a rule, keep anything from ending: unlike those of an
-    executor, for which the interpreter waits before it does anything else, its thread is left behind.
+    A name server that does not answer, often for half a minute, keeps no program from ending: the thread is left
+    behind. For the threads of an executor the interpreter would wait.
     """
     if is_literal(config.address):
         return resolve_all(config)

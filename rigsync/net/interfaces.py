@@ -1,4 +1,4 @@
-"""The network interfaces of this computer, which Python's standard library does not tell."""
+"""The network interfaces of this computer. Python's standard library does not tell them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 _IN_ADDRESS = {socket.AF_INET: (4, 4), socket.AF_INET6: (8, 16)}
-"""Where in a socket address the IP address stands, and how long it is: the same on Linux, macOS and BSD."""
+"""Place and length of the IP address in a socket address, the same on Linux, macOS and BSD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,17 @@ class Interface:
     """One address of this computer."""
 
     name: str
-    """What the system calls the interface; empty where it does not say."""
+    """The system's name of the interface; empty if it does not say."""
     address: IPInterface
     """The address, with the network that it is in."""
 
 
 def own_interfaces() -> list[Interface]:
-    """Return the addresses of this computer; none where the system does not tell them.
+    """Return the addresses of this computer; none if the system does not tell them.
 
     On Windows those of IPv4 only.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # another C library than the ones that are known
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a C library that is not known here
         return list(_of_windows() if sys.platform == "win32" else _of_posix())
     return []
 

@@ -1,4 +1,4 @@
-"""What program holds a port, so that "address in use" can say whose."""
+"""The program that holds a port, so that "address in use" can name it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE = 3.0
-"""Seconds that one enquiry may take: the operator waits for the error message that this goes into."""
+"""Seconds that one enquiry may take: the operator waits for the error message."""
 
 
 def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> str | None:
@@ -24,16 +24,16 @@ def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> s
     port : int
         The port.
     family : int
-        ``socket.AF_INET`` or ``socket.AF_INET6``. The other one is looked at too where this has no known holder, since
-        a socket for both IPv6 and IPv4 holds the port in both.
+        ``socket.AF_INET`` or ``socket.AF_INET6``. If this has no known holder, the other one is looked at too: a socket
+        for both IPv6 and IPv4 holds the port in both.
     scheme : {'udp', 'tcp'}
-        Whose port; of TCP's, those that listen.
+        Transport of the port; for TCP, of sockets that listen.
 
     Returns
     -------
     str or None
-        For instance ``python3 (pid 1234)``. None where nothing holds the port, or it cannot be known: Linux and macOS
-        do not tell of other users' programs.
+        For instance ``python3 (pid 1234)``. None if nothing holds the port, or nobody can know: Linux and macOS do not
+        tell of other users' programs.
     """
     find = _FINDERS.get(sys.platform)
     if find is None:
@@ -51,7 +51,7 @@ def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> s
 def parse_proc_net(text: str, port: int, listening: bool = False) -> set[str]:
     """Return the inodes of the sockets at a local port, from the text of ``/proc/net/udp`` or the like (proc(5)).
 
-    With `listening`, only those without a partner: a connection that TCP has accepted has the port as well.
+    With `listening`, only sockets without a partner: an accepted TCP connection has the port as well.
     """
     rows = (line.split() for line in text.splitlines()[1:])
     at_port = [row for row in rows if len(row) > 9 and row[1].endswith(f":{port:04X}")]
@@ -95,7 +95,7 @@ def _has_open(pid: str, links: set[str]) -> bool:
 
 
 def parse_lsof(text: str, port: int) -> str | None:
-    """Name the first holder of a local port from what ``lsof -F pcn`` prints: one field a line, its letter first."""
+    """Name the first holder of a local port in the output of ``lsof -F pcn``: one field a line, its letter first."""
     pid = command = ""
     for line in text.splitlines():
         field, value = line[:1], line[1:]
@@ -103,7 +103,7 @@ def parse_lsof(text: str, port: int) -> str | None:
             pid = value
         elif field == "c":
             command = value
-        # lsof also lists those who talk to this port: their name is local->remote.
+        # lsof also lists programs that talk to this port; their name is local->remote.
         elif field == "n" and value.partition("->")[0].endswith(f":{port}"):
             return f"{command} (pid {pid})"
     return None
@@ -118,18 +118,18 @@ def _find_on_macos(port: int, version: int, scheme: str) -> str | None:
 
 
 def parse_netstat(text: str, port: int) -> str | None:
-    """Return the process id of the first holder of a local port from what ``netstat -ano -p`` prints."""
-    # Headings are translated, and so may be the states of TCP. UDP has none: that column is empty. Who listens has no
-    # partner, but 0.0.0.0:0 or [::]:0.
+    """Return the process id of the first holder of a local port in the output of ``netstat -ano -p``."""
+    # Headings are translated, and perhaps the states of TCP. UDP has no states: that column is empty. A socket that
+    # listens has 0.0.0.0:0 or [::]:0 as its partner.
     row = rf"^\s*(?:UDP\s+\S+:{port}\s+\S+|TCP\s+\S+:{port}\s+\S+:0\s+\S+)\s+(\d+)\s*$"
     found = re.search(row, text, re.MULTILINE)
     return found and found[1]
 
 
 def parse_tasklist(text: str, pid: str) -> str | None:
-    """Return the name of a process from what ``tasklist /FO CSV /NH`` prints."""
-    # Where there is no such process, the only line is a remark in the language of the system.
-    found = re.search(rf'^"([^"]+)","{pid}",', text, re.MULTILINE)  # names of files have no quotes on Windows
+    """Return the name of a process in the output of ``tasklist /FO CSV /NH``."""
+    # Without such a process, the only line is a remark in the system's language.
+    found = re.search(rf'^"([^"]+)","{pid}",', text, re.MULTILINE)  # file names have no quotes on Windows
     return found and found[1]
 
 
@@ -151,7 +151,7 @@ _FINDERS: dict[str, Callable[[int, int, str], str | None]] = {
 
 
 def _output(*command: str) -> str:
-    # The status is of no use: lsof reports failure where it has found nothing, and where it could not see everything.
+    # The status says nothing: lsof reports failure if it has found nothing, or could not see everything.
     return subprocess.run(  # noqa: S603 - the commands stand above, and of the arguments only numbers vary
         command,
         stdin=subprocess.DEVNULL,
@@ -160,6 +160,6 @@ def _output(*command: str) -> str:
         encoding="utf-8",
         errors="replace",
         timeout=PATIENCE,
-        # Else a console window would flash up where the task has a graphical interface (Windows).
+        # Otherwise a console window would flash up beside a graphical task (Windows).
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     ).stdout

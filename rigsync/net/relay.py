@@ -19,11 +19,11 @@ from rigsync.net.udp import connected_socket, udp_socket
 from rigsync.runtime.loop_thread import LoopThread
 
 LONGEST_HOLD = 0.05
-"""Seconds that a reordered datagram is held back at most: long enough for the next few to overtake it, and shorter
+"""Most seconds for which a reordered datagram is held back: long enough for the next few to overtake it, and shorter
 than the wait before a coordinator sends again."""
 
 MOST_SOURCES = 256
-"""Sources that have a socket at a time: more than any lab has coordinators, fewer than the 512 sockets that a selector
+"""Sources that have a socket at a time: more than a lab has coordinators, fewer than the 512 sockets that a selector
 takes on Windows."""
 
 _LONGEST_DATAGRAM = 65_535  # bytes; the length field of UDP has 16 bits (RFC 768)
@@ -32,12 +32,12 @@ _LONGEST_DATAGRAM = 65_535  # bytes; the length field of UDP has 16 bits (RFC 76
 class Relay:
     """A bad network before one rig: listens at a loopback port of its own, and carries datagrams both ways.
 
-    Each source has a socket of its own towards the rig, so that the rig tells its coordinators apart and its answers
-    find their way back. Where a new source would be one too many (`MOST_SOURCES`), the one that has been silent for
-    longest loses its socket.
+    Each source has a socket of its own towards the rig. So the rig tells its coordinators apart, and its answers find
+    their way back. If a new source is one too many (`MOST_SOURCES`), the source that has been silent for longest loses
+    its socket.
 
-    A port that refuses datagrams looks like silence from behind a relay, since no program can pass a refusal (an ICMP
-    message) on: a coordinator reports such a rig as lost or timed out, not as refused.
+    No program can pass on a refusal (an ICMP message). So a port that refuses looks like silence from behind a relay: a
+    coordinator reports such a rig as lost or timed out, not as refused.
 
     All methods are for the thread of the event loop, which has to be a selector event loop; `relay_before` brings its
     own. The attributes may be read, and the faults changed, at any time from any thread.
@@ -50,12 +50,12 @@ class Relay:
         Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms. With a loss of 1 the
         network is cut, and with 0 it is whole again.
     loss_back : float, optional
-        Share of what comes from the rig, where it differs from `loss`: with 1 the rig does all that it is told, and
-        nobody hears of it.
+        Share of what is lost on the way from the rig, if it differs from `loss`. With 1 the rig does all that it is
+        told, and nobody hears of it.
     delay : (float, float)
         Bounds of the one-way delay in seconds. Delays that differ reorder too.
     seed : int, optional
-        Makes what happens to the nth datagram of the nth source the same every time, each way.
+        Makes the faults repeatable: the nth datagram of the nth source meets the same every time, each way.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Relay:
         """
         self._loop = asyncio.get_running_loop()
         found = await self._loop.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)
-        # IPv4 where there is a choice, as rigsync does everywhere.
+        # IPv4 if there is a choice, as everywhere in rigsync.
         self._family, _, _, _, self._sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         listener = self._listener = udp_socket(socket.AF_INET)
         listener.bind(("127.0.0.1", 0))
@@ -146,7 +146,7 @@ class Relay:
         try:
             data = path.socket.recv(_LONGEST_DATAGRAM)
         except OSError:
-            return  # the target refuses: silence, as said above
+            return  # the target refuses; behind a relay that is silence
         loss = self.loss if self.loss_back is None else self.loss_back
         self._carry(path.back, loss, functools.partial(listener.sendto, data, source))
 
@@ -154,7 +154,7 @@ class Relay:
         if len(self._paths) >= MOST_SOURCES:
             self._close_longest_silent()
         sock = connected_socket(self._family, self._sockaddr)
-        # One generator for each way of each source: they race each other, and shared draws would follow the race.
+        # One generator for each way of each source: they race each other, and shared draws would depend on the race.
         path = _Path(sock, Random(self._random.getrandbits(64)), Random(self._random.getrandbits(64)))
         self._loop.add_reader(sock, self._receive_from_target, path, listener, source)
         return path
@@ -193,7 +193,7 @@ class Relay:
 
 @dataclass(frozen=True)
 class _Path:
-    """What one source has of its own."""
+    """The socket and generators of one source."""
 
     socket: socket.socket
     there: Random
@@ -211,7 +211,7 @@ def relay_before(
     targets : mapping of str to (str, int)
         Host and port of each rig by its name.
     seed : int, optional
-        The seed of all relays together; each one draws on its own.
+        The seed of all relays; each one draws by itself.
     **faults
         The other keywords of `Relay`, the same for all. They can be changed for each afterwards.
 

@@ -1,4 +1,4 @@
-"""The socket addresses of a rig, which a name server may have to be asked for."""
+"""The socket addresses of a rig; a name server may have to be asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rigsync.errors import ConfigError
 
 
 def resolve_all(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
-    """Find the socket addresses of a rig. Blocks, for seconds where a name server does not answer.
+    """Find the socket addresses of a rig. Blocks for seconds if a name server does not answer.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ def resolve_all(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
     Raises
     ------
     ConfigError
-        The host is unknown, or the network interface of an IPv6 address is.
+        The host, or the network interface of an IPv6 address, is unknown.
     """
     host, port, literal = config.address.host, config.address.port, is_literal(config.address)
     flags = socket.AI_NUMERICHOST if literal else 0
     try:
         kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
         found = socket.getaddrinfo(host, port, type=kind, flags=flags)
-    except (OSError, UnicodeError) as error:  # a UnicodeError comes from a name that IDNA cannot encode
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot encode
         reason = getattr(error, "strerror", None) or error
         problem = f"the host {host!r} of rig {config.name!r} cannot be resolved ({reason}); check "
         if literal:

@@ -1,16 +1,18 @@
-"""TCP: a connection towards each rig that is opened again whenever it ends, and a place where many are taken."""
+"""TCP: a connection towards each rig, opened again whenever it ends, and a listener that takes many."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from rigsync.core import legacy
 from rigsync.core.stream import StreamDecoder
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_peer, label, shown_host
@@ -18,61 +20,62 @@ from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_pe
 logger = logging.getLogger("rigsync.endpoint")
 
 CONNECTIONS = 128
-"""Connections that a listener holds, after which the one that was silent for longest is closed. A rig has a handful of
+"""Connections that a listener holds. Beyond that it closes the one that was silent for longest. A rig has a handful of
 coordinators; macOS gives a program 256 descriptors, and Windows' select watches 512."""
 BACKLOG = 1 << 20
 """Bytes that may wait for a peer that reads slowly, beside the largest message on its way to it."""
-ARRAY_GAP = 0.05
-"""Seconds between two messages of the iblutil dialect on one connection, unless the first was echoed: iblutil takes
-what one read gives it for one message, so that two which arrive together would be a wrong echo, at which it closes."""
-PROBE_GAP = 0.5
-"""Seconds that a message of the iblutil dialect waits for the answers to the probes before it, which show that these
-have been read: a rig that is busy does not read for longer than `ARRAY_GAP`. Half of what the rig has to confirm it."""
 CONNECT_TIMEOUT = 3.0
-"""Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s in which Windows
-asks a port that refuses again and again."""
+"""Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s for which Windows
+asks a refusing port again and again."""
 FIRST_RETRY = 0.05
 LAST_RETRY = 0.5
-"""Seconds between two attempts to connect, doubled each time: a rig that restarts is back within two beats."""
+"""Seconds between two attempts to connect: the first wait and the longest, doubled each time. A rig that restarts is
+back within two beats."""
 KEEPALIVE = 5
 """Seconds of silence after which the kernel asks whether the other computer is still there."""
 LINGER = 0.5
-"""Seconds between the refusal of a message, which leaves before all of it has come, and the end of its connection."""
+"""Seconds between the refusal of a message, which is sent while the message still comes, and the end of its
+connection."""
 LARGE = 1 << 18
-"""Bytes of a message up to which those of all connections come side by side; of larger ones a listener takes one at a
-time, and reads no further of the others meanwhile."""
+"""Bytes of a message up to which messages of all connections come side by side. A listener takes larger ones one at a
+time, and does not read the others meanwhile."""
 STALLED = 2.0
-"""Seconds between looks at the one whose turn it is, while others wait."""
+"""Seconds between checks of the connection whose turn it is, while others wait."""
 SLOWEST = 1 << 17
-"""Bytes that have to come of it between two looks, or its connection is closed."""
+"""Bytes that have to come on it between two checks, or it is closed."""
 LONGEST_TURN = 3.0
-"""Seconds that its message may take in all while others wait, or its connection is closed: a coordinator that waits
-for longer than 5 s loses the rig."""
+"""Seconds that one waits for its turn: those before it have as many together, in equal shares, or their connections are
+closed. A coordinator that waits for longer than 5 s loses the rig."""
+SHORTEST_TURN = 0.25
+"""Seconds that each has nevertheless: enough for some megabytes in any laboratory."""
+READ = 1 << 14
+"""Bytes that are read of a connection before those of others: of text that takes 0.1 ms, of nothing but brackets some
+10 ms. As much as asyncio would read by itself, of 126 connections, kept the one in charge waiting for seconds."""
 AT_ONCE = 8
 """Messages of a connection that are handled before those of others."""
 _MOST_SAID = 8
-"""Problems of one line that are logged until a message comes."""
+"""Problems of one line that are logged before a message comes."""
 
 
-class _Stream(asyncio.Protocol):
+class _Stream(asyncio.BufferedProtocol):
     """One TCP connection: messages out of bytes, and bytes out of messages."""
 
     transport: asyncio.Transport
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, pacing: legacy.Pacing):
         self._decoder = StreamDecoder(limit)
+        self._buffer = memoryview(bytearray(READ))
         self._loop = asyncio.get_running_loop()
         self._largest_waiting = 0
-        self._sent_at = -ARRAY_GAP
-        self._sent_array: bytes | None = None
+        self._pacing = pacing
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._release: asyncio.TimerHandle | None = None
         self._coming: Iterator[bytes] = iter(())  # what has come and is not handled yet
         self._rest: asyncio.Handle | None = None  # handles it
-        self._lost: tuple[Exception | None] | None = None  # by what the connection has ended
+        self._lost: tuple[Exception | None] | None = None  # how the connection has ended
         self.reason = ""
-        """Why it was closed, where that is known."""
+        """Why it was closed, if known."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -85,16 +88,20 @@ class _Stream(asyncio.Protocol):
         """Bytes of a message that has begun to arrive."""
         return self._decoder.held
 
-    def data_received(self, data: bytes) -> None:
-        self._coming = self._decoder.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._coming = self._decoder.feed(bytes(self._buffer[:nbytes]))
         self._take_in()
 
     def _take_in(self) -> None:
-        """Take in what has come, some messages at once: then it is the turn of other connections."""
+        """Handle what has come: a few messages, then it is the turn of other connections."""
         try:
             for count, message in enumerate(self._coming, 1):
-                if message == self._sent_array:  # its echo: it has been read, and can meet nothing any more
-                    self._sent_at = -ARRAY_GAP
+                if self._pacing.note_received(message) and self._release:
+                    self._release.cancel()
+                    self._write_held()
                 self.message_received(message)
                 if self.reason:
                     return
@@ -104,7 +111,7 @@ class _Stream(asyncio.Protocol):
                     return
         except RemoteProtocolError as error:
             closed = RemoteProtocolError(error.kind, f"{error.problem}; the connection is closed", error.head)
-            if error.head:  # its sender is told, and has a moment to read that, which closing at once would take back
+            if error.head:  # its sender is told, and needs a moment to read it: closing at once would discard it
                 self.reason = self.reason or str(error)
                 self.transport.pause_reading()
                 self._loop.call_later(LINGER, self.stop, str(error))
@@ -125,43 +132,35 @@ class _Stream(asyncio.Protocol):
             self.end_received(*self._lost)
 
     def message_received(self, message: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
 
     def part_received(self) -> None:
-        """Take note that part of a message has come."""
+        """Handle news that part of a message has come."""
 
     def rejected(self, error: RemoteProtocolError) -> None:
-        """Take note that the stream was closed, for what came in it cannot be a message."""
+        """Report that the stream was closed, for it carried what cannot be a message."""
 
     def write(self, data: bytes) -> None:
-        """Send a message: whole, or the connection ends. A stream that had lost one message would hide it for ever."""
+        """Send a whole message, or end the connection: a stream must not hide that one was lost."""
         if self.transport.is_closing():
             return
-        if self._held or self._must_wait(data):
+        if self._held or self._pacing.must_wait(data, self._loop.time()):
             self._held.append(data)
             self._held_bytes += len(data)
             if self._held_bytes - len(data) > BACKLOG:
-                self.stop("it sends faster than messages of the iblutil dialect can be told apart")
+                self.stop(legacy.TOO_FAST)
             elif self._release is None:
-                self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+                self._release = self._loop.call_at(self._pacing.earliest(), self._write_held)
         else:
             self._write(data)
 
-    def _gap(self) -> float:
-        """Return the seconds between what was sent last and a message of the iblutil dialect."""
-        return ARRAY_GAP
-
-    def _must_wait(self, data: bytes) -> bool:
-        is_close = self._loop.time() < self._sent_at + self._gap()
-        return is_close and (self._sent_array is not None or data[:1] == b"[")
-
     def _write_held(self) -> None:
         self._release = None
-        while self._held and not self._must_wait(self._held[0]):
+        while self._held and not self._pacing.must_wait(self._held[0], self._loop.time()):
             self._held_bytes -= len(self._held[0])
             self._write(self._held.popleft())
         if self._held:
-            self._release = self._loop.call_at(self._sent_at + self._gap(), self._write_held)
+            self._release = self._loop.call_at(self._pacing.earliest(), self._write_held)
 
     def _write(self, data: bytes) -> None:
         waiting = self.transport.get_write_buffer_size()
@@ -169,18 +168,17 @@ class _Stream(asyncio.Protocol):
         if waiting + len(data) > self._largest_waiting + BACKLOG:
             self.stop(f"the other side does not read: {waiting:,} bytes wait for it")
             return
-        is_array = data[:1] == b"["
-        self._sent_at, self._sent_array = self._loop.time(), data[:BACKLOG] if is_array else None
+        self._pacing.note_sent(data, self._loop.time())
         self.transport.write(data)
 
     def stop(self, reason: str) -> None:
-        """Close at once, for a reason that is to be logged."""
+        """Close at once, and log the reason."""
         self.reason = self.reason or reason
         self._forget_held()
         self.transport.abort()
 
     def end(self) -> None:
-        """Close after what is still to be sent, but wait for nobody who does not read."""
+        """Close when the rest is sent, but do not wait for a peer that does not read."""
         self.reason = self.reason or "closed by this side"
         if self.transport.is_closing():
             return
@@ -205,7 +203,7 @@ class _Stream(asyncio.Protocol):
             self.end_received(exc)
 
     def end_received(self, exc: Exception | None) -> None:
-        """Take note that the connection has ended, after all that came on it."""
+        """Process the end of the connection, after all that came on it."""
         if not self.reason:
             self.reason = str(exc) if exc else "closed by the other side"
             if self.held:
@@ -216,7 +214,7 @@ class _Stream(asyncio.Protocol):
 def _keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     names = {"TCP_KEEPIDLE": KEEPALIVE, "TCP_KEEPALIVE": KEEPALIVE, "TCP_KEEPINTVL": KEEPALIVE, "TCP_KEEPCNT": 3}
-    for name, value in names.items():  # the second is what macOS has in place of the first
+    for name, value in names.items():  # macOS has the second in place of the first
         if hasattr(socket, name):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -225,21 +223,20 @@ def _keep_alive(sock: socket.socket) -> None:
 class TcpLine:
     """A connection towards a rig, which is opened again whenever it ends.
 
-    What belongs to several of the core's lines goes over one connection: an iblutil server answers all of its
-    connections on the one that was opened last.
+    Several of the core's lines share one connection: an iblutil server answers on the connection that was opened last.
 
     Parameters
     ----------
     pump : Pump
         The pump.
     lines : sequence
-        The core's names of these lines; what arrives counts as come on the first.
+        The core's names of these lines. All that arrives counts for the first.
     family : int
         Of the address.
     address : tuple
         Where the rig listens.
     limit : int
-        Bytes of the largest message that is taken.
+        Bytes of the largest incoming message.
     """
 
     def __init__(self, pump: Pump, lines: Sequence[Any], family: int, address: Address, limit: int):
@@ -247,9 +244,9 @@ class TcpLine:
         self._family, self._address, self._limit = family, address, limit
         self._stream: _LineStream | None = None
         self._early: list[tuple[Any, bytes]] = []
-        self._connecting = True  # from now on, though the task has yet to begin
-        # What was sent last on each line, so that what the timers send again does not leave again: a connection loses
-        # nothing. Of a large frame only the hash, so as not to keep it; frames are numbered, so that no two are equal.
+        self._connecting = True  # at once, although the task has yet to begin
+        # What was sent last on each line. The timers send it again, but a connection loses nothing, so it does not
+        # leave again. Of a large frame only the hash is kept. Frames are numbered, so no two are equal.
         self._sent: dict[Any, bytes | int] = {}
         self._retry = FIRST_RETRY
         self._closed = False
@@ -266,7 +263,7 @@ class TcpLine:
             except (ConnectionRefusedError, ConnectionResetError):
                 self._give_up_early()
                 self._pump.refuse(self.name)
-            except (OSError, asyncio.TimeoutError) as error:  # the latter is an OSError from Python 3.11 on
+            except (OSError, asyncio.TimeoutError) as error:  # from Python 3.11 on, the latter is an OSError
                 self._give_up_early()
                 self._say(f"no connection: {error or 'no answer'}")
             else:
@@ -299,7 +296,7 @@ class TcpLine:
         return stream
 
     def _give_up_early(self) -> None:
-        # As datagrams that are refused: the timers send again what is still wanted.
+        # Lost, like refused datagrams: the timers send again what is still wanted.
         self._connecting = False
         self._early.clear()
 
@@ -309,45 +306,45 @@ class TcpLine:
             logger.warning("%s: %s", label(self.name), problem)
 
     def heard(self, data: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
         if self._said:
             self._said.clear()
         self._retry = FIRST_RETRY
         self._pump.receive(data, self.name)
 
     def heard_part(self) -> None:
-        """Take note that part of a message has come."""
+        """Handle news that part of a message has come."""
         self._pump.show_life(self.name)
 
     def rejected(self, error: RemoteProtocolError) -> None:
-        """Take note that what came cannot be a message."""
+        """Report that what came cannot be a message."""
         self._pump.reject(self.name, error)
 
     def send(self, line: Any, data: bytes) -> None:
-        """Send a message, if there is a connection or soon will be."""
+        """Send a message if there is, or soon will be, a connection."""
         if self._stream is None:
             if self._connecting and sum(len(early) for _, early in self._early) <= BACKLOG:
                 self._early.append((line, data))
             return
         if self._stream.is_draining():
             self._pump.show_life(self.name)
-        known = hash(data) if len(data) > BACKLOG and data[:1] == b"{" else data
+        known = data if len(data) <= BACKLOG or legacy.is_array(data) else hash(data)
         before = self._sent.get(line)
         if before is not known and not (isinstance(known, int) and before == known):
             self._sent[line] = known
             self._stream.write(data)
 
     def reconnect(self, reason: str) -> None:
-        """Begin anew, since the rig is lost."""
+        """Connect anew: the rig is lost."""
         if self._stream:
             self._stream.stop(f"its rig is lost: {reason}")
 
     def is_stranded(self) -> bool:
-        """Return that it is not: each connection begins where this computer then is."""
+        """Return False: each new connection uses this computer's present address."""
         return False
 
     def read_waiting(self) -> None:
-        """Do nothing: a stream ends after all that came before."""
+        """Do nothing: the end of a stream comes after all its messages."""
 
     def close(self) -> None:
         """Send no more."""
@@ -361,26 +358,12 @@ class _LineStream(_Stream):
     """The present connection of a `TcpLine`."""
 
     def __init__(self, line: TcpLine, limit: int):
-        super().__init__(limit)
+        super().__init__(limit, legacy.ProbePacing())
         self._line = line
         self._waiting = 0
-        self._unanswered = 0  # probes, to a rig that may be iblutil's, which sends them back
         self.ended: asyncio.Future[str] = self._loop.create_future()
 
-    def _write(self, data: bytes) -> None:
-        if data[:1] == b"{":
-            self._unanswered += 1
-        super()._write(data)
-
-    def _gap(self) -> float:
-        return PROBE_GAP if self._unanswered else ARRAY_GAP
-
     def message_received(self, message: bytes) -> None:
-        if message[:1] == b"{" and self._unanswered:
-            self._unanswered -= 1
-            if self._release and not self._unanswered:
-                self._release.cancel()
-                self._write_held()
         self._line.heard(message)
 
     def part_received(self) -> None:
@@ -390,7 +373,7 @@ class _LineStream(_Stream):
         self._line.rejected(error)
 
     def is_draining(self) -> bool:
-        """Whether some of what waits has left since the last call."""
+        """Whether any waiting bytes have left since the last call."""
         before, self._waiting = self._waiting, self.transport.get_write_buffer_size()
         return before > self._waiting
 
@@ -411,9 +394,9 @@ async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: in
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         dual_stack(sock, address)
-        if os.name == "posix":  # else the port of a rig that restarts were taken for a minute
+        if os.name == "posix":  # otherwise the port of a rig that restarts would be taken for a minute
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:  # where that option would let any other program have the port as well
+        else:  # there, that option would let any other program use the port as well
             sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", -5), 1)
         sock.bind(address)
         listener = _TcpListener(pump, sock.getsockname(), limit)
@@ -432,7 +415,11 @@ class _TcpListener:
         self._server: asyncio.Server | None = None
         self._streams: OrderedDict[Address, _CoordinatorStream] = OrderedDict()  # the longest silent first
         self._turn: _CoordinatorStream | None = None  # of which a large message comes
-        self._waiting: deque[_CoordinatorStream] = deque()  # of which one has begun, and is not read on
+        self._turn_bounded, self._turn_ends = (
+            0.0,
+            math.inf,
+        )  # from and until when, as others wait, in seconds of the loop
+        self._waiting: dict[_CoordinatorStream, float] = {}  # of which one has begun, and is not read on since when
         self._look: asyncio.TimerHandle | None = None
 
     async def open(self, sock: socket.socket) -> None:
@@ -441,7 +428,7 @@ class _TcpListener:
         self._server = await loop.create_server(lambda: _CoordinatorStream(self, self._limit), sock=sock)
 
     def opened(self, stream: _CoordinatorStream) -> None:
-        """Take note of a connection."""
+        """Add a connection."""
         self._streams[stream.source] = stream
         if len(self._streams) > CONNECTIONS:
             self._drop(
@@ -449,21 +436,21 @@ class _TcpListener:
             )
 
     def heard(self, stream: _CoordinatorStream, message: bytes) -> None:
-        """Take in a message."""
+        """Handle a message."""
         self._streams.move_to_end(stream.source)
         self._end_turn(stream)
         self._pump.receive(message, stream.source)
 
     def heard_part(self, stream: _CoordinatorStream) -> None:
-        """Take note that part of a message has come: all parts together must not fill the memory."""
+        """Check parts of messages: all together must not fill the memory."""
         self._streams.move_to_end(stream.source)
         if stream.held > LARGE and stream is not self._turn:
             if self._turn is None:
                 self._turn = stream
             elif stream not in self._waiting:
                 stream.transport.pause_reading()
-                self._waiting.append(stream)
-                self._watch_turn(LONGEST_TURN)
+                self._waiting[stream] = asyncio.get_running_loop().time()
+                self._bound_turn()
         while sum(other.held for other in self._streams.values()) > 2 * self._limit:
             largest = max(self._streams.values(), key=lambda other: other.held)
             self._drop(largest.source, "too many large messages have begun at once")
@@ -473,39 +460,57 @@ class _TcpListener:
             if self._look:
                 self._look.cancel()
                 self._look = None
-            self._turn = self._waiting.popleft() if self._waiting else None
+            self._turn, self._turn_ends = next(iter(self._waiting), None), math.inf
             if self._turn:
+                del self._waiting[self._turn]
                 self._turn.transport.resume_reading()
-                self._watch_turn(LONGEST_TURN)
+                self._bound_turn()
 
-    def _watch_turn(self, left: float) -> None:
-        """See that the one whose turn it is goes on, and ends within so many seconds, while others wait for it."""
-        if self._look is None and self._turn and self._waiting:
-            loop, pause = asyncio.get_running_loop(), min(left, STALLED)
-            self._look = loop.call_later(pause, self._look_at_turn, self._turn, self._turn.held, left - pause)
+    def _bound_turn(self) -> None:
+        """Have the one whose turn it is take no more than its share of the time for which each other one waits."""
+        now = asyncio.get_running_loop().time()
+        if self._turn_ends == math.inf:
+            self._turn_bounded = now
+        for turns, since in enumerate(self._waiting.values(), 1):
+            share = (since + LONGEST_TURN - now) / turns
+            self._turn_ends = min(self._turn_ends, now + max(SHORTEST_TURN, share))
+        self._watch_turn()
 
-    def _look_at_turn(self, turn: _CoordinatorStream, held: int, left: float) -> None:
+    def _watch_turn(self) -> None:
+        """Look soon whether the one whose turn it is goes on, and whether its share is over."""
+        if not (self._turn and self._waiting):
+            return
+        loop = asyncio.get_running_loop()
+        stalled = loop.time() + STALLED
+        when = min(self._turn_ends, stalled)
+        if self._look:
+            if self._look.when() <= when:
+                return
+            self._look.cancel()
+        self._look = loop.call_at(when, self._look_at_turn, self._turn, self._turn.held, when < stalled)
+
+    def _look_at_turn(self, turn: _CoordinatorStream, held: int, is_over: bool) -> None:
         self._look = None
         if not self._waiting:
-            return
-        if left <= 0:
-            self._drop(turn.source, f"a large message takes more than {LONGEST_TURN:g} s, while others wait for it")
+            self._turn_ends = math.inf
+        elif is_over:
+            share = self._turn_ends - self._turn_bounded
+            self._drop(turn.source, f"a large message takes more than {share:.2g} s, while others wait for it")
         elif turn.held < held + SLOWEST:
             self._drop(turn.source, "a large message has begun and does not go on, while others wait for it")
         else:
-            self._watch_turn(left)
+            self._watch_turn()
 
     def rejected(self, stream: _CoordinatorStream, error: RemoteProtocolError) -> None:
-        """Take note that what came cannot be a message."""
+        """Report that what came cannot be a message."""
         self._end_turn(stream)
         self._pump.reject(stream.source, error)
 
     def closed(self, stream: _CoordinatorStream) -> None:
-        """Take note that a connection has ended."""
+        """Remove a connection that has ended."""
         if self._streams.get(stream.source) is stream:
             del self._streams[stream.source]
-        if stream in self._waiting:
-            self._waiting.remove(stream)
+        self._waiting.pop(stream, None)
         self._end_turn(stream)
         logger.debug("%s port %s: the connection has ended (%s)", *stream.source[:2], stream.reason)
 
@@ -513,7 +518,7 @@ class _TcpListener:
         self._streams.pop(source).stop(reason)
 
     def send(self, destination: Address, data: bytes) -> None:
-        if stream := self._streams.get(destination):  # else it has gone: its coordinator will ask again
+        if stream := self._streams.get(destination):  # otherwise it has gone: its coordinator will ask again
             stream.write(data)
 
     def close(self) -> None:
@@ -531,7 +536,7 @@ class _CoordinatorStream(_Stream):
     source: Address
 
     def __init__(self, listener: _TcpListener, limit: int):
-        super().__init__(limit)
+        super().__init__(limit, legacy.Pacing())
         self._listener = listener
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,4 +1,4 @@
-"""UDP: a connected socket towards each rig, and one that answers from the address that was asked."""
+"""UDP: connected sockets towards each rig, and a listener that answers from the address that was asked."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ from rigsync.net.lines import (
 logger = logging.getLogger("rigsync.endpoint")
 
 BUFFER = 1 << 20
-"""Bytes asked of the kernel for each UDP socket's buffers: a burst from all rigs fits, and macOS, which takes the send
-buffer for the largest datagram, sends 65,507 bytes."""
+"""Bytes asked of the kernel for each UDP socket's buffers. A burst from all rigs fits. macOS sends no datagram larger
+than the send buffer; so it sends 65,507 bytes."""
 BATCH = 16
 """Datagrams that a listener reads before other things have their turn."""
 MOST_UNSENT = 256
-"""Datagrams that wait until the kernel takes more; what is over them is lost, as on a choked network."""
+"""Datagrams that wait until the kernel takes more. Any more are lost, as on a choked network."""
 MOST_UNREAD = 1024
-"""Datagrams on a line that are read at most before a refusal is told."""
+"""Most datagrams on a line that are read before a refusal is reported."""
 LARGEST_READ = 65_536
-"""Bytes read for a datagram, more than any has."""
+"""Bytes read for a datagram; no datagram has more."""
 
 _IP_PKTINFO: int = getattr(socket, "IP_PKTINFO", {"linux": 8, "darwin": 26}.get(sys.platform, 0))
 _IPV6_PKTINFO: int = getattr(socket, "IPV6_PKTINFO", 0)
 _IPV6_RECVPKTINFO: int = getattr(socket, "IPV6_RECVPKTINFO", 0)
 _TELLS_ADDRESS = hasattr(socket.socket, "recvmsg") and all((_IP_PKTINFO, _IPV6_PKTINFO, _IPV6_RECVPKTINFO))
-"""Whether the kernel can tell which address a datagram came to; Python does not ask that of Windows."""
+"""Whether the kernel can tell which address a datagram came to. On Windows Python cannot ask."""
 _IN_PKTINFO = struct.Struct("@I4s4s")  # interface, address to answer from, address asked (ip(7))
 _IN6_PKTINFO = struct.Struct("@16sI")  # address, interface (RFC 3542 section 6)
 
 
 def udp_socket(family: int) -> socket.socket:
-    """Return a UDP socket that does not block, with buffers that take a burst; its owner binds or connects it."""
+    """Return a UDP socket that does not block, with buffers for a burst; the caller binds or connects it."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        with contextlib.suppress(OSError):  # a system that grants less than is asked may refuse instead
+        with contextlib.suppress(OSError):  # instead of granting less, a system may refuse
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
     return sock
 
 
 class _Complaints:
-    """Says once what is wrong with a socket: an unplugged cable would repeat it for each datagram."""
+    """Logs once what is wrong with a socket. An unplugged cable would repeat it for each datagram."""
 
     def __init__(self, name: object):
         self._name = name
@@ -73,9 +73,9 @@ class _Complaints:
 
 
 async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
-    """Open a connected socket, which tells whose port refuses and keeps out what comes from elsewhere.
+    """Open a connected socket: it tells whose port refuses, and keeps out datagrams from elsewhere.
 
-    Where the address cannot be reached as things are, the line loses what it is given until it is opened again.
+    If the address cannot be reached now, the line loses all datagrams until it is opened again.
     """
     try:
         sock = connected_socket(family, address)
@@ -92,7 +92,7 @@ async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) ->
 
 
 def own_address(family: int, address: Address) -> str | None:
-    """Return from which of its addresses this computer reaches another one; None where there is no way."""
+    """Return the address from which this computer reaches another one; None if there is no way."""
     try:
         with connected_socket(family, address) as sock:
             return str(sock.getsockname()[0])
@@ -108,7 +108,7 @@ class _NoWay:
         _Complaints(label(name)).note(error)
 
     def send(self, _: Any, data: bytes) -> None:
-        """Lose it, as a network does."""
+        """Lose the datagram, as a network does."""
 
     def reconnect(self, reason: str) -> None:
         """Do nothing: there is no connection."""
@@ -125,7 +125,7 @@ class _NoWay:
 
 
 def connected_socket(family: int, address: Address) -> socket.socket:
-    """Return a UDP socket towards an address, which hears nobody else, itself neither.
+    """Return a UDP socket towards an address. It hears nobody else, not even itself.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def connected_socket(family: int, address: Address) -> socket.socket:
     try:
         sock.connect(address)
         if is_its_own_peer(sock):
-            other = connected_socket(family, address)  # while this one is open, for another port
+            other = connected_socket(family, address)  # while this one is open, so that the next gets another port
             sock.close()
             return other
     except BaseException:
@@ -197,14 +197,14 @@ class _UdpLine(_UdpSocket):
     def read_waiting(self) -> None:
         """Hand over what has come and was not read yet."""
         for _ in range(MOST_UNREAD):
-            if self._socket.fileno() < 0:  # closed by what the last one led to
+            if self._socket.fileno() < 0:  # handling the last one has closed it
                 return
             try:
                 data = self._socket.recv(LARGEST_READ)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                continue  # of something else that was sent
+                continue  # an error of another datagram that was sent
             self._pump.receive(data, self._name)
 
     def send(self, _: Any, data: bytes) -> None:
@@ -224,10 +224,10 @@ class _UdpLine(_UdpSocket):
 
 
 async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listener:
-    """Open a socket that listens. It answers from the address that was asked, whatever the machine's addresses are.
+    """Open a socket that listens, and answers from the address that was asked.
 
-    A coordinator's connected socket takes nothing from another address, and to reach it the system would choose its own
-    where it listens on all of them.
+    A coordinator's connected socket takes nothing from another address. A socket that listens on all addresses would
+    answer from one that the system chooses.
 
     Raises
     ------
@@ -242,7 +242,7 @@ async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listen
             sock.bind(address)
             return _UdpListener(pump, sock, several)
         if several and sys.platform != "win32":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else the ones below were refused
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # otherwise the ones below would be refused
         sock.bind(address)
         first = await _adopted(sock, _PlainUdpListener(pump, "listening socket"))
     except BaseException:
@@ -255,7 +255,7 @@ async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listen
 
 
 class _UdpListener:
-    """A socket that listens, and learns from the kernel which address was asked."""
+    """A listening socket that learns from the kernel which address was asked."""
 
     def __init__(self, pump: Pump, sock: socket.socket, several: bool):
         self._pump, self._socket = pump, sock
@@ -268,13 +268,13 @@ class _UdpListener:
             self._space = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(_IN_PKTINFO.size)
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-            with contextlib.suppress(OSError):  # of an IPv6 socket, not every system takes it
+            with contextlib.suppress(OSError):  # not every system takes it for an IPv6 socket
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         self._loop.add_reader(sock, self._read)
 
     def _read(self) -> None:
         for _ in range(BATCH):
-            if self._socket.fileno() < 0:  # closed by what the last one led to
+            if self._socket.fileno() < 0:  # handling the last one has closed it
                 return
             try:
                 data, ancillary, _, source = self._socket.recvmsg(LARGEST_READ, self._space)
@@ -329,7 +329,7 @@ class _UdpListener:
         except (BlockingIOError, InterruptedError, ConnectionError):
             raise
         except OSError:
-            return False  # the machine has lost that address, or was asked at one for all: from any other
+            return False  # the machine has lost that address, or a broadcast address was asked: answer from any
         return True
 
     def close(self) -> None:
@@ -340,7 +340,7 @@ class _UdpListener:
 
 
 def _source(address: Address, asked: tuple[int, int, bytes] | None) -> Address:
-    """Return host, port and, where the answer depends on more, the whole address and how to answer."""
+    """Return host and port and, if the answer needs more, the whole address and how to answer."""
     host = shown_host(address[0])
     if asked is None and host == address[0] and len(address) == 2:
         return address
@@ -348,22 +348,22 @@ def _source(address: Address, asked: tuple[int, int, bytes] | None) -> Address:
 
 
 def _asked(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int, bytes] | None:
-    """Return what has an answer leave from the address that was asked, as `sendmsg` takes it."""
+    """Return the data by which `sendmsg` answers from the address that was asked."""
     found = None
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO and len(data) >= _IN6_PKTINFO.size:
             local, interface = _IN6_PKTINFO.unpack_from(data)
-            scoped = local[0] == 0xFE and local[1] & 0xC0 == 0x80  # link-local: means nothing without interface
+            scoped = local[0] == 0xFE and local[1] & 0xC0 == 0x80  # link-local: means nothing without its interface
             return level, kind, _IN6_PKTINFO.pack(local, interface if scoped else 0)
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _IN_PKTINFO.size:
             _, local, asked = _IN_PKTINFO.unpack_from(data)
-            # macOS fills in only the second. The interface is left to the routes, as for any answer.
+            # macOS fills in only the second. Routes choose the interface, as for any answer.
             found = level, kind, _IN_PKTINFO.pack(0, local if any(local) else asked, b"\0\0\0\0")
     return found
 
 
 class _PlainUdpListener(_UdpSocket):
-    """One of the sockets that listen where the kernel does not tell which address was asked (Windows)."""
+    """One of several listening sockets, for kernels that do not tell which address was asked (Windows)."""
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         local = self.transport.get_extra_info("sockname")
@@ -371,7 +371,7 @@ class _PlainUdpListener(_UdpSocket):
 
 
 class _UdpListeners:
-    """A socket for every address and one for each, so that the one that was asked answers."""
+    """One socket for all addresses and one for each, so that the address that was asked answers."""
 
     def __init__(self, first: _PlainUdpListener):
         self.address: Address = first.transport.get_extra_info("sockname")
@@ -380,7 +380,7 @@ class _UdpListeners:
 
     async def add_each_address(self, pump: Pump, family: int) -> None:
         """Listen on each address of this machine by itself."""
-        with contextlib.suppress(OSError):  # without it, only a machine with several addresses is worse off
+        with contextlib.suppress(OSError):  # only a machine with several addresses needs it
             found = await asyncio.get_running_loop().getaddrinfo(
                 socket.gethostname(), self.address[1], family=family, type=socket.SOCK_DGRAM
             )

@@ -1,4 +1,4 @@
-"""What `Rig` offers to report with while it works: progress and streams."""
+"""What `Rig` reports while it works: progress and streams."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ RESERVED = {
     "stream": "use rig.add_stream(id, ...), rig.update_stream and rig.remove_stream",
     "status": "it tells each change of its status by itself; for more, use a topic of your own, or rig.progress",
 }
-"""Topics of notices that a rig tells by itself, and what to do instead."""
+"""Topics of notices that a rig tells by itself, and what to use instead."""
 
 
 class RigBoard:
-    """A rig's board, to be written on from any thread, at any time, also while the rig does not serve.
+    """A rig's board. Write on it from any thread, at any time, also while the rig does not serve.
 
-    Nothing here waits. What is on the board when a coordinator connects is told to it.
+    Nothing here waits. A coordinator that connects is told what is on the board.
 
     Parameters
     ----------
@@ -28,18 +28,18 @@ class RigBoard:
     """
 
     def __init__(self, room: Room):
-        # One that a signal handler can enter again.
+        # A signal handler can enter it again.
         self._board = Board(room, threading.RLock())
 
     def _wake(self) -> None:
-        """Have the board sent, soon, if the rig serves."""
+        """Have the board sent soon, if the rig serves."""
         raise NotImplementedError
 
     def progress(self, item: str, value: float, total: float | None = None, unit: str | None = None) -> None:
         """Report how far something is, as often as you like: frames, bytes, trials.
 
-        It costs about a microsecond. At most ten values a second are sent of each item, and the last one always
-        arrives. All items are forgotten when EXPINIT begins another experiment.
+        A call costs about a microsecond. At most ten values a second of each item are sent, and the last one always
+        arrives. EXPINIT of another experiment clears all items.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class RigBoard:
         Raises
         ------
         TypeError, ValueError
-            One of these is of the wrong type, empty, too long, or not finite; or there are too many items.
+            An argument is of the wrong type, empty, too long, or not finite; or there are too many items.
         """
         if self._board.progress(item, value, total, unit):
             self._wake()
@@ -63,19 +63,19 @@ class RigBoard:
     def add_stream(self, id: str, **info: Any) -> None:
         """Show that the rig has a stream, such as a camera or a file that it writes.
 
-        That it was added, and removed, is told to each coordinator once and in order.
+        Each coordinator is told once, and in order, that it was added and removed.
 
         Parameters
         ----------
         id : str
             Its name: 1 to 100 characters, at most 1,024 streams.
         **info
-            What there is to know of it, as far as it can be sent; ``state`` is shown by ``rigsync watch``.
+            What there is to know of it; anything that can be sent. ``rigsync watch`` shows ``state``.
 
         Raises
         ------
         TypeError, ValueError
-            The name is no text, empty, too long, or taken; or there are too many streams, or too much is said of them.
+            The name is no text, empty, too long, or taken; or there are too many streams, or too much information.
         PayloadError, PayloadTooLarge
             The information cannot be sent.
         """
@@ -103,7 +103,7 @@ class RigBoard:
             self._wake()
 
     def remove_stream(self, id: str) -> None:
-        """Show that a stream is no more. Its last information is told with that.
+        """Show that a stream has ended; its last information is sent along.
 
         Parameters
         ----------

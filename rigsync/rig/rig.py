@@ -1,4 +1,4 @@
-"""The rig side: answers coordinators, and runs the user's handlers off the event loop."""
+"""The rig side: answers coordinators, and runs the user's handlers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from rigsync.rig.board import RESERVED, RigBoard
 from rigsync.rig.rules import log_rules
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
-from rigsync.runtime.console_window import watch_console_window
+from rigsync.runtime.console_window import ending_signals, watch_console_window
 from rigsync.runtime.exits import RIGS, at_exit
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread, is_coroutine_function
@@ -60,19 +60,19 @@ logger = logging.getLogger("rigsync.rig")
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Rig.close` returns where no experiment is under way."""
 REACTION = 1.0
-"""Seconds of these in which the event loop has to begin with the closing; else a handler blocks it."""
+"""Seconds of these in which the event loop has to begin closing. Otherwise a handler blocks it."""
 INTERRUPT_GRACE = 5.0
-"""Seconds more that `Rig.close` gives the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
+"""Further seconds that `Rig.close` gives to the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
 CLOSING = "the rig's program is being closed"
 """The reason of the interrupt at `Rig.close`."""
 MOST_NOTICES = 2**63 - 1
-"""The number of no notice takes more room in it than this."""
+"""The largest number of a notice, which takes the most room in it."""
 LONGEST_TOPIC = 100
 """Characters of a notice's topic, and of its key."""
 LONGEST_DESCRIPTION = 32_000
 """Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
 LONGEST_REASON = 2000
-"""Characters of the reason of an interrupt, which is part of answers and has to leave room for the rest."""
+"""Characters of an interrupt's reason, which is part of answers and has to leave room for the rest."""
 _BEGINNING = (ExpMessage.EXPINIT, ExpMessage.EXPSTART)
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
@@ -86,26 +86,26 @@ class Handler:
 
     function: Callable[..., Any]
     most: int | None
-    """Positional arguments that it takes, None for any number."""
+    """Positional arguments that it takes; None for any number."""
     is_coroutine: bool
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Handler:
-        """Look at what a function takes, once."""
+        """Inspect a function's parameters, once."""
         return cls(function, _most_arguments(function), is_coroutine_function(function))
+
+    @property
+    def name(self) -> str:
+        """Its name in the log."""
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
 
     def __call__(self, args: Sequence[Any]) -> Any:
         """Call the function with as many of a message's arguments as it takes."""
         return self.function(*args[: self.most])
 
-    @property
-    def name(self) -> str:
-        """What the log calls it."""
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
-
 
 class EndedBadly(RigsyncError):
-    """Raised by a handler of EXPEND where the recording is over, and badly: the message fails, the rig is STOPPED."""
+    """A handler of EXPEND raises this if the recording has ended, and badly. EXPEND fails, the rig is STOPPED."""
 
 
 class CommandHandler(Handler):
@@ -114,7 +114,7 @@ class CommandHandler(Handler):
     __slots__ = ()
 
     def __call__(self, args: Sequence[Any]) -> Any:
-        """Call the function as the coordinator has; Python itself refuses what does not fit."""
+        """Call the function with the coordinator's arguments; Python itself refuses those that do not fit."""
         positional, keywords = args
         return self.function(*positional, **keywords)
 
@@ -122,8 +122,8 @@ class CommandHandler(Handler):
 class Rig(RigBoard):
     """A machine of the experiment that can be commanded.
 
-    It answers rigsync coordinators, and iblutil's and iblrig's, which need not know it. Without handlers it answers
-    everything; a handler does the work, and what it returns, a dict, is merged into the answer.
+    It answers rigsync's coordinators, and iblutil's and iblrig's as they are. Without handlers it answers every
+    message. A handler does the work; the dict that it returns is merged into the answer.
 
     Parameters
     ----------
@@ -137,15 +137,15 @@ class Rig(RigBoard):
     experiment_description : dict, optional
         Devices and their settings, sent with each answer.
     lease : float
-        Seconds for which the coordinator that is in charge may be silent. After that the rig interrupts as though told
-        to, so that a computer that has crashed leaves nothing running. 0 for never.
+        Seconds for which the coordinator in charge may be silent. After that the rig interrupts by itself, so that a
+        computer that has crashed leaves nothing running. 0 for never.
     max_message : int
-        Bytes of the largest message that is taken and sent over ``tcp://``, 64 MiB by default.
+        Bytes of the largest message that comes or goes over ``tcp://``; 64 MiB by default.
 
     Raises
     ------
     ConfigError
-        A malformed URI, a lease that is not a number of seconds from 0 on, or a limit that cannot be.
+        A malformed URI, a lease that is not a number of seconds from 0 on, or an impossible `max_message`.
     PayloadError, PayloadTooLarge
         An experiment description that cannot be sent.
 
@@ -191,12 +191,12 @@ class Rig(RigBoard):
 
     @property
     def uri(self) -> str:
-        """str: Where it listens; with the port that the system chose, once it does."""
+        """str: Where it listens; once it does, with the port that the system chose."""
         return self._uri
 
     @property
     def status(self) -> ExpStatus:
-        """ExpStatus: Where in its life cycle the rig is; CONNECTED while it does not serve."""
+        """ExpStatus: The rig's status; CONNECTED while it does not serve."""
         return session.responder.status if (session := self._session) else ExpStatus.CONNECTED
 
     @property
@@ -217,14 +217,18 @@ class Rig(RigBoard):
     def on(self, *messages: ExpMessage | str | int) -> Callable[[Function], Function]:
         """Decorate a handler of one or more messages.
 
-        It is called with what follows the event in the message, as far as it takes that many arguments: ``data`` for
-        EXPINIT, EXPEND, EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART; ``status`` for EXPSTATUS;
-        ``status, data`` for EXPINFO; ``base_url, token`` for ALYX. It returns None or a dict, which is merged into the
-        answer's info; for ALYX an Alyx client, or ``base_url, token``. A plain function runs in a worker thread, a
-        coroutine function on the event loop. An exception goes to the coordinator as type, text and traceback. Several
-        handlers of a message run one after the other, also after one has failed. EXPINTERRUPT cancels a coroutine that
-        runs, waits for no plain function that does, and keeps those that were to follow from running. A plain function
-        that goes on to begin something all the same is told of, as a failure, when it has ended.
+        It is called with the message's arguments, or as many of them as it takes: ``data`` for EXPINIT, EXPEND,
+        EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART; ``status`` for EXPSTATUS; ``status, data`` for
+        EXPINFO; ``base_url, token`` for ALYX. It returns None or a dict, which is merged into the answer's info; for
+        ALYX an Alyx client, or ``base_url, token``.
+
+        A plain function runs in a worker thread, a coroutine function on the event loop. An exception goes to the
+        coordinator as type, text and traceback. Several handlers of a message run one after the other, also after one
+        has failed.
+
+        EXPINTERRUPT cancels a running coroutine. It does not wait for a running plain function, and handlers that
+        were to follow do not run. If such a plain function begins something all the same, the rig reports that as a
+        failure when the function has ended.
 
         Parameters
         ----------
@@ -258,24 +262,24 @@ class Rig(RigBoard):
     def command(self, name: Any, /) -> Any:
         """Decorate the function that does a command, which `Auxiliaries.call` asks for: ``@rig.command('focus')``.
 
-        It is called with the arguments of the call, and what it returns, whatever can be sent, is the call's value; an
+        It is called with the arguments of the call. It returns the call's value, which is anything that can be sent. An
         exception goes to the coordinator as type, text and traceback. A plain function runs in a worker thread, a
-        coroutine function on the event loop; beside handlers of messages, and beside each other. A command is for the
-        coordinator that is in charge of the experiment, or for any where none is. It changes no status, and goes on
-        when EXPINTERRUPT comes.
+        coroutine function on the event loop. Commands run beside handlers of messages, and beside each other. During
+        an experiment only the coordinator in charge may call them. A command changes no status, and goes on when
+        EXPINTERRUPT comes.
 
         Parameters
         ----------
         name : str
-            1 to 100 printable characters, and not the name of a message. As ``@rig.command``, without one, the command
-            has the name of the function.
+            1 to 100 printable characters, and not the name of a message. ``@rig.command`` without a name takes that of
+            the function.
 
         Raises
         ------
         TypeError
-            The name is no text, or what is decorated is no function.
+            The name is no text, or the decorated object is no function.
         ValueError
-            It is the name of no command, or of one that the rig has already.
+            The name is not allowed for a command, or the rig has such a command already.
 
         Examples
         --------
@@ -299,27 +303,26 @@ class Rig(RigBoard):
         return register
 
     def notify(self, topic: str, body: Any = None, *, key: str | None = None, confirm: bool = True) -> None:
-        """Tell the coordinators that watch this rig something; from any thread, and without waiting.
+        """Tell something to the coordinators that watch this rig; from any thread, without waiting.
 
         Parameters
         ----------
         topic : str
-            What sort of thing it is: ``log``, or one of your own.
+            Its kind: ``log``, or one of your own.
         body : object
-            Whatever can be sent.
+            Anything that can be sent.
         key : str, optional
             What it is about, within the topic.
         confirm : bool
-            True sends it again until each coordinator has confirmed it: all come, once each and in order. (The log
-            names a coordinator for which that does not hold: one that was silent for two minutes, that let 4 MiB of
-            them wait, or that came after 64 others.) False sends it once, and a newer one of the same topic and key
-            takes its place.
+            True sends it again until each coordinator has confirmed it: all such notices come, once each and in order.
+            (Not to a coordinator that was silent for two minutes, let 4 MiB of them wait, or came after 64 others.
+            The log names it.) False sends it once, and a newer one of the same topic and key takes its place.
 
         Raises
         ------
         TypeError, ValueError
-            Topic or key is no text, or is empty or too long; or the topic is one that the rig itself tells, as it does
-            what `progress` and `add_stream` are given.
+            Topic or key is no text, or is empty or too long; or the topic is the rig's own, such as those of `progress`
+            and `add_stream`.
         PayloadError, PayloadTooLarge
             The body cannot be sent.
         NotRunning
@@ -336,23 +339,23 @@ class Rig(RigBoard):
             raise ValueError(f"the topic {topic!r} is the rig's own: {RESERVED[topic]}")
         plain = to_plain(body, "body", self._room)
         longest = messages.Notice("0" * 16, MOST_NOTICES, topic, key, plain, bool(confirm))
-        messages.notice(longest, self._room)  # which may say that it is too large
+        messages.notice(longest, self._room)  # this may say that it is too large
         if (session := self._session) is None:
             raise NotRunning(f"rig {self.name} does not serve: start it before it tells anything")
         session.notify(topic, key, plain, bool(confirm))
 
     def interrupt(self, reason: str) -> None:
-        """Interrupt the experiment of the rig's own accord, since it cannot go on; from any thread, without waiting.
+        """Interrupt the experiment, since the rig cannot go on; from any thread, without waiting.
 
-        All is done as though EXPINTERRUPT had come: its handlers run, with ``{'reason': reason}``, and the rig is
-        STOPPED. The coordinators that watch hear of it at once, with the reason, and so does whoever sends EXPEND
-        later (``interrupted`` in the answer). Where no experiment is under way, nothing happens, nor where it is being
-        interrupted already.
+        The rig does as though EXPINTERRUPT had come: its handlers run, with ``{'reason': reason}``, and the rig is
+        STOPPED. The coordinators that watch are told the reason at once, and so is whoever sends EXPEND later
+        (``interrupted`` in the answer). Nothing happens if no experiment is under way, or if it is being interrupted
+        already.
 
         Parameters
         ----------
         reason : str
-            What has happened, for instance that a recording has ended by itself; it is cut at 2,000 characters.
+            What has happened, for instance that a recording has ended by itself. It is cut at 2,000 characters.
 
         Raises
         ------
@@ -364,7 +367,7 @@ class Rig(RigBoard):
         if not isinstance(reason, str):
             raise TypeError(f"the reason is text, not {type(reason).__name__}")
         if not reason:
-            raise ValueError("an interrupt needs a reason, for those who wonder why")
+            raise ValueError("an interrupt needs a reason: the coordinators are told it")
         text = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
         if (session := self._session) is None:
             raise NotRunning(f"rig {self.name} does not serve: nothing is under way")
@@ -384,7 +387,7 @@ class Rig(RigBoard):
         """
         if self._thread or self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        thread = self._thread = _RigThread(self)  # before it serves, so that whoever sees it serve can close it
+        thread = self._thread = _RigThread(self)  # before it serves, so that whoever sees it serving can close it
         _unclosed.add(self)
         try:
             thread.start()
@@ -397,16 +400,16 @@ class Rig(RigBoard):
             raise
 
     def close(self) -> None:
-        """Interrupt what is under way, say goodbye to the coordinators and stop serving; may be called repeatedly.
+        """Interrupt what is under way, say goodbye to the coordinators and stop serving. May be called repeatedly.
 
-        It returns within 2 s. Where an experiment is under way, all is done as though EXPINTERRUPT had come, with the
-        reason that the rig's program is being closed, and its handlers have 5 s more. One that takes longer is given
-        up; the log tells so, and a notice ``failure``. From then on EXPINIT and EXPSTART are refused.
+        It returns within 2 s. If an experiment is under way, the rig does as though EXPINTERRUPT had come, with the
+        reason that its program is being closed. The handlers have 5 s more. One that takes longer is given up, and
+        the log and a notice ``failure`` say so. From then on EXPINIT and EXPSTART are refused.
 
         Raises
         ------
         LoopBlocked
-            From a coroutine handler of this rig.
+            In a coroutine handler of this rig.
         """
         if self._thread and self._thread.on_loop_thread:
             raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
@@ -414,7 +417,7 @@ class Rig(RigBoard):
         try:
             if self._stop_work():
                 begun = time.monotonic()
-        finally:  # also where a second Ctrl-C says that there is no time
+        finally:  # even if a second Ctrl-C says that there is no time
             self._stop_serving(begun + CLOSE_TIMEOUT)
 
     def _stop_serving(self, end: float) -> None:
@@ -424,7 +427,7 @@ class Rig(RigBoard):
         session, self._session = self._session, None
         if session:
             with contextlib.suppress(NotRunning):
-                # Not awaited: where a handler blocks the loop, the socket is closed as soon as that ends.
+                # Not awaited: if a handler blocks the loop, the socket is closed as soon as the handler ends.
                 thread.call(session.leave)
         thread.stop()
         thread.join(max(0.1, end - time.monotonic()))
@@ -434,18 +437,18 @@ class Rig(RigBoard):
 
     @property
     def _interrupt_grace(self) -> float:
-        """Seconds that the handlers of EXPINTERRUPT have at `close`."""
+        """Seconds for the handlers of EXPINTERRUPT at `close`."""
         return INTERRUPT_GRACE
 
     def _begin_to_close(self) -> bool:
-        """Begin no experiment any more, and interrupt what is under way; return whether that is to be waited for."""
+        """Refuse experiments, and interrupt what is under way; return whether to wait for that."""
         thread, session = self._thread, self._session
-        if thread is None or session is None or not thread.is_alive():  # a fork has a copy of it, and no thread
+        if thread is None or session is None or not thread.is_alive():  # a fork has a copy of it, but no thread
             return False
         try:
             thread.call(session.begin_to_close, self._interrupt_grace)
             return thread.run_coroutine(session.is_to_be_awaited, session.ends_here, REACTION)
-        except NotRunning:  # the loop has died, of which the log tells
+        except NotRunning:  # the loop has died, and the log says so
             return False
         except TimeoutError:
             if session.responder.is_under_way:
@@ -457,7 +460,7 @@ class Rig(RigBoard):
             return False
 
     def _stop_work(self) -> bool:
-        """Stop all that an experiment has begun; off the event loop. Return whether there was anything."""
+        """Stop all that an experiment has begun; return whether there was anything. Off the event loop."""
         is_awaited = self._begin_to_close()
         thread = self._thread
         if is_awaited and thread and (session := self._session):
@@ -468,10 +471,10 @@ class Rig(RigBoard):
         return is_awaited
 
     def _end_commands(self) -> None:
-        """End what runs beside the handlers, for a rig that has such; off the event loop."""
+        """End what runs beside the handlers, in subclasses that have it; off the event loop."""
 
     def _end_with_program(self) -> None:
-        """Do as `close` does for a program that ends, and leave handlers that run to end with it."""
+        """Do as `close` does, for a program that ends: running handlers end with it."""
         try:
             self._stop_work()
         finally:
@@ -485,8 +488,8 @@ class Rig(RigBoard):
     def run(self) -> None:
         """Serve in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` on another thread.
 
-        A program that serves by `start` or ``with`` instead is killed at once by SIGTERM and SIGHUP, as Python has it,
-        unless it says ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))``.
+        A program that serves by `start` or ``with`` instead is killed at once by SIGTERM and SIGHUP. That is how Python
+        is, unless the program says ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))``.
 
         Raises
         ------
@@ -510,7 +513,7 @@ class Rig(RigBoard):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Do as `close` does; what a coroutine of this rig has begun is ended on its loop."""
+        """Do as `close` does, on this event loop."""
         session, loop = self._session, asyncio.get_running_loop()
         if session is None:
             return
@@ -530,10 +533,10 @@ class Rig(RigBoard):
 
     @property
     def _room(self) -> Room:
-        return dataclasses.replace(self._config.room, rig=None)  # which the coordinator knows
+        return dataclasses.replace(self._config.room, rig=None)  # the coordinator knows it
 
     def _make_responder(self, handled: Collection[Verb], timing: Timing, boot: str, stamps: StampClock) -> Responder:
-        """Make the core of one stretch of serving; for rigs that are to behave otherwise, as that of `serve --drop`."""
+        """Make the core of one stretch of serving; overridden by rigs that behave otherwise, such as `serve --drop`."""
         return Responder(self._identity, handled, timing, boot, stamps, self._lease, self._room, self._board)
 
     async def _open(self) -> None:
@@ -547,13 +550,13 @@ class Rig(RigBoard):
         except OSError as error:
             session.endpoint.close()
             session.end_rules()
-            # Looking for what holds the port takes seconds on some systems.
+            # On some systems it takes seconds to find what holds the port.
             explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
-            raise await explain from None  # whose text says all that there is to know
+            raise await explain from None  # its text says all
         self._uri = str(Address(self._config.address.scheme, *bound[:2]))
         self._session = session
         self.hub.begin()
-        session.tick()  # for what was reported since it was made
+        session.tick()  # for all that was reported since the rig was made
         logger.info("rig %s listens on %s", self.name, self._uri)
 
 
@@ -562,9 +565,9 @@ _unclosed: weakref.WeakSet[Rig] = weakref.WeakSet()
 
 @at_exit(RIGS)
 def _end_the_unclosed() -> None:
-    """Interrupt what a program leaves running that ends without `close`, and say goodbye."""
+    """Interrupt what a program leaves running, and say goodbye, if it ends without `close`."""
     rigs = [rig for rig in list(_unclosed) if (thread := rig._thread) and thread.is_alive()]
-    for rig in rigs:  # first, so that none waits for the handlers of another
+    for rig in rigs:  # all first, so that none waits for the handlers of another
         guarded("end of the program", rig._begin_to_close)
     for rig in rigs:
         guarded("end of the program", rig._end_with_program)
@@ -576,7 +579,7 @@ def run_rigs(rigs: Sequence[Rig], announce: Callable[[Rig], object] = lambda _: 
     Parameters
     ----------
     rigs : sequence of Rig
-        The rigs. They are closed side by side: one that takes its time to end does not let the others go on.
+        The rigs. All are closed at the same time: a slow one does not let the others go on.
     announce : callable
         Called with each rig once all listen.
 
@@ -585,9 +588,10 @@ def run_rigs(rigs: Sequence[Rig], announce: Callable[[Rig], object] = lambda _: 
     ListenError
         A port is in use, or an address is not this machine's; then none serves.
     NotRunning
-        An event loop has died.
+        The event loop of one has died.
     """
-    # What a signal handler may put into at any moment, also while another signal is being handled: no Event can be.
+    # A signal handler may put into it at any moment, even while another signal is being handled. An Event cannot
+    # be used so.
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
     with _stop_signals(asked.put):
         try:
@@ -654,11 +658,13 @@ class _Session:
         self.endpoint = Endpoint(self.responder, hub.ingest)
         self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
-        self._started: dict[int, float] = {}  # when the handlers of a task were entered, in monotonic seconds
+        self._started: dict[int, float] = {}  # when each task's handlers were entered, in monotonic seconds
         self._left = False
-        self._closes_by = math.inf  # when, in monotonic seconds, what ends an experiment is given up
-        self._has_ended = asyncio.Event()  # set when anything has, for those who look whether it is the experiment
+        self._closes_by = math.inf  # when the end of the experiment is no longer awaited, in monotonic seconds
+        self._has_ended = asyncio.Event()  # set at each outcome, for those who wait for the end of the experiment
         self._worker = threading.local()
+        self._raised: _Raised | None = None
+        """What a handler has just raised, until that is told."""
         self._hub = hub
         rules: list[tuple[type[Event], Callable[[Any], object]]] = [
             (MessageHandled, self._note_end),
@@ -666,6 +672,7 @@ class _Session:
             (StatusChanged, self._keep_spare),
             (HandlerDue, self._begin),
             (HandlerOvertaken, self._overtake),
+            (MessageHandled, self._log_handled),
             *log_rules(name),
         ]
         self._rules = [hub.rule(kind, rule) for kind, rule in rules]
@@ -679,7 +686,7 @@ class _Session:
         self._soon(lambda now: self.responder.interrupt(reason, now))
 
     def _soon(self, act: Callable[[float], None]) -> None:
-        """Have the core do something on the loop's thread; it is given monotonic seconds."""
+        """Call a function of the core on the loop's thread, with monotonic seconds."""
 
         def acted() -> None:
             if not self._left:
@@ -692,7 +699,7 @@ class _Session:
             raise NotRunning(f"rig {self._name} has stopped serving") from None
 
     def wake(self) -> None:
-        """Have the core look at what is due, soon; from any thread."""
+        """Have the core do soon what is due; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped serving
             self._loop.call_soon_threadsafe(self.tick)
 
@@ -703,7 +710,7 @@ class _Session:
             self.endpoint.pump()
 
     def begin_to_close(self, grace: float) -> None:
-        """Begin no experiment any more, and interrupt what is under way, which has some seconds; on the loop."""
+        """Refuse experiments, and interrupt what is under way within some seconds; on the loop."""
         if self._closes_by == math.inf:
             self._closes_by = self.endpoint.now() + grace
             self.responder.close(CLOSING, self.endpoint.now())
@@ -711,15 +718,15 @@ class _Session:
 
     @property
     def ends_here(self) -> bool:
-        """Whether the calling thread runs a handler that ends an experiment, which must not wait for itself."""
+        """Whether the calling thread runs a handler that ends an experiment. It must not wait for itself."""
         return getattr(self._worker, "event", None) in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT)
 
     async def is_to_be_awaited(self, ends_there: bool) -> bool:
-        """Tell whether who closes the rig has to wait for the end of an experiment."""
+        """Whether closing the rig has to wait for the end of an experiment."""
         return self.responder.is_under_way and not ends_there
 
     async def end_experiment(self, _: object = None) -> None:
-        """Wait until nothing is under way any more, or the grace is over."""
+        """Wait until nothing is under way, or the grace is over."""
         while self.responder.is_under_way and not self._left:
             left = self._closes_by - self.endpoint.now()
             if left <= 0:
@@ -730,7 +737,7 @@ class _Session:
                 await asyncio.wait_for(self._has_ended.wait(), left)
 
     def _give_up(self) -> None:
-        """Tell, before the goodbye, that what stops the experiment has not ended in time."""
+        """Report, before the goodbye, that the experiment was not stopped in time."""
         message, exp_ref = self.responder.running, self.responder.exp_ref
         problem = (
             f"{message.name if message else 'the experiment'} was given up, and {self._name} may go on recording "
@@ -776,6 +783,16 @@ class _Session:
     def _keep_spare(self, _: Event) -> None:
         self.workers.keep_spare()  # with which EXPINTERRUPT runs when no thread can be had any more
 
+    def _log_handled(self, event: MessageHandled) -> None:
+        if not event.is_told:
+            return
+        raised = self._take_raised(event)
+        level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
+        if raised and raised.is_told:
+            level = logging.DEBUG
+        text = f"{event.event.name} from {event.source}: {one_line(event.error or 'answered')}"
+        logger.log(level, "%s: %s", self._name, text, exc_info=raised and raised.error)
+
     def _overtake(self, event: HandlerOvertaken) -> None:
         if task := self._coroutines.get(event.task):
             task.cancel()
@@ -799,14 +816,14 @@ class _Session:
             self._loop.call_soon(self._settle, due, None, error)
 
     def _enter(self, due: HandlerDue) -> bool:
-        """Take note that the handlers are entered now; return False where they were called off before."""
+        """Enter the handlers; return False if they were called off before."""
         if due.schedule and not due.schedule.take():
             return False
         self._started[due.task] = self.endpoint.now()
         return True
 
-    def _run_plain(self, due: HandlerDue, handlers: Iterable[Handler]) -> Any:
-        outcomes = _Outcomes(self._name, due.event)
+    def _run_plain(self, due: HandlerDue, handlers: Sequence[Handler]) -> Any:
+        outcomes = _Outcomes(self._name, due.event, handlers)
         self._worker.event = due.event
         if due.schedule:
             wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
@@ -819,8 +836,8 @@ class _Session:
                 outcomes.add_error(handler, error)
         return outcomes.merged()
 
-    async def _run_mixed(self, due: HandlerDue, handlers: Iterable[Handler]) -> None:
-        outcomes = _Outcomes(self._name, due.event)
+    async def _run_mixed(self, due: HandlerDue, handlers: Sequence[Handler]) -> None:
+        outcomes = _Outcomes(self._name, due.event, handlers)
         if due.schedule:
             await asyncio.sleep(max(0.0, due.schedule.instant - COARSE - self.endpoint.now()))
             wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
@@ -849,7 +866,7 @@ class _Session:
         return handler(due.args)
 
     async def _in_worker(self, due: HandlerDue, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        # The exception comes back as a value, since neither a future nor a coroutine can raise StopIteration.
+        # The exception is returned as a value, since neither a future nor a coroutine can raise StopIteration.
         future: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
 
         def settle(result: Any, error: BaseException | None) -> None:
@@ -863,11 +880,11 @@ class _Session:
         return await future
 
     def _unless_overtaken(self, number: int, handlers: Iterable[Handler]) -> Iterator[Handler]:
-        # What EXPINTERRUPT has stopped, the next handler of an overtaken EXPSTART must not start.
+        # The next handler of an overtaken EXPSTART must not start what EXPINTERRUPT has stopped.
         return itertools.takewhile(lambda _: not self._is_given_up(number), handlers)
 
     def _is_given_up(self, number: int) -> bool:
-        # Asked of the core, not of its events: those are told after the answer to EXPINTERRUPT has left.
+        # The core knows it at once; events are told only after the answer to EXPINTERRUPT has left.
         return self._left or not self.responder.is_open(number)
 
     def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
@@ -877,14 +894,27 @@ class _Session:
         elif error is None:
             try:
                 self.responder.respond(due.task, result, now, started)
-            except BaseException as problem:  # out of what the handler returned
+            except BaseException as problem:  # from what the handler returned
                 error = problem
         if error is not None:
+            self._raised = error if isinstance(error, _Raised) else _Raised(error)
+            error = self._raised.error
             self.responder.fail(due.task, *_described(error), now, is_over=isinstance(error, EndedBadly))
         self.endpoint.pump()
+        if self._raised and not self._raised.is_told:  # nor with what became of the message, which was overtaken
+            self._raised.log(self._name, due.event)
+        self._raised = None
+
+    def _take_raised(self, event: MessageHandled) -> _Raised | None:
+        """Return the exception that has failed a message, to be told with that, once."""
+        raised = self._raised
+        if not raised or not (event.error or "").startswith(f"{_described(raised.error)[0]}: "):
+            return None
+        self._raised = None
+        return raised
 
     def _note_late_end(self, due: HandlerDue, now: float) -> None:
-        """Tell that what a handler has begun after EXPINTERRUPT had overtaken it was stopped by nobody."""
+        """Report that nobody has stopped what a handler began after EXPINTERRUPT had overtaken it."""
         if due.event in _BEGINNING:
             problem = (
                 f"the handler of {due.event.name} went on after EXPINTERRUPT had overtaken it, and has ended only now; "
@@ -895,30 +925,53 @@ class _Session:
             self.responder.notify(FAILURE, None, {"problem": problem, "exp_ref": reference}, True, now)
 
 
-class _Outcomes:
-    """What the handlers of one message returned or raised."""
+class _Raised(Exception):
+    """What a handler has raised.
 
-    def __init__(self, rig: str, event: Verb):
-        self._rig, self._event = rig, event
+    Parameters
+    ----------
+    error : BaseException
+        The exception.
+    """
+
+    def __init__(self, error: BaseException):
+        super().__init__(error)
+        self.error = error
+        self.is_told = False
+        """Whether the log has it already."""
+
+    def log(self, rig: str, event: Verb, handler: str = "the handler") -> None:
+        """Log it by itself, and not with what became of the message."""
+        kind, text, _ = _described(self.error)
+        told = one_line(f"{kind}: {text}")
+        logger.error("%s: %s of %s failed: %s", rig, handler, event.name, told, exc_info=self.error)
+        self.is_told = True
+
+
+class _Outcomes:
+    """Results and exceptions of the handlers of one message."""
+
+    def __init__(self, rig: str, event: Verb, handlers: Sequence[Handler]):
+        self._rig, self._event, self._is_one = rig, event, len(handlers) == 1
         self._returned: list[Any] = []
-        self._error: BaseException | None = None
+        self._raised: _Raised | None = None
 
     def add(self, returned: Any) -> None:
-        """Take in what a handler returned."""
+        """Add what a handler returned."""
         if returned is not None:
             self._returned.append(returned)
 
     def add_error(self, handler: Handler, error: BaseException) -> None:
         """Take in what a handler raised; the first is what the coordinator hears of."""
-        if self._error is None:
-            self._error = error
-        text = one_line(f"{type(error).__name__}: {_described(error)[1]}")
-        logger.error("%s: handler %s of %s failed: %s", self._rig, handler.name, self._event.name, text, exc_info=error)
+        raised = _Raised(error)
+        if not self._is_one:  # else it is told with what becomes of the message
+            raised.log(self._rig, self._event, f"handler {handler.name}")
+        self._raised = self._raised or raised
 
     def merged(self) -> Any:
         """Return the one result, or all of them in one dict; raise the first exception."""
-        if self._error is not None:
-            raise self._error
+        if self._raised:
+            raise self._raised
         if len(self._returned) < 2:
             return self._returned[0] if self._returned else None
         merged: dict[str, Any] = {}
@@ -928,15 +981,15 @@ class _Outcomes:
 
 
 def _described(error: BaseException) -> tuple[str, str, str]:
-    """Return type, text and traceback. Whatever is wrong with an exception must not keep the coordinator waiting."""
+    """Return type, text and traceback; a broken exception, too, has to reach the coordinator."""
     with contextlib.suppress(Exception):
-        told = traceback.TracebackException.from_exception(error)  # whose text can be had even where str() fails
+        told = traceback.TracebackException.from_exception(error)  # the text of these can be had even if str() fails
         return str(type(error).__name__), str(told), "".join(told.format())
     return "Exception", "(one that cannot be shown)", ""
 
 
 def _most_arguments(handler: Callable[..., Any]) -> int | None:
-    """Return how many positional arguments a handler takes, None for any number."""
+    """Return how many positional arguments a handler takes; None for any number."""
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):  # a built-in that does not say
@@ -949,7 +1002,7 @@ def _most_arguments(handler: Callable[..., Any]) -> int | None:
 
 @contextlib.contextmanager
 def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
-    """Have Ctrl-C, SIGTERM and SIGHUP call `asked`, where this is the main thread, which alone may say so."""
+    """Have Ctrl-C, SIGTERM and SIGHUP call `asked`, on the main thread; another one cannot."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
         asked(number)
@@ -957,14 +1010,14 @@ def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # SIGBREAK is what Windows has in place of SIGTERM. SIGHUP says that the terminal is gone; `nohup` ignores it.
-    known = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
-    names = [name for name in known if name != "SIGHUP" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN]
-    before = {name: signal.signal(getattr(signal, name), ask) for name in names}
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, *ending_signals()):
+        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:  # by `nohup`
+            before[number] = signal.signal(number, ask)
     watch_console_window()
     try:
         yield
     finally:
-        for name, handler in before.items():
+        for number, handler in before.items():
             if handler is not None:  # one that was not installed from Python cannot be put back from there
-                signal.signal(getattr(signal, name), handler)
+                signal.signal(number, handler)

@@ -12,7 +12,6 @@ from rigsync.core.events import (
     Event,
     HandlerOvertaken,
     LeaseExpired,
-    MessageHandled,
     NoticesDropped,
     StatusChanged,
     ViolationSeen,
@@ -44,12 +43,6 @@ def log_rules(rig: str) -> list[tuple[type[Event], Callable[[Any], object]]]:
         text = "%s: %s does not get every notice: it is silent, or one of too many that watch"
         logger.warning(text, rig, event.source)
 
-    def handled(event: MessageHandled) -> None:
-        if event.is_told:
-            level = logging.WARNING if event.error else logging.INFO
-            outcome = one_line(event.error or "answered")
-            logger.log(level, "%s: %s from %s: %s", rig, event.event.name, event.source, outcome)
-
     def echo(event: EchoMissing) -> None:
         text = "%s: %s did not confirm the answer to %s; going on"
         logger.warning(text, rig, event.source, event.event.name)
@@ -62,7 +55,6 @@ def log_rules(rig: str) -> list[tuple[type[Event], Callable[[Any], object]]]:
         (StatusChanged, status),
         (LeaseExpired, lease),
         (NoticesDropped, dropped),
-        (MessageHandled, handled),
         (EchoMissing, echo),
         (ViolationSeen, violation),
     ]

@@ -13,7 +13,7 @@ RAISED = "%s %s raised an exception, %s; the others run and the link stays"
 
 
 def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
-    """Call a user's function; an exception, be it SystemExit, is logged with the function's name and harms no other."""
+    """Call a user's function; log an exception, even SystemExit, with the function's name."""
     try:
         callback(*args)
     except BaseException as error:
@@ -26,12 +26,12 @@ def report(role: str, name: str, error: BaseException, log: logging.Logger = log
 
 
 def name_of(callback: Callable[..., object]) -> str:
-    """Return what the log calls a user's function."""
+    """Return the name of a user's function in the log."""
     return getattr(callback, "__qualname__", None) or type(callback).__qualname__
 
 
 def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
-    """Give a future of any event loop its result, or its exception where `outcome` is one; at most once."""
+    """Give a future of any event loop its result, or its exception if `outcome` is one; at most once."""
 
     def settle() -> None:
         if future.done():
@@ -45,7 +45,7 @@ def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
 
 
 def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> None:
-    """Call a function where the future may be touched: here, if its loop runs this, else on its loop, soon."""
+    """Call a function where the future may be touched: at once on the future's loop, or soon from elsewhere."""
     loop = future.get_loop()
     if runs_here(loop):
         settle()
@@ -57,7 +57,7 @@ def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> Non
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether it is this event loop that runs the caller."""
+    """Whether the caller runs on this event loop."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

@@ -1,14 +1,14 @@
 """Conditions that answer to the protocols of both `threading.Condition` and `threading.Event`.
 
-Task code in use today treats ``connected`` and ``response_received`` now as the one, now as the other. The classes here
-serve both, and mend two things that make a plain Condition unfit for it:
+Today's task code treats ``connected`` and ``response_received`` now as the one, now as the other. The classes here
+serve both. They mend two things that make a plain Condition unfit:
 
-* A Condition is announced by one who holds the lock that its users hold. Here the announcer is the service thread, and
-  a user may stay within ``with aux.response_received:`` for minutes. So announcements take no lock at all: a signal
-  handler may interrupt a thread that holds one, and wait itself, so that it would never be released.
-* A Condition forgets: who comes to wait after the announcement has missed it. Here what has happened is kept.
+* To announce, a Condition needs the lock that its users hold. Here the service thread announces, and a user may stay
+  within ``with aux.response_received:`` for minutes. So announcements take no lock at all. (A signal handler may
+  interrupt a thread that holds a lock, and wait itself. The lock would never be released.)
+* A Condition forgets: whoever waits after the announcement has missed it. Here what has happened is kept.
 
-`Awaited` is the same for one waiter: what a `concurrent.futures.Future` is without its lock.
+`Awaited` is the same for one waiter: a `concurrent.futures.Future` without a lock.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def _comes(news: queue.SimpleQueue[None], timeout: float | None) -> bool:
 
 
 class Awaited:
-    """What one thread waits for and another one brings, which never waits for the first.
+    """A value that one thread waits for and another one brings. The latter never waits for the former.
 
-    No lock is held: a signal handler may interrupt the waiting thread anywhere, and wait itself.
+    It holds no lock: a signal handler may interrupt the waiting thread anywhere, and wait itself.
 
     Parameters
     ----------
     told : callable, optional
-        Called with the value when that is brought.
+        Called with the value when it is brought.
     """
 
     __slots__ = ("_is_there", "_news", "_told", "_value")
@@ -55,7 +55,7 @@ class Awaited:
         self._value: Any = None
 
     def bring(self, value: Any) -> None:
-        """Bring the value, unless there is one."""
+        """Bring the value, unless there is one already."""
         if not self._is_there:
             self._value, self._is_there = value, True
             self._news.put(None)
@@ -63,11 +63,11 @@ class Awaited:
                 self._told(value)
 
     def is_there(self) -> bool:
-        """Tell whether it has been brought."""
+        """Whether it has been brought."""
         return self._is_there
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for it, at most so many seconds; return whether it is there."""
+        """Wait for it, so many seconds at most; return whether it is there."""
         if not self._is_there:
             _comes(self._news, timeout)
         return self._is_there
@@ -78,9 +78,9 @@ class Awaited:
 
 
 class _Announced(threading.Condition):
-    """What `Latch` and `Arrivals` share: announcements without a lock, and waiting for them."""
+    """Base of `Latch` and `Arrivals`: announcements without a lock, and waiting for them."""
 
-    # A Condition takes these over from its lock, for its own wait(); they are stable, but typeshed leaves them out.
+    # A Condition takes these from its lock for its own wait(). They are stable, but typeshed leaves them out.
     _is_owned: Callable[[], bool]
     _release_save: Callable[[], object]
     _acquire_restore: Callable[[object], None]
@@ -88,15 +88,15 @@ class _Announced(threading.Condition):
     def __init__(self) -> None:
         super().__init__()
         self._waiting: dict[queue.SimpleQueue[None], bool] = {}  # in the order in which they began
-        self._announcement = object()  # the newest; any other than the one that was seen is news
+        self._announcement = object()  # the newest; anything but the one that was seen is news
 
     def wait_for(self, predicate: Callable[[], _Value], timeout: float | None = None) -> _Value:
-        """Wait until a predicate is true. It is evaluated at once, and again whenever something has happened.
+        """Wait until a predicate is true. It is evaluated at once, and again whenever something happens.
 
         Parameters
         ----------
         predicate : callable
-            Takes no arguments. Where the caller holds the lock, it is called with the lock held.
+            Takes no arguments. If the caller holds the lock, it is called with the lock held.
         timeout : float, optional
             Seconds to wait at most. None means as long as it takes.
 
@@ -107,7 +107,7 @@ class _Announced(threading.Condition):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            seen = self._state()  # before the predicate, so as not to miss what happens while it is evaluated
+            seen = self._state()  # before the predicate, or what happens meanwhile would be missed
             value = predicate()
             left = None if deadline is None else deadline - time.monotonic()
             if value or (left is not None and left <= 0):
@@ -150,7 +150,7 @@ class _Announced(threading.Condition):
         for waiter in tuple(self._waiting):  # a copy in one step: others come and go
             if most <= 0:
                 break
-            if self._waiting.pop(waiter, False):  # else another thread has woken it
+            if self._waiting.pop(waiter, False):  # otherwise another thread has woken it
                 waiter.put(None)
                 most -= 1
 
@@ -170,11 +170,11 @@ class _Announced(threading.Condition):
         try:
             while True:
                 waiter: queue.SimpleQueue[None] = queue.SimpleQueue()
-                self._waiting[waiter] = True  # before it looks, so as not to miss what happens meanwhile
+                self._waiting[waiter] = True  # before it looks, or what happens meanwhile would be missed
                 if happened():
                     return True
                 if released is None and self._is_owned():
-                    # Whoever has the user's lock next finds this thread waiting.
+                    # Whoever gets the user's lock next finds this thread waiting.
                     released = self._release_save()
                 if not _comes(waiter, None if end is None else end - time.monotonic()):
                     return happened()
@@ -187,8 +187,8 @@ class _Announced(threading.Condition):
 class Latch(_Announced):
     """A state that is set or not, such as ``Auxiliaries.connected``.
 
-    `wait` returns at once while it is set, so that a late waiter does not hang. It works within ``with latch:``, as for
-    a Condition, where the lock is released meanwhile, and without, as for an Event.
+    `wait` returns at once while it is set, so a late waiter does not hang. Within ``with latch:`` it releases the lock
+    meanwhile, as a Condition does. Without, it works as an Event's.
     """
 
     def __init__(self) -> None:
@@ -203,10 +203,10 @@ class Latch(_Announced):
     def unset(self) -> None:
         """Unset the latch. Needs no lock and never blocks: for the owner, on any thread."""
         self._is_set = False
-        self._wake_waiters()  # those in wait_for() look again, those in wait() go on waiting
+        self._wake_waiters()  # threads in wait_for() look again, threads in wait() go on waiting
 
     def is_set(self) -> bool:
-        """Tell whether the latch is set.
+        """Return whether the latch is set.
 
         Returns
         -------
@@ -226,7 +226,7 @@ class Latch(_Announced):
         Returns
         -------
         bool
-            False if the time is out; else True, at once where it is set already.
+            False if the time is out, otherwise True; at once if it is set already.
         """
         before = self._announcement
         return self._wait_until(lambda: self._is_set or self._announcement is not before, timeout)
@@ -238,8 +238,8 @@ class Latch(_Announced):
 class Arrivals(_Announced):
     """A count of announcements, such as ``Auxiliaries.response_received``.
 
-    Each thread has seen the announcements up to some point, at first none, and `wait` returns at once where there are
-    more: a response that came between the request and the wait is not missed, and no thread takes it from another.
+    Each thread has seen the announcements up to some point, at first none. `wait` returns at once if there are more. So
+    no thread misses a response that came between request and wait, and none takes it from another.
     """
 
     def __init__(self) -> None:
@@ -252,25 +252,25 @@ class Arrivals(_Announced):
         self._announce()
 
     def mark(self) -> None:
-        """Count all that has been announced as seen by the calling thread, which is about to ask for something new."""
+        """Mark all announcements as seen by the calling thread, which is about to ask for something new."""
         self._seen.announcement = self._announcement
 
     def clear(self) -> None:
-        """Do as `mark` does, under the name that an Event has for it. Other threads do not notice."""
+        """Do as `mark` does, by an Event's name for it. Other threads do not notice."""
         self.mark()
 
     def is_set(self) -> bool:
-        """Tell whether `wait` would return at once.
+        """Return whether `wait` would return at once.
 
         Returns
         -------
         bool
-            True if something was announced that the calling thread has not seen.
+            True if the calling thread has not seen every announcement.
         """
         return self._announcement is not getattr(self._seen, "announcement", self._first)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for an announcement that the calling thread has not seen; then all so far count as seen.
+        """Wait for an announcement that the calling thread has not seen; then mark all as seen.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class Arrivals(_Announced):
         Returns
         -------
         bool
-            False if the time is out; else True.
+            False if the time is out, otherwise True.
         """
         announced = self._wait_until(self.is_set, timeout)
         if announced:
@@ -288,7 +288,7 @@ class Arrivals(_Announced):
         return announced
 
     def notify(self, n: int = 1) -> None:
-        """Announce, in place of the owner. All waiters wake, since an announcement is for everybody.
+        """Announce, in place of the owner. All waiters wake: an announcement is for everybody.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What is done when a program ends without having closed what it opened."""
+"""The end of a program that has not closed what it opened."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from rigsync.runtime.callbacks import guarded
 
 COORDINATORS, RIGS = 0, 1
-"""The order: rigs of the same program have to answer its coordinators still."""
+"""Stages, in their order: rigs still have to answer coordinators of the same program."""
 
 _hooks: list[tuple[int, Callable[[], None]]] = []
 
 
 def at_exit(stage: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Have a function called when the program ends, after those of earlier stages.
+    """Call a function when the program ends, after those of earlier stages.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Warnings on stderr where the program that uses rigsync shows them nowhere."""
+"""Warnings on stderr, if the program that uses rigsync shows them nowhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 
 class LastResort(logging.Handler):
-    """Writes warnings and errors to stderr that no handler of the program shows.
+    """Writes warnings and errors to stderr if no handler of the program shows them.
 
-    Python's own last resort is not asked once any handler is found, be it for another library's lines or for errors
-    alone; a lost rig must not go unseen for that.
+    Python's own last resort writes nothing as soon as there is any handler, even one for another library or for errors
+    alone. A lost rig must not go unseen for that.
     """
 
     def __init__(self) -> None:
@@ -19,10 +19,10 @@ class LastResort(logging.Handler):
         self.setFormatter(logging.Formatter("rigsync: %(levelname)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless the program shows it; nothing where there is no stderr, as in a Windows program."""
+        """Write a record unless the program shows it; do nothing without a stderr, as in a Windows program."""
         if sys.stderr is None or _is_shown(record):
             return
-        with contextlib.suppress(Exception):  # a stderr that is closed must not keep what is told from being done
+        with contextlib.suppress(Exception):  # a closed stderr must not stop the work
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
 
@@ -32,7 +32,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
     while logger:
         for handler in logger.handlers:
             is_own = isinstance(handler, (LastResort, logging.NullHandler))
-            # Filters by name alone: one that counts, or drops repeats, must see each record once.
+            # Only filters by name are asked: one that counts, or drops repeats, must see each record once.
             by_name = [filter_ for filter_ in handler.filters if type(filter_) is logging.Filter]
             if not is_own and record.levelno >= handler.level and all(filter_.filter(record) for filter_ in by_name):
                 return True
@@ -41,6 +41,6 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 
 LAST_RESORT = LastResort()
-"""The one handler that rigsync sets up. A program that tells what goes wrong in another way silences it by
+"""The only handler that rigsync sets up. A program with other ways to tell failures silences it by
 ``logging.getLogger("rigsync").setLevel(logging.CRITICAL)``."""
 logging.getLogger("rigsync").addHandler(LAST_RESORT)

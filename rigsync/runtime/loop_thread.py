@@ -1,4 +1,4 @@
-"""A daemon thread that turns an event loop, so that synchronous programs can use asynchronous code."""
+"""A daemon thread that runs an event loop, so that synchronous programs can use asynchronous code."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _Result = TypeVar("_Result")
 
 _logger = logging.getLogger("rigsync.loop_thread")
 
-# Together these stay below the 2 s of join(), so that even the slowest stop is over when join() returns.
+# Together these are less than the 2 s of join(), so that even the slowest stop is over when join() returns.
 _TASKS_GRACE = 1.0
-"""Seconds that cancelled tasks have for their clean-up."""
+"""Seconds for cancelled tasks to clean up."""
 _GENERATORS_GRACE = 0.4
-"""Seconds that asynchronous generators have to close."""
+"""Seconds for asynchronous generators to close."""
 _EXECUTOR_GRACE = 0.4
-"""Seconds that the threads of the default executor have to end."""
+"""Seconds for the threads of the default executor to end."""
 
 
 class LoopThread(threading.Thread):
-    """A daemon thread that turns an event loop until it is stopped.
+    """A daemon thread that runs an event loop until it is stopped.
 
-    Subclasses override `create_all_tasks` to say what runs on the loop; without tasks it only serves `run_coroutine`
-    and `call`. A task that dies takes the thread with it, loudly: see `task_failed`.
+    Subclasses override `create_all_tasks` to say what runs on the loop. Without tasks it only serves `run_coroutine`
+    and `call`. If a task dies, the thread stops, and logs an error: see `task_failed`.
 
     Parameters
     ----------
     thread_name : str, optional
-        What the thread is called after ``rigsync-``. Defaults to the name of the class.
+        Name of the thread, after ``rigsync-``; by default the name of the class.
     timeout : float, optional
-        Seconds that `run_coroutine` waits where it is not told otherwise; -1 for as long as it takes.
+        Seconds that `run_coroutine` waits by default; -1 for as long as it takes.
 
     Attributes
     ----------
@@ -50,11 +50,11 @@ class LoopThread(threading.Thread):
     timeout : float
         As given.
     stop_requested : bool
-        Whether `stop` was called, by anybody, or a task has failed.
+        Whether anybody has called `stop`, or a task has failed.
     event_loop : asyncio.AbstractEventLoop or None
         The loop; None until the thread is started.
     failure : BaseException or None
-        What the thread died of, if it did.
+        The exception that the thread died of, if it did.
     """
 
     def __init__(self, thread_name: str | None = None, timeout: float = 15.0):
@@ -66,36 +66,36 @@ class LoopThread(threading.Thread):
         self.failure: BaseException | None = None
         self._begun = threading.Event()
         self._start_error: BaseException | None = None
-        self._tasks: list[asyncio.Task[Any]] = []  # a loop holds its tasks by weak references only
+        self._tasks: list[asyncio.Task[Any]] = []  # kept here, since a loop holds its tasks by weak references only
         self._requests: set[_Request[Any]] = set()
         self._end: asyncio.Future[None]
 
     # ------------------------------------------------------------------------------------------- for subclasses
 
     def create_all_tasks(self) -> list[asyncio.Task[Any]]:
-        """Create the tasks that are to run until the thread is stopped. Called on the loop, once.
+        """Create the tasks that run until the thread is stopped. Called once, on the loop.
 
         Returns
         -------
         list of asyncio.Task
-            If one of them dies of an exception, the thread stops. One that returns is merely done.
+            If one of them raises an exception, the thread stops. One that returns is merely done.
         """
         return []
 
     def task_failed(self, error: BaseException) -> None:
-        """Take notice that a task has died. Called on this thread, once for each, just before the loop is stopped.
+        """React to the death of a task. Called on this thread, once for each, just before the loop is stopped.
 
         Parameters
         ----------
         error : BaseException
-            What it died of; it is logged already, and the first is kept in `failure`.
+            The task's exception. It is logged already, and the first one is kept in `failure`.
         """
 
     # ---------------------------------------------------------------------------------------- for other threads
 
     @property
     def is_running(self) -> bool:
-        """bool: Whether the loop turns and nobody has asked it to stop."""
+        """bool: Whether the loop runs and nobody has asked it to stop."""
         return self.event_loop is not None and self.event_loop.is_running() and not self.stop_requested
 
     @property
@@ -104,7 +104,7 @@ class LoopThread(threading.Thread):
         return threading.current_thread() is self
 
     def start(self) -> None:
-        """Start the thread; return when the loop turns and `create_all_tasks` has returned.
+        """Start the thread; return when the loop runs and `create_all_tasks` has returned.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class LoopThread(threading.Thread):
             raise self._start_error
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Have a function called on the loop, soon, in the order of the calls; do not wait for it.
+        """Call a function on the loop soon, in the order of the calls; do not wait for it.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class LoopThread(threading.Thread):
         Raises
         ------
         NotRunning
-            If the thread was not started, is to stop, or is dead.
+            If the thread was not started, was asked to stop, or is dead.
         """
         loop = self.event_loop
         if loop is None or self.stop_requested:
@@ -155,7 +155,7 @@ class LoopThread(threading.Thread):
         Parameters
         ----------
         coroutine : callable
-            A coroutine function, or a partial, bound method or object that amounts to one.
+            A coroutine function, or a partial, bound method or callable object that is one.
         message : object
             Its only argument.
         timeout : float, optional
@@ -188,7 +188,7 @@ class LoopThread(threading.Thread):
         if self.on_loop_thread:
             raise LoopBlocked(f"run_coroutine() on {self.name} itself would wait for ever; await the coroutine instead")
         request = _Request(functools.partial(coroutine, message))
-        # Filed first: whatever is filed when the loop is closed is settled then, so that nobody waits for ever.
+        # Filed first: the closing of the loop settles all filed requests, so that nobody waits for ever.
         self._requests.add(request)
         try:
             self.call(request.begin, self._settle)
@@ -200,8 +200,8 @@ class LoopThread(threading.Thread):
     def stop(self) -> None:
         """Ask the thread to stop. Callable at any time, from any thread, repeatedly; does not wait (see `join`).
 
-        All tasks are cancelled; what does not end within about a second is abandoned with a warning. Then asynchronous
-        generators and the default executor are shut down, and the loop is closed.
+        All tasks are cancelled. A task that does not end within about a second is abandoned with a warning. Then
+        asynchronous generators and the default executor are shut down, and the loop is closed.
         """
         self.stop_requested = True
         if self.event_loop is not None:
@@ -209,7 +209,7 @@ class LoopThread(threading.Thread):
                 self.event_loop.call_soon_threadsafe(self._finish)
 
     def join(self, timeout: float | None = 2.0) -> None:
-        """Wait until the thread has ended; where it has not in time, log a warning.
+        """Wait until the thread has ended; log a warning if it has not in time.
 
         Parameters
         ----------
@@ -233,9 +233,9 @@ class LoopThread(threading.Thread):
     # --------------------------------------------------------------------------------------- on the thread itself
 
     def run(self) -> None:
-        """Turn the loop until it is stopped. This is the thread's own; call `start`."""
+        """Run the loop until it is stopped. For the thread itself; call `start` instead."""
         try:
-            # A selector loop on every system: the proactor loop of Windows goes deaf on UDP after an ICMP reset.
+            # A selector loop on every system: Windows' proactor loop goes deaf on UDP after an ICMP reset.
             loop = asyncio.SelectorEventLoop()
         except Exception as error:
             self.failure = self._start_error = error
@@ -251,7 +251,7 @@ class LoopThread(threading.Thread):
         loop.call_soon(self._begin)
         self._completes(loop, self._end)
         while not self._completes(loop, self._clean_up()):
-            pass  # a task has left its clean-up by SystemExit; the others are still to have theirs
+            pass  # a task has left its clean-up by SystemExit; the others still get theirs
         _end_executor(executor)
         for task in asyncio.all_tasks(loop):
             _logger.warning("%s abandons a task that has not ended when cancelled: %r", self.name, task)
@@ -263,7 +263,7 @@ class LoopThread(threading.Thread):
     def _completes(self, loop: asyncio.SelectorEventLoop, awaitable: Awaitable[None]) -> bool:
         try:
             loop.run_until_complete(awaitable)
-        except BaseException as error:  # asyncio lets SystemExit and KeyboardInterrupt through, whoever raised them
+        except BaseException as error:  # asyncio lets SystemExit and KeyboardInterrupt of any task through
             self._fail(error)
             return False
         return True
@@ -296,7 +296,7 @@ class LoopThread(threading.Thread):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=left)
-        # wait() and not wait_for(): that one waits without end where a generator swallows its cancellation.
+        # Not wait_for(): it waits without end if a generator swallows its cancellation.
         await asyncio.wait({loop.create_task(loop.shutdown_asyncgens())}, timeout=_GENERATORS_GRACE)
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
@@ -304,7 +304,7 @@ class LoopThread(threading.Thread):
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        if error is self.failure:  # a SystemExit comes here twice: out of its task, and out of the loop
+        if error is self.failure:  # a SystemExit comes twice: from its task and from the loop
             return
         if self.failure is None:
             self.failure = error
@@ -347,7 +347,7 @@ class LoopThread(threading.Thread):
 
 
 class _Request(Generic[_Result]):
-    """A coroutine that the loop runs for a caller on another thread, who waits for the outcome."""
+    """A coroutine that the loop runs for a waiting caller on another thread."""
 
     def __init__(self, coroutine: functools.partial[Coroutine[Any, Any, _Result]]):
         function = _without_partial(coroutine)
@@ -361,7 +361,7 @@ class _Request(Generic[_Result]):
         self._task.add_done_callback(functools.partial(settle, self))
 
     def cancel(self) -> None:
-        self._task.cancel()  # begun, since the loop keeps the order of calls
+        self._task.cancel()  # it has begun, since the loop keeps the order of calls
 
     def resolve(self, result: Any, error: BaseException | None) -> None:
         self.outcome.bring((result, error))
@@ -372,7 +372,7 @@ class _Request(Generic[_Result]):
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            return None, error  # as a value, since a SystemExit, which is the caller's, would otherwise end the loop
+            return None, error  # as a value: a SystemExit is the caller's, and must not end the loop
 
 
 def _without_partial(function: object) -> object:
@@ -382,7 +382,7 @@ def _without_partial(function: object) -> object:
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Tell whether calling it gives a coroutine; for partials and for objects that can be called, too."""
+    """Return whether calling it gives a coroutine; also for partials and callable objects."""
     function = _without_partial(function)
     return inspect.iscoroutinefunction(function) or (
         callable(function) and inspect.iscoroutinefunction(type(function).__call__)
@@ -390,11 +390,11 @@ def is_coroutine_function(function: object) -> bool:
 
 
 def _end_executor(executor: concurrent.futures.ThreadPoolExecutor) -> None:
-    # Not loop.shutdown_default_executor(): it waits without end up to Python 3.11, and needs a further thread, which
-    # since 3.12 cannot be had while the interpreter exits.
+    # Not loop.shutdown_default_executor(). Up to Python 3.11 it waits without end. It needs a further thread, which
+    # from 3.12 on cannot be started while the interpreter exits.
     executor.shutdown(wait=False, cancel_futures=True)
     deadline = time.monotonic() + _EXECUTOR_GRACE
-    # What the executor calls when a thread begins (its initializer) would tell only of those that have begun by now.
+    # The executor's initializer would only know threads that have begun by now.
     for thread in list(executor._threads):
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():

@@ -12,12 +12,12 @@ elif sys.platform == "win32" and sys.version_info < (3, 11):
     FINE = 0.016
 else:
     FINE = 0.002
-"""Seconds before the instant from which on the clock is watched, by how late `time.sleep` ends on an idle machine: some
-60 to 100 us on Linux, half of which is enough and leaves the processor to other rigs on it; up to 1 ms on macOS, which
-wakes programs together, and with Windows' high-resolution timers; a tick of 15.6 ms on Windows with Python 3.10, which
-does not use them."""
+"""Seconds before the instant from which on the clock is watched. They depend on how late `time.sleep` ends on an idle
+machine. On Linux that is some 60 to 100 us; half of it is enough, and leaves the processor to other rigs. It is up to
+1 ms on macOS, which wakes programs together, and with Windows' high-resolution timers. Python 3.10 does not use these:
+there it is a tick of 15.6 ms."""
 COARSE = FINE + 0.003
-"""Seconds before the instant until which an event loop's own timers serve: they wake up to a millisecond late."""
+"""Seconds before the instant at which an event loop's own timer hands over: it may wake a millisecond late."""
 
 
 def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], bool]) -> None:
@@ -30,7 +30,7 @@ def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], 
     now : callable
         Returns the time in seconds.
     given_up : callable
-        Asked now and then; true ends the waiting early.
+        Asked now and then; a true value ends the waiting early.
     """
     while not given_up():
         left = instant - now()
@@ -38,4 +38,4 @@ def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], 
             return
         if left > FINE:
             time.sleep(left - FINE)
-        # else: watch the clock. To sleep, be it for 0 s, would hand the processor to whoever keeps it longer.
+        # otherwise watch the clock: even sleep(0) would hand the processor to a program that keeps it longer

@@ -1,4 +1,4 @@
-"""Threads that wait for what the service thread is to bring, and hear of it where nothing can come."""
+"""Waiting for outcomes from the service thread, and for the news that none can come."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
 
 STUCK_AFTER = 2.0
-"""Seconds in which the service thread must react to a knock, before it counts as stuck."""
+"""Seconds for the service thread to react to a knock before it counts as stuck."""
 GRACE = 0.2
-"""Seconds that the service thread may be late, each time before it is asked whether it still reacts."""
+"""Seconds that the service thread may be late before it is knocked at, each time."""
 MOST_KNOCKS = 20
-"""Knocks that the service thread may answer after the rigs' time is over, before the message counts as lost in it."""
+"""Knocks that the service thread may answer after the rigs' time is over before the message counts as lost in it."""
 LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
-"""Seconds to wait at a stretch: Windows does not let Ctrl-C through before the wait is over."""
+"""Longest single wait in seconds: Windows lets Ctrl-C through only after it."""
 
 
 class Waiters:
@@ -33,7 +33,7 @@ class Waiters:
     thread : LoopThread
         The service thread.
     not_running : callable
-        Returns the error that says why the thread does not run.
+        Returns the error for a thread that does not run.
     hub : Hub
         Which knows what runs on it.
     """
@@ -44,7 +44,7 @@ class Waiters:
 
     @contextlib.contextmanager
     def futures(self, count: int, told: Callable[[Any], object] | None = None) -> Iterator[list[Awaited]]:
-        """Make futures that are settled even if the service thread ends before it comes to them."""
+        """Make futures that are settled even if the service thread ends first."""
         futures = [Awaited(told) for _ in range(count)]
         self._waiting.update(futures)
         try:
@@ -91,7 +91,7 @@ class Waiters:
             return outcome
 
     def _check_not_stuck(self) -> None:
-        # The rigs' time is over, and the thread settles such things itself: either it is busy, or stuck, or dead.
+        # The rigs' time is over, and the thread should have settled this: it is busy, stuck, or dead.
         reacted = Awaited()
         try:
             self._thread.call(reacted.bring, True)
@@ -102,7 +102,7 @@ class Waiters:
 
 
 def settled(future: Awaited, timeout: float | None) -> bool:
-    """Wait for a future, at most `timeout` seconds; return whether it is settled."""
+    """Wait for a future, `timeout` seconds at most; return whether it is settled."""
     end = math.inf if timeout is None else time.monotonic() + timeout
     while not future.is_there():
         left = end - time.monotonic()

@@ -1,4 +1,4 @@
-"""Worker threads on which the synchronous handlers of a rig run, so that none of them holds up the event loop."""
+"""Worker threads for a rig's synchronous handlers, so that none of these holds up the event loop."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ _Result = TypeVar("_Result")
 _logger = logging.getLogger("rigsync.workers")
 
 _IDLE_LIMIT = 4
-"""Idle workers that are kept. Handlers rarely overlap; this spares the start of a thread where they do."""
+"""Idle workers that are kept. Handlers rarely overlap; if they do, this spares the start of a thread."""
 
 
 class Workers:
-    """Daemon threads that run functions as soon as these are submitted, however many others are stuck.
+    """Daemon threads that run functions as soon as these are submitted, even if others are stuck.
 
-    There is no limit to their number, since the handler of EXPINTERRUPT must run while other handlers hang. And this is
-    no `concurrent.futures.ThreadPoolExecutor`, since the interpreter waits for the threads of one before it exits: a
-    single stuck handler would keep the program from ending.
+    Their number has no limit: the handler of EXPINTERRUPT must run while other handlers hang. They are no
+    `concurrent.futures.ThreadPoolExecutor`: before it exits, the interpreter waits for the threads of one, and a single
+    stuck handler would keep the program from ending.
 
     Parameters
     ----------
     name : str
-        What the threads are named by: ``rigsync-<name>-handler-<number>``, and ``rigsync-<name>-spare``.
+        Part of the threads' names: ``rigsync-<name>-handler-<number>``, and ``rigsync-<name>-spare``.
     """
 
     def __init__(self, name: str):
         self._name = name
-        self._lock = threading.Lock()
+        # Between threads. A signal handler that closes may interrupt `close` on the main thread, and enters again: it
+        # takes what the other has not taken yet. Nothing else here runs on that thread.
+        self._lock = threading.RLock()
         self._closed = False
         self._started = 0
-        self._workers: list[_Worker] = []  # all that are alive, and some that have ended
+        self._workers: list[_Worker] = []  # all living ones, and some that have ended
         self._idle: list[_Worker] = []
         self._spare: _Worker | None = None
 
     def keep_spare(self) -> None:
-        """Have one worker in reserve, for when the system gives no more threads, as while the interpreter exits."""
+        """Keep one worker in reserve for when the system gives no more threads, as while the interpreter exits."""
         with self._lock, contextlib.suppress(RuntimeError):
             if self._spare is None and not self._closed:
                 self._spare = self._new_worker(f"rigsync-{self._name}-spare")
@@ -58,10 +60,10 @@ class Workers:
         Parameters
         ----------
         function : callable
-            What to run. SystemExit and KeyboardInterrupt are errors of it like others.
+            The function. SystemExit and KeyboardInterrupt count as its errors, like others.
         done : callable
-            Called on the worker with the result and None, or with None and the exception. A RuntimeError that it raises
-            is taken for that of a closed event loop, to which nobody listens any more, and logged at DEBUG.
+            Called on the worker with the result and None, or with None and the exception. If it raises a RuntimeError,
+            its event loop is taken to be closed, with nobody listening; that is logged at DEBUG.
 
         Raises
         ------
@@ -76,12 +78,12 @@ class Workers:
         worker.jobs.put((function, done))
 
     def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
-        """Run a function on a worker, at once; to be called on an event loop, where the outcome arrives.
+        """Run a function on a worker, at once. Call this on an event loop; the outcome arrives there.
 
         Returns
         -------
         asyncio.Future
-            The result. Whoever does not wait for it any more may cancel it, or forget it.
+            The result. It may be cancelled or forgotten.
 
         Raises
         ------
@@ -107,26 +109,27 @@ class Workers:
         return future
 
     def close(self, timeout: float) -> list[str]:
-        """Take no more work, end idle workers and wait for busy ones.
+        """Refuse further work, end idle workers and wait for busy ones.
 
         Parameters
         ----------
         timeout : float
-            Seconds to wait at most, for all of them together.
+            Most seconds to wait for all of them together.
 
         Returns
         -------
         list of str
-            The names of the threads that are still busy, that of the caller included if it is one of them.
+            Names of the threads that are still busy, also the caller's own.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
             self._closed = True
-            if self._spare:
-                self._idle.append(self._spare)
-                self._spare = None
-            while self._idle:
-                self._idle.pop().jobs.put(None)
+            spare, self._spare = self._spare, None
+            if spare:
+                self._idle.append(spare)
+            with contextlib.suppress(IndexError):  # until there is none
+                while True:
+                    self._idle.pop().jobs.put(None)
         for worker in self._workers:
             if worker is not threading.current_thread():
                 worker.join(max(0.0, deadline - time.monotonic()))
@@ -171,7 +174,7 @@ class _Worker(threading.Thread):
             pass
 
     def _do_next(self) -> bool:
-        # Apart from run(), so that an idle worker keeps nothing of its last job alive.
+        # Separate from run(), so that an idle worker keeps nothing of its last job alive.
         job = self.jobs.get()
         if job is None:
             return False

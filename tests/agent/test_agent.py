@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from platforms import linux, posix
 from processes import LONG, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
@@ -35,8 +36,6 @@ from rigsync.core.events import Notice
 
 REFERENCE = "2026-03-01_2_mouse"
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and signals between processes")
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
 
@@ -90,7 +89,7 @@ class Lab:
 
     def agent(self, on: dict[str, Any], name: str = "cameras", **keys: Any) -> Agent:
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"name": name, "listen": "udp://127.0.0.1:0", "on": on, **keys}))
+        path.write_text(yaml.safe_dump({"name": name, "listen": "udp://127.0.0.1:0", "on": on} | keys))
         agent = Agent(read_agent_file(path))
         agent.start()
         self.agents.append(agent)
@@ -341,6 +340,16 @@ def test_it_ends_with_the_lease(lab: Lab) -> None:
     until(lambda: is_gone(pid))
     lab.logged("was interrupted")
     lab.logged("has been silent for the lease of 3 s")
+
+
+def test_a_message_over_max_message_of_the_file_is_refused_with_the_key(lab: Lab) -> None:
+    lab.agent({"EXPINIT": {"run": lab.program("print('ready')")}}, listen="tcp://127.0.0.1:0", max_message=300_000)
+    aux = lab.connect()
+    large = {"exp_ref": REFERENCE, "note": "x" * 250_000}
+    assert init(aux, **large)["cameras"][0]["run"]["last_lines"] == ["ready"]
+    error = failure(aux, "EXPINIT", {**large, "note": "x" * 350_000})
+    assert error.error == "PayloadTooLarge"
+    assert "and this side takes 300,000 (max_message)" in str(error)
 
 
 def test_one_that_ignores_everything_is_killed_and_the_answer_says_so(lab: Lab) -> None:
@@ -603,7 +612,7 @@ def test_one_that_dies_while_it_records_is_told_at_once(lab: Lab) -> None:
     assert agent.status is ExpStatus.CONNECTED
 
 
-@linux_only
+@linux
 def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> None:
     recording_agent(lab)
     aux = lab.connect()
@@ -623,7 +632,7 @@ def test_one_that_dies_just_before_it_is_told_to_end_is_told_too(lab: Lab) -> No
     assert failures == []
 
 
-@linux_only
+@linux
 def test_one_that_dies_just_before_another_experiment_ends_it_does_not_interrupt_that(lab: Lab) -> None:
     agent = lab.agent({"EXPINIT": {"start": lab.program(WAITS)}, "EXPEND": STOP})
     aux = lab.connect()
@@ -796,7 +805,7 @@ def test_it_is_told_when_nobody_can_look_any_more(lab: Lab, monkeypatch: pytest.
     with monkeypatch.context() as patched:
         patched.setattr(agent._aside, "begin", refuse)
         until(lambda: failures)
-    assert "nobody looks any more" in failures[0].body["problem"]
+    assert "is not watched any more" in failures[0].body["problem"]
     assert "can't start new thread" in failures[0].body["problem"]
     assert aux.request("EXPEND", timeout=LONG)["cameras"][0]["ended"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from platforms import linux, posix
 
 from rigsync.agent.checks import (
     FULL,
@@ -23,8 +24,6 @@ from rigsync.agent.checks import (
     missing_programs,
 )
 
-posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions or files")
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
 not_for_root = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() == 0, reason="nothing is forbidden to an administrator"
 )
@@ -78,7 +77,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     assert "cannot be reached" in (files_problem("a\0b") or "")
 
 
-@linux_only
+@linux
 def test_a_folder_in_which_nobody_can_write_is_told() -> None:
     problem = files_problem("/proc/self")  # not even an administrator
     assert problem is not None
@@ -99,14 +98,14 @@ def test_a_read_only_folder_and_an_unreadable_file_are_told(tmp_path: Path) -> N
         tmp_path.chmod(0o700)
 
 
-@linux_only
+@linux
 def test_a_file_that_cannot_be_read_is_told() -> None:
     problem = files_problem("/proc/self/mem")  # its first page is never there
     assert problem is not None
     assert problem.startswith("the file '/proc/self/mem' cannot be read: Input/output error")
 
 
-@posix_only
+@posix
 def test_a_pipe_or_a_device_is_not_opened(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -129,7 +128,7 @@ def test_sizes_of_matching_files(tmp_path: Path) -> None:
     assert matching_sizes(str(tmp_path / "missing" / "*")) == {}
 
 
-@posix_only
+@posix
 def test_a_file_that_vanishes_has_no_size(tmp_path: Path) -> None:
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")  # as one that is deleted after it was listed
     assert matching_sizes(str(tmp_path / "*")) == {}

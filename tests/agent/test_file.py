@@ -21,8 +21,9 @@ from rigsync.agent.file import (
     is_agent_file,
     read_agent_file,
 )
-from rigsync.agent.keys import DEEPEST, MOST_ITEMS
 from rigsync.agent.template import SubstitutionError
+from rigsync.config.schema import MOST_ITEMS
+from rigsync.config.yaml import DEEPEST
 from rigsync.core.enums import ExpMessage
 from rigsync.errors import ConfigError
 from rigsync.rig.rig import LONGEST_DESCRIPTION
@@ -85,12 +86,14 @@ def test_the_example(write: Callable[..., Path]) -> None:
 def test_the_least_that_a_file_may_be(write: Callable[..., Path]) -> None:
     file = read_agent_file(write(LEAST))
     assert (file.listen, file.main_sync, file.lease) == ("udp://0.0.0.0:11001", False, 300)
+    assert file.max_message == 64 << 20
     assert (file.variables, file.require, file.verify) == ({}, None, None)
 
 
 def test_every_key(write: Callable[..., Path]) -> None:
     file = read_agent_file(write(FULL), platform="linux")
     assert (file.name, file.listen, file.main_sync, file.lease) == ("cameras:left", "tcp://[::1]:12001", True, 0)
+    assert file.max_message == 200_000_000
     assert file.description == {
         "devices": {
             "cameras": {
@@ -250,7 +253,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "too large": ("#" * (2**20 + 1), None, None, "the file is larger than 1,048,576 bytes"),
     "alias": ("name: &x a\nlisten: *x\n", 2, None, "aliases (*name) and tags (!name) are not supported"),
     "tag": ("name: !!str a\n", 1, None, "aliases (*name) and tags"),
-    "deep": ("a: b\nc: " + "[" * 100_000, 2, None, "nested too deeply"),
+    "deep": ("a: b\nc: " + "[" * 100_000, 2, "c" + "[0]" * 20, "nested more than 20 levels deep"),
     "key of a list": ("name: a\n[b]: c\n", 2, None, "a key must be text"),
     "key twice": ("name: a\nname: b\n", 2, "name", "this key stands twice, first in line 1"),
     "key twice within": ("on:\n  EXPINIT: {run: a,\n    run: b}\n", 3, "on.EXPINIT.run", "twice, first in line 2"),
@@ -264,14 +267,14 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "no name": ("\non: {EXPINIT: {run: a}}\n", 2, "name", "this key is missing: The name of the rig."),
     "no on": ("name: a\n", 1, "on", "this key is missing"),
     # The rig.
-    "name empty": ("name: ''\non: {}\n", 1, "name", "expected text that is not empty"),
+    "name empty": ("name: ''\non: {}\n", 1, "name", "as text that is not empty"),
     "name null": ("name: ~\non: {}\n", 1, "name", "no value stands here; expected text"),
     "name a map": ("name: {a: b}\non: {EXPINIT: {run: a}}\n", 1, "name", "expected text, not a map"),
     "name a list": ("name: [a]\non: {EXPINIT: {run: a}}\n", 1, "name", "expected text, not a list"),
     "name blank at the end": (LEAST.replace("cameras", "'a '"), 1, "name", "white space at its ends"),
     "name unprintable": (LEAST.replace("cameras", r'"a\x07"'), 1, "name", "cannot be printed"),
     "name surrogate": (LEAST.replace("cameras", r'"\ud800"'), 1, "name", "cannot be printed"),
-    "name with a line end": (LEAST.replace("cameras", r'"a\nb"'), 1, "name", "without control characters"),
+    "name with a line end": (LEAST.replace("cameras", "'a\n\n  b'"), 1, "name", "without control characters"),
     "name long": (LEAST.replace("cameras", "a" * 101), 1, "name", "at most 100 characters, not 101"),
     "listen": (more("listen: http://a"), 4, "listen", "only udp:// and tcp:// are supported"),
     "listen port": (more("listen: a:99999"), 4, "listen", "the port is a number from 0 to 65535"),
@@ -280,11 +283,20 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "main_sync a map": (more("main_sync: {}"), 4, "main_sync", "expected true or false, not a map"),
     "lease negative": (more("lease: -1"), 4, "lease", "expected a number of seconds (0 for never) from 0 to 604800"),
     "lease text": (more("lease: long"), 4, "lease", "not 'long'"),
-    "lease quoted": (more("lease: '300'"), 4, "lease", "expected a number of seconds"),
+    "lease quoted": (more("lease: '3oo'"), 4, "lease", "expected a number of seconds"),
     "lease absurd": (more("lease: 1e9"), 4, "lease", "from 0 to 604800, not '1e9'"),
     "lease infinite": (more("lease: 1e999"), 4, "lease", "not '1e999'"),
     "lease nan": (more("lease: .nan"), 4, "lease", "not '.nan'"),
     "lease boolean": (more("lease: yes"), 4, "lease", "not 'yes'"),
+    "max_message with a unit": (
+        more("max_message: 64 MiB"),
+        4,
+        "max_message",
+        "expected a whole number of bytes from 65507 to 1073741824, not '64 MiB'",
+    ),
+    "max_message small": (more("max_message: 65506"), 4, "max_message", "from 65507 to 1073741824, not '65506'"),
+    "max_message absurd": (more("max_message: 1073741825"), 4, "max_message", "not '1073741825'"),
+    "max_message a fraction": (more("max_message: 70000.5"), 4, "max_message", "whole number"),
     "description": (more("experiment_description: a"), 4, "experiment_description", "expected a map"),
     "description long": (
         more(f"experiment_description: {{a: {'x' * LONGEST_DESCRIPTION}}}"),
@@ -352,7 +364,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
         "not a map",
     ),
     "command word empty": (on("{run: [a, '']}"), 3, "on.EXPINIT.run[1]", "expected text that is not empty"),
-    "command unprintable": (on(r'{run: "a\0b"}'), 3, "on.EXPINIT.run", "cannot be printed"),
+    "command unprintable": (on(r'{run: "a\0b"}'), 3, "on.EXPINIT.run", r"\0, a null character"),
     "command long": (on(f"{{run: {'x' * 8001}}}"), 3, "on.EXPINIT.run", "at most 8,000 characters, not 8,001"),
     "quotes": (on('{run: "a \'b"}'), 3, "on.EXPINIT.run", 'no closing quotation in "a \'b"; close the quotes'),
     "brace": (on("{run: 'a {b'}"), 3, "on.EXPINIT.run", "a '{' without its counterpart in '{b'"),
@@ -503,7 +515,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
         "require.files[0]",
         "~ does not stand for your folder",
     ),
-    "files with a line end": (more(r'require: {files: ["a\nb"]}'), 4, "require.files[0]", "cannot be printed"),
+    "files with a line end": (more("require: {files: ['a\n\n b']}"), 4, "require.files[0]", "cannot be printed"),
     "programs": (more("require: {programs: ['{subject}']}"), 4, "require.programs[0]", "unknown variable 'subject'"),
     "disk without path": (more("require: {free_disk: {at_least: 1 GB}}"), 4, "require.free_disk.path", "is missing"),
     "disk without size": (more("require: {free_disk: {path: a}}"), 4, "require.free_disk.at_least", "is missing"),

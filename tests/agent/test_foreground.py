@@ -11,12 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from platforms import posix
 from processes import LONG, until
 
 from rigsync.agent import foreground
 from rigsync.agent.foreground import Foreground
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups")
 
 
 def python(source: str) -> list[str]:

@@ -22,6 +22,7 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from platforms import linux, needs_ffmpeg, posix
 from processes import LONG, ROOT, Leftovers, keepers_of, until, watchers_of
 
 from rigsync.agent import programs
@@ -31,9 +32,6 @@ from rigsync.agent.windows_job import batch_problem
 if sys.platform != "win32":
     from rigsync.agent import keeper
 
-posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals and process groups like these")
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can find what has left its process group")
-needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg here")
 
 PROMISE = 2.0
 """Seconds after which nothing is left of an agent that was killed."""
@@ -146,7 +144,7 @@ def test_standard_error_is_output_too_and_there_is_no_input(launch: Callable[...
     assert run.lines == ["out", "error", "''"]
 
 
-@posix_only
+@posix
 def test_an_end_by_a_signal_from_outside_is_told(launch: Callable[..., Run]) -> None:
     run = launch(python(SLEEP))
     run.wait_for("ready")
@@ -205,7 +203,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     until(lambda: descriptors() <= before, "no descriptor left open")
 
 
-@posix_only
+@posix
 def test_what_may_not_be_run_is_named(tmp_path: Path) -> None:
     script = tmp_path / "record.sh"
     assert f"{str(script)!r} does not exist" in refused([str(script)])
@@ -266,7 +264,31 @@ def test_an_argument_stays_one_argument(launch: Callable[..., Run], tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@posix_only
+@posix
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["/usr/bin/ffmpeg", "-i", "x"], "ffmpeg"),
+        ("ffmpeg -i x", "ffmpeg"),
+        ("trap '' INT; exec /usr/bin/ffmpeg -i x", "ffmpeg"),
+        ("(trap 'echo done' INT; ffmpeg -i x)", "ffmpeg"),
+        ("cd /data && LANG=C nice ffmpeg -i x > log", "ffmpeg"),
+        ("while true; do ffmpeg -i x; done", "ffmpeg"),
+        ("for i in 1 2; do '/opt/my cam/record' $i; done", "record"),
+        ("echo start > file\nffmpeg -i x", "ffmpeg"),
+        ("echo a | tr a b", "tr"),
+        ("echo session one; echo two", "echo session one; echo two"),
+        ("echo 'not closed", "echo 'not closed"),
+        ("echo " + 50 * "x", "echo " + 35 * "x"),
+        (" ", "sh"),
+    ],
+)
+def test_a_command_is_called_by_its_program(command: list[str] | str, name: str) -> None:
+    shell = isinstance(command, str)
+    process = Process(command, shell=shell, folder=None, environment={}, on_line=print, on_exit=print)
+    assert process.program == name
+
+
 def test_a_line_for_the_shell_is_read_by_the_shell(launch: Callable[..., Run]) -> None:
     run = launch("echo $((1 + 2)) | cat; exit 7")
     assert run.ended().status == 7
@@ -280,7 +302,7 @@ def test_folder_and_environment(launch: Callable[..., Run], tmp_path: Path) -> N
     assert run.lines == [os.path.realpath(tmp_path), "2026-01-31_1_mouse 'é'", "True"]
 
 
-@posix_only
+@posix
 def test_a_command_gets_no_more_than_three_descriptors_and_no_ignored_signals(launch: Callable[..., Run]) -> None:
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a program that a shell runs in the background
@@ -302,7 +324,7 @@ def test_a_command_gets_no_more_than_three_descriptors_and_no_ignored_signals(la
 # ----------------------------------------------------------------------------------------------------------- stopping
 
 
-@posix_only
+@posix
 def test_an_interrupt_lets_a_command_finish(launch: Callable[..., Run]) -> None:
     run = launch(
         python(
@@ -315,7 +337,7 @@ def test_an_interrupt_lets_a_command_finish(launch: Callable[..., Run]) -> None:
     assert run.ended() == Exit(5, None, "interrupt", ("ready", "finished"))
 
 
-@posix_only
+@posix
 def test_a_command_that_ignores_everything_is_killed(launch: Callable[..., Run]) -> None:
     run = launch(python(STUBBORN))
     pid = int(run.wait_for("ready"))
@@ -329,7 +351,7 @@ def test_a_command_that_ignores_everything_is_killed(launch: Callable[..., Run])
     assert exit_.described() == "was killed after it ignored interrupt and terminate"
 
 
-@posix_only
+@posix
 def test_a_command_that_ignores_an_interrupt_is_terminated(launch: Callable[..., Run]) -> None:
     run = launch(python(STUBBORN, "SIGINT"))
     run.wait_for("ready")
@@ -338,7 +360,7 @@ def test_a_command_that_ignores_an_interrupt_is_terminated(launch: Callable[...,
     assert (exit_.signal, exit_.how, exit_.ignored) == ("SIGTERM", "terminate", ("interrupt",))
 
 
-@posix_only
+@posix
 def test_a_stop_can_begin_with_terminate(launch: Callable[..., Run]) -> None:
     run = launch(python(STUBBORN))
     run.wait_for("ready")
@@ -355,7 +377,7 @@ def test_kill_kills_at_once(launch: Callable[..., Run]) -> None:
     assert run.ended().described() == "was killed"
 
 
-@posix_only
+@posix
 def test_a_second_stop_is_not_sent_and_a_kill_goes_further(launch: Callable[..., Run]) -> None:
     run = launch(python(STUBBORN))
     run.wait_for("ready")
@@ -369,7 +391,7 @@ def test_a_second_stop_is_not_sent_and_a_kill_goes_further(launch: Callable[...,
     assert [line for line in run.lines if line.startswith("ignored")] == ["ignored 2"]
 
 
-@posix_only
+@posix
 def test_a_second_stop_may_be_sooner(launch: Callable[..., Run]) -> None:
     run = launch(python(STUBBORN, "SIGINT"))
     run.wait_for("ready")
@@ -388,7 +410,7 @@ def test_a_stop_after_the_end_does_nothing(launch: Callable[..., Run]) -> None:
     assert exit_.how == "by itself"
 
 
-@posix_only
+@posix
 def test_stops_while_it_ends_take_nothing_of_what_is_known(launch: Callable[..., Run]) -> None:
     for _ in range(20):
         run = launch("trap '' INT; echo ready; exit 3")
@@ -405,7 +427,7 @@ def test_a_stop_before_the_start_ends_the_command_as_soon_as_it_runs() -> None:
     assert run.ended().how == "kill"
 
 
-@posix_only
+@posix
 def test_a_frozen_command_learns_of_its_stop(launch: Callable[..., Run]) -> None:
     run = launch(python(SLEEP))
     run.wait_for("ready")
@@ -444,11 +466,11 @@ def parent(way: str, temper: str, fate: str, go: str = "") -> list[str]:
 
 
 in_both = pytest.mark.parametrize(
-    "way", ["group", pytest.param("session", marks=linux_only)], ids=["in the group", "in a session of its own"]
+    "way", ["group", pytest.param("session", marks=linux)], ids=["in the group", "in a session of its own"]
 )
 
 
-@posix_only
+@posix
 @in_both
 @pytest.mark.parametrize("temper", ["polite", "stubborn"])
 def test_what_a_command_leaves_behind_ends_with_it(
@@ -464,7 +486,7 @@ def test_what_a_command_leaves_behind_ends_with_it(
     assert (exit_.status, exit_.how) == (9, "by itself")
 
 
-@posix_only
+@posix
 @in_both
 def test_a_stop_reaches_descendants(launch: Callable[..., Run], way: str) -> None:
     run = launch(parent(way, "polite", "wait"))
@@ -477,7 +499,7 @@ def test_a_stop_reaches_descendants(launch: Callable[..., Run], way: str) -> Non
     assert any("KeyboardInterrupt" in line for line in run.lines)  # of the grandchild
 
 
-@linux_only
+@linux
 @in_both
 def test_a_descendant_that_ignores_everything_is_killed_without_its_grace(launch: Callable[..., Run], way: str) -> None:
     run = launch(parent(way, "stubborn", "wait"))
@@ -489,7 +511,7 @@ def test_a_descendant_that_ignores_everything_is_killed_without_its_grace(launch
     assert (exit_.status, exit_.how, exit_.ignored) == (8, "kill", ("interrupt", "terminate"))
 
 
-@posix_only
+@posix
 def test_a_recorder_keeps_its_grace_although_the_shell_around_it_is_gone(launch: Callable[..., Run]) -> None:
     recorder = "import time\ntry: print('ready'); time.sleep(600)\nexcept KeyboardInterrupt: time.sleep(0.5)\n"
     recorder += "print('finished')"
@@ -502,7 +524,7 @@ def test_a_recorder_keeps_its_grace_although_the_shell_around_it_is_gone(launch:
     assert (exit_.signal, exit_.how) == ("SIGINT", "interrupt")
 
 
-@linux_only
+@linux
 def test_what_forks_while_it_is_killed_is_killed(launch: Callable[..., Run]) -> None:
     source = (
         "import os, signal, time\nprint('ready')\n"
@@ -585,7 +607,7 @@ class Agent:
         self.process.stdout.close()
 
 
-@posix_only
+@posix
 @needs_ffmpeg
 @pytest.mark.parametrize("shell", [False, True], ids=["program", "shell"])
 def test_a_recording_is_finished_when_the_agent_is_killed(tmp_path: Path, shell: bool) -> None:
@@ -601,14 +623,14 @@ def test_a_recording_is_finished_when_the_agent_is_killed(tmp_path: Path, shell:
     assert int(frames.stdout.strip().rstrip(",")) > 0
 
 
-@posix_only
+@posix
 def test_nothing_is_left_of_a_stubborn_command_when_the_agent_is_killed() -> None:
     with Agent(python(STUBBORN)) as agent:
         agent.wait_for("heard ready")
         agent.kill()
 
 
-@linux_only
+@linux
 @in_both
 def test_no_grandchild_is_left_when_the_agent_is_killed(way: str) -> None:
     with Agent(parent(way, "stubborn", "wait")) as agent:
@@ -617,7 +639,7 @@ def test_no_grandchild_is_left_when_the_agent_is_killed(way: str) -> None:
         assert len(agent.family) == 3
 
 
-@posix_only
+@posix
 def test_a_command_that_is_being_stopped_has_no_more_time_when_the_agent_is_killed() -> None:
     with Agent(python(STUBBORN), "ready.wait(); process.stop('interrupt', 600); process.wait(None)") as agent:
         agent.wait_for("heard ignored 2")
@@ -625,7 +647,7 @@ def test_a_command_that_is_being_stopped_has_no_more_time_when_the_agent_is_kill
         assert agent.lines.count("heard ignored 2") == 1
 
 
-@posix_only
+@posix
 def test_a_dead_agent_is_no_broken_pipe(tmp_path: Path) -> None:
     report = tmp_path / "report"
     source = (
@@ -643,14 +665,14 @@ def test_a_dead_agent_is_no_broken_pipe(tmp_path: Path) -> None:
     assert report.read_text() == "finished"
 
 
-@posix_only
+@posix
 def test_a_command_ends_when_the_agent_exits_without_stopping_it() -> None:
     with Agent(python(SLEEP), "sys.exit()") as agent:
         assert agent.process.wait(LONG) == 0
         until(lambda: not is_alive(agent.pid), "the end of the command")
 
 
-@linux_only
+@linux
 def test_a_killed_keeper_leaves_nothing(launch: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
     run = launch(parent("group", "stubborn", "wait"))
     pid = int(run.wait_for("grandchild "))
@@ -665,7 +687,7 @@ def test_a_killed_keeper_leaves_nothing(launch: Callable[..., Run], caplog: pyte
     assert "keeper of process" in caplog.text
 
 
-@linux_only
+@linux
 def test_a_command_dies_with_its_keeper_when_the_agent_is_gone_too() -> None:
     with Agent(python(STUBBORN)) as agent:
         agent.wait_for("heard ready")
@@ -679,7 +701,7 @@ def test_a_command_dies_with_its_keeper_when_the_agent_is_gone_too() -> None:
 every_way = pytest.mark.parametrize("way", Leftovers.WAYS)
 
 
-@linux_only
+@linux
 @every_way
 def test_a_keeper_killed_alone_leaves_nothing_and_no_end_is_told_before(launch: Callable[..., Run], way: str) -> None:
     with Leftovers() as leftovers:
@@ -694,7 +716,7 @@ def test_a_keeper_killed_alone_leaves_nothing_and_no_end_is_told_before(launch: 
         assert (exit_.status, exit_.signal, exit_.how) == (None, "SIGKILL", "by itself")
 
 
-@linux_only
+@linux
 def test_a_recorder_in_the_background_finishes_its_file_though_its_keeper_is_killed(
     launch: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -710,7 +732,7 @@ def test_a_recorder_in_the_background_finishes_its_file_though_its_keeper_is_kil
     assert report.exists()
 
 
-@linux_only
+@linux
 @every_way
 def test_an_agent_and_its_keeper_killed_together_leave_nothing(way: str) -> None:
     with Leftovers() as leftovers, Agent(leftovers.line(way)) as agent:
@@ -726,7 +748,7 @@ def test_an_agent_and_its_keeper_killed_together_leave_nothing(way: str) -> None
         assert time.monotonic() - begin < LATE_PROMISE
 
 
-@linux_only
+@linux
 def test_a_keeper_that_is_killed_after_its_agent_leaves_nothing() -> None:
     with Leftovers() as leftovers, Agent(leftovers.line("stubborn")) as agent:
         leftovers.await_all("stubborn")
@@ -740,7 +762,7 @@ def test_a_keeper_that_is_killed_after_its_agent_leaves_nothing() -> None:
         until(lambda: not leftovers.found(), "the end of what is left")
 
 
-@linux_only
+@linux
 def test_whoever_ends_programs_by_name_does_not_hit_the_keeper(
     launch: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -763,7 +785,7 @@ def test_whoever_ends_programs_by_name_does_not_hit_the_keeper(
     assert set(names) == {"rig-keeper", "rig-watcher"}
 
 
-@posix_only
+@posix
 def test_a_terminals_interrupt_is_the_agents_alone() -> None:
     then = (
         "import fcntl, termios\n"
@@ -789,7 +811,7 @@ def test_a_terminals_interrupt_is_the_agents_alone() -> None:
         os.close(slave)
 
 
-@linux_only
+@linux
 def test_a_processs_name_does_not_mislead_the_keeper(launch: Callable[..., Run], tmp_path: Path) -> None:
     odd = tmp_path / "a) R 1 1 ("
     shutil.copy("/bin/sleep", odd)
@@ -800,7 +822,7 @@ def test_a_processs_name_does_not_mislead_the_keeper(launch: Callable[..., Run],
             child.kill()
 
 
-@posix_only
+@posix
 def test_a_kill_is_repeated_since_what_is_killed_may_have_started_more_meanwhile() -> None:
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as child:
         kept = keeper.Keeper(child.pid, False, *os.pipe(), 0)
@@ -816,7 +838,7 @@ def test_a_kill_is_repeated_since_what_is_killed_may_have_started_more_meanwhile
             os.close(kept.output)
 
 
-@posix_only
+@posix
 def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent() -> None:
     source = (
         "import os, sys, time\n"
@@ -844,7 +866,7 @@ def test_a_command_that_hangs_while_it_is_being_started_is_killed_with_the_agent
                 guard.kill()
 
 
-@posix_only
+@posix
 def test_a_command_that_no_thread_can_be_had_for_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = threading.Thread.start
 
@@ -865,7 +887,7 @@ def test_a_command_that_no_thread_can_be_had_for_is_not_left_running(monkeypatch
         run.process.stop("kill", 0)
 
 
-@posix_only
+@posix
 def test_each_step_is_made_once_and_no_later_than_planned() -> None:
     kept = keeper.Keeper(0, False, *os.pipe(), 0)
     try:
@@ -1050,7 +1072,7 @@ def test_a_long_line_is_cut(size: int, piece: int) -> None:
 # ------------------------------------------------------------------------------------------------------------- many
 
 
-@posix_only
+@posix
 def test_fifty_at_once_leave_nothing_open() -> None:
     Run(python("pass")).process.start()  # what is opened once and stays
     until(lambda: not psutil.Process().children())
@@ -1068,7 +1090,7 @@ def test_fifty_at_once_leave_nothing_open() -> None:
     assert psutil.Process().children() == []
 
 
-@posix_only
+@posix
 def test_one_of_fifty_that_ends_is_not_held_up_by_the_others(launch: Callable[..., Run]) -> None:
     """Each has its own pipes: none that another one inherits would keep them open."""
     runs = [launch(["sleep", "600"]) for _ in range(10)]

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, environment
+from platforms import posix
 from processes import LONG, until
 
-from agent.test_agent import NEXT, RECORDER, REFERENCE, STOP, WAITS, Lab, failure, init, noted
+from agent.test_agent import NEXT, RECORDER, REFERENCE, STOP, WAITS, Lab, failure, init, lab, noted
 from agent.test_serve import Folder, listening
 from rigsync import Auxiliaries, ExperimentError, ExpStatus
 from rigsync.agent.agent import Agent
 
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such links, or only for some users")
+__all__ = ["lab"]  # a fixture
+
 
 ANEW = """
 import os, signal, sys, time
@@ -45,15 +47,6 @@ for number in itertools.count():
                 time.sleep(0.01)
 """
 """A recorder that begins a new file every 0.2 s."""
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path)
-    try:
-        yield lab
-    finally:
-        lab.close()
 
 
 class Writer:

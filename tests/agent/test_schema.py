@@ -9,23 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
+from yaml_documents import OF_ONE_KEY, agree, load, places
 
-from agent.support import EXAMPLE, FULL, LEAST, documents, load, places
+from agent.support import EXAMPLE, FULL, LEAST, documents
 from agent.test_file import MISTAKES
 from rigsync.agent.file import read_agent_file
 from rigsync.agent.keys import AGENT
-from rigsync.agent.schema import agent_schema
+from rigsync.config.schema import document
 from rigsync.errors import ConfigError
 
-SCHEMA = agent_schema()
+SCHEMA = document("The file of a rigsync agent", AGENT.schema)
 VALIDATOR = Draft202012Validator(SCHEMA)
-
-OF_ONE_KEY = re.compile(
-    "unknown key|key is missing|this says more about|belongs? to EXP|by itself; the messages here|no value stands here|"
-    "expected (text|a map|a list|a number|a whole number|a name|a size|a command|true or false|one of|at least one of|"
-    r"at most [\d,]+ characters|[0-9]+ to)"
-)
-"""What the schema finds as well: mistakes that show without looking into texts, or from one key to another."""
 
 
 def test_it_is_a_schema() -> None:
@@ -57,21 +51,12 @@ def test_it_finds_what_concerns_one_key(tmp_path: Path) -> None:
 )
 @given(text=documents())
 def test_what_the_reader_takes_the_schema_takes(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "rig.yaml"
-    path.write_text(text)
-    try:
-        read_agent_file(path)
-    except ConfigError:
-        return
-    VALIDATOR.validate(load(text))
+    agree(read_agent_file, VALIDATOR, tmp_path / "rig.yaml", text)
 
 
 def test_every_key_is_described() -> None:
-    for place, _ in places(AGENT):
-        here = SCHEMA
-        for name in place:
-            here = here["properties"][name]
-        assert here["description"].endswith("."), place
+    for place, schema in places(SCHEMA):
+        assert schema["description"].endswith("."), place
 
 
 # ------------------------------------------------------------------------------------------------------- the docs
@@ -89,7 +74,7 @@ def test_the_example_of_the_docs(tmp_path: Path) -> None:
 
 def test_the_docs_name_every_key() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    for place, _ in places(AGENT):
+    for place, _ in places(SCHEMA):
         assert f"`{place[-1]}`" in text, place
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert documented <= {place[-1] for place, _ in places(AGENT)}
+    assert documented <= {place[-1] for place, _ in places(SCHEMA)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from cli_programs import Command, environment, has_ended, still_there
+from platforms import linux, needs_ffmpeg, posix
 from processes import LONG, Leftovers, free_port, keepers_of, until, watchers_of
 
 from rigsync import Auxiliaries, ExperimentError, PushError
@@ -25,9 +25,6 @@ from rigsync.core.events import RestartSeen
 REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of processes")
-needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg here")
 
 FFMPEG = "ffmpeg -hide_banner -y -re -f lavfi -i testsrc=size=160x120:rate=30 -pix_fmt yuv420p -preset ultrafast"
 
@@ -79,7 +76,8 @@ def begin(uris: dict[str, str]) -> tuple[Auxiliaries, int]:
     aux = Auxiliaries(uris)
     aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
     started = aux.request("EXPSTART", REFERENCE, timeout=LONG)
-    return aux, started["cameras"][-1]["started"]["pid"]
+    (answer,) = started.values()
+    return aux, answer[-1]["started"]["pid"]
 
 
 @posix
@@ -200,7 +198,9 @@ def test_killed_with_its_keepers_it_leaves_nothing(folder: Folder, way: str) -> 
 def test_killed_with_all_that_cleans_up_after_it_the_next_start_does(folder: Folder) -> None:
     with Leftovers() as leftovers:
         start = {"start": leftovers.line("setsid"), "shell": True}
-        file = folder.write(on={"EXPSTART": start, "EXPEND": STOP})
+        # A name that no other test's agent has, which might start just then and do this one's work.
+        name = f"cameras {leftovers.seconds}"
+        file = folder.write(name, on={"EXPSTART": start, "EXPEND": STOP})
         with folder.serve(file) as command:
             aux, _ = begin(listening(command))
             with aux:
@@ -219,7 +219,7 @@ def test_killed_with_all_that_cleans_up_after_it_the_next_start_does(folder: Fol
             assert leftovers.found() == []
             command.interrupt()
             said = command.outcome().err
-        assert "cameras: an earlier agent was killed; what it had left running was ended: " in said
+        assert f"{name}: an earlier agent was killed; what it had left running was ended: " in said
         for process in left:
             assert f"sleep (process {process.pid})" in said
 

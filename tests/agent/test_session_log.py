@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from platforms import posix
 from processes import until
 
 from rigsync.agent import session_log
@@ -19,8 +19,6 @@ from rigsync.agent.session_log import SessionLog
 
 NAME = "2026-01-31_1_mouse.1"
 PLENTY = 1_000_000
-
-posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no file that is open")
 
 
 @pytest.fixture
@@ -204,7 +202,7 @@ def test_a_full_disk_is_told_once(folder: Path, log: SessionLog, caplog: pytest.
     assert "No space left" in record.getMessage()
 
 
-@posix_only
+@posix
 def test_a_folder_that_vanishes_is_made_again(folder: Path, log: SessionLog) -> None:
     log.write("before")
     until(lambda: has_lines(log.path, "before"))
@@ -213,7 +211,7 @@ def test_a_folder_that_vanishes_is_made_again(folder: Path, log: SessionLog) -> 
     until(lambda: has_lines(log.path, "after"))
 
 
-@posix_only
+@posix
 def test_a_drive_that_hangs_holds_up_nobody_and_is_told_once(
     folder: Path, log: SessionLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +242,7 @@ def test_a_drive_that_hangs_holds_up_nobody_and_is_told_once(
     assert found == [*texts[1:count], f"[rigsync] lines that are missing before this one: {100 - count}"]
 
 
-@posix_only
+@posix
 def test_a_line_that_a_full_disk_has_cut_stays_a_line_of_its_own(
     folder: Path, log: SessionLog, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.agenda import Agenda
 from rigsync.core.answers import Identity
 from rigsync.core.arguments import compose, compose_command
@@ -16,7 +16,15 @@ from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.errands import Request
 from rigsync.core.events import Dialect, Event, HandlerDue, Start
-from rigsync.core.messages import Alive, Array, Command, Frame, Message, Notice, Verb
+from rigsync.core.legacy import Array
+from rigsync.core.messages import (
+    Alive,
+    Command,
+    Frame,
+    Message,
+    Notice,
+    Verb,
+)
 from rigsync.core.peer import Line, Peer
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import DATAGRAM_ROOM, Address, RigConfig, Room
@@ -360,7 +368,7 @@ class RigBench:
         for due in self.events(HandlerDue):
             self.respond(due.task)
         answer = self.sent()[-1]
-        if messages.has_mark(answer, messages.RIG_MARK):
+        if legacy.has_mark(answer, legacy.RIG_MARK):
             self.receive(answer, source)
         frame = messages.decode(answer)
         assert isinstance(frame, Array)

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,8 @@ from rigsync.core.arguments import DEEPEST, compose, compose_command, to_plain, 
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.messages import MAX_DATAGRAM, Command
 from rigsync.errors import PayloadError, PayloadTooLarge
+
+np = pytest.importorskip("numpy", reason="NumPy comes with iblutil, which is not installed here")
 
 
 class Camera(enum.Enum):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.core import messages
-from rigsync.core.board import INTERVAL, MOST, MOST_STEPS, QUIET, TOPICS, Board, Post
+from rigsync.core.board import INTERVAL, MOST, MOST_BYTES, MOST_STEPS, QUIET, TOPICS, Board, Post
 from rigsync.core.board_view import INTERVAL as TOLD_INTERVAL
 from rigsync.core.events import Event, ProgressChanged, StreamAdded, StreamEvent, StreamRemoved, StreamUpdated
 from rigsync.core.messages import Notice
@@ -104,6 +104,17 @@ def test_only_the_first_change_of_a_tick_wakes_the_sender(bench: Bench) -> None:
     assert [value for _, value, _ in bench.values(0.01)] == [4]
 
 
+def test_what_rests_is_confirmed_while_another_item_that_changed_before_it_goes_on(bench: Bench) -> None:
+    bench.board.progress("goes on", 0)
+    bench.board.progress("rests", 0)
+    sent = []
+    for i in range(1, 21):
+        sent += [(round(i / 10 - 0.1 + when, 3), post) for when, post in bench.run(0.1)]
+        bench.board.progress("goes on", i)
+    assert [(when, post.key) for when, post in sent if post.confirm] == [(QUIET, "rests")]
+    assert [(post.key, post.body["value"]) for _, post in bench.run(10) if post.confirm] == [("goes on", 20)]
+
+
 def test_what_does_not_change_is_not_sent(bench: Bench) -> None:
     bench.board.progress("a", 1, 2, "x")
     bench.run(0.05)
@@ -155,6 +166,8 @@ def test_updates_are_merged_and_sent_whole_as_values_are(bench: Bench) -> None:
     assert sent[-1][1].body["info"] == {"fps": 30, "state": "idle", "frames": 299}
     assert not bench.board.update_stream("left", {"fps": 30})
     assert bench.run(10) == []
+    # Whoever sends is woken by the first change alone.
+    assert [bench.board.update_stream("left", {"frames": i}) for i in (-1, -2)] == [True, False]
 
 
 def test_what_is_removed_says_the_last_of_itself_and_sends_nothing_after(bench: Bench) -> None:
@@ -252,6 +265,14 @@ def test_more_steps_than_can_wait_become_the_present_state_whole(bench: Bench) -
     assert [(post.key, post.confirm) for post in sent] == [(None, True), ("right", True), ("a", True), ("a", False)]
 
 
+def test_as_many_steps_as_can_wait_are_told_one_by_one(bench: Bench) -> None:
+    for _ in range(MOST_STEPS // 2):
+        bench.board.add_stream("left", {})
+        bench.board.remove_stream("left")
+    sent = [post.body["action"] for _, post in bench.run(0.01)]
+    assert sent == MOST_STEPS // 2 * ["add", "remove"]
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
@@ -330,6 +351,24 @@ def test_streams_that_cannot_be_are_refused_and_leave_what_was(bench: Bench) -> 
         bench.board.update_stream("left", {"c": "x" * 40_000})
     (left,) = bench.board.snapshot()
     assert left.body["info"] == {"a": 1, "b": "x" * 40_000}
+
+
+def test_a_stream_may_take_a_whole_datagram_and_no_byte_more(bench: Bench) -> None:
+    largest = {"action": "update", "number": 2**63 - 1, "info": {"a": ""}}
+    around = len(messages.notice(Notice("0" * 16, 2**63 - 1, "stream", "left", largest, False, to="0" * 16)))
+    room = messages.MAX_DATAGRAM - around
+    with pytest.raises(PayloadTooLarge):
+        bench.board.add_stream("left", {"a": "x" * (room + 1)})
+    bench.board.add_stream("left", {"a": "x" * room})
+
+
+def test_all_streams_together_may_take_all_the_room_and_no_byte_more(bench: Bench) -> None:
+    for i in range(26):
+        bench.board.add_stream(str(i), {"a": "x" * 40_000})  # 40,008 bytes as JSON
+    room = MOST_BYTES - 26 * 40_008
+    with pytest.raises(ValueError, match="say less"):
+        bench.board.add_stream("last", {"a": "x" * (room - 7)})
+    bench.board.add_stream("last", {"a": "x" * (room - 8)})
 
 
 def test_all_streams_together_have_an_end(bench: Bench) -> None:

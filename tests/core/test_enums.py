@@ -7,10 +7,12 @@ import pickle
 from typing import Any
 
 import pytest
-from iblutil.io.net import base
+from processes import iblutil_net
 
 from rigsync import ExpMessage, ExpStatus
 from rigsync.core.enums import PROTOCOL_VERSION
+
+base = iblutil_net().base
 
 PAIRS = [(ExpMessage, base.ExpMessage), (ExpStatus, base.ExpStatus)]
 

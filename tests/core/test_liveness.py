@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -21,8 +22,8 @@ UNKNOWN, ALIVE, SUSPECT, LOST = LinkState.UNKNOWN, LinkState.ALIVE, LinkState.SU
 class Watch:
     """A `Liveness` and a clock that stops at each of its timers."""
 
-    def __init__(self, dialect: Dialect = Dialect.UNKNOWN, **timing: float):
-        self.liveness = Liveness(Timing(**timing), Fixed())
+    def __init__(self, dialect: Dialect = Dialect.UNKNOWN, random: Random | None = None, **timing: float):
+        self.liveness = Liveness(Timing(**timing), random or Fixed())
         if dialect is not Dialect.UNKNOWN:
             self.liveness.adopt(dialect)
         self.now = 0.0
@@ -52,7 +53,9 @@ def test_nothing_is_probed_before_connect() -> None:
     liveness = Liveness(Timing(), Fixed())
     assert liveness.next_timer() == math.inf
     assert not liveness.probe_due(1e9)
-    assert liveness.state is UNKNOWN
+    assert (liveness.state, liveness.reason, liveness.refused) == (UNKNOWN, "not yet probed", False)
+    liveness.connect(1e9)
+    assert (liveness.state, liveness.reason) == (UNKNOWN, "no answer yet")
 
 
 def test_connecting_begins_with_eight_probes_20_ms_apart_then_one_each_beat() -> None:
@@ -123,6 +126,22 @@ def test_an_overdue_link_is_probed_more_often_until_it_is_lost() -> None:
     watch.hear(80.0 - 10.25)
     watch.run(70.5)
     assert len(watch.probes) - before <= 2
+
+
+class Highest(Random):
+    """Draws the upper bound."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+@pytest.mark.parametrize(("drawn", "interval"), [(Fixed(), 0.125), (Highest(), 0.125 * 0.7)])
+def test_a_probe_of_an_overdue_link_leaves_sooner_by_up_to_three_tenths(drawn: Random, interval: float) -> None:
+    watch = Watch(random=drawn)
+    watch.hear(1.0)
+    watch.run(6.0)
+    overdue = [at for at in watch.probes if 3.2 < at < 5.9]
+    assert [b - a for a, b in pairwise(overdue)] == pytest.approx([interval] * (len(overdue) - 1), abs=1e-5)
 
 
 def test_an_answer_that_comes_a_little_late_does_not_make_the_link_overdue() -> None:

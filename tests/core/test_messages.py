@@ -11,16 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rigsync._text import one_line, size_text
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.legacy import COORDINATOR_MARK, NULL_MESSAGE, RIG_MARK, Array, has_mark
 from rigsync.core.messages import (
-    COORDINATOR_MARK,
     MAX_DATAGRAM,
-    NULL_MESSAGE,
-    RIG_MARK,
     Ack,
     Alive,
-    Array,
     Bye,
     Command,
     Failure,
@@ -31,7 +28,6 @@ from rigsync.core.messages import (
     Reply,
     Request,
     decode,
-    has_mark,
 )
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 
@@ -45,6 +41,12 @@ FRAMES = {
         messages.probe(BOOT, 3, 1_700_000_000_000_000_000),
         b'{"rigsync":1,"kind":"probe","boot":"0123456789abcdef","n":3,"t0":1700000000000000000}',
         Probe(BOOT, 3, 1_700_000_000_000_000_000),
+    ),
+    "probe that tells program and beat": (
+        messages.probe(BOOT, 3, 1_700_000_000_000_000_000, program="task.py", beat=2.5),
+        b'{"rigsync":1,"kind":"probe","boot":"0123456789abcdef","n":3,"t0":1700000000000000000,"program":"task.py",'
+        b'"beat":2500}',
+        Probe(BOOT, 3, 1_700_000_000_000_000_000, program="task.py", beat=2500),
     ),
     "alive": (
         messages.alive(
@@ -265,6 +267,7 @@ WRONG_FIELDS = [
     *(("probe", "n", value) for value in NOT_WHOLE),
     *(("bye", "n", value) for value in NOT_WHOLE),
     *(("probe", "t0", value) for value in NOT_STAMPS),
+    *(("probe", "beat", value) for value in NOT_WHOLE if value not in (None, ...)),
     *(("alive", "n", value) for value in NOT_WHOLE),
     *(("alive", key, value) for key in ("t0", "t1", "t2") for value in NOT_STAMPS),
     *(("alive", key, value) for key in ("name", "version") for value in NOT_TEXT),
@@ -334,7 +337,7 @@ def test_arguments_of_a_command_that_are_of_another_shape_are_refused(args: list
 
 def test_a_command_is_never_an_array() -> None:
     with pytest.raises(TypeError, match="focus is a command, and the iblutil dialect knows none"):
-        messages.array(Message.of(Command("focus"), [[], {}]), COORDINATOR_MARK)
+        legacy.array(Message.of(Command("focus"), [[], {}]), COORDINATOR_MARK)
 
 
 def test_the_largest_number_that_is_accepted() -> None:
@@ -372,7 +375,7 @@ def test_a_violation_never_shows_a_long_value_whole() -> None:
 def test_each_message_is_an_array_to_the_letter_and_has_its_mark_before_the_end(
     event: ExpMessage, args: list[object], expected: bytes, mark: bytes
 ) -> None:
-    data = messages.array(Message.of(event, args), mark)
+    data = legacy.array(Message.of(event, args), mark)
     assert data == expected[:-1] + mark + b"]"
     assert [has_mark(data, other) for other in (COORDINATOR_MARK, RIG_MARK)] == [
         other == mark for other in (COORDINATOR_MARK, RIG_MARK)
@@ -399,7 +402,7 @@ def test_a_remote_error_is_read_with_its_event() -> None:
 
 
 def test_a_remote_error_is_written_as_iblutil_recognises_it() -> None:
-    data = messages.error_array("OSError", "disk\nfull", ExpMessage.EXPSTART)
+    data = legacy.error_array("OSError", "disk\nfull", ExpMessage.EXPSTART)
     assert data == b'[0,"OSError: disk\\nfull",2]'
     assert data[1:2] == b"0"  # what iblutil looks at
     assert decode(data) == Array(NULL_MESSAGE, ["OSError: disk\nfull", ExpMessage.EXPSTART])
@@ -412,7 +415,7 @@ def test_a_remote_error_is_written_as_iblutil_recognises_it() -> None:
 def test_a_remote_error_always_fits_and_has_no_blank_after_the_bracket(
     error: str, message: str, event: ExpMessage
 ) -> None:
-    data = messages.error_array(error, message, event)
+    data = legacy.error_array(error, message, event)
     assert len(data) <= MAX_DATAGRAM
     assert data.startswith(b'[0,"')
     frame = decode(data)
@@ -620,7 +623,7 @@ def test_a_message_survives_the_wire_as_request_reply_and_array(
     assert decode(messages.request(boot, n, message)) == Request(boot, n, event, args, None)
     assert decode(messages.reply(boot, n, message, n, n)) == Reply(boot, n, args, n, n)
     for mark in (COORDINATOR_MARK, RIG_MARK):
-        data = messages.array(message, mark)
+        data = legacy.array(message, mark)
         assert has_mark(data, mark)
         assert decode(data) == Array(event, args)
 
@@ -702,7 +705,7 @@ def test_the_largest_message_fits_as_request_reply_and_array_and_one_byte_more_i
     for data in (
         request := messages.request("f" * 16, 2**63 - 1, message, "f" * 16, -(2**63) + 1),
         reply := messages.reply("f" * 16, 2**63 - 1, message, -(2**63) + 1, -(2**63) + 1, "f" * 16),
-        messages.array(message, RIG_MARK),
+        legacy.array(message, RIG_MARK),
     ):
         assert len(data) <= MAX_DATAGRAM
     assert len(reply) == MAX_DATAGRAM  # which takes a little more than the request
@@ -739,7 +742,7 @@ def test_what_a_notice_holds_is_never_shown() -> None:
 
 def test_what_a_message_holds_is_never_shown() -> None:
     message = Message.of(ExpMessage.ALYX, ["https://alyx", {"user": {"token": "SECRET"}}])
-    shown = [message, decode(messages.array(message, RIG_MARK)), decode(messages.request(BOOT, 1, message))]
+    shown = [message, decode(legacy.array(message, RIG_MARK)), decode(messages.request(BOOT, 1, message))]
     shown.append(decode(messages.reply(BOOT, 1, message, 0, 0)))
     command = Message.of(Command("log in"), [["SECRET"], {"token": "SECRET"}])
     shown += [command, decode(messages.request(BOOT, 1, command))]

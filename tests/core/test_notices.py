@@ -139,6 +139,32 @@ def test_a_round_trip_is_measured_where_it_was_sent_once_only(queue: NoticeQueue
     assert queue.due - 60.0 == pytest.approx(0.2 + 4 * 0.1)
 
 
+def test_after_a_copy_whose_round_trip_says_nothing_the_next_is_measured_again(queue: NoticeQueue) -> None:
+    queue.add(1, b"one", 0.0)
+    queue.send(0.0)
+    queue.pause()
+    queue.resume(5.0)
+    queue.send(5.0)
+    queue.acknowledge(1, 5.2)  # to the first or to the second
+    queue.add(2, b"two", 6.0)
+    queue.send(6.0)
+    queue.acknowledge(2, 6.2)
+    queue.add(3, b"three", 7.0)
+    queue.send(7.0)
+    assert queue.due == pytest.approx(7.0 + 0.2 + 4 * 0.1)
+
+
+def test_what_waits_takes_its_bytes_and_300_more_each(queue: NoticeQueue) -> None:
+    for n in (1, 2, 3):
+        queue.add(n, bytes(1000), 0.0)
+    assert queue.size == 3 * 1300
+    queue.send(0.0)
+    queue.acknowledge(1, 0.1)
+    assert queue.size == 2 * 1300
+    queue.clear()
+    assert queue.size == 0
+
+
 def test_the_next_begins_the_back_off_anew(queue: NoticeQueue) -> None:
     queue.add(1, b"1", 0.0)
     queue.add(2, b"2", 0.0)

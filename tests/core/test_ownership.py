@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rigsync.core.ownership import LEASE as USUAL_LEASE
 from rigsync.core.ownership import Ownership, Sender
 
 ANA = Sender("10.0.0.1", "a" * 16)
@@ -70,6 +71,38 @@ def test_an_owner_whose_computer_has_another_address_is_the_same() -> None:
     assert hash(Sender(BEN.host, ANA.boot)) == hash(ANA)
     assert not ownership.allows(BEN)
     assert ownership.expires() == 114.0
+
+
+def test_how_long_an_owner_was_silent_and_when_that_is_too_long() -> None:
+    patient = Sender("10.0.0.1", "a" * 16, patience=50.0)
+    ownership = owned(patient, now=100.0)
+    ownership.heard("a" * 16, 104.0)
+    assert [ownership.silence(now) for now in (104.0, 110.0, 154.0)] == [0.0, 6.0, 50.0]
+    assert [ownership.is_gone(now) for now in (104.0, 153.9, 154.0)] == [False, False, True]
+    ownership.release()
+    assert ownership.silence(1e9) == 0.0
+    assert not ownership.is_gone(1e9)
+    assert not owned(OLD).is_gone(1e9)
+
+
+def test_what_nobody_has_listened_to_is_not_held_against_the_owner_once_in_a_silence() -> None:
+    ownership = owned(now=100.0)  # whose lease is 10 s, and whose patience 5 s
+    ownership.pass_over(2.0, 103.0)
+    assert ownership.expires() == 112.0  # there is time enough
+    ownership.pass_over(1.0, 111.0)
+    assert ownership.expires() == 116.0
+    ownership.pass_over(1.0, 115.0)
+    assert ownership.expires() == 117.0  # not a second time
+    ownership.heard("a" * 16, 116.0)
+    ownership.pass_over(1.0, 124.0)
+    assert ownership.expires() == 129.0
+    nobody = Ownership(LEASE)
+    nobody.pass_over(1.0, 100.0)
+    assert nobody.expires() == math.inf
+
+
+def test_the_lease_is_300_s_unless_told_otherwise() -> None:
+    assert USUAL_LEASE == 300.0
 
 
 def test_a_released_experiment_is_nobody_s() -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from rigsync import errors
 from rigsync.core import events, messages
-from rigsync.core.echo_guard import MOST
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.errands import Request
 from rigsync.core.events import (
@@ -29,6 +28,7 @@ from rigsync.core.events import (
     RestartSeen,
     ViolationSeen,
 )
+from rigsync.core.legacy import MOST
 from rigsync.core.messages import Alive, Bye, Command, Message, Probe, decode
 from rigsync.core.peer import SINGLE_TRIES, Line
 from rigsync.core.timing import Timing
@@ -68,14 +68,14 @@ def ibl() -> PeerBench:
 def test_connecting_sends_a_probe_at_once() -> None:
     bench = PeerBench().connect()
     assert bench.sent() == []
-    assert bench.sent(Line.PROBES) == [messages.probe(COORDINATOR, 1, WALL)]
+    assert bench.sent(Line.PROBES) == [messages.probe(COORDINATOR, 1, WALL, beat=1.0)]
 
 
 def test_probes_have_numbers_and_stamps_of_their_own() -> None:
     bench = PeerBench().connect()
     bench.run(0.05)
     probes = [decode(data) for data in bench.sent(Line.PROBES)]
-    assert probes == [Probe(COORDINATOR, n, WALL + (n - 1) * 20_000_000) for n in (1, 2, 3)]
+    assert probes == [Probe(COORDINATOR, n, WALL + (n - 1) * 20_000_000, beat=1000) for n in (1, 2, 3)]
 
 
 def test_an_alive_tells_the_rigsync_dialect() -> None:
@@ -296,7 +296,7 @@ def resent_after(bench: PeerBench) -> float:
 
 def answered_after(seconds: float) -> PeerBench:
     """Return a bench whose first probe took so long; the others are never answered."""
-    bench = PeerBench(timing=Timing(beat=1000.0)).connect()
+    bench = PeerBench(timing=Timing(beat=20.0)).connect()
     bench.run(seconds)
     bench.alive()
     return bench

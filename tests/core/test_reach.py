@@ -11,7 +11,8 @@ from rigsync.core import messages
 from rigsync.core.arguments import compose, compose_command
 from rigsync.core.coordinators import ALL_WITHHELD_BYTES
 from rigsync.core.events import EchoMissing, HandlerDue, MessageHandled, ViolationSeen
-from rigsync.core.messages import Ack, Alive, Array, Failure, Notice, Reply, decode
+from rigsync.core.legacy import Array
+from rigsync.core.messages import Ack, Alive, Failure, Notice, Reply, decode
 from rigsync.core.reach import AMPLIFICATION, BORROWED, BORROWED_PER_SECOND, CHALLENGES, HOSTS, Reach
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE
 

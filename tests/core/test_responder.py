@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigsync.core import messages
+from rigsync.core import legacy, messages
 from rigsync.core.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, WAITING_BYTES
 from rigsync.core.arguments import compose, compose_command
-from rigsync.core.coordinators import COORDINATORS, RECORDS, REPEAT_WINDOW, WATCHERS
-from rigsync.core.echo_guard import MOST
+from rigsync.core.coordinators import COORDINATORS, RECORDS, WATCHERS
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.events import (
     EchoMissing,
@@ -27,14 +26,11 @@ from rigsync.core.events import (
     StatusChanged,
     ViolationSeen,
 )
+from rigsync.core.legacy import COORDINATOR_MARK, MOST, NULL_MESSAGE, REPEAT_WINDOW, RIG_MARK, Array
 from rigsync.core.messages import (
-    COORDINATOR_MARK,
     MAX_DATAGRAM,
-    NULL_MESSAGE,
-    RIG_MARK,
     Ack,
     Alive,
-    Array,
     Bye,
     Command,
     Failure,
@@ -855,7 +851,7 @@ def test_an_array_is_echoed_first_and_answered_then() -> None:
     assert bench.sent() == [data]
     bench.respond(bench.due().task, {"a": 1})
     (answer,) = bench.sent()
-    assert messages.has_mark(answer, RIG_MARK)
+    assert legacy.has_mark(answer, RIG_MARK)
     assert answer.startswith(b"[64,0,{")
 
 
@@ -889,7 +885,7 @@ def test_a_handler_gets_one_form_whoever_sends(event: str, written: list[Any], e
 
 def test_what_rigsync_s_own_coordinator_sends_is_as_it_was_pushed() -> None:
     bench = RigBench("EXPEND").enter("RUNNING", dialect="iblutil")
-    bench.receive(messages.array(compose("EXPEND", [DETAILS]), messages.COORDINATOR_MARK))
+    bench.receive(legacy.array(compose("EXPEND", [DETAILS]), legacy.COORDINATOR_MARK))
     assert bench.due().args == [[DETAILS]]
     bench = RigBench("EXPINIT")
     bench.array(ExpMessage.EXPINIT, [DETAILS])  # of which iblrig makes no list
@@ -898,7 +894,7 @@ def test_what_rigsync_s_own_coordinator_sends_is_as_it_was_pushed() -> None:
 
 def test_the_echo_of_a_rigsync_coordinator_s_array_keeps_its_mark() -> None:
     bench = RigBench()
-    data = messages.array(compose("EXPSTATUS"), COORDINATOR_MARK)
+    data = legacy.array(compose("EXPSTATUS"), COORDINATOR_MARK)
     bench.receive(data)
     assert bench.sent() == [data, b"[32,0\t]"]
 
@@ -923,7 +919,7 @@ def test_answers_to_different_coordinators_do_not_wait_for_each_other() -> None:
     bench.array(ExpMessage.EXPSTATUS, 0)
     bench.array(ExpMessage.EXPSTATUS, 0, source=OTHER_PORT)
     bench.array(ExpMessage.EXPSTATUS, 0, source=OTHER_HOST)
-    answers = [destination for destination, data in bench.outbox if messages.has_mark(data, RIG_MARK)]
+    answers = [destination for destination, data in bench.outbox if legacy.has_mark(data, RIG_MARK)]
     assert answers == [HERE, OTHER_PORT, OTHER_HOST]
 
 

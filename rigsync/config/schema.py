@@ -1,0 +1,326 @@
+"""One checker for YAML files: tables of keys, by which a file is read, and from which its JSON Schema comes.
+
+`config.yaml` hands over every value as the text that stands in the file; the kind of its key decides what that means.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync._text import close_match, shortened
+from rigsync.errors import ConfigError
+
+LONGEST_TEXT = 8000
+"""Characters of a command or a path; cmd takes 8,191 in a line."""
+MOST_ITEMS = 200
+"""Items of a list, and variables."""
+LARGEST = 10**18
+"""Bytes; no disk has more."""
+NOTHING = ("", "~", "null", "Null", "NULL")
+"""Plain text that every reader of YAML takes for no value."""
+
+_WHOLE = r"[+-]?[0-9]{1,400}"
+_NUMBER = rf"^(?:{_WHOLE}(?:\.[0-9]{{0,400}})?|[+-]?\.[0-9]{{1,400}})(?:[eE][+-]?[0-9]{{1,3}})?$"
+# Exactly as YAML 1.1 has them.
+_TRUTHS = {
+    form: truth
+    for names, truth in ((("true", "yes", "on"), True), (("false", "no", "off"), False))
+    for name in names
+    for form in (name, name.capitalize(), name.upper())
+}
+_BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "PB": 1000**5} | {
+    f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGTP", start=1)
+}
+_SIZE = rf"^([0-9]{{1,15}}(?:\.[0-9]{{1,15}})?) ?({'|'.join(_BYTES)})$"
+
+
+class Plain(str):
+    """Text that stands in the file without quotes."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What may stand at a key: how a value and its key are read, with a `ConfigError` otherwise; its JSON Schema."""
+
+    read: Callable[[Any, str], Any]
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a table: what may stand there, and what it means; the default is as it would stand in the file."""
+
+    kind: Kind | Table
+    description: str
+    required: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A map with certain keys.
+
+    Parameters
+    ----------
+    keys : mapping of str to Key
+        The keys.
+    needs : mapping of str to tuple of str
+        For a key that says more about others: these, one of which has to be there.
+    some : tuple of str
+        Keys of which one has to be there.
+    misplaced : mapping of str to str
+        For keys that are known elsewhere: why they cannot stand here.
+    """
+
+    keys: Mapping[str, Key]
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    some: tuple[str, ...] = ()
+    misplaced: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, value: Any, key: str) -> dict[str, Any]:
+        """Return the values of all keys, None where one is neither there nor has a default."""
+        found = _map(value, key)
+        self.check_names(found, key)
+        return {
+            name: None if value is None else entry.kind.read(value, _below(key, name))
+            for name, entry in self.keys.items()
+            for value in [found.get(name, entry.default)]
+        }
+
+    def check_names(self, found: Mapping[Any, Any], key: str) -> None:
+        """Raise `ConfigError` for a key that cannot stand here, and for one that is missing."""
+        for name in found:
+            if name not in self.keys:
+                unknown = f"unknown key {shortened(name, 80)}{close_match(name, self.keys)}; the keys here are "
+                problem = self.misplaced.get(name) or unknown + ", ".join(self.keys)
+                raise ConfigError(problem, key=_below(key, name))
+        for name, entry in self.keys.items():
+            if entry.required and name not in found:
+                raise ConfigError(f"this key is missing: {entry.description}", key=_below(key, name))
+        for name, others in self.needs.items():
+            if name in found and not any(other in found for other in others):
+                problem = f"this says more about {' or '.join(others)}, which is missing"
+                raise ConfigError(problem, key=_below(key, name))
+        if self.some and not any(name in found for name in self.some):
+            raise ConfigError(f"expected at least one of the keys {', '.join(self.some)}", key=key)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema."""
+        properties = {}
+        for name, entry in self.keys.items():
+            properties[name] = {"description": entry.description, **entry.kind.schema}
+            if entry.default is not None:
+                properties[name]["default"] = entry.default
+        required = [name for name, entry in self.keys.items() if entry.required]
+        may_be_empty = not required and not self.some
+        found: dict[str, Any] = {"type": ["object", "null"] if may_be_empty else "object"}
+        found |= {"properties": properties, "additionalProperties": False}
+        if required:
+            found["required"] = required
+        if self.some:
+            found["anyOf"] = [{"required": [name]} for name in self.some]
+        if self.needs:
+            found["dependentSchemas"] = {
+                name: {"anyOf": [{"required": [other]} for other in others]} for name, others in self.needs.items()
+            }
+        return found
+
+
+def document(title: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
+
+
+# ------------------------------------------------------------------------------------------------------- the kinds
+
+
+def text(
+    most: int = LONGEST_TEXT,
+    whole: str | None = None,
+    expected: str = "text that is not empty",
+    nothing: str = "no value stands here; expected text",
+) -> Kind:
+    """Take text that is not empty, or is as the regular expression `whole` says, and can be printed."""
+
+    def read(value: Any, key: str) -> str:
+        if not isinstance(value, str):
+            hint = f"; put quotes around text that begins with a {'brace' if isinstance(value, dict) else 'bracket'}"
+            raise _wrong("text", value, key, hint)
+        if isinstance(value, Plain) and value in NOTHING:
+            raise ConfigError(nothing, key=key)
+        if not (re.fullmatch(whole, value) if whole else value.strip()):
+            raise _wrong(expected, value, key)
+        if len(value) > most:
+            raise ConfigError(f"expected at most {most:,} characters, not {len(value):,}", key=key)
+        if not all(character.isprintable() or character in "\t\n" for character in value):
+            raise ConfigError(f"there is a character in {shortened(value)} that cannot be printed", key=key)
+        return str(value)
+
+    # Numbers and booleans are text as they stand in the file.
+    pattern = f"^{whole}$" if whole else r"\S"
+    return Kind(read, {"type": ["string", "number", "boolean"], "pattern": pattern, "maxLength": most})
+
+
+def number(low: float, high: float = sys.float_info.max, unit: str = "", *, whole: bool = False) -> Kind:
+    """Take a number between two bounds."""
+    kinds = (int,) if whole else (int, float)
+
+    def read(value: Any, key: str) -> Any:
+        found = number_of(value)
+        if whole and isinstance(found, float) and found.is_integer():
+            found = int(found)
+        if isinstance(found, kinds) and low <= found <= high:
+            return found
+        bounds = f"from {low:g} to {high:.10g}"
+        if high == sys.float_info.max:
+            bounds = f"of at least {low:g}" if isinstance(found, kinds) and 0 < found < low else "above 0"
+        raise _wrong(f"a {'whole ' if whole else ''}number {unit and f'of {unit} '}{bounds}", value, key)
+
+    types = ["integer" if whole else "number", "string"]  # text is a number in quotes
+    return Kind(read, {"type": types, "pattern": _NUMBER, "minimum": low, "maximum": high})
+
+
+def boolean() -> Kind:
+    """Take true or false, in any way in which YAML has them."""
+
+    def read(value: Any, key: str) -> bool:
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, str) or value not in _TRUTHS:
+            raise _wrong("true or false", value, key)
+        return _TRUTHS[value]
+
+    return Kind(read, {"enum": [True, False, *_TRUTHS]})
+
+
+def size(low: int = 1) -> Kind:
+    """Take a number of bytes with its unit."""
+
+    def read(value: Any, key: str) -> int:
+        match = re.fullmatch(_SIZE, value) if isinstance(value, str) else None
+        if not match:
+            units = f"; the units are {', '.join(_BYTES)}"
+            raise _wrong("a size with its unit, such as 20 GB or 512 MiB", value, key, units)
+        found = int(float(match[1]) * _BYTES[match[2]])
+        if not low <= found <= LARGEST:
+            raise _wrong(f"{low:,} bytes or more, up to 1000 PB", value, key)
+        return found
+
+    return Kind(read, {"type": "string", "pattern": _SIZE})
+
+
+def choice(words: tuple[str, ...]) -> Kind:
+    """Take one of some words."""
+
+    def read(value: Any, key: str) -> str:
+        if value not in words:
+            hint = close_match(value, words) if isinstance(value, str) else ""
+            raise _wrong(f"one of {', '.join(words)}", value, key, hint)
+        return str(value)
+
+    return Kind(read, {"enum": list(words)})
+
+
+def listing(item: Kind, least: int = 0) -> Kind:
+    """Take a list of things of one kind."""
+
+    def read(value: Any, key: str) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise _wrong("a list, such as [one, two]", value, key)
+        if not least <= len(value) <= MOST_ITEMS:
+            raise ConfigError(f"expected {least} to {MOST_ITEMS} items, not {len(value)}", key=key)
+        return tuple(item.read(each, f"{key}[{index}]") for index, each in enumerate(value))
+
+    return Kind(read, {"type": "array", "items": item.schema, "minItems": least, "maxItems": MOST_ITEMS})
+
+
+def either(kinds: Mapping[type, Kind | Table], expected: str, hint: str = "") -> Kind:
+    """Take text, a list or a map, each by a kind of its own."""
+
+    def read(value: Any, key: str) -> Any:
+        kind = next((kind for of, kind in kinds.items() if isinstance(value, of)), None)
+        if kind is None:
+            raise _wrong(expected, value, key, hint)
+        return kind.read(value, key)
+
+    return Kind(read, {"anyOf": [kind.schema for kind in kinds.values()]})
+
+
+def mapping(item: Kind, name: Kind, most: int | None = None) -> Kind:
+    """Take a map from names of the lab's own choice to things of one kind, in the order of the file."""
+
+    def read(value: Any, key: str) -> dict[str, Any]:
+        found = _map(value, key)
+        if most and len(found) > most:
+            raise ConfigError(f"expected at most {most} of them, not {len(found)}", key=key)
+        return {name.read(each, f"{key}.{each}"): item.read(found[each], f"{key}.{each}") for each in found}
+
+    schema = {"type": ["object", "null"], "propertyNames": name.schema, "additionalProperties": item.schema}
+    return Kind(read, schema | ({"maxProperties": most} if most else {}))
+
+
+def free() -> Kind:
+    """Take a map of anything, in which quotes make text of what would be a number, or true, false or null."""
+
+    def typed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: typed(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [typed(item) for item in value]
+        if not isinstance(value, Plain):
+            return value
+        if value in NOTHING:
+            return None
+        if value.lower() in ("true", "false"):  # as in YAML 1.2, since `no` and `on` are what people write for text
+            return value.lower() == "true"
+        found = number_of(value)
+        # A whole number with more digits than others keep, such as that of a device, stays text, and so does infinity.
+        most = 10**15 if isinstance(found, int) else float("inf")
+        return str(value) if isinstance(found, str) or abs(found) >= most else found
+
+    return Kind(lambda value, key: typed(_map(value, key)), {"type": ["object", "null"]})
+
+
+# --------------------------------------------------------------------------------------------------- for all of it
+
+
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """Put the keys of errors below this one."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.problem, key=f"{key}.{error.key}" if error.key else key) from error.__cause__
+
+
+def number_of(value: Any) -> Any:
+    """Return the number that text stands for, in quotes or not; what is no number stays as it is."""
+    if not isinstance(value, str) or not re.fullmatch(_NUMBER, value):
+        return value
+    return int(value) if re.fullmatch(_WHOLE, value) else float(value)
+
+
+def _map(value: Any, key: str) -> dict[str, Any]:
+    if isinstance(value, Plain) and value in NOTHING:
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong("a map, with one key and its value in each line", value, key)
+    return value
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _wrong(expected: str, value: Any, key: str, hint: str = "") -> ConfigError:
+    kinds: dict[type, str] = {dict: "a map", list: "a list"}
+    shown = kinds.get(type(value)) or shortened(str(value), 80)
+    return ConfigError(f"expected {expected}, not {shown}{hint}", key=key or None)

@@ -1,0 +1,226 @@
+"""One picture of each rig, which all that shows rigs reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync.coordinator.remote_rig import RemoteRig
+from rigsync.core.board import Progress
+from rigsync.core.clock import ClockEstimate
+from rigsync.core.enums import ExpStatus
+from rigsync.core.events import (
+    LinkChanged,
+    LinkState,
+    MessageReceived,
+    Notice,
+    RemoteComplaint,
+    RestartSeen,
+    ViolationSeen,
+)
+from rigsync.core.notices import FAILURE
+
+_NOT_RUN = {
+    "BusyError": "refused",
+    "Busy": "refused",
+    "StateError": "refused",
+    "Cancelled": "called off",
+    "Interrupted": "interrupted",
+}
+"""What became of a message that was not run, by the type of the error; any other has failed."""
+_BACK = "is back"
+_ANEW = "the rig's program was started anew"
+_LONGEST_TEXT = 1000
+"""Characters of what was told that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something that was told, and when.
+
+    Parameters
+    ----------
+    text : str
+        What.
+    time : float
+        Unix time in seconds.
+    """
+
+    text: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class RigView:
+    """How one rig is, at one moment; nothing in it changes any more.
+
+    Parameters
+    ----------
+    rig : str
+        Its name.
+    link : LinkState
+        Whether it answers.
+    reason : str
+        What that rests on, in words.
+    dialect : {'rigsync', 'iblutil', 'unknown'}
+        What it speaks.
+    status : ExpStatus or None
+        Where in its life cycle it is, as it said last; None of an iblutil rig, which does not say.
+    exp_ref : str or None
+        Reference of its experiment, as it said last.
+    owner : str or None
+        Host of the coordinator in charge.
+    round_trip : float or None
+        Smoothed, in seconds.
+    loss : float or None
+        Share of the newest probes that were lost, from 0 to 1.
+    clock : ClockEstimate or None
+        How its clock stands to this computer's.
+    version : str or None
+        Version of rigsync there.
+    progress : mapping of str to Progress
+        How far things are, by item.
+    streams : mapping of str to mapping
+        What it says of each of its streams.
+    last_message : Told or None
+        The last message that it has handled or refused, whoever sent it.
+    last_failure : Told or None
+        What has gone wrong last, or that it is back.
+    """
+
+    rig: str
+    link: LinkState
+    reason: str = ""
+    dialect: str = "unknown"
+    status: ExpStatus | None = None
+    exp_ref: str | None = None
+    owner: str | None = None
+    round_trip: float | None = None
+    loss: float | None = None
+    clock: ClockEstimate | None = None
+    version: str | None = None
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    last_message: Told | None = None
+    last_failure: Told | None = None
+
+    @property
+    def state(self) -> str:
+        """The rig's status while it answers, else the state of the link."""
+        return self.status.name if self.status is not None and self.link is LinkState.ALIVE else self.link.value
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it for JSON, times in milliseconds, instants as Unix time in seconds."""
+        return {
+            "link": self.link.value,
+            "reason": self.reason,
+            "dialect": self.dialect,
+            "version": self.version,
+            "status": self.status.name if self.status is not None else None,
+            "exp_ref": self.exp_ref,
+            "owner": self.owner,
+            "round_trip_ms": None if self.round_trip is None else 1000 * self.round_trip,
+            "clock": clock_document(self.clock),
+            "loss": self.loss,
+            "last_message": self.last_message and {"message": self.last_message.text, "time": self.last_message.time},
+            "last_error": self.last_failure and {"error": self.last_failure.text, "time": self.last_failure.time},
+            "progress": {
+                item: {"value": shown.value, "total": shown.total, "unit": shown.unit}
+                for item, shown in self.progress.items()
+            },
+            "streams": dict(self.streams),
+        }
+
+
+def clock_document(clock: ClockEstimate | None) -> dict[str, float] | None:
+    """Return how a rig's clock stands for JSON; times in milliseconds, the drift in parts in a million."""
+    if clock is None:
+        return None
+    times = {"offset_ms": clock.offset, "bound_ms": clock.bound, "delay_ms": clock.delay}
+    return {**{name: 1000 * seconds for name, seconds in times.items()}, "drift_ppm": 1e6 * clock.drift}
+
+
+class Views:
+    """Keeps what links do not: the last message of each rig, and what has gone wrong last.
+
+    Parameters
+    ----------
+    subscribe : callable
+        Takes a class of events and what is called with each of them.
+    """
+
+    def __init__(self, subscribe: Callable[[type, Callable[[Any], None]], object]):
+        self._messages: dict[str, Told] = {}
+        self._failures: dict[str, Told] = {}
+        self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
+        subscribe(LinkChanged, self._note_link)
+        subscribe(RestartSeen, self._note_restart)
+        subscribe(RemoteComplaint, lambda event: self._note_failure(event.rig, f"{event.event.name}: {event.text}"))
+        subscribe(ViolationSeen, lambda event: self._note_failure(event.source, event.problem))
+        subscribe(MessageReceived, lambda event: self._note_message(event.rig, event.event.name))
+        subscribe(Notice, self._note_notice)
+
+    def of(self, rig: RemoteRig) -> RigView:
+        """Return how a rig is now. Safe to call from any thread."""
+        return RigView(
+            rig.name,
+            rig.state,
+            rig.reason,
+            rig.dialect,
+            rig.rig_status,
+            rig.exp_ref,
+            rig.owner,
+            rig.round_trip,
+            rig.loss,
+            rig.clock,
+            rig.version,
+            rig.progress,
+            rig.streams,
+            self._messages.get(rig.name),
+            self._failures.get(rig.name),
+        )
+
+    def _note_link(self, event: LinkChanged) -> None:
+        if event.after is not LinkState.ALIVE:
+            self._away.setdefault(event.rig, time.monotonic())
+            self._note_failure(event.rig, f"{event.after.value}: {event.reason}")
+        elif event.before is not LinkState.UNKNOWN:
+            since = self._away.pop(event.rig, None)
+            after = "" if since is None else f", after {age_text(time.monotonic() - since)}"
+            last = self._failures.get(event.rig)
+            why = f": {_ANEW}" if last and last.text == _ANEW else ""  # which is told just before
+            self._note_failure(event.rig, f"{_BACK}{after}{why}")
+
+    def _note_restart(self, event: RestartSeen) -> None:
+        self._messages.pop(event.rig, None)  # the new program has had none
+        self._note_failure(event.rig, _ANEW)
+
+    def _note_notice(self, event: Notice) -> None:
+        body = event.body if isinstance(event.body, dict) else {}
+        if (event.topic, event.key) == ("log", "message"):
+            message, error = body.get("message"), body.get("error")
+            if isinstance(message, str) and isinstance(error, str):
+                self._note_message(event.rig, f"{message} {_NOT_RUN.get(error.partition(':')[0], 'failed')}")
+                self._note_failure(event.rig, f"{message}: {error}")
+            elif isinstance(message, str):
+                self._note_message(event.rig, message)
+        elif event.topic == "status" and isinstance(reason := body.get("reason"), str):
+            self._note_failure(event.rig, reason)
+        elif event.topic == FAILURE:
+            self._note_failure(event.rig, str(body.get("problem") or event.body))
+
+    def _note_message(self, rig: str, message: str) -> None:
+        self._messages[rig] = Told(message[:_LONGEST_TEXT], time.time())
+
+    def _note_failure(self, rig: str, text: str) -> None:
+        self._failures[rig] = Told(text[:_LONGEST_TEXT], time.time())
+
+
+def age_text(seconds: float) -> str:
+    """Return a time that has passed in its largest unit: ``7s``, ``3m``, ``2h``, ``5d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
