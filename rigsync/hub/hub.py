@@ -68,6 +68,14 @@ class Subscription:
         return f"{'subscriber to' if self.stage is Stage.USUAL else 'rule for'} {self.kind.__name__}"
 
 
+@dataclass(eq=False, slots=True)
+class Filter:
+    """A function that is asked about each event."""
+
+    function: Callable[[Any], object]
+    name: str
+
+
 class _Route(NamedTuple):
     """Who is told of one class of events."""
 
@@ -103,9 +111,10 @@ class HubCore:
     def __init__(self, clock: Callable[[], float], wall: Callable[[], float], reporter: Reporter):
         self._clock, self._wall, self._reporter = clock, wall, reporter
         self._ids = itertools.count(1)
-        # Replaced, never changed, and the routes after what they are made of: the other thread sees the old or the new.
-        self._subscriptions: tuple[Subscription, ...] = ()
-        self._filters: tuple[tuple[Callable[[Any], object], str], ...] = ()
+        # Changed in single steps, without a lock, and the routes after what they are made of: a signal handler may
+        # interrupt who subscribes, and wait for the thread that tells, which may be about to subscribe, too.
+        self._subscriptions: dict[Subscription, None] = {}
+        self._filters: dict[Filter, None] = {}
         self._routes: dict[type[Any], _Route] = {}
         self._usual: deque[Event | Forwarded] = deque()
         self._lanes: dict[int, deque[Event | Forwarded]] = {0: self._usual}
@@ -124,29 +133,30 @@ class HubCore:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Tell a subscriber of the events that are told from now on."""
-        self._subscriptions = (*self._subscriptions, subscription)
+        self._subscriptions[subscription] = None
         self._routes = {}
 
     def end(self, subscription: Subscription) -> None:
         """Tell a subscriber of nothing more, not even of the event that is being told."""
         subscription.is_active, subscription.tell = False, ignore
-        self._subscriptions = tuple(other for other in self._subscriptions if other is not subscription)
+        self._subscriptions.pop(subscription, None)
         self._routes = {}
 
     def add_filter(self, function: Callable[[Any], object], name: str) -> Callable[[], None]:
         """Ask a function, after those before it, whether it consumes an event; return what ends it."""
-        entry = (function, name)
-        self._filters = (*self._filters, entry)
+        entry = Filter(function, name)
+        self._filters[entry] = None
 
         def end() -> None:
-            self._filters = tuple(other for other in self._filters if other is not entry)
+            self._filters.pop(entry, None)
 
         return end
 
     def _route(self, kind: type[Event], routes: dict[type[Any], _Route]) -> _Route:
-        named = [entry for entry in self._subscriptions if entry.kind is not None and issubclass(kind, entry.kind)]
+        known = tuple(self._subscriptions)
+        named = [entry for entry in known if entry.kind is not None and issubclass(kind, entry.kind)]
         is_asked_for = any(entry.kind is not Event and entry.stage is Stage.USUAL for entry in named)
-        told = [entry for entry in self._subscriptions if entry in named or (entry.kind is None and not is_asked_for)]
+        told = [entry for entry in known if entry in named or (entry.kind is None and not is_asked_for)]
         told.sort(key=lambda entry: (entry.stage.value, entry.priority))  # equal ones stay as they were registered
         first, usual, last = (tuple(entry for entry in told if entry.stage is stage) for stage in Stage)
         route = routes[kind] = _Route(first, usual, last, tuple(told))
@@ -253,15 +263,15 @@ class HubCore:
         self._mark = mark
 
     def _is_consumed(self, event: Event) -> bool:
-        for function, name in self._filters:
+        for entry in tuple(self._filters):
             try:
-                if function(event):
+                if entry.function(event):
                     return True
             except BaseException as error:
-                self._reporter.raised("filter", name, error)
+                self._reporter.raised("filter", entry.name, error)
             now = self._clock()
             if now - self._mark > SLOW:
-                self._reporter.held_up("filter", name, now - self._mark)
+                self._reporter.held_up("filter", entry.name, now - self._mark)
             self._mark = now
         return False
 

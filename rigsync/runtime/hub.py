@@ -7,6 +7,7 @@ import contextlib
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
@@ -71,8 +72,8 @@ class Hub(Subscribing):
         super().__init__()
         self.name, self._owner = name, owner
         self._state = State.READY
-        self._incoming: Bounded[tuple[Event, Boundary | None]] = Bounded()  # what waits for the loop; under the next
-        self._putting = threading.RLock()
+        self._incoming: deque[tuple[Event, Boundary | None]] = deque()  # what waits for the loop
+        self._dropped = 0
         self._knocked = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ident = 0
@@ -137,19 +138,20 @@ class Hub(Subscribing):
 
     def _put(self, event: Event, boundary: Boundary | None = None) -> None:
         """Let an event wait for the loop."""
-        with self._putting:
-            if self._state is State.STOPPED:
-                raise NotRunning(
-                    f"ingest() of {type(event).__name__} while hub {self.name!r} is STOPPED: start it again"
-                )
-            self._incoming.put((event, boundary), superseding_key(event))
-            is_full = self._incoming.drop_excess(MOST_WAITING, math.inf) is not None and self._incoming.dropped == 1
-            knocks = self._state is State.LOOPING and not self._knocked
-            self._knocked = self._knocked or knocks
-        if is_full:
-            text = "hub %r keeps %d events waiting for its event loop; the oldest are dropped from now on"
-            logger.warning(text, self.name, MOST_WAITING)
+        # In single steps, without a lock: a signal handler may interrupt this, and wait for what the loop tells.
+        if self._state is State.STOPPED:
+            raise NotRunning(f"ingest() of {type(event).__name__} while hub {self.name!r} is STOPPED: start it again")
+        self._incoming.append((event, boundary))
+        if len(self._incoming) > MOST_WAITING:
+            with contextlib.suppress(IndexError):  # the loop has just taken all
+                self._incoming.popleft()
+                self._dropped += 1
+                if self._dropped == 1:
+                    text = "hub %r keeps %d events waiting for its event loop; the oldest are dropped from now on"
+                    logger.warning(text, self.name, MOST_WAITING)
+        knocks = self._state is State.LOOPING and not self._knocked
         if knocks and self._loop:
+            self._knocked = True
             try:
                 self._loop.call_soon_threadsafe(self._take_in)
             except RuntimeError:
@@ -157,16 +159,19 @@ class Hub(Subscribing):
 
     def _take_in(self) -> None:
         """Take what waits for the loop, and tell it; on the loop."""
-        with self._putting:
-            self._knocked = False
-            taken = [self._incoming.take() for _ in range(len(self._incoming))]
-            dropped, self._incoming.dropped = self._incoming.dropped, 0
+        self._knocked = False  # before it looks: what comes from now on knocks again
+        taken: Bounded[tuple[Event, Boundary | None]] = Bounded()
+        with contextlib.suppress(IndexError):  # one of these has been dropped meanwhile
+            for _ in range(len(self._incoming)):
+                event, boundary = self._incoming.popleft()
+                taken.put((event, boundary), superseding_key(event))
+        dropped, self._dropped = self._dropped, 0
         if dropped:
             logger.warning(
                 "%d events were dropped while the event loop of hub %r did not take them", dropped, self.name
             )
-        for event, boundary in taken:
-            self._core.put(event, boundary)
+        while len(taken):
+            self._core.put(*taken.take())
         if not self._core.is_telling and self._again is None:
             self._tell()
 
@@ -353,11 +358,10 @@ class Hub(Subscribing):
             self._again.cancel()
             self._again = None
         self._core.tell_all(time.monotonic() + LAST_WORDS)
-        with self._putting:
-            self._state = State.STOPPED
-            left = self._core.clear() + len(self._incoming)
-            self._incoming.clear()
-            self._knocked = False
+        self._state = State.STOPPED
+        left = self._core.clear() + len(self._incoming)
+        self._incoming.clear()
+        self._knocked = False
         if left:
             logger.warning("%d events were not told any more: hub %r has stopped", left, self.name)
         self._sources.end()

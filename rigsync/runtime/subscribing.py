@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -56,8 +55,8 @@ class Subscribing:
 
     def __init__(self) -> None:
         self._core = HubCore(time.monotonic, time.time, _Reporter())
-        self._changing = threading.RLock()  # who subscribes; never held while anybody is told
-        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()  # each lives while it has a subscriber, or calls one
+        # Each lives while it has a subscriber, or calls one.
+        self._lanes: weakref.WeakValueDictionary[int, Lane] = weakref.WeakValueDictionary()
 
     @property
     def blocked_by(self) -> str | None:
@@ -172,8 +171,7 @@ class Subscribing:
         check_callable(function, "filter")
         if is_coroutine_function(function):
             raise TypeError(f"a filter decides at once: {name_of(function)} is a coroutine function")
-        with self._changing:
-            return self._ending(self._core.add_filter(function, name_of(function)))
+        return self._core.add_filter(function, name_of(function))
 
     def discard(self, kind: type[Event] | str | int) -> Callable[[], None]:
         """Keep events of a kind that nobody has subscribed to from the default subscribers; return what ends that."""
@@ -186,13 +184,11 @@ class Subscribing:
     def lane(self, log: logging.Logger = logger, noun: str = "subscriber", what: str = "events") -> Lane:
         """Return a new room for events that wait for functions; it ends with the hub."""
         lane = Lane(lambda: self._workers, log, noun, what)
-        with self._changing:
-            self._lanes.add(lane)
+        self._lanes[id(lane)] = lane
         return lane
 
     def _all_lanes(self) -> list[Lane]:
-        with self._changing:
-            return list(self._lanes)
+        return [lane for found in self._lanes.valuerefs() if (lane := found()) is not None]
 
     def _register(
         self,
@@ -220,20 +216,12 @@ class Subscribing:
             subscription.tell = lambda event: put(addressee, event)
         if where is not None:
             subscription.tell = _only_where(where, subscription.tell)
-        with self._changing:
-            self._core.subscribe(subscription)
+        self._core.subscribe(subscription)
 
         def end() -> None:
             self._core.end(subscription)
 
-        return self._ending(end)
-
-    def _ending(self, end: Callable[[], None]) -> Callable[[], None]:
-        def end_once() -> None:
-            with self._changing:
-                end()
-
-        return end_once
+        return end
 
 
 def _only_where(where: Callable[[Any], object], tell: Callable[[Any], object]) -> Callable[[Any], object]:
