@@ -22,7 +22,7 @@ from processes import LONG, ROOT, RigProgram, until
 
 from rigsync import Auxiliaries, ExpStatus, PushError, Rig
 from rigsync.core.events import LinkChanged, LinkState, Notice
-from rigsync.rig.rig import rig as rig_module
+from rigsync.rig import rig as rig_module
 from rigsync.runtime.workers import Workers, _Worker
 
 REFERENCE = "2026-03-01_2_mouse"
