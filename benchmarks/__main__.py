@@ -87,6 +87,16 @@ def instant_rows() -> None:
         )
 
 
+def hub_rows() -> None:
+    ours, floor = measure.hub_ratio()
+    row(
+        "hub: 1,000,000 events, five handlers (CPU)",
+        f"{ours:.2f} s",
+        f"a bare loop over the same handlers: {floor:.2f} s; bar: 8 ×",
+        f"{ours / floor:.2f} ×",
+    )
+
+
 def resource_rows() -> None:
     row("idle coordinator, 16 rigs", f"{measure.idle_load():.2%} of one core", "bar: 1 %", "")
     share, most = measure.progress_load()
@@ -159,19 +169,25 @@ def stranger_rows() -> None:
     print(f"at the end: {load}", file=sys.stderr)
 
 
+ROWS = {
+    "push": latency_rows,
+    "iblutil": iblutil_rows,
+    "faults": fault_rows,
+    "instants": instant_rows,
+    "hub": hub_rows,
+    "resources": resource_rows,
+    "strangers": stranger_rows,
+}
+"""What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""
+
+
 def main(names: list[str]) -> None:
-    if names not in ([], ["strangers"]):
-        raise SystemExit("usage: python -m benchmarks [strangers]")
+    if unknown := [name for name in names if name not in ROWS]:
+        sys.exit(f"no rows are called {', '.join(unknown)}; choices: {', '.join(ROWS)}")
     print(f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores\n", file=sys.stderr)
-    if names:
-        stranger_rows()
-        return
     print("| what | rigsync | held against, same run | ratio |\n| --- | --- | --- | --- |", flush=True)
-    latency_rows()
-    iblutil_rows()
-    fault_rows()
-    instant_rows()
-    resource_rows()
+    for name in names or [name for name in ROWS if name != "strangers"]:
+        ROWS[name]()
 
 
 if __name__ == "__main__":

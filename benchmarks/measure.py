@@ -294,6 +294,49 @@ def most_in_a_second(times: list[float]) -> int:
     return max(bisect.bisect_left(times, begin + 0.999) - i for i, begin in enumerate(times))
 
 
+def hub_ratio(count: int = 1_000_000, rounds: int = 10) -> tuple[float, float]:
+    """Seconds of CPU in which a hub tells `count` events to five handlers, and a bare loop over the same handlers."""
+    from rigsync import Hub, events
+
+    class Pulse(events.Event):
+        """An event without anything."""
+
+    told = [0] * 5
+
+    def handler(n: int) -> Callable[[Any], None]:
+        def count_one(_: Any) -> None:
+            told[n] += 1
+
+        return count_one
+
+    handlers = [handler(n) for n in range(len(told))]
+
+    def through_hub() -> None:
+        for event in batch:
+            hub.ingest(event)
+
+    def bare() -> None:
+        for event in batch:
+            for handler in handlers:
+                handler(event)
+
+    def cpu(call: Callable[[], None]) -> float:
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+
+    async def main() -> list[list[float]]:
+        for handler in handlers:
+            hub.subscribe(Pulse, handler)
+        async with hub:
+            return interleaved(rounds, lambda: cpu(through_hub), lambda: cpu(bare))
+
+    hub, batch = Hub(), [Pulse() for _ in range(count // rounds)]
+    ours, floor = asyncio.run(main())
+    assert told == [2 * count] * 5
+    return sum(ours), sum(floor)
+
+
 def memory_growth(pushes: int = 200_000) -> tuple[float, float]:
     """Resident MiB when the log has reached its limit, and after `pushes`, of a coordinator of its own process."""
     with farm("rigsync", 1) as ports:

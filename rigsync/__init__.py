@@ -48,10 +48,14 @@ if TYPE_CHECKING:
     from rigsync.errors import RigsMissing as RigsMissing
     from rigsync.errors import RigsyncError as RigsyncError
     from rigsync.errors import RigTimeout as RigTimeout
+    from rigsync.errors import UnknownEvent as UnknownEvent
     from rigsync.errors import UnknownRig as UnknownRig
     from rigsync.errors import UnknownStream as UnknownStream
     from rigsync.errors import WrongRig as WrongRig
+    from rigsync.hub import events as events
+    from rigsync.hub.timers import Timer as Timer
     from rigsync.rig.rig import Rig as Rig
+    from rigsync.runtime.hub import Hub as Hub
 
 _MODULES = {
     "config.files": ["load_rigs"],
@@ -94,11 +98,15 @@ _MODULES = {
         "RigTimeout",
         "RigsMissing",
         "RigsyncError",
+        "UnknownEvent",
         "UnknownRig",
         "UnknownStream",
         "WrongRig",
     ],
+    "hub": ["events"],
+    "hub.timers": ["Timer"],
     "rig.rig": ["Rig"],
+    "runtime.hub": ["Hub"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

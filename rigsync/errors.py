@@ -132,6 +132,10 @@ class ListenError(RigsyncError):
     """A rig cannot listen where it is told to: the port is in use, or the address is not this machine's."""
 
 
+class UnknownEvent(RigsyncError, ValueError):
+    """A kind of event that there is not: no class, name or number of one."""
+
+
 class NotRunning(RigsyncError, RuntimeError):
     """The service thread is not running: not started, closed, or dead."""
 

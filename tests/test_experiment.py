@@ -30,8 +30,8 @@ from rigsync.core.events import MessageReceived, ProbeAnswered, PushCompleted
 from rigsync.core.timing import Timing
 from rigsync.net.relay import relay_before
 from rigsync.rig.rig import EndedBadly
-from rigsync.runtime.callbacks import Subscribers
 from rigsync.runtime.conditions import Latch
+from rigsync.runtime.hub import Hub
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"
@@ -786,7 +786,7 @@ def test_what_a_probe_saw_before_all_had_begun_is_no_failure(lab: Lab, connect: 
     aux = connect(rig)
     assert aux.services
     told: list[RigFailure] = []
-    watch = FailureWatch(aux.services, Subscribers(), ["cameras"], REFERENCE, told.append, Latch())
+    watch = FailureWatch(aux.services, Hub(), ["cameras"], REFERENCE, told.append, Latch())
     watch.begin()
     until(lambda: aux.services and aux.services["cameras"].rig_status is ExpStatus.CONNECTED)
     second = 1_000_000_000
@@ -1133,7 +1133,7 @@ def test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_aga
 def late_stop(aux: Auxiliaries, *rigs: str) -> LateStop:
     assert aux.services is not None
     said = compose("EXPINTERRUPT", {"error": "RigLost"}), compose("EXPCLEANUP")
-    return LateStop(aux.services, aux._subscribers, rigs, REFERENCE, *said, 0.0)
+    return LateStop(aux.services, aux.hub, rigs, REFERENCE, *said, 0.0)
 
 
 @pytest.mark.parametrize("reference", [None, OTHER])
@@ -1150,7 +1150,7 @@ def test_what_such_a_rig_does_for_another_experiment_is_left_alone(
 
 def test_such_a_rig_that_the_program_itself_commands_by_then_is_left_alone(lab: Lab, connect: Connect) -> None:
     aux = connect(lab.rig("cameras"), timing=EAGER)
-    aux._subscribers.add(ProbeAnswered, lambda _: None)
+    aux.hub.subscribe(ProbeAnswered, lambda _: None)
     aux.request("EXPINIT", REFERENCE)
     late = late_stop(aux)
     late._tries["cameras"] = 1

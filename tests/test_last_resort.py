@@ -113,7 +113,7 @@ import rigsync, time
 sys.stderr.close()
 aux = rigsync.Auxiliaries({{'down': '127.0.0.1:{port}'}}, connect_timeout=0.05)
 seen = []
-aux.on('RigLost', seen.append)
+aux.on('LinkLost', seen.append)
 aux.push('EXPEND', wait=True, timeout=0.5)
 end = time.monotonic() + 20
 while not seen and aux.services['down'].state.value != 'lost':

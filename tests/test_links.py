@@ -54,7 +54,7 @@ class Told:
 
     def __init__(self, aux: Auxiliaries):
         self.events: list[tuple[str, str]] = []
-        for kind in ("RigAlive", "RigSuspect", "RigLost", "RigRestarted"):
+        for kind in ("LinkAlive", "LinkSuspect", "LinkLost", "RestartSeen"):
             aux.on(kind, lambda event: self.events.append((type(event).__name__, event.rig)))
 
     def of(self, rig: str) -> list[str]:
@@ -70,10 +70,10 @@ def test_a_rig_that_is_killed_is_lost_and_is_back_when_it_is_started_again(stack
         aux = connect(stack, {"cameras": victim.uri, "ephys": other.uri}, CALM)
         told = Told(aux)
         victim.kill()
-        until(lambda: "RigLost" in told.of("cameras"))
+        until(lambda: "LinkLost" in told.of("cameras"))
     with RigProgram("cameras", victim.uri):
-        until(lambda: "RigAlive" in told.of("cameras"))
-        until(lambda: "RigRestarted" in told.of("cameras"))
+        until(lambda: "LinkAlive" in told.of("cameras"))
+        until(lambda: "RestartSeen" in told.of("cameras"))
     assert told.of("ephys") == []
 
 
@@ -88,9 +88,9 @@ def test_a_rig_that_stands_still_is_suspect_then_lost_then_alive(stack: contextl
     changes: list[events.LinkChanged] = []
     aux.on("LinkChanged", changes.append)
     program.signal(SIGSTOP)
-    until(lambda: told.of("cameras") == ["RigSuspect", "RigLost"])
+    until(lambda: told.of("cameras") == ["LinkSuspect", "LinkLost"])
     program.signal(SIGCONT)
-    until(lambda: told.of("cameras") == ["RigSuspect", "RigLost", "RigAlive"])
+    until(lambda: told.of("cameras") == ["LinkSuspect", "LinkLost", "LinkAlive"])
     assert [event.after.value for event in changes] == ["suspect", "lost", "alive"]
 
 
@@ -278,7 +278,7 @@ def test_a_name_that_stands_for_another_address_after_a_reboot(
     with Rig("cameras", f"udp://127.0.0.2:{port}"):
         aux.wait_for("cameras", timeout=LONG)
         assert aux.request("EXPSTATUS") == {"cameras": [0]}
-    assert told.of("cameras")[:3] == ["RigLost", "RigRestarted", "RigAlive"]
+    assert told.of("cameras")[:3] == ["LinkLost", "RestartSeen", "LinkAlive"]
     assert aux.services is not None
     assert aux.services.address("cameras")[0] == "127.0.0.2"
 
@@ -336,7 +336,7 @@ def test_a_rig_that_has_answered_is_waited_for_where_it_was(
     with Rig("cameras", "udp://127.0.0.1:0") as rig:
         aux = connect(stack, {"cameras": f"udp://camera-pc:{port_of(rig.uri)}"})
         told = Told(aux)
-    until(lambda: told.of("cameras") == ["RigLost"])
+    until(lambda: told.of("cameras") == ["LinkLost"])
     assert aux.services is not None
     for _ in range(3):
         assert aux.services.address("cameras")[0] == "127.0.0.1"

@@ -243,7 +243,7 @@ def test_rig_that_is_killed_in_the_middle_of_a_start(stack: contextlib.ExitStack
         assert set(error.failed) == {"ephys"}
         assert set(error.result) == {"cameras", "microscope"}
     restarts: list[Any] = []
-    aux.on("RigRestarted", restarts.append)
+    aux.on("RestartSeen", restarts.append)
     with RigProgram("ephys", victim.uri, handlers=handlers) as successor:
         until(lambda: aux.all_alive)
         assert set(answers(aux, "EXPINFO", "RUNNING", 3)) == {"cameras", "ephys", "microscope"}

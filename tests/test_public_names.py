@@ -28,6 +28,7 @@ PROMISED = {
     *("BusyError", "Cancelled", "RigRestarted", "RigsMissing", "ClockEstimate", "Start"),
     *("Experiment", "ExperimentError", "RigFailure"),
     *("Progress", "UnknownStream"),
+    *("Hub", "Timer", "events", "UnknownEvent"),
 }
 
 
@@ -37,7 +38,7 @@ def test_names() -> None:
     assert set(dir(rigsync)) >= PROMISED | {"__version__"}
 
 
-@pytest.mark.parametrize("name", sorted(PROMISED))
+@pytest.mark.parametrize("name", sorted(PROMISED - {"events"}))
 def test_each_name_is_there_and_documented(name: str) -> None:
     value = getattr(rigsync, name)
     assert value.__name__ == name
@@ -46,6 +47,15 @@ def test_each_name_is_there_and_documented(name: str) -> None:
     module = value.__module__
     assert module.startswith(("rigsync.", "iblutil."))
     assert getattr(importlib.import_module(module), name) is value
+
+
+def test_events_are_public_and_documented_and_none_has_the_name_of_an_error() -> None:
+    events, errors = rigsync.events, importlib.import_module("rigsync.errors")
+    assert [name for name in events.__all__ if not inspect.getdoc(getattr(events, name))] == []
+    kinds = {name for name in events.__all__ if name[0].isupper()}
+    core = importlib.import_module("rigsync.core.events")
+    assert {kind.__name__ for kind in core.Event.__subclasses__() if kind.__module__ == core.__name__} <= kinds
+    assert [name for name in kinds if hasattr(errors, name)] == []
 
 
 def test_every_exception_is_public() -> None:

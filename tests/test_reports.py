@@ -14,11 +14,12 @@ import pytest
 from live_helpers import ends_within
 from processes import LONG, until
 
-import rigsync.coordinator.reports
+import rigsync.runtime.lanes
 from rigsync import Auxiliaries, LoopBlocked, Rig
 from rigsync.coordinator.auxiliaries import CLOSE_TIMEOUT
 from rigsync.coordinator.reports import Reports
 from rigsync.core.events import Notice
+from rigsync.runtime.hub import Hub
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
@@ -297,7 +298,7 @@ def test_beyond_what_may_wait_the_oldest_are_dropped_and_that_is_told_by_name_wi
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(rigsync.coordinator.reports, "WAITING", 10)
+    monkeypatch.setattr(rigsync.runtime.lanes, "WAITING", 10)
     got: list[Any] = []
     arrived: list[Any] = []
     reached = threading.Event()
@@ -339,7 +340,7 @@ def test_large_notices_do_not_fill_the_memory_while_they_wait(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rigsync.coordinator.reports, "WAITING_BYTES", 100_000)
+    monkeypatch.setattr(rigsync.runtime.lanes, "WAITING_BYTES", 100_000)
     got: list[str] = []
     arrived: list[Any] = []
     reached = threading.Event()
@@ -367,41 +368,44 @@ def test_a_notice_that_comes_in_the_turn_in_which_the_last_is_done_is_not_left_t
     got: list[int] = []
 
     async def main() -> None:
-        reports = Reports()
+        hub = Hub()
+        reports = Reports(hub)
+        await hub.start()
 
         async def note(notice: Notice) -> None:
             got.append(notice.body)
 
         reports.assign("trial", note)
         for turns in range(20):
-            reports.tell(Notice("cameras", "trial", None, turns, True))
+            hub.ingest(Notice("cameras", "trial", None, turns, True))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            reports.tell(Notice("cameras", "trial", None, -turns, True))
+            hub.ingest(Notice("cameras", "trial", None, -turns, True))
             while len(got) < 2 * turns + 2:
                 await asyncio.sleep(0)
-        reports.end()
+        hub.stop()
 
     asyncio.run(asyncio.wait_for(main(), LONG))
     assert got == [number for turns in range(20) for number in (turns, -turns)]
 
 
 def test_ten_thousand_may_wait() -> None:
-    assert rigsync.coordinator.reports.WAITING == 10_000
+    assert rigsync.runtime.lanes.WAITING == 10_000
 
 
 def test_a_flood_is_worked_off_without_a_call_deeper_than_the_stack() -> None:
     got: list[int] = []
 
     async def main() -> None:
-        reports = Reports()
-        reports.assign("trial", lambda notice: got.append(notice.body))
+        hub = Hub("reports")
+        Reports(hub).assign("trial", lambda notice: got.append(notice.body))
+        await hub.start()
         for i in range(5000):
-            reports.tell(Notice("cameras", "trial", None, i, True))
+            hub.ingest(Notice("cameras", "trial", None, i, True))
         while len(got) < 5000:
             await asyncio.sleep(0.001)
-        reports.end()
-        reports.join(LONG)
+        hub.stop()
+        hub.end_workers(LONG)
 
     asyncio.run(asyncio.wait_for(main(), LONG))
     assert got == list(range(5000))
@@ -432,7 +436,7 @@ def test_close_does_not_wait_for_a_function_that_hangs(
     ends_within(CLOSING, aux.close)
     assert any("hang for notices is still running; it is left to itself" in text for text in texts(caplog))
     gate.set()
-    until(lambda: not [thread for thread in threading.enumerate() if "reports" in thread.name])
+    until(lambda: not [thread for thread in threading.enumerate() if "rigsync-auxiliaries-handler" in thread.name])
     assert after == []
 
 
@@ -480,7 +484,7 @@ def test_setting_the_stop_event_leaves_no_thread_behind(rig: Rig, aux: Auxiliari
     rig.notify("trial")
     until(lambda: got)
     aux.stop_event.set()
-    until(lambda: not [thread for thread in threading.enumerate() if "reports" in thread.name])
+    until(lambda: not [thread for thread in threading.enumerate() if "rigsync-auxiliaries-handler" in thread.name])
 
 
 def test_what_was_dropped_is_told_at_the_latest_when_it_is_closed(
@@ -490,7 +494,7 @@ def test_what_was_dropped_is_told_at_the_latest_when_it_is_closed(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rigsync.coordinator.reports, "WAITING", 5)
+    monkeypatch.setattr(rigsync.runtime.lanes, "WAITING", 5)
     arrived: list[Any] = []
 
     def hang(notice: Notice) -> None:

@@ -1035,7 +1035,7 @@ def test_close_says_goodbye_and_a_restart_is_noticed() -> None:
     restarts: list[Any] = []
     with rig, Auxiliaries({"cameras": rig.uri}) as aux:
         aux.on("LinkChanged", changes.append)
-        aux.on("RigRestarted", restarts.append)
+        aux.on("RestartSeen", restarts.append)
         ask(aux, "EXPINIT", REFERENCE)
         rig.close()
         farewell = until(lambda: changes)[0]

@@ -46,7 +46,7 @@ from rigsync.errors import (
 )
 from rigsync.net.endpoint import Endpoint
 from rigsync.rig.rig import Rig
-from rigsync.runtime.callbacks import Subscribers
+from rigsync.runtime.hub import Hub
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = "2026-03-01_2_mouse"
@@ -1152,13 +1152,12 @@ def test_complaint_reaches_the_callbacks_for_errors() -> None:
 def test_events_and_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     told: list[Any] = []
-    subscribers = Subscribers()
-    for event in events.CoordinatorEvent.__subclasses__():
-        subscribers.add(event, told.append)
+    hub = Hub()
+    hub.subscribe(events.CoordinatorEvent, told.append)
 
     async def main() -> None:
         rig = serve("cameras")
-        async with opened([rig], subscribers=subscribers) as services:
+        async with hub, opened([rig], hub=hub) as services:
             result = await services.request(compose("EXPSTATUS"))
             assert isinstance(result, PushResult)
             assert services.log[result.request_time] is result
@@ -1172,7 +1171,7 @@ def test_events_and_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     kinds = [type(event) for event in told]
     for kind in (events.DialectDetected, events.ProbeAnswered, events.MessageReceived, events.PushCompleted):
         assert kind in kinds
-    assert kinds.count(events.RigRestarted) == 1
+    assert kinds.count(events.RestartSeen) == 1
     links = [event.after.value for event in told if isinstance(event, events.LinkChanged)]
     assert links == ["alive", "lost", "alive"]
     levels = {r.getMessage().partition(":")[0]: r.levelno for r in caplog.records if r.name == "rigsync.link"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rigsync.core import legacy
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RigRestarted
+from rigsync.core.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RestartSeen
 from rigsync.core.messages import Command
 from rigsync.core.peer import Line
 from rigsync.errors import Interrupted, NotSupported, RemoteError, RigLost, RigRefused, RigTimeout
@@ -306,7 +306,7 @@ def test_a_rig_that_comes_back_is_asked_again_and_its_restart_is_told() -> None:
     lab.third.restart()
     lab.third.listening = True
     run(lab.network, 2)
-    assert [event.rig for event in lab.coordinator.events if isinstance(event, RigRestarted)] == ["imaging"]
+    assert [event.rig for event in lab.coordinator.events if isinstance(event, RestartSeen)] == ["imaging"]
     at = lab.push("EXPINIT")
     run(lab.network, 1)
     assert lab.coordinator.results[at].failures == {}
@@ -676,7 +676,7 @@ def test_a_restarted_rig_has_another_boot_and_no_memory() -> None:
     rig.restart()
     assert rig.responder.status is ExpStatus.CONNECTED
     run(network, 2)
-    assert any(isinstance(event, RigRestarted) for event in coordinator.events)
+    assert any(isinstance(event, RestartSeen) for event in coordinator.events)
 
 
 def test_a_handler_may_be_a_function_whose_result_or_error_is_the_answer() -> None:

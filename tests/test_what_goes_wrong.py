@@ -150,6 +150,16 @@ SHOWN_BY = {
     ],
     "a callback of your own blocks": [
         "tests/test_auxiliaries.py::test_stuck_loop_is_told_from_a_silent_rig",
+        "tests/test_hub.py::test_a_thread_that_is_stuck_is_told_with_the_name_of_the_subscriber_that_blocks_it",
+        "tests/test_hub.py::test_one_that_blocks_the_loop_is_named_with_how_long",
+    ],
+    "a source, timer, filter or boundary of a hub fails or cannot be, an event is unknown": [
+        "tests/test_hub.py::test_a_source_that_raises_is_named_and_the_hub_goes_on",
+        "tests/test_hub.py::test_the_make_of_a_timer_that_raises_is_reported_and_it_goes_on",
+        "tests/hub/test_timers.py::test_the_error_names_the_timer_and_the_interval",
+        "tests/hub/test_hub.py::test_a_filter_that_raises_is_reported_and_consumes_nothing",
+        "tests/hub/test_sources.py::test_hubs_that_would_close_a_circle_are_not_joined",
+        "tests/hub/test_events.py::test_unknown_kinds_are_errors_with_close_matches",
     ],
     "the task fails in `aux.experiment`, is stopped by Ctrl-C, SIGTERM or a terminal that is closed, or just ends": [
         "tests/test_experiment.py::test_whatever_leaves_the_body_interrupts_and_tells_why",

@@ -11,9 +11,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from copy import copy
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from rigsync._text import close_match
 from rigsync.config.files import load_rigs
@@ -30,15 +30,28 @@ from rigsync.core.arguments import checked_delay, compose, compose_command, part
 from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Message
 from rigsync.core.rigs import PAUSE
-from rigsync.errors import BusyError, LoopBlocked, LoopStuck, NotRunning, PushError, RigError, RigsMissing
-from rigsync.runtime.callbacks import Subscribers, guarded, resolve_future
+from rigsync.errors import (
+    BusyError,
+    LoopBlocked,
+    LoopStuck,
+    NotRunning,
+    PushError,
+    RigError,
+    RigsMissing,
+    UnknownEvent,
+)
+from rigsync.hub.events import kinds_below
+from rigsync.runtime.callbacks import guarded, resolve_future
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
 from rigsync.runtime.exits import COORDINATORS, at_exit
+from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
 
 logger = logging.getLogger("rigsync.auxiliaries")
 link_logger = logging.getLogger("rigsync.link")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
@@ -113,12 +126,12 @@ class Auxiliaries:
         """Unanswered pushes: message, arguments and keywords by request time, as in iblrig."""
         serves_itself = type(self).listen is not Auxiliaries.listen
         self._log = (WritableLog if serves_itself else ResultLog)(log_limit)
-        self._subscribers = Subscribers()
-        self._reports = Reports()
-        self._subscribers.add(events.Notice, self._reports.tell)
-        self._started = Started(self._subscribers)
+        self.hub = Hub("auxiliaries", owner="Auxiliaries")
+        """Where all that happens is told: see `rigsync.Hub` and docs/hub.md."""
+        self._reports = Reports(self.hub)
+        self._started = Started(self.hub)
         self._leave_running = leave_running
-        self._views = Views(self._subscribers.add)
+        self._views = Views(self.hub.rule)
         self._begun: Experiment | None = None
         """What `begin` has begun last."""
         self._warned: set[str] = set()
@@ -133,7 +146,7 @@ class Auxiliaries:
         self.create = self._telling()  # type: ignore[method-assign] # whoever's it is
         self.thread = self._thread = _ServiceThread(self)
         why = weakref.WeakMethod(self._not_running)
-        self._waiters = Waiters(self.thread, lambda: error() if (error := why()) else NotRunning(_CLOSED))
+        self._waiters = Waiters(self.thread, lambda: error() if (error := why()) else NotRunning(_CLOSED), self.hub)
         _unclosed.add(self)
         weakref.finalize(self, _let_go, self._thread).atexit = False
         self.thread.start()
@@ -219,35 +232,45 @@ class Auxiliaries:
         """
         return self._log.get(request_time, default)
 
-    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Call a function with each event of one kind.
+    @overload
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]: ...
+
+    @overload
+    def on(self, event: type[events.Event] | str, callback: None = None) -> Callable[[Function], Function]: ...
+
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object] | None = None) -> Any:
+        """Have a function called with each event of one kind; also as a decorator, ``@aux.on("LinkLost")``.
 
         Parameters
         ----------
         event : class or str
-            One of the classes in `rigsync.core.events` that a coordinator tells, or its name in any case:
-            ``RigAlive``, ``RigSuspect``, ``RigLost`` (or ``LinkChanged`` for all three), ``RigRestarted``,
+            One of the classes in `rigsync.events` that a coordinator tells, or its name in any case:
+            ``LinkAlive``, ``LinkSuspect``, ``LinkLost`` (or ``LinkChanged`` for all three), ``RestartSeen``,
             ``notice``, ``ProgressChanged``, ``StreamAdded``, ``StreamUpdated``, ``StreamRemoved``, ``MessageReceived``,
             ``PushCompleted``, ...
-        callback : callable
-            Called with the event on the service thread; it has to be quick and must not block.
+        callback : callable, optional
+            A plain function is called with the event on the service thread, and so has to be quick and must not block;
+            a coroutine function is awaited there. `hub` has more: ``aux.hub.subscribe(..., run="worker")``.
 
         Returns
         -------
         callable
-            Call it to end the subscription.
+            Call it to end the subscription; as a decorator, the function.
 
         Raises
         ------
         ValueError
             No such event.
+        TypeError
+            It is no function.
         """
-        kinds = {kind.__name__.lower(): kind for kind in _event_kinds(events.CoordinatorEvent)}
+        kinds = {kind.__name__.lower(): kind for kind in kinds_below(events.CoordinatorEvent)}
         name = getattr(event, "__name__", str(event))
         if name.lower() not in kinds:
             choices = sorted(kind.__name__ for kind in kinds.values())
-            raise ValueError(f"no event {name!r}; choices: {', '.join(choices)}")
-        return self._subscribers.add(kinds[name.lower()], callback)
+            close = close_match(name, choices)
+            raise UnknownEvent(f"no event {name!r}{close or ';'} choices: {', '.join(choices)}")
+        return self.hub.subscribe(kinds[name.lower()], callback)
 
     def on_notice(self, topic: str, callback: Callable[[events.Notice], Any] | None) -> Callable[[], None]:
         """Call one function with all notices of one topic, which rigs tell by ``rig.notify(topic, ...)``.
@@ -316,7 +339,7 @@ class Auxiliaries:
                 if not missing():
                     future.bring(None)
 
-            unsubscribe = self._subscribers.add(events.RigAlive, check)
+            unsubscribe = self.hub.rule(events.LinkAlive, check)
             try:
                 self.thread.call(check)
                 if not settled(future, limit):
@@ -662,7 +685,7 @@ class Auxiliaries:
         def watch(*args: Any) -> FailureWatch:
             if self._remote is None:
                 raise self._not_running()
-            return FailureWatch(self._remote, self._subscribers, *args)
+            return FailureWatch(self._remote, self.hub, *args)
 
         def stop_later(out_of_reach: list[str], exp_ref: str | None, report: Any, patience: float) -> list[str]:
             remote = self._remote
@@ -672,7 +695,7 @@ class Auxiliaries:
             if told:
                 room = self._rigs.room(told)
                 said = compose(ExpMessage.EXPINTERRUPT, report, room=room), compose(ExpMessage.EXPCLEANUP, room=room)
-                LateStop(remote, self._subscribers, told, exp_ref, *said, patience)
+                LateStop(remote, self.hub, told, exp_ref, *said, patience)
             return told
 
         def begin(
@@ -877,7 +900,7 @@ class Auxiliaries:
         try:
             return self.thread.run_coroutine(withdraw, remote, STUCK_AFTER)
         except TimeoutError:
-            raise stuck() from None
+            raise stuck(self.hub) from None
 
     # ------------------------------------------------------------------------------------------ the daemon thread
 
@@ -897,9 +920,10 @@ class Auxiliaries:
             log=self._log,
             connected=self.connected,
             response_received=self.response_received,
-            subscribers=self._subscribers,
+            hub=self.hub,
             pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
         )
+        self.hub.begin()
         await remote.open()
         self._remote = self._thread.services = remote
         if self._rigs.rigs:
@@ -922,15 +946,17 @@ class Auxiliaries:
 
     async def serve(self) -> None:
         """Do what `listen` does, and then end the thread; for the daemon thread alone."""
-        own, thread, reports, listening = weakref.ref(self), self._thread, self._reports, self.listen()
+        own, thread, hub, listening = weakref.ref(self), self._thread, self.hub, self.listen()
         del self  # as in `listen`
         try:
             await listening
+        except asyncio.CancelledError:
+            hub.end()
+            raise
         except Exception as error:
-            if (aux := own()) is None or error is not aux._created.value():  # the constructor raises it
-                raise
-        finally:
-            reports.end()
+            if (aux := own()) is None or error is not aux._created.value():  # which the constructor raises
+                raise  # to `task_failed`, which closes the services; the hub tells what becomes of their pushes
+        hub.end()
         if aux := own():
             aux.stop_event.set()
             aux.connected.unset()
@@ -1026,7 +1052,7 @@ class Auxiliaries:
         if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
             self.thread.stop()
         self.thread.join(CLOSE_TIMEOUT)
-        self._reports.join(max(0.0, end - time.monotonic()) / 2)
+        self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
 
     def await_outstanding(self, end: float) -> None:
         """Wait until all pushes are answered, or until monotonic `end` in seconds; log what is given up."""
@@ -1184,6 +1210,7 @@ class _ServiceThread(LoopThread):
         self._own = weakref.ref(auxiliaries)
         self.services: RigServices | None = None
         self.started, self.leave_running = auxiliaries._started, auxiliaries._leave_running
+        self.hub = auxiliaries.hub
         self.stopping = asyncio.Event()
 
     def stop_serving(self) -> None:
@@ -1199,12 +1226,7 @@ class _ServiceThread(LoopThread):
             aux.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
         if services := (aux.services if aux else self.services):
             services.close()
-
-
-def _event_kinds(kind: type[events.Event]) -> Iterator[type[events.Event]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _event_kinds(below)
+        self.hub.end()
 
 
 def _ignore(_: object) -> None:

@@ -26,14 +26,14 @@ from rigsync.core.events import (
     ProbeAnswered,
     PushBegun,
     PushCompleted,
-    RigRestarted,
+    RestartSeen,
 )
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
 from rigsync.core.messages import Message
 from rigsync.core.notices import FAILURE
 from rigsync.errors import Aborted, BusyError, NotRunning, PushError, RigLost, RigRefused
-from rigsync.runtime.callbacks import Subscribers
 from rigsync.runtime.conditions import Latch
+from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.experiment")
 
@@ -62,8 +62,8 @@ class FailureWatch:
     ----------
     services : RigServices
         The rigs.
-    subscribers : Subscribers
-        Who is told of events.
+    hub : Hub
+        Where the events are told.
     rigs : sequence of str
         Names of those that record.
     exp_ref : str or None
@@ -77,7 +77,7 @@ class FailureWatch:
     def __init__(
         self,
         services: RigServices,
-        subscribers: Subscribers,
+        hub: Hub,
         rigs: Sequence[str],
         exp_ref: str | None,
         tell: Callable[[RigFailure], None],
@@ -96,11 +96,11 @@ class FailureWatch:
         self._untold: deque[RigFailure] = deque()  # for `tell`, by whoever takes it out
         self._is_over = False
         self._subscriptions = [
-            subscribers.add(Notice, self._note_notice),
-            subscribers.add(ProbeAnswered, self._note_status),
-            subscribers.add(LinkChanged, self._note_link),
-            subscribers.add(RigRestarted, self._note_restart),
-            subscribers.add(MessageReceived, self._note_answer),
+            hub.rule(Notice, self._note_notice),
+            hub.rule(ProbeAnswered, self._note_status),
+            hub.rule(LinkChanged, self._note_link),
+            hub.rule(RestartSeen, self._note_restart),
+            hub.rule(MessageReceived, self._note_answer),
         ]
 
     def begin(self) -> None:
@@ -179,7 +179,7 @@ class FailureWatch:
         if ends and answer.rig in self._rigs and self._since is not None:  # a button that says stop, for instance
             self._reasons.setdefault(answer.rig, f"this program sent {answer.event.name} while the experiment went on")
 
-    def _note_restart(self, event: RigRestarted) -> None:
+    def _note_restart(self, event: RestartSeen) -> None:
         if event.rig in self._rigs:
             self._fail(event.rig, "its program was started anew, which has ended what it recorded", is_news=True)
 
@@ -233,11 +233,11 @@ class Started:
 
     Parameters
     ----------
-    subscribers : Subscribers
-        Who is told of events.
+    hub : Hub
+        Where the events are told.
     """
 
-    def __init__(self, subscribers: Subscribers):
+    def __init__(self, hub: Hub):
         self._references: dict[str, str | None] = {}
         """The last experiment that each rig was told of."""
         self._prepared: set[str] = set()
@@ -246,12 +246,12 @@ class Started:
         """Rigs that were sent EXPSTART, with the Unix time from which they may act on it."""
         self._surely: set[str] = set()
         """Rigs that have answered it."""
-        subscribers.add(PushBegun, self._note_push)
-        subscribers.add(MessageReceived, self._note_answer)
-        subscribers.add(PushCompleted, self._note_outcome)
-        subscribers.add(Notice, self._note_notice)
-        subscribers.add(RigRestarted, lambda event: self._forget([event.rig]))
-        subscribers.add(LinkChanged, self._note_link)
+        hub.rule(PushBegun, self._note_push)
+        hub.rule(MessageReceived, self._note_answer)
+        hub.rule(PushCompleted, self._note_outcome)
+        hub.rule(Notice, self._note_notice)
+        hub.rule(RestartSeen, lambda event: self._forget([event.rig]))
+        hub.rule(LinkChanged, self._note_link)
 
     def take(self, services: RigServices) -> list[str]:
         """Return the rigs and forget them."""
@@ -316,8 +316,8 @@ class LateStop:
     ----------
     services : RigServices
         The rigs.
-    subscribers : Subscribers
-        Who is told of events.
+    hub : Hub
+        Where the events are told.
     rigs : iterable of str
         Names of those that may go on recording.
     exp_ref : str or None
@@ -331,7 +331,7 @@ class LateStop:
     def __init__(
         self,
         services: RigServices,
-        subscribers: Subscribers,
+        hub: Hub,
         rigs: Iterable[str],
         exp_ref: str | None,
         interrupt: Message,
@@ -343,8 +343,8 @@ class LateStop:
         self._tries = dict.fromkeys(rigs, MOST_TRIES)  # from here on only the service thread touches it, as all below
         self._asked: set[str] = set()
         self._subscriptions: list[Callable[[], None]] = []
-        self._subscriptions.append(subscribers.add(MessageReceived, self._note_answer))
-        self._subscriptions.append(subscribers.add(ProbeAnswered, self._note_status))
+        self._subscriptions.append(hub.rule(MessageReceived, self._note_answer))
+        self._subscriptions.append(hub.rule(ProbeAnswered, self._note_status))
 
     def _note_status(self, probe: ProbeAnswered) -> None:
         if probe.rig not in self._tries or probe.rig in self._asked or probe.stamps is None:

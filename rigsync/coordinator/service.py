@@ -26,34 +26,31 @@ from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.faces import Faced
 from rigsync.coordinator.remote_rig import RemoteRig, identity, message_of
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, draw_request_time
+from rigsync.coordinator.rules import LogRules
 from rigsync.core.arguments import compose, compose_command
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage
 from rigsync.core.events import (
+    CoordinatorClosed,
+    CoordinatorOpened,
     Dialect,
     Event,
     LinkChanged,
     LinkState,
     MessageReceived,
-    Notice,
     ProbeAnswered,
     ProbeRefused,
     PushCompleted,
     PushDecided,
     RemoteComplaint,
     RequestReceived,
-    StoodStill,
-    ViolationSeen,
 )
 from rigsync.core.fanout import Fanout
 from rigsync.core.legacy import NULL_MESSAGE
 from rigsync.core.messages import Command, Message, Verb
-from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Line, Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, RigConfig, is_literal, is_pause
-from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import (
     ConfigError,
-    Interrupted,
     NotRunning,
     PushError,
     RemoteError,
@@ -65,13 +62,12 @@ from rigsync.errors import (
 )
 from rigsync.net.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.net.udp import own_address
-from rigsync.runtime.callbacks import Subscribers, guarded, name_of, resolve_future, runs_here
+from rigsync.runtime.callbacks import guarded, name_of, resolve_future, runs_here
 from rigsync.runtime.conditions import Arrivals, Latch
+from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.service")
-push_logger = logging.getLogger("rigsync.push")
 link_logger = logging.getLogger("rigsync.link")
-notice_logger = logging.getLogger("rigsync.notice")
 wait_logger = logging.getLogger("rigsync.wait")
 
 Outcome = PushResult | PushError
@@ -112,8 +108,6 @@ class _Pending:
     confirmed: bool = False
     size: int = 0
     """Bytes of the answers so far."""
-    is_decided: bool = False
-    """Whether it is told already that it has failed, though not all rigs have answered."""
     is_waited_for: Callable[[], bool] = lambda: False
     """Whether somebody still waits for it, who is to be told for whom."""
     telling: asyncio.TimerHandle | None = None
@@ -145,8 +139,8 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         Set while the services are open.
     response_received : Arrivals, optional
         Announced at each completed push.
-    subscribers : Subscribers, optional
-        Who is told of events.
+    hub : Hub, optional
+        Where events are told, while it runs; by default one of its own, which runs while the services are open.
     pause : callable, optional
         Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
     """
@@ -160,7 +154,7 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         log: ResultLog | None = None,
         connected: Latch | None = None,
         response_received: Arrivals | None = None,
-        subscribers: Subscribers | None = None,
+        hub: Hub | None = None,
         pause: Callable[[], float] = lambda: PAUSE,
     ):
         super().__init__()
@@ -171,7 +165,8 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         self.log = ResultLog() if log is None else log
         self.connected = Latch() if connected is None else connected
         self.response_received = Arrivals() if response_received is None else response_received
-        self.subscribers = Subscribers() if subscribers is None else subscribers
+        self.hub = Hub("services", owner="RigServices") if hub is None else hub
+        self._has_own_hub = hub is None
         self._pause = pause
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = self._closing = False
@@ -179,13 +174,12 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         self._endpoint: Endpoint | None = None
         self._addresses: dict[str, tuple[Any, ...]] = {}
         self._pending: dict[float, _Pending] = {}
-        self._complained: set[tuple[str, ExpMessage]] = set()
-        self._failures: dict[str, str] = {}
-        self._refusals: Ration[tuple[str, str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
-        """The last failure that each rig has told."""
         self._pings: list[_Ping] = []
         self._searches: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
+        self._settling: dict[float, tuple[_Pending | None, Outcome]] = {}
+        """Pushes that are completed, and of which subscribers are being told; then who waits is."""
+        self._make_rules()
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -211,13 +205,14 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
             self._endpoint = await self._connect()
         finally:
             self._opening = False
+        if self._has_own_hub:
+            self.hub.begin()
         if self._closing:
             self.close()
             raise NotRunning("the services were closed while they were being opened")
         self._fanout.connect(self._endpoint.now())
         self._endpoint.pump()
-        if self.data:
-            self.connected.set()
+        self.hub.ingest(CoordinatorOpened(list(self.data)))
 
     async def _connect(self) -> Endpoint:
         rigs = self._rigs.rigs
@@ -231,7 +226,7 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         fanout = self._fanout
         for name, address in self._addresses.items():
             fanout.peers[name].is_shared = self._rigs.may_share and list(self._addresses.values()).count(address) > 1
-        endpoint = Endpoint(fanout, self._on_event, fanout.report_refusal, fanout.report_life)
+        endpoint = Endpoint(fanout, self.hub.ingest, fanout.report_refusal, fanout.report_life)
         try:
             for name, (family, address) in zip(rigs, found, strict=True):
                 await self._open_lines(endpoint, name, family, address)
@@ -312,9 +307,12 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         endpoint.close()  # which tells what became of the pushes that are outstanding
         for ping in list(self._pings):
             self._finish_pings([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
-        self.connected.unset()
+        with contextlib.suppress(NotRunning):  # a hub that has ended before
+            self.hub.ingest(CoordinatorClosed())
         for rig in self.values():
             rig.close()
+        if self._has_own_hub:
+            self.hub.end()
 
     def _on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the loop: now, if this is its thread, else soon."""
@@ -807,38 +805,32 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
 
     # ------------------------------------------------------------------------------------------------- events
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, MessageReceived):
-            self._deliver(event)
-        elif isinstance(event, PushCompleted):
-            self._complete(event)
-            return
-        elif isinstance(event, PushDecided):
-            self._decide(event)
-        elif isinstance(event, RequestReceived):
-            self._confirm(event)
-        elif isinstance(event, ProbeAnswered):
-            answered = [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]
-            if answered:
-                now = asyncio.get_running_loop().time()
-                self._finish_pings(answered, self._fanout.peers[event.rig].mistaken_for(now) or self._ping_reply(event))
-        elif isinstance(event, ProbeRefused):
-            self._refuse_pings(event.rig)
-        elif isinstance(event, RemoteComplaint):
-            self._note_complaint(event)
-        elif isinstance(event, LinkChanged):
-            self._note_link(event)
-        elif isinstance(event, Notice):
-            self._note_notice(event)
-        elif isinstance(event, StoodStill):
-            logger.warning(
-                "this program stood still for %.1f s, in which it heard no rig: it was stopped, its computer slept, "
-                "or one of its callbacks, or other code, held up all threads",
-                event.seconds,
-            )
-        elif isinstance(event, ViolationSeen):
-            logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
-        self.subscribers.tell(event)
+    def _make_rules(self) -> None:
+        rules: dict[type[Event], Callable[[Any], object]] = {
+            CoordinatorOpened: self._note_opening,
+            CoordinatorClosed: lambda _: self.connected.unset(),
+            MessageReceived: self._deliver,
+            PushDecided: self._decide,
+            RequestReceived: self._confirm,
+            ProbeAnswered: self._answer_pings,
+            ProbeRefused: self._refuse_pings,
+            RemoteComplaint: self._note_complaint,
+            LinkChanged: self._note_link,
+            PushCompleted: self._complete,
+        }
+        for kind, rule in rules.items():
+            self.hub.rule(kind, rule)
+        self.hub.rule(PushCompleted, self._settle, last=True)
+        LogRules(self.hub)
+
+    def _note_opening(self, event: CoordinatorOpened) -> None:
+        if event.rigs:
+            self.connected.set()
+
+    def _answer_pings(self, event: ProbeAnswered) -> None:
+        if answered := [ping for ping in self._pings if (ping.rig, ping.n) == (event.rig, event.n)]:
+            now = asyncio.get_running_loop().time()
+            self._finish_pings(answered, self._fanout.peers[event.rig].mistaken_for(now) or self._ping_reply(event))
 
     def _deliver(self, event: MessageReceived) -> None:
         pending = self._pending.get(event.request_time) if event.request_time is not None else None
@@ -857,7 +849,6 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
 
     def _decide(self, event: PushDecided) -> None:
         if pending := self._pending.get(event.request_time):
-            pending.is_decided = True
             result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
             guarded("waiter for a push", pending.done, result.as_outcome())
 
@@ -872,14 +863,13 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
             self._deliver_failures(event.event, event.failures, was_confirmed=bool(pending and pending.confirmed))
         self.log.file(event.request_time, outcome, pending.size if pending else 0)
         self.response_received.announce()
-        self.subscribers.tell(event)
+        self._settling[event.request_time] = pending, outcome
+
+    def _settle(self, event: PushCompleted) -> None:
+        pending, outcome = self._settling.pop(event.request_time)
         if pending:
             closed = NotRunning("closed before every rig had answered") if self._closing and event.failures else None
             guarded("waiter for a push", pending.done, closed or outcome)
-        for error in event.failures.values():
-            is_called_off = pending and pending.is_decided and isinstance(error, Interrupted)
-            level = logging.INFO if is_called_off else logging.ERROR  # who calls it off knows, and why
-            push_logger.log(level, "%s: %s", event.event.name, one_line(str(error)))
 
     def _deliver_failures(self, event: ExpMessage, failures: Mapping[str, RigError], was_confirmed: bool) -> None:
         if was_confirmed:
@@ -890,35 +880,11 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
                 self[name].deliver(NULL_MESSAGE, [f"{error.error}: {error.message}", event], self.address(name))
 
     def _note_complaint(self, event: RemoteComplaint) -> None:
-        # One line for each rig and message: a rig whose callback fails may say so for every datagram.
-        level = logging.DEBUG if (event.rig, event.event) in self._complained else logging.ERROR
-        self._complained.add((event.rig, event.event))
-        text = one_line(event.text)
-        logger.log(level, "%s: its callback for %s failed: %s", event.rig, event.event.name, text)
         error, _, problem = event.text.partition(": ")
         self[event.rig].deliver_failure(RemoteError(event.rig, error, problem), event.event)
         self[event.rig].deliver(NULL_MESSAGE, [event.text, event.event], self.address(event.rig))
 
-    def _note_notice(self, event: Notice) -> None:
-        body = event.body if isinstance(event.body, dict) else {}
-        if event.topic == "status" and body.get("reason"):
-            reason = one_line(str(body["reason"]))
-            if self._failures.pop(event.rig, None) != reason:  # why it has stopped may be what it has just told
-                notice_logger.warning("%s does not record any more: %s", event.rig, reason)
-        elif event.topic == FAILURE:
-            self._failures[event.rig] = one_line(str(body.get("problem") or event.body))
-            notice_logger.error("%s: %s", event.rig, self._failures[event.rig])
-        elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
-            told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
-            # A rig of the version before tells each refusal of whoever reaches its port.
-            sort = event.rig, str(body.get("from")).rpartition(":")[0], str(body["error"]).partition(":")[0]
-            is_told = self._refusals.allows(sort, time.monotonic())
-            level = logging.WARNING if is_told else logging.DEBUG
-            notice_logger.log(level, "%s: %s", event.rig, one_line(told))
-
     def _note_link(self, event: LinkChanged) -> None:
-        level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO
-        link_logger.log(level, "%s is %s: %s", event.rig, event.after.value, one_line(event.reason))
         if event.after is LinkState.ALIVE:
             self._answered.add(event.rig)
         if event.after is LinkState.LOST and self[event.rig].dialect == Dialect.IBLUTIL.value:
@@ -994,8 +960,8 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
             known.clock if known else None,
         )
 
-    def _refuse_pings(self, rig: str) -> None:
-        address = urlsplit(self[rig].server_uri).netloc
+    def _refuse_pings(self, event: ProbeRefused) -> None:
+        rig, address = event.rig, urlsplit(self[event.rig].server_uri).netloc
         refused = RigRefused(
             rig, f"the host of {address} is up and nothing listens at that port; start the rig's program there"
         )

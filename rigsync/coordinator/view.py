@@ -17,7 +17,7 @@ from rigsync.core.events import (
     MessageReceived,
     Notice,
     RemoteComplaint,
-    RigRestarted,
+    RestartSeen,
     ViolationSeen,
 )
 from rigsync.core.notices import FAILURE
@@ -156,7 +156,7 @@ class Views:
         self._failures: dict[str, Told] = {}
         self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
         subscribe(LinkChanged, self._note_link)
-        subscribe(RigRestarted, self._note_restart)
+        subscribe(RestartSeen, self._note_restart)
         subscribe(RemoteComplaint, lambda event: self._note_failure(event.rig, f"{event.event.name}: {event.text}"))
         subscribe(ViolationSeen, lambda event: self._note_failure(event.source, event.problem))
         subscribe(MessageReceived, lambda event: self._note_message(event.rig, event.event.name))
@@ -193,7 +193,7 @@ class Views:
             why = f": {_ANEW}" if last and last.text == _ANEW else ""  # which is told just before
             self._note_failure(event.rig, f"{_BACK}{after}{why}")
 
-    def _note_restart(self, event: RigRestarted) -> None:
+    def _note_restart(self, event: RestartSeen) -> None:
         self._messages.pop(event.rig, None)  # the new program has had none
         self._note_failure(event.rig, _ANEW)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.messages import Verb
@@ -28,9 +28,50 @@ class Dialect(str, Enum):
     RIGSYNC = "rigsync"
 
 
+class Stamp(NamedTuple):
+    """What a hub notes of an event when it first hears of it."""
+
+    id: int
+    """Counts the events of that hub, from 1; or as whoever told the event gave it."""
+    type: str
+    """Name of the event's class."""
+    priority: int
+    """The lower, the sooner it is told where several wait."""
+    time: float
+    """Unix time in seconds, by the wall clock of this computer."""
+    rig: str | None
+    """The rig that it is about; None where it is about several, or none."""
+    cause: int | None
+    """The id of the event whose subscriber told this one; None where no event led to it."""
+
+
+class _Stamped:
+    """Has room for a stamp: frozen dataclasses are told without being copied."""
+
+    __slots__ = ("_stamp",)
+    _stamp: tuple[int, int, float, int | None]
+
+
+put_stamp = vars(_Stamped)["_stamp"].__set__
+"""Write the stamp of an event, of which nothing else can be changed: id, priority, time, cause. For hubs alone."""
+
+
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Base of all events."""
+class Event(_Stamped):
+    """Base of all events. Derive your own from it, as frozen dataclasses with slots."""
+
+    PRIORITY: ClassVar[int] = 0
+    """How soon a hub tells it where several wait: the lower, the sooner."""
+    SUPERSEDED_BY: ClassVar[tuple[str, ...]] = ()
+    """Where a newer one may take the place of one that waits: the fields that have to be equal for that."""
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """Id, type, priority, time, rig and cause; None before a hub has heard of the event."""
+        if not hasattr(self, "_stamp"):
+            return None
+        number, priority, time, cause = self._stamp
+        return Stamp(number, type(self).__name__, priority, time, getattr(self, "rig", None), cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +85,19 @@ class RigEvent(Event):
 
 
 # ----------------------------------------------------------------------------------------- from a coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorOpened(CoordinatorEvent):
+    """A coordinator has its sockets, and begins to look for its rigs."""
+
+    rigs: list[str]
+    """Their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorClosed(CoordinatorEvent):
+    """A coordinator has said goodbye to its rigs and closed its sockets: the last that it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +217,17 @@ class LinkChanged(CoordinatorEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class RigAlive(LinkChanged):
+class LinkAlive(LinkChanged):
     """A rig answers, for the first time or again."""
 
 
 @dataclass(frozen=True, slots=True)
-class RigSuspect(LinkChanged):
+class LinkSuspect(LinkChanged):
     """A rig has been silent for three beats."""
 
 
 @dataclass(frozen=True, slots=True)
-class RigLost(LinkChanged):
+class LinkLost(LinkChanged):
     """A rig has been silent for five beats, its host refuses, or it has said goodbye."""
 
 
@@ -186,9 +240,9 @@ class StoodStill(CoordinatorEvent):
 
 
 LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
-    LinkState.ALIVE: RigAlive,
-    LinkState.SUSPECT: RigSuspect,
-    LinkState.LOST: RigLost,
+    LinkState.ALIVE: LinkAlive,
+    LinkState.SUSPECT: LinkSuspect,
+    LinkState.LOST: LinkLost,
 }
 
 
@@ -213,6 +267,9 @@ class Notice(CoordinatorEvent):
 @dataclass(frozen=True, slots=True)
 class ProgressChanged(CoordinatorEvent):
     """Progress of something on a rig: told at most four times a second for each item, the last value always."""
+
+    PRIORITY: ClassVar[int] = 10
+    SUPERSEDED_BY: ClassVar[tuple[str, ...]] = ("rig", "item")
 
     rig: str
     """Name of the rig."""
@@ -264,7 +321,7 @@ class DialectDetected(CoordinatorEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class RigRestarted(CoordinatorEvent):
+class RestartSeen(CoordinatorEvent):
     """A rig's process is a new one: its boot number has changed."""
 
     rig: str

@@ -658,7 +658,7 @@ class Peer:
             restarted = self._remote_boot is not None
             self._meet(frame.boot)
             if restarted:  # before anything that the new process says
-                self._events.append(events.RigRestarted(self.name))
+                self._events.append(events.RestartSeen(self.name))
         elif frame.n <= self._left_at:
             self._count("late answer")  # the answer left before the goodbye
             return

@@ -33,17 +33,7 @@ from rigsync.core.answers import Identity
 from rigsync.core.arguments import to_plain, validate_event
 from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import (
-    EchoMissing,
-    Event,
-    HandlerDue,
-    HandlerOvertaken,
-    LeaseExpired,
-    MessageHandled,
-    NoticesDropped,
-    StatusChanged,
-    ViolationSeen,
-)
+from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, MessageHandled, StatusChanged
 from rigsync.core.lifecycle import named_reference
 from rigsync.core.messages import Command, Verb, to_json
 from rigsync.core.notices import FAILURE
@@ -55,10 +45,12 @@ from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import Endpoint, look_up, stamp_clock
 from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
+from rigsync.rig.rules import log_rules
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.console_window import ending_signals, watch_console_window
 from rigsync.runtime.exits import RIGS, at_exit
+from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread, is_coroutine_function
 from rigsync.runtime.precise import COARSE, wait_until
 from rigsync.runtime.workers import Workers
@@ -186,6 +178,8 @@ class Rig(RigBoard):
         self._lease = checked_lease(lease)
         self._identity = Identity(name, bool(main_sync), description, __version__)
         self._handlers: dict[Verb, list[Handler]] = {}
+        self.hub = Hub(f"rig {name}", owner="Rig")
+        """Where all that happens is told, while the rig serves: see `rigsync.Hub` and docs/hub.md."""
         self._session: _Session | None = None
         self._thread: LoopThread | None = None
         self._uri = str(self._config.address)
@@ -439,6 +433,7 @@ class Rig(RigBoard):
         thread.join(max(0.1, end - time.monotonic()))
         if session:
             session.end_workers(max(0.1, end - time.monotonic()))
+            self.hub.end_workers(max(0.1, end - time.monotonic()))
 
     @property
     def _interrupt_grace(self) -> float:
@@ -530,6 +525,7 @@ class Rig(RigBoard):
             self._session = None
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
+            await loop.run_in_executor(None, self.hub.end_workers, CLOSE_TIMEOUT / 2)
 
     def _wake(self) -> None:
         if session := self._session:
@@ -546,18 +542,20 @@ class Rig(RigBoard):
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        session = _Session(self.name, self._handlers, self._make_responder)
+        session = _Session(self.name, self._handlers, self._make_responder, self.hub)
         try:
             (family, address), *_ = await look_up(self._config)
             limit = self._config.max_message if self._config.address.scheme == "tcp" else None
             bound = await session.endpoint.listen(family, address, limit)
         except OSError as error:
             session.endpoint.close()
+            session.end_rules()
             # On some systems it takes seconds to find what holds the port.
             explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
             raise await explain from None  # its text says all
         self._uri = str(Address(self._config.address.scheme, *bound[:2]))
         self._session = session
+        self.hub.begin()
         session.tick()  # for all that was reported since the rig was made
         logger.info("rig %s listens on %s", self.name, self._uri)
 
@@ -651,11 +649,13 @@ class _RigThread(LoopThread):
 class _Session:
     """One stretch of serving: the core, its pump, and the handlers that are running."""
 
-    def __init__(self, name: str, handlers: dict[Verb, list[Handler]], make_responder: Callable[..., Responder]):
+    def __init__(
+        self, name: str, handlers: dict[Verb, list[Handler]], make_responder: Callable[..., Responder], hub: Hub
+    ):
         loop = asyncio.get_running_loop()
         self._name, self._handlers, self._loop = name, handlers, loop
         self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
-        self.endpoint = Endpoint(self.responder, self._on_event)
+        self.endpoint = Endpoint(self.responder, hub.ingest)
         self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         self._started: dict[int, float] = {}  # when each task's handlers were entered, in monotonic seconds
@@ -665,6 +665,17 @@ class _Session:
         self._worker = threading.local()
         self._raised: _Raised | None = None
         """What a handler has just raised, until that is told."""
+        self._hub = hub
+        rules: list[tuple[type[Event], Callable[[Any], object]]] = [
+            (MessageHandled, self._note_end),
+            (HandlerDue, self._keep_spare),
+            (StatusChanged, self._keep_spare),
+            (HandlerDue, self._begin),
+            (HandlerOvertaken, self._overtake),
+            (MessageHandled, self._log_handled),
+            *log_rules(name),
+        ]
+        self._rules = [hub.rule(kind, rule) for kind, rule in rules]
 
     def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
         """Tell the coordinators that watch; from any thread."""
@@ -744,6 +755,14 @@ class _Session:
         self.endpoint.close()
         for task in self._coroutines.values():
             task.cancel()
+        if self._rules:
+            self.end_rules()
+            self._hub.end()
+
+    def end_rules(self) -> None:
+        """Hear of no event any more."""
+        while self._rules:
+            self._rules.pop()()
 
     async def end_coroutines(self, timeout: float) -> None:
         """Leave, and give coroutine handlers some seconds to end."""
@@ -758,41 +777,25 @@ class _Session:
         for stuck in self.workers.close(timeout):
             logger.warning("%s: %s is still running its handler; it is left to itself", self._name, stuck)
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, MessageHandled):
-            self._has_ended.set()
-        if isinstance(event, (HandlerDue, StatusChanged)):
-            self.workers.keep_spare()  # EXPINTERRUPT runs on it when the system gives no more threads
-        if isinstance(event, HandlerDue):
-            self._begin(event)
-        elif isinstance(event, HandlerOvertaken):
-            logger.warning("%s: EXPINTERRUPT overtakes the handler of %s", self._name, event.event.name)
-            if task := self._coroutines.get(event.task):
-                task.cancel()
-        elif isinstance(event, StatusChanged):
-            reference = one_line(event.exp_ref or "no experiment")
-            logger.info("%s: %s, was %s (%s)", self._name, event.after.name, event.before.name, reference)
-        elif isinstance(event, LeaseExpired):
-            logger.error("%s: interrupts: %s", self._name, one_line(event.reason))
-        elif isinstance(event, NoticesDropped):
-            logger.warning(
-                "%s: %s does not get every notice: it is silent, or one of too many that watch",
-                self._name,
-                event.source,
-            )
-        elif isinstance(event, MessageHandled) and event.is_told:
-            raised = self._take_raised(event)
-            level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
-            if raised and raised.is_told:
-                level = logging.DEBUG
-            text = f"{event.event.name} from {event.source}: {one_line(event.error or 'answered')}"
-            logger.log(level, "%s: %s", self._name, text, exc_info=raised and raised.error)
-        elif isinstance(event, EchoMissing):
-            logger.warning(
-                "%s: %s did not confirm the answer to %s; going on", self._name, event.source, event.event.name
-            )
-        elif isinstance(event, ViolationSeen):
-            logger.warning("%s: %s sent %s (counted from now on)", self._name, event.source, one_line(event.problem))
+    def _note_end(self, _: MessageHandled) -> None:
+        self._has_ended.set()
+
+    def _keep_spare(self, _: Event) -> None:
+        self.workers.keep_spare()  # with which EXPINTERRUPT runs when no thread can be had any more
+
+    def _log_handled(self, event: MessageHandled) -> None:
+        if not event.is_told:
+            return
+        raised = self._take_raised(event)
+        level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
+        if raised and raised.is_told:
+            level = logging.DEBUG
+        text = f"{event.event.name} from {event.source}: {one_line(event.error or 'answered')}"
+        logger.log(level, "%s: %s", self._name, text, exc_info=raised and raised.error)
+
+    def _overtake(self, event: HandlerOvertaken) -> None:
+        if task := self._coroutines.get(event.task):
+            task.cancel()
 
     def _begin(self, due: HandlerDue) -> None:
         handlers = tuple(self._handlers.get(due.event, ()))

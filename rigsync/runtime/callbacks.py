@@ -7,44 +7,22 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from rigsync.core.events import Event
-
 logger = logging.getLogger("rigsync.callbacks")
 
-RAISED = "%s %s raised an exception; the others run and the link stays"
-Subscriber = Callable[[Any], object]
-
-
-class Subscribers:
-    """Subscribers by class of event. An exception in one harms no other."""
-
-    def __init__(self) -> None:
-        self._by_event: dict[type[Event], list[Subscriber]] = {}
-
-    def add(self, event: type[Event], callback: Subscriber) -> Callable[[], None]:
-        """Call `callback` with each event of a class and its subclasses; return a function that ends this."""
-        subscribers = self._by_event.setdefault(event, [])
-        subscribers.append(callback)
-
-        def remove() -> None:
-            if callback in subscribers:
-                subscribers.remove(callback)
-
-        return remove
-
-    def tell(self, event: Event) -> None:
-        """Call each subscriber of the event."""
-        for kind in type(event).__mro__:
-            for callback in tuple(self._by_event.get(kind, ())):
-                guarded(f"subscriber to {kind.__name__}", callback, event)
+RAISED = "%s %s raised an exception, %s; the others run and the link stays"
 
 
 def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
     """Call a user's function; log an exception, even SystemExit, with the function's name."""
     try:
         callback(*args)
-    except BaseException:
-        logger.exception(RAISED, role, name_of(callback))
+    except BaseException as error:
+        report(role, name_of(callback), error)
+
+
+def report(role: str, name: str, error: BaseException, log: logging.Logger = logger) -> None:
+    """Log what a user's function raised, with its name and the type."""
+    log.error(RAISED, role, name, type(error).__name__, exc_info=error)
 
 
 def name_of(callback: Callable[..., object]) -> str:

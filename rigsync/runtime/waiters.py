@@ -12,6 +12,7 @@ from typing import Any
 
 from rigsync.errors import LoopStuck, NotRunning
 from rigsync.runtime.conditions import Awaited
+from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
 
 STUCK_AFTER = 2.0
@@ -33,10 +34,12 @@ class Waiters:
         The service thread.
     not_running : callable
         Returns the error for a thread that does not run.
+    hub : Hub
+        Which knows what runs on it.
     """
 
-    def __init__(self, thread: LoopThread, not_running: Callable[[], NotRunning]):
-        self._thread, self._not_running = thread, not_running
+    def __init__(self, thread: LoopThread, not_running: Callable[[], NotRunning], hub: Hub):
+        self._thread, self._not_running, self._hub = thread, not_running, hub
         self._waiting: set[Awaited] = set()
 
     @contextlib.contextmanager
@@ -95,7 +98,7 @@ class Waiters:
         except NotRunning:
             raise self._not_running() from None
         if not reacted.wait(STUCK_AFTER):
-            raise stuck()
+            raise stuck(self._hub)
 
 
 def settled(future: Awaited, timeout: float | None) -> bool:
@@ -109,9 +112,11 @@ def settled(future: Awaited, timeout: float | None) -> bool:
     return True
 
 
-def stuck() -> LoopStuck:
-    """Return the error of a service thread that does not react."""
+def stuck(hub: Hub) -> LoopStuck:
+    """Return the error of a service thread that does not react; it names the subscriber that is being told."""
+    name = hub.blocked_by
     return LoopStuck(
-        "the service thread does not react: a callback of this program blocks it; callbacks have to return "
+        f"the service thread does not react: a callback of this program{f', {name},' if name else ''} blocks it; "
+        "callbacks have to return "
         "at once. The rigs may have received the message"
     )

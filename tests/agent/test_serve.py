@@ -20,7 +20,7 @@ from platforms import linux, needs_ffmpeg, posix
 from processes import LONG, Leftovers, free_port, keepers_of, until, watchers_of
 
 from rigsync import Auxiliaries, ExperimentError, PushError
-from rigsync.core.events import RigRestarted
+from rigsync.core.events import RestartSeen
 
 REFERENCE = "2026-03-01_2_mouse"
 STOP = {"stop": {"signal": "interrupt", "grace": 10}}
@@ -107,8 +107,8 @@ def test_one_that_was_killed_and_started_again_does_not_say_that_it_has_ended_th
     with folder.serve(file) as first:
         listening(first)
         with Auxiliaries({"cameras": uri}) as aux, contextlib.ExitStack() as stack:
-            restarted: list[RigRestarted] = []
-            aux.on("RigRestarted", restarted.append)
+            restarted: list[RestartSeen] = []
+            aux.on("RestartSeen", restarted.append)
             session = aux.experiment(REFERENCE)
             if whole:
                 session.__enter__()

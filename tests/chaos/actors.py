@@ -121,7 +121,7 @@ class CoordinatorActor:
         self._auxiliaries = Auxiliaries(rigs)
         self._auxiliaries.on(events.ProbeAnswered, self._probed)
         self._auxiliaries.on(events.LinkChanged, lambda event: self._tell("link", event.rig, event.after.value))
-        self._auxiliaries.on(events.RigRestarted, lambda event: self._tell("restarted", event.rig))
+        self._auxiliaries.on(events.RestartSeen, lambda event: self._tell("restarted", event.rig))
         self._tell("connected", self._auxiliaries.all_alive)
 
     def run(self, steps: list[dict[str, Any]]) -> None:

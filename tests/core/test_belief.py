@@ -79,9 +79,9 @@ def test_forged_goodbyes_notices_and_signs_of_life_mean_nothing(bench: PeerBench
 
 def test_a_rig_that_has_named_its_coordinator_is_held_to_it_after_a_restart(bench: PeerBench) -> None:
     alive(bench, NEW, to=None)  # an old program, or a forged one
-    assert bench.events(events.RigRestarted) == []
+    assert bench.events(events.RestartSeen) == []
     alive(bench, NEW)
-    assert len(bench.events(events.RigRestarted)) == 1
+    assert len(bench.events(events.RestartSeen)) == 1
 
 
 def test_an_older_program_in_the_place_of_a_newer_one_is_believed_in_the_end(bench: PeerBench) -> None:
@@ -240,7 +240,7 @@ def test_nothing_is_sent_to_a_rig_of_another_name() -> None:
         "configuration, or the name ephys where that rig's program is started; EXPINIT was not sent"
     )
     assert (bench.peer.state, bench.peer.status) == (LinkState.LOST, None)
-    assert len(bench.events(events.RigLost)) == 1
+    assert len(bench.events(events.LinkLost)) == 1
 
 
 def test_a_rig_that_has_its_right_name_in_the_end_is_asked() -> None:

@@ -349,8 +349,8 @@ def test_a_rig_that_is_started_anew_has_an_empty_board(peer: PeerBench) -> None:
     peer.notice(6, {"value": 1, "total": None, "unit": None}, topic="progress", key="a")
     peer.told.clear()
     peer.alive(boot="b" * 16)
-    told = [event for event in peer.told if isinstance(event, (StreamRemoved, events.RigRestarted))]
-    assert told == [StreamRemoved(NAME, "left", {"fps": 30}), events.RigRestarted(NAME)]
+    told = [event for event in peer.told if isinstance(event, (StreamRemoved, events.RestartSeen))]
+    assert told == [StreamRemoved(NAME, "left", {"fps": 30}), events.RestartSeen(NAME)]
     assert (peer.peer.board.progress, peer.peer.board.streams) == ({}, {})
 
 

@@ -550,7 +550,7 @@ def test_timers_of_a_busy_computer_put_off_neither_a_loss_nor_the_end_of_a_push(
         bench.fanout.handle_timer(bench.now)
         told = bench.fanout.take_events()
         assert not any(isinstance(event, events.StoodStill) for event in told)
-        lost += [bench.now for event in told if isinstance(event, events.RigLost)]
+        lost += [bench.now for event in told if isinstance(event, events.LinkLost)]
         settled += [bench.now for event in told if isinstance(event, PushCompleted)]
     assert len(lost) == len(RIGS)
     assert max(lost) <= 5.0 + late + 1e-9

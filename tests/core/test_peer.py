@@ -25,7 +25,7 @@ from rigsync.core.events import (
     ProbeRefused,
     RemoteComplaint,
     RequestReceived,
-    RigRestarted,
+    RestartSeen,
     ViolationSeen,
 )
 from rigsync.core.legacy import MOST
@@ -83,7 +83,7 @@ def test_an_alive_tells_the_rigsync_dialect() -> None:
     bench.alive()
     assert bench.peer.dialect is Dialect.RIGSYNC
     assert bench.events(DialectDetected) == [DialectDetected(NAME, Dialect.RIGSYNC)]
-    assert bench.events(LinkChanged) == [events.RigAlive(NAME, LinkState.UNKNOWN, LinkState.ALIVE, "answered")]
+    assert bench.events(LinkChanged) == [events.LinkAlive(NAME, LinkState.UNKNOWN, LinkState.ALIVE, "answered")]
 
 
 def test_the_probe_s_own_bytes_tell_the_iblutil_dialect() -> None:
@@ -633,13 +633,13 @@ def test_the_link_changes_are_told_with_their_reason(bench: PeerBench) -> None:
     bench.run(6)
     changes = bench.events(LinkChanged)
     assert changes == [
-        events.RigSuspect(NAME, LinkState.ALIVE, LinkState.SUSPECT, "silent for 3.0 s"),
-        events.RigLost(NAME, LinkState.SUSPECT, LinkState.LOST, "silent for 5.0 s"),
+        events.LinkSuspect(NAME, LinkState.ALIVE, LinkState.SUSPECT, "silent for 3.0 s"),
+        events.LinkLost(NAME, LinkState.SUSPECT, LinkState.LOST, "silent for 5.0 s"),
     ]
-    assert [type(change) for change in changes] == [events.RigSuspect, events.RigLost]
+    assert [type(change) for change in changes] == [events.LinkSuspect, events.LinkLost]
     assert bench.peer.reason == "silent for 5.0 s"
     bench.alive(2)
-    assert [type(change) for change in bench.events(LinkChanged)] == [events.RigAlive]
+    assert [type(change) for change in bench.events(LinkChanged)] == [events.LinkAlive]
 
 
 # ------------------------------------------------------------------------------------ this program has stood still
@@ -700,7 +700,7 @@ def test_a_program_that_stands_still_again_and_again_gives_up_all_the_same(bench
 def test_a_new_boot_is_a_restart_and_is_told_once(bench: PeerBench) -> None:
     bench.alive(2, boot=NEW)
     bench.alive(3, boot=NEW)
-    assert bench.events(RigRestarted) == [RigRestarted(NAME)]
+    assert bench.events(RestartSeen) == [RestartSeen(NAME)]
 
 
 def test_a_rig_that_restarts_during_the_first_probes_is_met_whichever_answer_comes_first() -> None:
@@ -721,7 +721,7 @@ def test_a_rig_that_restarts_during_the_first_probes_is_met_whichever_answer_com
 def test_the_first_boot_is_no_restart() -> None:
     bench = PeerBench().connect()
     bench.alive()
-    assert bench.events(RigRestarted) == []
+    assert bench.events(RestartSeen) == []
 
 
 def test_datagrams_from_before_the_restart_are_dropped(bench: PeerBench) -> None:
@@ -831,7 +831,7 @@ def test_a_goodbye_loses_the_link_at_once(bench: PeerBench) -> None:
 def test_the_goodbye_of_somebody_else_means_nothing(bench: PeerBench, boot: str) -> None:
     bench.receive(messages.bye(boot, 0, "x"))
     assert bench.peer.state is LinkState.ALIVE
-    assert bench.events(RigRestarted) == []
+    assert bench.events(RestartSeen) == []
 
 
 def test_a_goodbye_from_a_rig_never_heard_of_means_nothing() -> None:
@@ -1386,7 +1386,7 @@ def test_an_interrupt_that_is_outstanding_when_the_rig_restarts_has_failed_as_we
 def test_a_rig_that_restarts_with_nothing_outstanding_settles_nothing(bench: PeerBench) -> None:
     bench.alive(2, boot=NEW)
     assert bench.outcomes == []
-    assert bench.events(RigRestarted) == [RigRestarted(NAME)]
+    assert bench.events(RestartSeen) == [RestartSeen(NAME)]
 
 
 def test_the_restart_is_told_before_what_it_settles_leads_to_more(bench: PeerBench) -> None:
@@ -1433,7 +1433,7 @@ def test_an_alive_of_a_new_boot_is_believed_only_as_the_answer_to_a_probe(bench:
     forged += [Alive(NEW, 999, WALL, WALL, WALL, NAME, ExpStatus.RUNNING, None, "")]  # was never sent
     for frame in forged:
         bench.receive(messages.alive(frame), Line.PROBES)
-    assert bench.events(RigRestarted) == []
+    assert bench.events(RestartSeen) == []
     assert bench.peer.violations == {"unknown boot": 3}
     assert bench.peer.status is ExpStatus.CONNECTED
 
@@ -1445,7 +1445,7 @@ def test_a_boot_that_was_replaced_does_not_come_back(bench: PeerBench) -> None:
     bench.submit("EXPINIT")
     bench.sent()
     bench.alive(2, boot=RIG)  # left before the restart
-    assert bench.events(RigRestarted) == [RigRestarted(NAME)]
+    assert bench.events(RestartSeen) == [RestartSeen(NAME)]
     assert bench.outcomes == []
 
 

@@ -1,0 +1,98 @@
+"""What the log of a coordinator tells of events: a rule for each kind."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from rigsync._text import one_line
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import (
+    LinkChanged,
+    LinkState,
+    Notice,
+    PushCompleted,
+    PushDecided,
+    RemoteComplaint,
+    StoodStill,
+    ViolationSeen,
+)
+from rigsync.core.notices import FAILURE
+from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
+from rigsync.errors import Interrupted
+from rigsync.runtime.hub import Hub
+
+logger = logging.getLogger("rigsync.service")
+push_logger = logging.getLogger("rigsync.push")
+link_logger = logging.getLogger("rigsync.link")
+notice_logger = logging.getLogger("rigsync.notice")
+
+
+class LogRules:
+    """Logs what people at a rig have to know.
+
+    Parameters
+    ----------
+    hub : Hub
+        Where the events are told. Failed pushes are logged after everybody has heard of them.
+    """
+
+    def __init__(self, hub: Hub):
+        self._complained: set[tuple[str, ExpMessage]] = set()
+        self._decided: set[float] = set()
+        self._failures: dict[str, str] = {}
+        """The last failure that each rig has told."""
+        self._refusals: Ration[tuple[str, str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
+        hub.rule(LinkChanged, self._log_link)
+        hub.rule(Notice, self._log_notice)
+        hub.rule(RemoteComplaint, self._log_complaint)
+        hub.rule(StoodStill, self._log_standstill)
+        hub.rule(ViolationSeen, self._log_violation)
+        hub.rule(PushDecided, lambda event: self._decided.add(event.request_time))
+        hub.rule(PushCompleted, self._log_failures, last=True)
+
+    def _log_link(self, event: LinkChanged) -> None:
+        level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO
+        link_logger.log(level, "%s is %s: %s", event.rig, event.after.value, one_line(event.reason))
+
+    def _log_notice(self, event: Notice) -> None:
+        body = event.body if isinstance(event.body, dict) else {}
+        if event.topic == "status" and body.get("reason"):
+            reason = one_line(str(body["reason"]))
+            if self._failures.pop(event.rig, None) != reason:  # why it has stopped may be what it has just told
+                notice_logger.warning("%s does not record any more: %s", event.rig, reason)
+        elif event.topic == FAILURE:
+            self._failures[event.rig] = one_line(str(body.get("problem") or event.body))
+            notice_logger.error("%s: %s", event.rig, self._failures[event.rig])
+        elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
+            told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
+            # A rig of the version before tells each refusal of whoever reaches its port.
+            sort = event.rig, str(body.get("from")).rpartition(":")[0], str(body["error"]).partition(":")[0]
+            is_told = self._refusals.allows(sort, time.monotonic())
+            level = logging.WARNING if is_told else logging.DEBUG
+            notice_logger.log(level, "%s: %s", event.rig, one_line(told))
+
+    def _log_complaint(self, event: RemoteComplaint) -> None:
+        # One line for each rig and message: a rig whose callback fails may say so for every datagram.
+        level = logging.DEBUG if (event.rig, event.event) in self._complained else logging.ERROR
+        self._complained.add((event.rig, event.event))
+        text = one_line(event.text)
+        logger.log(level, "%s: its callback for %s failed: %s", event.rig, event.event.name, text)
+
+    def _log_standstill(self, event: StoodStill) -> None:
+        logger.warning(
+            "this program stood still for %.1f s, in which it heard no rig: it was stopped, its computer slept, "
+            "or one of its callbacks, or other code, held up all threads",
+            event.seconds,
+        )
+
+    def _log_violation(self, event: ViolationSeen) -> None:
+        logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
+
+    def _log_failures(self, event: PushCompleted) -> None:
+        is_decided = event.request_time in self._decided
+        self._decided.discard(event.request_time)
+        for error in event.failures.values():
+            is_called_off = is_decided and isinstance(error, Interrupted)
+            level = logging.INFO if is_called_off else logging.ERROR  # who calls it off knows, and why
+            push_logger.log(level, "%s: %s", event.event.name, one_line(str(error)))
