@@ -995,7 +995,7 @@ def serving(commands: Commands, *options: str) -> Iterator[Command]:
 
 
 def test_serve_has_the_lease_of_every_rig(commands: Commands) -> None:
-    assert f"[default: {LEASE}" in commands.run("serve", "--help").out
+    assert f"[default: {LEASE}" in " ".join(commands.run("serve", "--help").out.split())
 
 
 def test_serve_interrupts_after_its_lease(commands: Commands) -> None:

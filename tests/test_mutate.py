@@ -71,6 +71,7 @@ mutate = load()
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # of which these tests need none
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)  # options of plugins, perhaps
 
     def write(toy: str = TOY, tests: str = TESTS, folder: str = FOLDER) -> Path:
         root = tmp_path / "project"

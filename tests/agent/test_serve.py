@@ -150,7 +150,8 @@ def test_a_recorder_that_ends_badly_is_in_the_log(folder: Folder) -> None:
             # What `rigsync watch` shows, as any other program that watches.
             until(lambda: any("No space left" in str(n.body["error"]) for n in notices if n.topic == "log"))
         command.process.terminate()
-        assert "EXPEND failed: EndedBadly: " in (told := command.outcome().err)
+        told = command.outcome().err
+        assert told.count("EXPEND from 127.0.0.1:") == told.count("EndedBadly: ") == 1
         assert "No space left on device" in told
 
 
