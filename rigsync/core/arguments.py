@@ -8,7 +8,7 @@ import datetime
 import enum
 import math
 import pathlib
-import uuid
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -237,6 +237,12 @@ def _reference(value: Any) -> str | None:
     return reference_text(value)
 
 
+def _is_uuid(value: Any) -> bool:
+    # Without importing the module, which on Python 3.10 loads threads and processes: who has a UUID has imported it.
+    module = sys.modules.get("uuid")
+    return module is not None and isinstance(value, module.UUID)
+
+
 def to_plain(value: Any, path: str, room: Room = DATAGRAM_ROOM) -> Any:
     """Return `value` as what JSON knows.
 
@@ -331,7 +337,7 @@ def _plain_scalar(value: Any, path: str, depth: int, tally: _Tally) -> Any:
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
-    if isinstance(value, (pathlib.PurePath, uuid.UUID)):
+    if isinstance(value, pathlib.PurePath) or _is_uuid(value):
         return str(value)
     if isinstance(value, int):  # a subclass, as those below, among them numpy.str_ and numpy.float64
         return _plain_whole(int(value), path)
