@@ -178,7 +178,8 @@ def test_an_answer_too_large_for_the_way_back(stack: contextlib.ExitStack, monke
     stack.enter_context(rig)
     relay = stack.enter_context(relay_before({"cameras": ("127.0.0.1", port_of(rig.uri))}))["cameras"]
     aux = stack.enter_context(Auxiliaries({"cameras": "udp://{}:{}".format(*relay.address)}))
-    outcome = aux.push("EXPINFO", wait=True, timeout=1.0)
+    # Longer than `ask_again`: a busy rig acknowledges first, and only the next question is answered by its size.
+    outcome = aux.push("EXPINFO", wait=True, timeout=2.5)
     assert isinstance(outcome, PushError)
     failure = outcome.failed["cameras"]
     assert isinstance(failure, RigTimeout)
