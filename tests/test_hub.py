@@ -33,8 +33,10 @@ class Echo(events.Event):
     n: int = 0
 
 
-def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name in ("rigsync.hub", "rigsync.callbacks")]
+def texts(caplog: pytest.LogCaptureFixture, standstills: bool = False) -> list[str]:
+    """Return what the hub has logged; of standstills, which a busy computer causes too, only where that is wanted."""
+    told = [r.getMessage() for r in caplog.records if r.name in ("rigsync.hub", "rigsync.callbacks")]
+    return [text for text in told if standstills or "the event loop stood still" not in text]
 
 
 def progress(value: int, item: str = "frames") -> ProgressChanged:
@@ -289,7 +291,7 @@ def test_one_that_blocks_the_loop_is_named_with_how_long(
             hub.ingest(Pulse())
 
     run(main)
-    (told,) = [text for text in texts(caplog) if "blocks took" in text]
+    (told,) = [text for text in texts(caplog, standstills=True) if "blocks took" in text]
     assert told.startswith("subscriber to Pulse test_one_that_blocks_the_loop")
     assert float(told.partition(" took ")[2].partition(" s, and the event loop stood still")[0]) >= 0.2
 
