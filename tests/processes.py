@@ -54,10 +54,8 @@ def until(condition: Callable[[], Any], what: str = "this") -> Any:
     return value
 
 
-_worker, _workers = (
-    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]),
-    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
-)
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _start = random.randrange(20000, 32768)
 _ports = itertools.cycle(port for port in [*range(_start, 32768), *range(20000, _start)] if port % _workers == _worker)
 """Those that no system gives to a socket that asks for any, which may be a coordinator's before it is a rig's.
