@@ -132,11 +132,12 @@ def _try_to_write(folder: str) -> None:
 
 
 SAMPLED = 1000
-"""Files from before of which a little is read."""
+"""Most earlier files that are sampled."""
 SAMPLED_AT = (0.25, 0.5, 0.75)
-"""Where, as shares of their size: at their ends, files of one kind are alike, or change where one is added to."""
+"""Places of the samples, as shares of the size. Not the ends: files of one kind begin alike, and appending may change
+the end."""
 SAMPLE = 1024
-"""Bytes that are read in each place."""
+"""Bytes of a sample."""
 
 
 class Seen(NamedTuple):
@@ -322,12 +323,12 @@ class Segments:
 
 
 class Samples:
-    """A little of the content of files from before, by which one is known that was recorded over and is larger again.
+    """Samples of earlier files, which show that a file was recorded over even if it is larger again.
 
     Parameters
     ----------
     seen : mapping of str to Seen
-        The files. Of more than `SAMPLED` the newest are read.
+        The files. If there are more than `SAMPLED`, only the newest are read. Blocks.
     """
 
     def __init__(self, seen: Mapping[str, Seen]):
@@ -335,9 +336,9 @@ class Samples:
         self._taken = {path: (seen[path], _sample(path, seen[path].size)) for path in newest}
 
     def recorded_over(self, found: Mapping[str, Seen]) -> set[str]:
-        """Return which files have other content than before wherever it was looked at, once each.
+        """Return the files of which every sample has changed, once each; blocks.
 
-        A recorder that appends changes nothing there; one that keeps an index in its file changes some of it.
+        A recorder that appends changes no sample. One that keeps an index in its file changes some, not all.
         """
         over = set()
         for path, (before, content) in tuple(self._taken.items()):
@@ -351,7 +352,7 @@ class Samples:
 
 
 def _sample(path: str, size: int) -> list[bytes]:
-    """Return what stands in some places of a file; nothing where it cannot be read, or is empty."""
+    """Return samples of the first `size` bytes of a file; none if it is empty or cannot be read."""
     try:
         with open(path, "rb") as file:
             found = []

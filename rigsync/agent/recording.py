@@ -91,7 +91,7 @@ class Recording:
         self._kept = Kept({})
         self._samples = Samples({})
         self._recorded_over: dict[str, None] = {}
-        """Files from before that have other content now; the thread that looks adds to it."""
+        """Earlier files that were recorded over. The thread that looks at the files adds to it."""
         self._own: dict[str, Seen] = {}
         """The files of this recording, as they were last seen."""
         self._problems: dict[str, str] = {}

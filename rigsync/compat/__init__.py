@@ -1,4 +1,4 @@
-"""rigsync in the shape of other packages, for programs that have loaded these; none is loaded from here."""
+"""Makes rigsync's objects instances of other packages' classes. It loads none of these packages itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rigsync.coordinator.faces import lenders
 
 
 def lend_iblutil() -> None:
-    """Have `isinstance` know iblutil's classes once the program has loaded them."""
-    # The class, not the module: that is there while another thread is still loading it.
+    """Register with iblutil's classes, if the program has loaded them."""
+    # Look for the class: the module is there already while another thread still loads it.
     if hasattr(sys.modules.get("iblutil.io.net.app"), "Services"):
         import_module("rigsync.compat.iblutil")
         lenders.discard(lend_iblutil)

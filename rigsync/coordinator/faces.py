@@ -1,4 +1,4 @@
-"""What a coordinator's objects are taken for by programs that know another package's, of which nothing here knows."""
+"""Lets a coordinator's objects pass for another package's in `isinstance`. No such package is named here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from enum import IntFlag
 from rigsync.core.enums import ExpMessage
 
 lenders: set[Callable[[], object]] = set()
-"""Called before each `isinstance` of one of these objects, and by `shown`: they register what is loaded by then."""
+"""Functions that register other packages. Called before each `isinstance` of such an object, and by `shown`."""
 message_kinds: list[type[IntFlag]] = []
-"""What messages are in other packages that are loaded; filled by `lenders`."""
+"""Message enums of other packages that are loaded; `lenders` add them."""
 
 
 class Faced:
-    """An object that has the members of another package's class, of which nothing here knows."""
+    """Base of objects that have the members of another package's class."""
 
-    # Asked for by `isinstance`, and so in time, whichever of the two packages a program has imported first.
+    # `isinstance` asks for this, so it works whichever of the two packages was imported first.
     @property  # type: ignore[misc] # typeshed says that it can be set
     def __class__(self) -> type[Faced]:
         _lend()
@@ -24,7 +24,7 @@ class Faced:
 
 
 def shown(event: ExpMessage) -> IntFlag:
-    """Return a message for code of a program's own that is older than rigsync: of the other package's kind, if any."""
+    """Return a message as another package's enum has it, if one is loaded: for code written for that package."""
     _lend()
     return message_kinds[0](int(event)) if message_kinds else event
 
