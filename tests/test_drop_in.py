@@ -355,6 +355,17 @@ def test_a_start_whose_instant_is_past_is_interrupted(serve: Serve, connect: Con
     until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
 
 
+def test_a_start_that_is_about_to_come_is_interrupted(serve: Serve, connect: Connect) -> None:
+    """By its own clock, which is known to some milliseconds only, the rig may have begun already."""
+    rig = serve("cameras")
+    aux = connect(rig)
+    aux.request("EXPINIT", {"exp_ref": REFERENCE})
+    aux.push("EXPSTART", REFERENCE, delay=0.9)
+    until(lambda: aux._started._told, "the push")
+    aux.close()
+    until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
+
+
 def test_a_program_may_leave_its_rigs_running(serve: Serve, connect: Connect) -> None:
     rig = serve("cameras")
     aux = connect(rig, leave_running=True)

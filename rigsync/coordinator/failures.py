@@ -37,6 +37,9 @@ from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.experiment")
 
+ABOUT_TO_BEGIN = 1.0
+"""Seconds before its instant at which a start counts as begun: the rig's clock is known to some milliseconds only, and
+a goodbye, which calls off what waits, may come too late or never. An interrupt does no harm to what has not begun."""
 PROBE_TIMEOUT = 1.0
 """Seconds for the probe that confirms a rig's word that it has stopped; the next beat brings another one."""
 
@@ -255,8 +258,8 @@ class Started:
 
     def take(self, services: RigServices) -> list[str]:
         """Return the rigs and forget them."""
-        now = time.time()  # what waits for a later instant is called off by the goodbye
-        begun = [rig for rig in services if now >= self._told.get(rig, math.inf)]
+        soon = time.time() + ABOUT_TO_BEGIN
+        begun = [rig for rig in services if soon >= self._told.get(rig, math.inf)]
         rigs = [rig for rig in begun if rig in self._surely or self._may_be_own(services[rig])]
         self._forget(list(services))
         return rigs
