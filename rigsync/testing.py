@@ -29,6 +29,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event, HandlerDue, PushCompleted, Schedule
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import Command, Message, Verb
+from rigsync.core.orders import Order
 from rigsync.core.ownership import LEASE
 from rigsync.core.peer import Line
 from rigsync.core.responder import Responder
@@ -390,7 +391,8 @@ class Coordinator:
         self._pushed += 1
         request_time, now = float(self._pushed), self._network.now
         act_at = None if delay is None else now + delay
-        self.fanout.push(message, request_time, now, rigs, timeout, act_at=act_at)
+        names = None if rigs is None else list(rigs)
+        self.fanout.push(Order(message, request_time, names, timeout, act_at), now)
         self.pump()
         return request_time
 

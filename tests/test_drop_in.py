@@ -273,7 +273,7 @@ def test_what_a_verb_has_ended_or_a_restart_hears_nothing_more(connect: Connect,
     first.close()
     told: list[Any] = []
     serve("cameras", {"EXPINTERRUPT": told.append}, port=int(first.uri.rpartition(":")[2]))
-    until(lambda: not aux._started._surely, "the news of the restart")
+    until(lambda: not aux._lab._started._surely, "the news of the restart")
     aux.close()
     assert told == []
 
@@ -308,7 +308,7 @@ def test_an_experiment_that_was_taken_over_is_left_alone(serve: Serve, connect: 
     first, second = connect(rig), connect(rig)
     started(first, rig)
     second.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True})
-    until(lambda: not first._started._surely, "the news of it")
+    until(lambda: not first._lab._started._surely, "the news of it")
     first.close()
     assert rig.status is ExpStatus.RUNNING
 
@@ -361,7 +361,7 @@ def test_a_start_that_is_about_to_come_is_interrupted(serve: Serve, connect: Con
     aux = connect(rig)
     aux.request("EXPINIT", {"exp_ref": REFERENCE})
     aux.push("EXPSTART", REFERENCE, delay=0.9)
-    until(lambda: aux._started._told, "the push")
+    until(lambda: aux._lab._started._told, "the push")
     aux.close()
     until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
 

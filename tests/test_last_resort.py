@@ -118,7 +118,7 @@ aux.push('EXPEND', wait=True, timeout=0.5)
 end = time.monotonic() + 20
 while not seen and aux.services['down'].state.value != 'lost':
     assert time.monotonic() < end
-assert 'down' in aux.services._searches
+assert 'down' in aux.services._ways._searches
 aux.close()
 """
     assert told("", code)[0] == ""

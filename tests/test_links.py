@@ -18,7 +18,7 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, RigProgram, free_port, port_of, until
 
-import rigsync.coordinator.service
+import rigsync.coordinator.ways
 from rigsync import (
     Auxiliaries,
     ClockEstimate,
@@ -341,7 +341,7 @@ def test_a_rig_that_has_answered_is_waited_for_where_it_was(
     for _ in range(3):
         assert aux.services.address("cameras")[0] == "127.0.0.1"
         time.sleep(EAGER.lost_after / 2)
-    monkeypatch.setattr(rigsync.coordinator.service, "LOOKS_THERE", 0)
+    monkeypatch.setattr(rigsync.coordinator.ways, "LOOKS_THERE", 0)
     with Rig("cameras", f"udp://127.0.0.2:{port_of(rig.uri)}"):
         aux.wait_for("cameras", timeout=LONG)  # its computer has only the other address by now
 
@@ -353,7 +353,7 @@ def test_other_addresses_of_a_rig_that_has_answered_are_tried_after_six_look_ups
     with Rig("cameras", "udp://127.0.0.1:0") as rig:
         uri = f"udp://camera-pc:{port_of(rig.uri)}"
         aux = stack.enter_context(Auxiliaries(rigs_from({"cameras": uri}, Timing(beat=0.04))))
-        services, look_up = aux.services, rigsync.coordinator.service.look_up
+        services, look_up = aux.services, rigsync.coordinator.ways.look_up
         assert services is not None
         looked: list[str] = []
 
@@ -361,7 +361,7 @@ def test_other_addresses_of_a_rig_that_has_answered_are_tried_after_six_look_ups
             looked.append(services.address("cameras")[0])
             return await look_up(config)
 
-        monkeypatch.setattr(rigsync.coordinator.service, "look_up", look)
+        monkeypatch.setattr(rigsync.coordinator.ways, "look_up", look)
     until(lambda: len(looked) >= 8)
     assert looked[:8] == 7 * ["127.0.0.1"] + ["127.0.0.2"]  # the seventh has led to the other one
 

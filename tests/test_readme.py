@@ -39,7 +39,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
-PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS = blocks(TASK_PAGE, *["python"] * 4)
+PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 5)
 RIG_TELLS, SIGNALS = blocks(RIG_PAGE, "python", "python")
 RIGS, SERVE, LAB, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 4)
 (LOOK,) = blocks(DOCTOR, "python")
@@ -95,6 +95,15 @@ def test_first_script_starts_and_stops_the_rig(
     assert f"prints\n`{done.stdout.strip()}`" in README
     assert cameras.stdout
     assert [cameras.stdout.readline() for _ in range(2)] == ["recording 2026-11-20_1_mouse\n", "stopped\n"]
+
+
+def test_the_script_on_an_event_loop(serve: Callable[..., Any], tmp_path: Path) -> None:
+    rig = serve("cameras")
+    script = tmp_path / "task.py"
+    script.write_text(ON_A_LOOP.replace("udp://127.0.0.1:11001", rig.uri), encoding="utf-8")
+    done = run(["-W", "error", str(script)], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "records: True\ncameras answers\n['cameras']\n"
 
 
 def test_partial_failure_script_prints_what_readme_says(

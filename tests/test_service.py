@@ -1268,11 +1268,11 @@ def test_what_is_outstanding_when_the_services_close_is_in_the_log_and_announced
     async def main() -> None:
         with silent_rig("cameras") as clients:
             async with opened([clients]) as services:
-                when = draw_request_time()
-                services.push(compose("EXPSTART"), when, lambda _: None)
+                order = services.order(compose("EXPSTART"))
+                services.push(order)
                 services.response_received.mark()
                 services.close()
-                assert isinstance(services.log[when].failed["cameras"], Aborted)
+                assert isinstance(services.log[order.request_time].failed["cameras"], Aborted)
                 assert services.response_received.is_set()
 
     run(main())
@@ -1284,7 +1284,7 @@ def test_a_waiter_that_raises_stops_neither_the_pump_nor_the_others(serve: Serve
 
     async def main() -> None:
         async with opened([serve("cameras")]) as services:
-            services.push(compose("EXPSTATUS"), draw_request_time(), clumsy)
+            services.push(services.order(compose("EXPSTATUS")), clumsy)
             assert await services.request(compose("EXPSTATUS"))
 
     run(main())
@@ -1293,15 +1293,15 @@ def test_a_waiter_that_raises_stops_neither_the_pump_nor_the_others(serve: Serve
 def test_a_rig_that_is_lost_as_the_search_for_it_ends_is_searched_for_anew(serve: Serve) -> None:
     async def main() -> None:
         async with opened([serve("cameras")]) as services:
-            services._search("cameras")
+            services._ways._search("cameras")
             await asyncio.sleep(0)  # it ends, which it is about to tell
-            ended = services._searches["cameras"]
+            ended = services._ways._searches["cameras"]
             assert ended.done()
-            services._search("cameras")
-            anew = services._searches["cameras"]
+            services._ways._search("cameras")
+            anew = services._ways._searches["cameras"]
             assert anew is not ended
             await asyncio.sleep(0)
-            assert services._searches.get("cameras") is not ended
-            await came_true(lambda: not services._searches)
+            assert services._ways._searches.get("cameras") is not ended
+            await came_true(lambda: not services._ways._searches)
 
     run(main())

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import os
 import threading
 import time
@@ -17,30 +16,28 @@ from typing import Any, Literal, TypeVar, overload
 
 from rigsync._text import close_match
 from rigsync.config.files import load_rigs
-from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
+from rigsync.config.rigs import Rigs, checked_timeout
+from rigsync.coordinator.coordinator import STOP_TIMEOUT, UNENDED, Coordinator
+from rigsync.coordinator.course import Telling
 from rigsync.coordinator.experiment import Experiment, unfinished
 from rigsync.coordinator.faces import shown
-from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, Started
-from rigsync.coordinator.reports import Reports
+from rigsync.coordinator.failures import RigFailure
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
 from rigsync.coordinator.service import RigServices
-from rigsync.coordinator.view import RigView, Views
+from rigsync.coordinator.view import RigView
 from rigsync.core import events
-from rigsync.core.arguments import checked_delay, compose, compose_command, parts_of, validate_event
+from rigsync.core.arguments import compose, compose_command, parts_of, validate_event
 from rigsync.core.enums import ExpMessage
-from rigsync.core.messages import Message
+from rigsync.core.orders import Order
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import (
-    BusyError,
     LoopBlocked,
     LoopStuck,
     NotRunning,
     PushError,
     RigError,
     RigsMissing,
-    UnknownEvent,
 )
-from rigsync.hub.events import kinds_below
 from rigsync.runtime.callbacks import guarded, resolve_future
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
 from rigsync.runtime.exits import COORDINATORS, at_exit
@@ -54,12 +51,7 @@ link_logger = logging.getLogger("rigsync.link")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds within which `Auxiliaries.close` returns."""
-STOP_TIMEOUT = 1.2
-"""Seconds of these for interrupting rigs that were started and not ended."""
-STOP_GRACE = 0.3
-"""Seconds more for an iblutil rig, whose pause comes first."""
-_UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
+"""Seconds within which `Auxiliaries.close` returns; `STOP_TIMEOUT` of these are for interrupting what was started."""
 _CLOSED = "closed before every rig had answered"
 _KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
 
@@ -106,6 +98,8 @@ class Auxiliaries:
     """Set while the services are open, even if rigs are lost. It serves as a thread event and as a condition."""
     response_received: Arrivals = None  # type: ignore[assignment] # likewise
     """Notified whenever all rigs have answered a push, or failed. It serves as a thread event and as a condition."""
+    hub: Hub
+    """Where all that happens is told: see `rigsync.Hub` and docs/hub.md."""
     stop_event: threading.Event = None  # type: ignore[assignment] # likewise
     """Once set, the thread stops and cleans up the services."""
     refresh_rate: float = PAUSE
@@ -120,25 +114,25 @@ class Auxiliaries:
         log_limit: int = 10_000,
         leave_running: bool = False,
     ):
-        self._rigs = rigs_from(clients)
+        serves_itself = type(self).listen is not Auxiliaries.listen
+        own, log = weakref.ref(self), (WritableLog if serves_itself else ResultLog)(log_limit)
+        self._lab = Coordinator(
+            clients,
+            leave_running=leave_running,
+            log=log,
+            hub=Hub("auxiliaries", owner="Auxiliaries"),
+            pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
+        )
+        self._rigs, self._log, self.hub = self._lab.rigs, log, self._lab.hub
         self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
         self._queued: dict[float, list[Any]] = {}
         """Unanswered pushes: message, arguments and keywords by request time, as in iblrig."""
-        serves_itself = type(self).listen is not Auxiliaries.listen
-        self._log = (WritableLog if serves_itself else ResultLog)(log_limit)
-        self.hub = Hub("auxiliaries", owner="Auxiliaries")
-        """Where all that happens is told: see `rigsync.Hub` and docs/hub.md."""
-        self._reports = Reports(self.hub)
-        self._started = Started(self.hub)
-        self._leave_running = leave_running
-        self._views = Views(self.hub.rule)
         self._begun: Experiment | None = None
         """What `begin` has begun last."""
         self._warned: set[str] = set()
         self._listens = False
         """Whether `listen` is this class's own. A subclass's may serve the queue itself."""
-        self.connected = Latch()
-        self.response_received = Arrivals()
+        self.connected, self.response_received = self._lab.services.connected, self._lab.services.response_received
         self.stop_event = _StopEvent(self._wake)
         self._remote: RigServices | None = None
         self._created = Awaited()
@@ -264,13 +258,7 @@ class Auxiliaries:
         TypeError
             It is no function.
         """
-        kinds = {kind.__name__.lower(): kind for kind in kinds_below(events.CoordinatorEvent)}
-        name = getattr(event, "__name__", str(event))
-        if name.lower() not in kinds:
-            choices = sorted(kind.__name__ for kind in kinds.values())
-            close = close_match(name, choices)
-            raise UnknownEvent(f"no event {name!r}{close or ';'} choices: {', '.join(choices)}")
-        return self.hub.subscribe(kinds[name.lower()], callback)
+        return self._lab.on(event, callback)
 
     def on_notice(self, topic: str, callback: Callable[[events.Notice], Any] | None) -> Callable[[], None]:
         """Call one function with all notices of one topic, which rigs tell by ``rig.notify(topic, ...)``.
@@ -298,7 +286,7 @@ class Auxiliaries:
         TypeError, ValueError
             The topic is no text, empty, or ``progress`` or ``stream``; or the callback is no function.
         """
-        return self._reports.assign(topic, callback)
+        return self._lab.on_notice(topic, callback)
 
     def wait_for(self, *rigs: str, timeout: float | None = None) -> None:
         """Wait until rigs answer, for instance those whose computers are still starting.
@@ -326,24 +314,19 @@ class Auxiliaries:
 
     def _missing_after(self, rigs: list[str], limit: float | None) -> dict[str, str]:
         """Wait until rigs answer, so many seconds at most; return the others by name, with what is known of each."""
-        remote = self._remote
-        if not self.is_running or remote is None:
+        if not self.is_running or self._remote is None:
             raise self._not_running()
-
-        def missing() -> dict[str, str]:
-            return {name: remote[name].reason for name in rigs if remote[name].state is not events.LinkState.ALIVE}
-
         with self._waiters.futures(1) as (future,):
 
             def check(_: object = None) -> None:
-                if not missing():
+                if not self._lab.missing(rigs):
                     future.bring(None)
 
             unsubscribe = self.hub.rule(events.LinkAlive, check)
             try:
                 self.thread.call(check)
                 if not settled(future, limit):
-                    return missing()
+                    return self._lab.missing(rigs)
             finally:
                 unsubscribe()
             if isinstance(outcome := future.value(), NotRunning):
@@ -352,10 +335,7 @@ class Auxiliaries:
 
     def _await_all(self, timeout: float) -> None:
         with contextlib.suppress(NotRunning):  # closed meanwhile, or dead; the next call says which
-            for name, reason in self._missing_after(list(self._rigs.rigs), timeout).items():
-                if self._remote and self._remote[name].state is not events.LinkState.LOST:  # of which the log tells
-                    text = "%s does not answer yet (%s) and is commanded as soon as it does; see `rigsync doctor`"
-                    self.thread.call(link_logger.warning, text, name, reason)
+            self.thread.call(self._lab.warn_of, self._missing_after(list(self._rigs.rigs), timeout))
 
     # ------------------------------------------------------------------------------------------------- pushing
 
@@ -476,64 +456,40 @@ class Auxiliaries:
         patience: float,
         all_or_none: bool = False,
     ) -> Any:
-        names = self._choose(rigs)
-        composed = compose(message, *args, room=self._rigs.room(names))
-        limit = checked_timeout(timeout)
-        ahead = checked_delay(composed.event, at, delay, time.time())
-        if isinstance(patience, bool) or not 0 <= patience < math.inf:
-            raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
+        checked = self._lab.checked(message, args, rigs, timeout, at, delay, patience)
         if wait:
             self._check_blocking("push(wait=True)")
         if self.is_running and (self._remote is None or not self._listens):
-            if names is not None or limit is not None or ahead is not None or patience:
+            if any(part is not None for part in checked[1:4]) or patience:
                 raise ValueError(
                     f"{type(self).__name__} serves its queue itself: push takes message and arguments alone"
                 )
             return self._queue_for_subclass(validate_event(message), args, wait)
-        if wait:
-            return self._push_and_wait(composed, names, limit, ahead, patience, all_or_none)
-        request_time = draw_request_time()
+        order = self._order(*checked, all_or_none=all_or_none)
         self.response_received.mark()
-        self._begin_push(composed, request_time, _ignore, names, limit, ahead, patience)
-        return request_time
+        if wait:
+            return self._push_and_wait(order)
+        self._begin_push(order, _ignore)
+        return order.request_time
+
+    def _order(self, *checked: Any, all_or_none: bool = False) -> Order:
+        if not self.is_running or self._remote is None:
+            raise self._not_running()
+        return self._remote.order(*checked, all_or_none=all_or_none)
 
     def _begin_push(
-        self,
-        message: Message,
-        request_time: float,
-        done: Callable[[Any], object],
-        names: list[str] | None,
-        limit: float | None,
-        ahead: float | None,
-        patience: float,
-        all_or_none: bool = False,
-        is_waited_for: Callable[[], bool] | None = None,
-    ) -> RigServices:
-        remote = self._remote
-        if not self.is_running or remote is None:
-            raise self._not_running()
-
+        self, order: Order, done: Callable[[Any], object], is_waited_for: Callable[[], bool] | None = None
+    ) -> None:
         def settle(outcome: Any) -> None:
-            self._queued.pop(request_time, None)
+            self._queued.pop(order.request_time, None)
             done(outcome)
 
-        self._queued[request_time] = [message.event, message.args, {}]
+        self._queued[order.request_time] = [order.message.event, order.message.args, {}]
         try:
-            remote.push(
-                message,
-                request_time,
-                settle,
-                names,
-                limit,
-                delay=ahead,
-                patience=patience,
-                all_or_none=all_or_none,
-                is_waited_for=is_waited_for,
-            )
+            self._lab.services.push(order, settle, is_waited_for=is_waited_for)
         except BaseException:
-            del self._queued[request_time]
+            del self._queued[order.request_time]
             raise
-        return remote
 
     def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
         """Queue a message for a subclass that makes its services or serves the queue itself, as iblrig's class does."""
@@ -547,22 +503,13 @@ class Auxiliaries:
                 raise LoopStuck(f"{type(self).__name__} has not answered {event.name} in time; look at its listen")
             return self._log[request_time]
 
-    def _push_and_wait(
-        self,
-        message: Message,
-        rigs: list[str] | None,
-        limit: float | None,
-        ahead: float | None = None,
-        patience: float = 0.0,
-        all_or_none: bool = False,
-    ) -> PushResult | PushError:
-        self.response_received.mark()
+    def _push_and_wait(self, order: Order) -> PushResult | PushError:
         waits = True
         with self._waiters.futures(1) as (future,):
             try:
-                begin = (message, draw_request_time(), future.bring, rigs, limit, ahead, patience, all_or_none)
-                remote = self._begin_push(*begin, lambda: waits)
-                longest = (ahead or 0.0) + remote.longest(limit) + patience
+                self._begin_push(order, future.bring, lambda: waits)
+                ahead = 0.0 if order.act_at is None else max(0.0, order.act_at - time.monotonic())
+                longest = ahead + self._lab.services.longest(order.timeout) + order.patience
                 outcome: PushResult | PushError = self._waiters.wait(future, longest)
             finally:
                 waits = False
@@ -619,15 +566,15 @@ class Auxiliaries:
         NotRunning
             The services are not open.
         """
-        name = self._rigs.only(rig)
+        self._rigs.only(rig)
         if self._remote is None:
             raise self._not_running()
-        return self._views.of(self._remote[name])
+        return self._lab.view(rig)
 
     @property
     def views(self) -> dict[str, RigView]:
         """How each rig is now, by name, in their order; empty where the services are not open."""
-        return {name: self._views.of(rig) for name, rig in (self._remote or {}).items()}
+        return self._lab.views if self._remote else {}
 
     def experiment(
         self,
@@ -682,32 +629,23 @@ class Auxiliaries:
         """
         names = self._choose(rigs)
 
-        def watch(*args: Any) -> FailureWatch:
+        def services() -> RigServices:
             if self._remote is None:
                 raise self._not_running()
-            return FailureWatch(self._remote, self.hub, *args)
+            return self._remote
 
-        def stop_later(out_of_reach: list[str], exp_ref: str | None, report: Any, patience: float) -> list[str]:
-            remote = self._remote
-            if remote is None:
-                raise self._not_running()
-            told = [rig for rig in out_of_reach if remote[rig].dialect != events.Dialect.IBLUTIL.value]
-            if told:
-                room = self._rigs.room(told)
-                said = compose(ExpMessage.EXPINTERRUPT, report, room=room), compose(ExpMessage.EXPCLEANUP, room=room)
-                LateStop(remote, self.hub, told, exp_ref, *said, patience)
-            return told
-
-        def begin(
-            message: str, args: tuple[Any, ...], rigs: list[str], delay: float | None, patience: float
-        ) -> PushResult | PushError:
+        def push(telling: Telling, patience: float) -> PushResult | PushError:
+            message, args, rigs, delay = telling.message, telling.args, telling.rigs, telling.delay
             outcome: PushResult | PushError = self._push(
-                message, args, True, rigs, timeout, None, delay, patience, all_or_none=True
+                message, args, True, rigs, timeout, None, delay, patience, telling.all_or_none
             )
             return outcome
 
         return Experiment(
             self,
+            push,
+            services,
+            self.hub,
             list(self._rigs.rigs) if names is None else names,
             ref,
             init=init,
@@ -715,9 +653,6 @@ class Auxiliaries:
             delay=delay,
             timeout=timeout,
             on_failure=on_failure,
-            begin=begin,
-            watch=watch,
-            stop_later=stop_later,
         )
 
     def begin(self, ref: Any, **options: Any) -> Experiment:
@@ -825,7 +760,8 @@ class Auxiliaries:
         composed = compose_command(command, args, kwargs, self._rigs.room(names))
         limit = checked_timeout(timeout)
         self._check_blocking("call()")
-        outcome = self._push_and_wait(composed, names, limit)
+        self.response_received.mark()
+        outcome = self._push_and_wait(self._order(composed, names, limit))
         if isinstance(outcome, PushError):
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise copy(outcome.failed[names[0]])
@@ -914,18 +850,8 @@ class Auxiliaries:
         """
         if self._remote is not None:
             return
-        own = weakref.ref(self)
-        remote = RigServices(
-            self._rigs,
-            log=self._log,
-            connected=self.connected,
-            response_received=self.response_received,
-            hub=self.hub,
-            pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
-        )
-        self.hub.begin()
-        await remote.open()
-        self._remote = self._thread.services = remote
+        await self._lab.connect()
+        self._remote = remote = self._lab.services
         if self._rigs.rigs:
             self.services = remote
 
@@ -968,8 +894,11 @@ class Auxiliaries:
         """Send what was pushed before the `listen` of a subclass called this class's."""
         for request_time, (event, args, _) in queued.items():
             if self._remote:
-                done = functools.partial(self._queued.pop, request_time)
-                self._remote.push(compose(event, *args), request_time, done)
+                order = self._remote.order(compose(event, *args), request_time=request_time)
+                self._remote.push(order, functools.partial(self._take_off, request_time))
+
+    def _take_off(self, request_time: float, _: object) -> None:
+        self._queued.pop(request_time, None)
 
     async def _serve_queue(self, services: RigServices) -> None:
         """Serve the queue through services of iblutil, which the `create` of a subclass has made as iblrig's does."""
@@ -1018,7 +947,7 @@ class Auxiliaries:
             self.services.close()
         if remote is None or not remote.is_open:
             return
-        await _stop_what_was_started(remote, self._thread)
+        await self._lab.stop_what_was_started()
         if notify_services:
             try:
                 await remote.request(compose(ExpMessage.EXPCLEANUP))
@@ -1079,8 +1008,8 @@ class Auxiliaries:
 
     def stop_at_exit(self) -> None:
         """Interrupt what was started, for the interpreter is ending; `await_outstanding` waits for it."""
-        if self._remote and not self._leave_running and (rigs := self._started.take(self._remote)):
-            self.push(ExpMessage.EXPINTERRUPT, _UNENDED, rigs=rigs, timeout=STOP_TIMEOUT)
+        if self._remote and (rigs := self._lab.take_started()):
+            self.push(ExpMessage.EXPINTERRUPT, UNENDED, rigs=rigs, timeout=STOP_TIMEOUT)
 
     def fail_waiters(self, reason: str) -> None:
         """Tell all waiting threads that no answer will come; for the service thread."""
@@ -1119,25 +1048,8 @@ async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
         if aux.stop_event.is_set():
             aux.fail_waiters(_CLOSED)
         await aux.cleanup()
-    elif (remote := thread.services) and remote.is_open:
-        await _stop_what_was_started(remote, thread)
-        remote.close()
-
-
-async def _stop_what_was_started(remote: RigServices, thread: _ServiceThread) -> None:
-    """Interrupt rigs that this program has started and not ended; log those that may go on recording."""
-    rigs = thread.started.take(remote) if not thread.leave_running else []
-    if rigs:
-        said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)
-        try:
-            await asyncio.wait_for(remote.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT + STOP_GRACE)
-        except PushError as error:
-            unmoved = [rig for rig, failure in error.failed.items() if not isinstance(failure, BusyError)]
-            if unmoved:  # why, the log has told
-                logger.error("%s may go on recording", ", ".join(unmoved))  # noqa: TRY400
-        except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # the pause is invalid or too long
-            reason = str(error) or "their pause was longer than the time to close"
-            logger.error("%s may go on recording: %s", ", ".join(rigs), reason)  # noqa: TRY400
+    else:
+        await thread.lab.close()
 
 
 _unclosed: weakref.WeakSet[Auxiliaries] = weakref.WeakSet()
@@ -1208,9 +1120,7 @@ class _ServiceThread(LoopThread):
         super().__init__("auxiliaries")
         # Not the object itself, or this thread would keep it from being collected.
         self._own = weakref.ref(auxiliaries)
-        self.services: RigServices | None = None
-        self.started, self.leave_running = auxiliaries._started, auxiliaries._leave_running
-        self.hub = auxiliaries.hub
+        self.lab = auxiliaries._lab
         self.stopping = asyncio.Event()
 
     def stop_serving(self) -> None:
@@ -1224,9 +1134,9 @@ class _ServiceThread(LoopThread):
     def task_failed(self, error: BaseException) -> None:
         if aux := self._own():
             aux.fail_waiters(f"the service thread has died of {type(error).__name__}: {error}")
-        if services := (aux.services if aux else self.services):
+        if services := (aux.services if aux else self.lab.services):
             services.close()
-        self.hub.end()
+        self.lab.hub.end()
 
 
 def _ignore(_: object) -> None:

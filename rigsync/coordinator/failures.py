@@ -13,7 +13,7 @@ from typing import Any
 
 from rigsync._text import one_line
 from rigsync.coordinator.remote_rig import RemoteRig
-from rigsync.coordinator.results import PushResult, draw_request_time
+from rigsync.coordinator.results import PushResult
 from rigsync.coordinator.service import RigServices
 from rigsync.core.clock import NANOSECONDS
 from rigsync.core.enums import ExpMessage, ExpStatus
@@ -379,7 +379,7 @@ class LateStop:
 
     def _tell(self, message: Message, rig: str, done: Callable[[Any], object]) -> None:
         with contextlib.suppress(NotRunning):
-            self._services.push(message, draw_request_time(), done, [rig], patience=self._patience)
+            self._services.push(self._services.order(message, [rig], patience=self._patience), done)
 
     def _forget(self, rig: str) -> None:
         self._tries.pop(rig, None)

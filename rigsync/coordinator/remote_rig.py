@@ -10,7 +10,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from rigsync.coordinator.faces import Faced
-from rigsync.coordinator.results import draw_request_time
 from rigsync.core.arguments import compose, encode, validate_event
 from rigsync.core.board import Progress
 from rigsync.core.clock import ClockEstimate
@@ -311,7 +310,7 @@ class RemoteRig(Faced):
             As for `confirmed_send`.
         """
         self._check_address(addr)
-        self._services.push(message_of(data, self.config.room), draw_request_time(), lambda _: None, [self.name])
+        self._services.push(self._services.order(message_of(data, self.config.room), [self.name]))
 
     async def on_event(self, event: Any) -> Any:
         """Wait for a message from the rig; the answer to the last `confirmed_send` of it is not missed by coming late.

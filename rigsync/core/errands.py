@@ -61,6 +61,10 @@ class Request:
         """The request in the iblutil dialect."""
         return legacy.array(self.message, legacy.COORDINATOR_MARK)
 
+    def is_of(self, request_time: float | None) -> bool:
+        """Whether it is of this push; every one is where None is meant."""
+        return request_time in (None, self.request_time)
+
     @property
     def hands_over_token(self) -> bool:
         """Whether an iblutil rig answers by its echo alone, as it does when it is handed a token."""
@@ -163,15 +167,14 @@ class Errands:
         limits = (self.limit(errand) for errand in chain(self._interrupts, self._queue))
         self._queue_timer = min(limits, default=math.inf)
 
-    def take_unsent(self) -> list[Errand]:
-        """Take out all that has not been sent."""
-        unsent = [*self._interrupts, *self._queue]
-        self._interrupts.clear()
-        self._queue.clear()
-        if self.current and not self.current.tries:
+    def take_unsent(self, request_time: float | None = None) -> list[Errand]:
+        """Take out what has not been sent, of one push or of all."""
+        unsent = [errand for errand in (*self._interrupts, *self._queue) if errand.request.is_of(request_time)]
+        for errand in unsent:
+            (self._interrupts if errand in self._interrupts else self._queue).remove(errand)
+        if self.current and not self.current.tries and self.current.request.is_of(request_time):
             unsent.insert(0, self.current)
             self.current = None
-        self._queue_timer = math.inf
         return unsent
 
     def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:

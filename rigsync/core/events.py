@@ -186,6 +186,20 @@ class PushCompleted(CoordinatorEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class RigSettled(CoordinatorEvent):
+    """One rig has answered a push, or failed; told where somebody goes through the outcomes as they come."""
+
+    rig: str
+    """Name of the rig."""
+    request_time: float
+    """Of the push."""
+    event: Verb
+    """The message."""
+    outcome: list[Any] | RigError = field(repr=False)
+    """What follows the event in the answer, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class PushDecided(CoordinatorEvent):
     """A push for all rigs or none has failed on one; each of the others has answered, or works on it.
 

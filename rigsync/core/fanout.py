@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from rigsync.core.clock import NANOSECONDS, StampClock
 from rigsync.core.enums import ExpMessage
 from rigsync.core.errands import Request
-from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided, Start, StoodStill
+from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided, RigSettled, Start, StoodStill
 from rigsync.core.lifecycle import ENDS
-from rigsync.core.messages import Message, Verb
+from rigsync.core.messages import Verb
+from rigsync.core.orders import Order
 from rigsync.core.outputs import Outputs
 from rigsync.core.peer import Line, Peer
 from rigsync.core.rigs import RigConfig
@@ -29,6 +30,8 @@ class _Push:
     at: float | None
     request: Request
     all_or_none: bool
+    tells_each: bool = False
+    """Whether somebody wants to hear of each rig as it answers."""
     answers: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[str, RigError] = field(default_factory=dict)
     starts: dict[str, Start] = field(default_factory=dict)
@@ -88,82 +91,50 @@ class Fanout(Outputs[tuple[str, Line]]):
             peer.connect(now)
             self._note_timer(peer)
 
-    def push(
-        self,
-        message: Message,
-        request_time: float,
-        now: float,
-        rigs: Iterable[str] | None = None,
-        timeout: float | None = None,
-        confirm: bool = False,
-        act_at: float | None = None,
-        patience: float = 0.0,
-        pause: float = 0.0,
-        all_or_none: bool = False,
-    ) -> None:
-        """Send a message to rigs.
-
-        Parameters
-        ----------
-        message : Message
-            What to send.
-        request_time : float
-            Unix time in seconds, by which the push is filed; each is used once.
-        now : float
-            Monotonic seconds.
-        rigs : iterable of str, optional
-            Names; all rigs by default.
-        timeout : float, optional
-            Seconds, instead of each rig's own; they count from `act_at`.
-        confirm : bool
-            Whether to tell, by `RequestReceived`, when a rig confirms that it has the message. Of an iblutil rig
-            nothing more is awaited.
-        act_at : float, optional
-            Monotonic seconds at which the rigs are to act, None for at once.
-        patience : float
-            Seconds beyond the timeout for rigs that confirm that they are working on it.
-        pause : float
-            Seconds between the last word of an iblutil rig and the message, unless its configuration says otherwise;
-            they do not count for the timeout. All iblutil rigs get the message when the last of them has had its pause.
-            An EXPINTERRUPT waits for each rig's own pause only.
-        all_or_none : bool
-            Whether to tell, by `PushDecided`, that it has failed on one rig, as soon as each of the others has answered
-            or works on it. Not before: the EXPINTERRUPT that follows must not reach another coordinator's rig.
+    def push(self, order: Order, now: float) -> None:
+        """Send a message to rigs; `now` in monotonic seconds.
 
         Raises
         ------
         ValueError
             The request time is that of a push that is not completed.
         """
+        message, request_time, act_at = order.message, order.request_time, order.act_at
         if request_time in self._pushes:
             raise ValueError(f"a push is already filed under the request time {request_time!r}")
-        chosen = [self.peers[name] for name in (self.peers if rigs is None else rigs)]
+        chosen = [self.peers[name] for name in (self.peers if order.rigs is None else order.rigs)]
         self._n += 1
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
-        leave_at = max((peer.ready_at(pause) for peer in chosen if waits), default=-math.inf)
-        request = Request(message, request_time, self._n, confirm, act_at, patience, pause, leave_at)
+        leave_at = max((peer.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
+        request = Request(message, request_time, self._n, order.confirm, act_at, order.patience, order.pause, leave_at)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         names = [peer.name for peer in chosen]
-        self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, all_or_none)
+        self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, order.all_or_none)
         self._events.append(PushBegun(request_time, message.event, message.args, names, at))
         begin = now if act_at is None else max(now, act_at)
         if not chosen:
             self._complete(request_time)
         # What began first ends last, as in iblutil.
         for peer in reversed(chosen) if message.event in ENDS else chosen:
-            peer.submit(request, begin + (peer.config.timeout if timeout is None else timeout), now)
+            peer.submit(request, begin + (peer.config.timeout if order.timeout is None else order.timeout), now)
             self._note_timer(peer)
 
-    def withdraw_queued(self) -> int:
-        """Take out what has not been sent to its rig; return how many pushes that concerns."""
-        touched = {request_time for peer in self.peers.values() for request_time in peer.withdraw_queued()}
+    def withdraw_queued(self, request_time: float | None = None) -> int:
+        """Take out what has not been sent to its rig, of one push or of all; return how many pushes that concerns."""
+        touched = {taken for peer in self.peers.values() for taken in peer.withdraw_queued(request_time)}
         return len(touched)
 
     def outstanding(self, request_time: float) -> list[str]:
         """Return the rigs that have not answered a push yet. Safe to call from any thread."""
         push = self._pushes.get(request_time)
         return [rig for rig in push.rigs if rig not in push.answers and rig not in push.failures] if push else []
+
+    def tell_each(self, request_time: float) -> dict[str, list[Any] | RigError]:
+        """Tell, by `RigSettled`, of each rig that answers a push or fails from now on; return what is known already."""
+        push = self._pushes[request_time]
+        push.tells_each = True
+        return {**push.answers, **push.failures}
 
     def probe(self, rig: str, now: float) -> int:
         """Probe one rig now; return the number of the probe."""
@@ -234,6 +205,8 @@ class Fanout(Outputs[tuple[str, Line]]):
             push.answers[rig] = outcome
             if start:
                 push.starts[rig] = start
+        if push.tells_each and outcome is not None:
+            self._events.append(RigSettled(rig, request.request_time, push.event, outcome))
         if not push.waiting:
             self._complete(request.request_time)
 

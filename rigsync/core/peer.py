@@ -257,9 +257,9 @@ class Peer:
         sent = [errand for errand in self._errands.under_way() if errand.request is request and errand.tries]
         return self.dialect is Dialect.IBLUTIL or all(errand.in_hand for errand in sent)
 
-    def withdraw_queued(self) -> list[float]:
-        """Take out all that has not been sent; return the request times."""
-        unsent = self._errands.take_unsent()
+    def withdraw_queued(self, request_time: float | None = None) -> list[float]:
+        """Take out what has not been sent, of one push or of all; return the request times."""
+        unsent = self._errands.take_unsent(request_time)
         for errand in unsent:
             self._fail(errand, Aborted(self.name, f"{errand.request.event.name} was taken out of the queue unsent"))
         return [errand.request.request_time for errand in unsent]

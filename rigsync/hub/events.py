@@ -36,6 +36,7 @@ from rigsync.core.events import (
     RequestReceived,
     RestartSeen,
     RigEvent,
+    RigSettled,
     Stamp,
     Start,
     StatusChanged,
@@ -94,6 +95,7 @@ KINDS: tuple[type[Event], ...] = (
     Tick,
     CoordinatorOpened,
     CoordinatorClosed,
+    RigSettled,
 )
 """rigsync's own events. The number of each is its place here, from 1: new ones come at the end."""
 
@@ -132,6 +134,7 @@ __all__ = [
     "RequestReceived",
     "RestartSeen",
     "RigEvent",
+    "RigSettled",
     "Stamp",
     "Start",
     "StatusChanged",

@@ -15,6 +15,7 @@ from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Event, LinkState, PushCompleted, PushDecided, RequestReceived
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import Alive, Command, Message, Request, decode
+from rigsync.core.orders import Order
 from rigsync.core.peer import Line
 from rigsync.core.rigs import Address, RigConfig
 from rigsync.core.timing import Timing
@@ -67,7 +68,7 @@ class Bench:
 
     def push(self, event: str, *args: Any, **options: Any) -> float:
         self.pushes += 1
-        self.fanout.push(compose(event, *args), float(self.pushes), self.now, **options)
+        self.fanout.push(Order(compose(event, *args), float(self.pushes), **options), self.now)
         return float(self.pushes)
 
     def requests(self) -> list[tuple[str, int, ExpMessage]]:
@@ -191,7 +192,7 @@ def test_each_rig_s_request_names_its_boot_and_the_arguments_are_encoded_once(mo
     message = compose("EXPINIT", {"a": 1})
     expected = [((rig, Line.REQUESTS), messages.request(COORDINATOR, 1, message, boot_of(rig))) for rig in RIGS]
     monkeypatch.setattr(messages, "to_json", None)
-    bench.fanout.push(message, 1.0, bench.now)
+    bench.fanout.push(Order(message, 1.0), bench.now)
     assert bench.fanout.take_datagrams() == expected
 
 
@@ -282,9 +283,9 @@ def test_an_unknown_rig_is_an_error_before_anything_is_sent() -> None:
 
 def test_a_request_time_is_used_once() -> None:
     bench = Bench()
-    bench.fanout.push(compose("EXPINFO"), 5.0, bench.now)
+    bench.fanout.push(Order(compose("EXPINFO"), 5.0), bench.now)
     with pytest.raises(ValueError, match="already filed"):
-        bench.fanout.push(compose("EXPINFO"), 5.0, bench.now)
+        bench.fanout.push(Order(compose("EXPINFO"), 5.0), bench.now)
     assert len(bench.requests()) == 3
 
 
@@ -521,7 +522,7 @@ def test_life_and_violations_reach_the_rig_s_own_peer() -> None:
 
 def test_a_command_goes_to_its_rig_and_its_completion_names_it() -> None:
     bench = Bench()
-    bench.fanout.push(compose_command("focus", (), {"z": 3}), 1.0, bench.now, ["ephys"])
+    bench.fanout.push(Order(compose_command("focus", (), {"z": 3}), 1.0, ["ephys"]), bench.now)
     assert bench.requests() == [("ephys", 1, Command("focus"))]
     bench.reply("ephys", 1, 2.5)
     (completed,) = bench.completed()
@@ -531,7 +532,7 @@ def test_a_command_goes_to_its_rig_and_its_completion_names_it() -> None:
 
 def test_a_command_that_an_iblutil_rig_does_not_know_is_completed_at_the_call() -> None:
     bench = Bench(dialect="iblutil")
-    bench.fanout.push(compose_command("focus", (), {}), 1.0, bench.now, ["ephys"])
+    bench.fanout.push(Order(compose_command("focus", (), {}), 1.0, ["ephys"]), bench.now)
     (completed,) = bench.completed()
     assert isinstance(completed.failures["ephys"], NotSupported)
     assert bench.requests() == []
@@ -543,7 +544,7 @@ def test_timers_of_a_busy_computer_put_off_neither_a_loss_nor_the_end_of_a_push(
     bench = Bench()
     lost: list[float] = []
     settled: list[float] = []
-    bench.fanout.push(compose("EXPSTATUS"), 1.0, bench.now, timeout=3.0)
+    bench.fanout.push(Order(compose("EXPSTATUS"), 1.0, timeout=3.0), bench.now)
     while bench.now < 8.0:
         bench.now = max(bench.now, bench.fanout.next_timer()) + late
         bench.fanout.note_standstill(late, bench.now)

@@ -13,6 +13,7 @@ from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import MessageReceived, PushCompleted, RequestReceived, ViolationSeen
 from rigsync.core.fanout import Fanout
+from rigsync.core.orders import Order
 from rigsync.core.peer import VERB_GAP, Line
 from rigsync.core.rigs import Address, RigConfig
 from rigsync.core.timing import Timing
@@ -163,7 +164,7 @@ class Pair:
 
     def push(self, event: str, **options: Any) -> None:
         self.pushes += 1
-        self.fanout.push(compose(event), float(self.pushes), self.now, pause=PAUSE, **options)
+        self.fanout.push(Order(compose(event), float(self.pushes), pause=PAUSE, **options), self.now)
 
     def receive(self, rig: str, data: bytes) -> None:
         self.fanout.receive_datagram(data, (rig, Line.REQUESTS), self.now)

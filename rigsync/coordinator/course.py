@@ -1,0 +1,392 @@
+"""The course of an experiment: what is told to which rigs, and what follows from their answers.
+
+It waits for nothing: each step yields what is to be told, and goes on with what became of it. `Experiment` runs the
+steps on the calling thread, `AsyncExperiment` on an event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rigsync import __version__
+from rigsync._text import one_line
+from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure
+from rigsync.coordinator.results import PushResult
+from rigsync.coordinator.service import RigServices
+from rigsync.core.arguments import compose
+from rigsync.core.enums import PROTOCOL_VERSION, ExpStatus
+from rigsync.core.events import Dialect
+from rigsync.core.lifecycle import reference_text, same_reference
+from rigsync.errors import (
+    BusyError,
+    ExperimentError,
+    PushError,
+    RemoteError,
+    RigError,
+    RigLost,
+    RigRefused,
+    RigsyncError,
+    RigTimeout,
+)
+from rigsync.runtime.callbacks import guarded
+from rigsync.runtime.conditions import Latch
+from rigsync.runtime.hub import Hub
+from rigsync.runtime.signals import EndingSignals
+
+logger = logging.getLogger("rigsync.experiment")
+
+PATIENCE, IMPATIENCE = 600.0, 20.0
+"""Seconds beyond each rig's own while it confirms that it is working on a message: in general, and at an interrupt,
+when somebody waits for the program to end."""
+LONGEST_TRACEBACK = 16_000
+"""Characters of a traceback that are sent: its end, with the error."""
+LONGEST_TEXT = 2_000
+"""Characters of an exception's text that is sent."""
+RECORDING = "recording"
+"""The stage of an experiment between EXPSTART and EXPEND."""
+_OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
+_DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """A message of an experiment for some of its rigs."""
+
+    message: str
+    args: tuple[Any, ...]
+    rigs: list[str]
+    patience: float
+    delay: float | None = None
+    all_or_none: bool = False
+
+
+Steps = Generator[Telling, Any, Any]
+"""What is to be told goes out; the `PushResult` or `PushError` comes in, None where nobody can wait for it."""
+
+
+class Course:
+    """An experiment, apart from who waits for it.
+
+    Parameters
+    ----------
+    services : callable
+        Returns the rigs; raises where they are not open.
+    hub : Hub
+        Where the events are told.
+    rigs : sequence of str
+        Names.
+    ref, init, start, delay, timeout, on_failure
+        As for `Auxiliaries.experiment`.
+    """
+
+    HOW_TO_BEGIN: ClassVar[str]
+    """In words, for who has not."""
+
+    def __init__(
+        self,
+        services: Callable[[], RigServices],
+        hub: Hub,
+        rigs: Sequence[str],
+        ref: Any,
+        *,
+        init: Mapping[str, Any] | None = None,
+        start: Any = None,
+        delay: float | None = None,
+        timeout: float | None = None,
+        on_failure: Callable[[RigFailure], object] | None = None,
+    ):
+        if init is not None and not isinstance(init, Mapping):
+            raise TypeError(f"init is a mapping, the data of EXPINIT, not {type(init).__name__}")
+        if init is not None and "exp_ref" in init:
+            raise ValueError("the reference is the first argument; leave exp_ref out of init")
+        if on_failure is not None and not callable(on_failure):
+            raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
+        self._services, self._hub, self._rigs = services, hub, list(rigs)
+        self._init, self._start, self._delay, self.timeout = dict(init or {}), start, delay, timeout
+        self._on_failure = on_failure
+        self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
+        """Reference of the experiment; the main sync's, once that has told one."""
+        self.results: dict[str, PushResult] = {}
+        """What became of each message, by its name."""
+        self.ready = Latch()
+        """Set while every rig records; serves as a thread event and as a condition."""
+        self._watch: FailureWatch | None = None
+        self._in_charge_of: list[str] = []
+        """Rigs that may have begun and are not known to have stopped."""
+        self._signals = EndingSignals()
+        self._state = "new"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.exp_ref}, {self._state}, {len(self._rigs)} rigs>"
+
+    # ------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has begun, or is beginning or ending, and is not over."""
+        return self._state not in ("new", "over")
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What has gone wrong since the start of the recording, by rig. A lost rig is in it until it is back."""
+        return self._watch.failures() if self._watch else {}
+
+    def check(self) -> None:
+        """Raise if a rig has failed since it began to record, or is lost; cheap, and without waiting.
+
+        Raises
+        ------
+        ExperimentError
+            Names each such rig with what has happened to it.
+        RuntimeError
+            The experiment was never begun: nothing is recorded.
+        """
+        self._check_begun("check()")
+        if self._watch and (failures := self._watch.take()):
+            outcomes = {rig: failures.get(rig, "records") for rig in self._rigs}
+            failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
+            raise ExperimentError(self.exp_ref, RECORDING, outcomes, failed)
+
+    def _check_begun(self, call: str) -> None:
+        if self._state == "new":
+            raise RuntimeError(
+                f"{call} on an experiment that was never begun, and nothing is recorded: "
+                f"begin it by {self.HOW_TO_BEGIN}"
+            )
+
+    def _check_goes_on(self, call: str) -> None:
+        self._check_begun(call)
+        if self._state != "running":
+            raise RuntimeError(f"{call}: the experiment {self.exp_ref} is over; begin another by {self.HOW_TO_BEGIN}")
+
+    def _enter(self) -> None:
+        if self._state != "new":
+            raise RuntimeError("an experiment is begun once; make a new one with experiment(...)")
+        self._state = "beginning"
+        self._signals.take_over()
+
+    def _leaving(self, error: BaseException | None) -> Steps:
+        """Interrupt what `error` leaves running; remove the guards in any case."""
+        self._begin_ending()
+        try:
+            if error is not None:
+                self._signals.hold(ctrl_c=True)
+                if self._in_charge_of:
+                    logger.warning("stopping %s: EXPINTERRUPT", ", ".join(self._in_charge_of))
+                yield from self._stop_and_clean_up(report_of(error))
+        finally:
+            self._state = "over"
+            if self._watch:
+                self._watch.close()
+            self._signals.give_back()
+        self._signals.act(error)
+
+    def _begin_ending(self) -> None:
+        # What follows takes a bounded time. A signal that asks for the end is obeyed after it.
+        # Not Ctrl-C: it turns an end that takes long into an interrupt.
+        self._state = "ending"
+        self._signals.hold(ctrl_c=False)
+
+    # ------------------------------------------------------------------------------------------------ beginning
+
+    def _beginning(self) -> Steps:
+        told = _information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information())))
+        self._find_reference(told)
+        self._check_not_running(told)
+        # Noted before it is sent, since Ctrl-C may come meanwhile. Rigs that record for somebody else are left out.
+        self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
+        yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
+        self._in_charge_of = list(self._rigs)
+        self._watch = FailureWatch(
+            self._services(), self._hub, self._rigs, self.exp_ref, self._note_failure, self.ready
+        )
+        yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
+        self._watch.begin()
+
+    def _information(self) -> dict[str, Any]:
+        return {
+            "exp_ref": self.exp_ref,
+            "main_sync": False,
+            "master": True,
+            "experiment_description": {},
+            "rig_version": __version__,
+            "spec_version": PROTOCOL_VERSION,
+            "status": int(ExpStatus.CONNECTED),
+        }
+
+    def _check_not_running(self, told: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse to join a running experiment of this reference: its recording began before."""
+        running = [
+            rig
+            for rig, info in told.items()
+            if info.get("status") == int(ExpStatus.RUNNING) and info.get("exp_ref") and not self._is_strangers(info)
+        ]
+        if running and not self._init.get("takeover"):
+            problem = (
+                f"it records {self.exp_ref} already; go on with that by init={{'takeover': True}}, or stop it by "
+                "EXPEND or EXPINTERRUPT, or give this experiment another number"
+            )
+            outcomes = {rig: problem if rig in running else _DONE["EXPINFO"] for rig in self._rigs}
+            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in running})
+
+    def _is_strangers(self, info: Mapping[str, Any]) -> bool:
+        reference = info.get("exp_ref")
+        is_same = isinstance(reference, str) and same_reference(reference, self.exp_ref)
+        return info.get("status") == int(ExpStatus.RUNNING) and reference is not None and not is_same
+
+    def _find_reference(self, told: Mapping[str, Mapping[str, Any]]) -> None:
+        """Use the main sync's reference, as iblrig's task code does; there may be one main sync."""
+        main = [rig for rig, info in told.items() if info.get("main_sync")]
+        if len(main) > 1:
+            problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
+            outcomes = {rig: problem if rig in main else _DONE["EXPINFO"] for rig in self._rigs}
+            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in main})
+        for rig in main:
+            # A rig that is STOPPED tells the experiment before this one.
+            if (reference := told[rig].get("exp_ref")) and told[rig].get("status") != int(ExpStatus.STOPPED):
+                try:
+                    found = reference_text(reference)
+                except ValueError as error:
+                    problem = f"it is the main sync, and what it tells is no reference: {error}"
+                    outcomes = {**dict.fromkeys(self._rigs, _DONE["EXPINFO"]), rig: problem}
+                    raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem)}) from error
+                if self.exp_ref is not None and not same_reference(self.exp_ref, found):
+                    logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
+                self.exp_ref = found
+
+    def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> Steps:
+        outcome = yield Telling(message, args, self._rigs, PATIENCE, delay, all_or_none=True)
+        if isinstance(outcome, PushError):
+            raise (yield from self._undone(message, outcome))
+        self.results[message] = outcome
+        return outcome
+
+    def _undone(self, message: str, error: PushError) -> Steps:
+        """Interrupt and clean up what has begun, since `message` failed; return what became of each rig.
+
+        A rig that has not answered yet is called off.
+        """
+        self._begin_ending()
+        self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
+        stopped = yield from self._stop_and_clean_up(
+            {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
+        )
+        outcomes = {}
+        for rig in self._rigs:
+            problem = error.failed.get(rig)
+            has_answered = rig in error.result or message == "EXPINFO"  # which calls nothing off
+            done = _DONE[message] if has_answered else f"{message} called off"
+            outcome = f"{message} failed: {problem.problem}" if problem else done
+            outcomes[rig] = f"{outcome}; then {stopped[rig]}" if rig in stopped else outcome
+        return ExperimentError(self.exp_ref, message, outcomes, error.failed)
+
+    # --------------------------------------------------------------------------------------------------- ending
+
+    def _ending(self) -> Steps:
+        self._begin_ending()
+        failures = self._watch.end() if self._watch else {}
+        ended = yield Telling("EXPEND", (), self._rigs, PATIENCE)
+        if isinstance(ended, PushResult):
+            self.results["EXPEND"] = ended
+        told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in ended.failed.items()}
+        self._in_charge_of = [rig for rig, error in ended.failed.items() if _may_have_begun("EXPEND", error)]
+        report = {"error": type(ended).__name__, "message": str(ended)[:LONGEST_TEXT]}
+        for rig, text in (yield from self._stop_and_clean_up(report)).items():
+            told[rig].append(text)
+        stopped = [rig for rig in self._rigs if rig not in ended.failed]
+        cleaned_up = yield Telling("EXPCLEANUP", (), stopped, PATIENCE)
+        self.results["EXPCLEANUP"] = cleaned_up.result if isinstance(cleaned_up, PushError) else cleaned_up
+        for rig, error in cleaned_up.failed.items():
+            told.setdefault(rig, ["ended"]).append(f"EXPCLEANUP failed: {error.problem}")
+        for rig, reason in failures.items():
+            if reason not in (ended.failed[rig].problem if rig in ended.failed else ""):  # which says it again
+                told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
+        if told:
+            failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
+            failed.update({**cleaned_up.failed, **ended.failed})
+            outcomes = {rig: "; then ".join(told.get(rig, ["ended and cleaned up"])) for rig in self._rigs}
+            stage = "EXPEND" if ended.failed else "EXPCLEANUP" if cleaned_up.failed else RECORDING
+            raise ExperimentError(self.exp_ref, stage, outcomes, failed)
+
+    def _stop_and_clean_up(self, report: dict[str, Any]) -> Steps:
+        """Interrupt and clean up rigs that may be running; return what became of each, in words.
+
+        Failures are only logged: they must not hide the reason for the interrupt.
+        """
+        rigs = self._in_charge_of
+        if not rigs:
+            return {}
+        self._signals.hold(ctrl_c=True)
+        if self._watch:
+            self._watch.end()
+        outcomes: dict[str, str] = {}
+        try:
+            stopped = yield Telling("EXPINTERRUPT", (report,), rigs, IMPATIENCE)
+            self._in_charge_of = []
+            if stopped is None:
+                yield Telling("EXPCLEANUP", (), rigs, PATIENCE)
+                return dict.fromkeys(rigs, "told to stop")
+            self._signals.hold(ctrl_c=False)  # nothing records any more; cleaning up may take long
+            out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, _OUT_OF_REACH)]
+            told_again: list[str] = []
+            try:
+                cleaned_up = yield Telling("EXPCLEANUP", (), rigs, PATIENCE)
+            finally:  # even if Ctrl-C ends that
+                if out_of_reach:
+                    told_again = self._stop_later(out_of_reach, report)
+        except RigsyncError as error:  # closed, for instance
+            logger.error("%s may go on recording: %s", ", ".join(rigs), error)  # noqa: TRY400 - the text says all
+            return dict.fromkeys(rigs, f"not reached: {error}")
+        for rig in rigs:
+            interrupted, tidied = stopped.failed.get(rig), cleaned_up.failed.get(rig)
+            outcomes[rig] = f"EXPINTERRUPT failed: {interrupted.problem}" if interrupted else "interrupted"
+            outcomes[rig] += f" and EXPCLEANUP failed: {tidied.problem}" if tidied else " and cleaned up"
+            if interrupted:
+                logger.error("%s may go on recording: %s", rig, one_line(interrupted.problem))
+        outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in told_again})
+        return outcomes
+
+    def _stop_later(self, out_of_reach: list[str], report: dict[str, Any]) -> list[str]:
+        """Have rigs that are out of reach stopped as soon as they answer; return those that say what they record."""
+        services = self._services()
+        told = [rig for rig in out_of_reach if services[rig].dialect != Dialect.IBLUTIL.value]
+        if told:
+            messages = compose("EXPINTERRUPT", report), compose("EXPCLEANUP")
+            LateStop(services, self._hub, told, self.exp_ref, *messages, IMPATIENCE)
+        return told
+
+    def _patience(self, telling: Telling) -> float:
+        return telling.patience if self.timeout is None else 0.0
+
+    def _note_failure(self, failure: RigFailure) -> None:
+        if self._on_failure:
+            guarded("on_failure", self._on_failure, failure)
+
+
+def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
+    return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
+
+
+def report_of(error: BaseException) -> dict[str, Any]:
+    """Return an exception as the data of EXPINTERRUPT, with the keys of iblrig's task code."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    told = "".join(traceback.TracebackException.from_exception(error).format())
+    return {
+        "error": type(error).__name__,
+        "message": str(error)[:LONGEST_TEXT],
+        "traceback": told[-LONGEST_TRACEBACK:],
+        "file": last[0].filename if last else None,
+        "line_no": last[0].lineno if last else None,
+    }
+
+
+def _may_have_begun(message: str, error: RigError | None) -> bool:
+    """Whether a rig has to be interrupted after `message` failed there or elsewhere."""
+    if isinstance(error, (BusyError, RigRefused)):
+        return False  # it is another coordinator's, or it is not there
+    # A rig that has refused EXPINIT has not begun; a silent one may have.
+    return message != "EXPINIT" or not isinstance(error, RemoteError)

@@ -1,0 +1,73 @@
+"""Single probes whose answer somebody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rigsync.coordinator.results import PingReply
+from rigsync.core.events import ProbeAnswered, ProbeRefused
+from rigsync.errors import RigError, RigRefused, RigTimeout
+from rigsync.runtime.callbacks import guarded
+from rigsync.runtime.hub import Hub
+
+
+@dataclass(slots=True, eq=False)
+class _Ping:
+    """A probe whose answer somebody waits for."""
+
+    rig: str
+    n: int
+    done: Callable[[PingReply | RigError], object]
+    timer: asyncio.TimerHandle | None = None
+
+
+class Pings:
+    """The probes of one coordinator that somebody waits for.
+
+    Parameters
+    ----------
+    hub : Hub
+        Where answers are told.
+    reply : callable
+        Makes the reply, or the error of a rig that is another one, of an answer.
+    address : callable
+        Returns host and port of a rig, as text.
+    """
+
+    def __init__(self, hub: Hub, reply: Callable[[ProbeAnswered], PingReply | RigError], address: Callable[[str], str]):
+        self._reply, self._address = reply, address
+        self._waiting: list[_Ping] = []
+        hub.rule(ProbeAnswered, self._note_answer)
+        hub.rule(ProbeRefused, self._note_refusal)
+
+    def wait(self, rig: str, n: int, timeout: float, done: Callable[[PingReply | RigError], object]) -> None:
+        """Have `done` called, once, with what becomes of a probe by its number, within so many seconds."""
+        late = RigTimeout(rig, f"no answer from {self._address(rig)} within {timeout:g} s")
+        ping = _Ping(rig, n, done)
+        ping.timer = asyncio.get_running_loop().call_later(timeout, self._finish, [ping], late)
+        self._waiting.append(ping)
+
+    def close(self) -> None:
+        """Tell all who wait that no answer will come."""
+        for ping in list(self._waiting):
+            self._finish([ping], RigTimeout(ping.rig, "closed before the probe was answered"))
+
+    def _note_answer(self, event: ProbeAnswered) -> None:
+        if answered := [ping for ping in self._waiting if (ping.rig, ping.n) == (event.rig, event.n)]:
+            self._finish(answered, self._reply(event))
+
+    def _note_refusal(self, event: ProbeRefused) -> None:
+        address = self._address(event.rig).partition("://")[2]
+        refused = RigRefused(
+            event.rig, f"the host of {address} is up and nothing listens at that port; start the rig's program there"
+        )
+        self._finish([ping for ping in self._waiting if ping.rig == event.rig], refused)
+
+    def _finish(self, pings: list[_Ping], outcome: PingReply | RigError) -> None:
+        for ping in pings:
+            self._waiting.remove(ping)
+            if ping.timer:
+                ping.timer.cancel()
+            guarded("waiter for a ping", ping.done, outcome)

@@ -1,0 +1,136 @@
+"""One push on an event loop: it can be awaited, and tells of each rig as that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING, Any
+
+from rigsync.coordinator.results import PushResult
+from rigsync.core.events import RigSettled
+from rigsync.core.orders import Order
+from rigsync.errors import NotRunning, PushError, RigError
+from rigsync.runtime.callbacks import resolve_future
+
+if TYPE_CHECKING:
+    from rigsync.coordinator.coordinator import Coordinator
+
+
+class Push:
+    """A message on its way to rigs; see `Coordinator.push`, which makes it.
+
+    ``await push`` gives the `PushResult`, or raises the `PushError` that holds it. The message is on its way whether or
+    not anybody awaits it, and goes on where who awaits it is cancelled.
+
+    Parameters
+    ----------
+    lab : Coordinator
+        Whose it is. The push keeps it until every rig has answered.
+    order : Order
+        What is sent, and to whom.
+    """
+
+    def __init__(self, lab: Coordinator, order: Order):
+        self._lab, self._order = lab, order
+        self._outcome: PushResult | PushError | NotRunning | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        lab.services.push(order, self._settle)
+
+    def __repr__(self) -> str:
+        outcome = "under way" if self._outcome is None else type(self._outcome).__name__
+        return f"<Push of {self._order.message.event.name} at {self.request_time!r}: {outcome}>"
+
+    @property
+    def request_time(self) -> float:
+        """Unix time in seconds: the push's key in the coordinator's `log`."""
+        return self._order.request_time
+
+    @property
+    def done(self) -> bool:
+        """Whether every rig has answered or failed."""
+        return self._outcome is not None
+
+    def cancel(self) -> None:
+        """Take the message back from rigs that it has not been sent to: for them it ends as `Aborted`.
+
+        What has been sent is not undone. EXPINTERRUPT stops what runs, and calls off what waits for its instant.
+        """
+        with contextlib.suppress(NotRunning):  # closed, which has taken it back
+            self._lab.services.on_loop(self._lab.services.withdraw_queued, self.request_time)
+
+    def __await__(self) -> Generator[Any, None, PushResult]:
+        return self._result().__await__()
+
+    async def outcome(self) -> PushResult | PushError:
+        """Wait until every rig has answered or failed, and return what became of it, an error too.
+
+        Raises
+        ------
+        NotRunning
+            The coordinator was closed before.
+        """
+        if self._outcome is None:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)  # before it looks again: another thread may settle it
+            try:
+                if self._outcome is None:
+                    with contextlib.suppress(NotRunning):
+                        services = self._lab.services
+                        services.on_loop(services.note_wait, self.request_time, lambda: bool(self._waiting))
+                    await future
+            finally:
+                self._waiting.remove(future)
+        if isinstance(self._outcome, NotRunning):
+            raise self._outcome
+        assert self._outcome is not None  # noqa: S101 - `_settle` has set it
+        return self._outcome
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, list[Any] | RigError]]:
+        """Go through the rigs as they answer, on the coordinator's event loop.
+
+        Yields
+        ------
+        rig : str
+            Its name.
+        outcome : list or RigError
+            What follows the event in its answer, or why there is none.
+
+        Raises
+        ------
+        NotRunning
+            The coordinator was closed before.
+        """
+        come: asyncio.Queue[tuple[str, list[Any] | RigError]] = asyncio.Queue()
+
+        def note(event: RigSettled) -> None:
+            if event.request_time == self.request_time:
+                come.put_nowait((event.rig, event.outcome))
+
+        unsubscribe = self._lab.hub.rule(RigSettled, note)
+        try:
+            known = self._lab.services.tell_each(self.request_time)
+            if known is None:  # every rig has answered by now
+                outcome = await self.outcome()
+                result = outcome.result if isinstance(outcome, PushError) else outcome
+                known = {**result, **result.failed}
+            for each in known.items():
+                yield each
+            names = self._lab.services if self._order.rigs is None else self._order.rigs
+            for _ in range(len(names) - len(known)):
+                yield await come.get()
+        finally:
+            unsubscribe()
+
+    async def _result(self) -> PushResult:
+        outcome = await self.outcome()
+        if isinstance(outcome, PushError):
+            # Not the one in the log, to which the traceback would tie all that the caller holds.
+            raise outcome.result.as_error()
+        return outcome
+
+    def _settle(self, outcome: PushResult | PushError | NotRunning) -> None:
+        if self._outcome is None:  # one for all or none settles twice
+            self._outcome = outcome
+            for future in list(self._waiting):
+                resolve_future(future, None)

@@ -1,0 +1,103 @@
+"""Signals that end a program: they wait while rigs are being stopped, and then they are obeyed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, ClassVar
+
+from rigsync.runtime.console_window import ending_signals, watch_console_window
+
+
+class Terminated(SystemExit):
+    """A signal ends the program in the middle of an experiment; the exit status is 128 plus its number."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+    def __str__(self) -> str:
+        return f"{self.name} ended the program"
+
+
+class EndingSignals:
+    """Makes signals that end a program raise `Terminated`, so that it leaves its `with`; on the main thread only.
+
+    These signals, and Ctrl-C, wait while rigs are being stopped. Nested experiments wait for each other.
+
+    Parameters
+    ----------
+    end : callable, optional
+        Called with the `Terminated` in place of raising it: on an event loop, a task has to end, not whatever runs.
+    """
+
+    _holding: ClassVar[dict[EndingSignals, bool]] = {}
+    """Those that hold signals back; whether Ctrl-C is held back too."""
+    _held: ClassVar[list[int]] = []
+
+    def __init__(self, end: Callable[[Terminated], None] | None = None) -> None:
+        self._end = end
+        self.holds_ctrl_c = False
+        """Whether Ctrl-C has to wait, and what comes to a task in its place: its cancellation."""
+        self._before: dict[int, Any] = {}
+        self._due: list[int] = []
+        self._process = os.getpid()
+
+    def take_over(self) -> None:
+        """Handle Ctrl-C if it is Python's, and those signals that the program leaves to the system."""
+        if threading.current_thread() is threading.main_thread():
+            for other in [other for other in self._holding if other._process != self._process]:
+                del self._holding[other]  # it was left to the process of which this is a fork
+            for number in (signal.SIGINT, *ending_signals()):
+                usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                handler = signal.getsignal(number)
+                owner = getattr(handler, "__self__", None)
+                if handler is usual or (isinstance(owner, EndingSignals) and owner._process != self._process):
+                    self._before[number] = usual
+                    signal.signal(number, self._handle)
+            watch_console_window()
+
+    def hold(self, *, ctrl_c: bool) -> None:
+        """Hold back signals from now on."""
+        self.holds_ctrl_c = ctrl_c
+        if threading.current_thread() is threading.main_thread():
+            self._holding[self] = ctrl_c
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process and number != signal.SIGINT:  # a fork, which has no rigs to stop
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif any(self._holding.values()) if number == signal.SIGINT else self._holding:
+            self._held.append(number)
+        elif number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        elif self._end:
+            self._end(Terminated(number))
+        else:
+            raise Terminated(number)
+
+    def give_back(self) -> None:
+        """Leave signals to the system again, except those that the program has taken meanwhile; hold none back."""
+        self.holds_ctrl_c = False
+        # Another thread cannot do that: the experiment was entered on the main thread and left on another.
+        is_main = threading.current_thread() is threading.main_thread()
+        for number, handler in self._before.items() if is_main else ():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
+        self._before.clear()
+        if self._holding.pop(self, None) is not None and not self._holding:
+            self._due = self._held.copy()
+            self._held.clear()
+
+    def act(self, error: BaseException | None) -> None:
+        """Obey the signals that were held back, unless the program is ending anyway."""
+        if isinstance(error, Terminated):
+            return
+        for number in self._due:
+            if number != signal.SIGINT:
+                raise Terminated(number)
+        if self._due and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt
