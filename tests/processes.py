@@ -19,6 +19,7 @@ import random
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -43,6 +44,21 @@ PROBE_WARNING = r"Expected list, got \{'rigsync'. 1, 'kind'. 'probe'"
 TOKEN = {"sync": "f3a8"}
 
 Report = Callable[..., None]
+
+
+def run_strictly(program: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in Python's development mode, which warns of what is left open.
+
+    It also has asyncio warn of what took long. That says only that the computer is busy, and is kept out.
+    """
+    prelude = "import logging; logging.getLogger('asyncio').setLevel(logging.ERROR)\n"
+    return subprocess.run(
+        [sys.executable, "-X", "dev", *options, "-c", prelude + textwrap.dedent(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=4 * LONG,
+    )
 
 
 def until(condition: Callable[[], Any], what: str = "this") -> Any:

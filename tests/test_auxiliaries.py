@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from live_helpers import SHORT, EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
-from processes import LONG, free_port, until
+from processes import LONG, free_port, run_strictly, until
 
 import rigsync.coordinator.auxiliaries
 import rigsync.coordinator.results
@@ -1293,13 +1293,7 @@ def test_create_that_fails_is_the_constructors_error() -> None:
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     prelude = "import rigsync, sys, threading, time\nrig = rigsync.Rig('cameras', 'udp://127.0.0.1:0')\nrig.start()\n"
-    return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", prelude + textwrap.dedent(code)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
+    return run_strictly(prelude + textwrap.dedent(code), "-W", "ignore::DeprecationWarning")
 
 
 @pytest.mark.parametrize(

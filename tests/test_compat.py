@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from processes import iblutil_net, until
+from processes import iblutil_net, run_strictly, until
 
 from rigsync import Auxiliaries, Experiment, ExpMessage, ExpStatus, RemoteRig, Rig, RigServices
 from rigsync.config.rigs import rigs_from
@@ -100,9 +97,7 @@ def test_encoding_is_that_of_iblutil(data: Any) -> None:
 
 def run_apart(program: str) -> Any:
     """Run a program in an interpreter of its own; return what it has written as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120
-    )
+    done = run_strictly(program)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 

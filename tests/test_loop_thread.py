@@ -7,7 +7,6 @@ import functools
 import gc
 import inspect
 import logging
-import subprocess
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from live_helpers import in_thread
-from processes import LONG, until
+from processes import LONG, run_strictly, until
 
 from rigsync.errors import LoopBlocked, NotRunning
 from rigsync.runtime.conditions import Awaited
@@ -881,7 +880,5 @@ def test_the_program_can_end(ending: str) -> None:
             ending,
         )
     )
-    ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
-    )
+    ended = run_strictly(program, "-W", "error")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -8,9 +8,7 @@ import json
 import logging
 import pathlib
 import socket
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -19,7 +17,7 @@ from typing import Any
 
 import pytest
 from live_helpers import SHORT, EchoServer, RawRig, came_true, ends_within, in_thread, silent_rig
-from processes import LONG, until
+from processes import LONG, run_strictly, until
 
 from rigsync import __version__
 from rigsync.config.rigs import rigs_from
@@ -322,9 +320,7 @@ def test_too_many_sockets_is_a_clear_error() -> None:
         for _ in range(20):  # and none of them is left open
             os.dup(0) if _ < 12 else None
         """
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = run_strictly(code)
     assert (done.returncode, done.stderr) == (0, "")
     assert "no more sockets at rig rig" in done.stdout
     assert "ulimit -n" in done.stdout
