@@ -211,6 +211,11 @@ SHOWN_BY = {
         "tests/agent/test_recording.py::test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end",
         "tests/agent/test_recording.py::test_a_file_from_before_that_is_recorded_over_fails_the_end_though_it_is_larger_again",
     ],
+    "a file is cut or replaced while it is recorded": [
+        "tests/agent/test_recording.py::test_a_file_that_loses_what_is_recorded_is_told_at_once_and_fails_the_end",
+        "tests/agent/test_recording.py::test_space_that_is_given_back_at_the_end_is_no_loss",
+        "tests/agent/test_recording.py::test_a_segment_may_be_cut_when_it_is_finished_and_not_while_it_grows",
+    ],
     "two rigs of one PC would record to one file": [
         "tests/agent/test_recording.py::test_a_path_is_in_use_by_one_recording_at_a_time",
         "tests/agent/test_recording.py::test_two_programs_do_not_record_to_one_file_and_one_that_is_killed_holds_nothing",

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigsync._text import one_line, size_text
 from rigsync.agent.aside import Aside
-from rigsync.agent.checks import Growth, Kept, Samples, Seen, Segments, matching_files
+from rigsync.agent.checks import Growth, Kept, Samples, Seen, Segments, Whole, matching_files
 from rigsync.core.board import LONGEST
 from rigsync.core.notices import FAILURE
 from rigsync.errors import RigsyncError
@@ -85,6 +86,7 @@ class Recording:
         self._patience = self._within - 2 * self._interval
         self._growth = Growth(self._patience, pattern)
         self._segments = Segments(self._patience, self._settled, pattern) if verify.segments else None
+        self._whole = Whole(verify.segments)
         self._task: asyncio.Task[None] | None = None
         self._before: dict[str, Seen] = {}
         """Files that were there before and have not changed."""
@@ -174,6 +176,7 @@ class Recording:
             found = await self._found()
             self._note_losses(found)
             own = self._measured(found)
+            self._note_lost(self._whole.update(own, time.strftime("%H:%M:%S")))
             if self._segments:
                 stopped, resumed = self._segments.update(own, loop.time())
                 self._note_segments(self._segments, own)
@@ -223,14 +226,12 @@ class Recording:
         return own
 
     def _note_losses(self, found: Mapping[str, Seen]) -> None:
-        for path, what in self._kept.update(found).items():
+        over = "was recorded over: what it held before is not in it any more"
+        self._note_lost(self._kept.update(found) | dict.fromkeys(tuple(self._recorded_over), over))
+
+    def _note_lost(self, lost: Mapping[str, str]) -> None:
+        for path, what in lost.items():
             self._note_problem(path, f"{_shown(path)} {what}; find out whether start does that, or another program")
-        for path in tuple(self._recorded_over):
-            self._note_problem(
-                path,
-                f"{_shown(path)} was recorded over: what it held before is not in it any more; find out whether start "
-                "does that, or another program",
-            )
 
     def _note_segments(self, segments: Segments, own: Mapping[str, Seen]) -> None:
         for path in segments.finished & own.keys():
