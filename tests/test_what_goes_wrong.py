@@ -220,6 +220,8 @@ SHOWN_BY = {
         "tests/agent/test_recording.py::test_a_path_is_in_use_by_one_recording_at_a_time",
         "tests/agent/test_recording.py::test_two_programs_do_not_record_to_one_file_and_one_that_is_killed_holds_nothing",
         "tests/agent/test_recording.py::test_a_path_and_a_pattern_that_matches_it_are_not_recorded_at_once",
+        "tests/agent/test_recording.py::test_two_patterns_that_match_a_file_that_is_there_are_not_recorded_at_once",
+        "tests/agent/test_recording.py::test_a_file_that_appears_and_that_two_recordings_match_is_told_by_both",
     ],
     "a recorder begins a new file every now and then": [
         "tests/agent/test_recording.py::test_a_recorder_that_goes_on_in_new_files_is_healthy",

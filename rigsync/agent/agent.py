@@ -189,6 +189,7 @@ class Agent(Rig):
         outputs = await self._outputs(ExpMessage.EXPINIT, values)
         has_run = self._action(ExpMessage.EXPINIT).run is not None  # it may move old files away
         with self._in_use.taking(keys_of_outputs(outputs)):
+            await self._refuse_shared(outputs)
             if not has_run:  # not before it is known that nobody is writing it, since it may be moved away
                 self._refuse_existing(outputs)
             told = await self._begin_experiment(reference, data, values)
@@ -226,6 +227,7 @@ class Agent(Rig):
         outputs = await self._outputs(ExpMessage.EXPSTART, values)
         begun = self._absent - self._left_behind  # by what EXPINIT has run or started
         with self._in_use.taking(keys_of_outputs(outputs)):
+            await self._refuse_shared(outputs)
             self._refuse_existing(output for output in outputs if output.path not in begun)
             try:
                 return await self._act(ExpMessage.EXPSTART, values)
@@ -365,8 +367,8 @@ class Agent(Rig):
             return None
         pattern = self._pattern(verify.files, values)
         cause = self._disk.cause if self._disk else lambda: ""  # without a watched disk no cause is known
-        overwrites = self._file.existing == OVERWRITE
-        return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause)
+        overwrites, shared = self._file.existing == OVERWRITE, self._in_use.shared
+        return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause, shared)
 
     # ------------------------------------------------------------------------------------ what will be recorded
 
@@ -407,6 +409,20 @@ class Agent(Rig):
                 yield start.ready.file
         if self._file.verify:
             yield self._file.verify.files
+
+    async def _refuse_shared(self, outputs: Iterable[Output]) -> None:
+        """Refuse to record where a file is there that another recording's pattern matches too.
+
+        Raises
+        ------
+        PathTaken
+            There is one.
+        """
+        for output in outputs:
+            if output.files:
+                what = f"the drive of {output.path!r}"
+                for problem in (await self._aside.ask(what, self._in_use.shared, output.files)).values():
+                    raise PathTaken(problem)
 
     def _refuse_existing(self, outputs: Iterable[Output]) -> None:
         """Refuse to record over existing files.

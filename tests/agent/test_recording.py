@@ -671,6 +671,52 @@ def test_a_path_and_a_pattern_that_matches_it_are_not_recorded_at_once(lab: Lab,
     init(other, NEXT)
 
 
+def two_patterns(lab: Lab, other: str = "data/*_left.avi") -> tuple[Auxiliaries, Auxiliaries]:
+    """Two rigs with different patterns, of which a file may match both."""
+    agents = []
+    for name, files in (("left", "data/cam_*.avi"), ("right", other)):
+        on = {"EXPSTART": {"start": [*lab.program(RECORDER, f"{name}.py"), f"data/cam_{name}"]}, "EXPEND": STOP}
+        verify = {"files": files, "growing_within": 5, "settled_within": 0.2}
+        agents.append(lab.agent(on, name, verify=verify, existing="keep"))
+    return lab.connect(agents[0]), lab.connect(agents[1])
+
+
+@pytest.mark.parametrize("other", ["data/*_left.avi", pytest.param("linked/*_left.avi", marks=posix), "*/*_left.*"])
+def test_two_patterns_that_match_a_file_that_is_there_are_not_recorded_at_once(lab: Lab, other: str) -> None:
+    if os.name == "posix":
+        (lab.folder / "linked").symlink_to(lab.folder / "data")
+    left, right = two_patterns(lab, other)
+    init(left)
+    init(right, NEXT)
+    right.request("EXPCLEANUP", timeout=LONG)
+    file = lab.folder / "data" / "cam_left.avi"
+    file.write_text("of yesterday")
+    error = failure(right, "EXPINIT", {"exp_ref": NEXT}, rig="right")
+    assert error.error == "PathTaken"
+    assert "cam_left.avi' is matched by" in error.message
+    assert f"cam_*.avi', which is in use by the rig left (process {os.getpid()}); end that" in error.message
+    left.request("EXPCLEANUP", timeout=LONG)
+    init(right, NEXT)
+    file.unlink()
+    init(left)
+    file.write_text("of today")
+    assert "is matched by" in failure(right, "EXPSTART", NEXT, rig="right").message
+
+
+def test_a_file_that_appears_and_that_two_recordings_match_is_told_by_both(lab: Lab) -> None:
+    left, right = two_patterns(lab)
+    told = [noted(aux, "failure") for aux in (left, right)]
+    for aux in (left, right):
+        init(aux)
+        aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    with (lab.folder / "data" / "cam_left.avi").open("ab", buffering=0) as file:
+        until(lambda: file.write(b"x") and all(told))
+    for failures, aux, rig, other in zip(told, (left, right), ("left", "right"), ("right", "left"), strict=True):
+        (problem,) = [notice.body["problem"] for notice in failures if "is matched by" in notice.body["problem"]]
+        assert f"which is in use by the rig {other} (process {os.getpid()})" in problem
+        assert problem in failure(aux, "EXPEND", rig=rig).message
+
+
 def test_one_pattern_in_one_folder_is_in_use_and_in_two_folders_is_not(lab: Lab) -> None:
     agents = []
     for name, files in (("left", "data/cam_*.avi"), ("right", "data/./cam_*.avi"), ("third", "other/cam_*.avi")):
