@@ -97,6 +97,8 @@ class Agent(Rig):
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
+        self._is_anything_left = False
+        """Whether something of an earlier agent did not end, when that was last looked at."""
         for event in LIFECYCLE_MESSAGES:
             self.on(event)(_Handler(self, event))
 
@@ -127,22 +129,26 @@ class Agent(Rig):
 
     async def _end_of_dead_agents(self) -> None:
         """End what a killed agent of this name has left running, before anything begins."""
-        look = self._aside.begin(orphans.end_of_dead_agents, self.name)
+        look = self._aside.begin(self._left_problem)
         if not (await asyncio.wait([look], timeout=orphans.LONGEST))[0]:
             logger.error("%s: nobody can tell what an earlier agent may have left running: /proc hangs", self.name)
-            return
-        ended, left = look.result()
+        elif problem := look.result():
+            logger.error("%s: %s", self.name, problem)
+
+    def _left_problem(self) -> str | None:
+        """End what a killed agent of this name has left running; return what does not end. Blocks."""
+        ended, left = orphans.end_of_dead_agents(self.name)
+        self._is_anything_left = bool(left)
         if ended:
             logger.warning(
                 "%s: an earlier agent was killed; what it had left running was ended: %s", self.name, ", ".join(ended)
             )
-        if left:
-            logger.error(
-                "%s: what an earlier agent has left running does not end, though it was killed: %s; %s",
-                self.name,
-                ", ".join(left),
-                LOOK_AT_DRIVE,
-            )
+        if not left:
+            return None
+        return (
+            f"what an earlier agent has left running does not end, though it was killed: {', '.join(left)}; "
+            f"{LOOK_AT_DRIVE}"
+        )
 
     async def _end_with_loop(self) -> None:
         try:
@@ -485,6 +491,8 @@ class Agent(Rig):
     def _requirements(self, values: Values) -> Iterator[tuple[Any, ...]]:
         """Yield what has to be checked, each with a function that returns what is wrong with it."""
         require = self._file.require
+        if self._is_anything_left:
+            yield "/proc", self._left_problem
         steps = [step for action in self._file.on.values() for step in (action.run, action.start) if step]
         programs = [self._program(step.command, values) for step in steps if step.command.program]
         for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
