@@ -23,7 +23,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -166,6 +166,17 @@ class Leftovers:
 def keepers_of(pid: int) -> list[psutil.Process]:
     """Return the parents of what a program has started, by whatever name, which its keepers are."""
     return [child for child in psutil.Process(pid).children() if child.children()]
+
+
+@contextlib.contextmanager
+def suspended(process: psutil.Process) -> Iterator[None]:
+    """Stop a process; kill it in the end, if it is still there."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def watchers_of(pid: int) -> list[psutil.Process]:

@@ -211,10 +211,17 @@ SHOWN_BY = {
         "tests/agent/test_recording.py::test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end",
         "tests/agent/test_recording.py::test_a_file_from_before_that_is_recorded_over_fails_the_end_though_it_is_larger_again",
     ],
+    "a file is cut or replaced while it is recorded": [
+        "tests/agent/test_recording.py::test_a_file_that_loses_what_is_recorded_is_told_at_once_and_fails_the_end",
+        "tests/agent/test_recording.py::test_space_that_is_given_back_at_the_end_is_no_loss",
+        "tests/agent/test_recording.py::test_a_segment_may_be_cut_when_it_is_finished_and_not_while_it_grows",
+    ],
     "two rigs of one PC would record to one file": [
         "tests/agent/test_recording.py::test_a_path_is_in_use_by_one_recording_at_a_time",
         "tests/agent/test_recording.py::test_two_programs_do_not_record_to_one_file_and_one_that_is_killed_holds_nothing",
         "tests/agent/test_recording.py::test_a_path_and_a_pattern_that_matches_it_are_not_recorded_at_once",
+        "tests/agent/test_recording.py::test_two_patterns_that_match_a_file_that_is_there_are_not_recorded_at_once",
+        "tests/agent/test_recording.py::test_a_file_that_appears_and_that_two_recordings_match_is_told_by_both",
     ],
     "a recorder begins a new file every now and then": [
         "tests/agent/test_recording.py::test_a_recorder_that_goes_on_in_new_files_is_healthy",
@@ -237,7 +244,13 @@ SHOWN_BY = {
         "tests/agent/test_serve.py::test_killed_with_its_keepers_it_leaves_nothing",
         "tests/agent/test_process.py::test_an_agent_and_its_keeper_killed_together_leave_nothing",
     ],
+    "an agent is killed while a keeper of its is stopped (`SIGSTOP`)": [
+        "tests/agent/test_process.py::test_a_keeper_that_is_stopped_while_its_agent_is_killed_is_woken",
+        "tests/agent/test_process.py::test_the_watcher_takes_the_place_of_a_keeper_that_cannot_go_on",
+        "tests/agent/test_serve.py::test_killed_with_its_watcher_while_its_keeper_is_stopped_the_next_start_ends_what_is_left",
+    ],
     "an agent is killed with all that cleans up after it": [
+        "tests/agent/test_agent.py::test_what_an_earlier_agent_has_left_and_cannot_be_ended_refuses_the_experiment",
         "tests/agent/test_serve.py::test_killed_with_all_that_cleans_up_after_it_the_next_start_does",
         "tests/agent/test_orphans.py::test_what_belongs_to_somebody_is_left",
     ],

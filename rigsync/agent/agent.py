@@ -97,6 +97,8 @@ class Agent(Rig):
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
+        self._is_anything_left = False
+        """Whether something of an earlier agent did not end, when that was last looked at."""
         for event in LIFECYCLE_MESSAGES:
             self.on(event)(_Handler(self, event))
 
@@ -127,22 +129,26 @@ class Agent(Rig):
 
     async def _end_of_dead_agents(self) -> None:
         """End what a killed agent of this name has left running, before anything begins."""
-        look = self._aside.begin(orphans.end_of_dead_agents, self.name)
+        look = self._aside.begin(self._left_problem)
         if not (await asyncio.wait([look], timeout=orphans.LONGEST))[0]:
             logger.error("%s: nobody can tell what an earlier agent may have left running: /proc hangs", self.name)
-            return
-        ended, left = look.result()
+        elif problem := look.result():
+            logger.error("%s: %s", self.name, problem)
+
+    def _left_problem(self) -> str | None:
+        """End what a killed agent of this name has left running; return what does not end. Blocks."""
+        ended, left = orphans.end_of_dead_agents(self.name)
+        self._is_anything_left = bool(left)
         if ended:
             logger.warning(
                 "%s: an earlier agent was killed; what it had left running was ended: %s", self.name, ", ".join(ended)
             )
-        if left:
-            logger.error(
-                "%s: what an earlier agent has left running does not end, though it was killed: %s; %s",
-                self.name,
-                ", ".join(left),
-                LOOK_AT_DRIVE,
-            )
+        if not left:
+            return None
+        return (
+            f"what an earlier agent has left running does not end, though it was killed: {', '.join(left)}; "
+            f"{LOOK_AT_DRIVE}"
+        )
 
     async def _end_with_loop(self) -> None:
         try:
@@ -189,6 +195,7 @@ class Agent(Rig):
         outputs = await self._outputs(ExpMessage.EXPINIT, values)
         has_run = self._action(ExpMessage.EXPINIT).run is not None  # it may move old files away
         with self._in_use.taking(keys_of_outputs(outputs)):
+            await self._refuse_shared(outputs)
             if not has_run:  # not before it is known that nobody is writing it, since it may be moved away
                 self._refuse_existing(outputs)
             told = await self._begin_experiment(reference, data, values)
@@ -226,6 +233,7 @@ class Agent(Rig):
         outputs = await self._outputs(ExpMessage.EXPSTART, values)
         begun = self._absent - self._left_behind  # by what EXPINIT has run or started
         with self._in_use.taking(keys_of_outputs(outputs)):
+            await self._refuse_shared(outputs)
             self._refuse_existing(output for output in outputs if output.path not in begun)
             try:
                 return await self._act(ExpMessage.EXPSTART, values)
@@ -365,8 +373,8 @@ class Agent(Rig):
             return None
         pattern = self._pattern(verify.files, values)
         cause = self._disk.cause if self._disk else lambda: ""  # without a watched disk no cause is known
-        overwrites = self._file.existing == OVERWRITE
-        return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause)
+        overwrites, shared = self._file.existing == OVERWRITE, self._in_use.shared
+        return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause, shared)
 
     # ------------------------------------------------------------------------------------ what will be recorded
 
@@ -407,6 +415,20 @@ class Agent(Rig):
                 yield start.ready.file
         if self._file.verify:
             yield self._file.verify.files
+
+    async def _refuse_shared(self, outputs: Iterable[Output]) -> None:
+        """Refuse to record where a file is there that another recording's pattern matches too.
+
+        Raises
+        ------
+        PathTaken
+            There is one.
+        """
+        for output in outputs:
+            if output.files:
+                what = f"the drive of {output.path!r}"
+                for problem in (await self._aside.ask(what, self._in_use.shared, output.files)).values():
+                    raise PathTaken(problem)
 
     def _refuse_existing(self, outputs: Iterable[Output]) -> None:
         """Refuse to record over existing files.
@@ -469,6 +491,8 @@ class Agent(Rig):
     def _requirements(self, values: Values) -> Iterator[tuple[Any, ...]]:
         """Yield what has to be checked, each with a function that returns what is wrong with it."""
         require = self._file.require
+        if self._is_anything_left:
+            yield "/proc", self._left_problem
         steps = [step for action in self._file.on.values() for step in (action.run, action.start) if step]
         programs = [self._program(step.command, values) for step in steps if step.command.program]
         for name in dict.fromkeys([*programs, *(require.programs if require else ())]):

@@ -400,6 +400,48 @@ class Kept:
         return lost
 
 
+class Whole:
+    """Finds out which files lose content while they are recorded. Pure: properties and the time are arguments.
+
+    A file that was given another name, which matches too, has lost nothing. Neither has an empty one.
+
+    Parameters
+    ----------
+    segments : bool
+        Whether the recorder goes on in new files. It may cut one that it finishes, so that only one that grows again
+        was cut while it was recorded.
+    """
+
+    def __init__(self, segments: bool):
+        self._segments = segments
+        self._seen: dict[str, tuple[Seen, str]] = {}
+        """Each file as it was last whole, and when that was seen."""
+        self._cut: dict[str, int] = {}
+        """Sizes of segments that are finished, or were cut."""
+
+    def update(self, seen: Mapping[str, Seen], clock: str) -> dict[str, str]:
+        """Process the properties of all files now; return, once for each loss, what files have lost."""
+        there = {found.identity for found in seen.values()}
+        lost = {}
+        for path, found in seen.items():
+            before, then = self._seen.get(path, (found, clock))
+            size = self._cut.get(path, found.size)
+            what = None
+            if found.identity != before.identity:
+                if before.size and before.identity not in there:
+                    what = ("replaced", f"another file of {found.size:,} B has its name")
+            elif size < before.size and found.size <= size and self._segments:
+                self._cut[path] = found.size
+                continue
+            elif size < before.size:
+                what = ("cut", f"then it had only {size:,} B")
+            if what:
+                lost[path] = f"was {what[0]} while it was recorded: at {then} it had {before.size:,} B, {what[1]}"
+            self._cut.pop(path, None)
+            self._seen[path] = found, clock
+        return lost
+
+
 class FreeSpace:
     """Finds out when a disk is about to be full. Pure: free bytes and times are arguments.
 

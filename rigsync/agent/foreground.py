@@ -70,7 +70,12 @@ else:
                 with theirs:
                     number = theirs.fileno()
                     self._keeper = programs.begin(
-                        _KEEPER, programs.KEEPER, [number, "-"], environment=environment, pass_fds=[number]
+                        _KEEPER,
+                        programs.KEEPER,
+                        [number, "-"],
+                        environment=environment,
+                        mark=orphans.mark(os.getpid(), rig=""),
+                        pass_fds=[number],
                     )
                 mark = orphans.mark(self._keeper.pid, rig="")
                 self._kept_by = mark.keeper if mark else ""
@@ -114,6 +119,7 @@ else:
         def _say(self, line: str) -> None:
             with contextlib.suppress(OSError):  # it has ended
                 self._connection.send(f"{line}\n".encode())
+            self._keeper.send_signal(signal.SIGCONT)  # somebody may have stopped it
 
         def _line(self) -> str:
             """Return the keeper's next line; an empty one if it is gone."""

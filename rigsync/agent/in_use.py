@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import glob
 import hashlib
 import json
 import logging
@@ -18,13 +19,13 @@ import stat
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rigsync._text import one_line
-from rigsync.agent.checks import in_the_way
+from rigsync.agent.checks import in_the_way, matching_files
 from rigsync.errors import RigsyncError
 
 if sys.platform == "win32":
@@ -80,6 +81,8 @@ class Output:
     """What identifies it, whatever links or relative names lead to it."""
     existing: str | None
     """What is already there, as the beginning of a sentence."""
+    files: tuple[str, ...] = ()
+    """Files that match the pattern already."""
 
     @classmethod
     def at(cls, path: str) -> Output:
@@ -98,8 +101,8 @@ class Output:
         while single_path(folder) is None:
             folder, name = os.path.split(folder)
             rest = os.path.join(name, rest)
-        whole = os.path.join(_canonical(single_path(folder) or ""), _of_this_system(rest))
-        return cls(pattern, (f"pattern {whole}",), None)
+        whole = os.path.join(glob.escape(_canonical(single_path(folder) or "")), _of_this_system(rest))
+        return cls(pattern, (f"pattern {whole}",), None, tuple(matching_files(pattern)))
 
 
 def keys_of_outputs(outputs: Iterable[Output]) -> dict[str, str]:
@@ -144,11 +147,16 @@ class InUse:
                     self._locks[key] = self._lock(key, path)
                     new.append(key)
             # After the own locks, so that of two that come at once at least one sees the other.
-            self._refuse_overlaps({key: wanted[key] for key in new if self._locks[key] is not None})
+            for problem in self._overlaps({key: wanted[key] for key in new if self._locks[key] is not None}).values():
+                raise PathTaken(problem)
             yield
         except BaseException:
             self._unlock(new)
             raise
+
+    def shared(self, files: Iterable[str]) -> dict[str, str]:
+        """Return which files of this recording another one has too, each with the problem; blocks."""
+        return self._overlaps({f"path {_canonical(path)}": path for path in files})
 
     def keep_only(self, keys: Iterable[str] = ()) -> None:
         """Unlock all others."""
@@ -177,19 +185,22 @@ class InUse:
             _write(descriptor, json.dumps({"rig": self._rig, "pid": os.getpid(), "key": key}).encode())
         return descriptor
 
-    def _refuse_overlaps(self, new: Mapping[str, str]) -> None:
-        """Refuse a path that a pattern in use matches, and a pattern that matches a path in use in its folder."""
+    def _overlaps(self, new: Mapping[str, str]) -> dict[str, str]:
+        """Return which paths a pattern in use matches, and which patterns match a path in use."""
+        found: dict[str, str] = {}
         if not any(key.startswith(("path ", "pattern ")) for key in new):
-            return
-        ours = set(map(self._file_of, self._locks))
+            return found
+        ours = set(map(self._file_of, tuple(self._locks)))
         for file in set(self._folder.glob("rigsync-*.in-use")) - ours:
             holder = _holder_in(file)
             if not holder or self._file_of(holder.key) != file:
                 continue
-            for key, path in new.items():
-                if (how := _overlap(key, holder.key)) and _is_locked(file):
-                    other = one_line(repr(holder.key.partition(" ")[2]))
-                    raise PathTaken(f"{path!r} {how} {other}, which is in use by {_told(holder)}; {_REMEDY}")
+            overlaps = {path: how for key, path in new.items() if (how := _overlap(key, holder.key))}
+            if overlaps and _is_locked(file):
+                other = one_line(repr(holder.key.partition(" ")[2]))
+                for path, how in overlaps.items():
+                    found[path] = f"{path!r} {how} {other}, which is in use by {_told(holder)}; {_REMEDY}"
+        return found
 
 
 _REMEDY = "end that recording, or give each rig files of its own"
@@ -254,19 +265,29 @@ def _write(descriptor: int, text: bytes) -> None:
 
 
 def _overlap(one: str, other: str) -> str | None:
-    """Return how a path and a pattern for files of its folder overlap; None if they do not."""
-    kinds = one.partition(" ")[0], other.partition(" ")[0]
-    path, pattern = (one, other) if kinds == ("path", "pattern") else (other, one)
-    if set(kinds) != {"path", "pattern"}:
-        return None
-    (folder, name), (of, wanted) = (os.path.split(key.partition(" ")[2]) for key in (path, pattern))
-    if folder != of or (name.startswith(".") and not wanted.startswith(".")):
-        return None
+    """Return how a path and a pattern overlap; None if they do not."""
+    (kind, _, name), (kind_of_other, _, other_name) = one.partition(" "), other.partition(" ")
+    if (kind, kind_of_other) == ("path", "pattern"):
+        return "is matched by" if _matches(name.split(os.sep), other_name.split(os.sep)) else None
+    if (kind, kind_of_other) == ("pattern", "path"):
+        return "matches" if _matches(other_name.split(os.sep), name.split(os.sep)) else None
+    return None
+
+
+def _matches(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether the parts of a pattern match those of a path, as in `glob`."""
+    if not names or not wanted:
+        return not names and not wanted
+    if wanted[0] == "**":
+        if len(wanted) > 1 and _matches(names, wanted[1:]):
+            return True
+        return not names[0].startswith(".") and (len(names) == len(wanted) == 1 or _matches(names[1:], wanted))
+    if names[0].startswith(".") and not wanted[0].startswith("."):
+        return False
     try:
-        is_match = fnmatch.fnmatchcase(name, wanted)
+        return fnmatch.fnmatchcase(names[0], wanted[0]) and _matches(names[1:], wanted[1:])
     except re.error:
-        return None
-    return ("is matched by" if path == one else "matches") if is_match else None
+        return False
 
 
 def _is_locked(file: Path) -> bool:

@@ -10,8 +10,11 @@ of a living agent or keeper. Three look for them:
   there means that there is nothing to look for;
 * an agent that starts, in case the watcher was killed too.
 
-A process that has cleared its environment, or runs as another user, is not found. Nothing of rigsync can be imported
-here.
+A keeper has a mark as well, of its agent alone. One that is stopped, and so does not notice that its agent is gone, is
+woken. If it does not go on, the others do its work.
+
+A process that has cleared its environment, or runs as another user, is found by its keeper alone. Nothing of rigsync
+can be imported here.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ KEEPER_LIMIT = 2.0
 """Seconds for the keepers and the watcher of a killed agent to end what it ran, before others do."""
 LAST_LIMIT = 2.0
 """Seconds after a kill before a process counts as hanging."""
-LONGEST = KEEPER_LIMIT + KILL_AFTER + LAST_LIMIT + 1.0
+KEEPER_END = 1.0
+"""Seconds for a keeper to end after its command."""
+LONGEST = KEEPER_LIMIT + KILL_AFTER + LAST_LIMIT + KEEPER_END + 1.0
 """Most seconds of `end_of_dead_agents`, unless a look at a process hangs as the process does."""
 
 _LOOK, _LATER_LOOK = 0.05, 0.5
@@ -44,20 +49,25 @@ _EMPTY_LOOKS = 2
 
 
 class Mark(NamedTuple):
-    """The mark in the environment of a command's processes."""
+    """The mark in the environment of a command's processes, and of its keeper."""
 
     space: str
     """The namespace of the process ids below: those of a container mean other processes outside of it."""
     agent: str
     """The agent, as `identity` has it."""
     keeper: str
-    """The keeper."""
+    """The keeper; the agent itself in the mark of a keeper."""
     rig: str
     """The rig's name; empty for a command of `rigsync run`, which may leave processes behind by intention."""
 
     def text(self) -> str:
         """Return it as the value of the variable."""
         return "/".join(self)
+
+    @property
+    def is_keepers(self) -> bool:
+        """Whether it is the mark of a keeper."""
+        return self.keeper == self.agent
 
 
 def identity(pid: int) -> str:
@@ -67,7 +77,7 @@ def identity(pid: int) -> str:
 
 
 def mark(keeper: int, rig: str) -> Mark | None:
-    """Return the mark for a keeper's command; None where marks cannot be found again."""
+    """Return the mark for what a process keeps; None where marks cannot be found again."""
     if not (kept_by := identity(keeper)):
         return None
     return Mark(_space(), identity(os.getpid()), kept_by, rig)
@@ -141,17 +151,28 @@ def end_of_dead_agents(rig: str) -> Found:
     names: dict[int, str] = {}
     ours = _lineage()
 
+    def look() -> dict[int, Mark]:
+        return _waking(
+            {pid: of for pid, of in _marked().items() if of.rig == rig and pid not in ours and _is_nobodys(pid, of)}
+        )
+
     def find() -> list[int]:
-        found = [pid for pid, of in _marked().items() if of.rig == rig and pid not in ours and _is_nobodys(pid, of)]
+        found = [pid for pid, of in look().items() if not of.is_keepers]
         names.update({pid: _name(pid) for pid in found if pid not in names})
         return found
 
-    patience = time.monotonic() + KEEPER_LIMIT
-    while find() and time.monotonic() < patience:
-        time.sleep(_LOOK)
-    left = end(find, KILL_AFTER + LAST_LIMIT) if names else []
-    told = {pid: f"{name} (process {pid})" for pid, name in names.items()}
-    return Found([text for pid, text in told.items() if pid not in left], [told[pid] for pid in left])
+    def await_end(limit: float) -> dict[int, Mark]:
+        deadline = time.monotonic() + limit
+        while (left := look()) and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+        return left
+
+    find()
+    if await_end(KEEPER_LIMIT) and find():
+        end(find, KILL_AFTER + LAST_LIMIT)
+    left = await_end(KEEPER_END)
+    told = {pid: f"{names.get(pid) or _name(pid)} (process {pid})" for pid in {**names, **left}}
+    return Found([told[pid] for pid in names if pid not in left], [told[pid] for pid in left])
 
 
 def main(arguments: list[str]) -> None:
@@ -166,10 +187,21 @@ def main(arguments: list[str]) -> None:
     if os.read(int(arguments[0]), 1):
         return
     agent = arguments[1]
-    while left := [found for found in _marked().values() if found.agent == agent]:
-        if any(_is_gone(found.keeper) for found in left):
-            end(lambda: [pid for pid, of in _marked().items() if of.agent == agent and _is_gone(of.keeper)])
-        time.sleep(_LOOK)
+    patience = time.monotonic() + KEEPER_LIMIT
+
+    def look() -> dict[int, Mark]:
+        return _waking({pid: of for pid, of in _marked().items() if of.agent == agent})
+
+    def is_late() -> bool:
+        return time.monotonic() > patience
+
+    def find() -> list[int]:
+        return [pid for pid, of in look().items() if not of.is_keepers and (is_late() or _is_gone(of.keeper))]
+
+    while look():
+        if find():
+            end(find)
+        time.sleep(_LATER_LOOK if is_late() else _LOOK)
 
 
 # -------------------------------------------------------------------------------------------------------- processes
@@ -183,6 +215,15 @@ def _marked() -> dict[int, Mark]:
         fields = rest.partition(b"\0")[0].decode("utf-8", "surrogateescape").split("/", 3)
         if has and len(fields) == len(Mark._fields) and fields[0] == space and all(map(_is_identity, fields[1:3])):
             found[pid] = Mark(*fields)
+    return found
+
+
+def _waking(found: dict[int, Mark]) -> dict[int, Mark]:
+    """Wake the keepers among some processes of dead agents: one that is stopped does not know of its agent's end."""
+    if sys.platform != "win32":
+        for pid, of in found.items():
+            if of.is_keepers:
+                _send(pid, signal.SIGCONT)
     return found
 
 

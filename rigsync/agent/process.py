@@ -467,6 +467,7 @@ if sys.platform != "win32":
                     programs.KEEPER,
                     numbers,
                     environment=environment,
+                    mark=orphans.mark(os.getpid(), rig),
                     pass_fds=numbers,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -486,6 +487,7 @@ if sys.platform != "win32":
         def stop(self, step: Step, grace: float) -> None:
             with contextlib.suppress(OSError):  # it has ended
                 self._connection.send(f"{step} {grace}\n".encode())
+            self._keeper.send_signal(signal.SIGCONT)  # somebody may have stopped it
 
         def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[Step]]:
             poll = select.poll()

@@ -56,6 +56,7 @@ def begin(
     arguments: Sequence[object],
     *,
     environment: Mapping[str, str],
+    mark: orphans.Mark | None = None,
     pass_fds: Sequence[int],
     **options: Any,
 ) -> subprocess.Popen[bytes]:
@@ -70,7 +71,9 @@ def begin(
     arguments : sequence
         Its arguments.
     environment : mapping of str to str
-        Added to that of this process. It does not inherit this process's mark.
+        Added to that of this process.
+    mark : Mark, optional
+        Its mark. It does not inherit this process's own.
     pass_fds : sequence of int
         Descriptors that it inherits.
     **options
@@ -83,7 +86,7 @@ def begin(
         number = file.fileno()
         return subprocess.Popen(  # noqa: S603  # our own program
             [python, "-I", "-S", "-c", _BEGIN, name, str(number), *map(str, arguments)],
-            env={**inherited, **environment},
+            env={**inherited, **environment, **({orphans.MARK: mark.text()} if mark else {})},
             pass_fds=[number, *pass_fds],
             **options,
         )

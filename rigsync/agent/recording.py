@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigsync._text import one_line, size_text
 from rigsync.agent.aside import Aside
-from rigsync.agent.checks import Growth, Kept, Samples, Seen, Segments, matching_files
+from rigsync.agent.checks import Growth, Kept, Samples, Seen, Segments, Whole, matching_files
 from rigsync.core.board import LONGEST
 from rigsync.core.notices import FAILURE
 from rigsync.errors import RigsyncError
@@ -64,6 +65,8 @@ class Recording:
         Writes a line into the log of the session.
     cause : callable
         Returns why nothing can grow any more, as the end of a sentence; an empty text if no cause is known.
+    shared : callable
+        Returns which of some files another recording has too, each with the problem; may block.
     """
 
     def __init__(
@@ -76,15 +79,17 @@ class Recording:
         exp_ref: str | None,
         say: Callable[[str], None],
         cause: Callable[[], str],
+        shared: Callable[[Iterable[str]], dict[str, str]],
     ):
         self._rig, self._aside, self._pattern, self._exp_ref = rig, aside, pattern, exp_ref
         self._within, self._settled, self._overwrites = verify.growing_within, verify.settled_within, overwrites
-        self._say, self._cause = say, cause
+        self._say, self._cause, self._shared_of = say, cause, shared
         self._interval = min(LONGEST_LOOK, self._within / LOOKS)
         # Two looks less, so that the notice comes within the time even if both its ends fall between looks.
         self._patience = self._within - 2 * self._interval
         self._growth = Growth(self._patience, pattern)
         self._segments = Segments(self._patience, self._settled, pattern) if verify.segments else None
+        self._whole = Whole(verify.segments)
         self._task: asyncio.Task[None] | None = None
         self._before: dict[str, Seen] = {}
         """Files that were there before and have not changed."""
@@ -92,6 +97,8 @@ class Recording:
         self._samples = Samples({})
         self._recorded_over: dict[str, None] = {}
         """Earlier files that were recorded over. The thread that looks at the files adds to it."""
+        self._shared: dict[str, str] = {}
+        """By path, problems of files that another recording has too. That thread adds to it, too."""
         self._own: dict[str, Seen] = {}
         """The files of this recording, as they were last seen."""
         self._problems: dict[str, str] = {}
@@ -174,6 +181,7 @@ class Recording:
             found = await self._found()
             self._note_losses(found)
             own = self._measured(found)
+            self._note_lost(self._whole.update(own, time.strftime("%H:%M:%S")))
             if self._segments:
                 stopped, resumed = self._segments.update(own, loop.time())
                 self._note_segments(self._segments, own)
@@ -189,6 +197,8 @@ class Recording:
         """Return all matching files; blocks."""
         found = matching_files(self._pattern)
         self._recorded_over.update(dict.fromkeys(self._samples.recorded_over(found)))
+        if new := self._files_of_this(found).keys() - self._own.keys():
+            self._shared.update(self._shared_of(new))
         return found
 
     async def _found(self) -> dict[str, Seen]:
@@ -223,14 +233,14 @@ class Recording:
         return own
 
     def _note_losses(self, found: Mapping[str, Seen]) -> None:
-        for path, what in self._kept.update(found).items():
+        over = "was recorded over: what it held before is not in it any more"
+        self._note_lost(self._kept.update(found) | dict.fromkeys(tuple(self._recorded_over), over))
+        for path, problem in tuple(self._shared.items()):
+            self._note_problem(path, problem)
+
+    def _note_lost(self, lost: Mapping[str, str]) -> None:
+        for path, what in lost.items():
             self._note_problem(path, f"{_shown(path)} {what}; find out whether start does that, or another program")
-        for path in tuple(self._recorded_over):
-            self._note_problem(
-                path,
-                f"{_shown(path)} was recorded over: what it held before is not in it any more; find out whether start "
-                "does that, or another program",
-            )
 
     def _note_segments(self, segments: Segments, own: Mapping[str, Seen]) -> None:
         for path in segments.finished & own.keys():

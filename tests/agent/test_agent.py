@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -25,7 +26,7 @@ from processes import LONG, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
 from rigsync.agent import agent as agent_module
-from rigsync.agent import aside, commands, process, recording, session_log
+from rigsync.agent import aside, commands, orphans, process, recording, session_log
 from rigsync.agent.agent import Agent
 from rigsync.agent.aside import Aside
 from rigsync.agent.commands import CommandFailed, Commands, is_good_end
@@ -1441,6 +1442,24 @@ def test_a_log_on_a_drive_that_hangs_holds_up_nothing(
 
 
 @posix
+def test_what_an_earlier_agent_has_left_and_cannot_be_ended_refuses_the_experiment(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = orphans.Found(["sleep (process 6)"], ["ffmpeg (process 7)"])
+    monkeypatch.setattr(orphans, "end_of_dead_agents", lambda rig: found)
+    lab.agent({"EXPINIT": {"run": lab.program("")}})
+    problem = "what an earlier agent has left running does not end, though it was killed: ffmpeg (process 7); look "
+    assert problem in caplog.text
+    assert "what it had left running was ended: sleep (process 6)" in caplog.text
+    aux = lab.connect()
+    assert problem in failure(aux, "EXPINIT", {"exp_ref": REFERENCE}).message
+    found = orphans.Found(["ffmpeg (process 7)"], [])
+    init(aux)
+    aux.request("EXPCLEANUP", timeout=LONG)
+    found = orphans.Found([], ["another (process 8)"])
+    init(aux)  # which does not look again
+
+
 def test_a_command_that_hangs_while_it_starts_holds_up_no_interrupt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one on a network drive whose server is gone; here it is its keeper that hangs."""
     keeper = lab.folder / "keeper.py"
@@ -1467,8 +1486,9 @@ def test_a_command_that_hangs_while_it_starts_holds_up_no_interrupt(lab: Lab, mo
 
 @posix
 def test_one_that_cannot_even_be_killed_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that hangs in the kernel; here its keeper does nothing."""
+    """As one that hangs in the kernel; here its keeper does nothing, and is not woken."""
     monkeypatch.setattr(commands, "LAST_GRACE", 0.3)
+    monkeypatch.setattr(subprocess.Popen, "send_signal", lambda *_: None)
     agent = lab.agent(
         {
             "EXPSTART": {"start": lab.program(WAITS)},

@@ -18,6 +18,7 @@ from rigsync.agent.checks import (
     Samples,
     Seen,
     Segments,
+    Whole,
     files_problem,
     free_bytes_problem,
     in_the_way,
@@ -287,6 +288,36 @@ def test_what_is_finished_has_to_stay() -> None:
     kept.keep("a", Seen(10, 0, (1, 0)))
     assert kept.update({}) == {"a": "is gone, though it was finished; look for what has moved or removed it"}
     assert kept.update({}) == {}
+
+
+def test_what_is_cut_or_replaced_while_it_is_recorded_is_told_once_with_sizes_and_time() -> None:
+    whole = Whole(segments=False)
+    assert whole.update(seen(a=10), "14:03:20") == {}
+    assert whole.update(seen(a=29_000), "14:03:21") == {}
+    assert whole.update({}, "14:03:22") == {}  # it may have been moved away
+    was = "while it was recorded: at 14:03:21 it had 29,000 B, "
+    assert whole.update(seen(a=9_000), "14:03:23") == {"a": f"was cut {was}then it had only 9,000 B"}
+    assert whole.update(seen(a=29_000), "14:03:21") == {}
+    other = {"a": Seen(29_000, 0, (1, 7))}
+    assert whole.update(other, "14:03:25") == {"a": f"was replaced {was}another file of 29,000 B has its name"}
+    assert whole.update(other, "14:03:26") == {}
+
+
+def test_what_is_empty_or_has_another_name_has_lost_nothing() -> None:
+    whole = Whole(segments=False)
+    whole.update({"a": Seen(0, 0, (1, 1))}, "")
+    assert whole.update({"a": Seen(5, 0, (1, 2))}, "") == {}
+    assert whole.update({"a": Seen(1, 0, (1, 3)), "a.1": Seen(5, 0, (1, 2))}, "") == {}
+
+
+def test_a_segment_that_is_cut_is_finished_unless_it_grows_again() -> None:
+    whole = Whole(segments=True)
+    whole.update(seen(a=1_000), "14:03:20")
+    for size in (500, 500, 400):
+        assert whole.update(seen(a=size, b=9), "14:03:21") == {}
+    expected = "was cut while it was recorded: at 14:03:20 it had 1,000 B, then it had only 400 B"
+    assert whole.update(seen(a=401, b=9), "14:03:22") == {"a": expected}
+    assert whole.update(seen(a=402, b=9), "14:03:23") == {}
 
 
 def test_what_is_in_the_way_is_told_whatever_it_is(tmp_path: Path) -> None:

@@ -200,11 +200,16 @@ def test_a_file_with_another_text_is_locked_and_stays_as_it_is(tmp_path: Path) -
         ("o_l.avi", "o_[lr].avi", True),
         ("o_l.avi", "p_*.avi", False),
         ("o_l.avi", os.path.join("*", "o_*.avi"), False),
+        (os.path.join("deeper", "o_l.avi"), os.path.join("*", "o_*.avi"), True),
+        (os.path.join("deeper", "o_l.avi"), os.path.join("d*", "**", "*_l.avi"), True),
+        (os.path.join("deeper", "o_l.avi"), "**", True),
+        (os.path.join("deeper", "o_l.avi"), os.path.join("**", "p_*"), False),
+        (os.path.join(".deeper", "o_l.avi"), os.path.join("**", "o_*"), False),
         (".o_l.avi", "*", False),
         (os.path.join("deeper", "o_l.avi"), "*", False),
     ],
 )
-def test_a_path_and_a_pattern_of_its_folder_that_matches_it_are_in_conflict(
+def test_a_path_and_a_pattern_that_matches_it_are_in_conflict(
     tmp_path: Path, path: str, pattern: str, is_refused: bool
 ) -> None:
     locks, data = tmp_path / "locks", tmp_path / "data [1]"
@@ -227,6 +232,30 @@ def test_a_path_and_a_pattern_of_its_folder_that_matches_it_are_in_conflict(
     with left.taking(exact), left.taking(several):  # one rig may have both
         pass
     left.keep_only()
+
+
+@pytest.mark.parametrize("of_pattern", ["data/*_l.avi", "data/**", pytest.param("linked/*_l.avi", marks=posix)])
+def test_two_patterns_are_in_conflict_where_one_file_is_matched_by_both(tmp_path: Path, of_pattern: str) -> None:
+    locks, data = tmp_path / "locks", tmp_path / "data"
+    locks.mkdir()
+    data.mkdir()
+    if os.name == "posix":
+        (tmp_path / "linked").symlink_to(data)
+    left, right = InUse("left", locks), InUse("right", locks)
+    mine, others = Output.of(str(data / "o_*.avi")), Output.of(str(tmp_path / of_pattern))
+    with left.taking(keys_of_outputs([mine])), right.taking(keys_of_outputs([others])):
+        (data / "o_r.avi" if "**" not in of_pattern else data / ".o_l.avi").touch()
+        for output, rig in ((mine, left), (others, right)):
+            assert rig.shared(Output.of(output.path).files) == {}
+        (data / "o_l.avi").touch()
+        for output, rig, other in ((mine, left, right), (others, right, left)):
+            (path,) = [file for file in Output.of(output.path).files if file.endswith("o_l.avi")]
+            told = rig.shared([path])[path]
+            assert told.startswith(f"{path!r} is matched by {str(data)!r}"[:-1])
+            assert f"which is in use by the rig {other._rig} (process {os.getpid()}); end that" in told
+    left.keep_only()
+    assert right.shared([path]) == {}
+    right.keep_only()
 
 
 def test_a_pattern_of_one_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:

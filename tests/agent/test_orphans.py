@@ -19,8 +19,8 @@ from rigsync.agent.orphans import Mark, end, end_of_dead_agents, identity
 if sys.platform != "linux":
     pytest.skip("only Linux shows the environment of processes", allow_module_level=True)
 
-GONE = "999999999.1"
-"""A process that there is not."""
+GONE, KEEPER = "999999999.1", "999999999.3"
+"""Processes that there are not."""
 SPACE = os.readlink("/proc/self/ns/pid")
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -39,7 +39,7 @@ def start() -> Iterator[Start]:
             user: int | None = None,
             mark: str | None = None,
         ) -> subprocess.Popen[bytes]:
-            mark = Mark(space, agent, GONE, rig).text() if mark is None else mark
+            mark = Mark(space, agent, KEEPER, rig).text() if mark is None else mark
             process = subprocess.Popen(
                 ["/usr/bin/env", "python3", "-c", source] if user else [sys.executable, "-c", source],
                 stdout=subprocess.PIPE,
@@ -102,6 +102,20 @@ def test_an_agent_that_a_dead_one_has_started_does_not_end_itself(start: Start) 
     assert process.stdout
     assert process.stdout.read().decode() == "Found(ended=[], left=[])\n"
     assert process.wait(LONG) == 0
+
+
+def test_a_keeper_of_a_dead_agent_is_woken_and_ends_by_itself(start: Start) -> None:
+    source = "import os, sys, time; print(flush=True); os.kill(os.getpid(), 19); time.sleep(0.2); sys.exit(7)"
+    process = start(mark=f"{SPACE}/{GONE}/{GONE}/cameras", source=source)
+    until(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T")
+    assert end_of_dead_agents("cameras") == ([], [])
+    assert process.wait(LONG) == 7
+
+
+def test_a_keeper_of_a_dead_agent_that_does_not_end_is_told(start: Start) -> None:
+    process = start(mark=f"{SPACE}/{GONE}/{GONE}/cameras")
+    assert end_of_dead_agents("cameras") == ([], [name_of(process)])
+    assert process.poll() is None
 
 
 FORGED = ["\u00b2", "\u00b2.1", "9" * 5000 + ".1", "999999999", "999999999.", "x.1", "-1.1", "9.\u00b2", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import logging
@@ -23,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from platforms import linux, needs_ffmpeg, posix
-from processes import LONG, ROOT, Leftovers, keepers_of, until, watchers_of
+from processes import LONG, ROOT, Leftovers, keepers_of, suspended, until, watchers_of
 
 from rigsync.agent import programs
 from rigsync.agent.process import LONGEST_LINE, Exit, Output, Process, ProgramError
@@ -760,6 +761,57 @@ def test_a_keeper_that_is_killed_after_its_agent_leaves_nothing() -> None:
         for guard in guards:
             guard.kill()
         until(lambda: not leftovers.found(), "the end of what is left")
+
+
+@linux
+@pytest.mark.parametrize("way", ["background", "setsid", "unmarked"])
+def test_a_keeper_that_is_stopped_while_its_agent_is_killed_is_woken(way: str) -> None:
+    """What has no mark, since it clears its environment, is found by nobody but the keeper."""
+    with Leftovers() as leftovers:
+        line = f"exec env -i sleep {leftovers.seconds}" if way == "unmarked" else leftovers.line(way)
+        with Agent(line) as agent:
+            until(leftovers.found) if way == "unmarked" else leftovers.await_all(way)
+            (guard,) = keepers_of(agent.process.pid)
+            with suspended(guard):
+                agent.process.kill()
+                agent.process.wait(LONG)
+                until(lambda: not leftovers.found() and not is_alive(guard.pid), "the end of what is left")
+
+
+@linux
+def test_the_watcher_takes_the_place_of_a_keeper_that_cannot_go_on() -> None:
+    with Leftovers() as leftovers, Agent(leftovers.line("setsid")) as agent:
+        leftovers.await_all("setsid")
+        (guard,) = keepers_of(agent.process.pid)
+        agent.process.send_signal(signal.SIGSTOP)  # so that it is no help
+        with frozen(guard):
+            agent.process.kill()
+            until(lambda: not leftovers.found(), "the end of what is left")
+            assert is_alive(guard.pid)
+
+
+@contextlib.contextmanager
+def frozen(process: psutil.Process) -> Iterator[None]:
+    """Stop a process as a debugger does: SIGCONT does not wake it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(0x4206, process.pid, 0, 0) or libc.ptrace(0x4207, process.pid, 0, 0):  # seize, interrupt
+        pytest.skip("nobody may trace here")
+    os.waitpid(process.pid, 0x40000000)  # __WALL
+    try:
+        yield
+    finally:
+        process.kill()
+        os.waitpid(process.pid, 0x40000000)
+
+
+@linux
+def test_a_keeper_that_is_stopped_is_woken_by_a_stop(launch: Callable[..., Run]) -> None:
+    run = launch(python(SLEEP))
+    run.wait_for("ready")
+    (guard,) = keepers_of(os.getpid())
+    with suspended(guard):
+        run.process.stop("interrupt", LONG)
+        assert run.ended().how == "interrupt"
 
 
 @linux

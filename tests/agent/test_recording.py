@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -449,6 +450,140 @@ def test_what_expinit_has_begun_to_record_is_no_obstacle(lab: Lab) -> None:
     assert "is there already" in failure(aux, "EXPINIT", {"exp_ref": REFERENCE}).message
 
 
+# ------------------------------------------------------------------------------------- what becomes of its own files
+
+
+CUTS = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+with open(sys.argv[1], "ab", buffering=0) as file:
+    file.write(b"x" * 1_000_000)
+    while True:
+        if os.path.exists("cut"):
+            file.truncate(9)
+            os.rename("cut", "done")
+        file.write(b"x" * 100)
+        time.sleep(0.01)
+"""
+"""A recorder that cuts its own file once, and goes on behind it as though nothing had happened."""
+
+
+def cut_itself(file: Path, folder: Path) -> None:
+    (folder / "cut").touch()
+    until((folder / "done").exists)
+
+
+def cut_by_another(file: Path, folder: Path) -> None:
+    os.truncate(file, 9)
+
+
+def replace(file: Path, folder: Path) -> None:
+    (folder / "new").write_bytes(b"y" * 100_000)
+    os.replace(folder / "new", file)
+
+
+@pytest.mark.parametrize(
+    ("harm", "pattern", "expected"),
+    [
+        (cut_itself, "data/x.avi", "was cut"),
+        (cut_by_another, "data/*.avi", "was cut"),
+        pytest.param(replace, "data/x.avi", "was replaced", marks=posix),
+    ],
+)
+def test_a_file_that_loses_what_is_recorded_is_told_at_once_and_fails_the_end(
+    lab: Lab, harm: Callable[[Path, Path], None], pattern: str, expected: str
+) -> None:
+    recorder(lab, CUTS, "data/x.avi", verify={"files": pattern})
+    file = lab.folder / "data" / "x.avi"
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: recorded(aux) > 1_000_000)
+    harm(file, lab.folder)
+    until(lambda: failures)
+    told = failures[0].body["problem"]
+    size = r"another file of 100,000 B has its name" if harm is replace else r"then it had only [\d,]+ B"
+    whole = rf"x\.avi {expected} while it was recorded: at \d\d:\d\d:\d\d it had 1,[\d,]+ B, {size};"
+    assert re.search(whole, told)
+    assert told.endswith("; find out whether start does that, or another program")
+    assert len(re.findall(whole, failure(aux, "EXPEND").message)) == 1
+
+
+def recorded(aux: Auxiliaries, name: str = "x.avi") -> int:
+    """Return how large a file is, as the rig has told."""
+    assert aux.services
+    found = aux.services["cameras"].progress.get(name)
+    return int(found.value) if found else 0
+
+
+PREALLOCATES = """
+import os, signal, sys, time
+stops = []
+signal.signal(signal.SIGINT, lambda *_: stops.append(True))
+with open(sys.argv[1], "wb", buffering=0) as file:
+    size = 0
+    file.write(b"header")
+    while not stops:
+        size += 100
+        file.truncate(size + 1_000_000)
+        time.sleep(0.01)
+    file.truncate(size)
+    file.seek(0)
+    file.write(b"HEADER")
+"""
+"""A recorder that sets space aside, and gives it back when it is told to stop."""
+
+
+def test_space_that_is_given_back_at_the_end_is_no_loss(lab: Lab) -> None:
+    recorder(lab, PREALLOCATES, "data/x.avi")
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: recorded(aux) > 1_000_000)
+    aux.request("EXPEND", timeout=LONG)
+    assert 0 < (lab.folder / "data" / "x.avi").stat().st_size < 1_000_000
+    assert failures == []
+
+
+@pytest.mark.parametrize("is_harmed", [False, True])
+def test_a_segment_may_be_cut_when_it_is_finished_and_not_while_it_grows(lab: Lab, is_harmed: bool) -> None:
+    source = """
+import itertools, os, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+for number in itertools.count():
+    with open(os.path.join("data", f"cam_{number:03}.avi"), "ab", buffering=0) as file:
+        file.truncate(1_000_000)
+        count = 0
+        while count < 20 or os.path.exists("long"):
+            count += file.write(b"x" * 100) // 100
+            time.sleep(0.01)
+        file.truncate(2_000)
+    time.sleep(0.15)
+"""
+    start = {"start": lab.program(source)}
+    verify = {"files": "data/cam_*.avi", "growing_within": 1, "settled_within": 0.5, "segments": True}
+    lab.agent({"EXPSTART": start, "EXPEND": STOP}, verify=verify)
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: recorded(aux, "cam_003.avi"))
+    if is_harmed:
+        (lab.folder / "long").touch()
+        newest = until(lambda: [file for file in (lab.folder / "data").iterdir() if file.stat().st_size > 1_003_000])[0]
+        until(lambda: recorded(aux, newest.name) > 1_003_000)
+        os.truncate(newest, 100)
+        until(lambda: failures)
+        expected = f"{newest.name} was cut while it was recorded: at "
+        assert expected in failures[0].body["problem"]
+        assert expected in failure(aux, "EXPEND").message
+    else:
+        aux.request("EXPEND", timeout=LONG)
+        assert failures == []
+
+
 # --------------------------------------------------------------------------------------------- who else records there
 
 
@@ -534,6 +669,52 @@ def test_a_path_and_a_pattern_that_matches_it_are_not_recorded_at_once(lab: Lab,
     assert f"which is in use by the rig {agents[0].name} (process {os.getpid()}); end that recording" in error.message
     one.request("EXPCLEANUP", timeout=LONG)
     init(other, NEXT)
+
+
+def two_patterns(lab: Lab, other: str = "data/*_left.avi") -> tuple[Auxiliaries, Auxiliaries]:
+    """Two rigs with different patterns, of which a file may match both."""
+    agents = []
+    for name, files in (("left", "data/cam_*.avi"), ("right", other)):
+        on = {"EXPSTART": {"start": [*lab.program(RECORDER, f"{name}.py"), f"data/cam_{name}"]}, "EXPEND": STOP}
+        verify = {"files": files, "growing_within": 5, "settled_within": 0.2}
+        agents.append(lab.agent(on, name, verify=verify, existing="keep"))
+    return lab.connect(agents[0]), lab.connect(agents[1])
+
+
+@pytest.mark.parametrize("other", ["data/*_left.avi", pytest.param("linked/*_left.avi", marks=posix), "*/*_left.*"])
+def test_two_patterns_that_match_a_file_that_is_there_are_not_recorded_at_once(lab: Lab, other: str) -> None:
+    if os.name == "posix":
+        (lab.folder / "linked").symlink_to(lab.folder / "data")
+    left, right = two_patterns(lab, other)
+    init(left)
+    init(right, NEXT)
+    right.request("EXPCLEANUP", timeout=LONG)
+    file = lab.folder / "data" / "cam_left.avi"
+    file.write_text("of yesterday")
+    error = failure(right, "EXPINIT", {"exp_ref": NEXT}, rig="right")
+    assert error.error == "PathTaken"
+    assert "cam_left.avi' is matched by" in error.message
+    assert f"cam_*.avi', which is in use by the rig left (process {os.getpid()}); end that" in error.message
+    left.request("EXPCLEANUP", timeout=LONG)
+    init(right, NEXT)
+    file.unlink()
+    init(left)
+    file.write_text("of today")
+    assert "is matched by" in failure(right, "EXPSTART", NEXT, rig="right").message
+
+
+def test_a_file_that_appears_and_that_two_recordings_match_is_told_by_both(lab: Lab) -> None:
+    left, right = two_patterns(lab)
+    told = [noted(aux, "failure") for aux in (left, right)]
+    for aux in (left, right):
+        init(aux)
+        aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    with (lab.folder / "data" / "cam_left.avi").open("ab", buffering=0) as file:
+        until(lambda: file.write(b"x") and all(told))
+    for failures, aux, rig, other in zip(told, (left, right), ("left", "right"), ("right", "left"), strict=True):
+        (problem,) = [notice.body["problem"] for notice in failures if "is matched by" in notice.body["problem"]]
+        assert f"which is in use by the rig {other} (process {os.getpid()})" in problem
+        assert problem in failure(aux, "EXPEND", rig=rig).message
 
 
 def test_one_pattern_in_one_folder_is_in_use_and_in_two_folders_is_not(lab: Lab) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from cli_programs import Command, environment, has_ended, still_there
 from platforms import linux, needs_ffmpeg, posix
-from processes import LONG, Leftovers, free_port, keepers_of, until, watchers_of
+from processes import LONG, Leftovers, free_port, keepers_of, suspended, until, watchers_of
 
 from rigsync import Auxiliaries, ExperimentError, PushError
 from rigsync.core.events import RestartSeen
@@ -223,6 +223,34 @@ def test_killed_with_all_that_cleans_up_after_it_the_next_start_does(folder: Fol
         assert f"{name}: an earlier agent was killed; what it had left running was ended: " in said
         for process in left:
             assert f"sleep (process {process.pid})" in said
+
+
+@linux
+@pytest.mark.parametrize("way", ["setsid", "unmarked"])
+def test_killed_with_its_watcher_while_its_keeper_is_stopped_the_next_start_ends_what_is_left(
+    folder: Folder, way: str
+) -> None:
+    with Leftovers() as leftovers, contextlib.ExitStack() as stack:
+        line = f"exec env -i sleep {leftovers.seconds}" if way == "unmarked" else leftovers.line(way)
+        name = f"cameras {leftovers.seconds}"
+        file = folder.write(name, on={"EXPSTART": {"start": line, "shell": True}, "EXPEND": STOP})
+        with folder.serve(file) as command:
+            aux, _ = begin(listening(command))
+            with aux:
+                until(leftovers.found) if way == "unmarked" else leftovers.await_all(way)
+                pid = command.process.pid
+                (keeper,) = keepers_of(pid)
+                stack.enter_context(suspended(keeper))
+                kill_at_once(*watchers_of(pid), psutil.Process(pid))
+        assert leftovers.found()
+        with folder.serve(file) as command:
+            listening(command)
+            assert leftovers.found() == []
+            assert still_there([keeper], LONG) == []
+            command.interrupt()
+            said = command.outcome().err
+        assert way == "unmarked" or f"{name}: an earlier agent was killed; what it had left running was ended: " in said
+        assert "does not end" not in said
 
 
 @linux
