@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,7 +60,6 @@ def _typed_on_windows(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _typed_on_posix(terminal: int) -> Iterator[Keys]:
-    import select
     import termios
     import tty
 

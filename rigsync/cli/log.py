@@ -15,7 +15,7 @@ from typing import TextIO
 
 import click
 
-from rigsync.cli.output import printable, printable_lines
+from rigsync._text import printable, printable_lines
 from rigsync.runtime.last_resort import LAST_RESORT
 
 _TOLD_ANYWAY = frozenset({"rigsync.push", "rigsync.link"})

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import math
+from collections.abc import Iterable
+from time import time
+from typing import Any
 
 import click
 
+from rigsync import PushResult, RigError
+from rigsync._text import printable, printable_lines
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rigsync import PushResult, RigError
+from rigsync.cli.outcomes import answer_in_words, answer_of, document_of, failure_in_words, timed_push
+from rigsync.cli.output import compact, milliseconds, write_json
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.cli.tables import print_table
+from rigsync.core.arguments import checked_delay, compose
 
 MESSAGES = {
     "EXPINFO": (("STATUS", "DATA"), "say what you are"),
@@ -78,14 +85,6 @@ def command(
     rigsync push EXPINTERRUPT
     rigsync push EXPINIT 2026-01-31_1_mouse --takeover
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    from time import time
-
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.outcomes import document_of, timed_push
-    from rigsync.cli.output import write_json
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.core.arguments import checked_delay, compose
-
     try:
         values = [value_of(argument) for argument in arguments]
         _check_usage(message, len(values), delay)
@@ -123,11 +122,6 @@ def value_of(argument: str) -> Any:
         It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it has NaN or
         infinity in it, which Python's decoder takes and JSON does not know.
     """
-    import json
-    import math
-
-    from rigsync.cli.output import printable
-
     unfit: list[str] = []
 
     def number(text: str) -> float:
@@ -172,9 +166,6 @@ def _taking_over(message: str, values: list[Any]) -> list[Any]:
 
 
 def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:
-    from rigsync.cli.outcomes import answer_in_words, answer_of, failure_in_words
-    from rigsync.cli.output import compact, milliseconds, print_table, printable
-
     is_whole = bool(click.get_current_context().obj)
     rows = []
     for name in names:
@@ -194,8 +185,6 @@ def _print_result(result: PushResult, seconds: dict[str, float], names: list[str
 
 
 def _print_tracebacks(failures: Iterable[RigError]) -> None:
-    from rigsync.cli.output import printable, printable_lines
-
     for error in failures:
         if traceback := getattr(error, "traceback", ""):
             click.echo(f"\n{printable(error.rig)}:\n{printable_lines(traceback)}", err=True)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
+from rigsync import RigsyncError
+from rigsync._text import printable
+from rigsync.agent.foreground import Foreground
+from rigsync.agent.values import PREFIX, Values
+from rigsync.cli.children import signals_held_back
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from rigsync.cli.push import value_of
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
 
 RIGS_FAILED = 125
 """Exit status if a rig has failed, and not the command. `timeout` and `env` use it for their own failures."""
@@ -57,11 +67,6 @@ def command(
     rigsync run --ref 2026-01-31_1_mouse -- python task.py
     rigsync run --ref 2026-01-31_1_mouse --delay 0.5 -- matlab -batch task
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    from rigsync import RigsyncError
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.output import printable
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-
     begin, data = _json_of("--init", init), _json_of("--start", start)
     if not isinstance(begin, (dict, type(None))):
         raise click.UsageError("--init takes a map, such as '{\"box\": 4}'")
@@ -97,8 +102,6 @@ class CommandEnded(Exception):
 
 
 def _json_of(option: str, text: str | None) -> Any:
-    from rigsync.cli.push import value_of
-
     try:
         return None if text is None else value_of(text)
     except ValueError as error:
@@ -107,11 +110,6 @@ def _json_of(option: str, text: str | None) -> Any:
 
 def _unfit(program: str) -> int:
     """Return 0 if the program can be run; otherwise say so and return the exit status. No rig has been told yet."""
-    import os
-    import shutil
-
-    from rigsync.cli.output import printable
-
     if shutil.which(program):
         return 0
     exists = os.path.exists(program)
@@ -122,12 +120,6 @@ def _unfit(program: str) -> int:
 
 def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
     """Run the command to its end; raise `CommandEnded` unless its exit status is 0."""
-    import shutil
-
-    from rigsync.agent.foreground import Foreground
-    from rigsync.cli.children import signals_held_back
-    from rigsync.cli.output import printable
-
     program = shutil.which(words[0]) or words[0]
     process = None
     with _left_to_the_command("SIGINT"):
@@ -147,8 +139,6 @@ def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
 
 
 def _environment(exp_ref: str | None) -> Mapping[str, str]:
-    from rigsync.agent.values import PREFIX, Values
-
     parts = Values("EXPSTART", "", exp_ref).parts() or ({"exp_ref": exp_ref} if exp_ref else {})
     # A main sync's reference comes from outside. An environment cannot hold a null character.
     return {PREFIX + name.upper(): part for name, part in parts.items() if "\0" not in part}
@@ -156,9 +146,6 @@ def _environment(exp_ref: str | None) -> Mapping[str, str]:
 
 def _left_to_the_command(name: str) -> Any:
     """Return a context in which a signal does not end this program. The terminal sends it to the command, too."""
-    import contextlib
-    import signal
-
     number = getattr(signal, name)
     if signal.getsignal(number) == signal.SIG_IGN:
         return contextlib.nullcontext()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import click
 
+from rigsync.agent.keys import AGENT
 from rigsync.cli.options import verbose_option
+from rigsync.cli.output import write_json
+from rigsync.config.files import rigs_schema
+from rigsync.config.schema import document
 
 
 @click.command(short_help="Print the JSON Schema of rigs.yaml, or an agent's file.")
@@ -20,9 +24,4 @@ def command(which: str) -> None:
     rigsync schema rigs > rigs.schema.json
     # yaml-language-server: $schema=rigs.schema.json
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    from rigsync.agent.keys import AGENT
-    from rigsync.cli.output import write_json
-    from rigsync.config.files import rigs_schema
-    from rigsync.config.schema import document
-
     write_json(rigs_schema() if which == "rigs" else document("The file of a rigsync agent", AGENT.schema))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from _thread import interrupt_main
+from datetime import datetime
+from logging import INFO, WARNING
+from pathlib import Path
+from time import time
+from typing import Any
 
 import click
 
+from rigsync import ConfigError, Rig, load_rigs
+from rigsync.agent.agent import Agent
+from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
+from rigsync.cli.log import background_logging
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
-
-if TYPE_CHECKING:
-    from rigsync import Rig
-    from rigsync.agent.file import AgentFile
-
+from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
+from rigsync.cli.practice_rig import PracticeRig
+from rigsync.cli.stdin import at_end_of_stdin
+from rigsync.rig.rig import run_rigs
 
 FILES = (".yaml", ".yml")
 """Endings of files; an argument without them is the name of a rig."""
@@ -77,14 +86,6 @@ def command(
         raise click.UsageError("give one NAME, or files that end in .yaml")
     (name,) = names
     _check_is_no_file(name)
-    import logging
-    from _thread import interrupt_main
-
-    from rigsync.cli.log import background_logging
-    from rigsync.cli.output import end_interrupted_line, write_json
-    from rigsync.cli.practice_rig import PracticeRig
-    from rigsync.cli.stdin import at_end_of_stdin
-    from rigsync.rig.rig import run_rigs
 
     def announce(rig: Rig) -> None:
         if as_json:
@@ -116,14 +117,6 @@ def command(
 
 def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Serve as the rigs of some files until Ctrl-C or SIGTERM. All files are read before the first rig listens."""
-    from logging import INFO, WARNING
-
-    from rigsync.agent.agent import Agent
-    from rigsync.agent.file import check_distinct_agents
-    from rigsync.cli.log import background_logging
-    from rigsync.cli.output import end_interrupted_line, write_json
-    from rigsync.rig.rig import run_rigs
-
     mine = {"names", "as_json"}
     given = [
         f"--{parameter.name}".replace("_", "-").replace("--failing", "--fail")
@@ -148,9 +141,6 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
 
 
 def _read(name: str) -> AgentFile:
-    from rigsync import ConfigError
-    from rigsync.agent.file import read_agent_file
-
     try:
         return read_agent_file(name)
     except ConfigError as error:
@@ -161,8 +151,6 @@ def _read(name: str) -> AgentFile:
 
 
 def _is_of_rigs(name: str) -> bool:
-    from rigsync import ConfigError, load_rigs
-
     try:
         load_rigs(name)
     except ConfigError:
@@ -172,8 +160,6 @@ def _is_of_rigs(name: str) -> bool:
 
 def _check_is_no_file(name: str) -> None:
     """Refuse a name that was meant as a file: a rig that records nothing would say that all is well."""
-    from pathlib import Path
-
     meant = next((name + ending for ending in FILES if Path(name + ending).is_file()), None)
     if meant:
         raise click.UsageError(f"there is a file {meant}; write that, or give the rig without commands another name")
@@ -182,10 +168,6 @@ def _check_is_no_file(name: str) -> None:
 
 
 def _print(message: str, args: list[Any]) -> None:
-    from datetime import datetime
-
-    from rigsync.cli.output import compact, write_line
-
     while args and args[-1] is None:
         args = args[:-1]
     time = datetime.now().strftime("%H:%M:%S.%f")[:-3]
@@ -193,8 +175,4 @@ def _print(message: str, args: list[Any]) -> None:
 
 
 def _print_as_json(message: str, args: list[Any]) -> None:
-    from time import time
-
-    from rigsync.cli.output import write_json
-
     write_json({"time": time(), "message": message, "args": args}, indent=None)

@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from rigsync import PushResult
-from rigsync.cli.output import console, is_terminal, rich_table, write_line
+from rigsync.cli.output import is_terminal, write_line
+from rigsync.cli.tables import console, rich_table
 
 
 class View:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from math import inf
+from time import localtime, monotonic, sleep, strftime, time
 
 import click
+from rich.live import Live
 
+from rigsync import Auxiliaries, NotRunning
+from rigsync.cli.children import signals_noted
+from rigsync.cli.keys import keys
+from rigsync.cli.log import NOTICES, held_back_logging, start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from rigsync import Auxiliaries
-    from rigsync.coordinator.view import RigView
+from rigsync.cli.output import end_interrupted_line, on_terminal, write_json, write_line
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.cli.tables import console, print_table
+from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, board_of, cells_of, facts_of, once, screen, table
+from rigsync.coordinator.view import RigView
+from rigsync.core.events import LinkState
 
 CONNECT_TIMEOUT = 0.2
 """Seconds to wait for the rigs before the first view. Whether they answer is for the view to show."""
@@ -46,13 +55,6 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     If the output is no terminal, a table is printed at each change except progress; with --json, a line at each change,
     four a second at most. The exit status is 1 if a rig does not answer at the end.
     """
-    from contextlib import ExitStack
-
-    from rigsync.cli.log import NOTICES, held_back_logging, start_logging
-    from rigsync.cli.output import console, end_interrupted_line, on_terminal
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.core.events import LinkState
-
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     is_live = not (once or as_json) and on_terminal() and not console().is_dumb_terminal
     with ExitStack() as stack:
@@ -78,10 +80,6 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
 
 def _let_tell(auxiliaries: Auxiliaries) -> None:
     """Wait until the rigs have told how far they are with what, as they do when one connects."""
-    from time import monotonic, sleep
-
-    from rigsync.cli.watching import board_of
-
     end, before = monotonic() + LONGEST_TELLING, None
     while monotonic() < end and (boards := [board_of(row) for row in auxiliaries.views.values()]) != before:
         before = boards
@@ -95,11 +93,6 @@ def _changes(
 
     Without the board, progress and streams do not count as changes.
     """
-    from time import monotonic
-
-    from rigsync import NotRunning
-    from rigsync.cli.watching import board_of, facts_of
-
     facts: object = None
     due = 0.0
     while auxiliaries.is_running:
@@ -114,16 +107,6 @@ def _changes(
 
 
 def _show_live(auxiliaries: Auxiliaries) -> None:
-    import signal
-    from time import time
-
-    from rich.live import Live
-
-    from rigsync.cli.children import signals_noted
-    from rigsync.cli.keys import keys
-    from rigsync.cli.output import console
-    from rigsync.cli.watching import screen, table
-
     terminal = console()
     unicode = terminal.encoding.startswith("utf")
     live = Live(console=terminal, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
@@ -147,9 +130,6 @@ def _show_live(auxiliaries: Auxiliaries) -> None:
 
 
 def _print_changes(auxiliaries: Auxiliaries, as_json: bool) -> None:
-    from math import inf
-    from time import sleep
-
     def wait() -> bool:
         sleep(INTERVAL)
         return True
@@ -160,11 +140,6 @@ def _print_changes(auxiliaries: Auxiliaries, as_json: bool) -> None:
 
 def _print(rows: Sequence[RigView], as_json: bool, is_whole: bool = False) -> None:
     """Print how the rigs are; as JSON in one line, unless that is the whole output."""
-    from time import localtime, strftime, time
-
-    from rigsync.cli.output import console, on_terminal, print_table, write_json, write_line
-    from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, cells_of, once
-
     if as_json:
         write_json({"time": time(), "rigs": {row.rig: row.document() for row in rows}}, indent=2 if is_whole else None)
         return

@@ -10,7 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync.cli.output import offset, printable
+from rigsync._text import printable
+from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
 from rigsync.coordinator.view import RigView, age_text
 from rigsync.core.events import LinkState

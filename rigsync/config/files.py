@@ -11,6 +11,7 @@ from typing import Any
 
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import Key, Table, document, either, mapping, number, under
+from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.timing import MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
 
@@ -90,14 +91,10 @@ def load_rigs(path: str | os.PathLike[str]) -> Rigs:
 
 def rig_error(error: ConfigError, file: str) -> ConfigError:
     """Return an error about one of the rigs of a file with that file and the line."""
-    from rigsync.config.yaml import located
-
     return located(error, file, _load(file)[1])
 
 
 def _load(file: str) -> tuple[Rigs, dict[str, int]]:
-    from rigsync.config.yaml import document_node, located, map_of  # here, because most programs need no PyYAML
-
     lines: dict[str, int] = {}
     try:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
