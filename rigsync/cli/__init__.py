@@ -30,7 +30,7 @@ COMMANDS = {
     "serve": "Serve as the rig of a file, or as one that answers everything.",
     "watch": "Show the state of the rigs while it changes.",
 }
-"""Commands with their short help. Each is the `command` in the module of its name."""
+"""The commands with their short help. Each is the function `command` of the module of that name."""
 
 WRONG_USAGE = 2
 """Exit status after wrong usage or configuration, as in click."""
@@ -107,7 +107,7 @@ def _run() -> int:
 
 
 def _status_of(error: Exception) -> int | None:
-    """Return the exit status for an error that is meant for the user; None for any other, which is a bug."""
+    """Return the exit status for an error that a user can mend; None for a bug."""
     if isinstance(error, (ConfigError, UnknownRig)):
         return WRONG_USAGE
     return 1 if isinstance(error, RigsyncError) else None

@@ -44,7 +44,7 @@ def check_agent_file(path: str, as_json: bool) -> None:
 
 
 def _programs(file: AgentFile) -> Iterator[str]:
-    """Yield the programs that can be checked without a message: those in PATH, and those with an absolute path."""
+    """Yield the programs that can be looked for before any message: those in PATH, and those with an absolute path."""
     for action in file.on.values():
         for step in (action.run, action.start):
             if step and (program := step.command.program) and (isabs(program) or not dirname(program)):

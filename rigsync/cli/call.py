@@ -35,8 +35,8 @@ def command(
 ) -> int:
     """Call COMMAND of RIG, for instance focus, and show the value that it returns. The rig's program defines it.
 
-    ARG and VALUE are JSON, or else text. A word KEY=VALUE is a keyword argument; to give such text by position, write
-    it in JSON's quotes: '"a=b"'. Put a negative number by position behind --. -v shows the traceback of a command that
+    ARG and VALUE are JSON, or else text. A word KEY=VALUE is a keyword argument. To pass such text by position, write
+    JSON's quotes around it: '"a=b"'. Write -- before a negative number. -v shows the traceback of a command that
     failed. The exit status is 1 if the command failed.
 
     \b
@@ -74,7 +74,7 @@ def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
     Raises
     ------
     ValueError
-        An argument is given twice, or is not allowed, or looks like JSON and is not.
+        An argument is given twice, is not allowed, or looks like JSON and is none.
     """
     args: list[Any] = []
     keywords: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
         if key in keywords:
             raise ValueError(f"{key} is given twice")
         if key == "timeout":
-            raise ValueError("timeout is not an argument of a command: for the answer's, write --timeout")
+            raise ValueError("a command has no argument timeout; write --timeout for the time of the answer")
         keywords[key] = value_of(value)
     return args, keywords
 

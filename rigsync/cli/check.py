@@ -59,12 +59,12 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
 def _is_agent_file(file: str) -> bool:
     try:
         return is_agent_file(file)
-    except ConfigError:  # it cannot be read at all; reading it as a file of rigs reports that
+    except ConfigError:  # it cannot be read at all, as reading it as a file of rigs will report
         return False
 
 
 def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
-    """Return host and port of each rig that can be looked up, and the errors."""
+    """Return host and port of each rig, and the errors of rigs that have none."""
 
     def outcome(name: str) -> tuple[Any, ...] | ConfigError:
         try:

@@ -23,16 +23,16 @@ from rigsync.doctor.findings import Evidence, Finding, text_of
 @click.option(
     "--idle",
     is_flag=True,
-    help="Say that no experiment runs. Then connect, too, to rigs on tcp:// that are or may be of the iblutil dialect, "
-    "which takes them from a task that uses them.",
+    help="Say that no experiment runs. The doctor then connects, too, to rigs on tcp:// that speak or may speak "
+    "iblutil, which takes them from a task that uses them.",
 )
 @json_option
 @verbose_option
 def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_json: bool) -> int:
     """Find out what is wrong with each RIG, a name or a pattern such as 'cameras:*'; with all rigs by default.
 
-    It takes some seconds, and does not disturb an experiment that runs: it only probes, and does not connect to rigs
-    that a connection would disturb. The exit status is 1 if something is wrong, or could not be examined.
+    It takes some seconds. It does not disturb an experiment: it only probes, and does not connect to rigs that a
+    connection would disturb. The exit status is 1 if something is wrong, or could not be examined.
 
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
     answers-from-another-address, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-rig, wrong-dialect,
@@ -64,7 +64,7 @@ def _print(diagnoses: Collection[Diagnosis]) -> None:
             write_line("  what to do:")
             for remedy in finding.remedies:
                 if remedy.startswith("$ "):
-                    write_lines(f"      {printable(remedy[2:])}")  # in one line, to be copied
+                    write_lines(f"      {printable(remedy[2:])}")  # in one line, for copying
                 else:
                     write_text(f"- {remedy}", "    ")
     write_line()
@@ -89,7 +89,6 @@ def _state_of(evidence: Evidence) -> str:
 
 
 def _document(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return all of it for JSON, times in milliseconds."""
     evidence, alive = diagnosis.evidence, diagnosis.evidence.alive
     return {
         "address": _address_of(evidence),

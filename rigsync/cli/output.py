@@ -55,10 +55,10 @@ def write_lines(text: str) -> None:
 def write_json(document: Any, *, indent: int | None = 2) -> None:
     """Print a JSON document on stdout; without `indent` in one line.
 
-    JSON has neither NaN nor infinities (RFC 8259, section 6). They become the texts "NaN", "Infinity" and "-Infinity",
+    JSON has no NaN and no infinities (RFC 8259, section 6). They become the texts "NaN", "Infinity" and "-Infinity",
     which say more than null.
     """
-    # The encoder writes them against the standard; the decoder hands them over by these names.
+    # The encoder writes them against the standard. The decoder hands them over by these names.
     standard = json.loads(json.dumps(document), parse_constant=str)
     write_lines(json.dumps(standard, indent=indent, allow_nan=False))
 
@@ -82,7 +82,7 @@ def milliseconds(seconds: float | None) -> str:
 def offset(clock: ClockEstimate) -> str:
     """Return the offset of a rig's clock with its bound: ``+1.2 ms ± 0.1``; in seconds from 1 s on."""
     unit, factor = ("ms", 1e3) if abs(clock.offset) < 1 else ("s", 1.0)
-    # Rounded up, plus the rounding of the offset: so the true offset is within.
+    # The bound is rounded up, and takes in the rounding of the offset. So the true offset lies within it.
     rounded = round(factor * clock.offset, 1) + 0.0  # makes -0.0 positive
     return f"{rounded:+.1f} {unit} ± {ceil(10 * factor * clock.bound + 0.5) / 10:.1f}"
 

@@ -21,9 +21,9 @@ from rigsync.cli.tables import print_table
 from rigsync.coordinator.view import clock_document
 
 CONNECT_TIMEOUT = 0.2
-"""Seconds to wait for the rigs before the first probe. Whether they answer is for ping to find out."""
+"""Seconds to wait for the rigs before the first probe. Ping itself finds out whether they answer."""
 LONGEST_WAIT = 0.25
-"""Seconds to wait at a stretch: on Windows, Ctrl-C is only noticed after that."""
+"""Longest single wait in seconds: Windows lets Ctrl-C through only after it."""
 
 
 @click.command(short_help="Probe rigs again and again, and show whether they answer.")
@@ -67,7 +67,7 @@ def command(
 def _probe(
     auxiliaries: Auxiliaries, names: list[str], count: int | None, interval: float, timeout: float
 ) -> Iterator[tuple[str, int, PingReply | RigError]]:
-    """Probe all rigs at each interval; yield name, number and outcome of each probe when it comes."""
+    """Probe all rigs at each interval; yield name, number and outcome of each probe."""
     services = cast("RigServices", auxiliaries.services)
     outcomes: SimpleQueue[tuple[str, int, PingReply | RigError]] = SimpleQueue()
 
@@ -176,7 +176,7 @@ class Tally:
         )
 
     def document(self) -> dict[str, Any]:
-        """Return all of it for JSON, times in milliseconds."""
+        """Return the tally for JSON, times in milliseconds."""
         times, last = self.round_trip, self._last
         return {
             "address": self.address,
@@ -201,7 +201,7 @@ def _status_of(reply: PingReply) -> str:
 
 
 def _print_summary(tallies: list[Tally]) -> None:
-    # Without address and dialect, which the lines above have, it fits into 80 columns during an experiment.
+    # The lines above have address and dialect. Without these the table fits into 80 columns during an experiment.
     columns = ["rig", "status", "received", "min", "avg", "max ms"]
     rows = []
     for tally in tallies:

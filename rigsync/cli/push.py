@@ -30,7 +30,7 @@ MESSAGES = {
     "EXPSTATUS": (("STATUS",), "say your status"),
     "ALYX": ((), "give your Alyx token; it is not shown"),
 }
-"""Messages, each with its arguments on the command line and its meaning."""
+"""The messages, each with its arguments on the command line and its meaning."""
 _MOST_SHOWN = 60
 """Most characters of a faulty argument that are shown."""
 
@@ -70,11 +70,11 @@ def command(
 ) -> int:
     """Send MESSAGE, for instance EXPSTART, with its ARGs to the rigs, and show what each has answered.
 
-    An ARG is JSON, or else text. Of an answer, the rig's status, the reference and what its handlers have added are
-    shown; with -v all of it, and the traceback of a rig that failed. The exit status is 1 if a rig failed.
+    An ARG is JSON, or else text. The command shows the status of each rig, the reference, and what the rig's handlers
+    have added. -v shows the whole answer, and the traceback of a rig that failed. The exit status is 1 if a rig failed.
 
     When the command has ended, nobody is in charge of an experiment that it began. The rigs go on, and interrupt when
-    their lease is over, after 300 s unless the rig says otherwise.
+    their lease is over: after 300 s, unless the rig says otherwise.
 
     \b
     rigsync push EXPINFO CONNECTED
@@ -119,8 +119,8 @@ def value_of(argument: str) -> Any:
     Raises
     ------
     ValueError
-        It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it has NaN or
-        infinity in it, which Python's decoder takes and JSON does not know.
+        It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it holds NaN or
+        infinity, which JSON does not know.
     """
     unfit: list[str] = []
 
@@ -147,7 +147,7 @@ def value_of(argument: str) -> Any:
 
 
 def _check_usage(message: str, count: int, delay: float | None) -> None:
-    """Raise a ValueError in the words of the command line; `compose` finds all other mistakes."""
+    """Raise a ValueError for mistakes that are told in the words of the command line; `compose` finds all others."""
     name = message.upper()
     if name in MESSAGES and count > len(follow := MESSAGES[name][0]):
         plural = "" if len(follow) == 1 else "s"
@@ -158,7 +158,7 @@ def _check_usage(message: str, count: int, delay: float | None) -> None:
 
 
 def _taking_over(message: str, values: list[Any]) -> list[Any]:
-    """Return the arguments of an EXPINIT with a takeover, from a reference or data."""
+    """Return the arguments of an EXPINIT that takes over, made from a reference or from data."""
     if message.upper() != "EXPINIT" or len(values) != 1 or not isinstance(values[0], (str, dict)):
         raise ValueError("--takeover goes with EXPINIT and the reference of the experiment, and nothing else")
     data = {"exp_ref": values[0]} if isinstance(values[0], str) else values[0]

@@ -15,10 +15,10 @@ from rigsync.config.schema import document
 @click.argument("which", type=click.Choice(["rigs", "agent"]), default="agent")
 @verbose_option
 def command(which: str) -> None:
-    """Print the JSON Schema of a file of rigs, or of an agent's file, which it is without an argument.
+    """Print the JSON Schema of a file of rigs, or of an agent's file, which is the default.
 
-    With it an editor completes and explains the keys, and marks what is wrong. In Visual Studio Code with its YAML
-    extension, write it into a file beside the other, and begin that with the second of these lines:
+    With it an editor completes and explains the keys, and marks mistakes. For Visual Studio Code with its YAML
+    extension, write it into a file by the first of these lines, and begin your YAML file with the second:
 
     \b
     rigsync schema rigs > rigs.schema.json

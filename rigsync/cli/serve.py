@@ -32,7 +32,7 @@ FILES = (".yaml", ".yml")
     "--uri",
     default="udp://0.0.0.0:11001",
     show_default=True,
-    help="Where to listen, on udp:// or tcp://; with port 0 the system chooses a port.",
+    help="Where to listen, on udp:// or tcp://. With port 0 the system chooses a port.",
 )
 @click.option("--main-sync", is_flag=True, help="Say that this rig records the signal to which all are aligned.")
 @click.option("--latency", type=SECONDS, metavar="S", help="Wait so many seconds before each answer.")
@@ -51,7 +51,7 @@ FILES = (".yaml", ".yml")
     default=1 << 26,
     show_default=True,
     metavar="BYTES",
-    help="The largest message on tcp://; rigs.yaml says the same of this rig.",
+    help="The largest message on tcp://. Write the same max_message for this rig into rigs.yaml.",
 )
 @click.option("--drop", type=SHARE, default=0.0, metavar="P", help="Lose this share of what comes in, from 0 to 1.")
 @click.option("--until-eof", is_flag=True, hidden=True)
@@ -76,8 +76,8 @@ def command(
     Several files make several rigs. `rigsync check FILE.yaml` shows what a file means; `rigsync schema` is for editors.
 
     Or serve as the rig NAME, which has no commands: it answers every message, and prints it. With --json each message
-    is a line, and the first line tells where the rig listens. --latency, --fail and --drop show what a slow or faulty
-    rig, or a bad network, does to an experiment.
+    is a line, and the first line tells where the rig listens. Try with --latency, --fail and --drop what a slow rig, a
+    faulty rig or a bad network does to an experiment.
     """
     if any(name.lower().endswith(FILES) for name in names):
         _serve_files(context, names, as_json)
@@ -95,7 +95,7 @@ def command(
         if until_eof:
             at_end_of_stdin(interrupt_main)
 
-    # People watch a rig to see the outcome of each message; with --json, a program does.
+    # People want to see what becomes of each message. With --json a program reads.
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
     try:
@@ -116,7 +116,7 @@ def command(
 
 
 def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Serve as the rigs of some files until Ctrl-C or SIGTERM. All files are read before the first rig listens."""
+    """Serve as the rigs of some files until Ctrl-C or SIGTERM. Read all files before the first rig listens."""
     mine = {"names", "as_json"}
     given = [
         f"--{parameter.name}".replace("_", "-").replace("--failing", "--fail")
@@ -127,7 +127,7 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
         and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
     ]
     if given:
-        raise click.UsageError(f"{given[0]} is for a NAME; the file says it of its rig")
+        raise click.UsageError(f"{given[0]} is for a NAME; a rig with a file takes it from there")
     files = [_read(name) for name in names]
     check_distinct_agents(files)
 
@@ -145,7 +145,7 @@ def _read(name: str) -> AgentFile:
         return read_agent_file(name)
     except ConfigError as error:
         if _is_of_rigs(name):
-            problem = "this is a file of rigs, which tasks read, and not the file of an agent (docs/agent.md)"
+            problem = "this is a file of rigs, for tasks; rigsync serve takes the file of an agent (docs/agent.md)"
             raise ConfigError(problem, file=name) from error
         raise
 
@@ -159,7 +159,7 @@ def _is_of_rigs(name: str) -> bool:
 
 
 def _check_is_no_file(name: str) -> None:
-    """Refuse a name that was meant as a file: a rig that records nothing would say that all is well."""
+    """Refuse a name that means a file: a rig that records nothing would say that all is well."""
     meant = next((name + ending for ending in FILES if Path(name + ending).is_file()), None)
     if meant:
         raise click.UsageError(f"there is a file {meant}; write that, or give the rig without commands another name")
