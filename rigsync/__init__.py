@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -123,8 +124,6 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used: `rigsync --help` must not wait for asyncio."""
     if name not in _HOME:
         raise AttributeError(f"module 'rigsync' has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(f"rigsync.{_HOME[name]}"), name)
     if _HOME[name].startswith("coordinator."):
         import_module("rigsync.compat")

@@ -15,6 +15,16 @@ def one_line(text: str) -> str:
     return shown if len(text) <= 1000 else f"{shown}..."
 
 
+def printable(text: str) -> str:
+    """Return text from the network with its control characters and line ends escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return text with its control characters escaped, but not its line ends."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def shortened(value: Any, most: int = 40) -> str:
     """Return how `value` would be written in Python, cut to `most` characters."""
     try:

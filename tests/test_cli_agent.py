@@ -184,4 +184,4 @@ def test_a_schema_that_there_is_not(rigsync: Rigsync) -> None:
 
 def test_where_rigs_are_expected_the_file_of_an_agent_is_told_as_such(rigsync: Rigsync) -> None:
     told = rigsync(EXAMPLE, "ping", "--rigs", "cameras.yaml", status=2).err
-    assert told == "Error: cameras.yaml: this is the file of an agent, which rigsync serve reads, and not one of rigs\n"
+    assert told == "Error: cameras.yaml: this is the file of an agent, for rigsync serve; a task takes a file of rigs\n"

@@ -83,12 +83,12 @@ def test_address_as_text():
         ("wss://192.168.1.20", "only udp:// and tcp:// are supported"),
         ("http://192.168.1.20:8888", "only udp:// and tcp:// are supported"),
         ("://192.168.1.20", "only udp:// and tcp:// are supported"),
-        ("udp://udp://192.168.1.20", "neither user, path nor query"),
-        ("192.168.1.20/", "neither user, path nor query"),
-        ("192.168.1.20:11001/rig", "neither user, path nor query"),
-        ("192.168.1.20?a=b", "neither user, path nor query"),
-        ("192.168.1.20#a", "neither user, path nor query"),
-        ("user:secret@cameras", "neither user, path nor query"),
+        ("udp://udp://192.168.1.20", "no user, path or query"),
+        ("192.168.1.20/", "no user, path or query"),
+        ("192.168.1.20:11001/rig", "no user, path or query"),
+        ("192.168.1.20?a=b", "no user, path or query"),
+        ("192.168.1.20#a", "no user, path or query"),
+        ("user:secret@cameras", "no user, path or query"),
         (" 192.168.1.20", "white space"),
         ("192.168.1.20\n", "white space"),
         ("camera pc", "white space"),
@@ -101,11 +101,11 @@ def test_address_as_text():
         ("cameras:\u0661", "the port is a number from 1 to 65535"),
         ("cameras:" + "1" * 5000, "the port is a number from 1 to 65535"),
         ("[::1]:0", "the port is a number from 1 to 65535"),
-        ("[::1]11001", "brackets stand around an IPv6 address"),
-        ("[::1", "brackets stand around an IPv6 address"),
-        ("[192.168.1.20]:11001", "brackets stand around an IPv6 address"),
-        ("[cameras]", "brackets stand around an IPv6 address"),
-        ("[]", "brackets stand around an IPv6 address"),
+        ("[::1]11001", "brackets go around an IPv6 address"),
+        ("[::1", "brackets go around an IPv6 address"),
+        ("[192.168.1.20]:11001", "brackets go around an IPv6 address"),
+        ("[cameras]", "brackets go around an IPv6 address"),
+        ("[]", "brackets go around an IPv6 address"),
         ("[::g]", "neither an IP address nor a host name"),
         ("11001", "a port alone"),
         ("1:2:3", "neither an IP address nor a host name"),
@@ -441,11 +441,11 @@ BAD_FILES = {
     "forgotten indentation": ("rigs:\na: b\n", 2, "a", "unknown key 'a'; the keys here are timing, rigs"),
     "unknown timing": ("timing:\n  beats: 1\nrigs:\n", 2, "timing.beats", "did you mean 'beat'?"),
     "unknown rig key": ("rigs:\n  a:\n    uri: b\n    timout: 3\n", 4, "rigs.a.timout", "did you mean 'timeout'?"),
-    "duplicate rig": ("rigs:\n  a: b\n  a: c\n", 3, "rigs.a", "this key stands twice, first in line 2; remove one"),
-    "duplicate flat rig": ("a: b\nc: d\n'a': e\n", 3, "rigs.a", "this key stands twice, first in line 1"),
-    "duplicate top key": ("rigs:\n  a: b\nrigs:\n  c: d\n", 3, "rigs", "this key stands twice, first in line 1"),
-    "duplicate rig key": ("rigs:\n  a:\n    uri: b\n    uri: c\n", 4, "rigs.a.uri", "this key stands twice"),
-    "duplicate timing": ("rigs:\ntiming:\n  beat: 1\n  beat: 1\n", 4, "timing.beat", "this key stands twice"),
+    "duplicate rig": ("rigs:\n  a: b\n  a: c\n", 3, "rigs.a", "this key is there twice, first in line 2; remove one"),
+    "duplicate flat rig": ("a: b\nc: d\n'a': e\n", 3, "rigs.a", "this key is there twice, first in line 1"),
+    "duplicate top key": ("rigs:\n  a: b\nrigs:\n  c: d\n", 3, "rigs", "this key is there twice, first in line 1"),
+    "duplicate rig key": ("rigs:\n  a:\n    uri: b\n    uri: c\n", 4, "rigs.a.uri", "this key is there twice"),
+    "duplicate timing": ("rigs:\ntiming:\n  beat: 1\n  beat: 1\n", 4, "timing.beat", "this key is there twice"),
     "rigs is text": ("rigs: cameras\n", 1, "rigs", "expected a map, with one key and its value in each line"),
     "rigs is a list": ("timing:\nrigs:\n  - a\n", 2, "rigs", "expected a map, with one key and its value in each line"),
     "timing is text": ("rigs:\ntiming: fast\n", 2, "timing", "expected a map, with one key"),
@@ -482,7 +482,7 @@ BAD_FILES = {
         "rigs.a.uri",
         "this key is missing: The address of the rig, for instance 192.168.1.20",
     ),
-    "empty rig": ("rigs:\n  a:\n  b: c\n", 2, "rigs.a", "no address stands here; write one, such as 192.168.1.20"),
+    "empty rig": ("rigs:\n  a:\n  b: c\n", 2, "rigs.a", "the address is missing; write one, such as 192.168.1.20"),
     "uri is a map": (
         "rigs:\n  a:\n    uri: {b: c}\n",
         3,
@@ -495,7 +495,7 @@ BAD_FILES = {
         "rigs.a.uri",
         "expected text, not a list; put quotes around text that begins with a bracket",
     ),
-    "malformed uri": ("rigs:\n  a:\n    uri: b/c\n", 3, "rigs.a.uri", "neither user, path nor query may stand in it"),
+    "malformed uri": ("rigs:\n  a:\n    uri: b/c\n", 3, "rigs.a.uri", "it may have no user, path or query"),
     "malformed flat uri": ("a: b\nc: d_$\n", 2, "rigs.c.uri", "neither an IP address nor a host name"),
     "scheme": ("a: b\nmesoscope: wss://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp:// and tcp:// are"),
     "port": ("rigs:\n  a: b:65536\n", 2, "rigs.a.uri", "the port is a number from 1 to 65535"),
@@ -792,7 +792,7 @@ def test_two_names_of_one_address_are_for_the_map_that_iblrig_passes_alone(write
     ],
 )
 def test_a_rig_without_an_address_is_refused(write, text, line, key, nothing):
-    with pytest.raises(ConfigError, match="no address stands here; write one, such as") as caught:
+    with pytest.raises(ConfigError, match="the address is missing; write one, such as") as caught:
         load_rigs(write(text.format(nothing)))
     assert (caught.value.line, caught.value.key) == (line, key)
 
@@ -856,8 +856,8 @@ def test_resolved_addresses_are_distinct():
     assert caught.value.key == "rigs.c.uri"
 
 
-def test_importing_it_is_cheap():
-    code = "import sys, rigsync.config; print([m for m in ('yaml', 'iblutil', 'asyncio') if m in sys.modules])"
+def test_rigs_that_no_file_holds_need_no_yaml():
+    code = "import sys, rigsync.config.rigs; print([m for m in ('yaml', 'iblutil', 'asyncio') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,24 @@ HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "nump
 AT_THE_SIDE = {"iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"), "numpy": ()}
 """What only these modules import, so that a computer can do without it: the side, and the demo's rig of iblutil."""
 
-EAGER = frozenset({"__future__", "typing"})
+INSIDE = {
+    "rigsync.agent.keeper": {"ctypes"},  # prctl, of Linux alone; some Pythons are built without ctypes
+    "rigsync.agent.process": {"rigsync.agent.windows_job"},
+    "rigsync.cli.keys": {"msvcrt", "termios", "tty"},
+}
+"""The imports inside functions: modules of one platform."""
+
+BY_NAME = {
+    "rigsync": "its public names, which are loaded when they are asked for",
+    "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
+    "rigsync.compat": "what needs iblutil, once the program has loaded that",
+}
+"""The modules that load others by a call, and which."""
+
+EAGER = frozenset({"__future__", "importlib", "typing"})
 """All that `import rigsync` may load at once; the public names are loaded when they are asked for."""
+
+CALLS = frozenset({"import_module", "__import__"})
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,59 @@ def eager_imports(tree: ast.Module) -> Iterator[ast.stmt]:
             blocks = ("orelse",) if type_checking else ("body", "orelse", "finalbody", "handlers")
             for block in blocks:
                 pending += getattr(node, block, [])
+
+
+def late_imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield line and module of each import inside a function; of a call that imports, the call's name."""
+    for function in ast.walk(tree):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import):
+                    yield from ((node.lineno, alias.name) for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    yield node.lineno, "." * node.level + (node.module or "")
+                elif isinstance(node, ast.Call) and (name := ast.unparse(node.func).split(".")[-1]) in CALLS:
+                    yield node.lineno, name
+
+
+def lateness(source: str, module: str) -> list[str]:
+    """Return what is wrong with the imports inside functions of one module."""
+    return [
+        f"{module}: line {line}: {name} is imported inside a function; import it at the top, so that what is missing "
+        "or goes round in circles is seen at once"
+        for line, name in sorted(set(late_imports(ast.parse(source))))
+        if name not in INSIDE.get(module, ()) and not (name in CALLS and module in BY_NAME)
+    ]
+
+
+def circle(imports: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return modules of which each imports the next, and the last is the first; empty where there are none."""
+    done: set[str] = set()
+
+    def visit(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        found: list[str] = []
+        for target in () if module in done else imports[module]:
+            found = found or visit(target, [*way, module])
+        done.add(module)
+        return found
+
+    return next((found for module in imports if (found := visit(module, []))), [])
+
+
+def loaded_by_each() -> dict[str, set[str]]:
+    """Return the modules of rigsync that each one loads by its own statements."""
+    paths = {module_name(path): path for path in modules()}
+    loaded: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        loaded[module] = set()
+        for statement in eager_imports(ast.parse(path.read_text(encoding="utf-8"))):
+            for found in imports_of(statement, module, path.name == "__init__.py"):
+                inner = f"{found.module}.{found.name}"
+                loaded[module].add(inner if inner in paths else found.module)
+        loaded[module] &= paths.keys() - {"rigsync"}  # which loads nothing at once
+    return loaded
 
 
 def place(top: str) -> int | None:
@@ -206,6 +275,26 @@ def test_imports_point_left(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_no_import_stands_inside_a_function(path: Path) -> None:
+    found = lateness(path.read_text(encoding="utf-8"), module_name(path))
+    assert not found, "\n".join(found)
+
+
+def test_each_exception_from_that_is_needed() -> None:
+    late = {
+        (module_name(path), name)
+        for path in modules()
+        for _, name in late_imports(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert {(module, name) for module, names in INSIDE.items() for name in names} <= late
+    assert {module for module, name in late if name in CALLS} == BY_NAME.keys()
+
+
+def test_no_imports_go_round_in_circles() -> None:
+    assert " -> ".join(circle(loaded_by_each())) == ""
+
+
 def test_every_module_is_found() -> None:
     found = {module_name(path) for path in modules()}
     assert {"rigsync", "rigsync.errors", "rigsync.testing", "rigsync.core.messages"} <= found
@@ -279,7 +368,7 @@ def test_each_module_has_one_place() -> None:
         ("rigsync.hub.hub", "import logging", "hub is pure and imports no logging"),
         ("rigsync", "from rigsync.rig import Rig", "load it lazily"),
         ("rigsync", "from .rig import Rig", "load it lazily"),
-        ("rigsync", "import importlib", "load it lazily"),
+        ("rigsync", "import inspect", "load it lazily"),
         ("rigsync", "import typing, asyncio", "load it lazily"),
         ("rigsync", "try:\n    import numpy\nexcept ImportError:\n    numpy = None", "load it lazily"),
         ("rigsync", "if TYPE_CHECKING:\n    pass\nelse:\n    import asyncio", "load it lazily"),
@@ -291,6 +380,32 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
     assert complaint in found
     if "no place" not in complaint:
         assert "line " in found
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("def f():\n    import json", "json"),
+        ("async def f():\n    if 1:\n        from rigsync.net import udp", "rigsync.net"),
+        ("class A:\n    def f(self):\n        from .udp import x", ".udp"),
+        ("f = lambda: __import__('json')", "__import__"),
+        ("def f():\n    importlib.import_module('json')", "import_module"),
+        ("def f():\n    import msvcrt", "msvcrt"),
+    ],
+)
+def test_an_import_inside_a_function_is_found(statement: str, name: str) -> None:
+    (found,) = lateness(statement, "rigsync.net.endpoint")
+    assert f": {name} is imported inside a function" in found
+
+
+def test_an_import_at_the_top_is_let_through() -> None:
+    assert lateness("import json\nif 1:\n    import msvcrt\ndef f(): pass", "rigsync.net.endpoint") == []
+    assert lateness("def f():\n    import msvcrt", "rigsync.cli.keys") == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": ["b", "c"], "b": ["c"], "c": []}) == []
+    assert circle({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}) == ["b", "d", "b"]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +429,7 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
         ("rigsync.agent.agent", "from rigsync import Rig, RigServices, PushError, ExpMessage"),
         ("rigsync", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rigsync.rig import Rig"),
         ("rigsync.compat.iblutil", "from iblutil.io.net import app\nfrom rigsync.coordinator.service import x"),
-        ("rigsync", "import typing\ndef __getattr__(name):\n    from importlib import import_module"),
+        ("rigsync", "import typing\nfrom importlib import import_module"),
     ],
 )
 def test_a_good_import_is_let_through(module: str, statement: str) -> None:

@@ -136,7 +136,7 @@ def near(example: str, schema: Schema, name: str | None = None) -> st.SearchStra
 
 OF_ONE_KEY = re.compile(
     "unknown key|key is missing|this says more about|belongs? to EXP|by itself; the messages here|"
-    "no (value|address) stands here|expected (text|a map|a list|a number|a whole number|a name|the name of a rig as|"
+    "the (value|address) is missing|expected (text|a map|a list|a number|a whole number|a name|the name of a rig as|"
     "a size|a command|an address|true or false|one of|at least one of|"
     r"at most [\d,]+ characters|[0-9]+ to)"
 )

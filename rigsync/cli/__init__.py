@@ -1,18 +1,22 @@
 """The command line.
 
-`rigsync --help` imports click and little else. Each command is a module of its own. It is imported when it is called,
-and imports the rest of rigsync when it runs.
+Each command is a module of its own, which is imported when the command is called: `rigsync --help` needs click and
+little else, and does not wait for asyncio, rich and PyYAML.
 """
 
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
+from importlib import import_module
 from io import TextIOWrapper
 
 import click
 
 from rigsync import __version__
+from rigsync._text import printable, printable_lines
 from rigsync.cli.options import verbose_option
+from rigsync.errors import ConfigError, RigsyncError, UnknownRig
 
 COMMANDS = {
     "call": "Call a command of one rig, and show the value that it returns.",
@@ -26,7 +30,7 @@ COMMANDS = {
     "serve": "Serve as the rig of a file, or as one that answers everything.",
     "watch": "Show the state of the rigs while it changes.",
 }
-"""Commands with their short help. Each is the `command` in the module of its name."""
+"""The commands with their short help. Each is the function `command` of the module of that name."""
 
 WRONG_USAGE = 2
 """Exit status after wrong usage or configuration, as in click."""
@@ -43,8 +47,6 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        from importlib import import_module
-
         command: click.Command = import_module(f"rigsync.cli.{cmd_name}").command
         return command
 
@@ -52,8 +54,6 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            from difflib import get_close_matches
-
             close = get_close_matches(args[0], COMMANDS, n=1)
             advice = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"there is no command {args[0]!r}; {advice}")
@@ -100,8 +100,6 @@ def _run() -> int:
         known = _status_of(error)
         if known is None:
             raise
-        from rigsync.cli.output import printable, printable_lines
-
         # Advice about a file of rigs takes several lines. The text of any other error may come from a rig.
         shown = printable_lines if known == WRONG_USAGE else printable
         click.echo(f"Error: {shown(str(error))}", err=True)
@@ -109,9 +107,7 @@ def _run() -> int:
 
 
 def _status_of(error: Exception) -> int | None:
-    """Return the exit status for an error that is meant for the user; None for any other, which is a bug."""
-    from rigsync.errors import ConfigError, RigsyncError, UnknownRig
-
+    """Return the exit status for an error that a user can mend; None for a bug."""
     if isinstance(error, (ConfigError, UnknownRig)):
         return WRONG_USAGE
     return 1 if isinstance(error, RigsyncError) else None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from os.path import dirname, isabs
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rigsync import ConfigError
-from rigsync._text import size_text
+from rigsync._text import printable, size_text
 from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.agent.keys import REFUSE
-from rigsync.cli.output import print_table, printable, write_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from rigsync.cli.output import write_json
+from rigsync.cli.tables import print_table
 
 
 def check_agent_file(path: str, as_json: bool) -> None:
@@ -45,7 +44,7 @@ def check_agent_file(path: str, as_json: bool) -> None:
 
 
 def _programs(file: AgentFile) -> Iterator[str]:
-    """Yield the programs that can be checked without a message: those in PATH, and those with an absolute path."""
+    """Yield the programs that can be looked for before any message: those in PATH, and those with an absolute path."""
     for action in file.on.values():
         for step in (action.run, action.start):
             if step and (program := step.command.program) and (isabs(program) or not dirname(program)):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from rigsync import RigError
+from rigsync._text import printable, printable_lines
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from rigsync import RigError
+from rigsync.cli.outcomes import failure_document, failure_in_words
+from rigsync.cli.output import compact, write_json, write_line
+from rigsync.cli.push import value_of
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.core.arguments import compose_command
 
 
 @click.command(short_help="Call a command of one rig, and show the value that it returns.")
@@ -30,8 +35,8 @@ def command(
 ) -> int:
     """Call COMMAND of RIG, for instance focus, and show the value that it returns. The rig's program defines it.
 
-    ARG and VALUE are JSON, or else text. A word KEY=VALUE is a keyword argument; to give such text by position, write
-    it in JSON's quotes: '"a=b"'. Put a negative number by position behind --. -v shows the traceback of a command that
+    ARG and VALUE are JSON, or else text. A word KEY=VALUE is a keyword argument. To pass such text by position, write
+    JSON's quotes around it: '"a=b"'. Write -- before a negative number. -v shows the traceback of a command that
     failed. The exit status is 1 if the command failed.
 
     \b
@@ -39,12 +44,6 @@ def command(
     rigsync call cameras move -- -2.5
     rigsync call laser shutter open=true --timeout 60
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    from rigsync import RigError
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.output import compact, write_json, write_line
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.core.arguments import compose_command
-
     try:
         args, keywords = _sorted_out(arguments)
         compose_command(name, args, keywords)
@@ -75,10 +74,8 @@ def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
     Raises
     ------
     ValueError
-        An argument is given twice, or is not allowed, or looks like JSON and is not.
+        An argument is given twice, is not allowed, or looks like JSON and is none.
     """
-    from rigsync.cli.push import value_of
-
     args: list[Any] = []
     keywords: dict[str, Any] = {}
     for argument in arguments:
@@ -89,15 +86,12 @@ def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
         if key in keywords:
             raise ValueError(f"{key} is given twice")
         if key == "timeout":
-            raise ValueError("timeout is not an argument of a command: for the answer's, write --timeout")
+            raise ValueError("a command has no argument timeout; write --timeout for the time of the answer")
         keywords[key] = value_of(value)
     return args, keywords
 
 
 def _print_failure(error: RigError, rig: str, name: str, as_json: bool) -> None:
-    from rigsync.cli.outcomes import failure_document, failure_in_words
-    from rigsync.cli.output import printable, printable_lines, write_json
-
     if as_json:
         write_json({"rig": rig, "command": name, "value": None, "failed": failure_document(error)})
     else:

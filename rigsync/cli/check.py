@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import click
 
+from rigsync import ConfigError, RigConfig, Rigs
+from rigsync._text import printable
+from rigsync.agent.file import is_agent_file
+from rigsync.cli.agent_file import check_agent_file
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from rigsync import ConfigError, RigConfig, Rigs
+from rigsync.cli.output import write_json
+from rigsync.cli.rigs import located, read, rigs_of_file
+from rigsync.cli.tables import print_table
+from rigsync.config.rigs import check_distinct
+from rigsync.core.rigs import Address
+from rigsync.net.resolve import resolve
 
 
 @click.command(short_help="Check a configuration, and look up every rig's address.")
@@ -26,17 +34,10 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
     agent's: then it shows what the agent would do at each message, and runs nothing. An error is shown with file, line
     and key, and the exit status is 2.
     """
-    from rigsync import ConfigError
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.output import printable
-    from rigsync.cli.rigs import read, rigs_of_file
-
     if file and rigs_file:
         raise click.UsageError("give either FILE or --rigs FILE")
     start_logging()
     if file and _is_agent_file(file):
-        from rigsync.cli.agent_file import check_agent_file
-
         check_agent_file(file, as_json)
         return 0
     try:
@@ -56,24 +57,14 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
 
 
 def _is_agent_file(file: str) -> bool:
-    from rigsync import ConfigError
-    from rigsync.agent.file import is_agent_file
-
     try:
         return is_agent_file(file)
-    except ConfigError:  # it cannot be read at all; reading it as a file of rigs reports that
+    except ConfigError:  # it cannot be read at all, as reading it as a file of rigs will report
         return False
 
 
 def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
-    """Return host and port of each rig that can be looked up, and the errors."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from rigsync import ConfigError
-    from rigsync.cli.rigs import located
-    from rigsync.config.rigs import check_distinct
-    from rigsync.core.rigs import Address
-    from rigsync.net.resolve import resolve
+    """Return host and port of each rig, and the errors of rigs that have none."""
 
     def outcome(name: str) -> tuple[Any, ...] | ConfigError:
         try:
@@ -96,8 +87,6 @@ def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
 
 
 def _print_table(rigs: Rigs, addresses: dict[str, str]) -> None:
-    from rigsync.cli.output import print_table
-
     rows = [
         [
             name,
@@ -117,8 +106,6 @@ def _print_table(rigs: Rigs, addresses: dict[str, str]) -> None:
 def _print_json(
     file: str | None, rigs: Mapping[str, RigConfig], addresses: dict[str, str], errors: list[ConfigError]
 ) -> None:
-    from rigsync.cli.output import write_json
-
     documents = {
         name: {
             "uri": str(rig.address),

@@ -1,4 +1,4 @@
-"""Programs that `rigsync demo` starts. They end with it."""
+"""Programs that `rigsync demo` starts and ends."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rigsync import RigsyncError
 from rigsync.runtime.console_window import ending_signals, watch_console_window
 
 START_TIMEOUT = 30.0
-"""Seconds for a program to begin: imports may come from a slow disk with a virus scanner."""
+"""Seconds for a program to begin: a virus scanner on a slow disk delays its imports."""
 GRACE = 2.0
 """Seconds for a program to end when asked to. After that it is killed."""
 LONGEST_WAIT = 0.25
-"""Longest single wait in seconds: on Windows, Ctrl-C is noticed only after it."""
+"""Longest single wait in seconds: Windows lets Ctrl-C through only after it."""
 
 
 class Child:
@@ -36,7 +36,7 @@ class Child:
     name : str
         Its name in messages.
     *arguments : str
-        What follows `python` on the command line.
+        The rest of the command line, after `python`.
     """
 
     def __init__(self, name: str, *arguments: str):
@@ -48,7 +48,7 @@ class Child:
             stdout=subprocess.PIPE,
             encoding="ascii",
             errors="replace",
-            # Python looks there first for modules: not in the user's folder, and for this rigsync.
+            # Python looks for modules here first: for this rigsync, not for what is in the user's folder.
             cwd=Path(__file__).parents[2],
             # Ctrl-C on the terminal is only for the demo, which then ends its children.
             start_new_session=True,
@@ -69,7 +69,7 @@ class Child:
         Raises
         ------
         RigsyncError
-            It does not begin.
+            It ends at once, or does not begin to listen in time.
         """
         end = time.monotonic() + START_TIMEOUT
         while time.monotonic() < end:
@@ -99,14 +99,14 @@ class Child:
 
 
 class Children:
-    """Starts children. When the context is left, all have ended, whatever happens."""
+    """Starts children, and ends all of them when the context is left."""
 
     def __init__(self) -> None:
         self._started: list[Child] = []
 
     def start(self, name: str, *arguments: str) -> Child:
         """Start a program; the arguments are those of `Child`."""
-        with signals_held_back():  # or a signal between the start and the note would leave the child running unnoticed
+        with signals_held_back():  # a signal before the note would leave the child running
             child = Child(name, *arguments)
             self._started.append(child)
         return child
@@ -125,7 +125,7 @@ class Children:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Hold back Ctrl-C and requests to end until the context is left."""
+    """Hold back Ctrl-C and the signals that end a program until the context is left."""
     came: list[int] = []
     try:
         with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *ending_signals()):
@@ -137,7 +137,7 @@ def signals_held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Make a request to end leave this context as Ctrl-C does, instead of ending the program on the spot."""
+    """Let a signal that ends a program leave this context first, as Ctrl-C does."""
 
     def leave(number: int, _: FrameType | None) -> NoReturn:
         sys.exit(128 + number)  # by convention
@@ -148,15 +148,15 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """Collect Ctrl-C and requests to end in a list until the context is left; a second one ends the program.
+    """Collect Ctrl-C and the signals that end a program until the context is left; a second one ends it.
 
-    For work that must not be interrupted in the middle, such as drawing on the terminal.
+    For work that must not be interrupted, such as drawing on the terminal.
     """
     came: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)
-        if len(came) > 1:  # the first one has had no effect
+        if len(came) > 1:  # the program has not reacted to the first
             sys.exit(128 + number)
 
     with _signals_handled(note, signal.SIGINT, *ending_signals()):
@@ -165,7 +165,7 @@ def signals_noted() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    """Let a function handle signals until the context is left. Ignored ones stay ignored, as after `nohup`."""
+    """Let a function handle signals until the context is left. A signal that is ignored, as after `nohup`, stays so."""
     heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heeded}
     watch_console_window()
@@ -173,5 +173,5 @@ def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: 
         yield
     finally:
         for number, former in before.items():
-            # None is a handler that Python has not installed and cannot put back.
+            # None: Python has not installed the former handler, and cannot put it back.
             signal.signal(number, signal.SIG_DFL if former is None else former)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
+from rigsync.cli.experiment import Experiment, run_experiment
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import SHARE, json_option, verbose_option
-
-if TYPE_CHECKING:
-    from rigsync.cli.experiment import Experiment
+from rigsync.cli.outcomes import answer_in_words, failure_in_words
+from rigsync.cli.output import milliseconds, on_terminal, write_json, write_line
+from rigsync.cli.tables import print_table
+from rigsync.cli.views import LiveView, PlainView, View
 
 
 @click.command(short_help="Run a whole experiment with rigs on this computer.")
@@ -28,11 +29,6 @@ def command(number: int, loss: float, seed: int | None, as_json: bool) -> int:
     The last of the rigs is a plain iblutil server, such as labs have now, where iblutil is installed. Nothing leaves
     this computer, and nothing is left behind on it.
     """
-    from rigsync.cli.experiment import run_experiment
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.output import on_terminal, write_json
-    from rigsync.cli.views import LiveView, PlainView, View
-
     start_logging()
     view = View() if as_json else LiveView() if on_terminal() else PlainView()
     experiment = run_experiment(number, loss, view, seed)
@@ -44,9 +40,6 @@ def command(number: int, loss: float, seed: int | None, as_json: bool) -> int:
 
 
 def _print_answers(experiment: Experiment) -> None:
-    from rigsync.cli.outcomes import answer_in_words, failure_in_words
-    from rigsync.cli.output import milliseconds, print_table, write_line
-
     rows = []
     for name, dialect in experiment.dialects.items():
         for result, seconds in experiment.pushes:

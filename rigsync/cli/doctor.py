@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 import click
 
+from rigsync._text import printable
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from rigsync.doctor.doctor import Diagnosis
-    from rigsync.doctor.findings import Evidence, Finding
+from rigsync.cli.output import milliseconds, offset, write_json, write_line, write_lines, write_text
+from rigsync.cli.rigs import chosen, rigs_of_file
+from rigsync.coordinator.view import clock_document
+from rigsync.doctor.doctor import Diagnosis, diagnose
+from rigsync.doctor.findings import Evidence, Finding, text_of
 
 
 @click.command(short_help="Find out what is wrong with rigs, and what to do.")
@@ -21,26 +23,21 @@ if TYPE_CHECKING:
 @click.option(
     "--idle",
     is_flag=True,
-    help="Say that no experiment runs. Then connect, too, to rigs on tcp:// that are or may be of the iblutil dialect, "
-    "which takes them from a task that uses them.",
+    help="Say that no experiment runs. The doctor then connects, too, to rigs on tcp:// that speak or may speak "
+    "iblutil, which takes them from a task that uses them.",
 )
 @json_option
 @verbose_option
 def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_json: bool) -> int:
     """Find out what is wrong with each RIG, a name or a pattern such as 'cameras:*'; with all rigs by default.
 
-    It takes some seconds, and does not disturb an experiment that runs: it only probes, and does not connect to rigs
-    that a connection would disturb. The exit status is 1 if something is wrong, or could not be examined.
+    It takes some seconds. It does not disturb an experiment: it only probes, and does not connect to rigs that a
+    connection would disturb. The exit status is 1 if something is wrong, or could not be examined.
 
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
     answers-from-another-address, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-rig, wrong-dialect,
     version, mtu, clock, second-coordinator.
     """
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.output import write_json
-    from rigsync.cli.rigs import chosen, rigs_of_file
-    from rigsync.doctor.doctor import diagnose
-
     start_logging()
     diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns), idle=idle)
     if as_json:
@@ -51,8 +48,6 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
 
 
 def _print(diagnoses: Collection[Diagnosis]) -> None:
-    from rigsync.cli.output import printable, write_line, write_lines, write_text
-
     told: dict[tuple[str, ...], str] = {}  # remedies by rig: many rigs may have the same fault
     unwell = sum(bool(diagnosis.findings) for diagnosis in diagnoses)
     for diagnosis in diagnoses:
@@ -69,7 +64,7 @@ def _print(diagnoses: Collection[Diagnosis]) -> None:
             write_line("  what to do:")
             for remedy in finding.remedies:
                 if remedy.startswith("$ "):
-                    write_lines(f"      {printable(remedy[2:])}")  # in one line, to be copied
+                    write_lines(f"      {printable(remedy[2:])}")  # in one line, for copying
                 else:
                     write_text(f"- {remedy}", "    ")
     write_line()
@@ -77,14 +72,10 @@ def _print(diagnoses: Collection[Diagnosis]) -> None:
 
 
 def _address_of(evidence: Evidence) -> str:
-    from rigsync.doctor.findings import text_of
-
     return text_of(evidence.asked) if evidence.asked else str(evidence.rig.address).partition("://")[2]
 
 
 def _state_of(evidence: Evidence) -> str:
-    from rigsync.cli.output import milliseconds, offset
-
     alive = evidence.alive
     parts = [f"{evidence.dialect.value} {alive.version}" if alive else evidence.dialect.value]
     if evidence.connected and not alive:
@@ -98,9 +89,6 @@ def _state_of(evidence: Evidence) -> str:
 
 
 def _document(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return all of it for JSON, times in milliseconds."""
-    from rigsync.coordinator.view import clock_document
-
     evidence, alive = diagnosis.evidence, diagnosis.evidence.alive
     return {
         "address": _address_of(evidence),

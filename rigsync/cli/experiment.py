@@ -18,12 +18,12 @@ from rigsync.cli.views import View
 from rigsync.net.relay import relay_before
 
 RECORDING = 0.5
-"""Seconds between start and end: long enough to be seen."""
+"""Seconds between start and end: long enough to watch."""
 
 
 @dataclass
 class Experiment:
-    """The outcome of an experiment."""
+    """What became of an experiment."""
 
     exp_ref: str
     """Its reference."""
@@ -34,10 +34,10 @@ class Experiment:
     pushes: list[tuple[PushResult, dict[str, float]]] = field(default_factory=list)
     """Result of each message, with the seconds that each rig took."""
     datagrams: dict[str, int] | None = None
-    """Datagrams that a relay carried, and those that it lost, if there was one."""
+    """How many datagrams a relay has carried and lost; None without a relay."""
 
     def document(self) -> dict[str, Any]:
-        """Return everything for JSON."""
+        """Return the experiment for JSON."""
         return {
             "exp_ref": self.exp_ref,
             "rigs": {
@@ -57,11 +57,11 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
     number : int
         How many rigs.
     loss : float
-        Share of the datagrams to and from all rigs but the last that are lost, from 0 to 1.
+        Share of datagrams that are lost on the way, from 0 to 1. An iblutil rig is spared.
     view : View
         Shows the experiment.
     seed : int, optional
-        Makes the same datagrams be lost every time.
+        Loses the same datagrams every time.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(ended_by_signals())
@@ -72,8 +72,7 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
             spared = ""
             if _has_iblutil():
                 spared = (
-                    f" but those of {relayed.pop()}: an iblutil rig would close its socket for good at the first that "
-                    "is lost"
+                    f" but those of {relayed.pop()}: an iblutil rig would close its socket for good at the first loss"
                 )
             click.echo(f"A relay loses {100 * loss:g}% of all datagrams{spared}.", err=True)
             relays = stack.enter_context(

@@ -93,7 +93,7 @@ async def serve(name: str) -> None:
     protocol = partial(EchoProtocol, uri, "server", name=name, logger=logger)
     _, server = await loop.create_datagram_endpoint(protocol, sock=sock)
     IblutilRig(server)
-    # Past the buffer of stdout, which would complain at exit where the parent has gone away meanwhile.
+    # Past the buffer of stdout, which would complain at exit if the parent has gone away.
     os.write(sys.stdout.fileno(), (json.dumps({"listening": uri}) + "\n").encode())
     ended = loop.create_future()
     at_end_of_stdin(lambda: loop.call_soon_threadsafe(ended.set_result, None))
@@ -103,7 +103,7 @@ async def serve(name: str) -> None:
 def main() -> None:
     """Serve as the rig that the command line names."""
     warnings.filterwarnings("ignore", "Expected list", RuntimeWarning)  # iblutil's, at the first probe of rigsync
-    loop = asyncio.SelectorEventLoop()  # on Windows the usual one goes deaf when a port refuses a datagram
+    loop = asyncio.SelectorEventLoop()  # on Windows the default loop goes deaf when a port refuses a datagram
     with contextlib.closing(loop), contextlib.suppress(BrokenPipeError):
         loop.run_until_complete(serve(sys.argv[1]))
 

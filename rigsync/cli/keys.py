@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,17 +14,17 @@ Keys = Callable[[float], str]
 """Waits for so many seconds at most, and returns the typed keys. Raises EOFError if the terminal is gone."""
 
 _POLL = 0.05
-"""Seconds between looks at the keyboard on Windows, where nobody can wait for it."""
+"""Seconds between looks at the keyboard on Windows, which cannot wait for it."""
 _SPECIAL_KEY = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|[^\[O])?", re.DOTALL)
-"""Sequences of arrows, function keys and Alt, which contain letters (ECMA-48, section 5.4)."""
+"""What arrows, function keys and Alt send, letters among it (ECMA-48, section 5.4)."""
 
 
 @contextlib.contextmanager
 def keys() -> Iterator[Keys]:
     """Read single keys from the terminal until the context is left; restore it whatever happens.
 
-    Ctrl-C works as ever. Ctrl-Z does nothing: a suspended program would leave the changed terminal to the shell. If
-    standard input is no terminal, or another program's, no keys ever come.
+    Ctrl-C works as usual. Ctrl-Z does nothing: a suspended program would leave a changed terminal to the shell. No keys
+    come if standard input is no terminal, or the terminal of another program.
     """
     if sys.stdin is None or not sys.stdin.isatty():
         yield _none_typed
@@ -35,7 +36,6 @@ def keys() -> Iterator[Keys]:
 
 
 def _none_typed(seconds: float) -> str:
-    """Wait; no keys come."""
     time.sleep(seconds)
     return ""
 
@@ -59,7 +59,6 @@ def _typed_on_windows(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _typed_on_posix(terminal: int) -> Iterator[Keys]:
-    import select
     import termios
     import tty
 
@@ -73,7 +72,7 @@ def _typed_on_posix(terminal: int) -> Iterator[Keys]:
             return ""
         try:
             data = os.read(terminal, 1024)
-        except OSError:  # Linux says so that the terminal is gone
+        except OSError:  # on Linux, the terminal is gone
             data = b""
         if not data:
             raise EOFError("the terminal is gone")

@@ -15,17 +15,17 @@ from typing import TextIO
 
 import click
 
-from rigsync.cli.output import printable, printable_lines
+from rigsync._text import printable, printable_lines
 from rigsync.runtime.last_resort import LAST_RESORT
 
 _TOLD_ANYWAY = frozenset({"rigsync.push", "rigsync.link"})
-"""Loggers of pushes and links, whose outcome commands print themselves."""
+"""Loggers of pushes and links. Commands print their outcome themselves."""
 NOTICES = "rigsync.notice"
 """Logger of notices."""
 _BACKLOG = 10_000
-"""Lines that wait for a reader of stderr, some megabytes at most. Further ones are lost."""
+"""Most lines that wait for a reader of stderr, some megabytes. Further lines are lost."""
 _FLUSH_TIMEOUT = 0.5
-"""Seconds for which the end of a program waits for a reader of stderr."""
+"""Seconds that the end of a program waits for a reader of stderr."""
 
 
 def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> None:
@@ -36,7 +36,7 @@ def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> N
     usual : int
         The level without --verbose.
     printed : str, optional
-        A further logger that is left out, since the command prints its contents.
+        A further logger to leave out, since the command prints what it logs.
     """
     _attach(_StderrHandler(), usual, printed)
 
@@ -45,7 +45,7 @@ def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> N
 def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
     """Send rigsync's log to stderr until the context is left, without ever waiting for its reader.
 
-    For rigs: the event loop logs too, and would be deaf while a pipe that nobody reads is full.
+    For rigs: their event loop logs too. It would be deaf while a pipe is full that nobody reads.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def _attach(handler: logging.Handler, usual: int, printed: str | None = None) ->
         handler.setFormatter(_PlainFormatter())
         handler.addFilter(lambda record: record.name not in _TOLD_ANYWAY | {printed})
     logger = logging.getLogger("rigsync")
-    logger.removeHandler(LAST_RESORT)  # commands print these things themselves
+    logger.removeHandler(LAST_RESORT)  # commands print warnings themselves
     logger.addHandler(handler)
     logger.setLevel((usual, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
 
@@ -105,7 +105,7 @@ def _own_stderr() -> TextIO | None:
 
 
 class _StderrHandler(logging.Handler):
-    """Uses the present `sys.stderr`: a live view on the terminal replaces it for a while."""
+    """Looks `sys.stderr` up for each line, since a live view on the terminal replaces it for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # nobody reads stderr, and there is nowhere else to say so
@@ -124,7 +124,7 @@ class _HoldingHandler(logging.Handler):
 
 
 class _BackgroundHandler(logging.Handler):
-    """Writes on a thread of its own; lines are lost while too much is waiting.
+    """Writes on a thread of its own. Lines are lost while too many wait.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class _BackgroundHandler(logging.Handler):
             self._lines.put_nowait(self.format(record) + "\n")
 
     def finish(self, timeout: float) -> None:
-        """Wait some seconds at most until everything is written."""
+        """Wait until everything is written, but only for some seconds."""
         end = time.monotonic() + timeout
         with contextlib.suppress(Full):
             self._lines.put(None, timeout=timeout)
@@ -158,7 +158,7 @@ class _BackgroundHandler(logging.Handler):
 
 
 class _FullFormatter(logging.Formatter):
-    """A line, and those of a traceback."""
+    """Formats a record with its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
@@ -168,7 +168,7 @@ class _FullFormatter(logging.Formatter):
 
 
 class _PlainFormatter(logging.Formatter):
-    """The text in one line, without tracebacks."""
+    """Formats a record as one line, without its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         mark = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""

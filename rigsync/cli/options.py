@@ -9,7 +9,7 @@ import click
 
 
 class _Number(click.FloatRange):
-    """A number in a range, unlike click's own type without nan."""
+    """A number in a range. Click's own type lets nan through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -35,7 +35,7 @@ verbose_option = click.option(
     callback=_add_verbosity,
     help="Tell on stderr what happens; give it twice for every detail.",
 )
-"""Allowed before and after the name of the command; the sum is the context's `obj`."""
+"""It may be given before and after the name of the command. The context's `obj` is the sum."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 

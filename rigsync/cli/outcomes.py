@@ -11,7 +11,7 @@ from rigsync.cli.output import compact
 from rigsync.core.events import MessageReceived
 
 CONSTANT_FIELDS = {"main_sync", "experiment_description", "master", "rig_version", "spec_version"}
-"""Keys that every answer has, always the same, for iblrig's task code."""
+"""Keys that iblrig's task code expects in every answer. Their values never change."""
 
 
 def timed_push(
@@ -27,11 +27,11 @@ def timed_push(
     Parameters
     ----------
     auxiliaries : Auxiliaries
-        The rigs. Nobody else may push to them meanwhile.
+        The rigs. Nothing else may push to them meanwhile.
     message : str
         Name of the message.
     arguments : iterable
-        What follows it.
+        Its arguments.
     timeout : float, optional
         Seconds, instead of each rig's own.
     on_answer : callable, optional
@@ -44,7 +44,7 @@ def timed_push(
     result : PushResult
         The result.
     seconds : dict of str to float
-        Time of each rig that has answered.
+        The time that each rig took to answer.
     """
     seconds: dict[str, float] = {}
 
@@ -65,7 +65,7 @@ def timed_push(
 
 
 def answer_of(message: str, answer: list[Any]) -> list[Any]:
-    """Return a rig's answer for showing: everything but the tokens in an answer to ALYX."""
+    """Return a rig's answer without the tokens of ALYX, so that it can be shown."""
     if message != "ALYX":
         return answer
     return [dict.fromkeys(part, "***") if isinstance(part, dict) else part for part in answer]
@@ -74,7 +74,7 @@ def answer_of(message: str, answer: list[Any]) -> list[Any]:
 def answer_in_words(result: PushResult, rig: str) -> str:
     """Return a rig's answer for people: status, reference, and what its handlers have added.
 
-    An answer of another shape, as rigs of the iblutil dialect may give, is returned whole, as JSON.
+    An answer of another shape, which rigs of the iblutil dialect may give, is returned as JSON.
     """
     answer = answer_of(result.message, result[rig])
     information = answer[-1] if answer else None
@@ -93,7 +93,7 @@ def answer_in_words(result: PushResult, rig: str) -> str:
 
 
 def failure_in_words(error: RigError) -> str:
-    """Return the failure of a rig, behind the name of its error."""
+    """Return the name of a rig's error, and what has failed."""
     name = type(error).__name__
     if isinstance(error, RemoteError) and error.error == name:
         return error.problem  # which begins with it

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-# Imported first: Python drops a Ctrl-C that comes in a callback of its import machinery.
 import math
+import shlex
+from collections.abc import Iterator
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 
+from rigsync import Auxiliaries, NotRunning, PingReply, RigConfig, RigError, RigRefused, RigServices, WrongRig
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rigsync import Auxiliaries, PingReply, RigConfig, RigError, RigServices
+from rigsync.cli.output import end_interrupted_line, milliseconds, offset, write_json, write_line, write_text
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.cli.tables import print_table
+from rigsync.coordinator.view import clock_document
 
 CONNECT_TIMEOUT = 0.2
-"""Seconds to wait for the rigs before the first probe. Whether they answer is for ping to find out."""
+"""Seconds to wait for the rigs before the first probe. Ping itself finds out whether they answer."""
 LONGEST_WAIT = 0.25
-"""Seconds to wait at a stretch: on Windows, Ctrl-C is only noticed after that."""
+"""Longest single wait in seconds: Windows lets Ctrl-C through only after it."""
 
 
 @click.command(short_help="Probe rigs again and again, and show whether they answer.")
@@ -44,10 +46,6 @@ def command(
     It prints a line for each answer and, at the end (after COUNT probes, or at Ctrl-C), a table. The exit status is 1
     if a rig has not answered at all.
     """
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.output import end_interrupted_line, write_json, write_text
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-
     start_logging()
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     tallies = {name: Tally(rig, timeout) for name, rig in rigs.rigs.items()}
@@ -69,7 +67,7 @@ def command(
 def _probe(
     auxiliaries: Auxiliaries, names: list[str], count: int | None, interval: float, timeout: float
 ) -> Iterator[tuple[str, int, PingReply | RigError]]:
-    """Probe all rigs at each interval; yield name, number and outcome of each probe when it comes."""
+    """Probe all rigs at each interval; yield name, number and outcome of each probe."""
     services = cast("RigServices", auxiliaries.services)
     outcomes: SimpleQueue[tuple[str, int, PingReply | RigError]] = SimpleQueue()
 
@@ -88,8 +86,6 @@ def _probe(
             settled += 1
         except Empty:
             if not auxiliaries.is_running:
-                from rigsync import NotRunning
-
                 raise NotRunning("the service thread has ended; see the log (-v)") from None
 
 
@@ -114,9 +110,6 @@ class Tally:
 
     def add(self, number: int, outcome: PingReply | RigError) -> str:
         """Add the outcome of a probe; return the line to print."""
-        from rigsync import PingReply, RigRefused, WrongRig
-        from rigsync.cli.output import milliseconds, offset
-
         self.settled += 1
         if isinstance(outcome, PingReply):
             self.received, self._last = self.received + 1, outcome
@@ -146,8 +139,6 @@ class Tally:
     @property
     def status(self) -> str:
         """The rig's status, or why there is none."""
-        from rigsync import RigRefused, WrongRig
-
         if self._last:
             return _status_of(self._last)
         if self._failure is None:
@@ -173,10 +164,6 @@ class Tally:
     @property
     def advice(self) -> str | None:
         """Advice for a rig that has never answered."""
-        import shlex
-
-        from rigsync import RigRefused, WrongRig
-
         if self.received or self._failure is None:
             return None
         if isinstance(self._failure, (RigRefused, WrongRig)):
@@ -189,9 +176,7 @@ class Tally:
         )
 
     def document(self) -> dict[str, Any]:
-        """Return all of it for JSON, times in milliseconds."""
-        from rigsync.coordinator.view import clock_document
-
+        """Return the tally for JSON, times in milliseconds."""
         times, last = self.round_trip, self._last
         return {
             "address": self.address,
@@ -216,9 +201,7 @@ def _status_of(reply: PingReply) -> str:
 
 
 def _print_summary(tallies: list[Tally]) -> None:
-    from rigsync.cli.output import milliseconds, print_table, write_line, write_text
-
-    # Without address and dialect, which the lines above have, it fits into 80 columns during an experiment.
+    # The lines above have address and dialect. Without these the table fits into 80 columns during an experiment.
     columns = ["rig", "status", "received", "min", "avg", "max ms"]
     rows = []
     for tally in tallies:

@@ -1,4 +1,4 @@
-"""The rig of `rigsync serve NAME`: it shows its messages, and can be slow, fail, and lose datagrams."""
+"""The rig of `rigsync serve NAME`: it shows its messages, and can be slow, fail or lose datagrams."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PracticeRig(Rig):
     ):
         super().__init__(name, uri, main_sync=main_sync, lease=lease, max_message=max_message)
         if drop and self._config.address.scheme == "tcp":
-            raise ValueError("tcp:// loses nothing, so that what is lost here would never come again; try it on udp://")
+            raise ValueError("--drop is for udp://; what a rig loses on tcp:// never comes again")
         self._show, self._latency, self._drop = show, latency, drop
         for message in ExpMessage.__members__.values():
             self.on(message)(partial(self._note, message.name))

@@ -10,7 +10,7 @@ from rigsync._text import size_text
 
 _BYTES = ("B", "bytes")
 _LONGEST = 400
-"""Most characters of the whole text, more than any terminal shows in a line."""
+"""Most characters of the text: more than a terminal shows in a line."""
 
 
 def work_text(progress: Mapping[str, Progress], streams: Mapping[str, Mapping[str, Any]]) -> str:
@@ -30,7 +30,7 @@ def work_text(progress: Mapping[str, Progress], streams: Mapping[str, Mapping[st
 
 
 def progress_text(progress: Progress) -> str:
-    """Return how far something is: ``1200/5000 frames``, ``12.3 MB``."""
+    """Return progress as text: ``1200/5000 frames``, ``12.3 MB``."""
     if progress.unit in _BYTES:
         numbers = [size_text(number) for number in (progress.value, progress.total) if number is not None]
         return "/".join(numbers)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import math
+from collections.abc import Iterable
+from time import time
+from typing import Any
 
 import click
 
+from rigsync import PushResult, RigError
+from rigsync._text import printable, printable_lines
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rigsync import PushResult, RigError
+from rigsync.cli.outcomes import answer_in_words, answer_of, document_of, failure_in_words, timed_push
+from rigsync.cli.output import compact, milliseconds, write_json
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.cli.tables import print_table
+from rigsync.core.arguments import checked_delay, compose
 
 MESSAGES = {
     "EXPINFO": (("STATUS", "DATA"), "say what you are"),
@@ -23,7 +30,7 @@ MESSAGES = {
     "EXPSTATUS": (("STATUS",), "say your status"),
     "ALYX": ((), "give your Alyx token; it is not shown"),
 }
-"""Messages, each with its arguments on the command line and its meaning."""
+"""The messages, each with its arguments on the command line and its meaning."""
 _MOST_SHOWN = 60
 """Most characters of a faulty argument that are shown."""
 
@@ -63,11 +70,11 @@ def command(
 ) -> int:
     """Send MESSAGE, for instance EXPSTART, with its ARGs to the rigs, and show what each has answered.
 
-    An ARG is JSON, or else text. Of an answer, the rig's status, the reference and what its handlers have added are
-    shown; with -v all of it, and the traceback of a rig that failed. The exit status is 1 if a rig failed.
+    An ARG is JSON, or else text. The command shows the status of each rig, the reference, and what the rig's handlers
+    have added. -v shows the whole answer, and the traceback of a rig that failed. The exit status is 1 if a rig failed.
 
     When the command has ended, nobody is in charge of an experiment that it began. The rigs go on, and interrupt when
-    their lease is over, after 300 s unless the rig says otherwise.
+    their lease is over: after 300 s, unless the rig says otherwise.
 
     \b
     rigsync push EXPINFO CONNECTED
@@ -78,14 +85,6 @@ def command(
     rigsync push EXPINTERRUPT
     rigsync push EXPINIT 2026-01-31_1_mouse --takeover
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    from time import time
-
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.outcomes import document_of, timed_push
-    from rigsync.cli.output import write_json
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.core.arguments import checked_delay, compose
-
     try:
         values = [value_of(argument) for argument in arguments]
         _check_usage(message, len(values), delay)
@@ -120,14 +119,9 @@ def value_of(argument: str) -> Any:
     Raises
     ------
     ValueError
-        It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it has NaN or
-        infinity in it, which Python's decoder takes and JSON does not know.
+        It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it holds NaN or
+        infinity, which JSON does not know.
     """
-    import json
-    import math
-
-    from rigsync.cli.output import printable
-
     unfit: list[str] = []
 
     def number(text: str) -> float:
@@ -153,7 +147,7 @@ def value_of(argument: str) -> Any:
 
 
 def _check_usage(message: str, count: int, delay: float | None) -> None:
-    """Raise a ValueError in the words of the command line; `compose` finds all other mistakes."""
+    """Raise a ValueError for mistakes that are told in the words of the command line; `compose` finds all others."""
     name = message.upper()
     if name in MESSAGES and count > len(follow := MESSAGES[name][0]):
         plural = "" if len(follow) == 1 else "s"
@@ -164,7 +158,7 @@ def _check_usage(message: str, count: int, delay: float | None) -> None:
 
 
 def _taking_over(message: str, values: list[Any]) -> list[Any]:
-    """Return the arguments of an EXPINIT with a takeover, from a reference or data."""
+    """Return the arguments of an EXPINIT that takes over, made from a reference or from data."""
     if message.upper() != "EXPINIT" or len(values) != 1 or not isinstance(values[0], (str, dict)):
         raise ValueError("--takeover goes with EXPINIT and the reference of the experiment, and nothing else")
     data = {"exp_ref": values[0]} if isinstance(values[0], str) else values[0]
@@ -172,9 +166,6 @@ def _taking_over(message: str, values: list[Any]) -> list[Any]:
 
 
 def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:
-    from rigsync.cli.outcomes import answer_in_words, answer_of, failure_in_words
-    from rigsync.cli.output import compact, milliseconds, print_table, printable
-
     is_whole = bool(click.get_current_context().obj)
     rows = []
     for name in names:
@@ -194,8 +185,6 @@ def _print_result(result: PushResult, seconds: dict[str, float], names: list[str
 
 
 def _print_tracebacks(failures: Iterable[RigError]) -> None:
-    from rigsync.cli.output import printable, printable_lines
-
     for error in failures:
         if traceback := getattr(error, "traceback", ""):
             click.echo(f"\n{printable(error.rig)}:\n{printable_lines(traceback)}", err=True)

@@ -42,7 +42,7 @@ def read(file: str | os.PathLike[str]) -> Rigs:
         rigs = load_rigs(file)
     except ConfigError as error:
         if os.path.isfile(file) and is_agent_file(file):
-            problem = "this is the file of an agent, which rigsync serve reads, and not one of rigs"
+            problem = "this is the file of an agent, for rigsync serve; a task takes a file of rigs"
             raise ConfigError(problem, file=os.fspath(file)) from error
         raise
     if not rigs.rigs:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
+from rigsync import RigsyncError
+from rigsync._text import printable
+from rigsync.agent.foreground import Foreground
+from rigsync.agent.values import PREFIX, Values
+from rigsync.cli.children import signals_held_back
+from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from rigsync.cli.push import value_of
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
 
 RIGS_FAILED = 125
 """Exit status if a rig has failed, and not the command. `timeout` and `env` use it for their own failures."""
 CANNOT_RUN = 126
 NOT_FOUND = 127
-"""Exit statuses for a command that is no program, and for one that is not there, by convention."""
+"""Exit statuses, by convention, for a command that is no program and for one that is not there."""
 GRACE = 10.0
-"""Seconds for the command to end when this program is told to. After that it is killed."""
+"""Seconds for the command to end when a signal ends this program. After that it is killed."""
 
 
 @click.command(
@@ -45,9 +55,9 @@ def command(
 ) -> int:
     """Have all rigs record while COMMAND runs. It may be written in any language.
 
-    The rigs are told EXPINIT and EXPSTART before it begins. When it ends with exit status 0 they are told EXPEND,
-    otherwise EXPINTERRUPT, and then EXPCLEANUP. Ctrl-C goes to COMMAND; how COMMAND then ends decides. The failure of a
-    rig meanwhile is shown on stderr.
+    The rigs get EXPINIT and EXPSTART before COMMAND begins. When it ends with exit status 0 they get EXPEND, otherwise
+    EXPINTERRUPT, and then EXPCLEANUP. Ctrl-C goes to COMMAND, and its exit status decides. If a rig fails meanwhile,
+    stderr shows it.
 
     The exit status is that of COMMAND, or 128 plus the number of the signal that has ended it. It is 125 if a rig has
     failed, 126 if COMMAND is no program, and 127 if it is not there. COMMAND finds the reference in RIGSYNC_EXP_REF,
@@ -57,11 +67,6 @@ def command(
     rigsync run --ref 2026-01-31_1_mouse -- python task.py
     rigsync run --ref 2026-01-31_1_mouse --delay 0.5 -- matlab -batch task
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    from rigsync import RigsyncError
-    from rigsync.cli.log import start_logging
-    from rigsync.cli.output import printable
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-
     begin, data = _json_of("--init", init), _json_of("--start", start)
     if not isinstance(begin, (dict, type(None))):
         raise click.UsageError("--init takes a map, such as '{\"box\": 4}'")
@@ -78,7 +83,7 @@ def command(
             with experiment as session:
                 _run(words, session.exp_ref)
         except CommandEnded as ended:
-            if ended.__cause__ is None:  # otherwise the reason why it could not begin has been shown
+            if ended.__cause__ is None:  # else the reason why it could not begin was shown
                 click.echo(f"Error: {printable(str(ended))}: the experiment was interrupted", err=True)
             return ended.status
         except RigsyncError as error:
@@ -88,7 +93,7 @@ def command(
 
 
 class CommandEnded(Exception):
-    """The command has ended with another exit status than 0: interrupt its rigs."""
+    """The command has ended with another exit status than 0: the rigs are interrupted."""
 
     def __init__(self, program: str, status: int):
         self.status = status if status >= 0 else 128 - status
@@ -97,8 +102,6 @@ class CommandEnded(Exception):
 
 
 def _json_of(option: str, text: str | None) -> Any:
-    from rigsync.cli.push import value_of
-
     try:
         return None if text is None else value_of(text)
     except ValueError as error:
@@ -106,12 +109,7 @@ def _json_of(option: str, text: str | None) -> Any:
 
 
 def _unfit(program: str) -> int:
-    """Return 0 if the program can be run; otherwise say so and return the exit status. No rig has been told yet."""
-    import os
-    import shutil
-
-    from rigsync.cli.output import printable
-
+    """Return 0 if the program can be run; otherwise say so and return the exit status. No rig knows of it yet."""
     if shutil.which(program):
         return 0
     exists = os.path.exists(program)
@@ -122,23 +120,17 @@ def _unfit(program: str) -> int:
 
 def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
     """Run the command to its end; raise `CommandEnded` unless its exit status is 0."""
-    import shutil
-
-    from rigsync.agent.foreground import Foreground
-    from rigsync.cli.children import signals_held_back
-    from rigsync.cli.output import printable
-
     program = shutil.which(words[0]) or words[0]
     process = None
     with _left_to_the_command("SIGINT"):
         try:
-            with signals_held_back():  # or a signal that comes now would leave a command that nobody knows of
+            with signals_held_back():  # a signal that comes now would leave a command that nobody ends
                 process = Foreground([program, *words[1:]], _environment(exp_ref))
             status = process.wait()
         except OSError as error:
             click.echo(f"Error: {printable(words[0])} cannot be run: {error}", err=True)
             raise CommandEnded(words[0], CANNOT_RUN) from error
-        except BaseException:  # by a signal that ends this program
+        except BaseException:  # a signal ends this program
             if process:
                 process.end(GRACE)
             raise
@@ -147,25 +139,20 @@ def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
 
 
 def _environment(exp_ref: str | None) -> Mapping[str, str]:
-    from rigsync.agent.values import PREFIX, Values
-
     parts = Values("EXPSTART", "", exp_ref).parts() or ({"exp_ref": exp_ref} if exp_ref else {})
-    # A main sync's reference comes from outside. An environment cannot hold a null character.
+    # The reference of a main sync comes from outside, and an environment holds no null character.
     return {PREFIX + name.upper(): part for name, part in parts.items() if "\0" not in part}
 
 
 def _left_to_the_command(name: str) -> Any:
-    """Return a context in which a signal does not end this program. The terminal sends it to the command, too."""
-    import contextlib
-    import signal
-
+    """Return a context in which a signal does not end this program. The terminal sends it to the command as well."""
     number = getattr(signal, name)
     if signal.getsignal(number) == signal.SIG_IGN:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
-        before = signal.signal(number, lambda *_: None)  # not SIG_IGN: the command would inherit it
+        before = signal.signal(number, lambda *_: None)  # the command would inherit SIG_IGN
         try:
             yield
         finally:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from _thread import interrupt_main
+from datetime import datetime
+from logging import INFO, WARNING
+from pathlib import Path
+from time import time
+from typing import Any
 
 import click
 
+from rigsync import ConfigError, Rig, load_rigs
+from rigsync.agent.agent import Agent
+from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
+from rigsync.cli.log import background_logging
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
-
-if TYPE_CHECKING:
-    from rigsync import Rig
-    from rigsync.agent.file import AgentFile
-
+from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
+from rigsync.cli.practice_rig import PracticeRig
+from rigsync.cli.stdin import at_end_of_stdin
+from rigsync.rig.rig import run_rigs
 
 FILES = (".yaml", ".yml")
 """Endings of files; an argument without them is the name of a rig."""
@@ -23,7 +32,7 @@ FILES = (".yaml", ".yml")
     "--uri",
     default="udp://0.0.0.0:11001",
     show_default=True,
-    help="Where to listen, on udp:// or tcp://; with port 0 the system chooses a port.",
+    help="Where to listen, on udp:// or tcp://. With port 0 the system chooses a port.",
 )
 @click.option("--main-sync", is_flag=True, help="Say that this rig records the signal to which all are aligned.")
 @click.option("--latency", type=SECONDS, metavar="S", help="Wait so many seconds before each answer.")
@@ -42,7 +51,7 @@ FILES = (".yaml", ".yml")
     default=1 << 26,
     show_default=True,
     metavar="BYTES",
-    help="The largest message on tcp://; rigs.yaml says the same of this rig.",
+    help="The largest message on tcp://. Write the same max_message for this rig into rigs.yaml.",
 )
 @click.option("--drop", type=SHARE, default=0.0, metavar="P", help="Lose this share of what comes in, from 0 to 1.")
 @click.option("--until-eof", is_flag=True, hidden=True)
@@ -67,8 +76,8 @@ def command(
     Several files make several rigs. `rigsync check FILE.yaml` shows what a file means; `rigsync schema` is for editors.
 
     Or serve as the rig NAME, which has no commands: it answers every message, and prints it. With --json each message
-    is a line, and the first line tells where the rig listens. --latency, --fail and --drop show what a slow or faulty
-    rig, or a bad network, does to an experiment.
+    is a line, and the first line tells where the rig listens. Try with --latency, --fail and --drop what a slow rig, a
+    faulty rig or a bad network does to an experiment.
     """
     if any(name.lower().endswith(FILES) for name in names):
         _serve_files(context, names, as_json)
@@ -77,14 +86,6 @@ def command(
         raise click.UsageError("give one NAME, or files that end in .yaml")
     (name,) = names
     _check_is_no_file(name)
-    import logging
-    from _thread import interrupt_main
-
-    from rigsync.cli.log import background_logging
-    from rigsync.cli.output import end_interrupted_line, write_json
-    from rigsync.cli.practice_rig import PracticeRig
-    from rigsync.cli.stdin import at_end_of_stdin
-    from rigsync.rig.rig import run_rigs
 
     def announce(rig: Rig) -> None:
         if as_json:
@@ -94,7 +95,7 @@ def command(
         if until_eof:
             at_end_of_stdin(interrupt_main)
 
-    # People watch a rig to see the outcome of each message; with --json, a program does.
+    # People want to see what becomes of each message. With --json a program reads.
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
     try:
@@ -115,15 +116,7 @@ def command(
 
 
 def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Serve as the rigs of some files until Ctrl-C or SIGTERM. All files are read before the first rig listens."""
-    from logging import INFO, WARNING
-
-    from rigsync.agent.agent import Agent
-    from rigsync.agent.file import check_distinct_agents
-    from rigsync.cli.log import background_logging
-    from rigsync.cli.output import end_interrupted_line, write_json
-    from rigsync.rig.rig import run_rigs
-
+    """Serve as the rigs of some files until Ctrl-C or SIGTERM. Read all files before the first rig listens."""
     mine = {"names", "as_json"}
     given = [
         f"--{parameter.name}".replace("_", "-").replace("--failing", "--fail")
@@ -134,7 +127,7 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
         and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
     ]
     if given:
-        raise click.UsageError(f"{given[0]} is for a NAME; the file says it of its rig")
+        raise click.UsageError(f"{given[0]} is for a NAME; a rig with a file takes it from there")
     files = [_read(name) for name in names]
     check_distinct_agents(files)
 
@@ -148,21 +141,16 @@ def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) 
 
 
 def _read(name: str) -> AgentFile:
-    from rigsync import ConfigError
-    from rigsync.agent.file import read_agent_file
-
     try:
         return read_agent_file(name)
     except ConfigError as error:
         if _is_of_rigs(name):
-            problem = "this is a file of rigs, which tasks read, and not the file of an agent (docs/agent.md)"
+            problem = "this is a file of rigs, for tasks; rigsync serve takes the file of an agent (docs/agent.md)"
             raise ConfigError(problem, file=name) from error
         raise
 
 
 def _is_of_rigs(name: str) -> bool:
-    from rigsync import ConfigError, load_rigs
-
     try:
         load_rigs(name)
     except ConfigError:
@@ -171,9 +159,7 @@ def _is_of_rigs(name: str) -> bool:
 
 
 def _check_is_no_file(name: str) -> None:
-    """Refuse a name that was meant as a file: a rig that records nothing would say that all is well."""
-    from pathlib import Path
-
+    """Refuse a name that means a file: a rig that records nothing would say that all is well."""
     meant = next((name + ending for ending in FILES if Path(name + ending).is_file()), None)
     if meant:
         raise click.UsageError(f"there is a file {meant}; write that, or give the rig without commands another name")
@@ -182,10 +168,6 @@ def _check_is_no_file(name: str) -> None:
 
 
 def _print(message: str, args: list[Any]) -> None:
-    from datetime import datetime
-
-    from rigsync.cli.output import compact, write_line
-
     while args and args[-1] is None:
         args = args[:-1]
     time = datetime.now().strftime("%H:%M:%S.%f")[:-3]
@@ -193,8 +175,4 @@ def _print(message: str, args: list[Any]) -> None:
 
 
 def _print_as_json(message: str, args: list[Any]) -> None:
-    from time import time
-
-    from rigsync.cli.output import write_json
-
     write_json({"time": time(), "message": message, "args": args}, indent=None)

@@ -1,4 +1,4 @@
-"""The end of stdin: the children of `rigsync demo` watch it, and so end with their parent."""
+"""The end of stdin. The children of `rigsync demo` watch for it, so that they end with their parent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from threading import Thread
 
 
 def at_end_of_stdin(function: Callable[[], object]) -> None:
-    """Call a function, on a thread of its own, when stdin ends: then the parent has ended, however it did."""
+    """Call a function, on a thread of its own, when stdin ends: the parent has ended then, even if it was killed."""
 
     def wait() -> None:
         # Not sys.stdin: at exit the interpreter would wait for the lock that a reader holds.

@@ -10,11 +10,12 @@ from rich.live import Live
 from rich.text import Text
 
 from rigsync import PushResult
-from rigsync.cli.output import console, is_terminal, rich_table, write_line
+from rigsync.cli.output import is_terminal, write_line
+from rigsync.cli.tables import console, rich_table
 
 
 class View:
-    """Base of the views, which shows nothing. A context manager around all other calls."""
+    """Base of the views: shows nothing. A context manager around all other calls."""
 
     def __enter__(self) -> View:
         return self
@@ -22,7 +23,7 @@ class View:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the view; what it has shown stays."""
+        """End the view, and leave on the terminal what it has shown."""
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
         """Begin with these rigs and messages."""
@@ -31,7 +32,7 @@ class View:
         """Show that a message goes out."""
 
     def answered(self, rig: str, seconds: float) -> None:
-        """Show that a rig has answered the message; called on another thread."""
+        """Show that a rig has answered. Called on another thread."""
 
     def settled(self, result: PushResult, seconds: dict[str, float]) -> None:
         """Show what became of the message."""
@@ -61,7 +62,7 @@ class PlainView(View):
 
 
 class LiveView(View):
-    """A table of rigs and messages that fills on the terminal."""
+    """A table of rigs and messages on the terminal, which fills while the answers come."""
 
     def __init__(self) -> None:
         self._console = console()

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from math import inf
+from time import localtime, monotonic, sleep, strftime, time
 
 import click
+from rich.live import Live
 
+from rigsync import Auxiliaries, NotRunning
+from rigsync.cli.children import signals_noted
+from rigsync.cli.keys import keys
+from rigsync.cli.log import NOTICES, held_back_logging, start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from rigsync import Auxiliaries
-    from rigsync.coordinator.view import RigView
+from rigsync.cli.output import end_interrupted_line, on_terminal, write_json, write_line
+from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.cli.tables import console, print_table
+from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, board_of, cells_of, facts_of, once, screen, table
+from rigsync.coordinator.view import RigView
+from rigsync.core.events import LinkState
 
 CONNECT_TIMEOUT = 0.2
-"""Seconds to wait for the rigs before the first view. Whether they answer is for the view to show."""
+"""Seconds to wait for the rigs before the first view. The view shows whether they answer."""
 INTERVAL = 0.25
 """Seconds between looks at the rigs."""
 TELLING, LONGEST_TELLING = 0.1, 1.0
-"""Seconds of quiet after which rigs have told everything on connecting, and the most seconds to wait for that."""
+"""Seconds of quiet after which rigs have told how far they are, and the most seconds to wait for that."""
 REFRESH = 1.0
-"""Seconds after which the view is drawn anew without news: ages and round trips go on."""
+"""Seconds after which the view is drawn again without news: ages and round trips change."""
 
 
 @click.command(short_help="Show the state of the rigs while it changes.")
@@ -34,25 +43,18 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     """Show the state of each RIG, a name or a pattern such as 'cameras:*', until q or Ctrl-C; all rigs by default.
 
     The state is the rig's status while it answers. Otherwise it is the link's: suspect after three seconds of silence,
-    lost after five, or at once if its host refuses or it has said goodbye. (A rig that speaks iblutil is probed every
+    lost after five, or at once if the host refuses or the rig says goodbye. (A rig that speaks iblutil is probed every
     15 s: it is suspect after two and lost after three probes without an answer.)
 
-    The loss is the share of the last 64 probes, about a minute's, without an answer within a second. In charge is the
-    computer whose program began the experiment. If that falls silent, the rig interrupts when its lease is over.
+    The loss is the share of the last 64 probes, about a minute's, that had no answer within a second. The computer in
+    charge is the one whose program began the experiment. If it falls silent, the rig interrupts when its lease is over.
 
-    The last message is the last one that a rigsync rig has settled since watch began, from any program. The last error
-    is since then, too, or the reason why a rig was lost. Progress and streams are a rigsync rig's reports of its work.
+    The last message is the last one, from any program, that a rigsync rig has finished since watch began. The last
+    error is one since then, or the reason why a rig was lost. Only rigsync rigs report progress and streams.
 
-    If the output is no terminal, a table is printed at each change except progress; with --json, a line at each change,
-    four a second at most. The exit status is 1 if a rig does not answer at the end.
+    If the output is no terminal, watch prints a table at each change except progress. With --json it prints a line at
+    each change, at most four a second. The exit status is 1 if a rig does not answer at the end.
     """
-    from contextlib import ExitStack
-
-    from rigsync.cli.log import NOTICES, held_back_logging, start_logging
-    from rigsync.cli.output import console, end_interrupted_line, on_terminal
-    from rigsync.cli.rigs import chosen, connect, rigs_of_file
-    from rigsync.core.events import LinkState
-
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     is_live = not (once or as_json) and on_terminal() and not console().is_dumb_terminal
     with ExitStack() as stack:
@@ -77,11 +79,7 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
 
 
 def _let_tell(auxiliaries: Auxiliaries) -> None:
-    """Wait until the rigs have told how far they are with what, as they do when one connects."""
-    from time import monotonic, sleep
-
-    from rigsync.cli.watching import board_of
-
+    """Wait until the rigs have told how far they are, which they do when a coordinator connects."""
     end, before = monotonic() + LONGEST_TELLING, None
     while monotonic() < end and (boards := [board_of(row) for row in auxiliaries.views.values()]) != before:
         before = boards
@@ -91,15 +89,10 @@ def _let_tell(auxiliaries: Auxiliaries) -> None:
 def _changes(
     auxiliaries: Auxiliaries, wait: Callable[[], bool], refresh: float, with_board: bool = True
 ) -> Iterator[list[RigView]]:
-    """Yield how the rigs are: at once, when something has changed, and each `refresh` seconds; while `wait` is true.
+    """Yield how the rigs are: at once, at each change, and every `refresh` seconds, as long as `wait` returns true.
 
-    Without the board, progress and streams do not count as changes.
+    Without the board, progress and streams are no changes.
     """
-    from time import monotonic
-
-    from rigsync import NotRunning
-    from rigsync.cli.watching import board_of, facts_of
-
     facts: object = None
     due = 0.0
     while auxiliaries.is_running:
@@ -114,16 +107,6 @@ def _changes(
 
 
 def _show_live(auxiliaries: Auxiliaries) -> None:
-    import signal
-    from time import time
-
-    from rich.live import Live
-
-    from rigsync.cli.children import signals_noted
-    from rigsync.cli.keys import keys
-    from rigsync.cli.output import console
-    from rigsync.cli.watching import screen, table
-
     terminal = console()
     unicode = terminal.encoding.startswith("utf")
     live = Live(console=terminal, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
@@ -147,9 +130,6 @@ def _show_live(auxiliaries: Auxiliaries) -> None:
 
 
 def _print_changes(auxiliaries: Auxiliaries, as_json: bool) -> None:
-    from math import inf
-    from time import sleep
-
     def wait() -> bool:
         sleep(INTERVAL)
         return True
@@ -159,12 +139,7 @@ def _print_changes(auxiliaries: Auxiliaries, as_json: bool) -> None:
 
 
 def _print(rows: Sequence[RigView], as_json: bool, is_whole: bool = False) -> None:
-    """Print how the rigs are; as JSON in one line, unless that is the whole output."""
-    from time import localtime, strftime, time
-
-    from rigsync.cli.output import console, on_terminal, print_table, write_json, write_line
-    from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, cells_of, once
-
+    """Print how the rigs are. JSON takes one line, unless it is the whole output."""
     if as_json:
         write_json({"time": time(), "rigs": {row.rig: row.document() for row in rows}}, indent=2 if is_whole else None)
         return

@@ -10,7 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync.cli.output import offset, printable
+from rigsync._text import printable
+from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
 from rigsync.coordinator.view import RigView, age_text
 from rigsync.core.events import LinkState
@@ -20,7 +21,7 @@ COLUMNS = [
 ]
 """Headings of all possible columns."""
 COLUMNS_ONCE = [heading for heading in COLUMNS if heading != "last message"]
-"""Headings of a table that is made once, without last messages: there were none since its start."""
+"""Headings of a table that is made once. It has no last messages: none has come since the program began."""
 NUMBERS = ("rtt ms", "offset", "loss")
 """Headings of columns that are aligned to the right."""
 STYLES = {LinkState.ALIVE: "green", LinkState.SUSPECT: "yellow", LinkState.LOST: "bold red", LinkState.UNKNOWN: "dim"}
@@ -28,7 +29,7 @@ STYLES = {LinkState.ALIVE: "green", LinkState.SUSPECT: "yellow", LinkState.LOST:
 
 _WIDTHS = {"state": 11, "rtt ms": 6, "offset": 8, "loss": 4, "last message": 16}
 _NAME, _WIDE_NAME = 11, 16
-"""Most characters of a rig's name. At 80 columns they leave room for a reference of 18."""
+"""Most characters of a rig's name. In 80 columns they leave room for a reference of 18 characters."""
 _MIDDLE = 100
 """Width of a terminal, in characters, from which "in charge" is a column, and not a line below the table."""
 _MIDDLE_ONCE = 80
@@ -48,17 +49,17 @@ _INDENT = "  "
 
 
 def facts_of(view: RigView) -> tuple[Any, ...]:
-    """Return what of a rig is worth showing at once when it changes; the rest always does."""
+    """Return the part of a view whose changes are shown at once."""
     return view.rig, view.link, view.status, view.exp_ref, view.owner, view.last_message, view.last_failure
 
 
 def board_of(view: RigView) -> tuple[Any, ...]:
-    """Return what of a rig changes all the time while it works."""
+    """Return the part of a view that changes all the time while the rig works."""
     return view.progress, view.streams
 
 
 def cells_of(view: RigView, columns: Sequence[str], now: float) -> list[str]:
-    """Return what stands under some of `COLUMNS` at Unix time `now`."""
+    """Return the cells of a view for some of `COLUMNS` at Unix time `now`."""
     message = view.last_message
     cells = {
         "rig": view.rig,
@@ -101,7 +102,7 @@ def screen(views: Sequence[RigView], width: int, height: int, unicode: bool = Tr
     room = max(1, height - 3)  # without title, headings and a line at the end
     shown = views
     if len(views) > room:
-        # What needs looking at stays in view.
+        # Rigs that need a look stay in view.
         unwell_first = sorted(views, key=lambda view: view.link is LinkState.ALIVE)
         names = {view.rig for view in unwell_first[: room - 1]}
         shown = [view for view in views if view.rig in names]
@@ -115,7 +116,7 @@ def screen(views: Sequence[RigView], width: int, height: int, unicode: bool = Tr
 
 
 def once(views: Sequence[RigView], width: int, unicode: bool = True) -> RenderableType:
-    """Return a table that is made once, and what stands below it; the arguments are those of `screen`."""
+    """Return a table that is made once, and the lines below it; the arguments are those of `screen`."""
     most = 2 + _ERROR_LINES * len(views)
     columns = [column for column in COLUMNS_ONCE if column != "in charge" or width >= _MIDDLE_ONCE]
     below = _below(views, width, most, unicode, has_owners="in charge" not in columns)
@@ -123,7 +124,7 @@ def once(views: Sequence[RigView], width: int, unicode: bool = True) -> Renderab
 
 
 def table(views: Sequence[RigView], width: int, unicode: bool, now: float, columns: Sequence[str] = ()) -> Table:
-    """Return the table, a line for each rig, with those of some columns (by default all) for which there is room."""
+    """Return the table, a line for each rig, with as many of the columns (by default all) as there is room for."""
     is_wide = width >= _WIDE
     columns = columns or [column for column in COLUMNS if column != "in charge" or width >= _MIDDLE]
     columns = [column for column in columns if column != "last error" or is_wide]
@@ -187,12 +188,12 @@ def _below(views: Sequence[RigView], width: int, room: int, unicode: bool, has_o
 
 
 def _broken(text: str, width: int, most: int) -> list[Text]:
-    """Return text in so many lines at most, all but the first indented; the last one has the rest."""
+    """Return text in at most `most` lines. All but the first are indented, and the last one has the rest."""
     whole = Text(printable(text))
     lines = list(whole.wrap(Console(width=width), max(1, width - len(_INDENT))))
     if len(lines) > most:
         lines, end = lines[: most - 1], 0
-        for line in lines:  # these have lost the blanks between them
+        for line in lines:  # they have lost the blanks between them
             shown = line.plain.rstrip()
             end = whole.plain.index(shown, end) + len(shown)
         lines.append(Text(whole.plain[end:].lstrip()))

@@ -1,1 +1,1 @@
-"""What rigs there are and how they are timed: from a mapping or a YAML file, checked."""
+"""The rigs and their times, read from a mapping or a YAML file and checked."""

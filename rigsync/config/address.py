@@ -10,7 +10,7 @@ from rigsync.core.rigs import LISTEN_PORT, Address
 from rigsync.errors import ConfigError
 
 SCHEMES = {"udp": "udp", "tcp": "tcp", "ws": "tcp"}
-"""How rigs are spoken to, by what stands before ``://``; iblutil means plain TCP by ws (docs/protocol.md section 1)."""
+"""The transport of each scheme; iblutil means plain TCP by ws (docs/protocol.md section 1)."""
 # RFC 1123 section 2.1, and underscores since names of Windows machines have them. A trailing dot makes it absolute.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII | re.IGNORECASE)
@@ -19,13 +19,13 @@ _ZONE = re.compile(r"[\w.~-]+", re.ASCII)  # the zone of fe80::1%eth0 (RFC 6874 
 
 
 def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
-    """Read the address of a rig: ``[udp://|tcp://]host[:port]``, UDP where neither stands.
+    """Read the address of a rig: ``[udp://|tcp://]host[:port]``, UDP by default.
 
     Parameters
     ----------
     text : str or ipaddress.IPv4Address or ipaddress.IPv6Address
-        The host is an IPv4 address, an IPv6 address (in brackets where a port follows) or a host name in any case.
-        The port is `LISTEN_PORT` where none is given. ``ws://`` is another way to write ``tcp://``, as in iblutil.
+        The host is an IPv4 address, an IPv6 address (in brackets if a port follows) or a host name in any case. The
+        default port is `LISTEN_PORT`. ``ws://`` means ``tcp://``, as in iblutil.
     allow_port_zero : bool
         Accept port 0, with which a rig listens at any free port.
 
@@ -54,7 +54,7 @@ def _address(text: object, lowest_port: int) -> Address:
     if not isinstance(text, str):
         raise ValueError(f"it is of type {type(text).__name__}, not text")  # noqa: TRY004 - becomes a ConfigError
     if any(character.isspace() for character in text):
-        raise ValueError("there is white space in it")
+        raise ValueError("it has white space in it")
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "udp", text
@@ -62,11 +62,11 @@ def _address(text: object, lowest_port: int) -> Address:
         raise ValueError("only udp:// and tcp:// are supported")
     scheme = SCHEMES[scheme.lower()]
     if any(character in rest for character in "/?#@"):
-        raise ValueError("neither user, path nor query may stand in it")
+        raise ValueError("it may have no user, path or query")
     if rest.startswith("["):
         host, bracket, tail = rest[1:].partition("]")
         if ":" not in host or not bracket or tail[:1] not in ("", ":"):
-            raise ValueError("brackets stand around an IPv6 address, before the port")
+            raise ValueError("brackets go around an IPv6 address, and the port goes after them")
         colon, port = tail[:1], tail[1:]
     elif rest.count(":") > 1:
         host, colon, port = rest, "", ""  # an IPv6 address without brackets, hence without port
@@ -92,7 +92,7 @@ def _host(text: str) -> str:
                 "(letters, digits, hyphens, underscores, dots)"
             ) from None
         if name.isdigit():
-            raise ValueError("a port alone; an address stands before it, such as 0.0.0.0 where a rig listens") from None
+            raise ValueError("it is a port alone; write an address before it, such as 0.0.0.0 for a rig") from None
         # No top-level domain is a number (RFC 3696 section 2): this is an IPv4 address with a typing error.
         if name.rpartition(".")[2].isdigit():
             raise ValueError(
@@ -102,6 +102,6 @@ def _host(text: str) -> str:
     if isinstance(ip, ipaddress.IPv4Address):
         return str(ip)
     if ip.scope_id is not None and not _ZONE.fullmatch(ip.scope_id):
-        raise ValueError("after % stands the name or number of a network interface")
+        raise ValueError("the name or number of a network interface goes after %")
     # ::ffff:192.168.1.20 is an IPv4 address in disguise, and on Windows an IPv6 socket cannot reach it.
     return str(ip.ipv4_mapped or ip)

@@ -1,4 +1,4 @@
-"""Files of rigs: where they are looked for, and how they are read."""
+"""Files of rigs: where rigsync looks for them, and how it reads them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import Key, Table, document, either, mapping, number, under
+from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.timing import MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
 
@@ -20,18 +21,18 @@ _TIMES = {
     "burst_interval": "Seconds between two probes on connecting.",
     "suspect_beats": "Silent beats after which a rig is suspect.",
     "lost_beats": "Silent beats after which a rig is lost.",
-    "overdue_probes": "Probes a beat as long as a rig is overdue.",
+    "overdue_probes": "Probes in each beat while a rig is overdue.",
     "iblutil_beat": "Seconds between two probes of a rig that speaks iblutil.",
     "iblutil_suspect_probes": "Unanswered probes after which a rig that speaks iblutil is suspect.",
     "iblutil_lost_probes": "Unanswered probes after which a rig that speaks iblutil is lost.",
-    "clock_bound": "A clock known less exactly than so many seconds is measured as often as an overdue rig is probed.",
-    "lost_grace": "Seconds that an answer of a lost rig is waited for all the same.",
-    "resend_first": "Seconds before a message is sent again, as long as no round trip was measured.",
-    "resend_min": "Seconds before which a message is never sent again.",
-    "resend_max": "Seconds after which a message is sent again at the latest.",
+    "clock_bound": "Seconds. A rig whose clock is known less exactly than that is probed like an overdue one.",
+    "lost_grace": "Seconds to wait for the answer of a lost rig.",
+    "resend_first": "Seconds before a message is sent again, until a round trip was measured.",
+    "resend_min": "The fewest seconds before a message is sent again.",
+    "resend_max": "The most seconds before a message is sent again.",
     "ask_again": "Seconds before a rig that is at work is asked again.",
     "ack_delay": "Seconds after which a rig that is still at work says so.",
-    "echo_timeout": "Seconds that a rig that speaks iblutil waits for an echo.",
+    "echo_timeout": "Seconds to wait for the echo of a rig that speaks iblutil.",
     "connect_timeout": "Seconds to wait for the rigs at the start.",
 }
 _TIMING = Table(
@@ -46,10 +47,10 @@ _TIMING = Table(
 )
 _RIGS = Table(
     {
-        "timing": Key(_TIMING, "The times by which rigs are asked and watched; usually left out.", default={}),
+        "timing": Key(_TIMING, "The times by which rigs are asked and watched. Most files leave them out.", default={}),
         "rigs": Key(
             mapping(either({str: ADDRESS, dict: RIG}, "an address in quotes, or a map with the key uri"), NAME),
-            "The rigs by name, in the order in which they are told.",
+            "The rigs by name; rigsync shows them in this order.",
             required=True,
         ),
     }
@@ -71,8 +72,8 @@ def load_rigs(path: str | os.PathLike[str]) -> Rigs:
     Parameters
     ----------
     path : str or os.PathLike
-        A file in the long form, with the key ``rigs`` and, as needed, ``timing``; or, without a key ``rigs``, the
-        flat map of name to URI that iblrig's remote_devices.yaml is.
+        A file in the long form, with the key ``rigs`` and, as needed, ``timing``. Or a flat map of names to URIs, such
+        as iblrig's remote_devices.yaml.
 
     Returns
     -------
@@ -82,22 +83,18 @@ def load_rigs(path: str | os.PathLike[str]) -> Rigs:
     Raises
     ------
     ConfigError
-        The file cannot be read or holds what cannot be; the error has the file and, where there is one, the line
-        and the key, which for a flat file is the one that it would have in the long form.
+        The file cannot be read, or has a mistake. The error has the file and, if it can, line and key. A flat file has
+        the keys of the long form.
     """
     return _load(str(Path(path)))[0]
 
 
 def rig_error(error: ConfigError, file: str) -> ConfigError:
-    """Return an error about one of the rigs of a file with that file and the line."""
-    from rigsync.config.yaml import located
-
+    """Add the file and the line to an error about one of its rigs."""
     return located(error, file, _load(file)[1])
 
 
 def _load(file: str) -> tuple[Rigs, dict[str, int]]:
-    from rigsync.config.yaml import document_node, located, map_of  # here, because most programs need no PyYAML
-
     lines: dict[str, int] = {}
     try:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
@@ -131,7 +128,7 @@ def find_rigs_file(
     Returns
     -------
     pathlib.Path or None
-        The first that there is.
+        The first one that exists.
 
     Raises
     ------
@@ -150,7 +147,7 @@ def find_rigs_file(
 
 
 def user_config_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Tell where this user's file of rigs is looked for, whether or not there is one.
+    """Return the path of this user's file of rigs, whether or not it exists.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The rigs of an experiment, made of what a caller has, and checked."""
+"""The rigs of an experiment, made from a caller's mapping and checked."""
 
 from __future__ import annotations
 
@@ -32,40 +32,38 @@ from rigsync.errors import ConfigError, UnknownRig
 _USUAL = {field.name: field.default for field in dataclasses.fields(RigConfig)}
 
 NAME = text(LONGEST_NAME, r"\S(?:[^\t\n]*\S)?", A_NAME)
-ADDRESS = text(500, nothing="no address stands here; write one, such as 192.168.1.20, or leave the rig out")
+ADDRESS = text(500, nothing="the address is missing; write one, such as 192.168.1.20, or leave the rig out")
 RIG = Table(
     {
         "uri": Key(
             ADDRESS,
-            "The address of the rig, for instance 192.168.1.20: an IP address or a host name, with udp:// or tcp:// "
-            f"before it and a port after it where they are not udp:// and {LISTEN_PORT}.",
+            "The address of the rig, for instance 192.168.1.20 or tcp://camera-pc:11002: an IP address or a host name. "
+            f"Without udp:// or tcp:// before it, it is udp://; without a port after it, the port is {LISTEN_PORT}.",
             required=True,
         ),
         "timeout": Key(
             number(SHORTEST, unit="seconds"), "Seconds that the rig may take to answer.", default=_USUAL["timeout"]
         ),
-        "dialect": Key(
-            choice(DIALECTS), "What the rig speaks; auto finds out, and is usual.", default=_USUAL["dialect"]
-        ),
+        "dialect": Key(choice(DIALECTS), "The dialect of the rig; auto finds out.", default=_USUAL["dialect"]),
         "resend": Key(
             boolean(),
-            "Only for a rig that speaks iblutil: whether a message that it did not answer may be sent again. It may "
-            "then run its handlers twice.",
+            "Only for a rig that speaks iblutil: whether rigsync may send a message again that it did not answer. The "
+            "rig may then run its handlers twice.",
             default=_USUAL["resend"],
         ),
         "pause": Key(
             number(0, LONGEST_PAUSE, "seconds"),
-            "Only for a rig that speaks iblutil: seconds that it has after each message of its own before the next one "
-            "leaves; 0 where its handlers are callbacks.",
+            "Only for a rig that speaks iblutil: seconds between a message of the rig and the next one to it; 0 if its "
+            "handlers are callbacks.",
         ),
         "max_message": Key(
             number(MAX_DATAGRAM, LARGEST_MESSAGE, "bytes", whole=True),
-            "Only for tcp://: bytes of the largest message.",
+            "Only for tcp://: bytes of the largest message; the rig's own max_message has to be as large.",
             default=_USUAL["max_message"],
         ),
     }
 )
-"""What a file says of a rig, or a mapping that `rigs_from` gets."""
+"""The keys of a rig, in a file and in a mapping for `rigs_from`."""
 
 
 def checked_lease(lease: object) -> float:
@@ -135,14 +133,14 @@ class Rigs:
     Parameters
     ----------
     rigs : mapping of str to RigConfig
-        The rigs by name, in the order in which they are told; kept as a read-only copy.
+        The rigs by name, in the order in which rigsync shows them; kept as a read-only copy.
     timing : Timing
         The times by which they are asked and watched.
     source : str, optional
         The file that they come from.
     may_share : bool
-        Whether two names may have one UDP address, as in the map of names to URIs that iblrig's task code passes: each
-        message then goes there for both.
+        Whether two names may share a UDP address, as in the map of names to URIs that iblrig's task code passes. Each
+        message then goes there once for each name.
 
     Raises
     ------
@@ -163,7 +161,7 @@ class Rigs:
         object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
 
     def check_distinct(self, found: Mapping[str, tuple[Any, ...]]) -> None:
-        """Check that no two rigs have one address that may not.
+        """Check that no two rigs share an address that they may not share.
 
         Parameters
         ----------
@@ -179,7 +177,7 @@ class Rigs:
         check_distinct({n: address for n, address in addresses.items() if not self.may_share or address[0] == "tcp"})
 
     def room(self, names: Iterable[str] | None = None) -> Room:
-        """Return how large a message to all of these rigs may be; to all there are by default.
+        """Return how large a message to some rigs may be, by default to all rigs.
 
         Parameters
         ----------
@@ -190,19 +188,19 @@ class Rigs:
         return min(rooms, key=lambda room: room.limit, default=DATAGRAM_ROOM)
 
     def matching(self, patterns: str | Iterable[str]) -> list[str]:
-        """Return the names that are meant, in the order of the rigs.
+        """Return the names that match, in the order of the rigs.
 
         Parameters
         ----------
         patterns : str or iterable of str
-            Names, or patterns such as ``cameras:*`` (with ``*``, ``?`` and ``[...]``, upper and lower case told apart).
+            Names, or patterns such as ``cameras:*``, with ``*``, ``?`` and ``[...]``. Case counts.
 
         Raises
         ------
         UnknownRig
-            A name or pattern that matches none.
+            A name or pattern matches none.
         TypeError
-            Something that is no text.
+            A pattern is no text.
         """
         chosen: set[str] = set()
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -215,7 +213,7 @@ class Rigs:
         return [name for name in self.rigs if name in chosen]
 
     def only(self, pattern: str) -> str:
-        """Return the one name that is meant.
+        """Return the one name that matches.
 
         Parameters
         ----------
@@ -240,7 +238,7 @@ class Rigs:
 
 
 def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = None) -> Rigs:
-    """Make rigs of what a caller has.
+    """Make rigs from a mapping.
 
     Parameters
     ----------
@@ -248,17 +246,17 @@ def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = 
         Name of rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the key ``uri`` and, as needed,
         ``timeout``, ``dialect``, ``resend``, ``pause`` and ``max_message``. None stands for no rigs.
     timing : Timing, optional
-        Other times than the usual ones, or than those of the `Rigs` given.
+        Times in place of the usual ones, or of those in `clients`.
 
     Returns
     -------
     Rigs
-        The very same if `clients` is a `Rigs` and no timing is given.
+        `clients` itself, if it is a `Rigs` and no timing is given.
 
     Raises
     ------
     ConfigError
-        A rig cannot be; its ``key`` is ``rigs.<name>`` or a key below that.
+        A rig has a mistake. The ``key`` is ``rigs.<name>`` or a key below that.
     TypeError
         `clients` is of another type.
     """

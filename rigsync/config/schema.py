@@ -1,6 +1,6 @@
-"""One checker for YAML files: tables of keys, by which a file is read, and from which its JSON Schema comes.
+"""One checker for YAML files: tables of keys read a file, and make its JSON Schema.
 
-`config.yaml` hands over every value as the text that stands in the file; the kind of its key decides what that means.
+`config.yaml` hands over every value as the text of the file. The kind of its key decides what that means.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rigsync._text import close_match, shortened
 from rigsync.errors import ConfigError
 
 LONGEST_TEXT = 8000
-"""Characters of a command or a path; cmd takes 8,191 in a line."""
+"""Most characters of a command or a path; cmd takes 8,191 in a line."""
 MOST_ITEMS = 200
-"""Items of a list, and variables."""
+"""Most items of a list, and most variables."""
 LARGEST = 10**18
-"""Bytes; no disk has more."""
+"""The largest size in bytes; no disk has more."""
 NOTHING = ("", "~", "null", "Null", "NULL")
-"""Plain text that every reader of YAML takes for no value."""
+"""Plain text that YAML takes for no value."""
 
 _WHOLE = r"[+-]?[0-9]{1,400}"
 _NUMBER = rf"^(?:{_WHOLE}(?:\.[0-9]{{0,400}})?|[+-]?\.[0-9]{{1,400}})(?:[eE][+-]?[0-9]{{1,3}})?$"
@@ -40,14 +40,14 @@ _SIZE = rf"^([0-9]{{1,15}}(?:\.[0-9]{{1,15}})?) ?({'|'.join(_BYTES)})$"
 
 
 class Plain(str):
-    """Text that stands in the file without quotes."""
+    """Text without quotes in the file."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What may stand at a key: how a value and its key are read, with a `ConfigError` otherwise; its JSON Schema."""
+    """What a value may be: a function that reads value and key, or raises `ConfigError`, and a JSON Schema."""
 
     read: Callable[[Any, str], Any]
     schema: dict[str, Any]
@@ -55,7 +55,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a table: what may stand there, and what it means; the default is as it would stand in the file."""
+    """One key of a table: what its value may be, and what it means. The default is written as in the file."""
 
     kind: Kind | Table
     description: str
@@ -72,11 +72,11 @@ class Table:
     keys : mapping of str to Key
         The keys.
     needs : mapping of str to tuple of str
-        For a key that says more about others: these, one of which has to be there.
+        For a key that says more about others: those others. One of them has to be there.
     some : tuple of str
         Keys of which one has to be there.
     misplaced : mapping of str to str
-        For keys that are known elsewhere: why they cannot stand here.
+        For keys that belong elsewhere: why they cannot be here.
     """
 
     keys: Mapping[str, Key]
@@ -85,7 +85,7 @@ class Table:
     misplaced: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, value: Any, key: str) -> dict[str, Any]:
-        """Return the values of all keys, None where one is neither there nor has a default."""
+        """Return the values of all keys; None for a key that is missing and has no default."""
         found = _map(value, key)
         self.check_names(found, key)
         return {
@@ -95,7 +95,7 @@ class Table:
         }
 
     def check_names(self, found: Mapping[Any, Any], key: str) -> None:
-        """Raise `ConfigError` for a key that cannot stand here, and for one that is missing."""
+        """Raise `ConfigError` for a key that cannot be here, and for one that is missing."""
         for name in found:
             if name not in self.keys:
                 unknown = f"unknown key {shortened(name, 80)}{close_match(name, self.keys)}; the keys here are "
@@ -146,9 +146,9 @@ def text(
     most: int = LONGEST_TEXT,
     whole: str | None = None,
     expected: str = "text that is not empty",
-    nothing: str = "no value stands here; expected text",
+    nothing: str = "the value is missing; expected text",
 ) -> Kind:
-    """Take text that is not empty, or is as the regular expression `whole` says, and can be printed."""
+    """Take printable text that is not empty, or that matches the regular expression `whole`."""
 
     def read(value: Any, key: str) -> str:
         if not isinstance(value, str):
@@ -189,7 +189,7 @@ def number(low: float, high: float = sys.float_info.max, unit: str = "", *, whol
 
 
 def boolean() -> Kind:
-    """Take true or false, in any way in which YAML has them."""
+    """Take true or false, in any of YAML's ways to write them."""
 
     def read(value: Any, key: str) -> bool:
         if isinstance(value, bool):
@@ -255,7 +255,7 @@ def either(kinds: Mapping[type, Kind | Table], expected: str, hint: str = "") ->
 
 
 def mapping(item: Kind, name: Kind, most: int | None = None) -> Kind:
-    """Take a map from names of the lab's own choice to things of one kind, in the order of the file."""
+    """Take a map from free names to things of one kind, in the order of the file."""
 
     def read(value: Any, key: str) -> dict[str, Any]:
         found = _map(value, key)
@@ -268,7 +268,7 @@ def mapping(item: Kind, name: Kind, most: int | None = None) -> Kind:
 
 
 def free() -> Kind:
-    """Take a map of anything, in which quotes make text of what would be a number, or true, false or null."""
+    """Take a map of anything. Quotes make text of a number, true, false and null."""
 
     def typed(value: Any) -> Any:
         if isinstance(value, dict):
@@ -282,7 +282,7 @@ def free() -> Kind:
         if value.lower() in ("true", "false"):  # as in YAML 1.2, since `no` and `on` are what people write for text
             return value.lower() == "true"
         found = number_of(value)
-        # A whole number with more digits than others keep, such as that of a device, stays text, and so does infinity.
+        # A number with more digits than other programs keep, such as that of a device, stays text. So does infinity.
         most = 10**15 if isinstance(found, int) else float("inf")
         return str(value) if isinstance(found, str) or abs(found) >= most else found
 
@@ -302,7 +302,7 @@ def under(key: str) -> Iterator[None]:
 
 
 def number_of(value: Any) -> Any:
-    """Return the number that text stands for, in quotes or not; what is no number stays as it is."""
+    """Return the number that text means, in quotes or not; return anything else as it is."""
     if not isinstance(value, str) or not re.fullmatch(_NUMBER, value):
         return value
     return int(value) if re.fullmatch(_WHOLE, value) else float(value)

@@ -1,7 +1,7 @@
-"""YAML files, read with the line of every key, so that errors can name the place: those of rigs, and of agents.
+"""YAML files of rigs and of agents, read with the line of every key, so that errors can name the place.
 
-PyYAML's own types are not used: YAML 1.1 takes ``no`` for a boolean and ``12:30`` for the number 750, so every value
-stays the text that stands in the file, and `config.schema` decides what is read from it.
+Every value stays the text of the file, and `config.schema` decides what that means. PyYAML would take ``no`` for a
+boolean and ``12:30`` for the number 750, as YAML 1.1 says.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rigsync.config.schema import Plain
 from rigsync.errors import ConfigError
 
 MAX_BYTES = 1 << 20
-"""The largest file that is read, in bytes: a thousand times what a lab needs, and some seconds of PyYAML's time."""
+"""Most bytes of a file: a thousand times what a lab needs, and some seconds of PyYAML's time."""
 DEEPEST = 20
-"""Levels of maps and lists in a file."""
+"""Most levels of maps and lists in a file."""
 
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _DOUBLE_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
@@ -41,11 +41,11 @@ _MADE_BY = {
     "L": "a line separator",
     "P": "a paragraph separator",
 }
-"""What the letter after a backslash makes, of what no text needs."""
+"""What the letter after a backslash makes, if no text needs that."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes to a certain depth, without aliases, by which a small file can stand for a huge or endless one."""
+    """Composes nodes to a certain depth, and no aliases, with which a small file can make a huge or endless one."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def document_node(file: str, expected: str) -> yaml.MappingNode:
-    """Return the map that a file holds; raise `ConfigError`, with the line where there is one, but not the key."""
+    """Return the map that a file holds; raise `ConfigError` without a key, and if possible with a line."""
     node = _compose(read_text(file, expected), expected)
     if not isinstance(node, yaml.MappingNode):
         problem = "the file is empty" if node is None else "the file is not a map"
@@ -117,12 +117,12 @@ def _compose(text: str, expected: str) -> yaml.Node | None:
     except ConfigError:  # a ValueError too, and complete
         raise
     except (ValueError, OverflowError) as error:
-        # PyYAML lets these through, for instance from the escape sequence "\UFFFFFFFF".
+        # PyYAML lets these through, for instance at the escape sequence "\UFFFFFFFF".
         raise ConfigError(f"not valid YAML: {error}", line=loader.line + 1) from error
 
 
 def _misread(source: str, harmless: str = '\\"/ \t\r\n') -> str | None:
-    """Say what is wrong with text in double quotes, where a backslash in it can hardly be meant as an escape."""
+    """Say what is wrong with text in double quotes, if a backslash in it is hardly meant as an escape."""
     for escape in _ESCAPE.finditer(source):
         code, made = escape[1], _MADE_BY.get(escape[1], "an unknown escape")
         if len(code) > 1:
@@ -142,7 +142,7 @@ def _misread(source: str, harmless: str = '\\"/ \t\r\n') -> str | None:
 
 
 def map_of(node: yaml.MappingNode, lines: dict[str, int], path: str = "") -> dict[str, Any]:
-    """Turn nodes into text and dicts and lists of text, and note the line of each key in `lines`."""
+    """Turn nodes into text, dicts and lists, and note the line of each key in `lines`."""
     lines.setdefault(path, line_of(node))
     found: dict[str, Any] = {}
     for name_node, value in node.value:
@@ -152,7 +152,7 @@ def map_of(node: yaml.MappingNode, lines: dict[str, int], path: str = "") -> dic
         name = str(_value(name_node, lines, path))
         key = f"{path}.{name}" if path else name
         if name in found:
-            raise ConfigError(f"this key stands twice, first in line {lines[key]}; remove one", line=line, key=key)
+            raise ConfigError(f"this key is there twice, first in line {lines[key]}; remove one", line=line, key=key)
         lines[key] = line
         found[name] = _value(value, lines, key)
     return found
@@ -175,7 +175,7 @@ def _value(node: yaml.Node, lines: dict[str, int], path: str) -> Any:
 
 
 def located(error: ConfigError, file: str, lines: Mapping[str, int]) -> ConfigError:
-    """Return an error with its file, and the line of its key or of the nearest key around it."""
+    """Add the file to an error, and the line of its key or of the nearest key around it."""
     key = error.key or ""
     while key and key not in lines:
         key = key[: max(key.rfind("."), key.rfind("["), 0)]

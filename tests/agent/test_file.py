@@ -255,7 +255,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "tag": ("name: !!str a\n", 1, None, "aliases (*name) and tags"),
     "deep": ("a: b\nc: " + "[" * 100_000, 2, "c" + "[0]" * 20, "nested more than 20 levels deep"),
     "key of a list": ("name: a\n[b]: c\n", 2, None, "a key must be text"),
-    "key twice": ("name: a\nname: b\n", 2, "name", "this key stands twice, first in line 1"),
+    "key twice": ("name: a\nname: b\n", 2, "name", "this key is there twice, first in line 1"),
     "key twice within": ("on:\n  EXPINIT: {run: a,\n    run: b}\n", 3, "on.EXPINIT.run", "twice, first in line 2"),
     "unknown key": (
         more("lisen: a"),
@@ -268,7 +268,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "no on": ("name: a\n", 1, "on", "this key is missing"),
     # The rig.
     "name empty": ("name: ''\non: {}\n", 1, "name", "as text that is not empty"),
-    "name null": ("name: ~\non: {}\n", 1, "name", "no value stands here; expected text"),
+    "name null": ("name: ~\non: {}\n", 1, "name", "the value is missing; expected text"),
     "name a map": ("name: {a: b}\non: {EXPINIT: {run: a}}\n", 1, "name", "expected text, not a map"),
     "name a list": ("name: [a]\non: {EXPINIT: {run: a}}\n", 1, "name", "expected text, not a list"),
     "name blank at the end": (LEAST.replace("cameras", "'a '"), 1, "name", "white space at its ends"),
@@ -314,7 +314,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "variables a list": (more("variables: [a]"), 4, "variables", "expected a map"),
     "variable's name": (more("variables:\n  a-b: c"), 5, "variables.a-b", "letters, digits and _, not 'a-b'"),
     "variable a list": (more("variables:\n  a: [c]"), 5, "variables.a", "expected text, not a list"),
-    "variable empty": (more("variables:\n  a:"), 5, "variables.a", "no value stands here"),
+    "variable empty": (more("variables:\n  a:"), 5, "variables.a", "the value is missing"),
     "variable own": (more("variables:\n  exp_ref: c"), 5, "variables.exp_ref", "{exp_ref} has a meaning of its own"),
     "variable rig": (more("variables:\n  rig: c"), 5, "variables.rig", "{rig} has a meaning of its own"),
     "variable message": (more("variables:\n  message: c"), 5, "variables.message", "{message} has a meaning"),
@@ -346,7 +346,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "unknown key of a message": (on("{rnu: a}"), 3, "on.EXPINIT.rnu", "unknown key 'rnu'; did you mean 'run'?"),
     # Commands.
     "command empty": (on("{run: ''}"), 3, "on.EXPINIT.run", "expected text that is not empty"),
-    "command null": (on("{run: }"), 3, "on.EXPINIT.run", "no value stands here"),
+    "command null": (on("{run: }"), 3, "on.EXPINIT.run", "the value is missing"),
     "command blank": (on("{run: ' '}"), 3, "on.EXPINIT.run", "expected text that is not empty"),
     "command quotes alone": (on("{run: \"''\"}"), 3, "on.EXPINIT.run", "there is no program in it"),
     "command a map": (

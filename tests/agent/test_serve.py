@@ -315,7 +315,7 @@ def test_several_files_are_several_rigs(folder: Folder) -> None:
         (lambda f: [f.write(), "two"], "two"),
         (lambda f: [f.write("left").removesuffix(".yaml")], "there is a file left.yaml; write that"),
         (lambda f: ["."], ". is a file or folder"),
-        (lambda f: [f.rigs()], "this is a file of rigs, which tasks read"),
+        (lambda f: [f.rigs()], "this is a file of rigs, for tasks"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_listens(
