@@ -220,6 +220,7 @@ have been read: a rig that is busy does not read for longer than `ARRAY_GAP`. Ha
 TOO_FAST = "it sends faster than messages of the iblutil dialect can be told apart"
 """Why a connection ends on which too much has to wait."""
 
+
 class Pacing:
     """Tells when the next message may leave on a connection."""
 
@@ -247,7 +248,9 @@ class Pacing:
 
     def note_received(self, data: bytes) -> bool:
         """Take note of what has come; return whether what waits may leave sooner for it."""
-        if is_array(data) and hash(data) == self._sent_array:  # its echo: it has been read, and can meet nothing any more
+        if (
+            is_array(data) and hash(data) == self._sent_array
+        ):  # its echo: it has been read, and can meet nothing any more
             self._sent_at = -math.inf
         return False
 
