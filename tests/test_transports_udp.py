@@ -18,6 +18,7 @@ from processes import LONG, has_ipv6
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.core import messages
 from rigsync.core.arguments import compose
+from rigsync.core.coordinators import Standing
 from rigsync.net import udp
 from rigsync.net.endpoint import Endpoint
 from rigsync.net.lines import dual_stack, shown_host
@@ -206,6 +207,40 @@ def test_a_socket_that_is_choked_sends_the_rest_later(monkeypatch: pytest.Monkey
                 wire.outbox.append((sock.getsockname(), b"and on"))
                 endpoint.pump()
                 assert sock.recv(100) == b"and on"
+        finally:
+            endpoint.close()
+
+    run(main)
+
+
+def test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers() -> None:
+    if not udp._TELLS_ADDRESS:
+        pytest.skip("asyncio's own transport reads there, one datagram at a time")
+
+    async def main() -> None:
+        wire = Wire()
+        own = Standing.IN_CHARGE
+        endpoint = Endpoint(wire, print, standing=lambda head, _: own if head == b"own" else Standing.STRANGER)
+        try:
+            address = await endpoint.listen(socket.AF_INET, ("127.0.0.1", 0))
+            with asking("127.0.0.1", address[1]) as stranger, asking("127.0.0.1", address[1]) as owner:
+                for n in range(200):  # before the loop reads any
+                    stranger.send(b"%d" % n)
+                owner.send(b"own")
+                await came_true(lambda: len(wire.received) == 201)
+                assert wire.messages == [b"own", *(b"%d" % n for n in range(200))]
+                for _ in range(4 * udp.STRANGERS // 100):
+                    for n in range(100):
+                        stranger.send(b"%d" % n)
+                    listener: Any = endpoint._listener
+                    listener._read()
+                    assert len(listener._strangers) <= udp.STRANGERS
+                for _ in range(3 * udp.BUFFER // 60_000):
+                    stranger.send(b"x" * 60_000)
+                    listener._read()
+                    assert sum(len(data) for data, _ in listener._strangers) <= udp.BUFFER
+                await came_true(lambda: not listener._strangers)
+                assert listener._strangers_bytes == 0
         finally:
             endpoint.close()
 

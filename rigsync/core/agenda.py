@@ -29,7 +29,8 @@ WAITING = 256
 """Messages that may wait for their turn, and as many for their instant. More are refused, so that a flood takes neither
 memory nor threads. While a coordinator is in charge, all others together get half of each at most."""
 WAITING_BYTES = 8 << 20
-"""Bytes of all messages that wait. A larger one waits alone."""
+"""Bytes of all messages that wait, and that handlers work on for others than the one in charge. A larger one is there
+alone."""
 INTERRUPT_PATIENCE = 5.0
 """Seconds after which a handler of EXPINTERRUPT counts as hanging, and another EXPINTERRUPT overtakes it."""
 REMEMBERED = 64
@@ -333,10 +334,22 @@ class Agenda:
 
     def _has_place(self, task: Task) -> bool:
         """Whether the handlers of a message outside the lifecycle may begin."""
-        if len(self._querying) >= QUERIES or not self._is_strangers(task):
-            return len(self._querying) < QUERIES
-        strangers = sum(self._is_strangers(self._tasks[number]) for number in self._querying if number in self._tasks)
-        return strangers < QUERIES // 2
+        if len(self._querying) >= QUERIES:
+            return False
+        if self._is_in_charge(task):
+            return True
+        running = self._running_queries()
+        if running and sum(other.size for other in running) + task.size > WAITING_BYTES:
+            return False
+        return not self._is_strangers(task) or sum(map(self._is_strangers, running)) < QUERIES // 2
+
+    def _running_queries(self) -> list[Task]:
+        """Return the messages outside the lifecycle whose handlers run for others than the one in charge."""
+        found = [self._tasks[number] for number in self._querying if number in self._tasks]
+        return [task for task in found if not self._is_in_charge(task)]
+
+    def _is_in_charge(self, task: Task) -> bool:
+        return task.sender is None or self.ownership.is_led_by(task.sender)
 
     def _is_strangers(self, task: Task) -> bool:
         """Whether another coordinator than the sender is in charge."""
@@ -360,6 +373,8 @@ class Agenda:
         """Whether there is room for a message to wait; settle it where there is none."""
         others = [*self._lane.waiting, *self._queries, *self._timed]
         others = [other for other in others if other is not self._lane.running]
+        if not self._is_in_charge(task):  # what a handler works on takes as much room as what waits
+            others += self._running_queries()
         share = 1
         if self._is_strangers(task):
             share = 2
@@ -369,7 +384,7 @@ class Agenda:
         if len(waiting) >= WAITING // share:
             problem = f"{len(waiting)} messages are waiting already; look at the rig"
         elif held and held + task.size > WAITING_BYTES // share:
-            problem = f"messages of {size_text(held)} are waiting already; look at the rig"
+            problem = f"messages of {size_text(held)} wait already, or are worked on; look at the rig"
         if problem:
             self._finish_failure(task, "Busy", problem, "", now)
         return not problem

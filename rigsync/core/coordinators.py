@@ -8,6 +8,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import chain, islice
 from random import Random
 from typing import Any
@@ -53,6 +54,14 @@ COORDINATORS = 1024
 those silent for longest first."""
 WATCHERS = 64
 """Coordinators that get notices: the first that probed. Forged ones must not make a rig send to a thousand."""
+
+
+class Standing(IntEnum):
+    """How much the sender of a message has to do with the rig. Where there is too much for all, the lowest go first."""
+
+    STRANGER = 0
+    WATCHES = 1
+    IN_CHARGE = 2
 
 
 @dataclass(slots=True)
@@ -239,6 +248,10 @@ class Coordinators:
                 self.newcomers.append(self._known[boot])
             else:
                 self._short_changed(self._known[boot])
+
+    def watches(self, boot: str, host: str) -> bool:
+        """Whether a coordinator on this host gets notices."""
+        return boot in self._watchers and self._watchers[boot].host == host
 
     def _expire_watchers(self, now: float) -> None:
         for boot in [boot for boot, watcher in self._watchers.items() if watcher.last_seen < now - KEPT]:

@@ -219,8 +219,6 @@ PROBE_GAP = 0.5
 have been read: a rig that is busy does not read for longer than `ARRAY_GAP`. Half of what the rig has to confirm it."""
 TOO_FAST = "it sends faster than messages of the iblutil dialect can be told apart"
 """Why a connection ends on which too much has to wait."""
-_KNOWN_AGAIN = 1 << 20
-"""Bytes of a message up to which it is kept, so that its echo is known."""
 
 
 class Pacing:
@@ -228,7 +226,7 @@ class Pacing:
 
     def __init__(self) -> None:
         self._sent_at = -math.inf
-        self._sent_array: bytes | None = None
+        self._sent_array: int | None = None  # its hash: the bytes themselves may be many
 
     def must_wait(self, data: bytes, now: float) -> bool:
         """Tell whether `data` may not leave yet, at monotonic `now` in seconds."""
@@ -246,12 +244,13 @@ class Pacing:
     def note_sent(self, data: bytes, now: float) -> None:
         """Take note that `data` has left."""
         self._sent_at = now
-        known = data if len(data) <= _KNOWN_AGAIN else b""
-        self._sent_array = known if is_array(data) else None
+        self._sent_array = hash(data) if is_array(data) else None
 
     def note_received(self, data: bytes) -> bool:
         """Take note of what has come; return whether what waits may leave sooner for it."""
-        if data == self._sent_array:  # its echo: it has been read, and can meet nothing any more
+        if (
+            is_array(data) and hash(data) == self._sent_array
+        ):  # its echo: it has been read, and can meet nothing any more
             self._sent_at = -math.inf
         return False
 

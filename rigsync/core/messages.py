@@ -33,6 +33,7 @@ _LARGE = 1 << 20
 """In messages of more bytes, numbers of more digits are refused: thousands of them take seconds to read."""
 _FRAME_VALUES = 40
 """Values allowed for a frame around its arguments; it has fewer."""
+_SENDER = re.compile(rb'\{"rigsync":1,"kind":"[a-z]+","boot":"([0-9a-f]{16})"')
 _TOLD = re.compile(rb'\{"rigsync":1,"kind":"(request|reply)","boot":"([0-9a-f]{16})","n":(\d{1,19})[,}]')
 
 
@@ -217,6 +218,12 @@ def told_frame(head: bytes, kind: str) -> tuple[str, int] | None:
     if found is None or found[1].decode() != kind:
         return None
     return found[2].decode(), int(found[3])
+
+
+def sender_of(head: bytes) -> str | None:
+    """Return the boot number in the beginning of a frame as rigsync writes it; None for anything else."""
+    found = _SENDER.match(head)
+    return found[1].decode() if found else None
 
 
 def _read_frame(content: dict[str, Any]) -> Frame:

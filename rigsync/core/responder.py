@@ -13,7 +13,7 @@ from rigsync.core.agenda import WAITING_BYTES, Agenda, Problem, Task
 from rigsync.core.answers import Identity
 from rigsync.core.board import STREAM, Board, Post
 from rigsync.core.clock import StampClock
-from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record
+from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record, Standing
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, ViolationSeen
 from rigsync.core.legacy import Array, EchoLane
@@ -135,6 +135,13 @@ class Responder(Outputs[Address]):
                 raise RemoteProtocolError("stray frame", f"a {type(frame).__name__.lower()} came to a rig")
         except RemoteProtocolError as error:
             self.report_violation(source, error)
+
+    def standing(self, head: bytes, source: Address) -> Standing:
+        """Return how much the sender of a message has to do with this rig, told by how the message begins."""
+        ownership, boot = self._agenda.ownership, messages.sender_of(head)
+        if source[0] == ownership.host and ownership.is_led_by(Sender(source[0], boot)):
+            return Standing.IN_CHARGE
+        return Standing.WATCHES if boot and self._coordinators.watches(boot, source[0]) else Standing.STRANGER
 
     def report_violation(self, source: Address, error: RemoteProtocolError) -> None:
         """Report that what came from `source` cannot be a message, once for each kind and host."""

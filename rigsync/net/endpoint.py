@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from rigsync.core.clock import StampClock
+from rigsync.core.coordinators import Standing
 from rigsync.core.events import Event
 from rigsync.core.rigs import RigConfig, is_literal
 from rigsync.errors import RemoteProtocolError, RigsyncError
@@ -71,6 +72,9 @@ class Endpoint:
         Called with the line that was refused and the monotonic time in seconds.
     on_life : callable, optional
         Called likewise when part of a message came or went.
+    standing : callable, optional
+        Called with the beginning of a message and its source, for how much its sender has to do with this side. By
+        default all are strangers.
 
     Raises
     ------
@@ -84,8 +88,10 @@ class Endpoint:
         on_event: Callable[[Event], None],
         on_refusal: Callable[[Any, float], None] | None = None,
         on_life: Callable[[Any, float], None] | None = None,
+        standing: Callable[[bytes, Any], Standing] = lambda *_: Standing.STRANGER,
     ):
         self._core, self._on_event, self._on_refusal, self._on_life = core, on_event, on_refusal, on_life
+        self.standing = standing
         self._loop = asyncio.get_running_loop()
         proactor = getattr(asyncio, "ProactorEventLoop", None)
         if proactor and isinstance(self._loop, proactor):

@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from typing import Any, Protocol
 
+from rigsync.core.coordinators import Standing
 from rigsync.errors import RemoteProtocolError
 
 Address = tuple[Any, ...]
@@ -39,6 +40,9 @@ class Pump(Protocol):
 
     def reject(self, source: Any, error: RemoteProtocolError) -> None:
         """Report that what came cannot be a message."""
+
+    def standing(self, head: bytes, source: Any) -> Standing:
+        """Return how much the sender of a message that begins so has to do with this side."""
 
 
 class Line(Protocol):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from rigsync.core import legacy
+from rigsync.core.coordinators import Standing
 from rigsync.core.stream import StreamDecoder
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_peer, label, shown_host
@@ -33,6 +34,13 @@ LAST_RETRY = 0.5
 back within two beats."""
 KEEPALIVE = 5
 """Seconds of silence after which the kernel asks whether the other computer is still there."""
+KEPT = 1 << 24
+"""Bytes that a listener keeps for all connections together, beside the largest: of messages that have begun to come,
+and of messages that have not left. As much again is there for the one in charge."""
+MESSAGE_BYTES = 300
+"""Bytes that a message takes beside its own while it waits to leave."""
+HEAD = 64
+"""Bytes of the last message of a connection that are kept, to tell who sends on it."""
 LINGER = 0.5
 """Seconds between the refusal of a message, which is sent while the message still comes, and the end of its
 connection."""
@@ -42,7 +50,7 @@ time, and does not read the others meanwhile."""
 STALLED = 2.0
 """Seconds between checks of the connection whose turn it is, while others wait."""
 SLOWEST = 1 << 17
-"""Bytes that have to come on it between two checks, or it is closed."""
+"""Bytes that have to come or go on it between two checks, or it is closed."""
 LONGEST_TURN = 3.0
 """Seconds that one waits for its turn: those before it have as many together, in equal shares, or their connections are
 closed. A coordinator that waits for longer than 5 s loses the rig."""
@@ -67,6 +75,8 @@ class _Stream(asyncio.BufferedProtocol):
         self._buffer = memoryview(bytearray(READ))
         self._loop = asyncio.get_running_loop()
         self._largest_waiting = 0
+        self._given = 0  # messages that the transport has been given since nothing waited there
+        self._passed = 0  # bytes that have come, and those that were given to the transport
         self._pacing = pacing
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
@@ -93,10 +103,25 @@ class _Stream(asyncio.BufferedProtocol):
         """Bytes of messages that have yet to leave."""
         return self.transport.get_write_buffer_size() + self._held_bytes
 
+    @property
+    def kept(self) -> int:
+        """Bytes that all this takes."""
+        return self.held + self.unsent + MESSAGE_BYTES * (len(self._held) + self._given)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that have come and gone so far."""
+        return self._passed - self.transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        self._given = 0
+        self.part_sent()
+
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._passed += nbytes
         self._coming = self._decoder.feed(bytes(self._buffer[:nbytes]))
         self._take_in()
 
@@ -142,6 +167,9 @@ class _Stream(asyncio.BufferedProtocol):
     def part_received(self) -> None:
         """Handle news that part of a message has come."""
 
+    def part_sent(self) -> None:
+        """Handle news that messages which waited have left."""
+
     def rejected(self, error: RemoteProtocolError) -> None:
         """Report that the stream was closed, for it carried what cannot be a message."""
 
@@ -166,6 +194,7 @@ class _Stream(asyncio.BufferedProtocol):
             self._write(self._held.popleft())
         if self._held:
             self._release = self._loop.call_at(self._pacing.earliest(), self._write_held)
+        self.part_sent()
 
     def _write(self, data: bytes) -> None:
         waiting = self.transport.get_write_buffer_size()
@@ -174,7 +203,9 @@ class _Stream(asyncio.BufferedProtocol):
             self.stop(f"the other side does not read: {waiting:,} bytes wait for it")
             return
         self._pacing.note_sent(data, self._loop.time())
-        self.transport.write(data)
+        self._given = self._given + 1 if waiting else 1
+        self._passed += len(data)
+        self.transport.write(memoryview(data))  # of which no part is copied, save into the transport's buffer
 
     def stop(self, reason: str) -> None:
         """Close at once, and log the reason."""
@@ -437,18 +468,27 @@ class _TcpListener:
         """Add a connection."""
         self._streams[stream.source] = stream
         if len(self._streams) > CONNECTIONS:
-            self._drop(
-                next(iter(self._streams)), f"more than {CONNECTIONS} connections, of which it was silent longest"
-            )
+            silent = min(self._streams.values(), key=self._standing)  # the first of the lowest
+            self._drop(silent.source, f"more than {CONNECTIONS} connections, of which it was silent longest")
 
     def heard(self, stream: _CoordinatorStream, message: bytes) -> None:
         """Handle a message."""
         self._streams.move_to_end(stream.source)
-        self._end_turn(stream)
+        stream.head = message[:HEAD]
         self._pump.receive(message, stream.source)
+        self.sent_part(stream)
+
+    def _standing(self, stream: _CoordinatorStream) -> Standing:
+        return self._pump.standing(stream.head, stream.source)
+
+    def sent_part(self, stream: _CoordinatorStream) -> None:
+        """Have the next one come where a large message and its echo are through."""
+        # Who is in charge may read as slowly as it likes, and nobody waits for that.
+        if stream is self._turn and (stream.unsent <= LARGE or self._standing(stream) is Standing.IN_CHARGE):
+            self._end_turn(stream)
 
     def heard_part(self, stream: _CoordinatorStream) -> None:
-        """Check parts of messages: all together must not fill the memory."""
+        """Have large messages come one by one."""
         self._streams.move_to_end(stream.source)
         if stream.held > LARGE and stream is not self._turn:
             if self._turn is None:
@@ -457,9 +497,7 @@ class _TcpListener:
                 stream.transport.pause_reading()
                 self._waiting[stream] = asyncio.get_running_loop().time()
                 self._bound_turn()
-        while sum(other.held for other in self._streams.values()) > 2 * self._limit:
-            largest = max(self._streams.values(), key=lambda other: other.held)
-            self._drop(largest.source, "too many large messages have begun at once")
+        self._bound_kept()
 
     def _end_turn(self, stream: _CoordinatorStream) -> None:
         if stream is self._turn:
@@ -477,9 +515,10 @@ class _TcpListener:
         now = asyncio.get_running_loop().time()
         if self._turn_ends == math.inf:
             self._turn_bounded = now
-        for turns, since in enumerate(self._waiting.values(), 1):
-            share = (since + LONGEST_TURN - now) / turns
-            self._turn_ends = min(self._turn_ends, now + max(SHORTEST_TURN, share))
+        if self._turn and self._standing(self._turn) is not Standing.IN_CHARGE:
+            for turns, since in enumerate(self._waiting.values(), 1):
+                share = (since + LONGEST_TURN - now) / turns
+                self._turn_ends = min(self._turn_ends, now + max(SHORTEST_TURN, share))
         self._watch_turn()
 
     def _watch_turn(self) -> None:
@@ -493,17 +532,17 @@ class _TcpListener:
             if self._look.when() <= when:
                 return
             self._look.cancel()
-        self._look = loop.call_at(when, self._look_at_turn, self._turn, self._turn.held, when < stalled)
+        self._look = loop.call_at(when, self._look_at_turn, self._turn, self._turn.moved, when < stalled)
 
-    def _look_at_turn(self, turn: _CoordinatorStream, held: int, is_over: bool) -> None:
+    def _look_at_turn(self, turn: _CoordinatorStream, moved: int, is_over: bool) -> None:
         self._look = None
         if not self._waiting:
             self._turn_ends = math.inf
         elif is_over:
             share = self._turn_ends - self._turn_bounded
             self._drop(turn.source, f"a large message takes more than {share:.2g} s, while others wait for it")
-        elif turn.held < held + SLOWEST:
-            self._drop(turn.source, "a large message has begun and does not go on, while others wait for it")
+        elif turn.moved < moved + SLOWEST:
+            self._drop(turn.source, "a large message, or its echo, does not go on, while others wait for it")
         else:
             self._watch_turn()
 
@@ -526,14 +565,28 @@ class _TcpListener:
     def send(self, destination: Address, data: bytes) -> None:
         if stream := self._streams.get(destination):  # otherwise it has gone: its coordinator will ask again
             stream.write(data)
-            if stream.unsent > LARGE:
-                self._bound_unsent()
+            if stream.unsent > LARGE and not self._turn and self._standing(stream) is not Standing.IN_CHARGE:
+                self._turn = stream  # no large message comes until this one has left
+            if stream.unsent > MESSAGE_BYTES:
+                self._bound_kept()
 
-    def _bound_unsent(self) -> None:
-        """Close those for whom most waits: each may have one message that it does not read, however large."""
-        while sum(other.unsent for other in self._streams.values()) > 2 * self._limit:
-            fullest = max(self._streams.values(), key=lambda other: other.unsent)
-            self._drop(fullest.source, f"it does not read {fullest.unsent:,} bytes, and too much waits for all")
+    def _bound_kept(self) -> None:
+        """Close connections, those of strangers first, where too much is kept for all together."""
+        kept = {stream: stream.kept for stream in self._streams.values()}
+        if sum(kept.values()) - max(kept.values(), default=0) <= KEPT:
+            return
+        standing = {stream: self._standing(stream) for stream in kept}
+        in_charge = {stream for stream in kept if standing[stream] is Standing.IN_CHARGE}
+        for group in (in_charge, kept.keys() - in_charge):
+            first = sorted(group, key=lambda stream: (standing[stream], stream is self._turn, -kept[stream]))
+            while sum(map(kept.__getitem__, first)) - max(map(kept.__getitem__, first), default=0) > KEPT:
+                self._drop_one_of_many(first.pop(0))
+
+    def _drop_one_of_many(self, stream: _CoordinatorStream) -> None:
+        problem = f"{stream.held:,} bytes of a message have come"
+        if stream.unsent > stream.held:
+            problem = f"it does not read {stream.unsent:,} bytes"
+        self._drop(stream.source, f"{problem}, and too much is kept for all connections together")
 
     def close(self) -> None:
         if self._server:
@@ -548,6 +601,8 @@ class _CoordinatorStream(_Stream):
     """The connection of one coordinator."""
 
     source: Address
+    head = b""
+    """How the last message began."""
 
     def __init__(self, listener: _TcpListener, limit: int):
         super().__init__(limit, legacy.Pacing())
@@ -564,6 +619,9 @@ class _CoordinatorStream(_Stream):
 
     def part_received(self) -> None:
         self._listener.heard_part(self)
+
+    def part_sent(self) -> None:
+        self._listener.sent_part(self)
 
     def rejected(self, error: RemoteProtocolError) -> None:
         self._listener.rejected(self, error)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
+from rigsync.core.coordinators import Standing
 from rigsync.net.lines import (
     Address,
     Line,
@@ -31,7 +32,12 @@ BUFFER = 1 << 20
 """Bytes asked of the kernel for each UDP socket's buffers. A burst from all rigs fits. macOS sends no datagram larger
 than the send buffer; so it sends 65,507 bytes."""
 BATCH = 16
-"""Datagrams that a listener reads before other things have their turn."""
+"""Datagrams that a listener handles before other things have their turn."""
+TAKEN = 512
+"""Datagrams that it takes from the kernel meanwhile. What is of those who belong here thus comes before a flood of
+strangers, of which the kernel's buffer may hold thousands, and those seconds of work."""
+STRANGERS = 1024
+"""Datagrams of strangers that wait, of `BUFFER` bytes in all. Any more are lost, as where the kernel's buffer is full."""
 MOST_UNSENT = 256
 """Datagrams that wait until the kernel takes more. Any more are lost, as on a choked network."""
 MOST_UNREAD = 1024
@@ -262,6 +268,9 @@ class _UdpListener:
         self._complaints = _Complaints("listening socket")
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, Address]] = deque()
+        self._strangers: deque[tuple[bytes, Address]] = deque()  # what has come of them and is not handled yet
+        self._strangers_bytes = 0
+        self._rest: asyncio.Handle | None = None  # handles it
         self.address: Address = sock.getsockname()
         self._space = 0
         if several:
@@ -273,19 +282,41 @@ class _UdpListener:
         self._loop.add_reader(sock, self._read)
 
     def _read(self) -> None:
-        for _ in range(BATCH):
+        handled = 0
+        for _ in range(TAKEN):
             if self._socket.fileno() < 0:  # handling the last one has closed it
                 return
+            if handled == BATCH:
+                break
             try:
-                data, ancillary, _, source = self._socket.recvmsg(LARGEST_READ, self._space)
+                data, ancillary, _, address = self._socket.recvmsg(LARGEST_READ, self._space)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except (ConnectionRefusedError, ConnectionResetError):
                 continue  # of something sent: a coordinator has gone
             except OSError as error:
                 self._complaints.note(error)
+                break
+            source = _source(address, _asked(ancillary))
+            if self._pump.standing(data, source) is not Standing.STRANGER:
+                self._pump.receive(data, source)
+                handled += 1
+            elif len(self._strangers) < STRANGERS and self._strangers_bytes + len(data) <= BUFFER:
+                self._strangers.append((data, source))
+                self._strangers_bytes += len(data)
+        for _ in range(BATCH - handled):
+            if not self._strangers or self._socket.fileno() < 0:
                 return
-            self._pump.receive(data, _source(source, _asked(ancillary)))
+            data, source = self._strangers.popleft()
+            self._strangers_bytes -= len(data)
+            self._pump.receive(data, source)
+        if self._strangers and not self._rest and self._socket.fileno() >= 0:
+            self._rest = self._loop.call_soon(self._read_rest)
+
+    def _read_rest(self) -> None:
+        self._rest = None
+        if self._socket.fileno() >= 0:
+            self._read()
 
     def send(self, destination: Address, data: bytes) -> None:
         if self._unsent:

@@ -655,7 +655,7 @@ class _Session:
         loop = asyncio.get_running_loop()
         self._name, self._handlers, self._loop = name, handlers, loop
         self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
-        self.endpoint = Endpoint(self.responder, hub.ingest)
+        self.endpoint = Endpoint(self.responder, hub.ingest, standing=self.responder.standing)
         self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
         self._started: dict[int, float] = {}  # when each task's handlers were entered, in monotonic seconds

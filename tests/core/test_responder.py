@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rigsync.core import legacy, messages
 from rigsync.core.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, WAITING_BYTES
 from rigsync.core.arguments import compose, compose_command
-from rigsync.core.coordinators import COORDINATORS, RECORDS, WATCHERS
+from rigsync.core.coordinators import COORDINATORS, RECORDS, WATCHERS, Standing
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.events import (
     EchoMissing,
@@ -1727,7 +1727,57 @@ def test_a_message_larger_than_all_that_may_wait_waits_alone() -> None:
     waiting, refused = bench.answers()
     assert waiting == Ack(RIG, 50)
     assert isinstance(refused, Failure)
-    assert (refused.error, refused.message) == ("Busy", "messages of 8.39 MB are waiting already; look at the rig")
+    assert (refused.error, refused.message) == (
+        "Busy",
+        "messages of 8.39 MB wait already, or are worked on; look at the rig",
+    )
+
+
+def test_what_handlers_work_on_for_strangers_is_bounded_and_leaves_room_for_who_is_in_charge() -> None:
+    bench = RigBench("EXPINFO", room=Room(MAX_MESSAGE, scheme="tcp")).enter("RUNNING")
+    large = compose("EXPINFO", None, "x" * WAITING_BYTES, room=Room(MAX_MESSAGE))
+    others = (ANOTHER, "1" * 16, "2" * 16)
+    for boot in others:
+        bench.receive(messages.request(boot, 1, large), OTHER_HOST)
+    first = bench.due()
+    refused = [frame for frame in bench.answers() if isinstance(frame, Failure)]
+    assert [(frame.error, frame.message) for frame in refused] == [
+        ("Busy", "messages of 8.39 MB wait already, or are worked on; look at the rig")
+    ] * 2
+    bench.receive(messages.request(COORDINATOR, 50, large, RIG))
+    own = bench.due()  # whatever strangers have here
+    bench.respond(first.task)
+    bench.receive(messages.request(others[1], 2, large), OTHER_HOST)
+    assert bench.due().task not in (first.task, own.task)
+
+
+@pytest.mark.parametrize(
+    ("boot", "host", "standing"),
+    [
+        (COORDINATOR, "own", Standing.IN_CHARGE),
+        (COORDINATOR, "other", Standing.STRANGER),  # forged
+        (ANOTHER, "other", Standing.WATCHES),
+        (ANOTHER, "own", Standing.STRANGER),
+        ("1" * 16, "own", Standing.STRANGER),
+        (None, "own", Standing.STRANGER),
+    ],
+)
+def test_how_a_message_begins_tells_how_much_its_sender_has_to_do_with_the_rig(
+    boot: str | None, host: str, standing: Standing
+) -> None:
+    bench = RigBench("EXPINFO").enter("RUNNING")
+    bench.receive(messages.probe(ANOTHER, 1, 0), OTHER_HOST)
+    head = b"[64,0,null]" if boot is None else messages.request(boot, 60, compose("EXPINFO"))[:64]
+    source = OTHER_HOST if host == "other" else HERE
+    assert bench.rig.standing(head, source) is standing
+
+
+def test_a_host_whose_iblutil_coordinator_is_in_charge_is_so_in_that_dialect() -> None:
+    bench = RigBench("EXPINFO")
+    bench.receive(b'[1,"2026-11-20_1_mouse"]', OTHER_HOST)
+    assert bench.rig.standing(b"[64,0,null]", OTHER_HOST) is Standing.IN_CHARGE
+    assert bench.rig.standing(messages.probe(ANOTHER, 1, 0), OTHER_HOST) is Standing.STRANGER
+    assert bench.rig.standing(b"[64,0,null]", HERE) is Standing.STRANGER
 
 
 def test_strangers_take_half_of_the_places_and_wait_behind_who_is_in_charge() -> None:
