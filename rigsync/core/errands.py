@@ -39,6 +39,8 @@ class Request:
         Seconds between the last word of an iblutil rig and this message; its configuration may say otherwise.
     leave_at : float
         Monotonic seconds before which it leaves to no iblutil rig, so that all of these get it in one turn.
+    probe_interval : float
+        Seconds between two probes of a rig that waits for the instant.
     """
 
     def __init__(
@@ -51,10 +53,11 @@ class Request:
         patience: float = 0.0,
         pause: float = 0.0,
         leave_at: float = -math.inf,
+        probe_interval: float = math.inf,
     ):
         self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
         self.patience, self.pause, self.leave_at = patience, pause, leave_at
-        self.event, self.act_at = message.event, act_at
+        self.event, self.act_at, self.probe_interval = message.event, act_at, probe_interval
 
     @cached_property
     def array(self) -> bytes:
@@ -77,6 +80,8 @@ class Errand:
     tries: int = 0
     sent_at: float = math.inf
     next_send: float = math.inf
+    next_probe: float = math.inf
+    """When the rig's clock is measured again, since the message waits for its instant."""
     received: bool = False
     """Whether it has reached the rig."""
     in_hand: bool = False
