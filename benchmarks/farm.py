@@ -3,8 +3,8 @@
 KIND is ``raw`` (asyncio endpoints that answer each datagram with one of the size of a rigsync reply), ``rigsync``
 (rigs without handlers), ``handlers`` (rigs whose handlers run in worker threads), ``iblutil`` (EchoProtocol servers
 that answer), ``slow`` (iblutil's wire with 0.4 s between a message and its echo), ``lossy`` (rigs behind a network
-that loses 20 % each way), ``jittery`` (behind one that delays each datagram by 2 to 20 ms; their handlers tell when they
-were entered), or ``near`` (the same with 1 to 6 ms).
+that loses 20 % each way), ``jittery`` (behind one that delays each datagram by 2 to 20 ms; their handlers tell when
+they were entered), or ``near`` (the same with 1 to 6 ms).
 """
 
 from __future__ import annotations
