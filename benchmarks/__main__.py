@@ -76,6 +76,16 @@ def fault_rows() -> None:
     )
 
 
+def start_rows() -> None:
+    half, most, agreed = measure.early_starts()
+    row(
+        "4 rigs, each datagram 1 to 6 ms late, 3 s after connecting, `delay=0.4`: first to last start",
+        f"p50 {milliseconds(half)}, p95 {milliseconds(most)}",
+        f"bar: p95 0.30 ms; told within its bounds in {agreed:.0%}",
+        "",
+    )
+
+
 def instant_rows() -> None:
     for kind, is_coroutine in (("plain", False), ("coroutine", True)):
         half, most = measure.entry_delay(is_coroutine)
@@ -173,6 +183,7 @@ ROWS = {
     "push": latency_rows,
     "iblutil": iblutil_rows,
     "faults": fault_rows,
+    "starts": start_rows,
     "instants": instant_rows,
     "hub": hub_rows,
     "resources": resource_rows,

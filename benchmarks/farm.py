@@ -1,10 +1,10 @@
-"""Rigs in a process of their own: `python -m benchmarks.farm KIND COUNT` prints their ports and serves until EOF.
+"""Rigs in a process of their own: `python -m benchmarks.farm KIND COUNT FIRST` prints their ports and serves until EOF.
 
 KIND is ``raw`` (asyncio endpoints that answer each datagram with one of the size of a rigsync reply), ``rigsync``
 (rigs without handlers), ``handlers`` (rigs whose handlers run in worker threads), ``iblutil`` (EchoProtocol servers
 that answer), ``slow`` (iblutil's wire with 0.4 s between a message and its echo), ``lossy`` (rigs behind a network
-that loses 20 % each way), or ``jittery`` (behind one that delays each datagram by 2 to 20 ms; their handlers tell when
-they were entered).
+that loses 20 % each way), ``jittery`` (behind one that delays each datagram by 2 to 20 ms; their handlers tell when
+they were entered), or ``near`` (the same with 1 to 6 ms).
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from typing import Any
 
 SLOW_ECHO = 0.4
 """Seconds."""
-FAULTS: dict[str, dict[str, Any]] = {"lossy": {"loss": 0.2}, "jittery": {"delay": (0.002, 0.02)}}
+FAULTS: dict[str, dict[str, Any]] = {
+    "lossy": {"loss": 0.2},
+    "jittery": {"delay": (0.002, 0.02)},
+    "near": {"delay": (0.001, 0.006)},
+}
 """What the relay before the rigs of a kind does."""
 
 
 @contextlib.contextmanager
-def farm(kind: str, count: int) -> Iterator[list[int]]:
-    """Run `count` rigs of one kind in a process of their own; give their ports on 127.0.0.1."""
-    command = [sys.executable, "-m", "benchmarks.farm", kind, str(count)]
+def farm(kind: str, count: int, first: int = 0) -> Iterator[list[int]]:
+    """Run `count` rigs of one kind, numbered from `first`, in a process of their own; give their ports on 127.0.0.1."""
+    command = [sys.executable, "-m", "benchmarks.farm", kind, str(count), str(first)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
         try:
@@ -85,11 +89,11 @@ def raw_reply() -> bytes:
     return messages.reply("0" * 16, 1234, encode(ExpMessage.EXPSTATUS, [0]), stamp, stamp)
 
 
-async def serve(kind: str, count: int) -> None:
+async def serve(kind: str, count: int, first: int) -> None:
     loop = asyncio.get_running_loop()
     ports = []
     async with contextlib.AsyncExitStack() as stack:
-        for number in range(count):
+        for number in range(first, first + count):
             if kind in ("rigsync", "handlers", *FAULTS):
                 ports.append(await open_rig(stack, kind, number))
             elif kind == "iblutil":
@@ -108,7 +112,7 @@ async def open_rig(stack: contextlib.AsyncExitStack, kind: str, number: int) -> 
     rig = Rig(f"rig{number}", "udp://127.0.0.1:0")
     if kind == "handlers":
         rig.on("EXPSTATUS")(lambda status=None: None)
-    elif kind == "jittery":
+    elif kind in ("jittery", "near"):
         rig.on("EXPINFO")(start_recording)
     await stack.enter_async_context(rig)
     port = int(rig.uri.rpartition(":")[2])
@@ -155,4 +159,4 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     # Not epoll, which wakes up to a millisecond late: delays are to be what they are said to be.
     event_loop = asyncio.SelectorEventLoop(selectors.SelectSelector() if sys.argv[1] in FAULTS else None)
-    event_loop.run_until_complete(serve(sys.argv[1], int(sys.argv[2])))
+    event_loop.run_until_complete(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

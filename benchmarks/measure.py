@@ -6,6 +6,7 @@ import asyncio
 import bisect
 import contextlib
 import functools
+import itertools
 import json
 import os
 import socket
@@ -220,6 +221,7 @@ def entry_delay(is_coroutine: bool, rounds: int = 100) -> tuple[float, float]:
     rig = Rig("rig", "udp://127.0.0.1:0")
     rig.on("EXPINFO")(coroutine if is_coroutine else lambda: None)
     with rig, Auxiliaries({"rig": rig.uri}) as aux:
+        aux.request("EXPINIT", "2026-01-01_1_mouse")
         results = [aux.request("EXPINFO", delay=0.05) for _ in range(rounds)]
     late = [result.starts["rig"].time - (result.at or 0.0) for result in results]
     return median(late), quantile(late, 0.95)
@@ -232,8 +234,9 @@ def start_skew(rigs: int = 16, rounds: int = 60, settle: float = 75.0) -> tuple[
     where they act when told, and the error bound that the results gave for a start.
     """
     with contextlib.ExitStack() as stack:
-        ports = [stack.enter_context(farm("jittery", 1))[0] for _ in range(rigs)]
+        ports = [stack.enter_context(farm("jittery", 1, rig))[0] for rig in range(rigs)]
         aux = stack.enter_context(auxiliaries(ports))
+        aux.request("EXPINIT", "2026-01-01_1_mouse")
         time.sleep(settle)  # the clocks become known
 
         def skew(**options: float) -> float:
@@ -245,6 +248,33 @@ def start_skew(rigs: int = 16, rounds: int = 60, settle: float = 75.0) -> tuple[
         bounds: list[float] = []
         scheduled, at_once = interleaved(rounds, lambda: skew(delay=0.2), skew)
     return quantile(scheduled, 0.95), quantile(at_once, 0.95), median(bounds)
+
+
+def early_starts(rounds: int = 25, rigs: int = 4, settle: float = 3.0) -> tuple[float, float, float]:
+    """Spread of the starts of `rigs` rigs, each a process of its own, `settle` s after a program has connected.
+
+    Their network delays each datagram by 1 to 6 ms. Returned are the p50 and p95 of the seconds between the first and
+    the last, by the one monotonic clock of this computer, and the share of the rounds in which what the result says of
+    any two starts is so within its bounds.
+    """
+    spreads, agreed = [], 0
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(farm("near", 1, rig))[0] for rig in range(rigs)]
+        for _ in range(rounds):
+            with auxiliaries(ports) as aux:
+                connected = time.monotonic()
+                aux.request("EXPINIT", "2026-01-01_1_mouse")
+                time.sleep(max(0.0, connected + settle - time.monotonic()))
+                result = aux.request("EXPINFO", delay=0.4)
+                aux.request("EXPINTERRUPT")
+                aux.request("EXPCLEANUP")
+            entered = {rig: answer[1]["entered"] for rig, answer in result.items()}
+            spreads.append(max(entered.values()) - min(entered.values()))
+            agreed += all(
+                abs((one.time - other.time) - (entered[rig] - entered[another])) <= one.bound + other.bound + 1e-6
+                for (rig, one), (another, other) in itertools.combinations(result.starts.items(), 2)
+            )
+    return median(spreads), quantile(spreads, 0.95), agreed / rounds
 
 
 def idle_load(seconds: float = 10.0) -> float:

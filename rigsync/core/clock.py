@@ -16,6 +16,9 @@ MEMORY = 120.0
 TOLERANCE = 500e-6
 """Seconds a second by which two clocks drift apart at most. A clock that is being corrected is slewed no faster (RFC
 5905 section 11); one that nobody corrects drifts by a tenth of that."""
+LIKELY = 20e-6
+"""Seconds a second by which they drift apart as a rule. With `TOLERANCE` in its place, a sample of 3 s ago would count
+for nothing where the network delays by milliseconds."""
 WANDER = 10e-6
 """Seconds a second that remain when the measured drift is taken off; RFC 5905 has 15 ppm as its frequency tolerance."""
 DRIFT_AFTER = 30.0
@@ -142,7 +145,7 @@ class ClockFilter:
     def _make_estimate(self, seconds: list[_Second]) -> ClockEstimate:
         lowest, highest = self._lowest, self._highest
         drift = _drift_over(seconds)
-        lower, upper = _bounds(seconds, drift, WANDER if drift else TOLERANCE, self._at)
+        lower, upper = _bounds(seconds, drift, WANDER if drift else LIKELY, self._at)
         likely = min(max((lower + upper) / 2, lowest), highest)
         delay = min(second.delay for second in seconds)
         offset = likely + self._origin / NANOSECONDS

@@ -9,11 +9,12 @@ from functools import cached_property
 from itertools import chain
 
 from rigsync._text import size_text
-from rigsync.core import legacy, messages
+from rigsync.core import legacy
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Dialect, LinkState
 from rigsync.core.liveness import Liveness
 from rigsync.core.messages import Command
+from rigsync.core.orders import Order
 from rigsync.core.rigs import MAX_DATAGRAM, RigConfig
 from rigsync.errors import Cancelled, RigError, RigLost, RigRefused, RigTimeout
 
@@ -23,38 +24,20 @@ class Request:
 
     Parameters
     ----------
-    message : Message
-        What is pushed.
-    request_time : float
-        Unix time in seconds, unique, by which the push is filed.
+    order : Order
+        What is pushed, and how.
     n : int
         The coordinator's counter; higher than that of every request before.
-    confirm : bool
-        Whether to tell when a rig confirms that it has it.
-    act_at : float, optional
-        Monotonic seconds at which the rigs are to act, None for at once.
-    patience : float
-        Seconds beyond the deadline for a rig that confirms that it is working on it.
-    pause : float
-        Seconds between the last word of an iblutil rig and this message; its configuration may say otherwise.
     leave_at : float
         Monotonic seconds before which it leaves to no iblutil rig, so that all of these get it in one turn.
+    probe_interval : float
+        Seconds between two probes of a rig that waits for the instant.
     """
 
-    def __init__(
-        self,
-        message: messages.Message,
-        request_time: float,
-        n: int,
-        confirm: bool = False,
-        act_at: float | None = None,
-        patience: float = 0.0,
-        pause: float = 0.0,
-        leave_at: float = -math.inf,
-    ):
-        self.message, self.request_time, self.n, self.confirm = message, request_time, n, confirm
-        self.patience, self.pause, self.leave_at = patience, pause, leave_at
-        self.event, self.act_at = message.event, act_at
+    def __init__(self, order: Order, n: int, leave_at: float = -math.inf, probe_interval: float = math.inf):
+        self.n, self.leave_at, self.probe_interval = n, leave_at, probe_interval
+        self.message, self.event, self.request_time = order.message, order.message.event, order.request_time
+        self.act_at, self.confirm, self.patience, self.pause = order.act_at, order.confirm, order.patience, order.pause
 
     @cached_property
     def array(self) -> bytes:
@@ -81,6 +64,8 @@ class Errand:
     tries: int = 0
     sent_at: float = math.inf
     next_send: float = math.inf
+    next_probe: float = math.inf
+    """When the rig's clock is measured again, since the message waits for its instant."""
     received: bool = False
     """Whether it has reached the rig."""
     in_hand: bool = False

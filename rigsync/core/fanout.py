@@ -21,6 +21,9 @@ from rigsync.core.rigs import RigConfig
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError, RigError
 
+PROBES_A_SECOND = 3200
+"""Probes of all the rigs together that wait for one instant: 64 of them are probed every 20 ms, more of them less."""
+
 
 @dataclass(slots=True)
 class _Push:
@@ -107,7 +110,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
         leave_at = max((peer.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
-        request = Request(message, request_time, self._n, order.confirm, act_at, order.patience, order.pause, leave_at)
+        interval = max(self._timing.burst_interval, len(chosen) / PROBES_A_SECOND)
+        request = Request(order, self._n, leave_at, interval)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         names = [peer.name for peer in chosen]
         self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, order.all_or_none)

@@ -175,9 +175,14 @@ class Liveness:
         often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
         if not often:
             return timing.beat
-        # Out of step with the other rigs. Where many are probed at once, some are always answered late, and their
-        # clocks look off by half of that.
-        return timing.overdue_interval * (1 - self._random.uniform(0.0, STAGGER))
+        return self.stagger(timing.overdue_interval)
+
+    def stagger(self, interval: float) -> float:
+        """Return an interval, or a little less, so that probes are out of step with those of the other rigs.
+
+        Where many are probed at once, some are always answered late, and their clocks look off by half of that.
+        """
+        return interval * (1 - self._random.uniform(0.0, STAGGER))
 
     def _enter(self, state: LinkState, reason: str, now: float) -> None:
         if state is LinkState.LOST and self.state is not LinkState.LOST:

@@ -17,6 +17,7 @@ from rigsync.core.backoff import Backoff
 from rigsync.core.board import TOPICS
 from rigsync.core.board_view import BoardView
 from rigsync.core.clock import NANOSECONDS, ClockEstimate, ClockFilter, StampClock
+from rigsync.core.coordinators import ONE_PACKET
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.errands import Errand, Errands, Request, unanswered
 from rigsync.core.events import (
@@ -56,6 +57,8 @@ from rigsync.errors import (
 SINGLE_TRIES = 2
 """After so many sendings of a request each further one is of two copies, as RFC 9002 section 6.2.4 allows. Where so
 much is lost, waiting for the next turn costs more than a datagram."""
+MEASURED = 2.0
+"""Seconds before an instant in which the clocks of the rigs that wait for it are measured more often, every 20 ms."""
 PAST_BOOTS = 16
 """Earlier boot numbers of a rig that are remembered. Their late answers are not taken for another restart."""
 
@@ -346,6 +349,8 @@ class Peer:
                 self._give_up(errand, now)
         self._advance(now)
         for errand in self._errands.under_way():
+            if now >= errand.next_probe:
+                self._measure_clock(errand, now)
             if now >= errand.next_send:
                 self._transmit(errand, now)
 
@@ -353,7 +358,7 @@ class Peer:
         """Return when, in monotonic seconds, `handle_timer` has something to do next."""
         timer = min(self._liveness.next_timer(), self._errands.next_timer(), self.board.next_timer())
         for errand in self._errands.under_way():
-            timer = min(timer, errand.next_send, self._errands.limit(errand))
+            timer = min(timer, errand.next_send, errand.next_probe, self._errands.limit(errand))
         if self._awaited_echo:
             timer = min(timer, self._awaited_echo.until)
         return timer
@@ -406,18 +411,38 @@ class Peer:
         errand.tries += 1
         if errand.tries == 1:
             errand.sent_at = now
+            if errand.request.act_at is not None and self.dialect is Dialect.RIGSYNC:
+                errand.next_probe = max(now, errand.request.act_at - MEASURED)
         if self.dialect is Dialect.RIGSYNC:
             if not errand.frame or (errand.received and errand.request.act_at is not None):
                 errand.frame = self._encode(errand.request)  # anew: the rig's clock is known better now
             for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
                 self._send(Line.REQUESTS, errand.frame)
-            is_worked_on = errand.received and errand.done is None
-            again = self._timing.ask_again if is_worked_on else self._backoff.wait(errand.tries)
-            errand.next_send = now + again
+            if errand.received and errand.done is None:  # it is worked on
+                errand.next_send = self._ask_again_at(errand, now)
+            else:
+                errand.next_send = now + self._backoff.wait(errand.tries)
         else:
             self._send(Line.REQUESTS, errand.request.array)
             self._awaited_echo = AwaitedEcho(errand.request.array, now + self._timing.echo_timeout)
             errand.next_send = now + self._backoff.wait(errand.tries) if self.config.resend else math.inf
+
+    def _ask_again_at(self, errand: Errand, now: float) -> float:
+        """Return when to send a request again that the rig has: sooner where that corrects its instant."""
+        again, interval = self._timing.ask_again, self._timing.burst_interval
+        if errand.request.act_at is not None and len(errand.frame) <= ONE_PACKET:
+            left = errand.request.act_at - now
+            if left >= 2 * interval:  # each time half of what is left; afterwards it would come too late
+                again = min(again, max(interval, left / 2))
+        return now + again
+
+    def _measure_clock(self, errand: Errand, now: float) -> None:
+        """Probe a rig that waits for an instant, which is worked out anew until it comes."""
+        errand.next_probe = math.inf
+        if errand.request.act_at is not None and now < errand.request.act_at:
+            errand.next_probe = now + self._liveness.stagger(errand.request.probe_interval)
+            if self.state is LinkState.ALIVE:
+                self._send_stamped_probe(now)
 
     def _encode(self, request: Request) -> bytes:
         at = None
@@ -734,7 +759,7 @@ class Peer:
             errand.done = frame.done
             if frame.done is None:
                 errand.in_hand = True
-                errand.next_send = now + self._timing.ask_again
+                errand.next_send = self._ask_again_at(errand, now)
         elif isinstance(frame, Reply):
             if isinstance(errand.request.event, Command) and len(frame.args) != 1:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")

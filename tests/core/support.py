@@ -25,6 +25,7 @@ from rigsync.core.messages import (
     Notice,
     Verb,
 )
+from rigsync.core.orders import Order
 from rigsync.core.peer import Line, Peer
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import DATAGRAM_ROOM, Address, RigConfig, Room
@@ -114,7 +115,7 @@ class PeerBench:
     ) -> Request:
         self.n += 1
         act_at = None if delay is None else self.now + delay
-        request = Request(message, float(self.n), self.n, confirm, act_at, **options)
+        request = Request(Order(message, float(self.n), act_at=act_at, confirm=confirm, **options), self.n)
         self.peer.submit(request, (act_at or self.now) + timeout, self.now)
         return request
 
