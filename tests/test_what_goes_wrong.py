@@ -28,6 +28,7 @@ SHOWN_BY = {
     "the task's program closes, or ends, without EXPEND": [
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_when_its_program_closes",
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program",
+        "tests/test_drop_in.py::test_an_end_that_nobody_waits_for_is_sent_until_it_is_answered_before_the_program_closes",
         "tests/test_drop_in.py::test_a_rig_out_of_reach_at_the_end",
     ],
     "an `Auxiliaries` that nothing refers to any more, such as that of a function that has returned": [

@@ -56,9 +56,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CLOSE_TIMEOUT = 2.0
 """Seconds within which `Auxiliaries.close` returns."""
 STOP_TIMEOUT = 1.2
-"""Seconds of these for interrupting rigs that were started and not ended."""
+"""Seconds of these for interrupting rigs that were started and not ended, and for the answers of those that are told to
+end."""
 STOP_GRACE = 0.3
 """Seconds more for an iblutil rig, whose pause comes first."""
+LOOK = 0.01
+"""Seconds between looks whether all of these have answered."""
 _UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
 _CLOSED = "closed before every rig had answered"
 _KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
@@ -1125,7 +1128,19 @@ async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
 
 
 async def _stop_what_was_started(remote: RigServices, thread: _ServiceThread) -> None:
-    """Interrupt rigs that this program has started and not ended; log those that may go on recording."""
+    """Interrupt rigs that this program has started and not told to end; have the others hear that they are to."""
+    await asyncio.gather(_interrupt_what_was_started(remote, thread), _await_ends(remote))
+
+
+async def _await_ends(remote: RigServices) -> None:
+    """Wait for the answers to messages that end a recording. One that is lost is sent again meanwhile."""
+    end = time.monotonic() + STOP_TIMEOUT
+    while remote.is_ending() and time.monotonic() < end:
+        await asyncio.sleep(LOOK)
+
+
+async def _interrupt_what_was_started(remote: RigServices, thread: _ServiceThread) -> None:
+    """Interrupt rigs that this program has started and not told to end; log those that may go on recording."""
     rigs = thread.started.take(remote) if not thread.leave_running else []
     if rigs:
         said = compose(ExpMessage.EXPINTERRUPT, _UNENDED)

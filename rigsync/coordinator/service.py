@@ -46,6 +46,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.fanout import Fanout
 from rigsync.core.legacy import NULL_MESSAGE
+from rigsync.core.lifecycle import ENDS
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.peer import Line, Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, RigConfig, is_literal, is_pause
@@ -457,6 +458,10 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
     def outstanding(self, request_time: float) -> list[str]:
         """Return the rigs that have not answered a push yet; from any thread."""
         return self._fanout.outstanding(request_time) if self._endpoint else []
+
+    def is_ending(self) -> bool:
+        """Whether a message that ends a recording is outstanding; from any thread."""
+        return any(pending.event in ENDS for pending in list(self._pending.values()))
 
     def send_confirmed(
         self, message: Message, rig: str, timeout: float | None, confirmed: asyncio.Future[None]
