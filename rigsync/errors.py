@@ -257,6 +257,10 @@ class BusyError(RemoteError):
     """The rig does another coordinator's experiment; the text names that coordinator and the reference."""
 
 
+ENDED_BADLY = "EndedBadly"
+"""What `RemoteError.error` says where an EXPEND fails since the recording is over, and has ended badly."""
+
+
 def remote_error(rig: str, error: str, message: str, traceback: str = "") -> RigError:
     """Return a rig's failure as an exception: of a class above where one has its name.
 

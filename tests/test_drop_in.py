@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from live_helpers import EchoServer, run
 from platforms import posix
 from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port, iblutil_net, until
 
-from rigsync import Auxiliaries, ExpStatus, NotRunning, PushResult, Rig
+from rigsync import Auxiliaries, ExpStatus, NotRunning, PushError, PushResult, Rig
 from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.service import RigServices
 from rigsync.core.enums import ExpMessage
@@ -644,3 +645,37 @@ def test_a_push_that_is_given_up_at_the_end_of_the_program_is_told(serve: Serve,
     text = last_line(rig.uri)
     assert text == "rigsync: ERROR: EXPINFO was given up: cameras had not answered when the program ended\n"
     assert gate.reached.is_set()
+
+
+@pytest.mark.parametrize("message", ["EXPEND", "EXPINTERRUPT"])
+def test_an_end_that_nobody_waits_for_is_sent_until_it_is_answered_before_the_program_closes(
+    serve: Serve, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bound in ("CLOSE_TIMEOUT", "STOP_TIMEOUT"):  # which a busy computer may need
+        monkeypatch.setattr(f"rigsync.coordinator.auxiliaries.{bound}", LONG)
+    rig = serve("cameras")
+    with relay_before({"cameras": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}) as relays:
+        host, port = relays["cameras"].address
+        with Auxiliaries({"cameras": f"udp://{host}:{port}"}) as aux:
+            aux.request("EXPINIT", {"exp_ref": REFERENCE})
+            aux.request("EXPSTART", REFERENCE)
+            relays["cameras"].loss = 1.0
+            restored = threading.Timer(0.2, setattr, [relays["cameras"], "loss", 0.0])
+            restored.start()
+            aux.push(message)
+        restored.join()
+    assert rig.status is ExpStatus.STOPPED
+    assert aux.log
+
+
+def test_an_end_that_a_rig_does_not_answer_does_not_keep_the_program_from_closing(
+    serve: Serve, connect: Connect, gate: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    aux = connect(serve("cameras", {"EXPEND": gate}))
+    aux.request("EXPINIT", {"exp_ref": REFERENCE})
+    key = aux.push("EXPEND")
+    gate.reached.wait(LONG)
+    aux.close()
+    assert isinstance(aux.log[key], PushError)
+    assert "EXPEND: cameras: this program closed before EXPEND was answered" in caplog.text
+    gate.open.set()

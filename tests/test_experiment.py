@@ -717,6 +717,55 @@ def test_what_nobody_has_checked_is_told_at_the_end(lab: Lab, connect: Connect) 
     assert lab.verbs("ephys") == WHOLE
 
 
+def test_a_rig_that_has_stopped_by_itself_unseen_fails_the_end(lab: Lab, connect: Connect) -> None:
+    """Nothing but its answer to EXPEND tells it: the task is over before any notice is there."""
+    cameras = lab.rig("cameras")
+    aux = connect(cameras, lab.rig("ephys"))
+
+    def task() -> None:
+        with aux.experiment(REFERENCE) as session:
+            assert session._watch
+            session._watch.end()
+            cameras.interrupt("the disk is full")
+            until(lambda: cameras.status is ExpStatus.STOPPED)
+
+    with pytest.raises(ExperimentError) as told:
+        task()
+    assert told.value.stage == "EXPEND"
+    assert told.value.outcomes == {
+        "cameras": "EXPEND failed: EndedBadly: the disk is full; then interrupted and cleaned up",
+        "ephys": "ended and cleaned up",
+    }
+    assert cameras.status is ExpStatus.CONNECTED
+
+
+@pytest.mark.parametrize("length", [8, 1900])
+def test_why_a_rig_has_stopped_by_itself_is_told_once_at_the_end(lab: Lab, connect: Connect, length: int) -> None:
+    cameras, reason = lab.rig("cameras"), "disk full".rjust(length)
+
+    def task() -> None:
+        with connect(cameras).experiment(REFERENCE) as session:
+            cameras.interrupt(reason)
+            until(lambda: session.failures)
+
+    with pytest.raises(ExperimentError) as told:
+        task()
+    assert told.value.outcomes["cameras"].startswith(f"it does not record {REFERENCE} any more: {reason}"[:1000])
+    assert told.value.outcomes["cameras"].endswith("; then ended and cleaned up")
+    assert "EXPEND" not in told.value.outcomes["cameras"]
+
+
+def test_an_older_rig_that_has_stopped_by_itself_fails_the_end(lab: Lab, connect: Connect) -> None:
+    cameras = lab.rig("cameras", {"EXPEND": lambda *_: {"interrupted": "the disk is full"}})  # as it answered EXPEND
+
+    def task() -> None:
+        with connect(cameras).experiment(REFERENCE):
+            pass
+
+    with pytest.raises(ExperimentError, match="EXPEND failed: EndedBadly: the disk is full; then interrupted"):
+        task()
+
+
 def test_who_goes_on_after_a_failure_is_not_told_again(lab: Lab, connect: Connect) -> None:
     cameras = lab.rig("cameras")
     with connect(cameras).experiment(REFERENCE) as session:

@@ -1260,7 +1260,9 @@ def test_a_rig_that_interrupts_tells_why_from_any_thread(rig: Rig) -> None:
         cut = "x" * 2000 + "..."
         assert reasons == [{"reason": cut}]
         until(lambda: any(body["reason"] == cut for body in told))
-        assert aux.request("EXPEND")["cameras"][0]["interrupted"] == cut
+        outcome = aux.push("EXPEND", wait=True)
+        assert isinstance(outcome, PushError)
+        assert outcome.failed["cameras"].problem == f"EndedBadly: {cut[:2000]}"
         for wrong, error in ((None, TypeError), ("", ValueError)):
             with pytest.raises(error):
                 rig.interrupt(wrong)  # type: ignore[arg-type]

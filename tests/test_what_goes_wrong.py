@@ -28,6 +28,7 @@ SHOWN_BY = {
     "the task's program closes, or ends, without EXPEND": [
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_when_its_program_closes",
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program",
+        "tests/test_drop_in.py::test_an_end_that_nobody_waits_for_is_sent_until_it_is_answered_before_the_program_closes",
         "tests/test_drop_in.py::test_a_rig_out_of_reach_at_the_end",
     ],
     "an `Auxiliaries` that nothing refers to any more, such as that of a function that has returned": [
@@ -179,6 +180,7 @@ SHOWN_BY = {
     ],
     "a rig stops, restarts or is lost while it records": [
         "tests/test_experiment.py::test_a_rig_that_stops_by_itself_is_seen",
+        "tests/test_experiment.py::test_a_rig_that_has_stopped_by_itself_unseen_fails_the_end",
         "tests/test_experiment.py::test_one_that_is_started_anew_is_seen",
         "tests/test_experiment.py::test_one_that_is_lost_and_back_is_ready_again",
         "tests/test_experiment.py::test_what_nobody_has_checked_is_told_at_the_end",
@@ -188,6 +190,7 @@ SHOWN_BY = {
     ],
     "a recorder of an agent dies, or ends too soon": [
         "tests/agent/test_agent.py::test_one_that_dies_while_it_records_is_told_at_once",
+        "tests/agent/test_agent.py::test_one_that_ends_well_before_its_time_is_told_too",
         "tests/test_examples.py::test_a_recorder_that_dies_ends_the_task",
     ],
     "a recorder freezes: its file stops growing": [

@@ -40,9 +40,12 @@ link_logger = logging.getLogger("rigsync.link")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 STOP_TIMEOUT = 1.2
-"""Seconds for interrupting rigs that were started and not ended, when their coordinator closes."""
+"""Seconds, when a coordinator closes, for interrupting rigs that were started and not ended, and for the answers of
+those that are told to end."""
 STOP_GRACE = 0.3
 """Seconds more for an iblutil rig, whose pause comes first."""
+LOOK = 0.01
+"""Seconds between looks whether all of these have answered."""
 UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
 """What such rigs are told."""
 
@@ -196,7 +199,17 @@ class Coordinator:
         return [] if self._leave_running else self._started.take(self.services)
 
     async def stop_what_was_started(self) -> None:
-        """Interrupt rigs that this program has started and not ended; log those that may go on recording."""
+        """Interrupt rigs that this program has started and not told to end; have the others hear that they are to."""
+        await asyncio.gather(self._interrupt_what_was_started(), self._await_ends())
+
+    async def _await_ends(self) -> None:
+        """Wait for the answers to messages that end a recording. One that is lost is sent again meanwhile."""
+        end = time.monotonic() + STOP_TIMEOUT
+        while self.services.is_ending() and time.monotonic() < end:
+            await asyncio.sleep(LOOK)
+
+    async def _interrupt_what_was_started(self) -> None:
+        """Interrupt rigs that this program has started and not told to end; log those that may go on recording."""
         if rigs := self.take_started():
             said = compose(ExpMessage.EXPINTERRUPT, UNENDED)
             try:

@@ -22,6 +22,7 @@ from rigsync.core.enums import PROTOCOL_VERSION, ExpStatus
 from rigsync.core.events import Dialect
 from rigsync.core.lifecycle import reference_text, same_reference
 from rigsync.errors import (
+    ENDED_BADLY,
     BusyError,
     ExperimentError,
     PushError,
@@ -46,6 +47,8 @@ LONGEST_TRACEBACK = 16_000
 """Characters of a traceback that are sent: its end, with the error."""
 LONGEST_TEXT = 2_000
 """Characters of an exception's text that is sent."""
+SHOWN = 500
+"""Characters of a rig's reason by which it is known again. Where it was told it is cut, at more than that."""
 RECORDING = "recording"
 """The stage of an experiment between EXPSTART and EXPEND."""
 _OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
@@ -290,27 +293,33 @@ class Course:
         self._begin_ending()
         failures = self._watch.end() if self._watch else {}
         ended = yield Telling("EXPEND", (), self._rigs, PATIENCE)
-        if isinstance(ended, PushResult):
-            self.results["EXPEND"] = ended
-        told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in ended.failed.items()}
-        self._in_charge_of = [rig for rig, error in ended.failed.items() if _may_have_begun("EXPEND", error)]
+        self.results["EXPEND"] = ended.result if isinstance(ended, PushError) else ended
+        failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
+        told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in failed_to_end.items()}
+        self._in_charge_of = [rig for rig, error in failed_to_end.items() if _may_have_begun("EXPEND", error)]
         report = {"error": type(ended).__name__, "message": str(ended)[:LONGEST_TEXT]}
         for rig, text in (yield from self._stop_and_clean_up(report)).items():
             told[rig].append(text)
-        stopped = [rig for rig in self._rigs if rig not in ended.failed]
+        stopped = [rig for rig in self._rigs if rig not in failed_to_end]
         cleaned_up = yield Telling("EXPCLEANUP", (), stopped, PATIENCE)
         self.results["EXPCLEANUP"] = cleaned_up.result if isinstance(cleaned_up, PushError) else cleaned_up
         for rig, error in cleaned_up.failed.items():
             told.setdefault(rig, ["ended"]).append(f"EXPCLEANUP failed: {error.problem}")
         for rig, reason in failures.items():
-            if reason not in (ended.failed[rig].problem if rig in ended.failed else ""):  # which says it again
+            if reason not in (failed_to_end[rig].problem if rig in failed_to_end else ""):  # which says it again
                 told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
         if told:
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
-            failed.update({**cleaned_up.failed, **ended.failed})
+            failed.update({**cleaned_up.failed, **failed_to_end})
             outcomes = {rig: "; then ".join(told.get(rig, ["ended and cleaned up"])) for rig in self._rigs}
-            stage = "EXPEND" if ended.failed else "EXPCLEANUP" if cleaned_up.failed else RECORDING
+            stage = "EXPEND" if failed_to_end else "EXPCLEANUP" if cleaned_up.failed else RECORDING
             raise ExperimentError(self.exp_ref, stage, outcomes, failed)
+
+    def _is_known(self, rig: str, error: RigError) -> bool:
+        """Whether EXPEND has run nothing and failed, since the recording had ended badly, and that is no news."""
+        if not isinstance(error, RemoteError) or error.error != ENDED_BADLY or error.traceback:
+            return False
+        return self._watch is not None and self._watch.has_told(rig, one_line(error.message[:SHOWN]))
 
     def _stop_and_clean_up(self, report: dict[str, Any]) -> Steps:
         """Interrupt and clean up rigs that may be running; return what became of each, in words.

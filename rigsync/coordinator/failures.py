@@ -130,7 +130,13 @@ class FailureWatch:
         """
         self._since, self._is_over = None, True
         self._show_ready()
-        return dict(self._failed.copy().items() - self._told)
+        untold = self._failed.copy().items() - self._told
+        self._told.update(untold)
+        return dict(untold)
+
+    def has_told(self, rig: str, reason: str) -> bool:
+        """Whether the program knows that a rig has failed for this reason: by `take`, or by `end`."""
+        return any(reason in told for name, told in self._told.copy() if name == rig)
 
     def close(self) -> None:
         """End the subscriptions."""

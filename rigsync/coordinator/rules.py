@@ -19,7 +19,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.notices import FAILURE
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
-from rigsync.errors import Interrupted
+from rigsync.errors import ENDED_BADLY, Interrupted, RemoteError, RigError
 from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.service")
@@ -42,6 +42,8 @@ class LogRules:
         self._decided: set[float] = set()
         self._failures: dict[str, str] = {}
         """The last failure that each rig has told."""
+        self._ends: dict[str, str] = {}
+        """Why each rig has last stopped by itself, as it is in the log."""
         self._refusals: Ration[tuple[str, str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
         hub.rule(LinkChanged, self._log_link)
         hub.rule(Notice, self._log_notice)
@@ -58,7 +60,7 @@ class LogRules:
     def _log_notice(self, event: Notice) -> None:
         body = event.body if isinstance(event.body, dict) else {}
         if event.topic == "status" and body.get("reason"):
-            reason = one_line(str(body["reason"]))
+            reason = self._ends[event.rig] = one_line(str(body["reason"]))
             if self._failures.pop(event.rig, None) != reason:  # why it has stopped may be what it has just told
                 notice_logger.warning("%s does not record any more: %s", event.rig, reason)
         elif event.topic == FAILURE:
@@ -92,7 +94,13 @@ class LogRules:
     def _log_failures(self, event: PushCompleted) -> None:
         is_decided = event.request_time in self._decided
         self._decided.discard(event.request_time)
-        for error in event.failures.values():
+        for rig, error in event.failures.items():
             is_called_off = is_decided and isinstance(error, Interrupted)
-            level = logging.INFO if is_called_off else logging.ERROR  # who calls it off knows, and why
+            # Who calls it off knows, and why. So does who has read why the rig has stopped, and then sends EXPEND.
+            level = logging.INFO if is_called_off or self._has_told(rig, error) else logging.ERROR
             push_logger.log(level, "%s: %s", event.event.name, one_line(str(error)))
+
+    def _has_told(self, rig: str, error: RigError) -> bool:
+        if not isinstance(error, RemoteError) or error.error != ENDED_BADLY:
+            return False
+        return one_line(error.message) == self._ends.get(rig)

@@ -43,6 +43,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.fanout import Fanout
 from rigsync.core.legacy import NULL_MESSAGE
+from rigsync.core.lifecycle import ENDS
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.orders import Order
 from rigsync.core.peer import Peer
@@ -411,6 +412,10 @@ class RigServices(Verbs):
     def outstanding(self, request_time: float) -> list[str]:
         """Return the rigs that have not answered a push yet; from any thread."""
         return self._fanout.outstanding(request_time) if self._endpoint else []
+
+    def is_ending(self) -> bool:
+        """Whether a message that ends a recording is outstanding; from any thread."""
+        return any(pending.event in ENDS for pending in list(self._pending.values()))
 
     def send_confirmed(
         self, message: Message, rig: str, timeout: float | None, confirmed: asyncio.Future[None]

@@ -21,7 +21,7 @@ from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, canonical_reference, deci
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.ownership import Ownership, Sender
 from rigsync.core.rigs import Room
-from rigsync.errors import PayloadError, PayloadTooLarge, closest_first
+from rigsync.errors import ENDED_BADLY, PayloadError, PayloadTooLarge, closest_first
 
 QUERIES = 8
 """Messages outside the lifecycle whose handlers run at the same time: each coordinator has one outstanding at most."""
@@ -146,7 +146,7 @@ class Agenda:
         self._numbers = 0
         self._answers: dict[Verb, list[Any]] = {}
         self._begun_here: deque[str] = deque(maxlen=REMEMBERED)  # experiments, empty for one without a reference
-        self._bad_end: Problem | None = None  # how EXPEND has failed though the recording is over
+        self._bad_end: Problem | None = None  # how each EXPEND fails now that the recording is over
         self._timer = math.inf
         self.status = ExpStatus.CONNECTED
         self.exp_ref: str | None = None
@@ -208,7 +208,7 @@ class Agenda:
         if task := self._tasks.get(number):
             has_ended = is_over and task.event is ExpMessage.EXPEND
             if (has_ended or task.event is ExpMessage.EXPINTERRUPT) and task.leads_to is not None:
-                self._enter(task.leads_to, self.exp_ref, task.reason, now)
+                self._enter(task, task.leads_to, self.exp_ref, now)
                 if has_ended:
                     self._bad_end = Problem(error, message, traceback)
             self._finish_failure(task, error, message, traceback, now)
@@ -399,6 +399,7 @@ class Agenda:
             task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
             self._lane.running = task
             if running:
+                task.reason = task.reason or running.reason  # the rig's own interrupt hangs: its reason stands
                 self._events.append(HandlerOvertaken(running.number, running.event))
                 overtaken.appendleft(running)
         for other in overtaken:
@@ -544,7 +545,7 @@ class Agenda:
                 self._answers.clear()  # another experiment, or none
                 self._bad_end = None
             self._answers[task.event] = args
-            self._enter(status, exp_ref, task.reason, now)
+            self._enter(task, status, exp_ref, now)
         self._finish(task, message, now)
 
     def _reference_after(self, task: Task) -> str | None:
@@ -604,7 +605,8 @@ class Agenda:
         """Return what may run next; messages of whoever may command go first."""
         return next(filter(self._has_place, sorted(self._queries, key=self._is_strangers)), None)
 
-    def _enter(self, status: ExpStatus, exp_ref: str | None, reason: str | None, now: float) -> None:
+    def _enter(self, task: Task, status: ExpStatus, exp_ref: str | None, now: float) -> None:
+        reason, why_cut = task.reason, self._why_cut(task)
         if status is ExpStatus.CONNECTED:
             self.ownership.release()
         elif status is ExpStatus.STOPPED:
@@ -612,9 +614,17 @@ class Agenda:
         if (status, exp_ref) != (self.status, self.exp_ref):
             self._events.append(StatusChanged(self.status, status, exp_ref, reason))
             self.status, self.exp_ref, self._reason = status, exp_ref, reason
+            if why_cut:
+                self._bad_end = Problem(ENDED_BADLY, why_cut, "")
             if status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
                 self._begun_here.append(canonical_reference(exp_ref or ""))
             self._entered(reason, now)
+
+    def _why_cut(self, task: Task) -> str | None:
+        """Return why the experiment is over, where not whoever is in charge has ended it; an EXPEND is told that."""
+        if task.sender and task.event is ExpMessage.EXPINTERRUPT and self._is_strangers(task):
+            return task.reason or f"EXPINTERRUPT came from {task.sender.host}"
+        return task.reason
 
 
 def _may_take_over(task: Task) -> bool:

@@ -42,6 +42,7 @@ from rigsync.core.probes import PATIENCE, ProbeLog
 from rigsync.core.rigs import RigConfig, is_called
 from rigsync.core.timing import Timing
 from rigsync.errors import (
+    ENDED_BADLY,
     Aborted,
     Cancelled,
     Interrupted,
@@ -502,7 +503,8 @@ class Peer:
     def _note_experiment(self, request: Request, answer: list[Any]) -> None:
         """Remember what a rig of rigsync has begun or ended, so that EXPEND can say what it is to end."""
         if request.event in ENDS:
-            self._begun = None
+            if self._begun_by == self._remote_boot:  # another process has ended nothing of it
+                self._begun = None
         elif self.dialect is Dialect.RIGSYNC and request.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
             # A rig of rigsync refuses anything that is no reference. Another implementation may not.
             named = None
@@ -763,13 +765,19 @@ class Peer:
         elif isinstance(frame, Reply):
             if isinstance(errand.request.event, Command) and len(frame.args) != 1:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
-            self._finish(errand, frame.args, now, self._told_start(frame))
+            self._finish(errand, self._outcome_in(frame, errand), now, self._told_start(frame))
         elif isinstance(frame, Failure):
             if errand in self._errands.doubtful and frame.error == "Overtaken" and not frame.traceback:
                 problem = f"EXPEND came before {errand.request.event.name}, which was not run"
                 self._finish(errand, Cancelled(self.name, problem), now)
                 return
             self._finish(errand, remote_error(self.name, frame.error, frame.message, frame.traceback), now)
+
+    def _outcome_in(self, frame: Reply, errand: Errand) -> list[Any] | RigError:
+        """Return a rig's answer, or the failure that an older rig tells in its answer to EXPEND."""
+        information = frame.args[0] if errand.request.event is ExpMessage.EXPEND and frame.args else None
+        reason = information.get("interrupted") if isinstance(information, dict) else None
+        return RemoteError(self.name, ENDED_BADLY, reason) if reason and isinstance(reason, str) else frame.args
 
     def _refuse_answer(self, n: int, problem: RemoteProtocolError) -> None:
         """Settle a request whose answer this side refuses, or it would be sent again and again."""

@@ -348,9 +348,8 @@ class Rig(RigBoard):
         """Interrupt the experiment, since the rig cannot go on; from any thread, without waiting.
 
         The rig does as though EXPINTERRUPT had come: its handlers run, with ``{'reason': reason}``, and the rig is
-        STOPPED. The coordinators that watch are told the reason at once, and so is whoever sends EXPEND later
-        (``interrupted`` in the answer). Nothing happens if no experiment is under way, or if it is being interrupted
-        already.
+        STOPPED. The coordinators that watch are told the reason at once. EXPEND then fails with it, as ``EndedBadly``.
+        Nothing happens if no experiment is under way, or if it is being interrupted already.
 
         Parameters
         ----------

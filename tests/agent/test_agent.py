@@ -673,9 +673,11 @@ def test_one_that_ends_well_before_its_time_is_told_too(lab: Lab) -> None:
     aux.request("EXPSTART", REFERENCE, timeout=LONG)
     (lab.folder / "go").touch()
     until(lambda: agent.status is ExpStatus.STOPPED)
-    interrupted = aux.request("EXPEND", timeout=LONG)["cameras"][0]["interrupted"]
-    assert "ended by itself with exit status 0" in interrupted
-    assert "done" in interrupted
+    error = failure(aux, "EXPEND")
+    assert error.error == "EndedBadly"
+    assert "ended by itself with exit status 0" in error.message
+    assert "done" in error.message
+    assert isinstance(aux.push("EXPEND", wait=True, timeout=LONG), PushError)
 
 
 def test_a_program_that_is_not_there_any_more_fails_the_start(lab: Lab) -> None:

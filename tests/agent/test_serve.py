@@ -130,7 +130,10 @@ def test_one_that_was_killed_and_started_again_does_not_say_that_it_has_ended_th
                         aux.request("EXPEND", timeout=LONG)
                 aux.request("EXPINTERRUPT")
                 aux.request("EXPCLEANUP")
-            aux.request("EXPEND")  # which is meant for whatever there is, and is answered as ever
+            with pytest.raises(PushError, match=text):  # as long as this task has begun nothing else there
+                aux.request("EXPEND")
+            with Auxiliaries({"cameras": uri}) as other:
+                other.request("EXPEND")  # which is meant for whatever there is, and is answered as ever
             begin({"cameras": uri})[0].close()
 
 

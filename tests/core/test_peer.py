@@ -796,6 +796,41 @@ def test_an_end_for_another_process_says_what_it_is_to_end(
     assert data == messages.request(COORDINATOR, request.n, request.message, NEW, None, of)
 
 
+@pytest.mark.parametrize("ends", [["EXPINTERRUPT"], ["EXPCLEANUP"], ["EXPINTERRUPT", "EXPCLEANUP"]])
+def test_what_another_process_has_answered_has_ended_nothing_of_the_one_that_has_begun(
+    bench: PeerBench, ends: list[str]
+) -> None:
+    bench.reply({}, n=bench.submit("EXPINIT", {"exp_ref": "ref"}).n)
+    bench.alive(2, boot=NEW)
+    for event in ends:
+        bench.reply({}, n=bench.submit(event).n, boot=NEW)
+    bench.sent()
+    request = bench.submit("EXPEND")
+    assert bench.sent() == [messages.request(COORDINATOR, request.n, request.message, NEW, None, "ref")]
+
+
+@pytest.mark.parametrize(
+    ("event", "told", "is_failure"),
+    [
+        ("EXPEND", {"interrupted": "ffmpeg has ended"}, True),
+        ("EXPEND", {"interrupted": ""}, False),
+        ("EXPEND", {"interrupted": True}, False),
+        ("EXPEND", ["interrupted"], False),
+        ("EXPINTERRUPT", {"interrupted": "ffmpeg has ended"}, False),
+    ],
+)
+def test_an_older_rig_s_answer_to_an_end_may_tell_that_it_has_ended_badly(
+    bench: PeerBench, event: str, told: Any, is_failure: bool
+) -> None:
+    bench.reply(told, n=bench.submit(event).n)
+    outcome = bench.outcome()
+    if is_failure:
+        assert (type(outcome), outcome.error, outcome.message) == (RemoteError, "EndedBadly", "ffmpeg has ended")
+    else:
+        assert outcome == [told]
+    assert bool(bench.events(MessageReceived)) is not is_failure
+
+
 def test_an_end_that_leaves_no_room_for_what_it_is_to_end_is_sent_without(bench: PeerBench) -> None:
     bench.reply({}, n=bench.submit("EXPINIT", "x" * 500).n)
     bench.outcomes.clear()

@@ -2241,7 +2241,64 @@ def test_a_rig_interrupts_of_its_own_accord_with_the_reason(status: str) -> None
     assert (due.event, due.args) == (ExpMessage.EXPINTERRUPT, [{"reason": "ffmpeg has ended"}])
     bench.respond(due.task)
     assert bench.events(StatusChanged) == [StatusChanged(ExpStatus[status], STOPPED, REF, "ffmpeg has ended")]
-    assert bench.do("EXPEND").args[0]["interrupted"] == "ffmpeg has ended"
+    for _ in range(2):
+        assert ended_badly(bench) == "ffmpeg has ended"
+    assert isinstance(bench.do("EXPINTERRUPT"), Reply)
+    assert bench.do("EXPINFO").args[1]["interrupted"] == "ffmpeg has ended"
+    assert ended_badly(bench) == "ffmpeg has ended"
+    bench.do("EXPCLEANUP")
+    assert isinstance(bench.do("EXPEND"), Reply)
+
+
+def ended_badly(bench: RigBench) -> str:
+    """Return why EXPEND fails: what it is to end has ended by itself, and badly."""
+    answer = bench.do("EXPEND")
+    assert isinstance(answer, Failure)
+    assert (answer.error, answer.traceback) == ("EndedBadly", "")
+    return answer.message
+
+
+def test_an_iblutil_coordinator_s_end_of_what_has_ended_by_itself_fails_too() -> None:
+    bench = RigBench().enter("RUNNING", dialect="iblutil")
+    bench.interrupt("ffmpeg has ended")
+    answer = bench.do_array(ExpMessage.EXPEND, None)
+    assert (answer.event, answer.args) == (legacy.NULL_MESSAGE, ["EndedBadly: ffmpeg has ended", ExpMessage.EXPEND])
+
+
+def test_an_end_after_an_interrupt_of_the_one_in_charge_is_no_failure() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.do("EXPINTERRUPT")
+    assert isinstance(bench.do("EXPEND"), Reply)
+
+
+@pytest.mark.parametrize("event", ["EXPINIT", "EXPCLEANUP"])
+def test_an_end_after_the_interrupt_of_another_fails_until_the_experiment_is_cleaned_up(event: str) -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.request("EXPINTERRUPT", n=1, boot="9" * 16, source=OTHER_HOST)
+    bench.sent()
+    for _ in range(2):
+        assert ended_badly(bench) == f"EXPINTERRUPT came from {OTHER_HOST[0]}"
+    bench.do(event, *([{"exp_ref": OTHER}] if event == "EXPINIT" else []))
+    assert isinstance(bench.do("EXPEND"), Reply)
+
+
+def test_an_end_after_the_interrupt_of_another_is_no_failure_where_nobody_is_in_charge() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.receive(messages.bye(COORDINATOR, 1, "closing"))
+    for event in ("EXPINTERRUPT", "EXPEND"):
+        bench.request(event, n=bench.n + 1, boot="9" * 16, source=OTHER_HOST)
+        bench.n += 1
+        assert isinstance(bench.answer(), Reply)
+
+
+def test_a_rig_s_own_interrupt_that_hangs_leaves_its_reason_to_the_one_that_overtakes_it() -> None:
+    bench = RigBench("EXPINTERRUPT").enter("RUNNING")
+    bench.interrupt("ffmpeg has ended")
+    bench.due()
+    bench.run(5.0)
+    bench.do("EXPINTERRUPT")
+    assert bench.rig.status is STOPPED
+    assert ended_badly(bench) == "ffmpeg has ended"
 
 
 @pytest.mark.parametrize("status", ["CONNECTED", "STOPPED"])
@@ -2644,8 +2701,7 @@ def test_the_owner_is_told_why_its_experiment_ended_however_long_it_was_away() -
     bench.noticed.clear()
     bench.probe()
     assert any("silent for the lease" in str(body) for body in ack_notices(bench))
-    answer = bench.do("EXPEND")
-    assert "silent for the lease of 300 s" in answer.args[0]["interrupted"]
+    assert "silent for the lease of 300 s" in ended_badly(bench)
 
 
 def test_a_repeat_moves_the_instant_of_what_still_waits() -> None:
@@ -3151,4 +3207,4 @@ def test_nothing_begins_at_a_rig_that_closes(event: str) -> None:
     (refused,) = [frame for frame in bench.answers() if isinstance(frame, Failure) and frame.n == n]
     assert (refused.error, refused.message) == ("NotRunning", f"{CLOSING}; start it again")
     assert bench.events(HandlerDue) == []
-    assert bench.do("EXPEND").args[0]["interrupted"] == CLOSING  # and an end is an end
+    assert ended_badly(bench) == CLOSING
