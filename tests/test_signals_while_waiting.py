@@ -159,7 +159,40 @@ elif way == "close":
         yield aux.close
         assert not aux.thread.is_alive()
     handle = lambda: aux.close()
+elif way == "push":
+    files = "coordinator/auxiliaries.py", "coordinator/service.py", "runtime/waiters.py", "runtime/conditions.py"
+    from rigsync.errors import Aborted, NotRunning, PushError
+    aborted, go_on = [], threading.Event()
+    rig.on("EXPINFO")(lambda *_: go_on.wait() and None)
+    @contextlib.contextmanager
+    def go():
+        global aux
+        aux = Auxiliaries({{"cameras": rig.uri}})
+        go_on.clear()
+        without_handler = threading.Timer(0.5, go_on.set)
+        without_handler.start()
+        yield act
+        without_handler.cancel()
+        without_handler.join()
+        aux.close()
+    def act():
+        try:
+            outcome = aux.push("EXPINFO", wait=True, timeout=5)
+        except NotRunning:
+            assert not aux.log  # closed before it was sent
+            return
+        key, = aux.log
+        assert aux.log[key] is outcome
+        if isinstance(outcome, PushError):
+            assert isinstance(outcome.failed["cameras"], Aborted), outcome
+            assert "this program closed before EXPINFO was " in str(outcome), outcome
+            aborted.append(outcome)
+    def handle():
+        aux.close()
+        go_on.set()
 at_each_line(files, go)
+if way == "push":
+    assert len(aborted) > 10, aborted
 ours.close()
 rig.close()
 """
@@ -194,7 +227,7 @@ def test_a_handler_that_interrupts_a_wait_anywhere_is_answered(way: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("way", "least"), [("draw", 6), ("callbacks", 20), ("experiment", 6), ("notices", 8), ("close", 10)]
+    ("way", "least"), [("draw", 6), ("callbacks", 20), ("experiment", 6), ("notices", 8), ("close", 10), ("push", 60)]
 )
 def test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered(way: str, least: int) -> None:
     """The service thread takes the same step before it answers, and must not wait for the one that is interrupted."""

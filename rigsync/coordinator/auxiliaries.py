@@ -31,6 +31,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Message
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import (
+    Aborted,
     BusyError,
     LoopBlocked,
     LoopStuck,
@@ -430,8 +431,9 @@ class Auxiliaries:
         -------
         PushResult or PushError or float
             With `wait`, a dict of rig name to answer. Where a rig failed, the error that holds this dict, *returned,
-            not raised* (a `TimeoutError` too if all failures are time-outs). Without `wait`, the request time, the
-            key in `log`. The dict's ``starts`` tell when each rig began to act, with error bounds, and its ``skew``
+            not raised* (a `TimeoutError` too if all failures are time-outs). So it is, with `Aborted` for each rig that
+            has not answered, if another thread or a signal handler closes meanwhile. Without `wait`, the request time,
+            the key in `log`. The dict's ``starts`` tell when each rig began to act, with error bounds, and its ``skew``
             how far they lie apart.
 
         Raises
@@ -442,7 +444,7 @@ class Auxiliaries:
         UnknownRig
             A name or pattern that matches none.
         NotRunning
-            After `close`, or where the service thread has died.
+            After `close`, and nothing is sent; or the service thread has died.
         LoopBlocked
             With `wait`, on the service thread itself.
         LoopStuck
@@ -515,6 +517,8 @@ class Auxiliaries:
 
         def settle(outcome: Any) -> None:
             self._queued.pop(request_time, None)
+            if isinstance(outcome, NotRunning) and not self.thread.failure:
+                outcome = self._aborted(message, request_time, names)
             done(outcome)
 
         self._queued[request_time] = [message.event, message.args, {}]
@@ -531,9 +535,19 @@ class Auxiliaries:
                 is_waited_for=is_waited_for,
             )
         except BaseException:
-            del self._queued[request_time]
+            self._queued.pop(request_time, None)
             raise
         return remote
+
+    def _aborted(self, message: Message, request_time: float, rigs: list[str] | None) -> PushResult | PushError:
+        """Return, and file, the outcome of a push that the services could not take any more."""
+        names = self._rigs.rigs if rigs is None else rigs
+        reason = f"this program closed before {message.event.name} was answered"
+        failures: dict[str, RigError] = {rig: Aborted(rig, reason) for rig in names}
+        outcome = PushResult(message.event.name, request_time, {}, failures).as_outcome()
+        self._log.file(request_time, outcome)
+        self.response_received.announce()
+        return outcome
 
     def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
         """Queue a message for a subclass that makes its services or serves the queue itself, as iblrig's class does."""
@@ -557,13 +571,18 @@ class Auxiliaries:
         all_or_none: bool = False,
     ) -> PushResult | PushError:
         self.response_received.mark()
-        waits = True
+        waits, request_time = True, draw_request_time()
         with self._waiters.futures(1) as (future,):
             try:
-                begin = (message, draw_request_time(), future.bring, rigs, limit, ahead, patience, all_or_none)
+                begin = (message, request_time, future.bring, rigs, limit, ahead, patience, all_or_none)
                 remote = self._begin_push(*begin, lambda: waits)
                 longest = (ahead or 0.0) + remote.longest(limit) + patience
-                outcome: PushResult | PushError = self._waiters.wait(future, longest)
+                try:
+                    outcome: PushResult | PushError = self._waiters.wait(future, longest)
+                except NotRunning:
+                    if self.thread.failure:
+                        raise
+                    outcome = self._aborted(message, request_time, rigs)
             finally:
                 waits = False
         return outcome
@@ -1116,9 +1135,7 @@ class Auxiliaries:
 async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
     """Close the services of an object that may be gone."""
     if aux := own():
-        if aux.stop_event.is_set():
-            aux.fail_waiters(_CLOSED)
-        await aux.cleanup()
+        await aux.cleanup()  # which tells who waits for a push what became of it
     elif (remote := thread.services) and remote.is_open:
         await _stop_what_was_started(remote, thread)
         remote.close()

@@ -406,7 +406,8 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         ValueError
             `refresh_rate` is no pause.
         """
-        if self._endpoint is None:
+        endpoint = self._endpoint
+        if endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
         names = None if rigs is None else self._rigs.matching(rigs)
         self._rigs.room(names).check(message.size)
@@ -415,11 +416,15 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         pause = self._pause()
         if not is_pause(pause):
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
-        act_at = None if delay is None else self._endpoint.now() + delay
+        act_at = None if delay is None else endpoint.now() + delay
         pending = _Pending(message.event, done, confirmation)
         if is_waited_for:
             pending.is_waited_for = is_waited_for
-        self._on_loop(self._push, message, request_time, pending, names, timeout, act_at, patience, pause, all_or_none)
+        options = names, timeout, act_at, patience, pause, all_or_none
+        try:
+            self._on_loop(self._push, message, request_time, pending, *options)
+        except NotRunning as closed:  # since it was found open
+            guarded("waiter for a push", done, closed)
 
     def _push(
         self,
@@ -499,9 +504,10 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         Raises
         ------
         PushError
-            Some rig failed; a `TimeoutError` too where all failures are time-outs. Here and in the other verbs.
+            Some rig failed; a `TimeoutError` too where all failures are time-outs. `Aborted` stands for each rig
+            without an answer where the services were closed meanwhile. Here and in the other verbs.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         """
         return await self._signal(ExpMessage.EXPINIT, "init", data=data, concurrent=concurrent)
 
@@ -591,7 +597,7 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         TypeError
             It is no Alyx client.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         """
         return await self._signal(ExpMessage.ALYX, "alyx", alyx)
 
@@ -728,7 +734,7 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         PushError
             Some rig failed.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         UnknownRig
             A name or pattern that matches none.
         """
@@ -756,7 +762,7 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
         PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig
             As for `rigsync.Auxiliaries.call`.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         """
         name = self._rigs.only(rig)
         message = compose_command(command, args, kwargs, self._rigs.room([name]))
@@ -868,8 +874,7 @@ class RigServices(Faced, UserDict[str, RemoteRig]):
     def _settle(self, event: PushCompleted) -> None:
         pending, outcome = self._settling.pop(event.request_time)
         if pending:
-            closed = NotRunning("closed before every rig had answered") if self._closing and event.failures else None
-            guarded("waiter for a push", pending.done, closed or outcome)
+            guarded("waiter for a push", pending.done, outcome)
 
     def _deliver_failures(self, event: ExpMessage, failures: Mapping[str, RigError], was_confirmed: bool) -> None:
         if was_confirmed:
