@@ -125,8 +125,8 @@ def _run(words: tuple[str, ...], exp_ref: str | None) -> None:
     import shutil
 
     from rigsync.agent.foreground import Foreground
-    from rigsync.cli.children import signals_held_back
     from rigsync.cli.output import printable
+    from rigsync.runtime.console_window import signals_held_back
 
     program = shutil.which(words[0]) or words[0]
     process = None

@@ -44,6 +44,7 @@ from rigsync.errors import (
 from rigsync.hub.events import kinds_below
 from rigsync.runtime.callbacks import guarded, resolve_future
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
+from rigsync.runtime.console_window import signals_held_back
 from rigsync.runtime.exits import COORDINATORS, at_exit
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
@@ -1067,11 +1068,12 @@ class Auxiliaries:
         """
         self._check_blocking("close()")
         end = time.monotonic() + CLOSE_TIMEOUT
-        self.stop_event.set()
-        if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
-            self.thread.stop()
-        self.thread.join(CLOSE_TIMEOUT)
-        self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
+        with signals_held_back():  # a second Ctrl-C would end the program before it has said goodbye
+            self.stop_event.set()
+            if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
+                self.thread.stop()
+            self.thread.join(CLOSE_TIMEOUT)
+            self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
 
     def await_outstanding(self, end: float) -> None:
         """Wait until all pushes are answered, or until monotonic `end` in seconds; log what is given up."""
