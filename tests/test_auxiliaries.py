@@ -9,6 +9,7 @@ import inspect
 import logging
 import math
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 import pytest
 from live_helpers import SHORT, EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
+from platforms import posix
 from processes import LONG, free_port, until
 
 import rigsync.coordinator.auxiliaries
@@ -1106,6 +1108,41 @@ def test_rigs_learn_that_the_coordinator_closes(connect: Connect) -> None:
     with RawRig("cameras") as raw:
         aux = connect(raw)
         aux.close()
+        until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
+
+
+IMPATIENT = """
+import sys, time
+from rigsync import Auxiliaries
+
+with Auxiliaries({"cameras": sys.argv[1]}) as aux:
+    aux.request("EXPINIT", {"exp_ref": "2026-03-01_2_mouse"})
+    aux.request("EXPSTART", "2026-03-01_2_mouse")
+    print("running", flush=True)
+    while True:
+        time.sleep(0.1)
+"""
+
+
+@posix
+def test_ctrl_c_again_while_it_closes_does_not_keep_it_from_saying_goodbye() -> None:
+    with RawRig("cameras") as raw:
+        command = [sys.executable, "-c", IMPATIENT, raw.uri]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+            answer = raw.on_request
+
+            def answer_or_press_again(rig: RawRig, request: messages.Request, source: Any) -> None:
+                if request.event is ExpMessage.EXPINTERRUPT:  # and nothing answers that
+                    program.send_signal(signal.SIGINT)
+                else:
+                    answer(rig, request, source)
+
+            raw.on_request = answer_or_press_again
+            assert program.stdout
+            assert program.stdout.readline() == b"running\n"
+            program.send_signal(signal.SIGINT)
+            _, shown = program.communicate(timeout=LONG)
+        assert b"KeyboardInterrupt" in shown
         until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
 
 
