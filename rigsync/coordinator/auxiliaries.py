@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, overload
 from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
-from rigsync.coordinator.experiment import Experiment, unfinished
+from rigsync.coordinator.experiment import Experiment
 from rigsync.coordinator.faces import shown
 from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, Started
 from rigsync.coordinator.reports import Reports
@@ -136,6 +136,8 @@ class Auxiliaries:
         self._views = Views(self.hub.rule)
         self._begun: Experiment | None = None
         """What `begin` has begun last."""
+        self.unfinished: set[Experiment] = set()
+        """Experiments that have been entered and not left."""
         self._warned: set[str] = set()
         self._listens = False
         """Whether `listen` is this class's own. A subclass's may serve the queue itself."""
@@ -1178,7 +1180,7 @@ def _say_goodbye_for_the_unclosed() -> None:
 
     Its rigs would wait for it until their lease is over.
     """
-    for experiment in list(unfinished):
+    for experiment in [experiment for auxiliaries in list(_unclosed) for experiment in list(auxiliaries.unfinished)]:
         experiment.say_last_words()
     running = [auxiliaries for auxiliaries in list(_unclosed) if auxiliaries.services and auxiliaries.is_running]
     end = time.monotonic() + CLOSE_TIMEOUT

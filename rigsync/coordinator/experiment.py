@@ -54,10 +54,6 @@ _OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
 
 
-unfinished: weakref.WeakSet[Experiment] = weakref.WeakSet()
-"""Experiments that have been entered and not left."""
-
-
 class Terminated(SystemExit):
     """A signal ends the program in the middle of an experiment; the exit status is 128 plus its number."""
 
@@ -163,7 +159,7 @@ class Experiment:
             raise RuntimeError("an experiment is begun once; make a new one with aux.experiment(...)")
         self._state = "beginning"
         self._signals.take_over()
-        unfinished.add(self)
+        self._aux.unfinished.add(self)
         try:
             self._begin()
         except BaseException as error:
@@ -238,7 +234,7 @@ class Experiment:
                 self._stop_and_clean_up(report_of(error))
         finally:
             self._state = "over"
-            unfinished.discard(self)
+            self._aux.unfinished.discard(self)
             if self._watch:
                 self._watch.close()
             self._signals.give_back()
@@ -260,7 +256,13 @@ class Experiment:
         self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
         self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._in_charge_of = list(self._rigs)
-        self._watch = self._make_watch(self._rigs, self.exp_ref, self._note_failure, self.ready)
+        note = weakref.WeakMethod(self._note_failure)  # or the service thread would keep all this, with `aux`
+
+        def note_failure(failure: RigFailure) -> None:
+            if known := note():
+                known(failure)
+
+        self._watch = self._make_watch(self._rigs, self.exp_ref, note_failure, self.ready)
         self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
 
