@@ -857,7 +857,8 @@ class _Session:
                         raise error
                     outcomes.add(result)
             except BaseException as error:
-                if isinstance(error, asyncio.CancelledError) and self._is_given_up(due.task):
+                # A GeneratorExit if its event loop has ended without it, and it is being collected.
+                if isinstance(error, (asyncio.CancelledError, GeneratorExit)) and self._is_given_up(due.task):
                     raise
                 outcomes.add_error(handler, error)
         try:
