@@ -219,7 +219,7 @@ class Cancelled(RigError):
 
 
 class Aborted(RigError):
-    """The message was taken out of the queue before it was sent to this rig."""
+    """The message was taken out of the queue unsent, or this program closed before the rig had answered."""
 
 
 class WrongRig(RigError):

@@ -9,6 +9,7 @@ import inspect
 import logging
 import math
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 import pytest
 from live_helpers import SHORT, EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
+from platforms import posix
 from processes import LONG, free_port, run_strictly, until
 
 import rigsync.coordinator.auxiliaries
@@ -1109,6 +1111,41 @@ def test_rigs_learn_that_the_coordinator_closes(connect: Connect) -> None:
         until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
 
 
+IMPATIENT = """
+import sys, time
+from rigsync import Auxiliaries
+
+with Auxiliaries({"cameras": sys.argv[1]}) as aux:
+    aux.request("EXPINIT", {"exp_ref": "2026-03-01_2_mouse"})
+    aux.request("EXPSTART", "2026-03-01_2_mouse")
+    print("running", flush=True)
+    while True:
+        time.sleep(0.1)
+"""
+
+
+@posix
+def test_ctrl_c_again_while_it_closes_does_not_keep_it_from_saying_goodbye() -> None:
+    with RawRig("cameras") as raw:
+        command = [sys.executable, "-c", IMPATIENT, raw.uri]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+            answer = raw.on_request
+
+            def answer_or_press_again(rig: RawRig, request: messages.Request, source: Any) -> None:
+                if request.event is ExpMessage.EXPINTERRUPT:  # and nothing answers that
+                    program.send_signal(signal.SIGINT)
+                else:
+                    answer(rig, request, source)
+
+            raw.on_request = answer_or_press_again
+            assert program.stdout
+            assert program.stdout.readline() == b"running\n"
+            program.send_signal(signal.SIGINT)
+            _, shown = program.communicate(timeout=LONG)
+        assert b"KeyboardInterrupt" in shown
+        until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
+
+
 @pytest.mark.parametrize("waiters", [50])
 def test_close_while_many_wait(serve: Serve, connect: Connect, gate: Gate, waiters: int) -> None:
     aux = connect(serve("cameras", {"EXPINIT": gate}), serve("ephys"))
@@ -1118,11 +1155,14 @@ def test_close_while_many_wait(serve: Serve, connect: Connect, gate: Gate, waite
     pushes.append(in_thread(asyncio.run, aux.services["cameras"].confirmed_send(["EXPINFO", 0])))
     until(lambda: on_loop(aux, lambda: len(aux.services._pending)) == waiters + 2)  # type: ignore[union-attr]
     assert ends_within(CLOSING, aux.close) is None
-    begin = time.monotonic()
-    for push in pushes:
-        with pytest.raises(NotRunning, match="closed"):
-            push.result(LONG)
-    assert time.monotonic() - begin < PROMPT
+    *returned, init, confirmed = pushes
+    outcomes = [push.result(LONG) for push in returned]
+    with pytest.raises(PushError, match="closed") as raised:
+        init.result(LONG)
+    with pytest.raises(Aborted, match="closed"):
+        confirmed.result(LONG)
+    for outcome in [*outcomes, raised.value]:
+        assert isinstance(outcome.failed["cameras"], Aborted)
 
 
 def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1131,8 +1171,24 @@ def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monke
     push = in_thread(pair.push, "EXPEND", wait=True)
     until(lambda: pair._waiters._waiting)
     pair.close()
-    with pytest.raises(NotRunning, match="closed"):
-        push.result(PROMPT)
+    outcome = push.result(LONG)
+    assert [type(failure) for failure in outcome.failed.values()] == [Aborted, Aborted]
+    assert pair.log[outcome.result.request_time] is outcome
+
+
+def test_a_request_that_close_ends_raises_with_the_answers_that_there_are(
+    serve: Serve, connect: Connect, gate: Gate
+) -> None:
+    aux = connect(serve("cameras", {"EXPINFO": gate}), serve("ephys", {"EXPINFO": lambda *_: {"probe": 2}}))
+    heard: list[str] = []
+    aux.on("MessageReceived", lambda event: heard.append(event.rig))
+    asked = in_thread(aux.request, "EXPINFO")
+    assert gate.reached.wait(LONG)
+    until(lambda: "ephys" in heard)
+    aux.close()
+    with pytest.raises(PushError, match="cameras: this program closed before EXPINFO was answered") as raised:
+        asked.result(LONG)
+    assert raised.value.result["ephys"][-1]["probe"] == 2
 
 
 def test_close_while_many_push_again_and_again(serve: Serve, connect: Connect) -> None:
@@ -1505,8 +1561,7 @@ def test_live_rigs_have_the_message_at_once_however_long_another_takes(
             assert told.acquire(timeout=PROMPT)
         assert not push.done()
         aux.close()
-        with pytest.raises(NotRunning):
-            push.result(PROMPT)
+        assert isinstance(push.result(PROMPT).failed["slow"], Aborted)
 
 
 @pytest.mark.parametrize(

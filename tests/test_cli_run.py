@@ -25,8 +25,8 @@ from processes import LONG, Leftovers, free_port, keepers_of, until
 from rigsync import ExpStatus, Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
-from rigsync.cli.children import signals_held_back
 from rigsync.cli.run import GRACE
+from rigsync.runtime.console_window import signals_held_back
 
 REFERENCE = "2026-03-01_2_mouse"
 VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")

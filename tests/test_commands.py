@@ -15,6 +15,7 @@ from live_helpers import EchoServer, Gate, RawRig, ends_within, in_thread, silen
 from processes import LONG, PROBE_WARNING, RigProgram, port_of, until
 
 from rigsync import (
+    Aborted,
     Auxiliaries,
     BusyError,
     Interrupted,
@@ -287,7 +288,7 @@ def test_who_waits_for_a_call_is_told_when_it_is_closed(rig: Rig, aux: Auxiliari
     waiting = in_thread(aux.call, "cameras", "focus")
     assert gate.reached.wait(LONG)
     aux.close()
-    with pytest.raises(NotRunning, match="closed"):
+    with pytest.raises(Aborted, match="this program closed before focus was answered"):
         waiting.result(LONG)
 
 

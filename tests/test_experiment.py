@@ -974,6 +974,35 @@ def test_a_signal_interrupts(lab: Lab, number: signal.Signals, status: int, erro
 
 
 @posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_signal_interrupts_where_there_is_no_with(lab: Lab, name: str, ignored: bool) -> None:
+    """Unless it is ignored, as SIGHUP is by `nohup`."""
+    rig, number = lab.rig("cameras"), getattr(signal, name)
+    body = f"""
+    if {ignored}:
+        signal.signal(signal.{name}, signal.SIG_IGN)
+    aux.begin("{REFERENCE}")
+    say("records")
+    sys.stdin.readline()
+    aux.end()
+    say("ended")
+    """
+    with program({"cameras": rig.uri}, body) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == "records\n"
+        process.send_signal(number)
+        if ignored:
+            process.stdin.close()
+            assert process.stdout.readline() == "ended\n"
+            assert process.wait(LONG) == 0
+        else:
+            assert process.wait(LONG) == (-number if name == "SIGINT" else 128 + number)
+    assert lab.verbs("cameras") == (WHOLE if ignored else INTERRUPTED[:-1])
+
+
+@posix
 def test_a_signal_while_it_ends_is_obeyed_when_it_has_ended(lab: Lab) -> None:
     ending, go = threading.Event(), threading.Event()
     rig = lab.rig("cameras", {"EXPEND": lambda *_: ending.set() or (go.wait(LONG) and None)})

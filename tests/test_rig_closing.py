@@ -321,6 +321,63 @@ def test_nohup_stays_in_force(way: str) -> None:
     subprocess.run([sys.executable, "-c", IGNORES_SIGHUP, way], cwd=ROOT, check=True, timeout=LONG)
 
 
+IMPATIENT = """
+import asyncio, os, signal, sys, threading, time
+from rigsync import Rig
+
+rig = Rig("cameras", "udp://127.0.0.1:0")
+
+@rig.on("EXPINTERRUPT")
+def interrupt(data):
+    for _ in range(int(sys.argv[2])):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)  # a moment between two presses
+    time.sleep(1.5)
+
+def wait():
+    print(rig.uri, flush=True)
+    while True:
+        time.sleep(0.1)
+
+def leave_with():
+    with rig:
+        wait()
+
+async def leave_async_with():
+    async with rig:
+        print(rig.uri, flush=True)
+        await asyncio.Event().wait()
+
+def end():
+    rig.start()
+    wait()
+
+{"with": leave_with, "async with": lambda: asyncio.run(leave_async_with()), "end": end}[sys.argv[1]]()
+"""
+"""A rig whose user presses Ctrl-C again while EXPINTERRUPT runs."""
+
+
+@posix
+@pytest.mark.parametrize("way", ["with", "end", "async with"])
+def test_ctrl_c_again_and_again_cuts_no_telling_short(way: str) -> None:
+    if way == "async with" and sys.version_info < (3, 11):
+        pytest.skip("asyncio.run of Python 3.10 ends its event loop at the second Ctrl-C")
+    presses = "1" if way == "async with" else "2"
+    program = [sys.executable, "-c", IMPATIENT, way, presses]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        with Auxiliaries({"cameras": process.stdout.readline().strip()}) as aux:
+            told = Told(aux)
+            begin(aux, ExpStatus.RUNNING)
+            process.send_signal(signal.SIGINT)
+            until(lambda: len(told.all) > 1)
+            given_up = [f"failure: {GIVEN_UP}", TOLD[1]]
+            assert told.all == (given_up if way == "async with" else TOLD)
+        _, shown = process.communicate(timeout=LONG)
+        assert process.returncode != 0
+        assert "KeyboardInterrupt" in shown
+
+
 PROGRAM = """
 import asyncio, os, sys, threading
 from rigsync import Auxiliaries, Rig

@@ -159,6 +159,91 @@ elif way == "close":
         yield aux.close
         assert not aux.thread.is_alive()
     handle = lambda: aux.close()
+elif way == "push":
+    files = "coordinator/auxiliaries.py", "coordinator/service.py", "runtime/waiters.py", "runtime/conditions.py"
+    from rigsync.errors import Aborted, NotRunning, PushError
+    aborted, go_on = [], threading.Event()
+    rig.on("EXPINFO")(lambda *_: go_on.wait() and None)
+    @contextlib.contextmanager
+    def go():
+        global aux
+        aux = Auxiliaries({{"cameras": rig.uri}})
+        go_on.clear()
+        without_handler = threading.Timer(0.5, go_on.set)
+        without_handler.start()
+        yield act
+        without_handler.cancel()
+        without_handler.join()
+        aux.close()
+    def act():
+        try:
+            outcome = aux.push("EXPINFO", wait=True, timeout=5)
+        except NotRunning:
+            assert not aux.log  # closed before it was sent
+            return
+        key, = aux.log
+        assert aux.log[key] is outcome
+        if isinstance(outcome, PushError):
+            assert isinstance(outcome.failed["cameras"], Aborted), outcome
+            assert "this program closed before EXPINFO was " in str(outcome), outcome
+            aborted.append(outcome)
+    def handle():
+        aux.close()
+        go_on.set()
+at_each_line(files, go)
+if way == "push":
+    assert len(aborted) > 10, aborted
+ours.close()
+rig.close()
+"""
+
+ANYTHING = """
+import contextlib
+
+def nothing(*_):
+    pass
+
+number = 0
+
+def ref():
+    global number
+    number += 1
+    return "2026-01-01_%d_mouse" % number
+
+def experiment():
+    with aux.experiment(ref(), on_failure=nothing):
+        pass
+
+waits = {{
+    "push": lambda: aux.push("EXPSTATUS", wait=True, timeout=5),
+    # Of one thread's news each is taken once, here perhaps by the handler.
+    "event": lambda: (aux.push("EXPSTATUS", timeout=5), aux.response_received.wait(0.1)),
+    "experiment": experiment,
+}}
+
+@contextlib.contextmanager
+def go():
+    yield waits["{way}"]
+
+ours = aux
+
+def handle():
+    if "{way}" == "push":
+        experiment()
+        aux.begin(ref())
+        aux.interrupt()
+        return
+    key = aux.push("EXPSTATUS", timeout=5)
+    while key not in aux.log:
+        aux.response_received.wait(5)
+    assert "cameras" in aux.log[key] and len(aux.log) and list(aux.log.items()), aux.log
+    assert aux.view("cameras") and aux.views and repr(aux) and aux.all_alive
+    aux.on("LinkLost", nothing)()
+    aux.on_notice("lamp", nothing)()
+    aux.hub.subscribe("Notice", nothing)()
+    assert aux.ping(timeout=5)
+
+files = "coordinator/auxiliaries.py", "coordinator/experiment.py", "coordinator/view.py", "runtime/conditions.py"
 at_each_line(files, go)
 ours.close()
 rig.close()
@@ -194,19 +279,24 @@ def test_a_handler_that_interrupts_a_wait_anywhere_is_answered(way: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("way", "least"), [("draw", 6), ("callbacks", 20), ("experiment", 6), ("notices", 8), ("close", 10)]
+    ("way", "least"), [("draw", 6), ("callbacks", 20), ("experiment", 6), ("notices", 8), ("close", 10), ("push", 60)]
 )
 def test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered(way: str, least: int) -> None:
     """The service thread takes the same step before it answers, and must not wait for the one that is interrupted."""
     run_forced(STEPS, way, least)
 
 
+@pytest.mark.parametrize(("way", "least"), [("push", 40), ("event", 40), ("experiment", 100)])
+def test_a_handler_may_do_what_any_other_code_may(way: str, least: int) -> None:
+    run_forced(ANYTHING, way, least)
+
+
 def run_forced(program: str, way: str, least: int) -> None:
     subprocess.run(
-        [sys.executable, "-c", (PROGRAM + FORCED + program).format(watchdog=2 * LONG, way=way, least=least)],
+        [sys.executable, "-c", (PROGRAM + FORCED + program).format(watchdog=4 * LONG, way=way, least=least)],
         cwd=ROOT,
         check=True,
-        timeout=3 * LONG,
+        timeout=5 * LONG,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from processes import LONG, ROOT, until
 
 from rigsync import Auxiliaries, ExpStatus, Rig
 from rigsync.core.events import PushCompleted
+from rigsync.runtime.console_window import ending_signals
 
 REFERENCE = "2026-03-01_2_mouse"
 
@@ -63,6 +65,41 @@ def test_what_it_has_started_is_interrupted(rig: Rig) -> None:
     gone(weak, thread)
     assert rig.status is ExpStatus.STOPPED
     assert "closed without EXPEND" in reasons[0]["message"]
+
+
+@pytest.mark.parametrize("way", ["begun", "entered by hand", "kept"])
+def test_an_experiment_that_goes_on_is_interrupted(rig: Rig, way: str) -> None:
+    """It tells of failures, and refers to the object, and all that does not keep it."""
+    aux = Auxiliaries({"cameras": rig.uri})
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, *ending_signals())]
+    session = aux.begin(REFERENCE) if way == "begun" else aux.experiment(REFERENCE, on_failure=print)
+    if way != "begun":
+        session.__enter__()
+    thread, weak = aux.thread, weakref.ref(aux)
+    try:
+        del aux
+        if way == "kept":  # who has the experiment can end it, and needs the object for that
+            gc.collect()
+            session.end()
+            assert weak() is not None
+        del session
+        gone(weak, thread)
+        assert rig.status is (ExpStatus.CONNECTED if way == "kept" else ExpStatus.STOPPED)
+    finally:
+        for number, handler in before:  # which is not given back where nobody has ended it
+            signal.signal(number, handler)
+
+
+def test_an_experiment_that_nobody_keeps_tells_of_failures_all_the_same(rig: Rig) -> None:
+    told: list[str] = []
+    with Auxiliaries({"cameras": rig.uri}) as aux:
+        aux.experiment(REFERENCE, on_failure=lambda failure: told.append(failure.rig)).begin()
+        gc.collect()
+        rig.interrupt("the lamp is broken")
+        until(lambda: told)
+        (session,) = aux.unfinished
+        session.interrupt()
+        assert not aux.unfinished
 
 
 def test_what_is_left_running_on_purpose_goes_on(rig: Rig) -> None:

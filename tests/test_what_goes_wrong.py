@@ -141,6 +141,8 @@ SHOWN_BY = {
         "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_wait_anywhere_is_answered",
         "tests/test_signals_while_waiting.py::test_a_handler_that_interrupts_a_step_of_what_threads_share_is_answered",
         "tests/test_signals_while_waiting.py::test_handlers_on_a_timer_are_answered",
+        "tests/test_auxiliaries.py::test_close_while_many_wait",
+        "tests/test_auxiliaries.py::test_a_request_that_close_ends_raises_with_the_answers_that_there_are",
     ],
     "a callback of your own raises": [
         "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",

@@ -8,15 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rigsync import RigsyncError
-from rigsync.runtime.console_window import ending_signals, watch_console_window
+from rigsync.runtime.console_window import ending_signals, signals_handled, signals_held_back
 
 START_TIMEOUT = 30.0
 """Seconds for a program to begin: a virus scanner on a slow disk delays its imports."""
@@ -124,25 +124,13 @@ class Children:
 
 
 @contextlib.contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Hold back Ctrl-C and the signals that end a program until the context is left."""
-    came: list[int] = []
-    try:
-        with _signals_handled(lambda number, _: came.append(number), signal.SIGINT, *ending_signals()):
-            yield
-    finally:
-        for number in came:
-            signal.raise_signal(number)
-
-
-@contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Let a signal that ends a program leave this context first, as Ctrl-C does."""
 
     def leave(number: int, _: FrameType | None) -> NoReturn:
         sys.exit(128 + number)  # by convention
 
-    with _signals_handled(leave, *ending_signals()):
+    with signals_handled(leave, *ending_signals()):
         yield
 
 
@@ -159,19 +147,5 @@ def signals_noted() -> Iterator[list[int]]:
         if len(came) > 1:  # the program has not reacted to the first
             sys.exit(128 + number)
 
-    with _signals_handled(note, signal.SIGINT, *ending_signals()):
+    with signals_handled(note, signal.SIGINT, *ending_signals()):
         yield came
-
-
-@contextlib.contextmanager
-def _signals_handled(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    """Let a function handle signals until the context is left. A signal that is ignored, as after `nohup`, stays so."""
-    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
-    watch_console_window()
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            # None: Python has not installed the former handler, and cannot put it back.
-            signal.signal(number, signal.SIG_DFL if former is None else former)

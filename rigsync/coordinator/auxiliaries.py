@@ -19,7 +19,7 @@ from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.coordinator import STOP_TIMEOUT, UNENDED, Coordinator
 from rigsync.coordinator.course import Telling
-from rigsync.coordinator.experiment import Experiment, unfinished
+from rigsync.coordinator.experiment import Experiment
 from rigsync.coordinator.faces import shown
 from rigsync.coordinator.failures import RigFailure
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog, draw_request_time
@@ -40,6 +40,7 @@ from rigsync.errors import (
 )
 from rigsync.runtime.callbacks import guarded, resolve_future
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
+from rigsync.runtime.console_window import signals_held_back
 from rigsync.runtime.exits import COORDINATORS, at_exit
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
@@ -129,6 +130,8 @@ class Auxiliaries:
         """Unanswered pushes: message, arguments and keywords by request time, as in iblrig."""
         self._begun: Experiment | None = None
         """What `begin` has begun last."""
+        self.unfinished: set[Experiment] = set()
+        """Experiments that have been entered and not left."""
         self._warned: set[str] = set()
         self._listens = False
         """Whether `listen` is this class's own. A subclass's may serve the queue itself."""
@@ -410,8 +413,9 @@ class Auxiliaries:
         -------
         PushResult or PushError or float
             With `wait`, a dict of rig name to answer. Where a rig failed, the error that holds this dict, *returned,
-            not raised* (a `TimeoutError` too if all failures are time-outs). Without `wait`, the request time, the
-            key in `log`. The dict's ``starts`` tell when each rig began to act, with error bounds, and its ``skew``
+            not raised* (a `TimeoutError` too if all failures are time-outs). So it is, with `Aborted` for each rig that
+            has not answered, if another thread or a signal handler closes meanwhile. Without `wait`, the request time,
+            the key in `log`. The dict's ``starts`` tell when each rig began to act, with error bounds, and its ``skew``
             how far they lie apart.
 
         Raises
@@ -422,7 +426,7 @@ class Auxiliaries:
         UnknownRig
             A name or pattern that matches none.
         NotRunning
-            After `close`, or where the service thread has died.
+            After `close`, and nothing is sent; or the service thread has died.
         LoopBlocked
             With `wait`, on the service thread itself.
         LoopStuck
@@ -488,7 +492,7 @@ class Auxiliaries:
         try:
             self._lab.services.push(order, settle, is_waited_for=is_waited_for)
         except BaseException:
-            del self._queued[order.request_time]
+            self._queued.pop(order.request_time, None)
             raise
 
     def _queue_for_subclass(self, event: ExpMessage, args: tuple[Any, ...], wait: bool) -> Any:
@@ -510,7 +514,12 @@ class Auxiliaries:
                 self._begin_push(order, future.bring, lambda: waits)
                 ahead = 0.0 if order.act_at is None else max(0.0, order.act_at - time.monotonic())
                 longest = ahead + self._lab.services.longest(order.timeout) + order.patience
-                outcome: PushResult | PushError = self._waiters.wait(future, longest)
+                try:
+                    outcome: PushResult | PushError = self._waiters.wait(future, longest)
+                except NotRunning:
+                    if self.thread.failure:
+                        raise
+                    outcome = self._lab.services.abort(order)
             finally:
                 waits = False
         return outcome
@@ -977,11 +986,12 @@ class Auxiliaries:
         """
         self._check_blocking("close()")
         end = time.monotonic() + CLOSE_TIMEOUT
-        self.stop_event.set()
-        if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
-            self.thread.stop()
-        self.thread.join(CLOSE_TIMEOUT)
-        self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
+        with signals_held_back():  # a second Ctrl-C would end the program before it has said goodbye
+            self.stop_event.set()
+            if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
+                self.thread.stop()
+            self.thread.join(CLOSE_TIMEOUT)
+            self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
 
     def await_outstanding(self, end: float) -> None:
         """Wait until all pushes are answered, or until monotonic `end` in seconds; log what is given up."""
@@ -1045,9 +1055,7 @@ class Auxiliaries:
 async def _end(own: weakref.ref[Auxiliaries], thread: _ServiceThread) -> None:
     """Close the services of an object that may be gone."""
     if aux := own():
-        if aux.stop_event.is_set():
-            aux.fail_waiters(_CLOSED)
-        await aux.cleanup()
+        await aux.cleanup()  # which tells who waits for a push what became of it
     else:
         await thread.lab.close()
 
@@ -1071,7 +1079,7 @@ def _say_goodbye_for_the_unclosed() -> None:
 
     Its rigs would wait for it until their lease is over.
     """
-    for experiment in list(unfinished):
+    for experiment in [experiment for auxiliaries in list(_unclosed) for experiment in list(auxiliaries.unfinished)]:
         experiment.say_last_words()
     running = [auxiliaries for auxiliaries in list(_unclosed) if auxiliaries.services and auxiliaries.is_running]
     end = time.monotonic() + CLOSE_TIMEOUT

@@ -32,6 +32,7 @@ from rigsync.core.orders import Order
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import BusyError, NotRunning, PushError, RigError, RigsMissing, UnknownEvent
 from rigsync.hub.events import kinds_below
+from rigsync.runtime.callbacks import resolve_future
 from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.auxiliaries")
@@ -44,8 +45,6 @@ STOP_TIMEOUT = 1.2
 those that are told to end."""
 STOP_GRACE = 0.3
 """Seconds more for an iblutil rig, whose pause comes first."""
-LOOK = 0.01
-"""Seconds between looks whether all of these have answered."""
 UNENDED = {"error": "Closed", "message": "the program that started the rig closed without EXPEND"}
 """What such rigs are told."""
 
@@ -204,9 +203,22 @@ class Coordinator:
 
     async def _await_ends(self) -> None:
         """Wait for the answers to messages that end a recording. One that is lost is sent again meanwhile."""
-        end = time.monotonic() + STOP_TIMEOUT
-        while self.services.is_ending() and time.monotonic() < end:
-            await asyncio.sleep(LOOK)
+        if not self.services.is_ending():
+            return
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def look(_: object) -> None:
+            if not self.services.is_ending():
+                resolve_future(ended, None)
+
+        unsubscribe = self.hub.rule(events.PushCompleted, look, last=True)
+        try:
+            look(None)
+            await asyncio.wait_for(ended, STOP_TIMEOUT)
+        except asyncio.TimeoutError:
+            logger.debug("not all rigs have said that they have ended")
+        finally:
+            unsubscribe()
 
     async def _interrupt_what_was_started(self) -> None:
         """Interrupt rigs that this program has started and not told to end; log those that may go on recording."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -204,9 +205,13 @@ class Course:
         self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
         yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._in_charge_of = list(self._rigs)
-        self._watch = FailureWatch(
-            self._services(), self._hub, self._rigs, self.exp_ref, self._note_failure, self.ready
-        )
+        note = weakref.WeakMethod(self._note_failure)  # or the hub would keep all this, and whoever holds the rigs
+
+        def note_failure(failure: RigFailure) -> None:
+            if known := note():
+                known(failure)
+
+        self._watch = FailureWatch(self._services(), self._hub, self._rigs, self.exp_ref, note_failure, self.ready)
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,6 @@ logger = logging.getLogger("rigsync.experiment")
 
 LAST_WORDS = 2.0
 """Seconds for which a program that ends in the middle of an experiment waits for rigs to confirm the interrupt."""
-
-unfinished: weakref.WeakSet[Experiment] = weakref.WeakSet()
-"""Experiments that have been entered and not left."""
 
 
 class Experiment(Course):
@@ -60,11 +56,11 @@ class Experiment(Course):
             It was begun before.
         """
         self._enter()
-        unfinished.add(self)
+        self._aux.unfinished.add(self)
         try:
             self._run(self._beginning())
         except BaseException as error:
-            self._run(self._leaving(error))
+            self._leave(error)
             raise
         self._state = "running"
         return self
@@ -83,9 +79,9 @@ class Experiment(Course):
         try:
             self._run(self._ending())
         except BaseException as problem:
-            self._run(self._leaving(problem))
+            self._leave(problem)
             raise
-        self._run(self._leaving(None))
+        self._leave(None)
 
     def interrupt(self, reason: BaseException | str = "interrupted by the program") -> None:
         """Interrupt all rigs and have them clean up, as an exception in a ``with`` does.
@@ -101,16 +97,22 @@ class Experiment(Course):
             It was never begun, or is over.
         """
         self._check_goes_on("interrupt()")
-        self._run(self._leaving(reason if isinstance(reason, BaseException) else RuntimeError(reason)))
+        self._leave(reason if isinstance(reason, BaseException) else RuntimeError(reason))
 
     def __enter__(self) -> Experiment:
         return self.begin()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
-            self._run(self._leaving(error))
+            self._leave(error)
         elif self._state == "running":  # else the body has ended or interrupted it
             self.end()
+
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            self._run(self._leaving(error))
+        finally:
+            self._aux.unfinished.discard(self)
 
     def _run(self, steps: Steps) -> Any:
         """Run steps, and return what they return; what is raised while they wait is raised in them."""

@@ -33,7 +33,7 @@ class Push:
 
     def __init__(self, lab: Coordinator, order: Order):
         self._lab, self._order = lab, order
-        self._outcome: PushResult | PushError | NotRunning | None = None
+        self._outcome: PushResult | PushError | None = None
         self._waiting: list[asyncio.Future[None]] = []
         lab.services.push(order, self._settle)
 
@@ -63,13 +63,7 @@ class Push:
         return self._result().__await__()
 
     async def outcome(self) -> PushResult | PushError:
-        """Wait until every rig has answered or failed, and return what became of it, an error too.
-
-        Raises
-        ------
-        NotRunning
-            The coordinator was closed before.
-        """
+        """Wait until every rig has answered or failed, and return what became of it, an error too."""
         if self._outcome is None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)  # before it looks again: another thread may settle it
@@ -81,8 +75,6 @@ class Push:
                     await future
             finally:
                 self._waiting.remove(future)
-        if isinstance(self._outcome, NotRunning):
-            raise self._outcome
         assert self._outcome is not None  # noqa: S101 - `_settle` has set it
         return self._outcome
 
@@ -95,11 +87,6 @@ class Push:
             Its name.
         outcome : list or RigError
             What follows the event in its answer, or why there is none.
-
-        Raises
-        ------
-        NotRunning
-            The coordinator was closed before.
         """
         come: asyncio.Queue[tuple[str, list[Any] | RigError]] = asyncio.Queue()
 
@@ -129,7 +116,7 @@ class Push:
             raise outcome.result.as_error()
         return outcome
 
-    def _settle(self, outcome: PushResult | PushError | NotRunning) -> None:
+    def _settle(self, outcome: PushResult | PushError) -> None:
         if self._outcome is None:  # one for all or none settles twice
             self._outcome = outcome
             for future in list(self._waiting):

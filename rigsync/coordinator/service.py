@@ -49,6 +49,7 @@ from rigsync.core.orders import Order
 from rigsync.core.peer import Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, is_pause
 from rigsync.errors import (
+    Aborted,
     NotRunning,
     PushError,
     RemoteError,
@@ -88,7 +89,7 @@ class _Pending:
     """A push that is not completed."""
 
     event: Verb
-    done: Callable[[Outcome | NotRunning], object]
+    done: Callable[[Outcome], object]
     confirmation: asyncio.Future[None] | None
     is_waited_for: Callable[[], bool] | None
     """Whether somebody still waits for it, who is to be told for whom."""
@@ -338,7 +339,8 @@ class RigServices(Verbs):
         ValueError
             `refresh_rate` is no pause.
         """
-        if self._endpoint is None:
+        endpoint = self._endpoint
+        if endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
         names = None if rigs is None else self._rigs.matching(rigs)
         self._rigs.room(names).check(message.size)
@@ -347,14 +349,14 @@ class RigServices(Verbs):
         pause = self._pause()
         if not is_pause(pause):
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
-        act_at = None if delay is None else self._endpoint.now() + delay
+        act_at = None if delay is None else endpoint.now() + delay
         drawn = draw_request_time() if request_time is None else request_time
         return Order(message, drawn, names, timeout, act_at, patience, pause, all_or_none, confirm)
 
     def push(
         self,
         order: Order,
-        done: Callable[[Outcome | NotRunning], object] = _ignore,
+        done: Callable[[Outcome], object] = _ignore,
         confirmation: asyncio.Future[None] | None = None,
         is_waited_for: Callable[[], bool] | None = None,
     ) -> None:
@@ -365,25 +367,35 @@ class RigServices(Verbs):
         order : Order
             What to send, and to whom.
         done : callable, optional
-            Called with a `PushResult`, a `PushError`, or `NotRunning` where the services were closed before. An order
-            for all or none calls it as soon as it is certain to have failed, with the `PushError` of those that have
-            answered or failed by then; and once more when all have.
+            Called with a `PushResult` or a `PushError`. An order for all or none calls it as soon as it is certain to
+            have failed, with the `PushError` of those that have answered or failed by then; and once more when all
+            have.
         confirmation : asyncio.Future, optional
             Resolved when the one rig of an order that asks for it confirms that it has the message.
         is_waited_for : callable, optional
             Tells whether somebody still waits for it; while it does, the log says for which rigs, and for how long.
 
-        Raises
-        ------
-        NotRunning
-            The services are not open.
         """
-        self.on_loop(self._push, order, _Pending(order.message.event, done, confirmation, is_waited_for))
+        pending = _Pending(order.message.event, done, confirmation, is_waited_for)
+        try:
+            self.on_loop(self._push, order, pending)
+        except NotRunning:  # closed since the order was made
+            guarded("waiter for a push", done, self.abort(order))
+
+    def abort(self, order: Order) -> Outcome:
+        """Return, and file, the outcome of a push that no rig will answer: this program has closed. From any thread."""
+        name = order.message.event.name
+        names = self.data if order.rigs is None else order.rigs
+        failures = {rig: Aborted(rig, f"this program closed before {name} was answered") for rig in names}
+        outcome = PushResult(name, order.request_time, {}, failures).as_outcome()
+        self.log.file(order.request_time, outcome)
+        self.response_received.announce()
+        return outcome
 
     def _push(self, order: Order, pending: _Pending) -> None:
         endpoint = self._endpoint
         if endpoint is None:
-            guarded("waiter for a push", pending.done, NotRunning("closed before the message was sent"))
+            guarded("waiter for a push", pending.done, self.abort(order))
             return
         self._pending[order.request_time] = pending
         now = endpoint.now()
@@ -422,11 +434,8 @@ class RigServices(Verbs):
     ) -> None:
         """Send a message to one rig; `confirmed` is resolved when the rig has it, or fails. From any thread."""
 
-        def done(outcome: Outcome | NotRunning) -> None:
-            error: BaseException | None = outcome if isinstance(outcome, NotRunning) else None
-            if isinstance(outcome, PushError):
-                error = outcome.failed[rig]
-            resolve_future(confirmed, error)
+        def done(outcome: Outcome) -> None:
+            resolve_future(confirmed, outcome.failed[rig] if isinstance(outcome, PushError) else None)
 
         self.push(self.order(message, [rig], timeout=timeout, confirm=True), done, confirmed)
 
@@ -465,7 +474,7 @@ class RigServices(Verbs):
         PushError
             Some rig failed.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         UnknownRig
             A name or pattern that matches none.
         """
@@ -493,7 +502,7 @@ class RigServices(Verbs):
         PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig
             As for `rigsync.Auxiliaries.call`.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         """
         name = self._rigs.only(rig)
         message = compose_command(command, args, kwargs, self._rigs.room([name]))
@@ -563,8 +572,7 @@ class RigServices(Verbs):
     def _settle(self, event: PushCompleted) -> None:
         pending, outcome = self._settling.pop(event.request_time)
         if pending:
-            closed = NotRunning("closed before every rig had answered") if self._closing and event.failures else None
-            guarded("waiter for a push", pending.done, closed or outcome)
+            guarded("waiter for a push", pending.done, outcome)
 
     def _deliver_failures(self, event: ExpMessage, failures: Mapping[str, RigError], was_confirmed: bool) -> None:
         if was_confirmed:

@@ -50,9 +50,10 @@ class Verbs(Faced, UserDict[str, RemoteRig]):
         Raises
         ------
         PushError
-            Some rig failed; a `TimeoutError` too where all failures are time-outs. Here and in the other verbs.
+            Some rig failed; a `TimeoutError` too where all failures are time-outs. `Aborted` stands for each rig
+            without an answer where the services were closed meanwhile. Here and in the other verbs.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         """
         return await self._signal(ExpMessage.EXPINIT, "init", data=data, concurrent=concurrent)
 
@@ -142,7 +143,7 @@ class Verbs(Faced, UserDict[str, RemoteRig]):
         TypeError
             It is no Alyx client.
         NotRunning
-            The services are not open, or were closed meanwhile.
+            The services are not open.
         """
         return await self._signal(ExpMessage.ALYX, "alyx", alyx)
 

@@ -261,16 +261,18 @@ class Peer:
         sent = [errand for errand in self._errands.under_way() if errand.request is request and errand.tries]
         return self.dialect is Dialect.IBLUTIL or all(errand.in_hand for errand in sent)
 
-    def withdraw_queued(self, request_time: float | None = None) -> list[float]:
+    def withdraw_queued(
+        self, request_time: float | None = None, told: str = "{} was taken out of the queue unsent"
+    ) -> list[float]:
         """Take out what has not been sent, of one push or of all; return the request times."""
         unsent = self._errands.take_unsent(request_time)
         for errand in unsent:
-            self._fail(errand, Aborted(self.name, f"{errand.request.event.name} was taken out of the queue unsent"))
+            self._fail(errand, Aborted(self.name, told.format(errand.request.event.name)))
         return [errand.request.request_time for errand in unsent]
 
     def abandon(self) -> None:
         """Settle everything: this coordinator is closing."""
-        self.withdraw_queued()
+        self.withdraw_queued(told="this program closed before {} was sent")
         for errand in list(self._errands.under_way()):
             self._errands.remove(errand)
             name = errand.request.event.name

@@ -48,7 +48,7 @@ from rigsync.rig.board import RESERVED, RigBoard
 from rigsync.rig.rules import log_rules
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
-from rigsync.runtime.console_window import ending_signals, watch_console_window
+from rigsync.runtime.console_window import ending_signals, signals_held_back, watch_console_window
 from rigsync.runtime.exits import RIGS, at_exit
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread, is_coroutine_function
@@ -403,7 +403,8 @@ class Rig(RigBoard):
 
         It returns within 2 s. If an experiment is under way, the rig does as though EXPINTERRUPT had come, with the
         reason that its program is being closed. The handlers have 5 s more. One that takes longer is given up, and
-        the log and a notice ``failure`` say so. From then on EXPINIT and EXPSTART are refused.
+        the log and a notice ``failure`` say so. From then on EXPINIT and EXPSTART are refused. Ctrl-C and signals that
+        end the program have their effect afterwards.
 
         Raises
         ------
@@ -412,12 +413,13 @@ class Rig(RigBoard):
         """
         if self._thread and self._thread.on_loop_thread:
             raise LoopBlocked("close() in a coroutine handler would wait for itself; call it from another thread")
-        begun = time.monotonic()
-        try:
-            if self._stop_work():
-                begun = time.monotonic()
-        finally:  # even if a second Ctrl-C says that there is no time
-            self._stop_serving(begun + CLOSE_TIMEOUT)
+        with signals_held_back():
+            begun = time.monotonic()
+            try:
+                if self._stop_work():
+                    begun = time.monotonic()
+            finally:
+                self._stop_serving(begun + CLOSE_TIMEOUT)
 
     def _stop_serving(self, end: float) -> None:
         thread, self._thread = self._thread, None
@@ -725,15 +727,17 @@ class _Session:
         return self.responder.is_under_way and not ends_there
 
     async def end_experiment(self, _: object = None) -> None:
-        """Wait until nothing is under way, or the grace is over."""
-        while self.responder.is_under_way and not self._left:
-            left = self._closes_by - self.endpoint.now()
-            if left <= 0:
+        """Wait until nothing is under way, or the grace is over, or nobody waits any longer."""
+        try:
+            while (
+                self.responder.is_under_way and not self._left and (left := self._closes_by - self.endpoint.now()) > 0
+            ):
+                self._has_ended.clear()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._has_ended.wait(), left)
+        finally:
+            if self.responder.is_under_way and not self._left:
                 self._give_up()
-                return
-            self._has_ended.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._has_ended.wait(), left)
 
     def _give_up(self) -> None:
         """Report, before the goodbye, that the experiment was not stopped in time."""
@@ -852,7 +856,8 @@ class _Session:
                         raise error
                     outcomes.add(result)
             except BaseException as error:
-                if isinstance(error, asyncio.CancelledError) and self._is_given_up(due.task):
+                # A GeneratorExit if its event loop has ended without it, and it is being collected.
+                if isinstance(error, (asyncio.CancelledError, GeneratorExit)) and self._is_given_up(due.task):
                     raise
                 outcomes.add_error(handler, error)
         try:

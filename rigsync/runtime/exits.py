@@ -6,6 +6,7 @@ import atexit
 from collections.abc import Callable
 
 from rigsync.runtime.callbacks import guarded
+from rigsync.runtime.console_window import signals_held_back
 
 COORDINATORS, RIGS = 0, 1
 """Stages, in their order: rigs still have to answer coordinators of the same program."""
@@ -31,5 +32,7 @@ def at_exit(stage: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
 
 @atexit.register
 def _end() -> None:
-    for _, function in sorted(_hooks, key=lambda hook: hook[0]):
-        guarded("end of the program", function)
+    with signals_held_back() as came:
+        for _, function in sorted(_hooks, key=lambda hook: hook[0]):
+            guarded("end of the program", function)
+        came.clear()  # the program is ending

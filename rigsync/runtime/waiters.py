@@ -80,7 +80,11 @@ class Waiters:
             wait = min(max(0.0, end - time.monotonic()) + GRACE, LONGEST_WAIT)
             if not future.wait(wait):
                 if time.monotonic() >= end:
-                    self._check_not_stuck()
+                    try:
+                        self._check_not_stuck()
+                    except (LoopStuck, NotRunning):  # unless it has just ended, in a signal handler that closes
+                        if not future.is_there():
+                            raise
                     knocks += 1
                 if knocks == MOST_KNOCKS:
                     raise LoopStuck("the service thread reacts but has lost this message; please report it")

@@ -1367,6 +1367,10 @@ def test_closing_settles_what_is_outstanding_and_what_is_queued(bench: PeerBench
     bench.submit("EXPEND")
     bench.peer.abandon()
     assert [type(outcome) for _, outcome in bench.outcomes] == [Aborted, Aborted]
+    assert {str(outcome) for _, outcome in bench.outcomes} == {
+        f"{NAME}: this program closed before EXPSTART was answered",
+        f"{NAME}: this program closed before EXPEND was sent",
+    }
 
 
 def test_a_known_iblutil_rig_is_probed_with_the_same_bytes_which_it_shows_once(ibl: PeerBench) -> None:
