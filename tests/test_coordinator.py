@@ -568,7 +568,9 @@ def test_an_experiment_is_begun_in_one_place_and_ended_in_another(rigs: Lab) -> 
             assert rigs.args("cameras", "EXPINTERRUPT")[0]["message"] == "enough"
             await lab.experiment(REFERENCE).begin()
 
+    before = signal.getsignal(signal.SIGTERM)
     run(main())
+    assert signal.getsignal(signal.SIGTERM) == before
     assert rig.status is ExpStatus.STOPPED  # closing has interrupted it
     assert rigs.verbs("cameras").count("EXPINTERRUPT") == 2
 

@@ -18,7 +18,7 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.coordinator import STOP_TIMEOUT, UNENDED, Coordinator
-from rigsync.coordinator.course import Telling
+from rigsync.coordinator.course import Course, Telling
 from rigsync.coordinator.experiment import Experiment
 from rigsync.coordinator.faces import shown
 from rigsync.coordinator.failures import RigFailure
@@ -130,7 +130,7 @@ class Auxiliaries:
         """Unanswered pushes: message, arguments and keywords by request time, as in iblrig."""
         self._begun: Experiment | None = None
         """What `begin` has begun last."""
-        self.unfinished: set[Experiment] = set()
+        self._unfinished: set[Course] = set()
         """Experiments that have been entered and not left."""
         self._warned: set[str] = set()
         self._listens = False
@@ -655,6 +655,7 @@ class Auxiliaries:
             push,
             services,
             self.hub,
+            self._unfinished,
             list(self._rigs.rigs) if names is None else names,
             ref,
             init=init,
@@ -985,6 +986,8 @@ class Auxiliaries:
             On the service thread itself; set `stop_event` there.
         """
         self._check_blocking("close()")
+        for experiment in list(self._unfinished):
+            experiment.note_closing()
         end = time.monotonic() + CLOSE_TIMEOUT
         with signals_held_back():  # a second Ctrl-C would end the program before it has said goodbye
             self.stop_event.set()
@@ -1006,6 +1009,12 @@ class Auxiliaries:
             if given_up := self._queued.pop(request_time, None):
                 who = f"{', '.join(rigs)} had not answered" if rigs else "not every rig had answered"
                 logger.error("%s was given up: %s when the program ended", given_up[0].name, who)
+
+    def say_last_words(self) -> None:
+        """Interrupt the experiments that have not been left, for the interpreter is ending."""
+        for experiment in list(self._unfinished):
+            if isinstance(experiment, Experiment):
+                experiment.say_last_words()
 
     def say_goodbye(self) -> None:
         """Only say goodbye, for a program that ends: its threads that still wait are to end in silence."""
@@ -1079,8 +1088,8 @@ def _say_goodbye_for_the_unclosed() -> None:
 
     Its rigs would wait for it until their lease is over.
     """
-    for experiment in [experiment for auxiliaries in list(_unclosed) for experiment in list(auxiliaries.unfinished)]:
-        experiment.say_last_words()
+    for auxiliaries in list(_unclosed):
+        auxiliaries.say_last_words()
     running = [auxiliaries for auxiliaries in list(_unclosed) if auxiliaries.services and auxiliaries.is_running]
     end = time.monotonic() + CLOSE_TIMEOUT
     for auxiliaries in running:

@@ -17,7 +17,7 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.async_experiment import AsyncExperiment
-from rigsync.coordinator.course import Telling
+from rigsync.coordinator.course import Course, Telling
 from rigsync.coordinator.failures import RigFailure, Started
 from rigsync.coordinator.push import Push
 from rigsync.coordinator.reports import Reports
@@ -114,6 +114,8 @@ class Coordinator:
         """The rigs by name, with the members of iblutil's `Services`."""
         self.log = self.services.log
         """The newest results by request time: a read-only mapping that never blocks."""
+        self._unfinished: set[Course] = set()
+        """Experiments that have been entered and not left."""
         self._let_go: weakref.finalize[Any, Any] | None = None
 
     @classmethod
@@ -187,6 +189,8 @@ class Coordinator:
         """Interrupt what was started and not ended, say goodbye to the rigs, and close the links; repeatedly."""
         if self._let_go:
             self._let_go.detach()
+        for experiment in list(self._unfinished):
+            experiment.note_closing()
         if self.is_open:
             await self.stop_what_was_started()
             self.services.close()
@@ -554,7 +558,7 @@ class Coordinator:
         """
         names = list(self.rigs.rigs) if rigs is None else self.rigs.matching(rigs)
         options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
-        return AsyncExperiment(self, lambda: self.services, self.hub, names, ref, **options)
+        return AsyncExperiment(self, lambda: self.services, self.hub, self._unfinished, names, ref, **options)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

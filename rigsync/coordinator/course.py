@@ -81,6 +81,8 @@ class Course:
         Returns the rigs; raises where they are not open.
     hub : Hub
         Where the events are told.
+    unfinished : set of Course
+        Those that have been entered and not left: it is one while that is so.
     rigs : sequence of str
         Names.
     ref, init, start, delay, timeout, on_failure
@@ -94,6 +96,7 @@ class Course:
         self,
         services: Callable[[], RigServices],
         hub: Hub,
+        unfinished: set[Course],
         rigs: Sequence[str],
         ref: Any,
         *,
@@ -109,7 +112,7 @@ class Course:
             raise ValueError("the reference is the first argument; leave exp_ref out of init")
         if on_failure is not None and not callable(on_failure):
             raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
-        self._services, self._hub, self._rigs = services, hub, list(rigs)
+        self._services, self._hub, self._unfinished, self._rigs = services, hub, unfinished, list(rigs)
         self._init, self._start, self._delay, self.timeout = dict(init or {}), start, delay, timeout
         self._on_failure = on_failure
         self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
@@ -172,6 +175,7 @@ class Course:
             raise RuntimeError("an experiment is begun once; make a new one with experiment(...)")
         self._state = "beginning"
         self._signals.take_over()
+        self._unfinished.add(self)
 
     def _leaving(self, error: BaseException | None) -> Steps:
         """Interrupt what `error` leaves running; remove the guards in any case."""
@@ -184,10 +188,16 @@ class Course:
                 yield from self._stop_and_clean_up(report_of(error))
         finally:
             self._state = "over"
+            self._unfinished.discard(self)
             if self._watch:
                 self._watch.close()
             self._signals.give_back()
         self._signals.act(error)
+
+    def note_closing(self) -> None:
+        """Leave signals to the system again: its rigs are closed, though it has not been left."""
+        if self._state == "running":
+            self._signals.give_back()
 
     def _begin_ending(self) -> None:
         # What follows takes a bounded time. A signal that asks for the end is obeyed after it.

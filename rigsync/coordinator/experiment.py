@@ -56,11 +56,10 @@ class Experiment(Course):
             It was begun before.
         """
         self._enter()
-        self._aux.unfinished.add(self)
         try:
             self._run(self._beginning())
         except BaseException as error:
-            self._leave(error)
+            self._run(self._leaving(error))
             raise
         self._state = "running"
         return self
@@ -79,9 +78,9 @@ class Experiment(Course):
         try:
             self._run(self._ending())
         except BaseException as problem:
-            self._leave(problem)
+            self._run(self._leaving(problem))
             raise
-        self._leave(None)
+        self._run(self._leaving(None))
 
     def interrupt(self, reason: BaseException | str = "interrupted by the program") -> None:
         """Interrupt all rigs and have them clean up, as an exception in a ``with`` does.
@@ -97,22 +96,16 @@ class Experiment(Course):
             It was never begun, or is over.
         """
         self._check_goes_on("interrupt()")
-        self._leave(reason if isinstance(reason, BaseException) else RuntimeError(reason))
+        self._run(self._leaving(reason if isinstance(reason, BaseException) else RuntimeError(reason)))
 
     def __enter__(self) -> Experiment:
         return self.begin()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
-            self._leave(error)
+            self._run(self._leaving(error))
         elif self._state == "running":  # else the body has ended or interrupted it
             self.end()
-
-    def _leave(self, error: BaseException | None) -> None:
-        try:
-            self._run(self._leaving(error))
-        finally:
-            self._aux.unfinished.discard(self)
 
     def _run(self, steps: Steps) -> Any:
         """Run steps, and return what they return; what is raised while they wait is raised in them."""
