@@ -420,13 +420,13 @@ def test_a_rig_that_works_on_it_is_waited_for(lab: Lab, connect: Connect) -> Non
 
         def let_go() -> None:
             until(lambda: "EXPEND" in lab.verbs("cameras"))
-            time.sleep(2.0)  # longer than the rig's own time, which is what this is about
+            time.sleep(3.0)  # longer than the rig's own time, which is what this is about
             services.timeout = LONG
             go.set()
 
         helping = threading.Thread(target=let_go)
         with aux.experiment(REFERENCE):
-            services.timeout = 1.0
+            services.timeout = 2.0
             helping.start()
         helping.join(LONG)
     assert lab.verbs("cameras") == WHOLE
@@ -446,7 +446,7 @@ def test_a_rig_that_does_not_answer_may_have_begun_and_is_interrupted(lab: Lab, 
     slow = lab.rig("cameras", {"EXPINIT": lambda *_: go.wait(LONG) and None})
     try:
         # Within which EXPINFO is answered, and EXPINIT is not.
-        with pytest.raises(ExperimentError) as told, connect(slow).experiment(REFERENCE, timeout=1.0):
+        with pytest.raises(ExperimentError) as told, connect(slow).experiment(REFERENCE, timeout=3.0):
             pytest.fail("it has begun")
         assert told.value.stage == "EXPINIT"
         until(lambda: "EXPINTERRUPT" in lab.verbs("cameras"))
@@ -1298,7 +1298,7 @@ def test_of_an_iblutil_rig_nobody_says_that_it_is_told_again(connect: Connect) -
     ):
         host, port = relays["imaging"].address
         aux = connect({"imaging": f"udp://{host}:{port}"})
-        with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE, timeout=1.0):
+        with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE, timeout=2.0):
             relays["imaging"].loss = 1.0
         assert "EXPINTERRUPT failed" in told.value.outcomes["imaging"]
         assert "told again" not in told.value.outcomes["imaging"]

@@ -34,6 +34,7 @@ SHOWN_BY = {
     "an `Auxiliaries` that nothing refers to any more, such as that of a function that has returned": [
         "tests/test_unreferenced.py::test_its_thread_and_sockets_are_gone_at_once",
         "tests/test_unreferenced.py::test_what_it_has_started_is_interrupted",
+        "tests/test_unreferenced.py::test_an_experiment_that_goes_on_is_interrupted",
         "tests/test_unreferenced.py::test_a_program_that_ends_right_after_waits_for_the_interrupt",
     ],
     "the task is started again in the middle of an experiment": [
@@ -60,6 +61,7 @@ SHOWN_BY = {
         "tests/test_rig_closing.py::test_a_signal_interrupts_what_is_under_way_and_the_exit_status_is_0",
         "tests/test_rig_closing.py::test_a_program_that_ends_without_close_interrupts_what_is_under_way",
         "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
+        "tests/test_rig_closing.py::test_ctrl_c_again_and_again_cuts_no_telling_short",
         "tests/test_readme.py::test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup",
     ],
     "a rig's PC comes back with another address": [
