@@ -97,9 +97,9 @@ def test_an_experiment_that_nobody_keeps_tells_of_failures_all_the_same(rig: Rig
         gc.collect()
         rig.interrupt("the lamp is broken")
         until(lambda: told)
-        (session,) = aux.unfinished
+        (session,) = aux._unfinished
         session.interrupt()
-        assert not aux.unfinished
+        assert not aux._unfinished
 
 
 def test_what_is_left_running_on_purpose_goes_on(rig: Rig) -> None:
