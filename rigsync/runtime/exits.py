@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rigsync.runtime.callbacks import guarded
 
 COORDINATORS, RIGS = 0, 1
-"""Stages, in their order: rigs still have to answer coordinators of the same program."""
+"""The stages in their order: rigs come last, since they still answer coordinators of the same program."""
 
 _hooks: list[tuple[int, Callable[[], None]]] = []
 
