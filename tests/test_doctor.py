@@ -732,7 +732,7 @@ def test_an_iblutil_rig_on_tcp_is_left_to_its_task(connect: Callable[..., Any], 
         assert list(asked.result(LONG)) == ["cameras"]
         assert list(task.push("EXPSTATUS", "RUNNING", wait=True)) == ["cameras"]
         assert rig.errors == []
-    assert "no connection to 127.0.0.1:" in finding.seen
+    assert "the doctor has not connected to 127.0.0.1:" in finding.seen
     assert "take it from its task" in finding.meaning
     assert "$ rigsync doctor --idle cameras" in finding.remedies
     assert any("write dialect: rigsync" in remedy for remedy in finding.remedies) == (dialect == "auto")
