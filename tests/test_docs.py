@@ -340,7 +340,7 @@ def test_failures_of_the_protocol_are_those_that_a_rig_sends() -> None:
 def test_failures_with_classes_of_their_own_are_in_the_protocol() -> None:
     named = [name for row in rows_after(PROTOCOL, "| `error` | why |") for name in code(row[0])]
     own = [name for name in named if type(errors.remote_error("cameras", name, "")) is not errors.RemoteError]
-    (text,) = re.findall(r"traceback of it, but for (.*?), which have", PROTOCOL.replace("\n", " "))
+    (text,) = re.findall(r"with its type, text and traceback\. (.*?), if the traceback", PROTOCOL.replace("\n", " "))
     assert sorted(code(text)) == sorted(own)
 
 

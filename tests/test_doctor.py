@@ -251,7 +251,7 @@ def test_a_closed_port() -> None:
     port = free_port()
     finding = finding_of(examine(cameras=f"127.0.0.1:{port}")["cameras"], Fault.CLOSED_PORT)
     assert f"the host of 127.0.0.1:{port} is up and nothing listens" in finding.seen
-    assert "this address is this very computer's" in finding.meaning
+    assert "this address is this computer's own" in finding.meaning
     assert not [remedy for remedy in finding.remedies if "firewall" in remedy]
 
 
@@ -330,7 +330,7 @@ def test_an_answer_from_another_address() -> None:
 @pytest.mark.parametrize(
     ("address", "kind"),
     [
-        ("0.0.0.0", "an address for listening"),
+        ("0.0.0.0", "an address to listen"),
         ("255.255.255.255", "the broadcast address"),
         ("224.0.0.7", "a multicast address"),
         ("169.254.7.7", "an address that a computer gives itself"),
@@ -580,7 +580,7 @@ def test_a_firewall_that_drops_everything(lab: Lab) -> None:
     lab.serve()
     lab.filter(lab.rig, "input", "drop")
     finding = only(lab.doctor(cameras=THERE)["cameras"], Fault.SILENCE)
-    assert "nor anything else from its host" in finding["seen"]
+    assert "and nothing else from its host" in finding["seen"]
 
 
 def test_a_closed_port_on_another_computer(lab: Lab) -> None:
@@ -732,7 +732,7 @@ def test_an_iblutil_rig_on_tcp_is_left_to_its_task(connect: Callable[..., Any], 
         assert list(asked.result(LONG)) == ["cameras"]
         assert list(task.push("EXPSTATUS", "RUNNING", wait=True)) == ["cameras"]
         assert rig.errors == []
-    assert "no connection to 127.0.0.1:" in finding.seen
+    assert "the doctor has not connected to 127.0.0.1:" in finding.seen
     assert "take it from its task" in finding.meaning
     assert "$ rigsync doctor --idle cameras" in finding.remedies
     assert any("write dialect: rigsync" in remedy for remedy in finding.remedies) == (dialect == "auto")
@@ -941,8 +941,8 @@ def test_a_firewall_that_drops_everything_on_tcp(lab: Lab) -> None:
     lab.serve(scheme="tcp")
     lab.filter(lab.rig, "input", "drop")
     found = lab.doctor(cameras=on_tcp(THERE), ephys=on_tcp(f"{THERE}:11002", "auto"))
-    assert "nor anything else from its host" in only(found["cameras"], Fault.SILENCE)["seen"]
-    assert "nor has its host shown itself" in only(found["ephys"], Fault.NOT_EXAMINED)["seen"]
+    assert "and nothing else from its host" in only(found["cameras"], Fault.SILENCE)["seen"]
+    assert "its host has sent nothing either" in only(found["ephys"], Fault.NOT_EXAMINED)["seen"]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing(stack: con
     assert "says that it is ephys" in aux.view("cameras").last_failure.text
     found = diagnose(rigs_from({"cameras": ephys.uri, "ephys": cameras.uri}))
     assert [[finding.fault.value for finding in seen.findings] for seen in found.values()] == [["wrong-rig"]] * 2
-    assert f"{cameras.uri} is the one at which it answers" in found["cameras"].findings[0].remedies[0]
+    assert f"it answers at {cameras.uri}" in found["cameras"].findings[0].remedies[0]
     assert began == []
 
 

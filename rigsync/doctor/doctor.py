@@ -1,9 +1,9 @@
 """What is wrong between this computer and its rigs, and what to do about it.
 
 `diagnose` examines all rigs at the same time and takes some seconds. It only probes, from sockets of its own. That
-disturbs no experiment and runs no handler. A connection alone would disturb a rig of the iblutil dialect on ``tcp://``,
-so such a rig is spared unless no experiment runs. All that was seen of a rig is an `Evidence`.
-`rigsync.doctor.findings` derives the findings from it.
+disturbs no experiment and runs no handler. A mere connection would disturb a rig of the iblutil dialect on ``tcp://``,
+so `diagnose` spares such a rig unless no experiment runs. It collects an `Evidence` for each rig.
+`rigsync.doctor.findings` derives the findings from that.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ LOOK_UP_TIMEOUT = 3.0
 BURST, BURST_INTERVAL = 8, 0.02
 """Probes to each rig, and seconds between two: the same as on connecting."""
 ECHO_BURST, ECHO_INTERVAL = 3, 0.3
-"""The same to a rig that is said to speak the iblutil dialect, which warns of what it does not know."""
+"""The same to a rig that, by the configuration, speaks iblutil. It warns of messages that it does not know."""
 BEAT = 1.0
-"""Seconds that are told rigs as the beat: while the doctor is there, its probes are no farther apart."""
+"""The beat, in seconds, that the probes tell rigs: the doctor's probes are no farther apart."""
 PATIENCE = 1.0
 """Seconds after which a probe counts as lost."""
 SILENCE = 3.5
-"""Seconds without any answer. Linux gives up finding a computer in the local network after 3 s, and says so. Windows
-asks a refusing TCP port again for 2 s."""
+"""Seconds to wait for any answer. Linux needs 3 s to find that a computer is not in the local network. Windows asks a
+refusing TCP port again for 2 s."""
 SHORT = 256
 """Bytes of a usual probe. To an unknown computer a rig sends at most three times the bytes that came, and its answer
 has to fit into these."""
@@ -115,7 +115,7 @@ async def _examine_all(rigs: Rigs, idle: bool) -> list[Evidence]:
 
 
 class _Examination:
-    """The examination of all rigs."""
+    """Examines all rigs."""
 
     def __init__(self, workers: Workers, idle: bool):
         self._workers, self._idle = workers, idle
@@ -125,7 +125,7 @@ class _Examination:
         self._free_at = self._loop.time()
 
     async def examine(self, config: RigConfig) -> Evidence:
-        """Gather what can be seen of one rig."""
+        """Gather the evidence of one rig."""
         evidence = Evidence(config)
         addresses = await self._look_up(config, evidence)
         if not addresses:
@@ -182,7 +182,7 @@ class _Examination:
                 visit.leave()
 
     async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[tuple[int, SocketAddress]]:
-        """Return all addresses of a rig's host, first the one that a coordinator takes."""
+        """Return all addresses of a rig's host; a coordinator takes the first."""
         host, port = config.address.host, config.address.port
         kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
         try:
@@ -230,7 +230,7 @@ class _Examination:
                 return
 
     async def _listen_to_all(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
-        """See whether an answer comes from elsewhere: a connected socket would not take it."""
+        """See whether an answer comes from elsewhere, which a connected socket would not take."""
         with contextlib.suppress(OSError):
             async with datagram_line(family, asked, hears_everybody=True) as line:
                 trial = Evidence(evidence.rig, asked=asked)
@@ -261,7 +261,7 @@ class _Examination:
 
 
 class _Visit:
-    """Probing one address from one socket."""
+    """Probes one address from one socket."""
 
     def __init__(self, line: Line, evidence: Evidence, stamps: StampClock):
         self.line, self.evidence = line, evidence
@@ -296,7 +296,7 @@ class _Visit:
         )
 
     async def try_sizes(self, pace: Callable[[int], Any]) -> None:
-        """Find out how large datagrams may be, both ways: a padded probe has an answer of its own length."""
+        """Find out how large datagrams may be, both ways: the answer to a padded probe is as long as the probe."""
         evidence = self.evidence
         lossless = evidence.answers == evidence.probes
         for size in SIZES:
@@ -317,7 +317,7 @@ class _Visit:
         self.line.send(messages.bye(self._boot, self._n + 1, "the doctor leaves"))
 
     async def wait(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Process what comes, until monotonic `until` (s) or until nothing more is needed."""
+        """Process what comes until monotonic `until` (s), or until the visit needs no more."""
         evidence = self.evidence
         while not (done() or evidence.refused or evidence.unreachable) and (news := await self.line.next(until)):
             if isinstance(news.content, OSError):

@@ -1,6 +1,6 @@
 """What can be wrong between this computer and a rig, the signs of it, and what to do.
 
-Pure: all that was seen of a rig is an argument, an `Evidence`.
+Pure: the argument is an `Evidence`, all that was seen of a rig.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Fault(str, Enum):
     NO_ROUTE = "no-route"
     """The network cannot carry anything to the rig's address."""
     WRONG_INTERFACE = "wrong-interface"
-    """Datagrams leave by another interface than the one in the rig's network, or the rig is at another of its
+    """Datagrams leave by another interface than the one in the rig's network, or the rig listens at another of its
     addresses."""
     OTHER_ADDRESS = "answers-from-another-address"
     """The rig answers from another address than the one that was asked."""
@@ -55,7 +55,7 @@ class Fault(str, Enum):
     HANGS = "hangs"
     """The rig's host takes a TCP connection, and nothing answers on it."""
     NOT_EXAMINED = "not-examined"
-    """A rig on TCP that is, or may be, of the iblutil dialect: a connection would take it from its task."""
+    """A rig on TCP that speaks or may speak iblutil: a connection would take it from its task."""
     NOT_A_RIG = "not-a-rig"
     """Something else answers at the rig's address."""
     WRONG_RIG = "wrong-rig"
@@ -113,7 +113,7 @@ class Evidence:
     clock: ClockEstimate | None = None
     """The rig's clock against this computer's."""
     spared: bool = False
-    """Whether a TCP connection was not tried, since it would take the rig from its task."""
+    """Whether the doctor did not connect, since that would take the rig from its task."""
     connected: bool = False
     """Whether its host has taken a TCP connection."""
     refused: bool = False
@@ -159,7 +159,7 @@ def judge(
     evidence : Evidence
         What was seen of it.
     everything : sequence of Evidence
-        The same of all rigs, this one included: together they show whose clock is off.
+        The evidence of all rigs, this one too: together they show whose clock is off.
     interfaces : sequence of Interface
         The addresses of this computer.
     """
@@ -203,9 +203,9 @@ def _unknown_name(evidence: Evidence) -> Finding:
         f"the name {host} does not resolve: {evidence.unresolved}",
         "this computer cannot find out at which address the rig is",
         (
-            "check the spelling in the file of rigs, and that the rig's computer is called so",
+            "check the spelling in the file of rigs, and that the rig's computer has this name",
             f"$ ping {host}",
-            f"if it fails too, give the IP address instead, which the rig's computer shows {_ADDRESSES}: "
+            f"if it fails too, write the IP address instead, which the rig's computer shows {_ADDRESSES}: "
             f"{name}: {Address(evidence.scheme, '192.168.1.20', evidence.rig.address.port)}",
         ),
     )
@@ -216,11 +216,11 @@ def _other_address(evidence: Evidence, source: SocketAddress) -> Finding:
     answering = _uri(evidence, source)
     if source[0] == asked[0]:
         meaning = "another port answers than the one asked, as behind a relay or a router that translates addresses"
-        remedy = "take the relay or the port forwarding out, or give each rig one that answers from where it was asked"
+        remedy = "remove the relay or the port forwarding, or give each rig one that answers from the port asked"
     else:
         meaning = (
-            "the rig's computer has several addresses, and answers from another than was asked; answers from elsewhere "
-            "are not taken, for they might be forged"
+            "the rig's computer has several addresses, and answers from another one than was asked; rigsync takes no "
+            "answer from elsewhere, since it may be forged"
         )
         remedy = f"or let the rig's program listen at that address alone, in place of 0.0.0.0: {_uri(evidence, asked)}"
     return Finding(
@@ -285,7 +285,7 @@ def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Fin
                 "on the rig's computer, see which addresses it has; on Windows, then on Linux:",
                 "$ ipconfig",
                 "$ ip address",
-                "then write the one that is in this computer's network into the file of rigs",
+                "then write the one in this computer's network into the file of rigs",
             ),
         )
     chosen = evidence.local
@@ -312,7 +312,7 @@ def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Fin
 def _unfit(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, interfaces: Iterable[Interface]) -> str | None:
     """Return why no rig can be at an address."""
     if ip.is_unspecified:
-        return "an address for listening at all addresses, and none to send to"
+        return "an address to listen at, not one to send to"
     if ip.is_multicast:
         return "a multicast address"
     networks = [own.address.network for own in interfaces if own.address.network.prefixlen < 31]
@@ -321,7 +321,7 @@ def _unfit(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, interfaces: Iterab
     ):
         return "the broadcast address of a network"
     if isinstance(ip, ipaddress.IPv4Address) and ip.is_link_local:
-        return "an address that a computer gives itself when it has got none from the network (DHCP)"
+        return "an address that a computer gives itself when the network (DHCP) gives it none"
     return None
 
 
@@ -332,14 +332,14 @@ def _no_route(evidence: Evidence, said: str) -> Finding:
         evidence.rig.name,
         Fault.NO_ROUTE,
         f"the network cannot carry anything to {host}: {said}{sent}",
-        "the rig's computer is off or has another address now, or this computer is not in its network, or a firewall, "
-        "here or on the way, rejects",
+        "the rig's computer is off or has another address now, this computer is not in its network, or a firewall here "
+        "or on the way rejects",
         (
-            f"check that the rig's computer is on, and its cable; and that it still has this address {_ADDRESSES}",
+            f"check that the rig's computer is on, plugged in and at this address {_ADDRESSES}",
             "check that this computer has an address in the same network; on Windows, then on Linux:",
             "$ ipconfig",
             f"$ ip route get {host}",
-            "if both are well, a firewall rejects (firewalld does so): " + _open_port_heading(evidence),
+            "if both are well, a firewall rejects, as firewalld does: " + _open_port_heading(evidence),
             *_open_port(evidence),
         ),
     )
@@ -354,24 +354,23 @@ def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
             name,
             Fault.DEAF,
             f"the host of {where} is up and nothing listens at that port",
-            "the iblutil rig has gone deaf: such a rig closes its socket for good after a lost or late echo, and its "
-            "program may well be running still",
+            "the iblutil rig has gone deaf: such a rig closes its socket for good after a lost or late echo, while its "
+            "program may still run",
             (
-                "restart the rig's program; look at its recording first, for it may be going on",
-                "a rig that uses rigsync.Rig stays up: consider changing it over",
+                "restart the rig's program; look at its recording first, which may still run",
+                "a rig that uses rigsync.Rig stays up: consider changing over",
             ),
         )
     ip = ipaddress.ip_address((evidence.asked or ("0.0.0.0",))[0].partition("%")[0])  # noqa: S104 - never sent to
     own = ip.is_loopback or any(ip == interface.address.ip for interface in interfaces)
     steps: tuple[str, ...] = (
-        "start the rig's program; if it runs, compare the address that it listens at with the file of rigs, udp:// or "
-        "tcp:// too",
+        "start the rig's program; if it runs, compare its address with the file of rigs, also udp:// or tcp://",
     )
     if closes_when_deaf:
         steps = (
             *steps,
-            "if it is an iblutil rig whose program runs: it has gone deaf after a lost echo; restart it (and write "
-            "dialect: iblutil into the file of rigs, to be told so)",
+            "if it is an iblutil rig and its program runs, it has gone deaf after a lost echo: restart it (with "
+            "dialect: iblutil in the file of rigs, the doctor says so at once)",
         )
     if not own:  # a computer's firewall lets its own datagrams through
         heading = "if a firewall there rejects: " + _open_port_heading(evidence)
@@ -381,7 +380,7 @@ def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
         Fault.CLOSED_PORT,
         f"the host of {where} is up and nothing listens at that port",
         "the rig's program is not running there, or listens at another port or address"
-        + ("; note that this address is this very computer's" if own else ""),
+        + ("; this address is this computer's own" if own else ""),
         steps,
     )
 
@@ -395,11 +394,11 @@ def _silence(evidence: Evidence) -> Finding:
     if evidence.host_is_up:
         seen += "; its host is up, for it refuses at other ports"
         meaning = "a firewall drops what comes for this port, or the rig's program hangs"
-        first = "look at the rig: does its program react? Else restart it"
+        first = "look at the rig: does its program react? If not, restart it"
     else:
-        seen += "; nor anything else from its host"
+        seen += ", and nothing else from its host"
         meaning = "a firewall drops what comes, or the rig's computer is off, unplugged, or no longer at this address"
-        first = f"check that the rig's computer is on, its cable, and that it still has this address {_ADDRESSES}"
+        first = f"check that the rig's computer is on, plugged in and at this address {_ADDRESSES}"
     return Finding(
         evidence.rig.name,
         Fault.SILENCE,
@@ -416,8 +415,7 @@ def _hangs(evidence: Evidence) -> Finding:
         f"the host of {text_of(evidence.asked or ())} takes a TCP connection, and nothing answers on it",
         "the rig's program hangs (the system takes connections for it), or another program has the port",
         (
-            "look at the rig: does its program react? Else restart it; look at its recording first, for it may be "
-            "going on",
+            "look at the rig: does its program react? If not, look at its recording, which may go on, and restart it",
             "check address and port in the file of rigs",
         ),
     )
@@ -425,23 +423,21 @@ def _hangs(evidence: Evidence) -> Finding:
 
 def _not_examined(evidence: Evidence) -> Finding:
     name, is_iblutil = evidence.rig.name, evidence.rig.dialect == Dialect.IBLUTIL.value
-    up = "its host is up, for it refuses at other ports" if evidence.host_is_up else "nor has its host shown itself"
-    who = "the rig is of the iblutil dialect" if is_iblutil else "the rig may be of the iblutil dialect"
+    up = "its host is up, for it refuses at other ports" if evidence.host_is_up else "its host has sent nothing either"
+    who = "the rig speaks iblutil" if is_iblutil else "the rig may speak iblutil"
     steps: tuple[str, ...] = (
-        "while no experiment runs, let it be connected to:",
+        "while no experiment runs, let the doctor connect:",
         f"$ rigsync doctor --idle {shlex.quote(name)}",
     )
     if not is_iblutil:
-        known = (
-            "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs: it is then always examined"
-        )
+        known = "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs, and the doctor connects"
         steps = (*steps, known)
     return Finding(
         name,
         Fault.NOT_EXAMINED,
-        f"no connection to {text_of(evidence.asked or ())} was tried; {up}",
+        f"the doctor has not connected to {text_of(evidence.asked or ())}; {up}",
         f"{who}. Over TCP such a rig answers on its newest connection: one from here would take it from its task. "
-        "So whether its port is open, and whether its program answers, was not examined",
+        "So nobody has examined whether its port is open and its program answers",
         steps,
     )
 
@@ -455,7 +451,7 @@ def _same_address(evidence: Evidence, everything: Iterable[Evidence]) -> Finding
         evidence.rig.name,
         Fault.SAME_ADDRESS,
         f"it has the same address as {', '.join(others)}: {text_of(evidence.asked or ())}",
-        "two rigs at one address cannot be told apart",
+        "nobody can tell two rigs at one address apart",
         ("give each rig an address of its own in the file of rigs",),
     )
 
@@ -470,11 +466,11 @@ def _wrong_rig(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | 
         name,
         Fault.WRONG_RIG,
         f"the rig at {text_of(evidence.asked or ())} says that it is {told}",
-        f"{name} answers at the address of {right.name}" if right else "nothing is sent to a rig of another name",
+        f"{name} answers at the address of {right.name}" if right else "rigsync sends nothing to a rig of another name",
         (
             f"correct the address of {name} in the file of rigs"
-            + (f"; {right.address} is the one at which it answers" if right else ""),
-            f"or the name {told} where that rig's program is started",
+            + (f"; it answers at {right.address}" if right else ""),
+            f"or correct the name {told} where that rig's program is started",
         ),
     )
 
@@ -485,9 +481,9 @@ def _dialect(evidence: Evidence) -> Finding | None:
     return Finding(
         evidence.rig.name,
         Fault.DIALECT,
-        "the file of rigs says dialect: rigsync, and the rig speaks that of iblutil",
-        "it will not understand what it is asked",
-        ("take the line dialect: rigsync out of the file of rigs: what a rig speaks is found out",),
+        "the file of rigs says dialect: rigsync, and the rig speaks iblutil",
+        "the rig does not understand rigsync's messages",
+        ("remove the line dialect: rigsync from the file of rigs; rigsync finds out what a rig speaks",),
     )
 
 
@@ -528,8 +524,8 @@ def _mtu(evidence: Evidence) -> Finding | None:
         f"datagrams of {largest:,} bytes come back, those of {evidence.lost_size:,} bytes do not{lossy}"
         if largest
         else f"short datagrams come back, those of {evidence.lost_size:,} bytes do not{lossy}",
-        "something on the way carries no packets of that size: network cards set to jumbo frames on one side only, or "
-        "a switch, VPN or firewall that drops fragments. EXPINIT with much data will time out",
+        "something on the way carries no packets of that size: network cards have jumbo frames on one side only, or a "
+        "switch, VPN or firewall drops fragments. EXPINIT with much data will time out",
         (
             "set the same MTU (1500 unless every switch on the way knows jumbo frames) on both computers; on Windows, "
             "then on Linux:",
@@ -561,13 +557,13 @@ def _clock(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None
         Fault.CLOCK,
         f"the rig's clock is {abs(clock.offset):,.3f} s {'ahead of' if clock.offset > 0 else 'behind'} this "
         f"computer's; {wrong}",
-        "times in files and logs of the two do not fit together (scheduled starts do, since they are computed for each "
-        "clock)",
+        "times in files and logs of the two do not fit together; scheduled starts do, since rigsync computes them for "
+        "each clock",
         (
             f"have {where} set by a time server; on Windows, then on Linux:",
             "$ w32tm /resync",
             "$ sudo timedatectl set-ntp true",
-            "then restart the rig's program, which takes the time once, when it begins",
+            "then restart the rig's program, which reads the clock once, at its start",
         ),
     )
 
@@ -591,14 +587,14 @@ def _second_coordinator(evidence: Evidence, interfaces: Sequence[Interface]) -> 
         evidence.rig.name,
         Fault.SECOND_COORDINATOR,
         f"the {where} is in charge of the rig's experiment {reference or 'without a reference'}{status}",
-        "messages from this computer are refused with BusyError, but for EXPINFO, EXPSTATUS and EXPINTERRUPT; if the "
+        "the rig refuses this computer's messages with BusyError, except EXPINFO, EXPSTATUS and EXPINTERRUPT; if the "
         "task in charge has crashed, the rig interrupts by itself after its lease (300 s, unless its program says "
         "otherwise)",
         (
-            f"close the task on the {where}, if it is not meant to run",
+            f"close the task on the {where}, if it should not run",
             "or stop that experiment from here:",
             f"$ rigsync push EXPINTERRUPT --to {name}",
-            "or take it over, where the task that began it is gone:",
+            "or take it over, if the task that began it is gone:",
             f"$ rigsync push EXPINIT '{take_over}' --to {name}",
         ),
     )

@@ -1,4 +1,4 @@
-"""The sockets of the doctor. Each keeps what came, also errors of the network, until the doctor asks for it."""
+"""The sockets of the doctor. Each keeps messages and errors of the network until the doctor asks for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class News:
     time: float
     """When, in monotonic seconds."""
     content: bytes | OSError | RemoteProtocolError = field(repr=False)
-    """A message, an error of the network, or the reason why what came cannot be a message."""
+    """A message, an error of the network, or the reason why bytes are no message."""
 
 
 class Line:
@@ -147,7 +147,7 @@ class StreamLine(Line, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Keep why the connection has ended."""
-        # Not kept as an error of the network, which would mean that nothing listens: somebody took the connection.
+        # Not an error of the network, which would mean that nothing listens: somebody took the connection.
         how = f"the connection is closed without an answer ({exc or 'in good order'})"
         self._keep(RemoteProtocolError("closed connection", how))
 
@@ -156,7 +156,7 @@ class StreamLine(Line, asyncio.Protocol):
 async def datagram_line(
     family: int, address: SocketAddress, *, hears_everybody: bool = False
 ) -> AsyncIterator[DatagramLine]:
-    """Open a UDP socket towards an address; it hears nobody else unless it `hears_everybody`.
+    """Open a UDP socket towards an address. It hears others too if it `hears_everybody`.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""How bytes get in and out: the pump, UDP and TCP, names, interfaces, ports."""
+"""How bytes get in and out: the pump, UDP, TCP, names, interfaces and ports."""

@@ -1,6 +1,6 @@
 """The one pump under both roles: messages in, messages out, one timer.
 
-It is the only place where a protocol core meets asyncio. How bytes get in and out is for `rigsync.net.lines`.
+Only here a protocol core meets asyncio. `rigsync.net.lines` gets bytes in and out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ANCHORINGS = 5
 
 
 LATE = 0.1
-"""Seconds by which a timer may be late on a busy computer. More means that this program has stood still."""
+"""Seconds that a timer may be late on a busy computer. If it is later, this program has stood still."""
 
 
 class Core(Protocol):
@@ -41,10 +41,10 @@ class Core(Protocol):
         """Process a datagram."""
 
     def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
-        """Report that what came from `source` cannot be a message."""
+        """Report that bytes from `source` are no message."""
 
     def note_standstill(self, seconds: float, now: float) -> None:
-        """Do not count seconds in which nobody here has listened as silence; called before anything else at `now`."""
+        """Do not count seconds in which nobody here listened as silence. Called before anything else at `now`."""
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -53,14 +53,14 @@ class Core(Protocol):
         """Return when something is due, in monotonic seconds."""
 
     def take_datagrams(self) -> Sequence[tuple[Any, bytes]]:
-        """Return what is to be sent, each with its destination, and forget it."""
+        """Return the datagrams to send, each with its destination, and forget them."""
 
     def take_events(self) -> Sequence[Event]:
         """Return what has happened since the last call."""
 
 
 class Endpoint:
-    """Drives one core: for a coordinator over lines to its rigs, for a rig over one place where it listens.
+    """Drives one core: a coordinator's over lines to its rigs, a rig's over one place where it listens.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ class Endpoint:
     on_event : callable
         Called with each event.
     on_refusal : callable, optional
-        Called with the line that was refused and the monotonic time in seconds.
+        Called with the refused line and the monotonic time in seconds.
     on_life : callable, optional
-        Called likewise when part of a message came or went.
+        Called with line and time when part of a message came or went.
     standing : callable, optional
         Called with the beginning of a message and its source, for how much its sender has to do with this side. By
         default all are strangers.
@@ -108,11 +108,11 @@ class Endpoint:
         self._closed = False
 
     async def connect(self, line: Any, family: int, address: tuple[Any, ...]) -> None:
-        """Open the UDP socket of one line towards one address, in place of the line's present one."""
+        """Open a UDP socket for a line towards an address, in place of its present one."""
         self._replace([line], await open_udp_line(self, line, family, address))
 
     def connect_stream(self, lines: Sequence[Any], family: int, address: tuple[Any, ...], limit: int) -> None:
-        """Keep one TCP connection towards one address for several lines, in place of their present one.
+        """Keep one TCP connection towards an address for several lines, in place of their present one.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class Endpoint:
         family : int
             Of the address.
         address : tuple
-            One of this machine's, or the one for all of them.
+            One of this machine's, or the address for all of them.
         limit : int, optional
             Listen on TCP, for messages of so many bytes at most; on UDP by default.
 
@@ -161,7 +161,7 @@ class Endpoint:
         self._lines[line].reconnect(reason)
 
     def is_stranded(self, line: Any) -> bool:
-        """Whether a line's own address does not reach the rig any more, so that it has to be opened again."""
+        """Whether a line's own address no longer reaches the rig, so that the line has to be opened again."""
         return self._lines[line].is_stranded()
 
     def now(self) -> float:
@@ -189,7 +189,7 @@ class Endpoint:
             self._arm()
 
     def close(self) -> None:
-        """Send what is left, and close all sockets; idempotent."""
+        """Send the rest, and close all sockets; idempotent."""
         if self._closed:
             return
         self.pump()
@@ -226,12 +226,12 @@ class Endpoint:
             self._timer = None
         self._expected = math.inf
         if due < math.inf:
-            # Subscribers may hold up this thread. What fell due meanwhile is late; what was overdue before is not.
+            # A subscriber may hold up this thread. Only what falls due meanwhile is late because of that.
             self._due, self._expected = due, max(due, self._held_from)
             self._timer = self._loop.call_at(due, self._tick)
 
     def _wake(self) -> float:
-        """Return monotonic seconds; if this program has stood still until now, tell the core first."""
+        """Return monotonic seconds. If this program has stood still until now, tell the core first."""
         now = self._loop.time()
         late = now - self._expected
         if late > LATE:  # stopped, asleep with its computer, or held up by a callback, a debugger or other code
@@ -254,7 +254,7 @@ class Endpoint:
 
     def refuse(self, line: Any) -> None:
         """Report that a line was refused."""
-        # The system reports errors first. So take what came from that rig before, on any line, above all its goodbye.
+        # The system reports errors first. So first take all that came from that rig, above all its goodbye.
         for sibling in [opened for name, opened in self._lines.items() if label(name) == label(line)]:
             sibling.read_waiting()
         if self._on_refusal and not self._closed:
@@ -277,8 +277,8 @@ class Endpoint:
 def stamp_clock() -> StampClock:
     """Return a clock for stamps, anchored now, on the running event loop.
 
-    Between two readings, of the wall clock and of the monotonic clock, a busy computer may do something else for
-    milliseconds. All stamps would be off by that. So the closest of several pairs counts.
+    Between the readings of the wall clock and of the monotonic clock, a busy computer may do something else for
+    milliseconds. All stamps would be off by that, so the closest of several pairs counts.
     """
     now = asyncio.get_running_loop().time
     pairs = []
@@ -292,8 +292,8 @@ def stamp_clock() -> StampClock:
 async def look_up(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
     """Do as `resolve_all` does, without blocking the event loop.
 
-    A name server that does not answer, often for half a minute, keeps no program from ending: the thread is left
-    behind. For the threads of an executor the interpreter would wait.
+    A name server may need half a minute not to answer. The thread that asks it keeps no program from ending, as the
+    thread of an executor would.
     """
     if is_literal(config.address):
         return resolve_all(config)

@@ -1,4 +1,4 @@
-"""The network interfaces of this computer. Python's standard library does not tell them."""
+"""The network interfaces of this computer, which Python's standard library does not list."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Interface:
 
 
 def own_interfaces() -> list[Interface]:
-    """Return the addresses of this computer; none if the system does not tell them.
+    """Return the addresses of this computer; none if the system does not list them.
 
-    On Windows those of IPv4 only.
+    Windows lists those of IPv4 only.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a C library that is not known here
         return list(_of_windows() if sys.platform == "win32" else _of_posix())

@@ -1,7 +1,7 @@
 """How bytes get in and out: UDP and TCP, towards one rig and from many coordinators.
 
-A *line* leads to one rig, a *listener* hears whoever comes. Both hand whole messages to the pump of
-`rigsync.net.endpoint`, and send whole messages. The pump knows nothing else of them.
+A *line* leads to one rig. A *listener* hears whoever comes. Both hand whole messages to the pump of
+`rigsync.net.endpoint`, and send whole messages. The pump knows nothing else about them.
 """
 
 from __future__ import annotations
@@ -55,29 +55,29 @@ class Line(Protocol):
         """Connect anew: the rig is lost."""
 
     def is_stranded(self) -> bool:
-        """Whether its own address does not reach the rig any more, or it has none."""
+        """Whether its own address no longer reaches the rig, or it has none."""
 
     def read_waiting(self) -> None:
-        """Hand over what has come and was not read yet, if possible."""
+        """Hand over all that waits to be read, if possible."""
 
     def close(self) -> None:
         """Send no more."""
 
 
 class Listener(Protocol):
-    """The place where coordinators are heard."""
+    """The place where a rig hears coordinators."""
 
     address: Address
 
     def send(self, destination: Address, data: bytes) -> None:
-        """Send a message to the source of one."""
+        """Answer the source of a message."""
 
     def close(self) -> None:
         """Stop listening."""
 
 
 def dual_stack(sock: socket.socket, address: Address) -> None:
-    """Make an IPv6 socket for every address hear IPv4 as well; the default differs between operating systems."""
+    """Make an IPv6 socket for every address hear IPv4 as well, which is not the default of every system."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_wildcard(address) else 1)
 
@@ -97,15 +97,15 @@ def shown_host(host: str) -> str:
 
 
 def label(line: Any) -> str:
-    """Return a line's name in the log: the rig's, which is the first part of the core's name of it."""
+    """Return a line's name in the log: the rig's, the first part of the core's name for the line."""
     return str(line[0]) if isinstance(line, tuple) else str(line)
 
 
 def has_no_way(error: OSError) -> bool:
-    """Whether an error says that an address cannot be reached now; it may be later, when the network is up."""
+    """Whether an error says that nobody can reach an address now, before the network is up."""
     return error.errno in _NO_WAY
 
 
 def is_wildcard(address: Address) -> bool:
-    """Whether an address stands for all of this machine's."""
+    """Whether an address means all addresses of this machine."""
     return ipaddress.ip_address(address[0]).is_unspecified

@@ -13,27 +13,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE = 3.0
-"""Seconds that one enquiry may take: the operator waits for the error message."""
+"""Most seconds of one enquiry: the operator waits for the error message."""
 
 
 def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> str | None:
-    """Name the program that holds a port of this machine. May block for some seconds; never raises.
+    """Name the program that holds a port of this machine. It may block for some seconds, and never raises.
 
     Parameters
     ----------
     port : int
         The port.
     family : int
-        ``socket.AF_INET`` or ``socket.AF_INET6``. If this has no known holder, the other one is looked at too: a socket
-        for both IPv6 and IPv4 holds the port in both.
+        ``socket.AF_INET`` or ``socket.AF_INET6``. If this has no known holder, the other one counts too: a socket for
+        both IPv6 and IPv4 holds the port in both.
     scheme : {'udp', 'tcp'}
-        Transport of the port; for TCP, of sockets that listen.
+        Transport of the port; on TCP only sockets that listen count.
 
     Returns
     -------
     str or None
-        For instance ``python3 (pid 1234)``. None if nothing holds the port, or nobody can know: Linux and macOS do not
-        tell of other users' programs.
+        For instance ``python3 (pid 1234)``. None if nothing holds the port, or the system does not say: Linux and macOS
+        hide other users' programs.
     """
     find = _FINDERS.get(sys.platform)
     if find is None:
@@ -51,7 +51,7 @@ def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> s
 def parse_proc_net(text: str, port: int, listening: bool = False) -> set[str]:
     """Return the inodes of the sockets at a local port, from the text of ``/proc/net/udp`` or the like (proc(5)).
 
-    With `listening`, only sockets without a partner: an accepted TCP connection has the port as well.
+    With `listening`, only sockets without a partner, since an accepted TCP connection has the port as well.
     """
     rows = (line.split() for line in text.splitlines()[1:])
     at_port = [row for row in rows if len(row) > 9 and row[1].endswith(f":{port:04X}")]

@@ -19,12 +19,12 @@ from rigsync.net.udp import connected_socket, udp_socket
 from rigsync.runtime.loop_thread import LoopThread
 
 LONGEST_HOLD = 0.05
-"""Most seconds for which a reordered datagram is held back: long enough for the next few to overtake it, and shorter
-than the wait before a coordinator sends again."""
+"""Most seconds that a reordered datagram is held back: long enough for the next few to overtake it, and shorter than
+the wait before a coordinator sends again."""
 
 MOST_SOURCES = 256
-"""Sources that have a socket at a time: more than a lab has coordinators, fewer than the 512 sockets that a selector
-takes on Windows."""
+"""Most sources that have a socket at a time: more than a lab has coordinators, fewer than the 512 sockets that a
+selector takes on Windows."""
 
 _LONGEST_DATAGRAM = 65_535  # bytes; the length field of UDP has 16 bits (RFC 768)
 
@@ -32,9 +32,8 @@ _LONGEST_DATAGRAM = 65_535  # bytes; the length field of UDP has 16 bits (RFC 76
 class Relay:
     """A bad network before one rig: listens at a loopback port of its own, and carries datagrams both ways.
 
-    Each source has a socket of its own towards the rig. So the rig tells its coordinators apart, and its answers find
-    their way back. If a new source is one too many (`MOST_SOURCES`), the source that has been silent for longest loses
-    its socket.
+    Each source has a socket of its own towards the rig. So the rig can tell its coordinators apart, and its answers
+    find their way back. Beyond `MOST_SOURCES` sources, the one that has been silent for longest loses its socket.
 
     No program can pass on a refusal (an ICMP message). So a port that refuses looks like silence from behind a relay: a
     coordinator reports such a rig as lost or timed out, not as refused.
@@ -50,12 +49,12 @@ class Relay:
         Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms. With a loss of 1 the
         network is cut, and with 0 it is whole again.
     loss_back : float, optional
-        Share of what is lost on the way from the rig, if it differs from `loss`. With 1 the rig does all that it is
+        Share of datagrams from the rig that are lost, if it differs from `loss`. With 1 the rig does all that it is
         told, and nobody hears of it.
     delay : (float, float)
         Bounds of the one-way delay in seconds. Delays that differ reorder too.
     seed : int, optional
-        Makes the faults repeatable: the nth datagram of the nth source meets the same every time, each way.
+        Makes the faults repeatable: each way, the nth datagram of the nth source always has the same fault.
 
     Attributes
     ----------
@@ -66,7 +65,7 @@ class Relay:
     forwarded : int
         Datagrams that were sent on, both ways, second copies included.
     dropped : int
-        Datagrams that were not sent on: lost on purpose, or the operating system would not send them.
+        Datagrams that were not sent on: lost on purpose, or refused by the operating system.
     """
 
     address: tuple[str, int]
@@ -154,7 +153,7 @@ class Relay:
         if len(self._paths) >= MOST_SOURCES:
             self._close_longest_silent()
         sock = connected_socket(self._family, self._sockaddr)
-        # One generator for each way of each source: they race each other, and shared draws would depend on the race.
+        # One generator for each way of each source: with a shared one, the draws would depend on who is first.
         path = _Path(sock, Random(self._random.getrandbits(64)), Random(self._random.getrandbits(64)))
         self._loop.add_reader(sock, self._receive_from_target, path, listener, source)
         return path
@@ -213,12 +212,12 @@ def relay_before(
     seed : int, optional
         The seed of all relays; each one draws by itself.
     **faults
-        The other keywords of `Relay`, the same for all. They can be changed for each afterwards.
+        The other keywords of `Relay`, the same for all. Each relay can be changed afterwards.
 
     Yields
     ------
     dict of str to Relay
-        The open relays by name of rig. They are closed, and the thread ended, on leaving the context.
+        The open relays by name of rig. Leaving the context closes them, and ends the thread.
 
     Raises
     ------

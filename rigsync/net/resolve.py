@@ -1,4 +1,4 @@
-"""The socket addresses of a rig; a name server may have to be asked."""
+"""The socket addresses of a rig, by a name server if need be."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def resolve_all(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
     Returns
     -------
     list of (int, tuple)
-        In the order in which to try them, each with its family: ``socket.AF_INET``, which is preferred, or
-        ``socket.AF_INET6``, and what ``connect`` of a socket of that family takes.
+        In the order in which to try them: the family, ``socket.AF_INET`` first and then ``socket.AF_INET6``, and the
+        address that ``connect`` of such a socket takes.
 
     Raises
     ------

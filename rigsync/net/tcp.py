@@ -1,4 +1,4 @@
-"""TCP: a connection towards each rig, opened again whenever it ends, and a listener that takes many."""
+"""TCP: a connection towards each rig, which is opened again when it ends, and a listener for many connections."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from rigsync.net.lines import Address, Listener, Pump, dual_stack, is_its_own_pe
 logger = logging.getLogger("rigsync.endpoint")
 
 CONNECTIONS = 128
-"""Connections that a listener holds. Beyond that it closes the one that was silent for longest. A rig has a handful of
+"""Most connections of a listener. Beyond that it closes the one that was silent for longest. A rig has a handful of
 coordinators; macOS gives a program 256 descriptors, and Windows' select watches 512."""
 BACKLOG = 1 << 20
-"""Bytes that may wait for a peer that reads slowly, beside the largest message on its way to it."""
+"""Most bytes that wait for a slow reader, beside the largest message on its way there."""
 CONNECT_TIMEOUT = 3.0
 """Seconds that connecting may take: one repeat of the first packet (RFC 6298 section 2), and the 2 s for which Windows
 asks a refusing port again and again."""
@@ -42,27 +42,27 @@ MESSAGE_BYTES = 300
 HEAD = 64
 """Bytes of the last message of a connection that are kept, to tell who sends on it."""
 LINGER = 0.5
-"""Seconds between the refusal of a message, which is sent while the message still comes, and the end of its
+"""Seconds between the refusal of a message, which leaves while the message still comes, and the end of the
 connection."""
 LARGE = 1 << 18
-"""Bytes of a message up to which messages of all connections come side by side. A listener takes larger ones one at a
-time, and does not read the others meanwhile."""
+"""Bytes of a message up to which messages of all connections come side by side. A listener takes larger messages one at
+a time, and does not read the others meanwhile."""
 STALLED = 2.0
 """Seconds between checks of the connection whose turn it is, while others wait."""
 SLOWEST = 1 << 17
 """Bytes that have to come or go on it between two checks, or it is closed."""
 LONGEST_TURN = 3.0
-"""Seconds that one waits for its turn: those before it have as many together, in equal shares, or their connections are
-closed. A coordinator that waits for longer than 5 s loses the rig."""
+"""Most seconds that a connection waits for its turn. Those before it share this time equally, and one that takes more
+is closed. A coordinator that waits for longer than 5 s loses the rig."""
 SHORTEST_TURN = 0.25
-"""Seconds that each has nevertheless: enough for some megabytes in any laboratory."""
+"""The least seconds of a share: enough for some megabytes in any laboratory."""
 READ = 1 << 14
-"""Bytes that are read of a connection before those of others: of text that takes 0.1 ms, of nothing but brackets some
-10 ms. As much as asyncio would read by itself, of 126 connections, kept the one in charge waiting for seconds."""
+"""Bytes to read of one connection before the others have their turn. Text takes 0.1 ms, mere brackets some 10 ms. With
+as much as asyncio reads by itself, 126 connections kept the coordinator in charge waiting for seconds."""
 AT_ONCE = 8
-"""Messages of a connection that are handled before those of others."""
+"""Messages of one connection to handle before the others have their turn."""
 _MOST_SAID = 8
-"""Problems of one line that are logged before a message comes."""
+"""Most problems of one line that are logged before a message comes."""
 
 
 class _Stream(asyncio.BufferedProtocol):
@@ -126,7 +126,7 @@ class _Stream(asyncio.BufferedProtocol):
         self._take_in()
 
     def _take_in(self) -> None:
-        """Handle what has come: a few messages, then it is the turn of other connections."""
+        """Handle a few messages, then let other connections have their turn."""
         try:
             for count, message in enumerate(self._coming, 1):
                 if self._pacing.note_received(message) and self._release:
@@ -171,10 +171,10 @@ class _Stream(asyncio.BufferedProtocol):
         """Handle news that messages which waited have left."""
 
     def rejected(self, error: RemoteProtocolError) -> None:
-        """Report that the stream was closed, for it carried what cannot be a message."""
+        """Report that the stream was closed, since its bytes are no message."""
 
     def write(self, data: bytes) -> None:
-        """Send a whole message, or end the connection: a stream must not hide that one was lost."""
+        """Send a whole message, or end the connection: a stream must not hide a lost message."""
         if self.transport.is_closing():
             return
         if self._held or self._pacing.must_wait(data, self._loop.time()):
@@ -214,7 +214,7 @@ class _Stream(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def end(self) -> None:
-        """Close when the rest is sent, but do not wait for a peer that does not read."""
+        """Close after the rest is sent, but do not wait for a peer that does not read."""
         self.reason = self.reason or "closed by this side"
         if self.transport.is_closing():
             return
@@ -260,14 +260,14 @@ def _keep_alive(sock: socket.socket) -> None:
 class TcpLine:
     """A connection towards a rig, which is opened again whenever it ends.
 
-    Several of the core's lines share one connection: some servers answer all of theirs on the one that was opened last.
+    Several of the core's lines share one connection, since some servers answer on the connection that was opened last.
 
     Parameters
     ----------
     pump : Pump
         The pump.
     lines : sequence
-        The core's names of these lines. All that arrives counts for the first.
+        The core's names of these lines. The first one gets all that arrives.
     family : int
         Of the address.
     address : tuple
@@ -333,7 +333,7 @@ class TcpLine:
         return stream
 
     def _give_up_early(self) -> None:
-        # Lost, like refused datagrams: the timers send again what is still wanted.
+        # Lost, like refused datagrams: the timers send again.
         self._connecting = False
         self._early.clear()
 
@@ -410,7 +410,7 @@ class _LineStream(_Stream):
         self._line.rejected(error)
 
     def is_draining(self) -> bool:
-        """Whether any waiting bytes have left since the last call."""
+        """Whether waiting bytes have left since the last call."""
         before, self._waiting = self._waiting, self.transport.get_write_buffer_size()
         return before > self._waiting
 
@@ -511,7 +511,7 @@ class _TcpListener:
                 self._bound_turn()
 
     def _bound_turn(self) -> None:
-        """Have the one whose turn it is take no more than its share of the time for which each other one waits."""
+        """Bound the turn of the present connection by its share of the time that the others wait."""
         now = asyncio.get_running_loop().time()
         if self._turn_ends == math.inf:
             self._turn_bounded = now
@@ -522,7 +522,7 @@ class _TcpListener:
         self._watch_turn()
 
     def _watch_turn(self) -> None:
-        """Look soon whether the one whose turn it is goes on, and whether its share is over."""
+        """Check soon whether the present connection goes on, and whether its share is over."""
         if not (self._turn and self._waiting):
             return
         loop = asyncio.get_running_loop()

@@ -29,8 +29,8 @@ from rigsync.net.lines import (
 logger = logging.getLogger("rigsync.endpoint")
 
 BUFFER = 1 << 20
-"""Bytes asked of the kernel for each UDP socket's buffers. A burst from all rigs fits. macOS sends no datagram larger
-than the send buffer; so it sends 65,507 bytes."""
+"""Bytes of each UDP socket's buffers: a burst from all rigs fits. macOS sends no datagram that is larger than the send
+buffer, so this lets it send 65,507 bytes."""
 BATCH = 16
 """Datagrams that a listener handles before other things have their turn."""
 TAKEN = 512
@@ -39,11 +39,11 @@ strangers, of which the kernel's buffer may hold thousands, and those seconds of
 STRANGERS = 1024
 """Datagrams of strangers that wait, of `BUFFER` bytes in all. Any more are lost, as where the kernel has no room."""
 MOST_UNSENT = 256
-"""Datagrams that wait until the kernel takes more. Any more are lost, as on a choked network."""
+"""Most datagrams that wait until the kernel takes more. Further ones are lost, as on a choked network."""
 MOST_UNREAD = 1024
 """Most datagrams on a line that are read before a refusal is reported."""
 LARGEST_READ = 65_536
-"""Bytes read for a datagram; no datagram has more."""
+"""Most bytes of a datagram."""
 
 _IP_PKTINFO: int = getattr(socket, "IP_PKTINFO", {"linux": 8, "darwin": 26}.get(sys.platform, 0))
 _IPV6_PKTINFO: int = getattr(socket, "IPV6_PKTINFO", 0)
@@ -55,7 +55,7 @@ _IN6_PKTINFO = struct.Struct("@16sI")  # address, interface (RFC 3542 section 6)
 
 
 def udp_socket(family: int) -> socket.socket:
-    """Return a UDP socket that does not block, with buffers for a burst; the caller binds or connects it."""
+    """Return a UDP socket that does not block, with room for a burst. The caller binds or connects it."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -65,7 +65,7 @@ def udp_socket(family: int) -> socket.socket:
 
 
 class _Complaints:
-    """Logs once what is wrong with a socket. An unplugged cable would repeat it for each datagram."""
+    """Logs an error of a socket once. An unplugged cable repeats it for each datagram."""
 
     def __init__(self, name: object):
         self._name = name
@@ -81,7 +81,7 @@ class _Complaints:
 async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) -> Line:
     """Open a connected socket: it tells whose port refuses, and keeps out datagrams from elsewhere.
 
-    If the address cannot be reached now, the line loses all datagrams until it is opened again.
+    If nothing can reach the address now, the line loses all datagrams until it is opened again.
     """
     try:
         sock = connected_socket(family, address)
@@ -107,7 +107,7 @@ def own_address(family: int, address: Address) -> str | None:
 
 
 class _NoWay:
-    """A line towards an address to which there is no way as yet."""
+    """A line towards an address that nothing can reach yet."""
 
     def __init__(self, name: object, family: int, address: Address, error: OSError):
         self._family, self._address = family, address
@@ -131,7 +131,7 @@ class _NoWay:
 
 
 def connected_socket(family: int, address: Address) -> socket.socket:
-    """Return a UDP socket towards an address. It hears nobody else, not even itself.
+    """Return a UDP socket towards an address. It hears nobody else, and not itself.
 
     Raises
     ------
@@ -224,7 +224,7 @@ class _UdpLine(_UdpSocket):
         """Do nothing: there is no connection."""
 
     def is_stranded(self) -> bool:
-        """Whether this computer would reach the rig from another of its addresses now."""
+        """Whether this computer now reaches the rig from another of its addresses."""
         own = own_address(self._socket.family, self._socket.getpeername())
         return own is not None and own != self._socket.getsockname()[0]
 
@@ -232,8 +232,8 @@ class _UdpLine(_UdpSocket):
 async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listener:
     """Open a socket that listens, and answers from the address that was asked.
 
-    A coordinator's connected socket takes nothing from another address. A socket that listens on all addresses would
-    answer from one that the system chooses.
+    A coordinator's connected socket takes nothing from another address, and a plain socket on all addresses answers
+    from the one that the system chooses.
 
     Raises
     ------
@@ -371,7 +371,7 @@ class _UdpListener:
 
 
 def _source(address: Address, asked: tuple[int, int, bytes] | None) -> Address:
-    """Return host and port and, if the answer needs more, the whole address and how to answer."""
+    """Return host and port and, if the answer needs them, the whole address and the way to answer."""
     host = shown_host(address[0])
     if asked is None and host == address[0] and len(address) == 2:
         return address
@@ -394,7 +394,7 @@ def _asked(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int, bytes
 
 
 class _PlainUdpListener(_UdpSocket):
-    """One of several listening sockets, for kernels that do not tell which address was asked (Windows)."""
+    """One of several listening sockets, for kernels such as Windows' that do not tell which address was asked."""
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         local = self.transport.get_extra_info("sockname")
@@ -410,7 +410,7 @@ class _UdpListeners:
         self._by_address = {self.address: first}
 
     async def add_each_address(self, pump: Pump, family: int) -> None:
-        """Listen on each address of this machine by itself."""
+        """Listen on each address of this machine."""
         with contextlib.suppress(OSError):  # only a machine with several addresses needs it
             found = await asyncio.get_running_loop().getaddrinfo(
                 socket.gethostname(), self.address[1], family=family, type=socket.SOCK_DGRAM

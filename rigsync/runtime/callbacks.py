@@ -31,7 +31,7 @@ def name_of(callback: Callable[..., object]) -> str:
 
 
 def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
-    """Give a future of any event loop its result, or its exception if `outcome` is one; at most once."""
+    """Settle a future of any event loop, once, by a result or an exception."""
 
     def settle() -> None:
         if future.done():
@@ -45,7 +45,7 @@ def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
 
 
 def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> None:
-    """Call a function where the future may be touched: at once on the future's loop, or soon from elsewhere."""
+    """Call a function on the future's loop: at once, or soon if called from elsewhere."""
     loop = future.get_loop()
     if runs_here(loop):
         settle()

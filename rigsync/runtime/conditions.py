@@ -1,12 +1,12 @@
 """Conditions that answer to the protocols of both `threading.Condition` and `threading.Event`.
 
-Today's task code treats ``connected`` and ``response_received`` now as the one, now as the other. The classes here
-serve both. They mend two things that make a plain Condition unfit:
+Task code uses ``connected`` and ``response_received`` in both ways, and the classes here serve both. They mend two
+things that make a plain Condition unfit:
 
 * To announce, a Condition needs the lock that its users hold. Here the service thread announces, and a user may stay
-  within ``with aux.response_received:`` for minutes. So announcements take no lock at all. (A signal handler may
-  interrupt a thread that holds a lock, and wait itself. The lock would never be released.)
-* A Condition forgets: whoever waits after the announcement has missed it. Here what has happened is kept.
+  within ``with aux.response_received:`` for minutes. So announcements take no lock. (A signal handler may also
+  interrupt a thread that holds a lock, and wait itself. Nobody would ever release the lock.)
+* A Condition forgets: whoever waits after the announcement has missed it. These classes remember.
 
 `Awaited` is the same for one waiter: a `concurrent.futures.Future` without a lock.
 """
@@ -36,9 +36,9 @@ def _comes(news: queue.SimpleQueue[None], timeout: float | None) -> bool:
 
 
 class Awaited:
-    """A value that one thread waits for and another one brings. The latter never waits for the former.
+    """A value that one thread waits for and another one brings, without waiting itself.
 
-    It holds no lock: a signal handler may interrupt the waiting thread anywhere, and wait itself.
+    It holds no lock, since a signal handler may interrupt the waiting thread anywhere and wait itself.
 
     Parameters
     ----------
@@ -67,13 +67,13 @@ class Awaited:
         return self._is_there
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for it, so many seconds at most; return whether it is there."""
+        """Wait at most so many seconds; return whether it is there."""
         if not self._is_there:
             _comes(self._news, timeout)
         return self._is_there
 
     def value(self) -> Any:
-        """Return what was brought; None before."""
+        """Return the value; None before it was brought."""
         return self._value
 
 
@@ -91,7 +91,7 @@ class _Announced(threading.Condition):
         self._announcement = object()  # the newest; anything but the one that was seen is news
 
     def wait_for(self, predicate: Callable[[], _Value], timeout: float | None = None) -> _Value:
-        """Wait until a predicate is true. It is evaluated at once, and again whenever something happens.
+        """Wait until a predicate is true. It is called at once, and again whenever something happens.
 
         Parameters
         ----------
@@ -187,8 +187,8 @@ class _Announced(threading.Condition):
 class Latch(_Announced):
     """A state that is set or not, such as ``Auxiliaries.connected``.
 
-    `wait` returns at once while it is set, so a late waiter does not hang. Within ``with latch:`` it releases the lock
-    meanwhile, as a Condition does. Without, it works as an Event's.
+    `wait` returns at once while it is set, so that a late waiter does not hang. Within ``with latch:`` it releases the
+    lock meanwhile, as that of a Condition does. Otherwise it works like that of an Event.
     """
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ class Latch(_Announced):
         Returns
         -------
         bool
-            False if the time is out, otherwise True; at once if it is set already.
+            False if the time is out, otherwise True.
         """
         before = self._announcement
         return self._wait_until(lambda: self._is_set or self._announcement is not before, timeout)
@@ -239,7 +239,7 @@ class Arrivals(_Announced):
     """A count of announcements, such as ``Auxiliaries.response_received``.
 
     Each thread has seen the announcements up to some point, at first none. `wait` returns at once if there are more. So
-    no thread misses a response that came between request and wait, and none takes it from another.
+    a thread does not miss a response between request and wait, and does not take it from another thread.
     """
 
     def __init__(self) -> None:
@@ -252,11 +252,11 @@ class Arrivals(_Announced):
         self._announce()
 
     def mark(self) -> None:
-        """Mark all announcements as seen by the calling thread, which is about to ask for something new."""
+        """Mark all announcements as seen by the calling thread, before it asks for something new."""
         self._seen.announcement = self._announcement
 
     def clear(self) -> None:
-        """Do as `mark` does, by an Event's name for it. Other threads do not notice."""
+        """Do as `mark` does, under the name that an Event has for it. Other threads do not notice."""
         self.mark()
 
     def is_set(self) -> bool:

@@ -1,4 +1,4 @@
-"""What asks a program to end: signals, and the closing of its console window, which Windows leaves five seconds."""
+"""What asks a program to end: signals, and the closing of its console window. Windows gives it five seconds then."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ else:
 
 
 def ending_signals() -> list[int]:
-    """Return the numbers of those that end a program which does not handle them, beside Ctrl-C.
+    """Return the signals, beside Ctrl-C, that end a program which does not handle them.
 
     SIGHUP says that the terminal is gone; SIGBREAK is what Windows has in place of SIGTERM.
     """

@@ -9,7 +9,7 @@ from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.console_window import signals_held_back
 
 COORDINATORS, RIGS = 0, 1
-"""Stages, in their order: rigs still have to answer coordinators of the same program."""
+"""The stages in their order: rigs come last, since they still answer coordinators of the same program."""
 
 _hooks: list[tuple[int, Callable[[], None]]] = []
 

@@ -1,4 +1,4 @@
-"""The hub on an event loop, with workers: what `rigsync.Hub` is."""
+"""`rigsync.Hub`: the hub on an event loop, with workers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rigsync.runtime.subscribing import Subscribing, check_callable, logger
 from rigsync.runtime.workers import Workers
 
 SLICE = 0.05
-"""Seconds after which a hub that still has events to tell lets the rest of the event loop go on."""
+"""Seconds that a hub tells events at a stretch. Then the rest of the event loop has its turn."""
 MOST_WAITING = 100_000
-"""Events that may wait for the event loop, from other threads or from before the start; the oldest are dropped then."""
+"""Most events that wait for the event loop, from other threads or before the start. Beyond that the oldest go."""
 LAST_WORDS = 0.5
-"""Seconds in which a hub that is stopped tells what waits."""
+"""Most seconds in which a hub that is stopped tells the events that wait."""
 END_TIMEOUT = 2.0
 """Seconds that `async with` waits, at its end, for subscribers that run."""
 
@@ -51,7 +51,7 @@ class Boundary:
 
 
 class Hub(Subscribing):
-    """Where events are told, and by whom they are heard.
+    """Takes events, and tells them to its subscribers.
 
     Filters come first, in the order in which they were added, then subscribers by their priority. What a subscriber
     tells the hub waits behind all that waits already. An event of lower `PRIORITY` overtakes; equal ones keep their
@@ -63,9 +63,9 @@ class Hub(Subscribing):
     Parameters
     ----------
     name : str
-        What errors and threads call it.
+        Its name in errors, and in the names of threads.
     owner : str, optional
-        Who starts and stops it; then nobody else may.
+        Who starts and stops it. Nobody else may then.
     """
 
     def __init__(self, name: str = "hub", *, owner: str | None = None):
@@ -98,20 +98,20 @@ class Hub(Subscribing):
     ) -> None:
         """Tell an event; from any thread, without waiting.
 
-        From a subscriber, the event waits behind all that wait. From elsewhere on the event loop, subscribers that run
+        From a subscriber, the event waits behind all others. From elsewhere on the event loop, subscribers that run
         there have been told when this returns, unless there is much to tell. From another thread, or before the start,
-        it waits for the loop; 100,000 may, and beyond that the oldest are dropped, which the log tells.
+        it waits for the loop. At most 100,000 events wait; beyond that the hub drops the oldest, and logs it.
 
         Parameters
         ----------
         event : Event
-            What happened. It is not copied: its `stamp` is that of the hub that was told of it last.
+            What happened. It is not copied: its `stamp` is that of the hub that took it last.
         id : int, optional
             Its id, in place of the next number.
         priority : int, optional
-            In place of that of its class: the lower, the sooner it is told.
+            In place of that of its class. The lower, the sooner.
         cause : int, optional
-            The id of the event that led to it. By default the one that the calling subscriber is being told.
+            The id of the event that led to it; by default of the one that the calling subscriber is being told.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class Hub(Subscribing):
                 raise NotRunning(f"ingest() while the event loop of hub {self.name!r} is closed") from None
 
     def _take_in(self) -> None:
-        """Take what waits for the loop, and tell it; on the loop."""
+        """Tell the events that wait for the loop; on the loop."""
         self._knocked = False  # before it looks: what comes from now on knocks again
         taken: Bounded[tuple[Event, Boundary | None]] = Bounded()
         with contextlib.suppress(IndexError):  # one of these has been dropped meanwhile
@@ -183,14 +183,15 @@ class Hub(Subscribing):
     # ------------------------------------------------------------------------------------------- timers and sources
 
     def add(self, source: Any) -> Callable[[], None]:
-        """Take events from a source: begun with the hub, or at once, and closed with it; from any thread.
+        """Take events from a source, which begins and ends with the hub; from any thread.
 
         Parameters
         ----------
         source : Timer or object
-            A `Timer`. Or one that pushes: it has ``start(ingest)``, plain or a coroutine function, and may have
-            ``close()``. Or one that is pulled, an asynchronous iterator of events: it is asked for the next event when
-            the one before has been told, and removed when it has no more. One that raises is reported and removed.
+            A `Timer`; or a source that pushes, with a method ``start(ingest)``, plain or a coroutine function, and
+            perhaps ``close()``; or an asynchronous iterator of events. The hub asks an iterator for the next event when
+            the one before has been told, and removes it when it has no more. It reports and removes a source that
+            raises.
 
         Returns
         -------
@@ -214,7 +215,7 @@ class Hub(Subscribing):
         return remove
 
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function on the loop, if the hub loops: now, if this is it, else soon."""
+        """Call a function on the hub's loop, if it runs: now from that loop, soon from elsewhere."""
         if self._state is State.LOOPING and self._loop:
             if get_ident() == self._ident:
                 function(*args)
@@ -225,9 +226,10 @@ class Hub(Subscribing):
     # ---------------------------------------------------------------------------------------------- other hubs
 
     def join(self, other: Hub, *, both_ways: bool = False, where: Callable[[Any], object] | None = None) -> Boundary:
-        """Pass all events on to another hub, on whatever loop or thread that runs; from any thread.
+        """Pass all events on to another hub, on any loop or thread; from any thread.
 
-        An event keeps its stamp, and does not come back the way it came. One that a filter consumes is not passed on.
+        An event keeps its stamp, and does not come back the way it came. The hub does not pass on what a filter
+        consumes.
 
         Parameters
         ----------
@@ -236,17 +238,17 @@ class Hub(Subscribing):
         both_ways : bool
             Whether its events come here as well.
         where : callable, optional
-            Called with each event; only those for which it returns something true are passed on.
+            Called with each event. Only those for which it returns something true are passed on.
 
         Returns
         -------
         Boundary
-            Its `end` parts the hubs. It ends by itself where the other hub has stopped.
+            Its `end` parts the hubs. It ends by itself when the other hub has stopped.
 
         Raises
         ------
         ValueError
-            It is this hub, is joined with it already, or the boundary would close a circle.
+            It is this hub or joined with it already, or the boundary would close a circle.
         TypeError
             It is no hub, or `where` is no function.
         """
@@ -322,12 +324,12 @@ class Hub(Subscribing):
         self._take_in()
 
     async def run(self) -> None:
-        """Start, and return when the hub has been stopped, by whomever."""
+        """Start, and return when somebody has stopped the hub."""
         async with self:
             await self._stopped.wait()
 
     def stop(self) -> None:
-        """Tell what waits, close sources and timers, and take no more events; from any thread, repeatedly.
+        """Tell what waits, close sources and timers, and take no more events. From any thread, and repeatedly.
 
         Raises
         ------

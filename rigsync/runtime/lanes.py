@@ -1,4 +1,4 @@
-"""Events on their way to functions that may take their time: one after the other, in the order of arrival, bounded."""
+"""Events on their way to slow functions: one after the other, in the order of arrival, bounded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rigsync.runtime.workers import Workers
 
 WAITING = 10_000
 WAITING_BYTES = 64 << 20
-"""Events that may wait for the functions of one lane, and their bytes on the network; beyond that the oldest are
-dropped. Of progress, the newest of each item waits in the place of the one before."""
+"""Most events that wait for the functions of one lane, and their bytes on the network. Beyond that the lane drops the
+oldest. A newer progress of an item takes the place of one that waits."""
 
 told: contextvars.ContextVar[Event | None] = contextvars.ContextVar("told", default=None)
-"""The event that a coroutine or a worker is told: the cause of what it tells the hub itself."""
+"""The event that a coroutine or a worker is being told: the cause of the events that it tells the hub."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class Callee:
 
     @classmethod
     def of(cls, function: Callable[[Any], Any]) -> Callee:
-        """Look at a function, once."""
+        """Return the callee of a function."""
         return cls(function, is_coroutine_function(function))
 
     @property
@@ -44,11 +44,11 @@ class Callee:
 
 
 class Target(Protocol):
-    """What events wait for: a function that may be replaced or ended while they do."""
+    """The function that events wait for. It may be replaced or ended meanwhile."""
 
     @property
     def callee(self) -> Callee | None:
-        """The function; None where it has been ended."""
+        """The function; None after its end."""
 
     @property
     def role(self) -> str:
@@ -65,7 +65,7 @@ class Lane:
     workers : callable
         Returns the workers on which plain functions run.
     logger : logging.Logger
-        Where it is told what was dropped.
+        The logger of what was dropped.
     noun, what : str
         What the log calls a function, and the events.
     """
@@ -145,14 +145,14 @@ class Lane:
             self._waiting.dropped = 0
 
     def end(self) -> None:
-        """Call nothing any more; what runs goes on, a coroutine is cancelled. On the loop's thread."""
+        """Call nothing any more. A plain function that runs goes on; a coroutine is cancelled. On the loop's thread."""
         self._waiting.clear()
         self._tell_dropped()
         if self._task:
             self._task.cancel()
 
     def note_stuck(self, threads: list[str]) -> None:
-        """Say which function is left to itself, where one of the threads, which have not ended, may run it."""
+        """Log which function still runs, if one of these threads, which have not ended, may run it."""
         stuck = [name for name in threads if name != threading.current_thread().name]
         if stuck and self._running and not self._running.is_coroutine:
             text = "%s %s for %s is still running; it is left to itself"

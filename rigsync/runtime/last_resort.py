@@ -1,4 +1,4 @@
-"""Warnings on stderr, if the program that uses rigsync shows them nowhere."""
+"""Warnings on stderr, if the program shows them nowhere else."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 class LastResort(logging.Handler):
     """Writes warnings and errors to stderr if no handler of the program shows them.
 
-    Python's own last resort writes nothing as soon as there is any handler, even one for another library or for errors
-    alone. A lost rig must not go unseen for that.
+    Python's own last resort writes nothing once there is any handler, even one for another library or for errors alone.
+    Nobody may miss a lost rig for that.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
     while logger:
         for handler in logger.handlers:
             is_own = isinstance(handler, (LastResort, logging.NullHandler))
-            # Only filters by name are asked: one that counts, or drops repeats, must see each record once.
+            # Only filters by name: one that counts, or drops repeats, must see each record once.
             by_name = [filter_ for filter_ in handler.filters if type(filter_) is logging.Filter]
             if not is_own and record.levelno >= handler.level and all(filter_.filter(record) for filter_ in by_name):
                 return True

@@ -198,7 +198,7 @@ class LoopThread(threading.Thread):
         return self._await(request, self.timeout if timeout is None else timeout)
 
     def stop(self) -> None:
-        """Ask the thread to stop. Callable at any time, from any thread, repeatedly; does not wait (see `join`).
+        """Ask the thread to stop. At any time, from any thread, repeatedly. It does not wait (see `join`).
 
         All tasks are cancelled. A task that does not end within about a second is abandoned with a warning. Then
         asynchronous generators and the default executor are shut down, and the loop is closed.

@@ -12,10 +12,10 @@ elif sys.platform == "win32" and sys.version_info < (3, 11):
     FINE = 0.016
 else:
     FINE = 0.002
-"""Seconds before the instant from which on the clock is watched. They depend on how late `time.sleep` ends on an idle
+"""Seconds before the instant at which watching the clock begins. They depend on how late `time.sleep` ends on an idle
 machine. On Linux that is some 60 to 100 us; half of it is enough, and leaves the processor to other rigs. It is up to
-1 ms on macOS, which wakes programs together, and with Windows' high-resolution timers. Python 3.10 does not use these:
-there it is a tick of 15.6 ms."""
+1 ms on macOS, which wakes programs together, and with Windows' high-resolution timers. Python 3.10 does not use these,
+and sleeps by ticks of 15.6 ms."""
 COARSE = FINE + 0.003
 """Seconds before the instant at which an event loop's own timer hands over: it may wake a millisecond late."""
 
@@ -30,7 +30,7 @@ def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], 
     now : callable
         Returns the time in seconds.
     given_up : callable
-        Asked now and then; a true value ends the waiting early.
+        Called now and then. A true value ends the waiting early.
     """
     while not given_up():
         left = instant - now()

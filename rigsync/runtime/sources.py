@@ -1,4 +1,4 @@
-"""The sources of a hub on its event loop: timers, those that push, and those that are pulled."""
+"""The sources of a hub on its event loop: timers, sources that push, and iterators."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sources:
         self._added.append(source)
 
     def forget(self, source: Any) -> None:
-        """Let a source that has not begun be; from any thread."""
+        """Forget a source that has not begun; from any thread."""
         self._added[:] = [other for other in self._added if other is not source]
 
     def begin(self) -> None:
@@ -77,7 +77,7 @@ class Sources:
         await _close(source)
 
     def remove(self, source: Any) -> None:
-        """Close a source and have no more of it."""
+        """Close a source and forget it."""
         if isinstance(source, Timer):
             self._timers.remove(source)
             self._arm()

@@ -1,4 +1,4 @@
-"""Who is told what by a hub: the part of it that its users call to subscribe."""
+"""The part of a hub by which its users subscribe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Reporter:
 
 
 class _Addressee:
-    """A subscriber that is called by way of a lane."""
+    """A subscriber behind a lane."""
 
     def __init__(self, role: str, callee: Callee):
         self.role, self._callee = role, callee
@@ -95,7 +95,7 @@ class Subscribing:
         priority: float = 0,
         run: str = "loop",
     ) -> Any:
-        """Have a function called with each event of one kind; from any thread.
+        """Call a function with each event of one kind. From any thread.
 
         Parameters
         ----------
@@ -103,17 +103,16 @@ class Subscribing:
             A class in `rigsync.events`, which stands for those derived from it too, its name in any case, or its
             number. ``Event`` is every event.
         function : callable, optional
-            Called with the event. A coroutine function is awaited: the others do not wait for it, and its next event
-            does. Without a function, `subscribe` decorates: ``@hub.subscribe("LinkLost")``.
+            Called with the event. A coroutine function is awaited: its own next event waits for it, other subscribers
+            do not. Without a function, `subscribe` is a decorator: ``@hub.subscribe("LinkLost")``.
         where : callable, optional
-            Called before with the event; the function is called only where this returns something true.
+            Called with the event first. Only if it returns something true, the function is called.
         priority : float
-            Of several subscribers to an event, the one of lowest priority is told first; equal ones in the order in
-            which they came.
+            The subscriber of lowest priority is told first; equal ones in the order in which they came.
         run : {'loop', 'worker'}
-            Whether a plain function is called on the event loop, where it has to be quick, or on a worker thread, where
-            it may block. 10,000 events may wait for a worker or a coroutine function, and 64 MiB; beyond that the
-            oldest are dropped, which the log tells. Of progress, the newest value takes the place of one that waits.
+            Where a plain function is called: on the event loop, where it has to be quick, or on a worker thread, where
+            it may block. At most 10,000 events, and 64 MiB, wait for a worker or a coroutine function. Beyond that the
+            hub drops the oldest, and logs it. A newer progress takes the place of one that waits.
 
         Returns
         -------
@@ -142,16 +141,16 @@ class Subscribing:
         return decorate
 
     def default(self, function: Callable[[Any], object], *, run: str = "loop") -> Callable[[], None]:
-        """Have a function called with each event that nobody has subscribed to, and that is not discarded.
+        """Call a function with each event that nobody has subscribed to, and that is not discarded.
 
         Subscribers to ``Event``, which is every event, do not count. Parameters and errors are those of `subscribe`.
         """
         return self._register(None, function, None, 0, run)
 
     def filter(self, function: Callable[[Any], object]) -> Callable[[], None]:
-        """Ask a function about every event; where it returns something true, no filter or subscriber after it is told.
+        """Call a function with every event. If it returns something true, no later filter or subscriber is told.
 
-        rigsync's own rules are told all the same: a filter keeps no `push` from its answer, nor the log from its line.
+        rigsync's own rules are told in any case: a filter cannot keep the answer from a `push`, or a line from the log.
 
         Parameters
         ----------
@@ -174,11 +173,11 @@ class Subscribing:
         return self._core.add_filter(function, name_of(function))
 
     def discard(self, kind: type[Event] | str | int) -> Callable[[], None]:
-        """Keep events of a kind that nobody has subscribed to from the default subscribers; return what ends that."""
+        """Keep events of a kind from the default subscribers. Call what it returns to end that."""
         return self._register(kind_of(kind), ignore, None, 0, "loop")
 
     def rule(self, kind: type[Event], function: Callable[[Any], object], *, last: bool = False) -> Callable[[], None]:
-        """Subscribe one of rigsync's own, which no filter keeps from anything: before all others, or after them."""
+        """Subscribe a rule of rigsync, before or after all others. No filter keeps an event from it."""
         return self._register(kind, function, None, 0, "loop", Stage.LAST if last else Stage.FIRST)
 
     def lane(self, log: logging.Logger = logger, noun: str = "subscriber", what: str = "events") -> Lane:

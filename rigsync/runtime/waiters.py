@@ -1,4 +1,4 @@
-"""Waiting for outcomes from the service thread, and for the news that none can come."""
+"""Waiting for outcomes from the service thread, or for the news that none will come."""
 
 from __future__ import annotations
 

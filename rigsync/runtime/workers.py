@@ -1,4 +1,4 @@
-"""Worker threads for a rig's synchronous handlers, so that none of these holds up the event loop."""
+"""Worker threads for a rig's synchronous handlers, so that no handler holds up the event loop."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _Result = TypeVar("_Result")
 _logger = logging.getLogger("rigsync.workers")
 
 _IDLE_LIMIT = 4
-"""Idle workers that are kept. Handlers rarely overlap; if they do, this spares the start of a thread."""
+"""Most idle workers. Handlers rarely overlap; if they do, an idle worker spares the start of a thread."""
 
 
 class Workers:
-    """Daemon threads that run functions as soon as these are submitted, even if others are stuck.
+    """Daemon threads that run each function at once, even if others are stuck.
 
-    Their number has no limit: the handler of EXPINTERRUPT must run while other handlers hang. They are no
-    `concurrent.futures.ThreadPoolExecutor`: before it exits, the interpreter waits for the threads of one, and a single
-    stuck handler would keep the program from ending.
+    Their number has no limit: the handler of EXPINTERRUPT must run while other handlers hang. A
+    `concurrent.futures.ThreadPoolExecutor` would not do: the interpreter waits for its threads before it exits, and a
+    single stuck handler would keep the program from ending.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Workers:
         self._spare: _Worker | None = None
 
     def keep_spare(self) -> None:
-        """Keep one worker in reserve for when the system gives no more threads, as while the interpreter exits."""
+        """Keep one worker in reserve: the system may give no more threads, as while the interpreter exits."""
         with self._lock, contextlib.suppress(RuntimeError):
             if self._spare is None and not self._closed:
                 self._spare = self._new_worker(f"rigsync-{self._name}-spare")
@@ -62,8 +62,8 @@ class Workers:
         function : callable
             The function. SystemExit and KeyboardInterrupt count as its errors, like others.
         done : callable
-            Called on the worker with the result and None, or with None and the exception. If it raises a RuntimeError,
-            its event loop is taken to be closed, with nobody listening; that is logged at DEBUG.
+            Called on the worker with the result and None, or with None and the exception. A RuntimeError of it means
+            that its event loop is closed, and is logged at DEBUG.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Workers:
         worker.jobs.put((function, done))
 
     def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
-        """Run a function on a worker, at once. Call this on an event loop; the outcome arrives there.
+        """Run a function on a worker, at once. Call this on an event loop, which gets the outcome.
 
         Returns
         -------
