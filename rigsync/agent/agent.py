@@ -15,10 +15,11 @@ from typing import Any
 
 from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
-from rigsync.agent.checks import Kept, Samples, files_problem, free_bytes_problem, matching_files, missing_programs
+from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
 from rigsync.agent.commands import GENTLE, LAST_GRACE, LOOK_AT_DRIVE, Child, CommandFailed, Commands, is_good_end
 from rigsync.agent.disk import Disk
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
+from rigsync.agent.growth import Kept, Samples, matching_files
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
 from rigsync.agent.keys import KEEP, OVERWRITE, REFUSE
 from rigsync.agent.process import Exit

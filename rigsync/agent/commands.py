@@ -12,7 +12,8 @@ from typing import cast
 
 from rigsync.agent.aside import Aside
 from rigsync.agent.file import Stop
-from rigsync.agent.process import Exit, Process, Step
+from rigsync.agent.process import Exit, Process
+from rigsync.agent.programs import Step
 from rigsync.errors import RigsyncError
 
 GENTLE = Stop("interrupt", 5.0)
