@@ -53,7 +53,7 @@ exec(source)
 """
 
 
-class RefusedStart(Exception):  # noqa: N818  # it names what was refused
+class RefusedStart(Exception):
     """The system has refused to start a command.
 
     Parameters
