@@ -20,7 +20,7 @@ import yaml
 from cli_programs import Command, Outcome, environment, has_ended, still_there
 from live_helpers import Gate
 from platforms import linux, posix
-from processes import LONG, Leftovers, free_port, keepers_of, until
+from processes import LONG, Leftovers, free_port, keepers_of, suspended, until
 
 from rigsync import ExpStatus, Rig
 from rigsync.agent.agent import Agent
@@ -318,6 +318,19 @@ def test_what_the_command_leaves_behind_by_itself_is_left(bench: Bench) -> None:
         finally:
             left.kill()
     assert bench.verbs == WHOLE
+
+
+@linux
+@pytest.mark.parametrize("way", ["setsid", "unmarked"])
+def test_killed_while_its_keeper_is_stopped_it_leaves_nothing(bench: Bench, way: str) -> None:
+    with Leftovers() as leftovers:
+        line = f"exec env -i sleep {leftovers.seconds}" if way == "unmarked" else leftovers.line(way)
+        with bench.start("--", "sh", "-c", line) as command:
+            until(leftovers.found) if way == "unmarked" else leftovers.await_all(way)
+            (keeper,) = keepers_of(command.process.pid)
+            with suspended(keeper):
+                command.process.kill()
+                until(lambda: not leftovers.found())
 
 
 @linux

@@ -4,28 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import glob
 import logging
-import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
-from rigsync.agent.checks import Kept, Samples, files_problem, free_bytes_problem, matching_files, missing_programs
-from rigsync.agent.commands import GENTLE, LAST_GRACE, LOOK_AT_DRIVE, Child, CommandFailed, Commands, is_good_end
+from rigsync.agent.commands import (
+    GENTLE,
+    LAST_GRACE,
+    LONGEST_REASON,
+    LOOK_AT_DRIVE,
+    Child,
+    CommandFailed,
+    Commands,
+    bad_end,
+    by_itself,
+    fitting,
+    is_good_end,
+    last_lines,
+    output_of,
+)
 from rigsync.agent.disk import Disk
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
-from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
-from rigsync.agent.keys import KEEP, OVERWRITE, REFUSE
+from rigsync.agent.keys import KEEP, OVERWRITE
+from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
+from rigsync.agent.ready import LAST_LOOK, ReadyFile
 from rigsync.agent.recording import Recording, tell
+from rigsync.agent.requirements import Look, check_requirements, make_folders
 from rigsync.agent.session_log import SessionLog
-from rigsync.agent.template import SubstitutionError, Template, Use
-from rigsync.agent.values import OF_THE_SESSION, Values, environment, session_values
+from rigsync.agent.template import SubstitutionError, Template
+from rigsync.agent.values import (
+    OF_THE_SESSION,
+    Values,
+    environment,
+    filled_path,
+    filled_pattern,
+    folder_of,
+    session_values,
+)
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
 from rigsync.core.notices import FAILURE
@@ -34,24 +53,12 @@ from rigsync.rig.rig import EndedBadly, Rig
 
 logger = logging.getLogger("rigsync.agent")
 
-LOOK = 0.05
-"""Seconds between looks for the file of `ready`."""
-LAST_LOOK = 0.5
-"""Seconds for the last look for that file, when the command's time is over, and for the news that a command has
-ended."""
-LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
-"""Characters of a command's last lines in an answer, which has to fit into a datagram, and in an error, which somebody
-has to read."""
 LONGEST_PROGRESS = 200
 """Characters of a line that are searched for the number of frames. An ordinary regular expression may take time that
 grows with the cube of that, and meanwhile the rig answers nothing."""
 
 _ENDING = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
 _FIGURE = re.compile(r"\d{1,18}")
-
-
-class RequirementMissing(RigsyncError):
-    """No experiment can begin on this rig, since something that its file requires is missing."""
 
 
 class RecordingGoesOn(RigsyncError):
@@ -85,14 +92,9 @@ class Agent(Rig):
         self._renew()
         self._recording: Recording | None = None
         self._disk: Disk | None = None
-        self._in_use = InUse(self.name)
-        self._absent: frozenset[str] = frozenset()
-        """Outputs that were not there at EXPINIT, if EXPINIT has commands that may begin them."""
-        self._left_behind: frozenset[str] = frozenset()
-        """Outputs that were not there before an EXPSTART that has failed."""
         self._going: list[tuple[Child, Start]] = []
         """Commands that go on until a message ends them. The answer to that message says how they ended."""
-        self._kept: list[_ReadyFile] = []
+        self._kept: list[ReadyFile] = []
         """Files of `ready` that were there before and have to stay, beside those of the recording."""
         self._log: SessionLog | None = None
         self._reference: str | None = None
@@ -126,6 +128,7 @@ class Agent(Rig):
     def _renew(self) -> None:
         self._aside = Aside(f"{self.name}-files")
         self._commands = Commands(self._note_end, self._aside, self.name)
+        self._outputs = Outputs(self._file, self._aside)
 
     async def _end_of_dead_agents(self) -> None:
         """End what a killed agent of this name has left running, before anything begins."""
@@ -163,7 +166,7 @@ class Agent(Rig):
             logger.error("%s: commands do not end, though they were killed; restart the computer", self.name)
         if log := self._log:
             log.close()
-        self._in_use.keep_only()
+        self._outputs.release()
         self._aside.close()
 
     # ------------------------------------------------------------------------------------------------- messages
@@ -178,12 +181,13 @@ class Agent(Rig):
         self._say_message(event, data)
         values = session_values(event, self._reference, {**self._data, **data}, self._file)
         if event is ExpMessage.EXPSTART:
-            return await self._begin_recording(values)
+            async with self._outputs.starting(values):
+                return await self._act(event, values)
         try:
             return await self._act(event, values)
         finally:
             if not (self._recording or self._commands.running()):  # even if it has ended badly
-                self._in_use.keep_only()
+                self._outputs.release()
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and not started, if there is one.
@@ -191,19 +195,10 @@ class Agent(Rig):
         If the new one is refused, the old one stays as it was.
         """
         values = session_values(ExpMessage.EXPINIT, reference, data, self._file)
-        await self._check(values)
-        outputs = await self._outputs(ExpMessage.EXPINIT, values)
-        has_run = self._action(ExpMessage.EXPINIT).run is not None  # it may move old files away
-        with self._in_use.taking(keys_of_outputs(outputs)):
-            await self._refuse_shared(outputs)
-            if not has_run:  # not before it is known that nobody is writing it, since it may be moved away
-                self._refuse_existing(outputs)
-            told = await self._begin_experiment(reference, data, values)
-        self._in_use.keep_only(keys_of_outputs(outputs))
-        begins = has_run or self._action(ExpMessage.EXPINIT).start is not None
-        self._absent = frozenset(output.path for output in outputs if begins and not output.existing)
-        self._left_behind = frozenset()
-        return told
+        left: list[Look] = [("/proc", self._left_problem, ())] if self._is_anything_left else []
+        await check_requirements(self._file, self._aside, values, *left)
+        async with self._outputs.initialising(values):
+            return await self._begin_experiment(reference, data, values)
 
     async def _begin_experiment(self, reference: str | None, data: dict[str, Any], values: Values) -> dict[str, Any]:
         before = self._reference, self._data, self._log
@@ -215,7 +210,7 @@ class Agent(Rig):
         self._reference, self._data, self._log = reference, data, self._open_log(values)
         self._say_message(ExpMessage.EXPINIT, data)
         try:
-            await self._make_folders(values)
+            await make_folders(self._file, self._aside, values)
             return await self._act(ExpMessage.EXPINIT, values)
         except Exception as error:
             await self._close_log()
@@ -228,18 +223,6 @@ class Agent(Rig):
         finally:
             if (log := before[2]) and log is not self._log:
                 await self._aside.begin(log.close)
-
-    async def _begin_recording(self, values: Values) -> dict[str, Any]:
-        outputs = await self._outputs(ExpMessage.EXPSTART, values)
-        begun = self._absent - self._left_behind  # by what EXPINIT has run or started
-        with self._in_use.taking(keys_of_outputs(outputs)):
-            await self._refuse_shared(outputs)
-            self._refuse_existing(output for output in outputs if output.path not in begun)
-            try:
-                return await self._act(ExpMessage.EXPSTART, values)
-            except Exception:
-                self._left_behind |= {output.path for output in outputs if not output.existing}
-                raise
 
     def _action(self, event: ExpMessage) -> Action:
         return self._file.on.get(event, Action())
@@ -334,7 +317,7 @@ class Agent(Rig):
             await asyncio.wait(ending, timeout=LAST_LOOK)
         ended = [(child, child.ended.result(), start) for child, start in self._going if child.ended.done()]
         return {
-            child.label: _bad_end(child, how)
+            child.label: bad_end(child, how)
             for child, how, start in ended
             if not is_good_end(how, child.asked or child.stop, start.good_exit)
         }
@@ -358,168 +341,25 @@ class Agent(Rig):
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
-        path = self._path(disk.path, values)
+        path = filled_path(self._file, disk.path, values)
         return Disk(self, self._aside, path, self._reference, self._say, self._last_words_of_recorders)
 
     def _last_words_of_recorders(self) -> str:
         words = ""
         for child, _ in self._going:
             if lines := child.process.last_lines:
-                words += f"; last lines of {child.label}: {' | '.join(_fitting(lines, LONGEST_REASON))}"
+                words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
         return words
 
     def _recording_of(self, values: Values) -> Recording | None:
         if not (verify := self._file.verify):
             return None
-        pattern = self._pattern(verify.files, values)
+        pattern = filled_pattern(self._file, verify.files, values)
         cause = self._disk.cause if self._disk else lambda: ""  # without a watched disk no cause is known
-        overwrites, shared = self._file.existing == OVERWRITE, self._in_use.shared
+        overwrites, shared = self._file.existing == OVERWRITE, self._outputs.shared
         return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause, shared)
 
-    # ------------------------------------------------------------------------------------ what will be recorded
-
-    async def _outputs(self, event: ExpMessage, values: Values) -> list[Output]:
-        """Return what will be recorded, as far as this message tells.
-
-        Raises
-        ------
-        DriveHangs
-            A drive does not answer.
-        """
-        paths, patterns = [], []
-        for template in self._output_templates(event):
-            is_known = template.variables <= set(OF_THE_SESSION) or self._action(ExpMessage.EXPINIT) != Action()
-            if event is ExpMessage.EXPINIT and not is_known:
-                continue  # EXPSTART may have other data
-            try:
-                filled = self._pattern(template, values) if template.use is Use.GLOB else self._path(template, values)
-            except SubstitutionError:
-                if event is ExpMessage.EXPSTART:
-                    raise
-                continue
-            path = single_path(filled) if template.use is Use.GLOB else filled
-            if path:
-                paths.append(path)
-            else:
-                patterns.append(filled)
-        looks = [self._aside.ask(f"the file {path!r}", Output.at, path) for path in dict.fromkeys(paths)]
-        looks += [self._aside.ask(f"the drive of {pattern!r}", Output.of, pattern) for pattern in patterns]
-        return await asyncio.gather(*looks)
-
-    def _output_templates(self, event: ExpMessage) -> Iterator[Template]:
-        starts = [self._action(ExpMessage.EXPSTART).start]
-        if event is ExpMessage.EXPINIT:
-            starts.append(self._action(event).start)
-        for start in starts:
-            if start and start.ready:
-                yield start.ready.file
-        if self._file.verify:
-            yield self._file.verify.files
-
-    async def _refuse_shared(self, outputs: Iterable[Output]) -> None:
-        """Refuse to record where a file is there that another recording's pattern matches too.
-
-        Raises
-        ------
-        PathTaken
-            There is one.
-        """
-        for output in outputs:
-            if output.files:
-                what = f"the drive of {output.path!r}"
-                for problem in (await self._aside.ask(what, self._in_use.shared, output.files)).values():
-                    raise PathTaken(problem)
-
-    def _refuse_existing(self, outputs: Iterable[Output]) -> None:
-        """Refuse to record over existing files.
-
-        Raises
-        ------
-        PathTaken
-            A file is there, and the agent's file does not say what to do about it.
-        """
-        if self._file.existing != REFUSE:
-            return
-        for output in outputs:
-            if output.existing:
-                failed = ", left by an EXPSTART that has failed" if output.path in self._left_behind else ""
-                raise PathTaken(
-                    f"{output.existing}{failed}; move it away, record under another name or number, or write "
-                    f"existing: keep or existing: overwrite in {self._file.source}"
-                )
-
     # -------------------------------------------------------------------------------------------------- EXPINIT
-
-    async def _check(self, values: Values) -> None:
-        """Check everything that can be checked before anything begins.
-
-        Raises
-        ------
-        SubstitutionError
-            The file cannot use this reference.
-        RequirementMissing
-            A program, a folder, a file or room on the disk is missing.
-        """
-        for template in self._templates():
-            if template.variables and template.variables <= set(OF_THE_SESSION):
-                template.fill(values)
-        outcomes = await asyncio.gather(
-            *(self._aside.ask(what, look, *args) for what, look, *args in self._requirements(values)),
-            return_exceptions=True,
-        )
-        if problems := [str(outcome) for outcome in outcomes if outcome]:
-            raise RequirementMissing("; ".join(problems))
-
-    def _templates(self) -> Iterator[Template]:
-        """Yield all texts of the file that have places for values of the session."""
-        for action in self._file.on.values():
-            for step in (action.run, action.start):
-                if step:
-                    yield from step.command.words
-                    if step.command.folder:
-                        yield step.command.folder
-            if action.start and action.start.ready:
-                yield action.start.ready.file
-        yield from self._file.folders
-        if self._file.verify:
-            yield self._file.verify.files
-        if require := self._file.require:
-            yield from require.files
-            if require.free_disk:
-                yield require.free_disk.path
-
-    def _requirements(self, values: Values) -> Iterator[tuple[Any, ...]]:
-        """Yield what has to be checked, each with a function that returns what is wrong with it."""
-        require = self._file.require
-        if self._is_anything_left:
-            yield "/proc", self._left_problem
-        steps = [step for action in self._file.on.values() for step in (action.run, action.start) if step]
-        programs = [self._program(step.command, values) for step in steps if step.command.program]
-        for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
-            yield f"the program {name!r}", self._program_problem, name
-        if require and require.free_disk:
-            path = self._path(require.free_disk.path, values)
-            yield f"the disk of {path!r}", free_bytes_problem, path, require.free_disk.at_least
-        for path in [self._path(template, values) for template in (require.files if require else ())]:
-            yield repr(path), files_problem, path
-
-    def _program_problem(self, name: str) -> str | None:
-        if not missing_programs([name]):
-            return None
-        return f"the program {name!r} is not there; install it, or correct its path in {self._file.source}"
-
-    async def _make_folders(self, values: Values) -> None:
-        for template in self._file.folders:
-            path = self._path(template, values)
-            try:
-                await self._aside.ask(f"the folder {path!r}", functools.partial(os.makedirs, path, exist_ok=True))
-            except DriveHangs as error:
-                raise RequirementMissing(str(error)) from error
-            except OSError as error:
-                problem = (
-                    f"the folder {path!r} cannot be made: {error.strerror or error}; look at its path and its disk"
-                )
-                raise RequirementMissing(problem) from error
 
     def _open_log(self, values: Values) -> SessionLog:
         name = time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -541,31 +381,31 @@ class Agent(Rig):
         if not (await asyncio.wait([child.ended], timeout=run.timeout))[0]:
             ended = await self._commands.end(child)
             raise CommandFailed(
-                f"{child.label} took more than {run.timeout:g} s and {ended.described()}{_output_of(ended)}"
+                f"{child.label} took more than {run.timeout:g} s and {ended.described()}{output_of(ended)}"
             )
         ended = child.ended.result()
         if ended.status != 0:
-            raise CommandFailed(f"{child.label} {ended.described()}{_output_of(ended)}")
-        return {"command": child.label, "status": ended.status, "last_lines": _last_lines(ended)}
+            raise CommandFailed(f"{child.label} {ended.described()}{output_of(ended)}")
+        return {"command": child.label, "status": ended.status, "last_lines": last_lines(ended)}
 
     async def _start(self, start: Start, values: Values) -> dict[str, Any]:
-        ready = start.ready and _ReadyFile(self._path(start.ready.file, values), start.ready.within)
+        ready = start.ready and ReadyFile(filled_path(self._file, start.ready.file, values), start.ready.within)
         if ready:
             await self._aside.ask(f"the file {ready.path!r}", ready.look)
             if self._file.existing == KEEP:
                 verify = self._file.verify if values.event == ExpMessage.EXPSTART.name else None
-                pattern = self._pattern(verify.files, values) if verify else None
+                pattern = filled_pattern(self._file, verify.files, values) if verify else None
                 await self._aside.ask(f"the file {ready.path!r}", ready.keep, pattern)
         child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
         try:
             self.add_stream(child.label, state="running", pid=child.process.pid)
             if ready:
-                await self._until_ready(child, ready)
+                await ready.awaited(child, self._commands, self._aside)
         except Exception:
             child.end()
             raise
         if child.ended.done():
-            raise CommandFailed(_by_itself(child, child.ended.result()))
+            raise CommandFailed(by_itself(child, child.ended.result()))
         self._going.append((child, start))
         if ready:
             self._kept.append(ready)
@@ -590,36 +430,12 @@ class Agent(Rig):
 
         return await self._commands.begin(
             words[0] if command.shell else words,
-            folder=self._folder(command, values),
+            folder=folder_of(self._file, command, values),
             environment=environment(values, shell=command.read_by_shell),
             on_line=note,
             on_exit=lambda child, ended: self._say(ended.described(), child.label),
             stop=stop or GENTLE,
         )
-
-    async def _until_ready(self, child: Child, ready: _ReadyFile) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + ready.within
-        while True:
-            look = self._aside.begin(ready.is_there)
-            either: list[asyncio.Future[Any]] = [look, child.ended]
-            try:
-                left = max(LAST_LOOK, end - loop.time())
-                await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                hangs = look.cancel()
-            if not hangs and look.result():
-                return
-            if child.ended.done():
-                raise CommandFailed(_by_itself(child, child.ended.result()))
-            if loop.time() >= end:
-                ended = await self._commands.end(child)
-                looked = "its drive does not answer" if hangs else "it is not there, or is as before"
-                raise CommandFailed(
-                    f"{child.label} has not begun to write {ready.path} within {ready.within:g} s ({looked}), and "
-                    f"{ended.described()}{_output_of(ended)}"
-                )
-            await asyncio.wait([child.ended], timeout=min(LOOK, end - loop.time()))
 
     def _note_end(self, child: Child, ended: Exit) -> None:
         with contextlib.suppress(LookupError):  # of a `run` command
@@ -628,30 +444,16 @@ class Agent(Rig):
         going = [entry for entry in self._going if entry[0] is child]
         if going and not child.is_stopped:  # otherwise the message that stopped it reports its end
             self._going.remove(going[0])
-            reason = _by_itself(child, ended)
+            reason = by_itself(child, ended)
             self._tell_failure(reason, child.label)
             with contextlib.suppress(NotRunning):
                 self.interrupt(reason)
 
     # -------------------------------------------------------------------------------------------------- helpers
 
-    def _folder(self, command: Command, values: Values) -> str:
-        return self._path(command.folder, values) if command.folder else str(self._file.folder)
-
-    def _program(self, command: Command, values: Values) -> str:
-        """Return the program as the system finds it: by PATH, or from the command's folder."""
-        program = str(command.words[0])
-        return os.path.join(self._folder(command, values), program) if os.path.dirname(program) else program
-
     def _stop_of_file(self) -> Stop | None:
         action = self._file.on.get(ExpMessage.EXPEND)
         return action.stop if action else None
-
-    def _path(self, template: Template, values: Values) -> str:
-        return os.path.join(self._file.folder, template.fill(values))
-
-    def _pattern(self, template: Template, values: Values) -> str:
-        return os.path.join(glob.escape(str(self._file.folder)), template.fill(values))
 
     def _say_message(self, event: ExpMessage, data: dict[str, Any]) -> None:
         self._say(f"{event.name} of {self._reference or 'an experiment without a reference'}{_why(data)}")
@@ -672,86 +474,7 @@ class _Handler:
         return await self._agent.handle(self._event, list(args))
 
 
-class _ReadyFile:
-    """The file of `ready`. If it was there before, it counts only when it changes."""
-
-    def __init__(self, path: str, within: float):
-        self.path, self.within = path, within
-        self._before: tuple[int, int, int] | None = None
-        self._kept = Kept({})
-        self._samples = Samples({})
-        self.lost: str | None = None
-        """What it is known to have lost of its earlier content."""
-
-    def look(self) -> None:
-        """Look at the file before the command begins."""
-        self._before = self._found()
-
-    def keep(self, watched: str | None) -> None:
-        """Expect the earlier file to stay, unless it matches a pattern whose files are watched anyhow."""
-        others = {seen.identity for seen in matching_files(watched).values()} if watched else set()
-        before = matching_files(glob.escape(self.path))
-        kept = {path: seen for path, seen in before.items() if seen.identity not in others}
-        self._kept, self._samples = Kept(kept), Samples(kept)
-
-    def loss(self) -> str | None:
-        """Look at the earlier file again; return what it has lost."""
-        found = matching_files(glob.escape(self.path))
-        lost = [*self._kept.update(found).values()]
-        if self._samples.recorded_over(found) and not lost and not self.lost:
-            lost.append("was recorded over: what it held before is not in it any more")
-        for what in lost:
-            self.lost = f"{self.path} {what}; find out whether start does that, or another program"
-        return self.lost
-
-    def is_there(self) -> bool:
-        """Whether the file is there, or has changed."""
-        self.loss()
-        return self._found() not in (None, self._before)
-
-    def _found(self) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _by_itself(child: Child, ended: Exit) -> str:
-    return f"{child.label} {ended.described()}, and was to go on{_output_of(ended)}"
-
-
-def _bad_end(child: Child, ended: Exit) -> str:
-    if ended.how == "by itself":
-        return _by_itself(child, ended)
-    hint = ""
-    if ended.how != "kill" and ended.status is not None:
-        hint = f" (if that is how it ends, say so by good_exit: [{ended.status}])"
-    return f"{child.label} {ended.described()}, and its file may not be whole{hint}{_output_of(ended)}"
-
-
 def _why(data: dict[str, Any]) -> str:
     """Return the reason in the data of an interrupt, from the rig itself or from a task that has failed."""
     found = [str(data[key]) for key in ("reason", "error", "message") if data.get(key)]
     return f": {': '.join(found)}" if found else ""
-
-
-def _last_lines(ended: Exit, room: int = LONGEST_OUTPUT) -> list[str]:
-    """Return as many of the last lines as fit; if even the last one is too long, its end."""
-    return _fitting(ended.last_lines, room)
-
-
-def _fitting(last_lines: Sequence[str], room: int) -> list[str]:
-    lines = [line[-room:] for line in last_lines[-1:]]
-    room -= sum(map(len, lines))
-    for line in reversed(last_lines[:-1]):
-        room -= len(line) + 1
-        if room < 0:
-            break
-        lines.insert(0, line)
-    return lines
-
-
-def _output_of(ended: Exit) -> str:
-    lines = _last_lines(ended, LONGEST_REASON)
-    return f"; its last lines: {' | '.join(lines)}" if lines else "; it has printed nothing"

@@ -12,7 +12,8 @@ from typing import cast
 
 from rigsync.agent.aside import Aside
 from rigsync.agent.file import Stop
-from rigsync.agent.process import Exit, Process, Step
+from rigsync.agent.process import Exit, Process
+from rigsync.agent.programs import Step
 from rigsync.errors import RigsyncError
 
 GENTLE = Stop("interrupt", 5.0)
@@ -39,6 +40,9 @@ LOOK_LIMIT = 1.0
 """Seconds for a look at the processes that are left of a command. It may hang as they do."""
 MOST_NAMED = 10
 """Most process ids in a text."""
+LONGEST_OUTPUT, LONGEST_REASON = 1500, 500
+"""Characters of a command's last lines in an answer, which has to fit into a datagram, and in an error, which somebody
+has to read."""
 LOOK_AT_DRIVE = "look whether the drives that it uses are there; else restart the computer"
 
 
@@ -268,3 +272,41 @@ class Commands:
         if not child.ended.done():
             child.ended.set_result(outcome)
         self._ended(child, outcome)
+
+
+def by_itself(child: Child, ended: Exit) -> str:
+    """Return in words that a command has ended that was to go on."""
+    return f"{child.label} {ended.described()}, and was to go on{output_of(ended)}"
+
+
+def bad_end(child: Child, ended: Exit) -> str:
+    """Return in words how a command has ended badly."""
+    if ended.how == "by itself":
+        return by_itself(child, ended)
+    hint = ""
+    if ended.how != "kill" and ended.status is not None:
+        hint = f" (if that is how it ends, say so by good_exit: [{ended.status}])"
+    return f"{child.label} {ended.described()}, and its file may not be whole{hint}{output_of(ended)}"
+
+
+def last_lines(ended: Exit, room: int = LONGEST_OUTPUT) -> list[str]:
+    """Return as many of the last lines as fit; if even the last one is too long, its end."""
+    return fitting(ended.last_lines, room)
+
+
+def fitting(last_lines: Sequence[str], room: int) -> list[str]:
+    """Return as many of some lines, from the last one back, as fit into so many characters."""
+    lines = [line[-room:] for line in last_lines[-1:]]
+    room -= sum(map(len, lines))
+    for line in reversed(last_lines[:-1]):
+        room -= len(line) + 1
+        if room < 0:
+            break
+        lines.insert(0, line)
+    return lines
+
+
+def output_of(ended: Exit) -> str:
+    """Return a command's last lines, as the end of a sentence."""
+    lines = last_lines(ended, LONGEST_REASON)
+    return f"; its last lines: {' | '.join(lines)}" if lines else "; it has printed nothing"

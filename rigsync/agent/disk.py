@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from rigsync._text import size_text
 from rigsync.agent.aside import Aside, DriveHangs
-from rigsync.agent.checks import FreeSpace, free_bytes
+from rigsync.agent.checks import free_bytes
 from rigsync.agent.recording import RECOVERED, tell
 from rigsync.core.notices import FAILURE
 
@@ -18,6 +21,75 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 KEY = "free_disk"
 """Key of the notices about it."""
+SHORT = 120.0
+"""Seconds for which a disk has to last at its rate. Less is a failure, at which tasks end their experiment. So it comes
+while there is time to end well, but not when the session may well end before the disk is full."""
+RATE_OVER, RATE_FROM = 30.0, 4.0
+"""Seconds over which the rate is measured, and before it is first known: recorders write in bursts."""
+FULL = 65_536
+"""Free bytes below which a disk is full. Some systems keep a remainder that nobody can use."""
+
+
+class FreeSpace:
+    """Finds out when a disk is about to be full. Pure: free bytes and times are arguments.
+
+    The rate is that of the last 30 s; there is none before 4 s.
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque()
+        self._is_short = False
+
+    def update(self, free: int, now: float) -> bool | None:
+        """Process the free bytes now.
+
+        Returns
+        -------
+        bool or None
+            True if the disk has newly become short of space: it is full, or will be within 2 minutes at its rate. False
+            if it has recovered, and would last for twice as long. None if nothing is new.
+        """
+        self._looks.append((now, free))
+        while now - self._looks[0][0] > RATE_OVER:
+            self._looks.popleft()
+        left = self.left
+        lasts = 2 * SHORT if self._is_short else SHORT
+        is_short = self.is_full or (left is not None and left < lasts)
+        if is_short == self._is_short:
+            return None
+        self._is_short = is_short
+        return is_short
+
+    @property
+    def is_full(self) -> bool:
+        """Whether hardly anything can be written any more."""
+        return bool(self._looks) and self._looks[-1][1] < FULL
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes that it loses a second; None while unknown.
+
+        Of the two halves of the time, the one with the smaller loss counts: space that a recorder sets aside at once is
+        no rate.
+        """
+        looks = self._looks
+        if len(looks) < 3 or looks[-1][0] - looks[0][0] < RATE_FROM:
+            return None
+        halves = pairwise((looks[0], looks[len(looks) // 2], looks[-1]))
+        return min((before[1] - after[1]) / (after[0] - before[0]) for before, after in halves)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until it is full; None if unknown, or if it does not become fuller."""
+        return self._looks[-1][1] / self.rate if self.rate and self.rate > 0 else None
+
+    def described(self) -> str:
+        """Return in words how much is free, how fast that becomes less, and how long it lasts."""
+        text = f"{size_text(self._looks[-1][1] if self._looks else 0)} free"
+        if self.rate and self.left is not None:
+            rate = f"{size_text(self.rate)} less each second"
+            text += f", after {rate}" if self.is_full else f", {rate}, which is enough for {self.left:.0f} s"
+        return text
 
 
 class Disk:

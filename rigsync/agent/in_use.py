@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rigsync._text import one_line
-from rigsync.agent.checks import in_the_way, matching_files
+from rigsync.agent.checks import in_the_way
+from rigsync.agent.growth import matching_files
 from rigsync.errors import RigsyncError
 
 if sys.platform == "win32":

@@ -7,35 +7,32 @@ loop: on Windows rigs have selector loops, which know no processes.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import re
-import select
 import shlex
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from rigsync._text import one_line
-from rigsync.agent import orphans, programs
+from rigsync.agent import orphans
+from rigsync.agent.output import Output
+from rigsync.agent.programs import RefusedStart, Step
 from rigsync.errors import RigsyncError
 
-if sys.platform != "win32":
-    from rigsync.agent import keeper
+if sys.platform == "win32":
+    from rigsync.agent.windows_job import JobCommand
+else:
+    from rigsync.agent.kept_command import KeptCommand
 
 _logger = logging.getLogger("rigsync.agent")
 
-Step = Literal["interrupt", "terminate", "kill"]
 How = Literal["by itself", "interrupt", "terminate", "kill"]
 
 LONGEST_NAME = 40
@@ -49,23 +46,11 @@ _NO_PROGRAM = re.compile(
     r"printf|pwd|read|return|select|set|shift|source|test|trap|true|type|ulimit|umask|unset|wait"
 )
 """What a shell does itself."""
-LONGEST_LINE = 4096
-"""Bytes of a line that are kept. Output without line ends is perhaps a video on the wrong output."""
-LAST_LINES = 20
 STEADY, AT_ONCE = 1 << 20, 4 << 20
 """Bytes of output a second that become lines, and how many of these at once. Output holds up neither the command nor
 the agent: what is beyond is left out, and counted."""
 _COST = 200
 """Bytes that each line counts besides: empty lines take time too."""
-
-_KEEPER = Path(__file__).with_name("keeper.py")
-_START_LIMIT = 10.0
-"""Seconds for a command to begin. Some milliseconds are usual; a network drive may hang for longer."""
-_GROUP_LIMIT = 1.0
-"""Seconds for killed processes to be gone. If nobody reaps the dead, they stay for ever."""
-_CHUNK = 65_536
-_LATE_OUTPUT = 1 << 20
-"""Most bytes that are read after the end: those in the pipe, and no more if somebody goes on writing."""
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS")
 
@@ -300,73 +285,6 @@ class Process:
                 _logger.exception("a line of %s could not be passed on", self.program)
 
 
-# ---------------------------------------------------------------------------------------------------------- output
-
-
-class Output:
-    """Makes lines of a command's output, and keeps the last ones."""
-
-    def __init__(self) -> None:
-        self._line = bytearray()
-        self._is_cut = False
-        self._has_returned = False
-        self._last: deque[str] = deque(maxlen=LAST_LINES)
-        self._overwrites = False  # the next line is the last of those kept
-
-    @property
-    def last(self) -> tuple[str, ...]:
-        """The last lines as a terminal would show them: overwritten ones are left out."""
-        return tuple(self._last)
-
-    def feed(self, data: bytes) -> list[str]:
-        """Add output; return the lines that it completes, without their ends."""
-        if not data:
-            return []
-        is_rest = self._has_returned and data.startswith(b"\n")  # Windows' line end came in two pieces
-        self._has_returned = data.endswith(b"\r")
-        if is_rest:
-            data = data[1:]
-            self._overwrites = False
-        lines: list[str] = []
-        for part in data.splitlines(keepends=True):
-            text = part.rstrip(b"\r\n")
-            room = LONGEST_LINE + 1 - len(self._line)
-            if room > 0:
-                self._line += text[:room]
-            if len(self._line) > LONGEST_LINE and not self._is_cut:
-                self._is_cut = True
-                lines.append(self._take(self._line[:LONGEST_LINE], "..."))
-            if len(text) < len(part):
-                if not self._is_cut:
-                    lines.append(self._take(self._line))
-                self._overwrites = part.endswith(b"\r")
-                self._line.clear()
-                self._is_cut = False
-        return lines
-
-    def skip(self, data: bytes) -> None:
-        """Add output of which only the last lines are kept."""
-        tail = data[-_CHUNK // 8 :].splitlines(keepends=True)[-LAST_LINES - 1 :]
-        if sum(map(len, tail)) < len(data):  # the first line lacks its beginning
-            self._line.clear()
-            self._is_cut = self._has_returned = False
-            tail = tail[1:] or tail
-        self.feed(b"".join(tail))
-
-    def end(self) -> list[str]:
-        """Return the unfinished last line, if there is one."""
-        rest, self._line = self._line, bytearray()
-        return [self._take(rest)] if rest and not self._is_cut else []
-
-    def _take(self, data: bytearray, more: str = "") -> str:
-        text = data.decode("utf-8", "replace") + more
-        if self._overwrites and self._last:
-            self._last.pop()
-        self._overwrites = False
-        self._last.append(one_line(text))
-        return text
-
-
 # ------------------------------------------------------------------------------------------------ one for each system
 
 
@@ -388,26 +306,19 @@ class _Child(Protocol):
 
 
 def _start(command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str) -> _Child:
+    if sys.platform == "win32" and folder and not os.path.isdir(folder):
+        raise ProgramError(_problem(command, folder, "folder", errno.ENOENT))
     try:
         if sys.platform == "win32":
-            from rigsync.agent.windows_job import JobCommand
-
-            if folder and not os.path.isdir(folder):
-                raise _Failed("folder", errno.ENOENT)
             return JobCommand(command, folder, environment)
         else:  # noqa: RET505  # mypy looks for the name on Windows otherwise
-            return _KeptCommand(command, folder, environment, rig)
-    except _Failed as error:
-        raise ProgramError(_problem(command, folder, error.what, error.number)) from None
+            return KeptCommand(command, folder, environment, rig)
+    except RefusedStart as error:
+        problem = _problem(command, folder, error.what, error.number)
     except (OSError, ValueError) as error:  # out of processes, arguments too long or with a null character
         name = command if isinstance(command, str) else command[0]
-        raise ProgramError(f"{one_line(name)!r} cannot be started: {error}") from error
-
-
-class _Failed(Exception):
-    def __init__(self, what: str, number: int):
-        super().__init__(what, number)
-        self.what, self.number = what, number
+        problem = f"{one_line(name)!r} cannot be started: {error}"
+    raise ProgramError(problem)
 
 
 def _problem(command: Sequence[str] | str, folder: str | None, what: str, number: int) -> str:
@@ -444,138 +355,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
-
-
-if sys.platform != "win32":
-
-    class _KeptCommand:
-        """A command with a keeper."""
-
-        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str):
-            arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-            self.keeper = ""
-            with contextlib.ExitStack() as opened, contextlib.ExitStack() as passed:
-                self._connection, theirs = socket.socketpair()
-                opened.callback(self._connection.close)
-                passed.callback(theirs.close)
-                self._output, write = os.pipe()
-                opened.callback(os.close, self._output)
-                passed.callback(os.close, write)
-                numbers = [theirs.fileno(), self._output]
-                self._keeper = programs.begin(
-                    _KEEPER,
-                    programs.KEEPER,
-                    numbers,
-                    environment=environment,
-                    mark=orphans.mark(os.getpid(), rig),
-                    pass_fds=numbers,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=write,
-                    start_new_session=True,  # so that a Ctrl+C in the agent's terminal is the agent's alone
-                )
-                opened.callback(self._end_keeper)
-                passed.close()  # or the end of the keeper would not be noticed
-                os.set_blocking(self._output, False)
-                mark = orphans.mark(self._keeper.pid, rig)
-                self.keeper = mark.keeper if mark else ""
-                order = keeper.order(f"{orphans.MARK}={mark.text()}" if mark else "", folder or "", arguments)
-                self.pid = self._await_start(order)
-                programs.ensure_watcher()
-                opened.pop_all()
-
-        def stop(self, step: Step, grace: float) -> None:
-            with contextlib.suppress(OSError):  # it has ended
-                self._connection.send(f"{step} {grace}\n".encode())
-            self._keeper.send_signal(signal.SIGCONT)  # somebody may have stopped it
-
-        def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[Step]]:
-            poll = select.poll()
-            poll.register(self._output, select.POLLIN)
-            poll.register(self._connection, select.POLLIN)
-            is_kept = True
-            while is_kept:
-                for descriptor, _ in poll.poll():
-                    if descriptor == self._output:
-                        if self._pass_on(read) == 0:
-                            poll.unregister(self._output)
-                    else:
-                        is_kept = self._listen()
-            self._keeper.wait()
-            if not self._told:
-                self._end_without_keeper(lambda: self._pass_on(read))
-            left = _LATE_OUTPUT
-            while left > 0 and (count := self._pass_on(read)):
-                left -= count
-            os.close(self._output)
-            self._connection.close()
-            if not self._told:
-                return None, signal.SIGKILL, ()
-            _, status, steps = self._told.decode().split()
-            code = int(status)
-            made: list[Any] = [] if steps == "-" else steps.split(",")
-            return (code, None, made) if code >= 0 else (None, -code, made)
-
-        def _await_start(self, order: bytes) -> int:
-            """Tell the keeper what to run; return its pid once it runs."""
-            self._told = b""
-            self._connection.settimeout(_START_LIMIT)
-            try:
-                with contextlib.suppress(ConnectionError):  # the keeper has ended
-                    self._connection.sendall(order)
-                while b"\n" not in self._told:
-                    if not self._listen():
-                        said = os.read(self._output, _CHUNK).decode("utf-8", "replace")
-                        raise OSError(f"{sys.executable} did not start: {one_line(said)}")
-            except TimeoutError:
-                raise OSError(f"it did not begin within {_START_LIMIT:.0f} s; is its drive reachable?") from None
-            line, _, self._told = self._told.partition(b"\n")
-            what, *details = line.decode().split()
-            if what == "failed":
-                raise _Failed(details[0], int(details[1]))
-            return int(details[0])
-
-        def _listen(self) -> bool:
-            """Process what the keeper says; return whether it is still there."""
-            try:
-                said = self._connection.recv(_CHUNK)
-            except ConnectionError:  # it has ended without reading all that it was told
-                return False
-            self._told += said
-            return bool(said)
-
-        def _pass_on(self, read: Callable[[bytes], None]) -> int | None:
-            """Pass on some output; return its bytes: 0 at the end, None if there is none now."""
-            try:
-                data = os.read(self._output, _CHUNK)
-            except BlockingIOError:
-                return None
-            if data:
-                read(data)
-            return len(data)
-
-        def _end_keeper(self) -> None:
-            self._connection.close()  # then it kills a command that hangs while it is being started
-            try:
-                self._keeper.wait(_GROUP_LIMIT)
-            except subprocess.TimeoutExpired:
-                self._keeper.kill()
-            if self._keeper.wait() < 0:
-                self._end_orphans(limit=orphans.KILL_AFTER + _GROUP_LIMIT)
-
-        def _end_without_keeper(self, meanwhile: Callable[[], object]) -> None:
-            """End what the kernel has not killed together with the keeper; return when nothing is left."""
-            _logger.error("the keeper of process %d was killed, and that process with it", self.pid)
-            self._end_orphans(meanwhile=meanwhile)
-            deadline = time.monotonic() + _GROUP_LIMIT
-            with contextlib.suppress(OSError):  # macOS forbids signals to the dead
-                while time.monotonic() < deadline:
-                    os.killpg(self.pid, signal.SIGKILL)
-                    time.sleep(0.01)
-
-        def _end_orphans(self, **how: Any) -> None:
-            if self.keeper:
-                orphans.end(lambda: orphans.kept_by(self.keeper), **how)
 
 
 def _program_in(line: str) -> str | None:

@@ -16,11 +16,14 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rigsync.agent import orphans
 
 _logger = logging.getLogger("rigsync.agent")
+
+Step = Literal["interrupt", "terminate", "kill"]
+"""How a command is told to end."""
 
 KEEPER, WATCHER = "rig-keeper", "rig-watcher"
 """Their names in the list of processes."""
@@ -48,6 +51,22 @@ with open(int(sys.argv.pop(1)), encoding="utf-8") as file:
     source = compile(file.read(), name, "exec")
 exec(source)
 """
+
+
+class RefusedStart(Exception):
+    """The system has refused to start a command.
+
+    Parameters
+    ----------
+    what : str
+        What it refused: ``folder`` or ``program``.
+    number : int
+        Its error number.
+    """
+
+    def __init__(self, what: str, number: int):
+        super().__init__(what, number)
+        self.what, self.number = what, number
 
 
 def begin(

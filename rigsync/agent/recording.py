@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rigsync._text import one_line, size_text
 from rigsync.agent.aside import Aside
-from rigsync.agent.checks import Growth, Kept, Samples, Seen, Segments, Whole, matching_files
+from rigsync.agent.growth import Growth, Kept, Samples, Seen, Segments, Whole, matching_files
 from rigsync.core.board import LONGEST
 from rigsync.core.notices import FAILURE
 from rigsync.errors import RigsyncError

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import glob
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,8 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import reference_parts, reference_text
 
 if TYPE_CHECKING:
-    from rigsync.agent.file import AgentFile
+    from rigsync.agent.file import AgentFile, Command
+    from rigsync.agent.template import Template
 
 OF_THE_SESSION = ("exp_ref", "date", "number", "subject")
 """The variables that come from the reference of the experiment."""
@@ -153,6 +156,21 @@ def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
             room -= size
             fitting[PREFIX + name] = text
     return fitting
+
+
+def filled_path(file: AgentFile, template: Template, values: Values) -> str:
+    """Return a path of an agent's file with every value in its place, as `Template.fill` does."""
+    return os.path.join(file.folder, template.fill(values))
+
+
+def filled_pattern(file: AgentFile, template: Template, values: Values) -> str:
+    """Return a pattern of files, as `glob` has it, with every value in its place."""
+    return os.path.join(glob.escape(str(file.folder)), template.fill(values))
+
+
+def folder_of(file: AgentFile, command: Command, values: Values) -> str:
+    """Return the folder in which a command runs."""
+    return filled_path(file, command.folder, values) if command.folder else str(file.folder)
 
 
 def _is_date(text: str) -> bool:

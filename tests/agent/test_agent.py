@@ -26,7 +26,7 @@ from processes import LONG, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, RemoteError
 from rigsync.agent import agent as agent_module
-from rigsync.agent import aside, commands, orphans, process, recording, session_log
+from rigsync.agent import aside, commands, kept_command, orphans, recording, session_log
 from rigsync.agent.agent import Agent
 from rigsync.agent.aside import Aside
 from rigsync.agent.commands import CommandFailed, Commands, is_good_end
@@ -1467,10 +1467,10 @@ def test_a_command_that_hangs_while_it_starts_holds_up_no_interrupt(lab: Lab, mo
     keeper = lab.folder / "keeper.py"
     keeper.write_text(
         "import os, runpy, time\nif os.environ['RIGSYNC_EVENT'] == 'EXPINIT': time.sleep(1000)\n"
-        f"runpy.run_path({str(process._KEEPER)!r}, run_name='__main__')\n"
+        f"runpy.run_path({str(kept_command._KEEPER)!r}, run_name='__main__')\n"
     )
-    monkeypatch.setattr(process, "_KEEPER", keeper)
-    monkeypatch.setattr(process, "_START_LIMIT", LONG)
+    monkeypatch.setattr(kept_command, "_KEEPER", keeper)
+    monkeypatch.setattr(kept_command, "_START_LIMIT", LONG)
     monkeypatch.setattr(commands, "START_LIMIT", 0.2)
     agent = lab.agent({"EXPINIT": {"run": "true"}, "EXPINTERRUPT": {"run": "date"}})
     aux = lab.connect()

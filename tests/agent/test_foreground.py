@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from platforms import posix
-from processes import LONG, until
+from processes import LONG, keepers_of, suspended, until
 
 from rigsync.agent import foreground
 from rigsync.agent.foreground import Foreground
@@ -105,3 +106,18 @@ def test_it_can_be_ended(report: Path) -> None:
     command = Foreground(python(f"import time; open({str(report)!r}, 'w'); time.sleep(1000)"), {})
     until(report.exists)
     command.end(10)
+
+
+@posix
+def test_it_can_be_ended_while_its_keeper_is_stopped(report: Path) -> None:
+    command = Foreground(python(f"import time; open({str(report)!r}, 'w'); time.sleep(1000)"), {})
+    until(report.exists)
+    (keeper,) = keepers_of(os.getpid())
+    too_late = threading.Timer(LONG, keeper.kill)
+    with suspended(keeper):
+        too_late.start()
+        command.end(10)
+        is_late = too_late.finished.is_set()
+        too_late.cancel()
+        too_late.join()
+    assert not is_late

@@ -27,7 +27,8 @@ from platforms import linux, needs_ffmpeg, posix
 from processes import LONG, ROOT, Leftovers, keepers_of, suspended, until, watchers_of
 
 from rigsync.agent import programs
-from rigsync.agent.process import LONGEST_LINE, Exit, Output, Process, ProgramError
+from rigsync.agent.output import LONGEST_LINE, Output
+from rigsync.agent.process import Exit, Process, ProgramError
 from rigsync.agent.windows_job import batch_problem
 
 if sys.platform != "win32":
@@ -835,6 +836,21 @@ def test_whoever_ends_programs_by_name_does_not_hit_the_keeper(
             names.append(Path(f"/proc/{found.pid}/cmdline").read_bytes().rstrip(b"\0").decode())
             assert found.name() == names[-1]
     assert set(names) == {"rig-keeper", "rig-watcher"}
+
+
+@posix
+def test_the_command_line_of_a_keeper_has_no_path_of_rigsync_even_before_it_hides_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python, source = tmp_path / "rigsync-env" / "python", tmp_path / "rigsync" / "keeper.py"
+    for path in (python, source):
+        path.parent.mkdir()
+    python.symlink_to(os.path.realpath(sys.executable))
+    source.write_text("")
+    monkeypatch.setattr(sys, "executable", str(python))
+    with programs.begin(source, programs.KEEPER, [], environment={}, pass_fds=[]) as program:
+        assert program.wait(LONG) == 0
+        assert "rigsync" not in " ".join(map(str, program.args))
 
 
 @posix

@@ -1,0 +1,94 @@
+"""The file of `ready`: what shows that a command records."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+from typing import Any
+
+from rigsync.agent.aside import Aside
+from rigsync.agent.commands import Child, CommandFailed, Commands, by_itself, output_of
+from rigsync.agent.growth import Kept, Samples, matching_files
+
+LOOK = 0.05
+"""Seconds between looks for the file of `ready`."""
+LAST_LOOK = 0.5
+"""Seconds for the last look for that file, when the command's time is over, and for the news that a command has
+ended."""
+
+
+class ReadyFile:
+    """The file of `ready`. If it was there before, it counts only when it changes."""
+
+    def __init__(self, path: str, within: float):
+        self.path, self.within = path, within
+        self._before: tuple[int, int, int] | None = None
+        self._kept = Kept({})
+        self._samples = Samples({})
+        self.lost: str | None = None
+        """What it is known to have lost of its earlier content."""
+
+    def look(self) -> None:
+        """Look at the file before the command begins."""
+        self._before = self._found()
+
+    def keep(self, watched: str | None) -> None:
+        """Expect the earlier file to stay, unless it matches a pattern whose files are watched anyhow."""
+        others = {seen.identity for seen in matching_files(watched).values()} if watched else set()
+        before = matching_files(glob.escape(self.path))
+        kept = {path: seen for path, seen in before.items() if seen.identity not in others}
+        self._kept, self._samples = Kept(kept), Samples(kept)
+
+    def loss(self) -> str | None:
+        """Look at the earlier file again; return what it has lost."""
+        found = matching_files(glob.escape(self.path))
+        lost = [*self._kept.update(found).values()]
+        if self._samples.recorded_over(found) and not lost and not self.lost:
+            lost.append("was recorded over: what it held before is not in it any more")
+        for what in lost:
+            self.lost = f"{self.path} {what}; find out whether start does that, or another program"
+        return self.lost
+
+    async def awaited(self, child: Child, commands: Commands, aside: Aside) -> None:
+        """Wait until the file shows that a command records.
+
+        Raises
+        ------
+        CommandFailed
+            The command has ended, or was ended since the time is over.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.within
+        while True:
+            look = aside.begin(self.is_there)
+            either: list[asyncio.Future[Any]] = [look, child.ended]
+            try:
+                left = max(LAST_LOOK, end - loop.time())
+                await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hangs = look.cancel()
+            if not hangs and look.result():
+                return
+            if child.ended.done():
+                raise CommandFailed(by_itself(child, child.ended.result()))
+            if loop.time() >= end:
+                ended = await commands.end(child)
+                looked = "its drive does not answer" if hangs else "it is not there, or is as before"
+                raise CommandFailed(
+                    f"{child.label} has not begun to write {self.path} within {self.within:g} s ({looked}), and "
+                    f"{ended.described()}{output_of(ended)}"
+                )
+            await asyncio.wait([child.ended], timeout=min(LOOK, end - loop.time()))
+
+    def is_there(self) -> bool:
+        """Whether the file is there, or has changed."""
+        self.loss()
+        return self._found() not in (None, self._before)
+
+    def _found(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,119 @@
+"""What has to be there before an experiment begins."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rigsync.agent.aside import Aside, DriveHangs
+from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
+from rigsync.agent.file import AgentFile, Command
+from rigsync.agent.template import Template
+from rigsync.agent.values import OF_THE_SESSION, Values, filled_path, folder_of
+from rigsync.errors import RigsyncError
+
+Look = tuple[str, Callable[..., str | None], tuple[Any, ...]]
+"""What is looked at, and what returns the problem."""
+
+
+class RequirementMissing(RigsyncError):
+    """No experiment can begin on this rig, since something that its file requires is missing."""
+
+
+async def check_requirements(file: AgentFile, aside: Aside, values: Values, *looks: Look) -> None:
+    """Check everything that can be checked before anything begins.
+
+    Parameters
+    ----------
+    file : AgentFile
+        What it requires.
+    aside : Aside
+        Runs the looks.
+    values : Values
+        Those of EXPINIT.
+    *looks : Look
+        More to look at.
+
+    Raises
+    ------
+    SubstitutionError
+        The file cannot use this reference.
+    RequirementMissing
+        A program, a folder, a file or room on the disk is missing.
+    """
+    for template in _templates(file):
+        if template.variables and template.variables <= set(OF_THE_SESSION):
+            template.fill(values)
+    outcomes = await asyncio.gather(
+        *(aside.ask(what, look, *args) for what, look, args in (*looks, *_requirements(file, values))),
+        return_exceptions=True,
+    )
+    if problems := [str(outcome) for outcome in outcomes if outcome]:
+        raise RequirementMissing("; ".join(problems))
+
+
+async def make_folders(file: AgentFile, aside: Aside, values: Values) -> None:
+    """Make the folders of EXPINIT.
+
+    Raises
+    ------
+    RequirementMissing
+        One cannot be made.
+    """
+    for template in file.folders:
+        path = filled_path(file, template, values)
+        try:
+            await aside.ask(f"the folder {path!r}", functools.partial(os.makedirs, path, exist_ok=True))
+        except DriveHangs as error:
+            raise RequirementMissing(str(error)) from error
+        except OSError as error:
+            problem = f"the folder {path!r} cannot be made: {error.strerror or error}; look at its path and its disk"
+            raise RequirementMissing(problem) from error
+
+
+def _templates(file: AgentFile) -> Iterator[Template]:
+    """Yield all texts of the file that have places for values of the session."""
+    for action in file.on.values():
+        for step in (action.run, action.start):
+            if step:
+                yield from step.command.words
+                if step.command.folder:
+                    yield step.command.folder
+        if action.start and action.start.ready:
+            yield action.start.ready.file
+    yield from file.folders
+    if file.verify:
+        yield file.verify.files
+    if require := file.require:
+        yield from require.files
+        if require.free_disk:
+            yield require.free_disk.path
+
+
+def _requirements(file: AgentFile, values: Values) -> Iterator[Look]:
+    require = file.require
+    commands = [step.command for action in file.on.values() for step in (action.run, action.start) if step]
+    programs = [_program(file, command, values) for command in commands if not command.shell]
+    for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
+        yield f"the program {name!r}", _program_problem, (name, file.source)
+    if require and require.free_disk:
+        path = filled_path(file, require.free_disk.path, values)
+        yield f"the disk of {path!r}", free_bytes_problem, (path, require.free_disk.at_least)
+    for template in require.files if require else ():
+        path = filled_path(file, template, values)
+        yield repr(path), files_problem, (path,)
+
+
+def _program(file: AgentFile, command: Command, values: Values) -> str:
+    """Return the program of a command as the system finds it: by PATH, or from the command's folder."""
+    program = str(command.words[0])
+    return os.path.join(folder_of(file, command, values), program) if os.path.dirname(program) else program
+
+
+def _program_problem(name: str, source: str) -> str | None:
+    if not missing_programs([name]):
+        return None
+    return f"the program {name!r} is not there; install it, or correct its path in {source}"
