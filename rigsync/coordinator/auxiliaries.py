@@ -1135,7 +1135,9 @@ async def _stop_what_was_started(remote: RigServices, thread: _ServiceThread) ->
 async def _await_ends(remote: RigServices) -> None:
     """Wait for the answers to messages that end a recording. One that is lost is sent again meanwhile."""
     end = time.monotonic() + STOP_TIMEOUT
-    while remote.is_ending() and time.monotonic() < end:
+    while remote.is_ending():
+        if time.monotonic() >= end:
+            return  # the log tells which has not answered
         await asyncio.sleep(LOOK)
 
 
