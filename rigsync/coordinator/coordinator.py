@@ -218,9 +218,8 @@ class Coordinator:
         unsubscribe = self.hub.rule(events.PushCompleted, look, last=True)
         try:
             look(None)
-            await asyncio.wait_for(ended, STOP_TIMEOUT)
-        except asyncio.TimeoutError:
-            logger.debug("not all rigs have said that they have ended")
+            with contextlib.suppress(asyncio.TimeoutError):  # the log tells which have not answered
+                await asyncio.wait_for(ended, STOP_TIMEOUT)
         finally:
             unsubscribe()
 

@@ -801,6 +801,22 @@ def test_a_finished_segment_that_vanishes_is_told_and_fails_the_end(lab: Lab) ->
     assert "cam_000.avi is gone" in failure(aux, "EXPEND").message
 
 
+def test_a_second_recorder_of_the_same_files_is_told_and_fails_the_end(
+    lab: Lab, writer: Callable[[str], Writer]
+) -> None:
+    segments_agent(lab)
+    aux = lab.connect()
+    failures = noted(aux, "failure")
+    init(aux)
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    until(lambda: len(list((lab.folder / "data").rglob("*.avi"))) > 2)
+    second = writer(f"data/{REFERENCE}/cam_000.avi")
+    expected = "cam_000.avi still grows, though a newer one has begun: a second recorder may be writing"
+    until(lambda: any(expected in notice.body["problem"] for notice in failures))
+    second.stop()
+    assert expected in failure(aux, "EXPEND").message
+
+
 # ------------------------------------------------------------------------------------------------------- the disk
 
 
@@ -834,7 +850,7 @@ with open(sys.argv[1], "wb", buffering=0) as file:
 def test_a_disk_that_fills_is_told_before_it_is_full_and_as_the_cause(lab: Lab, small_disk: Path) -> None:
     disk = {"free_disk": {"path": "small", "at_least": "1 MB"}}
     source = FILLS.replace("while True:", "print('recording', flush=True)\n    while True:")
-    recorder(lab, source, "small/x.avi", require=disk, verify={"growing_within": 1})
+    agent = recorder(lab, source, "small/x.avi", require=disk, verify={"growing_within": 1})
     aux = lab.connect()
     failures, recoveries = noted(aux, "failure"), noted(aux, "recovered")
     init(aux)
@@ -856,3 +872,6 @@ def test_a_disk_that_fills_is_told_before_it_is_full_and_as_the_cause(lab: Lab, 
     until(lambda: any("grows again" in notice.body["problem"] for notice in recoveries))
     with contextlib.suppress(Exception):
         aux.request("EXPEND", timeout=LONG)
+    assert agent._disk
+    assert agent._disk._task
+    until(agent._disk._task.done, "the end of the watch")

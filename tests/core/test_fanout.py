@@ -148,6 +148,15 @@ def test_one_that_is_silent_is_waited_for_until_it_is_lost() -> None:
     assert list(event.failures) == [first, third]
 
 
+def test_it_is_decided_as_soon_as_the_time_of_one_is_up() -> None:
+    bench = Bench()
+    bench.push("EXPINIT", all_or_none=True, timeout=2, patience=60)
+    for rig in RIGS[1:]:
+        ack(bench, rig, 1)
+    bench.run(2.0)  # and nothing comes meanwhile
+    assert [list(event.failures) for event in decided(bench)] == [[RIGS[0]]]
+
+
 def test_what_was_not_sent_yet_keeps_nobody_waiting() -> None:
     bench = Bench()
     bench.push("EXPINFO", rigs=[RIGS[1]])
