@@ -37,7 +37,7 @@ TAKEN = 512
 """Datagrams that it takes from the kernel meanwhile. What is of those who belong here thus comes before a flood of
 strangers, of which the kernel's buffer may hold thousands, and those seconds of work."""
 STRANGERS = 1024
-"""Datagrams of strangers that wait, of `BUFFER` bytes in all. Any more are lost, as where the kernel's buffer is full."""
+"""Datagrams of strangers that wait, of `BUFFER` bytes in all. Any more are lost, as with the kernel's buffer full."""
 MOST_UNSENT = 256
 """Datagrams that wait until the kernel takes more. Any more are lost, as on a choked network."""
 MOST_UNREAD = 1024
