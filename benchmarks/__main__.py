@@ -142,11 +142,22 @@ ATTACKS = {
     "lists3": ("three of them at once", "tcp", strangers.TIMES * strangers.LARGE),
     "text": ("EXPINFO with a text of 59 MB, iblutil dialect", "tcp", strangers.TIMES * strangers.LARGE),
     "textframe": ("the same, rigsync dialect", "tcp", strangers.TIMES * strangers.LARGE),
+    "wide": (
+        "the same, 25 MB and one character beyond U+FFFF, which counts 2.5 times",
+        "tcp",
+        strangers.TIMES * int(2.5 * strangers.WIDE),
+    ),
+    "unread": (
+        "45 messages of 20 MB, iblutil dialect, and read no echo",
+        "tcp",
+        strangers.TIMES * strangers.UNREAD + strangers.FLOODED,
+    ),
     "begun": ("126 connections that begin a message of 1 MB and stop", "tcp", strangers.FLOODED),
     "instants": ("4,000 EXPINFO of 60 kB with `at` an hour ahead", "udp", strangers.FLOODED),
     "instantsports": ("the same, from 2,000 ports", "udp", strangers.FLOODED),
     "frames": ("200,000 EXPINFO of as many coordinators, from 2,000 ports", "udp", strangers.FLOODED),
     "arrays": ("200,000 EXPINFO in the iblutil dialect, from 2,000 ports", "udp", strangers.FLOODED),
+    "rush": ("EXPINFO of as many coordinators for 5 s, as fast as they leave", "udp", strangers.FLOODED),
     "forged": ("68,000 forged coordinators and their goodbyes, and the owner's", "udp", strangers.FLOODED),
 }
 """Each with its title, its transport, and the bytes that it may take."""

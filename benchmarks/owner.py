@@ -11,6 +11,8 @@ from rigsync import Auxiliaries
 
 POLL = 0.01
 """Seconds between two probes, and between two looks at the rig's memory."""
+AT_ONCE = 32
+"""Probes without an answer, beyond which it sends fewer: a coordinator remembers 64, and knows no answer to others."""
 EXPERIMENT = (("EXPINIT", "2026-01-01_1_mouse"), ("EXPSTART", "2026-01-01_1_mouse"), ("EXPEND",))
 
 
@@ -35,7 +37,7 @@ class Owner:
         self._threads = [threading.Thread(target=self._experiment), threading.Thread(target=self._probe)]
 
     def _probe(self) -> None:
-        while not self._ended.wait(POLL):
+        while not self._ended.wait(POLL if len(self._unanswered) < AT_ONCE else 10 * POLL):
             self.aux.thread.call(self._ping)
 
     def _ping(self) -> None:

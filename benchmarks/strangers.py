@@ -28,6 +28,10 @@ OTHER = "127.0.0.2"
 """Another host, where the system takes all of 127.0.0.0/8 for its own (Linux, Windows)."""
 LARGE = 59_000_000
 """Bytes of a large message."""
+WIDE = 25_000_000
+"""Bytes of a large text with one character beyond U+FFFF, which counts 2.5 times."""
+UNREAD = 20_000_000
+"""Bytes of each of many large messages whose echoes nobody reads."""
 FLOODED = 64 << 20
 """Bytes beyond what a rig took before that are a lot, whatever small things come."""
 TIMES = 4
@@ -107,6 +111,23 @@ def send_large(port: int, data: bytes, count: int = 1) -> None:
             sender.join()
 
 
+def read_nothing(port: int, size: int, count: int) -> None:
+    """Send a message of the iblutil dialect on each of some connections, and read nothing for 5 s."""
+
+    def send(sock: socket.socket, number: int) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):  # it is closed before all has left
+            sock.sendall(b'[64,%d,"' % number + b"x" * size + b'"]')
+
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_connection((HERE, port), 20)) for _ in range(count)]
+        senders = [threading.Thread(target=send, args=[sock, number]) for number, sock in enumerate(socks)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        time.sleep(5)
+
+
 def begin_messages(port: int) -> None:
     """Have 126 connections begin a message of 1 MB, and stop for 6 s."""
     with contextlib.ExitStack() as stack:
@@ -142,6 +163,20 @@ def flood(port: int, datagrams: Iterator[bytes], ports: int, each: int, source: 
                         sock.recv(1 << 16)
 
 
+def rush(port: int, datagrams: Iterator[bytes]) -> None:
+    """Send datagrams from 20 ports as fast as they leave, for 5 s, far more than a rig can handle."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(20)]
+        for sock in socks:
+            sock.connect((HERE, port))
+            sock.setblocking(False)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            for sock in socks:
+                with contextlib.suppress(OSError):
+                    sock.send(next(datagrams))
+
+
 def instants() -> Iterator[bytes]:
     content, at = b'"' + b"x" * 60_000 + b'"', time.time_ns() + 3_600 * 10**9
     return (expinfo(f"{boot:016x}", content, at) for boot in itertools.count())
@@ -163,11 +198,14 @@ ATTACKS: dict[str, Callable[[int, str], None]] = {
     "lists3": lambda port, _: send_large(port, lists(), 3),
     "text": lambda port, _: send_large(port, text(is_frame=False)),
     "textframe": lambda port, _: send_large(port, text(is_frame=True)),
+    "wide": lambda port, _: send_large(port, expinfo("a" * 16, b'"' + b"x" * WIDE + "\U0001f600".encode() + b'"')),
+    "unread": lambda port, _: read_nothing(port, UNREAD, 45),
     "begun": lambda port, _: begin_messages(port),
     "instants": lambda port, _: flood(port, instants(), 1, 4_000),
     "instantsports": lambda port, _: flood(port, instants(), 2_000, 2),
     "frames": lambda port, _: flood(port, (expinfo(f"{n:016x}", b"null") for n in itertools.count()), 2_000, 100),
     "arrays": lambda port, _: flood(port, (b"[64,0,%d]" % n for n in itertools.count()), 2_000, 100),
+    "rush": lambda port, _: rush(port, (expinfo(f"{n:016x}", b"null") for n in itertools.count())),
     "forged": lambda port, owner: flood(port, forged(owner), 17, 16_000, OTHER, answered=2),
 }
 

@@ -116,6 +116,64 @@ def test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size(stack: c
     assert most_memory(rig.pid) - before < 4 * LARGE
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory a process has had")
+def test_many_that_send_large_messages_and_read_no_echo_take_no_more_than_one_of_them(
+    stack: contextlib.ExitStack,
+) -> None:
+    size, count = 10_000_000, 20
+    rig = stack.enter_context(RigProgram(uri="tcp://127.0.0.1:0"))
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    aux.request("EXPINIT", REFERENCE)
+    before = most_memory(rig.pid)
+    senders = []
+    for number in range(count):
+        sock, data = connection(stack, rig.uri), b'[64,%d,"' % number + b"x" * size + b'"]'
+
+        def send(sock: socket.socket = sock, data: bytes = data) -> None:
+            with contextlib.suppress(OSError):  # it is closed before all has left
+                sock.sendall(data)
+
+        senders.append(threading.Thread(target=send))
+        senders[-1].start()
+    for sender in senders:
+        sender.join(4 * LONG)
+        assert not sender.is_alive()
+    assert aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    assert aux.all_alive
+    assert most_memory(rig.pid) - before < 4 * size + (64 << 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory a process has had")
+@pytest.mark.parametrize("character", ["\U0001f600", "\u4e00"])
+def test_a_text_of_wide_characters_takes_four_times_what_may_come_at_most(
+    stack: contextlib.ExitStack, character: str
+) -> None:
+    rig = stack.enter_context(RigProgram(uri="tcp://127.0.0.1:0"))
+    before = most_memory(rig.pid)
+    for number, size in enumerate((25_000_000, LARGE)):
+        sock = connection(stack, rig.uri)
+        data = request(b'"' + b"x" * size + character.encode() + b'"', f"{number:016x}")
+
+        def send(sock: socket.socket = sock, data: bytes = data) -> None:
+            with contextlib.suppress(ConnectionError):  # it is closed before all has left
+                sock.sendall(data)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        answer = messages.decode(sock.recv(1 << 16))
+        sender.join(LONG)
+        if size < LARGE:
+            assert isinstance(answer, messages.Reply)
+        else:
+            assert isinstance(answer, messages.Failure)
+            assert answer.error == "PayloadTooLarge"
+            assert "which count for more with characters beyond U+00FF" in answer.message
+    assert most_memory(rig.pid) - before < 4 * (64 << 20)
+    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    with pytest.raises(PayloadTooLarge, match="carries at most"):
+        aux.push("EXPINFO", None, "x" * LARGE + character)
+
+
 def test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs(
     stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

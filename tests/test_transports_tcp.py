@@ -16,16 +16,18 @@ from processes import LONG, free_port
 
 from rigsync.core import legacy, messages
 from rigsync.core.arguments import compose
+from rigsync.core.coordinators import Standing
 from rigsync.net import tcp
 from rigsync.net.endpoint import Endpoint
 
 LIMIT = 1 << 20
+STANDINGS = {b"[%d]" % standing: standing for standing in Standing}
 
 
 @contextlib.asynccontextmanager
 async def listening(limit: int = LIMIT) -> AsyncIterator[tuple[Wire, Endpoint, Any]]:
     wire = Wire()
-    endpoint = Endpoint(wire, print)
+    endpoint = Endpoint(wire, print, standing=lambda head, _: STANDINGS.get(head, Standing.STRANGER))
     try:
         yield wire, endpoint, await endpoint.listen(socket.AF_INET, ("127.0.0.1", 0), limit)
     finally:
@@ -251,6 +253,89 @@ def test_large_messages_that_many_do_not_read_do_not_fill_the_memory() -> None:
                 assert await asyncio.to_thread(sockets[0].recv, 100) == b"{2}"
 
     run(main)
+
+
+def test_strangers_are_closed_before_those_who_watch_and_nobody_costs_the_one_in_charge_its_connection() -> None:
+    async def main() -> None:
+        size = tcp.KEPT
+        async with listening(size) as (wire, endpoint, address):
+            with contextlib.ExitStack() as stack:
+                told = [Standing.IN_CHARGE, Standing.WATCHES, Standing.WATCHES, *[Standing.STRANGER] * 3]
+                socks = [stack.enter_context(connected(address)) for _ in told]
+                for sock, standing in zip(socks, told, strict=True):
+                    sock.sendall(b"[%d]" % standing)
+                await came_true(lambda: len(wire.received) == len(socks))
+                listener: Any = endpoint._listener
+                for sock in socks:  # each reads nothing
+                    wire.outbox.append((sock.getsockname(), b"{" + b"x" * (size - 2) + b"}"))
+                    endpoint.pump()
+                assert [sock.getsockname() in listener._streams for sock in socks] == [True] * 3 + [False] * 3
+
+    run(main)
+
+
+def test_many_small_messages_that_wait_count_for_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "KEPT", 1 << 20)
+
+    async def main() -> None:
+        async with listening() as (wire, endpoint, address):
+            with connected(address) as one, connected(address) as other:
+                for sock in (one, other):
+                    sock.sendall(b"[0]")
+                await came_true(lambda: len(wire.received) == 2)
+                listener: Any = endpoint._listener
+                streams = list(listener._streams.values())
+                for stream in streams:
+                    while not stream.unsent:  # the kernels' buffers are full then
+                        wire.outbox.append((stream.source, b"{" + b"x" * 50_000 + b"}"))
+                        endpoint.pump()
+                while not any(stream.reason for stream in streams):
+                    for sock in (one, other):
+                        wire.outbox += [(sock.getsockname(), b"{1}")] * 1000
+                        endpoint.pump()
+                    assert all(stream.unsent < tcp.KEPT // 10 for stream in streams)
+
+    run(main)
+
+
+def test_the_next_large_message_comes_when_the_echo_of_the_one_before_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        large, size = b'["' + b"x" * (20 << 20) + b'"]', 21 << 20
+        async with listening(size) as (wire, endpoint, address):
+            with connected(address) as first, connected(address) as second:
+                received_as_ever = wire.receive_datagram
+
+                def echo(data: bytes, source: Any, now: float) -> None:
+                    received_as_ever(data, source, now)
+                    wire.outbox.append((source, data))
+
+                monkeypatch.setattr(wire, "receive_datagram", echo)
+                sending = asyncio.create_task(asyncio.to_thread(first.sendall, large))
+                await came_true(lambda: len(wire.received) == 1)
+                await sending
+                listener: Any = endpoint._listener
+                assert listener._turn is listener._streams[first.getsockname()]
+                monkeypatch.setattr(tcp, "STALLED", 0.5)
+                sending = asyncio.create_task(asyncio.to_thread(second.sendall, large))
+                await came_true(lambda: listener._waiting)
+                stream = listener._turn
+                await came_true(lambda: len(wire.received) == 2)  # the first has read nothing
+                assert "or its echo, does not go on" in stream.reason or "takes more than" in stream.reason
+                await sending
+                reading = asyncio.create_task(asyncio.to_thread(_read_all, second, len(large)))
+                assert await reading == len(large)
+                await came_true(lambda: listener._turn is None)
+
+    run(main)
+
+
+def _read_all(sock: socket.socket, size: int) -> int:
+    got = 0
+    while got < size:
+        got += len(sock.recv(1 << 20))
+    return got
 
 
 def test_one_large_message_and_what_is_small_beside_it_may_wait() -> None:

@@ -302,6 +302,17 @@ SHOWN_BY = {
         "tests/test_strangers.py::test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs",
         "tests/test_strangers.py::test_two_slow_senders_of_large_messages_are_both_taken",
     ],
+    "strangers send large messages over TCP, many at a time, and read no echo or answer": [
+        "tests/test_strangers.py::test_many_that_send_large_messages_and_read_no_echo_take_no_more_than_one_of_them",
+        "tests/test_transports_tcp.py::test_the_next_large_message_comes_when_the_echo_of_the_one_before_has_left",
+        "tests/test_transports_tcp.py::"
+        "test_strangers_are_closed_before_those_who_watch_and_nobody_costs_the_one_in_charge_its_connection",
+        "tests/core/test_responder.py::"
+        "test_what_handlers_work_on_for_strangers_is_bounded_and_leaves_room_for_who_is_in_charge",
+    ],
+    "a flood over UDP": [
+        "tests/test_transports_udp.py::test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers",
+    ],
     "a message of more values than can be read in half a second": [
         "tests/test_strangers.py::test_empty_lists_of_59_mb_are_refused_with_the_reason_and_take_no_memory",
         "tests/test_strangers.py::test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size",
@@ -342,7 +353,8 @@ SHOWN_BY = {
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",
         "tests/core/test_beats.py::test_with_a_beat_of_ten_seconds_no_notice_is_held_back_and_no_stranger_takes_over",
     ],
-    "a message over TCP is larger than the rig takes": [
+    "a message over TCP is larger than the rig takes; with characters beyond U+00FF it counts for more": [
+        "tests/test_strangers.py::test_a_text_of_wide_characters_takes_four_times_what_may_come_at_most",
         "tests/agent/test_agent.py::test_a_message_over_max_message_of_the_file_is_refused_with_the_key",
         "tests/test_cli.py::test_serve_refuses_what_is_over_its_max_message",
     ],

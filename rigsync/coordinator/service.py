@@ -343,7 +343,7 @@ class RigServices(Verbs):
         if endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
         names = None if rigs is None else self._rigs.matching(rigs)
-        self._rigs.room(names).check(message.size)
+        self._rigs.room(names).check(message.size, message.body)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         pause = self._pause()

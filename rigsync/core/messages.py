@@ -390,7 +390,7 @@ class Message:
             There is no room for it; for a datagram's by default.
         """
         message = cls(event, args, to_json(args))
-        room.check(message.size)
+        room.check(message.size, message.body)
         _check_values(message.body)
         return message
 
@@ -505,7 +505,7 @@ def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
     """
     rest = to_json({"topic": frame.topic, "key": frame.key, "body": frame.body, "confirm": frame.confirm})
     data = _encode("notice", frame.boot, frame.n, rest[1:-1])
-    room.check(len(addressed(data, "0" * 16)))
+    room.check(len(addressed(data, "0" * 16)), rest)
     _check_values(rest)
     return addressed(data, frame.to)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -21,6 +22,9 @@ MAX_VALUES = 500_000
 more than as text, an empty list some thirty times as much. A long text is one value."""
 LARGEST_MESSAGE = 1 << 30
 """Largest value of that setting: a computer has to hold a message several times over."""
+_WIDE = re.compile(rb"[\xc4-\xf4]|\\u(?:[^0]|0[^0])")
+_WIDEST = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
+_COUNTED = {1: 2, 2: 3, 4: 5}  # half bytes
 PAUSE = 0.2
 """Seconds between a message of an iblutil rig and the next one to it, unless told otherwise. iblrig looks at its queue
 as often as that, and programs of rigs rely on it."""
@@ -32,6 +36,22 @@ A_NAME = "the name of a rig as text that is not empty, without control character
 """What errors say that the name of a rig is to be."""
 DIALECTS = ("auto", "iblutil", "rigsync")
 """Dialects of a rig in a configuration (docs/protocol.md sections 1 and 2); ``auto`` finds out (section 3)."""
+
+
+def width_of(text: bytes) -> int:
+    """Return how many bytes each character of a JSON text takes in memory: one is enough to make all of them wider."""
+    if text.isascii() and b"\\u" not in text:
+        return 1
+    return 4 if _WIDEST.search(text) else 2 if _WIDE.search(text) else 1
+
+
+def counted(size: int, width: int) -> int:
+    """Return what a message over TCP counts for, whose characters take so many bytes each.
+
+    While it is read there are its bytes, its text, and the texts in that: three to ten times as much. No message takes
+    more than four times what it counts for.
+    """
+    return size * _COUNTED[width] // 2
 
 
 def is_called(name: str, told: str) -> bool:
@@ -99,8 +119,10 @@ class Room:
     rig: str | None = None
     scheme: str = "udp"
 
-    def check(self, size: int) -> None:
-        """Raise `PayloadTooLarge` where `size`, in bytes, is too much."""
+    def check(self, size: int, text: str = "") -> None:
+        """Raise `PayloadTooLarge` where `size`, in bytes, is too much for a message with a JSON text in ASCII."""
+        if self.scheme == "tcp" and counted(size, max(_COUNTED)) > self.limit:
+            size = counted(size, width_of(text.encode("ascii")))
         if size > self.limit:
             raise PayloadTooLarge(size, self.limit, self.rig, self.scheme)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rigsync.core.rigs import MAX_VALUES
+from rigsync.core.rigs import MAX_VALUES, counted, width_of
 from rigsync.errors import RemoteProtocolError
 
 DEEPEST = 1000
@@ -22,6 +22,8 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*){0,1000}"|["\[\]{}]', re.DOTALL)
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # or its beginning, at the end of a piece
 # A further part of such a string.
 _IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,1000}', re.DOTALL)
+_ESCAPE = 5
+"""Bytes of a piece that may belong to an escape which ends in the next one."""
 _HEAD = 200
 """Bytes of a refused message that are kept, to tell its sender."""
 _PIECE = 1 << 18
@@ -50,6 +52,7 @@ class StreamDecoder:
         self._begun = bytearray()
         self._stack = bytearray()  # closing brackets to come, the next one last
         self._in_string = self._escaped = False
+        self._width = 1
         self.values = 0
         """Values of the current or last message, told by its commas, colons and opening brackets."""
 
@@ -79,7 +82,7 @@ class StreamDecoder:
                     found = piece[begin : begin + 20]
                     raise RemoteProtocolError("junk in the stream", f"{found!r} where a message should begin")
                 position = begin
-                self.values = 0
+                self.values, self._width = 0, 1
             else:
                 begin = 0
             if self._in_string:
@@ -94,10 +97,13 @@ class StreamDecoder:
                     self._give_up(piece[begin:]),
                 )
             size = self.held + (len(piece) if end is None else end) - begin
-            if size > self._limit:
+            if self._width < 4:
+                self._width = max(self._width, width_of(bytes(self._begun[-_ESCAPE:]) + piece[begin:end]))
+            if counted(size, self._width) > self._limit:
+                wide = ", which count for more with characters beyond U+00FF" if size <= self._limit else ""
                 raise RemoteProtocolError(
                     "message over the limit",
-                    f"a message of {size:,} bytes or more, and this side takes {self._limit:,} (max_message)",
+                    f"a message of {size:,} bytes or more{wide}, and this side takes {self._limit:,} (max_message)",
                     self._give_up(piece[begin:]),
                 )
             if end is None:
@@ -181,7 +187,9 @@ def room_of(message: bytes, limit: int) -> int:
 
     Of a message beyond the limit that is its length: it is over in any case, and to count takes a tenth of a second.
     """
-    return len(message) + (VALUE_BYTES * _marks_in(message) if len(message) <= limit else 0)
+    if len(message) > limit:
+        return len(message)
+    return len(message) * width_of(message) + VALUE_BYTES * _marks_in(message)
 
 
 def _values_in(piece: bytes) -> int:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rigsync.core import legacy, messages
 from rigsync.core.arguments import compose
-from rigsync.core.rigs import MAX_MESSAGE, MAX_VALUES, Room
+from rigsync.core.rigs import MAX_MESSAGE, MAX_VALUES, Room, counted, width_of
 from rigsync.core.stream import DEEPEST, StreamDecoder, room_of, values_in
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
 
@@ -294,9 +294,41 @@ def test_a_string_of_any_number_of_escapes_ends_where_it_ends(count: int, escape
         assert fed([stream[i : i + step] for i in range(0, len(stream), step)]) == ([stream], None)
 
 
-@pytest.mark.parametrize("value", [[], {}, {"a": {}}, [1.5], [[[[]]]], "x", "\u4e00", 10**15])
-def test_a_message_takes_no_more_room_than_is_counted(value: Any) -> None:
-    data = json.dumps([value] * 3000).encode()
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        (b"x", 1),
+        ("\xff".encode(), 1),
+        (b"\\u00ff\\n", 1),
+        ("\u0100".encode(), 2),
+        (b"\\u0100", 2),
+        ("\uffff".encode(), 2),
+        (b"\\uFFFF", 2),
+        ("\U00010000".encode(), 4),
+        ("\U0010ffff".encode(), 4),
+        (b"\\ud83d\\ude00", 4),
+        (b"\\uD83D\\uDE00", 4),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 5, 100])
+def test_a_message_of_wide_characters_counts_for_what_reading_it_takes(text: bytes, width: int, step: int) -> None:
+    def pieces(stream: bytes, step: int) -> list[bytes]:
+        return [stream[i : i + step] for i in range(0, len(stream), step)]
+
+    assert width_of(text) == width
+    data = b'["' + b"x" * 20 + text + b"x" * 20 + b'"]'
+    limit = counted(len(data), width)
+    assert fed(pieces(data, step), limit) == ([data], None)
+    assert fed(pieces(data * 2, step), limit) == ([data] * 2, None)
+    assert fed(pieces(data, step), limit - 1) == ([], "message over the limit")
+    plain = b'["' + b"x" * (limit - 4) + b'"]'  # what came before counts no more
+    assert fed(pieces(data + plain, step), limit) == ([data, plain], None)
+
+
+@pytest.mark.parametrize("value", [[], {}, {"a": {}}, [1.5], [[[[]]]], "x", "\u4e00", 10**15, "x" * 999 + "\U0001f600"])
+@pytest.mark.parametrize("is_ascii", [True, False])
+def test_a_message_takes_no_more_room_than_is_counted(value: Any, is_ascii: bool) -> None:
+    data = json.dumps([value] * 3000, ensure_ascii=is_ascii).encode()
     tracemalloc.start()
     try:
         read = json.loads(data)
