@@ -287,9 +287,16 @@ class Peer:
             for line in FAREWELLS:
                 self._send(line, data)
 
-    def receive_datagram(self, line: Line, data: bytes, now: float) -> None:
-        """Process a datagram that came from the rig on `line` at monotonic `now` (s)."""
+    def receive_datagram(self, line: Line, data: bytes, now: float) -> bool:
+        """Process a datagram that came from the rig on `line` at monotonic `now` (s).
+
+        Returns
+        -------
+        bool
+            Whether `next_timer` may be earlier than before.
+        """
         self._size = len(data)
+        state, dialect = self.state, self.dialect
         try:
             frame = messages.decode(data)
             if isinstance(frame, Array):
@@ -300,6 +307,10 @@ class Peer:
                 self._receive_frame(frame, now)
         except RemoteProtocolError as error:
             self.report_violation(error)
+            return True
+        # What settles the last errand, or shows that the rig is there still, puts nothing forward.
+        is_later = isinstance(frame, (Alive, Reply)) and self._errands.is_idle
+        return not is_later or self.state is not state or self.dialect is not dialect
 
     def report_violation(self, error: RemoteProtocolError) -> None:
         """Report, once for each kind, that what came from the rig is no message or makes no sense."""
@@ -356,11 +367,12 @@ class Peer:
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` has something to do next."""
-        timer = min(self._liveness.next_timer(), self._errands.next_timer(), self.board.next_timer())
-        for errand in self._errands.under_way():
-            timer = min(timer, errand.next_send, errand.next_probe, self._errands.limit(errand))
-        if self._awaited_echo:
-            timer = min(timer, self._awaited_echo.until)
+        errands = self._errands
+        timer = min(self._liveness.next_timer(), errands.next_timer(), self.board.next_timer())
+        for errand in errands.under_way():
+            timer = min(timer, errand.next_send, errand.next_probe, errands.limit(errand))
+        if self._awaited_echo and self._awaited_echo.until < timer:
+            timer = self._awaited_echo.until
         return timer
 
     # ------------------------------------------------------------------------------------------------ requests
