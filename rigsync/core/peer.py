@@ -378,7 +378,7 @@ class Peer:
     # ------------------------------------------------------------------------------------------------ requests
 
     def _advance(self, now: float) -> None:
-        if wrong := self.mistaken_for(now):
+        if self._mistaken_for and (wrong := self.mistaken_for(now)):
             self._settle_mistaken(wrong, now)
             return
         errand = self._errands.next()
@@ -463,7 +463,7 @@ class Peer:
         # Only a process that has not begun the experiment has to be told which one is meant.
         of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != self._remote_boot else None
         frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at, of)
-        if len(frame) > self.config.room.limit:  # there is always room for the rest
+        if of is not None and len(frame) > self.config.room.limit:  # there is always room for the rest
             frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at)
         return frame
 
