@@ -21,7 +21,7 @@ def row(what: str, ours: str, against: str, held: str) -> None:
 
 
 def latency_rows() -> None:
-    for count, rounds in ((1, 1000), (8, 400), (64, 100), (256, 40)):
+    for count, rounds in ((1, 1000), (8, 400), (64, 100), (256, 40), (1000, 20)):
         ours, floor = measure.push_latency(count, rounds)
         rigs = "one rig" if count == 1 else f"{count} rigs in another process"
         per_rig = "" if count == 1 else f" ({ours / count * 1e6:.0f} µs a rig)"

@@ -136,8 +136,18 @@ def auxiliaries(ports: list[int], **options: Any) -> Iterator[Any]:
     from rigsync import Auxiliaries
 
     with Auxiliaries({f"rig{i}": f"127.0.0.1:{port}" for i, port in enumerate(ports)}, **options) as aux:
-        assert aux.all_alive
+        aux.wait_for(timeout=60)
         yield aux
+
+
+def allow_sockets(count: int) -> None:
+    """Let this process and those that it starts have so many open files, where the system allows fewer by default."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < count:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(count, hard) if hard >= 0 else hard))
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -153,6 +163,7 @@ def push_once(aux: Any) -> None:
 
 def push_latency(count: int, rounds: int, kind: str = "rigsync") -> tuple[float, float]:
     """Medians in seconds of ``push(wait=True)`` to `count` rigs in another process, and of the raw fan-out."""
+    allow_sockets(3 * count + 100)
     with farm(kind, count) as ports, farm("raw", count) as raw_ports, auxiliaries(ports) as aux:
         raw = RawFanout(raw_ports)
         interleaved(20, lambda: timed(lambda: push_once(aux)), raw.push)

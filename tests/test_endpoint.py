@@ -489,7 +489,7 @@ def test_datagram_sent_right_after_a_refusal_is_not_lost() -> None:
                 endpoint.pump()
                 # Without letting the loop see it, which would take note of it in time.
                 poll = select.poll()
-                poll.register(endpoint._lines["line"].transport.get_extra_info("socket").fileno(), 0)
+                poll.register(endpoint._lines["line"]._socket.fileno(), 0)
                 assert poll.poll(LONG * 1000), "no refusal came"
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
                     back.bind(address)
@@ -540,7 +540,7 @@ def test_other_errors_of_the_network_are_logged_once(plain: socket.socket, caplo
                 wire.outbox += [("line", b"x" * (LARGEST + 1)), ("line", b"hello")]
                 endpoint.pump()
                 assert plain.recv(100) == b"hello"
-            endpoint._lines["line"].connection_lost(OSError("unplugged"))
+            udp._UdpSocket(endpoint, "line").connection_lost(OSError("unplugged"))
         finally:
             endpoint.close()
 

@@ -562,6 +562,8 @@ class Agenda:
             if isinstance(returned, (list, tuple)) and len(returned) == 2:
                 return [to_plain(part, "the result", self._room) for part in returned]
             return [to_plain(part, "the result", self._room) for part in token_arguments(returned)]
+        if returned is None and event is ExpMessage.EXPSTATUS:
+            return [int(status)]
         if returned is not None and not isinstance(returned, Mapping):
             raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
         plain = to_plain(dict(returned or {}), "the result", self._room)

@@ -21,6 +21,8 @@ LIKELY = 20e-6
 for nothing where the network delays by milliseconds."""
 WANDER = 10e-6
 """Seconds a second that remain when the measured drift is taken off; RFC 5905 has 15 ppm as its frequency tolerance."""
+DRIFT_EVERY = 5.0
+"""Seconds after which a drift is measured anew. That takes three times as long as the rest of an estimate."""
 DRIFT_AFTER = 30.0
 """Seconds of samples before a drift is measured: earlier, jitter passes for drift."""
 
@@ -92,6 +94,7 @@ class ClockFilter:
         self._origin = 0
         self._lowest, self._highest, self._at = -math.inf, math.inf, 0.0  # between these, whatever the drift
         self._estimate: ClockEstimate | None = None
+        self._drift, self._drift_at = 0.0, -math.inf
 
     def add(self, stamps: tuple[int, int, int, int], now: float) -> None:
         """Add the four stamps of one probe, in nanoseconds; its answer came at monotonic `now`, in seconds."""
@@ -105,6 +108,7 @@ class ClockFilter:
         if self._lowest > self._highest:
             # No clock runs like that: one side's has stood still, as in a computer that slept.
             self._seconds.clear()
+            self._drift = 0.0
             self._lowest, self._highest = lower, upper
         self._file(upper, lower, now)
         self._estimate = None
@@ -144,7 +148,9 @@ class ClockFilter:
 
     def _make_estimate(self, seconds: list[_Second]) -> ClockEstimate:
         lowest, highest = self._lowest, self._highest
-        drift = _drift_over(seconds)
+        if not self._drift or self._at >= self._drift_at + DRIFT_EVERY:
+            self._drift, self._drift_at = _drift_over(seconds), self._at
+        drift = self._drift
         lower, upper = _bounds(seconds, drift, WANDER if drift else LIKELY, self._at)
         likely = min(max((lower + upper) / 2, lowest), highest)
         delay = min(second.delay for second in seconds)

@@ -112,6 +112,11 @@ class Errands:
         self._queue_timer = min(self._queue_timer, self.limit(errand))
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and nothing waits."""
+        return not (self.current or self._queue or self._interrupts or self.doubtful)
+
+    @property
     def waiting(self) -> int:
         """How many have to be sent or answered before one that is added now."""
         return len(self._interrupts) + len(self._queue) + (self.current is not None)

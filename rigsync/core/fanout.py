@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,11 +76,17 @@ class Fanout(Outputs[tuple[str, Line]]):
         self._stamps, self._timing = stamps, timing
         self._n = 0
         self._pushes: dict[float, _Push] = {}
-        self._timer = math.inf
+        self._timers: list[tuple[float, int]] = []
+        """When each peer has something to do next, and its number: a heap. A deadline that has gone stays in it until
+        it comes: that costs one idle wake-up, to take it out would cost each datagram."""
         self.peers = {
             name: Peer(config, timing, boot, stamps, random, self._outbox, self._events, self._settled, program)
             for name, config in rigs.items()
         }
+        self._by_number = list(self.peers.values())
+        self._numbers = {name: number for number, name in enumerate(rigs)}
+        self._armed = [math.inf] * len(rigs)
+        """The earliest entry of each peer in the heap."""
 
     @property
     def all_alive(self) -> bool:
@@ -157,9 +164,9 @@ class Fanout(Outputs[tuple[str, Line]]):
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
         """Process a datagram that came from a rig on one of its lines."""
         peer = self.peers[source[0]]
-        peer.receive_datagram(source[1], data, now)
+        if peer.receive_datagram(source[1], data, now):
+            self._note_timer(peer)
         self._decide()
-        self._note_timer(peer)
 
     def report_refusal(self, source: tuple[str, Line], now: float) -> None:
         """Process that a rig's host refused a datagram."""
@@ -175,7 +182,9 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def report_violation(self, source: tuple[str, Line], error: RemoteProtocolError) -> None:
         """Report that what came from a rig cannot be a message."""
-        self.peers[source[0]].report_violation(error)
+        peer = self.peers[source[0]]
+        peer.report_violation(error)
+        self._note_timer(peer)
 
     def note_standstill(self, seconds: float, now: float) -> None:
         """Do not count seconds up to `now`, in which this program stood still, as silence of the rigs."""
@@ -186,19 +195,28 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`."""
-        for peer in self.peers.values():
+        due = set()
+        while self._timers and self._timers[0][0] <= now:
+            at, number = heapq.heappop(self._timers)
+            if at == self._armed[number]:
+                self._armed[number] = math.inf
+                due.add(number)
+        for number in sorted(due):
+            peer = self._by_number[number]
             if now >= peer.next_timer():
                 peer.handle_timer(now)
+            self._note_timer(peer)
         self._decide()
-        self._timer = min((peer.next_timer() for peer in self.peers.values()), default=math.inf)
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
-        return self._timer
+        return self._timers[0][0] if self._timers else math.inf
 
     def _note_timer(self, peer: Peer) -> None:
-        # Only ever moved earlier: a deadline that has gone costs one idle wake-up, a search would cost each datagram.
-        self._timer = min(self._timer, peer.next_timer())
+        timer, number = peer.next_timer(), self._numbers[peer.name]
+        if timer < self._armed[number]:
+            self._armed[number] = timer
+            heapq.heappush(self._timers, (timer, number))
 
     def _settled(self, rig: str, request: Request, outcome: list[Any] | RigError | None, start: Start | None) -> None:
         push = self._pushes[request.request_time]

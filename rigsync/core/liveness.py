@@ -30,9 +30,11 @@ class Liveness:
         "_dialect",
         "_heard",
         "_last_probe",
+        "_lost_after",
         "_next_probe",
         "_random",
         "_refused_at",
+        "_suspect_after",
         "_timing",
         "_unanswered",
         "is_coarse",
@@ -45,6 +47,7 @@ class Liveness:
 
     def __init__(self, timing: Timing, random: Random):
         self._timing, self._random = timing, random
+        self._suspect_after, self._lost_after = timing.suspect_after, timing.lost_after
         self._dialect = Dialect.UNKNOWN
         self._heard = math.inf  # last sign of life, or the beginning of probing
         self._next_probe = self._last_probe = math.inf
@@ -149,19 +152,19 @@ class Liveness:
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, the next probe or change of state is due."""
-        return min(self._next_probe, self._next_change())
+        change = self._next_change()
+        return change if change < self._next_probe else self._next_probe
 
     def _next_change(self) -> float:
         if self.state is LinkState.LOST:
             return math.inf
-        timing = self._timing
         if self._dialect is Dialect.IBLUTIL:
+            timing = self._timing
             # A probe is unanswered when the time for its echo is over.
             suspect = self.state is LinkState.SUSPECT
             probes = timing.iblutil_lost_probes if suspect else timing.iblutil_suspect_probes
             return self._last_probe + timing.echo_timeout if self._unanswered >= probes else math.inf
-        after = timing.suspect_after if self.state is LinkState.ALIVE else timing.lost_after
-        return self._heard + after
+        return self._heard + (self._suspect_after if self.state is LinkState.ALIVE else self._lost_after)
 
     def _interval(self, now: float) -> float:
         timing = self._timing

@@ -200,7 +200,7 @@ def decode(data: bytes) -> Frame | legacy.Array:
     if first not in (b"[", b"{"):
         raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {first!r}, neither '[' nor '{{'")
     try:
-        content = json.loads(data.decode("utf-8"), parse_int=_read_whole if len(data) > _LARGE else None)
+        content = (_DECODE_LARGE if len(data) > _LARGE else _DECODE)(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
     return legacy.read_array(content) if first == b"[" else _read_frame(content)
@@ -210,6 +210,10 @@ def _read_whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS + 1:  # and a sign
         raise ValueError(f"a whole number of {len(digits):,} digits")
     return int(digits)
+
+
+_DECODE = json.JSONDecoder().decode
+_DECODE_LARGE = json.JSONDecoder(parse_int=_read_whole).decode
 
 
 def told_frame(head: bytes, kind: str) -> tuple[str, int] | None:
@@ -415,7 +419,10 @@ def _check_values(text: str) -> None:
 
 def to_json(content: Any) -> str:
     """Return plain JSON values as compact ASCII text."""
-    return json.dumps(content, separators=(",", ":"))
+    return _ENCODE(content)
+
+
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def request(

@@ -18,12 +18,16 @@ class Outputs(Generic[Destination]):
 
     def take_datagrams(self) -> list[tuple[Destination, bytes]]:
         """Return what is to be sent, each with its destination, and forget it."""
+        if not self._outbox:
+            return []
         taken = self._outbox.copy()
         self._outbox.clear()
         return taken
 
     def take_events(self) -> list[Event]:
         """Return what has happened since the last call."""
+        if not self._events:
+            return []
         taken = self._events.copy()
         self._events.clear()
         return taken

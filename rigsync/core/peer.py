@@ -290,9 +290,16 @@ class Peer:
             for line in FAREWELLS:
                 self._send(line, data)
 
-    def receive_datagram(self, line: Line, data: bytes, now: float) -> None:
-        """Process a datagram that came from the rig on `line` at monotonic `now` (s)."""
+    def receive_datagram(self, line: Line, data: bytes, now: float) -> bool:
+        """Process a datagram that came from the rig on `line` at monotonic `now` (s).
+
+        Returns
+        -------
+        bool
+            Whether `next_timer` may be earlier than before.
+        """
         self._size = len(data)
+        state, dialect = self.state, self.dialect
         try:
             frame = messages.decode(data)
             if isinstance(frame, Array):
@@ -303,6 +310,10 @@ class Peer:
                 self._receive_frame(frame, now)
         except RemoteProtocolError as error:
             self.report_violation(error)
+            return True
+        # What settles the last errand, or shows that the rig is there still, puts nothing forward.
+        is_later = isinstance(frame, (Alive, Reply)) and self._errands.is_idle
+        return not is_later or self.state is not state or self.dialect is not dialect
 
     def report_violation(self, error: RemoteProtocolError) -> None:
         """Report, once for each kind, that what came from the rig is no message or makes no sense."""
@@ -359,17 +370,18 @@ class Peer:
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` has something to do next."""
-        timer = min(self._liveness.next_timer(), self._errands.next_timer(), self.board.next_timer())
-        for errand in self._errands.under_way():
-            timer = min(timer, errand.next_send, errand.next_probe, self._errands.limit(errand))
-        if self._awaited_echo:
-            timer = min(timer, self._awaited_echo.until)
+        errands = self._errands
+        timer = min(self._liveness.next_timer(), errands.next_timer(), self.board.next_timer())
+        for errand in errands.under_way():
+            timer = min(timer, errand.next_send, errand.next_probe, errands.limit(errand))
+        if self._awaited_echo and self._awaited_echo.until < timer:
+            timer = self._awaited_echo.until
         return timer
 
     # ------------------------------------------------------------------------------------------------ requests
 
     def _advance(self, now: float) -> None:
-        if wrong := self.mistaken_for(now):
+        if self._mistaken_for and (wrong := self.mistaken_for(now)):
             self._settle_mistaken(wrong, now)
             return
         errand = self._errands.next()
@@ -454,7 +466,7 @@ class Peer:
         # Only a process that has not begun the experiment has to be told which one is meant.
         of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != self._remote_boot else None
         frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at, of)
-        if len(frame) > self.config.room.limit:  # there is always room for the rest
+        if of is not None and len(frame) > self.config.room.limit:  # there is always room for the rest
             frame = messages.request(self._boot, request.n, request.message, self._remote_boot, at)
         return frame
 

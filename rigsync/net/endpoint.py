@@ -170,16 +170,20 @@ class Endpoint:
 
     def pump(self) -> None:
         """Send the core's datagrams, tell its events, and arm the timer. Safe to call from `on_event`."""
+        self._pump(self._loop.time())
+
+    def _pump(self, now: float) -> None:
         if self._pumping or self._closed:
             return
+        self._held_from = now
+        core = self._core
         self._pumping = True
-        self._held_from = self._loop.time()
         try:
             while True:
-                datagrams = self._core.take_datagrams()
+                datagrams = core.take_datagrams()
                 for destination, data in datagrams:
                     self._send(destination, data)
-                events = self._core.take_events()
+                events = core.take_events()
                 for event in events:
                     self._tell(event)
                 if not datagrams and not events:
@@ -241,16 +245,18 @@ class Endpoint:
 
     def _tick(self) -> None:
         self._timer = None
+        now = self._wake()
         try:
-            self._core.handle_timer(self._wake())
+            self._core.handle_timer(now)
         finally:
-            self.pump()
+            self._pump(now)
 
     def receive(self, data: bytes, source: Any) -> None:
         """Hand a datagram to the core."""
         if not self._closed:
-            self._core.receive_datagram(data, source, self._wake())
-            self.pump()
+            now = self._wake()
+            self._core.receive_datagram(data, source, now)
+            self._pump(now)
 
     def refuse(self, line: Any) -> None:
         """Report that a line was refused."""

@@ -90,11 +90,10 @@ async def open_udp_line(pump: Pump, line: Any, family: int, address: Address) ->
             raise
         return _NoWay(line, family, address, error)
     try:
-        opened: _UdpLine = await _adopted(sock, _UdpLine(pump, line, sock))
+        return _UdpLine(pump, line, sock)
     except BaseException:
         sock.close()
         raise
-    return opened
 
 
 def own_address(family: int, address: Address) -> str | None:
@@ -180,25 +179,100 @@ class _UdpSocket(asyncio.DatagramProtocol):
         self.transport.close()
 
 
-class _UdpLine(_UdpSocket):
+class _OwnSocket:
+    """One UDP socket on the event loop, without asyncio's transport, which costs as much again for each datagram.
+
+    Parameters
+    ----------
+    pump : Pump
+        Gets what comes.
+    sock : socket.socket
+        The socket.
+    name : str
+        What the log calls it.
+    """
+
+    def __init__(self, pump: Pump, sock: socket.socket, name: str):
+        self._pump, self._socket = pump, sock
+        self._complaints = _Complaints(name)
+        self._loop = asyncio.get_running_loop()
+        self._unsent: deque[tuple[bytes, Address]] = deque()
+
+    def _keep(self, data: bytes, destination: Address) -> None:
+        """Let a datagram wait until the kernel takes more."""
+        if not self._unsent:
+            self._loop.add_writer(self._socket, self._write)
+        if len(self._unsent) < MOST_UNSENT:
+            self._unsent.append((data, destination))
+
+    def _write(self) -> None:
+        while self._unsent:
+            try:
+                self._transmit(*self._unsent[0])
+            except (BlockingIOError, InterruptedError):
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._socket)
+
+    def _transmit(self, data: bytes, destination: Address) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+
+
+class _UdpLine(_OwnSocket):
     """A connected socket towards a rig."""
 
-    _refused = False
+    def __init__(self, pump: Pump, line: Any, sock: socket.socket):
+        super().__init__(pump, sock, label(line))
+        self._line = line
+        self._refused = False
+        self._loop.add_reader(sock, self._read)
 
-    def __init__(self, pump: Pump, name: object, sock: socket.socket):
-        super().__init__(pump, name)
-        self._socket = sock
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(LARGEST_READ)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._note(error)
+            return
+        self._pump.receive(data, self._line)
 
-    def datagram_received(self, data: bytes, _: Address) -> None:
-        self._pump.receive(data, self._name)
-
-    def error_received(self, exc: Exception) -> None:
+    def _note(self, error: OSError) -> None:
         # Linux and macOS report an ICMP refusal as the first, Windows as the second.
-        if isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
+        if isinstance(error, (ConnectionRefusedError, ConnectionResetError)):
             self._refused = True
-            asyncio.get_running_loop().call_soon(self._pump.refuse, self._name)
+            self._loop.call_soon(self._pump.refuse, self._line)
         else:
-            super().error_received(exc)
+            self._complaints.note(error)
+
+    def send(self, _: Any, data: bytes) -> None:
+        if self._socket.fileno() < 0:
+            return
+        if self._unsent:
+            self._keep(data, ())
+            return
+        self._refused = False
+        try:
+            self._transmit(data, ())
+            if self._refused:
+                # The refusal of an earlier datagram was reported in place of sending this one.
+                self._transmit(data, ())
+        except (BlockingIOError, InterruptedError):
+            self._keep(data, ())
+
+    def _transmit(self, data: bytes, destination: Address) -> None:
+        try:
+            self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError as error:
+            self._note(error)
 
     def read_waiting(self) -> None:
         """Hand over what has come and was not read yet."""
@@ -211,14 +285,7 @@ class _UdpLine(_UdpSocket):
                 return
             except OSError:
                 continue  # an error of another datagram that was sent
-            self._pump.receive(data, self._name)
-
-    def send(self, _: Any, data: bytes) -> None:
-        self._refused = False
-        self.transport.sendto(data)
-        if self._refused:
-            # The refusal of an earlier datagram was reported in place of sending this one.
-            self.transport.sendto(data)
+            self._pump.receive(data, self._line)
 
     def reconnect(self, reason: str) -> None:
         """Do nothing: there is no connection."""
@@ -260,19 +327,18 @@ async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listen
     return listener
 
 
-class _UdpListener:
+class _UdpListener(_OwnSocket):
     """A listening socket that learns from the kernel which address was asked."""
 
     def __init__(self, pump: Pump, sock: socket.socket, several: bool):
-        self._pump, self._socket = pump, sock
-        self._complaints = _Complaints("listening socket")
-        self._loop = asyncio.get_running_loop()
-        self._unsent: deque[tuple[bytes, Address]] = deque()
+        super().__init__(pump, sock, "listening socket")
         self._strangers: deque[tuple[bytes, Address]] = deque()  # what has come of them and is not handled yet
         self._strangers_bytes = 0
         self._rest: asyncio.Handle | None = None  # handles it
         self.address: Address = sock.getsockname()
         self._space = 0
+        self._at_once = 1
+        """Datagrams that are read in one turn of the loop."""
         if several:
             self._space = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(_IN_PKTINFO.size)
             if sock.family == socket.AF_INET6:
@@ -283,27 +349,34 @@ class _UdpListener:
 
     def _read(self) -> None:
         handled = 0
-        for _ in range(TAKEN):
+        # Eight times as many as last time, and one alone where no more had come: mostly none is looked for in vain.
+        for _ in range(self._at_once):
             if self._socket.fileno() < 0:  # handling the last one has closed it
                 return
             if handled == BATCH:
                 break
             try:
-                data, ancillary, _, address = self._socket.recvmsg(LARGEST_READ, self._space)
+                if self._space:
+                    data, ancillary, _, address = self._socket.recvmsg(LARGEST_READ, self._space)
+                else:
+                    data, address = self._socket.recvfrom(LARGEST_READ)
             except (BlockingIOError, InterruptedError):
+                self._at_once = 1
                 break
             except (ConnectionRefusedError, ConnectionResetError):
                 continue  # of something sent: a coordinator has gone
             except OSError as error:
                 self._complaints.note(error)
                 break
-            source = _source(address, _asked(ancillary))
+            source = _source(address, _asked(ancillary) if self._space else None)
             if self._pump.standing(data, source) is not Standing.STRANGER:
                 self._pump.receive(data, source)
                 handled += 1
             elif len(self._strangers) < STRANGERS and self._strangers_bytes + len(data) <= BUFFER:
                 self._strangers.append((data, source))
                 self._strangers_bytes += len(data)
+        else:
+            self._at_once = min(TAKEN, 8 * self._at_once)
         for _ in range(BATCH - handled):
             if not self._strangers or self._socket.fileno() < 0:
                 return
@@ -326,20 +399,6 @@ class _UdpListener:
             self._transmit(data, destination)
         except (BlockingIOError, InterruptedError):
             self._keep(data, destination)
-            self._loop.add_writer(self._socket, self._write)
-
-    def _keep(self, data: bytes, destination: Address) -> None:
-        if len(self._unsent) < MOST_UNSENT:
-            self._unsent.append((data, destination))
-
-    def _write(self) -> None:
-        while self._unsent:
-            try:
-                self._transmit(*self._unsent[0])
-            except (BlockingIOError, InterruptedError):
-                return
-            self._unsent.popleft()
-        self._loop.remove_writer(self._socket)
 
     def _transmit(self, data: bytes, destination: Address) -> None:
         is_plain = len(destination) == 2 or not isinstance(destination[2], tuple)
@@ -362,12 +421,6 @@ class _UdpListener:
         except OSError:
             return False  # the machine has lost that address, or a broadcast address was asked: answer from any
         return True
-
-    def close(self) -> None:
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
-            self._socket.close()
 
 
 def _source(address: Address, asked: tuple[int, int, bytes] | None) -> Address:
