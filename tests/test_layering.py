@@ -43,7 +43,6 @@ AT_THE_SIDE = {"iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"),
 
 INSIDE = {
     "rigsync.agent.keeper": {"ctypes"},  # prctl, of Linux alone; some Pythons are built without ctypes
-    "rigsync.agent.process": {"rigsync.agent.windows_job"},
     "rigsync.cli.keys": {"msvcrt", "termios", "tty"},
 }
 """The imports inside functions: modules of one platform."""

@@ -236,10 +236,10 @@ def test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers() -> None:
                     listener: Any = endpoint._listener
                     listener._read()
                     assert len(listener._strangers) <= udp.STRANGERS
-                for _ in range(3 * udp.BUFFER // 60_000):
+                for _ in range(3 * udp.STRANGERS_BYTES // 60_000):
                     stranger.send(b"x" * 60_000)
                     listener._read()
-                    assert sum(len(data) for data, _ in listener._strangers) <= udp.BUFFER
+                    assert sum(len(data) for data, _ in listener._strangers) <= udp.STRANGERS_BYTES
                 await came_true(lambda: not listener._strangers)
                 assert listener._strangers_bytes == 0
         finally:

@@ -31,7 +31,7 @@ from rigsync.core.events import (
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
 from rigsync.core.messages import Message
 from rigsync.core.notices import FAILURE
-from rigsync.errors import Aborted, BusyError, NotRunning, PushError, RigLost, RigRefused
+from rigsync.errors import Aborted, BusyError, NotRunning, PushError, RemoteError, RigError, RigLost, RigRefused
 from rigsync.runtime.conditions import Latch
 from rigsync.runtime.hub import Hub
 
@@ -301,9 +301,13 @@ class Started:
 
     def _note_outcome(self, push: PushCompleted) -> None:
         if push.event is ExpMessage.EXPSTART:
-            # Another's recording, nobody there, or never sent. A rig that was only silent may have begun.
-            unmoved = (BusyError, RigRefused, Aborted)
-            self._forget([rig for rig, error in push.failures.items() if isinstance(error, unmoved)])
+            self._forget([rig for rig, error in push.failures.items() if self._has_not_begun(rig, error)])
+
+    def _has_not_begun(self, rig: str, error: RigError) -> bool:
+        """Whether an EXPSTART that failed has begun nothing. A rig that was only silent may have begun."""
+        if isinstance(error, RemoteError) and error.error == "StateError":
+            return rig not in self._surely  # else it is about another start than the one that it has answered
+        return isinstance(error, (BusyError, RigRefused, Aborted))  # another's, nobody there, or never sent
 
     def _note_link(self, event: LinkChanged) -> None:
         if event.after is LinkState.LOST:

@@ -37,7 +37,9 @@ TAKEN = 512
 """Datagrams that it takes from the kernel meanwhile. What is of those who belong here thus comes before a flood of
 strangers, of which the kernel's buffer may hold thousands, and those seconds of work."""
 STRANGERS = 1024
-"""Datagrams of strangers that wait, of `BUFFER` bytes in all. Any more are lost, as where the kernel has no room."""
+"""Datagrams of strangers that wait. Any more are lost, as where the kernel has no room."""
+STRANGERS_BYTES = 4 * BUFFER
+"""Bytes of these: as many as a burst that the kernel would have kept."""
 MOST_UNSENT = 256
 """Most datagrams that wait until the kernel takes more. Further ones are lost, as on a choked network."""
 MOST_UNREAD = 1024
@@ -372,7 +374,7 @@ class _UdpListener(_OwnSocket):
             if self._pump.standing(data, source) is not Standing.STRANGER:
                 self._pump.receive(data, source)
                 handled += 1
-            elif len(self._strangers) < STRANGERS and self._strangers_bytes + len(data) <= BUFFER:
+            elif len(self._strangers) < STRANGERS and self._strangers_bytes + len(data) <= STRANGERS_BYTES:
                 self._strangers.append((data, source))
                 self._strangers_bytes += len(data)
         else:

@@ -30,6 +30,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.legacy import MOST
 from rigsync.core.messages import Alive, Bye, Command, Message, Probe, decode
+from rigsync.core.orders import Order
 from rigsync.core.peer import SINGLE_TRIES, Line
 from rigsync.core.timing import Timing
 from rigsync.errors import (
@@ -2108,7 +2109,7 @@ def test_what_a_transport_rejects_is_told_once_for_each_kind(bench: PeerBench) -
 def test_iblutil_s_limit_is_named_where_a_message_was_over_it() -> None:
     ibl = PeerBench(scheme="tcp").connected("iblutil")
     message = Message.of(ExpMessage.EXPINIT, ["x" * 70_000], ibl.peer.config.room)
-    ibl.peer.submit(Request(message, 1.0, COORDINATOR, 1), ibl.now + 5, ibl.now)
+    ibl.peer.submit(Request(Order(message, 1.0), 1), ibl.now + 5, ibl.now)
     ibl.run(6)
     assert "no more than it can read at once" in str(ibl.outcome())
 
