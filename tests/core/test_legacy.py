@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from random import Random
 
 import pytest
@@ -96,12 +97,16 @@ def test_after_its_echo_the_next_message_leaves_at_once() -> None:
     assert not pacing.must_wait(OTHER, 100.0)
 
 
-def test_a_message_too_large_to_be_kept_holds_back_the_next_all_the_same() -> None:
+def test_a_large_message_is_known_again_by_its_echo_and_not_kept_for_it() -> None:
     pacing, large = Pacing(), b"[4," + b"1" * (1 << 20) + b"]"
+    references = sys.getrefcount(large)
     pacing.note_sent(large, 100.0)
+    assert sys.getrefcount(large) == references
     assert pacing.must_wait(FRAME, 100.0)
-    pacing.note_received(large)  # its echo, which is not known again
+    pacing.note_received(large[:-2] + b"2]")
     assert pacing.must_wait(FRAME, 100.0)
+    pacing.note_received(bytes([*large]))
+    assert not pacing.must_wait(FRAME, 100.0)
 
 
 def test_towards_a_rig_a_message_waits_longer_for_the_answers_to_the_probes_before_it() -> None:
