@@ -241,7 +241,12 @@ def test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers() -> None:
                     listener._read()
                     assert sum(len(data) for data, _ in listener._strangers) <= udp.STRANGERS_BYTES
                 await came_true(lambda: not listener._strangers)
-                assert listener._strangers_bytes == 0
+                assert (listener._strangers_bytes, len(listener._sources)) == (0, 0)
+                wire.received.clear()
+                for data in (b"1", b"2", b"own", b"3"):  # of one source, whose order is kept
+                    owner.send(data)
+                await came_true(lambda: len(wire.received) == 4)
+                assert wire.messages == [b"1", b"2", b"own", b"3"]
         finally:
             endpoint.close()
 

@@ -8,7 +8,7 @@ import logging
 import socket
 import struct
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -336,6 +336,7 @@ class _UdpListener(_OwnSocket):
         super().__init__(pump, sock, "listening socket")
         self._strangers: deque[tuple[bytes, Address]] = deque()  # what has come of them and is not handled yet
         self._strangers_bytes = 0
+        self._sources: Counter[Address] = Counter()  # of these
         self._rest: asyncio.Handle | None = None  # handles it
         self.address: Address = sock.getsockname()
         self._space = 0
@@ -371,12 +372,14 @@ class _UdpListener(_OwnSocket):
                 self._complaints.note(error)
                 break
             source = _source(address, _asked(ancillary) if self._space else None)
-            if self._pump.standing(data, source) is not Standing.STRANGER:
+            is_first = source[:2] not in self._sources  # what comes from one source keeps its order
+            if is_first and self._pump.standing(data, source) is not Standing.STRANGER:
                 self._pump.receive(data, source)
                 handled += 1
             elif len(self._strangers) < STRANGERS and self._strangers_bytes + len(data) <= STRANGERS_BYTES:
                 self._strangers.append((data, source))
                 self._strangers_bytes += len(data)
+                self._sources[source[:2]] += 1
         else:
             self._at_once = min(TAKEN, 8 * self._at_once)
         for _ in range(BATCH - handled):
@@ -384,6 +387,9 @@ class _UdpListener(_OwnSocket):
                 return
             data, source = self._strangers.popleft()
             self._strangers_bytes -= len(data)
+            self._sources[source[:2]] -= 1
+            if not self._sources[source[:2]]:
+                del self._sources[source[:2]]
             self._pump.receive(data, source)
         if self._strangers and not self._rest and self._socket.fileno() >= 0:
             self._rest = self._loop.call_soon(self._read_rest)

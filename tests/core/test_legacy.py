@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from random import Random
 
 import pytest
@@ -96,13 +97,15 @@ def test_after_its_echo_the_next_message_leaves_at_once() -> None:
     assert not pacing.must_wait(OTHER, 100.0)
 
 
-def test_a_large_message_is_known_again_though_it_is_not_kept() -> None:
+def test_a_large_message_is_known_again_by_its_echo_and_not_kept_for_it() -> None:
     pacing, large = Pacing(), b"[4," + b"1" * (1 << 20) + b"]"
+    references = sys.getrefcount(large)
     pacing.note_sent(large, 100.0)
+    assert sys.getrefcount(large) == references
     assert pacing.must_wait(FRAME, 100.0)
     pacing.note_received(large[:-2] + b"2]")
     assert pacing.must_wait(FRAME, 100.0)
-    pacing.note_received(large)
+    pacing.note_received(bytes([*large]))
     assert not pacing.must_wait(FRAME, 100.0)
 
 
