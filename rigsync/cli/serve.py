@@ -20,6 +20,8 @@ from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, ve
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
 from rigsync.cli.practice_rig import PracticeRig
 from rigsync.cli.stdin import at_end_of_stdin
+from rigsync.core.ownership import LEASE
+from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.rig.rig import run_rigs
 
 FILES = (".yaml", ".yml")
@@ -40,7 +42,7 @@ FILES = (".yaml", ".yml")
 @click.option(
     "--lease",
     type=SECONDS_OR_NONE,
-    default=300.0,
+    default=LEASE,
     show_default=True,
     metavar="S",
     help="Interrupt when the coordinator in charge has been silent for so many seconds; 0 for never.",
@@ -48,7 +50,7 @@ FILES = (".yaml", ".yml")
 @click.option(
     "--max-message",
     type=int,
-    default=1 << 26,
+    default=MAX_MESSAGE,
     show_default=True,
     metavar="BYTES",
     help="The largest message on tcp://. Write the same max_message for this rig into rigs.yaml.",
