@@ -224,9 +224,6 @@ class Agent(Rig):
             if (log := before[2]) and log is not self._log:
                 await self._aside.begin(log.close)
 
-    def _action(self, event: ExpMessage) -> Action:
-        return self._file.on.get(event, Action())
-
     async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
         action, told = self._file.on.get(event, Action()), {}
         if event in _ENDING:

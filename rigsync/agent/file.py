@@ -8,16 +8,16 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from rigsync._text import shortened
+from rigsync.agent.command_line import read_words
 from rigsync.agent.keys import AGENT
-from rigsync.agent.template import MESSAGE, Source, Template, Use, Variable
+from rigsync.agent.template import MESSAGE, Source, Template, Use
 from rigsync.agent.values import OF_THE_SESSION
 from rigsync.config.address import parse_uri
 from rigsync.config.schema import under
@@ -27,35 +27,8 @@ from rigsync.errors import ConfigError
 from rigsync.rig.rig import LONGEST_DESCRIPTION
 
 _EXPECTED = "expected a YAML file with the keys name, listen and on, as docs/agent.md has it"
-_INTERPRETER = re.compile(
-    r"(?:(?:python|pypy|lua|php|ruby|perl)[w\d.]*|node|deno|bun|R|Rscript|julia|matlab|octave)(?:\.exe)?", re.IGNORECASE
-)
-_CODE_FOLLOWS = frozenset({"-c", "-e", "-E", "-r", "-p", "-pe", "-ne", "-batch", "--eval", "--print", "--execute"})
 _DRIVE = re.compile(r"[A-Za-z]:")
-# Programs that read words as a shell does. For them a value is not safe just because it is one word.
-_SHELLS = frozenset(
-    {
-        "sh",
-        "bash",
-        "dash",
-        "zsh",
-        "ksh",
-        "csh",
-        "tcsh",
-        "fish",
-        "busybox",
-        "cmd",
-        "powershell",
-        "pwsh",
-        "ssh",
-        "wsl",
-        "su",
-    }
-)
-_BATCH = re.compile(r"\.(?:bat|cmd)[. ]*$", re.IGNORECASE)
-_PROGRAM_FOLLOWS = re.compile(r"(?:^|[;&|(`\n])\s*[^\s;&|(`]*$")
-_OPERATOR = re.compile(r"\|\|?|&&?|;|<|(?:&|\d*)>>?(?:&?\d|[\w./{]\S*)?")
-"""Pipes and the like, if they are words of their own. Within quotes, beside other text, they are left alone."""
+_KNOWN = (*OF_THE_SESSION, MESSAGE)
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
 
 
@@ -422,8 +395,6 @@ class _Reader:
             )
         return description
 
-    # ------------------------------------------------------------------------------------------------- messages
-
     def _action(self, event: str, found: dict[str, Any]) -> Action:
         key = f"on.{event}"
         run = start = stop = None
@@ -454,39 +425,8 @@ class _Reader:
         key, line, shell = f"{parent}.{verb}", found[verb], found["shell"]
         folder = self._path(found["folder"], f"{parent}.folder") if found["folder"] else None
         with under(key):
-            if shell and isinstance(line, tuple):
-                raise ConfigError("a shell reads one line; write the command as text, not as a list")
-            if shell:
-                words = [self._template(line.strip(), use=Use.SHELL)]
-            else:
-                if isinstance(line, str):
-                    line = self._split(line)
-                    _check_no_shell_is_meant(line)
-                words = [self._template(word) for word in line]
-                if any(_reads_as_shell(str(word)) for word in words):
-                    words = [Template(word.parts, Use.SHELL) for word in words]
-            if not str(words[0]).strip():
-                raise ConfigError("there is no program in it")
-            _check_program(words[0], shell)
-            if not shell:
-                _check_code(words)
-        return Command(tuple(words), shell, folder)
-
-    def _split(self, line: str) -> list[str]:
-        words = shlex.shlex(line, posix=True, punctuation_chars=False)
-        words.whitespace_split = True
-        words.commenters = ""
-        if self._windows:
-            words.escape = ""
-        try:
-            return list(words)
-        except ValueError as error:
-            raise ConfigError(
-                f"{str(error)[:1].lower()}{str(error)[1:]} in {shortened(line, 80)}; close the quotes, or write the "
-                "command as a list of words"
-            ) from error
-
-    # -------------------------------------------------------------------------------------------------- the rest
+            words = read_words(line, shell, self._template, self._windows)
+        return Command(words, shell, folder)
 
     def _require(self) -> Require | None:
         found = self._found["require"]
@@ -516,23 +456,13 @@ class _Reader:
         folder = self._path(found["folder"], "logs.folder", known=()) if found["folder"] else None
         return Logs(folder, found["keep"], found["max_size"])
 
-    # ------------------------------------------------------------------------------------------------- templates
-
-    def _template(
-        self, text: str, known: tuple[str, ...] = (*OF_THE_SESSION, MESSAGE), use: Use = Use.ARGUMENT
-    ) -> Template:
+    def _template(self, text: str, known: tuple[str, ...] = _KNOWN, use: Use = Use.ARGUMENT) -> Template:
         return Template.parse(text, known, self._constants, use)
 
     def _paths(self, key: str, texts: Iterable[str] | None) -> tuple[Template, ...]:
         return tuple(self._path(text, f"{key}[{index}]") for index, text in enumerate(texts or ()))
 
-    def _path(
-        self,
-        text: str,
-        key: str,
-        known: tuple[str, ...] = (*OF_THE_SESSION, MESSAGE),
-        use: Use = Use.ARGUMENT,
-    ) -> Template:
+    def _path(self, text: str, key: str, known: tuple[str, ...] = _KNOWN, use: Use = Use.ARGUMENT) -> Template:
         with under(key):
             template = self._template(text, known, use)
             self._check_path(str(template))
@@ -552,45 +482,6 @@ class _Reader:
             raise ConfigError(f"~ does not stand for your folder in {shown}; write that folder out")
         if any(not character.isprintable() for character in path):
             raise ConfigError(f"there is a character in {shown} that cannot be printed")
-
-
-def _reads_as_shell(word: str) -> bool:
-    """Whether a word names a shell, or a batch file, whose arguments cmd reads anew on Windows."""
-    name = re.split(r"[/\\]", word)[-1].lower()
-    return name.removesuffix(".exe") in _SHELLS or _BATCH.search(name) is not None
-
-
-def _check_code(words: Sequence[Template]) -> None:
-    """Check that no message writes code behind an interpreter's ``-c`` or the like."""
-    if not _INTERPRETER.fullmatch(re.split(r"[/\\]", str(words[0]))[-1]):
-        return
-    for flag, word in pairwise(words[1:]):
-        if "." in str(flag) or "/" in str(flag):
-            return  # the script; further words are its arguments
-        if str(flag) in _CODE_FOLLOWS and word.variables:
-            raise ConfigError(
-                f"{{{min(word.variables)}}} would have a message write code, behind {flag}; hand it over as an argument"
-                " of its own, or read it from the environment, where it is RIGSYNC_..."
-            )
-
-
-def _check_program(line: Template, shell: bool) -> None:
-    """Check that no message chooses the program: neither the first word nor, in a shell, a word behind ``;``."""
-    before = ""
-    for part in line.parts:
-        if isinstance(part, Variable) and (not shell or _PROGRAM_FOLLOWS.search(before)):
-            raise ConfigError(f"{part} would have a message choose the program; write out which it is")
-        before += str(part)
-
-
-def _check_no_shell_is_meant(words: list[str]) -> None:
-    """Check that a line has nothing that only a shell understands."""
-    for word in words[1:]:
-        if _OPERATOR.fullmatch(word):
-            raise ConfigError(
-                f"{word!r} would be an argument of {words[0]!r}, for no shell reads this; "
-                "add `shell: true` if one is to read it, or write the command as a list"
-            )
 
 
 def _pattern(text: str, key: str) -> re.Pattern[str]:

@@ -21,6 +21,8 @@ if sys.platform != "linux":
 
 GONE, KEEPER = "999999999.1", "999999999.3"
 """Processes that there are not."""
+RIG = f"cameras {os.getpid()}"
+"""A name that no other test's agent has, which might start just then, and end these."""
 SPACE = os.readlink("/proc/self/ns/pid")
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -32,7 +34,7 @@ def start() -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def begin(
-            rig: str = "cameras",
+            rig: str = RIG,
             agent: str = GONE,
             space: str = SPACE,
             source: str = "import time; print(flush=True); time.sleep(600)",
@@ -84,7 +86,7 @@ def test_what_belongs_to_somebody_is_left(start: Start) -> None:
         start(space="pid:[1]"),
     ]
     begin = time.monotonic()
-    assert end_of_dead_agents("cameras") == ([], [])
+    assert end_of_dead_agents(RIG) == ([], [])
     assert time.monotonic() - begin < orphans.KEEPER_LIMIT
     assert [process.poll() for process in others] == [None] * 4
 
@@ -92,12 +94,12 @@ def test_what_belongs_to_somebody_is_left(start: Start) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, and look into what is theirs")
 def test_what_belongs_to_another_user_is_left_by_root(start: Start) -> None:
     process = start(user=65534)
-    assert end_of_dead_agents("cameras") == ([], [])
+    assert end_of_dead_agents(RIG) == ([], [])
     assert process.poll() is None
 
 
 def test_an_agent_that_a_dead_one_has_started_does_not_end_itself(start: Start) -> None:
-    source = "from rigsync.agent.orphans import end_of_dead_agents; print(); print(end_of_dead_agents('cameras'))"
+    source = f"from rigsync.agent.orphans import end_of_dead_agents; print(); print(end_of_dead_agents({RIG!r}))"
     process = start(source=source)
     assert process.stdout
     assert process.stdout.read().decode() == "Found(ended=[], left=[])\n"
@@ -106,15 +108,15 @@ def test_an_agent_that_a_dead_one_has_started_does_not_end_itself(start: Start) 
 
 def test_a_keeper_of_a_dead_agent_is_woken_and_ends_by_itself(start: Start) -> None:
     source = "import os, sys, time; print(flush=True); os.kill(os.getpid(), 19); time.sleep(0.2); sys.exit(7)"
-    process = start(mark=f"{SPACE}/{GONE}/{GONE}/cameras", source=source)
+    process = start(mark=f"{SPACE}/{GONE}/{GONE}/{RIG}", source=source)
     until(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T")
-    assert end_of_dead_agents("cameras") == ([], [])
+    assert end_of_dead_agents(RIG) == ([], [])
     assert process.wait(LONG) == 7
 
 
 def test_a_keeper_of_a_dead_agent_that_does_not_end_is_told(start: Start) -> None:
-    process = start(mark=f"{SPACE}/{GONE}/{GONE}/cameras")
-    assert end_of_dead_agents("cameras") == ([], [name_of(process)])
+    process = start(mark=f"{SPACE}/{GONE}/{GONE}/{RIG}")
+    assert end_of_dead_agents(RIG) == ([], [name_of(process)])
     assert process.poll() is None
 
 
@@ -125,14 +127,14 @@ FORGED = ["\u00b2", "\u00b2.1", "9" * 5000 + ".1", "999999999", "999999999.", "x
 @pytest.mark.parametrize(
     "mark",
     [
-        *("", "/", SPACE, f"{SPACE}/{GONE}/{GONE}", f" {SPACE}/{GONE}/{GONE}/cameras"),
-        *(f"{SPACE}/{who}/{GONE}/cameras" for who in FORGED),
-        *(f"{SPACE}/{GONE}/{who}/cameras" for who in FORGED),
+        *("", "/", SPACE, f"{SPACE}/{GONE}/{GONE}", f" {SPACE}/{GONE}/{GONE}/RIG"),
+        *(f"{SPACE}/{who}/{GONE}/RIG" for who in FORGED),
+        *(f"{SPACE}/{GONE}/{who}/RIG" for who in FORGED),
     ],
 )
 def test_a_mark_that_makes_no_sense_is_none(start: Start, mark: str) -> None:
-    process = start(mark=mark)
-    assert end_of_dead_agents("cameras") == ([], [])
+    process = start(mark=mark.replace("RIG", RIG))
+    assert end_of_dead_agents(RIG) == ([], [])
     assert process.pid not in orphans._marked()
     assert process.poll() is None
 
@@ -140,7 +142,7 @@ def test_a_mark_that_makes_no_sense_is_none(start: Start, mark: str) -> None:
 @pytest.mark.parametrize("keeper", ["\u00b2.1", "9" * 5000 + ".1"])
 def test_the_watcher_ends_what_is_the_agents_whatever_others_forge(start: Start, keeper: str) -> None:
     agent = "999999999.2"
-    forged = start(mark=f"{SPACE}/{agent}/{keeper}/cameras")
+    forged = start(mark=f"{SPACE}/{agent}/{keeper}/{RIG}")
     left = start(agent=agent)
     read, write = os.pipe()
     os.close(write)  # the agent is gone
