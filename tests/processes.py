@@ -40,6 +40,9 @@ LONG = 30.0
 PROBE_WARNING = r"Expected list, got \{'rigsync'. 1, 'kind'. 'probe'"
 """iblutil warns of each probe: all that it says of rigsync. Any other warning of its is an error."""
 
+UNHURRIED = "import logging; logging.getLogger('asyncio').addFilter(lambda record: record.msg[:9] != 'Executing')\n"
+"""First line of a program that is run with ``-X dev``, where asyncio tells of what a busy computer took 0.1 s for."""
+
 TOKEN = {"sync": "f3a8"}
 
 Report = Callable[..., None]

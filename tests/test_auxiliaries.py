@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from live_helpers import SHORT, EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
 from platforms import posix
-from processes import LONG, free_port, until
+from processes import LONG, UNHURRIED, free_port, until
 
 import rigsync.coordinator.auxiliaries
 import rigsync.coordinator.results
@@ -73,7 +73,7 @@ Connect = Callable[..., Auxiliaries]
 @pytest.fixture
 def pair(serve: Serve, connect: Connect) -> Auxiliaries:
     """A coordinator of two rigs without handlers."""
-    aux = connect(serve("cameras"), serve("ephys"))
+    aux = connect(serve("cameras"), serve("ephys"), connect_timeout=LONG)
     assert aux.all_alive
     return aux
 
@@ -1173,7 +1173,9 @@ def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monke
     monkeypatch.setattr(pair.services, "push", lambda *_, **__: None)
     push = in_thread(pair.push, "EXPEND", wait=True)
     until(lambda: pair._waiters._waiting)
+    pair.response_received.clear()
     pair.close()
+    assert pair.response_received.wait(LONG)
     outcome = push.result(LONG)
     assert [type(failure) for failure in outcome.failed.values()] == [Aborted, Aborted]
     assert pair.log[outcome.result.request_time] is outcome
@@ -1353,7 +1355,15 @@ def test_create_that_fails_is_the_constructors_error() -> None:
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     prelude = "import rigsync, sys, threading, time\nrig = rigsync.Rig('cameras', 'udp://127.0.0.1:0')\nrig.start()\n"
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", prelude + textwrap.dedent(code)],
+        [
+            sys.executable,
+            "-X",
+            "dev",
+            "-W",
+            "ignore::DeprecationWarning",
+            "-c",
+            UNHURRIED + prelude + textwrap.dedent(code),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

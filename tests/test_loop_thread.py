@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from live_helpers import in_thread
-from processes import LONG, until
+from processes import LONG, UNHURRIED, until
 
 from rigsync.errors import LoopBlocked, NotRunning
 from rigsync.runtime.conditions import Awaited
@@ -882,6 +882,9 @@ def test_the_program_can_end(ending: str) -> None:
         )
     )
     ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-X", "dev", "-W", "error", "-c", UNHURRIED + program],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

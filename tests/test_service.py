@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from live_helpers import SHORT, EchoServer, RawRig, came_true, ends_within, in_thread, silent_rig
-from processes import LONG, until
+from processes import LONG, UNHURRIED, until
 
 from rigsync import __version__
 from rigsync.config.rigs import rigs_from
@@ -323,7 +323,11 @@ def test_too_many_sockets_is_a_clear_error() -> None:
             os.dup(0) if _ < 12 else None
         """
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-X", "dev", "-c", UNHURRIED + textwrap.dedent(code)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "no more sockets at rig rig" in done.stdout
