@@ -51,7 +51,7 @@ def run_strictly(program: str, *options: str) -> subprocess.CompletedProcess[str
 
     It also has asyncio warn of what took long. That says only that the computer is busy, and is kept out.
     """
-    prelude = "import logging; logging.getLogger('asyncio').setLevel(logging.ERROR)\n"
+    prelude = "import logging; logging.getLogger('asyncio').addFilter(lambda record: record.msg[:9] != 'Executing')\n"
     return subprocess.run(
         [sys.executable, "-X", "dev", *options, "-c", prelude + textwrap.dedent(program)],
         cwd=ROOT,

@@ -73,7 +73,7 @@ Connect = Callable[..., Auxiliaries]
 @pytest.fixture
 def pair(serve: Serve, connect: Connect) -> Auxiliaries:
     """A coordinator of two rigs without handlers."""
-    aux = connect(serve("cameras"), serve("ephys"))
+    aux = connect(serve("cameras"), serve("ephys"), connect_timeout=LONG)
     assert aux.all_alive
     return aux
 
@@ -1173,7 +1173,9 @@ def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monke
     monkeypatch.setattr(pair.services, "push", lambda *_, **__: None)
     push = in_thread(pair.push, "EXPEND", wait=True)
     until(lambda: pair._waiters._waiting)
+    pair.response_received.clear()
     pair.close()
+    assert pair.response_received.wait(LONG)
     outcome = push.result(LONG)
     assert [type(failure) for failure in outcome.failed.values()] == [Aborted, Aborted]
     assert pair.log[outcome.result.request_time] is outcome

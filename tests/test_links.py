@@ -270,7 +270,7 @@ def test_a_name_that_stands_for_another_address_after_a_reboot(
     monkeypatch.setattr(socket, "getaddrinfo", answer)
     with Rig("cameras", "udp://127.0.0.1:0") as before:
         port = port_of(before.uri)
-        aux = connect(stack, {"cameras": f"udp://camera-pc:{port}"})
+        aux = connect(stack, {"cameras": f"udp://camera-pc:{port}"}, connect_timeout=LONG)
         assert aux.all_alive
         told = Told(aux)
         where["host"] = "127.0.0.2"

@@ -68,7 +68,7 @@ def rig() -> Iterator[Rig]:
 def aux(rig: Rig) -> Iterator[Auxiliaries]:
     """A coordinator of `rig`, which serves; handlers may be added later."""
     rig.start()
-    with Auxiliaries({"cameras": rig.uri}) as aux:
+    with Auxiliaries({"cameras": rig.uri}, connect_timeout=LONG) as aux:
         assert aux.all_alive
         yield aux
 
@@ -1406,4 +1406,4 @@ with subprocess.Popen([sys.executable, "-c", tell]) as telling:
 
 @posix
 def test_run_ends_however_often_it_is_told_to() -> None:
-    subprocess.run([sys.executable, "-c", STORM], cwd=ROOT, check=True, timeout=2 * LONG)
+    subprocess.run([sys.executable, "-c", STORM], cwd=ROOT, check=True, timeout=5 * LONG)

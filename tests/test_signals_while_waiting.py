@@ -12,8 +12,10 @@ import pytest
 from live_helpers import in_thread
 from processes import LONG, ROOT
 
+from rigsync.errors import NotRunning
 from rigsync.runtime import conditions
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
+from rigsync.runtime.waiters import Waiters
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no signals on a timer on this system")
 
@@ -338,3 +340,16 @@ def brought_at_a_new_place(kind: type[Any], places: set[int]) -> bool:
 
     in_thread(wait).result(LONG)
     return bool(stopped)
+
+
+def test_what_comes_while_the_service_thread_is_asked_whether_it_reacts_counts() -> None:
+    """A signal handler may close just then: the thread is gone, and has told what became of the push."""
+
+    class Ended:
+        def call(self, *_: Any) -> None:
+            future.bring("aborted")
+            raise NotRunning
+
+    waiters: Any = Waiters(Ended(), NotRunning, None)  # type: ignore[arg-type]
+    with waiters.futures(1) as (future,):
+        assert waiters.wait(future, 0.0) == "aborted"
