@@ -210,6 +210,13 @@ class Errands:
         """Return what has been sent or is to be sent next."""
         return [*self.doubtful, self.current] if self.current else self.doubtful
 
+    def sent(self, n: int) -> Errand | None:
+        """Return the one of those that has been sent with this number."""
+        for errand in self.under_way():
+            if errand.request.n == n and errand.tries:
+                return errand
+        return None
+
     def remove(self, errand: Errand) -> None:
         """Take out one of those that are under way."""
         if errand is self.current:

@@ -763,8 +763,7 @@ class Peer:
             self._count("late notice")
 
     def _receive_outcome(self, frame: Frame, now: float) -> None:
-        asked = (errand for errand in self._errands.under_way() if errand.request.n == frame.n and errand.tries)
-        errand = next(asked, None)
+        errand = self._errands.sent(frame.n)
         if errand is None:
             self._count("late answer")  # ordinary where datagrams are doubled: no violation
             return

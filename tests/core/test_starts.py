@@ -9,7 +9,7 @@ import pytest
 from rigsync.core import messages
 from rigsync.core.fanout import PROBES_A_SECOND
 from rigsync.core.messages import Probe, Request
-from rigsync.core.peer import MEASURED
+from rigsync.core.peer import MEASURED, Peer
 from rigsync.testing import Coordinator, SimAddress, SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -161,3 +161,25 @@ def test_starts_lie_within_03_ms_in_jitter_of_5_ms(drift: float, most: float) ->
     spreads = sorted(spread(seed, drift) for seed in range(40))
     assert spreads[37] <= most
     assert spreads[20] <= most / 2
+
+
+def test_a_timer_and_an_answer_of_one_rig_ask_nothing_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, count = SimNetwork(1), 40
+    for number in range(count):
+        net.add_rig(f"rig{number}")
+    coordinator = net.coordinator()
+    net.run(1.5)
+    asked: list[str] = []
+    next_timer = Peer.next_timer
+
+    def note(peer: Peer) -> float:
+        asked.append(peer.name)
+        return next_timer(peer)
+
+    monkeypatch.setattr(Peer, "next_timer", note)
+    when = coordinator.push("EXPSTATUS", rigs=["rig7"])
+    assert net.run(1.0, until=lambda: when in coordinator.results)
+    assert set(asked) == {"rig7"}
+    asked.clear()
+    coordinator.fanout.handle_timer(net.now)
+    assert len(asked) <= 2
