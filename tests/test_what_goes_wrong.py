@@ -251,7 +251,7 @@ SHOWN_BY = {
         "tests/agent/test_serve.py::test_killed_with_its_keepers_it_leaves_nothing",
         "tests/agent/test_process.py::test_an_agent_and_its_keeper_killed_together_leave_nothing",
     ],
-    "an agent is killed while a keeper of its is stopped (`SIGSTOP`)": [
+    "an agent is killed while a keeper of its is stopped (SIGSTOP)": [
         "tests/agent/test_process.py::test_a_keeper_that_is_stopped_while_its_agent_is_killed_is_woken",
         "tests/agent/test_process.py::test_the_watcher_takes_the_place_of_a_keeper_that_cannot_go_on",
         "tests/agent/test_serve.py::test_killed_with_its_watcher_while_its_keeper_is_stopped_the_next_start_ends_what_is_left",

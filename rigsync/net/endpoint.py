@@ -180,13 +180,11 @@ class Endpoint:
         self._pumping = True
         try:
             while True:
-                datagrams = core.take_datagrams()
-                for destination, data in datagrams:
-                    self._send(destination, data)
+                has_sent = self._send_all()
                 events = core.take_events()
                 for event in events:
                     self._tell(event)
-                if not datagrams and not events:
+                if not has_sent and not events:
                     break
         finally:
             self._pumping = False
@@ -196,6 +194,7 @@ class Endpoint:
         """Send the rest, and close all sockets; idempotent."""
         if self._closed:
             return
+        self._send_all()  # where a subscriber closes this, what pumps would find the sockets closed
         self.pump()
         self._closed = True
         if self._timer:
@@ -204,6 +203,13 @@ class Endpoint:
             line.close()
         if self._listener:
             self._listener.close()
+
+    def _send_all(self) -> bool:
+        """Send the core's datagrams; return whether there were any."""
+        datagrams = self._core.take_datagrams()
+        for destination, data in datagrams:
+            self._send(destination, data)
+        return bool(datagrams)
 
     def _send(self, destination: Any, data: bytes) -> None:
         if self._listener:
