@@ -40,10 +40,10 @@ from rigsync.errors import (
 )
 from rigsync.runtime.callbacks import guarded, resolve_future
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
-from rigsync.runtime.console_window import signals_held_back
 from rigsync.runtime.exits import COORDINATORS, at_exit
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
+from rigsync.runtime.signals import signals_held_back
 from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
 
 logger = logging.getLogger("rigsync.auxiliaries")
