@@ -17,7 +17,7 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.async_experiment import AsyncExperiment
-from rigsync.coordinator.course import Course, Telling
+from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import RigFailure, Started
 from rigsync.coordinator.push import Push
 from rigsync.coordinator.reports import Reports
@@ -27,8 +27,7 @@ from rigsync.coordinator.view import RigView, Views
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose
 from rigsync.core.enums import ExpMessage
-from rigsync.core.messages import Message
-from rigsync.core.orders import Order
+from rigsync.core.orders import Asked, Order
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import BusyError, NotRunning, PushError, RigError, RigsMissing, UnknownEvent
 from rigsync.hub.events import kinds_below
@@ -429,47 +428,24 @@ class Coordinator:
         NotRunning
             It is not open.
         """
-        return Push(self, self.order(message, args, rigs, timeout, at, delay, patience))
+        return self._push(Asked(message, args, rigs, timeout, at, delay, patience))
 
-    def push_for(self, telling: Telling, timeout: float | None, patience: float) -> Push:
-        """Send a message of an experiment."""
-        message, args, rigs, delay = telling.message, telling.args, telling.rigs, telling.delay
-        return Push(self, self.order(message, args, rigs, timeout, None, delay, patience, telling.all_or_none))
-
-    def order(
-        self,
-        message: ExpMessage | str | int,
-        args: tuple[Any, ...],
-        rigs: str | Iterable[str] | None = None,
-        timeout: float | None = None,
-        at: float | None = None,
-        delay: float | None = None,
-        patience: float = 0.0,
-        all_or_none: bool = False,
-    ) -> Order:
-        """Check what is to be pushed, in the caller's stack, and return it as one order; else as `push`."""
-        checked = self.checked(message, args, rigs, timeout, at, delay, patience)
+    def _push(self, asked: Asked) -> Push:
+        make_order = self.checked(asked)
         self._check_open()
-        return self.services.order(*checked, all_or_none=all_or_none)
+        return Push(self, self.services, make_order())
 
-    def checked(
-        self,
-        message: ExpMessage | str | int,
-        args: tuple[Any, ...],
-        rigs: str | Iterable[str] | None,
-        timeout: float | None,
-        at: float | None,
-        delay: float | None,
-        patience: float,
-    ) -> tuple[Message, list[str] | None, float | None, float | None, float]:
-        """Check what is to be pushed; return what `RigServices.order` takes, in its order."""
-        names = None if rigs is None else self.rigs.matching(rigs)
-        composed = compose(message, *args, room=self.rigs.room(names))
-        limit = checked_timeout(timeout)
-        ahead = checked_delay(composed.event, at, delay, time.time())
+    def checked(self, asked: Asked) -> Callable[[], Order]:
+        """Check what is to be pushed, in the caller's stack; return what makes the order where the links are open."""
+        rigs = None if asked.rigs is None else self.rigs.matching(asked.rigs)
+        message = compose(asked.message, *asked.args, room=self.rigs.room(rigs))
+        limit = checked_timeout(asked.timeout)
+        ahead = checked_delay(message.event, asked.at, asked.delay, time.time())
+        patience = asked.patience
         if isinstance(patience, bool) or not 0 <= patience < math.inf:
             raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
-        return composed, names, limit, ahead, patience
+        order = self.services.order
+        return functools.partial(order, message, rigs, limit, ahead, patience, all_or_none=asked.all_or_none)
 
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Call a command of a rig, made there by ``@rig.command(...)``, and return the value that it returns.
@@ -557,7 +533,7 @@ class Coordinator:
         """
         names = list(self.rigs.rigs) if rigs is None else self.rigs.matching(rigs)
         options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
-        return AsyncExperiment(self, lambda: self.services, self.hub, self._unfinished, names, ref, **options)
+        return AsyncExperiment(self._push, lambda: self.services, self.hub, self._unfinished, names, ref, **options)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
