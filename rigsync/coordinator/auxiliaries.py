@@ -309,10 +309,9 @@ class Auxiliaries:
             As for `push`.
         """
         limit = checked_timeout(timeout)
-        names = self._choose(rigs or None)
+        names = self._rigs.matching(rigs or None)
         self._check_blocking("wait_for()")
-        waited_for = list(self._rigs.rigs) if names is None else names
-        if missing := self._missing_after(waited_for, limit):
+        if missing := self._missing_after(names, limit):
             raise RigsMissing(missing)
 
     def _missing_after(self, rigs: list[str], limit: float | None) -> dict[str, str]:
@@ -463,7 +462,7 @@ class Auxiliaries:
         self.response_received.mark()
         if wait:
             return self._push_and_wait(order)
-        self._begin_push(order, _ignore)
+        self._begin_push(order, lambda _: None)  # the log has the outcome
         return order.request_time
 
     def _push_of_experiment(self, asked: Asked) -> PushResult | PushError | None:
@@ -636,7 +635,7 @@ class Auxiliaries:
         TypeError, ValueError, UnknownRig
             As for `push`. Entering and leaving raise `ExperimentError`.
         """
-        names = self._choose(rigs)
+        names = self._rigs.matching(rigs)
 
         def services() -> RigServices:
             if self._remote is None:
@@ -644,8 +643,7 @@ class Auxiliaries:
             return self._remote
 
         options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
-        chosen = list(self._rigs.rigs) if names is None else names
-        return Experiment(self._push_of_experiment, services, self.hub, self._unfinished, chosen, ref, **options)
+        return Experiment(self._push_of_experiment, services, self.hub, self._unfinished, names, ref, **options)
 
     def begin(self, ref: Any, **options: Any) -> Experiment:
         """Begin an experiment as `experiment` does, for a program that cannot hold a ``with`` open.
@@ -788,7 +786,7 @@ class Auxiliaries:
         self._check_blocking("ping()")
         remote = self._check_running()
         limit = checked_timeout(timeout) or 0.0
-        names = self._choose(rigs or None) or list(self._rigs.rigs)
+        names = self._rigs.matching(rigs or None)
 
         def begin(name: str, done: Callable[[Any], None]) -> None:
             try:
@@ -1023,9 +1021,6 @@ class Auxiliaries:
 
     # ------------------------------------------------------------------------------------------------ helpers
 
-    def _choose(self, wanted: str | Iterable[str] | None) -> list[str] | None:
-        return None if wanted is None else self._rigs.matching(wanted)
-
     def _check_blocking(self, call: str) -> None:
         if self.thread.on_loop_thread:
             raise LoopBlocked(f"{call} on the service thread, that is, in a callback, would wait for itself")
@@ -1134,7 +1129,3 @@ class _ServiceThread(LoopThread):
         if services := (aux.services if aux else self.lab.services):
             services.close()
         self.lab.hub.end()
-
-
-def _ignore(_: object) -> None:
-    """Ignore an outcome: the log has it."""

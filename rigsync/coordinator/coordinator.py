@@ -285,14 +285,8 @@ class Coordinator:
 
         Parameters
         ----------
-        event : class or str
-            One of the classes in `rigsync.events` that a coordinator tells, or its name in any case:
-            ``LinkAlive``, ``LinkSuspect``, ``LinkLost`` (or ``LinkChanged`` for all three), ``RestartSeen``,
-            ``notice``, ``ProgressChanged``, ``StreamAdded``, ``StreamUpdated``, ``StreamRemoved``, ``MessageReceived``,
-            ``PushCompleted``, ...
-        callback : callable, optional
-            A plain function is called with the event on the event loop, and so has to be quick and must not block;
-            a coroutine function is awaited there. `hub` has more: ``lab.hub.subscribe(..., run="worker")``.
+        event, callback
+            As for `Auxiliaries.on`. Functions are called on this event loop, in place of the service thread.
 
         Returns
         -------
@@ -301,10 +295,8 @@ class Coordinator:
 
         Raises
         ------
-        ValueError
-            No such event.
-        TypeError
-            It is no function.
+        TypeError, ValueError
+            As for `Auxiliaries.on`.
         """
         kinds = {kind.__name__.lower(): kind for kind in kinds_below(events.CoordinatorEvent)}
         name = getattr(event, "__name__", str(event))
@@ -339,22 +331,20 @@ class Coordinator:
 
         Parameters
         ----------
-        *rigs : str
-            Names or patterns; all rigs by default.
-        timeout : float, optional
-            Seconds; without end by default.
+        *rigs, timeout
+            As for `Auxiliaries.wait_for`.
 
         Raises
         ------
         RigsMissing
-            A `TimeoutError`. Its text names the rigs that do not answer, and why as far as it is known.
+            A `TimeoutError`, as there.
         TypeError, ValueError, UnknownRig
             As for `push`.
         NotRunning
             It is not open, or was closed meanwhile.
         """
         limit = checked_timeout(timeout)
-        names = self.rigs.matching(rigs) if rigs else list(self.rigs.rigs)
+        names = self.rigs.matching(rigs or None)
         if missing := await self._missing_after(names, limit):
             raise RigsMissing(missing)
 
@@ -477,15 +467,13 @@ class Coordinator:
 
         Parameters
         ----------
-        *rigs : str
-            Names or patterns; all rigs by default.
-        timeout : float
-            Seconds.
+        *rigs, timeout
+            As for `Auxiliaries.ping`.
 
         Returns
         -------
         dict of str to PingReply or RigError
-            `RigTimeout` for silence, `RigRefused` where nothing listens at the port.
+            As there.
 
         Raises
         ------
@@ -496,7 +484,7 @@ class Coordinator:
         """
         self._check_open()
         limit = checked_timeout(timeout) or 0.0
-        names = self.rigs.matching(rigs) if rigs else list(self.rigs.rigs)
+        names = self.rigs.matching(rigs or None)
         loop = asyncio.get_running_loop()
         told: dict[str, asyncio.Future[PingReply | RigError]] = {name: loop.create_future() for name in names}
         for name, future in told.items():
@@ -531,7 +519,7 @@ class Coordinator:
         TypeError, ValueError, UnknownRig
             As for `push`. Entering and leaving raise `ExperimentError`.
         """
-        names = list(self.rigs.rigs) if rigs is None else self.rigs.matching(rigs)
+        names = self.rigs.matching(rigs)
         options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
         return AsyncExperiment(self._push, lambda: self.services, self.hub, self._unfinished, names, ref, **options)
 
