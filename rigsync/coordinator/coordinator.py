@@ -201,7 +201,7 @@ class Coordinator:
         return [] if self._leave_running else self._started.take(self.services)
 
     async def stop_what_was_started(self) -> None:
-        """Interrupt rigs that this program has started and not told to end; have the others hear that they are to."""
+        """Interrupt rigs that were started and not told to end; wait until the others have answered what ends them."""
         await asyncio.gather(self._interrupt_what_was_started(), self._await_ends())
 
     async def _await_ends(self) -> None:

@@ -352,7 +352,8 @@ class _UdpListener(_OwnSocket):
 
     def _read(self) -> None:
         handled = 0
-        # Eight times as many as last time, and one alone where no more had come: mostly none is looked for in vain.
+        # A read that finds nothing costs as much as one that does. So after such a one it is one datagram at a time, and
+        # eight times as many after each turn in which all had come.
         for _ in range(self._at_once):
             if self._socket.fileno() < 0:  # handling the last one has closed it
                 return
