@@ -352,8 +352,8 @@ class _UdpListener(_OwnSocket):
 
     def _read(self) -> None:
         handled = 0
-        # A read that finds nothing costs as much as one that does. So after such a one it is one datagram at a time, and
-        # eight times as many after each turn in which all had come.
+        # A read in vain costs as much as another one. So the next turn reads one datagram, and each one after it eight
+        # times as many as the last, as long as all have come.
         for _ in range(self._at_once):
             if self._socket.fileno() < 0:  # handling the last one has closed it
                 return
