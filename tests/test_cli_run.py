@@ -26,7 +26,7 @@ from rigsync import ExpStatus, Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
 from rigsync.cli.run import GRACE
-from rigsync.runtime.console_window import signals_held_back
+from rigsync.runtime.signals import signals_held_back
 
 REFERENCE = "2026-03-01_2_mouse"
 VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")

@@ -20,7 +20,7 @@ from processes import LONG, ROOT, until
 
 from rigsync import Auxiliaries, ExpStatus, Rig
 from rigsync.core.events import PushCompleted
-from rigsync.runtime.console_window import ending_signals
+from rigsync.runtime.signals import ending_signals
 
 REFERENCE = "2026-03-01_2_mouse"
 

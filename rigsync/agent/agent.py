@@ -35,9 +35,8 @@ from rigsync.agent.ready import LAST_LOOK, ReadyFile
 from rigsync.agent.recording import Recording, tell
 from rigsync.agent.requirements import Look, check_requirements, make_folders
 from rigsync.agent.session_log import SessionLog
-from rigsync.agent.template import SubstitutionError, Template
+from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
 from rigsync.agent.values import (
-    OF_THE_SESSION,
     Values,
     environment,
     filled_path,

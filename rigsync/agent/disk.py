@@ -6,16 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from rigsync._text import size_text
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import free_bytes
 from rigsync.agent.recording import RECOVERED, tell
 from rigsync.core.notices import FAILURE
-
-if TYPE_CHECKING:
-    from rigsync.rig.rig import Rig
+from rigsync.rig.rig import Rig
 
 INTERVAL = 1.0
 """Seconds between two looks."""

@@ -17,8 +17,7 @@ from typing import Any
 from rigsync._text import shortened
 from rigsync.agent.command_line import read_words
 from rigsync.agent.keys import AGENT
-from rigsync.agent.template import MESSAGE, Source, Template, Use
-from rigsync.agent.values import OF_THE_SESSION
+from rigsync.agent.template import MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
 from rigsync.config.schema import under
 from rigsync.config.yaml import document_node, located, map_of, read_text

@@ -10,8 +10,8 @@ from rigsync.agent.aside import Aside
 from rigsync.agent.file import Action, AgentFile
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
 from rigsync.agent.keys import REFUSE
-from rigsync.agent.template import SubstitutionError, Template, Use
-from rigsync.agent.values import OF_THE_SESSION, Values, filled_path, filled_pattern
+from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template, Use
+from rigsync.agent.values import Values, filled_path, filled_pattern
 from rigsync.core.enums import ExpMessage
 
 

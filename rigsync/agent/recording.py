@@ -8,18 +8,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rigsync._text import one_line, size_text
 from rigsync.agent.aside import Aside
+from rigsync.agent.file import Verify
 from rigsync.agent.growth import Growth, Kept, Samples, Seen, Segments, Whole, matching_files
 from rigsync.core.board import LONGEST
 from rigsync.core.notices import FAILURE
 from rigsync.errors import RigsyncError
-
-if TYPE_CHECKING:
-    from rigsync.agent.file import Verify
-    from rigsync.rig.rig import Rig
+from rigsync.rig.rig import Rig
 
 logger = logging.getLogger("rigsync.agent")
 

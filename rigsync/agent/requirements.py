@@ -11,8 +11,8 @@ from typing import Any
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
 from rigsync.agent.file import AgentFile, Command
-from rigsync.agent.template import Template
-from rigsync.agent.values import OF_THE_SESSION, Values, filled_path, folder_of
+from rigsync.agent.template import OF_THE_SESSION, Template
+from rigsync.agent.values import Values, filled_path, folder_of
 from rigsync.errors import RigsyncError
 
 Look = tuple[str, Callable[..., str | None], tuple[Any, ...]]

@@ -17,6 +17,8 @@ from typing import Protocol
 from rigsync._text import close_match, shortened
 from rigsync.errors import ConfigError, RigsyncError
 
+OF_THE_SESSION = ("exp_ref", "date", "number", "subject")
+"""The variables that come from the reference of the experiment."""
 MESSAGE = "message"
 """``{message.KEY}`` is the value of KEY in the message's data, known at run time only."""
 

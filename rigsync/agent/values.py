@@ -10,18 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rigsync.agent.template import MESSAGE, SubstitutionError, is_shell_safe, refused
+from rigsync.agent.file import AgentFile, Command
+from rigsync.agent.template import MESSAGE, OF_THE_SESSION, SubstitutionError, Template, is_shell_safe, refused
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import reference_parts, reference_text
-
-if TYPE_CHECKING:
-    from rigsync.agent.file import AgentFile, Command
-    from rigsync.agent.template import Template
-
-OF_THE_SESSION = ("exp_ref", "date", "number", "subject")
-"""The variables that come from the reference of the experiment."""
 
 PREFIX = "RIGSYNC_"
 """Beginning of the names in the environment."""

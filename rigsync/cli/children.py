@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rigsync import RigsyncError
-from rigsync.runtime.console_window import ending_signals, signals_handled, signals_held_back
+from rigsync.runtime.signals import ending_signals, signals_handled, signals_held_back
 
 START_TIMEOUT = 30.0
 """Seconds for a program to begin: a virus scanner on a slow disk delays its imports."""

@@ -19,7 +19,7 @@ from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, verbose_option
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
-from rigsync.runtime.console_window import signals_held_back
+from rigsync.runtime.signals import signals_held_back
 
 RIGS_FAILED = 125
 """Exit status if a rig has failed, and not the command. `timeout` and `env` use it for their own failures."""

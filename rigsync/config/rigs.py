@@ -187,12 +187,12 @@ class Rigs:
         rooms = (self.rigs[name].room for name in (self.rigs if names is None else names))
         return min(rooms, key=lambda room: room.limit, default=DATAGRAM_ROOM)
 
-    def matching(self, patterns: str | Iterable[str]) -> list[str]:
-        """Return the names that match, in the order of the rigs.
+    def matching(self, patterns: str | Iterable[str] | None) -> list[str]:
+        """Return the names that match, in the order of the rigs; all for None.
 
         Parameters
         ----------
-        patterns : str or iterable of str
+        patterns : str or iterable of str or None
             Names, or patterns such as ``cameras:*``, with ``*``, ``?`` and ``[...]``. Case counts.
 
         Raises
@@ -202,6 +202,8 @@ class Rigs:
         TypeError
             A pattern is no text.
         """
+        if patterns is None:
+            return list(self.rigs)
         chosen: set[str] = set()
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             if not isinstance(pattern, str):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rigsync.coordinator.course import Course, Steps, Telling
+from rigsync.coordinator.course import Course, Steps
+from rigsync.coordinator.push import Push
 from rigsync.coordinator.results import PushResult
+from rigsync.core.orders import Asked
 from rigsync.errors import PushError
 from rigsync.runtime.signals import EndingSignals, Terminated
-
-if TYPE_CHECKING:
-    from rigsync.coordinator.coordinator import Coordinator
 
 
 class AsyncExperiment(Course):
@@ -25,9 +24,9 @@ class AsyncExperiment(Course):
 
     HOW_TO_BEGIN = "`async with lab.experiment(...) as session:` or by await lab.experiment(...).begin()"
 
-    def __init__(self, lab: Coordinator, *course: Any, **options: Any):
+    def __init__(self, push: Callable[[Asked], Push], *course: Any, **options: Any):
         super().__init__(*course, **options)
-        self._lab = lab
+        self._push = push
         self._signals = EndingSignals(self._end_task)
         self._task: asyncio.Task[Any] | None = None
         self._terminated: Terminated | None = None
@@ -116,20 +115,19 @@ class AsyncExperiment(Course):
 
     async def _run(self, steps: Steps) -> Any:
         """Run steps, and return what they return; what is raised while they wait is raised in them."""
-        resume: Callable[[Any], Telling] = steps.send
+        resume: Callable[[Any], Asked] = steps.send
         come: Any = None
         try:
             while True:
-                telling = resume(come)
+                asked = resume(come)
                 try:
-                    resume, come = steps.send, await self._tell(telling)
+                    resume, come = steps.send, await self._outcome(self._push(asked))
                 except BaseException as error:
                     resume, come = steps.throw, error
         except StopIteration as over:
             return over.value
 
-    async def _tell(self, telling: Telling) -> PushResult | PushError:
-        push = self._lab.push_for(telling, self.timeout, self._patience(telling))
+    async def _outcome(self, push: Push) -> PushResult | PushError:
         while True:
             try:
                 return await push.outcome()

@@ -18,7 +18,7 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.coordinator import STOP_TIMEOUT, UNENDED, Coordinator
-from rigsync.coordinator.course import Course, Telling
+from rigsync.coordinator.course import Course
 from rigsync.coordinator.experiment import Experiment
 from rigsync.coordinator.faces import shown
 from rigsync.coordinator.failures import RigFailure
@@ -28,7 +28,7 @@ from rigsync.coordinator.view import RigView
 from rigsync.core import events
 from rigsync.core.arguments import compose, compose_command, parts_of, validate_event
 from rigsync.core.enums import ExpMessage
-from rigsync.core.orders import Order
+from rigsync.core.orders import Asked, Order
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import (
     LoopBlocked,
@@ -40,10 +40,10 @@ from rigsync.errors import (
 )
 from rigsync.runtime.callbacks import guarded, resolve_future
 from rigsync.runtime.conditions import Arrivals, Awaited, Latch
-from rigsync.runtime.console_window import signals_held_back
 from rigsync.runtime.exits import COORDINATORS, at_exit
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
+from rigsync.runtime.signals import signals_held_back
 from rigsync.runtime.waiters import STUCK_AFTER, Waiters, settled, stuck
 
 logger = logging.getLogger("rigsync.auxiliaries")
@@ -309,16 +309,14 @@ class Auxiliaries:
             As for `push`.
         """
         limit = checked_timeout(timeout)
-        names = self._choose(rigs or None)
+        names = self._rigs.matching(rigs or None)
         self._check_blocking("wait_for()")
-        waited_for = list(self._rigs.rigs) if names is None else names
-        if missing := self._missing_after(waited_for, limit):
+        if missing := self._missing_after(names, limit):
             raise RigsMissing(missing)
 
     def _missing_after(self, rigs: list[str], limit: float | None) -> dict[str, str]:
         """Wait until rigs answer, so many seconds at most; return the others by name, with what is known of each."""
-        if not self.is_running or self._remote is None:
-            raise self._not_running()
+        self._check_running()
         with self._waiters.futures(1) as (future,):
 
             def check(_: object = None) -> None:
@@ -433,7 +431,8 @@ class Auxiliaries:
             With `wait`: the service thread does not react, because a callback of this program blocks it.
         """
         known = self._known_of(validate_event(message), args, kwargs)
-        outcome: PushResult | PushError | float = self._push(message, known, wait, rigs, timeout, at, delay, patience)
+        asked = Asked(message, known, rigs, timeout, at, delay, patience)
+        outcome: PushResult | PushError | float = self._push(asked, wait)
         return outcome
 
     def _known_of(self, event: ExpMessage, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -448,38 +447,37 @@ class Auxiliaries:
             logger.warning("%s", text)
         return args[: len(parts)]
 
-    def _push(
-        self,
-        message: ExpMessage | str | int,
-        args: tuple[Any, ...],
-        wait: bool,
-        rigs: str | Iterable[str] | None,
-        timeout: float | None,
-        at: float | None,
-        delay: float | None,
-        patience: float,
-        all_or_none: bool = False,
-    ) -> Any:
-        checked = self._lab.checked(message, args, rigs, timeout, at, delay, patience)
+    def _push(self, asked: Asked, wait: bool) -> Any:
+        make_order = self._lab.checked(asked)
         if wait:
             self._check_blocking("push(wait=True)")
         if self.is_running and (self._remote is None or not self._listens):
-            if any(part is not None for part in checked[1:4]) or patience:
+            if any(part is not None for part in (asked.rigs, asked.timeout, asked.at, asked.delay)) or asked.patience:
                 raise ValueError(
                     f"{type(self).__name__} serves its queue itself: push takes message and arguments alone"
                 )
-            return self._queue_for_subclass(validate_event(message), args, wait)
-        order = self._order(*checked, all_or_none=all_or_none)
+            return self._queue_for_subclass(validate_event(asked.message), asked.args, wait)
+        self._check_running()
+        order = make_order()
         self.response_received.mark()
         if wait:
             return self._push_and_wait(order)
-        self._begin_push(order, _ignore)
+        self._begin_push(order, lambda _: None)  # the log has the outcome
         return order.request_time
 
-    def _order(self, *checked: Any, all_or_none: bool = False) -> Order:
+    def _push_of_experiment(self, asked: Asked) -> PushResult | PushError | None:
+        if self.thread.on_loop_thread and asked.message in ("EXPINTERRUPT", "EXPCLEANUP"):
+            # A generator that holds the experiment was collected on the service thread, which cannot wait.
+            self.push(asked.message, *asked.args, rigs=asked.rigs)
+            return None
+        outcome: PushResult | PushError = self._push(asked, wait=True)
+        return outcome
+
+    def _check_running(self) -> RigServices:
+        """Return the services; raise where they are not open."""
         if not self.is_running or self._remote is None:
             raise self._not_running()
-        return self._remote.order(*checked, all_or_none=all_or_none)
+        return self._remote
 
     def _begin_push(
         self, order: Order, done: Callable[[Any], object], is_waited_for: Callable[[], bool] | None = None
@@ -554,7 +552,8 @@ class Auxiliaries:
         TypeError, ValueError, UnknownRig, NotRunning, LoopBlocked, LoopStuck
             As for `push`.
         """
-        outcome: PushResult | PushError = self._push(message, args, True, rigs, timeout, at, delay, patience)
+        asked = Asked(message, args, rigs, timeout, at, delay, patience)
+        outcome: PushResult | PushError = self._push(asked, wait=True)
         if isinstance(outcome, PushError):
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise outcome.result.as_error()
@@ -636,34 +635,15 @@ class Auxiliaries:
         TypeError, ValueError, UnknownRig
             As for `push`. Entering and leaving raise `ExperimentError`.
         """
-        names = self._choose(rigs)
+        names = self._rigs.matching(rigs)
 
         def services() -> RigServices:
             if self._remote is None:
                 raise self._not_running()
             return self._remote
 
-        def push(telling: Telling, patience: float) -> PushResult | PushError:
-            message, args, rigs, delay = telling.message, telling.args, telling.rigs, telling.delay
-            outcome: PushResult | PushError = self._push(
-                message, args, True, rigs, timeout, None, delay, patience, telling.all_or_none
-            )
-            return outcome
-
-        return Experiment(
-            self,
-            push,
-            services,
-            self.hub,
-            self._unfinished,
-            list(self._rigs.rigs) if names is None else names,
-            ref,
-            init=init,
-            start=start,
-            delay=delay,
-            timeout=timeout,
-            on_failure=on_failure,
-        )
+        options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
+        return Experiment(self._push_of_experiment, services, self.hub, self._unfinished, names, ref, **options)
 
     def begin(self, ref: Any, **options: Any) -> Experiment:
         """Begin an experiment as `experiment` does, for a program that cannot hold a ``with`` open.
@@ -771,7 +751,7 @@ class Auxiliaries:
         limit = checked_timeout(timeout)
         self._check_blocking("call()")
         self.response_received.mark()
-        outcome = self._push_and_wait(self._order(composed, names, limit))
+        outcome = self._push_and_wait(self._check_running().order(composed, names, limit))
         if isinstance(outcome, PushError):
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise copy(outcome.failed[names[0]])
@@ -804,11 +784,9 @@ class Auxiliaries:
             The service thread does not react, because a callback of this program blocks it.
         """
         self._check_blocking("ping()")
-        remote = self._remote
-        if not self.is_running or remote is None:
-            raise self._not_running()
+        remote = self._check_running()
         limit = checked_timeout(timeout) or 0.0
-        names = self._choose(rigs or None) or list(self._rigs.rigs)
+        names = self._rigs.matching(rigs or None)
 
         def begin(name: str, done: Callable[[Any], None]) -> None:
             try:
@@ -1043,9 +1021,6 @@ class Auxiliaries:
 
     # ------------------------------------------------------------------------------------------------ helpers
 
-    def _choose(self, wanted: str | Iterable[str] | None) -> list[str] | None:
-        return None if wanted is None else self._rigs.matching(wanted)
-
     def _check_blocking(self, call: str) -> None:
         if self.thread.on_loop_thread:
             raise LoopBlocked(f"{call} on the service thread, that is, in a callback, would wait for itself")
@@ -1154,7 +1129,3 @@ class _ServiceThread(LoopThread):
         if services := (aux.services if aux else self.lab.services):
             services.close()
         self.lab.hub.end()
-
-
-def _ignore(_: object) -> None:
-    """Ignore an outcome: the log has it."""

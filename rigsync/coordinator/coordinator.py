@@ -17,7 +17,7 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.async_experiment import AsyncExperiment
-from rigsync.coordinator.course import Course, Telling
+from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import RigFailure, Started
 from rigsync.coordinator.push import Push
 from rigsync.coordinator.reports import Reports
@@ -27,8 +27,7 @@ from rigsync.coordinator.view import RigView, Views
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose
 from rigsync.core.enums import ExpMessage
-from rigsync.core.messages import Message
-from rigsync.core.orders import Order
+from rigsync.core.orders import Asked, Order
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import BusyError, NotRunning, PushError, RigError, RigsMissing, UnknownEvent
 from rigsync.hub.events import kinds_below
@@ -202,7 +201,7 @@ class Coordinator:
         return [] if self._leave_running else self._started.take(self.services)
 
     async def stop_what_was_started(self) -> None:
-        """Interrupt rigs that this program has started and not told to end; have the others hear that they are to."""
+        """Interrupt rigs that were started and not told to end; wait until the others have answered what ends them."""
         await asyncio.gather(self._interrupt_what_was_started(), self._await_ends())
 
     async def _await_ends(self) -> None:
@@ -286,14 +285,8 @@ class Coordinator:
 
         Parameters
         ----------
-        event : class or str
-            One of the classes in `rigsync.events` that a coordinator tells, or its name in any case:
-            ``LinkAlive``, ``LinkSuspect``, ``LinkLost`` (or ``LinkChanged`` for all three), ``RestartSeen``,
-            ``notice``, ``ProgressChanged``, ``StreamAdded``, ``StreamUpdated``, ``StreamRemoved``, ``MessageReceived``,
-            ``PushCompleted``, ...
-        callback : callable, optional
-            A plain function is called with the event on the event loop, and so has to be quick and must not block;
-            a coroutine function is awaited there. `hub` has more: ``lab.hub.subscribe(..., run="worker")``.
+        event, callback
+            As for `Auxiliaries.on`. Functions are called on this event loop, in place of the service thread.
 
         Returns
         -------
@@ -302,10 +295,8 @@ class Coordinator:
 
         Raises
         ------
-        ValueError
-            No such event.
-        TypeError
-            It is no function.
+        TypeError, ValueError
+            As for `Auxiliaries.on`.
         """
         kinds = {kind.__name__.lower(): kind for kind in kinds_below(events.CoordinatorEvent)}
         name = getattr(event, "__name__", str(event))
@@ -340,22 +331,20 @@ class Coordinator:
 
         Parameters
         ----------
-        *rigs : str
-            Names or patterns; all rigs by default.
-        timeout : float, optional
-            Seconds; without end by default.
+        *rigs, timeout
+            As for `Auxiliaries.wait_for`.
 
         Raises
         ------
         RigsMissing
-            A `TimeoutError`. Its text names the rigs that do not answer, and why as far as it is known.
+            A `TimeoutError`, as there.
         TypeError, ValueError, UnknownRig
             As for `push`.
         NotRunning
             It is not open, or was closed meanwhile.
         """
         limit = checked_timeout(timeout)
-        names = self.rigs.matching(rigs) if rigs else list(self.rigs.rigs)
+        names = self.rigs.matching(rigs or None)
         if missing := await self._missing_after(names, limit):
             raise RigsMissing(missing)
 
@@ -429,47 +418,24 @@ class Coordinator:
         NotRunning
             It is not open.
         """
-        return Push(self, self.order(message, args, rigs, timeout, at, delay, patience))
+        return self._push(Asked(message, args, rigs, timeout, at, delay, patience))
 
-    def push_for(self, telling: Telling, timeout: float | None, patience: float) -> Push:
-        """Send a message of an experiment."""
-        message, args, rigs, delay = telling.message, telling.args, telling.rigs, telling.delay
-        return Push(self, self.order(message, args, rigs, timeout, None, delay, patience, telling.all_or_none))
-
-    def order(
-        self,
-        message: ExpMessage | str | int,
-        args: tuple[Any, ...],
-        rigs: str | Iterable[str] | None = None,
-        timeout: float | None = None,
-        at: float | None = None,
-        delay: float | None = None,
-        patience: float = 0.0,
-        all_or_none: bool = False,
-    ) -> Order:
-        """Check what is to be pushed, in the caller's stack, and return it as one order; else as `push`."""
-        checked = self.checked(message, args, rigs, timeout, at, delay, patience)
+    def _push(self, asked: Asked) -> Push:
+        make_order = self.checked(asked)
         self._check_open()
-        return self.services.order(*checked, all_or_none=all_or_none)
+        return Push(self, self.services, make_order())
 
-    def checked(
-        self,
-        message: ExpMessage | str | int,
-        args: tuple[Any, ...],
-        rigs: str | Iterable[str] | None,
-        timeout: float | None,
-        at: float | None,
-        delay: float | None,
-        patience: float,
-    ) -> tuple[Message, list[str] | None, float | None, float | None, float]:
-        """Check what is to be pushed; return what `RigServices.order` takes, in its order."""
-        names = None if rigs is None else self.rigs.matching(rigs)
-        composed = compose(message, *args, room=self.rigs.room(names))
-        limit = checked_timeout(timeout)
-        ahead = checked_delay(composed.event, at, delay, time.time())
+    def checked(self, asked: Asked) -> Callable[[], Order]:
+        """Check what is to be pushed, in the caller's stack; return what makes the order where the links are open."""
+        rigs = None if asked.rigs is None else self.rigs.matching(asked.rigs)
+        message = compose(asked.message, *asked.args, room=self.rigs.room(rigs))
+        limit = checked_timeout(asked.timeout)
+        ahead = checked_delay(message.event, asked.at, asked.delay, time.time())
+        patience = asked.patience
         if isinstance(patience, bool) or not 0 <= patience < math.inf:
             raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
-        return composed, names, limit, ahead, patience
+        order = self.services.order
+        return functools.partial(order, message, rigs, limit, ahead, patience, all_or_none=asked.all_or_none)
 
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Call a command of a rig, made there by ``@rig.command(...)``, and return the value that it returns.
@@ -501,15 +467,13 @@ class Coordinator:
 
         Parameters
         ----------
-        *rigs : str
-            Names or patterns; all rigs by default.
-        timeout : float
-            Seconds.
+        *rigs, timeout
+            As for `Auxiliaries.ping`.
 
         Returns
         -------
         dict of str to PingReply or RigError
-            `RigTimeout` for silence, `RigRefused` where nothing listens at the port.
+            As there.
 
         Raises
         ------
@@ -520,7 +484,7 @@ class Coordinator:
         """
         self._check_open()
         limit = checked_timeout(timeout) or 0.0
-        names = self.rigs.matching(rigs) if rigs else list(self.rigs.rigs)
+        names = self.rigs.matching(rigs or None)
         loop = asyncio.get_running_loop()
         told: dict[str, asyncio.Future[PingReply | RigError]] = {name: loop.create_future() for name in names}
         for name, future in told.items():
@@ -555,9 +519,9 @@ class Coordinator:
         TypeError, ValueError, UnknownRig
             As for `push`. Entering and leaving raise `ExperimentError`.
         """
-        names = list(self.rigs.rigs) if rigs is None else self.rigs.matching(rigs)
+        names = self.rigs.matching(rigs)
         options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
-        return AsyncExperiment(self, lambda: self.services, self.hub, self._unfinished, names, ref, **options)
+        return AsyncExperiment(self._push, lambda: self.services, self.hub, self._unfinished, names, ref, **options)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

@@ -10,7 +10,6 @@ import logging
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rigsync import __version__
@@ -22,6 +21,7 @@ from rigsync.core.arguments import compose
 from rigsync.core.enums import PROTOCOL_VERSION, ExpStatus
 from rigsync.core.events import Dialect
 from rigsync.core.lifecycle import reference_text, same_reference
+from rigsync.core.orders import Asked
 from rigsync.errors import (
     ENDED_BADLY,
     BusyError,
@@ -56,19 +56,7 @@ _OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
 
 
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """A message of an experiment for some of its rigs."""
-
-    message: str
-    args: tuple[Any, ...]
-    rigs: list[str]
-    patience: float
-    delay: float | None = None
-    all_or_none: bool = False
-
-
-Steps = Generator[Telling, Any, Any]
+Steps = Generator[Asked, Any, Any]
 """What is to be told goes out; the `PushResult` or `PushError` comes in, None where nobody can wait for it."""
 
 
@@ -113,7 +101,7 @@ class Course:
         if on_failure is not None and not callable(on_failure):
             raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
         self._services, self._hub, self._unfinished, self._rigs = services, hub, unfinished, list(rigs)
-        self._init, self._start, self._delay, self.timeout = dict(init or {}), start, delay, timeout
+        self._init, self._start, self._delay, self._timeout = dict(init or {}), start, delay, timeout
         self._on_failure = on_failure
         self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
         """Reference of the experiment; the main sync's, once that has told one."""
@@ -277,7 +265,7 @@ class Course:
                 self.exp_ref = found
 
     def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> Steps:
-        outcome = yield Telling(message, args, self._rigs, PATIENCE, delay, all_or_none=True)
+        outcome = yield self._asked(message, self._rigs, *args, delay=delay, all_or_none=True)
         if isinstance(outcome, PushError):
             raise (yield from self._undone(message, outcome))
         self.results[message] = outcome
@@ -307,7 +295,7 @@ class Course:
     def _ending(self) -> Steps:
         self._begin_ending()
         failures = self._watch.end() if self._watch else {}
-        ended = yield Telling("EXPEND", (), self._rigs, PATIENCE)
+        ended = yield self._asked("EXPEND", self._rigs)
         self.results["EXPEND"] = ended.result if isinstance(ended, PushError) else ended
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
         told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in failed_to_end.items()}
@@ -316,7 +304,7 @@ class Course:
         for rig, text in (yield from self._stop_and_clean_up(report)).items():
             told[rig].append(text)
         stopped = [rig for rig in self._rigs if rig not in failed_to_end]
-        cleaned_up = yield Telling("EXPCLEANUP", (), stopped, PATIENCE)
+        cleaned_up = yield self._asked("EXPCLEANUP", stopped)
         self.results["EXPCLEANUP"] = cleaned_up.result if isinstance(cleaned_up, PushError) else cleaned_up
         for rig, error in cleaned_up.failed.items():
             told.setdefault(rig, ["ended"]).append(f"EXPCLEANUP failed: {error.problem}")
@@ -349,16 +337,16 @@ class Course:
             self._watch.end()
         outcomes: dict[str, str] = {}
         try:
-            stopped = yield Telling("EXPINTERRUPT", (report,), rigs, IMPATIENCE)
+            stopped = yield self._asked("EXPINTERRUPT", rigs, report, patience=IMPATIENCE)
             self._in_charge_of = []
             if stopped is None:
-                yield Telling("EXPCLEANUP", (), rigs, PATIENCE)
+                yield self._asked("EXPCLEANUP", rigs)
                 return dict.fromkeys(rigs, "told to stop")
             self._signals.hold(ctrl_c=False)  # nothing records any more; cleaning up may take long
             out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, _OUT_OF_REACH)]
             told_again: list[str] = []
             try:
-                cleaned_up = yield Telling("EXPCLEANUP", (), rigs, PATIENCE)
+                cleaned_up = yield self._asked("EXPCLEANUP", rigs)
             finally:  # even if Ctrl-C ends that
                 if out_of_reach:
                     told_again = self._stop_later(out_of_reach, report)
@@ -383,8 +371,9 @@ class Course:
             LateStop(services, self._hub, told, self.exp_ref, *messages, IMPATIENCE)
         return told
 
-    def _patience(self, telling: Telling) -> float:
-        return telling.patience if self.timeout is None else 0.0
+    def _asked(self, message: str, rigs: list[str], *args: Any, patience: float = PATIENCE, **options: Any) -> Asked:
+        patience = patience if self._timeout is None else 0.0
+        return Asked(message, args, rigs, self._timeout, patience=patience, **options)
 
     def _note_failure(self, failure: RigFailure) -> None:
         if self._on_failure:

@@ -6,14 +6,12 @@ import contextlib
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rigsync.coordinator.course import Course, Steps, Telling
+from rigsync.coordinator.course import Course, Steps
 from rigsync.coordinator.results import PushResult
+from rigsync.core.orders import Asked
 from rigsync.errors import PushError, RigsyncError
-
-if TYPE_CHECKING:
-    from rigsync.coordinator.auxiliaries import Auxiliaries
 
 logger = logging.getLogger("rigsync.experiment")
 
@@ -26,15 +24,9 @@ class Experiment(Course):
 
     HOW_TO_BEGIN = "`with aux.experiment(...) as session:` or by aux.begin(...)"
 
-    def __init__(
-        self,
-        aux: Auxiliaries,
-        push: Callable[[Telling, float], PushResult | PushError],
-        *course: Any,
-        **options: Any,
-    ):
+    def __init__(self, push: Callable[[Asked], PushResult | PushError | None], *course: Any, **options: Any):
         super().__init__(*course, **options)
-        self._aux, self._push = aux, push
+        self._push = push
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -109,28 +101,21 @@ class Experiment(Course):
 
     def _run(self, steps: Steps) -> Any:
         """Run steps, and return what they return; what is raised while they wait is raised in them."""
-        resume: Callable[[Any], Telling] = steps.send
+        resume: Callable[[Any], Asked] = steps.send
         come: Any = None
         try:
             while True:
-                telling = resume(come)
+                asked = resume(come)
                 try:
-                    resume, come = steps.send, self._tell(telling)
+                    resume, come = steps.send, self._push(asked)
                 except BaseException as error:
                     resume, come = steps.throw, error
         except StopIteration as over:
             return over.value
-
-    def _tell(self, telling: Telling) -> PushResult | PushError | None:
-        if self._aux.thread.on_loop_thread and telling.message in ("EXPINTERRUPT", "EXPCLEANUP"):
-            # A generator that holds the experiment was collected on the service thread, which cannot wait.
-            self._aux.push(telling.message, *telling.args, rigs=telling.rigs)
-            return None
-        return self._push(telling, self._patience(telling))
 
     def say_last_words(self) -> None:
         """Interrupt what is still running, for the interpreter is ending."""
         if rigs := self._in_charge_of:
             report = {"error": "SystemExit", "message": "the program ended in the middle of the experiment"}
             with contextlib.suppress(RigsyncError):
-                self._aux.push("EXPINTERRUPT", report, wait=True, rigs=rigs, timeout=LAST_WORDS)
+                self._push(Asked("EXPINTERRUPT", (report,), rigs, LAST_WORDS))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rigsync.coordinator.results import PushResult
+from rigsync.coordinator.service import RigServices
 from rigsync.core.events import RigSettled
 from rigsync.core.orders import Order
 from rigsync.errors import NotRunning, PushError, RigError
 from rigsync.runtime.callbacks import resolve_future
-
-if TYPE_CHECKING:
-    from rigsync.coordinator.coordinator import Coordinator
 
 
 class Push:
@@ -25,17 +23,19 @@ class Push:
 
     Parameters
     ----------
-    lab : Coordinator
-        Whose it is. The push keeps it until every rig has answered.
+    lab : object
+        The coordinator, which the push keeps until every rig has answered.
+    services : RigServices
+        Its rigs.
     order : Order
         What is sent, and to whom.
     """
 
-    def __init__(self, lab: Coordinator, order: Order):
-        self._lab, self._order = lab, order
+    def __init__(self, lab: object, services: RigServices, order: Order):
+        self._lab, self._services, self._order = lab, services, order
         self._outcome: PushResult | PushError | None = None
         self._waiting: list[asyncio.Future[None]] = []
-        lab.services.push(order, self._settle)
+        services.push(order, self._settle)
 
     def __repr__(self) -> str:
         outcome = "under way" if self._outcome is None else type(self._outcome).__name__
@@ -57,7 +57,7 @@ class Push:
         What has been sent is not undone. EXPINTERRUPT stops what runs, and calls off what waits for its instant.
         """
         with contextlib.suppress(NotRunning):  # closed, which has taken it back
-            self._lab.services.on_loop(self._lab.services.withdraw_queued, self.request_time)
+            self._services.on_loop(self._services.withdraw_queued, self.request_time)
 
     def __await__(self) -> Generator[Any, None, PushResult]:
         return self._result().__await__()
@@ -70,8 +70,7 @@ class Push:
             try:
                 if self._outcome is None:
                     with contextlib.suppress(NotRunning):
-                        services = self._lab.services
-                        services.on_loop(services.note_wait, self.request_time, lambda: bool(self._waiting))
+                        self._services.on_loop(self._services.note_wait, self.request_time, lambda: bool(self._waiting))
                     await future
             finally:
                 self._waiting.remove(future)
@@ -94,16 +93,16 @@ class Push:
             if event.request_time == self.request_time:
                 come.put_nowait((event.rig, event.outcome))
 
-        unsubscribe = self._lab.hub.rule(RigSettled, note)
+        unsubscribe = self._services.hub.rule(RigSettled, note)
         try:
-            known = self._lab.services.tell_each(self.request_time)
+            known = self._services.tell_each(self.request_time)
             if known is None:  # every rig has answered by now
                 outcome = await self.outcome()
                 result = outcome.result if isinstance(outcome, PushError) else outcome
                 known = {**result, **result.failed}
             for each in known.items():
                 yield each
-            names = self._lab.services if self._order.rigs is None else self._order.rigs
+            names = self._services if self._order.rigs is None else self._order.rigs
             for _ in range(len(names) - len(known)):
                 yield await come.get()
         finally:

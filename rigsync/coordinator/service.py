@@ -115,10 +115,6 @@ class RigServices(Verbs):
         The configuration.
     log : ResultLog, optional
         Where outcomes are filed.
-    connected : Latch, optional
-        Set while the services are open.
-    response_received : Arrivals, optional
-        Announced at each completed push.
     hub : Hub, optional
         Where events are told, while it runs; by default one of its own, which runs while the services are open.
     pause : callable, optional
@@ -130,8 +126,6 @@ class RigServices(Verbs):
         rigs: Rigs,
         *,
         log: ResultLog | None = None,
-        connected: Latch | None = None,
-        response_received: Arrivals | None = None,
         hub: Hub | None = None,
         pause: Callable[[], float] = lambda: PAUSE,
     ):
@@ -141,8 +135,10 @@ class RigServices(Verbs):
         self._timeout: float | None = None  # each rig's own, unless somebody sets one for all
         self._rigs = rigs
         self.log = ResultLog() if log is None else log
-        self.connected = Latch() if connected is None else connected
-        self.response_received = Arrivals() if response_received is None else response_received
+        self.connected = Latch()
+        """Set while the services are open."""
+        self.response_received = Arrivals()
+        """Announced at each completed push."""
         self.hub = Hub("services", owner="RigServices") if hub is None else hub
         self._has_own_hub = hub is None
         self._pause = pause
@@ -374,7 +370,6 @@ class RigServices(Verbs):
             Resolved when the one rig of an order that asks for it confirms that it has the message.
         is_waited_for : callable, optional
             Tells whether somebody still waits for it; while it does, the log says for which rigs, and for how long.
-
         """
         pending = _Pending(order.message.event, done, confirmation, is_waited_for)
         try:

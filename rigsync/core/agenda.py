@@ -176,7 +176,7 @@ class Agenda:
                 self._finish_failure(task, "ValueError", problem, "", now)
                 return
             task.schedule = Schedule(instant)
-            if refusal := self._refuse_instant(task, now):
+            if refusal := self._refuse_instant(task):
                 self._finish_failure(task, *refusal, "", now)
                 return
         if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
@@ -283,7 +283,7 @@ class Agenda:
         is_over = self.status is ExpStatus.STOPPED and self.ownership.is_gone(now)
         return is_over or self.ownership.allows(task.sender)
 
-    def _refuse_instant(self, task: Task, now: float) -> tuple[str, str] | None:
+    def _refuse_instant(self, task: Task) -> tuple[str, str] | None:
         """Return why a message may not name an instant, if so: what waits takes room for up to an hour."""
         name = task.event.name
         if task.event in LIFECYCLE_MESSAGES:

@@ -44,10 +44,6 @@ class Request:
         """The request in the iblutil dialect."""
         return legacy.array(self.message, legacy.COORDINATOR_MARK)
 
-    def is_of(self, request_time: float | None) -> bool:
-        """Whether it is of this push; every one is where None is meant."""
-        return request_time in (None, self.request_time)
-
     @property
     def hands_over_token(self) -> bool:
         """Whether an iblutil rig answers by its echo alone, as it does when it is handed a token."""
@@ -159,10 +155,14 @@ class Errands:
 
     def take_unsent(self, request_time: float | None = None) -> list[Errand]:
         """Take out what has not been sent, of one push or of all."""
-        unsent = [errand for errand in (*self._interrupts, *self._queue) if errand.request.is_of(request_time)]
+
+        def is_meant(errand: Errand) -> bool:
+            return request_time is None or errand.request.request_time == request_time
+
+        unsent = list(filter(is_meant, (*self._interrupts, *self._queue)))
         for errand in unsent:
             (self._interrupts if errand in self._interrupts else self._queue).remove(errand)
-        if self.current and not self.current.tries and self.current.request.is_of(request_time):
+        if self.current and not self.current.tries and is_meant(self.current):
             unsent.insert(0, self.current)
             self.current = None
         return unsent
@@ -211,7 +211,7 @@ class Errands:
         return [*self.doubtful, self.current] if self.current else self.doubtful
 
     def sent(self, n: int) -> Errand | None:
-        """Return the one of those that has been sent with this number."""
+        """Return the one under way that has been sent with this number."""
         for errand in self.under_way():
             if errand.request.n == n and errand.tries:
                 return errand

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """One push as a program asks for it, unchecked. For the fields see `rigsync.Auxiliaries.push` and `Order`."""
+
+    message: ExpMessage | str | int
+    args: tuple[Any, ...] = ()
+    rigs: str | Iterable[str] | None = None
+    timeout: float | None = None
+    at: float | None = None
+    delay: float | None = None
+    patience: float = 0.0
+    all_or_none: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -382,7 +382,7 @@ class Peer:
 
     def _advance(self, now: float) -> None:
         if self._mistaken_for and (wrong := self.mistaken_for(now)):
-            self._settle_mistaken(wrong, now)
+            self._settle_mistaken(wrong)
             return
         errand = self._errands.next()
         if errand is None or errand.tries or self.dialect is Dialect.UNKNOWN:
@@ -721,7 +721,7 @@ class Peer:
             self._note_change(before)
         self._advance(now)
 
-    def _settle_mistaken(self, wrong: WrongRig, now: float) -> None:
+    def _settle_mistaken(self, wrong: WrongRig) -> None:
         """Settle all that was asked of this rig: another one answers in its place."""
         for errand in list(self._errands.under_way()):
             self._errands.remove(errand)
@@ -794,7 +794,7 @@ class Peer:
 
     def _refuse_answer(self, n: int, problem: RemoteProtocolError) -> None:
         """Settle a request whose answer this side refuses, or it would be sent again and again."""
-        for errand in [errand for errand in self._errands.under_way() if errand.request.n == n and errand.tries]:
+        if errand := self._errands.sent(n):
             name = errand.request.event.name
             text = f"the rig has run {name}, but this side refuses its answer: {problem}; have it answer with less"
             self._confirm_receipt(errand)

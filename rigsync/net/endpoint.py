@@ -304,8 +304,8 @@ def stamp_clock() -> StampClock:
 async def look_up(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
     """Do as `resolve_all` does, without blocking the event loop.
 
-    A name server may need half a minute not to answer. The thread that asks it keeps no program from ending, as the
-    thread of an executor would.
+    A name server that is down takes half a minute to fail. The thread that waits for it keeps no program from ending,
+    as the thread of an executor would.
     """
     if is_literal(config.address):
         return resolve_all(config)

@@ -476,12 +476,12 @@ class _TcpListener:
         self._streams.move_to_end(stream.source)
         stream.head = message[:HEAD]
         self._pump.receive(message, stream.source)
-        self.sent_part(stream)
+        self.note_sent(stream)
 
     def _standing(self, stream: _CoordinatorStream) -> Standing:
         return self._pump.standing(stream.head, stream.source)
 
-    def sent_part(self, stream: _CoordinatorStream) -> None:
+    def note_sent(self, stream: _CoordinatorStream) -> None:
         """Have the next one come where a large message and its echo are through."""
         # Who is in charge may read as slowly as it likes, and nobody waits for that.
         if stream is self._turn and (stream.unsent <= LARGE or self._standing(stream) is Standing.IN_CHARGE):
@@ -621,7 +621,7 @@ class _CoordinatorStream(_Stream):
         self._listener.heard_part(self)
 
     def part_sent(self) -> None:
-        self._listener.sent_part(self)
+        self._listener.note_sent(self)
 
     def rejected(self, error: RemoteProtocolError) -> None:
         self._listener.rejected(self, error)

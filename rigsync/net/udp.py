@@ -352,7 +352,8 @@ class _UdpListener(_OwnSocket):
 
     def _read(self) -> None:
         handled = 0
-        # Eight times as many as last time, and one alone where no more had come: mostly none is looked for in vain.
+        # A read in vain costs as much as another one. So the next turn reads one datagram, and each one after it eight
+        # times as many as the last, as long as all have come.
         for _ in range(self._at_once):
             if self._socket.fileno() < 0:  # handling the last one has closed it
                 return

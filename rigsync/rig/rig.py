@@ -21,7 +21,6 @@ import traceback
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, TypeVar, overload
 
 from rigsync import __version__
@@ -48,11 +47,11 @@ from rigsync.rig.board import RESERVED, RigBoard
 from rigsync.rig.rules import log_rules
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
-from rigsync.runtime.console_window import ending_signals, signals_held_back, watch_console_window
 from rigsync.runtime.exits import RIGS, at_exit
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread, is_coroutine_function
 from rigsync.runtime.precise import COARSE, wait_until
+from rigsync.runtime.signals import ending_signals, signals_handled, signals_held_back
 from rigsync.runtime.workers import Workers
 
 logger = logging.getLogger("rigsync.rig")
@@ -594,7 +593,9 @@ def run_rigs(rigs: Sequence[Rig], announce: Callable[[Rig], object] = lambda _: 
     # A signal handler may put into it at any moment, even while another signal is being handled. An Event cannot
     # be used so.
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
-    with _stop_signals(asked.put):
+    numbers = signal.SIGINT, *ending_signals()
+    # A shell has programs in the background ignore SIGINT; a rig ends by it all the same.
+    with signals_handled(lambda number, _: asked.put(number), *numbers, even_ignored=(signal.SIGINT, signal.SIGTERM)):
         try:
             for rig in rigs:
                 rig.start()
@@ -1002,26 +1003,3 @@ def _most_arguments(handler: Callable[..., Any]) -> int | None:
         return None
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(parameter.kind in positional for parameter in parameters)
-
-
-@contextlib.contextmanager
-def _stop_signals(asked: Callable[[int], object]) -> Iterator[None]:
-    """Have Ctrl-C, SIGTERM and SIGHUP call `asked`, on the main thread; another one cannot."""
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        asked(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Any] = {}
-    for number in (signal.SIGINT, *ending_signals()):
-        if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:  # by `nohup`
-            before[number] = signal.signal(number, ask)
-    watch_console_window()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # one that was not installed from Python cannot be put back from there
-                signal.signal(number, handler)

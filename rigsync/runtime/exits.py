@@ -6,7 +6,7 @@ import atexit
 from collections.abc import Callable
 
 from rigsync.runtime.callbacks import guarded
-from rigsync.runtime.console_window import signals_held_back
+from rigsync.runtime.signals import signals_held_back
 
 COORDINATORS, RIGS = 0, 1
 """The stages in their order: rigs come last, since they still answer coordinators of the same program."""

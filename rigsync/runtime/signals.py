@@ -1,15 +1,70 @@
-"""Signals that end a program: they wait while rigs are being stopped, and then they are obeyed."""
+"""Signals that end a program: they wait while what must not be cut short goes on, and then they are obeyed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import Any, ClassVar
 
-from rigsync.runtime.console_window import ending_signals, watch_console_window
+from rigsync.runtime.console_window import watch_console_window
+
+
+def ending_signals() -> list[int]:
+    """Return the signals, beside Ctrl-C, that end a program which does not handle them.
+
+    SIGHUP says that the terminal is gone; SIGBREAK is what Windows has in place of SIGTERM.
+    """
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[list[int]]:
+    """Hold back Ctrl-C and requests to end until the context is left, for what takes a bounded time.
+
+    Gives the list of those that have come; those that are in it at the end are obeyed.
+    """
+    came: list[int] = []
+    try:
+        with signals_handled(lambda number, _: came.append(number), signal.SIGINT, *ending_signals()):
+            yield came
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def signals_handled(
+    handler: Callable[[int, FrameType | None], Any], *numbers: int, even_ignored: Collection[int] = ()
+) -> Iterator[None]:
+    """Let a function handle signals until the context is left. Ignored ones stay ignored, as after `nohup`.
+
+    On another thread than the main one, which no signal interrupts, it does nothing.
+
+    Parameters
+    ----------
+    handler : callable
+        Called with the number and the frame.
+    *numbers : int
+        The signals.
+    even_ignored : collection of int
+        Those of them that are handled even if they are ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heeded = [number for number in numbers if number in even_ignored or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    watch_console_window()
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            # None is a handler that Python has not installed and cannot put back.
+            signal.signal(number, signal.SIG_DFL if former is None else former)
 
 
 class Terminated(SystemExit):

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.agent.file import AgentFile, Command, read_agent_file
-from rigsync.agent.template import SubstitutionError
+from rigsync.agent.template import OF_THE_SESSION, SubstitutionError
 from rigsync.agent.values import (
     LONGEST_IN_ENVIRONMENT,
-    OF_THE_SESSION,
     ROOM_IN_ENVIRONMENT,
     Values,
     environment,
