@@ -29,7 +29,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.events import MessageReceived, ProbeAnswered, PushCompleted
 from rigsync.core.timing import Timing
 from rigsync.net.relay import relay_before
-from rigsync.rig.rig import EndedBadly
+from rigsync.rig.handlers import EndedBadly
 from rigsync.runtime.conditions import Latch
 from rigsync.runtime.hub import Hub
 

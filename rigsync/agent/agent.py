@@ -48,7 +48,8 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
 from rigsync.core.notices import FAILURE
 from rigsync.errors import NotRunning, RigsyncError
-from rigsync.rig.rig import EndedBadly, Rig
+from rigsync.rig.handlers import EndedBadly
+from rigsync.rig.rig import Rig
 
 logger = logging.getLogger("rigsync.agent")
 

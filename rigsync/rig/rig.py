@@ -6,25 +6,17 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
-import functools
-import inspect
-import itertools
 import logging
-import math
 import queue
-import secrets
 import signal
 import socket
 import threading
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar, overload
 
 from rigsync import __version__
-from rigsync._text import one_line
 from rigsync.config.address import parse_uri
 from rigsync.config.rigs import checked_lease
 from rigsync.core import messages
@@ -32,27 +24,23 @@ from rigsync.core.answers import Identity
 from rigsync.core.arguments import to_plain, validate_event
 from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, MessageHandled, StatusChanged
-from rigsync.core.lifecycle import named_reference
 from rigsync.core.messages import Command, Verb, to_json
-from rigsync.core.notices import FAILURE
 from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import MAX_MESSAGE, Address, RigConfig, Room
 from rigsync.core.timing import Timing
-from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge, RigsyncError
-from rigsync.net.endpoint import Endpoint, look_up, stamp_clock
+from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
+from rigsync.net.endpoint import look_up
 from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
-from rigsync.rig.rules import log_rules
+from rigsync.rig.handlers import CommandHandler, Handler
+from rigsync.rig.session import Session
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.exits import RIGS, at_exit
 from rigsync.runtime.hub import Hub
-from rigsync.runtime.loop_thread import LoopThread, is_coroutine_function
-from rigsync.runtime.precise import COARSE, wait_until
+from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.signals import ending_signals, signals_handled, signals_held_back
-from rigsync.runtime.workers import Workers
 
 logger = logging.getLogger("rigsync.rig")
 
@@ -62,8 +50,6 @@ REACTION = 1.0
 """Seconds of these in which the event loop has to begin closing. Otherwise a handler blocks it."""
 INTERRUPT_GRACE = 5.0
 """Further seconds that `Rig.close` gives to the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
-CLOSING = "the rig's program is being closed"
-"""The reason of the interrupt at `Rig.close`."""
 MOST_NOTICES = 2**63 - 1
 """The largest number of a notice, which takes the most room in it."""
 LONGEST_TOPIC = 100
@@ -72,50 +58,10 @@ LONGEST_DESCRIPTION = 32_000
 """Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
 LONGEST_REASON = 2000
 """Characters of an interrupt's reason, which is part of answers and has to leave room for the rest."""
-_BEGINNING = (ExpMessage.EXPINIT, ExpMessage.EXPSTART)
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """A user's function that handles a message."""
-
-    function: Callable[..., Any]
-    most: int | None
-    """Positional arguments that it takes; None for any number."""
-    is_coroutine: bool
-
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> Handler:
-        """Inspect a function's parameters, once."""
-        return cls(function, _most_arguments(function), is_coroutine_function(function))
-
-    @property
-    def name(self) -> str:
-        """Its name in the log."""
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
-
-    def __call__(self, args: Sequence[Any]) -> Any:
-        """Call the function with as many of a message's arguments as it takes."""
-        return self.function(*args[: self.most])
-
-
-class EndedBadly(RigsyncError):
-    """A handler of EXPEND raises this if the recording has ended, and badly. EXPEND fails, the rig is STOPPED."""
-
-
-class CommandHandler(Handler):
-    """A user's function that does a command."""
-
-    __slots__ = ()
-
-    def __call__(self, args: Sequence[Any]) -> Any:
-        """Call the function with the coordinator's arguments; Python itself refuses those that do not fit."""
-        positional, keywords = args
-        return self.function(*positional, **keywords)
 
 
 class Rig(RigBoard):
@@ -179,7 +125,7 @@ class Rig(RigBoard):
         self._handlers: dict[Verb, list[Handler]] = {}
         self.hub = Hub(f"rig {name}", owner="Rig")
         """Where all that happens is told, while the rig serves: see `rigsync.Hub` and docs/hub.md."""
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._thread: LoopThread | None = None
         self._uri = str(self._config.address)
 
@@ -542,7 +488,7 @@ class Rig(RigBoard):
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        session = _Session(self.name, self._handlers, self._make_responder, self.hub)
+        session = Session(self.name, self._handlers, self._make_responder, self.hub)
         try:
             (family, address), *_ = await look_up(self._config)
             limit = self._config.max_message if self._config.address.scheme == "tcp" else None
@@ -646,360 +592,3 @@ class _RigThread(LoopThread):
     def task_failed(self, error: BaseException) -> None:
         if session := self._rig._session:
             session.leave()
-
-
-class _Session:
-    """One stretch of serving: the core, its pump, and the handlers that are running."""
-
-    def __init__(
-        self, name: str, handlers: dict[Verb, list[Handler]], make_responder: Callable[..., Responder], hub: Hub
-    ):
-        loop = asyncio.get_running_loop()
-        self._name, self._handlers, self._loop = name, handlers, loop
-        self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
-        self.endpoint = Endpoint(self.responder, hub.ingest, standing=self.responder.standing)
-        self.workers = Workers(name)
-        self._coroutines: dict[int, asyncio.Task[None]] = {}
-        self._started: dict[int, float] = {}  # when each task's handlers were entered, in monotonic seconds
-        self._left = False
-        self._closes_by = math.inf  # when the end of the experiment is no longer awaited, in monotonic seconds
-        self._has_ended = asyncio.Event()  # set at each outcome, for those who wait for the end of the experiment
-        self._worker = threading.local()
-        self._raised: _Raised | None = None
-        """What a handler has just raised, until that is told."""
-        self._hub = hub
-        rules: list[tuple[type[Event], Callable[[Any], object]]] = [
-            (MessageHandled, self._note_end),
-            (HandlerDue, self._keep_spare),
-            (StatusChanged, self._keep_spare),
-            (HandlerDue, self._begin),
-            (HandlerOvertaken, self._overtake),
-            (MessageHandled, self._log_handled),
-            *log_rules(name),
-        ]
-        self._rules = [hub.rule(kind, rule) for kind, rule in rules]
-
-    def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
-        """Tell the coordinators that watch; from any thread."""
-        self._soon(lambda now: self.responder.notify(topic, key, body, confirm, now))
-
-    def interrupt(self, reason: str) -> None:
-        """Interrupt the experiment, if one is under way; from any thread."""
-        self._soon(lambda now: self.responder.interrupt(reason, now))
-
-    def _soon(self, act: Callable[[float], None]) -> None:
-        """Call a function of the core on the loop's thread, with monotonic seconds."""
-
-        def acted() -> None:
-            if not self._left:
-                act(self.endpoint.now())
-                self.endpoint.pump()
-
-        try:
-            self._loop.call_soon_threadsafe(acted)
-        except RuntimeError:
-            raise NotRunning(f"rig {self._name} has stopped serving") from None
-
-    def wake(self) -> None:
-        """Have the core do soon what is due; from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped serving
-            self._loop.call_soon_threadsafe(self.tick)
-
-    def tick(self) -> None:
-        """Have the core do what is due; on the loop's thread."""
-        if not self._left:
-            self.responder.handle_timer(self.endpoint.now())
-            self.endpoint.pump()
-
-    def begin_to_close(self, grace: float) -> None:
-        """Refuse experiments, and interrupt what is under way within some seconds; on the loop."""
-        if self._closes_by == math.inf:
-            self._closes_by = self.endpoint.now() + grace
-            self.responder.close(CLOSING, self.endpoint.now())
-            self.endpoint.pump()
-
-    @property
-    def ends_here(self) -> bool:
-        """Whether the calling thread runs a handler that ends an experiment. It must not wait for itself."""
-        return getattr(self._worker, "event", None) in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT)
-
-    async def is_to_be_awaited(self, ends_there: bool) -> bool:
-        """Whether closing the rig has to wait for the end of an experiment."""
-        return self.responder.is_under_way and not ends_there
-
-    async def end_experiment(self, _: object = None) -> None:
-        """Wait until nothing is under way, or the grace is over, or nobody waits any longer."""
-        try:
-            while (
-                self.responder.is_under_way and not self._left and (left := self._closes_by - self.endpoint.now()) > 0
-            ):
-                self._has_ended.clear()
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._has_ended.wait(), left)
-        finally:
-            if self.responder.is_under_way and not self._left:
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """Report, before the goodbye, that the experiment was not stopped in time."""
-        message, exp_ref = self.responder.running, self.responder.exp_ref
-        problem = (
-            f"{message.name if message else 'the experiment'} was given up, and {self._name} may go on recording "
-            f"{exp_ref or 'the experiment'}: the handlers had not ended when the rig's program closed; look at it"
-        )
-        logger.error("%s: %s", self._name, one_line(problem))
-        body = {"problem": problem, "exp_ref": exp_ref}
-        self.responder.notify(FAILURE, None, body, True, self.endpoint.now())
-        self.endpoint.pump()
-
-    def leave(self) -> None:
-        """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""
-        self._left = True
-        self.responder.farewell(self.endpoint.now())
-        self.endpoint.close()
-        for task in self._coroutines.values():
-            task.cancel()
-        if self._rules:
-            self.end_rules()
-            self._hub.end()
-
-    def end_rules(self) -> None:
-        """Hear of no event any more."""
-        while self._rules:
-            self._rules.pop()()
-
-    async def end_coroutines(self, timeout: float) -> None:
-        """Leave, and give coroutine handlers some seconds to end."""
-        self.leave()
-        if self._coroutines:
-            _, stuck = await asyncio.wait(self._coroutines.values(), timeout=timeout)
-            for task in stuck:
-                logger.warning("%s: %s does not end when cancelled; it is left to itself", self._name, task.get_name())
-
-    def end_workers(self, timeout: float) -> None:
-        """Give plain handlers some seconds to end; off the loop."""
-        for stuck in self.workers.close(timeout):
-            logger.warning("%s: %s is still running its handler; it is left to itself", self._name, stuck)
-
-    def _note_end(self, _: MessageHandled) -> None:
-        self._has_ended.set()
-
-    def _keep_spare(self, _: Event) -> None:
-        self.workers.keep_spare()  # with which EXPINTERRUPT runs when no thread can be had any more
-
-    def _log_handled(self, event: MessageHandled) -> None:
-        if not event.is_told:
-            return
-        raised = self._take_raised(event)
-        level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
-        if raised and raised.is_told:
-            level = logging.DEBUG
-        text = f"{event.event.name} from {event.source}: {one_line(event.error or 'answered')}"
-        logger.log(level, "%s: %s", self._name, text, exc_info=raised and raised.error)
-
-    def _overtake(self, event: HandlerOvertaken) -> None:
-        if task := self._coroutines.get(event.task):
-            task.cancel()
-
-    def _begin(self, due: HandlerDue) -> None:
-        handlers = tuple(self._handlers.get(due.event, ()))
-        late = 0.0 if due.schedule is None else self.endpoint.now() - due.schedule.instant
-        if late > 0:
-            logger.warning("%s: %s came %.1f ms after its instant", self._name, due.event.name, 1000 * late)
-        if any(handler.is_coroutine for handler in handlers):
-            task = self._loop.create_task(self._run_mixed(due, handlers), name=f"rigsync {due.event.name} handler")
-            self._coroutines[due.task] = task
-            task.add_done_callback(lambda _: self._coroutines.pop(due.task, None))
-            return
-        job = functools.partial(self._run_plain, due, handlers)
-        try:
-            self.workers.submit(
-                job, lambda result, error: self._loop.call_soon_threadsafe(self._settle, due, result, error)
-            )
-        except RuntimeError as error:  # the system gives no more threads
-            self._loop.call_soon(self._settle, due, None, error)
-
-    def _enter(self, due: HandlerDue) -> bool:
-        """Enter the handlers; return False if they were called off before."""
-        if due.schedule and not due.schedule.take():
-            return False
-        self._started[due.task] = self.endpoint.now()
-        return True
-
-    def _run_plain(self, due: HandlerDue, handlers: Sequence[Handler]) -> Any:
-        outcomes = _Outcomes(self._name, due.event, handlers)
-        self._worker.event = due.event
-        if due.schedule:
-            wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
-        if not self._enter(due):
-            return None
-        for handler in self._unless_overtaken(due.task, handlers):
-            try:
-                outcomes.add(handler(due.args))
-            except BaseException as error:
-                outcomes.add_error(handler, error)
-        return outcomes.merged()
-
-    async def _run_mixed(self, due: HandlerDue, handlers: Sequence[Handler]) -> None:
-        outcomes = _Outcomes(self._name, due.event, handlers)
-        if due.schedule:
-            await asyncio.sleep(max(0.0, due.schedule.instant - COARSE - self.endpoint.now()))
-            wait_until(due.schedule.instant, self.endpoint.now, lambda: self._is_given_up(due.task))
-        if not self._enter(due):
-            return
-        for handler in self._unless_overtaken(due.task, handlers):
-            try:
-                if handler.is_coroutine:
-                    outcomes.add(await handler(due.args))
-                else:
-                    result, error = await self._in_worker(due, functools.partial(self._call, due, handler))
-                    if error is not None:
-                        raise error
-                    outcomes.add(result)
-            except BaseException as error:
-                # A GeneratorExit if its event loop has ended without it, and it is being collected.
-                if isinstance(error, (asyncio.CancelledError, GeneratorExit)) and self._is_given_up(due.task):
-                    raise
-                outcomes.add_error(handler, error)
-        try:
-            self._settle(due, outcomes.merged(), None)
-        except BaseException as error:
-            self._settle(due, None, error)
-
-    def _call(self, due: HandlerDue, handler: Handler) -> Any:
-        self._worker.event = due.event
-        return handler(due.args)
-
-    async def _in_worker(self, due: HandlerDue, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        # The exception is returned as a value, since neither a future nor a coroutine can raise StopIteration.
-        future: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if not future.done():
-                future.set_result((result, error))
-            elif error is None and not self.responder.is_open(due.task):  # nobody has waited for it any more
-                self._note_late_end(due, self.endpoint.now())
-                self.endpoint.pump()
-
-        self.workers.submit(function, lambda *outcome: self._loop.call_soon_threadsafe(settle, *outcome))
-        return await future
-
-    def _unless_overtaken(self, number: int, handlers: Iterable[Handler]) -> Iterator[Handler]:
-        # The next handler of an overtaken EXPSTART must not start what EXPINTERRUPT has stopped.
-        return itertools.takewhile(lambda _: not self._is_given_up(number), handlers)
-
-    def _is_given_up(self, number: int) -> bool:
-        # The core knows it at once; events are told only after the answer to EXPINTERRUPT has left.
-        return self._left or not self.responder.is_open(number)
-
-    def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
-        now, started = self.endpoint.now(), self._started.pop(due.task, None)
-        if error is None and started is not None and not self.responder.is_open(due.task):
-            self._note_late_end(due, now)
-        elif error is None:
-            try:
-                self.responder.respond(due.task, result, now, started)
-            except BaseException as problem:  # from what the handler returned
-                error = problem
-        if error is not None:
-            self._raised = error if isinstance(error, _Raised) else _Raised(error)
-            error = self._raised.error
-            self.responder.fail(due.task, *_described(error), now, is_over=isinstance(error, EndedBadly))
-        self.endpoint.pump()
-        if self._raised and not self._raised.is_told:  # nor with what became of the message, which was overtaken
-            self._raised.log(self._name, due.event)
-        self._raised = None
-
-    def _take_raised(self, event: MessageHandled) -> _Raised | None:
-        """Return the exception that has failed a message, to be told with that, once."""
-        raised = self._raised
-        if not raised or not (event.error or "").startswith(f"{_described(raised.error)[0]}: "):
-            return None
-        self._raised = None
-        return raised
-
-    def _note_late_end(self, due: HandlerDue, now: float) -> None:
-        """Report that nobody has stopped what a handler began after EXPINTERRUPT had overtaken it."""
-        if due.event in _BEGINNING:
-            problem = (
-                f"the handler of {due.event.name} went on after EXPINTERRUPT had overtaken it, and has ended only now; "
-                "look whether something runs there; a coroutine function that lets itself be cancelled ends in time"
-            )
-            logger.error("%s: %s", self._name, problem)
-            reference = named_reference(due.event, due.args)
-            self.responder.notify(FAILURE, None, {"problem": problem, "exp_ref": reference}, True, now)
-
-
-class _Raised(Exception):
-    """What a handler has raised.
-
-    Parameters
-    ----------
-    error : BaseException
-        The exception.
-    """
-
-    def __init__(self, error: BaseException):
-        super().__init__(error)
-        self.error = error
-        self.is_told = False
-        """Whether the log has it already."""
-
-    def log(self, rig: str, event: Verb, handler: str = "the handler") -> None:
-        """Log it by itself, and not with what became of the message."""
-        kind, text, _ = _described(self.error)
-        told = one_line(f"{kind}: {text}")
-        logger.error("%s: %s of %s failed: %s", rig, handler, event.name, told, exc_info=self.error)
-        self.is_told = True
-
-
-class _Outcomes:
-    """Results and exceptions of the handlers of one message."""
-
-    def __init__(self, rig: str, event: Verb, handlers: Sequence[Handler]):
-        self._rig, self._event, self._is_one = rig, event, len(handlers) == 1
-        self._returned: list[Any] = []
-        self._raised: _Raised | None = None
-
-    def add(self, returned: Any) -> None:
-        """Add what a handler returned."""
-        if returned is not None:
-            self._returned.append(returned)
-
-    def add_error(self, handler: Handler, error: BaseException) -> None:
-        """Take in what a handler raised; the first is what the coordinator hears of."""
-        raised = _Raised(error)
-        if not self._is_one:  # else it is told with what becomes of the message
-            raised.log(self._rig, self._event, f"handler {handler.name}")
-        self._raised = self._raised or raised
-
-    def merged(self) -> Any:
-        """Return the one result, or all of them in one dict; raise the first exception."""
-        if self._raised:
-            raise self._raised
-        if len(self._returned) < 2:
-            return self._returned[0] if self._returned else None
-        merged: dict[str, Any] = {}
-        for returned in self._returned:
-            merged.update(returned)
-        return merged
-
-
-def _described(error: BaseException) -> tuple[str, str, str]:
-    """Return type, text and traceback; a broken exception, too, has to reach the coordinator."""
-    with contextlib.suppress(Exception):
-        told = traceback.TracebackException.from_exception(error)  # the text of these can be had even if str() fails
-        return str(type(error).__name__), str(told), "".join(told.format())
-    return "Exception", "(one that cannot be shown)", ""
-
-
-def _most_arguments(handler: Callable[..., Any]) -> int | None:
-    """Return how many positional arguments a handler takes; None for any number."""
-    try:
-        parameters = inspect.signature(handler).parameters.values()
-    except (TypeError, ValueError):  # a built-in that does not say
-        return None
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return None
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(parameter.kind in positional for parameter in parameters)

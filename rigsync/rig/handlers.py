@@ -1,0 +1,132 @@
+"""A rig's handlers: what they are given, and what becomes of what they return or raise."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync._text import one_line
+from rigsync.core.messages import Verb
+from rigsync.errors import RigsyncError
+from rigsync.runtime.loop_thread import is_coroutine_function
+
+logger = logging.getLogger("rigsync.rig")
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function that handles a message."""
+
+    function: Callable[..., Any]
+    most: int | None
+    """Positional arguments that it takes; None for any number."""
+    is_coroutine: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Handler:
+        """Inspect a function's parameters, once."""
+        return cls(function, _most_arguments(function), is_coroutine_function(function))
+
+    @property
+    def name(self) -> str:
+        """Its name in the log."""
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function with as many of a message's arguments as it takes."""
+        return self.function(*args[: self.most])
+
+
+class EndedBadly(RigsyncError):
+    """A handler of EXPEND raises this if the recording has ended, and badly. EXPEND fails, the rig is STOPPED."""
+
+
+class CommandHandler(Handler):
+    """A user's function that does a command."""
+
+    __slots__ = ()
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function with the coordinator's arguments; Python itself refuses those that do not fit."""
+        positional, keywords = args
+        return self.function(*positional, **keywords)
+
+
+class Raised(Exception):
+    """What a handler has raised.
+
+    Parameters
+    ----------
+    error : BaseException
+        The exception.
+    """
+
+    def __init__(self, error: BaseException):
+        super().__init__(error)
+        self.error = error
+        self.is_told = False
+        """Whether the log has it already."""
+
+    def log(self, rig: str, event: Verb, handler: str = "the handler") -> None:
+        """Log it by itself, and not with what became of the message."""
+        kind, text, _ = described(self.error)
+        told = one_line(f"{kind}: {text}")
+        logger.error("%s: %s of %s failed: %s", rig, handler, event.name, told, exc_info=self.error)
+        self.is_told = True
+
+
+class Outcomes:
+    """Results and exceptions of the handlers of one message."""
+
+    def __init__(self, rig: str, event: Verb, handlers: Sequence[Handler]):
+        self._rig, self._event, self._is_one = rig, event, len(handlers) == 1
+        self._returned: list[Any] = []
+        self._raised: Raised | None = None
+
+    def add(self, returned: Any) -> None:
+        """Add what a handler returned."""
+        if returned is not None:
+            self._returned.append(returned)
+
+    def add_error(self, handler: Handler, error: BaseException) -> None:
+        """Take in what a handler raised; the first is what the coordinator hears of."""
+        raised = Raised(error)
+        if not self._is_one:  # else it is told with what becomes of the message
+            raised.log(self._rig, self._event, f"handler {handler.name}")
+        self._raised = self._raised or raised
+
+    def merged(self) -> Any:
+        """Return the one result, or all of them in one dict; raise the first exception."""
+        if self._raised:
+            raise self._raised
+        if len(self._returned) < 2:
+            return self._returned[0] if self._returned else None
+        merged: dict[str, Any] = {}
+        for returned in self._returned:
+            merged.update(returned)
+        return merged
+
+
+def described(error: BaseException) -> tuple[str, str, str]:
+    """Return type, text and traceback; a broken exception, too, has to reach the coordinator."""
+    with contextlib.suppress(Exception):
+        told = traceback.TracebackException.from_exception(error)  # the text of these can be had even if str() fails
+        return str(type(error).__name__), str(told), "".join(told.format())
+    return "Exception", "(one that cannot be shown)", ""
+
+
+def _most_arguments(handler: Callable[..., Any]) -> int | None:
+    """Return how many positional arguments a handler takes; None for any number."""
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):  # a built-in that does not say
+        return None
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(parameter.kind in positional for parameter in parameters)
