@@ -133,8 +133,8 @@ def test_sigbreak_interrupts_an_experiment_that_watches_its_window(monkeypatch: 
     with Rig("cameras", "udp://127.0.0.1:0") as rig, Auxiliaries({"cameras": rig.uri}) as aux:
         rig.on("EXPINTERRUPT")(reports.append)
         with pytest.raises(SystemExit) as raised, aux.experiment(REFERENCE):
-            assert watched == ["experiment"]
             signal.raise_signal(signal.SIGUSR1)
+        assert watched == ["experiment"]
     assert raised.value.code == 128 + signal.SIGUSR1
     assert [report["error"] for report in reports] == ["Terminated"]
 
