@@ -274,7 +274,12 @@ def test_going_through_the_rigs_of_a_push_whose_end_waits_in_the_hub(rigs: Lab) 
     async def main() -> None:
         async with Coordinator(rigs.uris) as lab:
             lab.hub.filter(lambda event: None)  # from now on events wait for each other
-            lab.on("MessageReceived", lambda _: time.sleep(2 * SLICE))
+
+            @lab.on("MessageReceived")
+            def note(_: Any) -> None:  # after which the event loop has a turn, before the next event is told
+                lab.hub.ingest(RigSettled("nobody", 0.0, ExpMessage.EXPSTATUS, []))
+                time.sleep(2 * SLICE)
+
             push = lab.push("EXPSTATUS")
             while lab.services.outstanding(push.request_time):
                 await asyncio.sleep(0)

@@ -57,7 +57,6 @@ class AsyncExperiment(Course):
             It was begun before.
         """
         self._enter()
-        weakref.finalize(self, self._signals.give_back).atexit = False
         self._task = asyncio.current_task()
         try:
             await self._run(self._beginning())

@@ -164,6 +164,7 @@ class Course:
             raise RuntimeError("an experiment is begun once; make a new one with experiment(...)")
         self._state = "beginning"
         self._signals.take_over()
+        weakref.finalize(self, self._signals.give_back).atexit = False  # where it is never left
         self._unfinished.add(self)
 
     def _leaving(self, error: BaseException | None) -> Steps:
