@@ -134,7 +134,7 @@ def test_sigbreak_interrupts_an_experiment_that_watches_its_window(monkeypatch: 
         rig.on("EXPINTERRUPT")(reports.append)
         with pytest.raises(SystemExit) as raised, aux.experiment(REFERENCE):
             signal.raise_signal(signal.SIGUSR1)
-    assert "experiment" in watched
+        assert watched == ["experiment"]
     assert raised.value.code == 128 + signal.SIGUSR1
     assert [report["error"] for report in reports] == ["Terminated"]
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +18,15 @@ from typing import Any
 import pytest
 from live_helpers import EchoServer, Gate
 from platforms import posix
-from processes import LONG, free_port
+from processes import LONG, free_port, until
 
 from rigsync import (
     Aborted,
     Coordinator,
     ExperimentError,
+    ExpMessage,
     ExpStatus,
+    Hub,
     NotRunning,
     PingReply,
     PushError,
@@ -35,7 +38,10 @@ from rigsync import (
     RigsMissing,
     UnknownRig,
 )
+from rigsync.coordinator.push import Push
 from rigsync.core.events import LinkAlive, PushCompleted, RigSettled
+from rigsync.hub.hub import State
+from rigsync.runtime.hub import SLICE
 
 REFERENCE = "2026-03-01_2_mouse"
 VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
@@ -238,6 +244,70 @@ def test_going_through_the_rigs_ends_when_the_coordinator_closes(rigs: Lab, gate
     assert isinstance(run(main())["cameras"], Aborted)
 
 
+def test_each_rig_is_told_of_once_though_its_event_waits_in_the_hub(rigs: Lab, gate: Gate) -> None:
+    rigs.rig("cameras", {"EXPINIT": gate})
+    rigs.rig("ephys")
+
+    async def main() -> None:
+        async with Coordinator(rigs.uris) as lab:
+            push = lab.push("EXPINIT", {"exp_ref": REFERENCE})
+            first, seen = push.__aiter__(), []
+            waiting = asyncio.ensure_future(first.__anext__())
+            await asyncio.sleep(0)
+            # The event of a rig that is known by then comes when somebody else has begun to go through the rigs.
+            await came_true(waiting.done)
+            async for rig, outcome in push:
+                seen.append(rig)
+                if rig == "ephys":
+                    event = RigSettled("ephys", push.request_time, ExpMessage.EXPINIT, outcome)
+                    lab.hub.ingest(event)
+                    gate.open.set()
+            assert seen == ["ephys", "cameras"]
+            await first.aclose()
+
+    run(main())
+
+
+def test_going_through_the_rigs_of_a_push_whose_end_waits_in_the_hub(rigs: Lab) -> None:
+    rigs.rig("cameras")
+
+    async def main() -> None:
+        async with Coordinator(rigs.uris) as lab:
+            lab.hub.filter(lambda event: None)  # from now on events wait for each other
+
+            @lab.on("MessageReceived")
+            def note(_: Any) -> None:  # after which the event loop has a turn, before the next event is told
+                lab.hub.ingest(RigSettled("nobody", 0.0, ExpMessage.EXPSTATUS, []))
+                time.sleep(2 * SLICE)
+
+            push = lab.push("EXPSTATUS")
+            while lab.services.outstanding(push.request_time):
+                await asyncio.sleep(0)
+            assert not push.done
+            assert [rig async for rig, _ in push] == ["cameras"]
+
+    run(main())
+
+
+def test_going_through_the_rigs_on_another_event_loop_says_what_to_do(rigs: Lab) -> None:
+    rigs.rig("cameras")
+
+    async def elsewhere(lab: Coordinator) -> None:
+        push = lab.push("EXPSTATUS")
+        with pytest.raises(RuntimeError, match="here, await the push"):
+            async for _ in push:
+                pass
+        assert set(await push) == {"cameras"}
+        assert isinstance((await lab.ping(timeout=LONG))["cameras"], PingReply)
+        await lab.wait_for(timeout=LONG)
+
+    async def main() -> None:
+        async with Coordinator(rigs.uris) as lab:
+            await asyncio.to_thread(run, elsewhere(lab))
+
+    run(main())
+
+
 def test_what_has_not_been_sent_is_taken_back(rigs: Lab, gate: Gate) -> None:
     rigs.rig("cameras", {"EXPINFO": gate})
 
@@ -267,6 +337,29 @@ def test_whom_a_push_waits_for_is_told_while_it_is_awaited(
     async def main() -> None:
         async with Coordinator(rigs.uris) as lab:
             push = lab.push("EXPINIT", {"exp_ref": REFERENCE})
+            assert "waiting for" not in caplog.text
+            waiting = asyncio.ensure_future(push.outcome())
+            await came_true(lambda: "waiting for cameras: EXPINIT, 0.05 s" in caplog.text)
+            gate.open.set()
+            await waiting
+
+    run(main())
+
+
+def test_who_begins_to_wait_late_is_told_for_whom(
+    rigs: Lab, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rigsync.coordinator import service
+
+    monkeypatch.setattr(service, "FIRST_WORD", 0.05)
+    rigs.rig("cameras", {"EXPINIT": gate})
+
+    async def main() -> None:
+        async with Coordinator(rigs.uris) as lab:
+            push = lab.push("EXPINIT", {"exp_ref": REFERENCE})
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(push.outcome(), 0.01)
+            await came_true(lambda: lab.services._pending[push.request_time].telling is None)
             assert "waiting for" not in caplog.text
             waiting = asyncio.ensure_future(push.outcome())
             await came_true(lambda: "waiting for cameras: EXPINIT, 0.05 s" in caplog.text)
@@ -422,6 +515,105 @@ def test_opening_may_be_cancelled() -> None:
     run(main())
 
 
+def test_one_that_is_closed_while_it_opens_is_closed() -> None:
+    async def main() -> None:
+        lab = Coordinator({"cameras": f"udp://localhost:{free_port()}"}, connect_timeout=LONG)
+        opening = asyncio.ensure_future(lab.open())
+        await asyncio.sleep(0)  # it looks the name up
+        with pytest.raises(RuntimeError, match="the coordinator is open already"):
+            await lab.open()
+        assert not lab.is_open
+        await lab.close()
+        with pytest.raises(NotRunning):
+            await opening
+        assert not lab.is_open
+
+    run(main())
+
+
+def test_closing_that_is_cancelled_interrupts_and_closes_all_the_same(rigs: Lab, gate: Gate) -> None:
+    rig = rigs.rig("cameras", {"EXPINTERRUPT": gate})
+
+    async def main() -> None:
+        lab = await Coordinator(rigs.uris).open()
+        await lab.push("EXPINIT", {"exp_ref": REFERENCE})
+        await lab.push("EXPSTART", REFERENCE)
+
+        async def close() -> None:
+            current = asyncio.current_task()
+            assert current
+            current.cancel()  # which comes at the first await
+            await lab.close()
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.ensure_future(close())
+        assert not lab.is_open
+        assert lab.hub.state is State.STOPPED
+        await came_true(gate.reached.is_set)
+        gate.open.set()
+        await came_true(lambda: rig.status is ExpStatus.STOPPED)
+
+    run(main())
+
+
+def test_a_hub_that_runs_already_is_used_and_left_running(rigs: Lab) -> None:
+    rigs.rig("cameras")
+
+    async def main() -> None:
+        async with Hub() as hub:
+            async with Coordinator(rigs.uris, hub=hub) as lab:
+                assert set(await lab.push("EXPSTATUS")) == {"cameras"}
+            assert hub.state is State.LOOPING
+
+    run(main())
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the first event loop was closed before the sockets
+def test_one_whose_event_loop_was_closed_says_so_and_may_be_opened_on_another(rigs: Lab, gate: Gate) -> None:
+    rigs.rig("cameras", {"EXPINFO": gate})
+    lab = Coordinator(rigs.uris)
+
+    async def leave_open() -> tuple[Push, Push]:
+        await lab.open()
+        return lab.push("EXPINFO", "CONNECTED"), lab.push("EXPSTATUS")
+
+    awaited, left = asyncio.run(leave_open())
+
+    async def go_on() -> None:
+        assert not lab.is_open
+        with pytest.raises(NotRunning, match="on the loop that runs"):
+            lab.push("EXPSTATUS")
+        with pytest.raises(PushError, match="this program closed"):
+            await awaited
+        gate.open.set()
+        async with lab:
+            assert left.done
+            assert set(await lab.push("EXPSTATUS")) == {"cameras"}
+
+    run(go_on())
+
+
+def test_what_is_left_running_when_the_event_loop_was_closed_is_told(rigs: Lab) -> None:
+    rig = rigs.rig("cameras")
+    program = textwrap.dedent(
+        f"""
+        import asyncio
+        from rigsync import Coordinator
+
+        async def main():
+            lab = await Coordinator({{"cameras": {rig.uri!r}}}).open()
+            await lab.push("EXPINIT", {{"exp_ref": {REFERENCE!r}}})
+            await lab.push("EXPSTART", {REFERENCE!r})
+            return lab
+
+        lab = asyncio.run(main())
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG)
+    assert done.returncode == 0
+    assert "cameras may go on recording: the event loop was closed before the coordinator" in done.stderr
+
+
 def test_no_rigs_are_no_trouble() -> None:
     async def main() -> None:
         async with Coordinator() as lab:
@@ -575,6 +767,51 @@ def test_an_experiment_is_begun_in_one_place_and_ended_in_another(rigs: Lab) -> 
     assert rigs.verbs("cameras").count("EXPINTERRUPT") == 2
 
 
+def test_what_goes_on_is_not_called_over(rigs: Lab, gate: Gate) -> None:
+    rigs.rig("cameras", {"EXPEND": gate})
+
+    async def main() -> None:
+        async with Coordinator(rigs.uris) as lab:
+            session = await lab.experiment(REFERENCE).begin()
+            ending = asyncio.ensure_future(session.end())
+            await came_true(gate.reached.is_set)
+            with pytest.raises(RuntimeError, match="is ending just now"):
+                await session.interrupt()
+            gate.open.set()
+            await ending
+
+    run(main())
+
+
+def test_an_experiment_whose_task_is_thrown_away_after_the_event_loop_has_stopped_is_interrupted(rigs: Lab) -> None:
+    rigs.rig("cameras")
+    lab, begun = Coordinator(rigs.uris), asyncio.Event()
+
+    async def work() -> None:
+        async with lab.experiment(REFERENCE):
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def begin() -> Any:
+        await lab.open()
+        task = asyncio.ensure_future(work())
+        await begun.wait()
+        return task
+
+    loop = asyncio.SelectorEventLoop()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        task = loop.run_until_complete(asyncio.wait_for(begin(), LONG))
+        task.get_coro().close()  # as where nobody refers to the task any more
+        assert signal.getsignal(signal.SIGTERM) == before
+        loop.run_until_complete(asyncio.wait_for(came_true(lambda: rigs.verbs("cameras") == INTERRUPTED), LONG))
+        task.cancel()
+        loop.run_until_complete(lab.close())
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        loop.close()
+
+
 def test_started_rigs_are_left_running_where_that_is_asked_for(rigs: Lab) -> None:
     rig = rigs.rig("cameras")
 
@@ -667,6 +904,143 @@ def test_signals_that_end_a_program_interrupt_its_experiment(rigs: Lab, number: 
     assert rigs.verbs("cameras") == INTERRUPTED
     expected = "CancelledError" if number == signal.SIGINT else "Terminated"
     assert rigs.args("cameras", "EXPINTERRUPT")[0]["error"] in (expected, "KeyboardInterrupt")
+
+
+def test_one_without_references_and_with_an_experiment_that_has_begun_frees_its_rigs(rigs: Lab) -> None:
+    rigs.rig("cameras")
+
+    async def main() -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        lab = await Coordinator(rigs.uris).open()
+        session, services = await lab.experiment(REFERENCE).begin(), lab.services
+        del lab, session
+        gc.collect()
+        assert signal.getsignal(signal.SIGTERM) == before
+        await came_true(lambda: not services.is_open)
+        assert rigs.verbs("cameras")[-1] == "EXPINTERRUPT"
+        async with Coordinator(rigs.uris) as lab:  # it has said goodbye: nobody is in charge
+            await lab.push("EXPINIT", {"exp_ref": "2026-03-01_3_mouse"})
+
+    run(main())
+
+
+def program_of(rigs: Lab, body: str) -> str:
+    """Return a program that runs lines in `main`, with a coordinator `lab` for each rig."""
+    head = f"""
+import asyncio, sys, time
+from rigsync import Coordinator
+
+async def main():
+    labs = [await Coordinator({{name: uri}}).open() for name, uri in {rigs.uris!r}.items()]
+    lab = labs[0]
+    try:
+{textwrap.indent(textwrap.dedent(body), " " * 8)}
+    finally:
+        for lab in labs:
+            await lab.close()
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    return head.replace("REFERENCE", repr(REFERENCE))
+
+
+OVERLAPPING = """
+async def work():
+    async with labs[1].experiment(REFERENCE):
+        await may_end.wait()
+
+may_end = asyncio.Event()
+working = asyncio.ensure_future(work())
+await asyncio.sleep(0)
+async with lab.experiment(REFERENCE):
+    may_end.set()
+    await working
+    print("runs", flush=True)
+    await asyncio.sleep(60)
+"""
+ELSEWHERE = """
+await asyncio.ensure_future(lab.experiment(REFERENCE).begin())
+print("runs", flush=True)
+await asyncio.sleep(60)
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("body", "number", "status"),
+    [
+        (OVERLAPPING, signal.SIGTERM, 143),
+        (ELSEWHERE, signal.SIGTERM, 143),
+        (ELSEWHERE, signal.SIGINT, 130),
+    ],
+    ids=["the first has ended", "its task is done", "Ctrl-C"],
+)
+def test_a_signal_finds_the_experiment_that_goes_on(rigs: Lab, body: str, number: int, status: int) -> None:
+    rigs.rig("cameras")
+    rigs.rig("ephys")
+    command = [sys.executable, "-c", program_of(rigs, body)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as task:
+        assert task.stdout
+        assert task.stdout.readline() == "runs\n"
+        task.send_signal(number)
+        assert task.wait(LONG) == status
+    assert "EXPINTERRUPT" in rigs.verbs("cameras")
+
+
+@posix
+def test_a_signal_that_was_held_back_is_obeyed_though_cleaning_up_is_cancelled(rigs: Lab, gate: Gate) -> None:
+    rigs.rig("cameras", {"EXPCLEANUP": gate})
+    body = """
+    async def work():
+        async with lab.experiment(REFERENCE):
+            print("runs", flush=True)
+            raise ZeroDivisionError
+
+    working = asyncio.ensure_future(work())
+    await asyncio.get_running_loop().run_in_executor(None, input)
+    working.cancel()
+    await asyncio.wait([working])
+    print("goes on", flush=True)
+    """
+    command = [sys.executable, "-c", program_of(rigs, body)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as task:
+        assert gate.reached.wait(LONG)
+        task.send_signal(signal.SIGTERM)
+        printed, _ = task.communicate("cancel\n", LONG)
+        assert task.returncode == 143
+    assert printed == "runs\n"
+
+
+@posix
+def test_a_second_ctrl_c_while_it_closes_has_rigs_told_goodbye(rigs: Lab, gate: Gate) -> None:
+    rig = rigs.rig("cameras", {"EXPINTERRUPT": gate})
+    body = """
+    await lab.push("EXPINIT", {"exp_ref": REFERENCE})
+    await lab.push("EXPSTART", REFERENCE)
+    print("runs", flush=True)
+    await asyncio.sleep(60)
+    """
+    command = [sys.executable, "-c", program_of(rigs, body)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as task:
+        assert task.stdout
+        assert task.stdout.readline() == "runs\n"
+        task.send_signal(signal.SIGINT)
+        assert gate.reached.wait(LONG)
+        task.send_signal(signal.SIGINT)
+        _, told = task.communicate(timeout=LONG)
+        assert task.returncode == 130
+    assert "destroyed" not in told
+    gate.open.set()
+    until(lambda: rig.status is ExpStatus.STOPPED)
+
+    async def another() -> None:
+        async with Coordinator(rigs.uris) as lab:
+            await lab.push("EXPINIT", {"exp_ref": "2026-03-01_3_mouse"})
+
+    run(another())
 
 
 NOTEBOOK = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ from rigsync.coordinator.push import Push
 from rigsync.coordinator.results import PushResult
 from rigsync.core.orders import Asked
 from rigsync.errors import PushError
+from rigsync.runtime.callbacks import runs_here
 from rigsync.runtime.signals import EndingSignals, Terminated
 
 
@@ -20,6 +22,9 @@ class AsyncExperiment(Course):
 
     A task that is cancelled within it has the rigs interrupted, as an exception does. While rigs are being stopped, a
     further cancellation waits.
+
+    Where its task is thrown away when the event loop has ended, nobody can wait: the rigs are told to stop if the loop
+    ever runs again, and the log says that they may go on if it cannot.
     """
 
     HOW_TO_BEGIN = "`async with lab.experiment(...) as session:` or by await lab.experiment(...).begin()"
@@ -27,10 +32,12 @@ class AsyncExperiment(Course):
     def __init__(self, push: Callable[[Asked], Push], *course: Any, **options: Any):
         super().__init__(*course, **options)
         self._push = push
-        self._signals = EndingSignals(self._end_task)
+        end_task = weakref.WeakMethod(self._end_task)  # or the system's table of handlers would keep all this
+        self._signals = EndingSignals(lambda cause: (end := end_task()) is not None and end(cause))
         self._task: asyncio.Task[Any] | None = None
-        self._terminated: Terminated | None = None
+        self._terminated: Terminated | KeyboardInterrupt | None = None
         self._cancelled = False
+        self._nobody_waits = False
 
     async def begin(self) -> AsyncExperiment:
         """Begin on all rigs or on none, as entering by ``async with`` does.
@@ -106,6 +113,7 @@ class AsyncExperiment(Course):
 
     async def _leave(self, error: BaseException | None) -> None:
         """Interrupt what `error` leaves running; then obey who has asked for the end meanwhile."""
+        self._nobody_waits = self._task is not None and not runs_here(self._task.get_loop())
         cause = self._terminated or error
         await self._run(self._leaving(cause))
         if self._terminated:
@@ -127,7 +135,9 @@ class AsyncExperiment(Course):
         except StopIteration as over:
             return over.value
 
-    async def _outcome(self, push: Push) -> PushResult | PushError:
+    async def _outcome(self, push: Push) -> PushResult | PushError | None:
+        if self._nobody_waits:
+            return None
         while True:
             try:
                 return await push.outcome()
@@ -136,8 +146,20 @@ class AsyncExperiment(Course):
                     raise
                 self._cancelled = True
 
-    def _end_task(self, terminated: Terminated) -> None:
-        """Have the task that holds the experiment leave it, for a signal asks the program to end."""
-        self._terminated = terminated
-        if self._task:
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+    def _end_task(self, cause: Terminated | KeyboardInterrupt) -> bool:
+        """Have the task that holds the experiment leave it, for a signal asks the program to end; or return False.
+
+        A second Ctrl-C does not ask.
+        """
+        is_second = self._terminated is not None and isinstance(cause, KeyboardInterrupt)
+        if is_second or self._task is None or not self._task.get_loop().is_running():
+            return False
+        self._terminated = cause
+        self._task.get_loop().call_soon_threadsafe(self._cancel_task, self._task, cause)
+        return True
+
+    @staticmethod
+    def _cancel_task(task: asyncio.Task[Any], cause: BaseException) -> None:
+        if task.done():  # begun there and left to nobody; the event loop ends, and cancels what is left
+            raise cause
+        task.cancel()

@@ -29,10 +29,12 @@ from rigsync.core.arguments import checked_delay, compose
 from rigsync.core.enums import ExpMessage
 from rigsync.core.orders import Asked, Order
 from rigsync.core.rigs import PAUSE
-from rigsync.errors import BusyError, NotRunning, PushError, RigError, RigsMissing, UnknownEvent
+from rigsync.errors import BusyError, NotRunning, RigError, RigsMissing, UnknownEvent
 from rigsync.hub.events import kinds_below
-from rigsync.runtime.callbacks import resolve_future
+from rigsync.hub.hub import State
+from rigsync.runtime.callbacks import on_loop_of, resolve_future
 from rigsync.runtime.hub import Hub
+from rigsync.runtime.signals import EndingSignals
 
 logger = logging.getLogger("rigsync.auxiliaries")
 link_logger = logging.getLogger("rigsync.link")
@@ -70,7 +72,8 @@ class Coordinator:
     log : ResultLog, optional
         Where outcomes are filed; by default one of 10,000 results.
     hub : Hub, optional
-        Where events are told; by default one of its own, which runs while the coordinator is open.
+        Where events are told; by default one of its own. It runs on the same event loop; if it does not run yet, it
+        does while the coordinator is open.
     pause : callable, optional
         Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
 
@@ -103,7 +106,7 @@ class Coordinator:
         """The configuration."""
         self.hub = Hub("coordinator", owner="Coordinator") if hub is None else hub
         """Where all that happens is told: see `rigsync.Hub` and docs/hub.md."""
-        self._has_own_hub = hub is None
+        self._runs_hub = hub is None
         self._connect_timeout = self.rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
         self._leave_running = leave_running
         self._reports = Reports(self.hub)
@@ -162,9 +165,8 @@ class Coordinator:
         """
         await self.connect()
         self._let_go = weakref.finalize(
-            self, _close_soon, self.services, self._started, self._leave_running, self.hub, self._has_own_hub
+            self, _close_soon, self.services, self._started, self._leave_running, self.hub, self._runs_hub
         )
-        self._let_go.atexit = False
         try:
             missing = await self._missing_after(list(self.rigs.rigs), self._connect_timeout)
         except BaseException:  # cancelled
@@ -175,13 +177,16 @@ class Coordinator:
 
     async def connect(self) -> None:
         """Open the links on the running event loop, and begin to probe, without waiting for a rig; else as `open`."""
-        if self.is_open:
+        if self.is_open or self.services.is_opening:
             raise RuntimeError("the coordinator is open already")
-        self.hub.begin()
+        if self._runs_hub or self.hub.state is not State.LOOPING:
+            self.hub.begin()
+            self._runs_hub = True
         try:
             await self.services.open()
         except BaseException:
-            self.hub.end()
+            if self._runs_hub:
+                self.hub.end()
             raise
 
     async def close(self) -> None:
@@ -190,11 +195,17 @@ class Coordinator:
             self._let_go.detach()
         for experiment in list(self._unfinished):
             experiment.note_closing()
-        if self.is_open:
+        signals = EndingSignals()
+        signals.take_over()
+        signals.hold(ctrl_c=True)  # it takes a bounded time
+        try:
             await self.stop_what_was_started()
+        finally:  # cancelled or not, also while it is being opened
             self.services.close()
-        if self._has_own_hub:
-            self.hub.end()
+            if self._runs_hub:
+                self.hub.end()
+            signals.give_back()
+        signals.act(None)
 
     def take_started(self) -> list[str]:
         """Return the rigs that are to be interrupted when the program ends, and forget them."""
@@ -202,7 +213,8 @@ class Coordinator:
 
     async def stop_what_was_started(self) -> None:
         """Interrupt rigs that were started and not told to end; wait until the others have answered what ends them."""
-        await asyncio.gather(self._interrupt_what_was_started(), self._await_ends())
+        interrupt = self._interrupt_what_was_started()  # which has left, whenever this is cancelled
+        await asyncio.gather(self._await_interrupt(interrupt), self._await_ends())
 
     async def _await_ends(self) -> None:
         """Wait for the answers to messages that end a recording. One that is lost is sent again meanwhile."""
@@ -222,19 +234,30 @@ class Coordinator:
         finally:
             unsubscribe()
 
-    async def _interrupt_what_was_started(self) -> None:
-        """Interrupt rigs that this program has started and not told to end; log those that may go on recording."""
-        if rigs := self.take_started():
-            said = compose(ExpMessage.EXPINTERRUPT, UNENDED)
-            try:
-                await asyncio.wait_for(self.services.request(said, rigs, STOP_TIMEOUT), STOP_TIMEOUT + STOP_GRACE)
-            except PushError as error:
-                unmoved = [rig for rig, failure in error.failed.items() if not isinstance(failure, BusyError)]
-                if unmoved:  # why, the log has told
-                    logger.error("%s may go on recording", ", ".join(unmoved))  # noqa: TRY400
-            except (NotRunning, ValueError, asyncio.TimeoutError) as error:  # the pause is invalid or too long
-                reason = str(error) or "their pause was longer than the time to close"
-                logger.error("%s may go on recording: %s", ", ".join(rigs), reason)  # noqa: TRY400
+    def _interrupt_what_was_started(self) -> Push | None:
+        """Interrupt rigs that this program has started and not told to end."""
+        if not (rigs := self.take_started()):
+            return None
+        try:
+            order = self.services.order(compose(ExpMessage.EXPINTERRUPT, UNENDED), rigs, STOP_TIMEOUT)
+            return Push(self, self.services, order)
+        except (NotRunning, ValueError) as error:  # the pause is invalid
+            logger.error("%s may go on recording: %s", ", ".join(rigs), error)  # noqa: TRY400
+            return None
+
+    async def _await_interrupt(self, push: Push | None) -> None:
+        """Wait for what became of it; log the rigs that may go on recording."""
+        if push is None:
+            return
+        try:
+            outcome = await asyncio.wait_for(push.outcome(), STOP_TIMEOUT + STOP_GRACE)
+        except asyncio.TimeoutError:
+            reason = "their pause was longer than the time to close"
+            logger.error("%s may go on recording: %s", ", ".join(push.rigs), reason)  # noqa: TRY400
+            return
+        unmoved = [rig for rig, failure in outcome.failed.items() if not isinstance(failure, BusyError)]
+        if unmoved:  # why, the log has told
+            logger.error("%s may go on recording", ", ".join(unmoved))
 
     async def __aenter__(self) -> Coordinator:
         return await self.open()
@@ -350,17 +373,17 @@ class Coordinator:
 
     async def _missing_after(self, rigs: list[str], limit: float | None) -> dict[str, str]:
         self._check_open()
-        answered = asyncio.Event()
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def check(_: object) -> None:
             if not self.is_open or not self.missing(rigs):
-                answered.set()
+                resolve_future(answered, None)
 
         unsubscribe = [self.hub.rule(kind, check) for kind in (events.LinkAlive, events.CoordinatorClosed)]
         try:
             check(None)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(answered.wait(), limit)
+                await asyncio.wait_for(answered, limit)
         finally:
             for end in unsubscribe:
                 end()
@@ -381,7 +404,9 @@ class Coordinator:
 
     def _check_open(self) -> None:
         if not self.is_open:
-            raise NotRunning("the coordinator is not open: enter it by `async with`, or await its open()")
+            raise NotRunning(
+                "the coordinator is not open: enter it by `async with`, or await its open(), on the loop that runs"
+            )
 
     # ------------------------------------------------------------------------------------------------- pushing
 
@@ -487,8 +512,15 @@ class Coordinator:
         names = self.rigs.matching(rigs or None)
         loop = asyncio.get_running_loop()
         told: dict[str, asyncio.Future[PingReply | RigError]] = {name: loop.create_future() for name in names}
+
+        def begin(name: str, future: asyncio.Future[PingReply | RigError]) -> None:
+            try:
+                self.services.ping(name, limit, functools.partial(_settle, future))
+            except NotRunning as error:  # closed meanwhile
+                resolve_future(future, error)
+
         for name, future in told.items():
-            self.services.ping(name, limit, functools.partial(_settle, future))
+            self.services.on_loop(begin, name, future)
         return {name: await future for name, future in told.items()}
 
     def experiment(
@@ -525,16 +557,15 @@ class Coordinator:
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
-    if not future.done():
-        future.set_result(value)
+    on_loop_of(future, lambda: None if future.done() else future.set_result(value))
 
 
-def _close_soon(services: RigServices, started: Started, leave_running: bool, hub: Hub, has_own_hub: bool) -> None:
+def _close_soon(services: RigServices, started: Started, leave_running: bool, hub: Hub, runs_hub: bool) -> None:
     """Close the links of a coordinator that nobody refers to any more, on its event loop."""
 
     def close(_: object = None) -> None:
         services.close()
-        if has_own_hub:
+        if runs_hub:
             hub.end()
 
     def stop_and_close() -> None:
@@ -544,7 +575,13 @@ def _close_soon(services: RigServices, started: Started, leave_running: bool, hu
                 close()
                 return
             said = compose(ExpMessage.EXPINTERRUPT, UNENDED)
-            services.push(services.order(said, rigs, timeout=STOP_TIMEOUT), close)
+            order = services.order(said, rigs, timeout=STOP_TIMEOUT)
+            services.push(order, lambda _: asyncio.get_running_loop().call_soon(close))  # when all of it is told
 
-    with contextlib.suppress(NotRunning):  # closed with its event loop
-        services.on_loop(stop_and_close)
+    try:
+        # Never at once: garbage may be collected in the middle of whatever the services do.
+        services.on_loop(lambda: asyncio.get_running_loop().call_soon(stop_and_close))
+    except NotRunning:  # closed with its event loop
+        if rigs := [] if leave_running else started.take(services):
+            text = "%s may go on recording: the event loop was closed before the coordinator"
+            logger.error(text, ", ".join(rigs))  # noqa: TRY400 - the text says all

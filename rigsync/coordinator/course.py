@@ -156,13 +156,15 @@ class Course:
     def _check_goes_on(self, call: str) -> None:
         self._check_begun(call)
         if self._state != "running":
-            raise RuntimeError(f"{call}: the experiment {self.exp_ref} is over; begin another by {self.HOW_TO_BEGIN}")
+            how = f"over; begin another by {self.HOW_TO_BEGIN}" if self._state == "over" else f"{self._state} just now"
+            raise RuntimeError(f"{call}: the experiment {self.exp_ref} is {how}")
 
     def _enter(self) -> None:
         if self._state != "new":
             raise RuntimeError("an experiment is begun once; make a new one with experiment(...)")
         self._state = "beginning"
         self._signals.take_over()
+        weakref.finalize(self, self._signals.give_back).atexit = False  # where it is never left
         self._unfinished.add(self)
 
     def _leaving(self, error: BaseException | None) -> Steps:
@@ -180,7 +182,7 @@ class Course:
             if self._watch:
                 self._watch.close()
             self._signals.give_back()
-        self._signals.act(error)
+            self._signals.act(error)  # though another exception goes on
 
     def note_closing(self) -> None:
         """Leave signals to the system again: its rigs are closed, though it has not been left."""

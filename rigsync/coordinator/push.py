@@ -47,6 +47,11 @@ class Push:
         return self._order.request_time
 
     @property
+    def rigs(self) -> list[str]:
+        """The rigs that it goes to, in their order."""
+        return list(self._services if self._order.rigs is None else self._order.rigs)
+
+    @property
     def done(self) -> bool:
         """Whether every rig has answered or failed."""
         return self._outcome is not None
@@ -69,8 +74,11 @@ class Push:
             self._waiting.append(future)  # before it looks again: another thread may settle it
             try:
                 if self._outcome is None:
-                    with contextlib.suppress(NotRunning):
-                        self._services.on_loop(self._services.note_wait, self.request_time, lambda: bool(self._waiting))
+                    services = self._services
+                    try:
+                        services.on_loop(services.note_wait, self.request_time, lambda: bool(self._waiting))
+                    except NotRunning:  # the event loop is closed, and the coordinator was not
+                        self._settle(services.abort(self._order))
                     await future
             finally:
                 self._waiting.remove(future)
@@ -86,7 +94,14 @@ class Push:
             Its name.
         outcome : list or RigError
             What follows the event in its answer, or why there is none.
+
+        Raises
+        ------
+        RuntimeError
+            On another event loop, where a push can only be awaited.
         """
+        if not self._services.runs_here:
+            raise RuntimeError("go through a push's rigs on the event loop of its coordinator; here, await the push")
         come: asyncio.Queue[tuple[str, list[Any] | RigError]] = asyncio.Queue()
 
         def note(event: RigSettled) -> None:
@@ -102,9 +117,12 @@ class Push:
                 known = {**result, **result.failed}
             for each in known.items():
                 yield each
-            names = self._services if self._order.rigs is None else self._order.rigs
-            for _ in range(len(names) - len(known)):
-                yield await come.get()
+            told = set(known)
+            while len(told) < len(self.rigs):
+                rig, outcome_of_rig = await come.get()
+                if rig not in told:  # else it was known, and the event of it had waited
+                    told.add(rig)
+                    yield rig, outcome_of_rig
         finally:
             unsubscribe()
 

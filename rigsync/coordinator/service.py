@@ -173,12 +173,18 @@ class RigServices(Verbs):
             raise RuntimeError("the services are open already")
         self._opening, self._closing = True, False
         self._loop = asyncio.get_running_loop()
+        if before := self._endpoint:  # its event loop was closed, and they were not
+            self._endpoint = None
+            self._fanout.abandon()
+        left = self._fanout.take_events() if before else ()
         try:
             self._endpoint = await self._connect()
         finally:
             self._opening = False
         if self._has_own_hub:
             self.hub.begin()
+        for event in left:
+            self.hub.ingest(event)
         if self._closing:
             self.close()
             raise NotRunning("the services were closed while they were being opened")
@@ -204,7 +210,17 @@ class RigServices(Verbs):
     @property
     def is_open(self) -> bool:
         """Whether messages can be pushed."""
-        return self._endpoint is not None
+        return self._endpoint is not None and self._loop is not None and not self._loop.is_closed()
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether `open` is under way."""
+        return self._opening
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the caller runs on the event loop on which they were opened."""
+        return self._loop is not None and runs_here(self._loop)
 
     @property
     def is_connected(self) -> bool:
@@ -406,6 +422,7 @@ class RigServices(Verbs):
 
     def _tell_wait(self, request_time: float, pending: _Pending, seconds: float) -> None:
         """Say for which rigs somebody waits; next when that has lasted twice as long."""
+        pending.telling = None
         if pending.is_waited_for and pending.is_waited_for() and (rigs := self._fanout.outstanding(request_time)):
             wait_logger.warning("waiting for %s: %s, %g s", ", ".join(rigs), pending.event.name, seconds)
             self._tell_wait_in(seconds, request_time, pending, 2 * seconds)
@@ -595,7 +612,7 @@ class RigServices(Verbs):
         dict or None
             What is known already, by name of rig; None where the push is completed, or was never made here.
         """
-        return self._fanout.tell_each(request_time) if request_time in self._pending else None
+        return self._fanout.tell_each(request_time) if self._endpoint else None
 
     def ping(self, rig: str, timeout: float, done: Callable[[PingReply | RigError], object]) -> None:
         """Send one probe now; `done` is called with what became of it. On the loop's thread.

@@ -141,9 +141,14 @@ class Fanout(Outputs[tuple[str, Line]]):
         push = self._pushes.get(request_time)
         return [rig for rig in push.rigs if rig not in push.answers and rig not in push.failures] if push else []
 
-    def tell_each(self, request_time: float) -> dict[str, list[Any] | RigError]:
-        """Tell, by `RigSettled`, of each rig that answers a push or fails from now on; return what is known already."""
-        push = self._pushes[request_time]
+    def tell_each(self, request_time: float) -> dict[str, list[Any] | RigError] | None:
+        """Tell, by `RigSettled`, of each rig that answers a push or fails from now on; return what is known already.
+
+        None where the push is completed, or was never made here.
+        """
+        push = self._pushes.get(request_time)
+        if push is None:
+            return None
         push.tells_each = True
         return {**push.answers, **push.failures}
 

@@ -196,6 +196,8 @@ class Endpoint:
             return
         self._send_all()  # where a subscriber closes this, what pumps would find the sockets closed
         self.pump()
+        for destination, data in self._core.take_datagrams():  # where what closes it is being told an event
+            self._send(destination, data)
         self._closed = True
         if self._timer:
             self._timer.cancel()

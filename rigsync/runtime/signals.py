@@ -86,14 +86,18 @@ class EndingSignals:
     Parameters
     ----------
     end : callable, optional
-        Called with the `Terminated` in place of raising it: on an event loop, a task has to end, not whatever runs.
+        Called with the `Terminated`, or the KeyboardInterrupt, in place of raising it: on an event loop, a task has to
+        end, not whatever runs. It returns whether that will.
     """
+
+    _open: ClassVar[dict[EndingSignals, None]] = {}
+    """Those that have taken over and not given back, the first first. They need not end in the reverse order."""
 
     _holding: ClassVar[dict[EndingSignals, bool]] = {}
     """Those that hold signals back; whether Ctrl-C is held back too."""
     _held: ClassVar[list[int]] = []
 
-    def __init__(self, end: Callable[[Terminated], None] | None = None) -> None:
+    def __init__(self, end: Callable[[Terminated | KeyboardInterrupt], bool] | None = None) -> None:
         self._end = end
         self.holds_ctrl_c = False
         """Whether Ctrl-C has to wait, and what comes to a task in its place: its cancellation."""
@@ -104,8 +108,10 @@ class EndingSignals:
     def take_over(self) -> None:
         """Handle Ctrl-C if it is Python's, and those signals that the program leaves to the system."""
         if threading.current_thread() is threading.main_thread():
-            for other in [other for other in self._holding if other._process != self._process]:
-                del self._holding[other]  # it was left to the process of which this is a fork
+            for other in [other for other in (*self._open, *self._holding) if other._process != self._process]:
+                self._open.pop(other, None)  # it was left to the process of which this is a fork
+                self._holding.pop(other, None)
+            self._open[self] = None
             for number in (signal.SIGINT, *ending_signals()):
                 usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 handler = signal.getsignal(number)
@@ -127,21 +133,26 @@ class EndingSignals:
             os.kill(os.getpid(), number)
         elif any(self._holding.values()) if number == signal.SIGINT else self._holding:
             self._held.append(number)
-        elif number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        elif self._end:
-            self._end(Terminated(number))
         else:
-            raise Terminated(number)
+            error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+            for each in list(self._open):
+                if each._end is None:
+                    break
+                if each._end(error):  # the event loop cancels the other tasks when this one ends the program
+                    return
+            raise error
 
     def give_back(self) -> None:
         """Leave signals to the system again, except those that the program has taken meanwhile; hold none back."""
         self.holds_ctrl_c = False
+        self._open.pop(self, None)
         # Another thread cannot do that: the experiment was entered on the main thread and left on another.
         is_main = threading.current_thread() is threading.main_thread()
         for number, handler in self._before.items() if is_main else ():
             if signal.getsignal(number) == self._handle:
-                signal.signal(number, handler)
+                if heir := next(iter(self._open), None):  # another task's experiment goes on
+                    heir._before[number] = handler
+                signal.signal(number, heir._handle if heir else handler)
         self._before.clear()
         if self._holding.pop(self, None) is not None and not self._holding:
             self._due = self._held.copy()
