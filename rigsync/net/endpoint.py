@@ -194,10 +194,8 @@ class Endpoint:
         """Send the rest, and close all sockets; idempotent."""
         if self._closed:
             return
-        self._send_all()  # where a subscriber closes this, what pumps would find the sockets closed
         self.pump()
-        for destination, data in self._core.take_datagrams():  # where what closes it is being told an event
-            self._send(destination, data)
+        self._send_all()  # where who closes it is being told an event, and `pump` leaves it to who pumps
         self._closed = True
         if self._timer:
             self._timer.cancel()
