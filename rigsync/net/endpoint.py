@@ -197,6 +197,8 @@ class Endpoint:
         if self._closed:
             return
         self.pump()
+        for destination, data in self._core.take_datagrams():  # left where this is called in an event
+            self._send(destination, data)
         self._closed = True
         if self._timer:
             self._timer.cancel()
