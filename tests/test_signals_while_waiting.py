@@ -245,7 +245,9 @@ def handle():
     aux.hub.subscribe("Notice", nothing)()
     assert aux.ping(timeout=5)
 
-files = "coordinator/auxiliaries.py", "coordinator/experiment.py", "coordinator/view.py", "runtime/conditions.py"
+files = tuple(
+    "coordinator/%s.py" % name for name in ("auxiliaries", "coordinator", "course", "experiment", "view")
+) + ("runtime/conditions.py",)
 at_each_line(files, go)
 ours.close()
 rig.close()
