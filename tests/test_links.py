@@ -481,7 +481,8 @@ def test_a_view_has_all_that_is_known_and_does_not_change(serve: Any, connect: A
     aux = connect(rig)
     before = aux.view("cam*")
     aux.request("EXPINIT", {"exp_ref": "2026-03-01_2_mouse"})
-    until(lambda: aux.view("cameras").owner)
+    # A probe that comes while EXPINIT is worked on tells its owner, and not yet its status.
+    until(lambda: aux.view("cameras").owner and aux.view("cameras").state == "INITIALIZED")
     after = aux.view("cameras")
     assert (before.status, before.exp_ref, before.last_message) == (ExpStatus.CONNECTED, None, None)
     assert (after.rig, after.link, after.dialect, after.state) == ("cameras", LinkState.ALIVE, "rigsync", "INITIALIZED")
