@@ -61,6 +61,40 @@ class Gate:
         self.left.set()
 
 
+class Lab:
+    """Rigs, and what each has been told.
+
+    Parameters
+    ----------
+    serve : callable
+        The fixture that starts a rig.
+    """
+
+    VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
+
+    def __init__(self, serve: Callable[..., Any]):
+        self._serve = serve
+        self.told: list[tuple[str, str, tuple[Any, ...]]] = []
+        self.uris: dict[str, str] = {}
+
+    def rig(self, name: str, handlers: dict[str, Callable[..., Any]] | None = None, **options: Any) -> Any:
+        def note(verb: str) -> Callable[..., None]:
+            return lambda *args: self.told.append((name, verb, args))
+
+        rig = self._serve(name, {verb: note(verb) for verb in self.VERBS}, **options)
+        for verb, handler in (handlers or {}).items():
+            rig.on(verb)(handler)
+        self.uris[name] = rig.uri
+        return rig
+
+    def verbs(self, name: str) -> list[str]:
+        return [verb for rig, verb, _ in self.told if rig == name]
+
+    def args(self, name: str, verb: str) -> tuple[Any, ...]:
+        (args,) = [args for rig, told, args in self.told if (rig, told) == (name, verb)]
+        return args
+
+
 class Wire:
     """A core without a protocol: it keeps what it gets, and sends and tells what the test puts into it."""
 

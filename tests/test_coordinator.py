@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from live_helpers import EchoServer, Gate
+from live_helpers import EchoServer, Gate, Lab
 from platforms import posix
 from processes import LONG, free_port, until
 
@@ -44,7 +44,6 @@ from rigsync.hub.hub import State
 from rigsync.runtime.hub import SLICE
 
 REFERENCE = "2026-03-01_2_mouse"
-VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
 INTERRUPTED = ["EXPINFO", "EXPINIT", "EXPSTART", "EXPINTERRUPT", "EXPCLEANUP"]
 
 Serve = Callable[..., Rig]
@@ -57,32 +56,6 @@ def run(coroutine: Any) -> Any:
 async def came_true(condition: Callable[[], Any]) -> None:
     while not condition():
         await asyncio.sleep(0.002)
-
-
-class Lab:
-    """Rigs, and what each has been told."""
-
-    def __init__(self, serve: Serve):
-        self._serve = serve
-        self.told: list[tuple[str, str, tuple[Any, ...]]] = []
-        self.uris: dict[str, str] = {}
-
-    def rig(self, name: str, handlers: dict[str, Callable[..., Any]] | None = None) -> Rig:
-        def note(verb: str) -> Callable[..., None]:
-            return lambda *args: self.told.append((name, verb, args))
-
-        rig = self._serve(name, {verb: note(verb) for verb in VERBS})
-        for verb, handler in (handlers or {}).items():
-            rig.on(verb)(handler)
-        self.uris[name] = rig.uri
-        return rig
-
-    def verbs(self, name: str) -> list[str]:
-        return [verb for rig, verb, _ in self.told if rig == name]
-
-    def args(self, name: str, verb: str) -> tuple[Any, ...]:
-        (args,) = [args for rig, told, args in self.told if (rig, told) == (name, verb)]
-        return args
 
 
 @pytest.fixture

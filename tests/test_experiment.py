@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from live_helpers import EchoServer, Gate, in_thread
+from live_helpers import EchoServer, Gate, Lab, in_thread
 from platforms import posix
 from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
@@ -35,37 +35,12 @@ from rigsync.runtime.hub import Hub
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"
-VERBS = ("EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
 
 EAGER = Timing(beat=0.2)
 """What takes 5 s else, that a rig is lost, takes 1 s."""
 
 Serve = Callable[..., Rig]
 Connect = Callable[..., Auxiliaries]
-
-
-class Lab:
-    """Rigs, and what each has been told."""
-
-    def __init__(self, serve: Serve):
-        self._serve = serve
-        self.told: list[tuple[str, str, tuple[Any, ...]]] = []
-
-    def rig(self, name: str, handlers: dict[str, Callable[..., Any]] | None = None, **options: Any) -> Rig:
-        def note(verb: str) -> Callable[..., None]:
-            return lambda *args: self.told.append((name, verb, args))
-
-        rig = self._serve(name, {verb: note(verb) for verb in VERBS}, **options)
-        for verb, handler in (handlers or {}).items():
-            rig.on(verb)(handler)
-        return rig
-
-    def verbs(self, name: str) -> list[str]:
-        return [verb for rig, verb, _ in self.told if rig == name]
-
-    def args(self, name: str, verb: str) -> tuple[Any, ...]:
-        (args,) = [args for rig, told, args in self.told if (rig, told) == (name, verb)]
-        return args
 
 
 @pytest.fixture
