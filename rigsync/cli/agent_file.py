@@ -8,23 +8,17 @@ from typing import Any
 
 import click
 
-from rigsync import ConfigError
 from rigsync._text import printable, size_text
 from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.agent.keys import REFUSE
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
+from rigsync.errors import ConfigError
 
 
 def check_agent_file(path: str, as_json: bool) -> None:
-    """Read an agent's file, and show what it means.
-
-    Raises
-    ------
-    ConfigError
-        It has a mistake. With `as_json`, the mistake has been printed.
-    """
+    """Read an agent's file, and show what it means. With `as_json`, a mistake is printed before it is raised."""
     try:
         file = read_agent_file(path)
     except ConfigError as error:

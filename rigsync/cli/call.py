@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from rigsync import RigError
 from rigsync._text import printable, printable_lines
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
@@ -15,6 +14,7 @@ from rigsync.cli.output import compact, write_json, write_line
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.arguments import compose_command
+from rigsync.errors import RigError
 
 
 @click.command(short_help="Call a command of one rig, and show the value that it returns.")
@@ -69,13 +69,7 @@ def command(
 
 
 def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the positional and the keyword arguments.
-
-    Raises
-    ------
-    ValueError
-        An argument is given twice, is not allowed, or looks like JSON and is none.
-    """
+    """Return the positional and the keyword arguments; raise a ValueError for what a command cannot have."""
     args: list[Any] = []
     keywords: dict[str, Any] = {}
     for argument in arguments:

@@ -15,7 +15,7 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
-from rigsync import RigsyncError
+from rigsync.errors import RigsyncError
 from rigsync.runtime.signals import ending_signals, signals_handled, signals_held_back
 
 START_TIMEOUT = 30.0

@@ -14,7 +14,8 @@ from rigsync.cli.output import milliseconds, offset, write_json, write_line, wri
 from rigsync.cli.rigs import chosen, rigs_of_file
 from rigsync.coordinator.view import clock_document
 from rigsync.doctor.doctor import Diagnosis, diagnose
-from rigsync.doctor.findings import Evidence, Finding, text_of
+from rigsync.doctor.evidence import Evidence, text_of
+from rigsync.doctor.findings import Finding
 
 
 @click.command(short_help="Find out what is wrong with rigs, and what to do.")

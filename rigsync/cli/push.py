@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rigsync import PushResult, RigError
+import rigsync
 from rigsync._text import printable, printable_lines
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
@@ -19,6 +19,7 @@ from rigsync.cli.output import compact, milliseconds, write_json
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.cli.tables import print_table
 from rigsync.core.arguments import checked_delay, compose
+from rigsync.errors import RigError
 
 MESSAGES = {
     "EXPINFO": (("STATUS", "DATA"), "say what you are"),
@@ -165,7 +166,7 @@ def _taking_over(message: str, values: list[Any]) -> list[Any]:
     return [{**data, "takeover": True}]
 
 
-def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:
+def _print_result(result: rigsync.PushResult, seconds: dict[str, float], names: list[str]) -> None:
     is_whole = bool(click.get_current_context().obj)
     rows = []
     for name in names:

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from rigsync import RigsyncError
 from rigsync._text import printable
 from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
@@ -19,6 +18,7 @@ from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, verbose_option
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.errors import RigsyncError
 from rigsync.runtime.signals import signals_held_back
 
 RIGS_FAILED = 125

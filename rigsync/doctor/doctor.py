@@ -14,7 +14,6 @@ import functools
 import math
 import os
 import secrets
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +24,14 @@ from rigsync.core.clock import ClockFilter, StampClock
 from rigsync.core.events import Dialect
 from rigsync.core.messages import Alive, Probe
 from rigsync.core.rigs import RigConfig
-from rigsync.doctor.findings import Evidence, Finding, SocketAddress, judge
+from rigsync.doctor.evidence import Evidence, SocketAddress
+from rigsync.doctor.findings import Finding, judge
 from rigsync.doctor.lines import Line, StreamLine, datagram_line, stream_line
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.endpoint import stamp_clock
 from rigsync.net.interfaces import own_interfaces
 from rigsync.net.lines import has_no_way
+from rigsync.net.resolve import addresses_of
 from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.workers import Workers
 
@@ -154,7 +155,7 @@ class _Examination:
                 visit.leave()
             elif not evidence.has_answered:
                 async with self._seeking:
-                    await self._seek(visit, asked, others, begun + SILENCE)
+                    await self._seek(visit, family, asked, others, begun + SILENCE)
 
     async def _examine_stream(
         self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
@@ -183,31 +184,27 @@ class _Examination:
 
     async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[tuple[int, SocketAddress]]:
         """Return all addresses of a rig's host; a coordinator takes the first."""
-        host, port = config.address.host, config.address.port
-        kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
         try:
-            found = self._workers.begin(functools.partial(socket.getaddrinfo, host, port, type=kind))
-            entries = await asyncio.wait_for(found, LOOK_UP_TIMEOUT)
+            return await asyncio.wait_for(self._workers.begin(addresses_of, config.address), LOOK_UP_TIMEOUT)
         except (asyncio.TimeoutError, TimeoutError):
             evidence.unresolved = f"no name server has answered within {LOOK_UP_TIMEOUT:g} s"
-            return []
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot encode
             evidence.unresolved = str(getattr(error, "strerror", None) or error)
-            return []
-        addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in entries)
-        return sorted(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+        return []
 
     async def _seek(
-        self, visit: _Visit, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]], until: float
+        self,
+        visit: _Visit,
+        family: int,
+        asked: SocketAddress,
+        others: Sequence[tuple[int, SocketAddress]],
+        until: float,
     ) -> None:
         """Find out why a rig does not answer over UDP."""
         evidence = visit.evidence
         searches = [self._reach_another(evidence, others)]
         if not evidence.refused and not evidence.unreachable and not evidence.junk:
-            searches += [
-                self._listen_to_all(evidence, visit.line.family, asked),
-                self._knock(evidence, visit.line.family, asked),
-            ]
+            searches += [self._listen_to_all(evidence, family, asked), self._knock(evidence, family, asked)]
         await asyncio.gather(*searches)
         explained = evidence.junk or evidence.reached_at or evidence.answered_from or evidence.host_is_up
         if not explained and not evidence.has_answered:

@@ -20,7 +20,8 @@ from rigsync.core.rigs import RigConfig, is_literal
 from rigsync.errors import RemoteProtocolError, RigsyncError
 from rigsync.net.lines import Line, Listener, label
 from rigsync.net.resolve import resolve_all
-from rigsync.net.tcp import TcpLine, open_tcp_listener
+from rigsync.net.tcp import TcpLine
+from rigsync.net.tcp_listener import open_tcp_listener
 from rigsync.net.udp import open_udp_line, open_udp_listener
 from rigsync.runtime.workers import Workers
 

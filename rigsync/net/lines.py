@@ -17,7 +17,6 @@ from rigsync.errors import RemoteProtocolError
 Address = tuple[Any, ...]
 """Host and port, and whatever else the transport needs to answer."""
 
-
 _NO_WAY = {
     getattr(errno, prefix + name)
     for name in ("ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EHOSTDOWN", "EADDRNOTAVAIL", "ENONET")
@@ -30,7 +29,7 @@ class Pump(Protocol):
     """The receiver of a transport's reports; `rigsync.net.endpoint.Endpoint` is one."""
 
     def receive(self, data: bytes, source: Any) -> None:
-        """Hand over a message."""
+        """Take a message."""
 
     def refuse(self, line: Any) -> None:
         """Report that nothing listens where a line leads."""

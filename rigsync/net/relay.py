@@ -58,8 +58,6 @@ class Relay:
 
     Attributes
     ----------
-    target, loss, loss_back, duplication, reordering, delay
-        As given.
     address : (str, int)
         Host and port at which the relay listens, once it is open.
     forwarded : int
@@ -203,26 +201,10 @@ class _Path:
 def relay_before(
     targets: Mapping[str, tuple[str, int]], *, seed: int | None = None, **faults: Any
 ) -> Iterator[dict[str, Relay]]:
-    """Run a relay before each of several rigs, on a thread of their own.
+    """Run a relay before each of several rigs, by name of rig, on a thread of their own.
 
-    Parameters
-    ----------
-    targets : mapping of str to (str, int)
-        Host and port of each rig by its name.
-    seed : int, optional
-        The seed of all relays; each one draws by itself.
-    **faults
-        The other keywords of `Relay`, the same for all. Each relay can be changed afterwards.
-
-    Yields
-    ------
-    dict of str to Relay
-        The open relays by name of rig. Leaving the context closes them, and ends the thread.
-
-    Raises
-    ------
-    OSError
-        The host of a target is unknown.
+    The faults are the other keywords of `Relay`, the same for all; each relay can be changed afterwards, and draws by
+    itself. Leaving the context closes them, and ends the thread. The errors are those of `Relay.open`.
     """
     random = Random(seed)
     relays = {name: Relay(target, seed=random.getrandbits(64), **faults) for name, target in targets.items()}
