@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rigsync.config.address import parse_uri
 from rigsync.config.files import find_rigs_file, load_rigs, user_config_file
-from rigsync.config.rigs import Rigs, check_distinct, rigs_from
+from rigsync.config.rigs import Rigs, rigs_from
 from rigsync.core.rigs import Address, RigConfig, Room, is_literal
 from rigsync.core.timing import Timing
 from rigsync.errors import ConfigError, PayloadTooLarge, UnknownRig
@@ -845,15 +845,18 @@ def test_the_cap_in_a_file(write):
 
 
 def test_resolved_addresses_are_distinct():
-    check_distinct({})
-    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 2), "c": ("udp", "10.0.0.2", 1)})
-    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("tcp", "10.0.0.1", 1)})  # the ports of each are its own
-    check_distinct({"a": ("udp", "fe80::1", 1, 0, 2), "b": ("udp", "fe80::1", 1, 0, 3)})
+    rigs = Rigs(rigs_from({"a": "tcp://one", "b": "udp://two", "c": "tcp://three", "d": "udp://four"}).rigs)
+    rigs.check_distinct({})
+    rigs.check_distinct({"a": ("10.0.0.1", 1), "c": ("10.0.0.1", 2), "d": ("10.0.0.2", 1)})
+    rigs.check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 1)})  # the ports of each transport are its own
+    rigs.check_distinct({"a": ("fe80::1", 1, 0, 2), "c": ("fe80::1", 1, 0, 3)})
     with pytest.raises(
         ConfigError, match=r"rigs 'a' and 'c' have the same address, host 10\.0\.0\.1 and port 1"
     ) as caught:
-        check_distinct({"a": ("tcp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 1), "c": ("tcp", "10.0.0.1", 1)})
+        rigs.check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 1), "c": ("10.0.0.1", 1)})
     assert caught.value.key == "rigs.c.uri"
+    with pytest.raises(ConfigError, match="rigs 'b' and 'd' have the same address"):
+        rigs.check_distinct({"b": ("10.0.0.1", 1), "d": ("10.0.0.1", 1)})
 
 
 def test_rigs_that_no_file_holds_need_no_yaml():

@@ -179,9 +179,6 @@ def test_the_disguise_of_ipv4_addresses_is_taken_off(host: str, shown: str) -> N
 
 
 def test_a_socket_that_is_choked_sends_the_rest_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not udp._TELLS_ADDRESS:
-        pytest.skip("asyncio's own transport does it there")
-
     async def main() -> None:
         wire = Wire()
         endpoint = Endpoint(wire, print)
@@ -214,9 +211,6 @@ def test_a_socket_that_is_choked_sends_the_rest_later(monkeypatch: pytest.Monkey
 
 
 def test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers() -> None:
-    if not udp._TELLS_ADDRESS:
-        pytest.skip("asyncio's own transport reads there, one datagram at a time")
-
     async def main() -> None:
         wire = Wire()
         own = Standing.IN_CHARGE

@@ -24,25 +24,8 @@ from rigsync.core.timing import Timing
 class PracticeRig(Rig):
     """A rig that answers everything.
 
-    Parameters
-    ----------
-    name, uri, main_sync, lease, max_message
-        As for `Rig`.
-    show : callable
-        Called with name and arguments of each handled message, without tokens.
-    latency : float, optional
-        Seconds that each message takes.
-    failing : collection of str
-        Messages at which it fails.
-    drop : float
-        Share of the incoming datagrams that are lost, from 0 to 1.
-
-    Raises
-    ------
-    ConfigError
-        A malformed name or URI.
-    ValueError
-        An unknown message, or losses over ``tcp://``.
+    It calls `show` with name and arguments of each handled message, without tokens. Each takes `latency` seconds, those
+    of `failing` fail, and `drop` is the share of incoming datagrams that are lost, from 0 to 1.
     """
 
     def __init__(

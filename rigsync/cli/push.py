@@ -117,11 +117,8 @@ def command(
 def value_of(argument: str) -> Any:
     """Return the value of an argument of the command line: JSON, or else text.
 
-    Raises
-    ------
-    ValueError
-        It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it holds NaN or
-        infinity, which JSON does not know.
+    It raises a ValueError where it begins like a JSON list or map and is none: most likely a shell has removed its
+    quotes. So it does for NaN and infinity, which JSON does not know.
     """
     unfit: list[str] = []
 

@@ -119,12 +119,11 @@ def command(
 
 def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Serve as the rigs of some files until Ctrl-C or SIGTERM. Read all files before the first rig listens."""
-    mine = {"names", "as_json"}
     given = [
-        f"--{parameter.name}".replace("_", "-").replace("--failing", "--fail")
+        parameter.opts[0]
         for parameter in context.command.params
         if isinstance(parameter, click.Option)
-        and parameter.name not in mine
+        and parameter.name != "as_json"
         and parameter.expose_value
         and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
     ]

@@ -116,24 +116,15 @@ def find_rigs_file(
 ) -> Path | None:
     """Find the file of rigs: ``--rigs``, ``RIGSYNC_RIGS``, ``./rigs.yaml``, then the user's configuration folder.
 
-    Parameters
-    ----------
-    explicit : str or os.PathLike, optional
-        The file that ``--rigs`` names.
-    environ : mapping of str to str
-        The environment.
-    cwd : str or os.PathLike, optional
-        The folder from which relative paths start; the working directory by default.
-
     Returns
     -------
     pathlib.Path or None
-        The first one that exists.
+        The first one that exists; relative paths start at `cwd`, by default the working directory.
 
     Raises
     ------
     ConfigError
-        ``--rigs`` or ``RIGSYNC_RIGS`` names a file that does not exist.
+        ``--rigs``, which is `explicit`, or ``RIGSYNC_RIGS`` names a file that does not exist.
     """
     folder = Path(cwd or "")
     in_environment = environ.get("RIGSYNC_RIGS") or None  # empty is as good as not set
@@ -149,18 +140,8 @@ def find_rigs_file(
 def user_config_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
     """Return the path of this user's file of rigs, whether or not it exists.
 
-    Parameters
-    ----------
-    environ : mapping of str to str
-        The environment.
-    platform : str
-        The operating system, as in `sys.platform`.
-
-    Returns
-    -------
-    pathlib.Path
-        ``rigsync/rigs.yaml`` in the folder where programs of that system keep their configuration: ``%APPDATA%``,
-        ``~/Library/Application Support``, or ``$XDG_CONFIG_HOME`` (XDG Base Directory Specification) or ``~/.config``.
+    It is ``rigsync/rigs.yaml`` in the folder where programs of that system keep their configuration: ``%APPDATA%``,
+    ``~/Library/Application Support``, or ``$XDG_CONFIG_HOME`` (XDG Base Directory Specification) or ``~/.config``.
     """
     home = Path(environ.get("HOME") or os.path.expanduser("~"))
     if platform == "win32":

@@ -120,9 +120,7 @@ class StreamLine(Line, asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def datagram_line(
-    family: int, address: SocketAddress, *, hears_everybody: bool = False
-) -> AsyncIterator[DatagramLine]:
+async def datagram_line(address: SocketAddress, *, hears_everybody: bool = False) -> AsyncIterator[DatagramLine]:
     """Open a UDP socket towards an address. It hears others too if it `hears_everybody`.
 
     Raises
@@ -130,6 +128,7 @@ async def datagram_line(
     OSError
         The network cannot carry anything there.
     """
+    family = _family_of(address)
     sock = udp.udp_socket(family) if hears_everybody else udp.connected_socket(family, address)
     try:
         if _HEARS_ALL_ERRORS:
@@ -147,10 +146,14 @@ async def datagram_line(
         transport.close()
 
 
+def _family_of(address: SocketAddress) -> int:
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+
 @contextlib.asynccontextmanager
-async def stream_line(family: int, address: SocketAddress, limit: int, patience: float) -> AsyncIterator[StreamLine]:
+async def stream_line(address: SocketAddress, limit: int, patience: float) -> AsyncIterator[StreamLine]:
     """Open a TCP connection to an address, for messages of `limit` bytes at most; the errors are `open_stream`'s."""
-    line = await open_stream(lambda: StreamLine(limit), family, address, patience)
+    line = await open_stream(lambda: StreamLine(limit), _family_of(address), address, patience)
     try:
         yield line
     finally:
