@@ -39,8 +39,6 @@ INTERRUPTED = 130
 
 
 class _LazyGroup(click.Group):
-    """A group that imports a command when it is called."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

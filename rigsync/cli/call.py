@@ -8,7 +8,7 @@ import click
 
 from rigsync._text import printable, printable_lines
 from rigsync.cli.log import start_logging
-from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
+from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import failure_document, failure_in_words
 from rigsync.cli.output import compact, write_json, write_line
 from rigsync.cli.push import value_of
@@ -44,17 +44,13 @@ def command(
     rigsync call cameras move -- -2.5
     rigsync call laser shutter open=true --timeout 60
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    try:
+    with usage_errors():
         args, keywords = _sorted_out(arguments)
         compose_command(name, args, keywords)
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
     start_logging()
     rigs = rigs_of_file(rigs_file)
-    try:
+    with usage_errors():
         rig = rigs.only(rig)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     with connect(chosen(rigs, [rig])) as auxiliaries:
         try:
             value = auxiliaries.call(rig, name, *args, timeout=timeout, **keywords)

@@ -23,8 +23,6 @@ RECORDING = 0.5
 
 @dataclass
 class Experiment:
-    """What became of an experiment."""
-
     exp_ref: str
     addresses: dict[str, tuple[str, int]]
     """Host and port of each rig, or of the relay before it."""

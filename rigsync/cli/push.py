@@ -13,7 +13,7 @@ import click
 import rigsync
 from rigsync._text import printable, printable_lines
 from rigsync.cli.log import start_logging
-from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
+from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import answer_in_words, answer_of, document_of, failure_in_words, timed_push
 from rigsync.cli.output import compact, milliseconds, write_json
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
@@ -86,15 +86,13 @@ def command(
     rigsync push EXPINTERRUPT
     rigsync push EXPINIT 2026-01-31_1_mouse --takeover
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    try:
+    with usage_errors():
         values = [value_of(argument) for argument in arguments]
         _check_usage(message, len(values), delay)
         if takeover:
             values = _taking_over(message, values)
         event = compose(message, *values).event
         checked_delay(event, None, delay, time())
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
     start_logging()
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     with connect(rigs, leave_running=True) as auxiliaries:

@@ -16,7 +16,7 @@ from rigsync import ConfigError, Rig, load_rigs
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
 from rigsync.cli.log import background_logging
-from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
+from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, usage_errors, verbose_option
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
 from rigsync.cli.practice_rig import PracticeRig
 from rigsync.cli.stdin import at_end_of_stdin
@@ -100,7 +100,7 @@ def command(
     # People want to see what becomes of each message. With --json a program reads.
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
-    try:
+    with usage_errors():
         rig = PracticeRig(
             *(name, uri, show),
             main_sync=main_sync,
@@ -110,8 +110,6 @@ def command(
             max_message=max_message,
             drop=drop,
         )
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
     with background_logging(level):
         run_rigs([rig], announce)
     end_interrupted_line()

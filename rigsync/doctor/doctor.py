@@ -104,8 +104,6 @@ async def _examine_all(rigs: Rigs, idle: bool) -> list[Evidence]:
 
 
 class _Examination:
-    """Examines all rigs."""
-
     def __init__(self, workers: Workers, idle: bool):
         self._workers, self._idle = workers, idle
         self._loop = asyncio.get_running_loop()

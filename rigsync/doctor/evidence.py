@@ -60,12 +60,10 @@ class Evidence:
 
     @property
     def has_answered(self) -> bool:
-        """Whether the rig has given a good answer."""
         return self.answers > 0
 
     @property
     def scheme(self) -> str:
-        """Transport of the rig: ``udp`` or ``tcp``."""
         return self.rig.address.scheme
 
     @property

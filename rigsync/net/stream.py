@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 from rigsync.core import legacy
 from rigsync.core.stream import StreamDecoder
@@ -32,7 +32,7 @@ AT_ONCE = 8
 """Messages of one connection to handle before the others have their turn."""
 
 
-class Owner(Protocol):
+class Owner:
     """The line or the listener that a connection belongs to."""
 
     def opened(self, stream: Stream) -> None: ...

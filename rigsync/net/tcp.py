@@ -9,8 +9,8 @@ from typing import Any
 
 from rigsync.core import legacy
 from rigsync.errors import RemoteProtocolError
-from rigsync.net.lines import Address, Pump, label
-from rigsync.net.stream import BACKLOG, Stream, open_stream
+from rigsync.net.lines import Address, Line, Pump, label
+from rigsync.net.stream import BACKLOG, Owner, Stream, open_stream
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -25,7 +25,7 @@ _MOST_SAID = 8
 """Most problems of one line that are logged before a message comes."""
 
 
-class TcpLine:
+class TcpLine(Line, Owner):
     """A connection towards a rig, which is opened again whenever it ends.
 
     Several of the core's lines share one connection, since some servers answer on the connection that was opened last.
@@ -91,9 +91,6 @@ class TcpLine:
             self._said.add(problem)
             logger.warning("%s: %s", label(self.name), problem)
 
-    def opened(self, stream: Stream) -> None:
-        """Do nothing: `_keep_connected` waits for it."""
-
     def heard(self, stream: Stream, message: bytes) -> None:
         if self._said:
             self._said.clear()
@@ -102,9 +99,6 @@ class TcpLine:
 
     def heard_part(self, stream: Stream) -> None:
         self._pump.show_life(self.name)
-
-    def sent_part(self, stream: Stream) -> None:
-        """Do nothing: `send` looks whether bytes leave."""
 
     def rejected(self, stream: Stream, error: RemoteProtocolError) -> None:
         self._pump.reject(self.name, error)
@@ -129,13 +123,6 @@ class TcpLine:
     def reconnect(self, reason: str) -> None:
         if self._stream:
             self._stream.stop(f"its rig is lost: {reason}")
-
-    def is_stranded(self) -> bool:
-        """Return False: each new connection uses this computer's present address."""
-        return False
-
-    def read_waiting(self) -> None:
-        """Do nothing: the end of a stream comes after all its messages."""
 
     def close(self) -> None:
         self._closed = True

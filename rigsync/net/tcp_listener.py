@@ -13,7 +13,7 @@ from rigsync.core import legacy
 from rigsync.core.coordinators import Standing
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.lines import Address, Listener, Pump, dual_stack, shown_host
-from rigsync.net.stream import MESSAGE_BYTES, Stream
+from rigsync.net.stream import MESSAGE_BYTES, Owner, Stream
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -63,7 +63,7 @@ async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: in
     return listener
 
 
-class TcpListener:
+class TcpListener(Owner):
     """All connections of coordinators."""
 
     def __init__(self, pump: Pump, address: Address, limit: int):

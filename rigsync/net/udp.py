@@ -107,28 +107,15 @@ def own_address(family: int, address: Address) -> str | None:
         return None
 
 
-class _NoWay:
-    """A line towards an address that nothing can reach yet."""
+class _NoWay(Line):
+    """A line towards an address that nothing can reach yet. It loses each datagram, as a network does."""
 
     def __init__(self, name: object, family: int, address: Address, error: OSError):
         self._family, self._address = family, address
         _Complaints(label(name)).note(error)
 
-    def send(self, _: Any, data: bytes) -> None:
-        """Lose the datagram, as a network does."""
-
-    def reconnect(self, reason: str) -> None:
-        """Do nothing: there is no connection."""
-
     def is_stranded(self) -> bool:
-        """Whether there is a way now."""
         return own_address(self._family, self._address) is not None
-
-    def read_waiting(self) -> None:
-        """Do nothing: nothing comes."""
-
-    def close(self) -> None:
-        """Do nothing: there is no socket."""
 
 
 def connected_socket(family: int, address: Address) -> socket.socket:
@@ -187,7 +174,7 @@ class _UdpSocket:
             self._socket.close()
 
 
-class _UdpLine(_UdpSocket):
+class _UdpLine(_UdpSocket, Line):
     """A connected socket towards a rig."""
 
     def __init__(self, pump: Pump, line: Any, sock: socket.socket):
@@ -214,7 +201,7 @@ class _UdpLine(_UdpSocket):
         else:
             self._complaints.note(error)
 
-    def send(self, _: Any, data: bytes) -> None:
+    def send(self, line: Any, data: bytes) -> None:
         if self._socket.fileno() < 0:
             return
         if self._unsent:
@@ -249,9 +236,6 @@ class _UdpLine(_UdpSocket):
             except OSError:
                 continue  # an error of another datagram that was sent
             self._pump.receive(data, self._line)
-
-    def reconnect(self, reason: str) -> None:
-        """Do nothing: there is no connection."""
 
     def is_stranded(self) -> bool:
         """Whether this computer now reaches the rig from another of its addresses."""
