@@ -194,20 +194,10 @@ class Rigs:
 
 
 def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = None) -> Rigs:
-    """Make rigs from a mapping.
+    """Make rigs from a mapping, with `timing` in place of the usual times, or of those in `clients`.
 
-    Parameters
-    ----------
-    clients : Rigs or mapping or None
-        Name of rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the key ``uri`` and, as needed,
-        ``timeout``, ``dialect``, ``resend``, ``pause`` and ``max_message``. None stands for no rigs.
-    timing : Timing, optional
-        Times in place of the usual ones, or of those in `clients`.
-
-    Returns
-    -------
-    Rigs
-        `clients` itself, if it is a `Rigs` and no timing is given.
+    It maps the name of a rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the keys of `RIG`. None
+    stands for no rigs.
 
     Raises
     ------

@@ -12,7 +12,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from types import TracebackType
 from typing import Any
 
 from rigsync.net.udp import connected_socket, udp_socket
@@ -55,18 +54,14 @@ class Relay:
         Bounds of the one-way delay in seconds. Delays that differ reorder too.
     seed : int, optional
         Makes the faults repeatable: each way, the nth datagram of the nth source always has the same fault.
-
-    Attributes
-    ----------
-    address : (str, int)
-        Host and port at which the relay listens, once it is open.
-    forwarded : int
-        Datagrams that were sent on, both ways, second copies included.
-    dropped : int
-        Datagrams that were not sent on: lost on purpose, or refused by the operating system.
     """
 
     address: tuple[str, int]
+    """Host and port at which it listens, once it is open."""
+    forwarded = 0
+    """Datagrams that were sent on, both ways, second copies included."""
+    dropped = 0
+    """Datagrams that were not sent on: lost on purpose, or refused by the operating system."""
 
     def __init__(
         self,
@@ -82,7 +77,6 @@ class Relay:
         self.target = target
         self.loss, self.loss_back = loss, loss_back
         self.duplication, self.reordering, self.delay = duplication, reordering, delay
-        self.forwarded = self.dropped = 0
         self._random = Random(seed)
         self._listener: socket.socket | None = None
         self._paths: dict[Any, _Path] = {}  # by address of the source, the one silent for longest first
@@ -91,15 +85,7 @@ class Relay:
         self._sockaddr: tuple[Any, ...]
 
     async def open(self) -> None:
-        """Look the target up, and listen.
-
-        Raises
-        ------
-        OSError
-            The host of the target is unknown.
-        NotImplementedError
-            The event loop is not a selector event loop.
-        """
+        """Look the target up, and listen; raise an OSError where its host is unknown."""
         self._loop = asyncio.get_running_loop()
         found = await self._loop.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)
         # IPv4 if there is a choice, as everywhere in rigsync.
@@ -121,9 +107,7 @@ class Relay:
         await self.open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def _receive_from_source(self, listener: socket.socket) -> None:
