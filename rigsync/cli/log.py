@@ -28,13 +28,13 @@ _FLUSH_TIMEOUT = 0.5
 """Seconds that the end of a program waits for a reader of stderr."""
 
 
-def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> None:
-    """Send rigsync's log to stderr: at the `usual` level without --verbose, and without what the command prints."""
-    _attach(_StderrHandler(), usual, printed)
+def start_logging(printed: str | None = None) -> None:
+    """Send rigsync's log to stderr, but for a logger whose lines the command prints."""
+    _attach(_StderrHandler(), logging.WARNING, printed)
 
 
 @contextlib.contextmanager
-def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
+def background_logging(usual: int) -> Iterator[None]:
     """Send rigsync's log to stderr until the context is left, without ever waiting for its reader.
 
     For rigs: their event loop logs too. It would be deaf while a pipe is full that nobody reads.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
@@ -90,10 +91,7 @@ def document_of(result: rigsync.PushResult, seconds: dict[str, float]) -> dict[s
         "failed": {name: failure_document(error) for name, error in result.failed.items()},
         "ms": {name: 1000 * time for name, time in seconds.items()},
         "at": result.at,
-        "starts": {
-            name: {"time": start.time, "bound": start.bound, "is_estimate": start.is_estimate}
-            for name, start in result.starts.items()
-        },
+        "starts": {name: dataclasses.asdict(start) for name, start in result.starts.items()},
         "skew": result.skew,
     }
 

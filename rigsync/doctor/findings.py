@@ -69,14 +69,7 @@ def judge(
 ) -> tuple[Finding, ...]:
     """Return what is wrong with one rig.
 
-    Parameters
-    ----------
-    evidence : Evidence
-        What was seen of it.
-    everything : sequence of Evidence
-        The evidence of all rigs, this one too: together they show whose clock is off.
-    interfaces : sequence of Interface
-        The addresses of this computer.
+    `everything` is the evidence of all rigs, this one too: together they show whose clock is off.
     """
     if not evidence.has_answered or evidence.refused:
         return (_unanswered(evidence, interfaces),)

@@ -71,10 +71,8 @@ class TcpListener(Owner):
         self._server: asyncio.Server | None = None
         self._streams: OrderedDict[Address, Stream] = OrderedDict()  # the longest silent first
         self._turn: Stream | None = None  # of which a large message comes
-        self._turn_bounded, self._turn_ends = (
-            0.0,
-            math.inf,
-        )  # from and until when, as others wait, in seconds of the loop
+        self._turn_bounded = 0.0  # since when others wait, in seconds of the loop
+        self._turn_ends = math.inf  # until when it goes on then
         self._waiting: dict[Stream, float] = {}  # of which one has begun, and is not read on since when
         self._look: asyncio.TimerHandle | None = None
 
