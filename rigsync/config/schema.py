@@ -160,7 +160,6 @@ def text(
 
 
 def number(low: float, high: float = sys.float_info.max, unit: str = "", *, whole: bool = False) -> Kind:
-    """Take a number between two bounds."""
     kinds = (int,) if whole else (int, float)
 
     def read(value: Any, key: str) -> Any:
@@ -208,8 +207,6 @@ def size(low: int = 1) -> Kind:
 
 
 def choice(words: tuple[str, ...]) -> Kind:
-    """Take one of some words."""
-
     def read(value: Any, key: str) -> str:
         if value not in words:
             hint = close_match(value, words) if isinstance(value, str) else ""
@@ -220,8 +217,6 @@ def choice(words: tuple[str, ...]) -> Kind:
 
 
 def listing(item: Kind, least: int = 0) -> Kind:
-    """Take a list of things of one kind."""
-
     def read(value: Any, key: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _wrong("a list, such as [one, two]", value, key)

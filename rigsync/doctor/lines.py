@@ -121,13 +121,7 @@ class StreamLine(Line, asyncio.Protocol):
 
 @contextlib.asynccontextmanager
 async def datagram_line(address: SocketAddress, *, hears_everybody: bool = False) -> AsyncIterator[DatagramLine]:
-    """Open a UDP socket towards an address. It hears others too if it `hears_everybody`.
-
-    Raises
-    ------
-    OSError
-        The network cannot carry anything there.
-    """
+    """Open a UDP socket towards an address, as `connected_socket` does. It hears others too if it `hears_everybody`."""
     family = _family_of(address)
     sock = udp.udp_socket(family) if hears_everybody else udp.connected_socket(family, address)
     try:

@@ -40,13 +40,7 @@ SHORTEST_TURN = 0.25
 
 
 async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: int) -> Listener:
-    """Open a socket that listens for connections.
-
-    Raises
-    ------
-    OSError
-        The address is in use or is not one of this machine's.
-    """
+    """Open a socket that listens; an OSError says that the address is in use, or is not one of this machine's."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         dual_stack(sock, address)

@@ -119,13 +119,7 @@ class _NoWay(Line):
 
 
 def connected_socket(family: int, address: Address) -> socket.socket:
-    """Return a UDP socket towards an address. It hears nobody else, and not itself.
-
-    Raises
-    ------
-    OSError
-        The network cannot carry anything there.
-    """
+    """Return a UDP socket towards an address. It hears nobody else, and not itself. An OSError says there is no way."""
     sock = udp_socket(family)
     try:
         sock.connect(address)
@@ -247,12 +241,7 @@ async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listen
     """Open a socket that listens, and answers from the address that was asked.
 
     A coordinator's connected socket takes nothing from another address, and a plain socket on all addresses answers
-    from the one that the system chooses.
-
-    Raises
-    ------
-    OSError
-        The address is in use or is not one of this machine's.
+    from the one that the system chooses. An OSError says that the address is in use, or is not one of this machine's.
     """
     several = is_wildcard(address)
     if _TELLS_ADDRESS or not several:
