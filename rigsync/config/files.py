@@ -109,31 +109,19 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         raise located(error, file, lines) from error.__cause__
 
 
-def find_rigs_file(
-    explicit: str | os.PathLike[str] | None = None,
-    environ: Mapping[str, str] = os.environ,
-    cwd: str | os.PathLike[str] | None = None,
-) -> Path | None:
+def find_rigs_file(explicit: str | os.PathLike[str] | None = None) -> Path | None:
     """Find the file of rigs: ``--rigs``, ``RIGSYNC_RIGS``, ``./rigs.yaml``, then the user's configuration folder.
 
-    Returns
-    -------
-    pathlib.Path or None
-        The first one that exists; relative paths start at `cwd`, by default the working directory.
-
-    Raises
-    ------
-    ConfigError
-        ``--rigs``, which is `explicit`, or ``RIGSYNC_RIGS`` names a file that does not exist.
+    It returns the first that exists, and raises a ConfigError where ``--rigs``, which is `explicit`, or
+    ``RIGSYNC_RIGS`` names a file that does not.
     """
-    folder = Path(cwd or "")
-    in_environment = environ.get("RIGSYNC_RIGS") or None  # empty is as good as not set
+    in_environment = os.environ.get("RIGSYNC_RIGS") or None  # empty is as good as not set
     for origin, named in (("--rigs", explicit), ("the environment variable RIGSYNC_RIGS", in_environment)):
         if named is not None:
-            if not os.path.exists(folder / named):
+            if not os.path.exists(named):
                 raise ConfigError(f"{origin} names this file, which does not exist; correct the path", file=str(named))
-            return folder / named
-    candidates = (folder / "rigs.yaml", user_config_file(environ))
+            return Path(named)
+    candidates = (Path("rigs.yaml"), user_config_file())
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
 
