@@ -142,7 +142,13 @@ class Rigs:
                 )
 
     def room(self, names: Iterable[str] | None = None) -> Room:
-        """Return how large a message to some rigs, by their names, may be; by default to all rigs."""
+        """Return how large a message to some rigs may be, by default to all rigs.
+
+        Parameters
+        ----------
+        names : iterable of str, optional
+            Names of rigs.
+        """
         rooms = (self.rigs[name].room for name in (self.rigs if names is None else names))
         return min(rooms, key=lambda room: room.limit, default=DATAGRAM_ROOM)
 
