@@ -11,8 +11,7 @@ _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 def one_line(text: str) -> str:
     """Return text from outside as one line of a log: control characters and lone surrogates escaped, cut."""
-    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[:1000])
-    return shown if len(text) <= 1000 else f"{shown}..."
+    return printable(text[:1000]) + ("..." if len(text) > 1000 else "")
 
 
 def printable(text: str) -> str:

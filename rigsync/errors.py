@@ -7,6 +7,7 @@ They are split by who erred, since the remedies are opposite: the caller (`Confi
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +16,10 @@ from typing import Any
 class RigsyncError(Exception):
     """Base of every exception that rigsync raises or returns."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied and pickled by what it holds: the arguments of most are not those of `Exception`.
+        return copyreg.__newobj__, (type(self),), {**vars(self), "args": self.args}  # type: ignore[attr-defined]
+
 
 # ---------------------------------------------------------------------------------------------- the caller erred
 
@@ -22,25 +27,14 @@ class RigsyncError(Exception):
 class ConfigError(RigsyncError, ValueError):
     """A configuration that can never work.
 
-    Parameters
-    ----------
-    problem : str
-        What is wrong and what is expected instead.
-    file : str, optional
-        The file in which it stands.
-    line : int, optional
-        The line in that file, from 1.
-    key : str, optional
-        The path of the offending key, for instance ``rigs.cameras.uri``.
+    `problem` says what is wrong, and what is expected instead. `file`, `line` (from 1) and `key`, for instance
+    ``rigs.cameras.uri``, say where, or are None.
     """
 
     def __init__(self, problem: str, *, file: str | None = None, line: int | None = None, key: str | None = None):
         self.problem, self.file, self.line, self.key = problem, file, line, key
         where = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(": ".join(part for part in (where, key, problem) if part))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.problem,), {"file": self.file, "line": self.line, "key": self.key, "args": self.args}
 
 
 class PayloadError(RigsyncError, TypeError):
@@ -50,16 +44,8 @@ class PayloadError(RigsyncError, TypeError):
 class PayloadTooLarge(RigsyncError, ValueError):
     """A message that is too large for the transport of a rig. Nothing was sent to any rig.
 
-    Parameters
-    ----------
-    size, limit : int
-        Bytes that the message takes, and that it may take (docs/protocol.md section 2).
-    rig : str, optional
-        The rig whose limit it is.
-    scheme : {'udp', 'tcp'}
-        How it would have been sent.
-    unit : {'bytes', 'values'}
-        What is counted.
+    It takes `size` of `unit`, ``bytes`` or ``values``, and may take `limit` (docs/protocol.md section 2) on its way by
+    `scheme`, ``udp`` or ``tcp``. `rig` is the one whose limit it is, or None.
     """
 
     def __init__(self, size: int, limit: int, rig: str | None = None, scheme: str = "udp", unit: str = "bytes"):
@@ -77,9 +63,6 @@ class PayloadTooLarge(RigsyncError, ValueError):
             most = f"one datagram{towards} carries at most {limit:,}; address the rig with tcp:// on both sides"
         super().__init__(f"the message takes {size:,} bytes and {most}, or send a path to the data instead")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.size, self.limit, self.rig, self.scheme, self.unit)
-
 
 def closest_first(wanted: str, names: Iterable[str]) -> list[str]:
     """Return names, close matches first."""
@@ -89,43 +72,21 @@ def closest_first(wanted: str, names: Iterable[str]) -> list[str]:
 
 
 class UnknownRig(RigsyncError, LookupError):
-    """A rig name or pattern that matches none; the text lists the names, close matches first.
-
-    Parameters
-    ----------
-    wanted : str
-        The name or pattern.
-    names : iterable of str
-        The names that there are.
-    """
+    """A rig name or pattern, `wanted`, that matches none of `names`; the text lists these, close matches first."""
 
     def __init__(self, wanted: str, names: Iterable[str]):
         self.wanted, self.names = wanted, tuple(names)
         ordered = closest_first(wanted, self.names)
         super().__init__(f"no rig matches {wanted!r}; the rigs are: {', '.join(ordered) or '(none)'}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.wanted, self.names)
-
 
 class UnknownStream(RigsyncError, LookupError):
-    """A stream that the rig does not have, or has no longer; the text lists those that it has.
-
-    Parameters
-    ----------
-    wanted : str
-        The name.
-    names : iterable of str
-        The names that there are.
-    """
+    """A stream, `wanted`, that the rig does not have, or has no longer; the text lists those that it has, `names`."""
 
     def __init__(self, wanted: str, names: Iterable[str]):
         self.wanted, self.names = wanted, tuple(names)
         shown = ", ".join(map(repr, self.names[:20])) + (", ..." if len(self.names) > 20 else "")
         super().__init__(f"there is no stream {wanted!r}; add it before. The streams are: {shown or '(none)'}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.wanted, self.names)
 
 
 class ListenError(RigsyncError):
@@ -154,44 +115,27 @@ class LoopStuck(RigsyncError, RuntimeError):
 class RemoteProtocolError(RigsyncError):
     """Bytes from outside that are no valid frame. Counted and logged once, never raised into the event loop.
 
-    Parameters
-    ----------
-    kind : str
-        A short name for the sort of violation, by which it is counted.
-    problem : str
-        What exactly is wrong.
-    head : bytes
-        Beginning of a message that was refused while it came, so that its sender can be told.
+    They are counted by `kind`, a short name for the violation. `problem` says what exactly is wrong. `head` is how a
+    message began that was refused while it came, so that its sender can be told.
     """
 
     def __init__(self, kind: str, problem: str, head: bytes = b""):
         self.kind, self.problem, self.head = kind, problem, head
         super().__init__(f"{kind}: {problem}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, self.problem, self.head)
-
 
 # -------------------------------------------------------------------------------------- what became of one rig
 
 
 class RigError(RigsyncError):
-    """What went wrong with one rig; the values of `PushError.result.failed` are of this class.
+    """What went wrong with one `rig`; the values of `PushError.result.failed` are of this class.
 
-    Parameters
-    ----------
-    rig : str
-        The name of the rig.
-    problem : str
-        What happened and what to do next.
+    `problem` says what happened and what to do next.
     """
 
     def __init__(self, rig: str, problem: str):
         self.rig, self.problem = rig, problem
         super().__init__(f"{rig}: {problem}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.rig, self.problem)
 
 
 class RigTimeout(RigError, TimeoutError):
@@ -233,24 +177,13 @@ class NotSupported(RigError):
 class RemoteError(RigError):
     """The rig's handler failed, or the rig refused the message.
 
-    Parameters
-    ----------
-    rig : str
-        The name of the rig.
-    error : str
-        The type of the remote exception, for instance ``FileNotFoundError``, or ``StateError`` for a refusal.
-    message : str
-        The remote exception's text.
-    traceback : str
-        The remote traceback, or an empty string where the rig sent none.
+    `error` is the type of the remote exception, for instance ``FileNotFoundError``, or ``StateError`` for a refusal;
+    `message` is its text. `traceback` is empty where the rig sent none.
     """
 
     def __init__(self, rig: str, error: str, message: str, traceback: str = ""):
         self.error, self.message, self.traceback = error, message, traceback
         super().__init__(rig, f"{error}: {message}" if message else error)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.rig, self.error, self.message, self.traceback)
 
 
 class BusyError(RemoteError):
@@ -262,15 +195,7 @@ ENDED_BADLY = "EndedBadly"
 
 
 def remote_error(rig: str, error: str, message: str, traceback: str = "") -> RigError:
-    """Return a rig's failure as an exception: of a class above where one has its name.
-
-    Parameters
-    ----------
-    rig : str
-        The name of the rig.
-    error, message, traceback : str
-        As for `RemoteError`.
-    """
+    """Return a rig's failure as an exception: of a class above where one has its name, else a `RemoteError`."""
     for own in (Cancelled, Interrupted, RigRestarted):
         if error == own.__name__ and not traceback:  # otherwise a handler has raised something of that name
             return own(rig, message)
@@ -278,21 +203,12 @@ def remote_error(rig: str, error: str, message: str, traceback: str = "") -> Rig
 
 
 class RigsMissing(RigsyncError, TimeoutError):
-    """Rigs have not appeared in time.
-
-    Parameters
-    ----------
-    reasons : mapping of str to str
-        What is known of each, by name of rig.
-    """
+    """Rigs have not appeared in time; `reasons` says by name of rig what is known of each."""
 
     def __init__(self, reasons: Mapping[str, str]):
         self.reasons = dict(reasons)
         missing = "; ".join(f"{rig}: {reason}" for rig, reason in self.reasons.items())
         super().__init__(f"rigs that did not answer in time: {missing}; see `rigsync doctor`")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.reasons,)
 
 
 # ----------------------------------------------------------------------------------------- what became of a push
@@ -301,14 +217,8 @@ class RigsMissing(RigsyncError, TimeoutError):
 class PushError(RigsyncError):
     """A push in which at least one rig failed.
 
-    Parameters
-    ----------
-    message : str
-        The name of the message, for instance ``EXPSTART``.
-    result : PushResult
-        What became of every rig, the partial successes included.
-    failed : mapping of str to RigError
-        The failures by name of rig.
+    `message` is the name of the message, for instance ``EXPSTART``. `result`, a `PushResult`, says what became of every
+    rig, the partial successes included. `failed` has the failures, each a `RigError`, by name of rig.
     """
 
     def __init__(self, message: str, result: Any, failed: Mapping[str, RigError]):
@@ -316,23 +226,12 @@ class PushError(RigsyncError):
         many = f"{len(self.failed)} rigs" if len(self.failed) != 1 else "one rig"
         super().__init__(f"{message} failed on {many}: " + "; ".join(str(error) for error in self.failed.values()))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.result, self.failed)
-
 
 class ExperimentError(RigsyncError):
-    """An experiment that a rig has spoilt; the text says what became of every rig.
+    """An experiment, with the reference `exp_ref`, that a rig has spoilt; the text says what became of every rig.
 
-    Parameters
-    ----------
-    exp_ref : str or None
-        Reference of the experiment.
-    stage : str
-        The name of the message that failed, or ``recording`` where a rig failed after it had begun.
-    outcomes : mapping of str to str
-        What became of each rig, in words.
-    failed : mapping of str to RigError
-        The failures by name of rig.
+    `stage` is the name of the message that failed, or ``recording`` where a rig failed after it had begun. By name of
+    rig, `outcomes` says what became of each in words, and `failed` has the failures, each a `RigError`.
     """
 
     def __init__(self, exp_ref: str | None, stage: str, outcomes: Mapping[str, str], failed: Mapping[str, RigError]):
@@ -340,9 +239,6 @@ class ExperimentError(RigsyncError):
         many = f"{len(self.failed)} of {len(self.outcomes)} rigs"
         told = "; ".join(f"{rig}: {outcome}" for rig, outcome in self.outcomes.items())
         super().__init__(f"experiment {exp_ref or 'without a reference'} failed at {stage} on {many} ({told})")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.exp_ref, self.stage, self.outcomes, self.failed)
 
 
 class PushTimeout(PushError, TimeoutError):

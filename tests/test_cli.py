@@ -153,6 +153,8 @@ def test_a_command_loads_neither_another_command_nor_iblutil(commands: Commands,
     assert "rigsync.cli.options" in imported
     others = {f"rigsync.cli.{other}" for other in cli.COMMANDS if other not in (name, "push")}
     assert not imported & {"iblutil", "numpy", *others}  # the words of a command line are read by push
+    if name in ("push", "call", "run", "check"):  # which load the coordinator when they connect
+        assert not imported & {"asyncio", "rigsync.coordinator.coordinator", "rigsync.rig.rig"}
 
 
 def test_help_says_of_each_command_what_it_says_itself() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rigsync.config.address import parse_uri
 from rigsync.config.files import find_rigs_file, load_rigs, user_config_file
-from rigsync.config.rigs import Rigs, check_distinct, rigs_from
+from rigsync.config.rigs import Rigs, rigs_from
 from rigsync.core.rigs import Address, RigConfig, Room, is_literal
 from rigsync.core.timing import Timing
 from rigsync.errors import ConfigError, PayloadTooLarge, UnknownRig
@@ -602,58 +602,54 @@ def test_the_flat_map_in_the_example_is_the_same(write):
 
 
 @pytest.fixture
-def places(tmp_path):
-    """Every place in which a file is looked for, first ones first, with the environment that names them."""
+def places(tmp_path, monkeypatch):
+    """Every place in which a file is looked for, first ones first; the working directory is one below the first."""
     environ = {
         "RIGSYNC_RIGS": str(tmp_path / "named.yaml"),
         "HOME": str(tmp_path / "home"),
         "XDG_CONFIG_HOME": str(tmp_path / "xdg"),
         "APPDATA": str(tmp_path / "roaming"),
     }
-    cwd = tmp_path / "cwd"
-    cwd.mkdir()
-    files = [tmp_path / "explicit.yaml", tmp_path / "named.yaml", cwd / "rigs.yaml", user_config_file(environ)]
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    files = [tmp_path / "explicit.yaml", tmp_path / "named.yaml", Path("rigs.yaml"), user_config_file()]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("a: b")
-    return files, environ, cwd
+    return files
 
 
-def test_order_of_places(places):
-    (explicit, named, here, users), environ, cwd = places
-    assert find_rigs_file(explicit, environ, cwd) == explicit
-    assert find_rigs_file(str(explicit), environ, cwd) == explicit
-    assert find_rigs_file(None, environ, cwd) == named
-    environ["RIGSYNC_RIGS"] = ""
-    assert find_rigs_file(None, environ, cwd) == here
+def test_order_of_places(places, monkeypatch):
+    explicit, named, here, users = places
+    assert find_rigs_file(explicit) == explicit
+    assert find_rigs_file(str(explicit)) == explicit
+    assert find_rigs_file() == named
+    monkeypatch.setenv("RIGSYNC_RIGS", "")
+    assert find_rigs_file() == here
     here.unlink()
     here.mkdir()
-    assert find_rigs_file(None, environ, cwd) == users
+    assert find_rigs_file() == users
     users.unlink()
-    assert find_rigs_file(None, environ, cwd) is None
+    assert find_rigs_file() is None
 
 
 def test_relative_paths_start_from_the_working_directory(places, monkeypatch):
-    _, environ, cwd = places
-    assert find_rigs_file("../explicit.yaml", environ, cwd) == cwd / "../explicit.yaml"
-    monkeypatch.chdir(cwd)
-    del environ["RIGSYNC_RIGS"]
-    assert find_rigs_file(environ=environ) == Path("rigs.yaml")
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
+    assert find_rigs_file("../explicit.yaml") == Path("../explicit.yaml")
     monkeypatch.setenv("RIGSYNC_RIGS", "../named.yaml")
     assert find_rigs_file() == Path("../named.yaml"), "the environment is read at the call"
 
 
 def test_a_named_file_has_to_exist(places):
-    (explicit, named, _, _), environ, cwd = places
+    explicit, named, _, _ = places
     named.unlink()
     explicit.unlink()
     with pytest.raises(ConfigError, match="variable RIGSYNC_RIGS names this file, which does not exist") as caught:
-        find_rigs_file(None, environ, cwd)
+        find_rigs_file()
     assert (caught.value.file, caught.value.line, caught.value.key) == (str(named), None, None)
     with pytest.raises(ConfigError, match="--rigs names this file, which does not exist") as caught:
-        find_rigs_file(explicit, environ, cwd)
+        find_rigs_file(explicit)
     assert caught.value.file == str(explicit)
 
 
@@ -845,15 +841,18 @@ def test_the_cap_in_a_file(write):
 
 
 def test_resolved_addresses_are_distinct():
-    check_distinct({})
-    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 2), "c": ("udp", "10.0.0.2", 1)})
-    check_distinct({"a": ("udp", "10.0.0.1", 1), "b": ("tcp", "10.0.0.1", 1)})  # the ports of each are its own
-    check_distinct({"a": ("udp", "fe80::1", 1, 0, 2), "b": ("udp", "fe80::1", 1, 0, 3)})
+    rigs = Rigs(rigs_from({"a": "tcp://one", "b": "udp://two", "c": "tcp://three", "d": "udp://four"}).rigs)
+    rigs.check_distinct({})
+    rigs.check_distinct({"a": ("10.0.0.1", 1), "c": ("10.0.0.1", 2), "d": ("10.0.0.2", 1)})
+    rigs.check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 1)})  # the ports of each transport are its own
+    rigs.check_distinct({"a": ("fe80::1", 1, 0, 2), "c": ("fe80::1", 1, 0, 3)})
     with pytest.raises(
         ConfigError, match=r"rigs 'a' and 'c' have the same address, host 10\.0\.0\.1 and port 1"
     ) as caught:
-        check_distinct({"a": ("tcp", "10.0.0.1", 1), "b": ("udp", "10.0.0.1", 1), "c": ("tcp", "10.0.0.1", 1)})
+        rigs.check_distinct({"a": ("10.0.0.1", 1), "b": ("10.0.0.1", 1), "c": ("10.0.0.1", 1)})
     assert caught.value.key == "rigs.c.uri"
+    with pytest.raises(ConfigError, match="rigs 'b' and 'd' have the same address"):
+        rigs.check_distinct({"b": ("10.0.0.1", 1), "d": ("10.0.0.1", 1)})
 
 
 def test_rigs_that_no_file_holds_need_no_yaml():

@@ -88,6 +88,29 @@ def test_results_and_errors_can_be_copied_and_pickled(duplicate: Any) -> None:
     assert error.failed["imaging"].error == "OSError"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(LATE, LOST, REFUSED, FAILED),
+        errors.NotRunning("it is closed"),
+        errors.ConfigError("no port", file="rigs.yaml", line=3, key="rigs.cameras.uri"),
+        errors.PayloadTooLarge(70_000, 65_507, "cameras"),
+        errors.UnknownRig("camera", ["cameras"]),
+        errors.RemoteProtocolError("cut message", "it ends", b"{"),
+        errors.RigsMissing({"cameras": "silent"}),
+        errors.PushTimeout("EXPEND", {}, {"ephys": LATE}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("duplicate", [lambda x: pickle.loads(pickle.dumps(x)), copy.copy, copy.deepcopy])
+def test_every_error_is_copied_whole(error: errors.RigsyncError, duplicate: Any) -> None:
+    twin = duplicate(error)
+    assert (type(twin), str(twin), twin.args) == (type(error), str(error), error.args)
+    assert {name: str(value) for name, value in vars(twin).items()} == {
+        name: str(value) for name, value in vars(error).items()
+    }
+
+
 def test_ping_reply_is_frozen() -> None:
     reply = PingReply("cameras", "127.0.0.1:11001", 0.001, "iblutil", None, None, None)
     with pytest.raises(dataclasses.FrozenInstanceError):

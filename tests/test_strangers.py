@@ -177,7 +177,7 @@ def test_a_text_of_wide_characters_takes_four_times_what_may_come_at_most(
 def test_one_that_begins_a_large_message_and_stops_does_not_keep_others_from_theirs(
     stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigsync.net.tcp.STALLED", 0.05)
+    monkeypatch.setattr("rigsync.net.tcp_listener.STALLED", 0.05)
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     rig.on("EXPINFO")(lambda _, data: {"size": len(data)})
     sock = connection(stack, rig.uri)
@@ -223,8 +223,8 @@ def test_several_slow_strangers_in_a_row_do_not_keep_the_one_in_charge_from_its_
 def test_two_slow_senders_of_large_messages_are_both_taken(
     stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigsync.net.tcp.STALLED", 0.2)
-    monkeypatch.setattr("rigsync.net.tcp.SLOWEST", 10_000)
+    monkeypatch.setattr("rigsync.net.tcp_listener.STALLED", 0.2)
+    monkeypatch.setattr("rigsync.net.tcp_listener.SLOWEST", 10_000)
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
 
     def send_slowly(sock: socket.socket, boot: str) -> bytes:

@@ -17,7 +17,8 @@ from processes import LONG, free_port
 from rigsync.core import legacy, messages
 from rigsync.core.arguments import compose
 from rigsync.core.coordinators import Standing
-from rigsync.net import tcp
+from rigsync.net import stream as stream_module
+from rigsync.net import tcp, tcp_listener
 from rigsync.net.endpoint import Endpoint
 
 LIMIT = 1 << 20
@@ -153,7 +154,7 @@ def test_a_stream_cut_in_the_middle_of_a_message_is_told_and_one_that_ends_betwe
 
 
 def test_the_longest_silent_of_too_many_connections_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "CONNECTIONS", 5)
+    monkeypatch.setattr(tcp_listener, "CONNECTIONS", 5)
 
     async def main() -> None:
         async with listening() as (wire, _, address):
@@ -220,7 +221,7 @@ def test_a_peer_that_does_not_read_is_cut_off(caplog: pytest.LogCaptureFixture) 
                     endpoint.pump()
                     most = max(most, stream.transport.get_write_buffer_size())
                     await asyncio.sleep(0)
-                assert most <= tcp.BACKLOG + 100_002
+                assert most <= stream_module.BACKLOG + 100_002
                 assert sock.getsockname() not in listener._streams
                 assert "does not read" in stream.reason
                 wire.outbox.append((other.getsockname(), b"{1}"))
@@ -257,7 +258,7 @@ def test_large_messages_that_many_do_not_read_do_not_fill_the_memory() -> None:
 
 def test_strangers_are_closed_before_those_who_watch_and_nobody_costs_the_one_in_charge_its_connection() -> None:
     async def main() -> None:
-        size = tcp.KEPT
+        size = tcp_listener.KEPT
         async with listening(size) as (wire, endpoint, address):
             with contextlib.ExitStack() as stack:
                 told = [Standing.IN_CHARGE, Standing.WATCHES, Standing.WATCHES, *[Standing.STRANGER] * 3]
@@ -275,7 +276,7 @@ def test_strangers_are_closed_before_those_who_watch_and_nobody_costs_the_one_in
 
 
 def test_many_small_messages_that_wait_count_for_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "KEPT", 1 << 20)
+    monkeypatch.setattr(tcp_listener, "KEPT", 1 << 20)
 
     async def main() -> None:
         async with listening() as (wire, endpoint, address):
@@ -293,7 +294,7 @@ def test_many_small_messages_that_wait_count_for_what_they_take(monkeypatch: pyt
                     for sock in (one, other):
                         wire.outbox += [(sock.getsockname(), b"{1}")] * 1000
                         endpoint.pump()
-                    assert all(stream.unsent < tcp.KEPT // 10 for stream in streams)
+                    assert all(stream.unsent < tcp_listener.KEPT // 10 for stream in streams)
 
     run(main)
 
@@ -317,7 +318,7 @@ def test_the_next_large_message_comes_when_the_echo_of_the_one_before_has_left(
                 await sending
                 listener: Any = endpoint._listener
                 assert listener._turn is listener._streams[first.getsockname()]
-                monkeypatch.setattr(tcp, "STALLED", 0.5)
+                monkeypatch.setattr(tcp_listener, "STALLED", 0.5)
                 sending = asyncio.create_task(asyncio.to_thread(second.sendall, large))
                 await came_true(lambda: listener._waiting)
                 stream = listener._turn
@@ -404,7 +405,7 @@ def test_what_came_before_a_connection_ended_is_handled_before_that(
             assert not listener._waiting
             assert listener._turn is None
 
-    monkeypatch.setattr(tcp, "AT_ONCE", 2)
+    monkeypatch.setattr(stream_module, "AT_ONCE", 2)
     run(main)
 
 
@@ -426,21 +427,21 @@ def test_messages_that_begin_on_many_connections_take_little_at_a_time() -> None
 
                 await came_true(wait)
                 held = [stream.held for stream in listener._waiting]
-                assert min(held) > tcp.LARGE
-                assert max(held) <= tcp.LARGE + tcp.READ
+                assert min(held) > tcp_listener.LARGE
+                assert max(held) <= tcp_listener.LARGE + stream_module.READ
 
     run(main)
 
 
 def test_a_connection_with_much_to_read_does_not_keep_another_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
-    feed = tcp.StreamDecoder.feed
+    feed = stream_module.StreamDecoder.feed
 
     def note(decoder: Any, piece: bytes) -> Any:
         looks.append(len(piece))
         return feed(decoder, piece)
 
-    monkeypatch.setattr(tcp.StreamDecoder, "feed", note)
+    monkeypatch.setattr(stream_module.StreamDecoder, "feed", note)
 
     async def main() -> None:
         async with listening() as (wire, _, address):
@@ -448,13 +449,13 @@ def test_a_connection_with_much_to_read_does_not_keep_another_one_waiting(monkey
                 await asyncio.to_thread(sock.sendall, b"[" + b"[]," * 80_000)
                 other.sendall(b"[7]")
                 await came_true(lambda: wire.messages)
-                assert max(looks) <= tcp.READ
+                assert max(looks) <= stream_module.READ
 
     run(main)
 
 
 def test_nothing_is_handled_once_this_side_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "AT_ONCE", 2)
+    monkeypatch.setattr(stream_module, "AT_ONCE", 2)
 
     async def main() -> None:
         async with listening() as (wire, endpoint, address):
@@ -473,14 +474,14 @@ def test_nothing_is_handled_once_this_side_has_closed(monkeypatch: pytest.Monkey
 
 
 def test_a_large_message_that_takes_long_ends_when_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "STALLED", 0.2)
-    monkeypatch.setattr(tcp, "LONGEST_TURN", 0.3)
-    monkeypatch.setattr(tcp, "SLOWEST", 1)
+    monkeypatch.setattr(tcp_listener, "STALLED", 0.2)
+    monkeypatch.setattr(tcp_listener, "LONGEST_TURN", 0.3)
+    monkeypatch.setattr(tcp_listener, "SLOWEST", 1)
 
     async def main() -> None:
         async with listening(1 << 24) as (wire, endpoint, address):
             listener: Any = endpoint._listener
-            large = b'["' + b"x" * 2 * tcp.LARGE + b'"]'
+            large = b'["' + b"x" * 2 * tcp_listener.LARGE + b'"]'
             with connected(address) as slow, connected(address) as other:
                 await asyncio.to_thread(slow.sendall, large[:-10])
                 await came_true(lambda: listener._turn)
@@ -492,7 +493,7 @@ def test_a_large_message_that_takes_long_ends_when_others_wait(monkeypatch: pyte
                         await asyncio.sleep(0.02)
 
                 dripping = asyncio.ensure_future(drip())
-                await asyncio.sleep(2 * tcp.LONGEST_TURN)
+                await asyncio.sleep(2 * tcp_listener.LONGEST_TURN)
                 assert listener._turn is stream  # nobody waits
                 await asyncio.to_thread(other.sendall, large)
                 await came_true(lambda: wire.messages == [large])
@@ -601,7 +602,7 @@ def test_a_flood_of_arrays_does_not_fill_the_memory() -> None:
                 stream = listener._streams[sock.getsockname()]
                 wire.outbox += [(sock.getsockname(), b"[" + b"1" * 1000 + b"]")] * 5000
                 endpoint.pump()
-                assert sum(map(len, stream._held)) <= tcp.BACKLOG + 1002
+                assert sum(map(len, stream._held)) <= stream_module.BACKLOG + 1002
                 await came_true(lambda: not listener._streams)
 
     run(main)
@@ -623,7 +624,7 @@ def test_what_is_sent_while_connecting_leaves_when_the_connection_stands_each_th
                     wire.outbox += [("requests", request), ("probes", b"{3}")]  # again by the timers
                     endpoint.pump()
                     assert await received(sock, 3) == b"{3}"
-                    large = b"{" + b"x" * tcp.BACKLOG + b"}"
+                    large = b"{" + b"x" * stream_module.BACKLOG + b"}"
                     for _ in range(3):
                         wire.outbox.append(("requests", large))
                         endpoint.pump()
@@ -686,6 +687,22 @@ def test_refusal_is_told_until_somebody_listens() -> None:
 
     run(main)
     assert set(refused) == {"requests"}
+
+
+def test_a_host_that_says_nothing_is_told_with_how_long_that_took(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def silence(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", silence)
+        async with towards(("127.0.0.1", free_port(scheme="tcp"))):
+            await came_true(lambda: caplog.messages)
+
+    monkeypatch.setattr(tcp, "CONNECT_TIMEOUT", 0.05)
+    run(main)
+    assert caplog.messages[0] == "requests: no connection: no answer within 0.05 s"
 
 
 def test_a_rig_that_takes_and_closes_is_not_stormed() -> None:

@@ -179,9 +179,6 @@ def test_the_disguise_of_ipv4_addresses_is_taken_off(host: str, shown: str) -> N
 
 
 def test_a_socket_that_is_choked_sends_the_rest_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not udp._TELLS_ADDRESS:
-        pytest.skip("asyncio's own transport does it there")
-
     async def main() -> None:
         wire = Wire()
         endpoint = Endpoint(wire, print)
@@ -213,16 +210,16 @@ def test_a_socket_that_is_choked_sends_the_rest_later(monkeypatch: pytest.Monkey
     run(main)
 
 
-def test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers() -> None:
-    if not udp._TELLS_ADDRESS:
-        pytest.skip("asyncio's own transport reads there, one datagram at a time")
-
+def test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers(way: str) -> None:
     async def main() -> None:
         wire = Wire()
         own = Standing.IN_CHARGE
         endpoint = Endpoint(wire, print, standing=lambda head, _: own if head == b"own" else Standing.STRANGER)
         try:
-            address = await endpoint.listen(socket.AF_INET, ("127.0.0.1", 0))
+            address = await endpoint.listen(socket.AF_INET, ("0.0.0.0", 0))
+            listener: Any = endpoint._listener
+            if way == "a socket for each address":
+                listener = listener._listeners[0]
             with asking("127.0.0.1", address[1]) as stranger, asking("127.0.0.1", address[1]) as owner:
                 for n in range(200):  # before the loop reads any
                     stranger.send(b"%d" % n)
@@ -233,7 +230,6 @@ def test_who_belongs_here_does_not_wait_behind_a_flood_of_strangers() -> None:
                 for _ in range(4 * udp.STRANGERS // 100):
                     for n in range(100):
                         stranger.send(b"%d" % n)
-                    listener: Any = endpoint._listener
                     listener._read()
                     assert len(listener._strangers) <= udp.STRANGERS
                 for _ in range(3 * udp.STRANGERS_BYTES // 60_000):

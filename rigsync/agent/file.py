@@ -22,8 +22,8 @@ from rigsync.config.address import parse_uri
 from rigsync.config.schema import under
 from rigsync.config.yaml import document_node, located, map_of, read_text
 from rigsync.core.enums import ExpMessage
+from rigsync.core.rigs import LONGEST_DESCRIPTION
 from rigsync.errors import ConfigError
-from rigsync.rig.rig import LONGEST_DESCRIPTION
 
 _EXPECTED = "expected a YAML file with the keys name, listen and on, as docs/agent.md has it"
 _DRIVE = re.compile(r"[A-Za-z]:")

@@ -1,7 +1,8 @@
 """The command line.
 
 Each command is a module of its own, which is imported when the command is called: `rigsync --help` needs click and
-little else, and does not wait for asyncio, rich and PyYAML.
+little else, and does not wait for asyncio, rich and PyYAML. What a command takes as `rigsync.Auxiliaries` is loaded
+when it connects: its own help does not wait for the coordinator.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ INTERRUPTED = 130
 
 
 class _LazyGroup(click.Group):
-    """A group that imports a command when it is called."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
 from os.path import dirname, isabs
 from typing import Any
 
 import click
 
-from rigsync import ConfigError
 from rigsync._text import printable, size_text
 from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.agent.keys import REFUSE
+from rigsync.agent.template import Template
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
+from rigsync.core.enums import ExpMessage
+from rigsync.errors import ConfigError
 
 
 def check_agent_file(path: str, as_json: bool) -> None:
-    """Read an agent's file, and show what it means.
-
-    Raises
-    ------
-    ConfigError
-        It has a mistake. With `as_json`, the mistake has been printed.
-    """
+    """Read an agent's file, and show what it means. With `as_json`, a mistake is printed before it is raised."""
     try:
         file = read_agent_file(path)
     except ConfigError as error:
@@ -97,56 +95,26 @@ def _shown(command: Command) -> str:
 
 
 def _document(file: AgentFile) -> dict[str, Any]:
-    require = file.require and {
-        "free_disk": file.require.free_disk
-        and {"path": str(file.require.free_disk.path), "at_least": file.require.free_disk.at_least},
-        "files": [str(path) for path in file.require.files],
-        "programs": list(file.require.programs),
-    }
+    found = _plain(file)
+    found["logs"]["folder"] = str(file.logs_folder)
     return {
-        "name": file.name,
-        "listen": file.listen,
-        "main_sync": file.main_sync,
-        "lease": file.lease,
-        "max_message": file.max_message,
-        "experiment_description": file.description,
-        "variables": file.variables,
-        "folders": [str(folder) for folder in file.folders],
-        "existing": file.existing,
-        "on": {event.name: _action_document(action) for event, action in file.on.items()},
-        "require": require,
-        "verify": file.verify
-        and {
-            "files": str(file.verify.files),
-            "growing_within": file.verify.growing_within,
-            "settled_within": file.verify.settled_within,
-            "segments": file.verify.segments,
-        },
-        "logs": {
-            "folder": str(file.logs_folder),
-            "keep": file.logs.keep,
-            "max_size": file.logs.max_size,
-        },
+        "experiment_description" if name == "description" else name: value
+        for name, value in found.items()
+        if name not in ("source", "lines")
     }
 
 
-def _action_document(action: Action) -> dict[str, Any]:
-    start = action.start and {
-        **_command_document(action.start.command),
-        "ready": action.start.ready and {"file": str(action.start.ready.file), "within": action.start.ready.within},
-        "frames": action.start.frames and action.start.frames.pattern,
-        "good_exit": action.start.good_exit and list(action.start.good_exit),
-    }
-    return {
-        "stop": action.stop and {"signal": action.stop.signal, "grace": action.stop.grace},
-        "run": action.run and {**_command_document(action.run.command), "timeout": action.run.timeout},
-        "start": start,
-    }
-
-
-def _command_document(command: Command) -> dict[str, Any]:
-    return {
-        "words": [str(word) for word in command.words],
-        "shell": command.shell,
-        "folder": str(command.folder) if command.folder else None,
-    }
+def _plain(value: Any) -> Any:
+    """Return a part of an agent's file for JSON; the parts of a command stand beside those of its step."""
+    if isinstance(value, Mapping):
+        return {name.name if isinstance(name, ExpMessage) else name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    if isinstance(value, re.Pattern):
+        return value.pattern
+    if isinstance(value, Template):
+        return str(value)
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {**found.pop("command", {}), **found}

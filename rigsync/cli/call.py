@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from rigsync import RigError
 from rigsync._text import printable, printable_lines
 from rigsync.cli.log import start_logging
-from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
+from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import failure_document, failure_in_words
 from rigsync.cli.output import compact, write_json, write_line
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.arguments import compose_command
+from rigsync.errors import RigError
 
 
 @click.command(short_help="Call a command of one rig, and show the value that it returns.")
@@ -44,17 +44,13 @@ def command(
     rigsync call cameras move -- -2.5
     rigsync call laser shutter open=true --timeout 60
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    try:
+    with usage_errors():
         args, keywords = _sorted_out(arguments)
         compose_command(name, args, keywords)
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
     start_logging()
     rigs = rigs_of_file(rigs_file)
-    try:
+    with usage_errors():
         rig = rigs.only(rig)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     with connect(chosen(rigs, [rig])) as auxiliaries:
         try:
             value = auxiliaries.call(rig, name, *args, timeout=timeout, **keywords)
@@ -69,13 +65,7 @@ def command(
 
 
 def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the positional and the keyword arguments.
-
-    Raises
-    ------
-    ValueError
-        An argument is given twice, is not allowed, or looks like JSON and is none.
-    """
+    """Return the positional and the keyword arguments; raise a ValueError for what a command cannot have."""
     args: list[Any] = []
     keywords: dict[str, Any] = {}
     for argument in arguments:

@@ -17,7 +17,6 @@ from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import write_json
 from rigsync.cli.rigs import located, read, rigs_of_file
 from rigsync.cli.tables import print_table
-from rigsync.config.rigs import check_distinct
 from rigsync.core.rigs import Address
 from rigsync.net.resolve import resolve
 
@@ -79,7 +78,7 @@ def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
     errors = [error for error in outcomes.values() if isinstance(error, ConfigError)]
     found = {name: sockaddr for name, sockaddr in outcomes.items() if not isinstance(sockaddr, ConfigError)}
     try:
-        check_distinct({name: (rigs.rigs[name].address.scheme, *address) for name, address in found.items()})
+        rigs.check_distinct(found)
     except ConfigError as error:
         errors.append(error)
     addresses = {name: str(Address("udp", *sockaddr[:2])).partition("://")[2] for name, sockaddr in found.items()}

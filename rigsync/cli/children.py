@@ -15,7 +15,7 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
-from rigsync import RigsyncError
+from rigsync.errors import RigsyncError
 from rigsync.runtime.signals import ending_signals, signals_handled, signals_held_back
 
 START_TIMEOUT = 30.0
@@ -30,19 +30,12 @@ class Child:
     """A Python program in a process of its own. It first prints a JSON object with its address, then anything.
 
     Its stdin is a pipe. When the pipe ends, the program ends by itself, even if this program was killed.
-
-    Parameters
-    ----------
-    name : str
-        Its name in messages.
-    *arguments : str
-        The rest of the command line, after `python`.
     """
 
     def __init__(self, name: str, *arguments: str):
         self.name = name
         self._first_line: SimpleQueue[str] = SimpleQueue()
-        self._process = subprocess.Popen(  # noqa: S603 - this package's own programs
+        self.process = subprocess.Popen(  # noqa: S603 - this package's own programs
             [sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -58,42 +51,32 @@ class Child:
         self._reader.start()
 
     def _read(self) -> None:
-        if self._process.stdout:
-            self._first_line.put(self._process.stdout.readline())
-            for _ in self._process.stdout:  # a full pipe would stop the child
+        if self.process.stdout:
+            self._first_line.put(self.process.stdout.readline())
+            for _ in self.process.stdout:  # a full pipe would stop the child
                 pass
 
     def address(self) -> tuple[str, int]:
-        """Wait until the program listens, and return host and port.
-
-        Raises
-        ------
-        RigsyncError
-            It ends at once, or does not begin to listen in time.
-        """
+        """Wait until the program listens, and return host and port."""
         end = time.monotonic() + START_TIMEOUT
         while time.monotonic() < end:
             with contextlib.suppress(Empty):
                 line = self._first_line.get(timeout=LONGEST_WAIT)
                 if not line:
-                    raise RigsyncError(f"{self.name} has ended at once, with exit status {self._process.wait()}")
+                    raise RigsyncError(f"{self.name} has ended at once, with exit status {self.process.wait()}")
                 host, _, port = str(json.loads(line)["listening"]).removeprefix("udp://").rpartition(":")
                 return host, int(port)
         raise RigsyncError(f"{self.name} has not begun to listen within {START_TIMEOUT:g} s")
 
-    def ask_to_end(self) -> None:
-        """Ask the program to end; does not wait."""
-        self._process.terminate()
-
     def end(self, timeout: float) -> None:
         """Wait for the program to end; kill it after so many seconds."""
         try:
-            self._process.wait(timeout)
+            self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
         self._reader.join(GRACE)
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
                 pipe.close()
 
@@ -105,7 +88,6 @@ class Children:
         self._started: list[Child] = []
 
     def start(self, name: str, *arguments: str) -> Child:
-        """Start a program; the arguments are those of `Child`."""
         with signals_held_back():  # a signal before the note would leave the child running
             child = Child(name, *arguments)
             self._started.append(child)
@@ -117,7 +99,7 @@ class Children:
     def __exit__(self, *_: object) -> None:
         with signals_held_back():
             for child in self._started:
-                child.ask_to_end()
+                child.process.terminate()
             deadline = time.monotonic() + GRACE
             for child in self._started:
                 child.end(max(0.0, deadline - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -14,7 +15,7 @@ from rigsync.cli.output import milliseconds, offset, write_json, write_line, wri
 from rigsync.cli.rigs import chosen, rigs_of_file
 from rigsync.coordinator.view import clock_document
 from rigsync.doctor.doctor import Diagnosis, diagnose
-from rigsync.doctor.findings import Evidence, Finding, text_of
+from rigsync.doctor.evidence import Evidence, text_of
 
 
 @click.command(short_help="Find out what is wrong with rigs, and what to do.")
@@ -102,14 +103,5 @@ def _document(diagnosis: Diagnosis) -> dict[str, Any]:
         "round_trip_ms": None if evidence.round_trip is None else 1000 * evidence.round_trip,
         "clock": clock_document(evidence.clock),
         "largest_datagram": evidence.largest,
-        "findings": [_finding(finding) for finding in diagnosis.findings],
-    }
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    return {
-        "fault": finding.fault.value,
-        "seen": finding.seen,
-        "meaning": finding.meaning,
-        "remedies": list(finding.remedies),
+        "findings": [dataclasses.asdict(finding) for finding in diagnosis.findings],
     }

@@ -23,21 +23,16 @@ RECORDING = 0.5
 
 @dataclass
 class Experiment:
-    """What became of an experiment."""
-
     exp_ref: str
-    """Its reference."""
     addresses: dict[str, tuple[str, int]]
     """Host and port of each rig, or of the relay before it."""
     dialects: dict[str, str] = field(default_factory=dict)
-    """Dialect of each rig."""
     pushes: list[tuple[PushResult, dict[str, float]]] = field(default_factory=list)
     """Result of each message, with the seconds that each rig took."""
     datagrams: dict[str, int] | None = None
     """How many datagrams a relay has carried and lost; None without a relay."""
 
     def document(self) -> dict[str, Any]:
-        """Return the experiment for JSON."""
         return {
             "exp_ref": self.exp_ref,
             "rigs": {
@@ -50,19 +45,7 @@ class Experiment:
 
 
 def run_experiment(number: int, loss: float, view: View, seed: int | None = None) -> Experiment:
-    """Run an experiment with rigs that are started for it and ended after it.
-
-    Parameters
-    ----------
-    number : int
-        How many rigs.
-    loss : float
-        Share of datagrams that are lost on the way, from 0 to 1. An iblutil rig is spared.
-    view : View
-        Shows the experiment.
-    seed : int, optional
-        Loses the same datagrams every time.
-    """
+    """Run an experiment with rigs that are started for it and ended after it; an iblutil rig is spared the `loss`."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(ended_by_signals())
         addresses = _start_rigs(number, stack.enter_context(Children()))

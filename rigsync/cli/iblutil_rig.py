@@ -32,13 +32,7 @@ STATUS_AFTER = {
 
 
 class IblutilRig:
-    """The callbacks of the server.
-
-    Parameters
-    ----------
-    server : EchoProtocol
-        The server.
-    """
+    """The callbacks of the server."""
 
     def __init__(self, server: EchoProtocol):
         self._server = server
@@ -101,7 +95,6 @@ async def serve(name: str) -> None:
 
 
 def main() -> None:
-    """Serve as the rig that the command line names."""
     warnings.filterwarnings("ignore", "Expected list", RuntimeWarning)  # iblutil's, at the first probe of rigsync
     loop = asyncio.SelectorEventLoop()  # on Windows the default loop goes deaf when a port refuses a datagram
     with contextlib.closing(loop), contextlib.suppress(BrokenPipeError):

@@ -28,29 +28,16 @@ _FLUSH_TIMEOUT = 0.5
 """Seconds that the end of a program waits for a reader of stderr."""
 
 
-def start_logging(usual: int = logging.WARNING, printed: str | None = None) -> None:
-    """Send rigsync's log to stderr.
-
-    Parameters
-    ----------
-    usual : int
-        The level without --verbose.
-    printed : str, optional
-        A further logger to leave out, since the command prints what it logs.
-    """
-    _attach(_StderrHandler(), usual, printed)
+def start_logging(printed: str | None = None) -> None:
+    """Send rigsync's log to stderr, but for a logger whose lines the command prints."""
+    _attach(_StderrHandler(), logging.WARNING, printed)
 
 
 @contextlib.contextmanager
-def background_logging(usual: int = logging.WARNING) -> Iterator[None]:
+def background_logging(usual: int) -> Iterator[None]:
     """Send rigsync's log to stderr until the context is left, without ever waiting for its reader.
 
     For rigs: their event loop logs too. It would be deaf while a pipe is full that nobody reads.
-
-    Parameters
-    ----------
-    usual : int
-        The level without --verbose.
     """
     stream = _own_stderr()
     if stream is None:
@@ -113,8 +100,6 @@ class _StderrHandler(logging.Handler):
 
 
 class _HoldingHandler(logging.Handler):
-    """Keeps the newest lines."""
-
     def __init__(self) -> None:
         super().__init__()
         self.lines: deque[str] = deque(maxlen=_BACKLOG)
@@ -124,13 +109,7 @@ class _HoldingHandler(logging.Handler):
 
 
 class _BackgroundHandler(logging.Handler):
-    """Writes on a thread of its own. Lines are lost while too many wait.
-
-    Parameters
-    ----------
-    stream : TextIO
-        The stream; it is closed after the last line.
-    """
+    """Writes on a thread of its own, and closes the stream at last. Lines are lost while too many wait."""
 
     def __init__(self, stream: TextIO):
         super().__init__()
@@ -158,8 +137,6 @@ class _BackgroundHandler(logging.Handler):
 
 
 class _FullFormatter(logging.Formatter):
-    """Formats a record with its traceback."""
-
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -16,6 +18,15 @@ class _Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a number in the range {self._describe_range()}.", param, ctx)
         return number
+
+
+@contextlib.contextmanager
+def usage_errors(what: str = "") -> Iterator[None]:
+    """Tell of what is wrong with an argument as of wrong usage."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(f"{what}{error}") from None
 
 
 SECONDS = _Number(min=0, min_open=True)

@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 
-from rigsync import Auxiliaries, ExpStatus, PushError, PushResult, RemoteError, RigError
+import rigsync
 from rigsync.cli.output import compact
-from rigsync.core.events import MessageReceived
+from rigsync.core.enums import ExpStatus
+from rigsync.errors import PushError, RemoteError, RigError
 
 CONSTANT_FIELDS = {"main_sync", "experiment_description", "master", "rig_version", "spec_version"}
 """Keys that iblrig's task code expects in every answer. Their values never change."""
 
 
 def timed_push(
-    auxiliaries: Auxiliaries,
+    auxiliaries: rigsync.Auxiliaries,
     message: str,
     arguments: Iterable[Any] = (),
     timeout: float | None = None,
     on_answer: Callable[[str, float], object] | None = None,
     delay: float | None = None,
-) -> tuple[PushResult, dict[str, float]]:
-    """Push a message, wait, and time each answer.
+) -> tuple[rigsync.PushResult, dict[str, float]]:
+    """Push a message, wait, and return the result and the seconds that each rig took to answer.
 
-    Parameters
-    ----------
-    auxiliaries : Auxiliaries
-        The rigs. Nothing else may push to them meanwhile.
-    message : str
-        Name of the message.
-    arguments : iterable
-        Its arguments.
-    timeout : float, optional
-        Seconds, instead of each rig's own.
-    on_answer : callable, optional
-        Called on the service thread with each rig's name and seconds, when its answer comes.
-    delay : float, optional
-        Seconds from now at which the rigs are to act.
-
-    Returns
-    -------
-    result : PushResult
-        The result.
-    seconds : dict of str to float
-        The time that each rig took to answer.
+    Nothing else may push to these rigs meanwhile. `on_answer` is called on the service thread with each rig's name and
+    seconds, when its answer comes.
     """
     seconds: dict[str, float] = {}
 
-    def note(event: MessageReceived) -> None:
+    def note(event: rigsync.events.MessageReceived) -> None:
         if event.request_time is not None:
             seconds[event.rig] = perf_counter() - begun
             if on_answer:
                 on_answer(event.rig, seconds[event.rig])
 
-    unsubscribe = auxiliaries.on(MessageReceived, note)
+    unsubscribe = auxiliaries.on("MessageReceived", note)
     begun = perf_counter()
     try:
         outcome = auxiliaries.push(message, *arguments, wait=True, timeout=timeout, delay=delay)
@@ -71,7 +54,7 @@ def answer_of(message: str, answer: list[Any]) -> list[Any]:
     return [dict.fromkeys(part, "***") if isinstance(part, dict) else part for part in answer]
 
 
-def answer_in_words(result: PushResult, rig: str) -> str:
+def answer_in_words(result: rigsync.PushResult, rig: str) -> str:
     """Return a rig's answer for people: status, reference, and what its handlers have added.
 
     An answer of another shape, which rigs of the iblutil dialect may give, is returned as JSON.
@@ -100,8 +83,7 @@ def failure_in_words(error: RigError) -> str:
     return f"{name}: {error.problem}"
 
 
-def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]:
-    """Return the outcome of a push for JSON."""
+def document_of(result: rigsync.PushResult, seconds: dict[str, float]) -> dict[str, Any]:
     return {
         "message": result.message,
         "request_time": result.request_time,
@@ -109,16 +91,12 @@ def document_of(result: PushResult, seconds: dict[str, float]) -> dict[str, Any]
         "failed": {name: failure_document(error) for name, error in result.failed.items()},
         "ms": {name: 1000 * time for name, time in seconds.items()},
         "at": result.at,
-        "starts": {
-            name: {"time": start.time, "bound": start.bound, "is_estimate": start.is_estimate}
-            for name, start in result.starts.items()
-        },
+        "starts": {name: dataclasses.asdict(start) for name, start in result.starts.items()},
         "skew": result.skew,
     }
 
 
 def failure_document(error: RigError) -> dict[str, Any]:
-    """Return the failure of a rig for JSON."""
     return {
         "type": type(error).__name__,
         "problem": error.problem,

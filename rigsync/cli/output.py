@@ -17,7 +17,6 @@ from rigsync.core.clock import ClockEstimate
 
 
 def on_terminal() -> bool:
-    """Return whether stdout is a terminal."""
     return is_terminal(sys.stdout)
 
 
@@ -34,12 +33,7 @@ def write_line(text: str = "") -> None:
 def write_lines(text: str) -> None:
     """Print trusted text on stdout at once; without a stdout, do nothing.
 
-    Raises
-    ------
-    BrokenPipeError
-        Nobody reads any more.
-    ClickException
-        The text cannot be written, for instance because the disk is full.
+    It raises a BrokenPipeError where nobody reads any more, and a ClickException where for instance the disk is full.
     """
     if sys.stdout is None:
         return

@@ -15,34 +15,16 @@ from rigsync.core.arguments import validate_event
 from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import Address
 from rigsync.core.messages import Verb
-from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
-from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.core.timing import Timing
 
 
 class PracticeRig(Rig):
     """A rig that answers everything.
 
-    Parameters
-    ----------
-    name, uri, main_sync, lease, max_message
-        As for `Rig`.
-    show : callable
-        Called with name and arguments of each handled message, without tokens.
-    latency : float, optional
-        Seconds that each message takes.
-    failing : collection of str
-        Messages at which it fails.
-    drop : float
-        Share of the incoming datagrams that are lost, from 0 to 1.
-
-    Raises
-    ------
-    ConfigError
-        A malformed name or URI.
-    ValueError
-        An unknown message, or losses over ``tcp://``.
+    It calls `show` with name and arguments of each handled message, without tokens. Each takes `latency` seconds, those
+    of `failing` fail, and `drop` is the share of incoming datagrams that are lost, from 0 to 1. The other options are
+    those of `Rig`.
     """
 
     def __init__(
@@ -51,14 +33,12 @@ class PracticeRig(Rig):
         uri: str,
         show: Callable[[str, list[Any]], object],
         *,
-        main_sync: bool = False,
-        latency: float | None = None,
-        failing: Collection[str] = (),
-        lease: float = LEASE,
-        max_message: int = MAX_MESSAGE,
-        drop: float = 0.0,
+        latency: float | None,
+        failing: Collection[str],
+        drop: float,
+        **options: Any,
     ):
-        super().__init__(name, uri, main_sync=main_sync, lease=lease, max_message=max_message)
+        super().__init__(name, uri, **options)
         if drop and self._config.address.scheme == "tcp":
             raise ValueError("--drop is for udp://; what a rig loses on tcp:// never comes again")
         self._show, self._latency, self._drop = show, latency, drop

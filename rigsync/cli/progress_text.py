@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rigsync import Progress
 from rigsync._text import size_text
+from rigsync.core.board import Progress
 
 _BYTES = ("B", "bytes")
 _LONGEST = 400
@@ -14,15 +14,7 @@ _LONGEST = 400
 
 
 def work_text(progress: Mapping[str, Progress], streams: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return progress and streams as text: ``frames 1200/5000, left.mp4 12.3 MB, left: recording``.
-
-    Parameters
-    ----------
-    progress : mapping of str to Progress
-        By item.
-    streams : mapping of str to mapping
-        Information on each stream, by name; ``state`` is shown.
-    """
+    """Return progress by item and streams by name: ``frames 1200/5000, left.mp4 12.3 MB, left: recording``."""
     parts = [f"{item} {progress_text(shown)}" for item, shown in progress.items()]
     parts += [stream_text(stream, info) for stream, info in streams.items()]
     text = ", ".join(parts)

@@ -10,15 +10,16 @@ from typing import Any
 
 import click
 
-from rigsync import PushResult, RigError
+import rigsync
 from rigsync._text import printable, printable_lines
 from rigsync.cli.log import start_logging
-from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
+from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import answer_in_words, answer_of, document_of, failure_in_words, timed_push
 from rigsync.cli.output import compact, milliseconds, write_json
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.cli.tables import print_table
 from rigsync.core.arguments import checked_delay, compose
+from rigsync.errors import RigError
 
 MESSAGES = {
     "EXPINFO": (("STATUS", "DATA"), "say what you are"),
@@ -85,15 +86,13 @@ def command(
     rigsync push EXPINTERRUPT
     rigsync push EXPINIT 2026-01-31_1_mouse --takeover
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    try:
+    with usage_errors():
         values = [value_of(argument) for argument in arguments]
         _check_usage(message, len(values), delay)
         if takeover:
             values = _taking_over(message, values)
         event = compose(message, *values).event
         checked_delay(event, None, delay, time())
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
     start_logging()
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     with connect(rigs, leave_running=True) as auxiliaries:
@@ -116,11 +115,8 @@ def command(
 def value_of(argument: str) -> Any:
     """Return the value of an argument of the command line: JSON, or else text.
 
-    Raises
-    ------
-    ValueError
-        It begins like a JSON list or map and is none: most likely a shell has removed its quotes. Or it holds NaN or
-        infinity, which JSON does not know.
+    It raises a ValueError where it begins like a JSON list or map and is none: most likely a shell has removed its
+    quotes. So it does for NaN and infinity, which JSON does not know.
     """
     unfit: list[str] = []
 
@@ -165,7 +161,7 @@ def _taking_over(message: str, values: list[Any]) -> list[Any]:
     return [{**data, "takeover": True}]
 
 
-def _print_result(result: PushResult, seconds: dict[str, float], names: list[str]) -> None:
+def _print_result(result: rigsync.PushResult, seconds: dict[str, float], names: list[str]) -> None:
     is_whole = bool(click.get_current_context().obj)
     rows = []
     for name in names:

@@ -6,24 +6,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
-from rigsync import Auxiliaries, ConfigError, Rigs, load_rigs
+import rigsync
 from rigsync.agent.file import is_agent_file
-from rigsync.config.files import find_rigs_file, rig_error, user_config_file
+from rigsync.config.files import find_rigs_file, load_rigs, rig_error, user_config_file
+from rigsync.config.rigs import Rigs
+from rigsync.errors import ConfigError
 
 
 def rigs_of_file(explicit: str | None = None) -> Rigs:
-    """Read the file of rigs that `find_rigs_file` finds.
-
-    Parameters
-    ----------
-    explicit : str, optional
-        The value of ``--rigs``.
-
-    Raises
-    ------
-    ConfigError
-        There is no such file, or it has a mistake or no rig.
-    """
+    """Read the file of rigs that ``--rigs`` names, or else `find_rigs_file` finds."""
     file = find_rigs_file(explicit)
     if file is None:
         raise ConfigError(_nothing_found())
@@ -31,13 +22,7 @@ def rigs_of_file(explicit: str | None = None) -> Rigs:
 
 
 def read(file: str | os.PathLike[str]) -> Rigs:
-    """Read a file of rigs.
-
-    Raises
-    ------
-    ConfigError
-        It has a mistake, or no rig.
-    """
+    """Read a file of rigs, in which there has to be one."""
     try:
         rigs = load_rigs(file)
     except ConfigError as error:
@@ -52,27 +37,15 @@ def read(file: str | os.PathLike[str]) -> Rigs:
 
 
 def chosen(rigs: Rigs, patterns: Iterable[str]) -> Rigs:
-    """Return the rigs that match names or patterns, in the order of the file; without patterns all.
-
-    Raises
-    ------
-    UnknownRig
-        A name or pattern that matches none.
-    """
+    """Return the rigs that match names or patterns, in the order of the file; without patterns all."""
     names = rigs.matching(patterns)
     return replace(rigs, rigs={name: rigs.rigs[name] for name in names}) if names else rigs
 
 
-def connect(rigs: Rigs, connect_timeout: float | None = None, leave_running: bool = False) -> Auxiliaries:
-    """Connect to rigs; the arguments are those of `Auxiliaries`.
-
-    Raises
-    ------
-    ConfigError
-        A host name that does not resolve, or two rigs at one address; with file and line.
-    """
+def connect(rigs: Rigs, connect_timeout: float | None = None, leave_running: bool = False) -> rigsync.Auxiliaries:
+    """Connect to rigs; an error about one of them has file and line."""
     try:
-        return Auxiliaries(rigs, connect_timeout=connect_timeout, leave_running=leave_running)
+        return rigsync.Auxiliaries(rigs, connect_timeout=connect_timeout, leave_running=leave_running)
     except ConfigError as error:
         raise located(error, rigs) from error
 

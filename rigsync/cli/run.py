@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from rigsync import RigsyncError
 from rigsync._text import printable
 from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
 from rigsync.cli.log import start_logging
-from rigsync.cli.options import SECONDS, rigs_option, verbose_option
+from rigsync.cli.options import SECONDS, rigs_option, usage_errors, verbose_option
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.errors import RigsyncError
 from rigsync.runtime.signals import signals_held_back
 
 RIGS_FAILED = 125
@@ -75,10 +75,8 @@ def command(
     start_logging()
     rigs = chosen(rigs_of_file(rigs_file), patterns)
     with connect(rigs) as auxiliaries:
-        try:
+        with usage_errors():
             experiment = auxiliaries.experiment(ref, init=begin, start=data, delay=delay, timeout=timeout)
-        except (TypeError, ValueError) as error:
-            raise click.UsageError(str(error)) from None
         try:
             with experiment as session:
                 _run(words, session.exp_ref)
@@ -102,10 +100,8 @@ class CommandEnded(Exception):
 
 
 def _json_of(option: str, text: str | None) -> Any:
-    try:
+    with usage_errors(f"{option}: "):
         return None if text is None else value_of(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None
 
 
 def _unfit(program: str) -> int:

@@ -16,7 +16,7 @@ from rigsync import ConfigError, Rig, load_rigs
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
 from rigsync.cli.log import background_logging
-from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, verbose_option
+from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, usage_errors, verbose_option
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
 from rigsync.cli.practice_rig import PracticeRig
 from rigsync.cli.stdin import at_end_of_stdin
@@ -59,20 +59,7 @@ FILES = (".yaml", ".yml")
 @click.option("--until-eof", is_flag=True, hidden=True)
 @json_option
 @verbose_option
-@click.pass_context
-def command(
-    context: click.Context,
-    names: tuple[str, ...],
-    uri: str,
-    main_sync: bool,
-    latency: float | None,
-    failing: tuple[str, ...],
-    lease: float,
-    max_message: int,
-    drop: float,
-    until_eof: bool,
-    as_json: bool,
-) -> None:
+def command(names: tuple[str, ...], uri: str, until_eof: bool, as_json: bool, **options: Any) -> None:
     """Serve as the rig that FILE.yaml describes, and run its commands at each message, until Ctrl-C.
 
     Several files make several rigs. `rigsync check FILE.yaml` shows what a file means; `rigsync schema` is for editors.
@@ -82,7 +69,7 @@ def command(
     faulty rig or a bad network does to an experiment.
     """
     if any(name.lower().endswith(FILES) for name in names):
-        _serve_files(context, names, as_json)
+        _serve_files(names, as_json)
         return
     if len(names) > 1:
         raise click.UsageError("give one NAME, or files that end in .yaml")
@@ -100,31 +87,21 @@ def command(
     # People want to see what becomes of each message. With --json a program reads.
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
-    try:
-        rig = PracticeRig(
-            *(name, uri, show),
-            main_sync=main_sync,
-            latency=latency,
-            failing=failing,
-            lease=lease,
-            max_message=max_message,
-            drop=drop,
-        )
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
+    with usage_errors():
+        rig = PracticeRig(name, uri, show, **options)
     with background_logging(level):
         run_rigs([rig], announce)
     end_interrupted_line()
 
 
-def _serve_files(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+def _serve_files(names: tuple[str, ...], as_json: bool) -> None:
     """Serve as the rigs of some files until Ctrl-C or SIGTERM. Read all files before the first rig listens."""
-    mine = {"names", "as_json"}
+    context = click.get_current_context()
     given = [
-        f"--{parameter.name}".replace("_", "-").replace("--failing", "--fail")
+        parameter.opts[0]
         for parameter in context.command.params
         if isinstance(parameter, click.Option)
-        and parameter.name not in mine
+        and parameter.name != "as_json"
         and parameter.expose_value
         and context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
     ]

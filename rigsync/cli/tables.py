@@ -24,18 +24,9 @@ Row = Sequence[str]
 def print_table(
     columns: Row, rows: Iterable[Row], right: Collection[str] = (), stacks: Sequence[Sequence[int]] = ()
 ) -> None:
-    """Print a table.
+    """Print a table; the columns that `right` names are aligned to the right.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        The headings.
-    rows : iterable of sequence of str
-        The cells.
-    right : collection of str
-        The headings of columns that are aligned to the right.
-    stacks : sequence of sequence of int
-        Positions of the columns that are put above each other if the terminal is too narrow, from left to right.
+    If the terminal is too narrow, the columns of each of `stacks`, by their positions, are put above each other.
     """
     rows = [list(map(printable, row)) for row in rows]
     if not on_terminal():
@@ -80,5 +71,4 @@ def rich_table(columns: Row, rows: Iterable[Row], right: Collection[str] = ()) -
 
 
 def console() -> Console:
-    """Return rich's console on stdout."""
     return Console(file=sys.stdout, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -20,13 +20,10 @@ class View:
     def __enter__(self) -> View:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """End the view, and leave on the terminal what it has shown."""
 
-    def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Begin with these rigs and messages."""
+    def begin(self, rigs: list[str], messages: list[str]) -> None: ...
 
     def pushed(self, message: str) -> None:
         """Show that a message goes out."""
@@ -45,19 +42,16 @@ class PlainView(View):
     """A line for each message."""
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Begin with these rigs and messages."""
         self._rigs = rigs
         self._width = max(map(len, messages))
 
     def settled(self, result: PushResult, seconds: dict[str, float]) -> None:
-        """Show what became of the message."""
         outcomes = (
             f"{rig} {'failed' if rig in result.failed else f'{1000 * seconds[rig]:.1f} ms'}" for rig in self._rigs
         )
         write_line(f"{result.message:{self._width}}  {'  '.join(outcomes)}")
 
     def pause(self, seconds: float) -> None:
-        """Show that the rigs record for that long."""
         write_line(f"recording for {seconds:g} s")
 
 
@@ -82,33 +76,25 @@ class LiveView(View):
         self._live.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leave the table as it is."""
+    def __exit__(self, *error: Any) -> None:
         self._activity = ""
-        self._live.__exit__(kind, error, traceback)
+        self._live.__exit__(*error)
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        """Begin with these rigs and messages."""
         self._rigs, self._messages = rigs, messages
 
     def pushed(self, message: str) -> None:
-        """Show that a message goes out."""
         self._present = message
         self._activity = f"{message} ..."
 
     def answered(self, rig: str, seconds: float) -> None:
-        """Show that a rig has answered the message; called on another thread."""
         self._cells[rig, self._present] = f"{self._tick}{1000 * seconds:.1f} ms"
 
     def settled(self, result: PushResult, seconds: dict[str, float]) -> None:
-        """Show what became of the message."""
         for rig in result.failed:
             self._cells[rig, result.message] = "failed"
 
     def pause(self, seconds: float) -> None:
-        """Show that the rigs record for that long."""
         self._activity = f"recording for {seconds:g} s ..."
 
     def _render(self) -> RenderableType:

@@ -21,18 +21,9 @@ _ZONE = re.compile(r"[\w.~-]+", re.ASCII)  # the zone of fe80::1%eth0 (RFC 6874 
 def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
     """Read the address of a rig: ``[udp://|tcp://]host[:port]``, UDP by default.
 
-    Parameters
-    ----------
-    text : str or ipaddress.IPv4Address or ipaddress.IPv6Address
-        The host is an IPv4 address, an IPv6 address (in brackets if a port follows) or a host name in any case. The
-        default port is `LISTEN_PORT`. ``ws://`` means ``tcp://``, as in iblutil.
-    allow_port_zero : bool
-        Accept port 0, with which a rig listens at any free port.
-
-    Returns
-    -------
-    Address
-        The address in one normal form, so that equal addresses compare equal.
+    The host is an IPv4 address, an IPv6 address (in brackets if a port follows) or a host name in any case; equal
+    addresses compare equal. The default port is `LISTEN_PORT`; a rig may listen at port 0, which is any free one.
+    ``ws://`` means ``tcp://``, as in iblutil.
 
     Raises
     ------

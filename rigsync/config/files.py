@@ -109,58 +109,27 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         raise located(error, file, lines) from error.__cause__
 
 
-def find_rigs_file(
-    explicit: str | os.PathLike[str] | None = None,
-    environ: Mapping[str, str] = os.environ,
-    cwd: str | os.PathLike[str] | None = None,
-) -> Path | None:
+def find_rigs_file(explicit: str | os.PathLike[str] | None = None) -> Path | None:
     """Find the file of rigs: ``--rigs``, ``RIGSYNC_RIGS``, ``./rigs.yaml``, then the user's configuration folder.
 
-    Parameters
-    ----------
-    explicit : str or os.PathLike, optional
-        The file that ``--rigs`` names.
-    environ : mapping of str to str
-        The environment.
-    cwd : str or os.PathLike, optional
-        The folder from which relative paths start; the working directory by default.
-
-    Returns
-    -------
-    pathlib.Path or None
-        The first one that exists.
-
-    Raises
-    ------
-    ConfigError
-        ``--rigs`` or ``RIGSYNC_RIGS`` names a file that does not exist.
+    It returns the first that exists, and raises a ConfigError where ``--rigs``, which is `explicit`, or
+    ``RIGSYNC_RIGS`` names a file that does not.
     """
-    folder = Path(cwd or "")
-    in_environment = environ.get("RIGSYNC_RIGS") or None  # empty is as good as not set
+    in_environment = os.environ.get("RIGSYNC_RIGS") or None  # empty is as good as not set
     for origin, named in (("--rigs", explicit), ("the environment variable RIGSYNC_RIGS", in_environment)):
         if named is not None:
-            if not os.path.exists(folder / named):
+            if not os.path.exists(named):
                 raise ConfigError(f"{origin} names this file, which does not exist; correct the path", file=str(named))
-            return folder / named
-    candidates = (folder / "rigs.yaml", user_config_file(environ))
+            return Path(named)
+    candidates = (Path("rigs.yaml"), user_config_file())
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
 
 def user_config_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
     """Return the path of this user's file of rigs, whether or not it exists.
 
-    Parameters
-    ----------
-    environ : mapping of str to str
-        The environment.
-    platform : str
-        The operating system, as in `sys.platform`.
-
-    Returns
-    -------
-    pathlib.Path
-        ``rigsync/rigs.yaml`` in the folder where programs of that system keep their configuration: ``%APPDATA%``,
-        ``~/Library/Application Support``, or ``$XDG_CONFIG_HOME`` (XDG Base Directory Specification) or ``~/.config``.
+    It is ``rigsync/rigs.yaml`` in the folder where programs of that system keep their configuration: ``%APPDATA%``,
+    ``~/Library/Application Support``, or ``$XDG_CONFIG_HOME`` (XDG Base Directory Specification) or ``~/.config``.
     """
     home = Path(environ.get("HOME") or os.path.expanduser("~"))
     if platform == "win32":

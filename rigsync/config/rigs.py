@@ -67,28 +67,14 @@ RIG = Table(
 
 
 def checked_lease(lease: object) -> float:
-    """Return a rig's lease in seconds, 0 for none.
-
-    Raises
-    ------
-    ConfigError
-        It is not a number of seconds from 0 on; the key is ``lease``.
-    """
+    """Return a rig's lease in seconds, 0 for none; raise a ConfigError with the key ``lease`` for anything else."""
     if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 <= lease <= sys.float_info.max:
         raise ConfigError(f"expected a number of seconds, or 0 for never, not {shortened(lease, 80)}", key="lease")
     return float(lease)
 
 
 def checked_timeout(timeout: object) -> float | None:
-    """Return a timeout in seconds, None for None.
-
-    Raises
-    ------
-    TypeError
-        It is no number.
-    ValueError
-        It is not positive.
-    """
+    """Return a timeout in seconds, None for None; raise a TypeError or a ValueError for anything else."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
@@ -100,30 +86,6 @@ def checked_timeout(timeout: object) -> float | None:
     if math.isnan(seconds) or seconds <= 0:
         raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
     return seconds
-
-
-def check_distinct(resolved: Mapping[str, tuple[Any, ...]]) -> None:
-    """Check that no two rigs have one address.
-
-    Parameters
-    ----------
-    resolved : mapping of str to tuple
-        Name of rig to scheme and socket address: (scheme, host, port) or, for IPv6, (scheme, host, port, flow, zone).
-
-    Raises
-    ------
-    ConfigError
-        Two rigs have the same; the text names both.
-    """
-    taken: dict[tuple[Any, ...], str] = {}
-    for name, sockaddr in resolved.items():
-        first = taken.setdefault(sockaddr, name)
-        if first != name:
-            raise ConfigError(
-                f"rigs {first!r} and {name!r} have the same address, host {sockaddr[1]} and port {sockaddr[2]}; "
-                "give each rig an address of its own",
-                key=f"rigs.{name}.uri",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +123,23 @@ class Rigs:
         object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
 
     def check_distinct(self, found: Mapping[str, tuple[Any, ...]]) -> None:
-        """Check that no two rigs share an address that they may not share.
-
-        Parameters
-        ----------
-        found : mapping of str to tuple
-            Name of rig to socket address: (host, port), or, for IPv6, (host, port, flow, zone).
+        """Check that no two rigs share an address that they may not share, given the socket address of each by name.
 
         Raises
         ------
         ConfigError
             Two rigs have the same; the text names both.
         """
-        addresses = {name: (self.rigs[name].address.scheme, *address) for name, address in found.items()}
-        check_distinct({n: address for n, address in addresses.items() if not self.may_share or address[0] == "tcp"})
+        taken: dict[tuple[Any, ...], str] = {}
+        for name, sockaddr in found.items():
+            scheme = self.rigs[name].address.scheme
+            first = name if self.may_share and scheme == "udp" else taken.setdefault((scheme, *sockaddr), name)
+            if first != name:
+                raise ConfigError(
+                    f"rigs {first!r} and {name!r} have the same address, host {sockaddr[0]} and port {sockaddr[1]}; "
+                    "give each rig an address of its own",
+                    key=f"rigs.{name}.uri",
+                )
 
     def room(self, names: Iterable[str] | None = None) -> Room:
         """Return how large a message to some rigs may be, by default to all rigs.
@@ -215,12 +180,7 @@ class Rigs:
         return [name for name in self.rigs if name in chosen]
 
     def only(self, pattern: str) -> str:
-        """Return the one name that matches.
-
-        Parameters
-        ----------
-        pattern : str
-            A name, or a pattern that matches one.
+        """Return the one name that matches a name or a pattern.
 
         Raises
         ------
@@ -240,20 +200,10 @@ class Rigs:
 
 
 def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = None) -> Rigs:
-    """Make rigs from a mapping.
+    """Make rigs from a mapping, with `timing` in place of the usual times, or of those in `clients`.
 
-    Parameters
-    ----------
-    clients : Rigs or mapping or None
-        Name of rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the key ``uri`` and, as needed,
-        ``timeout``, ``dialect``, ``resend``, ``pause`` and ``max_message``. None stands for no rigs.
-    timing : Timing, optional
-        Times in place of the usual ones, or of those in `clients`.
-
-    Returns
-    -------
-    Rigs
-        `clients` itself, if it is a `Rigs` and no timing is given.
+    It maps the name of a rig to a URI (see `parse_uri`), to a `RigConfig`, or to a mapping with the keys of `RIG`. None
+    stands for no rigs.
 
     Raises
     ------

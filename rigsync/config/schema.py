@@ -65,24 +65,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Table:
-    """A map with certain keys.
-
-    Parameters
-    ----------
-    keys : mapping of str to Key
-        The keys.
-    needs : mapping of str to tuple of str
-        For a key that says more about others: those others. One of them has to be there.
-    some : tuple of str
-        Keys of which one has to be there.
-    misplaced : mapping of str to str
-        For keys that belong elsewhere: why they cannot be here.
-    """
+    """A map with certain keys."""
 
     keys: Mapping[str, Key]
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For a key that says more about others: those others. One of them has to be there."""
     some: tuple[str, ...] = ()
+    """Keys of which one has to be there."""
     misplaced: Mapping[str, str] = field(default_factory=dict)
+    """For keys that belong elsewhere: why they cannot be here."""
 
     def read(self, value: Any, key: str) -> dict[str, Any]:
         """Return the values of all keys; None for a key that is missing and has no default."""
@@ -113,7 +104,6 @@ class Table:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The JSON Schema."""
         properties = {}
         for name, entry in self.keys.items():
             properties[name] = {"description": entry.description, **entry.kind.schema}
@@ -170,7 +160,6 @@ def text(
 
 
 def number(low: float, high: float = sys.float_info.max, unit: str = "", *, whole: bool = False) -> Kind:
-    """Take a number between two bounds."""
     kinds = (int,) if whole else (int, float)
 
     def read(value: Any, key: str) -> Any:
@@ -218,8 +207,6 @@ def size(low: int = 1) -> Kind:
 
 
 def choice(words: tuple[str, ...]) -> Kind:
-    """Take one of some words."""
-
     def read(value: Any, key: str) -> str:
         if value not in words:
             hint = close_match(value, words) if isinstance(value, str) else ""
@@ -230,8 +217,6 @@ def choice(words: tuple[str, ...]) -> Kind:
 
 
 def listing(item: Kind, least: int = 0) -> Kind:
-    """Take a list of things of one kind."""
-
     def read(value: Any, key: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _wrong("a list, such as [one, two]", value, key)

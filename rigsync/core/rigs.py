@@ -17,6 +17,8 @@ MAX_DATAGRAM = 65_507
 """Bytes of the largest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header."""
 MAX_MESSAGE = 1 << 26
 """Bytes of the largest message over TCP, unless told otherwise: 64 MiB."""
+LONGEST_DESCRIPTION = 32_000
+"""Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
 MAX_VALUES = 500_000
 """Most values in one message. So many are read within half a second, while everybody else waits. In memory they take
 more than as text, an empty list some thirty times as much. A long text is one value."""

@@ -14,7 +14,6 @@ import functools
 import math
 import os
 import secrets
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +24,14 @@ from rigsync.core.clock import ClockFilter, StampClock
 from rigsync.core.events import Dialect
 from rigsync.core.messages import Alive, Probe
 from rigsync.core.rigs import RigConfig
-from rigsync.doctor.findings import Evidence, Finding, SocketAddress, judge
+from rigsync.doctor.evidence import Evidence, SocketAddress
+from rigsync.doctor.findings import Finding, judge
 from rigsync.doctor.lines import Line, StreamLine, datagram_line, stream_line
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.endpoint import stamp_clock
 from rigsync.net.interfaces import own_interfaces
 from rigsync.net.lines import has_no_way
+from rigsync.net.resolve import addresses_of
 from rigsync.runtime.loop_thread import LoopThread
 from rigsync.runtime.workers import Workers
 
@@ -67,29 +68,17 @@ AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was seen of one rig, and what is wrong with it."""
+    """What was seen of one rig, and what is wrong with it: nothing where all is well."""
 
     evidence: Evidence
-    """What was seen."""
     findings: tuple[Finding, ...]
-    """What is wrong; empty where all is well."""
 
 
 def diagnose(rigs: Rigs, *, idle: bool = False) -> dict[str, Diagnosis]:
-    """Examine all rigs, at the same time.
+    """Examine all rigs, at the same time; return the diagnoses by name of rig, in the order of the configuration.
 
-    Parameters
-    ----------
-    rigs : Rigs
-        The configuration.
-    idle : bool
-        Whether no experiment runs. If so, the doctor also connects to rigs on ``tcp://`` that are, or may be, of the
-        iblutil dialect. That takes them from a task that is connected to them.
-
-    Returns
-    -------
-    dict of str to Diagnosis
-        By name of rig, in the order of the configuration.
+    With `idle`, no experiment runs, and the doctor also connects to rigs on ``tcp://`` that are, or may be, of the
+    iblutil dialect. That takes them from a task that is connected to them.
     """
     thread = LoopThread("doctor", timeout=-1)
     thread.start()
@@ -115,8 +104,6 @@ async def _examine_all(rigs: Rigs, idle: bool) -> list[Evidence]:
 
 
 class _Examination:
-    """Examines all rigs."""
-
     def __init__(self, workers: Workers, idle: bool):
         self._workers, self._idle = workers, idle
         self._loop = asyncio.get_running_loop()
@@ -130,22 +117,22 @@ class _Examination:
         addresses = await self._look_up(config, evidence)
         if not addresses:
             return evidence
-        (family, evidence.asked), *others = addresses
+        evidence.asked, *others = addresses
         try:
             if config.address.scheme == "tcp":
-                await self._examine_stream(evidence, family, evidence.asked, others)
+                await self._examine_stream(evidence, evidence.asked, others)
             else:
-                await self._examine_datagrams(evidence, family, evidence.asked, others)
+                await self._examine_datagrams(evidence, evidence.asked, others)
         except OSError as error:  # an error of opening the socket: there is no route
             _note_error(evidence, error)
             await self._reach_another(evidence, others)
         return evidence
 
     async def _examine_datagrams(
-        self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
+        self, evidence: Evidence, asked: SocketAddress, others: Sequence[SocketAddress]
     ) -> None:
         begun = self._loop.time()
-        async with datagram_line(family, asked) as line:
+        async with datagram_line(asked) as line:
             evidence.local = line.local
             visit = _Visit(line, evidence, self._stamps)
             await visit.probe()
@@ -156,83 +143,71 @@ class _Examination:
                 async with self._seeking:
                     await self._seek(visit, asked, others, begun + SILENCE)
 
-    async def _examine_stream(
-        self, evidence: Evidence, family: int, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]]
-    ) -> None:
-        async with datagram_line(family, asked) as line:  # sends nothing, and shows the way there
+    async def _examine_stream(self, evidence: Evidence, asked: SocketAddress, others: Sequence[SocketAddress]) -> None:
+        async with datagram_line(asked) as line:  # sends nothing, and shows the way there
             evidence.local = line.local
         evidence.spared = not self._idle and evidence.rig.dialect != Dialect.RIGSYNC.value
         if evidence.spared:
             async with self._seeking:
-                await self._knock(evidence, family, asked)
+                await self._knock(evidence, asked)
             return
         with contextlib.suppress(TimeoutError):
-            await self._call(evidence, family, asked)
+            await self._call(evidence, asked)
         if not evidence.has_answered and not evidence.connected:
             async with self._seeking:
-                await asyncio.gather(self._reach_another(evidence, others), self._knock(evidence, family, asked))
+                await asyncio.gather(self._reach_another(evidence, others), self._knock(evidence, asked))
 
-    async def _call(self, evidence: Evidence, family: int, address: SocketAddress) -> None:
+    async def _call(self, evidence: Evidence, address: SocketAddress) -> None:
         """Probe over a TCP connection."""
-        async with stream_line(family, address, evidence.rig.max_message, SILENCE) as line:
+        async with stream_line(address, evidence.rig.max_message, SILENCE) as line:
             evidence.connected = True
             visit = _Visit(line, evidence, self._stamps)
             await visit.probe()
             if evidence.alive:
                 visit.leave()
 
-    async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[tuple[int, SocketAddress]]:
+    async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[SocketAddress]:
         """Return all addresses of a rig's host; a coordinator takes the first."""
-        host, port = config.address.host, config.address.port
-        kind = socket.SOCK_STREAM if config.address.scheme == "tcp" else socket.SOCK_DGRAM
         try:
-            found = self._workers.begin(functools.partial(socket.getaddrinfo, host, port, type=kind))
-            entries = await asyncio.wait_for(found, LOOK_UP_TIMEOUT)
+            found = await asyncio.wait_for(self._workers.begin(addresses_of, config.address), LOOK_UP_TIMEOUT)
+            return [address for _, address in found]
         except (asyncio.TimeoutError, TimeoutError):
             evidence.unresolved = f"no name server has answered within {LOOK_UP_TIMEOUT:g} s"
-            return []
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA cannot encode
             evidence.unresolved = str(getattr(error, "strerror", None) or error)
-            return []
-        addresses = dict.fromkeys((int(family), sockaddr) for family, _, _, _, sockaddr in entries)
-        return sorted(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+        return []
 
-    async def _seek(
-        self, visit: _Visit, asked: SocketAddress, others: Sequence[tuple[int, SocketAddress]], until: float
-    ) -> None:
+    async def _seek(self, visit: _Visit, asked: SocketAddress, others: Sequence[SocketAddress], until: float) -> None:
         """Find out why a rig does not answer over UDP."""
         evidence = visit.evidence
         searches = [self._reach_another(evidence, others)]
         if not evidence.refused and not evidence.unreachable and not evidence.junk:
-            searches += [
-                self._listen_to_all(evidence, visit.line.family, asked),
-                self._knock(evidence, visit.line.family, asked),
-            ]
+            searches += [self._listen_to_all(evidence, asked), self._knock(evidence, asked)]
         await asyncio.gather(*searches)
         explained = evidence.junk or evidence.reached_at or evidence.answered_from or evidence.host_is_up
         if not explained and not evidence.has_answered:
             await visit.wait(until)
 
-    async def _reach_another(self, evidence: Evidence, others: Sequence[tuple[int, SocketAddress]]) -> None:
+    async def _reach_another(self, evidence: Evidence, others: Sequence[SocketAddress]) -> None:
         """See whether the rig answers at another address of its name."""
         if evidence.spared:
             return
-        for family, address in others:
+        for address in others:
             trial = Evidence(evidence.rig, asked=address)
             with contextlib.suppress(OSError):
                 if evidence.rig.address.scheme == "tcp":
-                    await self._call(trial, family, address)
+                    await self._call(trial, address)
                 else:
-                    async with datagram_line(family, address) as line:
+                    async with datagram_line(address) as line:
                         await _Visit(line, trial, self._stamps).probe()
             if trial.has_answered:
                 evidence.reached_at = address
                 return
 
-    async def _listen_to_all(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
+    async def _listen_to_all(self, evidence: Evidence, asked: SocketAddress) -> None:
         """See whether an answer comes from elsewhere, which a connected socket would not take."""
         with contextlib.suppress(OSError):
-            async with datagram_line(family, asked, hears_everybody=True) as line:
+            async with datagram_line(asked, hears_everybody=True) as line:
                 trial = Evidence(evidence.rig, asked=asked)
                 await _Visit(line, trial, self._stamps).probe()
                 if trial.has_answered and line.source and line.source[:2] != asked[:2]:
@@ -241,12 +216,12 @@ class _Examination:
                     for name in ("probes", "answers", "dialect", "alive", "round_trip", "clock"):
                         setattr(evidence, name, getattr(trial, name))
 
-    async def _knock(self, evidence: Evidence, family: int, asked: SocketAddress) -> None:
+    async def _knock(self, evidence: Evidence, asked: SocketAddress) -> None:
         """See whether the host refuses at ports where nothing listens."""
 
         async def refuses(port: int) -> bool:
             with contextlib.suppress(OSError):
-                async with datagram_line(family, (asked[0], port, *asked[2:])) as line:
+                async with datagram_line((asked[0], port, *asked[2:])) as line:
                     line.socket.send(b"")  # asyncio sends no empty datagram
                     news = await line.next(self._loop.time() + PATIENCE)
                     return news is not None and isinstance(news.content, ConnectionError)

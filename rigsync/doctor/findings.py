@@ -11,14 +11,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from rigsync import __version__
 from rigsync._text import one_line
-from rigsync.core.clock import ClockEstimate
 from rigsync.core.events import Dialect
-from rigsync.core.messages import VERSION, Alive
-from rigsync.core.rigs import Address, RigConfig, is_called
+from rigsync.core.messages import VERSION
+from rigsync.core.rigs import Address, is_called
+from rigsync.doctor.evidence import Evidence, SocketAddress, text_of
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.interfaces import Interface
 
@@ -29,57 +28,34 @@ _REFERENCE = re.compile(r"[\w.:-]{1,100}", re.ASCII)  # a name that needs no quo
 _LOOPBACK = ("127.0.0.1", "::1")
 _ADDRESSES = "(ipconfig; ip address)"
 
-SocketAddress = tuple[Any, ...]
-
 
 class Fault(str, Enum):
-    """Faults; the values are for programs."""
+    """Faults, as docs/doctor.md explains them; the values are for programs."""
 
     UNKNOWN_NAME = "unknown-name"
-    """The rig's name does not resolve."""
     SAME_ADDRESS = "same-address"
-    """Two rigs of the configuration have one address."""
     NO_ROUTE = "no-route"
-    """The network cannot carry anything to the rig's address."""
     WRONG_INTERFACE = "wrong-interface"
-    """Datagrams leave by another interface than the one in the rig's network, or the rig listens at another of its
-    addresses."""
     OTHER_ADDRESS = "answers-from-another-address"
-    """The rig answers from another address than the one that was asked."""
     CLOSED_PORT = "closed-port"
-    """The host is up and nothing listens at the port."""
     DEAF = "deaf"
-    """A rig of the iblutil dialect has closed its UDP socket."""
     SILENCE = "silence"
-    """Nothing comes back."""
     HANGS = "hangs"
-    """The rig's host takes a TCP connection, and nothing answers on it."""
     NOT_EXAMINED = "not-examined"
-    """A rig on TCP that speaks or may speak iblutil: a connection would take it from its task."""
     NOT_A_RIG = "not-a-rig"
-    """Something else answers at the rig's address."""
     WRONG_RIG = "wrong-rig"
-    """Another rig of rigsync answers at the rig's address."""
     DIALECT = "wrong-dialect"
-    """The rig speaks another dialect than the configuration says."""
     VERSION = "version"
-    """The versions of rigsync here and there do not match."""
     MTU = "mtu"
-    """Large datagrams are lost while small ones pass."""
     CLOCK = "clock"
-    """The clocks differ by more than a second."""
     SECOND_COORDINATOR = "second-coordinator"
-    """Another computer is in charge of the rig's experiment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One fault of one rig."""
 
-    rig: str
-    """Name of the rig."""
     fault: Fault
-    """The fault, for programs."""
     seen: str
     """What was seen."""
     meaning: str
@@ -88,80 +64,12 @@ class Finding:
     """What to do, step by step. Steps that begin with ``$`` are commands."""
 
 
-@dataclass(slots=True)
-class Evidence:
-    """All that was seen of one rig."""
-
-    rig: RigConfig
-    """The rig."""
-    unresolved: str | None = None
-    """Why its name does not resolve."""
-    asked: SocketAddress | None = None
-    """The socket address that was asked."""
-    local: str | None = None
-    """The address of this computer from which probes leave."""
-    probes: int = 0
-    """Probes that were sent."""
-    answers: int = 0
-    """Probes that were answered."""
-    dialect: Dialect = Dialect.UNKNOWN
-    """Dialect of the rig."""
-    alive: Alive | None = None
-    """The last answer of a rig of the rigsync dialect."""
-    round_trip: float | None = None
-    """Round trip of the quickest probe, in seconds."""
-    clock: ClockEstimate | None = None
-    """The rig's clock against this computer's."""
-    spared: bool = False
-    """Whether the doctor did not connect, since that would take the rig from its task."""
-    connected: bool = False
-    """Whether its host has taken a TCP connection."""
-    refused: bool = False
-    """Whether its host says that nothing listens at the port."""
-    unreachable: str | None = None
-    """The network's error, if it cannot carry anything there."""
-    junk: RemoteProtocolError | None = None
-    """A received message that is no valid frame."""
-    answered_from: SocketAddress | None = None
-    """The address from which the answer came, if not the one asked."""
-    reached_at: SocketAddress | None = None
-    """Another address of the same name, where the rig answers."""
-    host_is_up: bool = False
-    """Whether a silent rig's host refuses at other ports."""
-    largest: int | None = None
-    """Bytes of the largest padded probe that was answered."""
-    lost_size: int | None = None
-    """Bytes of the smallest padded probe that was not."""
-
-    @property
-    def has_answered(self) -> bool:
-        """Whether the rig has given a good answer."""
-        return self.answers > 0
-
-    @property
-    def scheme(self) -> str:
-        """Transport of the rig: ``udp`` or ``tcp``."""
-        return self.rig.address.scheme
-
-    @property
-    def owner(self) -> str | None:
-        """Host of the coordinator that is in charge of the rig's experiment."""
-        return self.alive.owner if self.alive else None
-
-
 def judge(
     evidence: Evidence, everything: Sequence[Evidence], interfaces: Sequence[Interface] = ()
 ) -> tuple[Finding, ...]:
     """Return what is wrong with one rig.
 
-    Parameters
-    ----------
-    evidence : Evidence
-        What was seen of it.
-    everything : sequence of Evidence
-        The evidence of all rigs, this one too: together they show whose clock is off.
-    interfaces : sequence of Interface
-        The addresses of this computer.
+    `everything` is the evidence of all rigs, this one too: together they show whose clock is off.
     """
     if not evidence.has_answered or evidence.refused:
         return (_unanswered(evidence, interfaces),)
@@ -197,17 +105,14 @@ def _unanswered(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
 
 def _unknown_name(evidence: Evidence) -> Finding:
     host, name = evidence.rig.address.host, evidence.rig.name
-    return Finding(
-        name,
+    return _finding(
         Fault.UNKNOWN_NAME,
         f"the name {host} does not resolve: {evidence.unresolved}",
         "this computer cannot find out at which address the rig is",
-        (
-            "check the spelling in the file of rigs, and that the rig's computer has this name",
-            f"$ ping {host}",
-            f"if it fails too, write the IP address instead, which the rig's computer shows {_ADDRESSES}: "
-            f"{name}: {Address(evidence.scheme, '192.168.1.20', evidence.rig.address.port)}",
-        ),
+        "check the spelling in the file of rigs, and that the rig's computer has this name",
+        f"$ ping {host}",
+        f"if it fails too, write the IP address instead, which the rig's computer shows {_ADDRESSES}: "
+        f"{name}: {Address(evidence.scheme, '192.168.1.20', evidence.rig.address.port)}",
     )
 
 
@@ -223,37 +128,33 @@ def _other_address(evidence: Evidence, source: SocketAddress) -> Finding:
             "answer from elsewhere, since it may be forged"
         )
         remedy = f"or let the rig's program listen at that address alone, in place of 0.0.0.0: {_uri(evidence, asked)}"
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.OTHER_ADDRESS,
         f"asked at {text_of(asked)}, and the answer came from {text_of(source)}",
         meaning,
-        (f"write the address that answers into the file of rigs: {evidence.rig.name}: {answering}", remedy),
+        f"write the address that answers into the file of rigs: {evidence.rig.name}: {answering}",
+        remedy,
     )
 
 
 def _not_a_rig(evidence: Evidence, junk: RemoteProtocolError) -> Finding:
-    where = text_of(evidence.asked or ())
     protocol, listening = ("TCP", "-ltnp") if evidence.scheme == "tcp" else ("UDP", "-ulnp")
     if junk.kind == "foreign version":
-        return Finding(
-            evidence.rig.name,
+        return _finding(
             Fault.VERSION,
-            f"what answers at {where} speaks another version of the protocol: {junk.problem}",
+            f"what answers at {evidence.where} speaks another version of the protocol: {junk.problem}",
             "the rig and this computer do not understand each other",
-            (*_updates(), f"this is rigsync {__version__}, which speaks version {VERSION}"),
+            *_updates(),
+            f"this is rigsync {__version__}, which speaks version {VERSION}",
         )
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.NOT_A_RIG,
-        f"what answers at {where} is no rig: {junk}",
+        f"what answers at {evidence.where} is no rig: {junk}",
         "another program has this port, or the address is that of another computer",
-        (
-            "check address and port in the file of rigs",
-            "on the rig's computer, see which program has the port; on Windows, then on Linux:",
-            f"$ netstat -ano -p {protocol} | findstr :{evidence.rig.address.port}",
-            f"$ ss {listening} | grep :{evidence.rig.address.port}",
-        ),
+        "check address and port in the file of rigs",
+        "on the rig's computer, see which program has the port; on Windows, then on Linux:",
+        f"$ netstat -ano -p {protocol} | findstr :{evidence.rig.address.port}",
+        f"$ ss {listening} | grep :{evidence.rig.address.port}",
     )
 
 
@@ -261,32 +162,26 @@ def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Fin
     name, asked = evidence.rig.name, evidence.asked
     if evidence.reached_at:
         here, there = text_of(asked or ()), text_of(evidence.reached_at)
-        return Finding(
-            name,
+        return _finding(
             Fault.WRONG_INTERFACE,
             f"{evidence.rig.address.host} has several addresses; the rig answers at {there}, and not at {here}",
             "the rig's program listens at one of its computer's interfaces, and this computer asks at another",
-            (
-                f"write the address that answers into the file of rigs: {name}: {_uri(evidence, evidence.reached_at)}",
-                "or let the rig's program listen at all interfaces: "
-                + str(Address(evidence.scheme, "0.0.0.0", evidence.rig.address.port)),  # noqa: S104 - advice, not bound
-            ),
+            f"write the address that answers into the file of rigs: {name}: {_uri(evidence, evidence.reached_at)}",
+            "or let the rig's program listen at all interfaces: "
+            + str(Address(evidence.scheme, "0.0.0.0", evidence.rig.address.port)),  # noqa: S104 - advice, not bound
         )
     if asked is None:
         return None
     ip = ipaddress.ip_address(asked[0].partition("%")[0])
     if kind := _unfit(ip, interfaces):
-        return Finding(
-            name,
+        return _finding(
             Fault.WRONG_INTERFACE,
             f"{ip} is {kind}",
             "no rig can be reached there",
-            (
-                "on the rig's computer, see which addresses it has; on Windows, then on Linux:",
-                "$ ipconfig",
-                "$ ip address",
-                "then write the one in this computer's network into the file of rigs",
-            ),
+            "on the rig's computer, see which addresses it has; on Windows, then on Linux:",
+            "$ ipconfig",
+            "$ ip address",
+            "then write the one in this computer's network into the file of rigs",
         )
     chosen = evidence.local
     nearest = next((own for own in interfaces if ip in own.address.network and own.address.ip != ip), None)
@@ -294,18 +189,15 @@ def _wrong_interface(evidence: Evidence, interfaces: Sequence[Interface]) -> Fin
     if nearest is None or chosen is None or in_network:
         return None
     label = f" ({nearest.name})" if nearest.name else ""
-    return Finding(
-        name,
+    return _finding(
         Fault.WRONG_INTERFACE,
         f"what is sent to {ip} leaves from {chosen}, although the interface {nearest.address}{label} is in the rig's "
         "own network",
         "the system sends it the wrong way: a VPN or a route takes it, or that interface is switched off",
-        (
-            "see that the cable of that interface is plugged in and that it is switched on; disconnect VPNs",
-            "see which way it takes; on Windows, then on Linux:",
-            f'$ powershell -Command "Find-NetRoute -RemoteIPAddress {ip}"',
-            f"$ ip route get {ip}",
-        ),
+        "see that the cable of that interface is plugged in and that it is switched on; disconnect VPNs",
+        "see which way it takes; on Windows, then on Linux:",
+        f'$ powershell -Command "Find-NetRoute -RemoteIPAddress {ip}"',
+        f"$ ip route get {ip}",
     )
 
 
@@ -328,67 +220,53 @@ def _unfit(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, interfaces: Iterab
 def _no_route(evidence: Evidence, said: str) -> Finding:
     host = (evidence.asked or (evidence.rig.address.host,))[0]
     sent = f" (sent from {evidence.local})" if evidence.local else ""
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.NO_ROUTE,
         f"the network cannot carry anything to {host}: {said}{sent}",
         "the rig's computer is off or has another address now, this computer is not in its network, or a firewall here "
         "or on the way rejects",
-        (
-            f"check that the rig's computer is on, plugged in and at this address {_ADDRESSES}",
-            "check that this computer has an address in the same network; on Windows, then on Linux:",
-            "$ ipconfig",
-            f"$ ip route get {host}",
-            "if both are well, a firewall rejects, as firewalld does: " + _open_port_heading(evidence),
-            *_open_port(evidence),
-        ),
+        f"check that the rig's computer is on, plugged in and at this address {_ADDRESSES}",
+        "check that this computer has an address in the same network; on Windows, then on Linux:",
+        "$ ipconfig",
+        f"$ ip route get {host}",
+        *_open_port(evidence, "if both are well, a firewall rejects, as firewalld does: "),
     )
 
 
 def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
-    name, where = evidence.rig.name, text_of(evidence.asked or ())
     closes_when_deaf = evidence.scheme == "udp"  # on TCP it goes on listening
     is_iblutil = evidence.rig.dialect == Dialect.IBLUTIL.value or evidence.dialect is Dialect.IBLUTIL
     if closes_when_deaf and is_iblutil:
-        return Finding(
-            name,
+        return _finding(
             Fault.DEAF,
-            f"the host of {where} is up and nothing listens at that port",
+            f"the host of {evidence.where} is up and nothing listens at that port",
             "the iblutil rig has gone deaf: such a rig closes its socket for good after a lost or late echo, while its "
             "program may still run",
-            (
-                "restart the rig's program; look at its recording first, which may still run",
-                "a rig that uses rigsync.Rig stays up: consider changing over",
-            ),
+            "restart the rig's program; look at its recording first, which may still run",
+            "a rig that uses rigsync.Rig stays up: consider changing over",
         )
     ip = ipaddress.ip_address((evidence.asked or ("0.0.0.0",))[0].partition("%")[0])  # noqa: S104 - never sent to
     own = ip.is_loopback or any(ip == interface.address.ip for interface in interfaces)
-    steps: tuple[str, ...] = (
-        "start the rig's program; if it runs, compare its address with the file of rigs, also udp:// or tcp://",
-    )
+    steps = ["start the rig's program; if it runs, compare its address with the file of rigs, also udp:// or tcp://"]
     if closes_when_deaf:
-        steps = (
-            *steps,
+        steps.append(
             "if it is an iblutil rig and its program runs, it has gone deaf after a lost echo: restart it (with "
-            "dialect: iblutil in the file of rigs, the doctor says so at once)",
+            "dialect: iblutil in the file of rigs, the doctor says so at once)"
         )
     if not own:  # a computer's firewall lets its own datagrams through
-        heading = "if a firewall there rejects: " + _open_port_heading(evidence)
-        steps = (*steps, heading, *_open_port(evidence))
-    return Finding(
-        name,
+        steps += _open_port(evidence, "if a firewall there rejects: ")
+    return _finding(
         Fault.CLOSED_PORT,
-        f"the host of {where} is up and nothing listens at that port",
+        f"the host of {evidence.where} is up and nothing listens at that port",
         "the rig's program is not running there, or listens at another port or address"
         + ("; this address is this computer's own" if own else ""),
-        steps,
+        *steps,
     )
 
 
 def _silence(evidence: Evidence) -> Finding:
-    where = text_of(evidence.asked or ())
     tried = f"{evidence.probes} probes" if evidence.scheme == "udp" else "the call for a TCP connection"
-    seen = f"no answer from {where} to {tried}"
+    seen = f"no answer from {evidence.where} to {tried}"
     if evidence.local:
         seen += f", sent from {evidence.local}"
     if evidence.host_is_up:
@@ -399,25 +277,22 @@ def _silence(evidence: Evidence) -> Finding:
         seen += ", and nothing else from its host"
         meaning = "a firewall drops what comes, or the rig's computer is off, unplugged, or no longer at this address"
         first = f"check that the rig's computer is on, plugged in and at this address {_ADDRESSES}"
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.SILENCE,
         seen,
         meaning,
-        (first, _open_port_heading(evidence), *_open_port(evidence)),
+        first,
+        *_open_port(evidence),
     )
 
 
 def _hangs(evidence: Evidence) -> Finding:
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.HANGS,
-        f"the host of {text_of(evidence.asked or ())} takes a TCP connection, and nothing answers on it",
+        f"the host of {evidence.where} takes a TCP connection, and nothing answers on it",
         "the rig's program hangs (the system takes connections for it), or another program has the port",
-        (
-            "look at the rig: does its program react? If not, look at its recording, which may go on, and restart it",
-            "check address and port in the file of rigs",
-        ),
+        "look at the rig: does its program react? If not, look at its recording, which may go on, and restart it",
+        "check address and port in the file of rigs",
     )
 
 
@@ -425,20 +300,16 @@ def _not_examined(evidence: Evidence) -> Finding:
     name, is_iblutil = evidence.rig.name, evidence.rig.dialect == Dialect.IBLUTIL.value
     up = "its host is up, for it refuses at other ports" if evidence.host_is_up else "its host has sent nothing either"
     who = "the rig speaks iblutil" if is_iblutil else "the rig may speak iblutil"
-    steps: tuple[str, ...] = (
-        "while no experiment runs, let the doctor connect:",
-        f"$ rigsync doctor --idle {shlex.quote(name)}",
-    )
+    steps = ["while no experiment runs, let the doctor connect:", f"$ rigsync doctor --idle {shlex.quote(name)}"]
     if not is_iblutil:
         known = "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs, and the doctor connects"
-        steps = (*steps, known)
-    return Finding(
-        name,
+        steps.append(known)
+    return _finding(
         Fault.NOT_EXAMINED,
-        f"the doctor has not connected to {text_of(evidence.asked or ())}; {up}",
+        f"the doctor has not connected to {evidence.where}; {up}",
         f"{who}. Over TCP such a rig answers on its newest connection: one from here would take it from its task. "
         "So nobody has examined whether its port is open and its program answers",
-        steps,
+        *steps,
     )
 
 
@@ -447,12 +318,11 @@ def _same_address(evidence: Evidence, everything: Iterable[Evidence]) -> Finding
     others = [other.rig.name for other in everything if other is not evidence and (other.scheme, other.asked) == place]
     if not others:
         return None
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.SAME_ADDRESS,
-        f"it has the same address as {', '.join(others)}: {text_of(evidence.asked or ())}",
+        f"it has the same address as {', '.join(others)}: {evidence.where}",
         "nobody can tell two rigs at one address apart",
-        ("give each rig an address of its own in the file of rigs",),
+        "give each rig an address of its own in the file of rigs",
     )
 
 
@@ -462,40 +332,34 @@ def _wrong_rig(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | 
         return None
     told = one_line(alive.name)
     right = next((other.rig for other in everything if other.alive and is_called(name, other.alive.name)), None)
-    return Finding(
-        name,
+    return _finding(
         Fault.WRONG_RIG,
-        f"the rig at {text_of(evidence.asked or ())} says that it is {told}",
+        f"the rig at {evidence.where} says that it is {told}",
         f"{name} answers at the address of {right.name}" if right else "rigsync sends nothing to a rig of another name",
-        (
-            f"correct the address of {name} in the file of rigs"
-            + (f"; it answers at {right.address}" if right else ""),
-            f"or correct the name {told} where that rig's program is started",
-        ),
+        f"correct the address of {name} in the file of rigs" + (f"; it answers at {right.address}" if right else ""),
+        f"or correct the name {told} where that rig's program is started",
     )
 
 
 def _dialect(evidence: Evidence) -> Finding | None:
     if evidence.rig.dialect != Dialect.RIGSYNC.value or evidence.dialect is not Dialect.IBLUTIL:
         return None
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.DIALECT,
         "the file of rigs says dialect: rigsync, and the rig speaks iblutil",
         "the rig does not understand rigsync's messages",
-        ("remove the line dialect: rigsync from the file of rigs; rigsync finds out what a rig speaks",),
+        "remove the line dialect: rigsync from the file of rigs; rigsync finds out what a rig speaks",
     )
 
 
 def _version(evidence: Evidence) -> Finding | None:
     if evidence.alive is None or _series(evidence.alive.version) == _series(__version__):
         return None
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.VERSION,
         f"the rig has rigsync {evidence.alive.version}, this computer {__version__}",
         "they understand each other, but the older one lacks functions of the newer one",
-        _updates(),
+        *_updates(),
     )
 
 
@@ -518,21 +382,18 @@ def _mtu(evidence: Evidence) -> Finding | None:
     largest = evidence.largest or 0
     loss = 1 - evidence.answers / evidence.probes
     lossy = f" (of small ones {100 * loss:.0f}% are lost)" if loss else ""
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.MTU,
         f"datagrams of {largest:,} bytes come back, those of {evidence.lost_size:,} bytes do not{lossy}"
         if largest
         else f"short datagrams come back, those of {evidence.lost_size:,} bytes do not{lossy}",
         "something on the way carries no packets of that size: network cards have jumbo frames on one side only, or a "
         "switch, VPN or firewall drops fragments. EXPINIT with much data will time out",
-        (
-            "set the same MTU (1500 unless every switch on the way knows jumbo frames) on both computers; on Windows, "
-            "then on Linux:",
-            "$ netsh interface ipv4 show subinterfaces",
-            "$ ip link show",
-            "let firewalls on the way pass fragments; until then, send paths in place of large data",
-        ),
+        "set the same MTU (1500 unless every switch on the way knows jumbo frames) on both computers; on Windows, "
+        "then on Linux:",
+        "$ netsh interface ipv4 show subinterfaces",
+        "$ ip link show",
+        "let firewalls on the way pass fragments; until then, send paths in place of large data",
     )
 
 
@@ -552,19 +413,16 @@ def _clock(evidence: Evidence, everything: Iterable[Evidence]) -> Finding | None
     else:
         wrong = "no third clock tells which of the two is off"
         where = "whichever shows the wrong time"
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.CLOCK,
         f"the rig's clock is {abs(clock.offset):,.3f} s {'ahead of' if clock.offset > 0 else 'behind'} this "
         f"computer's; {wrong}",
         "times in files and logs of the two do not fit together; scheduled starts do, since rigsync computes them for "
         "each clock",
-        (
-            f"have {where} set by a time server; on Windows, then on Linux:",
-            "$ w32tm /resync",
-            "$ sudo timedatectl set-ntp true",
-            "then restart the rig's program, which reads the clock once, at its start",
-        ),
+        f"have {where} set by a time server; on Windows, then on Linux:",
+        "$ w32tm /resync",
+        "$ sudo timedatectl set-ntp true",
+        "then restart the rig's program, which reads the clock once, at its start",
     )
 
 
@@ -583,47 +441,37 @@ def _second_coordinator(evidence: Evidence, interfaces: Sequence[Interface]) -> 
     shown = reference if reference and _REFERENCE.fullmatch(reference) else "REFERENCE"
     status = f" ({alive.status.name})" if alive else ""
     take_over = f'{{"exp_ref": "{shown}", "takeover": true}}'
-    return Finding(
-        evidence.rig.name,
+    return _finding(
         Fault.SECOND_COORDINATOR,
         f"the {where} is in charge of the rig's experiment {reference or 'without a reference'}{status}",
         "the rig refuses this computer's messages with BusyError, except EXPINFO, EXPSTATUS and EXPINTERRUPT; if the "
         "task in charge has crashed, the rig interrupts by itself after its lease (300 s, unless its program says "
         "otherwise)",
-        (
-            f"close the task on the {where}, if it should not run",
-            "or stop that experiment from here:",
-            f"$ rigsync push EXPINTERRUPT --to {name}",
-            "or take it over, if the task that began it is gone:",
-            f"$ rigsync push EXPINIT '{take_over}' --to {name}",
-        ),
+        f"close the task on the {where}, if it should not run",
+        "or stop that experiment from here:",
+        f"$ rigsync push EXPINTERRUPT --to {name}",
+        "or take it over, if the task that began it is gone:",
+        f"$ rigsync push EXPINIT '{take_over}' --to {name}",
     )
 
 
-def _open_port_heading(evidence: Evidence) -> str:
-    port = f"{evidence.scheme.upper()} port {evidence.rig.address.port}"
-    return (
-        f"let {port} through the firewall of the rig's computer: on Windows (as administrator), or on Linux with ufw, "
-        "firewalld or nftables"
-    )
+def _finding(fault: Fault, seen: str, meaning: str, *remedies: str) -> Finding:
+    return Finding(fault, seen, meaning, remedies)
 
 
-def _open_port(evidence: Evidence) -> tuple[str, ...]:
+def _open_port(evidence: Evidence, when: str = "") -> list[str]:
     port, protocol = evidence.rig.address.port, evidence.scheme
     rule = f'name="rigsync {port}" dir=in action=allow protocol={protocol.upper()} localport={port}'
-    return (
+    return [
+        f"{when}let {protocol.upper()} port {port} through the firewall of the rig's computer: on Windows (as "
+        "administrator), or on Linux with ufw, firewalld or nftables",
         f"$ netsh advfirewall firewall add rule {rule}",
         f"$ sudo ufw allow {port}/{protocol}",
         f"$ sudo firewall-cmd --permanent --add-port={port}/{protocol} && sudo firewall-cmd --reload",
         f"$ sudo nft insert rule inet filter input {protocol} dport {port} accept",
-    )
+    ]
 
 
 def _uri(evidence: Evidence, address: SocketAddress) -> str:
     """Return a socket address as it stands in the file of rigs."""
     return str(Address(evidence.scheme, *address[:2]))
-
-
-def text_of(address: SocketAddress) -> str:
-    """Return a socket address as host and port."""
-    return str(Address("", *address[:2])).partition("://")[2] if address else "-"

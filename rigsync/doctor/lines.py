@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from rigsync.core.stream import StreamDecoder
-from rigsync.doctor.findings import SocketAddress
+from rigsync.doctor.evidence import SocketAddress
 from rigsync.errors import RemoteProtocolError
 from rigsync.net import udp
-from rigsync.net.lines import is_its_own_peer
+from rigsync.net.stream import open_stream
 
 _HEARS_ALL_ERRORS = sys.platform == "linux"
 """Linux tells a UDP socket that a host cannot be reached only if the socket asks for it (ip(7), IP_RECVERR)."""
@@ -32,27 +32,13 @@ class News:
 
 
 class Line:
-    """One socket, and all that came to it.
+    """One socket, and all that came to it."""
 
-    Parameters
-    ----------
-    sock : socket.socket
-        The socket.
-    """
-
-    def __init__(self, sock: socket.socket):
-        self.socket = sock
-        self.family = int(sock.family)
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[News] = asyncio.Queue()
 
-    @property
-    def local(self) -> str:
-        """The address of this computer that the system has chosen."""
-        return str(self.socket.getsockname()[0])
-
     def send(self, data: bytes) -> None:
-        """Send a message."""
         raise NotImplementedError
 
     async def next(self, until: float) -> News | None:
@@ -69,39 +55,32 @@ class Line:
 
 
 class DatagramLine(Line, asyncio.DatagramProtocol):
-    """A UDP socket.
-
-    Parameters
-    ----------
-    sock : socket.socket
-        The socket.
-    destination : tuple, optional
-        Where it sends; None if it is connected.
-    """
+    """A UDP socket, which sends to `destination`, or to where it is connected."""
 
     transport: asyncio.DatagramTransport
 
     def __init__(self, sock: socket.socket, destination: SocketAddress | None):
-        super().__init__(sock)
-        self._destination = destination
+        super().__init__()
+        self.socket, self._destination = sock, destination
         self.source: SocketAddress | None = None
         """Where the last datagram came from."""
 
+    @property
+    def local(self) -> str:
+        """The address of this computer that the system has chosen."""
+        return str(self.socket.getsockname()[0])
+
     def send(self, data: bytes) -> None:
-        """Send a datagram."""
         self.transport.sendto(data, self._destination)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         self.transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: SocketAddress) -> None:
-        """Keep a datagram."""
         self.source = addr
         self._keep(data)
 
     def error_received(self, exc: Exception) -> None:
-        """Keep an error of the network."""
         if isinstance(exc, OSError):
             self._keep(exc)
         if _HEARS_ALL_ERRORS:
@@ -111,33 +90,22 @@ class DatagramLine(Line, asyncio.DatagramProtocol):
 
 
 class StreamLine(Line, asyncio.Protocol):
-    """A TCP connection.
-
-    Parameters
-    ----------
-    sock : socket.socket
-        The socket.
-    limit : int
-        Bytes of the largest message.
-    """
+    """A TCP connection, for messages of `limit` bytes at most."""
 
     transport: asyncio.Transport
 
-    def __init__(self, sock: socket.socket, limit: int):
-        super().__init__(sock)
+    def __init__(self, limit: int):
+        super().__init__()
         self._decoder = StreamDecoder(limit)
 
     def send(self, data: bytes) -> None:
-        """Send a message, unless the connection has ended."""
         if not self.transport.is_closing():
             self.transport.write(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Keep complete messages."""
         try:
             for message in self._decoder.feed(data):
                 self._keep(message)
@@ -146,23 +114,15 @@ class StreamLine(Line, asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Keep why the connection has ended."""
         # Not an error of the network, which would mean that nothing listens: somebody took the connection.
         how = f"the connection is closed without an answer ({exc or 'in good order'})"
         self._keep(RemoteProtocolError("closed connection", how))
 
 
 @contextlib.asynccontextmanager
-async def datagram_line(
-    family: int, address: SocketAddress, *, hears_everybody: bool = False
-) -> AsyncIterator[DatagramLine]:
-    """Open a UDP socket towards an address. It hears others too if it `hears_everybody`.
-
-    Raises
-    ------
-    OSError
-        The network cannot carry anything there.
-    """
+async def datagram_line(address: SocketAddress, *, hears_everybody: bool = False) -> AsyncIterator[DatagramLine]:
+    """Open a UDP socket towards an address, as `connected_socket` does. It hears others too if it `hears_everybody`."""
+    family = _family_of(address)
     sock = udp.udp_socket(family) if hears_everybody else udp.connected_socket(family, address)
     try:
         if _HEARS_ALL_ERRORS:
@@ -180,32 +140,15 @@ async def datagram_line(
         transport.close()
 
 
-@contextlib.asynccontextmanager
-async def stream_line(family: int, address: SocketAddress, limit: int, patience: float) -> AsyncIterator[StreamLine]:
-    """Open a TCP connection to an address, for messages of `limit` bytes at most.
+def _family_of(address: SocketAddress) -> int:
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
 
-    Raises
-    ------
-    TimeoutError
-        Nothing has come back within `patience`, in seconds.
-    OSError
-        Nothing listens there, or the network cannot carry anything there.
-    """
-    loop = asyncio.get_running_loop()
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        try:
-            await asyncio.wait_for(loop.sock_connect(sock, address), patience)
-        except asyncio.TimeoutError:  # the built-in TimeoutError from Python 3.11 on
-            raise TimeoutError(f"no connection within {patience:g} s") from None
-        if is_its_own_peer(sock):
-            raise ConnectionRefusedError("nothing listens there")
-        transport, line = await loop.create_connection(lambda: StreamLine(sock, limit), sock=sock)
-    except BaseException:
-        sock.close()
-        raise
+
+@contextlib.asynccontextmanager
+async def stream_line(address: SocketAddress, limit: int, patience: float) -> AsyncIterator[StreamLine]:
+    """Open a TCP connection to an address, for messages of `limit` bytes at most; the errors are `open_stream`'s."""
+    line = await open_stream(lambda: StreamLine(limit), _family_of(address), address, patience)
     try:
         yield line
     finally:
-        transport.close()
+        line.transport.close()

@@ -33,13 +33,7 @@ class Bounded(Generic[_Item]):
         self._size += size
 
     def take(self) -> _Item:
-        """Return the item that has waited longest.
-
-        Raises
-        ------
-        KeyError
-            None waits.
-        """
+        """Return the item that has waited longest; raise a KeyError where none waits."""
         _, (item, size) = self._waiting.popitem(last=False)
         self._size -= size
         return item

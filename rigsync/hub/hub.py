@@ -96,16 +96,8 @@ class Forwarded:
 class HubCore:
     """Filters, subscribers, and the events that wait to be told.
 
-    Subscribers come and go on any thread; all else is for one thread.
-
-    Parameters
-    ----------
-    clock : callable
-        Returns monotonic seconds.
-    wall : callable
-        Returns Unix time in seconds.
-    reporter : Reporter
-        Hears of subscribers that raise, or that take long.
+    Subscribers come and go on any thread; all else is for one thread. `clock` returns monotonic seconds, and `wall`
+    Unix time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float], wall: Callable[[], float], reporter: Reporter):

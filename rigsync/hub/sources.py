@@ -18,13 +18,7 @@ class PushSource(Protocol):
 
 
 def mode_of(source: object) -> str:
-    """Return ``pull`` for an asynchronous iterator, ``push`` for what has a `start`.
-
-    Raises
-    ------
-    TypeError
-        It is neither.
-    """
+    """Return ``pull`` for an asynchronous iterator, ``push`` for what has a `start`; else raise a TypeError."""
     if isinstance(source, AsyncIterable):
         return "pull"
     if isinstance(source, PushSource) and not isinstance(source, type):

@@ -20,7 +20,8 @@ from rigsync.core.rigs import RigConfig, is_literal
 from rigsync.errors import RemoteProtocolError, RigsyncError
 from rigsync.net.lines import Line, Listener, label
 from rigsync.net.resolve import resolve_all
-from rigsync.net.tcp import TcpLine, open_tcp_listener
+from rigsync.net.tcp import TcpLine
+from rigsync.net.tcp_listener import open_tcp_listener
 from rigsync.net.udp import open_udp_line, open_udp_listener
 from rigsync.runtime.workers import Workers
 
@@ -37,8 +38,7 @@ LATE = 0.1
 class Core(Protocol):
     """A protocol core: datagrams and time in, datagrams and events out."""
 
-    def receive_datagram(self, data: bytes, source: Any, now: float) -> None:
-        """Process a datagram."""
+    def receive_datagram(self, data: bytes, source: Any, now: float) -> None: ...
 
     def report_violation(self, source: Any, error: RemoteProtocolError) -> None:
         """Report that bytes from `source` are no message."""
@@ -46,8 +46,7 @@ class Core(Protocol):
     def note_standstill(self, seconds: float, now: float) -> None:
         """Do not count seconds in which nobody here listened as silence. Called before anything else at `now`."""
 
-    def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+    def handle_timer(self, now: float) -> None: ...
 
     def next_timer(self) -> float:
         """Return when something is due, in monotonic seconds."""
@@ -62,19 +61,9 @@ class Core(Protocol):
 class Endpoint:
     """Drives one core: a coordinator's over lines to its rigs, a rig's over one place where it listens.
 
-    Parameters
-    ----------
-    core : Core
-        The protocol core.
-    on_event : callable
-        Called with each event.
-    on_refusal : callable, optional
-        Called with the refused line and the monotonic time in seconds.
-    on_life : callable, optional
-        Called with line and time when part of a message came or went.
-    standing : callable, optional
-        Called with the beginning of a message and its source, for how much its sender has to do with this side. By
-        default all are strangers.
+    It calls `on_event` with each event, `on_refusal` with a refused line and the monotonic time in seconds, and
+    `on_life` with line and time when part of a message came or went. `standing` is asked, by the beginning of a message
+    and its source, how much its sender has to do with this side; by default all are strangers.
 
     Raises
     ------
@@ -112,19 +101,7 @@ class Endpoint:
         self._replace([line], await open_udp_line(self, line, family, address))
 
     def connect_stream(self, lines: Sequence[Any], family: int, address: tuple[Any, ...], limit: int) -> None:
-        """Keep one TCP connection towards an address for several lines, in place of their present one.
-
-        Parameters
-        ----------
-        lines : sequence
-            The lines.
-        family : int
-            Of the address.
-        address : tuple
-            The rig's.
-        limit : int
-            Bytes of the largest message.
-        """
+        """Keep one TCP connection for several lines, for messages of `limit` bytes at most, in place of theirs."""
         self._replace(lines, TcpLine(self, lines, family, address, limit))
 
     def _replace(self, lines: Sequence[Any], opened: Line) -> None:
@@ -134,16 +111,7 @@ class Endpoint:
             line.close()
 
     async def listen(self, family: int, address: tuple[Any, ...], limit: int | None = None) -> tuple[Any, ...]:
-        """Listen; return the address.
-
-        Parameters
-        ----------
-        family : int
-            Of the address.
-        address : tuple
-            One of this machine's, or the address for all of them.
-        limit : int, optional
-            Listen on TCP, for messages of so many bytes at most; on UDP by default.
+        """Listen on UDP or, with a `limit`, on TCP for messages of so many bytes at most; return the address.
 
         Raises
         ------
@@ -165,7 +133,6 @@ class Endpoint:
         return self._lines[line].is_stranded()
 
     def now(self) -> float:
-        """Return monotonic seconds."""
         return self._loop.time()
 
     def pump(self) -> None:
@@ -258,14 +225,12 @@ class Endpoint:
             self._pump(now)
 
     def receive(self, data: bytes, source: Any) -> None:
-        """Hand a datagram to the core."""
         if not self._closed:
             now = self._wake()
             self._core.receive_datagram(data, source, now)
             self._pump(now)
 
     def refuse(self, line: Any) -> None:
-        """Report that a line was refused."""
         # The system reports errors first. So first take all that came from that rig, above all its goodbye.
         for sibling in [opened for name, opened in self._lines.items() if label(name) == label(line)]:
             sibling.read_waiting()
@@ -274,13 +239,11 @@ class Endpoint:
             self.pump()
 
     def show_life(self, line: Any) -> None:
-        """Report that part of a message has come or gone on a line."""
         if self._on_life and not self._closed:
             self._on_life(line, self._wake())
             self.pump()
 
     def reject(self, source: Any, error: RemoteProtocolError) -> None:
-        """Report that what came cannot be a message."""
         if not self._closed:
             self._core.report_violation(source, error)
             self.pump()

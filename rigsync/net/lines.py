@@ -17,7 +17,6 @@ from rigsync.errors import RemoteProtocolError
 Address = tuple[Any, ...]
 """Host and port, and whatever else the transport needs to answer."""
 
-
 _NO_WAY = {
     getattr(errno, prefix + name)
     for name in ("ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EHOSTDOWN", "EADDRNOTAVAIL", "ENONET")
@@ -29,8 +28,7 @@ _NO_WAY = {
 class Pump(Protocol):
     """The receiver of a transport's reports; `rigsync.net.endpoint.Endpoint` is one."""
 
-    def receive(self, data: bytes, source: Any) -> None:
-        """Hand over a message."""
+    def receive(self, data: bytes, source: Any) -> None: ...
 
     def refuse(self, line: Any) -> None:
         """Report that nothing listens where a line leads."""
@@ -45,23 +43,23 @@ class Pump(Protocol):
         """Return how much the sender of a message that begins so has to do with this side."""
 
 
-class Line(Protocol):
+class Line:
     """The way to one rig."""
 
     def send(self, line: Any, data: bytes) -> None:
         """Send a message; `line` says whether it is a request or a probe."""
 
     def reconnect(self, reason: str) -> None:
-        """Connect anew: the rig is lost."""
+        """Connect anew, where there is a connection: the rig is lost."""
 
     def is_stranded(self) -> bool:
         """Whether its own address no longer reaches the rig, or it has none."""
+        return False
 
     def read_waiting(self) -> None:
         """Hand over all that waits to be read, if possible."""
 
-    def close(self) -> None:
-        """Send no more."""
+    def close(self) -> None: ...
 
 
 class Listener(Protocol):
@@ -69,11 +67,9 @@ class Listener(Protocol):
 
     address: Address
 
-    def send(self, destination: Address, data: bytes) -> None:
-        """Answer the source of a message."""
+    def send(self, destination: Address, data: bytes) -> None: ...
 
-    def close(self) -> None:
-        """Stop listening."""
+    def close(self) -> None: ...
 
 
 def dual_stack(sock: socket.socket, address: Address) -> None:

@@ -19,15 +19,8 @@ PATIENCE = 3.0
 def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> str | None:
     """Name the program that holds a port of this machine. It may block for some seconds, and never raises.
 
-    Parameters
-    ----------
-    port : int
-        The port.
-    family : int
-        ``socket.AF_INET`` or ``socket.AF_INET6``. If this has no known holder, the other one counts too: a socket for
-        both IPv6 and IPv4 holds the port in both.
-    scheme : {'udp', 'tcp'}
-        Transport of the port; on TCP only sockets that listen count.
+    If `family` has no known holder, the other one counts too: a socket for both IPv6 and IPv4 holds the port in both.
+    On TCP only sockets that listen count.
 
     Returns
     -------

@@ -12,7 +12,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from types import TracebackType
 from typing import Any
 
 from rigsync.net.udp import connected_socket, udp_socket
@@ -55,20 +54,14 @@ class Relay:
         Bounds of the one-way delay in seconds. Delays that differ reorder too.
     seed : int, optional
         Makes the faults repeatable: each way, the nth datagram of the nth source always has the same fault.
-
-    Attributes
-    ----------
-    target, loss, loss_back, duplication, reordering, delay
-        As given.
-    address : (str, int)
-        Host and port at which the relay listens, once it is open.
-    forwarded : int
-        Datagrams that were sent on, both ways, second copies included.
-    dropped : int
-        Datagrams that were not sent on: lost on purpose, or refused by the operating system.
     """
 
     address: tuple[str, int]
+    """Host and port at which it listens, once it is open."""
+    forwarded = 0
+    """Datagrams that were sent on, both ways, second copies included."""
+    dropped = 0
+    """Datagrams that were not sent on: lost on purpose, or refused by the operating system."""
 
     def __init__(
         self,
@@ -84,7 +77,6 @@ class Relay:
         self.target = target
         self.loss, self.loss_back = loss, loss_back
         self.duplication, self.reordering, self.delay = duplication, reordering, delay
-        self.forwarded = self.dropped = 0
         self._random = Random(seed)
         self._listener: socket.socket | None = None
         self._paths: dict[Any, _Path] = {}  # by address of the source, the one silent for longest first
@@ -93,15 +85,7 @@ class Relay:
         self._sockaddr: tuple[Any, ...]
 
     async def open(self) -> None:
-        """Look the target up, and listen.
-
-        Raises
-        ------
-        OSError
-            The host of the target is unknown.
-        NotImplementedError
-            The event loop is not a selector event loop.
-        """
+        """Look the target up, and listen; raise an OSError where its host is unknown."""
         self._loop = asyncio.get_running_loop()
         found = await self._loop.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)
         # IPv4 if there is a choice, as everywhere in rigsync.
@@ -123,9 +107,7 @@ class Relay:
         await self.open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def _receive_from_source(self, listener: socket.socket) -> None:
@@ -203,26 +185,10 @@ class _Path:
 def relay_before(
     targets: Mapping[str, tuple[str, int]], *, seed: int | None = None, **faults: Any
 ) -> Iterator[dict[str, Relay]]:
-    """Run a relay before each of several rigs, on a thread of their own.
+    """Run a relay before each of several rigs, by name of rig, on a thread of their own.
 
-    Parameters
-    ----------
-    targets : mapping of str to (str, int)
-        Host and port of each rig by its name.
-    seed : int, optional
-        The seed of all relays; each one draws by itself.
-    **faults
-        The other keywords of `Relay`, the same for all. Each relay can be changed afterwards.
-
-    Yields
-    ------
-    dict of str to Relay
-        The open relays by name of rig. Leaving the context closes them, and ends the thread.
-
-    Raises
-    ------
-    OSError
-        The host of a target is unknown.
+    The faults are the other keywords of `Relay`, the same for all; each relay can be changed afterwards, and draws by
+    itself. Leaving the context closes them, and ends the thread. The errors are those of `Relay.open`.
     """
     random = Random(seed)
     relays = {name: Relay(target, seed=random.getrandbits(64), **faults) for name, target in targets.items()}

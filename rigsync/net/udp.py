@@ -10,7 +10,7 @@ import struct
 import sys
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from rigsync.core.coordinators import Standing
 from rigsync.net.lines import (
@@ -107,38 +107,19 @@ def own_address(family: int, address: Address) -> str | None:
         return None
 
 
-class _NoWay:
-    """A line towards an address that nothing can reach yet."""
+class _NoWay(Line):
+    """A line towards an address that nothing can reach yet. It loses each datagram, as a network does."""
 
     def __init__(self, name: object, family: int, address: Address, error: OSError):
         self._family, self._address = family, address
         _Complaints(label(name)).note(error)
 
-    def send(self, _: Any, data: bytes) -> None:
-        """Lose the datagram, as a network does."""
-
-    def reconnect(self, reason: str) -> None:
-        """Do nothing: there is no connection."""
-
     def is_stranded(self) -> bool:
-        """Whether there is a way now."""
         return own_address(self._family, self._address) is not None
-
-    def read_waiting(self) -> None:
-        """Do nothing: nothing comes."""
-
-    def close(self) -> None:
-        """Do nothing: there is no socket."""
 
 
 def connected_socket(family: int, address: Address) -> socket.socket:
-    """Return a UDP socket towards an address. It hears nobody else, and not itself.
-
-    Raises
-    ------
-    OSError
-        The network cannot carry anything there.
-    """
+    """Return a UDP socket towards an address. It hears nobody else, and not itself. An OSError says there is no way."""
     sock = udp_socket(family)
     try:
         sock.connect(address)
@@ -152,47 +133,8 @@ def connected_socket(family: int, address: Address) -> socket.socket:
     return sock
 
 
-async def _adopted(sock: socket.socket, protocol: _UdpSocket) -> Any:
-    await asyncio.get_running_loop().create_datagram_endpoint(lambda: protocol, sock=sock)
-    return protocol
-
-
-class _UdpSocket(asyncio.DatagramProtocol):
-    """One UDP socket in asyncio's care."""
-
-    transport: asyncio.DatagramTransport
-
-    def __init__(self, pump: Pump, name: object):
-        self._pump, self._name = pump, name
-        self._complaints = _Complaints(label(name))
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.DatagramTransport", transport)
-
-    def error_received(self, exc: Exception) -> None:
-        if not isinstance(exc, (ConnectionRefusedError, ConnectionResetError)):
-            self._complaints.note(exc)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc:
-            logger.error("%s: socket closed by %s", label(self._name), exc)
-
-    def close(self) -> None:
-        self.transport.close()
-
-
-class _OwnSocket:
-    """One UDP socket on the event loop, without asyncio's transport, which costs as much again for each datagram.
-
-    Parameters
-    ----------
-    pump : Pump
-        Gets what comes.
-    sock : socket.socket
-        The socket.
-    name : str
-        What the log calls it.
-    """
+class _UdpSocket:
+    """One UDP socket on the event loop, without asyncio's transport, which costs as much again for each datagram."""
 
     def __init__(self, pump: Pump, sock: socket.socket, name: str):
         self._pump, self._socket = pump, sock
@@ -226,7 +168,7 @@ class _OwnSocket:
             self._socket.close()
 
 
-class _UdpLine(_OwnSocket):
+class _UdpLine(_UdpSocket, Line):
     """A connected socket towards a rig."""
 
     def __init__(self, pump: Pump, line: Any, sock: socket.socket):
@@ -253,7 +195,7 @@ class _UdpLine(_OwnSocket):
         else:
             self._complaints.note(error)
 
-    def send(self, _: Any, data: bytes) -> None:
+    def send(self, line: Any, data: bytes) -> None:
         if self._socket.fileno() < 0:
             return
         if self._unsent:
@@ -289,9 +231,6 @@ class _UdpLine(_OwnSocket):
                 continue  # an error of another datagram that was sent
             self._pump.receive(data, self._line)
 
-    def reconnect(self, reason: str) -> None:
-        """Do nothing: there is no connection."""
-
     def is_stranded(self) -> bool:
         """Whether this computer now reaches the rig from another of its addresses."""
         own = own_address(self._socket.family, self._socket.getpeername())
@@ -302,44 +241,44 @@ async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listen
     """Open a socket that listens, and answers from the address that was asked.
 
     A coordinator's connected socket takes nothing from another address, and a plain socket on all addresses answers
-    from the one that the system chooses.
-
-    Raises
-    ------
-    OSError
-        The address is in use or is not one of this machine's.
+    from the one that the system chooses. An OSError says that the address is in use, or is not one of this machine's.
     """
+    several = is_wildcard(address)
+    if _TELLS_ADDRESS or not several:
+        return _UdpListener(pump, _bound(family, address), several)
+    listeners = _UdpListeners(pump, family, address)
+    try:
+        await listeners.add_each_address()
+    except BaseException:
+        listeners.close()
+        raise
+    return listeners
+
+
+def _bound(family: int, address: Address, is_shared: bool = False) -> socket.socket:
     sock = udp_socket(family)
     try:
         dual_stack(sock, address)
-        several = is_wildcard(address)
-        if _TELLS_ADDRESS:
-            sock.bind(address)
-            return _UdpListener(pump, sock, several)
-        if several and sys.platform != "win32":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # otherwise the ones below would be refused
+        if is_shared and sys.platform != "win32":  # otherwise a socket for one address would be refused beside all
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        first = await _adopted(sock, _PlainUdpListener(pump, "listening socket"))
     except BaseException:
         sock.close()
         raise
-    listener = _UdpListeners(first)
-    if several:
-        await listener.add_each_address(pump, family)
-    return listener
+    return sock
 
 
-class _UdpListener(_OwnSocket):
-    """A listening socket that learns from the kernel which address was asked."""
+class _UdpListener(_UdpSocket):
+    """A listening socket that learns from the kernel which of several addresses was asked."""
 
-    def __init__(self, pump: Pump, sock: socket.socket, several: bool):
+    def __init__(self, pump: Pump, sock: socket.socket, several: bool, asked: Any = None):
         super().__init__(pump, sock, "listening socket")
         self._strangers: deque[tuple[bytes, Address]] = deque()  # what has come of them and is not handled yet
         self._strangers_bytes = 0
         self._sources: Counter[Address] = Counter()  # of these
         self._rest: asyncio.Handle | None = None  # handles it
         self.address: Address = sock.getsockname()
-        self._space = 0
+        self._space, self._asked = 0, asked
         self._at_once = 1
         """Datagrams that are read in one turn of the loop."""
         if several:
@@ -372,7 +311,7 @@ class _UdpListener(_OwnSocket):
             except OSError as error:
                 self._complaints.note(error)
                 break
-            source = _source(address, _asked(ancillary) if self._space else None)
+            source = _source(address, _asked(ancillary) if self._space else self._asked)
             is_first = source[:2] not in self._sources  # what comes from one source keeps its order
             if is_first and self._pump.standing(data, source) is not Standing.STRANGER:
                 self._pump.receive(data, source)
@@ -432,7 +371,7 @@ class _UdpListener(_OwnSocket):
         return True
 
 
-def _source(address: Address, asked: tuple[int, int, bytes] | None) -> Address:
+def _source(address: Address, asked: Any) -> Address:
     """Return host and port and, if the answer needs them, the whole address and the way to answer."""
     host = shown_host(address[0])
     if asked is None and host == address[0] and len(address) == 2:
@@ -455,51 +394,35 @@ def _asked(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int, bytes
     return found
 
 
-class _PlainUdpListener(_UdpSocket):
-    """One of several listening sockets, for kernels such as Windows' that do not tell which address was asked."""
-
-    def datagram_received(self, data: bytes, addr: Address) -> None:
-        local = self.transport.get_extra_info("sockname")
-        self._pump.receive(data, (shown_host(addr[0]), addr[1], addr, local))
-
-
 class _UdpListeners:
-    """One socket for all addresses and one for each, so that the address that was asked answers."""
+    """One socket for all addresses and one for each, for kernels such as Windows' that do not tell which was asked."""
 
-    def __init__(self, first: _PlainUdpListener):
-        self.address: Address = first.transport.get_extra_info("sockname")
-        self._first = first
-        self._by_address = {self.address: first}
+    def __init__(self, pump: Pump, family: int, address: Address):
+        self._pump, self._family = pump, family
+        self._listeners: list[_UdpListener] = []
+        self._add(address)
+        self.address: Address = self._listeners[0].address
 
-    async def add_each_address(self, pump: Pump, family: int) -> None:
+    async def add_each_address(self) -> None:
         """Listen on each address of this machine."""
         with contextlib.suppress(OSError):  # only a machine with several addresses needs it
             found = await asyncio.get_running_loop().getaddrinfo(
-                socket.gethostname(), self.address[1], family=family, type=socket.SOCK_DGRAM
+                socket.gethostname(), self.address[1], family=self._family, type=socket.SOCK_DGRAM
             )
             for *_, address in found:
-                await self._add(pump, family, address)
+                try:
+                    self._add(address)
+                except OSError as error:
+                    logger.debug("cannot listen on %s by itself: %s", address[0], error)
 
-    async def _add(self, pump: Pump, family: int, address: Address) -> None:
-        sock = udp_socket(family)
-        try:
-            dual_stack(sock, address)
-            if sys.platform != "win32":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            listener = await _adopted(sock, _PlainUdpListener(pump, "listening socket"))
-            self._by_address[listener.transport.get_extra_info("sockname")] = listener
-        except OSError as error:
-            sock.close()
-            logger.debug("cannot listen on %s by itself: %s", address[0], error)
-        except BaseException:
-            sock.close()
-            raise
+    def _add(self, address: Address) -> None:
+        sock = _bound(self._family, address, is_shared=True)
+        self._listeners.append(_UdpListener(self._pump, sock, False, asked=len(self._listeners)))
 
     def send(self, destination: Address, data: bytes) -> None:
-        _, _, remote, local = destination
-        self._by_address.get(local, self._first).transport.sendto(data, remote)
+        host, port, remote, asked = destination
+        self._listeners[asked].send((host, port, remote, None), data)
 
     def close(self) -> None:
-        for listener in self._by_address.values():
+        for listener in self._listeners:
             listener.close()

@@ -27,7 +27,7 @@ from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.messages import Command, Verb, to_json
 from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
-from rigsync.core.rigs import MAX_MESSAGE, Address, RigConfig, Room
+from rigsync.core.rigs import LONGEST_DESCRIPTION, MAX_MESSAGE, Address, RigConfig, Room
 from rigsync.core.timing import Timing
 from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
@@ -54,8 +54,6 @@ MOST_NOTICES = 2**63 - 1
 """The largest number of a notice, which takes the most room in it."""
 LONGEST_TOPIC = 100
 """Characters of a notice's topic, and of its key."""
-LONGEST_DESCRIPTION = 32_000
-"""Bytes of an experiment description, which is part of almost every answer and has to leave room for the rest."""
 LONGEST_REASON = 2000
 """Characters of an interrupt's reason, which is part of answers and has to leave room for the rest."""
 WAKE_INTERVAL = 0.5

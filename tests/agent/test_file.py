@@ -25,8 +25,8 @@ from rigsync.agent.template import SubstitutionError
 from rigsync.config.schema import MOST_ITEMS
 from rigsync.config.yaml import DEEPEST
 from rigsync.core.enums import ExpMessage
+from rigsync.core.rigs import LONGEST_DESCRIPTION
 from rigsync.errors import ConfigError
-from rigsync.rig.rig import LONGEST_DESCRIPTION
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 REFERENCE = {"exp_ref": "2026-01-31_1_mouse"}
