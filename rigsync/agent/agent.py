@@ -9,6 +9,7 @@ import re
 import time
 from typing import Any
 
+from rigsync._text import one_line
 from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.commands import (
@@ -32,7 +33,7 @@ from rigsync.agent.keys import KEEP, OVERWRITE
 from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
 from rigsync.agent.ready import LAST_LOOK, ReadyFile
-from rigsync.agent.recording import Recording, tell
+from rigsync.agent.recording import Recording
 from rigsync.agent.requirements import Look, check_requirements, make_folders
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
@@ -91,7 +92,8 @@ class Agent(Rig):
         self._file = file
         self._renew()
         self._recording: Recording | None = None
-        self._disk: Disk | None = None
+        self._watches: list[asyncio.Task[None]] = []
+        """What looks at the recording and its disk while RUNNING."""
         self._going: list[tuple[Child, Start]] = []
         """Commands that go on until a message ends them. The answer to that message says how they ended."""
         self._kept: list[ReadyFile] = []
@@ -228,21 +230,19 @@ class Agent(Rig):
         action, told = self._file.on.get(event, Action()), {}
         if event in _ENDING:
             return await self._end(event, action, values)
-        recording: Recording | None = None
-        if event is ExpMessage.EXPSTART:
-            self._disk = self._disk_of(values)
-            recording = self._recording_of(values)
+        is_start = event is ExpMessage.EXPSTART
+        disk = self._disk_of(values) if is_start else None
+        recording = self._recording_of(values, disk) if is_start else None
         if recording:
             await recording.prepare()
         if action.run:
             told["run"] = await self._run(action.run, values)
         if action.start:
             told["started"] = await self._start(action.start, values)
-        if event is ExpMessage.EXPSTART and self._disk:
-            self._disk.begin()
-        if recording:
+        if is_start:
             self._recording = recording
-            recording.begin()
+            watches = [watched.watch() for watched in (disk, recording) if watched]
+            self._watches = [asyncio.create_task(watch, name="rigsync watches a recording") for watch in watches]
         return told
 
     async def _end(self, event: ExpMessage, action: Action, values: Values) -> dict[str, Any]:
@@ -261,10 +261,8 @@ class Agent(Rig):
         told: dict[str, Any] = {}
         failures: list[Exception] = []
         recorded, self._recording = self._recording, None
-        if recorded:
-            recorded.end()
-        if self._disk:
-            self._disk.end()
+        for watch in self._watches:
+            watch.cancel()
         try:
             if ended := await self._commands.end_all(action.stop):
                 told["ended"] = ended
@@ -333,13 +331,24 @@ class Agent(Rig):
         self._going = [(child, start) for child, start in self._going if not child.ended.done()]
 
     def _tell_failure(self, problem: str, label: str) -> None:
-        tell(self, None, FAILURE, label, problem, self._reference)
+        self._tell(FAILURE, label, problem)
+
+    def _tell(self, topic: str, key: str, problem: str) -> None:
+        """Tell something in the agent's log, and to the coordinators."""
+        logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", self.name, one_line(problem))
+        with contextlib.suppress(RigsyncError):
+            self.notify(topic, {"problem": problem, "exp_ref": self._reference}, key=key)
+
+    def _report(self, topic: str, key: str, problem: str) -> None:
+        """Tell something of a recording, in the log of the session too."""
+        self._say(problem)
+        self._tell(topic, key, problem)
 
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
         path = filled_path(self._file, disk.path, values)
-        return Disk(self, self._aside, path, self._reference, self._say, self._last_words_of_recorders)
+        return Disk(self._aside, path, self._report, self._last_words_of_recorders)
 
     def _last_words_of_recorders(self) -> str:
         words = ""
@@ -348,13 +357,13 @@ class Agent(Rig):
                 words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
         return words
 
-    def _recording_of(self, values: Values) -> Recording | None:
+    def _recording_of(self, values: Values, disk: Disk | None) -> Recording | None:
         if not (verify := self._file.verify):
             return None
         pattern = filled_pattern(self._file, verify.files, values)
-        cause = self._disk.cause if self._disk else lambda: ""  # without a watched disk no cause is known
+        cause = disk.cause if disk else lambda: ""  # without a watched disk no cause is known
         overwrites, shared = self._file.existing == OVERWRITE, self._outputs.shared
-        return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause, shared)
+        return Recording(self._aside, pattern, verify, overwrites, self._report, self.progress, cause, shared)
 
     # -------------------------------------------------------------------------------------------------- EXPINIT
 
