@@ -67,18 +67,7 @@ class RecordingGoesOn(RigsyncError):
 
 
 class Agent(Rig):
-    """A rig that runs the commands of its file.
-
-    Parameters
-    ----------
-    file : AgentFile
-        From `rigsync.agent.file.read_agent_file`.
-
-    Raises
-    ------
-    ConfigError
-        As `Rig` does.
-    """
+    """A rig that runs the commands of its file."""
 
     def __init__(self, file: AgentFile):
         super().__init__(
@@ -248,15 +237,9 @@ class Agent(Rig):
     async def _end(self, event: ExpMessage, action: Action, values: Values) -> dict[str, Any]:
         """End all that was started, and do the rest of what the file says for the end, even if either fails.
 
-        Raises
-        ------
-        CommandFailed
-            Something cannot be ended, or a command has failed.
-        RecordingGoesOn
-            At EXPEND: something is still being written, or nobody can tell.
-        EndedBadly
-            At EXPEND: everything has ended, but something ended badly, or a recording is missing. Other messages report
-            a bad end by a notice: their job is to leave nothing running, which they have done.
+        At EXPEND, `EndedBadly` means that everything has ended, but something badly, or that a recording is missing;
+        `RecordingGoesOn` that something is still being written, or that nobody can tell. Other messages report a bad
+        end by a notice: their job is to leave nothing running, which they have done.
         """
         told: dict[str, Any] = {}
         failures: list[Exception] = []

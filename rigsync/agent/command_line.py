@@ -50,18 +50,7 @@ class ReadTemplate(Protocol):
 
 
 def read_words(line: str | tuple[str, ...], shell: bool, template: ReadTemplate, windows: bool) -> tuple[Template, ...]:
-    """Return the words of a command; for a shell one, the whole line.
-
-    Parameters
-    ----------
-    line : str or tuple of str
-        What the file has.
-    shell : bool
-        Whether a shell reads it.
-    template : callable
-        Reads a word.
-    windows : bool
-        Whether a backslash is a backslash.
+    """Return the words of a command; for a shell one, the whole line. On Windows a backslash is a backslash.
 
     Raises
     ------

@@ -27,23 +27,17 @@ FULL = 65_536
 
 
 class FreeSpace:
-    """Finds out when a disk is about to be full. Pure: free bytes and times are arguments.
-
-    The rate is that of the last 30 s; there is none before 4 s.
-    """
+    """Finds out when a disk is about to be full. Pure: free bytes and times are arguments."""
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, int]] = deque()
         self._is_short = False
 
     def update(self, free: int, now: float) -> bool | None:
-        """Process the free bytes now.
+        """Process the free bytes now; return whether the disk is newly short of space, None if nothing is new.
 
-        Returns
-        -------
-        bool or None
-            True if the disk has newly become short of space: it is full, or will be within 2 minutes at its rate. False
-            if it has recovered, and would last for twice as long. None if nothing is new.
+        It is short if it is full, or will be within 2 minutes at its rate. It has recovered if it would last for twice
+        as long.
         """
         self._looks.append((now, free))
         while now - self._looks[0][0] > RATE_OVER:
@@ -58,7 +52,6 @@ class FreeSpace:
 
     @property
     def is_full(self) -> bool:
-        """Whether hardly anything can be written any more."""
         return bool(self._looks) and self._looks[-1][1] < FULL
 
     @property
@@ -80,7 +73,6 @@ class FreeSpace:
         return self._looks[-1][1] / self.rate if self.rate and self.rate > 0 else None
 
     def described(self) -> str:
-        """Return in words how much is free, how fast that becomes less, and how long it lasts."""
         text = f"{size_text(self._looks[-1][1] if self._looks else 0)} free"
         if self.rate and self.left is not None:
             rate = f"{size_text(self.rate)} less each second"

@@ -16,15 +16,7 @@ from rigsync.core.enums import ExpMessage
 
 
 class Outputs:
-    """What one agent will record, locked meanwhile.
-
-    Parameters
-    ----------
-    file : AgentFile
-        What is recorded, and what `existing` says.
-    aside : Aside
-        Runs the looks.
-    """
+    """What one agent will record, locked meanwhile."""
 
     def __init__(self, file: AgentFile, aside: Aside):
         self._file, self._aside = file, aside
@@ -59,15 +51,7 @@ class Outputs:
 
     @contextlib.asynccontextmanager
     async def starting(self, values: Values) -> AsyncIterator[None]:
-        """Lock what EXPSTART makes known as well, unless the body of the ``async with`` fails.
-
-        Raises
-        ------
-        SubstitutionError
-            A value is missing, or not allowed.
-        DriveHangs, PathTaken
-            As `initialising` does.
-        """
+        """Lock what EXPSTART makes known as well, unless the body of the ``async with`` fails; raise likewise."""
         outputs = await self._outputs(ExpMessage.EXPSTART, values)
         begun = self._absent - self._left_behind  # by what EXPINIT has run or started
         with self._in_use.taking(keys_of_outputs(outputs)):
@@ -80,11 +64,9 @@ class Outputs:
                 raise
 
     def release(self) -> None:
-        """Unlock all."""
         self._in_use.keep_only()
 
     def shared(self, files: Iterable[str]) -> dict[str, str]:
-        """Return which files another recording has too, as `InUse.shared` does."""
         return self._in_use.shared(files)
 
     def _action(self, event: ExpMessage) -> Action:

@@ -27,7 +27,6 @@ class ReadyFile:
         self._kept = Kept({})
 
     def look(self) -> None:
-        """Look at the file before the command begins."""
         self._before = self._found()
 
     def keep(self, watched: str | None) -> None:
@@ -49,13 +48,7 @@ class ReadyFile:
         return self.lost
 
     async def awaited(self, child: Child, commands: Commands, aside: Aside) -> None:
-        """Wait until the file shows that a command records.
-
-        Raises
-        ------
-        CommandFailed
-            The command has ended, or was ended since the time is over.
-        """
+        """Wait until the file shows that a command records, or raise `CommandFailed`: it has ended, or was too slow."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self.within
         while True:
@@ -80,7 +73,6 @@ class ReadyFile:
             await asyncio.wait([child.ended], timeout=min(LOOK, end - loop.time()))
 
     def is_there(self) -> bool:
-        """Whether the file is there, or has changed."""
         self.loss()
         return self._found() not in (None, self._before)
 

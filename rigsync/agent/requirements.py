@@ -24,18 +24,7 @@ class RequirementMissing(RigsyncError):
 
 
 async def check_requirements(file: AgentFile, aside: Aside, values: Values, *looks: Look) -> None:
-    """Check everything that can be checked before anything begins.
-
-    Parameters
-    ----------
-    file : AgentFile
-        What it requires.
-    aside : Aside
-        Runs the looks.
-    values : Values
-        Those of EXPINIT.
-    *looks : Look
-        More to look at.
+    """Check everything that can be checked before anything begins, and look at what `looks` say.
 
     Raises
     ------
@@ -56,13 +45,7 @@ async def check_requirements(file: AgentFile, aside: Aside, values: Values, *loo
 
 
 async def make_folders(file: AgentFile, aside: Aside, values: Values) -> None:
-    """Make the folders of EXPINIT.
-
-    Raises
-    ------
-    RequirementMissing
-        One cannot be made.
-    """
+    """Make the folders of EXPINIT; raise `RequirementMissing` if one cannot be made."""
     for template in file.folders:
         path = filled_path(file, template, values)
         try:
@@ -75,7 +58,6 @@ async def make_folders(file: AgentFile, aside: Aside, values: Values) -> None:
 
 
 def _templates(file: AgentFile) -> Iterator[Template]:
-    """Yield all texts of the file that have places for values of the session."""
     for action in file.on.values():
         for step in (action.run, action.start):
             if step:

@@ -31,19 +31,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The values of a message. An impossible value is an error when it is asked for.
-
-    Parameters
-    ----------
-    event : str
-        The name of the message.
-    rig : str
-        The name of this rig.
-    exp_ref : str or dict or None
-        The reference of the experiment as it came.
-    data : mapping of str to Any
-        The message's data.
-    """
+    """The values of a message. An impossible value is an error when it is asked for."""
 
     event: str
     rig: str
@@ -98,39 +86,15 @@ class Values:
 
 
 def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) -> Values:
-    """Return the values for the commands of a message.
-
-    Parameters
-    ----------
-    event : ExpMessage
-        The message.
-    exp_ref : str or dict or None
-        The reference of the present experiment, or of the one that begins.
-    data : Any
-        The message's data; only a dict has named values.
-    file : AgentFile
-        The file of this rig.
-    """
+    """Return the values for the commands of a message; of its data only a dict has named values."""
     return Values(event.name, file.name, exp_ref, dict(data) if isinstance(data, Mapping) else {})
 
 
 def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
     """Return the variables that a message adds to a command's environment.
 
-    Parameters
-    ----------
-    values : Values
-        What is known.
-    shell : bool
-        Whether to leave out values that a shell could read as more than a word: cmd puts ``%NAME%`` into a line
-        before it reads the line.
-
-    Returns
-    -------
-    dict of str to str
-        ``RIGSYNC_EVENT``, ``RIGSYNC_RIG``; ``RIGSYNC_EXP_REF``, and its parts ``RIGSYNC_DATE``, ``RIGSYNC_NUMBER`` and
-        ``RIGSYNC_SUBJECT`` where it has them; ``RIGSYNC_KEY`` for each key of the message's data. Values that are
-        no text are JSON. Values that an environment cannot hold are left out.
+    Values that are no text are JSON. Left out are those that an environment cannot hold and, where a shell reads the
+    command, those that it could read as more than a word: cmd puts ``%NAME%`` into a line before it reads the line.
     """
     found: dict[str, str | None] = {"EVENT": values.event, "RIG": values.rig}
     parts = values.parts()
@@ -153,7 +117,7 @@ def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
 
 
 def filled_path(file: AgentFile, template: Template, values: Values) -> str:
-    """Return a path of an agent's file with every value in its place, as `Template.fill` does."""
+    """Return a path of an agent's file with every value in its place."""
     return os.path.join(file.folder, template.fill(values))
 
 
@@ -163,7 +127,6 @@ def filled_pattern(file: AgentFile, template: Template, values: Values) -> str:
 
 
 def folder_of(file: AgentFile, command: Command, values: Values) -> str:
-    """Return the folder in which a command runs."""
     return filled_path(file, command.folder, values) if command.folder else str(file.folder)
 
 

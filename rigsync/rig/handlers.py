@@ -58,13 +58,7 @@ class CommandHandler(Handler):
 
 
 class Raised(Exception):
-    """What a handler has raised.
-
-    Parameters
-    ----------
-    error : BaseException
-        The exception.
-    """
+    """What a handler has raised. `is_told` says that the log has it already."""
 
     def __init__(self, error: BaseException):
         super().__init__(error)
