@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import re
 import time
@@ -15,6 +16,7 @@ from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.commands import (
     GENTLE,
     LAST_GRACE,
+    LONGEST_OUTPUT,
     LONGEST_REASON,
     LOOK_AT_DRIVE,
     Child,
@@ -24,7 +26,6 @@ from rigsync.agent.commands import (
     by_itself,
     fitting,
     is_good_end,
-    last_lines,
     output_of,
 )
 from rigsync.agent.disk import Disk
@@ -37,14 +38,7 @@ from rigsync.agent.recording import Recording
 from rigsync.agent.requirements import Look, check_requirements, make_folders
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
-from rigsync.agent.values import (
-    Values,
-    environment,
-    filled_path,
-    filled_pattern,
-    folder_of,
-    session_values,
-)
+from rigsync.agent.values import Values, environment, filled, folder_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
 from rigsync.core.notices import FAILURE
@@ -93,7 +87,7 @@ class Agent(Rig):
         self._is_anything_left = False
         """Whether something of an earlier agent did not end, when that was last looked at."""
         for event in LIFECYCLE_MESSAGES:
-            self.on(event)(_Handler(self, event))
+            self.on(event)(functools.partial(self.handle, event))
 
     @property
     def _interrupt_grace(self) -> float:
@@ -162,15 +156,15 @@ class Agent(Rig):
 
     # ------------------------------------------------------------------------------------------------- messages
 
-    async def handle(self, event: ExpMessage, args: list[Any]) -> dict[str, Any]:
+    async def handle(self, event: ExpMessage, *args: Any) -> dict[str, Any]:
         """Do what the file says for a message; return the result, for the answer."""
         data = args[-1] if args and isinstance(args[-1], dict) else {}
         if event is ExpMessage.EXPINIT:
-            return await self._replace(named_reference(event, args), data)
+            return await self._replace(named_reference(event, list(args)), data)
         if event is ExpMessage.EXPSTART:
-            self._reference = self._reference or named_reference(event, args)
+            self._reference = self._reference or named_reference(event, list(args))
         self._say_message(event, data)
-        values = session_values(event, self._reference, {**self._data, **data}, self._file)
+        values = Values(event.name, self.name, self._reference, {**self._data, **data})
         if event is ExpMessage.EXPSTART:
             async with self._outputs.starting(values):
                 return await self._act(event, values)
@@ -185,7 +179,7 @@ class Agent(Rig):
 
         If the new one is refused, the old one stays as it was.
         """
-        values = session_values(ExpMessage.EXPINIT, reference, data, self._file)
+        values = Values(ExpMessage.EXPINIT.name, self.name, reference, data)
         left: list[Look] = [("/proc", self._left_problem, ())] if self._is_anything_left else []
         await check_requirements(self._file, self._aside, values, *left)
         async with self._outputs.initialising(values):
@@ -330,8 +324,7 @@ class Agent(Rig):
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
-        path = filled_path(self._file, disk.path, values)
-        return Disk(self._aside, path, self._report, self._last_words_of_recorders)
+        return Disk(self._aside, filled(self._file, disk.path, values), self._report, self._last_words_of_recorders)
 
     def _last_words_of_recorders(self) -> str:
         words = ""
@@ -343,7 +336,7 @@ class Agent(Rig):
     def _recording_of(self, values: Values, disk: Disk | None) -> Recording | None:
         if not (verify := self._file.verify):
             return None
-        pattern = filled_pattern(self._file, verify.files, values)
+        pattern = filled(self._file, verify.files, values)
         cause = disk.cause if disk else lambda: ""  # without a watched disk no cause is known
         overwrites, shared = self._file.existing == OVERWRITE, self._outputs.shared
         return Recording(self._aside, pattern, verify, overwrites, self._report, self.progress, cause, shared)
@@ -375,15 +368,15 @@ class Agent(Rig):
         ended = child.ended.result()
         if ended.status != 0:
             raise CommandFailed(f"{child.label} {ended.described()}{output_of(ended)}")
-        return {"command": child.label, "status": ended.status, "last_lines": last_lines(ended)}
+        return {"command": child.label, "status": ended.status, "last_lines": fitting(ended.last_lines, LONGEST_OUTPUT)}
 
     async def _start(self, start: Start, values: Values) -> dict[str, Any]:
-        ready = start.ready and ReadyFile(filled_path(self._file, start.ready.file, values), start.ready.within)
+        ready = start.ready and ReadyFile(filled(self._file, start.ready.file, values), start.ready.within)
         if ready:
             await self._aside.ask(f"the file {ready.path!r}", ready.look)
             if self._file.existing == KEEP:
                 verify = self._file.verify if values.event == ExpMessage.EXPSTART.name else None
-                pattern = filled_pattern(self._file, verify.files, values) if verify else None
+                pattern = filled(self._file, verify.files, values) if verify else None
                 await self._aside.ask(f"the file {ready.path!r}", ready.keep, pattern)
         child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
         try:
@@ -450,17 +443,6 @@ class Agent(Rig):
     def _say(self, text: str, who: str = "rigsync") -> None:
         if log := self._log:
             log.write(f"[{who}] {text}")
-
-
-class _Handler:
-    """The rig's handler of one message."""
-
-    def __init__(self, agent: Agent, event: ExpMessage):
-        self._agent, self._event = agent, event
-        self.__qualname__ = f"Agent.{event.name}"
-
-    async def __call__(self, *args: Any) -> dict[str, Any]:
-        return await self._agent.handle(self._event, list(args))
 
 
 def _why(data: dict[str, Any]) -> str:

@@ -251,13 +251,8 @@ def bad_end(child: Child, ended: Exit) -> str:
     return f"{child.label} {ended.described()}, and its file may not be whole{hint}{output_of(ended)}"
 
 
-def last_lines(ended: Exit, room: int = LONGEST_OUTPUT) -> list[str]:
-    """Return as many of the last lines as fit; if even the last one is too long, its end."""
-    return fitting(ended.last_lines, room)
-
-
 def fitting(last_lines: Sequence[str], room: int) -> list[str]:
-    """Return as many of some lines, from the last one back, as fit into so many characters."""
+    """Return as many of some lines, from the last one back, as fit into so many characters; at least that one's end."""
     lines = [line[-room:] for line in last_lines[-1:]]
     room -= sum(map(len, lines))
     for line in reversed(last_lines[:-1]):
@@ -270,5 +265,5 @@ def fitting(last_lines: Sequence[str], room: int) -> list[str]:
 
 def output_of(ended: Exit) -> str:
     """Return a command's last lines, as the end of a sentence."""
-    lines = last_lines(ended, LONGEST_REASON)
+    lines = fitting(ended.last_lines, LONGEST_REASON)
     return f"; its last lines: {' | '.join(lines)}" if lines else "; it has printed nothing"

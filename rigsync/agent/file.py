@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -168,6 +168,12 @@ class AgentFile:
             return self.folder / str(self.logs.folder)
         own = "".join(character if character.isalnum() or character in "-_." else "_" for character in self.name)
         return self.folder / "logs" / (own.strip(".") or "_")
+
+    def commands(self) -> Iterator[Command]:
+        for action in self.on.values():
+            for step in (action.run, action.start):
+                if step:
+                    yield step.command
 
     def error(self, problem: str, key: str) -> ConfigError:
         return located(ConfigError(problem, key=key), self.source, self.lines)
@@ -331,17 +337,12 @@ class _Reader:
 
     def _verify(self) -> Verify | None:
         found = self._found["verify"]
-        return found and Verify(
-            self._path(found["files"], "verify.files", use=Use.GLOB),
-            found["growing_within"],
-            found["settled_within"],
-            found["segments"],
-        )
+        return found and Verify(**{**found, "files": self._path(found["files"], "verify.files", use=Use.GLOB)})
 
     def _logs(self) -> Logs:
         found = self._found["logs"]
         folder = self._path(found["folder"], "logs.folder", known=()) if found["folder"] else None
-        return Logs(folder, found["keep"], found["max_size"])
+        return Logs(**{**found, "folder": folder})
 
     def _template(self, text: str, known: tuple[str, ...] = _KNOWN, use: Use = Use.ARGUMENT) -> Template:
         return Template.parse(text, known, self._constants, use)

@@ -11,7 +11,7 @@ from rigsync.agent.file import Action, AgentFile
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
 from rigsync.agent.keys import REFUSE
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template, Use
-from rigsync.agent.values import Values, filled_path, filled_pattern
+from rigsync.agent.values import Values, filled
 from rigsync.core.enums import ExpMessage
 
 
@@ -79,18 +79,17 @@ class Outputs:
             is_known = template.variables <= set(OF_THE_SESSION) or self._action(ExpMessage.EXPINIT) != Action()
             if event is ExpMessage.EXPINIT and not is_known:
                 continue  # EXPSTART may have other data
-            fill = filled_pattern if template.use is Use.GLOB else filled_path
             try:
-                filled = fill(self._file, template, values)
+                path = filled(self._file, template, values)
             except SubstitutionError:
                 if event is ExpMessage.EXPSTART:
                     raise
                 continue
-            path = single_path(filled) if template.use is Use.GLOB else filled
-            if path:
-                paths.append(path)
+            single = single_path(path) if template.use is Use.GLOB else path
+            if single:
+                paths.append(single)
             else:
-                patterns.append(filled)
+                patterns.append(path)
         looks = [self._aside.ask(f"the file {path!r}", Output.at, path) for path in dict.fromkeys(paths)]
         looks += [self._aside.ask(f"the drive of {pattern!r}", Output.of, pattern) for pattern in patterns]
         return await asyncio.gather(*looks)

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rigsync.agent.file import AgentFile, Command
-from rigsync.agent.template import MESSAGE, OF_THE_SESSION, SubstitutionError, Template, is_shell_safe, refused
-from rigsync.core.enums import ExpMessage
+from rigsync.agent.template import MESSAGE, OF_THE_SESSION, SubstitutionError, Template, Use, is_shell_safe, refused
 from rigsync.core.lifecycle import reference_parts, reference_text
 
 PREFIX = "RIGSYNC_"
@@ -85,11 +84,6 @@ class Values:
         return dict(zip(OF_THE_SESSION, ("_".join(parts), *parts), strict=True))
 
 
-def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) -> Values:
-    """Return the values for the commands of a message; of its data only a dict has named values."""
-    return Values(event.name, file.name, exp_ref, dict(data) if isinstance(data, Mapping) else {})
-
-
 def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
     """Return the variables that a message adds to a command's environment.
 
@@ -116,18 +110,14 @@ def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
     return fitting
 
 
-def filled_path(file: AgentFile, template: Template, values: Values) -> str:
-    """Return a path of an agent's file with every value in its place."""
-    return os.path.join(file.folder, template.fill(values))
-
-
-def filled_pattern(file: AgentFile, template: Template, values: Values) -> str:
-    """Return a pattern of files, as `glob` has it, with every value in its place."""
-    return os.path.join(glob.escape(str(file.folder)), template.fill(values))
+def filled(file: AgentFile, template: Template, values: Values) -> str:
+    """Return a path of an agent's file, or a pattern as in `glob`, with every value in its place."""
+    folder = glob.escape(str(file.folder)) if template.use is Use.GLOB else file.folder
+    return os.path.join(folder, template.fill(values))
 
 
 def folder_of(file: AgentFile, command: Command, values: Values) -> str:
-    return filled_path(file, command.folder, values) if command.folder else str(file.folder)
+    return filled(file, command.folder, values) if command.folder else str(file.folder)
 
 
 def _is_date(text: str) -> bool:
