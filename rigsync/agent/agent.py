@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import re
 import time
 from typing import Any
 
+from rigsync._text import one_line
 from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.commands import (
     GENTLE,
     LAST_GRACE,
+    LONGEST_OUTPUT,
     LONGEST_REASON,
     LOOK_AT_DRIVE,
     Child,
@@ -23,7 +26,6 @@ from rigsync.agent.commands import (
     by_itself,
     fitting,
     is_good_end,
-    last_lines,
     output_of,
 )
 from rigsync.agent.disk import Disk
@@ -32,18 +34,11 @@ from rigsync.agent.keys import KEEP, OVERWRITE
 from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
 from rigsync.agent.ready import LAST_LOOK, ReadyFile
-from rigsync.agent.recording import Recording, tell
+from rigsync.agent.recording import Recording
 from rigsync.agent.requirements import Look, check_requirements, make_folders
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
-from rigsync.agent.values import (
-    Values,
-    environment,
-    filled_path,
-    filled_pattern,
-    folder_of,
-    session_values,
-)
+from rigsync.agent.values import Values, environment, filled, folder_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
 from rigsync.core.notices import FAILURE
@@ -66,18 +61,7 @@ class RecordingGoesOn(RigsyncError):
 
 
 class Agent(Rig):
-    """A rig that runs the commands of its file.
-
-    Parameters
-    ----------
-    file : AgentFile
-        From `rigsync.agent.file.read_agent_file`.
-
-    Raises
-    ------
-    ConfigError
-        As `Rig` does.
-    """
+    """A rig that runs the commands of its file."""
 
     def __init__(self, file: AgentFile):
         super().__init__(
@@ -91,7 +75,8 @@ class Agent(Rig):
         self._file = file
         self._renew()
         self._recording: Recording | None = None
-        self._disk: Disk | None = None
+        self._watches: list[asyncio.Task[None]] = []
+        """What looks at the recording and its disk while RUNNING."""
         self._going: list[tuple[Child, Start]] = []
         """Commands that go on until a message ends them. The answer to that message says how they ended."""
         self._kept: list[ReadyFile] = []
@@ -102,7 +87,7 @@ class Agent(Rig):
         self._is_anything_left = False
         """Whether something of an earlier agent did not end, when that was last looked at."""
         for event in LIFECYCLE_MESSAGES:
-            self.on(event)(_Handler(self, event))
+            self.on(event)(functools.partial(self.handle, event))
 
     @property
     def _interrupt_grace(self) -> float:
@@ -171,15 +156,15 @@ class Agent(Rig):
 
     # ------------------------------------------------------------------------------------------------- messages
 
-    async def handle(self, event: ExpMessage, args: list[Any]) -> dict[str, Any]:
+    async def handle(self, event: ExpMessage, *args: Any) -> dict[str, Any]:
         """Do what the file says for a message; return the result, for the answer."""
         data = args[-1] if args and isinstance(args[-1], dict) else {}
         if event is ExpMessage.EXPINIT:
-            return await self._replace(named_reference(event, args), data)
+            return await self._replace(named_reference(event, list(args)), data)
         if event is ExpMessage.EXPSTART:
-            self._reference = self._reference or named_reference(event, args)
+            self._reference = self._reference or named_reference(event, list(args))
         self._say_message(event, data)
-        values = session_values(event, self._reference, {**self._data, **data}, self._file)
+        values = Values(event.name, self.name, self._reference, {**self._data, **data})
         if event is ExpMessage.EXPSTART:
             async with self._outputs.starting(values):
                 return await self._act(event, values)
@@ -194,7 +179,7 @@ class Agent(Rig):
 
         If the new one is refused, the old one stays as it was.
         """
-        values = session_values(ExpMessage.EXPINIT, reference, data, self._file)
+        values = Values(ExpMessage.EXPINIT.name, self.name, reference, data)
         left: list[Look] = [("/proc", self._left_problem, ())] if self._is_anything_left else []
         await check_requirements(self._file, self._aside, values, *left)
         async with self._outputs.initialising(values):
@@ -228,43 +213,33 @@ class Agent(Rig):
         action, told = self._file.on.get(event, Action()), {}
         if event in _ENDING:
             return await self._end(event, action, values)
-        recording: Recording | None = None
-        if event is ExpMessage.EXPSTART:
-            self._disk = self._disk_of(values)
-            recording = self._recording_of(values)
+        is_start = event is ExpMessage.EXPSTART
+        disk = self._disk_of(values) if is_start else None
+        recording = self._recording_of(values, disk) if is_start else None
         if recording:
             await recording.prepare()
         if action.run:
             told["run"] = await self._run(action.run, values)
         if action.start:
             told["started"] = await self._start(action.start, values)
-        if event is ExpMessage.EXPSTART and self._disk:
-            self._disk.begin()
-        if recording:
+        if is_start:
             self._recording = recording
-            recording.begin()
+            watches = [watched.watch() for watched in (disk, recording) if watched]
+            self._watches = [asyncio.create_task(watch, name="rigsync watches a recording") for watch in watches]
         return told
 
     async def _end(self, event: ExpMessage, action: Action, values: Values) -> dict[str, Any]:
         """End all that was started, and do the rest of what the file says for the end, even if either fails.
 
-        Raises
-        ------
-        CommandFailed
-            Something cannot be ended, or a command has failed.
-        RecordingGoesOn
-            At EXPEND: something is still being written, or nobody can tell.
-        EndedBadly
-            At EXPEND: everything has ended, but something ended badly, or a recording is missing. Other messages report
-            a bad end by a notice: their job is to leave nothing running, which they have done.
+        At EXPEND, `EndedBadly` means that everything has ended, but something badly, or that a recording is missing;
+        `RecordingGoesOn` that something is still being written, or that nobody can tell. Other messages report a bad
+        end by a notice: their job is to leave nothing running, which they have done.
         """
         told: dict[str, Any] = {}
         failures: list[Exception] = []
         recorded, self._recording = self._recording, None
-        if recorded:
-            recorded.end()
-        if self._disk:
-            self._disk.end()
+        for watch in self._watches:
+            watch.cancel()
         try:
             if ended := await self._commands.end_all(action.stop):
                 told["ended"] = ended
@@ -333,13 +308,23 @@ class Agent(Rig):
         self._going = [(child, start) for child, start in self._going if not child.ended.done()]
 
     def _tell_failure(self, problem: str, label: str) -> None:
-        tell(self, None, FAILURE, label, problem, self._reference)
+        self._tell(FAILURE, label, problem)
+
+    def _tell(self, topic: str, key: str, problem: str) -> None:
+        """Tell something in the agent's log, and to the coordinators."""
+        logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", self.name, one_line(problem))
+        with contextlib.suppress(RigsyncError):
+            self.notify(topic, {"problem": problem, "exp_ref": self._reference}, key=key)
+
+    def _report(self, topic: str, key: str, problem: str) -> None:
+        """Tell something of a recording, in the log of the session too."""
+        self._say(problem)
+        self._tell(topic, key, problem)
 
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
-        path = filled_path(self._file, disk.path, values)
-        return Disk(self, self._aside, path, self._reference, self._say, self._last_words_of_recorders)
+        return Disk(self._aside, filled(self._file, disk.path, values), self._report, self._last_words_of_recorders)
 
     def _last_words_of_recorders(self) -> str:
         words = ""
@@ -348,13 +333,13 @@ class Agent(Rig):
                 words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
         return words
 
-    def _recording_of(self, values: Values) -> Recording | None:
+    def _recording_of(self, values: Values, disk: Disk | None) -> Recording | None:
         if not (verify := self._file.verify):
             return None
-        pattern = filled_pattern(self._file, verify.files, values)
-        cause = self._disk.cause if self._disk else lambda: ""  # without a watched disk no cause is known
+        pattern = filled(self._file, verify.files, values)
+        cause = disk.cause if disk else lambda: ""  # without a watched disk no cause is known
         overwrites, shared = self._file.existing == OVERWRITE, self._outputs.shared
-        return Recording(self, self._aside, pattern, verify, overwrites, self._reference, self._say, cause, shared)
+        return Recording(self._aside, pattern, verify, overwrites, self._report, self.progress, cause, shared)
 
     # -------------------------------------------------------------------------------------------------- EXPINIT
 
@@ -383,15 +368,15 @@ class Agent(Rig):
         ended = child.ended.result()
         if ended.status != 0:
             raise CommandFailed(f"{child.label} {ended.described()}{output_of(ended)}")
-        return {"command": child.label, "status": ended.status, "last_lines": last_lines(ended)}
+        return {"command": child.label, "status": ended.status, "last_lines": fitting(ended.last_lines, LONGEST_OUTPUT)}
 
     async def _start(self, start: Start, values: Values) -> dict[str, Any]:
-        ready = start.ready and ReadyFile(filled_path(self._file, start.ready.file, values), start.ready.within)
+        ready = start.ready and ReadyFile(filled(self._file, start.ready.file, values), start.ready.within)
         if ready:
             await self._aside.ask(f"the file {ready.path!r}", ready.look)
             if self._file.existing == KEEP:
                 verify = self._file.verify if values.event == ExpMessage.EXPSTART.name else None
-                pattern = filled_pattern(self._file, verify.files, values) if verify else None
+                pattern = filled(self._file, verify.files, values) if verify else None
                 await self._aside.ask(f"the file {ready.path!r}", ready.keep, pattern)
         child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
         try:
@@ -458,17 +443,6 @@ class Agent(Rig):
     def _say(self, text: str, who: str = "rigsync") -> None:
         if log := self._log:
             log.write(f"[{who}] {text}")
-
-
-class _Handler:
-    """The rig's handler of one message."""
-
-    def __init__(self, agent: Agent, event: ExpMessage):
-        self._agent, self._event = agent, event
-        self.__qualname__ = f"Agent.{event.name}"
-
-    async def __call__(self, *args: Any) -> dict[str, Any]:
-        return await self._agent.handle(self._event, list(args))
 
 
 def _why(data: dict[str, Any]) -> str:

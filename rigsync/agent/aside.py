@@ -23,13 +23,7 @@ class DriveHangs(RigsyncError, TimeoutError):
 
 
 class Aside:
-    """Runs functions that may hang, off the event loop, even if any number of others hangs.
-
-    Parameters
-    ----------
-    name : str
-        Part of the threads' names.
-    """
+    """Runs functions that may hang, off the event loop, even if any number of others hangs."""
 
     def __init__(self, name: str):
         self._workers = Workers(name)
@@ -42,13 +36,7 @@ class Aside:
     async def ask(self, what: str, function: Callable[..., _Result], *args: Any) -> _Result:
         """Run a function that touches a drive, and return its result.
 
-        Parameters
-        ----------
-        what : str
-            What it looks at, for the error. While one question about it is open, no other is asked: each one that hangs
-            costs a thread.
-        function : callable
-            The function; its arguments follow.
+        While one question about `what` is open, no other is asked: each one that hangs costs a thread.
 
         Raises
         ------

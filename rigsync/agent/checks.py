@@ -13,26 +13,12 @@ from rigsync._text import one_line, size_text
 
 
 def missing_programs(names: Iterable[str]) -> list[str]:
-    """Return the programs that are missing: in no folder of PATH or, given by a path, not executable there.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Names or paths of programs.
-    """
+    """Return the programs that are in no folder of PATH or, given by a path, not executable there."""
     return [name for name in dict.fromkeys(names) if shutil.which(name) is None]
 
 
 def free_bytes_problem(path: str, at_least: int) -> str | None:
-    """Return why a disk cannot take a session; None if it can.
-
-    Parameters
-    ----------
-    path : str
-        A folder on it. If it does not exist yet, the nearest existing folder above counts.
-    at_least : int
-        Bytes that have to be free.
-    """
+    """Return why a disk cannot take a session; None if it can."""
     try:
         free = free_bytes(path)
     except OSError as error:
@@ -46,13 +32,7 @@ def free_bytes_problem(path: str, at_least: int) -> str | None:
 
 
 def free_bytes(path: str) -> int:
-    """Return the free bytes on the disk of a path, which need not exist yet.
-
-    Raises
-    ------
-    OSError
-        The system does not tell.
-    """
+    """Return the free bytes on the disk of a path, or of the nearest existing folder above it."""
     there = os.path.abspath(path)
     while not os.path.exists(there) and os.path.dirname(there) != there:
         there = os.path.dirname(there)
@@ -64,11 +44,6 @@ def files_problem(path: str) -> str | None:
 
     It tries. Permissions alone say nothing of a full, read-only or vanished network drive, and nothing to an
     administrator.
-
-    Parameters
-    ----------
-    path : str
-        A folder, or a file.
     """
     try:
         mode = os.stat(path).st_mode

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 from rigsync._text import shortened
 from rigsync.agent.template import Template, Use, Variable
@@ -42,26 +41,10 @@ _OPERATOR = re.compile(r"\|\|?|&&?|;|<|(?:&|\d*)>>?(?:&?\d|[\w./{]\S*)?")
 """Pipes and the like, if they are words of their own. Within quotes, beside other text, they are left alone."""
 
 
-class ReadTemplate(Protocol):
-    """Returns a text with places for values."""
-
-    def __call__(self, text: str, *, use: Use = Use.ARGUMENT) -> Template:
-        """Read a text for a use."""
-
-
-def read_words(line: str | tuple[str, ...], shell: bool, template: ReadTemplate, windows: bool) -> tuple[Template, ...]:
-    """Return the words of a command; for a shell one, the whole line.
-
-    Parameters
-    ----------
-    line : str or tuple of str
-        What the file has.
-    shell : bool
-        Whether a shell reads it.
-    template : callable
-        Reads a word.
-    windows : bool
-        Whether a backslash is a backslash.
+def read_words(
+    line: str | tuple[str, ...], shell: bool, template: Callable[..., Template], windows: bool
+) -> tuple[Template, ...]:
+    """Return the words of a command; for a shell one, the whole line. On Windows a backslash is a backslash.
 
     Raises
     ------

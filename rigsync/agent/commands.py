@@ -51,17 +51,7 @@ class CommandFailed(RigsyncError):
 
 
 class Child:
-    """One command, from its start to its end.
-
-    Parameters
-    ----------
-    label : str
-        Its name in answers, in the log and as a stream.
-    stop : Stop
-        How it is ended.
-    ended : asyncio.Future
-        Done when nothing of it is left.
-    """
+    """One command, from its start to its end. `label` is its name in answers, in the log and as a stream."""
 
     process: Process
     starting: asyncio.Future[None]
@@ -74,11 +64,9 @@ class Child:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it was told to end."""
         return self.asked is not None
 
     def end(self, stop: Stop | None = None) -> None:
-        """Tell it to end; return at once."""
         stop = stop or self.stop
         self.asked = self.asked or stop
         self.process.stop(cast("Step", stop.signal), stop.grace)
@@ -87,18 +75,9 @@ class Child:
 def is_good_end(
     ended: Exit, stop: Stop, good_exit: Collection[int] | None, windows: bool = sys.platform == "win32"
 ) -> bool:
-    """Return whether a command that was to go on has ended well when it was told to end.
+    """Return whether a command that was to go on has ended well when it was told to end by `stop`.
 
-    Parameters
-    ----------
-    ended : Exit
-        How it has ended.
-    stop : Stop
-        How it was told to end.
-    good_exit : collection of int or None
-        Good exit statuses, with 128 plus its number for a signal; None for 0, 255 and the signal that was sent.
-    windows : bool
-        Whether this is Windows, where terminating is killing.
+    Good exit statuses have 128 plus its number for a signal; None stands for 0, 255 and the signal that was sent.
     """
     first = stop.signal if stop.grace else {"interrupt": "terminate"}.get(stop.signal, "kill")  # with no time between
     if ended.how == "by itself":
@@ -114,17 +93,7 @@ def is_good_end(
 
 
 class Commands:
-    """All running commands of one agent.
-
-    Parameters
-    ----------
-    ended : callable
-        Called on the event loop with each command that has ended, and how it ended.
-    aside : Aside
-        Starts them.
-    rig : str
-        The rig whose commands they are.
-    """
+    """All running commands of one agent. `ended` is called on the event loop with each that has ended, and how."""
 
     def __init__(self, ended: Callable[[Child, Exit], None], aside: Aside, rig: str = ""):
         self._ended, self._aside, self._rig = ended, aside, rig
@@ -227,13 +196,7 @@ class Commands:
         return child.ended.result()
 
     async def end_all(self, stop: Stop | None) -> dict[str, str]:
-        """End all and wait; return in words how each has ended.
-
-        Raises
-        ------
-        CommandFailed
-            Some cannot be ended.
-        """
+        """End all and wait; return in words how each has ended. Raise `CommandFailed` if some cannot be ended."""
         children = self.running()
         for child in reversed(children):
             child.end(stop)
@@ -280,7 +243,6 @@ def by_itself(child: Child, ended: Exit) -> str:
 
 
 def bad_end(child: Child, ended: Exit) -> str:
-    """Return in words how a command has ended badly."""
     if ended.how == "by itself":
         return by_itself(child, ended)
     hint = ""
@@ -289,13 +251,8 @@ def bad_end(child: Child, ended: Exit) -> str:
     return f"{child.label} {ended.described()}, and its file may not be whole{hint}{output_of(ended)}"
 
 
-def last_lines(ended: Exit, room: int = LONGEST_OUTPUT) -> list[str]:
-    """Return as many of the last lines as fit; if even the last one is too long, its end."""
-    return fitting(ended.last_lines, room)
-
-
 def fitting(last_lines: Sequence[str], room: int) -> list[str]:
-    """Return as many of some lines, from the last one back, as fit into so many characters."""
+    """Return as many of some lines, from the last one back, as fit into so many characters; at least that one's end."""
     lines = [line[-room:] for line in last_lines[-1:]]
     room -= sum(map(len, lines))
     for line in reversed(last_lines[:-1]):
@@ -308,5 +265,5 @@ def fitting(last_lines: Sequence[str], room: int) -> list[str]:
 
 def output_of(ended: Exit) -> str:
     """Return a command's last lines, as the end of a sentence."""
-    lines = last_lines(ended, LONGEST_REASON)
+    lines = fitting(ended.last_lines, LONGEST_REASON)
     return f"; its last lines: {' | '.join(lines)}" if lines else "; it has printed nothing"

@@ -10,9 +10,8 @@ from itertools import pairwise
 from rigsync._text import size_text
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import free_bytes
-from rigsync.agent.recording import RECOVERED, tell
+from rigsync.agent.recording import RECOVERED
 from rigsync.core.notices import FAILURE
-from rigsync.rig.rig import Rig
 
 INTERVAL = 1.0
 """Seconds between two looks."""
@@ -28,23 +27,17 @@ FULL = 65_536
 
 
 class FreeSpace:
-    """Finds out when a disk is about to be full. Pure: free bytes and times are arguments.
-
-    The rate is that of the last 30 s; there is none before 4 s.
-    """
+    """Finds out when a disk is about to be full. Pure: free bytes and times are arguments."""
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, int]] = deque()
         self._is_short = False
 
     def update(self, free: int, now: float) -> bool | None:
-        """Process the free bytes now.
+        """Process the free bytes now; return whether the disk is newly short of space, None if nothing is new.
 
-        Returns
-        -------
-        bool or None
-            True if the disk has newly become short of space: it is full, or will be within 2 minutes at its rate. False
-            if it has recovered, and would last for twice as long. None if nothing is new.
+        It is short if it is full, or will be within 2 minutes at its rate. It has recovered if it would last for twice
+        as long.
         """
         self._looks.append((now, free))
         while now - self._looks[0][0] > RATE_OVER:
@@ -59,7 +52,6 @@ class FreeSpace:
 
     @property
     def is_full(self) -> bool:
-        """Whether hardly anything can be written any more."""
         return bool(self._looks) and self._looks[-1][1] < FULL
 
     @property
@@ -81,7 +73,6 @@ class FreeSpace:
         return self._looks[-1][1] / self.rate if self.rate and self.rate > 0 else None
 
     def described(self) -> str:
-        """Return in words how much is free, how fast that becomes less, and how long it lasts."""
         text = f"{size_text(self._looks[-1][1] if self._looks else 0)} free"
         if self.rate and self.left is not None:
             rate = f"{size_text(self.rate)} less each second"
@@ -92,50 +83,20 @@ class FreeSpace:
 class Disk:
     """Watches the free space of a disk, and reports when it is about to be full.
 
-    Parameters
-    ----------
-    rig : Rig
-        The rig that reports.
-    aside : Aside
-        Runs the looks.
-    path : str
-        A file or folder on the disk.
-    exp_ref : str or None
-        The experiment.
-    say : callable
-        Writes a line into the log of the session.
-    last_lines : callable
-        Returns the recorders' last lines, as the end of a sentence.
+    `tell` reports something: topic, key and text. `last_lines` returns the recorders' last lines, as the end of a
+    sentence.
     """
 
-    def __init__(
-        self,
-        rig: Rig,
-        aside: Aside,
-        path: str,
-        exp_ref: str | None,
-        say: Callable[[str], None],
-        last_lines: Callable[[], str],
-    ):
-        self._rig, self._aside, self._path, self._exp_ref = rig, aside, path, exp_ref
-        self._say, self._last_lines = say, last_lines
+    def __init__(self, aside: Aside, path: str, tell: Callable[[str, str, str], None], last_lines: Callable[[], str]):
+        self._aside, self._path, self._tell_of, self._last_lines = aside, path, tell, last_lines
         self._space = FreeSpace()
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self) -> None:
-        """Begin to watch; on the event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._look(), name="rigsync free space")
-
-    def end(self) -> None:
-        """Stop watching."""
-        if self._task:
-            self._task.cancel()
 
     def cause(self) -> str:
         """Return that the disk is full, as the end of a sentence; nothing if it was not at the last look."""
         return f"; {self._is_full()}{self._last_lines()}" if self._space.is_full else ""
 
-    async def _look(self) -> None:
+    async def watch(self) -> None:
+        """Look at it each second, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -155,10 +116,10 @@ class Disk:
             problem = f"{self._is_full()}; move data away{self._last_lines()}"
         else:
             problem = (
-                f"the disk of {self._path!r} is nearly full: {self._space.described()}; move data away, or end the"
+                f"the disk of {self._path!r} is nearly full: {self._space.described()}; move data away, or end the "
+                f"experiment{self._last_lines()}"
             )
-            problem += f" experiment{self._last_lines()}"
-        tell(self._rig, self._say, FAILURE if is_short else RECOVERED, KEY, problem, self._exp_ref)
+        self._tell_of(FAILURE if is_short else RECOVERED, KEY, problem)
 
     def _is_full(self) -> str:
         return f"the disk of {self._path!r} is full: {self._space.described()}"

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -33,17 +33,7 @@ _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command.
-
-    Parameters
-    ----------
-    words : tuple of Template
-        The program and its arguments; for a shell one, the whole line.
-    shell : bool
-        Whether a shell reads it.
-    folder : Template or None
-        The folder in which it runs; None for the file's.
-    """
+    """A command; for a shell one, `words` is the whole line. `folder` is None for the file's."""
 
     words: tuple[Template, ...]
     shell: bool = False
@@ -60,13 +50,6 @@ class Command:
         return any(word.use is Use.SHELL for word in self.words)
 
     def filled(self, values: Source) -> tuple[str, ...]:
-        """Return the words with every value in its place.
-
-        Raises
-        ------
-        SubstitutionError
-            A value is missing, or not allowed.
-        """
         return tuple(word.fill(values) for word in self.words)
 
     def __str__(self) -> str:
@@ -94,20 +77,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A command that goes on until it is stopped.
-
-    Parameters
-    ----------
-    command : Command
-        The command.
-    ready : Ready or None
-        What shows that it records.
-    frames : re.Pattern or None
-        Searched for in its output; the one group is the number of frames.
-    good_exit : tuple of int or None
-        Good exit statuses when it was told to end, with 128 plus its number for a signal; None for 0, 255 and the
-        signal that was sent.
-    """
+    """A command that goes on until it is stopped. The one group of `frames` is the number of frames in its output."""
 
     command: Command
     ready: Ready | None = None
@@ -134,25 +104,13 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class FreeDisk:
-    """Required free bytes on the disk of a path."""
-
     path: Template
     at_least: int
 
 
 @dataclass(frozen=True, slots=True)
 class Require:
-    """Requirements of EXPINIT.
-
-    Parameters
-    ----------
-    free_disk : FreeDisk or None
-        Room on a disk.
-    files : tuple of Template
-        Files that must be readable, and folders that must be writable.
-    programs : tuple of str
-        Programs besides those of the commands.
-    """
+    """What EXPINIT requires. `programs` are those besides the commands'."""
 
     free_disk: FreeDisk | None = None
     files: tuple[Template, ...] = ()
@@ -161,19 +119,7 @@ class Require:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Files that have to grow.
-
-    Parameters
-    ----------
-    files : Template
-        A pattern of files (`glob.glob`).
-    growing_within : float
-        Seconds within which each of them has to grow.
-    settled_within : float
-        Seconds after the end within which they have to stop growing, and for which they must not grow.
-    segments : bool
-        Whether the recorder goes on in new files, so that only the newest grows.
-    """
+    """Files that have to grow, by a pattern as in `glob`."""
 
     files: Template
     growing_within: float
@@ -183,17 +129,7 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """Where output goes.
-
-    Parameters
-    ----------
-    folder : Template or None
-        The folder, without variables of a message; None for the rig's own folder in ``logs`` beside the file.
-    keep : int
-        How many sessions are kept.
-    max_size : int
-        Bytes to which the log of a session may grow.
-    """
+    """Where output goes; `folder` is None for the rig's own in ``logs`` beside the file."""
 
     folder: Template | None
     keep: int
@@ -202,41 +138,7 @@ class Logs:
 
 @dataclass(frozen=True, slots=True)
 class AgentFile:
-    """A rig as its file describes it. Relative paths begin in the `folder` of the file.
-
-    Parameters
-    ----------
-    source : str
-        The path of the file.
-    name : str
-        The name of the rig.
-    listen : str
-        The URI at which it listens, in normal form.
-    main_sync : bool
-        Whether it records the signal to which all are aligned.
-    lease : float
-        Seconds of a coordinator's silence after which it interrupts; 0 for never.
-    max_message : int
-        Bytes of the largest message on ``tcp://``.
-    description : dict
-        Devices and their settings.
-    variables : dict of str to str
-        The file's own variables.
-    folders : tuple of Template
-        Folders that are made at EXPINIT.
-    existing : str
-        What to do if a file is there before it is recorded: ``refuse``, ``keep`` or ``overwrite``.
-    on : dict of ExpMessage to Action
-        What is done at each message.
-    require : Require or None
-        What has to be there.
-    verify : Verify or None
-        What has to grow.
-    logs : Logs
-        Where output goes.
-    lines : mapping of str to int
-        The line of each key.
-    """
+    """A rig as its file describes it, with the keys of docs/agent.md. `lines` has the line of each key."""
 
     source: str
     name: str
@@ -267,20 +169,18 @@ class AgentFile:
         own = "".join(character if character.isalnum() or character in "-_." else "_" for character in self.name)
         return self.folder / "logs" / (own.strip(".") or "_")
 
+    def commands(self) -> Iterator[Command]:
+        for action in self.on.values():
+            for step in (action.run, action.start):
+                if step:
+                    yield step.command
+
     def error(self, problem: str, key: str) -> ConfigError:
-        """Return an error about a key of this file, with the line."""
         return located(ConfigError(problem, key=key), self.source, self.lines)
 
 
 def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) -> AgentFile:
-    """Read the file of an agent.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The file; docs/agent.md describes it.
-    platform : str
-        The operating system, as in `sys.platform`. How a command is split into words depends on it.
+    """Read the file of an agent. How a command is split into words depends on the `sys.platform`.
 
     Raises
     ------
@@ -315,13 +215,7 @@ def is_agent_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_distinct_agents(files: Iterable[AgentFile]) -> None:
-    """Check that no two files have one rig or one address.
-
-    Raises
-    ------
-    ConfigError
-        Two have; the error has file, line and key of the second.
-    """
+    """Check that no two files have one rig or one address; the error names the second one's key."""
     earlier: list[AgentFile] = []
     for file in files:
         for other in earlier:
@@ -443,17 +337,12 @@ class _Reader:
 
     def _verify(self) -> Verify | None:
         found = self._found["verify"]
-        return found and Verify(
-            self._path(found["files"], "verify.files", use=Use.GLOB),
-            found["growing_within"],
-            found["settled_within"],
-            found["segments"],
-        )
+        return found and Verify(**{**found, "files": self._path(found["files"], "verify.files", use=Use.GLOB)})
 
     def _logs(self) -> Logs:
         found = self._found["logs"]
         folder = self._path(found["folder"], "logs.folder", known=()) if found["folder"] else None
-        return Logs(folder, found["keep"], found["max_size"])
+        return Logs(**{**found, "folder": folder})
 
     def _template(self, text: str, known: tuple[str, ...] = _KNOWN, use: Use = Use.ARGUMENT) -> Template:
         return Template.parse(text, known, self._constants, use)

@@ -32,13 +32,7 @@ class Seen(NamedTuple):
 
 
 def matching_files(pattern: str) -> dict[str, Seen]:
-    """Return the properties of each file that matches a pattern as in `glob`; ``**`` stands for any folders.
-
-    Parameters
-    ----------
-    pattern : str
-        The pattern; parts to be taken literally are escaped (`glob.escape`).
-    """
+    """Return the properties of each file that matches a pattern as in `glob`; ``**`` stands for any folders."""
     seen: dict[str, Seen] = {}
     for path in glob.iglob(pattern, recursive=True):
         try:
@@ -60,13 +54,6 @@ class Growth:
 
     A file does not grow while its size is the same, while it is gone, or by becoming smaller. If no file has matched at
     all, the pattern is named in place of a file.
-
-    Parameters
-    ----------
-    within : float
-        Seconds after which a file that has not grown counts as stopped.
-    pattern : str
-        Named where there is no file.
     """
 
     def __init__(self, within: float, pattern: str):
@@ -80,19 +67,9 @@ class Growth:
         self._began = self._told_empty = False
 
     def update(self, sizes: Mapping[str, int], now: float) -> tuple[list[str], list[str]]:
-        """Process the sizes of all files that match now.
+        """Process the sizes of all files that match now; return those that newly have stopped, and that go on again.
 
-        Parameters
-        ----------
-        sizes : mapping of str to int
-            Bytes, by path.
-        now : float
-            Monotonic seconds. The first call is the start.
-
-        Returns
-        -------
-        stopped, resumed : list of str
-            Paths that have newly stopped, or go on again; each is returned once.
+        The first call is the start.
         """
         stopped, resumed = [], []
         if not self._began:
@@ -126,16 +103,7 @@ class Segments:
     """Watches a recording that goes on in new files: whether it grows, and which files are not finished. Pure.
 
     The newest file is the last one that is not empty. It has to grow; a new file counts as growth. Older ones are
-    finished.
-
-    Parameters
-    ----------
-    within : float
-        Seconds within which the newest has to grow.
-    settled : float
-        Seconds that a file may take to be finished after another one has begun.
-    pattern : str
-        Named where nothing grows.
+    finished `settled` seconds after another one has begun.
     """
 
     def __init__(self, within: float, settled: float, pattern: str):
@@ -148,20 +116,7 @@ class Segments:
         self._unfinished: list[str] = []
 
     def update(self, seen: Mapping[str, Seen], now: float) -> tuple[list[str], list[str]]:
-        """Process the properties of all files now; return the pattern if growth stops or goes on.
-
-        Parameters
-        ----------
-        seen : mapping of str to Seen
-            Properties by path.
-        now : float
-            Monotonic seconds. The first call is the start.
-
-        Returns
-        -------
-        stopped, resumed : list of str
-            As `Growth.update` has them.
-        """
+        """Process the properties of all files now; return, as `Growth` does, the pattern if growth stops or goes on."""
         grown = set()
         for path, found in sorted(seen.items(), key=lambda item: (item[1].changed, item[0])):
             if path not in self._largest or found.size > self._largest[path]:
@@ -202,60 +157,21 @@ class Segments:
         return self._growth.is_empty
 
 
-class Samples:
-    """Samples of earlier files, which show that a file was recorded over even if it is larger again.
-
-    Parameters
-    ----------
-    seen : mapping of str to Seen
-        The files. If there are more than `SAMPLED`, only the newest are read. Blocks.
-    """
-
-    def __init__(self, seen: Mapping[str, Seen]):
-        newest = sorted(seen, key=lambda path: seen[path].changed)[-SAMPLED:]
-        self._taken = {path: (seen[path], _sample(path, seen[path].size)) for path in newest}
-
-    def recorded_over(self, found: Mapping[str, Seen]) -> set[str]:
-        """Return the files of which every sample has changed, once each; blocks.
-
-        A recorder that appends changes no sample. One that keeps an index in its file changes some, not all.
-        """
-        over = set()
-        for path, (before, content) in tuple(self._taken.items()):
-            now = found.get(path)
-            if now is None or now.changed == before.changed or now.size < before.size:
-                continue
-            if (read := _sample(path, before.size)) and all(map(operator.ne, content, read)):
-                over.add(path)
-                del self._taken[path]
-        return over
-
-
-def _sample(path: str, size: int) -> list[bytes]:
-    """Return samples of the first `size` bytes of a file; none if it is empty or cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            found = []
-            for place in SAMPLED_AT:
-                file.seek(int(size * place))
-                found.append(file.read(min(SAMPLE, size - file.tell())))
-            return found if size else []
-    except OSError:
-        return []
-
-
 class Kept:
-    """Finds out which files lose content. Pure: their properties are an argument.
+    """Finds out which files lose content: earlier ones, which may grow, and may be moved away. Blocks.
 
-    Parameters
-    ----------
-    seen : mapping of str to Seen
-        Their earlier properties. They may grow, and they may be moved away.
+    Samples show that a file was recorded over even if it is larger again. A recorder that appends changes none. One
+    that keeps an index in its file changes some, not all. If there are more than `SAMPLED` files, only the newest are
+    sampled.
     """
 
     def __init__(self, seen: Mapping[str, Seen]):
         self._seen = dict(seen)
+        newest = sorted(seen, key=lambda path: seen[path].changed)[-SAMPLED:]
+        self._samples = {path: _sample(path, seen[path].size) for path in newest}
         self._must_stay: set[str] = set()
+        self.lost: dict[str, str] = {}
+        """What each file has lost that has lost anything."""
 
     def keep(self, path: str, seen: Seen) -> None:
         """From now on expect this file, too, to keep its content, and to stay."""
@@ -263,33 +179,33 @@ class Kept:
             self._seen[path] = seen
             self._must_stay.add(path)
 
-    def update(self, seen: Mapping[str, Seen]) -> dict[str, str]:
-        """Process the properties of all files now; return, once each, what files have lost."""
-        lost = {}
-        for path, before in self._seen.items():
-            found = seen.get(path)
-            if found is None:
-                if path in self._must_stay:
-                    lost[path] = "is gone, though it was finished; look for what has moved or removed it"
-            elif found.identity != before.identity:
-                lost[path] = f"was replaced: another file of {found.size:,} B has its name"
-            elif found.size < before.size:
-                lost[path] = f"had {before.size:,} B before, and now has {found.size:,} B"
-        for path in lost:
-            del self._seen[path]
-        return lost
+    def update(self, found: Mapping[str, Seen]) -> None:
+        """Process the properties of all files now."""
+        for path, before in tuple(self._seen.items()):
+            if lost := self._loss(path, before, found.get(path)):
+                self.lost[path] = lost
+                del self._seen[path]
+
+    def _loss(self, path: str, before: Seen, now: Seen | None) -> str | None:
+        if now is None:
+            gone = "is gone, though it was finished; look for what has moved or removed it"
+            return gone if path in self._must_stay else None
+        if now.identity != before.identity:
+            return f"was replaced: another file of {now.size:,} B has its name"
+        if now.size < before.size:
+            return f"had {before.size:,} B before, and now has {now.size:,} B"
+        if now.changed != before.changed and (taken := self._samples.get(path)):
+            read = _sample(path, before.size)
+            if read and all(map(operator.ne, taken, read)):
+                return "was recorded over: what it held before is not in it any more"
+        return None
 
 
 class Whole:
     """Finds out which files lose content while they are recorded. Pure: properties and the time are arguments.
 
-    A file that was given another name, which matches too, has lost nothing. Neither has an empty one.
-
-    Parameters
-    ----------
-    segments : bool
-        Whether the recorder goes on in new files. It may cut one that it finishes, so that only one that grows again
-        was cut while it was recorded.
+    A file that was given another name, which matches too, has lost nothing. Neither has an empty one. A recorder that
+    goes on in segments may cut one that it finishes, so that only one that grows again was cut while it was recorded.
     """
 
     def __init__(self, segments: bool):
@@ -320,3 +236,16 @@ class Whole:
             self._cut.pop(path, None)
             self._seen[path] = found, clock
         return lost
+
+
+def _sample(path: str, size: int) -> list[bytes]:
+    """Return samples of the first `size` bytes of a file; none if it is empty or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            found = []
+            for place in SAMPLED_AT:
+                file.seek(int(size * place))
+                found.append(file.read(min(SAMPLE, size - file.tell())))
+            return found if size else []
+    except OSError:
+        return []

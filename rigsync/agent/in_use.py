@@ -107,19 +107,13 @@ class Output:
 
 
 def keys_of_outputs(outputs: Iterable[Output]) -> dict[str, str]:
-    """Return the path of each by each of its keys."""
     return {key: output.path for output in outputs for key in output.keys}
 
 
 class InUse:
     """The paths to which one rig records, locked meanwhile.
 
-    Parameters
-    ----------
-    rig : str
-        Name of the rig, for errors of other rigs.
-    folder : Path, optional
-        Where the locks are; by default one for all users of this computer.
+    The name of the rig is for errors of other rigs. The locks are in one folder for all users of this computer.
     """
 
     def __init__(self, rig: str, folder: Path | None = None):
@@ -129,12 +123,7 @@ class InUse:
 
     @contextlib.contextmanager
     def taking(self, wanted: Mapping[str, str]) -> Iterator[None]:
-        """Lock further paths; unlock these if the body of the ``with`` fails.
-
-        Parameters
-        ----------
-        wanted : mapping of str to str
-            The path to name in an error, by its key.
+        """Lock further paths, each given by its key; unlock these if the body of the ``with`` fails.
 
         Raises
         ------
@@ -160,7 +149,6 @@ class InUse:
         return self._overlaps({f"path {_canonical(path)}": path for path in files})
 
     def keep_only(self, keys: Iterable[str] = ()) -> None:
-        """Unlock all others."""
         self._unlock(set(self._locks) - set(keys))
 
     def _unlock(self, keys: Iterable[str]) -> None:
@@ -292,7 +280,6 @@ def _matches(names: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def _is_locked(file: Path) -> bool:
-    """Whether somebody holds a lock."""
     try:
         descriptor = os.open(file, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | _SAFELY)
     except OSError:
@@ -313,13 +300,7 @@ def _shared_folder() -> Path:
 
 
 def _locked(file: Path) -> int | None:
-    """Return the locked file, open; None if somebody else has locked it.
-
-    Raises
-    ------
-    PathTaken
-        Something else is in its place.
-    """
+    """Return the locked file, open; None if somebody else has locked it. `PathTaken` if it is something else."""
     for _ in range(_MOST_TRIES):
         descriptor = _opened(file)
         try:

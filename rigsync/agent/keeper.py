@@ -86,22 +86,11 @@ def main(arguments: list[str]) -> None:
 
 
 def order(mark: str, folder: str, command: list[str]) -> bytes:
-    """Return the first thing that a keeper is told.
+    """Return the first thing that a keeper is told, or raise `ValueError` for a null character in it.
 
-    Parameters
-    ----------
-    mark : str
-        ``NAME=VALUE`` in the environment of the command; empty for none. By it `rigsync.agent.orphans` finds what is
-        left if the keeper is killed.
-    folder : str
-        Folder in which the command runs; empty for the present one.
-    command : list of str
-        The program and its arguments. On the keeper's own command line ``pkill -f`` would find them.
-
-    Raises
-    ------
-    ValueError
-        There is a null character in it.
+    The mark is ``NAME=VALUE`` in the environment of the command, empty for none: by it `rigsync.agent.orphans` finds
+    what is left if the keeper is killed. An empty folder is the present one. On the keeper's own command line ``pkill
+    -f`` would find the command.
     """
     fields = [os.fsencode(field) for field in (mark, folder, *command)]
     if any(b"\0" in field for field in fields):
@@ -125,19 +114,9 @@ def _told(connection: int) -> list[bytes]:
 def start(connection: int, folder: bytes, command: list[bytes], *, leads: bool, own: list[str]) -> tuple[int, str]:
     """Start a command; return its pid, and what failed with its errno, or nothing.
 
-    Parameters
-    ----------
-    connection : int
-        The socket to the agent. Where that is closed while the command still is being started, since its drive hangs,
-        the command is killed, and this program ends.
-    folder : bytes
-        Where it runs; empty for here.
-    command : list of bytes
-        The program and its arguments.
-    leads : bool
-        Whether it has a process group of its own, and this program's standard error as its output.
-    own : list of str
-        Signals that do to it what they do to any program, though this one ignores them.
+    If the connection is closed while it still is being started, since its drive hangs, the command is killed, and this
+    program ends. `leads` says that it has a process group of its own, and this program's standard error as its output.
+    `own` are signals that do to it what they do to any program, though this one ignores them.
     """
     keeper = os.getpid()
     told, tell = os.pipe()
@@ -202,18 +181,9 @@ def _prctl(option: int, value: int) -> bool:
 class Keeper:
     """Keeps one command: obeys the agent, takes its place when it is gone, and ends what is left of the command.
 
-    Parameters
-    ----------
-    pid : int
-        The command's process. It leads a process group, but for one in the foreground.
-    adopts : bool
-        Whether every orphan among the command's descendants becomes a child of this process.
-    connection : int
-        The socket to the agent.
-    output : int or None
-        The reading end of the command's output, None for a command in the foreground of a terminal.
-    waker : int
-        Becomes readable when a child has ended.
+    `adopts` says that every orphan among the command's descendants becomes a child of this process. The command leads a
+    process group, unless it is one in the foreground, which has no `output`. `waker` is readable when a child has
+    ended.
     """
 
     def __init__(self, pid: int, adopts: bool, connection: int, output: int | None, waker: int):

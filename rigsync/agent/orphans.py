@@ -61,12 +61,10 @@ class Mark(NamedTuple):
     """The rig's name; empty for a command of `rigsync run`, which may leave processes behind by intention."""
 
     def text(self) -> str:
-        """Return it as the value of the variable."""
         return "/".join(self)
 
     @property
     def is_keepers(self) -> bool:
-        """Whether it is the mark of a keeper."""
         return self.keeper == self.agent
 
 
@@ -84,28 +82,15 @@ def mark(keeper: int, rig: str) -> Mark | None:
 
 
 def kept_by(keeper: str) -> list[int]:
-    """Return the living processes that a keeper has run."""
     return [pid for pid, found in _marked().items() if found.keeper == keeper]
 
 
 def end(
     find: Callable[[], list[int]], limit: float = math.inf, meanwhile: Callable[[], object] | None = None
 ) -> list[int]:
-    """Interrupt, terminate and kill the processes that are found, until there are none.
+    """Interrupt, terminate and kill the processes that `find` returns, until there are none, or for `limit` seconds.
 
-    Parameters
-    ----------
-    find : callable
-        Returns the pids of the processes that are left.
-    limit : float
-        Seconds after which to give up.
-    meanwhile : callable, optional
-        Called at each look, some milliseconds apart.
-
-    Returns
-    -------
-    list of int
-        The processes that are left.
+    `meanwhile` is called at each look, some milliseconds apart. Return the processes that are left.
     """
     if sys.platform == "win32":
         return []
@@ -145,8 +130,7 @@ class Found(NamedTuple):
 def end_of_dead_agents(rig: str) -> Found:
     """End what agents of a rig's name have left running, if they were killed with their keepers and watcher.
 
-    Processes of a living agent, another user or another rig are left alone. It takes some seconds if there is anything
-    to end.
+    It takes some seconds if there is anything to end.
     """
     names: dict[int, str] = {}
     ours = _lineage()

@@ -11,20 +11,12 @@ from rigsync.agent.file import Action, AgentFile
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, single_path
 from rigsync.agent.keys import REFUSE
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template, Use
-from rigsync.agent.values import Values, filled_path, filled_pattern
+from rigsync.agent.values import Values, filled
 from rigsync.core.enums import ExpMessage
 
 
 class Outputs:
-    """What one agent will record, locked meanwhile.
-
-    Parameters
-    ----------
-    file : AgentFile
-        What is recorded, and what `existing` says.
-    aside : Aside
-        Runs the looks.
-    """
+    """What one agent will record, locked meanwhile."""
 
     def __init__(self, file: AgentFile, aside: Aside):
         self._file, self._aside = file, aside
@@ -59,15 +51,7 @@ class Outputs:
 
     @contextlib.asynccontextmanager
     async def starting(self, values: Values) -> AsyncIterator[None]:
-        """Lock what EXPSTART makes known as well, unless the body of the ``async with`` fails.
-
-        Raises
-        ------
-        SubstitutionError
-            A value is missing, or not allowed.
-        DriveHangs, PathTaken
-            As `initialising` does.
-        """
+        """Lock what EXPSTART makes known as well, unless the body of the ``async with`` fails; raise likewise."""
         outputs = await self._outputs(ExpMessage.EXPSTART, values)
         begun = self._absent - self._left_behind  # by what EXPINIT has run or started
         with self._in_use.taking(keys_of_outputs(outputs)):
@@ -80,11 +64,9 @@ class Outputs:
                 raise
 
     def release(self) -> None:
-        """Unlock all."""
         self._in_use.keep_only()
 
     def shared(self, files: Iterable[str]) -> dict[str, str]:
-        """Return which files another recording has too, as `InUse.shared` does."""
         return self._in_use.shared(files)
 
     def _action(self, event: ExpMessage) -> Action:
@@ -97,18 +79,17 @@ class Outputs:
             is_known = template.variables <= set(OF_THE_SESSION) or self._action(ExpMessage.EXPINIT) != Action()
             if event is ExpMessage.EXPINIT and not is_known:
                 continue  # EXPSTART may have other data
-            fill = filled_pattern if template.use is Use.GLOB else filled_path
             try:
-                filled = fill(self._file, template, values)
+                path = filled(self._file, template, values)
             except SubstitutionError:
                 if event is ExpMessage.EXPSTART:
                     raise
                 continue
-            path = single_path(filled) if template.use is Use.GLOB else filled
-            if path:
-                paths.append(path)
+            single = single_path(path) if template.use is Use.GLOB else path
+            if single:
+                paths.append(single)
             else:
-                patterns.append(filled)
+                patterns.append(path)
         looks = [self._aside.ask(f"the file {path!r}", Output.at, path) for path in dict.fromkeys(paths)]
         looks += [self._aside.ask(f"the drive of {pattern!r}", Output.of, pattern) for pattern in patterns]
         return await asyncio.gather(*looks)

@@ -93,38 +93,18 @@ class Exit:
 
 
 class Process:
-    """A command that runs until it ends by itself or is stopped. Works from any thread.
+    """A command that runs until it ends by itself or is stopped; text is a line for the shell. Works from any thread.
 
     Its standard input is empty. When its main process ends, the rest of its process group is told to terminate, and
     killed after 1 s. On Linux that includes processes that have left the group.
 
-    Parameters
-    ----------
-    command : sequence of str, or str
-        The program and its arguments, each of which stays one argument; or a line for the shell.
-    shell : bool
-        Whether it is a line for the shell: ``/bin/sh``, or ``cmd.exe`` on Windows.
-    folder : str, optional
-        Where it runs; by default where this process does.
-    environment : mapping of str to str
-        Added to the environment of this process.
-    on_line : callable
-        Called with each line of its output, standard and error alike, without the line end. A carriage return ends a
-        line too, since programs report progress so. Lines are cut after 4 KiB, and bytes that are no UTF-8 are
-        replaced. It is called on the command's own thread, as is `on_exit`. Until it returns, no more is read, and in
-        the end the command waits. Of more than a megabyte a second, most lines are left out, and a line says how many.
-    on_exit : callable
-        Called once, with an `Exit`, when nothing of the command is left and all its lines were passed on.
-    rig : str
-        The rig whose command it is. If this program and all that cleans up after it are killed, the next agent of that
-        name ends the rest of the command.
+    `on_line` is called with each line of its output, standard and error alike, without the line end, and `on_exit`
+    once, when nothing of it is left and all its lines were passed on. Both are called on the command's own thread.
+    Until they return, no more is read, and in the end the command waits. A carriage return ends a line too, since
+    programs report progress so. Lines are cut after 4 KiB, and bytes that are no UTF-8 are replaced. Of more than a
+    megabyte a second, most lines are left out, and a line says how many.
 
-    Raises
-    ------
-    TypeError
-        A text that is not for the shell, or a list that is.
-    ValueError
-        The command is empty.
+    If this program and all that cleans up after it are killed, the next agent with the name of `rig` ends the rest.
     """
 
     def __init__(
@@ -188,8 +168,6 @@ class Process:
         ------
         ProgramError
             If it cannot be started; the text says why and what to do. `on_exit` is not called then.
-        RuntimeError
-            If it was started before.
         """
         with self._lock:
             if self._started:
@@ -212,18 +190,11 @@ class Process:
     def stop(self, signal: Step, grace: float) -> None:
         """Begin to end the command and all that it has started; return at once.
 
-        Processes that have not ended after `grace` are told to terminate, and killed after 2 s more. A command that is
-        being stopped already is not sent the same step again; the next steps may come sooner. One that is still being
-        started ends as soon as it runs. Nothing happens to one that has ended.
+        Processes that have not ended after `grace` seconds are told to terminate, and killed after 2 s more. A command
+        that is being stopped already is not sent the same step again; the next steps may come sooner. One that is still
+        being started ends as soon as it runs. Nothing happens to one that has ended.
 
         On Windows terminating is killing: there is nothing between an interrupt (Ctrl+Break) and that.
-
-        Parameters
-        ----------
-        signal : {'interrupt', 'terminate', 'kill'}
-            What to send first.
-        grace : float
-            Seconds that it may take to end after that.
         """
         with self._lock:
             if self._child:
@@ -235,11 +206,6 @@ class Process:
         """Wait until nothing of the command is left and `on_exit` has returned; return how it ended, None if it runs.
 
         `on_exit` must not need anything that the caller holds. It may itself call this, which returns at once.
-
-        Parameters
-        ----------
-        timeout : float or None
-            Seconds to wait at most; None for as long as it takes.
         """
         if threading.current_thread() is not self._thread:
             self._ended.wait(timeout)

@@ -54,15 +54,7 @@ exec(source)
 
 
 class RefusedStart(Exception):
-    """The system has refused to start a command.
-
-    Parameters
-    ----------
-    what : str
-        What it refused: ``folder`` or ``program``.
-    number : int
-        Its error number.
-    """
+    """The system has refused to start a command: its ``folder`` or ``program``, with this error number."""
 
     def __init__(self, what: str, number: int):
         super().__init__(what, number)
@@ -79,24 +71,10 @@ def begin(
     pass_fds: Sequence[int],
     **options: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start one of the programs.
+    """Start one of the programs from its source, for this Python without any package.
 
-    Parameters
-    ----------
-    source : Path
-        Its source, for this Python without any package.
-    name : str
-        What it is called in the list of processes.
-    arguments : sequence
-        Its arguments.
-    environment : mapping of str to str
-        Added to that of this process.
-    mark : Mark, optional
-        Its mark. It does not inherit this process's own.
-    pass_fds : sequence of int
-        Descriptors that it inherits.
-    **options
-        Of `subprocess.Popen`.
+    It gets a name in the list of processes, its arguments, and descriptors (`pass_fds`). `environment` is added to that
+    of this process; but it does not inherit this process's own mark. `options` are those of `subprocess.Popen`.
     """
     inherited = {key: value for key, value in os.environ.items() if key != orphans.MARK}
     # Not the path in a virtual environment, whose folder is often named after rigsync.

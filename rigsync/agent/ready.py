@@ -9,7 +9,7 @@ from typing import Any
 
 from rigsync.agent.aside import Aside
 from rigsync.agent.commands import Child, CommandFailed, Commands, by_itself, output_of
-from rigsync.agent.growth import Kept, Samples, matching_files
+from rigsync.agent.growth import Kept, matching_files
 
 LOOK = 0.05
 """Seconds between looks for the file of `ready`."""
@@ -25,39 +25,30 @@ class ReadyFile:
         self.path, self.within = path, within
         self._before: tuple[int, int, int] | None = None
         self._kept = Kept({})
-        self._samples = Samples({})
-        self.lost: str | None = None
-        """What it is known to have lost of its earlier content."""
 
     def look(self) -> None:
-        """Look at the file before the command begins."""
         self._before = self._found()
 
     def keep(self, watched: str | None) -> None:
         """Expect the earlier file to stay, unless it matches a pattern whose files are watched anyhow."""
         others = {seen.identity for seen in matching_files(watched).values()} if watched else set()
         before = matching_files(glob.escape(self.path))
-        kept = {path: seen for path, seen in before.items() if seen.identity not in others}
-        self._kept, self._samples = Kept(kept), Samples(kept)
+        self._kept = Kept({path: seen for path, seen in before.items() if seen.identity not in others})
+
+    @property
+    def lost(self) -> str | None:
+        """What the earlier file is known to have lost of its content."""
+        for what in self._kept.lost.values():
+            return f"{self.path} {what}; find out whether start does that, or another program"
+        return None
 
     def loss(self) -> str | None:
         """Look at the earlier file again; return what it has lost."""
-        found = matching_files(glob.escape(self.path))
-        lost = [*self._kept.update(found).values()]
-        if self._samples.recorded_over(found) and not lost and not self.lost:
-            lost.append("was recorded over: what it held before is not in it any more")
-        for what in lost:
-            self.lost = f"{self.path} {what}; find out whether start does that, or another program"
+        self._kept.update(matching_files(glob.escape(self.path)))
         return self.lost
 
     async def awaited(self, child: Child, commands: Commands, aside: Aside) -> None:
-        """Wait until the file shows that a command records.
-
-        Raises
-        ------
-        CommandFailed
-            The command has ended, or was ended since the time is over.
-        """
+        """Wait until the file shows that a command records, or raise `CommandFailed`: it has ended, or was too slow."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self.within
         while True:
@@ -82,7 +73,6 @@ class ReadyFile:
             await asyncio.wait([child.ended], timeout=min(LOOK, end - loop.time()))
 
     def is_there(self) -> bool:
-        """Whether the file is there, or has changed."""
         self.loss()
         return self._found() not in (None, self._before)
 

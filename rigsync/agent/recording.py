@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rigsync._text import one_line, size_text
+from rigsync._text import size_text
 from rigsync.agent.aside import Aside
 from rigsync.agent.file import Verify
-from rigsync.agent.growth import Growth, Kept, Samples, Seen, Segments, Whole, matching_files
+from rigsync.agent.growth import Growth, Kept, Seen, Segments, Whole, matching_files
 from rigsync.core.board import LONGEST
 from rigsync.core.notices import FAILURE
-from rigsync.errors import RigsyncError
-from rigsync.rig.rig import Rig
-
-logger = logging.getLogger("rigsync.agent")
 
 RECOVERED = "recovered"
 """Topic of the notice that a file grows again."""
@@ -45,58 +40,35 @@ class Verdict(NamedTuple):
 class Recording:
     """Watches the files of a recording: reports their sizes and those that do not grow, and judges the end.
 
-    Parameters
-    ----------
-    rig : Rig
-        The rig that reports.
-    aside : Aside
-        Runs the looks.
-    pattern : str
-        The files, as `glob.glob` has it.
-    verify : Verify
-        What is expected of them.
-    overwrites : bool
-        Whether earlier files may be overwritten.
-    exp_ref : str or None
-        The experiment.
-    say : callable
-        Writes a line into the log of the session.
-    cause : callable
-        Returns why nothing can grow any more, as the end of a sentence; an empty text if no cause is known.
-    shared : callable
-        Returns which of some files another recording has too, each with the problem; may block.
+    `tell` reports something: topic, key and text. `cause` returns why nothing can grow any more, as the end of a
+    sentence. `shared` returns which of some files another recording has too, each with the problem; it may block.
     """
 
     def __init__(
         self,
-        rig: Rig,
         aside: Aside,
         pattern: str,
         verify: Verify,
         overwrites: bool,
-        exp_ref: str | None,
-        say: Callable[[str], None],
+        tell: Callable[[str, str, str], None],
+        progress: Callable[..., None],
         cause: Callable[[], str],
         shared: Callable[[Iterable[str]], dict[str, str]],
     ):
-        self._rig, self._aside, self._pattern, self._exp_ref = rig, aside, pattern, exp_ref
-        self._within, self._settled, self._overwrites = verify.growing_within, verify.settled_within, overwrites
-        self._say, self._cause, self._shared_of = say, cause, shared
+        self._aside, self._pattern, self._overwrites = aside, pattern, overwrites
+        self._within, self._settled = verify.growing_within, verify.settled_within
+        self._tell_of, self._progress, self._cause, self._shared_of = tell, progress, cause, shared
         self._interval = min(LONGEST_LOOK, self._within / LOOKS)
         # Two looks less, so that the notice comes within the time even if both its ends fall between looks.
         self._patience = self._within - 2 * self._interval
         self._growth = Growth(self._patience, pattern)
         self._segments = Segments(self._patience, self._settled, pattern) if verify.segments else None
         self._whole = Whole(verify.segments)
-        self._task: asyncio.Task[None] | None = None
         self._before: dict[str, Seen] = {}
         """Files that were there before and have not changed."""
         self._kept = Kept({})
-        self._samples = Samples({})
-        self._recorded_over: dict[str, None] = {}
-        """Earlier files that were recorded over. The thread that looks at the files adds to it."""
         self._shared: dict[str, str] = {}
-        """By path, problems of files that another recording has too. That thread adds to it, too."""
+        """By path, problems of files that another recording has too. The thread of the looks adds to both."""
         self._own: dict[str, Seen] = {}
         """The files of this recording, as they were last seen."""
         self._problems: dict[str, str] = {}
@@ -107,32 +79,24 @@ class Recording:
         """The files when the commands had ended; None if the drive did not answer."""
 
     async def prepare(self) -> None:
-        """Look at the files before anything is recorded. Those that never change are not of this recording.
-
-        Raises
-        ------
-        DriveHangs
-            The drive of the files does not answer.
-        """
-        self._before = await self._aside.ask(f"the drive of {_shown(self._pattern)}", matching_files, self._pattern)
+        """Look at the files before anything is recorded. Those that never change are not of this recording."""
+        drive = f"the drive of {_shown(self._pattern)}"
+        self._before = await self._aside.ask(drive, matching_files, self._pattern)
         if not self._overwrites:
-            self._kept = Kept(self._before)
-            self._samples = await self._aside.ask(f"the drive of {_shown(self._pattern)}", Samples, self._before)
+            self._kept = await self._aside.ask(drive, Kept, self._before)
 
-    def begin(self) -> None:
-        """Begin to watch; on the event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._look(), name="rigsync files that grow")
-
-    def end(self) -> None:
-        """Stop expecting growth."""
-        if self._task:
-            self._task.cancel()
+    async def watch(self) -> None:
+        """Expect growth, until cancelled."""
+        try:
+            await self._look_on()
+        except Exception as error:  # the system gives no more threads
+            self._tell(FAILURE, self._pattern, f"{_shown(self._pattern)} is not watched any more: {error}")
 
     async def finish(self) -> None:
         """Look at the files now that the commands have ended, if the drive answers soon."""
         self._left = await self._look_soon()
         if self._left is not None:
-            self._note_losses(self._left)
+            self._note_losses()
             self._measured(self._left)
 
     async def verdict(self) -> Verdict | None:
@@ -167,17 +131,11 @@ class Recording:
 
     # ------------------------------------------------------------------------------------------ while it records
 
-    async def _look(self) -> None:
-        try:
-            await self._look_on()
-        except Exception as error:  # the system gives no more threads
-            self._tell(FAILURE, self._pattern, f"{_shown(self._pattern)} is not watched any more: {error}")
-
     async def _look_on(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             found = await self._found()
-            self._note_losses(found)
+            self._note_losses()
             own = self._measured(found)
             self._note_lost(self._whole.update(own, time.strftime("%H:%M:%S")))
             if self._segments:
@@ -194,7 +152,7 @@ class Recording:
     def _files(self) -> dict[str, Seen]:
         """Return all matching files; blocks."""
         found = matching_files(self._pattern)
-        self._recorded_over.update(dict.fromkeys(self._samples.recorded_over(found)))
+        self._kept.update(found)
         if new := self._files_of_this(found).keys() - self._own.keys():
             self._shared.update(self._shared_of(new))
         return found
@@ -227,12 +185,11 @@ class Recording:
         for path, seen in own.items():
             self._before.pop(path, None)
             with contextlib.suppress(ValueError):  # more files than a rig can have items
-                self._rig.progress(_name_of(path), seen.size, unit="B")
+                self._progress(_name_of(path), seen.size, unit="B")
         return own
 
-    def _note_losses(self, found: Mapping[str, Seen]) -> None:
-        over = "was recorded over: what it held before is not in it any more"
-        self._note_lost(self._kept.update(found) | dict.fromkeys(tuple(self._recorded_over), over))
+    def _note_losses(self) -> None:
+        self._note_lost(self._kept.lost)
         for path, problem in tuple(self._shared.items()):
             self._note_problem(path, problem)
 
@@ -310,17 +267,7 @@ class Recording:
         )
 
     def _tell(self, topic: str, path: str, problem: str) -> None:
-        tell(self._rig, self._say, topic, _name_of(path), problem, self._exp_ref)
-
-
-def tell(rig: Rig, say: Callable[[str], None] | None, topic: str, key: str, problem: str, exp_ref: str | None) -> None:
-    """Tell something of a recording: in the log of the session, by `say`, in the agent's, and to the coordinators."""
-    if say:
-        say(problem)
-    logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", rig.name, one_line(problem))
-    body: dict[str, Any] = {"problem": problem, "exp_ref": exp_ref}
-    with contextlib.suppress(RigsyncError):
-        rig.notify(topic, body, key=key)
+        self._tell_of(topic, _name_of(path), problem)
 
 
 def _shown(path: str) -> str:

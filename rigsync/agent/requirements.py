@@ -12,7 +12,7 @@ from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
 from rigsync.agent.file import AgentFile, Command
 from rigsync.agent.template import OF_THE_SESSION, Template
-from rigsync.agent.values import Values, filled_path, folder_of
+from rigsync.agent.values import Values, filled, folder_of
 from rigsync.errors import RigsyncError
 
 Look = tuple[str, Callable[..., str | None], tuple[Any, ...]]
@@ -24,18 +24,7 @@ class RequirementMissing(RigsyncError):
 
 
 async def check_requirements(file: AgentFile, aside: Aside, values: Values, *looks: Look) -> None:
-    """Check everything that can be checked before anything begins.
-
-    Parameters
-    ----------
-    file : AgentFile
-        What it requires.
-    aside : Aside
-        Runs the looks.
-    values : Values
-        Those of EXPINIT.
-    *looks : Look
-        More to look at.
+    """Check everything that can be checked before anything begins, and look at what `looks` say.
 
     Raises
     ------
@@ -56,15 +45,9 @@ async def check_requirements(file: AgentFile, aside: Aside, values: Values, *loo
 
 
 async def make_folders(file: AgentFile, aside: Aside, values: Values) -> None:
-    """Make the folders of EXPINIT.
-
-    Raises
-    ------
-    RequirementMissing
-        One cannot be made.
-    """
+    """Make the folders of EXPINIT; raise `RequirementMissing` if one cannot be made."""
     for template in file.folders:
-        path = filled_path(file, template, values)
+        path = filled(file, template, values)
         try:
             await aside.ask(f"the folder {path!r}", functools.partial(os.makedirs, path, exist_ok=True))
         except DriveHangs as error:
@@ -75,13 +58,11 @@ async def make_folders(file: AgentFile, aside: Aside, values: Values) -> None:
 
 
 def _templates(file: AgentFile) -> Iterator[Template]:
-    """Yield all texts of the file that have places for values of the session."""
+    for command in file.commands():
+        yield from command.words
+        if command.folder:
+            yield command.folder
     for action in file.on.values():
-        for step in (action.run, action.start):
-            if step:
-                yield from step.command.words
-                if step.command.folder:
-                    yield step.command.folder
         if action.start and action.start.ready:
             yield action.start.ready.file
     yield from file.folders
@@ -95,15 +76,14 @@ def _templates(file: AgentFile) -> Iterator[Template]:
 
 def _requirements(file: AgentFile, values: Values) -> Iterator[Look]:
     require = file.require
-    commands = [step.command for action in file.on.values() for step in (action.run, action.start) if step]
-    programs = [_program(file, command, values) for command in commands if not command.shell]
+    programs = [_program(file, command, values) for command in file.commands() if not command.shell]
     for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
         yield f"the program {name!r}", _program_problem, (name, file.source)
     if require and require.free_disk:
-        path = filled_path(file, require.free_disk.path, values)
+        path = filled(file, require.free_disk.path, values)
         yield f"the disk of {path!r}", free_bytes_problem, (path, require.free_disk.at_least)
     for template in require.files if require else ():
-        path = filled_path(file, template, values)
+        path = filled(file, template, values)
         yield repr(path), files_problem, (path,)
 
 

@@ -37,22 +37,12 @@ class SessionLog:
     """The log of one session: ``NAME.rigsync.log``, and ``NAME.rigsync.1.log`` and so on as it grows.
 
     The first file stays: how a recording began says most about why it went wrong. Of the later files the newest two
-    stay. File and folder are made with the first line. A fault is told once, through `logging`, and never disturbs the
-    caller: an experiment goes on without its log. Works from any thread.
+    stay, and of sessions those `keep` that were written to last. File and folder are made with the first line. A fault
+    is told once, through `logging`, and never disturbs the caller: an experiment goes on without its log. Works from
+    any thread.
 
     A thread of its own writes the lines in their order, since a disk may be slow, and a network drive may hang for
     good. Callers wait for neither.
-
-    Parameters
-    ----------
-    folder : path
-        Where the log files are; one for each agent.
-    name : str
-        The name of the session, which must be a valid file name. The log of an earlier session of this name goes on.
-    keep : int
-        Sessions whose logs are kept, this one included: those that were written to last.
-    max_size : int
-        Most bytes of one file, unless a single line is longer.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str, keep: int, max_size: int):
@@ -77,17 +67,13 @@ class SessionLog:
 
     @property
     def path(self) -> Path:
-        """The file that is written to now, or will be."""
         number = f".{self._number}" if self._number else ""
         return self._folder / f"{self._name}.rigsync{number}.log"
 
     def write(self, line: str) -> None:
         """Add a line, with the local time before it. Returns at once, without an error, whatever the disk does.
 
-        Parameters
-        ----------
-        line : str
-            Without its end. Line ends in it are escaped, so that nobody can forge further lines.
+        Line ends in it are escaped, so that nobody can forge further lines.
         """
         with self._news:
             if self._is_closed:

@@ -52,16 +52,12 @@ class Use(enum.Enum):
 
 
 class Source(Protocol):
-    """The source of variables' values: a dict, or `rigsync.agent.values.Values`."""
-
     def __getitem__(self, name: str, /) -> str:
         """Return the value of a variable; raise `KeyError` or `SubstitutionError` if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """The place of a value that is known at run time."""
-
     name: str
 
     def __str__(self) -> str:
@@ -70,15 +66,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text with places for values; made by `parse`.
-
-    Parameters
-    ----------
-    parts : tuple of str or Variable
-        Its pieces, in order.
-    use : Use
-        What the text is for.
-    """
+    """Text with places for values; made by `parse`."""
 
     parts: tuple[str | Variable, ...]
     use: Use = Use.ARGUMENT
@@ -93,16 +81,8 @@ class Template:
     ) -> Template:
         """Read ``{name}`` as the place of a variable, and ``{{`` and ``}}`` as braces.
 
-        Parameters
-        ----------
-        text : str
-            The text.
-        known : collection of str
-            The variables that are known at run time; with `MESSAGE` among them, ``{message.KEY}`` is one too.
-        constants : mapping of str to str, optional
-            Variables whose values are known now; they become part of the text.
-        use : Use
-            What the text is for.
+        The values of `known` variables come at run time; with `MESSAGE` among them, ``{message.KEY}`` is one too. The
+        values of `constants` are known now, and become part of the text.
 
         Raises
         ------
@@ -135,13 +115,7 @@ class Template:
         return frozenset(part.name for part in self.parts if isinstance(part, Variable))
 
     def fill(self, values: Source) -> str:
-        """Return the text with every value in its place.
-
-        Raises
-        ------
-        SubstitutionError
-            A value is missing, or not allowed here.
-        """
+        """Return the text with every value in its place; raise `SubstitutionError` if a value may not be."""
         written = ""
         plain = [""]  # the folders and the file of a path
         touched = {}  # by position in `plain`: the variable that is in it
@@ -171,12 +145,10 @@ class Template:
 
 
 def is_shell_safe(value: str) -> bool:
-    """Whether a value may stand where a shell reads it."""
     return _objection(value, Use.SHELL) is None
 
 
 def refused(name: str, value: object, why: str) -> SubstitutionError:
-    """Return the error that names a variable, its value and what is wrong with it."""
     return SubstitutionError(f"the value {shortened(value)} of {{{name}}} {why}; nothing was run with it")
 
 

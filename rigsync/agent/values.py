@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rigsync.agent.file import AgentFile, Command
-from rigsync.agent.template import MESSAGE, OF_THE_SESSION, SubstitutionError, Template, is_shell_safe, refused
-from rigsync.core.enums import ExpMessage
+from rigsync.agent.template import MESSAGE, OF_THE_SESSION, SubstitutionError, Template, Use, is_shell_safe, refused
 from rigsync.core.lifecycle import reference_parts, reference_text
 
 PREFIX = "RIGSYNC_"
@@ -31,19 +30,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The values of a message. An impossible value is an error when it is asked for.
-
-    Parameters
-    ----------
-    event : str
-        The name of the message.
-    rig : str
-        The name of this rig.
-    exp_ref : str or dict or None
-        The reference of the experiment as it came.
-    data : mapping of str to Any
-        The message's data.
-    """
+    """The values of a message. An impossible value is an error when it is asked for."""
 
     event: str
     rig: str
@@ -97,40 +84,11 @@ class Values:
         return dict(zip(OF_THE_SESSION, ("_".join(parts), *parts), strict=True))
 
 
-def session_values(event: ExpMessage, exp_ref: Any, data: Any, file: AgentFile) -> Values:
-    """Return the values for the commands of a message.
-
-    Parameters
-    ----------
-    event : ExpMessage
-        The message.
-    exp_ref : str or dict or None
-        The reference of the present experiment, or of the one that begins.
-    data : Any
-        The message's data; only a dict has named values.
-    file : AgentFile
-        The file of this rig.
-    """
-    return Values(event.name, file.name, exp_ref, dict(data) if isinstance(data, Mapping) else {})
-
-
 def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
     """Return the variables that a message adds to a command's environment.
 
-    Parameters
-    ----------
-    values : Values
-        What is known.
-    shell : bool
-        Whether to leave out values that a shell could read as more than a word: cmd puts ``%NAME%`` into a line
-        before it reads the line.
-
-    Returns
-    -------
-    dict of str to str
-        ``RIGSYNC_EVENT``, ``RIGSYNC_RIG``; ``RIGSYNC_EXP_REF``, and its parts ``RIGSYNC_DATE``, ``RIGSYNC_NUMBER`` and
-        ``RIGSYNC_SUBJECT`` where it has them; ``RIGSYNC_KEY`` for each key of the message's data. Values that are
-        no text are JSON. Values that an environment cannot hold are left out.
+    Values that are no text are JSON. Left out are those that an environment cannot hold and, where a shell reads the
+    command, those that it could read as more than a word: cmd puts ``%NAME%`` into a line before it reads the line.
     """
     found: dict[str, str | None] = {"EVENT": values.event, "RIG": values.rig}
     parts = values.parts()
@@ -152,19 +110,14 @@ def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
     return fitting
 
 
-def filled_path(file: AgentFile, template: Template, values: Values) -> str:
-    """Return a path of an agent's file with every value in its place, as `Template.fill` does."""
-    return os.path.join(file.folder, template.fill(values))
-
-
-def filled_pattern(file: AgentFile, template: Template, values: Values) -> str:
-    """Return a pattern of files, as `glob` has it, with every value in its place."""
-    return os.path.join(glob.escape(str(file.folder)), template.fill(values))
+def filled(file: AgentFile, template: Template, values: Values) -> str:
+    """Return a path of an agent's file, or a pattern as in `glob`, with every value in its place."""
+    folder = glob.escape(str(file.folder)) if template.use is Use.GLOB else file.folder
+    return os.path.join(folder, template.fill(values))
 
 
 def folder_of(file: AgentFile, command: Command, values: Values) -> str:
-    """Return the folder in which a command runs."""
-    return filled_path(file, command.folder, values) if command.folder else str(file.folder)
+    return filled(file, command.folder, values) if command.folder else str(file.folder)
 
 
 def _is_date(text: str) -> bool:

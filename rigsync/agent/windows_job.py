@@ -13,11 +13,6 @@ def batch_problem(command: Sequence[str] | str) -> str:
     """Return why a command would hand its arguments to a shell unasked; an empty text if it would not.
 
     Windows runs a batch file by ``cmd.exe``. That reads the arguments again, by rules under which no quoting is safe.
-
-    Parameters
-    ----------
-    command : sequence of str, or str
-        The program and its arguments; or a line that is meant for the shell.
     """
     if isinstance(command, str) or not command[0].rstrip(" .").lower().endswith((".bat", ".cmd")):
         return ""
@@ -152,17 +147,12 @@ if sys.platform == "win32":
         finally:
             _CloseHandle(snapshot)
 
-    def start_in_job(
+    def _start_in_job(
         command: Sequence[str] | str, *, creationflags: int = 0, **options: Any
     ) -> tuple[subprocess.Popen[bytes], Any]:
         """Start a command as `subprocess.Popen` does, in a job object of its own; return it and its job.
 
         Windows closes the job, and ends what is in it, when this process has ended.
-
-        Raises
-        ------
-        OSError
-            It cannot be started.
         """
         job = _checked(_CreateJobObject(None, None))
         try:
@@ -182,15 +172,6 @@ if sys.platform == "win32":
             raise
         return process, job
 
-    def terminate_job(job: Any) -> None:
-        """End all processes in a job."""
-        _TerminateJob(job, 1)
-
-    def close_job(job: Any) -> None:
-        """Let go of a job, and of the processes in it."""
-        _limit(job, 0)
-        _CloseHandle(job)
-
     def _limit(job: Any, flags: int) -> None:
         limits = _ExtendedLimits()
         limits.BasicLimitInformation.LimitFlags = flags
@@ -198,21 +179,12 @@ if sys.platform == "win32":
         _checked(_SetInformation(job, _JobObjectExtendedLimitInformation, ctypes.byref(limits), size))
 
     class JobCommand:
-        """A command in a job object. Windows closes the job, and ends what is in it, when the agent has ended.
-
-        Parameters
-        ----------
-        command : sequence of str, or str
-            The program and its arguments; or a line for the shell.
-        folder : str, optional
-            Where it runs.
-        environment : mapping of str to str
-            Added to that of this process.
+        """A command whose output is passed on; text is a line for the shell. It runs when this is made.
 
         Raises
         ------
         OSError
-            If it cannot be started.
+            It cannot be started.
         """
 
         keeper = ""  # the job does a keeper's work
@@ -225,7 +197,7 @@ if sys.platform == "win32":
             self._kill_at = float("inf")
             self._by_itself = False
             self._ended = False
-            self._process, self._job = start_in_job(
+            self._process, self._job = _start_in_job(
                 command,
                 shell=isinstance(command, str),
                 cwd=folder,
@@ -299,3 +271,21 @@ if sys.platform == "win32":
             kind = _JobObjectBasicAccountingInformation
             _checked(_QueryInformation(self._job, kind, ctypes.byref(accounting), size, None))
             return int(accounting.ActiveProcesses)
+
+    class Foreground:
+        """A command in the foreground of this program's terminal."""
+
+        def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
+            self._process, self._job = _start_in_job(list(command), env={**os.environ, **environment})
+
+        def wait(self) -> int:
+            """Wait until it has ended; return its exit status. What it leaves behind goes on."""
+            status = self._process.wait()
+            _limit(self._job, 0)
+            _CloseHandle(self._job)
+            return status
+
+        def end(self, grace: float) -> None:
+            """Kill it and all that it has started: Windows has no gentler way."""
+            _TerminateJob(self._job, 1)
+            self.wait()

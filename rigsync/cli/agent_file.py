@@ -43,10 +43,9 @@ def check_agent_file(path: str, as_json: bool) -> None:
 
 def _programs(file: AgentFile) -> Iterator[str]:
     """Yield the programs that can be looked for before any message: those in PATH, and those with an absolute path."""
-    for action in file.on.values():
-        for step in (action.run, action.start):
-            if step and (program := step.command.program) and (isabs(program) or not dirname(program)):
-                yield program
+    for command in file.commands():
+        if (program := command.program) and (isabs(program) or not dirname(program)):
+            yield program
     if file.require:
         yield from file.require.programs
 

@@ -8,14 +8,18 @@ import logging
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from rigsync._text import one_line
-from rigsync.core.messages import Verb
+from rigsync.core.arguments import validate_event
+from rigsync.core.enums import ExpMessage
+from rigsync.core.messages import Command, Verb
 from rigsync.errors import RigsyncError
 from rigsync.runtime.loop_thread import is_coroutine_function
 
 logger = logging.getLogger("rigsync.rig")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,6 @@ class Handler:
         return self.function(*args[: self.most])
 
 
-class EndedBadly(RigsyncError):
-    """A handler of EXPEND raises this if the recording has ended, and badly. EXPEND fails, the rig is STOPPED."""
-
-
 class CommandHandler(Handler):
     """A user's function that does a command."""
 
@@ -57,14 +57,113 @@ class CommandHandler(Handler):
         return self.function(*positional, **keywords)
 
 
-class Raised(Exception):
-    """What a handler has raised.
+class RigHandlers:
+    """What a rig's program does at messages and commands."""
 
-    Parameters
-    ----------
-    error : BaseException
-        The exception.
-    """
+    def __init__(self, name: str):
+        self._name = name
+        self._handlers: dict[Verb, list[Handler]] = {}
+
+    @property
+    def name(self) -> str:
+        """str: Name of the rig."""
+        return self._name
+
+    def on(self, *messages: ExpMessage | str | int) -> Callable[[Function], Function]:
+        """Decorate a handler of one or more messages.
+
+        It is called with the message's arguments, or as many of them as it takes: ``data`` for EXPINIT, EXPEND,
+        EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART; ``status`` for EXPSTATUS; ``status, data`` for
+        EXPINFO; ``base_url, token`` for ALYX. It returns None or a dict, which is merged into the answer's info; for
+        ALYX an Alyx client, or ``base_url, token``.
+
+        A plain function runs in a worker thread, a coroutine function on the event loop. An exception goes to the
+        coordinator as type, text and traceback. Several handlers of a message run one after the other, also after one
+        has failed.
+
+        EXPINTERRUPT cancels a running coroutine. It does not wait for a running plain function, and handlers that
+        were to follow do not run. If such a plain function begins something all the same, the rig reports that as a
+        failure when the function has ended.
+
+        Parameters
+        ----------
+        *messages : ExpMessage, str or int
+            The messages.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No message, or an unknown one.
+        """
+        known = [validate_event(message) for message in messages]
+        if not known:
+            raise TypeError("name the message to handle, for instance @rig.on('EXPSTART')")
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                raise TypeError(f"a handler is a function, not {type(function).__name__}")
+            for event in known:
+                self._handlers.setdefault(event, []).append(Handler.of(function))
+            return function
+
+        return register
+
+    @overload
+    def command(self, name: str, /) -> Callable[[Function], Function]: ...
+
+    @overload
+    def command(self, name: Function, /) -> Function: ...
+
+    def command(self, name: Any, /) -> Any:
+        """Decorate the function that does a command, which `Auxiliaries.call` asks for: ``@rig.command('focus')``.
+
+        It is called with the arguments of the call. It returns the call's value, which is anything that can be sent. An
+        exception goes to the coordinator as type, text and traceback. A plain function runs in a worker thread, a
+        coroutine function on the event loop. Commands run beside handlers of messages, and beside each other. During
+        an experiment only the coordinator in charge may call them. A command changes no status, and goes on when
+        EXPINTERRUPT comes.
+
+        Parameters
+        ----------
+        name : str
+            1 to 100 printable characters, and not the name of a message. ``@rig.command`` without a name takes that of
+            the function.
+
+        Raises
+        ------
+        TypeError
+            The name is no text, or the decorated object is no function.
+        ValueError
+            The name is not allowed for a command, or the rig has such a command already.
+
+        Examples
+        --------
+        >>> rig = Rig('cameras', 'udp://127.0.0.1:0')
+        >>> @rig.command('focus')
+        ... def focus(z, speed=1.0):
+        ...     return {'z': z}
+        """
+        if callable(name):
+            return self.command(getattr(name, "__name__", None))(name)  # type: ignore[arg-type]
+        command = Command(name)
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                raise TypeError(f"a command is done by a function, not by {type(function).__name__}")
+            handlers = [CommandHandler.of(function)]
+            if self._handlers.setdefault(command, handlers) is not handlers:
+                raise ValueError(f"rig {self.name} has a command {command.name!r} already")
+            return function
+
+        return register
+
+
+class EndedBadly(RigsyncError):
+    """A handler of EXPEND raises this if the recording has ended, and badly. EXPEND fails, the rig is STOPPED."""
+
+
+class Raised(Exception):
+    """What a handler has raised. `is_told` says that the log has it already."""
 
     def __init__(self, error: BaseException):
         super().__init__(error)

@@ -14,17 +14,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any
 
 from rigsync import __version__
 from rigsync.config.address import parse_uri
 from rigsync.config.rigs import checked_lease
 from rigsync.core import messages
 from rigsync.core.answers import Identity
-from rigsync.core.arguments import to_plain, validate_event
+from rigsync.core.arguments import to_plain
 from rigsync.core.clock import StampClock
-from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.messages import Command, Verb, to_json
+from rigsync.core.enums import ExpStatus
+from rigsync.core.messages import Verb, to_json
 from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import LONGEST_DESCRIPTION, MAX_MESSAGE, Address, RigConfig, Room
@@ -33,7 +33,7 @@ from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
 from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
-from rigsync.rig.handlers import CommandHandler, Handler
+from rigsync.rig.handlers import RigHandlers
 from rigsync.rig.session import Session
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
@@ -59,10 +59,8 @@ LONGEST_REASON = 2000
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-class Rig(RigBoard):
+class Rig(RigHandlers, RigBoard):
     """A machine of the experiment that can be commanded.
 
     It answers rigsync's coordinators, and iblutil's and iblrig's as they are. Without handlers it answers every
@@ -117,20 +115,15 @@ class Rig(RigBoard):
         description = to_plain(experiment_description or {}, "experiment_description")
         if len(to_json(description)) > LONGEST_DESCRIPTION:
             raise PayloadTooLarge(len(to_json(description)), LONGEST_DESCRIPTION)
-        super().__init__(self._room)
+        RigHandlers.__init__(self, name)
+        RigBoard.__init__(self, self._room)
         self._lease = checked_lease(lease)
         self._identity = Identity(name, bool(main_sync), description, __version__)
-        self._handlers: dict[Verb, list[Handler]] = {}
         self.hub = Hub(f"rig {name}", owner="Rig")
         """Where all that happens is told, while the rig serves: see `rigsync.Hub` and docs/hub.md."""
         self._session: Session | None = None
         self._thread: LoopThread | None = None
         self._uri = str(self._config.address)
-
-    @property
-    def name(self) -> str:
-        """str: Name of the rig."""
-        return self._config.name
 
     @property
     def uri(self) -> str:
@@ -155,95 +148,7 @@ class Rig(RigBoard):
     def __repr__(self) -> str:
         return f"<Rig {self.name} {self.uri} {self.status.name if self.is_running else 'not running'}>"
 
-    # ------------------------------------------------------------------------------------------------ handlers
-
-    def on(self, *messages: ExpMessage | str | int) -> Callable[[Function], Function]:
-        """Decorate a handler of one or more messages.
-
-        It is called with the message's arguments, or as many of them as it takes: ``data`` for EXPINIT, EXPEND,
-        EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for EXPSTART; ``status`` for EXPSTATUS; ``status, data`` for
-        EXPINFO; ``base_url, token`` for ALYX. It returns None or a dict, which is merged into the answer's info; for
-        ALYX an Alyx client, or ``base_url, token``.
-
-        A plain function runs in a worker thread, a coroutine function on the event loop. An exception goes to the
-        coordinator as type, text and traceback. Several handlers of a message run one after the other, also after one
-        has failed.
-
-        EXPINTERRUPT cancels a running coroutine. It does not wait for a running plain function, and handlers that
-        were to follow do not run. If such a plain function begins something all the same, the rig reports that as a
-        failure when the function has ended.
-
-        Parameters
-        ----------
-        *messages : ExpMessage, str or int
-            The messages.
-
-        Raises
-        ------
-        TypeError, ValueError
-            No message, or an unknown one.
-        """
-        known = [validate_event(message) for message in messages]
-        if not known:
-            raise TypeError("name the message to handle, for instance @rig.on('EXPSTART')")
-
-        def register(function: Function) -> Function:
-            if not callable(function):
-                raise TypeError(f"a handler is a function, not {type(function).__name__}")
-            for event in known:
-                self._handlers.setdefault(event, []).append(Handler.of(function))
-            return function
-
-        return register
-
-    @overload
-    def command(self, name: str, /) -> Callable[[Function], Function]: ...
-
-    @overload
-    def command(self, name: Function, /) -> Function: ...
-
-    def command(self, name: Any, /) -> Any:
-        """Decorate the function that does a command, which `Auxiliaries.call` asks for: ``@rig.command('focus')``.
-
-        It is called with the arguments of the call. It returns the call's value, which is anything that can be sent. An
-        exception goes to the coordinator as type, text and traceback. A plain function runs in a worker thread, a
-        coroutine function on the event loop. Commands run beside handlers of messages, and beside each other. During
-        an experiment only the coordinator in charge may call them. A command changes no status, and goes on when
-        EXPINTERRUPT comes.
-
-        Parameters
-        ----------
-        name : str
-            1 to 100 printable characters, and not the name of a message. ``@rig.command`` without a name takes that of
-            the function.
-
-        Raises
-        ------
-        TypeError
-            The name is no text, or the decorated object is no function.
-        ValueError
-            The name is not allowed for a command, or the rig has such a command already.
-
-        Examples
-        --------
-        >>> rig = Rig('cameras', 'udp://127.0.0.1:0')
-        >>> @rig.command('focus')
-        ... def focus(z, speed=1.0):
-        ...     return {'z': z}
-        """
-        if callable(name):
-            return self.command(getattr(name, "__name__", None))(name)  # type: ignore[arg-type]
-        command = Command(name)
-
-        def register(function: Function) -> Function:
-            if not callable(function):
-                raise TypeError(f"a command is done by a function, not by {type(function).__name__}")
-            handlers = [CommandHandler.of(function)]
-            if self._handlers.setdefault(command, handlers) is not handlers:
-                raise ValueError(f"rig {self.name} has a command {command.name!r} already")
-            return function
-
-        return register
+    # ------------------------------------------------------------------------------------------------- notices
 
     def notify(self, topic: str, body: Any = None, *, key: str | None = None, confirm: bool = True) -> None:
         """Tell something to the coordinators that watch this rig; from any thread, without waiting.

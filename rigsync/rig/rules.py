@@ -21,13 +21,7 @@ logger = logging.getLogger("rigsync.rig")
 
 
 def log_rules(rig: str) -> list[tuple[type[Event], Callable[[Any], object]]]:
-    """Return the kinds of events that are logged, and by what.
-
-    Parameters
-    ----------
-    rig : str
-        Name of the rig.
-    """
+    """Return the kinds of events of a rig that are logged, and by what."""
 
     def overtaken(event: HandlerOvertaken) -> None:
         logger.warning("%s: EXPINTERRUPT overtakes the handler of %s", rig, event.event.name)

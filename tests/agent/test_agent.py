@@ -1073,7 +1073,7 @@ def test_an_interrupt_is_heeded_though_a_command_ends_at_that_moment(lab: Lab, t
 
     async def interrupt() -> bool:
         """Interrupt some turns of the loop after the command has ended; return whether the handler went on."""
-        handling = asyncio.create_task(agent.handle(ExpMessage.EXPINIT, [{"exp_ref": REFERENCE}]))
+        handling = asyncio.create_task(agent.handle(ExpMessage.EXPINIT, {"exp_ref": REFERENCE}))
         while not (running := agent._commands.running()) or not running[0].process.pid:
             await asyncio.sleep(0.01)
         running[0].ended.set_result(Exit(0, None, "by itself"))

@@ -15,7 +15,6 @@ import pytest
 from platforms import posix
 from processes import LONG, keepers_of, suspended, until
 
-from rigsync.agent import foreground
 from rigsync.agent.foreground import Foreground
 
 
@@ -51,7 +50,7 @@ def test_a_signal_that_comes_before_it_runs_has_ended_it(tmp_path: Path, monkeyp
     """As a Ctrl-C does that reaches its keeper before that has begun to leave it to the command."""
     keeper = tmp_path / "keeper.py"
     keeper.write_text("import os, signal; signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)")
-    monkeypatch.setattr(foreground, "_KEEPER", keeper)
+    monkeypatch.setattr("rigsync.agent.kept_command._KEEPER", keeper)
     assert Foreground(python(""), {}).wait() == -signal.SIGINT
     keeper.write_text("raise SystemExit(3)")
     with pytest.raises(OSError, match="did not start"):

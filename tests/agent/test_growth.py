@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from platforms import posix
 
-from rigsync.agent.growth import Growth, Kept, Samples, Seen, Segments, Whole, matching_files
+from rigsync.agent.growth import Growth, Kept, Seen, Segments, Whole, matching_files
 
 PATTERN = "/data/*.mp4"
 A, B = "/data/a.mp4", "/data/b.mp4"
@@ -165,32 +165,39 @@ def test_two_recorders_are_not_taken_for_segments_of_one(segments: Segments) -> 
 # ------------------------------------------------------------------------------------------------------ what is kept
 
 
+def losses(kept: Kept, found: dict[str, Seen]) -> dict[str, str]:
+    """Return what is newly known to be lost."""
+    before = dict(kept.lost)
+    kept.update(found)
+    return {path: lost for path, lost in kept.lost.items() if path not in before}
+
+
 def test_what_is_kept_may_grow_and_may_be_moved_away() -> None:
     kept = Kept(seen(a=10, b=10))
-    assert kept.update(seen(a=11, b=10)) == {}
-    assert kept.update({}) == {}
-    assert kept.update(seen(a=11, b=10)) == {}
+    assert losses(kept, seen(a=11, b=10)) == {}
+    assert losses(kept, {}) == {}
+    assert losses(kept, seen(a=11, b=10)) == {}
 
 
 def test_what_shrinks_is_told_once() -> None:
     kept = Kept(seen(a=29_000, b=10))
     kept.update(seen(a=50_000, b=10))
-    assert kept.update(seen(a=9_000, b=10)) == {"a": "had 29,000 B before, and now has 9,000 B"}
-    assert kept.update(seen(a=9_000, b=10)) == {}
+    assert losses(kept, seen(a=9_000, b=10)) == {"a": "had 29,000 B before, and now has 9,000 B"}
+    assert losses(kept, seen(a=9_000, b=10)) == {}
 
 
 def test_what_is_replaced_is_told() -> None:
     kept = Kept(seen(a=10))
-    assert kept.update({"a": Seen(20, 0, (1, 7))}) == {"a": "was replaced: another file of 20 B has its name"}
+    assert losses(kept, {"a": Seen(20, 0, (1, 7))}) == {"a": "was replaced: another file of 20 B has its name"}
 
 
 def test_what_is_finished_has_to_stay() -> None:
     kept = Kept({})
     kept.keep("a", Seen(10, 0, (1, 0)))
-    assert kept.update(seen(a=10)) == {}
+    assert losses(kept, seen(a=10)) == {}
     kept.keep("a", Seen(10, 0, (1, 0)))
-    assert kept.update({}) == {"a": "is gone, though it was finished; look for what has moved or removed it"}
-    assert kept.update({}) == {}
+    assert losses(kept, {}) == {"a": "is gone, though it was finished; look for what has moved or removed it"}
+    assert losses(kept, {}) == {}
 
 
 def test_what_is_cut_or_replaced_while_it_is_recorded_is_told_once_with_sizes_and_time() -> None:
@@ -238,28 +245,37 @@ def content(byte: str, size: int) -> bytes:
 def test_what_is_recorded_over_is_told_once_though_it_is_larger_again(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a"
     path.write_bytes(content("x", size))
-    samples = Samples(of(path, 1))
+    kept = Kept(of(path, 1))
     path.write_bytes(content("y", 3 * size))
-    assert samples.recorded_over(of(path, 2)) == {str(path)}
-    assert samples.recorded_over(of(path, 3)) == set()
+    assert losses(kept, of(path, 2)) == {str(path): "was recorded over: what it held before is not in it any more"}
+    assert losses(kept, of(path, 3)) == {}
 
 
 def test_what_is_added_to_is_not_recorded_over(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(content("x", 9_000))
-    samples = Samples(of(path, 1))
+    kept = Kept(of(path, 1))
     path.write_bytes(content("x", 9_000) + content("y", 100))
-    assert samples.recorded_over(of(path, 2)) == set()
+    assert losses(kept, of(path, 2)) == {}
     with path.open("r+b") as file:  # an index at the begin and at the end of what there was
         file.write(content("z", 100))
         file.seek(8_900)
         file.write(content("z", 100))
-    assert samples.recorded_over(of(path, 3)) == set()
+    assert losses(kept, of(path, 3)) == {}
 
 
 def test_what_is_empty_or_cannot_be_read_is_not_recorded_over(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.touch()
-    samples = Samples({**of(path, 1), str(tmp_path / "gone"): Seen(10, 1, (1, 2))})
+    kept = Kept({**of(path, 1), str(tmp_path / "gone"): Seen(10, 1, (1, 2))})
     path.write_bytes(b"y")
-    assert samples.recorded_over({**of(path, 2), str(tmp_path / "gone"): Seen(20, 2, (1, 2))}) == set()
+    assert losses(kept, {**of(path, 2), str(tmp_path / "gone"): Seen(20, 2, (1, 2))}) == {}
+
+
+@posix
+def test_what_could_not_be_read_before_is_not_recorded_over(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.symlink_to(tmp_path / "later")
+    kept = Kept({str(path): Seen(10, 1, (1, 1))})
+    (tmp_path / "later").write_bytes(content("y", 20))
+    assert losses(kept, of(path, 2)) == {}

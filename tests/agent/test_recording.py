@@ -872,6 +872,5 @@ def test_a_disk_that_fills_is_told_before_it_is_full_and_as_the_cause(lab: Lab, 
     until(lambda: any("grows again" in notice.body["problem"] for notice in recoveries))
     with contextlib.suppress(Exception):
         aux.request("EXPEND", timeout=LONG)
-    assert agent._disk
-    assert agent._disk._task
-    until(agent._disk._task.done, "the end of the watch")
+    assert len(agent._watches) == 2
+    until(lambda: all(watch.done() for watch in agent._watches), "the end of the watch")

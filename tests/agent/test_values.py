@@ -19,7 +19,6 @@ from rigsync.agent.values import (
     ROOM_IN_ENVIRONMENT,
     Values,
     environment,
-    session_values,
 )
 from rigsync.core.enums import ExpMessage
 
@@ -96,7 +95,7 @@ def test_the_parts_of_a_reference(exp_ref: Any, parts: tuple[str, ...]) -> None:
     ],
 )
 def test_what_is_no_reference_is_refused_where_it_is_used(file: AgentFile, exp_ref: str) -> None:
-    found = session_values(INIT, exp_ref, {"x": "y"}, file)
+    found = Values(INIT.name, "cameras", exp_ref, {"x": "y"})
     for name in OF_THE_SESSION:
         with pytest.raises(SubstitutionError, match=rf"of \{{{name}\}} is not a reference yyyy-mm-dd_n_subject"):
             found[name]
@@ -123,7 +122,7 @@ def test_a_reference_of_another_form(exp_ref: Any) -> None:
     ["a/b", "../../etc", "..\\a", "C:", "a\nb", "..", ".", "a.", "nul"],
 )
 def test_a_subject_that_would_lead_elsewhere(file: AgentFile, subject: str) -> None:
-    found = session_values(INIT, f"2026-01-31_1_{subject}", {"x": "y"}, file)
+    found = Values(INIT.name, "cameras", f"2026-01-31_1_{subject}", {"x": "y"})
     for event in (INIT, ExpMessage.EXPEND):
         with pytest.raises(SubstitutionError, match=r"of \{(exp_ref|subject)\}"):
             command_of(file, event).filled(found)
@@ -156,11 +155,6 @@ def test_other_names_are_no_variables() -> None:
             values(x=1)[name]
 
 
-@pytest.mark.parametrize("data", [None, "text", 3, ["x"], REFERENCE])
-def test_only_a_map_has_names(file: AgentFile, data: Any) -> None:
-    assert session_values(INIT, REFERENCE, data, file).data == {}
-
-
 # ---------------------------------------------------------------------------------------------------- any message
 
 
@@ -172,7 +166,7 @@ def test_only_a_map_has_names(file: AgentFile, data: Any) -> None:
 )
 def test_each_argument_stays_one_word(file: AgentFile, subject: str, exp_ref: Any, x: Any) -> None:
     for reference in (f"2026-01-31_1_{subject}", exp_ref):
-        found = session_values(INIT, reference, {"x": x}, file)
+        found = Values(INIT.name, "cameras", reference, {"x": x})
         for event in (INIT, ExpMessage.EXPEND):
             try:
                 words = command_of(file, event).filled(found)

@@ -1,300 +1,30 @@
-"""For tests, yours too: real coordinator and rig cores on a simulated, seeded, bad network. Nothing sleeps.
-
-Example
--------
->>> network = SimNetwork(seed=7, loss=0.3)
->>> rig = network.add_rig("cameras", {"EXPSTART": 0.5})
->>> coordinator = network.coordinator()
->>> when = coordinator.push("EXPSTART")
->>> network.run(60, until=lambda: when in coordinator.results)
-True
->>> coordinator.results[when].failures["cameras"].error
-'StateError'
-"""
+"""What speaks on a simulated network: a coordinator's core, a rig's core, and a model of an iblutil rig."""
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Callable, Iterable, Mapping
-from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from rigsync.core import legacy, messages
 from rigsync.core.answers import Identity
-from rigsync.core.arguments import compose, compose_command, validate_event
+from rigsync.core.arguments import compose, compose_command
 from rigsync.core.board import Board
-from rigsync.core.clock import NANOSECONDS, StampClock
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event, HandlerDue, PushCompleted, Schedule
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.orders import Order
-from rigsync.core.ownership import LEASE
 from rigsync.core.peer import Line
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import Address as Uri
 from rigsync.core.rigs import RigConfig
 from rigsync.core.timing import Timing
+from rigsync.testing.network import DriftingClock, Network, Node, SimAddress
 
-SimAddress = tuple[str, int]
 Handler = Callable[..., Any]
-SimRig = TypeVar("SimRig", "FakeRig", "EchoRig")
-
-EPOCH = 1_700_000_000 * NANOSECONDS
-"""Wall time, in nanoseconds, at virtual time 0."""
 
 
-class DriftingClock(StampClock):
-    """A clock that is off, and drifts further off.
-
-    Parameters
-    ----------
-    offset : float
-        Seconds by which it is ahead of the network's time at virtual time 0.
-    drift : float
-        Seconds a second by which it gains.
-    """
-
-    def __init__(self, offset: float = 0.0, drift: float = 0.0):
-        super().__init__(EPOCH, 0.0)
-        self._offset, self._drift = offset, drift
-
-    def stamp(self, now: float) -> int:
-        """Return the stamp of the virtual instant `now`."""
-        return super().stamp(now + self._offset + self._drift * now)
-
-    def instant(self, stamp: int) -> float:
-        """Return the virtual instant of a stamp."""
-        return (super().instant(stamp) - self._offset) / (1 + self._drift)
-
-
-class Node(Protocol):
-    """A participant of a `SimNetwork`."""
-
-    def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        """Process a datagram."""
-
-    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
-        """React to a refusal by `destination` of a datagram from `source`."""
-
-    def handle_timer(self) -> None:
-        """Do what is due."""
-
-    def next_timer(self) -> float:
-        """Return when `handle_timer` is due, in virtual seconds."""
-
-
-class SimNetwork:
-    """A network that loses, duplicates, reorders and delays, the same way for the same seed.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of all that is random in it, also of the cores' back-off.
-    loss, duplication, reordering : float
-        Shares of datagrams, each way, from 0 to 1. A reordered one is held back for up to 50 ms.
-    delay : (float, float)
-        Bounds of the one-way delay in seconds.
-
-    Attributes
-    ----------
-    now : float
-        Virtual monotonic seconds.
-    cut_off : set of str
-        Hosts that are cut off: nothing is carried from or to them.
-    """
-
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        loss: float = 0.0,
-        duplication: float = 0.0,
-        reordering: float = 0.0,
-        delay: tuple[float, float] = (0.0001, 0.001),
-    ):
-        self.random = Random(seed)
-        self.loss, self.duplication, self.reordering, self.delay = loss, duplication, reordering, delay
-        self.now = 0.0
-        self.cut_off: set[str] = set()
-        self.rigs: dict[str, FakeRig | EchoRig] = {}
-        self._nodes: list[Node] = []
-        self._at: dict[SimAddress, Node] = {}
-        self._last: dict[tuple[SimAddress, SimAddress], float] = {}
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = self._coordinators = 0
-
-    def add_rig(
-        self,
-        name: str,
-        handlers: Mapping[str, float | Handler] | None = None,
-        *,
-        commands: Mapping[str, float | Handler] | None = None,
-        offset: float = 0.0,
-        drift: float = 0.0,
-        lease: float = LEASE,
-        **identity: Any,
-    ) -> FakeRig:
-        """Plug in a rig that speaks the rigsync dialect.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-        handlers : mapping, optional
-            By message, the seconds that its handler takes, or a function that is called at once with the message's
-            arguments.
-        commands : mapping, optional
-            The same by name of a command; the function returns the command's value.
-        offset, drift : float
-            Seconds that its clock is ahead, and that it gains a second.
-        lease : float
-            Seconds for which the coordinator in charge may be silent.
-        **identity
-            Further fields of `Identity`, such as ``main_sync``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            An unknown message, or an impossible name of a command.
-        """
-        known: dict[Verb, float | Handler] = {validate_event(event): do for event, do in (handlers or {}).items()}
-        known.update({Command(command): do for command, do in (commands or {}).items()})
-        rig = FakeRig(self, name, known, Identity(name, **identity), offset, drift, lease)
-        return self._plug_rig(name, rig)
-
-    def add_echo_rig(self, name: str, latency: float = 0.001) -> EchoRig:
-        """Plug in a model of an iblutil rig.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-        latency : float
-            Seconds between its echo of a message and its answer.
-        """
-        return self._plug_rig(name, EchoRig(self, name, latency))
-
-    def coordinator(
-        self, rigs: Iterable[str] | None = None, timing: Timing | None = None, **config: Any
-    ) -> Coordinator:
-        """Plug in a coordinator, and begin to probe.
-
-        Parameters
-        ----------
-        rigs : iterable of str, optional
-            Names of its rigs; by default all that are plugged in.
-        timing : Timing, optional
-            Other times than the usual ones.
-        **config
-            Further fields of `RigConfig`, the same for all rigs, such as ``timeout``.
-
-        Raises
-        ------
-        KeyError
-            There is no such rig.
-        ConfigError
-            A field has an impossible value.
-        """
-        self._coordinators += 1
-        host = f"10.0.{self._coordinators // 250 + 100}.{1 + self._coordinators % 250}"
-        names = list(self.rigs if rigs is None else rigs)
-        addresses = {name: self.rigs[name].address for name in names}
-        coordinator = Coordinator(self, host, addresses, timing or Timing(), config)
-        self._nodes.append(coordinator)
-        for address in coordinator.lines:
-            self._at[address] = coordinator
-        coordinator.fanout.connect(self.now)
-        coordinator.pump()
-        return coordinator
-
-    def kill(self, coordinator: Coordinator) -> None:
-        """End a coordinator as SIGKILL does: it says nothing more, and nothing listens where it was."""
-        self._nodes.remove(coordinator)
-        for address in coordinator.lines:
-            self._at[address] = _Nothing()
-
-    def send(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        """Carry a datagram, or not."""
-        if not getattr(self._at[source], "listening", True):
-            return  # a program that has ended sends nothing more, whatever its handlers still do
-        if source[0] in self.cut_off or destination[0] in self.cut_off:
-            return
-        if self.random.random() < self.loss:
-            return
-        copies = 2 if self.random.random() < self.duplication else 1
-        for _ in range(copies):
-            # As in a switched network, nothing overtakes on one way, except by being held back on purpose.
-            arrival = max(self.now + self.random.uniform(*self.delay), self._last.get((source, destination), 0.0))
-            if self.random.random() < self.reordering:
-                arrival += self.random.uniform(0, 0.05)
-            else:
-                self._last[source, destination] = arrival
-            self._schedule(arrival, lambda: self._deliver(data, source, destination))
-
-    def after(self, delay: float, action: Callable[[], None]) -> None:
-        """Call `action` after `delay` virtual seconds."""
-        self._schedule(self.now + delay, action)
-
-    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Let virtual time pass.
-
-        Parameters
-        ----------
-        seconds : float
-            Most seconds to pass.
-        until : callable
-            Called after each event; true ends the run. By default nothing does.
-
-        Returns
-        -------
-        bool
-            Whether `until` has become true.
-        """
-        end = self.now + seconds
-        while not until():
-            timers = [node.next_timer() for node in self._nodes]
-            when = min([self._due[0][0] if self._due else math.inf, *timers])
-            if when > end:
-                self.now = end
-                return until()
-            self.now = max(self.now, when)
-            while self._due and self._due[0][0] <= self.now:
-                heapq.heappop(self._due)[2]()
-            for node in self._nodes:
-                if node.next_timer() <= self.now:
-                    node.handle_timer()
-        return True
-
-    def stamps(self) -> StampClock:
-        """Return a wall clock that starts now."""
-        return StampClock(EPOCH + round(self.now * NANOSECONDS), self.now)
-
-    def draw_boot(self) -> str:
-        """Return 16 random hexadecimal digits."""
-        return f"{self.random.getrandbits(64):016x}"
-
-    def _plug_rig(self, name: str, rig: SimRig) -> SimRig:
-        rig.address = (f"10.0.1.{len(self.rigs) + 1}", 11001)
-        self.rigs[name] = rig
-        self._nodes.append(rig)
-        self._at[rig.address] = rig
-        return rig
-
-    def _schedule(self, when: float, action: Callable[[], None]) -> None:
-        self._count += 1
-        heapq.heappush(self._due, (when, self._count, action))
-
-    def _deliver(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        target = self._at[destination]
-        if getattr(target, "listening", True):
-            target.receive(data, source, destination)
-        elif getattr(target, "host_up", True):
-            self.after(self.random.uniform(*self.delay), lambda: self._at[source].refuse(source, destination))
-
-
-class Coordinator:
+class Coordinator(Node):
     """A real coordinator core on a `SimNetwork`, which makes it: see `SimNetwork.coordinator`.
 
     Attributes
@@ -308,7 +38,7 @@ class Coordinator:
     """
 
     def __init__(
-        self, network: SimNetwork, host: str, rigs: Mapping[str, SimAddress], timing: Timing, config: Mapping[str, Any]
+        self, network: Network, host: str, rigs: Mapping[str, SimAddress], timing: Timing, config: Mapping[str, Any]
     ):
         self._network = network
         configs = {name: RigConfig(name, Uri("udp", *address), **config) for name, address in rigs.items()}
@@ -318,13 +48,9 @@ class Coordinator:
         self.results: dict[float, PushCompleted] = {}
         self._pushed = 0
         self._rigs = dict(rigs)
-        self.lines: dict[SimAddress, tuple[str, Line]] = {}
-        self._sources: dict[tuple[str, Line], SimAddress] = {}
-        for name in rigs:
-            for line in Line:
-                address = (host, 50_000 + len(self.lines))
-                self.lines[address] = (name, line)
-                self._sources[name, line] = address
+        lines = [(name, line) for name in rigs for line in Line]
+        self.lines: dict[SimAddress, tuple[str, Line]] = {(host, 50_000 + n): line for n, line in enumerate(lines)}
+        self._sources = {line: address for address, line in self.lines.items()}
 
     def push(
         self,
@@ -425,27 +151,7 @@ class Coordinator:
                 self.results[event.request_time] = event
 
 
-class _Nothing:
-    """The place of a program that was killed."""
-
-    listening = False
-    host_up = True
-
-    def receive(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
-        """Never called."""
-
-    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
-        """Do nothing."""
-
-    def handle_timer(self) -> None:
-        """Nothing is ever due here."""
-
-    def next_timer(self) -> float:
-        """Return that nothing is due."""
-        return math.inf
-
-
-class FakeRig:
+class FakeRig(Node):
     """A real rig core on a `SimNetwork`, with handlers that take virtual time: see `SimNetwork.add_rig`.
 
     Attributes
@@ -466,7 +172,7 @@ class FakeRig:
 
     def __init__(
         self,
-        network: SimNetwork,
+        network: Network,
         name: str,
         handlers: Mapping[Verb, float | Handler],
         identity: Identity,
@@ -516,9 +222,6 @@ class FakeRig:
         """Process a datagram."""
         self.responder.receive_datagram(data, source, self._network.now)
         self.pump()
-
-    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
-        """Ignore a refusal, as a rig does."""
 
     def handle_timer(self) -> None:
         """Do what is due."""
@@ -574,7 +277,7 @@ class FakeRig:
         self.pump()
 
 
-class EchoRig:
+class EchoRig(Node):
     """A model of `iblutil.io.net.app.EchoProtocol` as a server, its intolerance included: see `add_echo_rig`.
 
     Attributes
@@ -587,7 +290,7 @@ class EchoRig:
 
     address: SimAddress
 
-    def __init__(self, network: SimNetwork, name: str, latency: float):
+    def __init__(self, network: Network, name: str, latency: float):
         self._network, self.name, self._latency = network, name, latency
         self._awaited: dict[SimAddress, bytes] = {}
         self.calls: list[tuple[ExpMessage, list[Any]]] = []
@@ -595,7 +298,7 @@ class EchoRig:
         self.host_up = True
 
     @property
-    def listening(self) -> bool:
+    def listening(self) -> bool:  # type: ignore[override]
         """Whether its socket is open."""
         return not self.closed and self.host_up
 
@@ -615,16 +318,6 @@ class EchoRig:
                 self.calls.append((frame.event, frame.args))
                 answer = messages.to_json([int(frame.event), f"{self.name} did it"]).encode()
                 self._network.after(self._latency, lambda: self._answer(answer, source))
-
-    def refuse(self, source: SimAddress, destination: SimAddress) -> None:
-        """Ignore a refusal."""
-
-    def handle_timer(self) -> None:
-        """Nothing is ever due here."""
-
-    def next_timer(self) -> float:
-        """Return that nothing is due."""
-        return math.inf
 
     def _answer(self, data: bytes, destination: SimAddress) -> None:
         if self.closed:
