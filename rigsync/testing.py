@@ -30,8 +30,8 @@ from rigsync.core.events import Event, HandlerDue, PushCompleted, Schedule
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.orders import Order
+from rigsync.core.outputs import Line
 from rigsync.core.ownership import LEASE
-from rigsync.core.peer import Line
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import Address as Uri
 from rigsync.core.rigs import RigConfig

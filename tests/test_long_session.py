@@ -93,7 +93,7 @@ class Lab:
         """Have a rig tell something, if the one that watches has told it so: its process may be a new one."""
         rig = self.random.choice(list(self.rigs.values()))
         boot = rig.responder._boot
-        if self.watcher.fanout.peers[rig.name]._remote_boot != boot:
+        if self.watcher.fanout.peers[rig.name].process.boot != boot:
             return
         heard = self.notified.setdefault((rig.name, boot), [])
         heard.append(len(heard))

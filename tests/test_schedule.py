@@ -94,7 +94,7 @@ def test_rig_without_a_handler_keeps_the_instant_too(stack: contextlib.ExitStack
     early = too_early(aux, "imaging")
     begin = time.monotonic()
     request_time = aux.push("EXPSTART", delay=0.3)
-    until(lambda: aux.services["imaging"].peer._errands.current is not None)  # type: ignore[index,union-attr]
+    until(lambda: aux.services["imaging"].peer.requests.errands.current is not None)  # type: ignore[index,union-attr]
     status = rig.status
     assert status is ExpStatus.INITIALIZED or time.monotonic() - begin >= 0.3 - early - 1e-3
     result = until(lambda: aux.response(request_time))

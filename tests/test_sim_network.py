@@ -18,7 +18,7 @@ from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RestartSeen
 from rigsync.core.messages import Command
-from rigsync.core.peer import Line
+from rigsync.core.outputs import Line
 from rigsync.errors import Interrupted, NotSupported, RemoteError, RigLost, RigRefused, RigTimeout
 from rigsync.testing import Coordinator, EchoRig, FakeRig, SimNetwork
 

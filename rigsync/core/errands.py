@@ -11,7 +11,8 @@ from itertools import chain
 from rigsync._text import size_text
 from rigsync.core import legacy
 from rigsync.core.enums import ExpMessage
-from rigsync.core.events import Dialect, LinkState
+from rigsync.core.events import Dialect, LinkState, RequestReceived
+from rigsync.core.link import Link
 from rigsync.core.liveness import Liveness
 from rigsync.core.messages import Command
 from rigsync.core.orders import Order
@@ -80,6 +81,18 @@ class Errand:
     """Whether the rig has answered the EXPEND that called this off. Then this will not be run any more."""
     excused_until: float = -math.inf
     """Monotonic seconds before which this is not given up, since its time was over while nobody here listened."""
+
+    @property
+    def name(self) -> str:
+        """The message's."""
+        return self.request.event.name
+
+    def confirm_receipt(self, link: Link) -> None:
+        """Note that the rig has it, and tell so once where that was asked for."""
+        if not self.received:
+            self.received = True
+            if self.request.confirm:
+                link.events.append(RequestReceived(link.name, self.request.request_time))
 
 
 class Errands:
@@ -224,6 +237,13 @@ class Errands:
         else:
             self.doubtful.remove(errand)
 
+    def take_sent(self) -> list[Errand]:
+        """Take out what has been sent."""
+        sent = [errand for errand in self.under_way() if errand.tries]
+        for errand in sent:
+            self.remove(errand)
+        return sent
+
     def note_end(self, reached_rig: bool, now: float) -> None:
         """Limit the wait for what an EXPEND has called off, once it is known what became of the EXPEND."""
         for errand in self.doubtful:
@@ -254,8 +274,7 @@ def unanswered(
     errand: Errand, config: RigConfig, liveness: Liveness, dialect: Dialect, version: str | None, is_current: bool
 ) -> RigError:
     """Return the error of an errand whose time is up, with the reason as far as it is known."""
-    name = errand.request.event.name
-    address = config.address
+    name, address = errand.name, config.address
     if errand.end_reached_rig:
         return Cancelled(
             config.name,

@@ -16,8 +16,8 @@ from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided
 from rigsync.core.lifecycle import ENDS
 from rigsync.core.messages import Verb
 from rigsync.core.orders import Order
-from rigsync.core.outputs import Outputs
-from rigsync.core.peer import Line, Peer
+from rigsync.core.outputs import Line, Outputs
+from rigsync.core.peer import Peer
 from rigsync.core.rigs import RigConfig
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError, RigError
@@ -116,7 +116,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         self._n += 1
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
-        leave_at = max((peer.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
+        leave_at = max((peer.echoes.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
         interval = max(self._timing.burst_interval, len(chosen) / PROBES_A_SECOND)
         request = Request(order, self._n, leave_at, interval)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
@@ -128,12 +128,14 @@ class Fanout(Outputs[tuple[str, Line]]):
             self._complete(request_time)
         # What began first ends last, as in iblutil.
         for peer in reversed(chosen) if message.event in ENDS else chosen:
-            peer.submit(request, begin + (peer.config.timeout if order.timeout is None else order.timeout), now)
+            peer.requests.submit(
+                request, begin + (peer.config.timeout if order.timeout is None else order.timeout), now
+            )
             self._note_timer(peer)
 
     def withdraw_queued(self, request_time: float | None = None) -> int:
         """Take out what has not been sent to its rig, of one push or of all; return how many pushes that concerns."""
-        touched = {taken for peer in self.peers.values() for taken in peer.withdraw_queued(request_time)}
+        touched = {taken for peer in self.peers.values() for taken in peer.requests.withdraw_queued(request_time)}
         return len(touched)
 
     def outstanding(self, request_time: float) -> list[str]:
@@ -164,7 +166,7 @@ class Fanout(Outputs[tuple[str, Line]]):
     def abandon(self) -> None:
         """Settle everything outstanding: this coordinator is closing."""
         for peer in self.peers.values():
-            peer.abandon()
+            peer.requests.abandon()
 
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
         """Process a datagram that came from a rig on one of its lines."""
@@ -242,7 +244,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         for request_time, push in self._pushes.items():
             if push.all_or_none and push.failures:
                 others = [self.peers[rig] for rig in self.outstanding(request_time)]
-                if all(peer.is_known_to_work_on(push.request) for peer in others):
+                if all(peer.requests.is_known_to_work_on(push.request) for peer in others):
                     push.all_or_none = False
                     answers, failures = push.answers.copy(), push.failures.copy()
                     self._events.append(PushDecided(request_time, push.event, answers, failures))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Generic, TypeVar
 
 from rigsync.core.events import Event
 
 Destination = TypeVar("Destination")
+
+
+class Line(Enum):
+    """A coordinator's two sockets towards a rig; probes have their own, so that they disturb no iblutil rig."""
+
+    REQUESTS = "requests"
+    PROBES = "probes"
 
 
 class Outputs(Generic[Destination]):

@@ -9,7 +9,8 @@ import pytest
 from rigsync.core import messages
 from rigsync.core.fanout import PROBES_A_SECOND
 from rigsync.core.messages import Probe, Request
-from rigsync.core.peer import MEASURED, Peer
+from rigsync.core.peer import Peer
+from rigsync.core.requests import MEASURED
 from rigsync.testing import Coordinator, SimAddress, SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
