@@ -565,12 +565,12 @@ class FakeRig:
             return
         try:
             args, keywords = due.args if isinstance(due.event, Command) else (due.args, {})
-            responder.respond(due.task, handler(*args, **keywords), now, now)
+            responder.agenda.respond(due.task, handler(*args, **keywords), now, now)
         except Exception as error:  # whatever a test's handler raises goes to the coordinator
-            responder.fail(due.task, type(error).__name__, str(error), "", now)
+            responder.agenda.fail(due.task, type(error).__name__, str(error), "", now)
 
     def _settle(self, responder: Responder, task: int, started: float) -> None:
-        responder.respond(task, None, self._network.now, started)
+        responder.agenda.respond(task, None, self._network.now, started)
         self.pump()
 
 

@@ -198,13 +198,28 @@ class Agenda:
                 self._timer = min(self._timer, _hand_over_at(task))
 
     def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
-        """Settle a task whose handlers have succeeded; see `Responder.respond`."""
+        """Settle a task whose handlers have succeeded and returned `returned`.
+
+        Parameters
+        ----------
+        number : int
+            The task of the `HandlerDue`.
+        returned : object
+            A mapping or None; for ALYX also an Alyx client, or its address and token.
+        now : float
+            Monotonic seconds.
+        started : float, optional
+            When the first handler was entered, in monotonic seconds; by default when it was due.
+        """
         if task := self._tasks.get(number):
             task.started = task.started if started is None else started
             self._succeed(task, returned, now)
 
     def fail(self, number: int, error: str, message: str, traceback: str, now: float, is_over: bool = False) -> None:
-        """Settle a task whose handlers have failed; see `Responder.fail`."""
+        """Settle a task whose handlers have failed with an exception of type `error`.
+
+        With `is_over`, the recording that an EXPEND was to end is over all the same, and the rig is STOPPED.
+        """
         if task := self._tasks.get(number):
             has_ended = is_over and task.event is ExpMessage.EXPEND
             if (has_ended or task.event is ExpMessage.EXPINTERRUPT) and task.leads_to is not None:

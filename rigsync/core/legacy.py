@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from rigsync._text import shortened
 from rigsync.core.enums import ExpMessage
@@ -32,9 +31,6 @@ class Array:
 
     event: ExpMessage
     args: list[Any] = field(repr=False)
-
-
-Event = TypeVar("Event")
 
 
 class Named(Protocol):
@@ -125,10 +121,6 @@ WINDOW = 1.0
 MOST = 2000
 """Echoes of the same bytes that may leave within the window. A coordinator that polls as fast as it can causes fewer,
 an exchange of echoes on a local network more."""
-REPEAT_WINDOW = 0.5
-"""Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
-WAITING_ANSWERS = 64
-"""Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
 
 
 class EchoGuard:
@@ -152,61 +144,6 @@ class EchoGuard:
             self._last, self._count, self._since = known, 0, now
         self._count += 1
         return self._count <= MOST
-
-
-@dataclass(slots=True)
-class Tally:
-    """Bytes that wait on several ways together."""
-
-    size: int = 0
-
-
-@dataclass(slots=True)
-class EchoLane(Generic[Event]):
-    """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
-
-    tally: Tally
-    guard: EchoGuard = field(default_factory=EchoGuard)
-    answers: deque[tuple[Event, bytes]] = field(default_factory=deque)
-    awaited: tuple[Event, bytes] | None = None
-    until: float = math.inf
-    last: int | None = None
-    """Hash of the last message: by Python, which knows it from then on; hashlib takes a tenth of a second for 59 MB."""
-    last_at: float = -math.inf
-
-    def repeats(self, data: bytes, now: float) -> bool:
-        """Take note of a message, and tell whether it is the last one again, too soon to be meant.
-
-        The network has doubled it; or the coordinator, which takes a second echo for a message, echoes that.
-        """
-        known = hash(data)
-        again = known == self.last and now - self.last_at < REPEAT_WINDOW
-        self.last, self.last_at = known, now
-        return again
-
-    def add(self, event: Event, answer: bytes) -> None:
-        """Have an answer wait for its turn, and give up the oldest beyond those that may."""
-        self.answers.append((event, answer))
-        self.tally.size += len(answer)
-        if len(self.answers) > WAITING_ANSWERS:
-            self.tally.size -= len(self.answers.popleft()[1])
-
-    @property
-    def size(self) -> int:
-        """Bytes of the answers that have not left."""
-        return sum(len(answer) for _, answer in self.answers)
-
-    def finish(self) -> None:
-        """Await the echo of the last answer no more."""
-        if self.awaited is not None:
-            self.tally.size -= len(self.awaited[1])
-            self.awaited = None
-
-    def clear(self) -> None:
-        """Give up all."""
-        self.finish()
-        self.tally.size -= self.size
-        self.answers.clear()
 
 
 # ------------------------------------------------------------------------------------------- pacing a stream

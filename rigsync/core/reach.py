@@ -63,8 +63,6 @@ class Reach:
         self._secret = secret or secrets.token_bytes(16)
         self._shown: OrderedDict[str, None] = OrderedDict()
         self._left: OrderedDict[str, int] = OrderedDict()
-        self.common, self.own = Allowance(), Allowance()
-        """What may leave beyond that: to all hosts together, and to the one in charge, which no flood can delay."""
 
     def heard(self, host: str, size: int) -> None:
         """Count bytes that have come from a host."""

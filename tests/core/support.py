@@ -236,7 +236,7 @@ class RigBench:
     @property
     def agenda(self) -> Agenda:
         """What the rig has to do, for a look at its inside."""
-        return self.rig._agenda
+        return self.rig.agenda
 
     # ---------------------------------------------------------------------------------------------- in
 
@@ -287,19 +287,19 @@ class RigBench:
         return data
 
     def respond(self, task: int, returned: Any = None) -> None:
-        self.rig.respond(task, returned, self.now)
+        self.agenda.respond(task, returned, self.now)
         self._collect()
 
     def fail(self, task: int, error: str, text: str = "", traceback: str = "") -> None:
-        self.rig.fail(task, error, text, traceback, self.now)
+        self.agenda.fail(task, error, text, traceback, self.now)
         self._collect()
 
     def interrupt(self, reason: str) -> None:
-        self.rig.interrupt(reason, self.now)
+        self.agenda.interrupt(reason, self.now)
         self._collect()
 
     def close(self, reason: str) -> None:
-        self.rig.close(reason, self.now)
+        self.agenda.close(reason, self.now)
         self._collect()
 
     def run(self, seconds: float) -> None:
@@ -386,7 +386,7 @@ class RigBench:
                 self.do(event, *args)
             else:
                 self.do_array(ExpMessage[event], *args)
-        assert self.rig.status is ExpStatus[status]
+        assert self.agenda.status is ExpStatus[status]
         self.outbox.clear()
         self.told.clear()
         self.noticed.clear()

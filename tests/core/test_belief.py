@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rigsync.core import events, messages
-from rigsync.core.coordinators import ALL_KEPT_BYTES, ALL_NOTICE_BYTES, ALL_WAITING_BYTES
+from rigsync.core.coordinators import ALL_KEPT_BYTES, ALL_NOTICE_BYTES
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect, LinkState
+from rigsync.core.legacy_answers import ALL_WAITING_BYTES
 from rigsync.core.messages import Alive, Message, Notice, decode
 from rigsync.core.outputs import Line
 from rigsync.core.rigs import is_called
@@ -198,7 +199,7 @@ def test_the_task_goes_on_and_nothing_runs_twice_under_a_flood_of_forged_coordin
     assert bench.answer().error == "Busy"
     bench.request("EXPEND", n=bench.n)  # a repeat of EXPSTART's number
     assert isinstance(bench.answer(), messages.Reply)
-    assert bench.rig.status is ExpStatus.RUNNING
+    assert bench.agenda.status is ExpStatus.RUNNING
     assert bench.do("EXPEND").args
     bench.request("EXPSTATUS", n=1, boot=NEW)  # somebody new
     assert bench.answer().args == [30]
@@ -364,17 +365,17 @@ def test_the_answers_to_iblutil_coordinators_wait_in_a_bounded_room_which_the_on
     for sender in range(300):
         for n in range(8):
             bench.array(ExpMessage.EXPINFO, n, None, source=("10.0.0.9", 1000 + sender))
-    room = bench.rig._coordinators._waiting
-    lanes = bench.rig._coordinators._lanes.values()
-    assert room.size <= ALL_WAITING_BYTES
-    assert room.size == sum(
+    arrays = bench.rig._arrays
+    lanes = arrays._lanes.values()
+    assert arrays._waiting <= ALL_WAITING_BYTES
+    assert arrays._waiting == sum(
         len(answer) for lane in lanes for _, answer in [*lane.answers, *filter(None, [lane.awaited])]
     )
     assert b"too many answers" in bench.sent()[-1]
     bench.array(ExpMessage.EXPINFO, 0, None)
     assert len(bench.sent()[-1]) > 31_000
     bench.run(9.0)
-    assert room.size == 0
+    assert arrays._waiting == 0
 
 
 def test_the_answers_kept_for_strangers_leave_those_of_the_one_in_charge() -> None:
