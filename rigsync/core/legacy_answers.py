@@ -9,12 +9,13 @@ from itertools import islice
 from typing import Any
 
 from rigsync.core import legacy
-from rigsync.core.agenda import WAITING_BYTES, Agenda, Problem, Task
+from rigsync.core.agenda import Agenda, Problem
 from rigsync.core.coordinators import COORDINATORS, LOOKED_AT, Address
 from rigsync.core.enums import ExpMessage
 from rigsync.core.legacy import Array, EchoGuard
 from rigsync.core.messages import Message, Verb
 from rigsync.core.ownership import Sender
+from rigsync.core.queries import WAITING_BYTES, Task
 from rigsync.core.reach import Allowance, Reach
 from rigsync.core.stream import room_of
 from rigsync.errors import RemoteProtocolError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from rigsync.core.enums import ExpStatus
 from rigsync.core.timing import DEFAULT_TIMING
 
 LEASE = 300.0
@@ -78,6 +79,11 @@ class Ownership:
         """Make a coordinator the owner."""
         self.owner, self._left, self._heard, self._is_excused = sender, False, now, False
 
+    def restore(self, before: Ownership) -> None:
+        """Take a claim back."""
+        self.owner, self._left, self._heard = before.owner, before._left, before._heard
+        self._is_excused = before._is_excused
+
     def release(self) -> None:
         """Have no owner."""
         self.owner, self._left = None, False
@@ -118,3 +124,42 @@ class Ownership:
         if self.owner is None or self.owner.boot is None or not self.lease:
             return math.inf
         return self._heard + self.lease
+
+    # ------------------------------------------------------------------------------------------------ refusing
+
+    def refusal(self, message: str, asker: Sender | None, status: ExpStatus, exp_ref: str | None, now: float) -> str:
+        """Return why a message of another coordinator is refused, and what to do."""
+        experiment = exp_ref or "an experiment without a reference"
+        heard = f", and was last heard {self.silence(now):.0f} s ago" if self.is_gone(now) else ""
+        stop = ", or stop it with EXPINTERRUPT"
+        if status is ExpStatus.STOPPED and self.owner:
+            stop = f"; it is over, and anyone may go on when that one has been silent for {self.owner.patience:g} s"
+        owner, where = self._owner_for(asker)
+        return (
+            f"{message} refused: {owner} is in charge of {experiment} "
+            f"({status.name}){heard}; close {where}, or take the experiment over with EXPINIT, its exp_ref and "
+            f"takeover: true (rigsync push EXPINIT {exp_ref or 'REF'} --takeover){stop}"
+        )
+
+    def _owner_for(self, asker: Sender | None) -> tuple[str, str]:
+        """Return who is in charge and where to close that program, in words for another coordinator."""
+        owner = self.owner
+        program = owner and owner.program
+        if asker and owner and program and (asker.host, asker.program) == (owner.host, program):
+            return f"this very program ({program}) on {owner.host}, by another connection,", "that one"
+        return f"the coordinator on {self.host}" + (f" ({program})" if program else ""), "it there"
+
+    def instant_refusal(self, message: str, asker: Sender, exp_ref: str | None) -> tuple[str, str] | None:
+        """Return why a message may not name an instant, if so: what waits takes room for up to an hour."""
+        if self.is_led_by(asker):
+            return None
+        if self.host is None:
+            return "StateError", (
+                f"{message} refused: nobody is in charge of this rig, and only the coordinator in charge may name an "
+                f"instant (at) for {message}; begin with EXPINIT, or ask without one"
+            )
+        return "BusyError", (
+            f"{message} refused: the coordinator on {self.host} is in charge of "
+            f"{exp_ref or 'an experiment without a reference'}, and only that one may name an instant (at); "
+            "ask without one"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 
 from rigsync._text import one_line
 from rigsync.core import messages
-from rigsync.core.agenda import WAITING_BYTES, Agenda, Problem, Task
+from rigsync.core.agenda import Agenda, Problem
 from rigsync.core.answers import Identity
 from rigsync.core.board import STREAM, Board, Post
 from rigsync.core.clock import StampClock
@@ -21,6 +21,7 @@ from rigsync.core.legacy_answers import ArrayAnswers
 from rigsync.core.messages import Ack, Alive, Bye, Notice, Probe, Request, Verb
 from rigsync.core.outputs import Outputs
 from rigsync.core.ownership import LEASE, Sender
+from rigsync.core.queries import WAITING_BYTES, Task
 from rigsync.core.reach import CHALLENGES, Reach
 from rigsync.core.rigs import DATAGRAM_ROOM, Room
 from rigsync.core.stream import room_of

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.core import legacy, messages
-from rigsync.core.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, WAITING_BYTES
+from rigsync.core.agenda import INTERRUPT_PATIENCE
 from rigsync.core.arguments import compose, compose_command
 from rigsync.core.coordinators import COORDINATORS, RECORDS, WATCHERS, Standing
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
@@ -41,6 +41,7 @@ from rigsync.core.messages import (
     decode,
 )
 from rigsync.core.notices import NoticeFilter
+from rigsync.core.queries import LEAD, QUERIES, WAITING, WAITING_BYTES
 from rigsync.core.reach import CHALLENGES
 from rigsync.core.responder import text_of
 from rigsync.core.rigs import MAX_MESSAGE, Room
@@ -1207,10 +1208,10 @@ def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: 
     leases = len(bench.events(LeaseExpired))
     assert ran <= len(requests) + arrays + leases
     assert bench.agenda._tasks == {}
-    assert bench.agenda._lane.running is None
-    assert not bench.agenda._lane.waiting
-    assert not bench.agenda._queries
-    assert not bench.agenda._querying
+    assert bench.agenda._running is None
+    assert not bench.agenda._waiting
+    assert not bench.agenda._queries.waiting
+    assert not bench.agenda._queries.running
     assert bench.agenda._timed == []
 
 
@@ -1884,7 +1885,7 @@ def test_a_question_that_is_called_off_while_it_waits_for_its_turn_takes_no_plac
         bench.respond(due.task)
     bench.run(20)
     assert bench.events(HandlerDue) == []
-    assert bench.agenda._querying == set()
+    assert bench.agenda._queries.running == []
 
 
 def test_an_interrupt_calls_off_questions_that_wait_for_their_instant_too() -> None:
