@@ -122,7 +122,7 @@ def test_closing_calls_off_what_still_waits(stack: contextlib.ExitStack) -> None
     aux.push("EXPSTART", delay=LONG)
     until(lambda: recorder.rig._session.responder.agenda._timed)  # type: ignore[union-attr]
     aux.close()
-    until(lambda: not recorder.rig._session.responder.agenda._tasks)  # type: ignore[union-attr]
+    until(lambda: not recorder.rig._session.responder.agenda.tasks)  # type: ignore[union-attr]
     assert recorder.rig.status is ExpStatus.INITIALIZED
     assert recorder.entered == []
 

@@ -16,7 +16,14 @@ from rigsync.core.clock import MOST_AHEAD
 from rigsync.core.coordinators import Record
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, LeaseExpired, Schedule, StatusChanged
-from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, canonical_reference, decide, named_reference, takes_over
+from rigsync.core.lifecycle import (
+    LIFECYCLE_MESSAGES,
+    canonical_reference,
+    decide,
+    named_reference,
+    nothing_of,
+    takes_over,
+)
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.ownership import Ownership, Sender
 from rigsync.core.queries import Queries, Task
@@ -45,28 +52,9 @@ class Problem:
 class Agenda:
     """What is to be done on a rig: its status, whose experiment it is, and each message until it is settled.
 
-    How messages come and are answered is for the `Responder`.
-
-    Parameters
-    ----------
-    identity : Identity
-        What the rig says of itself.
-    handled : collection of ExpMessage and Command
-        What has handlers; may change later. The other messages are settled at once, other commands are refused.
-    lease : float
-        Seconds of the owner's silence after which the rig interrupts; 0 for never.
-    room : Room
-        How large an answer may be.
-    told : list of Event
-        Where events are put.
-    settled : callable
-        Called once for each message with its task, its answer or its problem, and monotonic seconds.
-    entered : callable
-        Called with the reason, where there is one, and monotonic seconds when the status or the reference has changed.
-    claimed : callable
-        Called with the boot number of a coordinator that has become the owner, and monotonic seconds.
-    begun : callable
-        Called when EXPINIT begins an experiment, before its handlers run.
+    How messages come and are answered is for the `Responder`. It is told by `settled` the answer or the problem of each
+    message, by `entered` each change of the status or the reference, with the reason where there is one, by `claimed`
+    the boot number of a new owner, and by `begun` that EXPINIT begins an experiment.
     """
 
     def __init__(
@@ -85,10 +73,11 @@ class Agenda:
         self._events, self._settled, self._entered, self._claimed = told, settled, entered, claimed
         self._begun = begun
         self.ownership = Ownership(lease)
-        self._tasks: dict[int, Task] = {}
-        self._running: Task | None = None
+        self.tasks: dict[int, Task] = {}
+        """The messages that are not settled yet."""
+        self.running: Task | None = None
+        """The message of the lifecycle that is worked on. The others wait for it. EXPINTERRUPT clears them."""
         self._waiting: deque[Task] = deque()
-        """Messages of the lifecycle, handled one after the other. EXPINTERRUPT clears them."""
         self._queries = Queries(self.ownership)
         self._timed: list[Task] = []  # waiting for their instant, not handed over yet
         self._beginning = False
@@ -105,36 +94,32 @@ class Agenda:
     # ------------------------------------------------------------------------------------------------ outside
 
     def accept(self, task: Task, now: float, instant: float | None = None) -> None:
-        """Act on a message, or have it wait for its turn.
+        """Act on a message, or have it wait for its turn, and for an instant in monotonic seconds.
 
-        Parameters
-        ----------
-        task : Task
-            The message.
-        now : float
-            Monotonic seconds.
-        instant : float, optional
-            Monotonic seconds at which to act, None for at once; EXPINTERRUPT waits for none.
+        EXPINTERRUPT waits for none.
         """
         self._numbers += 1
         task.number = self._numbers
-        self._tasks[task.number] = task
+        self.tasks[task.number] = task
         if instant is not None and task.event is not ExpMessage.EXPINTERRUPT:
             if instant - now > MOST_AHEAD + _SLACK:
                 problem = f"{task.event.name} was to act {instant - now:.0f} s from now; at most {MOST_AHEAD:.0f} s"
                 self._refuse(task, "ValueError", problem, now)
                 return
             task.schedule = Schedule(instant)
-            if refusal := self._instant_refusal(task):
-                self._refuse(task, *refusal, now)
-                return
+            # One of the lifecycle is refused like one without an instant, and at most one of them is beyond its turn.
+            if task.sender and task.event not in LIFECYCLE_MESSAGES:
+                refusal = self.ownership.instant_refusal(task.event.name, task.sender, self.exp_ref)
+                if refusal:
+                    self._refuse(task, *refusal, now)
+                    return
         if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
             self._call_off_later(task, now)
         if task.event not in LIFECYCLE_MESSAGES:
             self._query(task, now)
-        elif task.event is ExpMessage.EXPINTERRUPT and (self._running or self._waiting):
+        elif task.event is ExpMessage.EXPINTERRUPT and (self.running or self._waiting):
             self._interrupt(task, now)
-        elif self._running and (self._may_command(task, now) or (self.exp_ref is None and _may_take_over(task))):
+        elif self.running and (self._may_command(task, now) or (self.exp_ref is None and _may_take_over(task))):
             self._wait(self._waiting, task, now)
         else:  # a refusal or takeover runs nothing either, so nobody has to wait for it
             self._begin(task, now)
@@ -147,20 +132,12 @@ class Agenda:
                 self._timer = min(self._timer, task.hand_over_at)
 
     def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
-        """Settle a task whose handlers have succeeded and returned `returned`.
+        """Settle a task whose handlers have succeeded.
 
-        Parameters
-        ----------
-        number : int
-            The task of the `HandlerDue`.
-        returned : object
-            A mapping or None; for ALYX also an Alyx client, or its address and token.
-        now : float
-            Monotonic seconds.
-        started : float, optional
-            When the first handler was entered, in monotonic seconds; by default when it was due.
+        They have returned a mapping or None; for ALYX also an Alyx client, or its address and token. The first was
+        entered at `started` (monotonic s), by default when it was due.
         """
-        if task := self._tasks.get(number):
+        if task := self.tasks.get(number):
             task.started = task.started if started is None else started
             self._succeed(task, returned, now)
 
@@ -169,7 +146,7 @@ class Agenda:
 
         With `is_over`, the recording that an EXPEND was to end is over all the same, and the rig is STOPPED.
         """
-        if task := self._tasks.get(number):
+        if task := self.tasks.get(number):
             has_ended = is_over and task.event is ExpMessage.EXPEND
             if (has_ended or task.event is ExpMessage.EXPINTERRUPT) and task.leads_to is not None:
                 self._enter(task, task.leads_to, self.exp_ref, now)
@@ -179,17 +156,13 @@ class Agenda:
 
     def is_open(self, number: int) -> bool:
         """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
-        return number in self._tasks
-
-    def open_tasks(self) -> Collection[Task]:
-        """Return the messages that are not settled yet."""
-        return self._tasks.values()
+        return number in self.tasks
 
     def leave(self, boot: str, now: float) -> None:
         """Call off what a coordinator has asked for later, for it has said goodbye."""
         self.ownership.heard(boot, now)
         self.ownership.leave(boot)
-        for task in list(self._tasks.values()):
+        for task in list(self.tasks.values()):
             if task.sender and task.sender.boot == boot:
                 self._call_off(task, "the coordinator that asked for it has closed", now)
 
@@ -203,23 +176,14 @@ class Agenda:
         """Whether an experiment runs, begins, or is being stopped."""
         if self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
             return True
-        running = self._running  # EXPINIT, or EXPCLEANUP after an experiment
-        return running is not None and running.event is not ExpMessage.EXPCLEANUP
-
-    @property
-    def running(self) -> Verb | None:
-        """The message of the lifecycle whose handlers run, None where none does."""
-        return self._running.event if self._running else None
+        # EXPINIT, or EXPCLEANUP after an experiment.
+        return self.running is not None and self.running.event is not ExpMessage.EXPCLEANUP
 
     def interrupt(self, reason: str, now: float) -> None:
         """Interrupt of the rig's own accord; do nothing where no experiment is under way, or it ends already."""
         if self.is_under_way and not self._is_ending(now):
             task = Task(ExpMessage.EXPINTERRUPT, [{"reason": reason}], None, None, None, silent=True, reason=reason)
             self.accept(task, now)
-
-    def note_standstill(self, seconds: float, now: float) -> None:
-        """Take note that for so many seconds nobody here has listened: the owner has not been silent for that."""
-        self.ownership.pass_over(seconds, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: act, and give up an owner that is gone."""
@@ -251,7 +215,7 @@ class Agenda:
         """Call off what waits for a later instant than an EXPEND or EXPINTERRUPT."""
         # EXPINTERRUPT overtakes what waits behind it, too, which must not begin in between.
         held, self._beginning = self._beginning, True
-        for other in list(self._tasks.values()):
+        for other in list(self.tasks.values()):
             is_before = task.schedule and other.schedule and other.schedule.instant < task.schedule.instant
             is_meant = task.event is ExpMessage.EXPINTERRUPT or other.event in LIFECYCLE_MESSAGES
             is_meant = is_meant or other.sender == task.sender
@@ -261,7 +225,7 @@ class Agenda:
 
     def _call_off(self, task: Task, why: str, now: float) -> None:
         """End a task that waits for its instant, unless that has come."""
-        if task.number in self._tasks and task.schedule and task.schedule.take():
+        if task.number in self.tasks and task.schedule and task.schedule.take():
             self._refuse(task, "Cancelled", f"{task.event.name} was not run: {why}", now)
 
     def _query(self, task: Task, now: float) -> None:
@@ -285,9 +249,7 @@ class Agenda:
 
     def _wait(self, queue: deque[Task] | list[Task], task: Task, now: float) -> None:
         """Have a message wait in a queue, where there is room."""
-        waiting = [
-            other for other in (*self._waiting, *self._queries.waiting, *self._timed) if other is not self._running
-        ]
+        waiting = {*self._waiting, *self._queries.waiting, *self._timed} - {self.running}
         if problem := self._queries.no_room(queue, waiting, task):
             self._refuse(task, "Busy", problem, now)
         else:
@@ -295,14 +257,14 @@ class Agenda:
             self._timer = min(self._timer, task.hand_over_at)
 
     def _interrupt(self, task: Task, now: float) -> None:
-        running, overtaken, self._waiting = self._running, self._waiting, deque()
+        running, overtaken, self._waiting = self.running, self._waiting, deque()
         waits = self._is_interrupting(now)
         if waits:
             self._waiting = deque(other for other in overtaken if other.event is ExpMessage.EXPINTERRUPT)
             overtaken = deque(other for other in overtaken if other.event is not ExpMessage.EXPINTERRUPT)
         else:
             task.leads_to = ExpStatus.STOPPED  # whatever the table says: something was under way
-            self._running = task
+            self.running = task
             if running:
                 task.reason = task.reason or running.reason  # the rig's own interrupt hangs: its reason stands
                 self._events.append(HandlerOvertaken(running.number, running.event))
@@ -316,14 +278,14 @@ class Agenda:
 
     def _is_interrupting(self, now: float) -> bool:
         """Whether an EXPINTERRUPT is worked on, and does not hang."""
-        running = self._running
+        running = self.running
         if running is None or running.event is not ExpMessage.EXPINTERRUPT:
             return False
         return now - running.started < INTERRUPT_PATIENCE
 
     def _is_ending(self, now: float) -> bool:
         """Whether what is under way is being ended already. A recorder that stops now was told to."""
-        running = self._running
+        running = self.running
         is_ending = running is not None and running.event is ExpMessage.EXPEND and running not in self._timed
         return is_ending or self._is_interrupting(now)
 
@@ -348,7 +310,7 @@ class Agenda:
         if task.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and task.sender:
             self._claim(task, task.sender, now)
         if decision.no_op and task.of is not None and canonical_reference(task.of) not in self._begun_here:
-            self._refuse(task, "StateError", self._nothing_of(task.of), now)
+            self._refuse(task, "StateError", nothing_of(task.of, self.status, self.exp_ref), now)
         elif decision.no_op and task.event is ExpMessage.EXPEND and self._bad_end:
             self._finish(task, self._bad_end, now)
         elif decision.no_op:
@@ -357,14 +319,8 @@ class Agenda:
             task.leads_to = decision.status
             if task.event is ExpMessage.EXPINIT:
                 self._begun()
-            self._occupy(task, now)
-
-    def _nothing_of(self, reference: str) -> str:
-        here = f" of {self.exp_ref}" if self.exp_ref else ""
-        return (
-            f"this program has recorded nothing of {reference or 'that experiment'}: it was started anew since that "
-            f"began, and its status is {self.status.name}{here}; look at the rig for what the program before has left"
-        )
+            self.running = task
+            self._run(task, now)
 
     def _claim(self, task: Task, sender: Sender, now: float) -> None:
         if not self.ownership.is_led_by(sender):
@@ -379,11 +335,6 @@ class Agenda:
     def _busy(self, task: Task, now: float) -> str:
         return self.ownership.refusal(task.event.name, task.sender, self.status, self.exp_ref, now)
 
-    def _instant_refusal(self, task: Task) -> tuple[str, str] | None:
-        if task.sender is None or task.event in LIFECYCLE_MESSAGES:
-            return None  # refused like one without an instant, and at most one of them is beyond its turn
-        return self.ownership.instant_refusal(task.event.name, task.sender, self.exp_ref)
-
     def _expire_lease(self, now: float) -> None:
         owner = self.ownership.owner
         self.ownership.release()
@@ -395,10 +346,6 @@ class Agenda:
         )
         self._events.append(LeaseExpired(owner.host, self.exp_ref, reason))
         self.interrupt(reason, now)
-
-    def _occupy(self, task: Task, now: float) -> None:
-        self._running = task
-        self._run(task, now)
 
     def _run(self, task: Task, now: float) -> None:
         task.started = now
@@ -428,9 +375,7 @@ class Agenda:
             # The reason holds until the status changes: a coordinator that was away must not think that its EXPEND has
             # ended the recording.
             reason = self._reason if (status, exp_ref) == (self.status, self.exp_ref) else None
-            args = repeated
-            if args is None:
-                args = answer_to(task.event, self._identity, status, exp_ref, reason, returned, self._room)
+            args = repeated or answer_to(task.event, self._identity, status, exp_ref, reason, returned, self._room)
             message = encode(task.event, args, self._room)
         except (PayloadError, PayloadTooLarge, TypeError) as error:
             problem = f"the handlers' result cannot be sent: {error}"
@@ -460,13 +405,13 @@ class Agenda:
         self._finish(task, problem, now)
 
     def _finish(self, task: Task, outcome: Message | Problem, now: float) -> None:
-        del self._tasks[task.number]
+        del self.tasks[task.number]
         for tasks in (self._timed, self._waiting, self._queries.waiting, self._queries.running):
             if task in tasks:
                 tasks.remove(task)
         self._settled(task, outcome, now)
-        if self._running is task:
-            self._running = None
+        if self.running is task:
+            self.running = None
         self._begin_waiting(now)
 
     def _begin_waiting(self, now: float) -> None:
@@ -479,7 +424,7 @@ class Agenda:
             while task := self._queries.next():
                 self._queries.waiting.remove(task)
                 self._query(task, now)
-            while self._waiting and not self._running:
+            while self._waiting and not self.running:
                 self._begin(self._waiting.popleft(), now)
         finally:
             self._beginning = False

@@ -164,7 +164,7 @@ class ArrayAnswers:
         """Whether a coordinator still waits for an answer, or has yet to confirm one."""
         if lane.awaited or lane.answers:
             return True
-        return any(task.record is None and task.source == source for task in self._agenda.open_tasks())
+        return any(task.record is None and task.source == source for task in self._agenda.tasks.values())
 
     def _has_room(self, size: int, most: int) -> bool:
         """Whether an answer of so many bytes may wait for its echo; a single one always may."""

@@ -210,3 +210,12 @@ def _refusal(status: ExpStatus, event: Verb, present: str | None, named: str | N
     about = f" of {present}" if present else ""
     asked = f" for {named}" if named else ""
     return f"{event.name}{asked} refused: status is {status.name}{about}; allowed now: {', '.join(allowed)}"
+
+
+def nothing_of(reference: str, status: ExpStatus, present: str | None) -> str:
+    """Return why an EXPEND is refused that names an experiment of which this program knows nothing."""
+    here = f" of {present}" if present else ""
+    return (
+        f"this program has recorded nothing of {reference or 'that experiment'}: it was started anew since that "
+        f"began, and its status is {status.name}{here}; look at the rig for what the program before has left"
+    )

@@ -237,49 +237,22 @@ def _read_frame(content: dict[str, Any]) -> Frame:
             "foreign version",
             f"version {shortened(version)} of the dialect, this side speaks {VERSION}; update the older",
         )
-    read = _READERS.get(kind) if isinstance(kind := content.get("kind"), str) else None
-    if read is None:
+    kind = content.get("kind")
+    known = _KINDS.get(kind) if isinstance(kind, str) else None
+    if known is None:
         raise RemoteProtocolError("unknown kind", f"a frame of kind {shortened(kind)}")
     boot = content.get("boot")
     if not isinstance(boot, str) or not _BOOT.fullmatch(boot):
         raise RemoteProtocolError("malformed frame", f"boot is {shortened(boot)}, not 16 hexadecimal digits")
-    return read(content, boot, _whole(content, "n"))
+    frame, fields = known
+    return frame(boot, _whole(content, "n"), **{key: read(content, key) for key, read in fields})
 
 
-def _read_probe(content: dict[str, Any], boot: str, n: int) -> Frame:
-    beat = None if content.get("beat") is None else _whole(content, "beat")
-    return Probe(boot, n, _stamp(content, "t0"), _optional(content, "pad"), _shown(_optional(content, "program")), beat)
-
-
-def _read_alive(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Alive(
-        boot,
-        n,
-        _stamp(content, "t0"),
-        _stamp(content, "t1"),
-        _stamp(content, "t2"),
-        _text(content, "name"),
-        _member(content, "status", ExpStatus.__members__),
-        _optional(content, "exp_ref"),
-        _text(content, "version"),
-        _optional(content, "owner"),
-        to=_optional(content, "to"),
-    )
-
-
-def _read_request(content: dict[str, Any], boot: str, n: int) -> Frame:
-    event, args = _read_verb(content), _list(content, "args")
-    if isinstance(event, Command) and [type(part) for part in args] != [list, dict]:
-        raise RemoteProtocolError("malformed frame", "args of a command are not [[positional...], {keyword: value}]")
-    at = None if content.get("at") is None else _stamp(content, "at")
-    return Request(boot, n, event, args, at, _optional(content, "to"), _optional(content, "of"))
-
-
-def _read_verb(content: dict[str, Any]) -> Verb:
+def _verb(content: dict[str, Any], key: str) -> Verb:
     if content.get("command") is None:
-        event: ExpMessage = _member(content, "event", ExpMessage.__members__)
+        event: ExpMessage = _member(content, key, ExpMessage.__members__)
         return event
-    if content.get("event") is not None:
+    if content.get(key) is not None:
         raise RemoteProtocolError("malformed frame", "a request has an event or a command, not both")
     try:
         return Command(_text(content, "command"))
@@ -287,46 +260,11 @@ def _read_verb(content: dict[str, Any]) -> Verb:
         raise RemoteProtocolError("malformed frame", str(error)) from None
 
 
-def _read_ack(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Ack(boot, n, None if content.get("done") is None else _whole(content, "done"), to=_optional(content, "to"))
-
-
-def _read_reply(content: dict[str, Any], boot: str, n: int) -> Frame:
-    args, started, finished = _list(content, "args"), _stamp(content, "started"), _stamp(content, "finished")
-    return Reply(boot, n, args, started, finished, to=_optional(content, "to"))
-
-
-def _read_failure(content: dict[str, Any], boot: str, n: int) -> Frame:
-    error, message, traceback = (_text(content, key) for key in ("error", "message", "traceback"))
-    return Failure(boot, n, error, message, traceback, to=_optional(content, "to"))
-
-
-def _read_notice(content: dict[str, Any], boot: str, n: int) -> Frame:
-    if not isinstance(confirm := content.get("confirm"), bool):
-        raise RemoteProtocolError("malformed frame", f"confirm is {shortened(confirm)}, neither true nor false")
-    topic, key, to = _text(content, "topic"), _optional(content, "key"), _optional(content, "to")
-    return Notice(boot, n, topic, key, content.get("body"), confirm, to=to)
-
-
-def _read_bye(content: dict[str, Any], boot: str, n: int) -> Frame:
-    return Bye(boot, n, _text(content, "reason"), to=_optional(content, "to"))
-
-
-_READERS: dict[str, Callable[[dict[str, Any], str, int], Frame]] = {
-    "probe": _read_probe,
-    "alive": _read_alive,
-    "request": _read_request,
-    "ack": _read_ack,
-    "reply": _read_reply,
-    "failure": _read_failure,
-    "notice": _read_notice,
-    "bye": _read_bye,
-}
-
-
-def _shown(program: str | None) -> str | None:
-    """Return a coordinator's description of its program as one short line."""
-    return one_line(program[:LONGEST_PROGRAM])[:LONGEST_PROGRAM] if program else None
+def _asked(content: dict[str, Any], key: str) -> list[Any]:
+    args = _list(content, key)
+    if content.get("command") is not None and [type(part) for part in args] != [list, dict]:
+        raise RemoteProtocolError("malformed frame", "args of a command are not [[positional...], {keyword: value}]")
+    return args
 
 
 def _whole(content: dict[str, Any], key: str) -> int:
@@ -343,6 +281,10 @@ def _stamp(content: dict[str, Any], key: str) -> int:
     return value
 
 
+def _optional_stamp(content: dict[str, Any], key: str) -> int | None:
+    return None if content.get(key) is None else _stamp(content, key)
+
+
 def _text(content: dict[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str):
@@ -352,6 +294,28 @@ def _text(content: dict[str, Any], key: str) -> str:
 
 def _optional(content: dict[str, Any], key: str) -> str | None:
     return None if content.get(key) is None else _text(content, key)
+
+
+def _optional_whole(content: dict[str, Any], key: str) -> int | None:
+    return None if content.get(key) is None else _whole(content, key)
+
+
+def _program(content: dict[str, Any], key: str) -> str | None:
+    """Return a coordinator's description of its program as one short line."""
+    told = _optional(content, key)
+    return one_line(told[:LONGEST_PROGRAM])[:LONGEST_PROGRAM] if told else None
+
+
+def _flag(content: dict[str, Any], key: str) -> bool:
+    value = content.get(key)
+    if not isinstance(value, bool):
+        raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, neither true nor false")
+    return value
+
+
+def _status(content: dict[str, Any], key: str) -> ExpStatus:
+    status: ExpStatus = _member(content, key, ExpStatus.__members__)
+    return status
 
 
 def _list(content: dict[str, Any], key: str) -> list[Any]:
@@ -366,6 +330,27 @@ def _member(content: dict[str, Any], key: str, members: Any) -> Any:
     if not isinstance(value, str) or value not in members:
         raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not one of {', '.join(members)}")
     return members[value]
+
+
+_Read = Callable[[dict[str, Any], str], Any]
+_TO = ("to", _optional)
+_KINDS: dict[str, tuple[Callable[..., Frame], tuple[tuple[str, _Read], ...]]] = {
+    "probe": (Probe, (("t0", _stamp), ("pad", _optional), ("program", _program), ("beat", _optional_whole))),
+    "alive": (
+        Alive,
+        (
+            *(("t0", _stamp), ("t1", _stamp), ("t2", _stamp), ("name", _text), ("status", _status)),
+            *(("exp_ref", _optional), ("version", _text), ("owner", _optional), _TO),
+        ),
+    ),
+    "request": (Request, (("event", _verb), ("args", _asked), ("at", _optional_stamp), _TO, ("of", _optional))),
+    "ack": (Ack, (("done", _optional_whole), _TO)),
+    "reply": (Reply, (("args", _list), ("started", _stamp), ("finished", _stamp), _TO)),
+    "failure": (Failure, (("error", _text), ("message", _text), ("traceback", _text), _TO)),
+    "notice": (Notice, (("topic", _text), ("key", _optional), ("body", dict.get), ("confirm", _flag), _TO)),
+    "bye": (Bye, (("reason", _text), _TO)),
+}
+"""The fields of each kind of frame, and how each is read."""
 
 
 # --------------------------------------------------------------------------------------------------- writing

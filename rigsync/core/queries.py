@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ class Queries:
             return False
         return not self.is_strangers(task) or sum(map(self.is_strangers, running)) < QUERIES // 2
 
-    def no_room(self, queue: Collection[Task], waiting: Collection[Task], task: Task) -> str:
+    def no_room(self, queue: Collection[Task], waiting: Iterable[Task], task: Task) -> str:
         """Return why one more may not wait in a queue, with all that waits anywhere; empty where it may."""
         others = list(waiting)
         if not self._is_in_charge(task):  # what a handler works on takes as much room as what waits

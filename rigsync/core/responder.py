@@ -38,27 +38,8 @@ class Responder(Outputs[Address]):
 
     Datagrams and time go in; `take_datagrams` and `take_events` give what comes out; `next_timer` says when
     `handle_timer` is due. The outcomes of handlers go to `agenda`.
-
-    Parameters
-    ----------
-    identity : Identity
-        What the rig says of itself.
-    handled : collection of ExpMessage and Command
-        What has handlers; may change later. The other messages are answered at once, other commands are refused.
-    timing : Timing
-        Waits, in seconds.
-    boot : str
-        16 hexadecimal digits, drawn at random when the rig starts.
-    stamps : StampClock
-        The rig's wall clock.
-    lease : float
-        Seconds of the owner's silence after which the rig interrupts; 0 for never.
-    room : Room
-        How large an answer may be; as large as a datagram by default.
-    board : Board, optional
-        What the rig shows of its work; an empty one by default.
-    secret : bytes, optional
-        Key of what hosts have to send back; drawn at random by default.
+    Handlers may be added to `handled` later: the other messages are answered at once, other commands refused. `boot` is
+    16 hexadecimal digits, drawn at random when the rig starts; `secret` is the key of what hosts have to send back.
     """
 
     def __init__(
@@ -160,11 +141,11 @@ class Responder(Outputs[Address]):
     def note_standstill(self, seconds: float, now: float) -> None:
         """Do not count seconds up to `now`, in which this program stood still, as silence of coordinators."""
         if seconds >= self._timing.beat:  # less ends no lease
-            self.agenda.note_standstill(seconds, now)
+            self.agenda.ownership.pass_over(seconds, now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`: acknowledge, act, send notices again, give up missing echoes and lost owners."""
-        for task in self.agenda.open_tasks():
+        for task in self.agenda.tasks.values():
             if now >= task.ack_due:
                 task.ack_due = math.inf
                 self._acknowledge(task)
@@ -177,7 +158,7 @@ class Responder(Outputs[Address]):
         self.agenda.handle_timer(now)
         self._timer = min(
             self._coordinators.next_timer(),
-            min((task.ack_due for task in self.agenda.open_tasks()), default=math.inf),
+            min((task.ack_due for task in self.agenda.tasks.values()), default=math.inf),
         )
 
     def next_timer(self) -> float:
@@ -187,27 +168,10 @@ class Responder(Outputs[Address]):
     def notify(
         self, topic: str, key: str | None, body: Any, confirm: bool, now: float, is_newest: bool = False
     ) -> None:
-        """Tell the coordinators that watch this rig something.
+        """Tell the coordinators that watch this rig something about a topic, and a key within it.
 
-        Parameters
-        ----------
-        topic : str
-            What sort of thing it is.
-        key : str or None
-            What it is about, within the topic.
-        body : object
-            Plain JSON values.
-        confirm : bool
-            Whether to send it again until it is confirmed.
-        now : float
-            Monotonic seconds.
-        is_newest : bool
-            Whether it replaces an unconfirmed one of the same topic and key that still waits.
-
-        Raises
-        ------
-        PayloadTooLarge
-            No datagram can carry it.
+        A confirmed notice is sent again until it is confirmed. One that is the newest takes the place of an unconfirmed
+        one of the same topic and key that still waits. `PayloadTooLarge` where no datagram can carry it.
         """
         frame = self._notice(topic, key, body, confirm)
         instead = (topic, key) if is_newest else None

@@ -129,9 +129,9 @@ class Session:
 
     def _give_up(self) -> None:
         """Report, before the goodbye, that the experiment was not stopped in time."""
-        message, exp_ref = self.agenda.running, self.agenda.exp_ref
+        running, exp_ref = self.agenda.running, self.agenda.exp_ref
         problem = (
-            f"{message.name if message else 'the experiment'} was given up, and {self._name} may go on recording "
+            f"{running.event.name if running else 'the experiment'} was given up, and {self._name} may go on recording "
             f"{exp_ref or 'the experiment'}: the handlers had not ended when the rig's program closed; look at it"
         )
         logger.error("%s: %s", self._name, one_line(problem))

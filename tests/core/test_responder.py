@@ -1207,8 +1207,8 @@ def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: 
             open_tasks += bench.events(HandlerDue)
     leases = len(bench.events(LeaseExpired))
     assert ran <= len(requests) + arrays + leases
-    assert bench.agenda._tasks == {}
-    assert bench.agenda._running is None
+    assert bench.agenda.tasks == {}
+    assert bench.agenda.running is None
     assert not bench.agenda._waiting
     assert not bench.agenda._queries.waiting
     assert not bench.agenda._queries.running
@@ -1309,7 +1309,7 @@ def test_a_flood_of_coordinators_takes_bounded_memory() -> None:
         bench.sent()
     coordinators = bench.rig._coordinators
     assert len(coordinators._known) == len(bench.rig._arrays._lanes) == COORDINATORS
-    assert len(bench.agenda._tasks) == 0
+    assert len(bench.agenda.tasks) == 0
     assert len(bench.events(ViolationSeen)) <= 256
     assert bench.rig.violations == {"junk": 3 * COORDINATORS}
 
@@ -1708,7 +1708,7 @@ def test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends
     for _ in range(WAITING_BYTES // len(large) + 2):
         bench.request("EXPINFO", None, large, delay=5.0)
     assert [getattr(frame, "error", None) for frame in bench.answers()][-1] == "Busy"
-    assert sum(task.size for task in bench.agenda.open_tasks()) <= WAITING_BYTES
+    assert sum(task.size for task in bench.agenda.tasks.values()) <= WAITING_BYTES
     assert bench.request("EXPSTATUS") == bench.answer().n  # what need not wait is answered
 
 
@@ -1716,7 +1716,7 @@ def test_what_waits_is_counted_with_the_room_that_its_values_take() -> None:
     bench = RigBench("EXPINFO").enter("RUNNING")
     for _ in range(20):
         bench.request("EXPINFO", None, [[]] * 15_000, delay=5.0)
-    assert 1 <= len(bench.agenda.open_tasks()) <= 2
+    assert 1 <= len(bench.agenda.tasks) <= 2
     assert isinstance(bench.answers()[-1], Failure)
 
 
@@ -2354,9 +2354,9 @@ def test_a_rig_that_interrupts_again_and_again_while_it_does_so_interrupts_once(
     bench = RigBench("EXPINTERRUPT").enter("RUNNING")
     for _ in range(1000):
         bench.interrupt("ffmpeg has ended")
-    assert len(bench.agenda.open_tasks()) == 1
+    assert len(bench.agenda.tasks) == 1
     bench.respond(bench.due().task)
-    assert (bench.agenda.status, len(bench.agenda.open_tasks())) == (STOPPED, 0)
+    assert (bench.agenda.status, len(bench.agenda.tasks)) == (STOPPED, 0)
 
 
 def test_a_rig_that_interrupts_overtakes_its_own_interrupt_that_hangs() -> None:
