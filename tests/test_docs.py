@@ -279,7 +279,7 @@ def test_examples_of_the_protocol_are_read_and_written(data: bytes) -> None:
 
 
 def test_kinds_of_the_protocol_are_those_of_the_code() -> None:
-    assert kinds() == list(messages._READERS)
+    assert kinds() == list(messages._KINDS)
     assert {kind for kind in kinds() if frames(kind)} == {*kinds()}
 
 

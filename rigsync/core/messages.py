@@ -306,6 +306,10 @@ def _program(content: dict[str, Any], key: str) -> str | None:
     return one_line(told[:LONGEST_PROGRAM])[:LONGEST_PROGRAM] if told else None
 
 
+def _anything(content: dict[str, Any], key: str) -> Any:
+    return content.get(key)
+
+
 def _flag(content: dict[str, Any], key: str) -> bool:
     value = content.get(key)
     if not isinstance(value, bool):
@@ -347,7 +351,7 @@ _KINDS: dict[str, tuple[Callable[..., Frame], tuple[tuple[str, _Read], ...]]] = 
     "ack": (Ack, (("done", _optional_whole), _TO)),
     "reply": (Reply, (("args", _list), ("started", _stamp), ("finished", _stamp), _TO)),
     "failure": (Failure, (("error", _text), ("message", _text), ("traceback", _text), _TO)),
-    "notice": (Notice, (("topic", _text), ("key", _optional), ("body", dict.get), ("confirm", _flag), _TO)),
+    "notice": (Notice, (("topic", _text), ("key", _optional), ("body", _anything), ("confirm", _flag), _TO)),
     "bye": (Bye, (("reason", _text), _TO)),
 }
 """The fields of each kind of frame, and how each is read."""
