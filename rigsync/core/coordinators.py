@@ -126,7 +126,6 @@ class Coordinator:
 
     @property
     def size(self) -> int:
-        """Bytes of its answers and records."""
         return self.kept_bytes + RECORD_BYTES * len(self.records)
 
     @property
@@ -147,7 +146,6 @@ class Filter:
         self._bits = bytearray()
 
     def add(self, boot: str) -> None:
-        """Add a boot number."""
         if not self._bits:  # few rigs ever need it
             self._bits = bytearray(FILTER_BITS // 8)
         for place in self._places(boot):
@@ -163,15 +161,7 @@ class Filter:
 
 
 class Coordinators:
-    """All coordinators of one rig.
-
-    Parameters
-    ----------
-    timing : Timing
-        Waits, in seconds.
-    random : random.Random
-        For back-off.
-    """
+    """All coordinators of one rig."""
 
     def __init__(self, timing: Timing, random: Random):
         self._timing, self._random = timing, random
@@ -193,12 +183,8 @@ class Coordinators:
     def seen(self, boot: str, source: Address, now: float, beat: float | None = None) -> Coordinator | None:
         """Return the coordinator of a frame that came from `source`; None where there is no room for another one.
 
-        `beat` are the seconds between its probes, where the frame tells them.
-
-        Raises
-        ------
-        RemoteProtocolError
-            The boot number is that of a coordinator on another host, which was heard lately: forged.
+        `beat` are the seconds between its probes, where the frame tells them. A boot number that another host used
+        lately is forged (`RemoteProtocolError`).
         """
         coordinator = self._known.get(boot)
         if coordinator is None:
@@ -219,17 +205,7 @@ class Coordinators:
         return coordinator
 
     def watch(self, boot: str, now: float, certainly: bool = False) -> None:
-        """Send notices to a coordinator that was seen.
-
-        Parameters
-        ----------
-        boot : str
-            Its boot number.
-        now : float
-            Monotonic seconds.
-        certainly : bool
-            Also where there are too many already.
-        """
+        """Send notices to a coordinator that was seen; `certainly` also where there are too many already."""
         if certainly:
             self.kept = boot
         if boot in self._known and boot not in self._watchers and not self._known[boot].has_left:

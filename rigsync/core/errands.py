@@ -23,16 +23,8 @@ from rigsync.errors import Cancelled, RigError, RigLost, RigRefused, RigTimeout
 class Request:
     """One push, shared by all the rigs that it goes to.
 
-    Parameters
-    ----------
-    order : Order
-        What is pushed, and how.
-    n : int
-        The coordinator's counter; higher than that of every request before.
-    leave_at : float
-        Monotonic seconds before which it leaves to no iblutil rig, so that all of these get it in one turn.
-    probe_interval : float
-        Seconds between two probes of a rig that waits for the instant.
+    `n` is higher than that of every request before. It leaves to no iblutil rig before `leave_at` (monotonic s), so
+    that all of these get it in one turn. A rig that waits for its instant is probed each `probe_interval` (s).
     """
 
     def __init__(self, order: Order, n: int, leave_at: float = -math.inf, probe_interval: float = math.inf):
@@ -84,7 +76,6 @@ class Errand:
 
     @property
     def name(self) -> str:
-        """The message's."""
         return self.request.event.name
 
     def confirm_receipt(self, link: Link) -> None:
@@ -96,15 +87,7 @@ class Errand:
 
 
 class Errands:
-    """The errands to one rig.
-
-    Parameters
-    ----------
-    liveness : Liveness
-        The rig's: one that is lost is given less time.
-    lost_grace : float
-        Seconds of further silence after which a lost rig's errands are settled.
-    """
+    """The errands to one rig. One that is lost is given less time: `lost_grace` (s) of further silence."""
 
     def __init__(self, liveness: Liveness, lost_grace: float):
         self._liveness, self._lost_grace = liveness, lost_grace
@@ -183,14 +166,8 @@ class Errands:
     def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:
         """Take out what waits for a later instant than an EXPEND; what was sent already goes to `doubtful`.
 
-        Parameters
-        ----------
-        end_at : float or None
-            Monotonic seconds at which the EXPEND is to act, None for at once.
-        now : float
-            Monotonic seconds.
-        rig_waits : bool
-            Whether the rig itself waits for the instant; an iblutil rig acts as soon as it hears.
+        The EXPEND is to act at `end_at` (monotonic s), None for at once. A rig of rigsync waits for the instant itself
+        (`rig_waits`); an iblutil rig acts as soon as it hears.
         """
 
         def waits(errand: Errand) -> bool:
@@ -231,14 +208,12 @@ class Errands:
         return None
 
     def remove(self, errand: Errand) -> None:
-        """Take out one of those that are under way."""
         if errand is self.current:
             self.current = None
         else:
             self.doubtful.remove(errand)
 
     def take_sent(self) -> list[Errand]:
-        """Take out what has been sent."""
         sent = [errand for errand in self.under_way() if errand.tries]
         for errand in sent:
             self.remove(errand)
@@ -251,7 +226,6 @@ class Errands:
             errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
 
     def take_overtaken(self) -> list[Errand]:
-        """Take out what an EXPINTERRUPT overtakes."""
         overtaken = self.doubtful.copy()
         if self.current and self.current.request.event is not ExpMessage.EXPINTERRUPT:
             overtaken.append(self.current)

@@ -58,13 +58,7 @@ class Encoded(Protocol):
 
 
 def read_array(content: list[Any]) -> Array:
-    """Return a JSON array as a message.
-
-    Raises
-    ------
-    RemoteProtocolError
-        It is none.
-    """
+    """Return a JSON array as a message; a `RemoteProtocolError` where it is none."""
     if not content:
         raise RemoteProtocolError("empty array", "an array without an event")
     number, *args = content
@@ -85,13 +79,7 @@ def is_array(data: bytes) -> bool:
 
 
 def array(message: Encoded, mark: bytes) -> bytes:
-    """Return a message with the mark of the side that sends it.
-
-    Raises
-    ------
-    TypeError
-        It is a command, which this dialect does not know.
-    """
+    """Return a message with the mark of the side that sends it; a command is a TypeError."""
     separator = "," if message.args else ""
     return f"[{_number(message.event)}{separator}{message.body[1:-1]}".encode("ascii") + mark + b"]"
 

@@ -13,17 +13,7 @@ STAGGER = 0.3
 
 
 class Liveness:
-    """State of the link to one rig.
-
-    Anything received is a sign of life.
-
-    Parameters
-    ----------
-    timing : Timing
-        The beat and what is derived from it, in seconds.
-    random : random.Random
-        Spreads the probes of links that are probed often.
-    """
+    """State of the link to one rig. Anything received is a sign of life."""
 
     __slots__ = (
         "_burst_left",
@@ -73,7 +63,6 @@ class Liveness:
         self._dialect = dialect
 
     def heard(self, now: float) -> None:
-        """Count a sign of life."""
         self._heard = now
         self._unanswered = 0
         if self._dialect is Dialect.IBLUTIL and self._burst_left:
@@ -85,18 +74,15 @@ class Liveness:
             self.refused = self.left = False
 
     def refuse(self, now: float) -> None:
-        """Note that the rig's host says that nothing listens there."""
         self.refused = True
         self._refused_at = now
         self._enter(LinkState.LOST, "its host says that nothing listens at this port", now)
 
     def farewell(self, reason: str, now: float) -> None:
-        """Note that the rig has said goodbye."""
         self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
 
     def mistake(self, reason: str, now: float) -> None:
-        """Note that another rig answers in its place."""
         self._enter(LinkState.LOST, reason, now)
 
     @property

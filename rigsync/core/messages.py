@@ -41,15 +41,7 @@ _TOLD = re.compile(rb'\{"rigsync":1,"kind":"(request|reply)","boot":"([0-9a-f]{1
 class Command:
     """A command of a rig's own, beyond the experiment's messages. It may stand wherever an ExpMessage may.
 
-    Parameters
-    ----------
-    name : str
-        1 to 100 printable characters, and not the name of an ExpMessage.
-
-    Raises
-    ------
-    TypeError, ValueError
-        The name is none.
+    Its name has 1 to 100 printable characters, and is not that of an ExpMessage; else it is a TypeError or ValueError.
     """
 
     name: str
@@ -189,13 +181,7 @@ class Bye(Addressed):
 
 
 def decode(data: bytes) -> Frame | legacy.Array:
-    """Read one datagram of either dialect.
-
-    Raises
-    ------
-    RemoteProtocolError
-        The bytes are no valid frame of any known kind and version.
-    """
+    """Read one datagram of either dialect; anything else is a `RemoteProtocolError`."""
     first = data[:1]
     if first not in (b"[", b"{"):
         raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {first!r}, neither '[' nor '{{'")
@@ -375,13 +361,7 @@ class Message:
 
     @classmethod
     def of(cls, event: Verb, args: list[Any], room: Room = DATAGRAM_ROOM) -> Message:
-        """Encode plain JSON values.
-
-        Raises
-        ------
-        PayloadTooLarge
-            There is no room for it; for a datagram's by default.
-        """
+        """Encode plain JSON values; `PayloadTooLarge` where there is no room, that of a datagram by default."""
         message = cls(event, args, to_json(args))
         room.check(message.size, message.body)
         _check_values(message.body)
@@ -417,23 +397,7 @@ _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 def request(
     boot: str, n: int, message: Message, to: str | None = None, at: int | None = None, of: str | None = None
 ) -> bytes:
-    """Return a message as a request of the rigsync dialect.
-
-    Parameters
-    ----------
-    boot : str
-        The coordinator's boot number.
-    n : int
-        Number of the request.
-    message : Message
-        What is asked.
-    to : str, optional
-        Boot number of the rig that is meant.
-    at : int, optional
-        Nanoseconds of the rig's clock at which to act.
-    of : str, optional
-        Of an EXPEND, the experiment that it is to end, empty for one without a reference.
-    """
+    """Return a message as a request of the rigsync dialect; for the fields see `Request`."""
     meant = "" if to is None else f',"to":"{to}"'
     if of is not None:
         meant += f',"of":{to_json(of)}'
@@ -494,10 +458,7 @@ def failure(boot: str, n: int, error: str, message: str, traceback: str, to: str
 def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
     """Return a notice, the same for all coordinators; `addressed` adds the one that it is sent to.
 
-    Raises
-    ------
-    PayloadTooLarge
-        There is no room for it; for a datagram's by default.
+    `PayloadTooLarge` where there is no room for it; for a datagram's by default.
     """
     rest = to_json({"topic": frame.topic, "key": frame.key, "body": frame.body, "confirm": frame.confirm})
     data = _encode("notice", frame.boot, frame.n, rest[1:-1])
@@ -507,7 +468,6 @@ def notice(frame: Notice, room: Room = DATAGRAM_ROOM) -> bytes:
 
 
 def bye(boot: str, n: int, reason: str, to: str | None = None) -> bytes:
-    """Return the farewell of an endpoint that closes."""
     return addressed(_encode("bye", boot, n, to_json({"reason": reason})[1:-1]), to)
 
 

@@ -34,15 +34,10 @@ class Sender:
 
 
 class Ownership:
-    """The owner of a rig's experiment, and the owner's lease.
+    """The owner of a rig's experiment, and its lease: seconds of silence after which it counts as gone, 0 for never.
 
     An owner of the iblutil dialect is always silent between its messages. So it has no lease, and its ownership ends
     with the recording (docs/decisions/0009).
-
-    Parameters
-    ----------
-    lease : float
-        Seconds of silence after which the owner counts as gone; 0 for never.
     """
 
     __slots__ = ("_heard", "_is_excused", "_left", "lease", "owner")
@@ -76,7 +71,6 @@ class Ownership:
         return self.owner is not None and self.silence(now) >= self.owner.patience
 
     def claim(self, sender: Sender, now: float) -> None:
-        """Make a coordinator the owner."""
         self.owner, self._left, self._heard, self._is_excused = sender, False, now, False
 
     def restore(self, before: Ownership) -> None:
@@ -85,7 +79,6 @@ class Ownership:
         self._is_excused = before._is_excused
 
     def release(self) -> None:
-        """Have no owner."""
         self.owner, self._left = None, False
 
     def heard(self, boot: str, now: float, host: str | None = None, patience: float | None = None) -> None:

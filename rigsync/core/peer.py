@@ -37,27 +37,9 @@ misses it belongs to a program that is gone."""
 class Peer:
     """One rig as the coordinator sees it.
 
-    Parameters
-    ----------
-    config : RigConfig
-        The rig.
-    timing : Timing
-        Waits, in seconds.
-    boot : str
-        The coordinator's boot number.
-    stamps : StampClock
-        The coordinator's wall clock.
-    random : random.Random
-        For back-off.
-    outbox : list of ((str, Line), bytes)
-        Where datagrams to be sent are put, each with the rig and the line.
-    told : list of Event
-        Where events are put.
-    settled : callable
-        Called once for each request with the rig's name, its outcome and when it began to act. The outcome is the
-        answer, the error, or None where only a confirmation was asked for.
-    program : str, optional
-        Which program the coordinator is, for people.
+    Datagrams go to `outbox`, each with the rig and the line; events to `told`. `settled` is called once for each
+    request, with the rig's name, its outcome and when it began to act. The outcome is the answer, the error, or None
+    where only a confirmation was asked for.
     """
 
     def __init__(
@@ -145,13 +127,7 @@ class Peer:
             self._outbox += [((self.name, line), data) for line in FAREWELLS]
 
     def receive_datagram(self, line: Line, data: bytes, now: float) -> bool:
-        """Process a datagram that came from the rig on `line` at monotonic `now` (s).
-
-        Returns
-        -------
-        bool
-            Whether `next_timer` may be earlier than before.
-        """
+        """Process a datagram; return whether `next_timer` may be earlier than before."""
         state, dialect = self._liveness.state, self.process.dialect
         try:
             frame = messages.decode(data)

@@ -50,12 +50,8 @@ class Allowance:
 class Reach:
     """How much may leave to which host.
 
-    Parameters
-    ----------
-    is_open : bool
-        Whether everybody may be sent anything. Over TCP, an open connection shows that the host receives.
-    secret : bytes, optional
-        Key of what the hosts have to send back; drawn at random by default.
+    Where it `is_open`, everybody may be sent anything: over TCP, an open connection shows that the host receives.
+    `secret` is the key of what the hosts have to send back.
     """
 
     def __init__(self, is_open: bool, secret: bytes | None = None):
@@ -88,7 +84,6 @@ class Reach:
         return True
 
     def show(self, host: str) -> None:
-        """Remember that a host has shown that it receives."""
         self._left.pop(host, None)
         self._shown[host] = None
         if len(self._shown) > HOSTS:
