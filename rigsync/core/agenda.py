@@ -186,7 +186,6 @@ class Agenda:
             self.accept(task, now)
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due at `now`: act, and give up an owner that is gone."""
         if now >= self.ownership.expires():
             self._expire_lease(now)
         for task in [task for task in self._timed if now >= task.hand_over_at]:
@@ -199,7 +198,6 @@ class Agenda:
         self._timer = min(self.ownership.expires(), min(instants, default=math.inf))
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
         return self._timer
 
     # ------------------------------------------------------------------------------------------------ acting
@@ -248,7 +246,6 @@ class Agenda:
         return f"the rig has no command {name!r}; it has: {', '.join(closest_first(name, known)) or '(none)'}"
 
     def _wait(self, queue: deque[Task] | list[Task], task: Task, now: float) -> None:
-        """Have a message wait in a queue, where there is room."""
         waiting = {*self._waiting, *self._queries.waiting, *self._timed} - {self.running}
         if problem := self._queries.no_room(queue, waiting, task):
             self._refuse(task, "Busy", problem, now)

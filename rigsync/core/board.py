@@ -245,7 +245,6 @@ class Board:
         return posts
 
     def next_timer(self) -> float:
-        """Return when `take` is due, in monotonic seconds; 0 for at once."""
         if self._steps or self._is_behind:
             return 0.0
         timer = math.inf

@@ -86,7 +86,6 @@ class BoardView:
         self._throttle.clear()
 
     def handle_timer(self, now: float) -> None:
-        """Tell what had to wait."""
         for topic, name in self._throttle.take(now):
             if topic == PROGRESS:
                 self._tell_progress(name)
@@ -94,7 +93,6 @@ class BoardView:
                 self._tell_stream(StreamUpdated, name)
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
         return self._throttle.next_timer()
 
     # ----------------------------------------------------------------------------------------------- progress

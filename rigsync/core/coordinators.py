@@ -217,7 +217,6 @@ class Coordinators:
                 self._short_changed(self._known[boot])
 
     def watches(self, boot: str, host: str) -> bool:
-        """Whether a coordinator on this host gets notices."""
         return boot in self._watchers and self._watchers[boot].host == host
 
     def _expire_watchers(self, now: float) -> None:
@@ -288,7 +287,6 @@ class Coordinators:
         return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
 
     def take_back(self, instead: Hashable) -> None:
-        """Take out a waiting notice about something, since a newer one is sent now."""
         for watcher in self._watchers.values():
             watcher.notices.take_back(instead)
 
@@ -345,5 +343,4 @@ class Coordinators:
                 return
 
     def next_timer(self) -> float:
-        """Return when the next notice is due, in monotonic seconds."""
         return min((watcher.notices.due for watcher in self._watchers.values()), default=math.inf)

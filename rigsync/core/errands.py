@@ -34,7 +34,6 @@ class Request:
 
     @cached_property
     def array(self) -> bytes:
-        """The request in the iblutil dialect."""
         return legacy.array(self.message, legacy.COORDINATOR_MARK)
 
     @property
@@ -120,7 +119,6 @@ class Errands:
         return self.current
 
     def limit(self, errand: Errand) -> float:
-        """Return when, in monotonic seconds, an errand is given up."""
         limit = errand.deadline + (errand.request.patience if errand.in_hand else 0.0)
         if self._liveness.state is LinkState.LOST:
             asked = max(self._liveness.lost_since, errand.submitted)
@@ -141,7 +139,6 @@ class Errands:
         self.set_timer()
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, the first of those that wait is given up."""
         return self._queue_timer
 
     def set_timer(self) -> None:
@@ -150,8 +147,6 @@ class Errands:
         self._queue_timer = min(limits, default=math.inf)
 
     def take_unsent(self, request_time: float | None = None) -> list[Errand]:
-        """Take out what has not been sent, of one push or of all."""
-
         def is_meant(errand: Errand) -> bool:
             return request_time is None or errand.request.request_time == request_time
 
@@ -187,7 +182,6 @@ class Errands:
         return called_off
 
     def take_commands(self) -> list[Errand]:
-        """Take out the commands, none of which has been sent."""
         errands = ([self.current] if self.current else []) + list(self._queue)
         commands = [errand for errand in errands if isinstance(errand.request.event, Command)]
         self._queue = deque(errand for errand in self._queue if errand not in commands)
@@ -197,11 +191,9 @@ class Errands:
         return commands
 
     def under_way(self) -> list[Errand]:
-        """Return what has been sent or is to be sent next."""
         return [*self.doubtful, self.current] if self.current else self.doubtful
 
     def sent(self, n: int) -> Errand | None:
-        """Return the one under way that has been sent with this number."""
         for errand in self.under_way():
             if errand.request.n == n and errand.tries:
                 return errand
@@ -236,7 +228,6 @@ class Errands:
         return overtaken
 
     def take_expired(self, now: float) -> list[Errand]:
-        """Take out what has waited too long at `now` (s)."""
         waiting = [*self._interrupts, *self._queue]
         self._interrupts = deque(errand for errand in self._interrupts if now < self.limit(errand))
         self._queue = deque(errand for errand in self._queue if now < self.limit(errand))

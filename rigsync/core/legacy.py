@@ -37,24 +37,20 @@ class Named(Protocol):
     """An `ExpMessage`, or a command."""
 
     @property
-    def name(self) -> str:
-        """What it is called."""
+    def name(self) -> str: ...
 
 
 class Encoded(Protocol):
     """What is sent: a `messages.Message`."""
 
     @property
-    def event(self) -> Named:
-        """What is asked, or answered."""
+    def event(self) -> Named: ...
 
     @property
-    def args(self) -> list[Any]:
-        """What follows it."""
+    def args(self) -> list[Any]: ...
 
     @property
-    def body(self) -> str:
-        """The JSON text of `args`."""
+    def body(self) -> str: ...
 
 
 def read_array(content: list[Any]) -> Array:
@@ -98,7 +94,6 @@ def _number(event: Named) -> int:
 
 
 def has_mark(data: bytes, mark: bytes) -> bool:
-    """Tell whether an array has the mark of a side."""
     return data[-2:-1] == mark
 
 
@@ -189,17 +184,14 @@ class ProbePacing(Pacing):
 
     @property
     def gap(self) -> float:
-        """Seconds between what was sent last and a message of the iblutil dialect."""
         return PROBE_GAP if self._unanswered else ARRAY_GAP
 
     def note_sent(self, data: bytes, now: float) -> None:
-        """Take note that `data` has left."""
         if not is_array(data):
             self._unanswered += 1
         super().note_sent(data, now)
 
     def note_received(self, data: bytes) -> bool:
-        """Take note of what has come; return whether what waits may leave sooner for it."""
         super().note_received(data)
         if is_array(data) or not self._unanswered:
             return False

@@ -54,7 +54,6 @@ class Lane:
 
     @property
     def size(self) -> int:
-        """Bytes of the answers that have not left."""
         return sum(len(answer) for _, answer in self.answers)
 
 
@@ -83,7 +82,6 @@ class ArrayAnswers:
         self._echo_due = self._retry_at = math.inf
 
     def receive(self, message: Array, data: bytes, source: Address, now: float) -> None:
-        """Process a message, or the echo of an answer."""
         lane = self._lane(source)
         if legacy.has_mark(data, legacy.RIG_MARK):
             if not self._reach.has_shown(source[0]) and data[:-2].endswith(self._reach.blanks(source[0])):
@@ -109,7 +107,6 @@ class ArrayAnswers:
         self._agenda.accept(task, now)
 
     def answer(self, task: Task, source: Address, message: Message, now: float) -> None:
-        """Answer a message that was done."""
         shown = b"" if self._reach.has_shown(source[0]) else self._reach.blanks(source[0])
         answer = legacy.array(message, shown + legacy.RIG_MARK)
         in_charge = task.sender is not None and self._agenda.ownership.is_led_by(task.sender)
@@ -121,7 +118,6 @@ class ArrayAnswers:
         self._send(source, legacy.error_array("Busy", problem, task.event), now)
 
     def answer_problem(self, task: Task, source: Address, problem: Problem, now: float) -> None:
-        """Answer a message that has failed, or was refused."""
         frame = legacy.error_array(problem.error, problem.message, task.event)
         if not self._send(source, frame, now) and self._has_room(len(frame), ALL_WAITING_BYTES):
             self._add(source, task.event, frame, now)
@@ -142,7 +138,6 @@ class ArrayAnswers:
         return overdue
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` is due."""
         return min(self._echo_due, self._retry_at)
 
     # ------------------------------------------------------------------------------------------------- waiting
@@ -161,7 +156,6 @@ class ArrayAnswers:
         return lane
 
     def _is_busy_with(self, source: Address, lane: Lane) -> bool:
-        """Whether a coordinator still waits for an answer, or has yet to confirm one."""
         if lane.awaited or lane.answers:
             return True
         return any(task.record is None and task.source == source for task in self._agenda.tasks.values())
@@ -180,7 +174,6 @@ class ArrayAnswers:
         self._send_next(source, lane, now)
 
     def _finish(self, lane: Lane) -> None:
-        """Await the echo of the last answer no more."""
         if lane.awaited is not None:
             self._waiting -= len(lane.awaited[1])
             lane.awaited = None

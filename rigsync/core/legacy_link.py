@@ -58,7 +58,6 @@ class EchoLink:
         self._owed.clear()
 
     def stop_waiting(self) -> None:
-        """Await no echo any more."""
         self._awaited, self.echo_due = None, math.inf
 
     # ------------------------------------------------------------------------------------------------- sending
@@ -91,7 +90,6 @@ class EchoLink:
         return False
 
     def send(self, errand: Errand, now: float) -> None:
-        """Send a message, and await its echo."""
         link = self._link
         self._awaited, self.echo_due = errand.request.array, now + link.timing.echo_timeout
         link.outbox.append((link.requests, self._awaited))

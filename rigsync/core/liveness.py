@@ -125,7 +125,6 @@ class Liveness:
         self._refused_at += seconds
 
     def handle_timer(self, now: float) -> None:
-        """Enter the state that the silence up to `now` stands for."""
         if self.state is LinkState.LOST or now < self._next_change():
             return
         if self._dialect is Dialect.IBLUTIL:
@@ -137,7 +136,6 @@ class Liveness:
         self._enter(LinkState.LOST if lost else LinkState.SUSPECT, silence, now)
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, the next probe or change of state is due."""
         change = self._next_change()
         return change if change < self._next_probe else self._next_probe
 

@@ -387,7 +387,6 @@ def _check_values(text: str) -> None:
 
 
 def to_json(content: Any) -> str:
-    """Return plain JSON values as compact ASCII text."""
     return _ENCODE(content)
 
 
@@ -419,7 +418,6 @@ def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None,
 
 
 def alive(frame: Alive, size: int = 0) -> bytes:
-    """Return the answer to a probe, padded to `size` bytes where it is shorter."""
     rest = to_json(
         {
             "t0": frame.t0,
@@ -436,12 +434,10 @@ def alive(frame: Alive, size: int = 0) -> bytes:
 
 
 def ack(boot: str, n: int, to: str | None = None, done: int | None = None) -> bytes:
-    """Return the confirmation that frame `n` of `to` has arrived; `done` is the size of an answer sent beside it."""
     return addressed(_encode("ack", boot, n, "" if done is None else f'"done":{done}'), to)
 
 
 def reply(boot: str, n: int, message: Message, started: int, finished: int, to: str | None = None) -> bytes:
-    """Return the answer to request `n` of `to`; `started` and `finished` are stamps in nanoseconds."""
     return addressed(_encode("reply", boot, n, f'"args":{message.body},"started":{started},"finished":{finished}'), to)
 
 

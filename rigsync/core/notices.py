@@ -91,7 +91,6 @@ class NoticeQueue:
 
     @property
     def size(self) -> int:
-        """Bytes that all that wait take."""
         return self._bytes + NOTICE_BYTES * len(self._waiting)
 
     def give_up(self) -> bool:

@@ -25,7 +25,6 @@ class Outputs(Generic[Destination]):
         self._events: list[Event] = []
 
     def take_datagrams(self) -> list[tuple[Destination, bytes]]:
-        """Return what is to be sent, each with its destination, and forget it."""
         if not self._outbox:
             return []
         taken = self._outbox.copy()
@@ -33,7 +32,6 @@ class Outputs(Generic[Destination]):
         return taken
 
     def take_events(self) -> list[Event]:
-        """Return what has happened since the last call."""
         if not self._events:
             return []
         taken = self._events.copy()

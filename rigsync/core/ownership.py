@@ -59,7 +59,6 @@ class Ownership:
         return self.host is None or self.is_led_by(sender)
 
     def is_led_by(self, sender: Sender) -> bool:
-        """Whether a coordinator is the owner and has not said goodbye."""
         return self.host is not None and sender == self.owner
 
     def silence(self, now: float) -> float:
@@ -113,7 +112,6 @@ class Ownership:
             self.release()
 
     def expires(self) -> float:
-        """Return when the lease ends, in monotonic seconds."""
         if self.owner is None or self.owner.boot is None or not self.lease:
             return math.inf
         return self._heard + self.lease
@@ -135,7 +133,6 @@ class Ownership:
         )
 
     def _owner_for(self, asker: Sender | None) -> tuple[str, str]:
-        """Return who is in charge and where to close that program, in words for another coordinator."""
         owner = self.owner
         program = owner and owner.program
         if asker and owner and program and (asker.host, asker.program) == (owner.host, program):

@@ -70,21 +70,17 @@ class Peer:
 
     @property
     def state(self) -> LinkState:
-        """State of the link."""
         return self._liveness.state
 
     @property
     def reason(self) -> str:
-        """Why the link is in its state, in words."""
         return self._liveness.reason
 
     @property
     def dialect(self) -> Dialect:
-        """What the rig speaks."""
         return self.process.dialect
 
     def mistaken_for(self, now: float) -> WrongRig | None:
-        """Return the error where another rig answers at this one's address."""
         return self.process.wrong(now)
 
     @property
@@ -157,7 +153,6 @@ class Peer:
             self._note_change()
 
     def report_refusal(self, now: float) -> None:
-        """Process an ICMP refusal."""
         self._events.append(ProbeRefused(self.name))
         self.echoes.forgive()
         self.process.mistaken = None
@@ -170,7 +165,6 @@ class Peer:
         self.requests.errands.note_standstill(now)
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due at `now`: probe, change the link's state, send again, give up."""
         if self._liveness.probe_due(now):
             if self._probe_would_meet_another(now):
                 self._liveness.excuse()
@@ -184,7 +178,6 @@ class Peer:
         self.requests.handle_timer(now)
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` has something to do next."""
         timer = min(self._liveness.next_timer(), self.requests.next_timer(), self.board.next_timer())
         return min(timer, self.echoes.echo_due)
 

@@ -19,8 +19,6 @@ PATIENCE = 1.0
 
 @dataclass(slots=True, eq=False)
 class SentProbe:
-    """A probe that has been sent."""
-
     n: int
     sent: float
     """Monotonic seconds."""
@@ -39,7 +37,6 @@ class ProbeLog:
         self._by_number: dict[int, SentProbe] = {}
 
     def add(self, n: int, now: float, stamp: int) -> None:
-        """Remember a probe that is sent at monotonic `now` in seconds."""
         probe = SentProbe(n, now, stamp)
         self._newest.append(probe)
         self._by_number[n] = probe

@@ -52,7 +52,6 @@ class Process:
         )
 
     def is_rig(self, told: str) -> bool:
-        """Whether a rig with this name may be the one that is meant."""
         return self.is_shared or is_called(self._link.name, told)
 
     def may_have_left_out(self, to: str | None, now: float) -> bool:
@@ -84,7 +83,6 @@ class Process:
         self.boot, self.names_me = None, False
 
     def take(self, frame: Alive) -> None:
-        """Take an answer of the known process."""
         self.names_me, self.mistaken = frame.to is not None, None
         if frame.n >= self._newest:  # a later probe's answer may have overtaken this one
             self._newest = frame.n

@@ -79,7 +79,6 @@ class Queries:
         return next(filter(self.has_place, sorted(self.waiting, key=self.is_strangers)), None)
 
     def has_place(self, task: Task) -> bool:
-        """Whether the handlers of one more may begin."""
         if len(self.running) >= QUERIES:
             return False
         if self._is_in_charge(task):
@@ -113,5 +112,4 @@ class Queries:
         return task.sender is None or self._ownership.is_led_by(task.sender)
 
     def _of_others(self) -> list[Task]:
-        """Return those whose handlers run for others than the one in charge."""
         return [task for task in self.running if not self._is_in_charge(task)]

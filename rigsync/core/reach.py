@@ -61,7 +61,6 @@ class Reach:
         self._left: OrderedDict[str, int] = OrderedDict()
 
     def heard(self, host: str, size: int) -> None:
-        """Count bytes that have come from a host."""
         if host in self._shown:
             self._shown.move_to_end(host)
         elif not self.is_open:
@@ -75,7 +74,6 @@ class Reach:
         return self.is_open or host in self._shown or host.startswith("127.") or host == "::1"
 
     def spend(self, host: str, size: int) -> bool:
-        """Return whether so many bytes may leave to a host, and count them."""
         if self.has_shown(host):
             return True
         if size > self._left.get(host, 0):

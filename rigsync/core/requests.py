@@ -111,7 +111,6 @@ class Requests:
         self.advance(now)
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due at `now`: send, send again, give up."""
         errands = self.errands
         for errand in [errand for errand in errands.under_way() if now >= errands.limit(errand)]:
             errands.remove(errand)
@@ -128,7 +127,6 @@ class Requests:
                 self._transmit(errand, now)
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` has something to do next."""
         errands = self.errands
         timer = errands.next_timer()
         for errand in errands.under_way():
@@ -136,7 +134,6 @@ class Requests:
         return timer
 
     def advance(self, now: float) -> None:
-        """Send the next request, if it may leave."""
         process = self._process
         if process.mistaken and (wrong := process.wrong(now)):
             self._settle_mistaken(wrong)

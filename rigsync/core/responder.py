@@ -76,7 +76,6 @@ class Responder(Outputs[Address]):
     # ------------------------------------------------------------------------------------------------ outside
 
     def receive_datagram(self, data: bytes, source: Address, now: float) -> None:
-        """Process a datagram from a coordinator at monotonic `now` (s)."""
         self._reach.heard(source[0], len(data))
         try:
             frame = messages.decode(data)
@@ -144,7 +143,6 @@ class Responder(Outputs[Address]):
             self.agenda.ownership.pass_over(seconds, now)
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due at `now`: acknowledge, act, send notices again, give up missing echoes and lost owners."""
         for task in self.agenda.tasks.values():
             if now >= task.ack_due:
                 task.ack_due = math.inf
@@ -162,7 +160,6 @@ class Responder(Outputs[Address]):
         )
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
         return min(self._timer, self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer())
 
     def notify(
@@ -219,7 +216,6 @@ class Responder(Outputs[Address]):
         self._coordinators.short_changed.clear()
 
     def farewell(self, now: float) -> None:
-        """Tell the coordinators what they have not confirmed yet, and then that this rig is closing."""
         self._post(self._board.take_last(now), now)
         for address, boot, notices in self._coordinators.last_words(now):
             for frame in notices:
@@ -418,6 +414,5 @@ class Responder(Outputs[Address]):
 
 
 def text_of(address: Address) -> str:
-    """Return a socket address as host and port."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

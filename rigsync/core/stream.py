@@ -113,7 +113,6 @@ class StreamDecoder:
         return head
 
     def _find_end(self, piece: bytes, position: int) -> int | None:
-        """Return where the unfinished message ends in this piece; None if it goes on."""
         while True:
             if self._in_string:
                 after = self._after_string(piece, position)

@@ -33,7 +33,6 @@ class Throttle(Generic[Key]):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something is to be told later."""
         return bool(self._waiting)
 
     def note(self, key: Key, now: float) -> bool:
@@ -67,7 +66,6 @@ class Throttle(Generic[Key]):
         self._due.clear()
 
     def take(self, now: float) -> list[Key]:
-        """Return what is to be told now."""
         taken = []
         while self._due and self._due[0][0] <= now:
             due, _, key = heapq.heappop(self._due)
@@ -77,7 +75,6 @@ class Throttle(Generic[Key]):
         return taken
 
     def next_timer(self) -> float:
-        """Return when `take` has something to give, in monotonic seconds; it may be called too early without harm."""
         return self._due[0][0] if self._due else math.inf
 
 
