@@ -30,12 +30,12 @@ class Request:
         The coordinator's counter; higher than that of every request before.
     leave_at : float
         Monotonic seconds before which it leaves to no iblutil rig, so that all of these get it in one turn.
-    probe_interval : float
-        Seconds between two probes of a rig that waits for the instant.
+    interval : float
+        Least seconds between two datagrams to one rig: sent again, or probes while it waits for the instant.
     """
 
-    def __init__(self, order: Order, n: int, leave_at: float = -math.inf, probe_interval: float = math.inf):
-        self.n, self.leave_at, self.probe_interval = n, leave_at, probe_interval
+    def __init__(self, order: Order, n: int, leave_at: float = -math.inf, interval: float = 0.0):
+        self.n, self.leave_at, self.interval = n, leave_at, interval
         self.message, self.event, self.request_time = order.message, order.message.event, order.request_time
         self.act_at, self.confirm, self.patience, self.pause = order.act_at, order.confirm, order.patience, order.pause
 

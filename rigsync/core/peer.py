@@ -111,6 +111,8 @@ class Peer:
         answer, the error, or None where only a confirmation was asked for.
     program : str, optional
         Which program the coordinator is, for people.
+    links : int
+        How many rigs the coordinator has.
     """
 
     def __init__(
@@ -124,13 +126,14 @@ class Peer:
         told: list[Event],
         settled: Callable[[str, Request, list[Any] | RigError | None, Start | None], None],
         program: str | None = None,
+        links: int = 1,
     ):
         self.config, self.name = config, config.name
         self._timing, self._boot, self._stamps = timing, boot, stamps
         self._program = program
         self._outbox, self._events, self._settled = outbox, told, settled
         self._backoff = Backoff(timing, random)
-        self._liveness = Liveness(timing, random)
+        self._liveness = Liveness(timing, random, links)
         self._echo_guard = EchoGuard()
         self._probe_n = 0
         self._probes = ProbeLog()
@@ -436,7 +439,7 @@ class Peer:
             if errand.received and errand.done is None:  # it is worked on
                 errand.next_send = self._ask_again_at(errand, now)
             else:
-                errand.next_send = now + self._backoff.wait(errand.tries)
+                errand.next_send = now + max(errand.request.interval, self._backoff.wait(errand.tries))
         else:
             self._send(Line.REQUESTS, errand.request.array)
             self._awaited_echo = AwaitedEcho(errand.request.array, now + self._timing.echo_timeout)
@@ -455,7 +458,7 @@ class Peer:
         """Probe a rig that waits for an instant, which is worked out anew until it comes."""
         errand.next_probe = math.inf
         if errand.request.act_at is not None and now < errand.request.act_at:
-            errand.next_probe = now + self._liveness.stagger(errand.request.probe_interval)
+            errand.next_probe = now + self._liveness.stagger(errand.request.interval)
             if self.state is LinkState.ALIVE:
                 self._send_stamped_probe(now)
 
