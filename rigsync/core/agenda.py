@@ -414,7 +414,7 @@ class Agenda:
     def _begin_waiting(self, now: float) -> None:
         # A message without a handler is finished here, and the next one begins: a loop, since a full queue is deeper
         # than the stack.
-        if self._beginning:
+        if self._beginning or not (self._queries.waiting or self._waiting):
             return
         self._beginning = True
         try:

@@ -24,11 +24,12 @@ class Request:
     """One push, shared by all the rigs that it goes to.
 
     `n` is higher than that of every request before. It leaves to no iblutil rig before `leave_at` (monotonic s), so
-    that all of these get it in one turn. A rig that waits for its instant is probed each `probe_interval` (s).
+    that all of these get it in one turn. Between two datagrams to one rig, sent again, or probes while it waits for the
+    instant, lies an `interval` (s) at least.
     """
 
-    def __init__(self, order: Order, n: int, leave_at: float = -math.inf, probe_interval: float = math.inf):
-        self.n, self.leave_at, self.probe_interval = n, leave_at, probe_interval
+    def __init__(self, order: Order, n: int, leave_at: float = -math.inf, interval: float = 0.0):
+        self.n, self.leave_at, self.interval = n, leave_at, interval
         self.message, self.event, self.request_time = order.message, order.message.event, order.request_time
         self.act_at, self.confirm, self.patience, self.pause = order.act_at, order.confirm, order.patience, order.pause
 

@@ -14,6 +14,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.errands import Request
 from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided, RigSettled, Start, StoodStill
 from rigsync.core.lifecycle import ENDS
+from rigsync.core.liveness import MOST_A_SECOND
 from rigsync.core.messages import Verb
 from rigsync.core.orders import Order
 from rigsync.core.outputs import Line, Outputs
@@ -21,9 +22,6 @@ from rigsync.core.peer import Peer
 from rigsync.core.rigs import RigConfig
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError, RigError
-
-PROBES_A_SECOND = 3200
-"""Probes of all the rigs together that wait for one instant: 64 of them are probed every 20 ms, more of them less."""
 
 
 @dataclass(slots=True)
@@ -80,7 +78,12 @@ class Fanout(Outputs[tuple[str, Line]]):
         """When each peer has something to do next, and its number: a heap. A deadline that has gone stays in it until
         it comes: that costs one idle wake-up, to take it out would cost each datagram."""
         self.peers = {
-            name: Peer(config, timing, boot, stamps, random, self._outbox, self._events, self._settled, program)
+            name: Peer(
+                *(config, timing, boot, stamps, random),
+                *(self._outbox, self._events, self._settled),
+                program,
+                links=len(rigs),
+            )
             for name, config in rigs.items()
         }
         self._by_number = list(self.peers.values())
@@ -117,7 +120,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
         leave_at = max((peer.echoes.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
-        interval = max(self._timing.burst_interval, len(chosen) / PROBES_A_SECOND)
+        interval = max(self._timing.burst_interval, len(chosen) / MOST_A_SECOND)
         request = Request(order, self._n, leave_at, interval)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         names = [peer.name for peer in chosen]

@@ -27,6 +27,7 @@ class Link:
         outbox: list[tuple[tuple[str, Line], bytes]],
         told: list[Event],
         program: str | None,
+        links: int,
     ):
         self.config, self.name = config, config.name
         self.timing, self.boot, self.stamps, self.program = timing, boot, stamps, program
@@ -34,5 +35,5 @@ class Link:
         self.requests, self.probes = (self.name, Line.REQUESTS), (self.name, Line.PROBES)
         self.is_stream = config.address.scheme == "tcp"
         self.backoff = Backoff(timing, random)
-        self.liveness = Liveness(timing, random)
+        self.liveness = Liveness(timing, random, links)
         self.violations: Counter[str] = Counter()

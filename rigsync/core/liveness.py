@@ -10,16 +10,26 @@ from rigsync.core.timing import Timing
 
 STAGGER = 0.3
 """Share of the interval by which a probe may leave early."""
+MOST_A_SECOND = 3200
+"""Datagrams to all rigs together, beyond one a beat: each of 64 rigs gets one every 20 ms at most, each of more rigs
+less often. Otherwise a busy computer, whose rigs look overdue, would make itself busier still."""
+MEASURED_A_SECOND = 512
+"""Of these, probes of all rigs together whose clocks are not known well. They are of use only where the answers come
+soon."""
 
 
 class Liveness:
-    """State of the link to one rig. Anything received is a sign of life."""
+    """State of one of a coordinator's `links`, which share what may leave in a second.
+
+    Anything received is a sign of life.
+    """
 
     __slots__ = (
         "_burst_left",
         "_dialect",
         "_heard",
         "_last_probe",
+        "_links",
         "_lost_after",
         "_next_probe",
         "_random",
@@ -35,8 +45,8 @@ class Liveness:
         "state",
     )
 
-    def __init__(self, timing: Timing, random: Random):
-        self._timing, self._random = timing, random
+    def __init__(self, timing: Timing, random: Random, links: int = 1):
+        self._timing, self._random, self._links = timing, random, links
         self._suspect_after, self._lost_after = timing.suspect_after, timing.lost_after
         self._dialect = Dialect.UNKNOWN
         self._heard = math.inf  # last sign of life, or the beginning of probing
@@ -153,16 +163,16 @@ class Liveness:
     def _interval(self, now: float) -> float:
         timing = self._timing
         if self._burst_left > 0:
-            return timing.burst_interval
+            return max(timing.burst_interval, self._links / MOST_A_SECOND)
         if self._dialect is Dialect.IBLUTIL:
             return timing.iblutil_beat
         # Loss alone must not look like silence: an overdue link is probed more often, until it is given up.
         # Half a beat of margin: the answer to the last regular probe came a round trip after it.
         overdue = now - self._heard >= 1.5 * timing.beat
-        often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
-        if not often:
+        if self.state is LinkState.LOST or not (overdue or self.is_coarse):
             return timing.beat
-        return self.stagger(timing.overdue_interval)
+        share = self._links / (MOST_A_SECOND if overdue else MEASURED_A_SECOND)
+        return self.stagger(min(timing.beat, max(timing.overdue_interval, share)))
 
     def stagger(self, interval: float) -> float:
         """Return an interval, or a little less, so that probes are out of step with those of the other rigs.

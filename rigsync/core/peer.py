@@ -53,9 +53,10 @@ class Peer:
         told: list[Event],
         settled: Settled,
         program: str | None = None,
+        links: int = 1,
     ):
         self.config, self.name = config, config.name
-        self._link = link = Link(config, timing, boot, stamps, random, outbox, told, program)
+        self._link = link = Link(config, timing, boot, stamps, random, outbox, told, program, links)
         self._outbox, self._events, self._liveness = outbox, told, link.liveness
         self._told_state = self._liveness.state
         self.violations = link.violations

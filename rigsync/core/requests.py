@@ -171,7 +171,7 @@ class Requests:
         if errand.received and errand.done is None:  # it is worked on
             errand.next_send = self._ask_again_at(errand, now)
         else:
-            errand.next_send = now + self._link.backoff.wait(errand.tries)
+            errand.next_send = now + max(errand.request.interval, self._link.backoff.wait(errand.tries))
 
     def _ask_again_at(self, errand: Errand, now: float) -> float:
         """Return when to send a request again that the rig has: sooner where that corrects its instant."""
@@ -186,7 +186,7 @@ class Requests:
         """Probe a rig that waits for an instant, which is worked out anew until it comes."""
         errand.next_probe = math.inf
         if errand.request.act_at is not None and now < errand.request.act_at:
-            errand.next_probe = now + self._link.liveness.stagger(errand.request.probe_interval)
+            errand.next_probe = now + self._link.liveness.stagger(errand.request.interval)
             if self._link.liveness.state is LinkState.ALIVE:
                 self._prober.send(now)
 

@@ -181,6 +181,8 @@ class Session:
         level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
         if raised and raised.is_told:
             level = logging.DEBUG
+        if not logger.isEnabledFor(level):
+            return
         text = f"{event.event.name} from {event.source}: {one_line(event.error or 'answered')}"
         logger.log(level, "%s: %s", self._name, text, exc_info=raised and raised.error)
 
