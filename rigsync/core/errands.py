@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 from rigsync._text import size_text
 from rigsync.core import legacy
@@ -94,29 +93,32 @@ class Errands:
         self.current: Errand | None = None
         self.doubtful: list[Errand] = []
         """Sent, and then called off by an EXPEND. Only the rig knows which of the two came first."""
-        self._queue: deque[Errand] = deque()
-        self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
+        self._queue: list[Errand] = []  # EXPINTERRUPTs before all others
         self._queue_timer = math.inf
 
     def add(self, errand: Errand) -> None:
         """Queue an errand; EXPINTERRUPTs go before all others."""
-        (self._interrupts if errand.request.event is ExpMessage.EXPINTERRUPT else self._queue).append(errand)
+        if errand.request.event is ExpMessage.EXPINTERRUPT:
+            before = [other for other in self._queue if other.request.event is ExpMessage.EXPINTERRUPT]
+            self._queue.insert(len(before), errand)
+        else:
+            self._queue.append(errand)
         self._queue_timer = min(self._queue_timer, self.limit(errand))
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nothing waits."""
-        return not (self.current or self._queue or self._interrupts or self.doubtful)
+        return not (self.current or self._queue or self.doubtful)
 
     @property
     def waiting(self) -> int:
         """How many have to be sent or answered before one that is added now."""
-        return len(self._interrupts) + len(self._queue) + (self.current is not None)
+        return len(self._queue) + (self.current is not None)
 
     def next(self) -> Errand | None:
         """Return the errand that is under way; where there was none, begin with the first that waits."""
-        if self.current is None and (self._interrupts or self._queue):
-            self.current = (self._interrupts or self._queue).popleft()
+        if self.current is None and self._queue:
+            self.current = self._queue.pop(0)
         return self.current
 
     def limit(self, errand: Errand) -> float:
@@ -134,7 +136,7 @@ class Errands:
         Each errand is given time once. A program that stands still again and again gets its outcomes, too.
         """
         until = now + self._lost_grace
-        for errand in [*self._interrupts, *self._queue, *self.under_way()]:
+        for errand in [*self._queue, *self.under_way()]:
             if self.limit(errand) < until and errand.excused_until == -math.inf:
                 errand.excused_until = until
         self.set_timer()
@@ -144,20 +146,20 @@ class Errands:
 
     def set_timer(self) -> None:
         """Work out the timer anew, since the link's state has changed."""
-        limits = (self.limit(errand) for errand in chain(self._interrupts, self._queue))
-        self._queue_timer = min(limits, default=math.inf)
+        self._queue_timer = min(map(self.limit, self._queue), default=math.inf)
+
+    def _take(self, is_meant: Callable[[Errand], bool]) -> list[Errand]:
+        """Take out such errands, of those that have not been sent."""
+        taken = list(filter(is_meant, self._queue))
+        self._queue = [errand for errand in self._queue if errand not in taken]
+        if self.current and not self.current.tries and is_meant(self.current):
+            taken.insert(0, self.current)
+            self.current = None
+        return taken
 
     def take_unsent(self, request_time: float | None = None) -> list[Errand]:
-        def is_meant(errand: Errand) -> bool:
-            return request_time is None or errand.request.request_time == request_time
-
-        unsent = list(filter(is_meant, (*self._interrupts, *self._queue)))
-        for errand in unsent:
-            (self._interrupts if errand in self._interrupts else self._queue).remove(errand)
-        if self.current and not self.current.tries and is_meant(self.current):
-            unsent.insert(0, self.current)
-            self.current = None
-        return unsent
+        """Take out what has not been sent, of one push or of all."""
+        return self._take(lambda errand: request_time in (None, errand.request.request_time))
 
     def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:
         """Take out what waits for a later instant than an EXPEND; what was sent already goes to `doubtful`.
@@ -172,22 +174,14 @@ class Errands:
                 return False
             return not errand.tries or rig_waits
 
-        called_off = [errand for errand in self._queue if waits(errand)]
-        self._queue = deque(errand for errand in self._queue if errand not in called_off)
+        called_off = self._take(waits)
         if self.current and waits(self.current):
-            if self.current.tries:
-                self.doubtful.append(self.current)
-            else:
-                called_off.insert(0, self.current)
+            self.doubtful.append(self.current)
             self.current = None
         return called_off
 
     def take_commands(self) -> list[Errand]:
-        errands = ([self.current] if self.current else []) + list(self._queue)
-        commands = [errand for errand in errands if isinstance(errand.request.event, Command)]
-        self._queue = deque(errand for errand in self._queue if errand not in commands)
-        if self.current in commands:
-            self.current = None
+        commands = self._take(lambda errand: isinstance(errand.request.event, Command))
         self.set_timer()
         return commands
 
@@ -206,8 +200,8 @@ class Errands:
         else:
             self.doubtful.remove(errand)
 
-    def take_sent(self) -> list[Errand]:
-        sent = [errand for errand in self.under_way() if errand.tries]
+    def take_sent(self, but: ExpMessage | None = None) -> list[Errand]:
+        sent = [errand for errand in self.under_way() if errand.tries and errand.request.event is not but]
         for errand in sent:
             self.remove(errand)
         return sent
@@ -219,21 +213,13 @@ class Errands:
             errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
 
     def take_overtaken(self) -> list[Errand]:
-        overtaken = self.doubtful.copy()
-        if self.current and self.current.request.event is not ExpMessage.EXPINTERRUPT:
-            overtaken.append(self.current)
-            self.current = None
-        overtaken += self._queue
-        self.doubtful.clear()
-        self._queue.clear()
-        return overtaken
+        overtaken = self.take_sent(but=ExpMessage.EXPINTERRUPT)
+        return overtaken + self._take(lambda errand: errand.request.event is not ExpMessage.EXPINTERRUPT)
 
     def take_expired(self, now: float) -> list[Errand]:
-        waiting = [*self._interrupts, *self._queue]
-        self._interrupts = deque(errand for errand in self._interrupts if now < self.limit(errand))
-        self._queue = deque(errand for errand in self._queue if now < self.limit(errand))
+        expired = self._take(lambda errand: now >= self.limit(errand))
         self.set_timer()
-        return [errand for errand in waiting if now >= self.limit(errand)]
+        return expired
 
 
 def unanswered(
