@@ -992,7 +992,7 @@ def test_clear_message_queue_takes_back_what_was_not_sent(serve: Serve, connect:
     queued = [aux.push("EXPINFO", "CONNECTED") for _ in range(3)]
     until(lambda: answered == ["ephys"] * 4)
     waiting = in_thread(aux.push, "EXPSTATUS", wait=True, rigs="cameras")
-    on_queue = aux.services["cameras"].peer._errands._queue  # type: ignore[index,union-attr]
+    on_queue = aux.services["cameras"].peer.requests.errands._queue  # type: ignore[index,union-attr]
     until(lambda: len(on_queue) == 4)
     assert aux.clear_message_queue() == 4
     outcome = waiting.result(PROMPT)

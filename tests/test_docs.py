@@ -279,7 +279,7 @@ def test_examples_of_the_protocol_are_read_and_written(data: bytes) -> None:
 
 
 def test_kinds_of_the_protocol_are_those_of_the_code() -> None:
-    assert kinds() == list(messages._READERS)
+    assert kinds() == list(messages._KINDS)
     assert {kind for kind in kinds() if frames(kind)} == {*kinds()}
 
 
@@ -329,7 +329,7 @@ def test_what_an_answer_holds_is_in_the_protocol() -> None:
 
 
 def test_failures_of_the_protocol_are_those_that_a_rig_sends() -> None:
-    refused = re.findall(r'_finish_failure\(\s*\w+, "(\w+)"', SOURCES["agenda"])
+    refused = re.findall(r'_refuse\(\s*\w+, "(\w+)"', SOURCES["agenda"])
     refused += re.findall(r'self\._refuse\([^")]*"(\w+)"', SOURCES["responder"])
     unsent = re.findall(r"except \((.*)\) as error:\n\s+problem = .*cannot be sent", SOURCES["agenda"])
     assert len(unsent) == 1

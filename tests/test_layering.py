@@ -423,7 +423,7 @@ def test_a_circle_is_found() -> None:
             "rigsync.cli.push",
             "from rigsync.coordinator.auxiliaries import Auxiliaries\nfrom rigsync.agent import f\nimport click",
         ),
-        ("rigsync.testing", "from rigsync.core.peer import Line\nfrom rigsync.config import rigs\nimport heapq"),
+        ("rigsync.testing", "from rigsync.core.outputs import Line\nfrom rigsync.config import rigs\nimport heapq"),
         ("rigsync.cli.push", "import rigsync\nfrom rigsync import Auxiliaries, ConfigError, load_rigs"),
         ("rigsync.agent.agent", "from rigsync import Rig, RigServices, PushError, ExpMessage"),
         ("rigsync", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rigsync.rig import Rig"),

@@ -153,7 +153,7 @@ def test_answer_that_is_lost_while_the_rig_works_is_asked_for_again(stack: conte
     asked = aux.push("EXPSTART", REFERENCE, 1, timeout=LONG)
     assert begun.wait(LONG)
     peer = aux.services["cameras"].peer
-    until(lambda: peer._errands.current and peer._errands.current.received)
+    until(lambda: peer.requests.errands.current and peer.requests.errands.current.received)
     relay.loss = 1.0
     go.set()
     until(lambda: counted.rigs["cameras"].status is ExpStatus.RUNNING)

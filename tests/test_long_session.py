@@ -93,7 +93,7 @@ class Lab:
         """Have a rig tell something, if the one that watches has told it so: its process may be a new one."""
         rig = self.random.choice(list(self.rigs.values()))
         boot = rig.responder._boot
-        if self.watcher.fanout.peers[rig.name]._remote_boot != boot:
+        if self.watcher.fanout.peers[rig.name].process.boot != boot:
             return
         heard = self.notified.setdefault((rig.name, boot), [])
         heard.append(len(heard))
@@ -134,7 +134,7 @@ class Lab:
         network.kill(self.coordinator)
         if self.random.random() < 0.5:
             network.run(LEASE + 1)
-            working = {rig.name: rig.responder.status.name for rig in self.rigs.values() if self.is_working(rig)}
+            working = {rig.name: rig.responder.agenda.status.name for rig in self.rigs.values() if self.is_working(rig)}
             assert not working, f"seed {self.seed}: {working} a minute after the coordinator in charge was killed"
         self.begin()
         network.run(1)
@@ -142,7 +142,7 @@ class Lab:
 
     @staticmethod
     def is_working(rig: FakeRig) -> bool:
-        return rig.responder.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING)
+        return rig.responder.agenda.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING)
 
     def check_clocks(self) -> None:
         """Compare each estimate with the truth."""

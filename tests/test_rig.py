@@ -43,8 +43,8 @@ from rigsync import (
     RigLost,
     RigRefused,
 )
-from rigsync.core.agenda import QUERIES
 from rigsync.core.events import LinkChanged, LinkState, Notice
+from rigsync.core.queries import QUERIES
 from rigsync.runtime.workers import Workers
 
 REFERENCE = "2026-03-01_2_mouse"

@@ -203,7 +203,7 @@ def test_nothing_begins_once_the_closing_has_begun(rig: Rig, gate: Gate) -> None
         closing = in_thread(rig.close)
         assert gate.reached.wait(LONG)
         outcome = in_thread(aux.push, "EXPINIT", {"exp_ref": "2026-03-01_3_mouse"}, wait=True, timeout=LONG)
-        until(lambda: rig._session and rig._session.responder._agenda._lane.waiting)
+        until(lambda: rig._session and rig._session.responder.agenda._waiting)
         gate.open.set()
         refused = outcome.result(LONG)
         assert isinstance(refused, PushError)

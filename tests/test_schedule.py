@@ -94,7 +94,7 @@ def test_rig_without_a_handler_keeps_the_instant_too(stack: contextlib.ExitStack
     early = too_early(aux, "imaging")
     begin = time.monotonic()
     request_time = aux.push("EXPSTART", delay=0.3)
-    until(lambda: aux.services["imaging"].peer._errands.current is not None)  # type: ignore[index,union-attr]
+    until(lambda: aux.services["imaging"].peer.requests.errands.current is not None)  # type: ignore[index,union-attr]
     status = rig.status
     assert status is ExpStatus.INITIALIZED or time.monotonic() - begin >= 0.3 - early - 1e-3
     result = until(lambda: aux.response(request_time))
@@ -108,7 +108,7 @@ def test_what_still_waits_is_called_off(stack: contextlib.ExitStack, message: st
     aux = coordinate(stack, recorder)
     waiting = aux.push("EXPSTART", delay=LONG)
     aux.ping("cameras")  # has come after it
-    until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
+    until(lambda: recorder.rig._session.responder.agenda._timed)  # type: ignore[union-attr]
     aux.request(message)
     failure = until(lambda: aux.response(waiting)).failed["cameras"]
     assert isinstance(failure, Cancelled if message == "EXPEND" else Interrupted)
@@ -120,9 +120,9 @@ def test_closing_calls_off_what_still_waits(stack: contextlib.ExitStack) -> None
     recorder = Recorder(stack)
     aux = coordinate(stack, recorder)
     aux.push("EXPSTART", delay=LONG)
-    until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
+    until(lambda: recorder.rig._session.responder.agenda._timed)  # type: ignore[union-attr]
     aux.close()
-    until(lambda: not recorder.rig._session.responder._agenda._tasks)  # type: ignore[union-attr]
+    until(lambda: not recorder.rig._session.responder.agenda.tasks)  # type: ignore[union-attr]
     assert recorder.rig.status is ExpStatus.INITIALIZED
     assert recorder.entered == []
 
@@ -143,7 +143,7 @@ def test_iblutil_rig_is_told_half_a_round_trip_before_and_its_start_is_an_estima
     round_trip = aux.services["old"].peer.round_trip  # type: ignore[index,union-attr]
     begin = time.monotonic()
     request_time = aux.push("EXPSTART", REFERENCE, delay=0.4)
-    until(lambda: recorder.rig._session.responder._agenda._timed)  # type: ignore[union-attr]
+    until(lambda: recorder.rig._session.responder.agenda._timed)  # type: ignore[union-attr]
     told = "EXPSTART" in old.calls
     assert not told or time.monotonic() - begin >= 0.4 - round_trip / 2 - 1e-3
     result = until(lambda: aux.response(request_time))

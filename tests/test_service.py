@@ -160,7 +160,7 @@ def test_open_and_close(serve: Serve) -> None:
         await came_true(lambda: services.all_alive)
         assert services.connected.is_set()
         assert (rig.dialect, rig.state.value) == ("rigsync", "alive")
-        assert rig.peer.version
+        assert rig.peer.process.version
         with pytest.raises(RuntimeError, match="open already"):
             await services.open()
         services.close()

@@ -18,7 +18,7 @@ from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect, EchoMissing, LinkChanged, LinkState, PushCompleted, RestartSeen
 from rigsync.core.messages import Command
-from rigsync.core.peer import Line
+from rigsync.core.outputs import Line
 from rigsync.errors import Interrupted, NotSupported, RemoteError, RigLost, RigRefused, RigTimeout
 from rigsync.testing import Coordinator, EchoRig, FakeRig, SimNetwork
 
@@ -158,7 +158,7 @@ def play_interrupt(seed: int) -> None:
         assert max(Counter(names(rig)).values(), default=0) <= 1, f"seed {seed}: {rig.name} ran a handler twice"
         # Where EXPINIT had not arrived there was nothing to interrupt (docs/lifecycle.md).
         expected = ExpStatus.STOPPED if rig.calls else ExpStatus.CONNECTED
-        assert rig.responder.status is expected, f"seed {seed}: {rig.name}"
+        assert rig.responder.agenda.status is expected, f"seed {seed}: {rig.name}"
         assert ("EXPINTERRUPT" in names(rig)) == bool(rig.calls), f"seed {seed}: {rig.name}"
         if rig.calls:
             assert names(rig)[-1] == "EXPINTERRUPT", f"seed {seed}: {rig.name} ran something after EXPINTERRUPT"
@@ -261,7 +261,7 @@ def test_stop_reaches_the_others_when_a_rig_is_killed_in_the_middle(how: str, la
     assert type(lab.failure(stop)) is (RigRefused if how == "refused" else RigLost)
     assert lab.network.now < 8  # long before the time-out of a minute
     lab.assert_two_are_told_at_once("EXPCLEANUP")
-    assert [rig.responder.status for rig in lab.network.rigs.values() if isinstance(rig, FakeRig)] == [
+    assert [rig.responder.agenda.status for rig in lab.network.rigs.values() if isinstance(rig, FakeRig)] == [
         ExpStatus.CONNECTED,
         ExpStatus.CONNECTED,
         ExpStatus.RUNNING,
@@ -672,9 +672,9 @@ def test_a_restarted_rig_has_another_boot_and_no_memory() -> None:
     coordinator = alive_pair(network)
     coordinator.push("EXPINIT")
     run(network, 1)
-    assert rig.responder.status is ExpStatus.INITIALIZED
+    assert rig.responder.agenda.status is ExpStatus.INITIALIZED
     rig.restart()
-    assert rig.responder.status is ExpStatus.CONNECTED
+    assert rig.responder.agenda.status is ExpStatus.CONNECTED
     run(network, 2)
     assert any(isinstance(event, RestartSeen) for event in coordinator.events)
 

@@ -54,7 +54,7 @@ def test_a_flood_for_an_instant_to_come_is_refused_and_the_owner_s_commands_run(
         assert (frame.error, frame.n) == ("BusyError", 1)
         assert "the coordinator on 127.0.0.1 is in charge" in frame.message
     assert aux.call("cameras", "focus", 3) == 3
-    until(lambda: not session_of(rig).responder._agenda.open_tasks())
+    until(lambda: not session_of(rig).responder.agenda.tasks)
 
 
 # ------------------------------------------------------------------------------------------------- large messages

@@ -121,25 +121,25 @@ class RemoteRig(Faced):
     def rig_status(self) -> ExpStatus | None:
         """Where in its life cycle the rig is, as it said last; None of an iblutil rig, which does not say."""
         peer = self.peer
-        return peer.status if peer else None
+        return peer.process.status if peer else None
 
     @property
     def exp_ref(self) -> str | None:
         """Reference of the rig's experiment, as it said last."""
         peer = self.peer
-        return peer.exp_ref if peer else None
+        return peer.process.exp_ref if peer else None
 
     @property
     def version(self) -> str | None:
         """Version of rigsync on the rig."""
         peer = self.peer
-        return peer.version if peer else None
+        return peer.process.version if peer else None
 
     @property
     def owner(self) -> str | None:
         """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
         peer = self.peer
-        return peer.owner if peer else None
+        return peer.process.owner if peer else None
 
     @property
     def progress(self) -> dict[str, Progress]:

@@ -643,7 +643,7 @@ class RigServices(Verbs):
         peer = rig.peer
         if peer and (other := peer.mistaken_for(asyncio.get_running_loop().time())):
             return other
-        known = peer if peer and event.stamps else None
+        known = peer.process if peer and event.stamps else None
         return PingReply(
             event.rig,
             str(Address("udp", *self.address(event.rig))).partition("://")[2],
@@ -653,5 +653,5 @@ class RigServices(Verbs):
             known.exp_ref if known else None,
             known.version if known else None,
             known.owner if known else None,
-            known.clock if known else None,
+            peer.clock if peer and event.stamps else None,
         )

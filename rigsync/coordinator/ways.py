@@ -12,7 +12,7 @@ from typing import Any
 from rigsync.config.rigs import Rigs
 from rigsync.core.events import LinkChanged, LinkState
 from rigsync.core.fanout import Fanout
-from rigsync.core.peer import Line
+from rigsync.core.outputs import Line
 from rigsync.core.rigs import is_literal
 from rigsync.errors import ConfigError, RigsyncError
 from rigsync.net.endpoint import Endpoint, look_up
@@ -78,7 +78,7 @@ class Ways:
         """Tell the core which rigs have an address that others have too."""
         addresses = list(self._addresses.values())
         for name, address in self._addresses.items():
-            fanout.peers[name].is_shared = self._rigs.may_share and addresses.count(address) > 1
+            fanout.peers[name].process.is_shared = self._rigs.may_share and addresses.count(address) > 1
 
     async def open(self, endpoint: Endpoint, found: _Found) -> None:
         """Open the sockets towards all rigs.

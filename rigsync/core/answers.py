@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rigsync.core.arguments import to_plain, token_arguments
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
+from rigsync.core.messages import Command, Verb
+from rigsync.core.rigs import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +51,31 @@ def answer_arguments(event: ExpMessage, status: ExpStatus, exp_ref: str | None, 
     if event is ExpMessage.EXPSTART:
         return [exp_ref, info]
     return [info]
+
+
+def answer_to(
+    event: Verb,
+    identity: Identity,
+    status: ExpStatus,
+    exp_ref: str | None,
+    reason: str | None,
+    returned: Any,
+    room: Room,
+) -> list[Any]:
+    """Return what follows the event in the answer to `event`, whose handlers have returned something.
+
+    `reason` says why the rig itself has ended the experiment, where it has.
+    """
+    if isinstance(event, Command):
+        return [to_plain(returned, "the result", room)]
+    if event is ExpMessage.ALYX:
+        is_pair = isinstance(returned, (list, tuple)) and len(returned) == 2
+        return [to_plain(part, "the result", room) for part in (returned if is_pair else token_arguments(returned))]
+    if returned is None and event is ExpMessage.EXPSTATUS:
+        return [int(status)]
+    if returned is not None and not isinstance(returned, Mapping):
+        raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
+    plain = to_plain(dict(returned or {}), "the result", room)
+    if reason:
+        plain = {"interrupted": reason, **plain}
+    return answer_arguments(event, status, exp_ref, experiment_information(identity, status, exp_ref, plain))

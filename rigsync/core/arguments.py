@@ -39,15 +39,7 @@ _SIGNATURES: dict[ExpMessage, tuple[str, ...]] = {
 
 
 def validate_event(event: Any) -> ExpMessage:
-    """Return the one ExpMessage that `event` names.
-
-    Raises
-    ------
-    TypeError
-        Neither text, nor a whole number, nor an ExpMessage.
-    ValueError
-        No such message, or several at once; the text lists the choices.
-    """
+    """Return the one ExpMessage that `event` names; a TypeError or ValueError lists the choices."""
     if isinstance(event, bool):
         raise TypeError(f"unknown event type {type(event)}; choices: {_choices()}")
     if isinstance(event, int) and event == 0:
@@ -72,28 +64,10 @@ def parts_of(event: ExpMessage) -> tuple[str, ...]:
 
 
 def compose(event: Any, *args: Any, room: Room = DATAGRAM_ROOM) -> Message:
-    """Validate a message and encode its arguments.
+    """Validate a message and encode its arguments: what follows the event, as in `_SIGNATURES`.
 
-    Parameters
-    ----------
-    event : str, int or ExpMessage
-        The message.
-    *args
-        What follows the event: ``data`` for EXPINIT, EXPEND, EXPINTERRUPT and EXPCLEANUP; ``exp_ref, data`` for
-        EXPSTART; ``status`` for EXPSTATUS; ``status, data`` for EXPINFO; an Alyx client, or nothing, for ALYX.
-    room : Room
-        How large it may become; as large as a datagram by default.
-
-    Raises
-    ------
-    TypeError
-        The wrong type of message, or too many arguments.
-    ValueError
-        An unknown message, status or reference.
-    PayloadError
-        An argument that cannot be encoded.
-    PayloadTooLarge
-        There is no room for it.
+    `TypeError` for the wrong type of message, or too many arguments; `ValueError` for an unknown message, status or
+    reference; `PayloadError` for an argument that cannot be encoded; `PayloadTooLarge` where there is no room for it.
     """
     event = validate_event(event)
     names = _SIGNATURES[event]
@@ -113,28 +87,7 @@ def compose(event: Any, *args: Any, room: Room = DATAGRAM_ROOM) -> Message:
 
 
 def compose_command(name: str, args: Sequence[Any], keywords: Mapping[str, Any], room: Room = DATAGRAM_ROOM) -> Message:
-    """Validate a command and encode its arguments.
-
-    Parameters
-    ----------
-    name : str
-        Under which the rig knows it.
-    args : sequence
-        Its positional arguments.
-    keywords : mapping of str to object
-        Its keyword arguments.
-    room : Room
-        How large it may become; as large as a datagram by default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        The name is none of a command.
-    PayloadError
-        An argument that cannot be encoded; the text names it.
-    PayloadTooLarge
-        There is no room for it.
-    """
+    """Validate a command and encode its arguments; for the errors see `compose`."""
     command = Command(name)
     positional = [to_plain(value, f"args[{i}]", room) for i, value in enumerate(args)]
     return encode(command, [positional, {key: to_plain(value, key, room) for key, value in keywords.items()}], room)
@@ -143,23 +96,8 @@ def compose_command(name: str, args: Sequence[Any], keywords: Mapping[str, Any],
 def checked_delay(event: Verb, at: object, delay: object, wall: float) -> float | None:
     """Return after how many seconds a message is to be acted on, None for at once.
 
-    Parameters
-    ----------
-    event : ExpMessage
-        The message.
-    at : float, optional
-        Unix time in seconds.
-    delay : float, optional
-        Seconds from now.
-    wall : float
-        Unix time in seconds, now.
-
-    Raises
-    ------
-    TypeError
-        An instant that is no number.
-    ValueError
-        One that is past or over an hour ahead, two of them, or one for EXPINTERRUPT.
+    It may say so as `at`, in seconds of Unix time, which is `wall` now, or as `delay`, in seconds. `TypeError` for what
+    is no number; `ValueError` for one that is past or over an hour ahead, for two, or for one of EXPINTERRUPT.
     """
     if at is None and delay is None:
         return None
@@ -195,18 +133,7 @@ def encode(event: Verb, plain: list[Any], room: Room = DATAGRAM_ROOM) -> Message
 
 
 def token_arguments(alyx: Any) -> list[Any]:
-    """Return an Alyx client's address and token as iblutil sends them, ``[None, {}]`` for None.
-
-    Parameters
-    ----------
-    alyx : object or None
-        Anything with ``base_url``, ``user``, ``_token`` and ``is_logged_in``.
-
-    Raises
-    ------
-    TypeError
-        It lacks one of these.
-    """
+    """Return an Alyx client's address and token as iblutil sends them, ``[None, {}]`` for None."""
     if alyx is None:
         return [None, {}]
     try:
@@ -247,23 +174,9 @@ def to_plain(value: Any, path: str, room: Room = DATAGRAM_ROOM) -> Any:
     """Return `value` as what JSON knows.
 
     Beside JSON's own types: dates and times (ISO 8601), durations (seconds), paths and UUIDs (text), enums (their
-    value), dataclasses, mappings, sets (sorted), sequences, and NumPy scalars and arrays.
-
-    Parameters
-    ----------
-    value : object
-        What is to be sent.
-    path : str
-        How the caller would write it, for the error.
-    room : Room
-        How large it may become; as large as a datagram by default.
-
-    Raises
-    ------
-    PayloadError
-        It cannot be encoded; the text names its path and type.
-    PayloadTooLarge
-        It is far larger than there is room for. This is found before time is spent on all of it.
+    value), dataclasses, mappings, sets (sorted), sequences, and NumPy scalars and arrays. The `PayloadError` for
+    another names it by its `path`, as the caller would write it. What is far too large is found before time is spent on
+    all of it (`PayloadTooLarge`).
     """
     return _to_plain(value, path, 0, _Tally(room))
 
@@ -275,7 +188,6 @@ class _Tally:
         self._room, self._values = room, 0
 
     def take(self, values: int) -> None:
-        """Count values, or pairs of characters."""
         self._values += values
         self._room.check(2 * self._values)
 

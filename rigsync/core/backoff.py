@@ -10,12 +10,7 @@ from rigsync.core.timing import Timing
 class Backoff:
     """Round-trip estimate (RFC 6298 section 2) and the waits that follow from it (RFC 7252 section 4.2).
 
-    Parameters
-    ----------
-    timing : Timing
-        Bounds of the waits, in seconds.
-    random : random.Random
-        Source of the random factor, which keeps rigs that lost a datagram together from answering together.
+    A random factor keeps rigs that lost a datagram together from answering together.
     """
 
     __slots__ = ("_random", "_timing", "smoothed", "variation")

@@ -105,15 +105,8 @@ def stream_body(action: str, number: int, info: dict[str, Any]) -> dict[str, Any
 class Board:
     """What one rig shows of its work.
 
-    The rig's program may call its methods from any thread. They return whether to wake the sender, which then calls
-    `take`. All other methods are the sender's.
-
-    Parameters
-    ----------
-    room : Room
-        How large a notice may be; as large as a datagram by default.
-    lock : context manager, optional
-        Keeps threads apart. The thread that has it can enter it again.
+    The rig's program may call its methods from any thread, where `lock` keeps these apart. They return whether to wake
+    the sender, which then calls `take`. All other methods are the sender's.
     """
 
     def __init__(self, room: Room = DATAGRAM_ROOM, lock: AbstractContextManager[Any] | None = None):
@@ -137,22 +130,7 @@ class Board:
     # -------------------------------------------------------------------------------------- the rig's program
 
     def progress(self, item: str, value: Any, total: Any = None, unit: str | None = None) -> bool:
-        """Note how far something is.
-
-        Parameters
-        ----------
-        item : str
-            What it is.
-        value, total : number
-            Where it stands, and where it will end.
-        unit : str, optional
-            What it is counted in.
-
-        Raises
-        ------
-        TypeError, ValueError
-            An argument is of the wrong type, empty, too long or not finite, or there are too many items.
-        """
+        """Note how far an item is, and where it will end; see `Rig.progress`."""
         # Called some ten thousand times a second: where only the value has changed, nothing else is checked.
         kind = type(value)
         if (kind is int or kind is float) and -LARGEST <= value <= LARGEST and type(item) is str:
@@ -197,22 +175,7 @@ class Board:
             return self._add_step(Post(PROGRESS, None, None, confirm=True))
 
     def add_stream(self, name: str, info: dict[str, Any]) -> bool:
-        """Show a stream.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-        info : dict
-            What there is to know of it.
-
-        Raises
-        ------
-        TypeError, ValueError
-            The name is no text, empty, too long, or taken; or there are too many streams.
-        PayloadError, PayloadTooLarge
-            The information cannot be sent.
-        """
+        """Show a stream, with what there is to know of it; see `Rig.add_stream`."""
         name = _checked_text(name, "id of a stream")
         plain = to_plain(info, "info", self._room)
         size = self._size(name, plain)
@@ -227,22 +190,7 @@ class Board:
             return self._add_step(stream.post(confirm=True, action="add"))
 
     def update_stream(self, name: str, info: dict[str, Any]) -> bool:
-        """Show what has changed of a stream.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-        info : dict
-            What has changed; the rest stays.
-
-        Raises
-        ------
-        UnknownStream
-            There is none of that name.
-        PayloadError, PayloadTooLarge, ValueError
-            The information cannot be sent.
-        """
+        """Show what has changed of a stream; the rest stays. See `Rig.update_stream`."""
         plain = to_plain(info, "info", self._room)
         with self._lock:
             stream = self._stream(name)
@@ -255,18 +203,7 @@ class Board:
             return False if stream.is_dirty else self._mark(stream)
 
     def remove_stream(self, name: str) -> bool:
-        """Show a stream no longer.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-
-        Raises
-        ------
-        UnknownStream
-            There is none of that name.
-        """
+        """Show a stream no longer; see `Rig.remove_stream`."""
         with self._lock:
             stream = self._stream(name)
             del self._streams[name]
@@ -308,7 +245,6 @@ class Board:
         return posts
 
     def next_timer(self) -> float:
-        """Return when `take` is due, in monotonic seconds; 0 for at once."""
         if self._steps or self._is_behind:
             return 0.0
         timer = math.inf

@@ -44,13 +44,6 @@ class BoardView:
     Of each thing it takes only what is newer than all that has come, by the number of the notice. Confirmed notices
     come in order. Others may overtake them. Their number, and the stream's own, show whether they are about
     something that has been forgotten since.
-
-    Parameters
-    ----------
-    rig : str
-        Name of the rig.
-    told : list of Event
-        Where events are put.
     """
 
     def __init__(self, rig: str, told: list[Event]):
@@ -73,13 +66,7 @@ class BoardView:
         return {name: deepcopy(stream.info) for name, stream in self._streams.copy().items()}
 
     def receive(self, notice: Notice, now: float) -> bool:
-        """Take a notice about the board at monotonic `now` (s); return whether it told something new.
-
-        Raises
-        ------
-        RemoteProtocolError
-            It is malformed, or there is too much of it.
-        """
+        """Take a notice about the board at monotonic `now` (s); return whether it told something new."""
         if notice.key is None:
             if notice.body is not None or not notice.confirm:
                 raise RemoteProtocolError("malformed notice", f"{notice.topic} without a key, and not to clear all")
@@ -99,7 +86,6 @@ class BoardView:
         self._throttle.clear()
 
     def handle_timer(self, now: float) -> None:
-        """Tell what had to wait."""
         for topic, name in self._throttle.take(now):
             if topic == PROGRESS:
                 self._tell_progress(name)
@@ -107,7 +93,6 @@ class BoardView:
                 self._tell_stream(StreamUpdated, name)
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
         return self._throttle.next_timer()
 
     # ----------------------------------------------------------------------------------------------- progress

@@ -1,4 +1,4 @@
-"""What a rig remembers of each coordinator: answers for repeats, and awaited echoes."""
+"""What a rig remembers of each coordinator: answers for repeats, and notices."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from itertools import chain, islice
 from random import Random
 from typing import Any
 
-from rigsync.core.legacy import EchoLane, Tally
-from rigsync.core.messages import Verb
 from rigsync.core.notices import KEPT, NoticeQueue
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
@@ -43,10 +41,6 @@ ALL_KEPT_BYTES = 8 << 20
 """Bytes of all kept answers and records, without those of the coordinator in charge."""
 RECORD_BYTES = 512
 """Bytes that a record takes beside its answer."""
-ALL_WAITING_BYTES = 4 << 20
-"""Bytes of answers that wait for echoes of iblutil coordinators; twice as many for the one in charge."""
-ALL_WITHHELD_BYTES = 1 << 18
-"""Bytes of answers whose hosts have not shown that they receive, and that may not leave yet: what may leave in 16 s."""
 ALL_NOTICE_BYTES = 16 << 20
 """Bytes of notices that wait for all coordinators but the one in charge."""
 COORDINATORS = 1024
@@ -132,7 +126,6 @@ class Coordinator:
 
     @property
     def size(self) -> int:
-        """Bytes of its answers and records."""
         return self.kept_bytes + RECORD_BYTES * len(self.records)
 
     @property
@@ -153,7 +146,6 @@ class Filter:
         self._bits = bytearray()
 
     def add(self, boot: str) -> None:
-        """Add a boot number."""
         if not self._bits:  # few rigs ever need it
             self._bits = bytearray(FILTER_BITS // 8)
         for place in self._places(boot):
@@ -169,15 +161,7 @@ class Filter:
 
 
 class Coordinators:
-    """All coordinators of one rig.
-
-    Parameters
-    ----------
-    timing : Timing
-        Waits, in seconds.
-    random : random.Random
-        For back-off.
-    """
+    """All coordinators of one rig."""
 
     def __init__(self, timing: Timing, random: Random):
         self._timing, self._random = timing, random
@@ -193,21 +177,14 @@ class Coordinators:
         self.newcomers: list[Coordinator] = []
         """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
         know. Whoever tells them empties it."""
-        self._lanes: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
-        self._withheld: OrderedDict[Address, EchoLane[Verb]] = OrderedDict()
-        self._waiting = Tally()
         self._grown = 0
         """Bytes of answers since the last check of how many are kept."""
 
     def seen(self, boot: str, source: Address, now: float, beat: float | None = None) -> Coordinator | None:
         """Return the coordinator of a frame that came from `source`; None where there is no room for another one.
 
-        `beat` are the seconds between its probes, where the frame tells them.
-
-        Raises
-        ------
-        RemoteProtocolError
-            The boot number is that of a coordinator on another host, which was heard lately: forged.
+        `beat` are the seconds between its probes, where the frame tells them. A boot number that another host used
+        lately is forged (`RemoteProtocolError`).
         """
         coordinator = self._known.get(boot)
         if coordinator is None:
@@ -228,17 +205,7 @@ class Coordinators:
         return coordinator
 
     def watch(self, boot: str, now: float, certainly: bool = False) -> None:
-        """Send notices to a coordinator that was seen.
-
-        Parameters
-        ----------
-        boot : str
-            Its boot number.
-        now : float
-            Monotonic seconds.
-        certainly : bool
-            Also where there are too many already.
-        """
+        """Send notices to a coordinator that was seen; `certainly` also where there are too many already."""
         if certainly:
             self.kept = boot
         if boot in self._known and boot not in self._watchers and not self._known[boot].has_left:
@@ -250,7 +217,6 @@ class Coordinators:
                 self._short_changed(self._known[boot])
 
     def watches(self, boot: str, host: str) -> bool:
-        """Whether a coordinator on this host gets notices."""
         return boot in self._watchers and self._watchers[boot].host == host
 
     def _expire_watchers(self, now: float) -> None:
@@ -321,7 +287,6 @@ class Coordinators:
         return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
 
     def take_back(self, instead: Hashable) -> None:
-        """Take out a waiting notice about something, since a newer one is sent now."""
         for watcher in self._watchers.values():
             watcher.notices.take_back(instead)
 
@@ -354,44 +319,6 @@ class Coordinators:
         known = (coordinator for coordinator in self._known.values() if coordinator.host == host)
         return [record for coordinator in known for record in coordinator.records.values() if record.is_withheld]
 
-    def lane(self, source: Address) -> EchoLane[Verb]:
-        """Return the way to the iblutil coordinator at `source`."""
-        lane = self._lanes.get(source)
-        if lane is None:
-            if len(self._lanes) >= COORDINATORS:
-                oldest = list(islice(self._lanes.items(), LOOKED_AT))
-                idle = (where for where, other in oldest if other.awaited is None and not other.answers)
-                given_up = next(idle, oldest[0][0])
-                self._lanes.pop(given_up).clear()
-                self._withheld.pop(given_up, None)
-            lane = self._lanes[source] = EchoLane(self._waiting)
-        self._lanes.move_to_end(source)
-        return lane
-
-    def withhold(self, source: Address) -> int:
-        """Hold back the answers to an iblutil coordinator until they may leave; return how many others are given up."""
-        self._withheld[source] = self._lanes[source]
-        self._withheld.move_to_end(source)
-        given_up = 0
-        while len(self._withheld) > 1 and sum(lane.size for lane in self._withheld.values()) > ALL_WITHHELD_BYTES:
-            _, lane = self._withheld.popitem(last=False)
-            given_up += len(lane.answers)
-            lane.clear()
-        return given_up
-
-    def withheld_lanes(self) -> list[tuple[Address, EchoLane[Verb]]]:
-        """Return the ways on which answers may not have left, the newest first: who sends a flood comes before."""
-        return list(reversed(self._withheld.items()))
-
-    def release(self, source: Address) -> None:
-        """Hold back the answers of a lane no longer."""
-        self._withheld.pop(source, None)
-
-    def has_room(self, size: int, in_charge: bool) -> bool:
-        """Whether an answer of so many bytes may wait for its echo; a single one always may."""
-        most = 2 * ALL_WAITING_BYTES if in_charge else ALL_WAITING_BYTES
-        return not self._waiting.size or self._waiting.size + size <= most
-
     def keep(self, record: Record, frame: bytes) -> None:
         """Keep an answer for repeats; forget the oldest of others where all together take too much."""
         record.keep(frame)
@@ -415,17 +342,5 @@ class Coordinators:
             if not fullest.give_up():
                 return
 
-    def expire_echoes(self, now: float) -> list[tuple[Address, EchoLane[Verb], Verb]]:
-        """Give up the echoes that are overdue; return where, on what way, and for which message."""
-        overdue = []
-        for source, lane in self._lanes.items():
-            if lane.awaited is not None and now >= lane.until:
-                overdue.append((source, lane, lane.awaited[0]))
-                lane.finish()
-        return overdue
-
     def next_timer(self) -> float:
-        """Return when the next echo is overdue or the next notice due, in monotonic seconds."""
-        echoes = (lane.until for lane in self._lanes.values() if lane.awaited is not None)
-        notices = (watcher.notices.due for watcher in self._watchers.values())
-        return min(chain(echoes, notices), default=math.inf)
+        return min((watcher.notices.due for watcher in self._watchers.values()), default=math.inf)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 from rigsync._text import size_text
 from rigsync.core import legacy
 from rigsync.core.enums import ExpMessage
-from rigsync.core.events import Dialect, LinkState
+from rigsync.core.events import Dialect, LinkState, RequestReceived
+from rigsync.core.link import Link
 from rigsync.core.liveness import Liveness
 from rigsync.core.messages import Command
 from rigsync.core.orders import Order
@@ -22,26 +22,18 @@ from rigsync.errors import Cancelled, RigError, RigLost, RigRefused, RigTimeout
 class Request:
     """One push, shared by all the rigs that it goes to.
 
-    Parameters
-    ----------
-    order : Order
-        What is pushed, and how.
-    n : int
-        The coordinator's counter; higher than that of every request before.
-    leave_at : float
-        Monotonic seconds before which it leaves to no iblutil rig, so that all of these get it in one turn.
-    probe_interval : float
-        Seconds between two probes of a rig that waits for the instant.
+    `n` is higher than that of every request before. It leaves to no iblutil rig before `leave_at` (monotonic s), so
+    that all of these get it in one turn. Between two datagrams to one rig, sent again, or probes while it waits for the
+    instant, lies an `interval` (s) at least.
     """
 
-    def __init__(self, order: Order, n: int, leave_at: float = -math.inf, probe_interval: float = math.inf):
-        self.n, self.leave_at, self.probe_interval = n, leave_at, probe_interval
+    def __init__(self, order: Order, n: int, leave_at: float = -math.inf, interval: float = 0.0):
+        self.n, self.leave_at, self.interval = n, leave_at, interval
         self.message, self.event, self.request_time = order.message, order.message.event, order.request_time
         self.act_at, self.confirm, self.patience, self.pause = order.act_at, order.confirm, order.patience, order.pause
 
     @cached_property
     def array(self) -> bytes:
-        """The request in the iblutil dialect."""
         return legacy.array(self.message, legacy.COORDINATOR_MARK)
 
     @property
@@ -81,50 +73,55 @@ class Errand:
     excused_until: float = -math.inf
     """Monotonic seconds before which this is not given up, since its time was over while nobody here listened."""
 
+    @property
+    def name(self) -> str:
+        return self.request.event.name
+
+    def confirm_receipt(self, link: Link) -> None:
+        """Note that the rig has it, and tell so once where that was asked for."""
+        if not self.received:
+            self.received = True
+            if self.request.confirm:
+                link.events.append(RequestReceived(link.name, self.request.request_time))
+
 
 class Errands:
-    """The errands to one rig.
-
-    Parameters
-    ----------
-    liveness : Liveness
-        The rig's: one that is lost is given less time.
-    lost_grace : float
-        Seconds of further silence after which a lost rig's errands are settled.
-    """
+    """The errands to one rig. One that is lost is given less time: `lost_grace` (s) of further silence."""
 
     def __init__(self, liveness: Liveness, lost_grace: float):
         self._liveness, self._lost_grace = liveness, lost_grace
         self.current: Errand | None = None
         self.doubtful: list[Errand] = []
         """Sent, and then called off by an EXPEND. Only the rig knows which of the two came first."""
-        self._queue: deque[Errand] = deque()
-        self._interrupts: deque[Errand] = deque()  # sent before what is in the queue
+        self._queue: list[Errand] = []  # EXPINTERRUPTs before all others
         self._queue_timer = math.inf
 
     def add(self, errand: Errand) -> None:
         """Queue an errand; EXPINTERRUPTs go before all others."""
-        (self._interrupts if errand.request.event is ExpMessage.EXPINTERRUPT else self._queue).append(errand)
+        if errand.request.event is ExpMessage.EXPINTERRUPT:
+            before = [other for other in self._queue if other.request.event is ExpMessage.EXPINTERRUPT]
+            self._queue.insert(len(before), errand)
+        else:
+            self._queue.append(errand)
         self._queue_timer = min(self._queue_timer, self.limit(errand))
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nothing waits."""
-        return not (self.current or self._queue or self._interrupts or self.doubtful)
+        return not (self.current or self._queue or self.doubtful)
 
     @property
     def waiting(self) -> int:
         """How many have to be sent or answered before one that is added now."""
-        return len(self._interrupts) + len(self._queue) + (self.current is not None)
+        return len(self._queue) + (self.current is not None)
 
     def next(self) -> Errand | None:
         """Return the errand that is under way; where there was none, begin with the first that waits."""
-        if self.current is None and (self._interrupts or self._queue):
-            self.current = (self._interrupts or self._queue).popleft()
+        if self.current is None and self._queue:
+            self.current = self._queue.pop(0)
         return self.current
 
     def limit(self, errand: Errand) -> float:
-        """Return when, in monotonic seconds, an errand is given up."""
         limit = errand.deadline + (errand.request.patience if errand.in_hand else 0.0)
         if self._liveness.state is LinkState.LOST:
             asked = max(self._liveness.lost_since, errand.submitted)
@@ -139,45 +136,36 @@ class Errands:
         Each errand is given time once. A program that stands still again and again gets its outcomes, too.
         """
         until = now + self._lost_grace
-        for errand in [*self._interrupts, *self._queue, *self.under_way()]:
+        for errand in [*self._queue, *self.under_way()]:
             if self.limit(errand) < until and errand.excused_until == -math.inf:
                 errand.excused_until = until
         self.set_timer()
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, the first of those that wait is given up."""
         return self._queue_timer
 
     def set_timer(self) -> None:
         """Work out the timer anew, since the link's state has changed."""
-        limits = (self.limit(errand) for errand in chain(self._interrupts, self._queue))
-        self._queue_timer = min(limits, default=math.inf)
+        self._queue_timer = min(map(self.limit, self._queue), default=math.inf)
+
+    def _take(self, is_meant: Callable[[Errand], bool]) -> list[Errand]:
+        """Take out such errands, of those that have not been sent."""
+        taken = list(filter(is_meant, self._queue))
+        self._queue = [errand for errand in self._queue if errand not in taken]
+        if self.current and not self.current.tries and is_meant(self.current):
+            taken.insert(0, self.current)
+            self.current = None
+        return taken
 
     def take_unsent(self, request_time: float | None = None) -> list[Errand]:
         """Take out what has not been sent, of one push or of all."""
-
-        def is_meant(errand: Errand) -> bool:
-            return request_time is None or errand.request.request_time == request_time
-
-        unsent = list(filter(is_meant, (*self._interrupts, *self._queue)))
-        for errand in unsent:
-            (self._interrupts if errand in self._interrupts else self._queue).remove(errand)
-        if self.current and not self.current.tries and is_meant(self.current):
-            unsent.insert(0, self.current)
-            self.current = None
-        return unsent
+        return self._take(lambda errand: request_time in (None, errand.request.request_time))
 
     def take_called_off(self, end_at: float | None, now: float, rig_waits: bool) -> list[Errand]:
         """Take out what waits for a later instant than an EXPEND; what was sent already goes to `doubtful`.
 
-        Parameters
-        ----------
-        end_at : float or None
-            Monotonic seconds at which the EXPEND is to act, None for at once.
-        now : float
-            Monotonic seconds.
-        rig_waits : bool
-            Whether the rig itself waits for the instant; an iblutil rig acts as soon as it hears.
+        The EXPEND is to act at `end_at` (monotonic s), None for at once. A rig of rigsync waits for the instant itself
+        (`rig_waits`); an iblutil rig acts as soon as it hears.
         """
 
         def waits(errand: Errand) -> bool:
@@ -186,43 +174,37 @@ class Errands:
                 return False
             return not errand.tries or rig_waits
 
-        called_off = [errand for errand in self._queue if waits(errand)]
-        self._queue = deque(errand for errand in self._queue if errand not in called_off)
+        called_off = self._take(waits)
         if self.current and waits(self.current):
-            if self.current.tries:
-                self.doubtful.append(self.current)
-            else:
-                called_off.insert(0, self.current)
+            self.doubtful.append(self.current)
             self.current = None
         return called_off
 
     def take_commands(self) -> list[Errand]:
-        """Take out the commands, none of which has been sent."""
-        errands = ([self.current] if self.current else []) + list(self._queue)
-        commands = [errand for errand in errands if isinstance(errand.request.event, Command)]
-        self._queue = deque(errand for errand in self._queue if errand not in commands)
-        if self.current in commands:
-            self.current = None
+        commands = self._take(lambda errand: isinstance(errand.request.event, Command))
         self.set_timer()
         return commands
 
     def under_way(self) -> list[Errand]:
-        """Return what has been sent or is to be sent next."""
         return [*self.doubtful, self.current] if self.current else self.doubtful
 
     def sent(self, n: int) -> Errand | None:
-        """Return the one under way that has been sent with this number."""
         for errand in self.under_way():
             if errand.request.n == n and errand.tries:
                 return errand
         return None
 
     def remove(self, errand: Errand) -> None:
-        """Take out one of those that are under way."""
         if errand is self.current:
             self.current = None
         else:
             self.doubtful.remove(errand)
+
+    def take_sent(self, but: ExpMessage | None = None) -> list[Errand]:
+        sent = [errand for errand in self.under_way() if errand.tries and errand.request.event is not but]
+        for errand in sent:
+            self.remove(errand)
+        return sent
 
     def note_end(self, reached_rig: bool, now: float) -> None:
         """Limit the wait for what an EXPEND has called off, once it is known what became of the EXPEND."""
@@ -231,31 +213,20 @@ class Errands:
             errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
 
     def take_overtaken(self) -> list[Errand]:
-        """Take out what an EXPINTERRUPT overtakes."""
-        overtaken = self.doubtful.copy()
-        if self.current and self.current.request.event is not ExpMessage.EXPINTERRUPT:
-            overtaken.append(self.current)
-            self.current = None
-        overtaken += self._queue
-        self.doubtful.clear()
-        self._queue.clear()
-        return overtaken
+        overtaken = self.take_sent(but=ExpMessage.EXPINTERRUPT)
+        return overtaken + self._take(lambda errand: errand.request.event is not ExpMessage.EXPINTERRUPT)
 
     def take_expired(self, now: float) -> list[Errand]:
-        """Take out what has waited too long at `now` (s)."""
-        waiting = [*self._interrupts, *self._queue]
-        self._interrupts = deque(errand for errand in self._interrupts if now < self.limit(errand))
-        self._queue = deque(errand for errand in self._queue if now < self.limit(errand))
+        expired = self._take(lambda errand: now >= self.limit(errand))
         self.set_timer()
-        return [errand for errand in waiting if now >= self.limit(errand)]
+        return expired
 
 
 def unanswered(
     errand: Errand, config: RigConfig, liveness: Liveness, dialect: Dialect, version: str | None, is_current: bool
 ) -> RigError:
     """Return the error of an errand whose time is up, with the reason as far as it is known."""
-    name = errand.request.event.name
-    address = config.address
+    name, address = errand.name, config.address
     if errand.end_reached_rig:
         return Cancelled(
             config.name,

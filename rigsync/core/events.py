@@ -410,7 +410,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class HandlerDue(RigEvent):
-    """Handlers are to be run for a message; their outcome goes to `Responder.respond` or `Responder.fail`."""
+    """Handlers are to be run for a message; their outcome goes to `Agenda.respond` or `Agenda.fail`."""
 
     task: int
     """Number by which the outcome is filed."""

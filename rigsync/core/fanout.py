@@ -14,16 +14,14 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.errands import Request
 from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided, RigSettled, Start, StoodStill
 from rigsync.core.lifecycle import ENDS
+from rigsync.core.liveness import MOST_A_SECOND
 from rigsync.core.messages import Verb
 from rigsync.core.orders import Order
-from rigsync.core.outputs import Outputs
-from rigsync.core.peer import Line, Peer
+from rigsync.core.outputs import Line, Outputs
+from rigsync.core.peer import Peer
 from rigsync.core.rigs import RigConfig
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError, RigError
-
-PROBES_A_SECOND = 3200
-"""Probes of all the rigs together that wait for one instant: 64 of them are probed every 20 ms, more of them less."""
 
 
 @dataclass(slots=True)
@@ -80,7 +78,12 @@ class Fanout(Outputs[tuple[str, Line]]):
         """When each peer has something to do next, and its number: a heap. A deadline that has gone stays in it until
         it comes: that costs one idle wake-up, to take it out would cost each datagram."""
         self.peers = {
-            name: Peer(config, timing, boot, stamps, random, self._outbox, self._events, self._settled, program)
+            name: Peer(
+                *(config, timing, boot, stamps, random),
+                *(self._outbox, self._events, self._settled),
+                program,
+                links=len(rigs),
+            )
             for name, config in rigs.items()
         }
         self._by_number = list(self.peers.values())
@@ -116,8 +119,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         self._n += 1
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
-        leave_at = max((peer.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
-        interval = max(self._timing.burst_interval, len(chosen) / PROBES_A_SECOND)
+        leave_at = max((peer.echoes.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
+        interval = max(self._timing.burst_interval, len(chosen) / MOST_A_SECOND)
         request = Request(order, self._n, leave_at, interval)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         names = [peer.name for peer in chosen]
@@ -128,12 +131,14 @@ class Fanout(Outputs[tuple[str, Line]]):
             self._complete(request_time)
         # What began first ends last, as in iblutil.
         for peer in reversed(chosen) if message.event in ENDS else chosen:
-            peer.submit(request, begin + (peer.config.timeout if order.timeout is None else order.timeout), now)
+            peer.requests.submit(
+                request, begin + (peer.config.timeout if order.timeout is None else order.timeout), now
+            )
             self._note_timer(peer)
 
     def withdraw_queued(self, request_time: float | None = None) -> int:
         """Take out what has not been sent to its rig, of one push or of all; return how many pushes that concerns."""
-        touched = {taken for peer in self.peers.values() for taken in peer.withdraw_queued(request_time)}
+        touched = {taken for peer in self.peers.values() for taken in peer.requests.withdraw_queued(request_time)}
         return len(touched)
 
     def outstanding(self, request_time: float) -> list[str]:
@@ -164,7 +169,7 @@ class Fanout(Outputs[tuple[str, Line]]):
     def abandon(self) -> None:
         """Settle everything outstanding: this coordinator is closing."""
         for peer in self.peers.values():
-            peer.abandon()
+            peer.requests.abandon()
 
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
         """Process a datagram that came from a rig on one of its lines."""
@@ -242,7 +247,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         for request_time, push in self._pushes.items():
             if push.all_or_none and push.failures:
                 others = [self.peers[rig] for rig in self.outstanding(request_time)]
-                if all(peer.is_known_to_work_on(push.request) for peer in others):
+                if all(peer.requests.is_known_to_work_on(push.request) for peer in others):
                     push.all_or_none = False
                     answers, failures = push.answers.copy(), push.failures.copy()
                     self._events.append(PushDecided(request_time, push.event, answers, failures))

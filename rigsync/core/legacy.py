@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from rigsync._text import shortened
 from rigsync.core.enums import ExpMessage
@@ -34,41 +33,28 @@ class Array:
     args: list[Any] = field(repr=False)
 
 
-Event = TypeVar("Event")
-
-
 class Named(Protocol):
     """An `ExpMessage`, or a command."""
 
     @property
-    def name(self) -> str:
-        """What it is called."""
+    def name(self) -> str: ...
 
 
 class Encoded(Protocol):
     """What is sent: a `messages.Message`."""
 
     @property
-    def event(self) -> Named:
-        """What is asked, or answered."""
+    def event(self) -> Named: ...
 
     @property
-    def args(self) -> list[Any]:
-        """What follows it."""
+    def args(self) -> list[Any]: ...
 
     @property
-    def body(self) -> str:
-        """The JSON text of `args`."""
+    def body(self) -> str: ...
 
 
 def read_array(content: list[Any]) -> Array:
-    """Return a JSON array as a message.
-
-    Raises
-    ------
-    RemoteProtocolError
-        It is none.
-    """
+    """Return a JSON array as a message; a `RemoteProtocolError` where it is none."""
     if not content:
         raise RemoteProtocolError("empty array", "an array without an event")
     number, *args = content
@@ -89,13 +75,7 @@ def is_array(data: bytes) -> bool:
 
 
 def array(message: Encoded, mark: bytes) -> bytes:
-    """Return a message with the mark of the side that sends it.
-
-    Raises
-    ------
-    TypeError
-        It is a command, which this dialect does not know.
-    """
+    """Return a message with the mark of the side that sends it; a command is a TypeError."""
     separator = "," if message.args else ""
     return f"[{_number(message.event)}{separator}{message.body[1:-1]}".encode("ascii") + mark + b"]"
 
@@ -114,7 +94,6 @@ def _number(event: Named) -> int:
 
 
 def has_mark(data: bytes, mark: bytes) -> bool:
-    """Tell whether an array has the mark of a side."""
     return data[-2:-1] == mark
 
 
@@ -125,10 +104,6 @@ WINDOW = 1.0
 MOST = 2000
 """Echoes of the same bytes that may leave within the window. A coordinator that polls as fast as it can causes fewer,
 an exchange of echoes on a local network more."""
-REPEAT_WINDOW = 0.5
-"""Seconds: copies and echoes of one datagram come within a round trip; iblutil awaits its echo for 1 s."""
-WAITING_ANSWERS = 64
-"""Answers that may wait for an iblutil coordinator's echoes; it has one request outstanding as a rule."""
 
 
 class EchoGuard:
@@ -152,61 +127,6 @@ class EchoGuard:
             self._last, self._count, self._since = known, 0, now
         self._count += 1
         return self._count <= MOST
-
-
-@dataclass(slots=True)
-class Tally:
-    """Bytes that wait on several ways together."""
-
-    size: int = 0
-
-
-@dataclass(slots=True)
-class EchoLane(Generic[Event]):
-    """The way to one iblutil coordinator: one answer at a time, the next when its echo is back."""
-
-    tally: Tally
-    guard: EchoGuard = field(default_factory=EchoGuard)
-    answers: deque[tuple[Event, bytes]] = field(default_factory=deque)
-    awaited: tuple[Event, bytes] | None = None
-    until: float = math.inf
-    last: int | None = None
-    """Hash of the last message: by Python, which knows it from then on; hashlib takes a tenth of a second for 59 MB."""
-    last_at: float = -math.inf
-
-    def repeats(self, data: bytes, now: float) -> bool:
-        """Take note of a message, and tell whether it is the last one again, too soon to be meant.
-
-        The network has doubled it; or the coordinator, which takes a second echo for a message, echoes that.
-        """
-        known = hash(data)
-        again = known == self.last and now - self.last_at < REPEAT_WINDOW
-        self.last, self.last_at = known, now
-        return again
-
-    def add(self, event: Event, answer: bytes) -> None:
-        """Have an answer wait for its turn, and give up the oldest beyond those that may."""
-        self.answers.append((event, answer))
-        self.tally.size += len(answer)
-        if len(self.answers) > WAITING_ANSWERS:
-            self.tally.size -= len(self.answers.popleft()[1])
-
-    @property
-    def size(self) -> int:
-        """Bytes of the answers that have not left."""
-        return sum(len(answer) for _, answer in self.answers)
-
-    def finish(self) -> None:
-        """Await the echo of the last answer no more."""
-        if self.awaited is not None:
-            self.tally.size -= len(self.awaited[1])
-            self.awaited = None
-
-    def clear(self) -> None:
-        """Give up all."""
-        self.finish()
-        self.tally.size -= self.size
-        self.answers.clear()
 
 
 # ------------------------------------------------------------------------------------------- pacing a stream
@@ -264,17 +184,14 @@ class ProbePacing(Pacing):
 
     @property
     def gap(self) -> float:
-        """Seconds between what was sent last and a message of the iblutil dialect."""
         return PROBE_GAP if self._unanswered else ARRAY_GAP
 
     def note_sent(self, data: bytes, now: float) -> None:
-        """Take note that `data` has left."""
         if not is_array(data):
             self._unanswered += 1
         super().note_sent(data, now)
 
     def note_received(self, data: bytes) -> bool:
-        """Take note of what has come; return whether what waits may leave sooner for it."""
         super().note_received(data)
         if is_array(data) or not self._unanswered:
             return False

@@ -84,13 +84,7 @@ def same_reference(first: str | None, second: str | None) -> bool:
 
 
 def takes_over(event: Verb, args: list[Any]) -> bool:
-    """Whether a message is an EXPINIT that takes an experiment over from another coordinator.
-
-    Raises
-    ------
-    ValueError
-        ``takeover`` is neither true nor false, or comes without ``exp_ref``.
-    """
+    """Whether a message is an EXPINIT that takes an experiment over; `ValueError` where it says so wrongly."""
     data = args[0] if event is INIT and args else None
     if not isinstance(data, dict) or "takeover" not in data:
         return False
@@ -102,13 +96,7 @@ def takes_over(event: Verb, args: list[Any]) -> bool:
 
 
 def named_reference(event: Verb, args: list[Any]) -> str | None:
-    """Return the experiment reference that an EXPINIT or EXPSTART names, or None.
-
-    Raises
-    ------
-    ValueError
-        A reference in a form other than those of docs/protocol.md section 4.
-    """
+    """Return the experiment reference that an EXPINIT or EXPSTART names, or None; `ValueError` for another form."""
     if not args or event not in (INIT, START):
         return None
     value = args[0]
@@ -122,15 +110,8 @@ def named_reference(event: Verb, args: list[Any]) -> str | None:
 def reference_text(value: Any) -> str | None:
     """Return an experiment reference as ``yyyy-mm-dd_n_subject``, or None where none is given.
 
-    Parameters
-    ----------
-    value : str, mapping or None
-        Text, which is taken as it is, or a mapping with ``date``, ``sequence`` and ``subject``.
-
-    Raises
-    ------
-    ValueError
-        Neither of these, or too long.
+    It is text, which is taken as it is, or a mapping with ``date``, ``sequence`` and ``subject``; `ValueError` for
+    anything else, and for one that is too long.
     """
     if value is None or value == "":
         return None
@@ -164,20 +145,10 @@ class Decision:
 
 
 def decide(status: ExpStatus, event: Verb, present: str | None, named: str | None, takeover: bool = False) -> Decision:
-    """Look one lifecycle message up in the table.
+    """Look one message of `LIFECYCLE_MESSAGES` up in the table.
 
-    Parameters
-    ----------
-    status : ExpStatus
-        The rig's status.
-    event : ExpMessage
-        One of `LIFECYCLE_MESSAGES`.
-    present : str or None
-        The reference of the rig's present experiment.
-    named : str or None
-        The reference that the message names.
-    takeover : bool
-        Whether the message takes the present experiment over. Then no handler runs, and no other experiment begins.
+    `present` is the reference of the rig's experiment, `named` that of the message. A message that takes the present
+    experiment over runs no handler, and begins no other experiment.
     """
     if takeover and status is not CONNECTED:
         if same_reference(present, named):
@@ -210,3 +181,12 @@ def _refusal(status: ExpStatus, event: Verb, present: str | None, named: str | N
     about = f" of {present}" if present else ""
     asked = f" for {named}" if named else ""
     return f"{event.name}{asked} refused: status is {status.name}{about}; allowed now: {', '.join(allowed)}"
+
+
+def nothing_of(reference: str, status: ExpStatus, present: str | None) -> str:
+    """Return why an EXPEND is refused that names an experiment of which this program knows nothing."""
+    here = f" of {present}" if present else ""
+    return (
+        f"this program has recorded nothing of {reference or 'that experiment'}: it was started anew since that "
+        f"began, and its status is {status.name}{here}; look at the rig for what the program before has left"
+    )

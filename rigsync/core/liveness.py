@@ -10,19 +10,18 @@ from rigsync.core.timing import Timing
 
 STAGGER = 0.3
 """Share of the interval by which a probe may leave early."""
+MOST_A_SECOND = 3200
+"""Datagrams to all rigs together, beyond one a beat: each of 64 rigs gets one every 20 ms at most, each of more rigs
+less often. Otherwise a busy computer, whose rigs look overdue, would make itself busier still."""
+MEASURED_A_SECOND = 512
+"""Of these, probes of all rigs together whose clocks are not known well. They are of use only where the answers come
+soon."""
 
 
 class Liveness:
-    """State of the link to one rig.
+    """State of one of a coordinator's `links`, which share what may leave in a second.
 
     Anything received is a sign of life.
-
-    Parameters
-    ----------
-    timing : Timing
-        The beat and what is derived from it, in seconds.
-    random : random.Random
-        Spreads the probes of links that are probed often.
     """
 
     __slots__ = (
@@ -30,6 +29,7 @@ class Liveness:
         "_dialect",
         "_heard",
         "_last_probe",
+        "_links",
         "_lost_after",
         "_next_probe",
         "_random",
@@ -45,8 +45,8 @@ class Liveness:
         "state",
     )
 
-    def __init__(self, timing: Timing, random: Random):
-        self._timing, self._random = timing, random
+    def __init__(self, timing: Timing, random: Random, links: int = 1):
+        self._timing, self._random, self._links = timing, random, links
         self._suspect_after, self._lost_after = timing.suspect_after, timing.lost_after
         self._dialect = Dialect.UNKNOWN
         self._heard = math.inf  # last sign of life, or the beginning of probing
@@ -73,7 +73,6 @@ class Liveness:
         self._dialect = dialect
 
     def heard(self, now: float) -> None:
-        """Count a sign of life."""
         self._heard = now
         self._unanswered = 0
         if self._dialect is Dialect.IBLUTIL and self._burst_left:
@@ -85,18 +84,15 @@ class Liveness:
             self.refused = self.left = False
 
     def refuse(self, now: float) -> None:
-        """Note that the rig's host says that nothing listens there."""
         self.refused = True
         self._refused_at = now
         self._enter(LinkState.LOST, "its host says that nothing listens at this port", now)
 
     def farewell(self, reason: str, now: float) -> None:
-        """Note that the rig has said goodbye."""
         self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
 
     def mistake(self, reason: str, now: float) -> None:
-        """Note that another rig answers in its place."""
         self._enter(LinkState.LOST, reason, now)
 
     @property
@@ -139,7 +135,6 @@ class Liveness:
         self._refused_at += seconds
 
     def handle_timer(self, now: float) -> None:
-        """Enter the state that the silence up to `now` stands for."""
         if self.state is LinkState.LOST or now < self._next_change():
             return
         if self._dialect is Dialect.IBLUTIL:
@@ -151,7 +146,6 @@ class Liveness:
         self._enter(LinkState.LOST if lost else LinkState.SUSPECT, silence, now)
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, the next probe or change of state is due."""
         change = self._next_change()
         return change if change < self._next_probe else self._next_probe
 
@@ -169,16 +163,16 @@ class Liveness:
     def _interval(self, now: float) -> float:
         timing = self._timing
         if self._burst_left > 0:
-            return timing.burst_interval
+            return max(timing.burst_interval, self._links / MOST_A_SECOND)
         if self._dialect is Dialect.IBLUTIL:
             return timing.iblutil_beat
         # Loss alone must not look like silence: an overdue link is probed more often, until it is given up.
         # Half a beat of margin: the answer to the last regular probe came a round trip after it.
         overdue = now - self._heard >= 1.5 * timing.beat
-        often = self.state is not LinkState.LOST and (overdue or self.is_coarse)
-        if not often:
+        if self.state is LinkState.LOST or not (overdue or self.is_coarse):
             return timing.beat
-        return self.stagger(timing.overdue_interval)
+        share = self._links / (MOST_A_SECOND if overdue else MEASURED_A_SECOND)
+        return self.stagger(min(timing.beat, max(timing.overdue_interval, share)))
 
     def stagger(self, interval: float) -> float:
         """Return an interval, or a little less, so that probes are out of step with those of the other rigs.

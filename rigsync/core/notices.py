@@ -53,15 +53,7 @@ class NoticeFilter:
 
 
 class NoticeQueue:
-    """The confirmed notices that wait for one coordinator.
-
-    Parameters
-    ----------
-    timing : Timing
-        Waits, in seconds.
-    random : random.Random
-        For back-off.
-    """
+    """The confirmed notices that wait for one coordinator."""
 
     __slots__ = ("_backoff", "_bytes", "_is_copy", "_newest", "_sent_at", "_tries", "_waiting", "due", "overflowed")
 
@@ -81,18 +73,9 @@ class NoticeQueue:
         return len(self._waiting)
 
     def add(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> None:
-        """Queue a notice.
+        """Queue a notice, whose number is higher than those before.
 
-        Parameters
-        ----------
-        n : int
-            Its number, higher than those before.
-        frame : bytes
-            The notice.
-        now : float
-            Monotonic seconds.
-        instead : hashable, optional
-            What it is about: an earlier notice about the same is taken out, so that none waits in vain on a slow link.
+        An earlier notice about the same thing (`instead`) is taken out, so that none waits in vain on a slow link.
         """
         if instead is not None:
             self.take_back(instead)
@@ -108,7 +91,6 @@ class NoticeQueue:
 
     @property
     def size(self) -> int:
-        """Bytes that all that wait take."""
         return self._bytes + NOTICE_BYTES * len(self._waiting)
 
     def give_up(self) -> bool:
@@ -134,7 +116,6 @@ class NoticeQueue:
         return self._waiting[self._first()][0]
 
     def acknowledge(self, n: int, now: float) -> None:
-        """Process an acknowledgement."""
         if not self._waiting or self._first() != n or not self._tries:
             return  # of an earlier copy
         if self._tries == 1 and not self._is_copy:
@@ -158,7 +139,6 @@ class NoticeQueue:
             self._tries, self.due = 0, now
 
     def clear(self) -> None:
-        """Forget all."""
         self._waiting.clear()
         self._newest.clear()
         self._bytes = 0

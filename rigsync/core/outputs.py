@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Generic, TypeVar
 
 from rigsync.core.events import Event
 
 Destination = TypeVar("Destination")
+
+
+class Line(Enum):
+    """A coordinator's two sockets towards a rig; probes have their own, so that they disturb no iblutil rig."""
+
+    REQUESTS = "requests"
+    PROBES = "probes"
 
 
 class Outputs(Generic[Destination]):
@@ -17,7 +25,6 @@ class Outputs(Generic[Destination]):
         self._events: list[Event] = []
 
     def take_datagrams(self) -> list[tuple[Destination, bytes]]:
-        """Return what is to be sent, each with its destination, and forget it."""
         if not self._outbox:
             return []
         taken = self._outbox.copy()
@@ -25,7 +32,6 @@ class Outputs(Generic[Destination]):
         return taken
 
     def take_events(self) -> list[Event]:
-        """Return what has happened since the last call."""
         if not self._events:
             return []
         taken = self._events.copy()

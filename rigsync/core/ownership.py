@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from rigsync.core.enums import ExpStatus
 from rigsync.core.timing import DEFAULT_TIMING
 
 LEASE = 300.0
@@ -33,15 +34,10 @@ class Sender:
 
 
 class Ownership:
-    """The owner of a rig's experiment, and the owner's lease.
+    """The owner of a rig's experiment, and its lease: seconds of silence after which it counts as gone, 0 for never.
 
     An owner of the iblutil dialect is always silent between its messages. So it has no lease, and its ownership ends
     with the recording (docs/decisions/0009).
-
-    Parameters
-    ----------
-    lease : float
-        Seconds of silence after which the owner counts as gone; 0 for never.
     """
 
     __slots__ = ("_heard", "_is_excused", "_left", "lease", "owner")
@@ -63,7 +59,6 @@ class Ownership:
         return self.host is None or self.is_led_by(sender)
 
     def is_led_by(self, sender: Sender) -> bool:
-        """Whether a coordinator is the owner and has not said goodbye."""
         return self.host is not None and sender == self.owner
 
     def silence(self, now: float) -> float:
@@ -75,11 +70,14 @@ class Ownership:
         return self.owner is not None and self.silence(now) >= self.owner.patience
 
     def claim(self, sender: Sender, now: float) -> None:
-        """Make a coordinator the owner."""
         self.owner, self._left, self._heard, self._is_excused = sender, False, now, False
 
+    def restore(self, before: Ownership) -> None:
+        """Take a claim back."""
+        self.owner, self._left, self._heard = before.owner, before._left, before._heard
+        self._is_excused = before._is_excused
+
     def release(self) -> None:
-        """Have no owner."""
         self.owner, self._left = None, False
 
     def heard(self, boot: str, now: float, host: str | None = None, patience: float | None = None) -> None:
@@ -114,7 +112,44 @@ class Ownership:
             self.release()
 
     def expires(self) -> float:
-        """Return when the lease ends, in monotonic seconds."""
         if self.owner is None or self.owner.boot is None or not self.lease:
             return math.inf
         return self._heard + self.lease
+
+    # ------------------------------------------------------------------------------------------------ refusing
+
+    def refusal(self, message: str, asker: Sender | None, status: ExpStatus, exp_ref: str | None, now: float) -> str:
+        """Return why a message of another coordinator is refused, and what to do."""
+        experiment = exp_ref or "an experiment without a reference"
+        heard = f", and was last heard {self.silence(now):.0f} s ago" if self.is_gone(now) else ""
+        stop = ", or stop it with EXPINTERRUPT"
+        if status is ExpStatus.STOPPED and self.owner:
+            stop = f"; it is over, and anyone may go on when that one has been silent for {self.owner.patience:g} s"
+        owner, where = self._owner_for(asker)
+        return (
+            f"{message} refused: {owner} is in charge of {experiment} "
+            f"({status.name}){heard}; close {where}, or take the experiment over with EXPINIT, its exp_ref and "
+            f"takeover: true (rigsync push EXPINIT {exp_ref or 'REF'} --takeover){stop}"
+        )
+
+    def _owner_for(self, asker: Sender | None) -> tuple[str, str]:
+        owner = self.owner
+        program = owner and owner.program
+        if asker and owner and program and (asker.host, asker.program) == (owner.host, program):
+            return f"this very program ({program}) on {owner.host}, by another connection,", "that one"
+        return f"the coordinator on {self.host}" + (f" ({program})" if program else ""), "it there"
+
+    def instant_refusal(self, message: str, asker: Sender, exp_ref: str | None) -> tuple[str, str] | None:
+        """Return why a message may not name an instant, if so: what waits takes room for up to an hour."""
+        if self.is_led_by(asker):
+            return None
+        if self.host is None:
+            return "StateError", (
+                f"{message} refused: nobody is in charge of this rig, and only the coordinator in charge may name an "
+                f"instant (at) for {message}; begin with EXPINIT, or ask without one"
+            )
+        return "BusyError", (
+            f"{message} refused: the coordinator on {self.host} is in charge of "
+            f"{exp_ref or 'an experiment without a reference'}, and only that one may name an instant (at); "
+            "ask without one"
+        )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
+
+from rigsync.core import messages
+from rigsync.core.clock import NANOSECONDS, ClockFilter
+from rigsync.core.events import ProbeAnswered
+from rigsync.core.link import Link
 
 REMEMBERED = 64
 """Probes whose answers are still recognised: those of a minute."""
@@ -13,8 +19,6 @@ PATIENCE = 1.0
 
 @dataclass(slots=True, eq=False)
 class SentProbe:
-    """A probe that has been sent."""
-
     n: int
     sent: float
     """Monotonic seconds."""
@@ -33,7 +37,6 @@ class ProbeLog:
         self._by_number: dict[int, SentProbe] = {}
 
     def add(self, n: int, now: float, stamp: int) -> None:
-        """Remember a probe that is sent at monotonic `now` in seconds."""
         probe = SentProbe(n, now, stamp)
         self._newest.append(probe)
         self._by_number[n] = probe
@@ -57,3 +60,52 @@ class ProbeLog:
         newest = tuple(self._newest)  # at one stroke: other threads read this while probes go on
         told = [probe for probe in newest if probe.answered or now - probe.sent >= PATIENCE]
         return sum(not probe.answered for probe in told) / len(told) if told else None
+
+
+class Prober:
+    """Sends the probes of one link, and learns from their answers: round trips, losses, the rig's clock."""
+
+    def __init__(self, link: Link):
+        self._link = link
+        self.n = 0
+        """Number of the last probe."""
+        self.log = ProbeLog()
+        self.clock = ClockFilter()
+        self._challenged_at = -math.inf
+
+    def send(self, now: float) -> int:
+        """Send a probe with a number and a stamp; return its number."""
+        link = self._link
+        self.n += 1
+        stamp = link.stamps.stamp(now)
+        self.log.add(self.n, now, stamp)
+        data = messages.probe(link.boot, self.n, stamp, program=link.program, beat=link.timing.beat)
+        link.outbox.append((link.probes, data))
+        return self.n
+
+    def send_plain(self, now: float) -> None:
+        """Send a probe of always the same bytes: an iblutil rig shows each datagram that it does not know once."""
+        self.log.add(0, now, 0)
+        self._link.outbox.append((self._link.probes, messages.probe(self._link.boot, 0, 0)))
+
+    def challenge(self, now: float) -> None:
+        """Probe a rig known as iblutil's in the rigsync dialect, once a beat at most."""
+        if now >= self._challenged_at + self._link.timing.beat:
+            self._challenged_at = now
+            self.send(now)
+
+    def take(self, n: int, now: float, stamps: tuple[int, int, int] | None = None) -> None:
+        """Take an answer, with t0 to t2 of RFC 5905 section 8 in nanoseconds where the rig has stamps."""
+        link, probe = self._link, self.log.outstanding(n)
+        if probe is None:
+            return  # a second copy, or a very late answer: only a sign of life
+        probe.answered = True
+        held = max(0, stamps[2] - stamps[1]) / NANOSECONDS if stamps else 0.0
+        round_trip = max(0.0, now - probe.sent - held)
+        if round_trip < PATIENCE:  # otherwise one side has stood still, which says nothing about the network
+            link.backoff.add_sample(round_trip)
+        four = (*stamps, link.stamps.stamp(now)) if stamps else None
+        if four and four[0] == probe.stamp != 0:  # a rig in the place of an iblutil one answers a probe without stamp
+            self.clock.add(four, now)
+            link.liveness.is_coarse = self.clock.bound > link.timing.clock_bound
+        link.events.append(ProbeAnswered(link.name, n, round_trip, four))

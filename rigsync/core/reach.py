@@ -50,12 +50,8 @@ class Allowance:
 class Reach:
     """How much may leave to which host.
 
-    Parameters
-    ----------
-    is_open : bool
-        Whether everybody may be sent anything. Over TCP, an open connection shows that the host receives.
-    secret : bytes, optional
-        Key of what the hosts have to send back; drawn at random by default.
+    Where it `is_open`, everybody may be sent anything: over TCP, an open connection shows that the host receives.
+    `secret` is the key of what the hosts have to send back.
     """
 
     def __init__(self, is_open: bool, secret: bytes | None = None):
@@ -63,11 +59,8 @@ class Reach:
         self._secret = secret or secrets.token_bytes(16)
         self._shown: OrderedDict[str, None] = OrderedDict()
         self._left: OrderedDict[str, int] = OrderedDict()
-        self.common, self.own = Allowance(), Allowance()
-        """What may leave beyond that: to all hosts together, and to the one in charge, which no flood can delay."""
 
     def heard(self, host: str, size: int) -> None:
-        """Count bytes that have come from a host."""
         if host in self._shown:
             self._shown.move_to_end(host)
         elif not self.is_open:
@@ -81,7 +74,6 @@ class Reach:
         return self.is_open or host in self._shown or host.startswith("127.") or host == "::1"
 
     def spend(self, host: str, size: int) -> bool:
-        """Return whether so many bytes may leave to a host, and count them."""
         if self.has_shown(host):
             return True
         if size > self._left.get(host, 0):
@@ -90,7 +82,6 @@ class Reach:
         return True
 
     def show(self, host: str) -> None:
-        """Remember that a host has shown that it receives."""
         self._left.pop(host, None)
         self._shown[host] = None
         if len(self._shown) > HOSTS:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from random import Random
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.core import legacy, messages
-from rigsync.core.agenda import WAITING_BYTES, Agenda, Problem, Task
+from rigsync.core import messages
+from rigsync.core.agenda import Agenda, Problem
 from rigsync.core.answers import Identity
 from rigsync.core.board import STREAM, Board, Post
 from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record, Standing
-from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, ViolationSeen
-from rigsync.core.legacy import Array, EchoLane
+from rigsync.core.legacy import Array
+from rigsync.core.legacy_answers import ArrayAnswers
 from rigsync.core.messages import Ack, Alive, Bye, Notice, Probe, Request, Verb
 from rigsync.core.outputs import Outputs
 from rigsync.core.ownership import LEASE, Sender
-from rigsync.core.reach import CHALLENGES, Allowance, Reach
+from rigsync.core.queries import WAITING_BYTES, Task
+from rigsync.core.reach import CHALLENGES, Reach
 from rigsync.core.rigs import DATAGRAM_ROOM, Room
 from rigsync.core.stream import room_of
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
@@ -34,29 +36,10 @@ _SOURCES_REPORTED = 256
 class Responder(Outputs[Address]):
     """The rig's core.
 
-    Datagrams, time and the outcomes of handlers go in; `take_datagrams` and `take_events` give what comes out;
-    `next_timer` says when `handle_timer` is due.
-
-    Parameters
-    ----------
-    identity : Identity
-        What the rig says of itself.
-    handled : collection of ExpMessage and Command
-        What has handlers; may change later. The other messages are answered at once, other commands are refused.
-    timing : Timing
-        Waits, in seconds.
-    boot : str
-        16 hexadecimal digits, drawn at random when the rig starts.
-    stamps : StampClock
-        The rig's wall clock.
-    lease : float
-        Seconds of the owner's silence after which the rig interrupts; 0 for never.
-    room : Room
-        How large an answer may be; as large as a datagram by default.
-    board : Board, optional
-        What the rig shows of its work; an empty one by default.
-    secret : bytes, optional
-        Key of what hosts have to send back; drawn at random by default.
+    Datagrams and time go in; `take_datagrams` and `take_events` give what comes out; `next_timer` says when
+    `handle_timer` is due. The outcomes of handlers go to `agenda`.
+    Handlers may be added to `handled` later: the other messages are answered at once, other commands refused. `boot` is
+    16 hexadecimal digits, drawn at random when the rig starts; `secret` is the key of what hosts have to send back.
     """
 
     def __init__(
@@ -77,7 +60,7 @@ class Responder(Outputs[Address]):
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
         self._board = Board(room) if board is None else board
         self._board.open()
-        self._agenda = Agenda(
+        self.agenda = Agenda(
             *(identity, handled, lease, room, self._events),
             *(self._settled, self._entered, self._claimed, self._board.clear_progress),
         )
@@ -86,28 +69,18 @@ class Responder(Outputs[Address]):
         self._notices = 2 * CHALLENGES
         self._reported: set[tuple[str, str]] = set()
         self._told: Ration[tuple[str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
-        self._timer = self._retry = math.inf
-        self.violations: dict[str, int] = {}
+        self._timer = math.inf
+        self.violations: Counter[str] = Counter()
+        self._arrays = ArrayAnswers(self.agenda, self._reach, timing.echo_timeout, self._outbox, self.violations)
 
     # ------------------------------------------------------------------------------------------------ outside
 
-    @property
-    def status(self) -> ExpStatus:
-        """The rig's status."""
-        return self._agenda.status
-
-    @property
-    def exp_ref(self) -> str | None:
-        """Reference of the experiment; None where there is none, or it has no reference."""
-        return self._agenda.exp_ref
-
     def receive_datagram(self, data: bytes, source: Address, now: float) -> None:
-        """Process a datagram from a coordinator at monotonic `now` (s)."""
         self._reach.heard(source[0], len(data))
         try:
             frame = messages.decode(data)
             if isinstance(frame, Array):
-                self._receive_array(frame, data, source, now)
+                self._arrays.receive(frame, data, source, now)
             elif isinstance(frame, Probe):
                 if (coordinator := self._see(frame, source, now, frame.beat)) and frame.program:
                     coordinator.program = frame.program
@@ -118,7 +91,7 @@ class Responder(Outputs[Address]):
                 self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)), frame.boot)
                 if not asks_first:
                     self._challenge(source, frame.boot)
-                owner = self._agenda.ownership.owner  # the answer goes first: it has this rig's boot number
+                owner = self.agenda.ownership.owner  # the answer goes first: it has this rig's boot number
                 self._watch(frame.boot, now, certainly=owner is not None and owner.boot == frame.boot)
             elif isinstance(frame, Request):
                 self._receive_request(frame, source, now, room_of(data, WAITING_BYTES))
@@ -138,7 +111,7 @@ class Responder(Outputs[Address]):
 
     def standing(self, head: bytes, source: Address) -> Standing:
         """Return how much the sender of a message has to do with this rig, told by how the message begins."""
-        ownership, boot = self._agenda.ownership, messages.sender_of(head)
+        ownership, boot = self.agenda.ownership, messages.sender_of(head)
         if source[0] == ownership.host and ownership.is_led_by(Sender(source[0], boot)):
             return Standing.IN_CHARGE
         return Standing.WATCHES if boot and self._coordinators.watches(boot, source[0]) else Standing.STRANGER
@@ -151,7 +124,7 @@ class Responder(Outputs[Address]):
         self._report(source, error.kind, str(error))
 
     def _report(self, source: Address, kind: str, problem: str) -> None:
-        self._count(kind)
+        self.violations[kind] += 1
         key = (source[0], kind)
         if key not in self._reported and len(self._reported) < _SOURCES_REPORTED:
             self._reported.add(key)
@@ -159,110 +132,43 @@ class Responder(Outputs[Address]):
 
     def _is_told(self, source: Address, sender: Sender, kind: str, now: float) -> bool:
         """Whether to tell people of a refusal: always for the coordinator in charge, else the first few."""
-        if self._agenda.ownership.is_led_by(sender) or self._told.allows((source[0], kind), now):
+        if self.agenda.ownership.is_led_by(sender) or self._told.allows((source[0], kind), now):
             return True
         self._report(source, "more in vain than is told", f"more in vain than is told, the last: {kind}")
         return False
 
-    def respond(self, number: int, returned: Any, now: float, started: float | None = None) -> None:
-        """Settle a task whose handlers have succeeded and returned `returned`.
-
-        Parameters
-        ----------
-        number : int
-            The task of the `HandlerDue`.
-        returned : object
-            A mapping or None; for ALYX also an Alyx client, or its address and token.
-        now : float
-            Monotonic seconds.
-        started : float, optional
-            When the first handler was entered, in monotonic seconds; by default when it was due.
-        """
-        self._agenda.respond(number, returned, now, started)
-
-    def fail(self, number: int, error: str, message: str, traceback: str, now: float, is_over: bool = False) -> None:
-        """Settle a task whose handlers have failed with an exception of type `error`.
-
-        With `is_over`, the recording that an EXPEND was to end is over all the same, and the rig is STOPPED.
-        """
-        self._agenda.fail(number, error, message, traceback, now, is_over)
-
-    def interrupt(self, reason: str, now: float) -> None:
-        """Interrupt of the rig's own accord; do nothing where no experiment is under way, or it ends already."""
-        self._agenda.interrupt(reason, now)
-
-    def close(self, reason: str, now: float) -> None:
-        """Refuse experiments from now on, and interrupt the one that is under way; call `farewell` after that."""
-        self._agenda.close(reason, now)
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether an experiment runs, begins, or is being stopped."""
-        return self._agenda.is_under_way
-
-    @property
-    def running(self) -> Verb | None:
-        """The message of the lifecycle whose handlers run, None where none does."""
-        return self._agenda.running
-
-    def is_open(self, number: int) -> bool:
-        """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
-        return self._agenda.is_open(number)
-
     def note_standstill(self, seconds: float, now: float) -> None:
         """Do not count seconds up to `now`, in which this program stood still, as silence of coordinators."""
         if seconds >= self._timing.beat:  # less ends no lease
-            self._agenda.note_standstill(seconds, now)
+            self.agenda.ownership.pass_over(seconds, now)
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due at `now`: acknowledge, act, send notices again, give up missing echoes and lost owners."""
-        for task in self._agenda.open_tasks():
+        for task in self.agenda.tasks.values():
             if now >= task.ack_due:
                 task.ack_due = math.inf
                 self._acknowledge(task)
-        for source, lane, answer in self._coordinators.expire_echoes(now):
+        for source, event in self._arrays.handle_timer(now):
             if self._is_told(source, Sender(source[0], None), "EchoMissing", now):
-                self._events.append(EchoMissing(text_of(source), answer))
-            self._send_next(source, lane, now)
-        if now >= self._retry:
-            self._send_withheld_arrays(now)
+                self._events.append(EchoMissing(text_of(source), event))
         self._post(self._board.take(now), now)
         for coordinator in self._coordinators.due(now):
             self._send_notices(coordinator, now)
-        self._agenda.handle_timer(now)
+        self.agenda.handle_timer(now)
         self._timer = min(
             self._coordinators.next_timer(),
-            min((task.ack_due for task in self._agenda.open_tasks()), default=math.inf),
+            min((task.ack_due for task in self.agenda.tasks.values()), default=math.inf),
         )
 
     def next_timer(self) -> float:
-        """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
-        return min(self._timer, self._retry, self._agenda.next_timer(), self._board.next_timer())
+        return min(self._timer, self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer())
 
     def notify(
         self, topic: str, key: str | None, body: Any, confirm: bool, now: float, is_newest: bool = False
     ) -> None:
-        """Tell the coordinators that watch this rig something.
+        """Tell the coordinators that watch this rig something about a topic, and a key within it.
 
-        Parameters
-        ----------
-        topic : str
-            What sort of thing it is.
-        key : str or None
-            What it is about, within the topic.
-        body : object
-            Plain JSON values.
-        confirm : bool
-            Whether to send it again until it is confirmed.
-        now : float
-            Monotonic seconds.
-        is_newest : bool
-            Whether it replaces an unconfirmed one of the same topic and key that still waits.
-
-        Raises
-        ------
-        PayloadTooLarge
-            No datagram can carry it.
+        A confirmed notice is sent again until it is confirmed. One that is the newest takes the place of an unconfirmed
+        one of the same topic and key that still waits. `PayloadTooLarge` where no datagram can carry it.
         """
         frame = self._notice(topic, key, body, confirm)
         instead = (topic, key) if is_newest else None
@@ -310,7 +216,6 @@ class Responder(Outputs[Address]):
         self._coordinators.short_changed.clear()
 
     def farewell(self, now: float) -> None:
-        """Tell the coordinators what they have not confirmed yet, and then that this rig is closing."""
         self._post(self._board.take_last(now), now)
         for address, boot, notices in self._coordinators.last_words(now):
             for frame in notices:
@@ -329,10 +234,10 @@ class Responder(Outputs[Address]):
                 stamp,
                 stamp,
                 self._identity.name,
-                self.status,
-                self.exp_ref,
+                self.agenda.status,
+                self.agenda.exp_ref,
                 self._identity.version,
-                self._agenda.ownership.host,
+                self.agenda.ownership.host,
                 to=probe.boot,
             ),
             size,
@@ -341,7 +246,7 @@ class Responder(Outputs[Address]):
     def _see(self, frame: messages.Frame, source: Address, now: float, beat: int | None = None) -> Coordinator | None:
         coordinator = self._coordinators.seen(frame.boot, source, now, None if beat is None else beat / 1000)
         if coordinator:
-            self._agenda.ownership.heard(frame.boot, now, source[0], coordinator.patience)
+            self.agenda.ownership.heard(frame.boot, now, source[0], coordinator.patience)
             self._send_notices(coordinator, now)
         return coordinator
 
@@ -354,12 +259,12 @@ class Responder(Outputs[Address]):
 
     def _receive_bye(self, frame: Bye, source: Address, now: float) -> None:
         if self._coordinators.leave(frame.boot, source):
-            self._agenda.leave(frame.boot, now)
+            self.agenda.leave(frame.boot, now)
 
     def _receive_request(self, frame: Request, source: Address, now: float, size: int) -> None:
         coordinator = self._see(frame, source, now)
         if coordinator is None or coordinator.is_spent:
-            self._count("request of one coordinator too many")
+            self.violations["request of one coordinator too many"] += 1
             problem = (
                 "this rig has heard so many coordinators that it would not know a repeat of this one's requests; "
                 "nothing was run; start the task's program again, and where that does not help, the rig's"
@@ -367,7 +272,7 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "Busy", problem)
             return
         if coordinator.has_left:
-            self._count("request after its coordinator's goodbye")  # the goodbye came first by another socket
+            self.violations["request after its coordinator's goodbye"] += 1  # the goodbye came first by another socket
             problem = "this coordinator has said goodbye, and nothing more of it is run; start the task's program again"
             self._refuse(frame, source, "SaidGoodbye", problem)
             return
@@ -375,7 +280,7 @@ class Responder(Outputs[Address]):
         if record:  # a repeat is never run twice
             record.source = source
             if record.frame is None and frame.at is not None:
-                self._agenda.reschedule(record, self._stamps.instant(frame.at), now)
+                self.agenda.reschedule(record, self._stamps.instant(frame.at), now)
             if record.frame is None:
                 self._send(source, messages.ack(self._boot, frame.n, frame.boot), frame.boot)
                 return
@@ -386,7 +291,7 @@ class Responder(Outputs[Address]):
         if frame.n <= coordinator.highest:
             # The coordinator has sent a later one, so it has finished with this one. To run it now, after what was
             # asked since, would be worse than to lose it.
-            self._count("overtaken request")
+            self.violations["overtaken request"] += 1
             problem = (
                 f"not run now: the rig has had request {coordinator.highest} of this coordinator already, and this is "
                 f"{frame.n}; look at the rig, and start the task's program again if others end like this"
@@ -399,7 +304,7 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "RigRestarted", problem)
             return
         if coordinator.highest and frame.n > coordinator.highest + JUMP:
-            self._count("request with a number far ahead")
+            self.violations["request with a number far ahead"] += 1
             problem = (
                 f"not run: its number, {frame.n}, is more than {JUMP:,} above {coordinator.highest}, the last of this "
                 "coordinator; start the task's program again"
@@ -411,8 +316,8 @@ class Responder(Outputs[Address]):
         task = Task(frame.event, frame.args, source, sender, record, size, of=frame.of)
         task.ack_due = now + self._timing.ack_delay
         instant = None if frame.at is None else self._stamps.instant(frame.at)
-        self._agenda.accept(task, now, instant)
-        if self.is_open(task.number):
+        self.agenda.accept(task, now, instant)
+        if self.agenda.is_open(task.number):
             if task.schedule and now < task.schedule.instant:
                 task.ack_due = math.inf
                 self._acknowledge(task)
@@ -427,68 +332,6 @@ class Responder(Outputs[Address]):
             record = task.record
             boot = record.coordinator.boot
             self._send(record.source, messages.ack(self._boot, record.n, boot), boot)
-
-    # --------------------------------------------------------------------------------------- iblutil dialect
-
-    def _receive_array(self, message: Array, data: bytes, source: Address, now: float) -> None:
-        lane = self._coordinators.lane(source)
-        if legacy.has_mark(data, legacy.RIG_MARK):
-            if not self._reach.has_shown(source[0]) and data[:-2].endswith(self._reach.blanks(source[0])):
-                self._reach.show(source[0])
-                self._send_withheld_arrays(now)
-            if lane.awaited and lane.awaited[1] == data:
-                lane.finish()
-                self._send_next(source, lane, now)
-            return
-        if message.event == legacy.NULL_MESSAGE:
-            text, event = message.args
-            raise RemoteProtocolError("remote error", f"the coordinator's callback for {event.name} failed: {text}")
-        hands_over_token = message.event is ExpMessage.ALYX and len(message.args) > 1 and all(message.args)
-        if lane.repeats(data, now) and (hands_over_token or self._is_busy_with(source, lane)):
-            self._count("repeated message")
-            return
-        if not lane.guard.allows(data, now):
-            raise RemoteProtocolError("echo loop", "the same message comes over and over")
-        self._send_array(source, data, now)
-        args = _unwrapped(message, data)
-        size = room_of(data, WAITING_BYTES)
-        task = Task(message.event, args, source, Sender(source[0], None), None, size, silent=hands_over_token)
-        self._agenda.accept(task, now)
-
-    def _is_busy_with(self, source: Address, lane: EchoLane[Verb]) -> bool:
-        """Whether an iblutil coordinator still waits for an answer, or has yet to confirm one."""
-        if lane.awaited or lane.answers:
-            return True
-        return any(task.record is None and task.source == source for task in self._agenda.open_tasks())
-
-    def _send_next(self, source: Address, lane: EchoLane[Verb], now: float) -> None:
-        while lane.awaited is None and lane.answers:
-            answer = lane.answers[0][1]
-            if not self._send_array(source, answer, now):
-                for _ in range(self._coordinators.withhold(source)):
-                    self._count("answer given up, as it could not leave")
-                self._retry = min(self._retry, self._allowance(source).when(len(answer)))
-                return
-            lane.awaited = lane.answers.popleft()
-            if legacy.has_mark(answer, legacy.RIG_MARK):
-                lane.until = now + self._timing.echo_timeout
-                self._timer = min(self._timer, lane.until)
-            else:  # nobody echoes the reason of a refusal
-                lane.finish()
-        self._coordinators.release(source)
-
-    def _send_withheld_arrays(self, now: float) -> None:
-        """Send withheld answers that may leave now, newest first; a smaller one does not overtake."""
-        self._retry, is_spent = math.inf, False
-        for source, lane in self._coordinators.withheld_lanes():
-            allowance = self._allowance(source)
-            if not is_spent or allowance is self._reach.own or self._reach.has_shown(source[0]):
-                self._send_next(source, lane, now)
-                is_spent = is_spent or (allowance is self._reach.common and lane.awaited is None and bool(lane.answers))
-
-    def _allowance(self, source: Address) -> Allowance:
-        is_in_charge = self._agenda.ownership.is_led_by(Sender(source[0], None))
-        return self._reach.own if is_in_charge else self._reach.common
 
     # ---------------------------------------------------------------------------------------------- answering
 
@@ -512,17 +355,7 @@ class Responder(Outputs[Address]):
             started, finished = self._stamps.stamp(task.started or now), self._stamps.stamp(now)
             self._store(task.record, messages.reply(self._boot, n, message, started, finished, to))
         elif task.source and not task.silent:
-            lane = self._coordinators.lane(task.source)
-            shown = b"" if self._reach.has_shown(task.source[0]) else self._reach.blanks(task.source[0])
-            answer = legacy.array(message, shown + legacy.RIG_MARK)
-            in_charge = task.sender is not None and self._agenda.ownership.is_led_by(task.sender)
-            if not self._coordinators.has_room(len(answer), in_charge):
-                self._count("answer without room to wait in")
-                problem = f"{task.event.name} was done, but too many answers of this rig wait for their echoes"
-                self._send_array(task.source, legacy.error_array("Busy", problem, task.event), now)
-                return
-            lane.add(task.event, answer)
-            self._send_next(task.source, lane, now)
+            self._arrays.answer(task, task.source, message, now)
 
     def _answer_problem(self, task: Task, problem: Problem, now: float) -> None:
         if task.record:
@@ -530,18 +363,14 @@ class Responder(Outputs[Address]):
             to = task.record.coordinator.boot
             self._store(task.record, messages.failure(self._boot, n, error, message, problem.traceback, to))
         elif task.source:
-            lane = self._coordinators.lane(task.source)
-            frame = legacy.error_array(problem.error, problem.message, task.event)
-            if not self._send_array(task.source, frame, now) and self._coordinators.has_room(len(frame), False):
-                lane.add(task.event, frame)
-                self._send_next(task.source, lane, now)
+            self._arrays.answer_problem(task, task.source, problem, now)
 
     def _store(self, record: Record, frame: bytes) -> None:
         self._coordinators.keep(record, frame)
         record.is_withheld = not self._send(record.source, frame, record.coordinator.boot)
 
     def _entered(self, reason: str | None, now: float) -> None:
-        body = {"status": self.status.name, "exp_ref": self.exp_ref, "reason": reason}
+        body = {"status": self.agenda.status.name, "exp_ref": self.agenda.exp_ref, "reason": reason}
         self.notify("status", None, body, True, now)
 
     def _claimed(self, boot: str, now: float) -> None:
@@ -555,18 +384,14 @@ class Responder(Outputs[Address]):
             for address, boot in others:
                 self._send(address, messages.addressed(frame, boot), boot)
 
-    # ---------------------------------------------------------------------------------------------- counting
-
-    def _count(self, kind: str) -> int:
-        self.violations[kind] = self.violations.get(kind, 0) + 1
-        return self.violations[kind]
+    # ---------------------------------------------------------------------------------------------- sending
 
     def _send(self, destination: Address, data: bytes, boot: str) -> bool:
         """Send a frame unless it is too large for a host that may be forged; return whether it was sent."""
         if is_sent := self._reach.spend(destination[0], len(data)):
             self._outbox.append((destination, data))
         else:
-            self._count("more than a forged sender may have sent")
+            self.violations["more than a forged sender may have sent"] += 1
             self._challenge(destination, boot)
         return is_sent
 
@@ -587,29 +412,7 @@ class Responder(Outputs[Address]):
             if record.frame is not None:
                 self._send(record.source, record.frame, record.coordinator.boot)
 
-    def _send_array(self, destination: Address, data: bytes, now: float) -> bool:
-        """Send a message of the iblutil dialect. Its echo shows that the host receives."""
-        size = len(data)
-        if is_sent := self._reach.spend(destination[0], size) or self._allowance(destination).take(size, now):
-            self._outbox.append((destination, data))
-        else:
-            self._count("more than forged senders may have sent")
-        return is_sent
-
-
-def _unwrapped(message: Array, data: bytes) -> list[Any]:
-    """Return a message's arguments in the one form that handlers know.
-
-    iblrig's coordinator puts the data of EXPEND and EXPINTERRUPT into a list of one, or sends an empty list.
-    """
-    is_wrapped = message.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and len(message.args) == 1
-    if is_wrapped and isinstance(message.args[0], list) and not legacy.has_mark(data, legacy.COORDINATOR_MARK):
-        (inner,) = message.args
-        return [None] if not inner else inner if len(inner) == 1 else message.args
-    return message.args
-
 
 def text_of(address: Address) -> str:
-    """Return a socket address as host and port."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

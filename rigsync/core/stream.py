@@ -37,13 +37,6 @@ class StreamDecoder:
 
     It follows brackets and strings, and counts values. `messages.decode` finds out whether a message is good JSON; a
     bad one leaves the stream intact.
-
-    Parameters
-    ----------
-    limit : int
-        Bytes of the largest message that is let through.
-    most : int, optional
-        Values that it may hold, `MAX_VALUES` by default.
     """
 
     def __init__(self, limit: int, most: int | None = None):
@@ -64,13 +57,9 @@ class StreamDecoder:
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """Add what has arrived, and yield each message that it completes.
 
-        After an error nothing more can be added: nobody knows where the next message begins.
-
-        Raises
-        ------
-        RemoteProtocolError
-            There is something else than white space between messages; brackets do not match; a message is over the
-            limit, or holds too many values. Complete messages before that have been yielded.
+        A `RemoteProtocolError` for something else than white space between messages, for brackets that do not match,
+        and for a message over the limit, or with too many values. After it nothing more can be added: nobody knows
+        where the next begins.
         """
         position = 0
         while True:
@@ -124,7 +113,6 @@ class StreamDecoder:
         return head
 
     def _find_end(self, piece: bytes, position: int) -> int | None:
-        """Return where the unfinished message ends in this piece; None if it goes on."""
         while True:
             if self._in_string:
                 after = self._after_string(piece, position)

@@ -17,14 +17,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Throttle(Generic[Key]):
-    """Says when each of many things may be told. The last change is always told in the end.
+    """Says when each of many things may be told, once an interval (s). The last change is always told in the end.
 
     Time must not go back from call to call.
-
-    Parameters
-    ----------
-    interval : float
-        Least seconds between two tellings of one thing.
     """
 
     __slots__ = ("_count", "_due", "_interval", "_told", "_waiting")
@@ -38,7 +33,6 @@ class Throttle(Generic[Key]):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something is to be told later."""
         return bool(self._waiting)
 
     def note(self, key: Key, now: float) -> bool:
@@ -72,7 +66,6 @@ class Throttle(Generic[Key]):
         self._due.clear()
 
     def take(self, now: float) -> list[Key]:
-        """Return what is to be told now."""
         taken = []
         while self._due and self._due[0][0] <= now:
             due, _, key = heapq.heappop(self._due)
@@ -82,21 +75,13 @@ class Throttle(Generic[Key]):
         return taken
 
     def next_timer(self) -> float:
-        """Return when `take` has something to give, in monotonic seconds; it may be called too early without harm."""
         return self._due[0][0] if self._due else math.inf
 
 
 class Ration(Generic[Key]):
-    """Says which of many like things are told: in each interval the first few of each sort, and not too many of all.
+    """Says which of many like things are told: in each interval (s) the first few of a sort, and not too many of all.
 
-    Parameters
-    ----------
-    interval : float
-        Seconds after which counting begins anew.
-    each : int
-        Most of one sort that are told in that time.
-    over_all : int
-        Most of all sorts that are told, and most sorts that are remembered.
+    As many sorts are remembered as may be told of all.
     """
 
     __slots__ = ("_each", "_interval", "_over_all", "_since", "_told")

@@ -146,13 +146,11 @@ class Endpoint:
         core = self._core
         self._pumping = True
         try:
-            while True:
-                has_sent = self._send_all()
-                events = core.take_events()
+            self._send_all()
+            while events := core.take_events():
                 for event in events:
                     self._tell(event)
-                if not has_sent and not events:
-                    break
+                self._send_all()
         finally:
             self._pumping = False
             self._arm()
@@ -171,18 +169,13 @@ class Endpoint:
         if self._listener:
             self._listener.close()
 
-    def _send_all(self) -> bool:
-        """Send the core's datagrams; return whether there were any."""
-        datagrams = self._core.take_datagrams()
-        for destination, data in datagrams:
-            self._send(destination, data)
-        return bool(datagrams)
-
-    def _send(self, destination: Any, data: bytes) -> None:
-        if self._listener:
-            self._listener.send(destination, data)
-        else:
-            self._lines[destination].send(destination, data)
+    def _send_all(self) -> None:
+        """Send the core's datagrams."""
+        for destination, data in self._core.take_datagrams():
+            if self._listener:
+                self._listener.send(destination, data)
+            else:
+                self._lines[destination].send(destination, data)
 
     def _tell(self, event: Event) -> None:
         try:

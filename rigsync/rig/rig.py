@@ -133,12 +133,12 @@ class Rig(RigHandlers, RigBoard):
     @property
     def status(self) -> ExpStatus:
         """ExpStatus: The rig's status; CONNECTED while it does not serve."""
-        return session.responder.status if (session := self._session) else ExpStatus.CONNECTED
+        return session.agenda.status if (session := self._session) else ExpStatus.CONNECTED
 
     @property
     def exp_ref(self) -> str | None:
         """Reference of the present experiment, as ``yyyy-mm-dd_n_subject``, or None."""
-        return session.responder.exp_ref if (session := self._session) else None
+        return session.agenda.exp_ref if (session := self._session) else None
 
     @property
     def is_running(self) -> bool:
@@ -300,7 +300,7 @@ class Rig(RigHandlers, RigBoard):
         except NotRunning:  # the loop has died, and the log says so
             return False
         except TimeoutError:
-            if session.responder.is_under_way:
+            if session.agenda.is_under_way:
                 logger.error(  # noqa: TRY400 - the text says all
                     "%s: a handler blocks its event loop, so that EXPINTERRUPT cannot run; it may go on recording: "
                     "look at it",

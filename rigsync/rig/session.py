@@ -45,6 +45,7 @@ class Session:
         loop = asyncio.get_running_loop()
         self._name, self._handlers, self._loop = name, handlers, loop
         self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
+        self.agenda = self.responder.agenda
         self.endpoint = Endpoint(self.responder, hub.ingest, standing=self.responder.standing)
         self.workers = Workers(name)
         self._coroutines: dict[int, asyncio.Task[None]] = {}
@@ -73,7 +74,7 @@ class Session:
 
     def interrupt(self, reason: str) -> None:
         """Interrupt the experiment, if one is under way; from any thread."""
-        self._soon(lambda now: self.responder.interrupt(reason, now))
+        self._soon(lambda now: self.agenda.interrupt(reason, now))
 
     def _soon(self, act: Callable[[float], None]) -> None:
         """Call a function of the core on the loop's thread, with monotonic seconds."""
@@ -103,7 +104,7 @@ class Session:
         """Refuse experiments, and interrupt what is under way within some seconds; on the loop."""
         if self._closes_by == math.inf:
             self._closes_by = self.endpoint.now() + grace
-            self.responder.close(CLOSING, self.endpoint.now())
+            self.agenda.close(CLOSING, self.endpoint.now())
             self.endpoint.pump()
 
     @property
@@ -113,26 +114,24 @@ class Session:
 
     async def is_to_be_awaited(self, ends_there: bool) -> bool:
         """Whether closing the rig has to wait for the end of an experiment."""
-        return self.responder.is_under_way and not ends_there
+        return self.agenda.is_under_way and not ends_there
 
     async def end_experiment(self, _: object = None) -> None:
         """Wait until nothing is under way, or the grace is over, or nobody waits any longer."""
         try:
-            while (
-                self.responder.is_under_way and not self._left and (left := self._closes_by - self.endpoint.now()) > 0
-            ):
+            while self.agenda.is_under_way and not self._left and (left := self._closes_by - self.endpoint.now()) > 0:
                 self._has_ended.clear()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._has_ended.wait(), left)
         finally:
-            if self.responder.is_under_way and not self._left:
+            if self.agenda.is_under_way and not self._left:
                 self._give_up()
 
     def _give_up(self) -> None:
         """Report, before the goodbye, that the experiment was not stopped in time."""
-        message, exp_ref = self.responder.running, self.responder.exp_ref
+        running, exp_ref = self.agenda.running, self.agenda.exp_ref
         problem = (
-            f"{message.name if message else 'the experiment'} was given up, and {self._name} may go on recording "
+            f"{running.event.name if running else 'the experiment'} was given up, and {self._name} may go on recording "
             f"{exp_ref or 'the experiment'}: the handlers had not ended when the rig's program closed; look at it"
         )
         logger.error("%s: %s", self._name, one_line(problem))
@@ -182,6 +181,8 @@ class Session:
         level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
         if raised and raised.is_told:
             level = logging.DEBUG
+        if not logger.isEnabledFor(level):
+            return
         text = f"{event.event.name} from {event.source}: {one_line(event.error or 'answered')}"
         logger.log(level, "%s: %s", self._name, text, exc_info=raised and raised.error)
 
@@ -265,7 +266,7 @@ class Session:
         def settle(result: Any, error: BaseException | None) -> None:
             if not future.done():
                 future.set_result((result, error))
-            elif error is None and not self.responder.is_open(due.task):  # nobody has waited for it any more
+            elif error is None and not self.agenda.is_open(due.task):  # nobody has waited for it any more
                 self._note_late_end(due, self.endpoint.now())
                 self.endpoint.pump()
 
@@ -278,21 +279,21 @@ class Session:
 
     def _is_given_up(self, number: int) -> bool:
         # The core knows it at once; events are told only after the answer to EXPINTERRUPT has left.
-        return self._left or not self.responder.is_open(number)
+        return self._left or not self.agenda.is_open(number)
 
     def _settle(self, due: HandlerDue, result: Any, error: BaseException | None) -> None:
         now, started = self.endpoint.now(), self._started.pop(due.task, None)
-        if error is None and started is not None and not self.responder.is_open(due.task):
+        if error is None and started is not None and not self.agenda.is_open(due.task):
             self._note_late_end(due, now)
         elif error is None:
             try:
-                self.responder.respond(due.task, result, now, started)
+                self.agenda.respond(due.task, result, now, started)
             except BaseException as problem:  # from what the handler returned
                 error = problem
         if error is not None:
             self._raised = error if isinstance(error, Raised) else Raised(error)
             error = self._raised.error
-            self.responder.fail(due.task, *described(error), now, is_over=isinstance(error, EndedBadly))
+            self.agenda.fail(due.task, *described(error), now, is_over=isinstance(error, EndedBadly))
         self.endpoint.pump()
         if self._raised and not self._raised.is_told:  # nor with what became of the message, which was overtaken
             self._raised.log(self._name, due.event)

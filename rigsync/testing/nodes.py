@@ -14,7 +14,7 @@ from rigsync.core.events import Event, HandlerDue, PushCompleted, Schedule
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.orders import Order
-from rigsync.core.peer import Line
+from rigsync.core.outputs import Line
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import Address as Uri
 from rigsync.core.rigs import RigConfig
@@ -268,12 +268,12 @@ class FakeRig(Node):
             return
         try:
             args, keywords = due.args if isinstance(due.event, Command) else (due.args, {})
-            responder.respond(due.task, handler(*args, **keywords), now, now)
+            responder.agenda.respond(due.task, handler(*args, **keywords), now, now)
         except Exception as error:  # whatever a test's handler raises goes to the coordinator
-            responder.fail(due.task, type(error).__name__, str(error), "", now)
+            responder.agenda.fail(due.task, type(error).__name__, str(error), "", now)
 
     def _settle(self, responder: Responder, task: int, started: float) -> None:
-        responder.respond(task, None, self._network.now, started)
+        responder.agenda.respond(task, None, self._network.now, started)
         self.pump()
 
 

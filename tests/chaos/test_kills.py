@@ -112,7 +112,9 @@ def test_rig_killed_between_receipt_and_handling(stage: Stage) -> None:
         waiting = stage.step("EXPINFO")
         asked = auxiliaries.push("EXPINFO", *waiting["args"], timeout=waiting["timeout"])
         peer = auxiliaries.services["cameras"].peer
-        stage.until(lambda: peer._errands.current and peer._errands.current.received, "the rig's confirmation")
+        stage.until(
+            lambda: peer.requests.errands.current and peer.requests.errands.current.received, "the rig's confirmation"
+        )
         assert not stage.record().runs["cameras", waiting["token"]]
         victim.kill()
         successor.tell("start")

@@ -26,7 +26,8 @@ from rigsync.core.messages import (
     Verb,
 )
 from rigsync.core.orders import Order
-from rigsync.core.peer import Line, Peer
+from rigsync.core.outputs import Line
+from rigsync.core.peer import Peer
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import DATAGRAM_ROOM, Address, RigConfig, Room
 from rigsync.core.timing import Timing
@@ -116,7 +117,7 @@ class PeerBench:
         self.n += 1
         act_at = None if delay is None else self.now + delay
         request = Request(Order(message, float(self.n), act_at=act_at, confirm=confirm, **options), self.n)
-        self.peer.submit(request, (act_at or self.now) + timeout, self.now)
+        self.peer.requests.submit(request, (act_at or self.now) + timeout, self.now)
         return request
 
     def receive(self, data: bytes, line: Line = Line.REQUESTS) -> None:
@@ -131,19 +132,19 @@ class PeerBench:
         offset: float = 0.0,
     ) -> None:
         """Answer a probe as a rig does, by default the first that is outstanding."""
-        outstanding = {probe.n: probe for probe in self.peer._probes._newest if not probe.answered}
-        if boot != self.peer._remote_boot and n not in outstanding and (n or not outstanding):
+        outstanding = {probe.n: probe for probe in self.peer.prober.log._newest if not probe.answered}
+        if boot != self.peer.process.boot and n not in outstanding and (n or not outstanding):
             n = self.peer.probe(self.now)
             self.sent(Line.PROBES)
-            outstanding[n] = self.peer._probes._newest[-1]
+            outstanding[n] = self.peer.prober.log._newest[-1]
         n = next(iter(outstanding), 1) if n is None else n
         t0 = outstanding[n].stamp if n in outstanding else 0
         stamp = WALL + round((self.now + offset) * 1e9)
         frame = Alive(boot, n, t0, stamp, stamp + held, NAME, status, None, "0.1.0")
-        newest = self.peer._probe_n
+        newest = self.peer.prober.n
         self.receive(messages.alive(frame), Line.PROBES)
-        if self.peer._probe_n > newest and self.peer.dialect is Dialect.IBLUTIL:  # it is asked whether it is that
-            self.alive(self.peer._probe_n, boot, status, held, offset)
+        if self.peer.prober.n > newest and self.peer.dialect is Dialect.IBLUTIL:  # it is asked whether it is that
+            self.alive(self.peer.prober.n, boot, status, held, offset)
 
     def ack(self, n: int | None = None, boot: str = RIG) -> None:
         self.receive(messages.ack(boot, self.n if n is None else n))
@@ -235,7 +236,7 @@ class RigBench:
     @property
     def agenda(self) -> Agenda:
         """What the rig has to do, for a look at its inside."""
-        return self.rig._agenda
+        return self.rig.agenda
 
     # ---------------------------------------------------------------------------------------------- in
 
@@ -286,19 +287,19 @@ class RigBench:
         return data
 
     def respond(self, task: int, returned: Any = None) -> None:
-        self.rig.respond(task, returned, self.now)
+        self.agenda.respond(task, returned, self.now)
         self._collect()
 
     def fail(self, task: int, error: str, text: str = "", traceback: str = "") -> None:
-        self.rig.fail(task, error, text, traceback, self.now)
+        self.agenda.fail(task, error, text, traceback, self.now)
         self._collect()
 
     def interrupt(self, reason: str) -> None:
-        self.rig.interrupt(reason, self.now)
+        self.agenda.interrupt(reason, self.now)
         self._collect()
 
     def close(self, reason: str) -> None:
-        self.rig.close(reason, self.now)
+        self.agenda.close(reason, self.now)
         self._collect()
 
     def run(self, seconds: float) -> None:
@@ -385,7 +386,7 @@ class RigBench:
                 self.do(event, *args)
             else:
                 self.do_array(ExpMessage[event], *args)
-        assert self.rig.status is ExpStatus[status]
+        assert self.agenda.status is ExpStatus[status]
         self.outbox.clear()
         self.told.clear()
         self.noticed.clear()

@@ -146,9 +146,9 @@ def test_after_a_standstill_the_lease_waits_for_an_owner_with_a_long_beat() -> N
     bench.now += 60.0
     bench.rig.note_standstill(30.0, bench.now)
     bench.run(20.0)
-    assert bench.rig.status.name == "RUNNING"
+    assert bench.agenda.status.name == "RUNNING"
     bench.run(6.0)
-    assert bench.rig.status.name == "STOPPED"
+    assert bench.agenda.status.name == "STOPPED"
 
 
 def test_a_beat_that_no_rig_bears_is_refused() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rigsync.core import events, messages
-from rigsync.core.coordinators import ALL_KEPT_BYTES, ALL_NOTICE_BYTES, ALL_WAITING_BYTES
+from rigsync.core.coordinators import ALL_KEPT_BYTES, ALL_NOTICE_BYTES
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect, LinkState
+from rigsync.core.legacy_answers import ALL_WAITING_BYTES
 from rigsync.core.messages import Alive, Message, Notice, decode
-from rigsync.core.peer import Line
+from rigsync.core.outputs import Line
 from rigsync.core.rigs import is_called
 from rigsync.errors import Cancelled, RigLost, RigRestarted, RigTimeout, WrongRig
 
@@ -36,7 +37,7 @@ def bench() -> PeerBench:
 def alive(bench: PeerBench, boot: str = RIG, to: str | None = COORDINATOR) -> None:
     """Answer a probe that leaves now."""
     n = bench.peer.probe(bench.now)
-    probe = bench.peer._probes._newest[-1]
+    probe = bench.peer.prober.log._newest[-1]
     frame = Alive(boot, n, probe.stamp, WALL, WALL, NAME, ExpStatus.CONNECTED, None, "0.1.0", to=to)
     bench.receive(messages.alive(frame), Line.PROBES)
 
@@ -74,7 +75,7 @@ def test_forged_goodbyes_notices_and_signs_of_life_mean_nothing(bench: PeerBench
         bench.receive(messages.alive(forged), Line.PROBES)
         bench.run(0.5)
     assert bench.peer.state is LinkState.LOST
-    assert bench.peer.status is ExpStatus.CONNECTED
+    assert bench.peer.process.status is ExpStatus.CONNECTED
 
 
 def test_a_rig_that_has_named_its_coordinator_is_held_to_it_after_a_restart(bench: PeerBench) -> None:
@@ -104,7 +105,7 @@ def test_a_rig_of_the_version_before_is_believed() -> None:
     (probe, *_) = [decode(data) for data in bench.sent(Line.PROBES)]
     assert isinstance(probe, messages.Probe)
     bench.receive(old(OLD_ALIVE, probe.n, t0=probe.t0), Line.PROBES)
-    assert (bench.peer.dialect, bench.peer.status) == (Dialect.RIGSYNC, ExpStatus.RUNNING)
+    assert (bench.peer.dialect, bench.peer.process.status) == (Dialect.RIGSYNC, ExpStatus.RUNNING)
     request = bench.submit("EXPSTART")
     bench.receive(f'{{"rigsync":1,"kind":"ack","boot":"{RIG}","n":{request.n}}}'.encode())
     bench.receive(old(OLD_REPLY, request.n))
@@ -198,7 +199,7 @@ def test_the_task_goes_on_and_nothing_runs_twice_under_a_flood_of_forged_coordin
     assert bench.answer().error == "Busy"
     bench.request("EXPEND", n=bench.n)  # a repeat of EXPSTART's number
     assert isinstance(bench.answer(), messages.Reply)
-    assert bench.rig.status is ExpStatus.RUNNING
+    assert bench.agenda.status is ExpStatus.RUNNING
     assert bench.do("EXPEND").args
     bench.request("EXPSTATUS", n=1, boot=NEW)  # somebody new
     assert bench.answer().args == [30]
@@ -222,7 +223,7 @@ def test_what_the_end_has_overtaken_was_not_run() -> None:
 def named(bench: PeerBench, name: str, boot: str = RIG) -> None:
     """Answer a probe that leaves now as a rig of some name."""
     n = bench.peer.probe(bench.now)
-    probe = bench.peer._probes._newest[-1]
+    probe = bench.peer.prober.log._newest[-1]
     frame = Alive(boot, n, probe.stamp, WALL, WALL, name, ExpStatus.CONNECTED, None, "0.1.0", to=bench.boot)
     bench.receive(messages.alive(frame), Line.PROBES)
 
@@ -239,7 +240,7 @@ def test_nothing_is_sent_to_a_rig_of_another_name() -> None:
         "cameras: the rig at udp://10.0.1.1:11001 says that it is ephys; correct the address of cameras in the "
         "configuration, or the name ephys where that rig's program is started; EXPINIT was not sent"
     )
-    assert (bench.peer.state, bench.peer.status) == (LinkState.LOST, None)
+    assert (bench.peer.state, bench.peer.process.status) == (LinkState.LOST, None)
     assert len(bench.events(events.LinkLost)) == 1
 
 
@@ -272,7 +273,7 @@ def test_another_rig_that_is_gone_again_is_not_blamed_any_more() -> None:
 
 def test_one_rig_may_answer_for_two_that_share_its_address() -> None:
     bench = PeerBench().connect()
-    bench.peer.is_shared = True
+    bench.peer.process.is_shared = True
     named(bench, "ephys")
     assert bench.peer.state is LinkState.ALIVE
 
@@ -324,7 +325,7 @@ def test_an_iblutil_program_in_the_place_of_a_rig_is_known_by_the_next_probe(ben
 
 def test_a_probe_that_was_answered_and_comes_back_means_nothing(bench: PeerBench) -> None:
     n = bench.peer.probe(bench.now)
-    probe = bench.peer._probes._newest[-1]
+    probe = bench.peer.prober.log._newest[-1]
     frame = Alive(RIG, n, probe.stamp, WALL, WALL, NAME, ExpStatus.CONNECTED, None, "0.1.0", to=COORDINATOR)
     bench.receive(messages.alive(frame), Line.PROBES)
     bench.receive(messages.probe(COORDINATOR, n, probe.stamp), Line.PROBES)
@@ -364,17 +365,17 @@ def test_the_answers_to_iblutil_coordinators_wait_in_a_bounded_room_which_the_on
     for sender in range(300):
         for n in range(8):
             bench.array(ExpMessage.EXPINFO, n, None, source=("10.0.0.9", 1000 + sender))
-    room = bench.rig._coordinators._waiting
-    lanes = bench.rig._coordinators._lanes.values()
-    assert room.size <= ALL_WAITING_BYTES
-    assert room.size == sum(
+    arrays = bench.rig._arrays
+    lanes = arrays._lanes.values()
+    assert arrays._waiting <= ALL_WAITING_BYTES
+    assert arrays._waiting == sum(
         len(answer) for lane in lanes for _, answer in [*lane.answers, *filter(None, [lane.awaited])]
     )
     assert b"too many answers" in bench.sent()[-1]
     bench.array(ExpMessage.EXPINFO, 0, None)
     assert len(bench.sent()[-1]) > 31_000
     bench.run(9.0)
-    assert room.size == 0
+    assert arrays._waiting == 0
 
 
 def test_the_answers_kept_for_strangers_leave_those_of_the_one_in_charge() -> None:

@@ -14,7 +14,7 @@ from rigsync.core.board import MOST, MOST_BYTES, Progress
 from rigsync.core.board_view import INTERVAL, SPARE, BoardView
 from rigsync.core.events import ProgressChanged, StreamAdded, StreamRemoved, StreamUpdated
 from rigsync.core.messages import Notice, to_json
-from rigsync.core.peer import Line
+from rigsync.core.outputs import Line
 from rigsync.errors import RemoteProtocolError
 
 from .support import NAME, RIG, PeerBench

@@ -16,7 +16,7 @@ from rigsync.core.events import Event, LinkState, PushCompleted, PushDecided, Re
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import Alive, Command, Message, Request, decode
 from rigsync.core.orders import Order
-from rigsync.core.peer import Line
+from rigsync.core.outputs import Line
 from rigsync.core.rigs import Address, RigConfig
 from rigsync.core.timing import Timing
 from rigsync.errors import (
@@ -61,7 +61,7 @@ class Bench:
 
     def alive(self, rig: str, offset: float = 0.0) -> None:
         """Have a rig answer the last probe at once, its clock being ahead by so many seconds."""
-        probe = self.fanout.peers[rig]._probes._newest[-1]
+        probe = self.fanout.peers[rig].prober.log._newest[-1]
         stamp = WALL + round((self.now + offset) * 1e9)
         frame = Alive(boot_of(rig), probe.n, probe.stamp, stamp, stamp, rig, ExpStatus.CONNECTED, None, "")
         self.fanout.receive_datagram(messages.alive(frame), (rig, Line.PROBES), self.now)
@@ -507,7 +507,7 @@ def test_a_restart_concerns_the_rig_that_it_happened_to() -> None:
     bench = Bench()
     bench.push("EXPSTART")
     bench.fanout.probe("ephys", bench.now)
-    probe = bench.fanout.peers["ephys"]._probes._newest[-1]
+    probe = bench.fanout.peers["ephys"].prober.log._newest[-1]
     frame = Alive("f" * 16, probe.n, probe.stamp, WALL, WALL, "ephys", ExpStatus.CONNECTED, None, "")
     bench.fanout.receive_datagram(messages.alive(frame), ("ephys", Line.PROBES), bench.now)
     for rig in ("cameras", "imaging"):

@@ -13,8 +13,9 @@ from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import MessageReceived, PushCompleted, RequestReceived, ViolationSeen
 from rigsync.core.fanout import Fanout
+from rigsync.core.legacy_link import VERB_GAP
 from rigsync.core.orders import Order
-from rigsync.core.peer import VERB_GAP, Line
+from rigsync.core.outputs import Line
 from rigsync.core.rigs import Address, RigConfig
 from rigsync.core.timing import Timing
 from rigsync.errors import RigLost, RigRefused, RigTimeout
@@ -104,8 +105,8 @@ def test_a_rig_that_goes_on_talking_puts_nothing_off_without_end(ibl: PeerBench)
         ibl.array(ExpMessage.EXPSTATUS, 20)
     assert ibl.now == pytest.approx(0.5)
     assert [data for data in ibl.sent() if data == request.array] == [request.array]
-    assert ibl.peer._errands.current is not None
-    assert ibl.peer._errands.current.sent_at == pytest.approx(2 * PAUSE)
+    assert ibl.peer.requests.errands.current is not None
+    assert ibl.peer.requests.errands.current.sent_at == pytest.approx(2 * PAUSE)
 
 
 def test_the_configuration_decides_on_the_pause() -> None:
@@ -131,7 +132,7 @@ def test_an_instant_is_kept_unless_it_lies_within_the_pause(ibl: PeerBench) -> N
 def test_what_waits_for_the_pause_can_be_taken_back(ibl: PeerBench) -> None:
     answered(ibl, "EXPINIT", {}, pause=PAUSE)
     ibl.submit("EXPSTART", pause=PAUSE)
-    assert len(ibl.peer.withdraw_queued()) == 1
+    assert len(ibl.peer.requests.withdraw_queued()) == 1
     assert ibl.run(1) == []
 
 

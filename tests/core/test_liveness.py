@@ -22,8 +22,10 @@ UNKNOWN, ALIVE, SUSPECT, LOST = LinkState.UNKNOWN, LinkState.ALIVE, LinkState.SU
 class Watch:
     """A `Liveness` and a clock that stops at each of its timers."""
 
-    def __init__(self, dialect: Dialect = Dialect.UNKNOWN, random: Random | None = None, **timing: float):
-        self.liveness = Liveness(Timing(**timing), random or Fixed())
+    def __init__(
+        self, dialect: Dialect = Dialect.UNKNOWN, random: Random | None = None, links: int = 1, **timing: float
+    ):
+        self.liveness = Liveness(Timing(**timing), random or Fixed(), links)
         if dialect is not Dialect.UNKNOWN:
             self.liveness.adopt(dialect)
         self.now = 0.0
@@ -324,6 +326,30 @@ def test_a_hurried_probe_is_not_put_off() -> None:
     before = watch.liveness.next_timer()
     watch.liveness.hurry(0.5)
     assert watch.liveness.next_timer() <= before
+
+
+@pytest.mark.parametrize(("links", "interval"), [(64, 0.125), (128, 0.25), (512, 1.0), (2000, 1.0)])
+def test_many_rigs_share_the_probes_that_measure_their_clocks(links: int, interval: float) -> None:
+    watch = Watch(links=links)
+    watch.liveness.is_coarse = True
+    for tenth in range(1, 60):
+        watch.hear(tenth / 10)
+    assert watch.probes[-1] - watch.probes[-2] == pytest.approx(interval)
+
+
+@pytest.mark.parametrize(("links", "interval"), [(64, 0.125), (400, 0.125), (800, 0.25), (6400, 1.0)])
+def test_many_overdue_rigs_share_what_may_leave(links: int, interval: float) -> None:
+    watch = Watch(links=links)
+    watch.hear(12.0)
+    watch.run(16.9)
+    assert watch.probes[-1] - watch.probes[-2] == pytest.approx(interval)
+
+
+def test_many_rigs_share_the_burst_on_connecting() -> None:
+    watch = Watch(links=1280)
+    watch.hear(0.001)
+    watch.run(2.85)
+    assert watch.probes == pytest.approx([0.4 * i for i in range(8)])
 
 
 def test_while_the_clock_is_coarse_8_probes_a_beat_are_sent() -> None:

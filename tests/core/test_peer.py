@@ -31,7 +31,8 @@ from rigsync.core.events import (
 from rigsync.core.legacy import MOST
 from rigsync.core.messages import Alive, Bye, Command, Message, Probe, decode
 from rigsync.core.orders import Order
-from rigsync.core.peer import SINGLE_TRIES, Line
+from rigsync.core.outputs import Line
+from rigsync.core.requests import SINGLE_TRIES
 from rigsync.core.timing import Timing
 from rigsync.errors import (
     Aborted,
@@ -153,7 +154,11 @@ def test_a_rig_that_comes_back_with_the_other_dialect_is_asked_in_it(ibl: PeerBe
 def test_an_alive_tells_the_rig_s_state(bench: PeerBench) -> None:
     bench.receive(messages.alive(Alive(RIG, 9, 1, 2, 3, NAME, ExpStatus.RUNNING, "2024-01-02_1_m", "9.9")))
     peer = bench.peer
-    assert (peer.status, peer.exp_ref, peer.version) == (ExpStatus.RUNNING, "2024-01-02_1_m", "9.9")
+    assert (peer.process.status, peer.process.exp_ref, peer.process.version) == (
+        ExpStatus.RUNNING,
+        "2024-01-02_1_m",
+        "9.9",
+    )
 
 
 def test_an_answered_probe_gives_the_four_stamps_and_the_round_trip_without_the_time_in_the_rig() -> None:
@@ -710,12 +715,12 @@ def test_a_rig_that_restarts_during_the_first_probes_is_met_whichever_answer_com
     bench.alive(2, boot=NEW)
     bench.alive(1, boot=RIG)  # from before the restart, and late
     bench.alive(3, boot=NEW)  # of that burst too, so that nobody can tell
-    assert bench.peer._remote_boot == RIG
+    assert bench.peer.process.boot == RIG
     bench.run(1.0)
-    bench.alive(bench.peer._probe_n, boot=NEW)
-    assert bench.peer._remote_boot == NEW
+    bench.alive(bench.peer.prober.n, boot=NEW)
+    assert bench.peer.process.boot == NEW
     bench.run(3.0)
-    bench.alive(bench.peer._probe_n, boot=NEW)
+    bench.alive(bench.peer.prober.n, boot=NEW)
     assert bench.peer.state is LinkState.ALIVE
 
 
@@ -741,7 +746,7 @@ def test_datagrams_from_before_the_restart_are_dropped(bench: PeerBench) -> None
     bench.receive(messages.bye(RIG, 0, "closing"))
     assert bench.peer.violations == {"unknown boot": 4}
     assert bench.peer.state is LinkState.LOST  # they are no sign of life
-    assert bench.peer.status is ExpStatus.CONNECTED
+    assert bench.peer.process.status is ExpStatus.CONNECTED
     assert bench.outcomes == []
     assert bench.events() == []
 
@@ -944,7 +949,7 @@ def test_withdrawing_takes_out_what_was_not_sent(bench: PeerBench) -> None:
     bench.submit("EXPINIT")
     bench.submit("EXPSTART")
     bench.submit("EXPEND")
-    assert bench.peer.withdraw_queued() == [2.0, 3.0]
+    assert bench.peer.requests.withdraw_queued() == [2.0, 3.0]
     assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(2.0, Aborted), (3.0, Aborted)]
     assert str(bench.outcomes[0][1]) == f"{NAME}: EXPSTART was taken out of the queue unsent"
     bench.outcomes.clear()
@@ -958,10 +963,10 @@ def test_withdrawing_takes_out_what_waits_for_the_rig_to_appear() -> None:
     bench = PeerBench().connect()
     bench.submit("EXPINIT")
     bench.submit("EXPSTART")
-    assert bench.peer.withdraw_queued() == [1.0, 2.0]
+    assert bench.peer.requests.withdraw_queued() == [1.0, 2.0]
     bench.alive()
     assert bench.sent() == []
-    assert bench.peer.withdraw_queued() == []
+    assert bench.peer.requests.withdraw_queued() == []
 
 
 # ------------------------------------------------------------------------------------------------ iblutil dialect
@@ -1312,7 +1317,7 @@ def test_whatever_happens_each_request_is_settled_once_by_its_deadline_and_nothi
         elif action == "refuse":
             bench.peer.report_refusal(bench.now)
         elif action == "withdraw":
-            bench.peer.withdraw_queued()
+            bench.peer.requests.withdraw_queued()
         elif action == "probe":
             bench.peer.probe(bench.now)
         elif action == "junk":
@@ -1366,7 +1371,7 @@ def test_a_closed_program_is_no_broken_cable(bench: PeerBench) -> None:
 def test_closing_settles_what_is_outstanding_and_what_is_queued(bench: PeerBench) -> None:
     bench.submit("EXPSTART")
     bench.submit("EXPEND")
-    bench.peer.abandon()
+    bench.peer.requests.abandon()
     assert [type(outcome) for _, outcome in bench.outcomes] == [Aborted, Aborted]
     assert {str(outcome) for _, outcome in bench.outcomes} == {
         f"{NAME}: this program closed before EXPSTART was answered",
@@ -1475,7 +1480,7 @@ def test_an_alive_of_a_new_boot_is_believed_only_as_the_answer_to_a_probe(bench:
         bench.receive(messages.alive(frame), Line.PROBES)
     assert bench.events(RestartSeen) == []
     assert bench.peer.violations == {"unknown boot": 3}
-    assert bench.peer.status is ExpStatus.CONNECTED
+    assert bench.peer.process.status is ExpStatus.CONNECTED
 
 
 def test_a_boot_that_was_replaced_does_not_come_back(bench: PeerBench) -> None:
@@ -1580,10 +1585,10 @@ def test_the_loss_is_that_of_the_newest_probes() -> None:
 
 
 def test_the_owner_is_told_by_the_rig(bench: PeerBench) -> None:
-    assert bench.peer.owner is None
+    assert bench.peer.process.owner is None
     for owner in ("10.0.0.9", None):
         bench.receive(messages.alive(Alive(RIG, 9, 1, 2, 3, NAME, ExpStatus.RUNNING, None, "", owner)))
-        assert bench.peer.owner == owner
+        assert bench.peer.process.owner == owner
 
 
 # -------------------------------------------------------------------------------------------------------- instants
@@ -1710,7 +1715,7 @@ def test_where_the_rig_does_not_say_what_was_first_nothing_is_claimed(bench: Pee
     *_, (_, error) = bench.outcomes
     assert type(error) is (errors.Cancelled if reached else RigTimeout)
     assert "was not run" not in str(error)
-    assert not bench.peer._errands.doubtful
+    assert not bench.peer.requests.errands.doubtful
 
 
 @pytest.mark.parametrize("how", ["EXPINTERRUPT", "restart", "close"])
@@ -1722,7 +1727,7 @@ def test_what_is_doubtful_is_settled_with_all_else(bench: PeerBench, how: str) -
     elif how == "restart":
         bench.alive(2, boot=NEW)
     else:
-        bench.peer.abandon()
+        bench.peer.requests.abandon()
     expected = {"EXPINTERRUPT": Interrupted, "restart": errors.RigRestarted, "close": Aborted}[how]
     assert [(at, type(error)) for at, error in bench.outcomes] == [(1.0, expected), (2.0, expected)]
 
@@ -1761,7 +1766,7 @@ def test_a_late_alive_takes_nothing_back(bench: PeerBench) -> None:
     bench.run(0.1)
     bench.alive(4, status=ExpStatus.RUNNING)
     bench.alive(3, status=ExpStatus.CONNECTED)
-    assert bench.peer.status is ExpStatus.RUNNING
+    assert bench.peer.process.status is ExpStatus.RUNNING
     bench.receive(messages.bye(RIG, 0, "closing"))
     bench.alive(5)
     assert bench.peer.state is LinkState.LOST
@@ -1819,8 +1824,8 @@ def test_withdrawing_leaves_what_the_rig_has_and_closing_settles_it(bench: PeerB
     bench.submit("EXPSTART", delay=5.0)
     bench.submit("EXPEND", delay=None)
     bench.submit("EXPSTART", delay=50.0)
-    assert bench.peer.withdraw_queued() == [3.0]
-    bench.peer.abandon()
+    assert bench.peer.requests.withdraw_queued() == [3.0]
+    bench.peer.requests.abandon()
     assert [(at, type(outcome)) for at, outcome in bench.outcomes] == [(3.0, Aborted), (1.0, Aborted), (2.0, Aborted)]
 
 
@@ -1912,14 +1917,14 @@ def test_an_end_does_not_call_off_what_an_iblutil_rig_has_been_sent() -> None:
 def test_what_an_iblutil_rig_has_not_been_sent_yet_can_be_withdrawn_and_overtaken() -> None:
     ibl = iblutil_with(0.010)
     ibl.submit("EXPSTART", delay=2.0)
-    assert ibl.peer.withdraw_queued() == [1.0]
+    assert ibl.peer.requests.withdraw_queued() == [1.0]
     assert type(ibl.outcome()) is Aborted
     ibl.submit("EXPSTART", delay=2.0)
     interrupt = ibl.submit("EXPINTERRUPT")
     assert type(ibl.outcome()) is Interrupted
     assert ibl.sent() == [interrupt.array]
     ibl.submit("EXPSTART", delay=2.0)
-    ibl.peer.abandon()
+    ibl.peer.requests.abandon()
     assert [type(outcome) for _, outcome in ibl.outcomes] == [Aborted, Aborted]
 
 
@@ -2109,7 +2114,7 @@ def test_what_a_transport_rejects_is_told_once_for_each_kind(bench: PeerBench) -
 def test_iblutil_s_limit_is_named_where_a_message_was_over_it() -> None:
     ibl = PeerBench(scheme="tcp").connected("iblutil")
     message = Message.of(ExpMessage.EXPINIT, ["x" * 70_000], ibl.peer.config.room)
-    ibl.peer.submit(Request(Order(message, 1.0), 1), ibl.now + 5, ibl.now)
+    ibl.peer.requests.submit(Request(Order(message, 1.0), 1), ibl.now + 5, ibl.now)
     ibl.run(6)
     assert "no more than it can read at once" in str(ibl.outcome())
 

@@ -9,9 +9,9 @@ import pytest
 
 from rigsync.core import messages
 from rigsync.core.arguments import compose, compose_command
-from rigsync.core.coordinators import ALL_WITHHELD_BYTES
 from rigsync.core.events import EchoMissing, HandlerDue, MessageHandled, ViolationSeen
 from rigsync.core.legacy import Array
+from rigsync.core.legacy_answers import ALL_WITHHELD_BYTES
 from rigsync.core.messages import Ack, Alive, Failure, Notice, Reply, decode
 from rigsync.core.reach import AMPLIFICATION, BORROWED, BORROWED_PER_SECOND, CHALLENGES, HOSTS, Reach
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE
@@ -89,7 +89,7 @@ def test_an_answer_waits_until_the_host_has_acknowledged_what_it_alone_was_sent(
     assert isinstance(alive, Alive)
     tally.receive(request("EXPINFO", 1))
     (due,) = tally.bench.events(HandlerDue)
-    tally.bench.rig.respond(due.task, None, tally.bench.now)
+    tally.bench.agenda.respond(due.task, None, tally.bench.now)
     (challenge,) = tally.collect()
     assert isinstance(challenge, Notice)
     assert challenge.confirm
@@ -212,7 +212,7 @@ def test_the_reason_of_a_refusal_leaves_later_too() -> None:
     tally.bench.rig._reach.show(HERE[0])
     tally.receive(request("EXPINIT", 1))
     flooded(tally)
-    while tally.bench.rig._reach.common.take(50, tally.bench.now):
+    while tally.bench.rig._arrays._common.take(50, tally.bench.now):
         pass
     host = ("10.0.0.5", 4000)
     start = b'[2, "2026-03-01_2_mouse", null]'
@@ -234,12 +234,12 @@ def test_answers_that_may_not_leave_yet_are_bounded_and_the_newest_leaves_first(
     tally = Tally(experiment_description=LARGE)
     for i in range(250):
         tally.receive(b"[64, 0, null]", (f"10.4.0.{i}", 4000))
-    lanes = tally.bench.rig._coordinators.withheld_lanes()
-    assert sum(lane.size for _, lane in lanes) <= ALL_WITHHELD_BYTES
+    lanes = tally.bench.rig._arrays._withheld.values()
+    assert sum(lane.size for lane in lanes) <= ALL_WITHHELD_BYTES
     assert tally.bench.rig.violations["answer given up, as it could not leave"] > 200
     assert len(answers_to(tally, ("10.4.0.249", 4000), 4.0)) == 1
     answers_to(tally, HERE, 60.0)
-    assert tally.bench.rig._coordinators.withheld_lanes() == []
+    assert not tally.bench.rig._arrays._withheld
     assert tally.bench.rig.next_timer() == math.inf
 
 
@@ -265,7 +265,7 @@ def test_failures_are_bounded_too() -> None:
     tally = Tally("EXPINFO")
     tally.receive(request("EXPINFO", 1))
     (due,) = tally.bench.events(HandlerDue)
-    tally.bench.rig.fail(due.task, "OSError", "disk full", "x" * 20_000, tally.bench.now)
+    tally.bench.agenda.fail(due.task, "OSError", "disk full", "x" * 20_000, tally.bench.now)
     (challenge,) = tally.collect()
     (failure,) = tally.receive(messages.ack(COORDINATOR, challenge.n))
     assert isinstance(failure, Failure)

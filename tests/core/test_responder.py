@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.core import legacy, messages
-from rigsync.core.agenda import INTERRUPT_PATIENCE, LEAD, QUERIES, WAITING, WAITING_BYTES
+from rigsync.core.agenda import INTERRUPT_PATIENCE
 from rigsync.core.arguments import compose, compose_command
 from rigsync.core.coordinators import COORDINATORS, RECORDS, WATCHERS, Standing
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
@@ -26,7 +26,8 @@ from rigsync.core.events import (
     StatusChanged,
     ViolationSeen,
 )
-from rigsync.core.legacy import COORDINATOR_MARK, MOST, NULL_MESSAGE, REPEAT_WINDOW, RIG_MARK, Array
+from rigsync.core.legacy import COORDINATOR_MARK, MOST, NULL_MESSAGE, RIG_MARK, Array
+from rigsync.core.legacy_answers import REPEAT_WINDOW
 from rigsync.core.messages import (
     MAX_DATAGRAM,
     Ack,
@@ -40,6 +41,7 @@ from rigsync.core.messages import (
     decode,
 )
 from rigsync.core.notices import NoticeFilter
+from rigsync.core.queries import LEAD, QUERIES, WAITING, WAITING_BYTES
 from rigsync.core.reach import CHALLENGES
 from rigsync.core.responder import text_of
 from rigsync.core.rigs import MAX_MESSAGE, Room
@@ -102,7 +104,7 @@ def test_a_request_without_a_handler_is_answered_at_once() -> None:
     frame = bench.answer()
     assert isinstance(frame, Reply)
     assert (frame.boot, frame.n) == (RIG, 1)
-    assert bench.rig.status is INITIALIZED
+    assert bench.agenda.status is INITIALIZED
     assert bench.run(1) is None
     assert bench.outbox == []
 
@@ -113,12 +115,12 @@ def test_a_handler_is_due_once_with_the_arguments() -> None:
     due = bench.due()
     assert (due.event, due.args) == (ExpMessage.EXPINIT, [{"exp_ref": REF, "more": [1]}])
     assert bench.outbox == []
-    assert bench.rig.status is CONNECTED  # it changes when the handler has succeeded
+    assert bench.agenda.status is CONNECTED  # it changes when the handler has succeeded
     bench.respond(due.task, {"frames": 3})
     frame = bench.answer()
     assert isinstance(frame, Reply)
     assert frame.args[0]["frames"] == 3
-    assert bench.rig.status is INITIALIZED
+    assert bench.agenda.status is INITIALIZED
 
 
 def test_a_reply_says_when_the_handler_ran() -> None:
@@ -260,7 +262,7 @@ def test_a_coordinator_whose_computer_has_another_address_goes_on_after_5_beats_
     bench.probe(COORDINATOR, OTHER_HOST)
     assert owner_of(bench) == OTHER_HOST[0]
     bench.request("EXPEND", source=OTHER_HOST)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     bench.probe(COORDINATOR)  # a straggler, or somebody who has listened
     assert bench.rig.violations == {"forged source": 2}
 
@@ -273,7 +275,7 @@ def test_a_handler_that_fails_is_told_with_type_text_and_traceback_and_leaves_th
     n = bench.request("EXPSTART")
     bench.fail(bench.due().task, "FileNotFoundError", "no disk D:", "Traceback ...")
     assert bench.answer() == Failure(RIG, n, "FileNotFoundError", "no disk D:", "Traceback ...")
-    assert bench.rig.status is INITIALIZED
+    assert bench.agenda.status is INITIALIZED
     assert bench.events(StatusChanged) == []
     (handled,) = bench.events(MessageHandled)
     assert (handled.source, handled.event) == ("10.0.0.1:50000", ExpMessage.EXPSTART)
@@ -285,7 +287,7 @@ def test_a_handler_that_failed_may_be_tried_again() -> None:
     bench.request("EXPSTART")
     bench.fail(bench.due().task, "OSError")
     assert isinstance(bench.do("EXPSTART"), Reply)
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
 
 
 def cyclic() -> dict[str, Any]:
@@ -323,7 +325,7 @@ def test_a_result_that_cannot_be_sent_is_a_failure_and_leaves_the_status(event: 
     assert isinstance(frame, Failure)
     assert frame.error == error
     assert frame.message.startswith("the handlers' result cannot be sent: ")
-    assert bench.rig.status is INITIALIZED
+    assert bench.agenda.status is INITIALIZED
     assert isinstance(bench.do("EXPEND"), Reply)  # nothing is stuck
 
 
@@ -333,7 +335,7 @@ def test_an_identity_that_cannot_be_sent_is_a_failure_and_no_crash() -> None:
         frame = bench.do("EXPINIT")
         assert isinstance(frame, Failure)
         assert frame.error == "PayloadError"
-        assert bench.rig.status is CONNECTED
+        assert bench.agenda.status is CONNECTED
 
 
 def test_rich_results_become_plain() -> None:
@@ -380,10 +382,10 @@ def test_a_message_runs_its_handler_and_leads_to_the_table_s_status(
     bench = RigBench().enter(status)
     bench.handled.add(ExpMessage[event])
     bench.request(event, *args)
-    assert bench.rig.status is ExpStatus[status]
+    assert bench.agenda.status is ExpStatus[status]
     bench.respond(bench.due().task)
     assert isinstance(bench.answer(), Reply)
-    assert bench.rig.status is ExpStatus[after]
+    assert bench.agenda.status is ExpStatus[after]
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,7 @@ def test_a_no_op_is_answered_without_running_the_handler(status: str, event: str
     bench.request(event, *args)
     assert bench.events(HandlerDue) == []
     assert isinstance(bench.answer(), Reply)
-    assert bench.rig.status is ExpStatus[status]
+    assert bench.agenda.status is ExpStatus[status]
 
 
 @pytest.mark.parametrize(
@@ -440,7 +442,7 @@ def test_a_refusal_is_a_state_error_and_runs_no_handler(status: str, event: str,
     n = bench.request(event, *args)
     assert bench.events(HandlerDue) == []
     assert bench.answer() == Failure(RIG, n, "StateError", text, "")
-    assert bench.rig.status is ExpStatus[status]
+    assert bench.agenda.status is ExpStatus[status]
     assert [event.error for event in bench.events(MessageHandled)] == [f"StateError: {text}"]
 
 
@@ -502,17 +504,17 @@ def test_an_end_goes_before_what_it_was_meant_for(status: str) -> None:
     bench.request("EXPEND", of=OTHER)
     bench.respond(bench.due().task)
     assert isinstance(bench.answer(), Reply)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_a_recording_that_is_over_and_has_failed_is_stopped_and_its_end_fails_again() -> None:
     bench = RigBench("EXPEND", "EXPINTERRUPT").enter("RUNNING")
     bench.request("EXPEND")
-    bench.rig.fail(bench.due().task, "EndedBadly", "ffmpeg crashed", "Traceback ...", bench.now, is_over=True)
+    bench.agenda.fail(bench.due().task, "EndedBadly", "ffmpeg crashed", "Traceback ...", bench.now, is_over=True)
     bench._collect()
     first = bench.answer()
     assert (first.error, first.message, first.traceback) == ("EndedBadly", "ffmpeg crashed", "Traceback ...")
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     again = bench.do("EXPEND")
     assert (again.error, again.message) == (first.error, first.message)
     assert isinstance(bench.do("EXPINTERRUPT"), Reply)
@@ -526,8 +528,8 @@ def test_no_other_message_than_the_end_is_over_where_it_fails(event: str) -> Non
     bench = RigBench(event).enter(before) if event == "EXPCLEANUP" else RigBench().enter(before)
     bench.handled.add(ExpMessage[event])
     bench.request(event)
-    bench.rig.fail(bench.due().task, "EndedBadly", "ffmpeg crashed", "", bench.now, is_over=True)
-    assert bench.rig.status is ExpStatus[before]
+    bench.agenda.fail(bench.due().task, "EndedBadly", "ffmpeg crashed", "", bench.now, is_over=True)
+    assert bench.agenda.status is ExpStatus[before]
 
 
 def test_an_expinit_without_a_reference_is_never_a_no_op() -> None:
@@ -558,16 +560,16 @@ def test_changes_of_status_are_told_with_the_reference() -> None:
 
 def test_expstart_gives_the_reference_where_expinit_gave_none() -> None:
     bench = RigBench().enter("INITIALIZED", reference=None)
-    assert bench.rig.exp_ref is None
+    assert bench.agenda.exp_ref is None
     bench.do("EXPSTART", REF)
-    assert bench.rig.exp_ref == REF
+    assert bench.agenda.exp_ref == REF
     assert isinstance(bench.do("EXPSTART", OTHER), Failure)
 
 
 def test_another_experiment_s_expinit_changes_the_reference() -> None:
     bench = RigBench().enter("INITIALIZED")
     bench.do("EXPINIT", {"exp_ref": OTHER})
-    assert bench.rig.exp_ref == OTHER
+    assert bench.agenda.exp_ref == OTHER
 
 
 def nested(depth: int) -> Any:
@@ -600,7 +602,7 @@ def test_lifecycle_messages_are_handled_one_after_the_other() -> None:
         assert due.event is event
         bench.respond(due.task)
     assert [frame.n for frame in bench.answers() if isinstance(frame, Reply)] == [1, 2, 3]
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_questions_are_answered_while_a_handler_runs() -> None:
@@ -619,7 +621,7 @@ def test_questions_are_answered_in_every_status_and_change_none(status: str, eve
         bench.request(event)
         bench.respond(bench.due().task)
         assert isinstance(bench.answer(), Reply)
-    assert bench.rig.status is ExpStatus[status]
+    assert bench.agenda.status is ExpStatus[status]
     assert bench.events(StatusChanged) == []
 
 
@@ -632,7 +634,7 @@ def test_an_interrupt_whose_handler_fails_still_ends_stopped(status: str) -> Non
     n = bench.request("EXPINTERRUPT")
     bench.fail(bench.due().task, "OSError", "motor stuck")
     assert bench.answer() == Failure(RIG, n, "OSError", "motor stuck", "")
-    assert (bench.rig.status, bench.rig.exp_ref) == (STOPPED, REF)
+    assert (bench.agenda.status, bench.agenda.exp_ref) == (STOPPED, REF)
 
 
 @pytest.mark.parametrize("returned", [{"a": object()}, [1], {"a": "x" * 70_000}], ids=["object", "list", "too large"])
@@ -641,7 +643,7 @@ def test_an_interrupt_whose_result_cannot_be_sent_still_ends_stopped(returned: A
     bench.request("EXPINTERRUPT")
     bench.respond(bench.due().task, returned)
     assert isinstance(bench.answer(), Failure)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 @pytest.mark.parametrize(
@@ -661,12 +663,12 @@ def test_an_interrupt_runs_while_another_handler_runs_and_ends_stopped(status: s
     assert due.event is ExpMessage.EXPINTERRUPT
     bench.respond(due.task) if outcome == "success" else bench.fail(due.task, "OSError")
     assert bench.answer().n == n
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     bench.events()
     # What the overtaken handler says in the end is dropped.
     bench.respond(overtaken.task, {"late": True})
     assert (bench.outbox, bench.told) == ([], [])
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     assert isinstance(bench.do("EXPINFO"), Reply)
 
 
@@ -679,10 +681,10 @@ def test_the_late_outcome_of_an_overtaken_handler_is_dropped_while_the_interrupt
     bench.sent()
     bench.fail(start.task, "OSError", "aborted")
     assert bench.outbox == []
-    assert bench.rig.status is INITIALIZED
+    assert bench.agenda.status is INITIALIZED
     bench.respond(interrupt.task)
     assert isinstance(bench.answer(), Reply)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_an_interrupt_without_a_handler_overtakes_as_well() -> None:
@@ -690,7 +692,7 @@ def test_an_interrupt_without_a_handler_overtakes_as_well() -> None:
     bench.request("EXPINIT")
     bench.request("EXPINTERRUPT")
     assert [type(frame) for frame in bench.answers()] == [Failure, Reply]
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_an_interrupt_overtakes_what_waits_its_turn() -> None:
@@ -738,7 +740,7 @@ def test_a_flood_of_interrupts_is_refused_beyond_what_may_wait() -> None:
     assert [frame.error for frame in bench.answers()] == ["Busy"] * 10
     bench.respond(bench.due().task)
     assert [type(frame) for frame in bench.answers()] == [Reply] * (1 + WAITING)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_what_comes_while_an_interrupt_runs_waits_for_it() -> None:
@@ -765,7 +767,7 @@ def test_an_interrupt_leaves_questions_alone() -> None:
 
 def expected_info(bench: RigBench, status: ExpStatus, **returned: Any) -> dict[str, Any]:
     return {
-        "exp_ref": bench.rig.exp_ref,
+        "exp_ref": bench.agenda.exp_ref,
         "main_sync": True,
         "experiment_description": {"devices": {"cameras": {"left": {}}}},
         "master": False,
@@ -1036,7 +1038,7 @@ def test_an_interrupt_in_the_iblutil_dialect_overtakes_as_well() -> None:
         (NULL_MESSAGE, 2),
         (ExpMessage.EXPINTERRUPT, 1),
     ]
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_each_coordinator_is_answered_in_its_own_dialect() -> None:
@@ -1205,11 +1207,11 @@ def test_whatever_comes_each_request_runs_at_most_once_and_nothing_spins(steps: 
             open_tasks += bench.events(HandlerDue)
     leases = len(bench.events(LeaseExpired))
     assert ran <= len(requests) + arrays + leases
-    assert bench.agenda._tasks == {}
-    assert bench.agenda._lane.running is None
-    assert not bench.agenda._lane.waiting
-    assert not bench.agenda._queries
-    assert not bench.agenda._querying
+    assert bench.agenda.tasks == {}
+    assert bench.agenda.running is None
+    assert not bench.agenda._waiting
+    assert not bench.agenda._queries.waiting
+    assert not bench.agenda._queries.running
     assert bench.agenda._timed == []
 
 
@@ -1266,7 +1268,7 @@ def test_what_does_not_fit_into_the_queue_is_refused_as_busy(event: str) -> None
     assert isinstance(frame, Failure)
     assert frame.error == "Busy"
     assert isinstance(bench.do("EXPINTERRUPT"), Reply)
-    assert bench.rig.status is STOPPED  # STOP comes through whatever waits
+    assert bench.agenda.status is STOPPED  # STOP comes through whatever waits
 
 
 def test_a_full_queue_of_messages_without_a_handler_is_worked_off_at_once() -> None:
@@ -1280,7 +1282,7 @@ def test_a_full_queue_of_messages_without_a_handler_is_worked_off_at_once() -> N
     answers = bench.answers()
     assert len(answers) == WAITING + 1
     assert all(isinstance(frame, Reply) for frame in answers)
-    assert bench.rig.exp_ref == f"2024-01-02_{WAITING - 1}_mouse"
+    assert bench.agenda.exp_ref == f"2024-01-02_{WAITING - 1}_mouse"
 
 
 def test_a_full_queue_of_questions_is_worked_off_when_their_handler_is_taken_away() -> None:
@@ -1306,8 +1308,8 @@ def test_a_flood_of_coordinators_takes_bounded_memory() -> None:
         bench.receive(b"junk", source)
         bench.sent()
     coordinators = bench.rig._coordinators
-    assert len(coordinators._known) == len(coordinators._lanes) == COORDINATORS
-    assert len(bench.agenda._tasks) == 0
+    assert len(coordinators._known) == len(bench.rig._arrays._lanes) == COORDINATORS
+    assert len(bench.agenda.tasks) == 0
     assert len(bench.events(ViolationSeen)) <= 256
     assert bench.rig.violations == {"junk": 3 * COORDINATORS}
 
@@ -1371,7 +1373,7 @@ def test_an_interrupt_overtakes_one_whose_handler_hangs() -> None:
     assert [(type(frame).__name__, frame.n) for frame in bench.answers()] == [("Failure", n - 1), ("Reply", n)]
     bench.respond(hanging.task)
     assert bench.sent() == []
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_a_message_that_the_network_doubles_is_neither_run_nor_echoed_twice() -> None:
@@ -1411,10 +1413,10 @@ def test_an_overtaken_task_is_closed_before_the_answer_to_the_interrupt_leaves()
     bench = RigBench("EXPINIT")
     bench.request("EXPINIT", {"exp_ref": "2024-01-02_1_m"})
     task = bench.due().task
-    assert bench.rig.is_open(task)
+    assert bench.agenda.is_open(task)
     interrupt = messages.request(COORDINATOR, 9, compose("EXPINTERRUPT"))
     bench.rig.receive_datagram(interrupt, HERE, bench.now)
-    assert not bench.rig.is_open(task)
+    assert not bench.agenda.is_open(task)
     sent = [decode(data) for _, data in bench.rig.take_datagrams()]
     assert [type(frame) for frame in sent if not isinstance(frame, Notice)] == [Failure, Reply]
 
@@ -1463,7 +1465,7 @@ def test_an_interrupt_that_means_another_boot_is_not_run_either() -> None:
     bench = RigBench().enter("RUNNING")
     bench.request("EXPINTERRUPT", to=ANOTHER)
     assert bench.answer().error == "RigRestarted"
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
 
 
 # -------------------------------------------------------------------------------------------------------- instants
@@ -1482,7 +1484,7 @@ def test_a_request_for_an_instant_is_acknowledged_at_once_and_handed_over_shortl
     assert due.schedule.instant == pytest.approx(bench.now + LEAD, abs=1e-6)
     bench.run(1.0)
     assert bench.events(HandlerDue) == []
-    assert bench.rig.status is INITIALIZED
+    assert bench.agenda.status is INITIALIZED
 
 
 def test_the_instant_is_of_the_rig_s_clock() -> None:
@@ -1501,11 +1503,11 @@ def test_the_answer_says_when_the_handler_was_entered() -> None:
     task = bench.due().task
     bench.sent()
     bench.now += 2.0
-    bench.rig.respond(task, None, bench.now, started=105.0001)
+    bench.agenda.respond(task, None, bench.now, started=105.0001)
     bench._collect()
     frame = bench.answer()
     assert (frame.started - WALL, frame.finished - WALL) == (pytest.approx(5_000_100_000, abs=1000), 7_000_000_000)
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
 
 
 def test_the_instant_is_waited_for_where_there_is_no_handler_as_well() -> None:
@@ -1513,13 +1515,13 @@ def test_the_instant_is_waited_for_where_there_is_no_handler_as_well() -> None:
     bench.request("EXPSTART", delay=5.0)
     bench.sent()
     bench.run(4.9)
-    assert (bench.outbox, bench.rig.status) == ([], INITIALIZED)
+    assert (bench.outbox, bench.agenda.status) == ([], INITIALIZED)
     bench.run(0.1)
     due = bench.due()
     assert due.schedule is not None
     bench.respond(due.task)
     assert isinstance(bench.answer(), Reply)
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
 
 
 @pytest.mark.parametrize("late", [0.0, 0.001, 60.0, 1e6])
@@ -1595,7 +1597,7 @@ def test_an_interrupt_acts_at_once_whatever_instant_it_names() -> None:
     due = bench.due()
     assert due.schedule is None
     bench.respond(due.task)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_an_end_calls_off_what_waits_for_its_instant() -> None:
@@ -1606,7 +1608,7 @@ def test_an_end_calls_off_what_waits_for_its_instant() -> None:
     text = "EXPSTART was not run: EXPEND came before its instant"
     assert bench.answer() == Failure(RIG, n, "Cancelled", text, "")
     bench.respond(bench.due().task)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     bench.run(10)
     assert bench.events(HandlerDue) == []
     bench.sent()
@@ -1636,7 +1638,7 @@ def test_an_interrupt_calls_off_what_waits_for_its_instant() -> None:
     )
     assert bench.events(HandlerOvertaken) == []
     bench.respond(bench.due().task)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     bench.run(10)
     assert bench.events(HandlerDue) == []
 
@@ -1706,7 +1708,7 @@ def test_what_waits_for_its_instant_is_bounded_in_number_and_bytes_whoever_sends
     for _ in range(WAITING_BYTES // len(large) + 2):
         bench.request("EXPINFO", None, large, delay=5.0)
     assert [getattr(frame, "error", None) for frame in bench.answers()][-1] == "Busy"
-    assert sum(task.size for task in bench.agenda.open_tasks()) <= WAITING_BYTES
+    assert sum(task.size for task in bench.agenda.tasks.values()) <= WAITING_BYTES
     assert bench.request("EXPSTATUS") == bench.answer().n  # what need not wait is answered
 
 
@@ -1714,7 +1716,7 @@ def test_what_waits_is_counted_with_the_room_that_its_values_take() -> None:
     bench = RigBench("EXPINFO").enter("RUNNING")
     for _ in range(20):
         bench.request("EXPINFO", None, [[]] * 15_000, delay=5.0)
-    assert 1 <= len(bench.agenda.open_tasks()) <= 2
+    assert 1 <= len(bench.agenda.tasks) <= 2
     assert isinstance(bench.answers()[-1], Failure)
 
 
@@ -1824,7 +1826,7 @@ def test_what_was_handed_over_is_called_off_exactly_where_its_handlers_were_not_
         failed = [frame.error for frame in bench.answers() if isinstance(frame, Failure) and frame.n == n]
         assert failed == (["Interrupted"] if calling == "EXPINTERRUPT" and entered else ["Cancelled"] * (not entered))
         assert not due.schedule.take()  # nobody enters them any more
-        assert bench.rig.is_open(due.task) is (entered and calling != "EXPINTERRUPT")
+        assert bench.agenda.is_open(due.task) is (entered and calling != "EXPINTERRUPT")
 
 
 def test_an_end_of_another_coordinator_calls_nothing_off() -> None:
@@ -1838,7 +1840,7 @@ def test_an_end_of_another_coordinator_calls_nothing_off() -> None:
     bench.sent()
     bench.respond(due.task)
     assert [type(frame) for frame in bench.answers()] == [Reply]
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
 
 
 def test_what_is_called_off_while_it_waits_for_its_turn_never_comes_to_it() -> None:
@@ -1854,7 +1856,7 @@ def test_what_is_called_off_while_it_waits_for_its_turn_never_comes_to_it() -> N
     frames = {frame.n: frame for frame in bench.answers() if isinstance(frame, (Reply, Failure))}
     assert frames[start].error == "Cancelled"
     assert isinstance(frames[end], Reply)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_what_was_called_off_while_it_waited_its_turn_and_would_be_refused_then_raises_nothing() -> None:
@@ -1867,7 +1869,7 @@ def test_what_was_called_off_while_it_waited_its_turn_and_would_be_refused_then_
     bench.sent()
     bench.respond(init.task)  # now the iblutil coordinator is the owner
     assert isinstance(bench.do_array(ExpMessage.EXPEND, None), Array)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_a_question_that_is_called_off_while_it_waits_for_its_turn_takes_no_place() -> None:
@@ -1883,7 +1885,7 @@ def test_a_question_that_is_called_off_while_it_waits_for_its_turn_takes_no_plac
         bench.respond(due.task)
     bench.run(20)
     assert bench.events(HandlerDue) == []
-    assert bench.agenda._querying == set()
+    assert bench.agenda._queries.running == []
 
 
 def test_an_interrupt_calls_off_questions_that_wait_for_their_instant_too() -> None:
@@ -1918,7 +1920,7 @@ def test_another_coordinator_is_refused_with_the_owner_s_host_and_the_reference(
         f"experiment over with EXPINIT, its exp_ref and takeover: true (rigsync push EXPINIT {REF} --takeover)"
         + (over if status == "STOPPED" else ", or stop it with EXPINTERRUPT")
     )
-    assert bench.rig.status is ExpStatus[status]
+    assert bench.agenda.status is ExpStatus[status]
     assert owner_of(bench) == "10.0.0.1"
 
 
@@ -1966,7 +1968,7 @@ def test_another_coordinator_may_ask(status: str, event: str) -> None:
 def test_another_coordinator_may_interrupt_and_does_not_become_the_owner(status: str) -> None:
     bench = RigBench("EXPINTERRUPT").enter(status)
     assert isinstance(foreign(bench, "EXPINTERRUPT"), Reply)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     assert owner_of(bench) == "10.0.0.1"
 
 
@@ -2001,7 +2003,7 @@ def test_of_two_expinits_at_the_same_time_one_is_refused() -> None:
     bench.sent()
     bench.respond(init.task)
     assert isinstance(bench.answer(), Reply)
-    assert bench.rig.exp_ref == REF
+    assert bench.agenda.exp_ref == REF
 
 
 def test_where_the_first_expinit_fails_the_next_coordinator_s_is_run() -> None:
@@ -2010,7 +2012,7 @@ def test_where_the_first_expinit_fails_the_next_coordinator_s_is_run() -> None:
     init = bench.due()
     bench.fail(init.task, "OSError", "disk full")
     assert isinstance(foreign(bench, "EXPINIT", {"exp_ref": OTHER}), Reply)
-    assert bench.rig.exp_ref == OTHER
+    assert bench.agenda.exp_ref == OTHER
     assert owner_of(bench) == "10.0.0.9"
 
 
@@ -2046,7 +2048,7 @@ def test_a_failing_expinit_of_the_owner_does_not_cost_it_its_lease() -> None:
     bench.rig.handle_timer(bench.now)  # as it may be called at any time
     bench._collect()
     assert bench.events(LeaseExpired) == []
-    assert bench.rig.status is INITIALIZED
+    assert bench.agenda.status is INITIALIZED
 
 
 def test_an_end_that_calls_a_start_off_does_not_cost_the_owner_its_lease() -> None:
@@ -2099,7 +2101,7 @@ def test_a_goodbye_of_the_owner_lets_the_next_one_in(status: str) -> None:
     assert owner_of(bench) == "10.0.0.1"
     bench.receive(messages.bye(COORDINATOR, 99, "closing"))
     assert owner_of(bench) is None
-    assert bench.rig.status is ExpStatus[status]
+    assert bench.agenda.status is ExpStatus[status]
     assert isinstance(foreign(bench, "EXPEND"), Reply)
     bench.probe()  # a late one
     assert owner_of(bench) is None
@@ -2120,7 +2122,7 @@ def test_a_takeover_moves_the_ownership_and_runs_nothing(status: str) -> None:
     bench.request("EXPINIT", TAKEOVER, boot=ANOTHER, source=OTHER_HOST)
     assert bench.events(HandlerDue) == []
     assert isinstance(bench.answer(), Reply)
-    assert (bench.rig.status, bench.rig.exp_ref) == (ExpStatus[status], REF)
+    assert (bench.agenda.status, bench.agenda.exp_ref) == (ExpStatus[status], REF)
     assert bench.events(StatusChanged) == []
     assert owner_of(bench) == "10.0.0.9"
     assert isinstance(foreign(bench, "EXPEND"), Reply)
@@ -2188,7 +2190,7 @@ def test_a_takeover_of_a_rig_that_has_nothing_is_an_ordinary_expinit() -> None:
     bench = RigBench("EXPINIT")
     bench.request("EXPINIT", TAKEOVER, boot=ANOTHER, source=OTHER_HOST)
     bench.respond(bench.due().task)
-    assert (bench.rig.status, bench.rig.exp_ref) == (INITIALIZED, REF)
+    assert (bench.agenda.status, bench.agenda.exp_ref) == (INITIALIZED, REF)
     assert owner_of(bench) == "10.0.0.9"
 
 
@@ -2209,7 +2211,7 @@ def test_an_iblutil_coordinator_owns_until_its_recording_has_ended() -> None:
     assert refused.args[0].startswith("BusyError: EXPEND refused: the coordinator on 10.0.0.1 is in charge")
     assert bench.do("EXPEND").error == "BusyError"  # of the same host, in the other dialect
     bench.do_array(ExpMessage.EXPEND, None, source=OTHER_PORT)  # known by its host
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     assert owner_of(bench) is None
     assert isinstance(foreign(bench, "EXPCLEANUP"), Reply)
 
@@ -2297,7 +2299,7 @@ def test_a_rig_s_own_interrupt_that_hangs_leaves_its_reason_to_the_one_that_over
     bench.due()
     bench.run(5.0)
     bench.do("EXPINTERRUPT")
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     assert ended_badly(bench) == "ffmpeg has ended"
 
 
@@ -2306,7 +2308,7 @@ def test_where_nothing_is_under_way_a_rig_interrupts_nothing(status: str) -> Non
     bench = RigBench("EXPINTERRUPT").enter(status)
     bench.interrupt("ffmpeg has ended")
     assert bench.events(HandlerDue) == []
-    assert bench.rig.status is ExpStatus[status]
+    assert bench.agenda.status is ExpStatus[status]
 
 
 def test_what_cleans_up_after_an_experiment_is_not_interrupted_by_the_rig_itself() -> None:
@@ -2317,7 +2319,7 @@ def test_what_cleans_up_after_an_experiment_is_not_interrupted_by_the_rig_itself
     (answer,) = bench.answers()
     assert isinstance(answer, Reply)
     assert answer.n == n
-    assert bench.rig.status is ExpStatus.CONNECTED
+    assert bench.agenda.status is ExpStatus.CONNECTED
 
 
 def test_what_stops_because_of_an_end_is_no_reason_to_interrupt() -> None:
@@ -2328,7 +2330,7 @@ def test_what_stops_because_of_an_end_is_no_reason_to_interrupt() -> None:
     assert bench.events(HandlerDue) == []
     bench.respond(due.task)
     assert "interrupted" not in bench.answer().args[0]
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_an_end_that_waits_for_its_instant_does_not_keep_a_rig_from_interrupting() -> None:
@@ -2345,16 +2347,16 @@ def test_a_rig_that_interrupts_overtakes_what_it_is_doing() -> None:
     bench.interrupt("the camera is on fire")
     assert bench.answer().error == "Interrupted"
     bench.respond(bench.due().task)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_a_rig_that_interrupts_again_and_again_while_it_does_so_interrupts_once() -> None:
     bench = RigBench("EXPINTERRUPT").enter("RUNNING")
     for _ in range(1000):
         bench.interrupt("ffmpeg has ended")
-    assert len(bench.agenda.open_tasks()) == 1
+    assert len(bench.agenda.tasks) == 1
     bench.respond(bench.due().task)
-    assert (bench.rig.status, len(bench.agenda.open_tasks())) == (STOPPED, 0)
+    assert (bench.agenda.status, len(bench.agenda.tasks)) == (STOPPED, 0)
 
 
 def test_a_rig_that_interrupts_overtakes_its_own_interrupt_that_hangs() -> None:
@@ -2394,9 +2396,9 @@ def test_what_the_rig_did_not_hear_while_it_stood_still_is_no_silence_of_the_own
     bench.now += 29.8 + stood_still
     bench.rig.note_standstill(stood_still, bench.now)
     bench.run(0.0)
-    assert bench.rig.status.name == after
+    assert bench.agenda.status.name == after
     bench.run(31)
-    assert bench.rig.status.name == "STOPPED"
+    assert bench.agenda.status.name == "STOPPED"
 
 
 def test_an_owner_whose_frames_are_still_to_be_read_after_a_standstill_keeps_the_lease() -> None:
@@ -2405,19 +2407,19 @@ def test_an_owner_whose_frames_are_still_to_be_read_after_a_standstill_keeps_the
     bench.now += 60.0
     bench.rig.note_standstill(30.0, bench.now)
     bench.run(1.0)
-    assert bench.rig.status.name == "RUNNING"
+    assert bench.agenda.status.name == "RUNNING"
     bench.probe()
     for _ in range(12):  # a rig that stands still again and again gives up an owner that is gone
         bench.now += 7.0
         bench.rig.note_standstill(2.0, bench.now)
         bench.run(0.0)
-    assert bench.rig.status.name == "STOPPED"
+    assert bench.agenda.status.name == "STOPPED"
 
 
 def test_a_lease_that_is_over_interrupts_where_there_is_no_handler_as_well() -> None:
     bench = RigBench(lease=30.0).enter("RUNNING")
     bench.run(30.0)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     assert [event.source for event in bench.events(MessageHandled)] == ["the rig itself"]
 
 
@@ -2455,15 +2457,15 @@ def test_the_signs_of_life_of_others_do_not_renew_the_lease() -> None:
             bench.probe(COORDINATOR, OTHER_HOST)
         bench.request("EXPINFO", n=second + 1, boot="d" * 16)  # of the same host
         bench.array(ExpMessage.EXPSTATUS, second)
-        assert bench.rig.status is RUNNING
+        assert bench.agenda.status is RUNNING
         bench.run(1.0)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_a_lease_of_0_is_for_ever() -> None:
     bench = RigBench(lease=0).enter("RUNNING")
     bench.run(1e6)
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
 
 
 def test_after_the_recording_the_lease_only_releases_the_rig() -> None:
@@ -2471,13 +2473,13 @@ def test_after_the_recording_the_lease_only_releases_the_rig() -> None:
     bench.run(30.0)
     assert bench.told == []
     assert owner_of(bench) is None
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_an_owner_of_the_iblutil_dialect_is_silent_by_nature() -> None:
     bench = RigBench(lease=30.0).enter("RUNNING", dialect="iblutil")
     bench.run(1e5)
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
     assert owner_of(bench) == "10.0.0.1"
 
 
@@ -2486,9 +2488,9 @@ def test_the_lease_goes_on_after_a_goodbye() -> None:
     bench.run(10.0)
     bench.receive(messages.bye(COORDINATOR, 99, "closing"))
     bench.run(29.9)
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
     bench.run(0.1)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
 
 
 def test_one_that_goes_on_with_what_was_left_has_a_lease_of_its_own() -> None:
@@ -2497,7 +2499,7 @@ def test_one_that_goes_on_with_what_was_left_has_a_lease_of_its_own() -> None:
     bench.run(20.0)
     foreign(bench, "EXPINIT", TAKEOVER)
     bench.run(29.9)
-    assert bench.rig.status is RUNNING
+    assert bench.agenda.status is RUNNING
     bench.run(0.1)
     assert bench.events(LeaseExpired)[0].host == "10.0.0.9"
 
@@ -2508,7 +2510,7 @@ def test_the_lease_calls_off_what_waits_for_its_instant() -> None:
     bench.sent()
     bench.run(30.0)
     assert [(frame.n, frame.error) for frame in bench.answers()] == [(n, "Cancelled")]  # type: ignore[union-attr]
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     bench.run(4000)
     assert bench.events(HandlerDue) == []
 
@@ -2519,7 +2521,7 @@ def test_the_lease_overtakes_a_handler_that_runs() -> None:
     init = bench.due()
     bench.run(30.0)
     assert bench.events(HandlerOvertaken) == [HandlerOvertaken(init.task, ExpMessage.EXPINIT)]
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     assert owner_of(bench) is None
 
 
@@ -2697,7 +2699,7 @@ def test_the_owner_is_told_why_its_experiment_ended_however_long_it_was_away() -
     bench.probe()
     ack_notices(bench)
     bench.run(400.0)
-    assert bench.rig.status is STOPPED
+    assert bench.agenda.status is STOPPED
     bench.noticed.clear()
     bench.probe()
     assert any("silent for the lease" in str(body) for body in ack_notices(bench))
@@ -3002,10 +3004,10 @@ def test_a_repeated_command_is_never_run_twice() -> None:
 @pytest.mark.parametrize("status", ["CONNECTED", "INITIALIZED", "RUNNING", "STOPPED"])
 def test_a_command_changes_no_status(status: str) -> None:
     bench = RigBench(commands=["focus"]).enter(status)
-    reference = bench.rig.exp_ref
+    reference = bench.agenda.exp_ref
     bench.call("focus")
     bench.respond(bench.due().task, {"status": 0, "exp_ref": "other"})
-    assert (bench.rig.status.name, bench.rig.exp_ref) == (status, reference)
+    assert (bench.agenda.status.name, bench.agenda.exp_ref) == (status, reference)
     assert bench.answer().args == [{"status": 0, "exp_ref": "other"}]
     assert bench.events(StatusChanged) == []
 
@@ -3088,9 +3090,9 @@ def test_an_interrupt_lets_a_command_that_runs_go_on() -> None:
     due = bench.due()
     bench.request("EXPINTERRUPT")
     bench.respond(bench.due().task)
-    assert bench.rig.is_open(due.task)
+    assert bench.agenda.is_open(due.task)
     bench.respond(due.task, 1)
-    assert not bench.rig.is_open(due.task)
+    assert not bench.agenda.is_open(due.task)
 
 
 @pytest.mark.parametrize(
@@ -3181,10 +3183,10 @@ def test_closing_interrupts_what_is_under_way_and_tells_why(status: str) -> None
     bench.close(CLOSING)
     due = bench.due()
     assert (due.event, due.args) == (ExpMessage.EXPINTERRUPT, [{"reason": CLOSING}])
-    assert bench.rig.is_under_way
+    assert bench.agenda.is_under_way
     bench.respond(due.task)
-    assert not bench.rig.is_under_way
-    assert bench.rig.status is STOPPED
+    assert not bench.agenda.is_under_way
+    assert bench.agenda.status is STOPPED
     (_, notice), *_ = bench.notices("status")[-1:]
     assert notice.body == {"status": "STOPPED", "exp_ref": REF, "reason": CLOSING}
 
@@ -3194,7 +3196,7 @@ def test_closing_interrupts_nothing_where_nothing_is_under_way(status: str) -> N
     bench = RigBench(*LIFECYCLE).enter(status)
     bench.close(CLOSING)
     assert bench.events(HandlerDue) == []
-    assert not bench.rig.is_under_way
+    assert not bench.agenda.is_under_way
 
 
 @pytest.mark.parametrize("event", ["EXPINIT", "EXPSTART"])

@@ -7,9 +7,10 @@ import itertools
 import pytest
 
 from rigsync.core import messages
-from rigsync.core.fanout import PROBES_A_SECOND
+from rigsync.core.liveness import MOST_A_SECOND
 from rigsync.core.messages import Probe, Request
-from rigsync.core.peer import MEASURED, Peer
+from rigsync.core.peer import Peer
+from rigsync.core.requests import MEASURED
 from rigsync.testing import Coordinator, SimAddress, SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -110,7 +111,18 @@ def test_many_rigs_share_the_probes() -> None:
     coordinator.push("EXPINIT", REFERENCE, delay=0.25)
     net.run(0.25)
     probes = len([kind for _, _, kind in net.sent if kind is Probe])
-    assert PROBES_A_SECOND * 0.25 / 2 <= probes <= PROBES_A_SECOND * 0.25 / 0.7 + count
+    assert MOST_A_SECOND * 0.25 / 2 <= probes <= MOST_A_SECOND * 0.25 / 0.7 + count
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(3, 0.025, 0.06), (256, 0.08, 0.1)])
+def test_to_many_rigs_a_request_is_sent_again_later(count: int, least: float, most: float) -> None:
+    net, coordinator = lab(count)
+    for rig in net.rigs.values():
+        rig.host_up = rig.listening = False
+    coordinator.push("EXPINFO")
+    net.run(0.3)
+    first, second, *_ = net.times(Request)
+    assert least <= second - first <= most
 
 
 def test_a_large_message_is_not_sent_again_for_the_sake_of_its_instant() -> None:

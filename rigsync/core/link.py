@@ -1,0 +1,39 @@
+"""The link to one rig, as the parts of a `Peer` share it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+from rigsync.core.backoff import Backoff
+from rigsync.core.clock import StampClock
+from rigsync.core.events import Event
+from rigsync.core.liveness import Liveness
+from rigsync.core.outputs import Line
+from rigsync.core.rigs import RigConfig
+from rigsync.core.timing import Timing
+
+
+class Link:
+    """The rig, the coordinator, and where datagrams and events to or of the rig are put; see `Peer`."""
+
+    def __init__(
+        self,
+        config: RigConfig,
+        timing: Timing,
+        boot: str,
+        stamps: StampClock,
+        random: Random,
+        outbox: list[tuple[tuple[str, Line], bytes]],
+        told: list[Event],
+        program: str | None,
+        links: int,
+    ):
+        self.config, self.name = config, config.name
+        self.timing, self.boot, self.stamps, self.program = timing, boot, stamps, program
+        self.outbox, self.events = outbox, told
+        self.requests, self.probes = (self.name, Line.REQUESTS), (self.name, Line.PROBES)
+        self.is_stream = config.address.scheme == "tcp"
+        self.backoff = Backoff(timing, random)
+        self.liveness = Liveness(timing, random, links)
+        self.violations: Counter[str] = Counter()
