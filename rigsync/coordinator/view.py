@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigsync.coordinator.remote_rig import RemoteRig
 from rigsync.core.board import Progress
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.enums import ExpStatus
@@ -21,6 +20,8 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.notices import FAILURE
+from rigsync.core.peer import Peer
+from rigsync.runtime.hub import Hub
 
 _NOT_RUN = {
     "BusyError": "refused",
@@ -147,39 +148,43 @@ class Views:
 
     Parameters
     ----------
-    subscribe : callable
-        Takes a class of events and what is called with each of them.
+    hub : Hub
+        Where the events are told.
     """
 
-    def __init__(self, subscribe: Callable[[type, Callable[[Any], None]], object]):
+    def __init__(self, hub: Hub):
         self._messages: dict[str, Told] = {}
         self._failures: dict[str, Told] = {}
         self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
-        subscribe(LinkChanged, self._note_link)
-        subscribe(RestartSeen, self._note_restart)
-        subscribe(RemoteComplaint, lambda event: self._note_failure(event.rig, f"{event.event.name}: {event.text}"))
-        subscribe(ViolationSeen, lambda event: self._note_failure(event.source, event.problem))
-        subscribe(MessageReceived, lambda event: self._note_message(event.rig, event.event.name))
-        subscribe(Notice, self._note_notice)
+        hub.rule(LinkChanged, self._note_link)
+        hub.rule(RestartSeen, self._note_restart)
+        hub.rule(RemoteComplaint, lambda event: self._note_failure(event.rig, f"{event.event.name}: {event.text}"))
+        hub.rule(ViolationSeen, lambda event: self._note_failure(event.source, event.problem))
+        hub.rule(MessageReceived, lambda event: self._note_message(event.rig, event.event.name))
+        hub.rule(Notice, self._note_notice)
 
-    def of(self, rig: RemoteRig) -> RigView:
-        """Return how a rig is now. Safe to call from any thread."""
+    def of(self, rig: str, peer: Peer | None) -> RigView:
+        """Return how a rig is now, as far as its link says, if there is one. Safe to call from any thread."""
+        told = self._messages.get(rig), self._failures.get(rig)
+        if peer is None:
+            return RigView(
+                rig, LinkState.UNKNOWN, "the services are not open", last_message=told[0], last_failure=told[1]
+            )
         return RigView(
-            rig.name,
-            rig.state,
-            rig.reason,
-            rig.dialect,
-            rig.rig_status,
-            rig.exp_ref,
-            rig.owner,
-            rig.round_trip,
-            rig.loss,
-            rig.clock,
-            rig.version,
-            rig.progress,
-            rig.streams,
-            self._messages.get(rig.name),
-            self._failures.get(rig.name),
+            rig,
+            peer.state,
+            peer.reason,
+            peer.dialect.value,
+            peer.status,
+            peer.exp_ref,
+            peer.owner,
+            peer.round_trip,
+            peer.loss(time.monotonic()),
+            peer.clock,
+            peer.version,
+            peer.board.progress,
+            peer.board.streams,
+            *told,
         )
 
     def _note_link(self, event: LinkChanged) -> None:
