@@ -134,6 +134,7 @@ class Links:
             (CoordinatorClosed, lambda _: self.connected.unset()),
             (MessageReceived, self._note_size),
             (PushDecided, self._decide),
+            (PushCompleted, self._complete),
             (PushCompleted, self._file),
             (PushCompleted, lambda _: self.response_received.announce()),  # who looks then finds the result
         ]
@@ -227,13 +228,7 @@ class Links:
             self.on_loop(self._close)
 
     def say_goodbye(self) -> None:
-        """Tell the rigs that this program is ending, and no more; soon, if not on the loop.
-
-        Raises
-        ------
-        NotRunning
-            Never opened, or the event loop is closed.
-        """
+        """Tell the rigs that this program is ending, and no more; soon, if not on the loop."""
         self.on_loop(self._say_goodbye)
 
     def _say_goodbye(self) -> None:
@@ -318,27 +313,17 @@ class Links:
 
         Parameters
         ----------
-        message : Message
-            Composed by `rigsync.core.arguments.compose`.
         rigs : iterable of str, optional
             Names; all by default.
-        timeout : float, optional
-            Seconds, instead of each rig's own.
-        delay : float, optional
-            Seconds from now until the one instant at which all rigs are to act.
-        patience, all_or_none, confirm
-            As for `rigsync.core.orders.Order`.
-        request_time : float, optional
-            From `draw_request_time`; by default a new one.
+        timeout, delay : float, optional
+            Seconds, instead of each rig's own; seconds from now until the one instant at which all rigs are to act.
+        message, patience, all_or_none, confirm, request_time
+            As for `rigsync.core.orders.Order`; a new request time by default.
 
         Raises
         ------
-        NotRunning
-            The services are not open.
-        UnknownRig
-            A name that none of the rigs has.
-        PayloadTooLarge
-            The message is too large for one of them.
+        NotRunning, UnknownRig, PayloadTooLarge
+            The services are not open; a name that no rig has; the message is too large for one of them.
         ValueError
             `refresh_rate` is no pause.
         """
@@ -362,18 +347,11 @@ class Links:
         done: Callable[[Outcome], object] = _ignore,
         is_waited_for: Callable[[], bool] | None = None,
     ) -> None:
-        """Send a message, from any thread; `done` is called on the loop's thread with what became of it.
+        """Send a message, from any thread; the loop's thread calls `done` with the `PushResult` or `PushError`.
 
-        Parameters
-        ----------
-        order : Order
-            What to send, and to whom.
-        done : callable, optional
-            Called with a `PushResult` or a `PushError`. An order for all or none calls it as soon as it is certain to
-            have failed, with the `PushError` of those that have answered or failed by then; and once more when all
-            have.
-        is_waited_for : callable, optional
-            Tells whether somebody still waits for it; while it does, the log says for which rigs, and for how long.
+        An order for all or none calls it as soon as it is certain to have failed, with the `PushError` of those that
+        have answered or failed by then; and once more when all have. While `is_waited_for` returns true, the log says
+        for which rigs somebody waits, and for how long.
         """
         pending = _Pending(order.message.event, done, is_waited_for)
         try:
@@ -430,10 +408,7 @@ class Links:
         return any(pending.event in ENDS for pending in list(self._pending.values()))
 
     def withdraw_queued(self, request_time: float | None = None) -> int:
-        """Take out of the queues what has not been sent, of one push or of all; return how many pushes that touches.
-
-        On the loop's thread.
-        """
+        """Take back, on the loop's thread, what has not been sent of one push or of all; return of how many pushes."""
         if self._endpoint is None:
             return 0
         touched = self._fanout.withdraw_queued(request_time)
@@ -451,15 +426,17 @@ class Links:
             result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
             guarded("waiter for a push", pending.done, result.as_outcome())
 
-    def _file(self, event: PushCompleted) -> None:
+    def _complete(self, event: PushCompleted) -> None:
         pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
         if pending and pending.telling:
             pending.telling.cancel()
         name = event.event.name
         result = PushResult(name, event.request_time, event.answers, event.failures, event.starts, event.at)
-        outcome = result.as_outcome()
+        self._settling[event.request_time] = pending, result.as_outcome()
+
+    def _file(self, event: PushCompleted) -> None:
+        pending, outcome = self._settling[event.request_time]
         self.log.file(event.request_time, outcome, pending.size if pending else 0)
-        self._settling[event.request_time] = pending, outcome
 
     def _settle(self, event: PushCompleted) -> None:
         pending, outcome = self._settling.pop(event.request_time)
@@ -469,26 +446,14 @@ class Links:
     # ------------------------------------------------------------------------------------------------ looking
 
     def tell_each(self, request_time: float) -> dict[str, list[Any] | RigError] | None:
-        """Tell of each rig that answers a push from now on, by `RigSettled`, on the loop's thread.
+        """Tell of each rig that answers a push from now on, by `RigSettled`; return what is known already.
 
-        Returns
-        -------
-        dict or None
-            What is known already, by name of rig; None where the push is completed, or was never made here.
+        On the loop's thread. None where the push is completed, or was never made here.
         """
         return self._fanout.tell_each(request_time) if self._endpoint else None
 
     def ping(self, rig: str, timeout: float, done: Callable[[PingReply | RigError], object]) -> None:
-        """Send one probe now; `done` is called with what became of it. On the loop's thread.
-
-        Parameters
-        ----------
-        rig : str
-            Name of the rig.
-        timeout : float
-            Seconds.
-        done : callable
-            Called once, with a `PingReply`, or with `RigTimeout` or `RigRefused`.
+        """Send one probe now. On the loop's thread, which calls `done` once with what became of it.
 
         Raises
         ------
