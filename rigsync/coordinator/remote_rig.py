@@ -11,7 +11,7 @@ from typing import Any
 from rigsync.coordinator.faces import Faced
 from rigsync.coordinator.links import Links
 from rigsync.coordinator.results import PushResult
-from rigsync.coordinator.view import RigView
+from rigsync.coordinator.view import RigView, read_of
 from rigsync.core.arguments import compose, encode, validate_event
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage
 from rigsync.core.events import LinkState
@@ -24,8 +24,8 @@ from rigsync.runtime.callbacks import guarded, on_loop_of, resolve_future
 
 
 def _known(field: str, meaning: str) -> Any:
-    """Return a property that reads one field of the rig's `view`."""
-    return property(lambda rig: getattr(rig.view, field), doc=meaning)
+    """Return a property that reads one field of the rig's `view`, without the others."""
+    return property(lambda rig: read_of(rig.peer, field), doc=meaning)
 
 
 class RemoteRig(Faced):
@@ -88,21 +88,16 @@ class RemoteRig(Faced):
         return self.state in (LinkState.ALIVE, LinkState.SUSPECT)
 
     @property
-    def state(self) -> LinkState:
-        """State of the link."""
-        peer = self.peer
-        return peer.state if peer else LinkState.UNKNOWN
-
-    @property
     def peer(self) -> Peer | None:
         """The core's view of this rig; None until the services are open. For reading only."""
         return self._links.peer(self.name)
 
     @property
     def view(self) -> RigView:
-        """How the rig is now, in one piece; the properties below each read it anew. Safe to read from any thread."""
+        """How the rig is now, in one piece; each property below reads a field of it. Safe to read from any thread."""
         return self._links.view(self.name)
 
+    state = _known("link", "The `LinkState`: whether the rig answers.")
     reason = _known("reason", "What the state of the link rests on, in words.")
     dialect = _known("dialect", "``rigsync``, ``iblutil`` or ``unknown``.")
     clock = _known(

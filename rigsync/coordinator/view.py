@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,6 +135,29 @@ class RigView:
         }
 
 
+_READ: Mapping[str, Callable[[Peer], Any]] = {
+    "link": lambda peer: peer.state,
+    "reason": lambda peer: peer.reason,
+    "dialect": lambda peer: peer.dialect.value,
+    "status": lambda peer: peer.status,
+    "exp_ref": lambda peer: peer.exp_ref,
+    "owner": lambda peer: peer.owner,
+    "round_trip": lambda peer: peer.round_trip,
+    "loss": lambda peer: peer.loss(time.monotonic()),
+    "clock": lambda peer: peer.clock,
+    "version": lambda peer: peer.version,
+    "progress": lambda peer: peer.board.progress,
+    "streams": lambda peer: peer.board.streams,
+}
+"""How each field of a view is read of a rig's link; from any thread."""
+_NOT_OPEN = RigView("", LinkState.UNKNOWN, "the services are not open")
+
+
+def read_of(peer: Peer | None, field: str) -> Any:
+    """Return one field of a rig's view, without the others."""
+    return _READ[field](peer) if peer else getattr(_NOT_OPEN, field)
+
+
 def clock_document(clock: ClockEstimate | None) -> dict[str, float] | None:
     """Return how a rig's clock stands for JSON; times in milliseconds, the drift in parts in a million."""
     if clock is None:
@@ -165,27 +188,8 @@ class Views:
 
     def of(self, rig: str, peer: Peer | None) -> RigView:
         """Return how a rig is now, as far as its link says, if there is one. Safe to call from any thread."""
-        told = self._messages.get(rig), self._failures.get(rig)
-        if peer is None:
-            return RigView(
-                rig, LinkState.UNKNOWN, "the services are not open", last_message=told[0], last_failure=told[1]
-            )
-        return RigView(
-            rig,
-            peer.state,
-            peer.reason,
-            peer.dialect.value,
-            peer.status,
-            peer.exp_ref,
-            peer.owner,
-            peer.round_trip,
-            peer.loss(time.monotonic()),
-            peer.clock,
-            peer.version,
-            peer.board.progress,
-            peer.board.streams,
-            *told,
-        )
+        fields = {field: read_of(peer, field) for field in _READ}
+        return RigView(rig, **fields, last_message=self._messages.get(rig), last_failure=self._failures.get(rig))
 
     def _note_link(self, event: LinkChanged) -> None:
         if event.after is not LinkState.ALIVE:
