@@ -187,20 +187,7 @@ class RemoteRig(Faced):
         await confirmed
 
     def send(self, data: Any, addr: Any = None) -> None:
-        """Send a message without waiting for anything.
-
-        Parameters
-        ----------
-        data : sequence, str or bytes
-            ``[event, *args]``, or its JSON text.
-        addr : (str, int), optional
-            The rig's address, if at all.
-
-        Raises
-        ------
-        TypeError, ValueError, NotRunning
-            As for `confirmed_send`.
-        """
+        """Send a message without waiting for anything; parameters and errors are those of `confirmed_send`."""
         self._check_address(addr)
         self._links.push(self._links.order(message_of(data, self.config.room), [self.name]))
 
@@ -269,26 +256,14 @@ class RemoteRig(Faced):
         return assigned
 
     def clear_callbacks(self, event: Any, callback: Any = None, cancel_futures: bool = True) -> int:
-        """Remove the callbacks of a message, or one of them.
+        """Remove the callbacks of a message, or of several joined by ``|``, or one of them; return how many that were.
 
         Parameters
         ----------
-        event : str, int or ExpMessage
-            The message, or several joined by ``|``.
-        callback : callable or asyncio.Future, optional
-            The one to remove; all by default.
+        event, callback
+            As for `assign_callback`; by default all callbacks.
         cancel_futures : bool
             Whether to cancel the futures among them.
-
-        Returns
-        -------
-        int
-            How many were removed.
-
-        Raises
-        ------
-        TypeError, ValueError
-            No such message.
         """
         wanted = callback and identity(callback)
         removed = []
@@ -398,20 +373,7 @@ class _Callback:
 
 
 def message_of(data: Any, room: Room) -> Message:
-    """Return a message in the form that iblutil's `confirmed_send` takes, encoded.
-
-    Parameters
-    ----------
-    data : sequence, str or bytes
-        ``[event, *args]``, or its JSON text.
-    room : Room
-        How large it may become.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is no message; see `compose`.
-    """
+    """Return a message in the form that iblutil's `confirmed_send` takes, encoded; errors are those of `compose`."""
     if isinstance(data, (str, bytes, bytearray)):
         data = json.loads(data)
     if not isinstance(data, (list, tuple)) or not data:

@@ -88,11 +88,6 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         timeout : float, optional
             Seconds, instead of each rig's own.
 
-        Returns
-        -------
-        PushResult
-            The answer of each rig.
-
         Raises
         ------
         PushError
@@ -109,24 +104,7 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Have a rig do a command and wait for the value that it returns, on any event loop.
 
-        Parameters
-        ----------
-        rig, command, *args, timeout, **kwargs
-            As for `rigsync.Auxiliaries.call`.
-
-        Returns
-        -------
-        object
-            What the function on the rig has returned, as plain JSON values.
-
-        Raises
-        ------
-        RigError
-            What became of it, where the rig has not done it.
-        PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig
-            As for `rigsync.Auxiliaries.call`.
-        NotRunning
-            The services are not open.
+        Parameters, value and errors are those of `Coordinator.call`.
         """
         name = self._rigs.only(rig)
         message = compose_command(command, args, kwargs, self._rigs.room([name]))
@@ -169,19 +147,9 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
     def assign_callback(
         self, event: Any, callback: Callable[..., object] | asyncio.Future[Any], return_service: bool = False
     ) -> None:
-        """Have a function called, or a future resolved, when a message comes from any rig.
+        """Do as `RemoteRig.assign_callback` for all rigs.
 
-        Parameters
-        ----------
-        event, callback
-            As for `RemoteRig.assign_callback`.
-        return_service : bool
-            Whether the function is called with the `RemoteRig` too, as the last argument.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `RemoteRig.assign_callback`; also for a future that is to get the rig.
+        With `return_service`, the function is called with the `RemoteRig` too, as the last argument; not a future.
         """
         for rig in self.values():
             rig.assign_callback(event, _with_rig(callback, rig) if return_service else callback)
@@ -189,23 +157,7 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
     def clear_callbacks(
         self, event: Any, callback: Callable[..., object] | asyncio.Future[Any] | None = None
     ) -> dict[str, int]:
-        """Remove the callbacks of a message from all rigs, or one of them.
-
-        Parameters
-        ----------
-        event, callback
-            As for `RemoteRig.clear_callbacks`.
-
-        Returns
-        -------
-        dict of str to int
-            How many were removed, by name of rig.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `RemoteRig.clear_callbacks`.
-        """
+        """Do as `RemoteRig.clear_callbacks` for all rigs; return how many were removed, by name of rig."""
         return {name: rig.clear_callbacks(event, callback) for name, rig in self.items()}
 
     async def await_all(self, event: Any) -> dict[str, Any]:

@@ -149,8 +149,7 @@ class Hub(Subscribing):
                 if self._dropped == 1:
                     text = "hub %r keeps %d events waiting for its event loop; the oldest are dropped from now on"
                     logger.warning(text, self.name, MOST_WAITING)
-        knocks = self._state is State.LOOPING and not self._knocked
-        if knocks and self._loop:
+        if self._loop and self._state is State.LOOPING and not self._knocked:
             self._knocked = True
             try:
                 self._loop.call_soon_threadsafe(self._take_in)
@@ -243,7 +242,7 @@ class Hub(Subscribing):
         Returns
         -------
         Boundary
-            Its `end` parts the hubs. It ends by itself when the other hub has stopped.
+            Its ``end()`` parts the hubs. It ends by itself when the other hub has stopped.
 
         Raises
         ------

@@ -75,32 +75,26 @@ class LoopThread(threading.Thread):
     def create_all_tasks(self) -> list[asyncio.Task[Any]]:
         """Create the tasks that run until the thread is stopped. Called once, on the loop.
 
-        Returns
-        -------
-        list of asyncio.Task
-            If one of them raises an exception, the thread stops. One that returns is merely done.
+        If one of them raises an exception, the thread stops. One that returns is merely done.
         """
         return []
 
     def task_failed(self, error: BaseException) -> None:
         """React to the death of a task. Called on this thread, once for each, just before the loop is stopped.
 
-        Parameters
-        ----------
-        error : BaseException
-            The task's exception. It is logged already, and the first one is kept in `failure`.
+        The exception is logged already, and the first one is kept in `failure`.
         """
 
     # ---------------------------------------------------------------------------------------- for other threads
 
     @property
     def is_running(self) -> bool:
-        """bool: Whether the loop runs and nobody has asked it to stop."""
+        """Whether the loop runs and nobody has asked it to stop."""
         return self.event_loop is not None and self.event_loop.is_running() and not self.stop_requested
 
     @property
     def on_loop_thread(self) -> bool:
-        """bool: Whether the caller is on this very thread."""
+        """Whether the caller is on this very thread."""
         return threading.current_thread() is self
 
     def start(self) -> None:
@@ -122,14 +116,9 @@ class LoopThread(threading.Thread):
             raise self._start_error
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function on the loop soon, in the order of the calls; do not wait for it.
+        """Call a plain function on the loop soon, in the order of the calls; do not wait for it.
 
-        Parameters
-        ----------
-        function : callable
-            A plain function. What it raises is logged by asyncio.
-        *args
-            Its arguments.
+        What it raises is logged by asyncio.
 
         Raises
         ------
@@ -209,12 +198,7 @@ class LoopThread(threading.Thread):
                 self.event_loop.call_soon_threadsafe(self._finish)
 
     def join(self, timeout: float | None = 2.0) -> None:
-        """Wait until the thread has ended; log a warning if it has not in time.
-
-        Parameters
-        ----------
-        timeout : float or None
-            Seconds to wait; None means as long as it takes.
+        """Wait some seconds until the thread has ended, or without limit; log a warning if it has not.
 
         Raises
         ------
