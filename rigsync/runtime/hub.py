@@ -18,6 +18,7 @@ from rigsync.hub.bounded import Bounded, superseding_key
 from rigsync.hub.hub import State
 from rigsync.hub.sources import Node, check_joinable, mode_of
 from rigsync.hub.timers import Timer
+from rigsync.runtime.callbacks import call_on
 from rigsync.runtime.lanes import told
 from rigsync.runtime.sources import Sources
 from rigsync.runtime.subscribing import Subscribing, check_callable, logger
@@ -216,11 +217,7 @@ class Hub(Subscribing):
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the hub's loop, if it runs: now from that loop, soon from elsewhere."""
         if self._state is State.LOOPING and self._loop:
-            if get_ident() == self._ident:
-                function(*args)
-            else:
-                with contextlib.suppress(RuntimeError):  # closed
-                    self._loop.call_soon_threadsafe(function, *args)
+            call_on(self._loop, function, *args)
 
     # ---------------------------------------------------------------------------------------------- other hubs
 

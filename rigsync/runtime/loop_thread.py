@@ -179,12 +179,20 @@ class LoopThread(threading.Thread):
         request = _Request(functools.partial(coroutine, message))
         # Filed first: the closing of the loop settles all filed requests, so that nobody waits for ever.
         self._requests.add(request)
+        limit = self.timeout if timeout is None else timeout
         try:
             self.call(request.begin, self._settle)
-        except NotRunning:
+            if not request.outcome.wait(None if limit == -1 else limit):
+                raise TimeoutError(f"{request.name} took more than {limit:g} s on {self.name} and was cancelled")
+            result, error = request.outcome.value()
+            if error is not None:
+                raise error
+            return cast("_Result", result)
+        finally:
             self._requests.discard(request)
-            raise
-        return self._await(request, self.timeout if timeout is None else timeout)
+            if not request.outcome.is_there():  # too late, or the caller was interrupted by Ctrl-C
+                with contextlib.suppress(NotRunning):
+                    self.call(request.cancel)
 
     def stop(self) -> None:
         """Ask the thread to stop. At any time, from any thread, repeatedly. It does not wait (see `join`).
@@ -299,25 +307,12 @@ class LoopThread(threading.Thread):
             _logger.exception("task_failed() of %s has failed", self.name)
         self.stop()
 
-    def _await(self, request: _Request[_Result], timeout: float) -> _Result:
-        try:
-            if not request.outcome.wait(None if timeout == -1 else timeout):
-                raise TimeoutError(f"{request.name} took more than {timeout:g} s on {self.name} and was cancelled")
-            result, error = request.outcome.value()
-            if error is not None:
-                raise error
-            return cast("_Result", result)
-        finally:
-            if not request.outcome.is_there():  # too late, or the caller was interrupted by Ctrl-C
-                with contextlib.suppress(NotRunning):
-                    self.call(request.cancel)
-
     def _settle(self, request: _Request[Any], task: asyncio.Task[Any] | None = None) -> None:
-        self._requests.discard(request)
         if task is not None and not task.cancelled():
-            request.resolve(*task.result())
+            request.outcome.bring(task.result())
         else:
-            request.resolve(None, self._not_running() if self.stop_requested else asyncio.CancelledError())
+            error = self._not_running() if self.stop_requested else asyncio.CancelledError()
+            request.outcome.bring((None, error))
 
     def _not_running(self) -> NotRunning:
         if self.failure is not None:
@@ -346,9 +341,6 @@ class _Request(Generic[_Result]):
 
     def cancel(self) -> None:
         self._task.cancel()  # it has begun, since the loop keeps the order of calls
-
-    def resolve(self, result: Any, error: BaseException | None) -> None:
-        self.outcome.bring((result, error))
 
     async def _run(self) -> tuple[_Result | None, BaseException | None]:
         try:
