@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -294,7 +294,7 @@ class Links:
     def order(
         self,
         message: Message,
-        rigs: Iterable[str] | None = None,
+        rigs: list[str] | None = None,
         timeout: float | None = None,
         delay: float | None = None,
         patience: float = 0.0,
@@ -307,25 +307,25 @@ class Links:
 
         Parameters
         ----------
-        rigs : iterable of str, optional
-            Names; all by default.
+        message : Message
+            Composed by `rigsync.core.arguments.compose`, in the room that there is for these rigs.
+        rigs : list of str, optional
+            Names, as `Rigs.matching` gives them; all by default.
         timeout, delay : float, optional
             Seconds, instead of each rig's own; seconds from now until the one instant at which all rigs are to act.
-        message, patience, all_or_none, confirm, request_time
+        patience, all_or_none, confirm, request_time
             As for `rigsync.core.orders.Order`; a new request time by default.
 
         Raises
         ------
-        NotRunning, UnknownRig, PayloadTooLarge
-            The services are not open; a name that no rig has; the message is too large for one of them.
+        NotRunning
+            The services are not open.
         ValueError
             `refresh_rate` is no pause.
         """
         endpoint = self._endpoint
         if endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
-        names = None if rigs is None else self._rigs.matching(rigs)
-        self._rigs.room(names).check(message.size, message.body)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         pause = self._pause()
@@ -333,7 +333,7 @@ class Links:
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
         act_at = None if delay is None else endpoint.now() + delay
         drawn = draw_request_time() if request_time is None else request_time
-        return Order(message, drawn, names, timeout, act_at, patience, pause, all_or_none, confirm)
+        return Order(message, drawn, rigs, timeout, act_at, patience, pause, all_or_none, confirm)
 
     def push(
         self,

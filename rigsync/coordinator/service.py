@@ -98,7 +98,9 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
             A name or pattern that matches none.
         """
         future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
-        self.push(self.order(message, rigs, timeout=timeout), lambda outcome: resolve_future(future, outcome))
+        names = None if rigs is None else self._rigs.matching(rigs)
+        self._rigs.room(names).check(message.size, message.body)
+        self.push(self.order(message, names, timeout), lambda outcome: resolve_future(future, outcome))
         return await future
 
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
