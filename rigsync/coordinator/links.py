@@ -39,7 +39,7 @@ from rigsync.core.peer import Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, is_pause
 from rigsync.errors import Aborted, NotRunning, PushError, RigError
 from rigsync.net.endpoint import Endpoint, stamp_clock
-from rigsync.runtime.callbacks import call_on, guarded, runs_here
+from rigsync.runtime.callbacks import call_soon_on, guarded, runs_here
 from rigsync.runtime.conditions import Arrivals, Latch
 from rigsync.runtime.hub import Hub
 
@@ -255,7 +255,9 @@ class Links:
         """Call a function on the loop: now, if this is its thread, else soon."""
         if self._loop is None:
             raise NotRunning("the services were never opened")
-        if not call_on(self._loop, function, *args):
+        if runs_here(self._loop):  # by itself, for a push goes no way back from `runtime`
+            function(*args)
+        elif not call_soon_on(self._loop, function, *args):
             raise NotRunning("the event loop of the services is closed")
 
     # ------------------------------------------------------------------------------------------------ reading

@@ -72,15 +72,15 @@ def resolve_future(future: asyncio.Future[Any], outcome: Any) -> None:
 
 def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> None:
     """Call a function on the future's loop: at once, or soon if called from elsewhere."""
-    if not call_on(future.get_loop(), settle):
+    loop = future.get_loop()
+    if runs_here(loop):
+        settle()
+    elif not call_soon_on(loop, settle):
         logger.debug("an answer came for a waiter whose event loop has been closed")
 
 
-def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> bool:
-    """Call a function on a loop, soon if called from elsewhere; return False if the loop is closed."""
-    if runs_here(loop):
-        function(*args)
-        return True
+def call_soon_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> bool:
+    """Call a function soon on a loop, from any thread; return False if the loop is closed."""
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:

@@ -18,7 +18,7 @@ from rigsync.hub.bounded import Bounded, superseding_key
 from rigsync.hub.hub import State
 from rigsync.hub.sources import Node, check_joinable, mode_of
 from rigsync.hub.timers import Timer
-from rigsync.runtime.callbacks import call_on
+from rigsync.runtime.callbacks import call_soon_on, runs_here
 from rigsync.runtime.lanes import told
 from rigsync.runtime.sources import Sources
 from rigsync.runtime.subscribing import Subscribing, check_callable, logger
@@ -217,7 +217,10 @@ class Hub(Subscribing):
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the hub's loop, if it runs: now from that loop, soon from elsewhere."""
         if self._state is State.LOOPING and self._loop:
-            call_on(self._loop, function, *args)
+            if runs_here(self._loop):
+                function(*args)
+            else:
+                call_soon_on(self._loop, function, *args)
 
     # ---------------------------------------------------------------------------------------------- other hubs
 
