@@ -39,7 +39,7 @@ from rigsync.core.peer import Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, is_pause
 from rigsync.errors import Aborted, NotRunning, PushError, RigError
 from rigsync.net.endpoint import Endpoint, stamp_clock
-from rigsync.runtime.callbacks import call_soon_on, guarded, runs_here
+from rigsync.runtime.callbacks import guarded, runs_here
 from rigsync.runtime.conditions import Arrivals, Latch
 from rigsync.runtime.hub import Hub
 
@@ -253,12 +253,16 @@ class Links:
 
     def on_loop(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the loop: now, if this is its thread, else soon."""
-        if self._loop is None:
+        loop = self._loop
+        if loop is None:
             raise NotRunning("the services were never opened")
-        if runs_here(self._loop):  # by itself, for a push goes no way back from `runtime`
+        if runs_here(loop):
             function(*args)
-        elif not call_soon_on(self._loop, function, *args):
-            raise NotRunning("the event loop of the services is closed")
+            return
+        try:
+            loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            raise NotRunning("the event loop of the services is closed") from None
 
     # ------------------------------------------------------------------------------------------------ reading
 

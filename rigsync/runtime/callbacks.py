@@ -75,17 +75,11 @@ def on_loop_of(future: asyncio.Future[Any], settle: Callable[[], object]) -> Non
     loop = future.get_loop()
     if runs_here(loop):
         settle()
-    elif not call_soon_on(loop, settle):
-        logger.debug("an answer came for a waiter whose event loop has been closed")
-
-
-def call_soon_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> bool:
-    """Call a function soon on a loop, from any thread; return False if the loop is closed."""
+        return
     try:
-        loop.call_soon_threadsafe(function, *args)
+        loop.call_soon_threadsafe(settle)
     except RuntimeError:
-        return False
-    return True
+        logger.debug("an answer came for a waiter whose event loop has been closed")
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:

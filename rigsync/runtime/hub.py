@@ -18,7 +18,7 @@ from rigsync.hub.bounded import Bounded, superseding_key
 from rigsync.hub.hub import State
 from rigsync.hub.sources import Node, check_joinable, mode_of
 from rigsync.hub.timers import Timer
-from rigsync.runtime.callbacks import call_soon_on, runs_here
+from rigsync.runtime.callbacks import runs_here
 from rigsync.runtime.lanes import told
 from rigsync.runtime.sources import Sources
 from rigsync.runtime.subscribing import Subscribing, check_callable, logger
@@ -220,7 +220,8 @@ class Hub(Subscribing):
             if runs_here(self._loop):
                 function(*args)
             else:
-                call_soon_on(self._loop, function, *args)
+                with contextlib.suppress(RuntimeError):  # closed
+                    self._loop.call_soon_threadsafe(function, *args)
 
     # ---------------------------------------------------------------------------------------------- other hubs
 
