@@ -302,9 +302,9 @@ def test_what_has_not_been_sent_is_taken_back(rigs: Lab, gate: Gate) -> None:
 def test_whom_a_push_waits_for_is_told_while_it_is_awaited(
     rigs: Lab, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rigsync.coordinator import service
+    from rigsync.coordinator import links
 
-    monkeypatch.setattr(service, "FIRST_WORD", 0.05)
+    monkeypatch.setattr(links, "FIRST_WORD", 0.05)
     rigs.rig("cameras", {"EXPINIT": gate})
 
     async def main() -> None:
@@ -322,9 +322,9 @@ def test_whom_a_push_waits_for_is_told_while_it_is_awaited(
 def test_who_begins_to_wait_late_is_told_for_whom(
     rigs: Lab, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rigsync.coordinator import service
+    from rigsync.coordinator import links
 
-    monkeypatch.setattr(service, "FIRST_WORD", 0.05)
+    monkeypatch.setattr(links, "FIRST_WORD", 0.05)
     rigs.rig("cameras", {"EXPINIT": gate})
 
     async def main() -> None:

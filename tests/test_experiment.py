@@ -22,7 +22,7 @@ from platforms import posix
 from processes import LONG, ROOT, IblutilServer, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, BusyError, ExperimentError, ExpStatus, NotRunning, RemoteError, Rig, RigFailure
-from rigsync.coordinator import service
+from rigsync.coordinator import links
 from rigsync.coordinator.failures import MOST_TRIES, FailureWatch, LateStop
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage
@@ -313,8 +313,8 @@ def test_a_push_by_itself_waits_for_all_as_ever(lab: Lab, connect: Connect, gate
 def test_whom_it_waits_for_is_told_while_it_waits(
     lab: Lab, connect: Connect, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert service.FIRST_WORD == 2.0
-    monkeypatch.setattr(service, "FIRST_WORD", 0.1)
+    assert links.FIRST_WORD == 2.0
+    monkeypatch.setattr(links, "FIRST_WORD", 0.1)
     aux = connect(lab.rig("cameras", {"EXPINIT": gate}), lab.rig("ephys"))
 
     def said() -> list[str]:
@@ -340,7 +340,7 @@ def test_whom_it_waits_for_is_told_while_it_waits(
 def test_who_waits_no_longer_is_told_no_more(
     lab: Lab, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FIRST_WORD", 0.05)
+    monkeypatch.setattr(links, "FIRST_WORD", 0.05)
     rig = lab.rig("cameras", {"EXPSTATUS": gate})
     with Auxiliaries({"cameras": rig.uri}) as aux:
         aux.push("EXPSTATUS", 0)  # nobody waits for that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from rigsync import Auxiliaries, ExpMessage, Hub, LoopStuck, NotRunning, Rig, Ti
 from rigsync.core.events import ProgressChanged
 from rigsync.hub import hub as hub_core
 from rigsync.hub.hub import State
+from rigsync.runtime.callbacks import guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,75 @@ def test_what_is_told_on_the_loop_is_told_at_once() -> None:
             assert told == [Pulse(1), Pulse(1)]
 
     run(main)
+
+
+def _press_ctrl_c(_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+async def _press_ctrl_c_soon(_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("way", ["subscriber", "coroutine", "filter", "rule", "timer"])
+def test_ctrl_c_while_a_function_of_the_program_runs_ends_the_program_and_no_event_is_lost(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Any] = []
+    loop = asyncio.SelectorEventLoop()
+    hub = Hub()
+
+    async def main() -> None:
+        await hub.start()
+        if way == "timer":
+            hub.add(Timer(0.01, make=_press_ctrl_c))
+        elif way == "filter":
+            hub.filter(lambda event: _press_ctrl_c(event) if event == Pulse(1) else None)
+        elif way == "rule":
+            hub.rule(Pulse, lambda event: guarded("waiter for a push", _press_ctrl_c, event) if event.n == 1 else None)
+        else:
+            pressed = _press_ctrl_c if way == "subscriber" else _press_ctrl_c_soon
+            hub.subscribe(Pulse, pressed, where=lambda event: event.n == 1)
+        hub.subscribe(Pulse, told.append)
+        hub.ingest(Pulse(1))
+        hub.ingest(Pulse(2))
+        await asyncio.sleep(LONG)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(main())
+        loop.run_until_complete(_end(hub))
+    finally:
+        loop.close()
+    assert told == [Pulse(1), Pulse(2)]
+    assert texts(caplog) == []
+
+
+async def _end(hub: Hub) -> None:
+    await hub.__aexit__()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def test_ctrl_c_while_a_function_of_the_program_runs_outside_of_an_event_loop_goes_on() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        guarded("on_failure", _press_ctrl_c, None)
+
+
+def test_what_a_subscriber_on_another_thread_raises_does_not_end_its_loop(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            hub.subscribe(Pulse, _interrupted)
+            hub.ingest(Pulse(1))
+            await asyncio.sleep(0)
+
+    in_thread(lambda: run(main)).result(LONG)
+    assert [text.partition(", ")[2].partition(";")[0] for text in texts(caplog)] == ["KeyboardInterrupt"]
+
+
+def _interrupted(_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_subscribe_and_its_end_and_as_a_decorator() -> None:

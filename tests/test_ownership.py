@@ -16,7 +16,7 @@ from processes import LONG, Program, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, Timing
 from rigsync.config.rigs import rigs_from
-from rigsync.coordinator.service import this_program
+from rigsync.coordinator.links import this_program
 from rigsync.core.peer import FAREWELLS
 from rigsync.net import relay
 from rigsync.net.relay import relay_before

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from live_helpers import Gate
+from live_helpers import Gate, in_thread
 from platforms import posix
 from processes import LONG, ROOT, TOKEN, FakeAlyx, RigProgram, free_port, has_ipv6, port_of, until
 
@@ -1407,3 +1407,36 @@ with subprocess.Popen([sys.executable, "-c", tell]) as telling:
 @posix
 def test_run_ends_however_often_it_is_told_to() -> None:
     subprocess.run([sys.executable, "-c", STORM], cwd=ROOT, check=True, timeout=5 * LONG)
+
+
+def test_ctrl_c_in_a_coroutine_handler_ends_the_program_and_fails_the_message() -> None:
+    rig, opened = Rig("cameras", "udp://127.0.0.1:0"), threading.Event()
+
+    @rig.on("EXPINIT")
+    async def press_ctrl_c(_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with rig:
+            opened.set()
+            await asyncio.sleep(LONG)
+
+    def push() -> Any:
+        assert opened.wait(LONG)
+        with Auxiliaries({"cameras": rig.uri}) as aux:
+            return aux.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True)
+
+    pushed = in_thread(push)
+    loop = asyncio.SelectorEventLoop()
+    serving = loop.create_task(main())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(serving)
+        outcome = pushed.result(LONG)
+    finally:
+        serving.cancel()
+        loop.run_until_complete(asyncio.wait({serving}))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    assert isinstance(outcome, PushError)
+    assert "KeyboardInterrupt" in str(outcome)

@@ -26,6 +26,7 @@ from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.remote_rig import RemoteRig
 from rigsync.coordinator.results import PushResult, draw_request_time
 from rigsync.coordinator.service import RigServices
+from rigsync.coordinator.view import RigView
 from rigsync.core import events, messages
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage, ExpStatus
@@ -776,7 +777,7 @@ def test_answer_is_not_missed_wherever_the_other_thread_stands(who: str) -> None
                 until(lambda: others[0].done() or (who == "deliver" and any(rig._callbacks.values())))
             return stop
 
-        rig.note_confirmed(ExpMessage.EXPINFO)
+        rig._asked.add(ExpMessage.EXPINFO)
         in_the_end = threading.Timer(0.3, lambda: others or deliver())
         if who == "on_event":
             in_the_end.start()
@@ -821,6 +822,55 @@ def test_several_tasks_ask_for_different_things(serve: Serve) -> None:
             status, info, *_ = await asyncio.gather(*asked)
             assert status == [0]
             assert info[1]["status"] == 0
+
+    run(main())
+
+
+def test_a_rig_tells_what_its_view_tells_and_so_does_a_ping(serve: Serve) -> None:
+    async def main() -> None:
+        async with opened([serve("cameras")]) as services:
+            rig = services["cameras"]
+            await came_true(lambda: rig.state is events.LinkState.ALIVE and rig.rig_status is not None)
+            await rig.init({"exp_ref": REFERENCE})
+            await came_true(lambda: rig.exp_ref is not None and rig.owner is not None)
+            replies: list[Any] = []
+            services.ping("cameras", LONG, replies.append)
+            await came_true(lambda: bool(replies))
+            view, (reply,) = rig.view, replies
+            assert isinstance(view, RigView)
+            assert (view.rig, view.link, view.status) == ("cameras", rig.state, rig.rig_status)
+            names = ["dialect", "exp_ref", "version", "owner"]
+            assert [getattr(rig, name) for name in names] == [getattr(reply, name) for name in names]
+            assert (reply.rig, reply.status) == (view.rig, view.status and view.status.name)
+        closed = rig.view
+        assert (rig.reason, rig.dialect, rig.clock, rig.progress, rig.streams) == (
+            closed.reason,
+            "unknown",
+            None,
+            {},
+            {},
+        )
+        assert closed.reason == "the services are not open"
+        assert type(rig).rig_status.__doc__
+
+    run(main())
+
+
+def test_what_is_announced_is_filed_and_rules_come_before_subscribers(serve: Serve) -> None:
+    async def main() -> None:
+        told: list[tuple[str, bool, bool]] = []
+        async with opened([serve("cameras")]) as services:
+
+            def note(event: events.PushCompleted) -> None:
+                is_filed = event.request_time in services.log
+                told.append((type(event).__name__, is_filed, services.response_received.is_set()))
+
+            services.response_received.mark()
+            services.hub.subscribe(events.PushCompleted, note)
+            assert services.connected.is_set()
+            await services.status(0)
+        assert told == [("PushCompleted", True, True)]
+        assert not services.connected.is_set()
 
     run(main())
 

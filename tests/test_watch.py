@@ -653,7 +653,9 @@ def test_a_message_that_was_not_run_is_not_shown_as_if_it_were(
     serve: Callable[..., Any], connect: Callable[..., Any], error: str, outcome: str
 ) -> None:
     aux = connect(serve("cameras"))
-    aux._lab._views._note_notice(Notice("cameras", "log", "message", {"message": "EXPEND", "error": error}, False))
+    aux._lab.services._views._note_notice(
+        Notice("cameras", "log", "message", {"message": "EXPEND", "error": error}, False)
+    )
     shown = aux.view("cameras")
     assert shown.last_message
     assert shown.last_message.text == f"EXPEND {outcome}"

@@ -149,6 +149,9 @@ SHOWN_BY = {
     "a callback of your own raises": [
         "tests/test_auxiliaries.py::test_callback_that_raises_is_logged_by_name_and_harms_nobody",
     ],
+    "Ctrl-C comes while a callback of your own runs on the main thread's event loop": [
+        "tests/test_hub.py::test_ctrl_c_while_a_function_of_the_program_runs_ends_the_program_and_no_event_is_lost",
+    ],
     "your program itself stands still: stopped, asleep with its PC, in a debugger": [
         "tests/test_links.py::test_a_program_that_stands_still_itself_does_not_take_its_rigs_for_lost",
         "tests/core/test_peer.py::test_an_answer_that_has_come_while_this_program_stood_still_counts",

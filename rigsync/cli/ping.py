@@ -178,13 +178,10 @@ class Tally:
     def document(self) -> dict[str, Any]:
         """Return the tally for JSON, times in milliseconds."""
         times, last = self.round_trip, self._last
+        told = ("dialect", "version", "status", "exp_ref", "owner")
         return {
             "address": self.address,
-            "dialect": last.dialect if last else None,
-            "version": last.version if last else None,
-            "status": last.status if last else None,
-            "exp_ref": last.exp_ref if last else None,
-            "owner": last.owner if last else None,
+            **{name: getattr(last, name) if last else None for name in told},
             "sent": self.settled,
             "received": self.received,
             "loss": self.loss,

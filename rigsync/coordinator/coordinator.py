@@ -23,7 +23,7 @@ from rigsync.coordinator.push import Push
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import PingReply, ResultLog
 from rigsync.coordinator.service import RigServices
-from rigsync.coordinator.view import RigView, Views
+from rigsync.coordinator.view import RigView
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose
 from rigsync.core.enums import ExpMessage
@@ -111,7 +111,6 @@ class Coordinator:
         self._leave_running = leave_running
         self._reports = Reports(self.hub)
         self._started = Started(self.hub)
-        self._views = Views(self.hub.rule)
         self.services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
         """The rigs by name, with the members of iblutil's `Services`."""
         self.log = self.services.log
@@ -290,12 +289,12 @@ class Coordinator:
         UnknownRig, ValueError, TypeError
             No rig, or more than one, is meant.
         """
-        return self._views.of(self.services[self.rigs.only(rig)])
+        return self.services.view(self.rigs.only(rig))
 
     @property
     def views(self) -> dict[str, RigView]:
         """How each rig is now, by name, in their order."""
-        return {name: self._views.of(rig) for name, rig in self.services.items()}
+        return {name: self.services.view(name) for name in self.services}
 
     @overload
     def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]: ...

@@ -5,51 +5,57 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rigsync.coordinator.faces import Faced
+from rigsync.coordinator.links import Links
+from rigsync.coordinator.results import PushResult
+from rigsync.coordinator.view import RigView, read_of
 from rigsync.core.arguments import compose, encode, validate_event
-from rigsync.core.board import Progress
-from rigsync.core.clock import ClockEstimate
-from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
+from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage
 from rigsync.core.events import LinkState
 from rigsync.core.legacy import NULL_MESSAGE
 from rigsync.core.messages import Message, Verb
 from rigsync.core.peer import Peer
 from rigsync.core.rigs import RigConfig, Room
-from rigsync.errors import RigError
+from rigsync.errors import PushError, RigError
 from rigsync.runtime.callbacks import guarded, on_loop_of, resolve_future
 
-if TYPE_CHECKING:
-    from rigsync.coordinator.service import RigServices
+
+def _known(field: str, meaning: str) -> Any:
+    """Return a property that reads one field of the rig's `view`, without the others."""
+    return property(lambda rig: read_of(rig.peer, field), doc=meaning)
 
 
 class RemoteRig(Faced):
     """One rig, over the rigsync core, with the members of iblutil's `Communicator`.
 
-    The coroutines may be awaited on any event loop. For `isinstance`, it is a `Communicator` where iblutil is loaded.
+    The coroutines may be awaited on any event loop. The verbs `init`, `start`, `stop`, `status`, `info`, `cleanup` and
+    `alyx` send their message as `confirmed_send` does, whose errors they raise; `addr` is the rig's address, if at all.
+    For `isinstance`, it is a `Communicator` where iblutil is loaded.
 
     Parameters
     ----------
     config : RigConfig
         The rig.
-    services : RigServices
-        Which it is one of.
+    links : Links
+        The links to all rigs, of which it has one.
     """
 
     __version__ = PROTOCOL_VERSION
 
-    def __init__(self, config: RigConfig, services: RigServices):
-        self.config, self._services = config, services
+    def __init__(self, config: RigConfig, links: Links):
+        self.config, self._links = config, links
         self.name, self.server_uri = config.name, str(config.address)
         self.logger = logging.getLogger(f"rigsync.rig.{config.name}")
         events = (NULL_MESSAGE, *ExpMessage.__members__.values())
-        # Callers are on any thread. All three are changed in single steps, without a lock: a signal handler may
+        # Callers are on any thread. All are changed in single steps, without a lock: a signal handler may
         # interrupt a caller, and wait for the service thread, which delivers.
-        self._callbacks: dict[ExpMessage, list[_Callback]] = {event: [] for event in events}
-        self._asked: set[ExpMessage] = set()
+        self._callbacks: dict[Verb, list[_Callback]] = {event: [] for event in events}
+        self._confirming: dict[float, tuple[Verb, asyncio.Future[None]]] = {}
+        """By request time, what `confirmed_send` has sent and the rig has not confirmed."""
+        self._asked: set[Verb] = set()
         """What the rig has confirmed to a `confirmed_send`, and has not answered."""
         self._unclaimed: dict[Verb, tuple[list[Any], tuple[Any, ...]] | RigError] = {}
 
@@ -74,7 +80,7 @@ class RemoteRig(Faced):
     @property
     def is_connected(self) -> bool:
         """Whether the services are open, as iblutil has it; whether the rig is there, `is_alive` says."""
-        return self._services.is_open
+        return self._links.is_open
 
     @property
     def is_alive(self) -> bool:
@@ -82,180 +88,56 @@ class RemoteRig(Faced):
         return self.state in (LinkState.ALIVE, LinkState.SUSPECT)
 
     @property
-    def state(self) -> LinkState:
-        """State of the link."""
-        peer = self.peer
-        return peer.state if peer else LinkState.UNKNOWN
-
-    @property
-    def reason(self) -> str:
-        """What the state of the link rests on, in words."""
-        peer = self.peer
-        return peer.reason if peer else "the services are not open"
-
-    @property
-    def dialect(self) -> str:
-        """``rigsync``, ``iblutil`` or ``unknown``."""
-        peer = self.peer
-        return peer.dialect.value if peer else "unknown"
-
-    @property
-    def clock(self) -> ClockEstimate | None:
-        """How the rig's clock stands to this computer's; None before it is known, and for iblutil rigs."""
-        peer = self.peer
-        return peer.clock if peer else None
-
-    @property
-    def round_trip(self) -> float | None:
-        """Smoothed round trip in seconds; None before the first."""
-        peer = self.peer
-        return peer.round_trip if peer else None
-
-    @property
-    def loss(self) -> float | None:
-        """Share of the newest probes that were lost, from 0 to 1; None before it can be told."""
-        peer = self.peer
-        return peer.loss(time.monotonic()) if peer else None
-
-    @property
-    def rig_status(self) -> ExpStatus | None:
-        """Where in its life cycle the rig is, as it said last; None of an iblutil rig, which does not say."""
-        peer = self.peer
-        return peer.process.status if peer else None
-
-    @property
-    def exp_ref(self) -> str | None:
-        """Reference of the rig's experiment, as it said last."""
-        peer = self.peer
-        return peer.process.exp_ref if peer else None
-
-    @property
-    def version(self) -> str | None:
-        """Version of rigsync on the rig."""
-        peer = self.peer
-        return peer.process.version if peer else None
-
-    @property
-    def owner(self) -> str | None:
-        """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
-        peer = self.peer
-        return peer.process.owner if peer else None
-
-    @property
-    def progress(self) -> dict[str, Progress]:
-        """How far things on the rig are, by item: a copy of what it said last, from any thread."""
-        peer = self.peer
-        return peer.board.progress if peer else {}
-
-    @property
-    def streams(self) -> dict[str, dict[str, Any]]:
-        """What the rig says of each of its streams, by the stream's name: a copy, from any thread."""
-        peer = self.peer
-        return peer.board.streams if peer else {}
-
-    @property
     def peer(self) -> Peer | None:
         """The core's view of this rig; None until the services are open. For reading only."""
-        return self._services.peer(self.name)
+        return self._links.peer(self.name)
+
+    @property
+    def view(self) -> RigView:
+        """How the rig is now, in one piece; each property below reads a field of it. Safe to read from any thread."""
+        return self._links.view(self.name)
+
+    state = _known("link", "The `LinkState`: whether the rig answers.")
+    reason = _known("reason", "What the state of the link rests on, in words.")
+    dialect = _known("dialect", "``rigsync``, ``iblutil`` or ``unknown``.")
+    clock = _known(
+        "clock", "How the rig's clock stands to this computer's; None before it is known, and of iblutil rigs."
+    )
+    round_trip = _known("round_trip", "Smoothed round trip in seconds; None before the first.")
+    loss = _known("loss", "Share of the newest probes that were lost, from 0 to 1; None before it can be told.")
+    rig_status = _known("status", "The rig's `ExpStatus`, as it said last; None of an iblutil rig, which does not say.")
+    exp_ref = _known("exp_ref", "Reference of the rig's experiment, as it said last.")
+    version = _known("version", "Version of rigsync on the rig.")
+    owner = _known("owner", "Host of the coordinator that is in charge of the rig's experiment; None without one.")
+    progress = _known("progress", "How far things on the rig are, by item.")
+    streams = _known("streams", "What the rig says of each of its streams, by the stream's name.")
 
     async def init(self, data: Any = None, addr: Any = None) -> None:
-        """Send EXPINIT; return when the rig has confirmed that it has it.
-
-        Parameters
-        ----------
-        data : object
-            What the rig is to know.
-        addr : (str, int), optional
-            The rig's address, if at all: here and in the other verbs for iblutil's sake.
-
-        Raises
-        ------
-        RigError
-            The rig did not confirm it; here and in the other verbs.
-        """
+        """Send EXPINIT; `data` is what the rig is to know, here and in the other verbs."""
         await self.confirmed_send((ExpMessage.EXPINIT, data), addr)
 
     async def start(self, exp_ref: Any, data: Any = None, addr: Any = None) -> None:
-        """Send EXPSTART; return when the rig has confirmed that it has it.
-
-        Parameters
-        ----------
-        exp_ref : str or dict
-            The experiment, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence`` and ``subject``.
-        data : object
-            What else the rig is to know.
-        addr : (str, int), optional
-            As for `init`.
-        """
+        """Send EXPSTART with a reference, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence``, ``subject``."""
         await self.confirmed_send((ExpMessage.EXPSTART, exp_ref, data), addr)
 
     async def stop(self, data: Any = None, immediately: bool = False, addr: Any = None) -> None:
-        """Send EXPEND, or EXPINTERRUPT; return when the rig has confirmed that it has it.
-
-        Parameters
-        ----------
-        data : object
-            What the rig is to know, for instance the error that interrupts.
-        immediately : bool
-            Whether to interrupt.
-        addr : (str, int), optional
-            As for `init`.
-        """
+        """Send EXPEND, or EXPINTERRUPT if `immediately`."""
         await self.confirmed_send((ExpMessage.EXPINTERRUPT if immediately else ExpMessage.EXPEND, data), addr)
 
     async def status(self, status: Any, addr: Any = None) -> None:
-        """Send EXPSTATUS; return when the rig has confirmed that it has it.
-
-        Parameters
-        ----------
-        status : ExpStatus, str or int
-            The status of this computer.
-        addr : (str, int), optional
-            As for `init`.
-        """
+        """Send EXPSTATUS with the status of this computer, an `ExpStatus`, its name or number."""
         await self.confirmed_send((ExpMessage.EXPSTATUS, status), addr)
 
     async def info(self, status: Any, data: Any = None, addr: Any = None) -> None:
-        """Send EXPINFO; return when the rig has confirmed that it has it.
-
-        Parameters
-        ----------
-        status : ExpStatus, str or int
-            The status of this computer.
-        data : object
-            What this computer says of itself.
-        addr : (str, int), optional
-            As for `init`.
-        """
+        """Send EXPINFO with the status of this computer, and what it says of itself."""
         await self.confirmed_send((ExpMessage.EXPINFO, status, data), addr)
 
     async def cleanup(self, data: Any = None, addr: Any = None) -> None:
-        """Send EXPCLEANUP; return when the rig has confirmed that it has it.
-
-        Parameters
-        ----------
-        data : object
-            What the rig is to know.
-        addr : (str, int), optional
-            As for `init`.
-        """
+        """Send EXPCLEANUP."""
         await self.confirmed_send((ExpMessage.EXPCLEANUP, data), addr)
 
     async def alyx(self, alyx: Any = None, addr: Any = None) -> Any:
-        """Send an Alyx token, or ask for one.
-
-        Parameters
-        ----------
-        alyx : object, optional
-            An Alyx client, whose token is sent if it is logged in. None asks the rig for one.
-        addr : (str, int), optional
-            As for `init`.
-
-        Returns
-        -------
-        list or None
-            Address and token from the rig where `alyx` is None or not logged in.
-        """
+        """Send the token of an Alyx client that is logged in, or ask the rig for its own: address and token."""
         message = compose(ExpMessage.ALYX, alyx, room=self.config.room)
         await self.confirmed_send((ExpMessage.ALYX, alyx), addr)
         if not message.asks_token:
@@ -290,27 +172,24 @@ class RemoteRig(Faced):
         self._check_address(addr)
         message = message_of(data, self.config.room)
         self._unclaimed.pop(message.event, None)
-        confirmed = asyncio.get_running_loop().create_future()
-        self._services.send_confirmed(message, self.name, timeout, confirmed)
+        order = self._links.order(message, [self.name], timeout=timeout, confirm=True)
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: PushResult | PushError) -> None:
+            failure = outcome.failed.get(self.name)
+            if self._confirming.pop(order.request_time, None):
+                resolve_future(confirmed, failure)
+            elif failure:
+                self.deliver_failure(failure, message.event)
+
+        self._confirming[order.request_time] = message.event, confirmed
+        self._links.push(order, done)
         await confirmed
 
     def send(self, data: Any, addr: Any = None) -> None:
-        """Send a message without waiting for anything.
-
-        Parameters
-        ----------
-        data : sequence, str or bytes
-            ``[event, *args]``, or its JSON text.
-        addr : (str, int), optional
-            The rig's address, if at all.
-
-        Raises
-        ------
-        TypeError, ValueError, NotRunning
-            As for `confirmed_send`.
-        """
+        """Send a message without waiting for anything; parameters and errors are those of `confirmed_send`."""
         self._check_address(addr)
-        self._services.push(self._services.order(message_of(data, self.config.room), [self.name]))
+        self._links.push(self._links.order(message_of(data, self.config.room), [self.name]))
 
     async def on_event(self, event: Any) -> Any:
         """Wait for a message from the rig; the answer to the last `confirmed_send` of it is not missed by coming late.
@@ -377,26 +256,14 @@ class RemoteRig(Faced):
         return assigned
 
     def clear_callbacks(self, event: Any, callback: Any = None, cancel_futures: bool = True) -> int:
-        """Remove the callbacks of a message, or one of them.
+        """Remove the callbacks of a message, or of several joined by ``|``, or one of them; return how many that were.
 
         Parameters
         ----------
-        event : str, int or ExpMessage
-            The message, or several joined by ``|``.
-        callback : callable or asyncio.Future, optional
-            The one to remove; all by default.
+        event, callback
+            As for `assign_callback`; by default all callbacks.
         cancel_futures : bool
             Whether to cancel the futures among them.
-
-        Returns
-        -------
-        int
-            How many were removed.
-
-        Raises
-        ------
-        TypeError, ValueError
-            No such message.
         """
         wanted = callback and identity(callback)
         removed = []
@@ -430,9 +297,12 @@ class RemoteRig(Faced):
             warnings.warn("what has been received is no JSON", stacklevel=2)
             return data.decode()
 
-    def note_confirmed(self, event: ExpMessage) -> None:
+    def note_received(self, request_time: float) -> None:
         """Take note that the rig has a message of `confirmed_send`, and may answer it; for `RigServices`."""
-        self._asked.add(event)
+        if confirming := self._confirming.pop(request_time, None):
+            event, confirmed = confirming
+            self._asked.add(event)
+            resolve_future(confirmed, None)
 
     def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...]) -> None:
         """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
@@ -446,14 +316,14 @@ class RemoteRig(Faced):
             else:
                 guarded(f"callback for {event.name or 'errors'} from {self.name}", entry.callback, *content)
 
-    def deliver_failure(self, error: RigError, event: ExpMessage | None = None) -> None:
+    def deliver_failure(self, error: RigError, event: Verb | None = None) -> None:
         """Tell who waits for the answer to a message, of any by default, that there is none; for `RigServices`."""
         for asked in list(self._asked) if event is None else [event] if event in self._asked else []:
             for entry in self._claim(asked, error):
                 if entry.is_future:
                     resolve_future(entry.callback, error)
 
-    def _claim(self, event: ExpMessage, outcome: Any) -> list[_Callback]:
+    def _claim(self, event: Verb, outcome: Any) -> list[_Callback]:
         """Return an event's callbacks; keep the outcome of what was asked for `on_event` where no future waits."""
         is_asked = event in self._asked
         if is_asked:  # before it looks for futures: `on_event` makes one, and then looks for this
@@ -473,7 +343,7 @@ class RemoteRig(Faced):
             self._unclaimed.pop(event, None)
         return claimed
 
-    def _remove(self, event: ExpMessage, entry: _Callback) -> bool:
+    def _remove(self, event: Verb, entry: _Callback) -> bool:
         try:
             self._callbacks[event].remove(entry)
         except ValueError:
@@ -481,7 +351,7 @@ class RemoteRig(Faced):
         return True
 
     def _check_address(self, addr: Any) -> None:
-        if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._services.address(self.name)):
+        if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._links.address(self.name)):
             raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
 
 
@@ -503,20 +373,7 @@ class _Callback:
 
 
 def message_of(data: Any, room: Room) -> Message:
-    """Return a message in the form that iblutil's `confirmed_send` takes, encoded.
-
-    Parameters
-    ----------
-    data : sequence, str or bytes
-        ``[event, *args]``, or its JSON text.
-    room : Room
-        How large it may become.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is no message; see `compose`.
-    """
+    """Return a message in the form that iblutil's `confirmed_send` takes, encoded; errors are those of `compose`."""
     if isinstance(data, (str, bytes, bytearray)):
         data = json.loads(data)
     if not isinstance(data, (list, tuple)) or not data:

@@ -1,466 +1,78 @@
-"""The coordinator on an event loop, over the rigsync core, with the members of iblutil's `Services`."""
+"""All rigs by name, with the members of iblutil's `Services`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import math
-import os
-import secrets
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import UserDict
+from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import dataclass
-from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from rigsync._text import one_line
 from rigsync.config.rigs import Rigs, checked_timeout
-from rigsync.coordinator.pings import Pings
-from rigsync.coordinator.remote_rig import RemoteRig
-from rigsync.coordinator.results import PingReply, PushResult, ResultLog, draw_request_time
-from rigsync.coordinator.rules import LogRules
-from rigsync.coordinator.verbs import Verbs
-from rigsync.coordinator.ways import Ways
-from rigsync.core.arguments import compose_command
-from rigsync.core.enums import ExpMessage
+from rigsync.coordinator.faces import Faced
+from rigsync.coordinator.links import Links
+from rigsync.coordinator.remote_rig import RemoteRig, identity, message_of
+from rigsync.coordinator.results import PushResult
+from rigsync.core.arguments import compose, compose_command
+from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage
 from rigsync.core.events import (
-    CoordinatorClosed,
-    CoordinatorOpened,
     Dialect,
-    Event,
     LinkChanged,
     LinkState,
     MessageReceived,
-    ProbeAnswered,
     PushCompleted,
-    PushDecided,
     RemoteComplaint,
     RequestReceived,
 )
-from rigsync.core.fanout import Fanout
 from rigsync.core.legacy import NULL_MESSAGE
-from rigsync.core.lifecycle import ENDS
-from rigsync.core.messages import Command, Message, Verb
-from rigsync.core.orders import Order
-from rigsync.core.peer import Peer
-from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, is_pause
-from rigsync.errors import (
-    Aborted,
-    NotRunning,
-    PushError,
-    RemoteError,
-    RigError,
-    RigLost,
-)
-from rigsync.net.endpoint import Endpoint, stamp_clock
-from rigsync.runtime.callbacks import guarded, resolve_future, runs_here
-from rigsync.runtime.conditions import Arrivals, Latch
-from rigsync.runtime.hub import Hub
-
-wait_logger = logging.getLogger("rigsync.wait")
-
-Outcome = PushResult | PushError
-
-FIRST_WORD = 2.0
-"""Seconds of waiting for a push after which it is said for whom; then again whenever it has lasted twice as long."""
-LONGEST_SCRIPT = 40
-"""Characters of a script's name that rigs are told."""
-
-_STARTED = time.strftime("%H:%M:%S")
-"""When this program began with rigsync."""
+from rigsync.core.messages import Command, Message
+from rigsync.errors import PushError, RemoteError, RigError, RigLost
+from rigsync.runtime.callbacks import name_of, resolve_future
 
 
-def this_program() -> str:
-    """Return which program this is: the name of its script, and never its arguments, which may hold secrets."""
-    path = next(iter(getattr(sys, "argv", ())), "")
-    if os.path.basename(path) == "__main__.py":  # of a package
-        path = os.path.dirname(path)
-    name = os.path.basename(path)
-    shown = "python" if name in ("", "-c") else one_line(name)[:LONGEST_SCRIPT]
-    return f"{shown}, pid {os.getpid()}, started {_STARTED}"
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A push that is not completed."""
-
-    event: Verb
-    done: Callable[[Outcome], object]
-    confirmation: asyncio.Future[None] | None
-    is_waited_for: Callable[[], bool] | None
-    """Whether somebody still waits for it, who is to be told for whom."""
-    confirmed: bool = False
-    size: int = 0
-    """Bytes of the answers so far."""
-    telling: asyncio.TimerHandle | None = None
-
-
-def _ignore(_: object) -> None:
-    """Ignore an outcome: the log has it."""
-
-
-class RigServices(Verbs):
+class RigServices(Faced, Links, UserDict[str, RemoteRig]):
     """All rigs of a configuration by name, over the rigsync core, with the members of iblutil's `Services`.
 
     A map that cannot be changed. The verbs `init`, `start`, `stop`, `status`, `info`, `cleanup` and `alyx` are
-    coroutines that return a dict of rig name to answer. For `isinstance`, it is a `Services` where iblutil is loaded.
+    coroutines that send their message to all rigs, and return a dict of rig name to answer. With ``concurrent=False``
+    each rig gets it when the one before has answered; `stop` and `cleanup` then begin with the last rig. For
+    `isinstance`, it is a `Services` where iblutil is loaded.
 
     Parameters
     ----------
     rigs : Rigs
         The configuration.
-    log : ResultLog, optional
-        Where outcomes are filed.
-    hub : Hub, optional
-        Where events are told, while it runs; by default one of its own, which runs while the services are open.
-    pause : callable, optional
-        Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
+    **options
+        ``log``, ``hub`` and ``pause``, as for `Links`.
+
+    Raises
+    ------
+    PushError
+        By the verbs: some rig failed; a `TimeoutError` too where all failures are time-outs. `Aborted` stands for each
+        rig without an answer where the services were closed meanwhile.
+    NotRunning
+        By the verbs: the services are not open.
     """
 
-    def __init__(
-        self,
-        rigs: Rigs,
-        *,
-        log: ResultLog | None = None,
-        hub: Hub | None = None,
-        pause: Callable[[], float] = lambda: PAUSE,
-    ):
-        super().__init__()
+    __version__ = PROTOCOL_VERSION
+
+    def __init__(self, rigs: Rigs, **options: Any):
+        Links.__init__(self, rigs, **options)
         by_name = {name: RemoteRig(config, self) for name, config in rigs.rigs.items()}
         self.data = MappingProxyType(by_name)  # type: ignore[assignment] # so that nobody adds or takes one
-        self._timeout: float | None = None  # each rig's own, unless somebody sets one for all
-        self._rigs = rigs
-        self.log = ResultLog() if log is None else log
-        self.connected = Latch()
-        """Set while the services are open."""
-        self.response_received = Arrivals()
-        """Announced at each completed push."""
-        self.hub = Hub("services", owner="RigServices") if hub is None else hub
-        self._has_own_hub = hub is None
-        self._pause = pause
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._opening = self._closing = False
-        self._fanout: Fanout
-        self._endpoint: Endpoint | None = None
-        self._pending: dict[float, _Pending] = {}
-        self._ways = Ways(rigs, self.hub)
-        self._pings = Pings(self.hub, self._ping_reply, lambda rig: str(rigs.rigs[rig].address))
-        self._settling: dict[float, tuple[_Pending | None, Outcome]] = {}
-        """Pushes that are completed, and of which subscribers are being told; then who waits is."""
-        self._make_rules()
-
-    # --------------------------------------------------------------------------------------------- life cycle
-
-    async def open(self) -> None:
-        """Look up the rigs' addresses, open the sockets, and begin to probe, on the running event loop.
-
-        Raises
-        ------
-        ConfigError
-            A name that does not resolve, or two rigs at one address that may not share it; names the rig.
-        RigsyncError
-            The system gives no more sockets.
-        RuntimeError
-            They are open.
-        NotRunning
-            They were closed meanwhile.
-        """
-        if self.is_open or self._opening:
-            raise RuntimeError("the services are open already")
-        self._opening, self._closing = True, False
-        self._loop = asyncio.get_running_loop()
-        if before := self._endpoint:  # its event loop was closed, and they were not
-            self._endpoint = None
-            self._fanout.abandon()
-        left = self._fanout.take_events() if before else ()
-        try:
-            self._endpoint = await self._connect()
-        finally:
-            self._opening = False
-        if self._has_own_hub:
-            self.hub.begin()
-        for event in left:
-            self.hub.ingest(event)
-        if self._closing:
-            self.close()
-            raise NotRunning("the services were closed while they were being opened")
-        self._fanout.connect(self._endpoint.now())
-        self._endpoint.pump()
-        self.hub.ingest(CoordinatorOpened(list(self.data)))
-
-    async def _connect(self) -> Endpoint:
-        found = await self._ways.look_up()
-        fanout = Fanout(
-            self._rigs.rigs, self._rigs.timing, secrets.token_hex(8), stamp_clock(), Random(), this_program()
-        )
-        self._ways.share(fanout)
-        endpoint = Endpoint(fanout, self.hub.ingest, fanout.report_refusal, fanout.report_life)
-        try:
-            await self._ways.open(endpoint, found)
-        except BaseException:
-            endpoint.close()
-            raise
-        self._fanout = fanout
-        return endpoint
-
-    @property
-    def is_open(self) -> bool:
-        """Whether messages can be pushed."""
-        return self._endpoint is not None and self._loop is not None and not self._loop.is_closed()
-
-    @property
-    def is_opening(self) -> bool:
-        """Whether `open` is under way."""
-        return self._opening
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether the caller runs on the event loop on which they were opened."""
-        return self._loop is not None and runs_here(self._loop)
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there are rigs and the services are open, as iblutil has it."""
-        return bool(self.data) and self.is_open
-
-    @property
-    def all_alive(self) -> bool:
-        """Whether there are rigs and every one has answered lately: its link is alive or suspect."""
-        return self.is_open and self._fanout.all_alive
-
-    def close(self) -> None:
-        """Say goodbye to the rigs, close the sockets, and settle what is outstanding; soon, if not on the loop."""
-        with contextlib.suppress(NotRunning):  # never opened, or closed with its loop
-            self.on_loop(self._close)
-
-    def say_goodbye(self) -> None:
-        """Tell the rigs that this program is ending, and no more; soon, if not on the loop.
-
-        Raises
-        ------
-        NotRunning
-            Never opened, or the event loop is closed.
-        """
-        self.on_loop(self._say_goodbye)
-
-    def _say_goodbye(self) -> None:
-        if self._endpoint:
-            self._fanout.say_goodbye()
-            self._endpoint.pump()
+        self.hub.rule(MessageReceived, self._deliver)
+        self.hub.rule(RequestReceived, lambda event: self[event.rig].note_received(event.request_time))
+        self.hub.rule(RemoteComplaint, self._note_complaint)
+        self.hub.rule(LinkChanged, self._note_link)
+        self.hub.rule(PushCompleted, self._note_errors)
 
     def _close(self) -> None:
-        self._closing = True
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is None:
-            return
-        self._ways.close()
-        self._fanout.say_goodbye()
-        self._fanout.abandon()
-        endpoint.close()  # which tells what became of the pushes that are outstanding
-        self._pings.close()
-        with contextlib.suppress(NotRunning):  # a hub that has ended before
-            self.hub.ingest(CoordinatorClosed())
+        super()._close()
         for rig in self.values():
             rig.close()
-        if self._has_own_hub:
-            self.hub.end()
 
-    def on_loop(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function on the loop: now, if this is its thread, else soon."""
-        loop = self._loop
-        if loop is None:
-            raise NotRunning("the services were never opened")
-        if runs_here(loop):
-            function(*args)
-            return
-        try:
-            loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            raise NotRunning("the event loop of the services is closed") from None
-
-    # ------------------------------------------------------------------------------------------------ reading
-
-    @property
-    def timeout(self) -> float:
-        """Seconds allowed for answers; each rig's own until one is set here for all, 0 or None for no limit."""
-        if self._timeout is not None:
-            return self._timeout
-        return max((rig.config.timeout for rig in self.values()), default=10.0)
-
-    @timeout.setter
-    def timeout(self, seconds: float | None) -> None:
-        self._timeout = seconds or 0.0
-
-    def longest(self, timeout: float | None) -> float:
-        """Return the seconds within which a push with this timeout is settled."""
-        pauses = [self._pause(), *(rig.config.pause or 0.0 for rig in self.values())]
-        waiting = 2 + len(self._pending)  # what is outstanding has its pauses before
-        return (timeout if timeout is not None else self.timeout or math.inf) + waiting * max(pauses)
-
-    def peer(self, name: str) -> Peer | None:
-        """Return the core's view of a rig; None until open."""
-        return self._fanout.peers[name] if self._endpoint else None
-
-    def address(self, name: str) -> tuple[Any, ...]:
-        """Return the socket address to which the rig's name resolved, as host and port."""
-        return self._ways.address(name)
-
-    # ------------------------------------------------------------------------------------------------ sending
-
-    def order(
-        self,
-        message: Message,
-        rigs: Iterable[str] | None = None,
-        timeout: float | None = None,
-        delay: float | None = None,
-        patience: float = 0.0,
-        *,
-        all_or_none: bool = False,
-        confirm: bool = False,
-        request_time: float | None = None,
-    ) -> Order:
-        """Make an order for `push`, from any thread.
-
-        Parameters
-        ----------
-        message : Message
-            Composed by `rigsync.core.arguments.compose`.
-        rigs : iterable of str, optional
-            Names; all by default.
-        timeout : float, optional
-            Seconds, instead of each rig's own.
-        delay : float, optional
-            Seconds from now until the one instant at which all rigs are to act.
-        patience, all_or_none, confirm
-            As for `rigsync.core.orders.Order`.
-        request_time : float, optional
-            From `draw_request_time`; by default a new one.
-
-        Raises
-        ------
-        NotRunning
-            The services are not open.
-        UnknownRig
-            A name that none of the rigs has.
-        PayloadTooLarge
-            The message is too large for one of them.
-        ValueError
-            `refresh_rate` is no pause.
-        """
-        endpoint = self._endpoint
-        if endpoint is None:
-            raise NotRunning("the services are not open: never opened, or closed")
-        names = None if rigs is None else self._rigs.matching(rigs)
-        self._rigs.room(names).check(message.size, message.body)
-        if timeout is None and self._timeout is not None:
-            timeout = self._timeout or math.inf
-        pause = self._pause()
-        if not is_pause(pause):
-            raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
-        act_at = None if delay is None else endpoint.now() + delay
-        drawn = draw_request_time() if request_time is None else request_time
-        return Order(message, drawn, names, timeout, act_at, patience, pause, all_or_none, confirm)
-
-    def push(
-        self,
-        order: Order,
-        done: Callable[[Outcome], object] = _ignore,
-        confirmation: asyncio.Future[None] | None = None,
-        is_waited_for: Callable[[], bool] | None = None,
-    ) -> None:
-        """Send a message, from any thread; `done` is called on the loop's thread with what became of it.
-
-        Parameters
-        ----------
-        order : Order
-            What to send, and to whom.
-        done : callable, optional
-            Called with a `PushResult` or a `PushError`. An order for all or none calls it as soon as it is certain to
-            have failed, with the `PushError` of those that have answered or failed by then; and once more when all
-            have.
-        confirmation : asyncio.Future, optional
-            Resolved when the one rig of an order that asks for it confirms that it has the message.
-        is_waited_for : callable, optional
-            Tells whether somebody still waits for it; while it does, the log says for which rigs, and for how long.
-        """
-        pending = _Pending(order.message.event, done, confirmation, is_waited_for)
-        try:
-            self.on_loop(self._push, order, pending)
-        except NotRunning:  # closed since the order was made
-            guarded("waiter for a push", done, self.abort(order))
-
-    def abort(self, order: Order) -> Outcome:
-        """Return, and file, the outcome of a push that no rig will answer: this program has closed. From any thread."""
-        name = order.message.event.name
-        names = self.data if order.rigs is None else order.rigs
-        failures = {rig: Aborted(rig, f"this program closed before {name} was answered") for rig in names}
-        outcome = PushResult(name, order.request_time, {}, failures).as_outcome()
-        self.log.file(order.request_time, outcome)
-        self.response_received.announce()
-        return outcome
-
-    def _push(self, order: Order, pending: _Pending) -> None:
-        endpoint = self._endpoint
-        if endpoint is None:
-            guarded("waiter for a push", pending.done, self.abort(order))
-            return
-        self._pending[order.request_time] = pending
-        now = endpoint.now()
-        self._fanout.push(order, now)
-        if pending.is_waited_for:
-            ahead = 0.0 if order.act_at is None else max(0.0, order.act_at - now)
-            self._tell_wait_in(ahead + FIRST_WORD, order.request_time, pending, FIRST_WORD)
-        endpoint.pump()
-
-    def _tell_wait_in(self, seconds: float, request_time: float, pending: _Pending, waited: float) -> None:
-        loop = asyncio.get_running_loop()
-        pending.telling = loop.call_later(seconds, self._tell_wait, request_time, pending, waited)
-
-    def _tell_wait(self, request_time: float, pending: _Pending, seconds: float) -> None:
-        """Say for which rigs somebody waits; next when that has lasted twice as long."""
-        pending.telling = None
-        if pending.is_waited_for and pending.is_waited_for() and (rigs := self._fanout.outstanding(request_time)):
-            wait_logger.warning("waiting for %s: %s, %g s", ", ".join(rigs), pending.event.name, seconds)
-            self._tell_wait_in(seconds, request_time, pending, 2 * seconds)
-
-    def note_wait(self, request_time: float, is_waited_for: Callable[[], bool]) -> None:
-        """Say from now on for whom somebody waits, who has begun to wait after the push; on the loop's thread."""
-        if (pending := self._pending.get(request_time)) and not pending.telling:
-            pending.is_waited_for = is_waited_for
-            self._tell_wait_in(FIRST_WORD, request_time, pending, FIRST_WORD)
-
-    def outstanding(self, request_time: float) -> list[str]:
-        """Return the rigs that have not answered a push yet; from any thread."""
-        return self._fanout.outstanding(request_time) if self._endpoint else []
-
-    def is_ending(self) -> bool:
-        """Whether a message that ends a recording is outstanding; from any thread."""
-        return any(pending.event in ENDS for pending in list(self._pending.values()))
-
-    def send_confirmed(
-        self, message: Message, rig: str, timeout: float | None, confirmed: asyncio.Future[None]
-    ) -> None:
-        """Send a message to one rig; `confirmed` is resolved when the rig has it, or fails. From any thread."""
-
-        def done(outcome: Outcome) -> None:
-            resolve_future(confirmed, outcome.failed[rig] if isinstance(outcome, PushError) else None)
-
-        self.push(self.order(message, [rig], timeout=timeout, confirm=True), done, confirmed)
-
-    def withdraw_queued(self, request_time: float | None = None) -> int:
-        """Take out of the queues what has not been sent, of one push or of all; return how many pushes that touches.
-
-        On the loop's thread.
-        """
-        if self._endpoint is None:
-            return 0
-        touched = self._fanout.withdraw_queued(request_time)
-        self._endpoint.pump()
-        return touched
+    # ------------------------------------------------------------------------------------------------- sending
 
     async def request(
         self, message: Message, rigs: Iterable[str] | None = None, timeout: float | None = None
@@ -476,11 +88,6 @@ class RigServices(Verbs):
         timeout : float, optional
             Seconds, instead of each rig's own.
 
-        Returns
-        -------
-        PushResult
-            The answer of each rig.
-
         Raises
         ------
         PushError
@@ -491,30 +98,15 @@ class RigServices(Verbs):
             A name or pattern that matches none.
         """
         future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
-        self.push(self.order(message, rigs, timeout=timeout), lambda outcome: resolve_future(future, outcome))
+        names = None if rigs is None else self._rigs.matching(rigs)
+        self._rigs.room(names).check(message.size, message.body)
+        self.push(self.order(message, names, timeout), lambda outcome: resolve_future(future, outcome))
         return await future
 
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Have a rig do a command and wait for the value that it returns, on any event loop.
 
-        Parameters
-        ----------
-        rig, command, *args, timeout, **kwargs
-            As for `rigsync.Auxiliaries.call`.
-
-        Returns
-        -------
-        object
-            What the function on the rig has returned, as plain JSON values.
-
-        Raises
-        ------
-        RigError
-            What became of it, where the rig has not done it.
-        PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig
-            As for `rigsync.Auxiliaries.call`.
-        NotRunning
-            The services are not open.
+        Parameters, value and errors are those of `Coordinator.call`.
         """
         name = self._rigs.only(rig)
         message = compose_command(command, args, kwargs, self._rigs.room([name]))
@@ -526,132 +118,150 @@ class RigServices(Verbs):
             return result[name][0]
         raise failure
 
-    # ------------------------------------------------------------------------------------------------- events
+    async def init(self, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
+        """Send EXPINIT; `data` is what the rigs are to know, here and in the other verbs."""
+        return await self._signal(ExpMessage.EXPINIT, "init", data=data, concurrent=concurrent)
 
-    def _make_rules(self) -> None:
-        rules: dict[type[Event], Callable[[Any], object]] = {
-            CoordinatorOpened: self._note_opening,
-            CoordinatorClosed: lambda _: self.connected.unset(),
-            MessageReceived: self._deliver,
-            PushDecided: self._decide,
-            RequestReceived: self._confirm,
-            RemoteComplaint: self._note_complaint,
-            LinkChanged: self._note_link,
-            PushCompleted: self._complete,
-        }
-        for kind, rule in rules.items():
-            self.hub.rule(kind, rule)
-        self.hub.rule(PushCompleted, self._settle, last=True)
-        LogRules(self.hub)
+    async def start(self, exp_ref: Any, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
+        """Send EXPSTART with a reference, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence``, ``subject``."""
+        return await self._signal(ExpMessage.EXPSTART, "start", exp_ref, data=data, concurrent=concurrent)
 
-    def _note_opening(self, event: CoordinatorOpened) -> None:
-        if event.rigs:
-            self.connected.set()
+    async def stop(self, data: Any = None, immediately: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Send EXPEND, or EXPINTERRUPT if `immediately`; ``concurrent`` as in the others."""
+        return await self._signal(ExpMessage.EXPEND, "stop", data=data, immediately=immediately, reverse=True, **kwargs)
+
+    async def status(self, status: Any, **kwargs: Any) -> dict[str, Any]:
+        """Send EXPSTATUS with this computer's status, an `ExpStatus`, its name or number; the rigs answer theirs."""
+        return await self._signal(ExpMessage.EXPSTATUS, "status", status, **kwargs)
+
+    async def info(self, status: Any, data: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Send EXPINFO with the status of this computer, and what it says of itself; the rigs answer what they are."""
+        return await self._signal(ExpMessage.EXPINFO, "info", status, data=data, **kwargs)
+
+    async def cleanup(self, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
+        """Send EXPCLEANUP."""
+        return await self._signal(ExpMessage.EXPCLEANUP, "cleanup", data=data, reverse=True, concurrent=concurrent)
+
+    async def alyx(self, alyx: Any = None) -> dict[str, Any]:
+        """Send the token of an Alyx client that is logged in, or ask the rigs for theirs: address and token."""
+        return await self._signal(ExpMessage.ALYX, "alyx", alyx)
+
+    def assign_callback(
+        self, event: Any, callback: Callable[..., object] | asyncio.Future[Any], return_service: bool = False
+    ) -> None:
+        """Do as `RemoteRig.assign_callback` for all rigs.
+
+        With `return_service`, the function is called with the `RemoteRig` too, as the last argument; not a future.
+        """
+        for rig in self.values():
+            rig.assign_callback(event, _with_rig(callback, rig) if return_service else callback)
+
+    def clear_callbacks(
+        self, event: Any, callback: Callable[..., object] | asyncio.Future[Any] | None = None
+    ) -> dict[str, int]:
+        """Do as `RemoteRig.clear_callbacks` for all rigs; return how many were removed, by name of rig."""
+        return {name: rig.clear_callbacks(event, callback) for name, rig in self.items()}
+
+    async def await_all(self, event: Any) -> dict[str, Any]:
+        """Wait until every rig has sent a message, at most `timeout` seconds.
+
+        Parameters
+        ----------
+        event : str, int or ExpMessage
+            The message, or several joined by ``|``, of which each rig sends one.
+
+        Returns
+        -------
+        dict of str to list
+            What follows the event, by name of rig.
+
+        Raises
+        ------
+        asyncio.TimeoutError
+            Not every rig has; names those.
+        RigError
+            A rig failed to answer the last `confirmed_send` of it.
+        TypeError, ValueError
+            No such message.
+        """
+        event = ExpMessage.validate(event)
+        waits = {name: asyncio.ensure_future(rig.on_event(event)) for name, rig in self.items()}
+        if not waits:
+            return {}
+        try:
+            _, late = await asyncio.wait(waits.values(), timeout=self.timeout or None)
+        finally:
+            for wait in waits.values():
+                wait.cancel()
+        answers = {name: wait.result()[0] for name, wait in waits.items() if wait not in late}
+        if late:
+            missing = ", ".join(name for name in waits if name not in answers)
+            raise asyncio.TimeoutError(f"no {event.name} within {self.timeout:g} s from {missing}")
+        return answers
+
+    async def _signal(
+        self, event: Any, method: str, *args: Any, concurrent: bool = True, reverse: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Send one message to all rigs, as the verbs ask, and iblrig's older code; return their answers."""
+        message = self._compose_verb(event, method, *args, **kwargs)
+        if concurrent:
+            return dict(await self.request(message))
+        answers: dict[str, Any] = {}
+        failures: dict[str, RigError] = {}
+        for name in reversed(list(self)) if reverse else list(self):
+            try:
+                answers.update(await self.request(message, [name]))
+            except PushError as error:  # the others are told all the same
+                failures.update(error.failed)
+                last = error
+        if failures:
+            result = PushResult(message.event.name, last.result.request_time, answers, failures)
+            raise result.as_error()
+        return answers
+
+    def _compose_verb(
+        self, event: Any, method: str, *args: Any, data: Any = None, immediately: bool = False
+    ) -> Message:
+        room = self._rigs.room()
+        if method == "confirmed_send":  # the message itself, as iblrig's older code gives it
+            return message_of(args[0], room)
+        if immediately:  # older releases of iblutil name EXPEND all the same
+            event = ExpMessage.EXPINTERRUPT
+        return compose(event, *args, *([] if data is None else [data]), room=room)
+
+    # ------------------------------------------------------------------------------ what iblutil's callbacks hear
 
     def _deliver(self, event: MessageReceived) -> None:
-        pending = self._pending.get(event.request_time) if event.request_time is not None else None
-        if pending:
-            pending.size += event.size
-        if isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
-            return
-        self[event.rig].deliver(event.event, event.args, self.address(event.rig))
+        if not isinstance(event.event, Command):  # of which they know nothing
+            self[event.rig].deliver(event.event, event.args, self.address(event.rig))
 
-    def _confirm(self, event: RequestReceived) -> None:
-        pending = self._pending.get(event.request_time)
-        if pending and pending.confirmation and not isinstance(pending.event, Command):
-            pending.confirmed = True
-            self[event.rig].note_confirmed(pending.event)
-            resolve_future(pending.confirmation, None)
-
-    def _decide(self, event: PushDecided) -> None:
-        if pending := self._pending.get(event.request_time):
-            result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
-            guarded("waiter for a push", pending.done, result.as_outcome())
-
-    def _complete(self, event: PushCompleted) -> None:
-        name = event.event.name
-        result = PushResult(name, event.request_time, event.answers, event.failures, event.starts, event.at)
-        outcome = result.as_outcome()
-        pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
-        if pending and pending.telling:
-            pending.telling.cancel()
-        if not isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
-            self._deliver_failures(event.event, event.failures, was_confirmed=bool(pending and pending.confirmed))
-        self.log.file(event.request_time, outcome, pending.size if pending else 0)
-        self.response_received.announce()
-        self._settling[event.request_time] = pending, outcome
-
-    def _settle(self, event: PushCompleted) -> None:
-        pending, outcome = self._settling.pop(event.request_time)
-        if pending:
-            guarded("waiter for a push", pending.done, outcome)
-
-    def _deliver_failures(self, event: ExpMessage, failures: Mapping[str, RigError], was_confirmed: bool) -> None:
-        if was_confirmed:
-            for name, error in failures.items():
-                self[name].deliver_failure(error, event)
-        for name, error in failures.items():
-            if isinstance(error, RemoteError):  # iblutil's callbacks for errors: for every one
-                self[name].deliver(NULL_MESSAGE, [f"{error.error}: {error.message}", event], self.address(name))
+    def _note_errors(self, event: PushCompleted) -> None:
+        for name, error in event.failures.items():
+            if isinstance(error, RemoteError) and not isinstance(event.event, Command):
+                self._deliver_error(name, f"{error.error}: {error.message}", event.event)
 
     def _note_complaint(self, event: RemoteComplaint) -> None:
         error, _, problem = event.text.partition(": ")
         self[event.rig].deliver_failure(RemoteError(event.rig, error, problem), event.event)
-        self[event.rig].deliver(NULL_MESSAGE, [event.text, event.event], self.address(event.rig))
+        self._deliver_error(event.rig, event.text, event.event)
+
+    def _deliver_error(self, rig: str, text: str, event: ExpMessage) -> None:
+        self[rig].deliver(NULL_MESSAGE, [text, event], self.address(rig))
 
     def _note_link(self, event: LinkChanged) -> None:
         if event.after is LinkState.LOST and self[event.rig].dialect == Dialect.IBLUTIL.value:
             # What it has confirmed is not outstanding any more, and would be awaited without end.
             self[event.rig].deliver_failure(RigLost(event.rig, f"lost before it answered: {event.reason}"))
 
-    def tell_each(self, request_time: float) -> dict[str, list[Any] | RigError] | None:
-        """Tell of each rig that answers a push from now on, by `RigSettled`, on the loop's thread.
 
-        Returns
-        -------
-        dict or None
-            What is known already, by name of rig; None where the push is completed, or was never made here.
-        """
-        return self._fanout.tell_each(request_time) if self._endpoint else None
+def _with_rig(callback: Any, rig: RemoteRig) -> Callable[..., object]:
+    """Return a function that calls another one with the rig too, and can be cleared by that one's name."""
+    if not callable(callback):
+        raise TypeError("a callback that is to get the rig is a function")
 
-    def ping(self, rig: str, timeout: float, done: Callable[[PingReply | RigError], object]) -> None:
-        """Send one probe now; `done` is called with what became of it. On the loop's thread.
+    def call(*content: Any) -> object:
+        return callback(*content, rig)
 
-        Parameters
-        ----------
-        rig : str
-            Name of the rig.
-        timeout : float
-            Seconds.
-        done : callable
-            Called once, with a `PingReply`, or with `RigTimeout` or `RigRefused`.
-
-        Raises
-        ------
-        NotRunning
-            The services are not open.
-        KeyError
-            No such rig.
-        """
-        if self._endpoint is None:
-            raise NotRunning("the services are not open: never opened, or closed")
-        self._pings.wait(rig, self._fanout.probe(rig, self._endpoint.now()), timeout, done)
-        self._endpoint.pump()
-
-    def _ping_reply(self, event: ProbeAnswered) -> PingReply | RigError:
-        rig = self[event.rig]
-        peer = rig.peer
-        if peer and (other := peer.mistaken_for(asyncio.get_running_loop().time())):
-            return other
-        known = peer.process if peer and event.stamps else None
-        return PingReply(
-            event.rig,
-            str(Address("udp", *self.address(event.rig))).partition("://")[2],
-            event.round_trip,
-            rig.dialect,
-            known.status.name if known and known.status is not None else None,
-            known.exp_ref if known else None,
-            known.version if known else None,
-            known.owner if known else None,
-            peer.clock if peer and event.stamps else None,
-        )
+    call.id = identity(callback)  # type: ignore[attr-defined]
+    call.__qualname__ = name_of(callback)  # as the log calls it
+    return call

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigsync.coordinator.remote_rig import RemoteRig
 from rigsync.core.board import Progress
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.enums import ExpStatus
@@ -21,6 +20,8 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.notices import FAILURE
+from rigsync.core.peer import Peer
+from rigsync.runtime.hub import Hub
 
 _NOT_RUN = {
     "BusyError": "refused",
@@ -134,6 +135,29 @@ class RigView:
         }
 
 
+_READ: Mapping[str, Callable[[Peer], Any]] = {
+    "link": lambda peer: peer.state,
+    "reason": lambda peer: peer.reason,
+    "dialect": lambda peer: peer.dialect.value,
+    "status": lambda peer: peer.process.status,
+    "exp_ref": lambda peer: peer.process.exp_ref,
+    "owner": lambda peer: peer.process.owner,
+    "round_trip": lambda peer: peer.round_trip,
+    "loss": lambda peer: peer.loss(time.monotonic()),
+    "clock": lambda peer: peer.clock,
+    "version": lambda peer: peer.process.version,
+    "progress": lambda peer: peer.board.progress,
+    "streams": lambda peer: peer.board.streams,
+}
+"""How each field of a view is read of a rig's link; from any thread."""
+_NOT_OPEN = RigView("", LinkState.UNKNOWN, "the services are not open")
+
+
+def read_of(peer: Peer | None, field: str) -> Any:
+    """Return one field of a rig's view, without the others."""
+    return _READ[field](peer) if peer else getattr(_NOT_OPEN, field)
+
+
 def clock_document(clock: ClockEstimate | None) -> dict[str, float] | None:
     """Return how a rig's clock stands for JSON; times in milliseconds, the drift in parts in a million."""
     if clock is None:
@@ -147,40 +171,25 @@ class Views:
 
     Parameters
     ----------
-    subscribe : callable
-        Takes a class of events and what is called with each of them.
+    hub : Hub
+        Where the events are told.
     """
 
-    def __init__(self, subscribe: Callable[[type, Callable[[Any], None]], object]):
+    def __init__(self, hub: Hub):
         self._messages: dict[str, Told] = {}
         self._failures: dict[str, Told] = {}
         self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
-        subscribe(LinkChanged, self._note_link)
-        subscribe(RestartSeen, self._note_restart)
-        subscribe(RemoteComplaint, lambda event: self._note_failure(event.rig, f"{event.event.name}: {event.text}"))
-        subscribe(ViolationSeen, lambda event: self._note_failure(event.source, event.problem))
-        subscribe(MessageReceived, lambda event: self._note_message(event.rig, event.event.name))
-        subscribe(Notice, self._note_notice)
+        hub.rule(LinkChanged, self._note_link)
+        hub.rule(RestartSeen, self._note_restart)
+        hub.rule(RemoteComplaint, lambda event: self._note_failure(event.rig, f"{event.event.name}: {event.text}"))
+        hub.rule(ViolationSeen, lambda event: self._note_failure(event.source, event.problem))
+        hub.rule(MessageReceived, lambda event: self._note_message(event.rig, event.event.name))
+        hub.rule(Notice, self._note_notice)
 
-    def of(self, rig: RemoteRig) -> RigView:
-        """Return how a rig is now. Safe to call from any thread."""
-        return RigView(
-            rig.name,
-            rig.state,
-            rig.reason,
-            rig.dialect,
-            rig.rig_status,
-            rig.exp_ref,
-            rig.owner,
-            rig.round_trip,
-            rig.loss,
-            rig.clock,
-            rig.version,
-            rig.progress,
-            rig.streams,
-            self._messages.get(rig.name),
-            self._failures.get(rig.name),
-        )
+    def of(self, rig: str, peer: Peer | None) -> RigView:
+        """Return how a rig is now, as far as its link says, if there is one. Safe to call from any thread."""
+        fields = {field: read_of(peer, field) for field in _READ}
+        return RigView(rig, **fields, last_message=self._messages.get(rig), last_failure=self._failures.get(rig))
 
     def _note_link(self, event: LinkChanged) -> None:
         if event.after is not LinkState.ALIVE:

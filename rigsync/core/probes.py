@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 
 from rigsync.core import messages
 from rigsync.core.clock import NANOSECONDS, ClockFilter
@@ -12,9 +13,11 @@ from rigsync.core.events import ProbeAnswered
 from rigsync.core.link import Link
 
 REMEMBERED = 64
-"""Probes whose answers are still recognised: those of a minute."""
+"""Probes by which the loss is told: those of a minute. Younger ones than `PATIENCE` are remembered beside them."""
 PATIENCE = 1.0
 """Seconds after which an unanswered probe counts as lost."""
+MOST = 2 * REMEMBERED
+"""Most probes that are remembered. Before an instant there are 50 a second."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,10 +41,11 @@ class ProbeLog:
 
     def add(self, n: int, now: float, stamp: int) -> None:
         probe = SentProbe(n, now, stamp)
-        self._newest.append(probe)
+        newest = self._newest
+        newest.append(probe)
         self._by_number[n] = probe
-        if len(self._newest) > REMEMBERED:
-            oldest = self._newest.popleft()
+        while len(newest) > MOST or (len(newest) > REMEMBERED and now - newest[REMEMBERED].sent >= PATIENCE):
+            oldest = newest.popleft()
             if self._by_number.get(oldest.n) is oldest:
                 del self._by_number[oldest.n]
 
@@ -58,7 +62,8 @@ class ProbeLog:
     def loss(self, now: float) -> float | None:
         """Return the share of lost probes as of monotonic `now`; None while all are too new to tell."""
         newest = tuple(self._newest)  # at one stroke: other threads read this while probes go on
-        told = [probe for probe in newest if probe.answered or now - probe.sent >= PATIENCE]
+        # Up to the first that may still be answered: of those after it, only the answered could be told yet.
+        told = list(takewhile(lambda probe: probe.answered or now - probe.sent >= PATIENCE, newest))[-REMEMBERED:]
         return sum(not probe.answered for probe in told) / len(told) if told else None
 
 

@@ -25,6 +25,7 @@ from rigsync.errors import NotRunning
 from rigsync.net.endpoint import Endpoint, stamp_clock
 from rigsync.rig.handlers import EndedBadly, Handler, Outcomes, Raised, described
 from rigsync.rig.rules import log_rules
+from rigsync.runtime.callbacks import goes_on
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.precise import COARSE, wait_until
 from rigsync.runtime.workers import Workers
@@ -249,6 +250,8 @@ class Session:
                 # A GeneratorExit if its event loop has ended without it, and it is being collected.
                 if isinstance(error, (asyncio.CancelledError, GeneratorExit)) and self._is_given_up(due.task):
                     raise
+                if handler.is_coroutine:
+                    goes_on(error)  # Ctrl-C on the main thread; the coordinator hears of it too
                 outcomes.add_error(handler, error)
         try:
             self._settle(due, outcomes.merged(), None)

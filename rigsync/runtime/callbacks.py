@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
+
+from rigsync.runtime.signals import Terminated
 
 logger = logging.getLogger("rigsync.callbacks")
 
@@ -21,8 +24,31 @@ def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
 
 
 def report(role: str, name: str, error: BaseException, log: logging.Logger = logger) -> None:
-    """Log what a user's function raised, with its name and the type."""
+    """Log what a user's function raised, with its name and the type; but a signal that came while it ran goes on."""
+    if goes_on(error):
+        return
     log.error(RAISED, role, name, type(error).__name__, exc_info=error)
+
+
+def goes_on(error: BaseException) -> bool:
+    """Return whether this is a signal that came while a user's function ran, and is raised soon all the same.
+
+    From a turn of the event loop of its own, so that who has called the function loses nothing; at once without a loop.
+    """
+    if not isinstance(error, (KeyboardInterrupt, Terminated)):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+
+    def go_on() -> None:
+        raise error
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise error from None
+    loop.call_soon(go_on)
+    return True
 
 
 def name_of(callback: Callable[..., object]) -> str:

@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 _Value = TypeVar("_Value")
 
-
 _NO_LIMIT = threading.TIMEOUT_MAX / 2
 
 
@@ -36,14 +35,9 @@ def _comes(news: queue.SimpleQueue[None], timeout: float | None) -> bool:
 
 
 class Awaited:
-    """A value that one thread waits for and another one brings, without waiting itself.
+    """A value that one thread waits for and another one brings, without waiting itself; `told` is called with it.
 
     It holds no lock, since a signal handler may interrupt the waiting thread anywhere and wait itself.
-
-    Parameters
-    ----------
-    told : callable, optional
-        Called with the value when it is brought.
     """
 
     __slots__ = ("_is_there", "_news", "_told", "_value")
@@ -55,7 +49,7 @@ class Awaited:
         self._value: Any = None
 
     def bring(self, value: Any) -> None:
-        """Bring the value, unless there is one already."""
+        """Bring the value, unless there is one."""
         if not self._is_there:
             self._value, self._is_there = value, True
             self._news.put(None)
@@ -63,7 +57,6 @@ class Awaited:
                 self._told(value)
 
     def is_there(self) -> bool:
-        """Whether it has been brought."""
         return self._is_there
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -91,19 +84,9 @@ class _Announced(threading.Condition):
         self._announcement = object()  # the newest; anything but the one that was seen is news
 
     def wait_for(self, predicate: Callable[[], _Value], timeout: float | None = None) -> _Value:
-        """Wait until a predicate is true. It is called at once, and again whenever something happens.
+        """Wait until a predicate is true, some seconds at most; return its last value.
 
-        Parameters
-        ----------
-        predicate : callable
-            Takes no arguments. If the caller holds the lock, it is called with the lock held.
-        timeout : float, optional
-            Seconds to wait at most. None means as long as it takes.
-
-        Returns
-        -------
-        object
-            The last value of the predicate.
+        It is called at once, and again whenever something happens; with the lock held if the caller holds it.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -115,30 +98,13 @@ class _Announced(threading.Condition):
             self._wait_until(functools.partial(self._differs_from, seen), left)
 
     def notify(self, n: int = 1) -> None:
-        """Wake waiters. For users; the owner announces without the lock.
-
-        Parameters
-        ----------
-        n : int
-            How many to wake. As `threading.Condition` documents, a few more may wake.
-
-        Raises
-        ------
-        RuntimeError
-            If the caller does not hold the lock.
-        """
+        """Wake `n` waiters or a few more, holding the lock (else `RuntimeError`). The owner announces without it."""
         self._require_lock()
         self._announcement = object()
         self._wake_waiters(n)
 
     def notify_all(self) -> None:
-        """Wake all waiters. For users; the owner announces without the lock.
-
-        Raises
-        ------
-        RuntimeError
-            If the caller does not hold the lock.
-        """
+        """Wake all waiters, holding the lock (else `RuntimeError`). The owner announces without it."""
         self._require_lock()
         self._announce()
 
@@ -206,28 +172,11 @@ class Latch(_Announced):
         self._wake_waiters()  # threads in wait_for() look again, threads in wait() go on waiting
 
     def is_set(self) -> bool:
-        """Return whether the latch is set.
-
-        Returns
-        -------
-        bool
-            True if so.
-        """
+        """Return whether the latch is set."""
         return self._is_set
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the latch is set, or somebody notifies.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most. None means as long as it takes.
-
-        Returns
-        -------
-        bool
-            False if the time is out, otherwise True.
-        """
+        """Wait until the latch is set, or somebody notifies, some seconds at most; return whether that has happened."""
         before = self._announcement
         return self._wait_until(lambda: self._is_set or self._announcement is not before, timeout)
 
@@ -260,27 +209,13 @@ class Arrivals(_Announced):
         self.mark()
 
     def is_set(self) -> bool:
-        """Return whether `wait` would return at once.
-
-        Returns
-        -------
-        bool
-            True if the calling thread has not seen every announcement.
-        """
+        """Return whether the calling thread has not seen every announcement, so that `wait` would return at once."""
         return self._announcement is not getattr(self._seen, "announcement", self._first)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for an announcement that the calling thread has not seen; then mark all as seen.
+        """Wait for an announcement that the calling thread has not seen, some seconds at most; then mark all as seen.
 
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most. None means as long as it takes.
-
-        Returns
-        -------
-        bool
-            False if the time is out, otherwise True.
+        False if the time is out.
         """
         announced = self._wait_until(self.is_set, timeout)
         if announced:
@@ -288,16 +223,5 @@ class Arrivals(_Announced):
         return announced
 
     def notify(self, n: int = 1) -> None:
-        """Announce, in place of the owner. All waiters wake: an announcement is for everybody.
-
-        Parameters
-        ----------
-        n : int
-            Of no effect.
-
-        Raises
-        ------
-        RuntimeError
-            If the caller does not hold the lock.
-        """
+        """Announce in place of the owner. All waiters wake, whatever `n` is: an announcement is for everybody."""
         self.notify_all()

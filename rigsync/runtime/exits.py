@@ -15,13 +15,7 @@ _hooks: list[tuple[int, Callable[[], None]]] = []
 
 
 def at_exit(stage: int) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Call a function when the program ends, after those of earlier stages.
-
-    Parameters
-    ----------
-    stage : int
-        `COORDINATORS` or `RIGS`.
-    """
+    """Call a function when the program ends, after those of earlier stages."""
 
     def register(function: Callable[[], None]) -> Callable[[], None]:
         _hooks.append((stage, function))

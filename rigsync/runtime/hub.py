@@ -18,6 +18,7 @@ from rigsync.hub.bounded import Bounded, superseding_key
 from rigsync.hub.hub import State
 from rigsync.hub.sources import Node, check_joinable, mode_of
 from rigsync.hub.timers import Timer
+from rigsync.runtime.callbacks import runs_here
 from rigsync.runtime.lanes import told
 from rigsync.runtime.sources import Sources
 from rigsync.runtime.subscribing import Subscribing, check_callable, logger
@@ -149,8 +150,7 @@ class Hub(Subscribing):
                 if self._dropped == 1:
                     text = "hub %r keeps %d events waiting for its event loop; the oldest are dropped from now on"
                     logger.warning(text, self.name, MOST_WAITING)
-        knocks = self._state is State.LOOPING and not self._knocked
-        if knocks and self._loop:
+        if self._loop and self._state is State.LOOPING and not self._knocked:
             self._knocked = True
             try:
                 self._loop.call_soon_threadsafe(self._take_in)
@@ -217,7 +217,7 @@ class Hub(Subscribing):
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the hub's loop, if it runs: now from that loop, soon from elsewhere."""
         if self._state is State.LOOPING and self._loop:
-            if get_ident() == self._ident:
+            if runs_here(self._loop):
                 function(*args)
             else:
                 with contextlib.suppress(RuntimeError):  # closed
@@ -243,7 +243,7 @@ class Hub(Subscribing):
         Returns
         -------
         Boundary
-            Its `end` parts the hubs. It ends by itself when the other hub has stopped.
+            Its ``end()`` parts the hubs. It ends by itself when the other hub has stopped.
 
         Raises
         ------

@@ -34,12 +34,10 @@ class Callee:
 
     @classmethod
     def of(cls, function: Callable[[Any], Any]) -> Callee:
-        """Return the callee of a function."""
         return cls(function, is_coroutine_function(function))
 
     @property
     def name(self) -> str:
-        """What the log calls it."""
         return name_of(self.function)
 
 
@@ -58,16 +56,8 @@ class Target(Protocol):
 class Lane:
     """Calls functions with events: the next one begins when the one before has ended.
 
-    A plain function runs on a worker, so that it may block, a coroutine function on the event loop.
-
-    Parameters
-    ----------
-    workers : callable
-        Returns the workers on which plain functions run.
-    logger : logging.Logger
-        The logger of what was dropped.
-    noun, what : str
-        What the log calls a function, and the events.
+    A plain function runs on a worker, so that it may block, a coroutine function on the event loop. What was dropped
+    is logged; there a function is called `noun`, and the events `what`.
     """
 
     def __init__(
@@ -124,20 +114,17 @@ class Lane:
             await self._in_worker(callee, role, event)
 
     async def _in_worker(self, callee: Callee, role: str, event: Event) -> None:
-        loop = asyncio.get_running_loop()
-        done = asyncio.Event()
-
         def call() -> None:
             told.set(event)
             guarded(role, callee.function, event)
             told.set(None)
 
         try:
-            self._workers().submit(call, lambda *_: loop.call_soon_threadsafe(done.set))
+            called = self._workers().begin(call)
         except RuntimeError:  # the system gives no more threads
             self._logger.exception("%s %s was not called", role, callee.name)
         else:
-            await done.wait()
+            await called
 
     def _tell_dropped(self) -> None:
         if count := self._waiting.dropped:

@@ -75,32 +75,26 @@ class LoopThread(threading.Thread):
     def create_all_tasks(self) -> list[asyncio.Task[Any]]:
         """Create the tasks that run until the thread is stopped. Called once, on the loop.
 
-        Returns
-        -------
-        list of asyncio.Task
-            If one of them raises an exception, the thread stops. One that returns is merely done.
+        If one of them raises an exception, the thread stops. One that returns is merely done.
         """
         return []
 
     def task_failed(self, error: BaseException) -> None:
         """React to the death of a task. Called on this thread, once for each, just before the loop is stopped.
 
-        Parameters
-        ----------
-        error : BaseException
-            The task's exception. It is logged already, and the first one is kept in `failure`.
+        The exception is logged already, and the first one is kept in `failure`.
         """
 
     # ---------------------------------------------------------------------------------------- for other threads
 
     @property
     def is_running(self) -> bool:
-        """bool: Whether the loop runs and nobody has asked it to stop."""
+        """Whether the loop runs and nobody has asked it to stop."""
         return self.event_loop is not None and self.event_loop.is_running() and not self.stop_requested
 
     @property
     def on_loop_thread(self) -> bool:
-        """bool: Whether the caller is on this very thread."""
+        """Whether the caller is on this very thread."""
         return threading.current_thread() is self
 
     def start(self) -> None:
@@ -122,14 +116,9 @@ class LoopThread(threading.Thread):
             raise self._start_error
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Call a function on the loop soon, in the order of the calls; do not wait for it.
+        """Call a plain function on the loop soon, in the order of the calls; do not wait for it.
 
-        Parameters
-        ----------
-        function : callable
-            A plain function. What it raises is logged by asyncio.
-        *args
-            Its arguments.
+        What it raises is logged by asyncio.
 
         Raises
         ------
@@ -190,12 +179,20 @@ class LoopThread(threading.Thread):
         request = _Request(functools.partial(coroutine, message))
         # Filed first: the closing of the loop settles all filed requests, so that nobody waits for ever.
         self._requests.add(request)
+        limit = self.timeout if timeout is None else timeout
         try:
             self.call(request.begin, self._settle)
-        except NotRunning:
+            if not request.outcome.wait(None if limit == -1 else limit):
+                raise TimeoutError(f"{request.name} took more than {limit:g} s on {self.name} and was cancelled")
+            result, error = request.outcome.value()
+            if error is not None:
+                raise error
+            return cast("_Result", result)
+        finally:
             self._requests.discard(request)
-            raise
-        return self._await(request, self.timeout if timeout is None else timeout)
+            if not request.outcome.is_there():  # too late, or the caller was interrupted by Ctrl-C
+                with contextlib.suppress(NotRunning):
+                    self.call(request.cancel)
 
     def stop(self) -> None:
         """Ask the thread to stop. At any time, from any thread, repeatedly. It does not wait (see `join`).
@@ -209,12 +206,7 @@ class LoopThread(threading.Thread):
                 self.event_loop.call_soon_threadsafe(self._finish)
 
     def join(self, timeout: float | None = 2.0) -> None:
-        """Wait until the thread has ended; log a warning if it has not in time.
-
-        Parameters
-        ----------
-        timeout : float or None
-            Seconds to wait; None means as long as it takes.
+        """Wait some seconds until the thread has ended, or without limit; log a warning if it has not.
 
         Raises
         ------
@@ -315,25 +307,12 @@ class LoopThread(threading.Thread):
             _logger.exception("task_failed() of %s has failed", self.name)
         self.stop()
 
-    def _await(self, request: _Request[_Result], timeout: float) -> _Result:
-        try:
-            if not request.outcome.wait(None if timeout == -1 else timeout):
-                raise TimeoutError(f"{request.name} took more than {timeout:g} s on {self.name} and was cancelled")
-            result, error = request.outcome.value()
-            if error is not None:
-                raise error
-            return cast("_Result", result)
-        finally:
-            if not request.outcome.is_there():  # too late, or the caller was interrupted by Ctrl-C
-                with contextlib.suppress(NotRunning):
-                    self.call(request.cancel)
-
     def _settle(self, request: _Request[Any], task: asyncio.Task[Any] | None = None) -> None:
-        self._requests.discard(request)
         if task is not None and not task.cancelled():
-            request.resolve(*task.result())
+            request.outcome.bring(task.result())
         else:
-            request.resolve(None, self._not_running() if self.stop_requested else asyncio.CancelledError())
+            error = self._not_running() if self.stop_requested else asyncio.CancelledError()
+            request.outcome.bring((None, error))
 
     def _not_running(self) -> NotRunning:
         if self.failure is not None:
@@ -362,9 +341,6 @@ class _Request(Generic[_Result]):
 
     def cancel(self) -> None:
         self._task.cancel()  # it has begun, since the loop keeps the order of calls
-
-    def resolve(self, result: Any, error: BaseException | None) -> None:
-        self.outcome.bring((result, error))
 
     async def _run(self) -> tuple[_Result | None, BaseException | None]:
         try:

@@ -21,16 +21,9 @@ COARSE = FINE + 0.003
 
 
 def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], bool]) -> None:
-    """Return at an instant, to within some tens of microseconds on an idle machine.
+    """Return at an instant on the clock that `now` reads, to within some tens of microseconds on an idle machine.
 
-    Parameters
-    ----------
-    instant : float
-        In seconds, on the clock that `now` reads.
-    now : callable
-        Returns the time in seconds.
-    given_up : callable
-        Called now and then. A true value ends the waiting early.
+    `given_up` is called now and then; a true value ends the waiting early.
     """
     while not given_up():
         left = instant - now()

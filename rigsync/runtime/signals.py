@@ -42,16 +42,8 @@ def signals_handled(
 ) -> Iterator[None]:
     """Let a function handle signals until the context is left. Ignored ones stay ignored, as after `nohup`.
 
-    On another thread than the main one, which no signal interrupts, it does nothing.
-
-    Parameters
-    ----------
-    handler : callable
-        Called with the number and the frame.
-    *numbers : int
-        The signals.
-    even_ignored : collection of int
-        Those of them that are handled even if they are ignored.
+    Those in `even_ignored` are handled all the same. On another thread than the main one, which no signal interrupts,
+    it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -81,13 +73,9 @@ class Terminated(SystemExit):
 class EndingSignals:
     """Makes signals that end a program raise `Terminated`, so that it leaves its `with`; on the main thread only.
 
-    These signals, and Ctrl-C, wait while rigs are being stopped. Nested experiments wait for each other.
-
-    Parameters
-    ----------
-    end : callable, optional
-        Called with the `Terminated`, or the KeyboardInterrupt, in place of raising it: on an event loop, a task has to
-        end, not whatever runs. It returns whether that will.
+    These signals, and Ctrl-C, wait while rigs are being stopped. Nested experiments wait for each other. On an event
+    loop, a task has to end, not whatever runs: `end` is called with the `Terminated`, or the KeyboardInterrupt, in
+    place of raising it, and returns whether the task will.
     """
 
     _open: ClassVar[dict[EndingSignals, None]] = {}

@@ -15,13 +15,7 @@ from rigsync.runtime.callbacks import report
 
 
 class Sources:
-    """All sources of one hub; on its event loop, but for `add` and `forget`.
-
-    Parameters
-    ----------
-    ingest : callable
-        Takes an event.
-    """
+    """All sources of one hub; on its event loop, but for `add` and `forget`."""
 
     def __init__(self, ingest: Callable[..., None]):
         self._ingest = ingest

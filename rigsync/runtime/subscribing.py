@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 import weakref
@@ -39,13 +40,12 @@ class _Reporter:
 class _Addressee:
     """A subscriber behind a lane."""
 
-    def __init__(self, role: str, callee: Callee):
-        self.role, self._callee = role, callee
-        self.subscription: Subscription | None = None
+    def __init__(self, subscription: Subscription, callee: Callee):
+        self.role, self._subscription, self._callee = subscription.role, subscription, callee
 
     @property
     def callee(self) -> Callee | None:
-        return self._callee if self.subscription is None or self.subscription.is_active else None
+        return self._callee if self._subscription.is_active else None
 
 
 class Subscribing:
@@ -207,12 +207,8 @@ class Subscribing:
         if callee.is_coroutine and run == "worker":
             raise TypeError(f"{callee.name} is a coroutine function, which runs on the loop: leave run='worker' out")
         subscription = Subscription(kind, function, priority, stage, callee.name)
-        lane: Lane | None = None
         if callee.is_coroutine or run == "worker":
-            lane, addressee = self.lane(), _Addressee(subscription.role, callee)
-            addressee.subscription = subscription
-            put = lane.put
-            subscription.tell = lambda event: put(addressee, event)
+            subscription.tell = functools.partial(self.lane().put, _Addressee(subscription, callee))
         if where is not None:
             subscription.tell = _only_where(where, subscription.tell)
         self._core.subscribe(subscription)

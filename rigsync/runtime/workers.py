@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rigsync.errors import NotRunning
+from rigsync.runtime.callbacks import resolve_future
 
 _Result = TypeVar("_Result")
 
@@ -29,10 +30,7 @@ class Workers:
     `concurrent.futures.ThreadPoolExecutor` would not do: the interpreter waits for its threads before it exits, and a
     single stuck handler would keep the program from ending.
 
-    Parameters
-    ----------
-    name : str
-        Part of the threads' names: ``rigsync-<name>-handler-<number>``, and ``rigsync-<name>-spare``.
+    Threads are called ``rigsync-<name>-handler-<number>``, and ``rigsync-<name>-spare``.
     """
 
     def __init__(self, name: str):
@@ -55,20 +53,10 @@ class Workers:
     def submit(
         self, function: Callable[[], _Result], done: Callable[[_Result | None, BaseException | None], object]
     ) -> None:
-        """Run a function on a worker, at once.
+        """Run a function on a worker, at once; `NotRunning` if the workers are closed.
 
-        Parameters
-        ----------
-        function : callable
-            The function. SystemExit and KeyboardInterrupt count as its errors, like others.
-        done : callable
-            Called on the worker with the result and None, or with None and the exception. A RuntimeError of it means
-            that its event loop is closed, and is logged at DEBUG.
-
-        Raises
-        ------
-        NotRunning
-            If the workers are closed.
+        The worker calls `done` with the result and None, or with None and the exception, even SystemExit. A
+        RuntimeError of `done` means that its event loop is closed, and is logged at DEBUG.
         """
         with self._lock:
             if self._closed:
@@ -80,46 +68,19 @@ class Workers:
     def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
         """Run a function on a worker, at once. Call this on an event loop, which gets the outcome.
 
-        Returns
-        -------
-        asyncio.Future
-            The result. It may be cancelled or forgotten.
-
-        Raises
-        ------
-        NotRunning
-            If the workers are closed.
-        RuntimeError
-            The system gives no more threads.
+        The future may be cancelled or forgotten. It raises `NotRunning` if the workers are closed, and `RuntimeError`
+        if the system gives no more threads.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
         job = functools.partial(function, *args)
-        self.submit(job, lambda *outcome: loop.call_soon_threadsafe(settle, *outcome))
+        self.submit(job, lambda result, error: resolve_future(future, result if error is None else error))
         return future
 
     def close(self, timeout: float) -> list[str]:
-        """Refuse further work, end idle workers and wait for busy ones.
+        """Refuse further work, end idle workers, and wait some seconds at most for busy ones.
 
-        Parameters
-        ----------
-        timeout : float
-            Most seconds to wait for all of them together.
-
-        Returns
-        -------
-        list of str
-            Names of the threads that are still busy, also the caller's own.
+        Return the names of the threads that are still busy, also the caller's own.
         """
         deadline = time.monotonic() + timeout
         with self._lock:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigsync.core.probes import PATIENCE, REMEMBERED, ProbeLog, SentProbe
+from rigsync.core.probes import MOST, PATIENCE, REMEMBERED, ProbeLog, SentProbe
 
 
 def log_of(*numbers: int, interval: float = 0.1) -> ProbeLog:
@@ -42,9 +42,9 @@ def test_an_answered_probe_is_no_longer_outstanding() -> None:
 
 def test_probes_are_recognised_in_any_order_and_for_as_many_as_a_minute_has() -> None:
     assert REMEMBERED >= 60
-    log = log_of(*range(REMEMBERED + 1))
+    log = log_of(*range(REMEMBERED + 2), interval=1.0)
     assert log.outstanding(0) is None
-    for n in reversed(range(1, REMEMBERED + 1)):
+    for n in reversed(range(1, REMEMBERED + 2)):
         assert probe_of(log, n).n == n
 
 
@@ -56,8 +56,8 @@ def test_of_probes_with_the_same_number_the_newest_counts() -> None:
 
 
 def test_the_newest_of_the_same_number_is_kept_when_the_oldest_is_forgotten() -> None:
-    log = log_of(*[0] * (REMEMBERED + 5))
-    assert probe_of(log, 0).stamp == 1000 + REMEMBERED + 4
+    log = log_of(*[0] * (MOST + 5))
+    assert probe_of(log, 0).stamp == 1000 + MOST + 4
 
 
 def test_nothing_is_told_of_a_loss_before_the_first_probe_is_old_enough() -> None:
@@ -77,7 +77,7 @@ def test_the_loss_is_the_share_of_those_that_can_be_told() -> None:
     log = log_of(*range(10), interval=0.2)  # sent from 0.0 to 1.8
     for n in (0, 3, 9):
         probe_of(log, n).answered = True
-    assert log.loss(1.65) == pytest.approx(2 / 5)  # 0 to 3, and 9: of 1 and 2 nothing came within the second
+    assert log.loss(1.65) == pytest.approx(2 / 4)  # 0 to 3: 4 may still be answered, and so may what came after it
     assert log.loss(100.0) == pytest.approx(7 / 10)
 
 
@@ -95,6 +95,28 @@ def test_only_the_newest_probes_count() -> None:
     assert log.loss(1000.0) == 0.0
 
 
+@pytest.mark.parametrize("interval", [0.02, 0.1, 1.0])
+def test_the_loss_is_that_of_the_link_however_often_it_is_probed(interval: float) -> None:
+    log, seconds = ProbeLog(), 100.0
+    told = []
+    for i in range(round(seconds / interval)):
+        log.add(i, i * interval, 0)
+        if i % 2:  # every second one is answered, before the next is sent
+            probe_of(log, i).answered = True
+        if i * interval > 10:
+            told.append(log.loss(i * interval))
+    assert told == [pytest.approx(0.5, abs=0.02)] * len(told)
+
+
+def test_probes_that_follow_fast_leave_as_many_settled_ones_as_before() -> None:
+    log = log_of(*range(1000), interval=0.02)
+    now = 999 * 0.02
+    assert sum(now - probe.sent >= PATIENCE for probe in log._newest) == REMEMBERED
+    for n in range(1000, 1000 + MOST):
+        log.add(n, n * 1.0, 0)
+    assert len(log._newest) == REMEMBERED + 1
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 2), st.booleans()), max_size=300))
 def test_the_loss_is_a_share_and_the_memory_is_bounded(steps: list[tuple[int, float, bool]]) -> None:
     log, now = ProbeLog(), 0.0
@@ -105,5 +127,5 @@ def test_the_loss_is_a_share_and_the_memory_is_bounded(steps: list[tuple[int, fl
             probe_of(log, n).answered = True
         loss = log.loss(now)
         assert loss is None or 0.0 <= loss <= 1.0
-    assert len(log._newest) <= REMEMBERED
-    assert len(log._by_number) <= REMEMBERED
+    assert len(log._newest) <= MOST
+    assert len(log._by_number) <= MOST
