@@ -60,6 +60,9 @@ SINGLE_TRIES = 2
 much is lost, waiting for the next turn costs more than a datagram."""
 MEASURED = 2.0
 """Seconds before an instant in which the clocks of the rigs that wait for it are measured more often, every 20 ms."""
+QUIET = 0.05
+"""Seconds before an instant in which they are not: what is measured so late corrects nothing any more, and rigs that
+share a computer are to have it to themselves when they begin."""
 PAST_BOOTS = 16
 """Earlier boot numbers of a rig that are remembered. Their late answers are not taken for another restart."""
 
@@ -455,9 +458,9 @@ class Peer:
         return now + again
 
     def _measure_clock(self, errand: Errand, now: float) -> None:
-        """Probe a rig that waits for an instant, which is worked out anew until it comes."""
+        """Probe a rig that waits for an instant, which is worked out anew until shortly before it comes."""
         errand.next_probe = math.inf
-        if errand.request.act_at is not None and now < errand.request.act_at:
+        if errand.request.act_at is not None and now < errand.request.act_at - QUIET:
             errand.next_probe = now + self._liveness.stagger(errand.request.interval)
             if self.state is LinkState.ALIVE:
                 self._send_stamped_probe(now)
