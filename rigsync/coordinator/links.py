@@ -107,6 +107,8 @@ class Links:
         pause: Callable[[], float] = lambda: PAUSE,
     ):
         self._timeout: float | None = None  # each rig's own, unless somebody sets one for all
+        self._longest_timeout = max((config.timeout for config in rigs.rigs.values()), default=10.0)
+        self._longest_pause = max((config.pause or 0.0 for config in rigs.rigs.values()), default=0.0)
         self._rigs = rigs
         self.log = ResultLog() if log is None else log
         self.connected = Latch()
@@ -271,7 +273,7 @@ class Links:
         """Seconds allowed for answers; each rig's own until one is set here for all, 0 or None for no limit."""
         if self._timeout is not None:
             return self._timeout
-        return max((rig.timeout for rig in self._rigs.rigs.values()), default=10.0)
+        return self._longest_timeout
 
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
@@ -279,9 +281,9 @@ class Links:
 
     def longest(self, timeout: float | None) -> float:
         """Return the seconds within which a push with this timeout is settled."""
-        pauses = [self._pause(), *(rig.pause or 0.0 for rig in self._rigs.rigs.values())]
+        longest = max(self._pause(), self._longest_pause)
         waiting = 2 + len(self._pending)  # what is outstanding has its pauses before
-        return (timeout if timeout is not None else self.timeout or math.inf) + waiting * max(pauses)
+        return (timeout if timeout is not None else self.timeout or math.inf) + waiting * longest
 
     def peer(self, name: str) -> Peer | None:
         """Return the core's view of a rig; None until open."""

@@ -233,7 +233,7 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
 
     def _deliver(self, event: MessageReceived) -> None:
         if not isinstance(event.event, Command):  # of which they know nothing
-            self[event.rig].deliver(event.event, event.args, self.address(event.rig))
+            self.data[event.rig].deliver(event.event, event.args, self.address(event.rig))
 
     def _note_errors(self, event: PushCompleted) -> None:
         for name, error in event.failures.items():
