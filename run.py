@@ -82,6 +82,15 @@ def listed(project: str, key: str) -> list[tuple[str, str]]:
     return [(name, version or "0") for name, version in packages]
 
 
+def compile_tests(python: Path, environ: dict[str, str]) -> None:
+    """Have pytest compile all tests, where it never has: else each of the processes that run them does so itself."""
+    compiled = f"conftest.{sys.implementation.cache_tag}-pytest-*"
+    if not any((HERE / "tests" / "__pycache__").glob(compiled)):
+        print("compiling the tests (once)", file=sys.stderr, flush=True)
+        collect = [str(python), "-m", "pytest", "--collect-only", "--quiet"]
+        subprocess.call(collect, cwd=HERE, env=environ, stdout=subprocess.DEVNULL)
+
+
 def sizes() -> str:
     """Return how much the environment without iblutil takes, and the usual one where it is there."""
     told = []
@@ -120,11 +129,14 @@ def main(arguments: list[str]) -> int:
         return 1
     if arguments[0] == "bare":
         print(sizes(), flush=True)
-    # Where it is set, each of the hundreds of programs that the tests start compiles rigsync anew, which takes it most of
-    # its time.
+    # With this variable each of the hundreds of programs that the tests start would compile rigsync anew, which takes
+    # longer than what they do.
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    task = TASKS[arguments[0]]
     try:
-        return subprocess.call([str(python), *TASKS[arguments[0]], *arguments[1:]], cwd=HERE, env=environ)
+        if task[: len(PYTEST)] == PYTEST:
+            compile_tests(python, environ)
+        return subprocess.call([str(python), *task, *arguments[1:]], cwd=HERE, env=environ)
     except KeyboardInterrupt:
         return 130
 
