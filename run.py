@@ -6,6 +6,7 @@ Further arguments are passed on.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Four at a time on any computer: most tests wait for other processes and for time to pass.
-PYTEST = ["-m", "pytest", "--numprocesses", "4", "--dist", "worksteal"]
+# Eight at a time on any computer: most tests wait for other processes and for time to pass.
+PYTEST = ["-m", "pytest", "--numprocesses", "8", "--dist", "worksteal"]
 DRIVES_NO_IBLUTIL = [
     "tests/core/test_iblutil_rigs.py",
     "tests/core/test_legacy.py",
@@ -81,6 +82,15 @@ def listed(project: str, key: str) -> list[tuple[str, str]]:
     return [(name, version or "0") for name, version in packages]
 
 
+def compile_tests(python: Path, environ: dict[str, str]) -> None:
+    """Have pytest compile all tests, where it never has: else each of the processes that run them does so itself."""
+    compiled = f"conftest.{sys.implementation.cache_tag}-pytest-*"
+    if not any((HERE / "tests" / "__pycache__").glob(compiled)):
+        print("compiling the tests (once)", file=sys.stderr, flush=True)
+        collect = [str(python), "-m", "pytest", "--collect-only", "--quiet"]
+        subprocess.call(collect, cwd=HERE, env=environ, stdout=subprocess.DEVNULL)
+
+
 def sizes() -> str:
     """Return how much the environment without iblutil takes, and the usual one where it is there."""
     told = []
@@ -119,8 +129,14 @@ def main(arguments: list[str]) -> int:
         return 1
     if arguments[0] == "bare":
         print(sizes(), flush=True)
+    # With this variable each of the hundreds of programs that the tests start would compile rigsync anew, which takes
+    # longer than what they do.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    task = TASKS[arguments[0]]
     try:
-        return subprocess.call([str(python), *TASKS[arguments[0]], *arguments[1:]], cwd=HERE)
+        if task[: len(PYTEST)] == PYTEST:
+            compile_tests(python, environ)
+        return subprocess.call([str(python), *task, *arguments[1:]], cwd=HERE, env=environ)
     except KeyboardInterrupt:
         return 130
 

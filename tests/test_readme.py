@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -395,6 +396,33 @@ def test_run_py_shows_what_a_command_says_only_where_it_fails(capfd: pytest.Capt
     with pytest.raises(subprocess.CalledProcessError):
         run_py().run_quietly([sys.executable, "-c", program, "3"])
     assert {"WARNING: ignored", "noise"} <= set(capfd.readouterr().err.splitlines())
+
+
+def test_what_run_py_runs_keeps_what_python_has_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_py()
+    monkeypatch.setattr(run, "environment", lambda kind: Path(sys.executable))
+    monkeypatch.setitem(run.TASKS, "demo", ["-c", "import sys; sys.exit(sys.dont_write_bytecode)"])
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert run.main(["demo"]) == 0
+
+
+def test_run_py_has_the_tests_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = run_py()
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    }
+    cache = tmp_path / "tests" / "__pycache__"
+    cache.parent.mkdir()
+    (cache.parent / "conftest.py").touch()
+    (cache.parent / "test_one.py").write_text("def test_one() -> None:\n    assert True\n", encoding="utf-8")
+    run.compile_tests(Path(sys.executable), environ)
+    (compiled,) = cache.glob("test_one.*-pytest-*.pyc")
+    compiled.unlink()
+    run.compile_tests(Path(sys.executable), environ)
+    assert not compiled.exists()
 
 
 def run_py() -> Any:

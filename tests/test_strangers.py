@@ -274,7 +274,7 @@ def test_an_older_coordinator_that_sends_too_many_values_is_told(
     monkeypatch.setattr("rigsync.core.messages.MAX_VALUES", 10**9)  # as on one of the version before
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
-    outcome = aux.push("EXPINFO", None, [0] * 2_000_000, wait=True)
+    outcome = aux.push("EXPINFO", None, [0] * 700_000, wait=True)
     assert isinstance(outcome, PushError)
     assert "PayloadTooLarge: not run: too many values" in str(outcome.failed["cameras"])
     assert aux.request("EXPINFO", None, "x", timeout=LONG)
