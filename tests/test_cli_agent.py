@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 from collections.abc import Callable
@@ -25,7 +26,12 @@ def rigsync(tmp_path: Path) -> Rigsync:
 
     def run(text: str | bytes, *arguments: str, status: int = 0) -> Outcome:
         (tmp_path / "cameras.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        with Command(list(arguments), tmp_path, environment(tmp_path)) as command:
+        programs = tmp_path / "programs"  # that are on this computer
+        programs.mkdir(exist_ok=True)
+        for name in ("python", "ffmpeg", "exiftool"):
+            (programs / name).touch(mode=0o755)
+        path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        with Command(list(arguments), tmp_path, {**environment(tmp_path), **path}) as command:
             outcome = command.outcome()
         assert outcome.status == status, outcome
         assert "Traceback" not in outcome.err
@@ -61,7 +67,7 @@ def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync, tmp_path: Pa
 
 
 def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
-    outcome = rigsync(FULL, "check", "cameras.yaml")
+    outcome = rigsync(FULL, "check", "cameras.yaml", status=1)
     assert "cameras:left listens at tcp://[::1]:12001, has no lease, records the main sync signal" in outcome.err
     for text in (
         "python 'prepare it.py' {message.operator} (in /data)",
@@ -75,7 +81,10 @@ def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
         str(tmp_path / "logs" / "of"),
     ):
         assert text in outcome.out
-    assert "Warning: the program /data/bin/tool is not on this computer\n" in outcome.err
+    assert outcome.err.splitlines()[-1] == (
+        "Error: the program /data/bin/tool is not on this computer, so EXPINIT would fail; install it, or correct its "
+        "name or PATH"
+    )
 
 
 def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
@@ -106,7 +115,9 @@ def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
         "segments": False,
     }
     assert agent["logs"] == {"folder": str(tmp_path / "logs" / "cameras"), "keep": 100, "max_size": 10_000_000}
-    full = json.loads(rigsync(FULL, "check", "cameras.yaml", "--json").out)["agent"]
+    document = json.loads(rigsync(FULL, "check", "cameras.yaml", "--json", status=1).out)
+    assert document["missing_programs"] == ["/data/bin/tool"]
+    full = document["agent"]
     assert full["experiment_description"]["authors"] == ["me", 7]
     least = json.loads(rigsync(LEAST, "check", "cameras.yaml", "--json").out)["agent"]
     assert (least["require"], least["verify"]) == (None, None)

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from rigsync._text import one_line
+from rigsync.core.arguments import parts_of
+from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Verb
 from rigsync.errors import RigsyncError
 from rigsync.runtime.loop_thread import is_coroutine_function
 
 logger = logging.getLogger("rigsync.rig")
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,32 @@ def described(error: BaseException) -> tuple[str, str, str]:
     return "Exception", "(one that cannot be shown)", ""
 
 
+def check_fits(function: Callable[..., Any], event: ExpMessage) -> None:
+    """Check that a handler can be called with what a message brings.
+
+    Raises
+    ------
+    TypeError
+        It asks for more. Python itself would find out when the message comes, at the end of a session for instance.
+    """
+    brought = ("base_url", "token") if event is ExpMessage.ALYX else parts_of(event)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a built-in that does not say
+        return
+    asked = [parameter for parameter in parameters if parameter.default is parameter.empty]
+    positional = [parameter.name for parameter in asked if parameter.kind in _POSITIONAL]
+    by_name = [parameter.name for parameter in asked if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    if len(positional) <= len(brought) and not by_name:
+        return
+    name = getattr(function, "__name__", None) or "handler"
+    wanted = ", ".join(positional + [f"{one} by name" for one in by_name])
+    raise TypeError(
+        f"{name}() cannot handle {event.name}: it needs {wanted}, and {event.name} brings {' and '.join(brought)}; "
+        f"write def {name}({', '.join(f'{part}=None' for part in brought)})"
+    )
+
+
 def _most_arguments(handler: Callable[..., Any]) -> int | None:
     """Return how many positional arguments a handler takes; None for any number."""
     try:
@@ -128,5 +158,4 @@ def _most_arguments(handler: Callable[..., Any]) -> int | None:
         return None
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(parameter.kind in positional for parameter in parameters)
+    return sum(parameter.kind in _POSITIONAL for parameter in parameters)

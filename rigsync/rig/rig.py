@@ -33,7 +33,7 @@ from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
 from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
-from rigsync.rig.handlers import CommandHandler, Handler
+from rigsync.rig.handlers import CommandHandler, Handler, check_fits
 from rigsync.rig.session import Session
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
@@ -183,8 +183,11 @@ class Rig(RigBoard):
         Raises
         ------
         TypeError, ValueError
-            No message, or an unknown one.
+            No message, or an unknown one; or the function needs more than the message brings.
         """
+        if len(messages) == 1 and callable(messages[0]):
+            name = getattr(messages[0], "__name__", "the function")
+            raise TypeError(f"@rig.on needs the message that {name}() handles: write @rig.on('EXPSTART') above it")
         known = [validate_event(message) for message in messages]
         if not known:
             raise TypeError("name the message to handle, for instance @rig.on('EXPSTART')")
@@ -192,6 +195,8 @@ class Rig(RigBoard):
         def register(function: Function) -> Function:
             if not callable(function):
                 raise TypeError(f"a handler is a function, not {type(function).__name__}")
+            for event in known:
+                check_fits(function, event)
             for event in known:
                 self._handlers.setdefault(event, []).append(Handler.of(function))
             return function
