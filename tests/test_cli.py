@@ -980,7 +980,6 @@ def test_call_allows_the_time_that_it_is_given(commands: Commands, serve: Callab
     "arguments",
     [
         ["call"],
-        ["call", "cameras"],
         ["call", "cameras", "EXPSTART"],
         ["call", "cameras", ""],
         ["call", "cameras", "focus", "z=1", "z=2"],

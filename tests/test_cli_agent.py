@@ -154,7 +154,7 @@ def test_nothing_is_run_and_no_socket_opened(rigsync: Rigsync, tmp_path: Path) -
         taken.bind(("127.0.0.1", 0))
         text = f"listen: udp://127.0.0.1:{taken.getsockname()[1]}\n" + LEAST.replace("date", "touch here")
         rigsync(text, "check", "cameras.yaml")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.yaml", "programs"]
 
 
 def test_a_regular_expression_that_python_warns_of_is_a_mistake(rigsync: Rigsync) -> None:

@@ -51,7 +51,8 @@ def command(
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     try:
         args, keywords = _sorted_out(arguments)
-        compose_command(name or _NO_COMMAND, args, keywords)
+        asked = _NO_COMMAND if name is None else name
+        compose_command(asked, args, keywords)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     start_logging()
@@ -62,7 +63,7 @@ def command(
         raise click.UsageError(str(error)) from None
     with connect(chosen(rigs, [rig])) as auxiliaries:
         try:
-            value = auxiliaries.call(rig, name or _NO_COMMAND, *args, timeout=timeout, **keywords)
+            value = auxiliaries.call(rig, asked, *args, timeout=timeout, **keywords)
         except RigError as error:
             if name is None and isinstance(error, RemoteError) and error.error == "UnknownCommand":
                 _print_commands(error, rig, as_json)
