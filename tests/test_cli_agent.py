@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from agent.support import EXAMPLE, FULL, LEAST
 from cli_programs import Command, Outcome, environment
+from platforms import posix
 
 from rigsync.agent.keys import AGENT
 from rigsync.config.files import rigs_schema
@@ -161,6 +162,26 @@ def test_a_regular_expression_that_python_warns_of_is_a_mistake(rigsync: Rigsync
     text = FULL.replace("frame=\\s*([0-9]+)", "([[a])")
     outcome = rigsync(text, "check", "cameras.yaml", status=2)
     assert "on.EXPSTART.frames: not a regular expression: Possible nested set" in outcome.err
+
+
+@posix
+@pytest.mark.parametrize(
+    ("variables", "key"), [("{data: données}", "variables.data"), ("{}\nfolders: [données]", "folders[0]")]
+)
+def test_a_path_that_the_locale_cannot_write_is_explained(tmp_path: Path, variables: str, key: str) -> None:
+    (tmp_path / "cameras.yaml").write_text(f"{LEAST}\nvariables: {variables}\n", encoding="utf-8")
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with Command(["check", "cameras.yaml"], tmp_path, environment(tmp_path, **ascii_alone)) as command:
+        outcome = command.outcome()
+    assert outcome.status == 2
+    assert (
+        f"{key}: 'donn\\xe9es' has '\\xe9' in it, and file names here are ascii: start rigsync with PYTHONUTF8=1"
+        in (outcome.err)
+    )
+    with Command(
+        ["check", "cameras.yaml"], tmp_path, environment(tmp_path, **{**ascii_alone, "PYTHONUTF8": "1"})
+    ) as command:
+        assert command.outcome().status == 0
 
 
 def test_a_terminal_is_told_no_more_than_text(rigsync: Rigsync) -> None:
