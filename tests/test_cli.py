@@ -929,6 +929,19 @@ def test_call_tells_what_the_command_raised_and_its_traceback_with_v(commanded: 
         assert 'raise OSError("no' in command.outcome().err
 
 
+def test_call_without_a_command_lists_the_commands(commanded: Commands) -> None:
+    outcome = commanded.run("call", "cameras")
+    assert (outcome.out, outcome.err) == ("fail\ntold\nvalue\n", "")
+    assert commanded.json("call", "cameras") == {"rig": "cameras", "commands": ["fail", "told", "value"]}
+    none = commanded.run("call", "cameras:2")
+    assert (none.out, none.err) == ("", "cameras:2 has no commands: its program defines them by @rig.command\n")
+
+
+def test_call_without_a_command_tells_why_it_cannot_list_them(commands: Commands) -> None:
+    commands.rigs(cameras=f"udp://127.0.0.1:{free_port()}")
+    assert commands.run("call", "cameras", status=1).err.startswith("Error: cameras: RigRefused: ")
+
+
 def test_call_of_an_unknown_command_lists_the_commands(commanded: Commands) -> None:
     outcome = commanded.run("call", "cameras", "valu", status=1)
     assert "UnknownCommand: the rig has no command 'valu'; it has: value, " in outcome.err
@@ -969,7 +982,6 @@ def test_call_allows_the_time_that_it_is_given(commands: Commands, serve: Callab
     "arguments",
     [
         ["call"],
-        ["call", "cameras"],
         ["call", "cameras", "EXPSTART"],
         ["call", "cameras", ""],
         ["call", "cameras", "focus", "z=1", "z=2"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from agent.support import EXAMPLE, FULL, LEAST
 from cli_programs import Command, Outcome, environment
+from platforms import posix
 
 from rigsync.agent.keys import AGENT
 from rigsync.config.files import rigs_schema
@@ -25,7 +27,12 @@ def rigsync(tmp_path: Path) -> Rigsync:
 
     def run(text: str | bytes, *arguments: str, status: int = 0) -> Outcome:
         (tmp_path / "cameras.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        with Command(list(arguments), tmp_path, environment(tmp_path)) as command:
+        programs = tmp_path / "programs"  # that are on this computer
+        programs.mkdir(exist_ok=True)
+        for name in ("python", "ffmpeg", "exiftool"):
+            (programs / name).touch(mode=0o755)
+        path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        with Command(list(arguments), tmp_path, {**environment(tmp_path), **path}) as command:
             outcome = command.outcome()
         assert outcome.status == status, outcome
         assert "Traceback" not in outcome.err
@@ -61,7 +68,7 @@ def test_check_shows_what_is_done_at_each_message(rigsync: Rigsync, tmp_path: Pa
 
 
 def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
-    outcome = rigsync(FULL, "check", "cameras.yaml")
+    outcome = rigsync(FULL, "check", "cameras.yaml", status=1)
     assert "cameras:left listens at tcp://[::1]:12001, has no lease, records the main sync signal" in outcome.err
     for text in (
         "python 'prepare it.py' {message.operator} (in /data)",
@@ -75,7 +82,10 @@ def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
         str(tmp_path / "logs" / "of"),
     ):
         assert text in outcome.out
-    assert "Warning: the program /data/bin/tool is not on this computer\n" in outcome.err
+    assert outcome.err.splitlines()[-1] == (
+        "Error: the program /data/bin/tool is not on this computer, so EXPINIT would fail; install it, or correct its "
+        "name or PATH"
+    )
 
 
 def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
@@ -106,7 +116,9 @@ def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
         "segments": False,
     }
     assert agent["logs"] == {"folder": str(tmp_path / "logs" / "cameras"), "keep": 100, "max_size": 10_000_000}
-    full = json.loads(rigsync(FULL, "check", "cameras.yaml", "--json").out)["agent"]
+    document = json.loads(rigsync(FULL, "check", "cameras.yaml", "--json", status=1).out)
+    assert document["missing_programs"] == ["/data/bin/tool"]
+    full = document["agent"]
     assert full["experiment_description"]["authors"] == ["me", 7]
     least = json.loads(rigsync(LEAST, "check", "cameras.yaml", "--json").out)["agent"]
     assert (least["require"], least["verify"]) == (None, None)
@@ -143,13 +155,33 @@ def test_nothing_is_run_and_no_socket_opened(rigsync: Rigsync, tmp_path: Path) -
         taken.bind(("127.0.0.1", 0))
         text = f"listen: udp://127.0.0.1:{taken.getsockname()[1]}\n" + LEAST.replace("date", "touch here")
         rigsync(text, "check", "cameras.yaml")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.yaml", "programs"]
 
 
 def test_a_regular_expression_that_python_warns_of_is_a_mistake(rigsync: Rigsync) -> None:
     text = FULL.replace("frame=\\s*([0-9]+)", "([[a])")
     outcome = rigsync(text, "check", "cameras.yaml", status=2)
     assert "on.EXPSTART.frames: not a regular expression: Possible nested set" in outcome.err
+
+
+@posix
+@pytest.mark.parametrize(
+    ("variables", "key"), [("{data: données}", "variables.data"), ("{}\nfolders: [données]", "folders[0]")]
+)
+def test_a_path_that_the_locale_cannot_write_is_explained(tmp_path: Path, variables: str, key: str) -> None:
+    (tmp_path / "cameras.yaml").write_text(f"{LEAST}\nvariables: {variables}\n", encoding="utf-8")
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with Command(["check", "cameras.yaml"], tmp_path, environment(tmp_path, **ascii_alone)) as command:
+        outcome = command.outcome()
+    assert outcome.status == 2
+    assert (
+        f"{key}: 'donn\\xe9es' has '\\xe9' in it, and file names here are ascii: start rigsync with PYTHONUTF8=1"
+        in (outcome.err)
+    )
+    with Command(
+        ["check", "cameras.yaml"], tmp_path, environment(tmp_path, **{**ascii_alone, "PYTHONUTF8": "1"})
+    ) as command:
+        assert command.outcome().status == 0
 
 
 def test_a_terminal_is_told_no_more_than_text(rigsync: Rigsync) -> None:

@@ -107,6 +107,19 @@ def test_the_options_of_the_command_are_its_own(bench: Bench) -> None:
     assert outcome.out == "['--ref', '--', 'a b', '$(id)', '--help']\n"
 
 
+def test_a_reference_of_another_form_is_refused_unless_it_is_meant(bench: Bench) -> None:
+    with bench.start(*python("print('runs')"), ref="mouse1") as command:
+        outcome = command.outcome()
+    assert outcome.status == 2
+    assert outcome.err.splitlines()[-1].startswith(
+        "Error: the reference 'mouse1' has not the form yyyy-mm-dd_n_subject"
+    )
+    assert outcome.err.endswith("if it is meant, add --any-ref\n")
+    with bench.start("--any-ref", *python("print('runs')"), ref="mouse1") as command:
+        outcome = command.outcome()
+    assert (outcome.status, outcome.out) == (0, "runs\n")
+
+
 def test_a_command_that_is_not_there_begins_nothing(bench: Bench) -> None:
     outcome = bench.run("--", "no-such-program")
     assert outcome.status == 127

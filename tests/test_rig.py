@@ -288,14 +288,6 @@ def test_handlers_may_take_fewer_arguments(
     assert got in (CAMERA.got, ASYNC_CAMERA.got)
 
 
-def test_handler_that_wants_more_arguments_than_there_are(rig: Rig, aux: Auxiliaries) -> None:
-    rig.on("EXPEND")(lambda data, reason: None)
-    ask(aux, "EXPINIT", REFERENCE)
-    error = error_of(aux, "EXPEND")
-    assert error.error == "TypeError"
-    assert "reason" in error.message
-
-
 def test_on_returns_the_handler_and_takes_many_messages(rig: Rig, aux: Auxiliaries) -> None:
     calls: list[Any] = []
 

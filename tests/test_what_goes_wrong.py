@@ -161,6 +161,11 @@ SHOWN_BY = {
         "tests/test_hub.py::test_a_thread_that_is_stuck_is_told_with_the_name_of_the_subscriber_that_blocks_it",
         "tests/test_hub.py::test_one_that_blocks_the_loop_is_named_with_how_long",
     ],
+    "a handler needs more than its message brings; `@rig.on` without brackets; a file in place of rigs": [
+        "tests/test_mistakes.py::test_a_handler_that_needs_more_than_the_message_brings",
+        "tests/test_mistakes.py::test_on_without_brackets_says_what_to_write",
+        "tests/test_mistakes.py::test_a_file_in_place_of_rigs_says_what_to_write",
+    ],
     "a source, timer, filter or boundary of a hub fails or cannot be, an event is unknown": [
         "tests/test_hub.py::test_a_source_that_raises_is_named_and_the_hub_goes_on",
         "tests/test_hub.py::test_the_make_of_a_timer_that_raises_is_reported_and_it_goes_on",
@@ -291,6 +296,13 @@ SHOWN_BY = {
         "tests/agent/test_agent.py::test_words_are_arguments_and_values_are_in_the_environment",
         "tests/agent/test_agent.py::test_a_shell_gets_what_means_nothing_to_it_and_no_more",
     ],
+    "an expression in `frames` that may take long on some line": [
+        "tests/agent/test_expressions.py::test_slow",
+        "tests/agent/test_expressions.py::test_what_is_taken_for_quick_ends",
+    ],
+    "a path or value that the locale of the agent's program cannot write": [
+        "tests/test_cli_agent.py::test_a_path_that_the_locale_cannot_write_is_explained",
+    ],
     "a command that the rig does not have, or a rig of iblutil": [
         "tests/test_commands.py::test_an_unknown_command_is_refused_with_those_there_are",
         "tests/test_commands.py::test_an_iblutil_rig_is_refused_by_name_and_hears_nothing",
@@ -363,6 +375,9 @@ SHOWN_BY = {
     ],
     "rigs have swapped addresses or names": [
         "tests/test_forgers.py::test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing",
+    ],
+    "`rigsync run --ref` with a reference of another form": [
+        "tests/test_cli_run.py::test_a_reference_of_another_form_is_refused_unless_it_is_meant",
     ],
     "a mistake in `rigs.yaml`, or in the file of an agent": [
         "tests/test_config.py::test_what_is_no_rig",

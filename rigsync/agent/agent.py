@@ -49,8 +49,8 @@ from rigsync.rig.rig import Rig
 logger = logging.getLogger("rigsync.agent")
 
 LONGEST_PROGRESS = 200
-"""Characters of a line that are searched for the number of frames. An ordinary regular expression may take time that
-grows with the cube of that, and meanwhile the rig answers nothing."""
+"""Characters of a line that are searched for the number of frames. A search may take time that grows with the cube of
+that, and meanwhile the rig answers nothing; `expressions` refuses what may take longer."""
 
 _ENDING = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
 _FIGURE = re.compile(r"\d{1,18}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.agent.command_line import read_words
+from rigsync.agent.expressions import MayTakeLong, check_is_quick
 from rigsync.agent.keys import AGENT
 from rigsync.agent.template import MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
@@ -384,4 +385,8 @@ def _pattern(text: str, key: str) -> re.Pattern[str]:
             f"expected one group in parentheses, around the number of frames, not {pattern.groups}; (?:...) is none",
             key=key,
         )
+    try:
+        check_is_quick(text)
+    except MayTakeLong as error:
+        raise ConfigError(f"some line may take so long that the rig answers nothing: {error}", key=key) from None
     return pattern

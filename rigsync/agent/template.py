@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 import glob
+import os
 import re
+import sys
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -87,8 +89,11 @@ class Template:
         Raises
         ------
         ConfigError
-            A brace without its counterpart, or an unknown variable; without file, line and key.
+            A brace without its counterpart, an unknown variable, or a character that this program cannot write into
+            a file name; without file, line and key.
         """
+        if why := _beyond_the_locale(text):
+            raise ConfigError(f"{text[:80]!a} {why}")
         constants = constants or {}
         parts: list[str | Variable] = []
         end = 0
@@ -192,6 +197,8 @@ def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
         return f"has {len(value):,} characters, and {LONGEST_VALUE:,} are the most"
     if not value.isprintable():
         return "has a character in it that cannot be printed"
+    if why := _beyond_the_locale(value):
+        return why
     # On Windows a program may get, for a letter that its code page lacks, the one that looks most like it.
     alike = unicodedata.normalize("NFKC", value).translate(_AS_BACKSLASHES)
     for character, word in _OF_A_PATH.items():
@@ -206,6 +213,19 @@ def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
         return "has other characters than letters, digits and _ . + @ = -, the only ones allowed in a line for a shell"
     if at_beginning and alike.startswith("-"):
         return "begins with -, and would be taken for an option"
+    return None
+
+
+def _beyond_the_locale(text: str) -> str | None:
+    """Return what to do about a character that this program cannot write into a file name or a command's words."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        return (
+            f"has {text[error.start]!a} in it, and file names here are {encoding}: start rigsync with PYTHONUTF8=1 in "
+            "its environment, or in a UTF-8 locale, such as LC_ALL=C.UTF-8"
+        )
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rigsync.agent.file import AgentFile, Command
 from rigsync.agent.template import MESSAGE, OF_THE_SESSION, SubstitutionError, Template, Use, is_shell_safe, refused
+from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import reference_parts, reference_text
 
 PREFIX = "RIGSYNC_"
@@ -53,7 +54,12 @@ class Values:
         if prefix != MESSAGE or not key:
             raise KeyError(name)
         if key not in self.data:
-            raise SubstitutionError(f"{self.event} has no {key!r} in its data, which {{{name}}} stands for")
+            if self.event == ExpMessage.EXPINIT.name:
+                raise SubstitutionError(f"EXPINIT has no {key!r} in its data, which {{{name}}} stands for")
+            raise SubstitutionError(
+                f"{self.event} has no {key!r} in its data, nor had EXPINIT, and {{{name}}} stands for it; send {key!r} "
+                "with either"
+            )
         value = self.data[key]
         if isinstance(value, str):
             return value

@@ -21,8 +21,11 @@ from rigsync.core.enums import ExpMessage
 from rigsync.errors import ConfigError
 
 
-def check_agent_file(path: str, as_json: bool) -> None:
-    """Read an agent's file, and show what it means. With `as_json`, a mistake is printed before it is raised."""
+def check_agent_file(path: str, as_json: bool) -> int:
+    """Read an agent's file, show what it means, and return the exit status: 1 where a program is missing.
+
+    With `as_json`, a mistake is printed before it is raised.
+    """
     try:
         file = read_agent_file(path)
     except ConfigError as error:
@@ -30,15 +33,21 @@ def check_agent_file(path: str, as_json: bool) -> None:
             problem = {"file": error.file, "line": error.line, "key": error.key, "problem": error.problem}
             write_json({"file": path, "agent": None, "errors": [problem]})
         raise
+    missing = missing_programs(_programs(file))
     if as_json:
-        write_json({"file": path, "agent": _document(file), "errors": []})
-        return
+        write_json({"file": path, "agent": _document(file), "missing_programs": missing, "errors": []})
+        return int(bool(missing))
     lease = f"interrupts after a lease of {file.lease:g} s" if file.lease else "has no lease"
     main_sync = ", records the main sync signal" if file.main_sync else ""
     click.echo(printable(f"{path}: the rig {file.name} listens at {file.listen}, {lease}{main_sync}"), err=True)
-    for program in missing_programs(_programs(file)):
-        click.echo(f"Warning: the program {printable(program)} is not on this computer", err=True)
     print_table(["at", "does", "what", "within"], list(_rows(file)), right=["within"], stacks=[(0, 1), (2,), (3,)])
+    for program in missing:
+        click.echo(
+            f"Error: the program {printable(program)} is not on this computer, so EXPINIT would fail; install it, or "
+            "correct its name or PATH",
+            err=True,
+        )
+    return int(bool(missing))
 
 
 def _programs(file: AgentFile) -> Iterator[str]:

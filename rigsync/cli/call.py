@@ -14,12 +14,15 @@ from rigsync.cli.output import compact, write_json, write_line
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.arguments import compose_command
-from rigsync.errors import RigError
+from rigsync.errors import RemoteError, RigError
+
+_NO_COMMAND = "?"
+"""A command that no rig has: where it is asked for, a rig says which it has."""
 
 
 @click.command(short_help="Call a command of one rig, and show the value that it returns.")
 @click.argument("rig")
-@click.argument("name", metavar="COMMAND")
+@click.argument("name", metavar="[COMMAND]", required=False)
 @click.argument("arguments", metavar="[ARG | KEY=VALUE]...", nargs=-1)
 @click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answer, instead of the rig's own.")
 @rigs_option
@@ -27,13 +30,15 @@ from rigsync.errors import RigError
 @verbose_option
 def command(
     rig: str,
-    name: str,
+    name: str | None,
     arguments: tuple[str, ...],
     timeout: float | None,
     rigs_file: str | None,
     as_json: bool,
 ) -> int:
     """Call COMMAND of RIG, for instance focus, and show the value that it returns. The rig's program defines it.
+
+    Without COMMAND, show which commands RIG has.
 
     ARG and VALUE are JSON, or else text. A word KEY=VALUE is a keyword argument. To pass such text by position, write
     JSON's quotes around it: '"a=b"'. Write -- before a negative number. -v shows the traceback of a command that
@@ -46,15 +51,19 @@ def command(
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     with usage_errors():
         args, keywords = _sorted_out(arguments)
-        compose_command(name, args, keywords)
+        asked = _NO_COMMAND if name is None else name
+        compose_command(asked, args, keywords)
     start_logging()
     rigs = rigs_of_file(rigs_file)
     with usage_errors():
         rig = rigs.only(rig)
     with connect(chosen(rigs, [rig])) as auxiliaries:
         try:
-            value = auxiliaries.call(rig, name, *args, timeout=timeout, **keywords)
+            value = auxiliaries.call(rig, asked, *args, timeout=timeout, **keywords)
         except RigError as error:
+            if name is None and isinstance(error, RemoteError) and error.error == "UnknownCommand":
+                _print_commands(error, rig, as_json)
+                return 0
             _print_failure(error, rig, name, as_json)
             return 1
     if as_json:
@@ -62,6 +71,19 @@ def command(
     else:
         write_line(value if isinstance(value, str) else compact(value))
     return 0
+
+
+def _print_commands(error: RemoteError, rig: str, as_json: bool) -> None:
+    """Print the commands of a rig, which it names where it is asked for one that it does not have."""
+    listed = error.message.partition("it has: ")[2]
+    names = [] if listed == "(none)" else [printable(name) for name in listed.split(", ") if name]
+    if as_json:
+        write_json({"rig": rig, "commands": sorted(names)})
+        return
+    for name in sorted(names):
+        write_line(name)
+    if not names:
+        click.echo(f"{printable(rig)} has no commands: its program defines them by @rig.command", err=True)
 
 
 def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
@@ -81,7 +103,7 @@ def _sorted_out(arguments: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
     return args, keywords
 
 
-def _print_failure(error: RigError, rig: str, name: str, as_json: bool) -> None:
+def _print_failure(error: RigError, rig: str, name: str | None, as_json: bool) -> None:
     if as_json:
         write_json({"rig": rig, "command": name, "value": None, "failed": failure_document(error)})
     else:

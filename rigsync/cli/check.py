@@ -30,15 +30,14 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
     """Read the FILE of rigs, look up every rig's address, and show what the file means.
 
     Without FILE, it reads the file that the other commands take. It sends nothing to any rig. FILE may also be an
-    agent's: then it shows what the agent would do at each message, and runs nothing. An error is shown with file, line
-    and key, and the exit status is 2.
+    agent's: then it shows what the agent would do at each message, and runs nothing. If one of its programs is not on
+    this computer, the exit status is 1. An error is shown with file, line and key, and the exit status is 2.
     """
     if file and rigs_file:
         raise click.UsageError("give either FILE or --rigs FILE")
     start_logging()
     if file and _is_agent_file(file):
-        check_agent_file(file, as_json)
-        return 0
+        return check_agent_file(file, as_json)
     try:
         rigs = read(file) if file else rigs_of_file(rigs_file)
     except ConfigError as fault:

@@ -18,6 +18,7 @@ from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, usage_errors, verbose_option
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.core.doubts import doubt_of_reference
 from rigsync.errors import RigsyncError
 from rigsync.runtime.signals import signals_held_back
 
@@ -36,6 +37,7 @@ GRACE = 10.0
 )
 @click.argument("words", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--ref", required=True, metavar="REF", help="Reference of the experiment: yyyy-mm-dd_n_subject.")
+@click.option("--any-ref", is_flag=True, help="Take a reference of another form, too.")
 @click.option("--init", metavar="JSON", help="Data of EXPINIT: a map.")
 @click.option("--start", metavar="JSON", help="Data of EXPSTART.")
 @click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead.")
@@ -46,6 +48,7 @@ GRACE = 10.0
 def command(
     words: tuple[str, ...],
     ref: str,
+    any_ref: bool,
     init: str | None,
     start: str | None,
     delay: float | None,
@@ -67,6 +70,8 @@ def command(
     rigsync run --ref 2026-01-31_1_mouse -- python task.py
     rigsync run --ref 2026-01-31_1_mouse --delay 0.5 -- matlab -batch task
     """  # noqa: D301 - click's mark for lines that it must not rewrap
+    if not any_ref and (doubt := doubt_of_reference(ref)):
+        raise click.UsageError(f"{doubt}; if it is meant, add --any-ref")
     begin, data = _json_of("--init", init), _json_of("--start", start)
     if not isinstance(begin, (dict, type(None))):
         raise click.UsageError("--init takes a map, such as '{\"box\": 4}'")

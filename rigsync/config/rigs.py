@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -219,6 +220,11 @@ def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = 
         return clients if timing is None else dataclasses.replace(clients, timing=timing)
     if clients is None:
         clients = {}
+    if isinstance(clients, (str, os.PathLike)):
+        raise TypeError(
+            f"{os.fspath(clients)!r} is one text, and rigs are a mapping of name to URI; for a file, write "
+            "Auxiliaries.from_file(...) or Coordinator.from_file(...)"
+        )
     if not isinstance(clients, Mapping):
         raise TypeError(f"expected a mapping of rig names to URIs, Rigs or None, not {type(clients).__name__}")
     is_flat = bool(clients) and not any(isinstance(client, (RigConfig, Mapping)) for client in clients.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -155,7 +156,7 @@ def decide(status: ExpStatus, event: Verb, present: str | None, named: str | Non
             return Decision(no_op=True)
         return Decision(
             refusal=f"takeover of {named} refused: the rig's experiment is {present} ({status.name}), and a takeover "
-            f"names the one that goes on; to begin {named} in its place: EXPINTERRUPT, then EXPINIT without takeover"
+            f"names the one that goes on; to begin {named} in its place, type {_typed(INTERRUPT, (INIT, named))}"
         )
     entry = TABLE[status][cast("ExpMessage", event)]
     if isinstance(entry, ByReference):
@@ -180,7 +181,26 @@ def _refusal(status: ExpStatus, event: Verb, present: str | None, named: str | N
     allowed = [f"{m.name}{_condition(entry)}" for m, entry in TABLE[status].items() if entry != REFUSE]
     about = f" of {present}" if present else ""
     asked = f" for {named}" if named else ""
-    return f"{event.name}{asked} refused: status is {status.name}{about}; allowed now: {', '.join(allowed)}"
+    wanted = named or "REF"
+    if event is CLEANUP:
+        typed = _typed(END, CLEANUP)
+    else:
+        before = [END] if status is RUNNING else []
+        typed = _typed(*before, (INIT, wanted), *[(START, wanted)] if event is START else [])
+    return (
+        f"{event.name}{asked} refused: status is {status.name}{about}; allowed now: {', '.join(allowed)}; "
+        f"to go on, type {typed}"
+    )
+
+
+def _typed(*steps: ExpMessage | tuple[ExpMessage, str | None]) -> str:
+    """Return what somebody types in a terminal to send messages, each alone or with its reference."""
+    pairs = [step if isinstance(step, tuple) else (step, None) for step in steps]
+    lines = (
+        f"rigsync push {message.name}{f' {shlex.quote(reference)}' if reference else ''}"
+        for message, reference in pairs
+    )
+    return ", then ".join(lines)
 
 
 def nothing_of(reference: str, status: ExpStatus, present: str | None) -> str:

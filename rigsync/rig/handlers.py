@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from rigsync._text import one_line
-from rigsync.core.arguments import validate_event
+from rigsync.core.arguments import parts_of, validate_event
 from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Command, Verb
 from rigsync.errors import RigsyncError
@@ -20,6 +20,7 @@ from rigsync.runtime.loop_thread import is_coroutine_function
 logger = logging.getLogger("rigsync.rig")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,11 @@ class RigHandlers:
         Raises
         ------
         TypeError, ValueError
-            No message, or an unknown one.
+            No message, or an unknown one; or the function needs more than the message brings.
         """
+        if len(messages) == 1 and callable(messages[0]):
+            name = getattr(messages[0], "__name__", "the function")
+            raise TypeError(f"@rig.on needs the message that {name}() handles: write @rig.on('EXPSTART') above it")
         known = [validate_event(message) for message in messages]
         if not known:
             raise TypeError("name the message to handle, for instance @rig.on('EXPSTART')")
@@ -102,6 +106,8 @@ class RigHandlers:
         def register(function: Function) -> Function:
             if not callable(function):
                 raise TypeError(f"a handler is a function, not {type(function).__name__}")
+            for event in known:
+                check_fits(function, event)
             for event in known:
                 self._handlers.setdefault(event, []).append(Handler.of(function))
             return function
@@ -219,6 +225,32 @@ def described(error: BaseException) -> tuple[str, str, str]:
     return "Exception", "(one that cannot be shown)", ""
 
 
+def check_fits(function: Callable[..., Any], event: ExpMessage) -> None:
+    """Check that a handler can be called with what a message brings.
+
+    Raises
+    ------
+    TypeError
+        It asks for more. Python itself would find out when the message comes, at the end of a session for instance.
+    """
+    brought = ("base_url", "token") if event is ExpMessage.ALYX else parts_of(event)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a built-in that does not say
+        return
+    asked = [parameter for parameter in parameters if parameter.default is parameter.empty]
+    positional = [parameter.name for parameter in asked if parameter.kind in _POSITIONAL]
+    by_name = [parameter.name for parameter in asked if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    if len(positional) <= len(brought) and not by_name:
+        return
+    name = getattr(function, "__name__", None) or "handler"
+    wanted = ", ".join(positional + [f"{one} by name" for one in by_name])
+    raise TypeError(
+        f"{name}() cannot handle {event.name}: it needs {wanted}, and {event.name} brings {' and '.join(brought)}; "
+        f"write def {name}({', '.join(f'{part}=None' for part in brought)})"
+    )
+
+
 def _most_arguments(handler: Callable[..., Any]) -> int | None:
     """Return how many positional arguments a handler takes; None for any number."""
     try:
@@ -227,5 +259,4 @@ def _most_arguments(handler: Callable[..., Any]) -> int | None:
         return None
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(parameter.kind in positional for parameter in parameters)
+    return sum(parameter.kind in _POSITIONAL for parameter in parameters)

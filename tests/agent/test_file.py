@@ -482,6 +482,12 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "frames repeat": (with_start("frames: '(a){99999999999}'"), 6, "on.EXPSTART.frames", "not a regular expression"),
     "frames nested set": (with_start("frames: '([[a])'"), 6, "on.EXPSTART.frames", "not a regular expression"),
     "frames deep": (with_start(f"frames: '{'(?:' * 160}'"), 6, "on.EXPSTART.frames", "not a regular expression"),
+    "frames slow": (
+        with_start("frames: '(?:(a+)+)b'"),
+        6,
+        "on.EXPSTART.frames",
+        "some line may take so long that the rig answers nothing: a repeat or alternatives are within a repeat",
+    ),
     "frames long": (with_start(f"frames: '(a){'b' * 500}'"), 6, "on.EXPSTART.frames", "at most 500 characters"),
     # What has to be there.
     "require empty": (

@@ -149,6 +149,13 @@ def test_data_that_are_missing() -> None:
         values(y=1)["message.x"]
 
 
+def test_data_that_are_missing_after_init_may_come_with_either() -> None:
+    with pytest.raises(
+        SubstitutionError, match=r"EXPSTART has no 'x' in its data, nor had EXPINIT.*send 'x' with either"
+    ):
+        Values("EXPSTART", "cameras", REFERENCE, {"y": 1})["message.x"]
+
+
 def test_other_names_are_no_variables() -> None:
     for name in ("x", "message", "message.", "rig"):
         with pytest.raises(KeyError):

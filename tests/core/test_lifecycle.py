@@ -231,7 +231,8 @@ def test_text_is_taken_as_it_is(text: str) -> None:
             ExpMessage.EXPSTART,
             None,
             REF,
-            f"EXPSTART for {REF} refused: status is CONNECTED; allowed now: EXPINIT, EXPEND, EXPINTERRUPT, EXPCLEANUP",
+            f"EXPSTART for {REF} refused: status is CONNECTED; allowed now: EXPINIT, EXPEND, EXPINTERRUPT, EXPCLEANUP; "
+            f"to go on, type rigsync push EXPINIT {REF}, then rigsync push EXPSTART {REF}",
         ),
         (
             ExpStatus.RUNNING,
@@ -239,7 +240,8 @@ def test_text_is_taken_as_it_is(text: str) -> None:
             REF,
             OTHER,
             f"EXPINIT for {OTHER} refused: status is RUNNING of {REF}; "
-            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT; "
+            f"to go on, type rigsync push EXPEND, then rigsync push EXPINIT {OTHER}",
         ),
         (
             ExpStatus.RUNNING,
@@ -247,14 +249,34 @@ def test_text_is_taken_as_it_is(text: str) -> None:
             REF,
             None,
             f"EXPCLEANUP refused: status is RUNNING of {REF}; "
-            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT; "
+            "to go on, type rigsync push EXPEND, then rigsync push EXPCLEANUP",
         ),
         (
             ExpStatus.STOPPED,
             ExpMessage.EXPSTART,
             REF,
             None,
-            f"EXPSTART refused: status is STOPPED of {REF}; allowed now: EXPINIT, EXPEND, EXPINTERRUPT, EXPCLEANUP",
+            f"EXPSTART refused: status is STOPPED of {REF}; allowed now: EXPINIT, EXPEND, EXPINTERRUPT, EXPCLEANUP; "
+            "to go on, type rigsync push EXPINIT REF, then rigsync push EXPSTART REF",
+        ),
+        (
+            ExpStatus.INITIALIZED,
+            ExpMessage.EXPSTART,
+            REF,
+            "mouse 1",
+            f"EXPSTART for mouse 1 refused: status is INITIALIZED of {REF}; allowed now: EXPINIT, "
+            "EXPSTART (same reference), EXPEND, EXPINTERRUPT, EXPCLEANUP; "
+            "to go on, type rigsync push EXPINIT 'mouse 1', then rigsync push EXPSTART 'mouse 1'",
+        ),
+        (
+            ExpStatus.RUNNING,
+            ExpMessage.EXPSTART,
+            REF,
+            OTHER,
+            f"EXPSTART for {OTHER} refused: status is RUNNING of {REF}; allowed now: EXPINIT (same reference), "
+            "EXPSTART (same reference), EXPEND, EXPINTERRUPT; to go on, type rigsync push EXPEND, "
+            f"then rigsync push EXPINIT {OTHER}, then rigsync push EXPSTART {OTHER}",
         ),
     ],
 )

@@ -418,21 +418,24 @@ def test_a_no_op_is_answered_without_running_the_handler(status: str, event: str
             "CONNECTED",
             "EXPSTART",
             [REF],
-            f"EXPSTART for {REF} refused: status is CONNECTED; allowed now: EXPINIT, EXPEND, EXPINTERRUPT, EXPCLEANUP",
+            f"EXPSTART for {REF} refused: status is CONNECTED; allowed now: EXPINIT, EXPEND, EXPINTERRUPT, EXPCLEANUP; "
+            f"to go on, type rigsync push EXPINIT {REF}, then rigsync push EXPSTART {REF}",
         ),
         (
             "RUNNING",
             "EXPCLEANUP",
             [],
             f"EXPCLEANUP refused: status is RUNNING of {REF}; "
-            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT; "
+            "to go on, type rigsync push EXPEND, then rigsync push EXPCLEANUP",
         ),
         (
             "RUNNING",
             "EXPINIT",
             [{"exp_ref": OTHER}],
             f"EXPINIT for {OTHER} refused: status is RUNNING of {REF}; "
-            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT",
+            "allowed now: EXPINIT (same reference), EXPSTART (same reference), EXPEND, EXPINTERRUPT; "
+            f"to go on, type rigsync push EXPEND, then rigsync push EXPINIT {OTHER}",
         ),
     ],
 )
@@ -2156,7 +2159,7 @@ def test_a_takeover_of_another_experiment_is_refused_and_moves_nothing(status: s
     assert (frame.error, frame.message) == (
         "StateError",
         f"takeover of {OTHER} refused: the rig's experiment is {REF} ({status}), and a takeover names the one that "
-        f"goes on; to begin {OTHER} in its place: EXPINTERRUPT, then EXPINIT without takeover",
+        f"goes on; to begin {OTHER} in its place, type rigsync push EXPINTERRUPT, then rigsync push EXPINIT {OTHER}",
     )
     assert owner_of(bench) == "10.0.0.1"
 

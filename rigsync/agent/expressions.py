@@ -1,0 +1,153 @@
+"""Regular expressions from a file, which are searched for in the lines of a recorder: none may take long.
+
+Python's `re` tries all ways in which repeats can share a text, and meanwhile nothing else of the program runs. With a
+repeat within a repeat these ways are exponentially many, with several repeats of the same characters a power of the
+text's length.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    from re import _parser as parser  # type: ignore[attr-defined]
+else:
+    import sre_parse as parser
+
+MOST_ALIKE = 2
+"""Repeats that may share the same characters. In 200 characters that makes a million ways, some hundredths of a second;
+with one more it would be seconds."""
+_ASCII = frozenset(map(chr, range(128)))
+_DIGIT, _BLANK, _LETTER, _SIGN = "\u0663", "\u00a0", "\u00e9", "\u2603"
+"""Each stands for all characters of its kind beyond ASCII."""
+_ALL = _ASCII | {_DIGIT, _BLANK, _LETTER, _SIGN}
+
+
+class MayTakeLong(Exception):
+    """Why an expression may take long, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One place of an expression."""
+
+    characters: frozenset[str]
+    varies: bool = False
+    """Whether it may match more or less: a repeat, an option, alternatives."""
+    is_needed: bool = True
+
+
+def check_is_quick(pattern: str) -> None:
+    """Check that no line can make a search for an expression take long.
+
+    Raises
+    ------
+    MayTakeLong
+        It has a repeat within a repeat, a reference to a group, or more than two repeats that share characters.
+    """
+    parts = list(_parts(parser.parse(pattern)))
+    varying = [i for i, part in enumerate(parts) if part.varies]
+    longest = dict.fromkeys(varying, 1)
+    for before, after in combinations(varying, 2):
+        if _share(parts, before, after):
+            longest[after] = max(longest[after], longest[before] + 1)
+    if max(longest.values(), default=0) > MOST_ALIKE:
+        raise MayTakeLong(
+            f"more than {MOST_ALIKE} of its repeats match the same characters; begin with what stands right before the "
+            r"number, such as frame=\s*(\d+)"
+        )
+
+
+def _share(parts: Sequence[_Part], before: int, after: int) -> bool:
+    """Whether two repeats may match the same text, with all that has to be between them."""
+    first, second = parts[before].characters, parts[after].characters
+    between = [part.characters for part in parts[before + 1 : after] if part.is_needed]
+    taken = (all(characters & either for characters in between) for either in (first, second))
+    return bool(first & second) and any(taken)
+
+
+def _parts(items: Any) -> Iterator[_Part]:
+    for operation, value in items:
+        name = str(operation)
+        if name in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
+            yield _Part(_characters(name, value))
+        elif name == "SUBPATTERN":
+            yield from _parts(value[-1])
+        elif name == "ATOMIC_GROUP":
+            yield from _parts(value)
+        elif name == "BRANCH":
+            yield from _alternatives(value[1])
+        elif name in ("ASSERT", "ASSERT_NOT"):
+            yield from (replace(part, is_needed=False) for part in _parts(value[1]))
+        elif name.endswith("_REPEAT"):
+            yield from _repeated(*value)
+        elif name != "AT":
+            raise MayTakeLong("it refers to a group of its own, such as \\1")
+
+
+def _alternatives(branches: Any) -> Iterator[_Part]:
+    fixed: set[str] = set()
+    for branch in branches:
+        parts = list(_parts(branch))
+        if any(part.varies for part in parts):
+            yield from (replace(part, is_needed=False) for part in parts)
+        else:
+            fixed.update(*(part.characters for part in parts))
+    yield _Part(frozenset(fixed), varies=True, is_needed=False)
+
+
+def _repeated(least: int, most: int, items: Any) -> Iterator[_Part]:
+    inner = list(_parts(items))
+    if least == most == 1 or most == 0:
+        yield from inner
+    elif most == 1:
+        yield from (replace(part, varies=True, is_needed=False) for part in inner)
+    elif any(part.varies for part in inner):
+        raise MayTakeLong("a repeat or alternatives are within a repeat, such as (a+)+")
+    elif least == most:
+        yield from inner
+    else:
+        yield _Part(frozenset().union(*(part.characters for part in inner)), varies=True, is_needed=least > 0)
+
+
+def _characters(name: str, value: Any) -> frozenset[str]:
+    if name == "ANY":
+        return _ALL
+    if name == "LITERAL":
+        return frozenset(_cases(value))
+    if name == "NOT_LITERAL":
+        return _ALL - {chr(value)}
+    found: set[str] = set()
+    for kind, what in value:
+        if str(kind) == "LITERAL":
+            found |= _cases(what)
+        elif str(kind) == "RANGE":
+            found.update(*(_cases(code) for code in range(what[0], min(what[1], 127) + 1)))
+            found.update(_ALL - _ASCII if what[1] > 127 else ())
+        elif str(kind) == "CATEGORY":
+            found |= _of_category(str(what))
+    return frozenset(_ALL - (found & _ASCII) if str(value[0][0]) == "NEGATE" else found)
+
+
+def _cases(code: int) -> set[str]:
+    """Return a character in both cases, for an expression may ignore them."""
+    return {one if one in _ASCII else _kind_of(one) for one in (chr(code), *chr(code).swapcase())}
+
+
+def _kind_of(character: str) -> str:
+    if character.isalpha():
+        return _LETTER
+    return _DIGIT if character.isdigit() else _BLANK if character.isspace() else _SIGN
+
+
+@lru_cache
+def _of_category(name: str) -> frozenset[str]:
+    letter = name.removeprefix("CATEGORY_").removeprefix("NOT_")[0]
+    expression = re.compile("\\" + (letter if "NOT_" in name else letter.lower()))
+    return frozenset(filter(expression.match, _ALL))

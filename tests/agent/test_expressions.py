@@ -1,0 +1,79 @@
+"""Which regular expressions may be searched for in a recorder's lines: none that may take long."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigsync.agent.agent import LONGEST_PROGRESS
+from rigsync.agent.expressions import MayTakeLong, check_is_quick
+
+QUICK = [
+    r"frame=\s*(\d+)",
+    r"(?i)frames?[ :=]+(\d+)",
+    r"^\s*frame\s+(\d+)\s*/\s*\d+$",
+    r"(?:frame|frames|frm)\s*=?\s*(\d+)",
+    r"\[?frame\]?\s*[:=]?\s*(\d+)",
+    r"(\d+) ?(?:frames|images)",
+    r"wrote (\d+) of \d+ frames in [\d.]+ s",
+    r"[^,]*,[^,]*,(\d+)",
+    r"^[^\d]*(\d+)",
+    r".*?(\d+) frames",
+    r"(?<=frame)\s*(\d+)",
+    r"(?P<n>\d{1,9})x",
+    r"(?:(?:a{2}){3})*(b)",
+    r"(?:ab)+(\d)",
+    r"(é+)é*x",
+    r"(a)b{0}",
+]
+SLOW = {
+    r"(a+)+b": "a repeat or alternatives are within a repeat",
+    r"(?:\d+,)*(\d+)": "a repeat or alternatives are within a repeat",
+    r"(?:ab|a)+(\d)": "a repeat or alternatives are within a repeat",
+    r"(a?){50}b": "a repeat or alternatives are within a repeat",
+    r"(\w+)\1": "it refers to a group of its own",
+    r"(a)?(?(1)b|c)": "it refers to a group of its own",
+    r".*frame.*?(\d+)": "more than 2 of its repeats match the same characters",
+    r".*.*.*x(1)": "more than 2 of its repeats match the same characters",
+    r"[^a]*[^b]*[^c]*(x)": "more than 2 of its repeats match the same characters",
+    r"é*\w*(é+)x": "more than 2 of its repeats match the same characters",
+    r"٣*\d*(٤+)x": "more than 2 of its repeats match the same characters",
+    r"(?i)a*A*(a+)x": "more than 2 of its repeats match the same characters",
+    "a?" * 30 + "(a{30})": "more than 2 of its repeats match the same characters",
+    "(?:a|aa)" * 10 + "(b)": "more than 2 of its repeats match the same characters",
+    "(?:a+|b)" * 3 + "(c)": "more than 2 of its repeats match the same characters",
+    "(?=a*)" * 3 + "(c)": "more than 2 of its repeats match the same characters",
+}
+
+
+@pytest.mark.parametrize("expression", QUICK)
+def test_quick(expression: str) -> None:
+    check_is_quick(expression)
+
+
+@pytest.mark.parametrize(("expression", "why"), SLOW.items())
+def test_slow(expression: str, why: str) -> None:
+    with pytest.raises(MayTakeLong) as raised:
+        check_is_quick(expression)
+    assert str(raised.value).startswith(why)
+
+
+ATOMS = st.sampled_from(["a", "b", ".", r"\w", "[ab]", "[^b]", "(?:ab)", "(?:a|b)", "(?:a|aa)", "(?:a|b+)", "(?:aa?)"])
+REPEATS = st.sampled_from(["", "", "*", "+", "?", "*?", "{2}", "{0,9}"])
+EXPRESSIONS = st.lists(st.tuples(ATOMS, REPEATS), min_size=1, max_size=12).map(
+    lambda parts: "".join(atom + repeat for atom, repeat in parts) + "(c)"
+)
+
+
+@given(EXPRESSIONS)
+def test_what_is_taken_for_quick_ends(expression: str) -> None:
+    """Of two characters, 12 places: what is exponential would hang here."""
+    try:
+        check_is_quick(expression)
+    except MayTakeLong:
+        return
+    for text in ("a", "ab", "aab", "b"):
+        assert not re.search(expression, (text * LONGEST_PROGRESS)[:LONGEST_PROGRESS])
