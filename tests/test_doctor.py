@@ -254,6 +254,30 @@ def test_a_closed_port() -> None:
     assert not [remedy for remedy in finding.remedies if "firewall" in remedy]
 
 
+@pytest.mark.parametrize(("here", "there"), [("tcp", "udp"), ("udp", "tcp")])
+def test_a_rig_that_answers_by_the_other_protocol(serve: Callable[..., Any], here: str, there: str) -> None:
+    uri = serve("cameras", scheme=here).uri
+    wrong = uri.replace(here, there)
+    rigs = rigs_from({"cameras": {"uri": wrong, "dialect": "rigsync"}})
+    finding = finding_of(diagnose(rigs)["cameras"], Fault.OTHER_SCHEME)
+    assert finding.seen == f"nothing answers at {wrong}, and the rig does at {uri}"
+    assert finding.remedies[0] == f"correct the file of rigs: cameras: {uri}"
+
+
+def test_another_rig_at_the_port_of_the_other_protocol_is_not_meant(serve: Callable[..., Any]) -> None:
+    uri = serve("ephys").uri
+    finding_of(look(uri.replace("udp://", "")), Fault.CLOSED_PORT)
+
+
+def test_no_connection_is_opened_to_see_whether_an_iblutil_rig_is_there_on_tcp() -> None:
+    with Taking() as rig:
+        wrong = rig.uri.removeprefix("tcp://")
+        finding_of(examine(cameras=wrong)["cameras"], Fault.CLOSED_PORT)
+        assert not rig.was_called()
+        diagnose(rigs_from({"cameras": wrong}), idle=True)
+        assert rig.was_called()
+
+
 def test_silence_of_a_program_that_hangs() -> None:
     with silent_rig("cameras") as rigs:
         finding = finding_of(diagnose(rigs_from(rigs))["cameras"], Fault.SILENCE)

@@ -373,6 +373,9 @@ SHOWN_BY = {
         "tests/agent/test_agent.py::test_a_message_over_max_message_of_the_file_is_refused_with_the_key",
         "tests/test_cli.py::test_serve_refuses_what_is_over_its_max_message",
     ],
+    "the file says `udp://`, and the rig listens on `tcp://`, or the other way round": [
+        "tests/test_doctor.py::test_a_rig_that_answers_by_the_other_protocol",
+    ],
     "rigs have swapped addresses or names": [
         "tests/test_forgers.py::test_rigs_that_have_swapped_addresses_are_named_and_asked_nothing",
     ],

@@ -23,7 +23,7 @@ from rigsync.core import messages
 from rigsync.core.clock import ClockFilter, StampClock
 from rigsync.core.events import Dialect
 from rigsync.core.messages import Alive, Probe
-from rigsync.core.rigs import RigConfig
+from rigsync.core.rigs import RigConfig, is_called
 from rigsync.doctor.evidence import Evidence, SocketAddress
 from rigsync.doctor.findings import Finding, judge
 from rigsync.doctor.lines import Line, StreamLine, datagram_line, stream_line
@@ -125,7 +125,9 @@ class _Examination:
                 await self._examine_datagrams(evidence, evidence.asked, others)
         except OSError as error:  # an error of opening the socket: there is no route
             _note_error(evidence, error)
-            await self._reach_another(evidence, others)
+            await asyncio.gather(
+                self._reach_another(evidence, others), self._try_other_scheme(evidence, evidence.asked)
+            )
         return evidence
 
     async def _examine_datagrams(
@@ -149,13 +151,14 @@ class _Examination:
         evidence.spared = not self._idle and evidence.rig.dialect != Dialect.RIGSYNC.value
         if evidence.spared:
             async with self._seeking:
-                await self._knock(evidence, asked)
+                await asyncio.gather(self._knock(evidence, asked), self._try_other_scheme(evidence, asked))
             return
         with contextlib.suppress(TimeoutError):
             await self._call(evidence, asked)
         if not evidence.has_answered and not evidence.connected:
             async with self._seeking:
-                await asyncio.gather(self._reach_another(evidence, others), self._knock(evidence, asked))
+                searches = (self._knock(evidence, asked), self._try_other_scheme(evidence, asked))
+                await asyncio.gather(self._reach_another(evidence, others), *searches)
 
     async def _call(self, evidence: Evidence, address: SocketAddress) -> None:
         """Probe over a TCP connection."""
@@ -180,11 +183,12 @@ class _Examination:
     async def _seek(self, visit: _Visit, asked: SocketAddress, others: Sequence[SocketAddress], until: float) -> None:
         """Find out why a rig does not answer over UDP."""
         evidence = visit.evidence
-        searches = [self._reach_another(evidence, others)]
+        searches = [self._reach_another(evidence, others), self._try_other_scheme(evidence, asked)]
         if not evidence.refused and not evidence.unreachable and not evidence.junk:
             searches += [self._listen_to_all(evidence, asked), self._knock(evidence, asked)]
         await asyncio.gather(*searches)
-        explained = evidence.junk or evidence.reached_at or evidence.answered_from or evidence.host_is_up
+        found = (evidence.junk, evidence.reached_at, evidence.answered_from, evidence.other_scheme)
+        explained = evidence.host_is_up or any(found)
         if not explained and not evidence.has_answered:
             await visit.wait(until)
 
@@ -203,6 +207,19 @@ class _Examination:
             if trial.has_answered:
                 evidence.reached_at = address
                 return
+
+    async def _try_other_scheme(self, evidence: Evidence, asked: SocketAddress) -> None:
+        """See whether the rig listens on TCP, where UDP was asked, or the other way round."""
+        trial = Evidence(evidence.rig, asked=asked)
+        with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError):
+            if evidence.scheme == "tcp":
+                async with datagram_line(asked) as line:
+                    await _Visit(line, trial, self._stamps).probe()
+            elif self._idle or evidence.rig.dialect == Dialect.RIGSYNC.value:
+                await self._call(trial, asked)
+        is_this_one = trial.alive is None or is_called(evidence.rig.name, trial.alive.name)
+        if trial.has_answered and is_this_one:
+            evidence.other_scheme = "udp" if evidence.scheme == "tcp" else "tcp"
 
     async def _listen_to_all(self, evidence: Evidence, asked: SocketAddress) -> None:
         """See whether an answer comes from elsewhere, which a connected socket would not take."""

@@ -51,6 +51,8 @@ class Evidence:
     """The address from which the answer came, if not the one asked."""
     reached_at: SocketAddress | None = None
     """Another address of the same name, where the rig answers."""
+    other_scheme: str | None = None
+    """``tcp`` or ``udp``, where the rig answers by that and not by the scheme of its address."""
     host_is_up: bool = False
     """Whether a silent rig's host refuses at other ports."""
     largest: int | None = None

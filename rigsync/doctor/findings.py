@@ -37,6 +37,7 @@ class Fault(str, Enum):
     NO_ROUTE = "no-route"
     WRONG_INTERFACE = "wrong-interface"
     OTHER_ADDRESS = "answers-from-another-address"
+    OTHER_SCHEME = "other-protocol"
     CLOSED_PORT = "closed-port"
     DEAF = "deaf"
     SILENCE = "silence"
@@ -92,6 +93,8 @@ def _unanswered(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
         return _other_address(evidence, evidence.answered_from)
     if evidence.junk:
         return _not_a_rig(evidence, evidence.junk)
+    if evidence.other_scheme:
+        return _other_scheme(evidence, evidence.other_scheme)
     if evidence.connected:
         return _hangs(evidence)
     if finding := _wrong_interface(evidence, interfaces):
@@ -134,6 +137,18 @@ def _other_address(evidence: Evidence, source: SocketAddress) -> Finding:
         meaning,
         f"write the address that answers into the file of rigs: {evidence.rig.name}: {answering}",
         remedy,
+    )
+
+
+def _other_scheme(evidence: Evidence, scheme: str) -> Finding:
+    address, name = evidence.rig.address, evidence.rig.name
+    right = Address(scheme, address.host, address.port)
+    return _finding(
+        Fault.OTHER_SCHEME,
+        f"nothing answers at {address}, and the rig does at {right}",
+        "the file of rigs and the rig's program name different protocols",
+        f"correct the file of rigs: {name}: {right}",
+        f"or start the rig's program at {evidence.scheme}:// in place of {scheme}://",
     )
 
 
