@@ -90,15 +90,7 @@ def _probe(
 
 
 class Tally:
-    """The outcomes of the probes of one rig.
-
-    Parameters
-    ----------
-    rig : RigConfig
-        The rig.
-    timeout : float
-        Seconds after which a probe is settled.
-    """
+    """The outcomes of the probes of one rig, each of which is settled after `timeout` seconds."""
 
     def __init__(self, rig: RigConfig, timeout: float):
         self.rig, self._timeout = rig, timeout

@@ -69,15 +69,11 @@ def cells_of(view: RigView, columns: Sequence[str], now: float) -> list[str]:
         "rtt ms": None if view.round_trip is None else f"{1000 * view.round_trip:.1f}",
         "offset": None if view.clock is None else offset(view.clock).partition(" ±")[0],
         "loss": None if view.loss is None else f"{100 * view.loss:.0f}%",
-        "progress": _work(view),
+        "progress": work_text(view.progress, view.streams),
         "last message": f"{message.text} {age_text(now - message.time)}" if message else None,
         "last error": _last_failure(view),
     }
     return [cells[column] or "-" for column in columns]
-
-
-def _work(view: RigView) -> str:
-    return work_text(view.progress, view.streams)
 
 
 def _last_failure(view: RigView) -> str:
@@ -86,17 +82,7 @@ def _last_failure(view: RigView) -> str:
 
 
 def screen(views: Sequence[RigView], width: int, height: int, unicode: bool = True) -> RenderableType:
-    """Return the whole view, in so many columns and lines of the terminal.
-
-    Parameters
-    ----------
-    views : sequence of RigView
-        How the rigs are.
-    width, height : int
-        Size of the terminal, in characters.
-    unicode : bool
-        Whether the terminal can show more than ASCII.
-    """
+    """Return the whole view, in so many columns and lines of a terminal, which may show no more than ASCII."""
     now = time.time()
     alive = sum(view.link is LinkState.ALIVE for view in views)
     room = max(1, height - 3)  # without title, headings and a line at the end
@@ -168,7 +154,8 @@ def _below(views: Sequence[RigView], width: int, room: int, unicode: bool, has_o
         text = "; ".join(f"{owner} ({rigs})" for owner, rigs in led.items())
         lines.append(Text(printable(f"in charge: {text}")))
     if width < _WIDEST:
-        at_work = [f"{view.rig}: {_work(view)}" for view in views if _work(view)]
+        work = {view.rig: work_text(view.progress, view.streams) for view in views}
+        at_work = [f"{rig}: {text}" for rig, text in work.items() if text]
         lines += [Text(printable(text)) for text in at_work[: max(0, room - 1 - len(lines))]]
     if width < _WIDE:
         unwell = sorted(

@@ -26,14 +26,7 @@ class _Ping:
 class Pings:
     """The probes of one coordinator that somebody waits for.
 
-    Parameters
-    ----------
-    hub : Hub
-        Where answers are told.
-    reply : callable
-        Makes the reply, or the error of a rig that is another one, of an answer.
-    address : callable
-        Returns host and port of a rig, as text.
+    `reply` makes the reply, or the error of a rig that is another one, of an answer; `address` gives a rig's URI.
     """
 
     def __init__(self, hub: Hub, reply: Callable[[ProbeAnswered], PingReply | RigError], address: Callable[[str], str]):

@@ -167,13 +167,7 @@ def clock_document(clock: ClockEstimate | None) -> dict[str, float] | None:
 
 
 class Views:
-    """Keeps what links do not: the last message of each rig, and what has gone wrong last.
-
-    Parameters
-    ----------
-    hub : Hub
-        Where the events are told.
-    """
+    """Keeps what links do not: the last message of each rig, and what has gone wrong last."""
 
     def __init__(self, hub: Hub):
         self._messages: dict[str, Told] = {}

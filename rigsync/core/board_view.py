@@ -43,7 +43,7 @@ class BoardView:
 
     Of each thing it takes only what is newer than all that has come, by the number of the notice. Confirmed notices
     come in order. Others may overtake them. Their number, and the stream's own, show whether they are about
-    something that has been forgotten since.
+    something that has been forgotten since. Events are put into `told`.
     """
 
     def __init__(self, rig: str, told: list[Event]):
@@ -57,12 +57,12 @@ class BoardView:
 
     @property
     def progress(self) -> dict[str, Progress]:
-        """How far things are, by item; a copy. Safe to call from any thread."""
+        """A copy. Safe to call from any thread."""
         return {name: item.progress for name, item in self._items.copy().items()}
 
     @property
     def streams(self) -> dict[str, dict[str, Any]]:
-        """What the rig says of its streams; a copy. Safe to call from any thread."""
+        """A copy. Safe to call from any thread."""
         return {name: deepcopy(stream.info) for name, stream in self._streams.copy().items()}
 
     def receive(self, notice: Notice, now: float) -> bool:
@@ -132,23 +132,18 @@ class BoardView:
         action, number = body.get("action"), body.get("number")
         if type(number) is not int:
             raise RemoteProtocolError("malformed notice", f"the number of a stream is {shortened(number)}")
-        found = self._streams.get(name)
-        if action == "add" and notice.confirm:
-            return self._add(name, _Stream(notice.n, number, info, len(to_json(info))), found, now)
-        if action == "remove" and notice.confirm:
-            if found is None or found.number != number:
-                return False
+        if action not in ("add", "remove", "update") or (action != "update" and not notice.confirm):
+            raise RemoteProtocolError("malformed notice", f"action {shortened(action)} on a stream")
+        stream, found = _Stream(notice.n, number, info, len(to_json(info))), self._streams.get(name)
+        if found is None or found.number != number:
+            # An update has overtaken the notice that adds its stream; or it, or a removal, comes after a removal.
+            return action == "add" and self._add(name, stream, found, now)
+        if action == "remove":
             self._remove(name, info)
             return True
-        if action == "update":
-            if found is None or found.number != number:
-                return False  # it has overtaken the notice that adds the stream, or comes after the one that removes it
-            return self._update(name, _Stream(notice.n, number, info, len(to_json(info))), found, now)
-        raise RemoteProtocolError("malformed notice", f"action {shortened(action)} on a stream")
+        return self._update(name, stream, found, now)
 
     def _add(self, name: str, stream: _Stream, found: _Stream | None, now: float) -> bool:
-        if found and found.number == stream.number:
-            return self._update(name, stream, found, now)
         if found and found.number > stream.number:
             return False
         if found:  # the notice that it was removed waited too long and was given up

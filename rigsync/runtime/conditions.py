@@ -35,7 +35,7 @@ def _comes(news: queue.SimpleQueue[None], timeout: float | None) -> bool:
 
 
 class Awaited:
-    """A value that one thread waits for and another one brings, without waiting itself; `told` is called with it.
+    """A value that one thread waits for and another one brings, without waiting itself.
 
     It holds no lock, since a signal handler may interrupt the waiting thread anywhere and wait itself.
     """

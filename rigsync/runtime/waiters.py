@@ -26,7 +26,17 @@ LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
 
 
 class Waiters:
-    """All waits for one service thread. `not_running` makes the error for one that does not run."""
+    """All waits for one service thread.
+
+    Parameters
+    ----------
+    thread : LoopThread
+        The service thread.
+    not_running : callable
+        Returns the error for a thread that does not run.
+    hub : Hub
+        Which knows what runs on it.
+    """
 
     def __init__(self, thread: LoopThread, not_running: Callable[[], NotRunning], hub: Hub):
         self._thread, self._not_running, self._hub = thread, not_running, hub
@@ -43,12 +53,19 @@ class Waiters:
             self._waiting.difference_update(futures)
 
     def fail(self, error: NotRunning) -> None:
-        """Tell all who wait that no answer will come."""
+        """Settle all futures: no answer will come."""
         for future in list(self._waiting):
             future.bring(error)
 
     def wait(self, future: Awaited, limit: float) -> Any:
-        """Return the outcome of one of `futures`, which the service thread settles within `limit` seconds.
+        """Return a future's outcome.
+
+        Parameters
+        ----------
+        future : Awaited
+            One of `futures`.
+        limit : float
+            Seconds within which the service thread settles it.
 
         Raises
         ------
