@@ -14,8 +14,9 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Eight at a time on any computer: most tests wait for other processes and for time to pass.
-PYTEST = ["-m", "pytest", "--numprocesses", "8", "--dist", "worksteal"]
+# Six at a time on any computer: many tests wait for other processes and for time to pass. More would only be in each
+# other's way, since two cores are busy then.
+PYTEST = ["-m", "pytest", "--numprocesses", "6", "--dist", "worksteal"]
 DRIVES_NO_IBLUTIL = [
     "tests/core/test_iblutil_rigs.py",
     "tests/core/test_legacy.py",

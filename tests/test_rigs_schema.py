@@ -45,7 +45,7 @@ def test_it_finds_what_concerns_one_key(tmp_path: Path) -> None:
 
 
 @settings(
-    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(text=near(EXAMPLE, SCHEMA, "cameras") | near(FLAT, SCHEMA["else"], "mesoscope") | st.just(LONG))
 def test_what_the_reader_takes_the_schema_takes_and_no_more(tmp_path: Path, text: str) -> None:

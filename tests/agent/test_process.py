@@ -454,7 +454,7 @@ source = "import signal, time\\n"
 if stubborn: source += "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN)\\n"
 source += "print('grandchild is ready', flush=True)\\ntime.sleep(600)"
 child = subprocess.Popen([sys.executable, "-c", source], **ways[sys.argv[1]])
-print("grandchild", child.pid)
+print("has grandchild", child.pid)
 if sys.argv[3] == "orphan":
     sys.stdin.read()
     while not os.path.exists(sys.argv[4]): time.sleep(0.002)
@@ -480,7 +480,7 @@ def test_what_a_command_leaves_behind_ends_with_it(
 ) -> None:
     go = tmp_path / "go"
     run = launch(parent(way, temper, "orphan", str(go)))
-    pid = int(run.wait_for("grandchild "))
+    pid = int(run.wait_for("has grandchild "))
     run.wait_for("grandchild is ready")
     go.touch()
     exit_ = run.ended()  # although the grandchild has the output open
@@ -492,7 +492,7 @@ def test_what_a_command_leaves_behind_ends_with_it(
 @in_both
 def test_a_stop_reaches_descendants(launch: Callable[..., Run], way: str) -> None:
     run = launch(parent(way, "polite", "wait"))
-    pid = int(run.wait_for("grandchild "))
+    pid = int(run.wait_for("has grandchild "))
     run.wait_for("grandchild is ready")
     run.process.stop("interrupt", LONG)
     exit_ = run.ended()
@@ -505,7 +505,7 @@ def test_a_stop_reaches_descendants(launch: Callable[..., Run], way: str) -> Non
 @in_both
 def test_a_descendant_that_ignores_everything_is_killed_without_its_grace(launch: Callable[..., Run], way: str) -> None:
     run = launch(parent(way, "stubborn", "wait"))
-    pid = int(run.wait_for("grandchild "))
+    pid = int(run.wait_for("has grandchild "))
     run.wait_for("grandchild is ready")
     run.process.stop("interrupt", 600)
     exit_ = run.ended()
@@ -677,7 +677,7 @@ def test_a_command_ends_when_the_agent_exits_without_stopping_it() -> None:
 @linux
 def test_a_killed_keeper_leaves_nothing(launch: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
     run = launch(parent("group", "stubborn", "wait"))
-    pid = int(run.wait_for("grandchild "))
+    pid = int(run.wait_for("has grandchild "))
     run.wait_for("grandchild is ready")
     guard = psutil.Process(run.process.pid).parent()
     assert guard is not None

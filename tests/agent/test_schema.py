@@ -47,7 +47,7 @@ def test_it_finds_what_concerns_one_key(tmp_path: Path) -> None:
 
 
 @settings(
-    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(text=documents())
 def test_what_the_reader_takes_the_schema_takes(tmp_path: Path, text: str) -> None:
