@@ -31,7 +31,7 @@ class Request:
     leave_at : float
         Monotonic seconds before which it leaves to no iblutil rig, so that all of these get it in one turn.
     interval : float
-        Least seconds between two datagrams to one rig: sent again, or probes while it waits for the instant.
+        Least seconds between two datagrams to one rig, sent again or probes, so that many rigs share what may leave.
     """
 
     def __init__(self, order: Order, n: int, leave_at: float = -math.inf, interval: float = 0.0):

@@ -461,7 +461,7 @@ class Peer:
         """Probe a rig that waits for an instant, which is worked out anew until shortly before it comes."""
         errand.next_probe = math.inf
         if errand.request.act_at is not None and now < errand.request.act_at - QUIET:
-            errand.next_probe = now + self._liveness.stagger(errand.request.interval)
+            errand.next_probe = now + self._liveness.stagger(max(self._timing.burst_interval, errand.request.interval))
             if self.state is LinkState.ALIVE:
                 self._send_stamped_probe(now)
 
