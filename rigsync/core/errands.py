@@ -23,8 +23,8 @@ class Request:
     """One push, shared by all the rigs that it goes to.
 
     `n` is higher than that of every request before. It leaves to no iblutil rig before `leave_at` (monotonic s), so
-    that all of these get it in one turn. Between two datagrams to one rig, sent again, or probes while it waits for the
-    instant, lies an `interval` (s) at least.
+    that all of these get it in one turn. Between two datagrams to one rig, sent again or probes, lies an `interval` (s)
+    at least, so that many rigs share what may leave.
     """
 
     def __init__(self, order: Order, n: int, leave_at: float = -math.inf, interval: float = 0.0):

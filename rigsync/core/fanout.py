@@ -120,8 +120,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
         leave_at = max((peer.echoes.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
-        interval = max(self._timing.burst_interval, len(chosen) / MOST_A_SECOND)
-        request = Request(order, self._n, leave_at, interval)
+        request = Request(order, self._n, leave_at, len(chosen) / MOST_A_SECOND)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         names = [peer.name for peer in chosen]
         self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, order.all_or_none)

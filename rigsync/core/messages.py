@@ -187,13 +187,18 @@ def decode(data: bytes) -> Frame | legacy.Array:
     if first not in (b"[", b"{"):
         raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {first!r}, neither '[' nor '{{'")
     try:
-        text = data.decode("utf-8")
-        content, end = (_DECODER_OF_LARGE if len(data) > _LARGE else _DECODER).raw_decode(text)
-        if end < len(text) and (rest := text[end:].lstrip(_SPACE)):
-            raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
+        content = _read_json(data)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
     return legacy.read_array(content) if first == b"[" else _read_frame(content)
+
+
+def _read_json(data: bytes) -> Any:
+    text = data.decode("utf-8")
+    content, end = (_DECODER_OF_LARGE if len(data) > _LARGE else _DECODER).raw_decode(text)
+    if end < len(text) and (rest := text[end:].lstrip(_SPACE)):
+        raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
+    return content
 
 
 def _read_whole(digits: str) -> int:

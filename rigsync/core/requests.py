@@ -187,7 +187,8 @@ class Requests:
 
     def _measure_clock(self, errand: Errand, now: float) -> None:
         """Probe a rig that waits for an instant, which is worked out anew until shortly before it comes."""
-        errand.next_probe, interval = math.inf, errand.request.interval
+        errand.next_probe = math.inf
+        interval = max(self._link.timing.burst_interval, errand.request.interval)
         if errand.request.act_at is not None and now < errand.request.act_at - QUIET:
             errand.next_probe = now + (self._link.liveness.stagger(interval) or math.inf)
             if self._link.liveness.state is LinkState.ALIVE:
