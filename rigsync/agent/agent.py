@@ -424,7 +424,7 @@ class Agent(Rig):
             self.update_stream(child.label, state="ended", outcome=ended.described())
             self.remove_stream(child.label)
         going = [entry for entry in self._going if entry[0] is child]
-        if going and not child.is_stopped:  # otherwise the message that stopped it reports its end
+        if going and not child.asked:  # otherwise the message that stopped it reports its end
             self._going.remove(going[0])
             reason = by_itself(child, ended)
             self._tell_failure(reason, child.label)

@@ -646,7 +646,7 @@ def test_one_that_dies_just_before_another_experiment_ends_it_does_not_interrupt
     until(lambda: is_gone(pid))
     (child,) = agent._commands.running()
     key = aux.push("EXPINIT", {"exp_ref": NEXT})
-    until(lambda: child.is_stopped)
+    until(lambda: child.asked)
     guard.resume()
     answers = until(lambda: aux.response(key))
     assert not isinstance(answers, PushError), answers
