@@ -210,7 +210,7 @@ class Agent(Rig):
                 await self._aside.begin(log.close)
 
     async def _act(self, event: ExpMessage, values: Values) -> dict[str, Any]:
-        action, told = self._file.on.get(event, Action()), {}
+        action, told = self._file.action(event), {}
         if event in _ENDING:
             return await self._end(event, action, values)
         is_start = event is ExpMessage.EXPSTART
@@ -378,7 +378,7 @@ class Agent(Rig):
                 verify = self._file.verify if values.event == ExpMessage.EXPSTART.name else None
                 pattern = filled(self._file, verify.files, values) if verify else None
                 await self._aside.ask(f"the file {ready.path!r}", ready.keep, pattern)
-        child = await self._begin(start.command, values, self._stop_of_file(), start.frames)
+        child = await self._begin(start.command, values, self._file.action(ExpMessage.EXPEND).stop, start.frames)
         try:
             self.add_stream(child.label, state="running", pid=child.process.pid)
             if ready:
@@ -424,7 +424,7 @@ class Agent(Rig):
             self.update_stream(child.label, state="ended", outcome=ended.described())
             self.remove_stream(child.label)
         going = [entry for entry in self._going if entry[0] is child]
-        if going and not child.is_stopped:  # otherwise the message that stopped it reports its end
+        if going and not child.asked:  # otherwise the message that stopped it reports its end
             self._going.remove(going[0])
             reason = by_itself(child, ended)
             self._tell_failure(reason, child.label)
@@ -432,10 +432,6 @@ class Agent(Rig):
                 self.interrupt(reason)
 
     # -------------------------------------------------------------------------------------------------- helpers
-
-    def _stop_of_file(self) -> Stop | None:
-        action = self._file.on.get(ExpMessage.EXPEND)
-        return action.stop if action else None
 
     def _say_message(self, event: ExpMessage, data: dict[str, Any]) -> None:
         self._say(f"{event.name} of {self._reference or 'an experiment without a reference'}{_why(data)}")

@@ -22,16 +22,12 @@ class DriveHangs(RigsyncError, TimeoutError):
     """A file, a folder or a program is on a drive that does not answer."""
 
 
-class Aside:
+class Aside(Workers):
     """Runs functions that may hang, off the event loop, even if any number of others hangs."""
 
     def __init__(self, name: str):
-        self._workers = Workers(name)
+        super().__init__(name)
         self._open: dict[str, asyncio.Future[Any]] = {}
-
-    def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
-        """Run a function at once, as `Workers.begin` does."""
-        return self._workers.begin(function, *args)
 
     async def ask(self, what: str, function: Callable[..., _Result], *args: Any) -> _Result:
         """Run a function that touches a drive, and return its result.
@@ -53,9 +49,8 @@ class Aside:
             raise _hangs(what)
         return answer.result()
 
-    def close(self) -> None:
-        """Refuse further functions; off the event loop."""
-        self._workers.close(_CLOSE_LIMIT)
+    def close(self, timeout: float = _CLOSE_LIMIT) -> list[str]:
+        return super().close(timeout)
 
 
 def _hangs(what: str) -> DriveHangs:

@@ -16,25 +16,7 @@ _INTERPRETER = re.compile(
 )
 _CODE_FOLLOWS = frozenset({"-c", "-e", "-E", "-r", "-p", "-pe", "-ne", "-batch", "--eval", "--print", "--execute"})
 # Programs that read words as a shell does. For them a value is not safe just because it is one word.
-_SHELLS = frozenset(
-    {
-        "sh",
-        "bash",
-        "dash",
-        "zsh",
-        "ksh",
-        "csh",
-        "tcsh",
-        "fish",
-        "busybox",
-        "cmd",
-        "powershell",
-        "pwsh",
-        "ssh",
-        "wsl",
-        "su",
-    }
-)
+_SHELL = re.compile(r"(?:sh|bash|dash|zsh|ksh|csh|tcsh|fish|busybox|cmd|powershell|pwsh|ssh|wsl|su)(?:\.exe)?")
 _BATCH = re.compile(r"\.(?:bat|cmd)[. ]*$", re.IGNORECASE)
 _PROGRAM_FOLLOWS = re.compile(r"(?:^|[;&|(`\n])\s*[^\s;&|(`]*$")
 _OPERATOR = re.compile(r"\|\|?|&&?|;|<|(?:&|\d*)>>?(?:&?\d|[\w./{]\S*)?")
@@ -88,7 +70,7 @@ def _split(line: str, windows: bool) -> list[str]:
 def _reads_as_shell(word: str) -> bool:
     """Whether a word names a shell, or a batch file, whose arguments cmd reads anew on Windows."""
     name = re.split(r"[/\\]", word)[-1].lower()
-    return name.removesuffix(".exe") in _SHELLS or _BATCH.search(name) is not None
+    return bool(_SHELL.fullmatch(name) or _BATCH.search(name))
 
 
 def _check_code(words: Sequence[Template]) -> None:

@@ -62,10 +62,6 @@ class Child:
         self.asked: Stop | None = None
         """How it was first told to end; None before that."""
 
-    @property
-    def is_stopped(self) -> bool:
-        return self.asked is not None
-
     def end(self, stop: Stop | None = None) -> None:
         stop = stop or self.stop
         self.asked = self.asked or stop
@@ -155,7 +151,6 @@ class Commands:
 
         child.process = Process(
             words,
-            shell=isinstance(words, str),
             folder=folder,
             environment=environment,
             on_line=lambda line: on_line(child, line),

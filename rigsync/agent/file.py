@@ -170,6 +170,9 @@ class AgentFile:
         own = "".join(character if character.isalnum() or character in "-_." else "_" for character in self.name)
         return self.folder / "logs" / (own.strip(".") or "_")
 
+    def action(self, event: ExpMessage) -> Action:
+        return self.on.get(event, Action())
+
     def commands(self) -> Iterator[Command]:
         for action in self.on.values():
             for step in (action.run, action.start):

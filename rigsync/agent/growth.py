@@ -64,7 +64,9 @@ class Growth:
         self._stopped: set[str] = set()
         self._empty_since: float | None = None
         """The start, until there is a file."""
-        self._began = self._told_empty = False
+        self._began = False
+        self.is_empty = False
+        """Whether it has reported that there is no file at all."""
 
     def update(self, sizes: Mapping[str, int], now: float) -> tuple[list[str], list[str]]:
         """Process the sizes of all files that match now; return those that newly have stopped, and that go on again.
@@ -76,11 +78,11 @@ class Growth:
             self._began, self._empty_since = True, now
         if sizes:
             self._empty_since = None
-            if self._told_empty:
-                self._told_empty = False
+            if self.is_empty:
+                self.is_empty = False
                 resumed.append(self.pattern)
-        elif self._empty_since is not None and now - self._empty_since >= self.within and not self._told_empty:
-            self._told_empty = True
+        elif self._empty_since is not None and now - self._empty_since >= self.within and not self.is_empty:
+            self.is_empty = True
             stopped.append(self.pattern)
         for path, size in sizes.items():
             if path not in self._grew or size > self._sizes[path]:
@@ -92,11 +94,6 @@ class Growth:
         frozen = [path for path, grew in self._grew.items() if now - grew >= self.within and path not in self._stopped]
         self._stopped.update(frozen)
         return stopped + frozen, resumed
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it has reported that there is no file at all."""
-        return self._told_empty
 
 
 class Segments:
@@ -112,8 +109,10 @@ class Segments:
         """In the order in which they came."""
         self._since: dict[str, float] = {}
         """When the next one began."""
-        self._finished: set[str] = set()
-        self._unfinished: list[str] = []
+        self.finished: set[str] = set()
+        """Files that have settled, and have to stay as they are."""
+        self.unfinished: list[str] = []
+        """Files that grow although another one has begun: there is more than one recorder."""
 
     def update(self, seen: Mapping[str, Seen], now: float) -> tuple[list[str], list[str]]:
         """Process the properties of all files now; return, as `Growth` does, the pattern if growth stops or goes on."""
@@ -128,10 +127,10 @@ class Segments:
                 break
             began = self._since.setdefault(path, now)
             if path in grown and now - began > self._settled:
-                if path not in self._unfinished:
-                    self._unfinished.append(path)
+                if path not in self.unfinished:
+                    self.unfinished.append(path)
             elif now - began >= self._settled:
-                self._finished.add(path)
+                self.finished.add(path)
         # A new file is growth, though it is empty.
         total = {self.pattern: sum(self._largest.values()) + len(self._largest)} if self._largest else {}
         return self._growth.update(total, now)
@@ -142,18 +141,8 @@ class Segments:
         return next((path for path, size in reversed(self._largest.items()) if size), None)
 
     @property
-    def finished(self) -> frozenset[str]:
-        """Files that have settled, and have to stay as they are."""
-        return frozenset(self._finished)
-
-    @property
-    def unfinished(self) -> list[str]:
-        """Files that grow although another one has begun: there is more than one recorder."""
-        return self._unfinished.copy()
-
-    @property
     def is_empty(self) -> bool:
-        """Whether it has reported that there is no file at all."""
+        """As `Growth` has it."""
         return self._growth.is_empty
 
 

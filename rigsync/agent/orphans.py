@@ -119,18 +119,11 @@ def end(
         time.sleep(_LOOK if now - begun < KILL_AFTER + LAST_LIMIT else _LATER_LOOK)
 
 
-class Found(NamedTuple):
-    """Processes that dead agents had left running, each with its name and pid."""
-
-    ended: list[str]
-    left: list[str]
-    """Processes that hang, although they were killed."""
-
-
-def end_of_dead_agents(rig: str) -> Found:
+def end_of_dead_agents(rig: str) -> tuple[list[str], list[str]]:
     """End what agents of a rig's name have left running, if they were killed with their keepers and watcher.
 
-    It takes some seconds if there is anything to end.
+    It takes some seconds if there is anything to end. Return what has ended, and what hangs although it was killed,
+    each with its name and pid.
     """
     names: dict[int, str] = {}
     ours = _lineage()
@@ -156,7 +149,7 @@ def end_of_dead_agents(rig: str) -> Found:
         end(find, KILL_AFTER + LAST_LIMIT)
     left = await_end(KEEPER_END)
     told = {pid: f"{names.get(pid) or _name(pid)} (process {pid})" for pid in {**names, **left}}
-    return Found([told[pid] for pid in names if pid not in left], [told[pid] for pid in left])
+    return [told[pid] for pid in names if pid not in left], [told[pid] for pid in left]
 
 
 def main(arguments: list[str]) -> None:

@@ -38,7 +38,7 @@ class Outputs:
             A file is there, or another recording has it.
         """
         outputs = await self._outputs(ExpMessage.EXPINIT, values)
-        keys, action = keys_of_outputs(outputs), self._action(ExpMessage.EXPINIT)
+        keys, action = keys_of_outputs(outputs), self._file.action(ExpMessage.EXPINIT)
         with self._in_use.taking(keys):
             await self._refuse_shared(outputs)
             if not action.run:  # which may move them away; so not before it is known that nobody is writing them
@@ -69,14 +69,11 @@ class Outputs:
     def shared(self, files: Iterable[str]) -> dict[str, str]:
         return self._in_use.shared(files)
 
-    def _action(self, event: ExpMessage) -> Action:
-        return self._file.on.get(event, Action())
-
     async def _outputs(self, event: ExpMessage, values: Values) -> list[Output]:
         """Return what will be recorded, as far as this message tells."""
         paths, patterns = [], []
         for template in self._templates(event):
-            is_known = template.variables <= set(OF_THE_SESSION) or self._action(ExpMessage.EXPINIT) != Action()
+            is_known = template.variables <= set(OF_THE_SESSION) or self._file.action(ExpMessage.EXPINIT) != Action()
             if event is ExpMessage.EXPINIT and not is_known:
                 continue  # EXPSTART may have other data
             try:
@@ -95,9 +92,9 @@ class Outputs:
         return await asyncio.gather(*looks)
 
     def _templates(self, event: ExpMessage) -> Iterator[Template]:
-        starts = [self._action(ExpMessage.EXPSTART).start]
+        starts = [self._file.action(ExpMessage.EXPSTART).start]
         if event is ExpMessage.EXPINIT:
-            starts.append(self._action(event).start)
+            starts.append(self._file.action(event).start)
         for start in starts:
             if start and start.ready:
                 yield start.ready.file

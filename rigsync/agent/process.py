@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from rigsync._text import one_line
 from rigsync.agent import orphans
@@ -27,9 +27,9 @@ from rigsync.agent.programs import RefusedStart, Step
 from rigsync.errors import RigsyncError
 
 if sys.platform == "win32":
-    from rigsync.agent.windows_job import JobCommand
+    from rigsync.agent.windows_job import JobCommand as _Child
 else:
-    from rigsync.agent.kept_command import KeptCommand
+    from rigsync.agent.kept_command import KeptCommand as _Child
 
 _logger = logging.getLogger("rigsync.agent")
 
@@ -111,15 +111,12 @@ class Process:
         self,
         command: Sequence[str] | str,
         *,
-        shell: bool,
         folder: str | None,
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
         on_exit: Callable[[Exit], None],
         rig: str = "",
     ):
-        if isinstance(command, str) != shell:
-            raise TypeError("a command for the shell is one line of text, any other one a list of arguments")
         if not command:
             raise ValueError("the command is empty")
         self._command, self._folder, self._environment = command, folder, dict(environment)
@@ -130,12 +127,8 @@ class Process:
         self._read_at = 0.0
         self._left_out = 0
         self._lock = threading.Lock()
-        self._started = False
         self._child: _Child | None = None
         self._early: list[tuple[Step, float]] = []
-        self._thread: threading.Thread | None = None
-        self._exit: Exit | None = None
-        self._ended = threading.Event()
 
     @property
     def program(self) -> str:
@@ -169,19 +162,14 @@ class Process:
         ProgramError
             If it cannot be started; the text says why and what to do. `on_exit` is not called then.
         """
-        with self._lock:
-            if self._started:
-                raise RuntimeError(f"{self.program} was started before; make a new Process")
-            self._started = True
         child = _start(self._command, self._folder, self._environment, self._rig)
         with self._lock:
             self._child = child
             for step, grace in self._early:
                 child.stop(step, grace)
         name = f"rigsync-command-{self.program}"
-        self._thread = threading.Thread(target=self._run, args=(child,), name=name, daemon=True)
         try:
-            self._thread.start()
+            threading.Thread(target=self._run, args=(child,), name=name, daemon=True).start()
         except RuntimeError as error:  # the system gives no more threads: nobody would know of the command
             child.stop("kill", 0.0)
             child.run(lambda _: None)
@@ -202,28 +190,16 @@ class Process:
             else:
                 self._early.append((signal, grace))
 
-    def wait(self, timeout: float | None) -> Exit | None:
-        """Wait until nothing of the command is left and `on_exit` has returned; return how it ended, None if it runs.
-
-        `on_exit` must not need anything that the caller holds. It may itself call this, which returns at once.
-        """
-        if threading.current_thread() is not self._thread:
-            self._ended.wait(timeout)
-            return self._exit if self._ended.is_set() else None
-        return self._exit
-
     def _run(self, child: _Child) -> None:
         status, number, steps = child.run(self._read)
         self._give(self._said_what_is_left_out())
         self._give(self._output.end())
         how: How = steps[-1] if steps else "by itself"
         name = _signal_name(number) if number else None
-        self._exit = Exit(status, name, how, self._output.last, tuple(steps[:-1]))
         try:
-            self._on_exit(self._exit)
+            self._on_exit(Exit(status, name, how, self._output.last, tuple(steps[:-1])))
         except Exception:
             _logger.exception("the end of %s could not be reported", self.program)
-        self._ended.set()
 
     def _read(self, data: bytes) -> None:
         now = time.monotonic()
@@ -251,34 +227,12 @@ class Process:
                 _logger.exception("a line of %s could not be passed on", self.program)
 
 
-# ------------------------------------------------------------------------------------------------ one for each system
-
-
-class _Child(Protocol):
-    """Starts a command, knows its end, and can end it."""
-
-    @property
-    def pid(self) -> int: ...
-
-    @property
-    def keeper(self) -> str:
-        """Its keeper, as `orphans.identity` has it; empty if there is none, or marks cannot be found."""
-
-    def stop(self, step: Step, grace: float) -> None:
-        """Begin to end it; do nothing if it has ended."""
-
-    def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[Step]]:
-        """Pass on its output until nothing of it is left; return its status or signal, and the steps that were sent."""
+# ------------------------------------------------------------------------------------------------------ starting
 
 
 def _start(command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str) -> _Child:
-    if sys.platform == "win32" and folder and not os.path.isdir(folder):
-        raise ProgramError(_problem(command, folder, "folder", errno.ENOENT))
     try:
-        if sys.platform == "win32":
-            return JobCommand(command, folder, environment)
-        else:  # noqa: RET505  # mypy looks for the name on Windows otherwise
-            return KeptCommand(command, folder, environment, rig)
+        return _Child(command, folder, environment, rig)
     except RefusedStart as error:
         problem = _problem(command, folder, error.what, error.number)
     except (OSError, ValueError) as error:  # out of processes, arguments too long or with a null character

@@ -29,6 +29,7 @@ def batch_problem(command: Sequence[str] | str) -> str:
 if sys.platform == "win32":
     import contextlib
     import ctypes
+    import errno
     import logging
     import os
     import signal
@@ -36,9 +37,9 @@ if sys.platform == "win32":
     import threading
     import time
     from ctypes import wintypes
-    from typing import Any, Literal
+    from typing import Any
 
-    _Step = Literal["interrupt", "terminate", "kill"]
+    from rigsync.agent.programs import RefusedStart, Step
 
     _logger = logging.getLogger("rigsync.agent")
 
@@ -183,17 +184,19 @@ if sys.platform == "win32":
 
         Raises
         ------
-        OSError
+        RefusedStart, OSError
             It cannot be started.
         """
 
         keeper = ""  # the job does a keeper's work
 
-        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str]):
+        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str):
+            if folder and not os.path.isdir(folder):
+                raise RefusedStart("folder", errno.ENOENT)
             if problem := batch_problem(command):
                 raise OSError(problem)
             self._lock = threading.Lock()
-            self._steps: list[_Step] = []
+            self._steps: list[Step] = []
             self._kill_at = float("inf")
             self._by_itself = False
             self._ended = False
@@ -214,7 +217,7 @@ if sys.platform == "win32":
             """The process id."""
             return self._process.pid
 
-        def stop(self, step: _Step, grace: float) -> None:
+        def stop(self, step: Step, grace: float) -> None:
             """Send an interrupt once, and kill the rest after the grace; kill at once if a harder step is asked for."""
             with self._lock:
                 if self._ended:
@@ -232,7 +235,7 @@ if sys.platform == "win32":
                         text = "process %d cannot be interrupted, and is killed: %s; run the agent in a console window"
                         _logger.log(logging.ERROR, text, self.pid, error)
 
-        def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[_Step]]:
+        def run(self, read: Callable[[bytes], None]) -> tuple[int | None, int | None, Sequence[Step]]:
             """Pass on the output until nothing is left in the job; return the exit status, None, and what was sent."""
             reader = threading.Thread(target=self._pass_on, args=(read,), name=f"output of {self.pid}", daemon=True)
             reader.start()

@@ -144,6 +144,7 @@ class RigHandlers:
 
         Examples
         --------
+        >>> from rigsync import Rig
         >>> rig = Rig('cameras', 'udp://127.0.0.1:0')
         >>> @rig.command('focus')
         ... def focus(z, speed=1.0):

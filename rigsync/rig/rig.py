@@ -425,12 +425,8 @@ def _end_the_unclosed() -> None:
 def run_rigs(rigs: Sequence[Rig], announce: Callable[[Rig], object] = lambda _: None) -> None:
     """Serve several rigs in the foreground, until Ctrl-C, SIGTERM, SIGHUP, or `close` of one on another thread.
 
-    Parameters
-    ----------
-    rigs : sequence of Rig
-        The rigs. All are closed at the same time: a slow one does not let the others go on.
-    announce : callable
-        Called with each rig once all listen.
+    `announce` is called with each rig once all listen. All are closed at the same time: a slow one does not let the
+    others go on.
 
     Raises
     ------

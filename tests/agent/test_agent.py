@@ -646,7 +646,7 @@ def test_one_that_dies_just_before_another_experiment_ends_it_does_not_interrupt
     until(lambda: is_gone(pid))
     (child,) = agent._commands.running()
     key = aux.push("EXPINIT", {"exp_ref": NEXT})
-    until(lambda: child.is_stopped)
+    until(lambda: child.asked)
     guard.resume()
     answers = until(lambda: aux.response(key))
     assert not isinstance(answers, PushError), answers
@@ -1447,7 +1447,7 @@ def test_a_log_on_a_drive_that_hangs_holds_up_nothing(
 def test_what_an_earlier_agent_has_left_and_cannot_be_ended_refuses_the_experiment(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = orphans.Found(["sleep (process 6)"], ["ffmpeg (process 7)"])
+    found = (["sleep (process 6)"], ["ffmpeg (process 7)"])
     monkeypatch.setattr(orphans, "end_of_dead_agents", lambda rig: found)
     lab.agent({"EXPINIT": {"run": lab.program("")}})
     problem = "what an earlier agent has left running does not end, though it was killed: ffmpeg (process 7); look "
@@ -1455,10 +1455,10 @@ def test_what_an_earlier_agent_has_left_and_cannot_be_ended_refuses_the_experime
     assert "what it had left running was ended: sleep (process 6)" in caplog.text
     aux = lab.connect()
     assert problem in failure(aux, "EXPINIT", {"exp_ref": REFERENCE}).message
-    found = orphans.Found(["ffmpeg (process 7)"], [])
+    found = (["ffmpeg (process 7)"], [])
     init(aux)
     aux.request("EXPCLEANUP", timeout=LONG)
-    found = orphans.Found([], ["another (process 8)"])
+    found = ([], ["another (process 8)"])
     init(aux)  # which does not look again
 
 

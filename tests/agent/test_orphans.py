@@ -102,7 +102,7 @@ def test_an_agent_that_a_dead_one_has_started_does_not_end_itself(start: Start) 
     source = f"from rigsync.agent.orphans import end_of_dead_agents; print(); print(end_of_dead_agents({RIG!r}))"
     process = start(source=source)
     assert process.stdout
-    assert process.stdout.read().decode() == "Found(ended=[], left=[])\n"
+    assert process.stdout.read().decode() == "([], [])\n"
     assert process.wait(LONG) == 0
 
 

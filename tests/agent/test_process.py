@@ -53,10 +53,10 @@ class Run:
     def __init__(self, command: Sequence[str] | str, folder: str | None = None, **environment: str):
         self.lines: list[str] = []
         self.exits: list[Exit] = []
+        self.over = threading.Event()
         self.threads: set[threading.Thread] = set()
         self.process = Process(
             command,
-            shell=isinstance(command, str),
             folder=folder,
             environment=environment,
             on_line=self._hear,
@@ -70,15 +70,15 @@ class Run:
     def _end(self, exit_: Exit) -> None:
         self.threads.add(threading.current_thread())
         self.exits.append(exit_)
+        self.over.set()
 
     def wait_for(self, text: str) -> str:
         return wait_for(self.lines, text)
 
     def ended(self) -> Exit:
         """Wait until it has ended, and return how."""
-        exit_ = self.process.wait(LONG)
-        assert exit_ is not None
-        assert self.exits == [exit_]
+        assert self.over.wait(LONG)
+        (exit_,) = self.exits
         return exit_
 
 
@@ -189,7 +189,6 @@ def refused(command: Sequence[str] | str, folder: str | None = None) -> str:
         run.process.start()
     assert isinstance(caught.value, OSError)
     run.process.stop("kill", 0)  # does nothing
-    assert run.process.wait(0) is None
     assert run.exits == []
     return str(caught.value)
 
@@ -224,20 +223,8 @@ def test_a_null_character_is_refused() -> None:
 
 
 def test_what_is_no_command_is_refused() -> None:
-    def nothing(_: Any) -> None:
-        pass
-
-    for command, shell in (("echo", False), (["echo"], True)):
-        with pytest.raises(TypeError):
-            Process(command, shell=shell, folder=None, environment={}, on_line=nothing, on_exit=nothing)
     with pytest.raises(ValueError, match="empty"):
-        Process([], shell=False, folder=None, environment={}, on_line=nothing, on_exit=nothing)
-
-
-def test_a_process_starts_once(launch: Callable[..., Run]) -> None:
-    run = launch(python("pass"))
-    with pytest.raises(RuntimeError, match="started before"):
-        run.process.start()
+        Process([], folder=None, environment={}, on_line=print, on_exit=print)
 
 
 # ----------------------------------------------------------------------------------------- arguments and surroundings
@@ -286,8 +273,7 @@ def test_an_argument_stays_one_argument(launch: Callable[..., Run], tmp_path: Pa
     ],
 )
 def test_a_command_is_called_by_its_program(command: list[str] | str, name: str) -> None:
-    shell = isinstance(command, str)
-    process = Process(command, shell=shell, folder=None, environment={}, on_line=print, on_exit=print)
+    process = Process(command, folder=None, environment={}, on_line=print, on_exit=print)
     assert process.program == name
 
 
@@ -408,7 +394,7 @@ def test_a_stop_after_the_end_does_nothing(launch: Callable[..., Run]) -> None:
     exit_ = run.ended()
     for step in ("interrupt", "terminate", "kill"):
         run.process.stop(step, 0)
-    assert run.process.wait(0) is exit_
+    assert run.exits == [exit_]
     assert exit_.how == "by itself"
 
 
@@ -440,7 +426,7 @@ def test_a_frozen_command_learns_of_its_stop(launch: Callable[..., Run]) -> None
 
 def test_a_wait_is_over_in_time(launch: Callable[..., Run]) -> None:
     run = launch(python(SLEEP))
-    assert run.process.wait(0.01) is None
+    assert not run.over.wait(0.01)
 
 
 # ------------------------------------------------------------------------------------------------------ descendants
@@ -543,7 +529,7 @@ def test_what_forks_while_it_is_killed_is_killed(launch: Callable[..., Run]) -> 
 AGENT = """
 import json, os, signal, sys, threading, time
 from rigsync.agent.process import Process
-ready = threading.Event()
+ready, over = threading.Event(), threading.Event()
 def say(line):  # at one stroke, for print() writes piece by piece, and other threads' pieces come in between
     os.write(1, (line + "\\n").encode())
 def hear(line):
@@ -551,8 +537,9 @@ def hear(line):
     if line.startswith("ready"): ready.set()
 def end(exit):
     say("end " + exit.described())
+    over.set()
 command = json.loads(sys.argv[1])
-process = Process(command, shell=isinstance(command, str), folder=None, environment={}, on_line=hear, on_exit=end)
+process = Process(command, folder=None, environment={}, on_line=hear, on_exit=end)
 process.start()
 say(f"pid {process.pid}")
 """
@@ -562,7 +549,7 @@ say(f"pid {process.pid}")
 class Agent:
     """A process that plays the agent with one command."""
 
-    def __init__(self, command: Sequence[str] | str, then: str = "process.wait(None)", **options: Any):
+    def __init__(self, command: Sequence[str] | str, then: str = "over.wait()", **options: Any):
         self.process = subprocess.Popen(
             [sys.executable, "-c", AGENT + then, json.dumps(command)],
             stdout=subprocess.PIPE,
@@ -643,7 +630,7 @@ def test_no_grandchild_is_left_when_the_agent_is_killed(way: str) -> None:
 
 @posix
 def test_a_command_that_is_being_stopped_has_no_more_time_when_the_agent_is_killed() -> None:
-    with Agent(python(STUBBORN), "ready.wait(); process.stop('interrupt', 600); process.wait(None)") as agent:
+    with Agent(python(STUBBORN), "ready.wait(); process.stop('interrupt', 600); over.wait()") as agent:
         agent.wait_for("heard ignored 2")
         agent.kill()
         assert agent.lines.count("heard ignored 2") == 1
@@ -861,7 +848,7 @@ def test_a_terminals_interrupt_is_the_agents_alone() -> None:
         "def interrupted(*_):\n    say('agent was interrupted'); process.stop('terminate', 5)\n"
         "signal.signal(signal.SIGINT, interrupted)\n"
         "say('agent listens')\n"
-        "while process.wait(0.01) is None: pass\n"
+        "while not over.wait(0.01): pass\n"
     )
     master, slave = os.openpty()
     attach = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
@@ -1042,7 +1029,7 @@ def test_a_command_that_closes_its_output_lives_on(launch: Callable[..., Run], t
     run = launch(python(source + "while not os.path.exists(sys.argv[1]): time.sleep(0.002)\nos._exit(4)", str(go)))
     run.wait_for("closes")
     used = psutil.Process().cpu_times()
-    assert run.process.wait(0.3) is None
+    assert not run.over.wait(0.3)
     now = psutil.Process().cpu_times()
     assert now.user + now.system - used.user - used.system < 0.2  # nobody looks at what is closed again and again
     go.touch()
@@ -1067,29 +1054,24 @@ def test_callbacks_that_fail_are_logged(caplog: pytest.LogCaptureFixture) -> Non
     def fail(_: Any) -> None:
         raise ValueError("from the callback")
 
-    process = Process(
-        python("print(1); print(2)"), shell=False, folder=None, environment={}, on_line=fail, on_exit=fail
-    )
+    process = Process(python("print(1); print(2)"), folder=None, environment={}, on_line=fail, on_exit=fail)
     with caplog.at_level(logging.ERROR, "rigsync.agent"):
         process.start()
-        exit_ = process.wait(LONG)
-    assert exit_
-    assert exit_.last_lines == ("1", "2")
-    assert len(caplog.records) == 3
+        until(lambda: len(caplog.records) == 3)
+    assert process.last_lines == ("1", "2")
     assert all(record.exc_info for record in caplog.records)
 
 
-def test_on_exit_may_wait_and_stop() -> None:
-    told: list[Exit | None] = []
+def test_on_exit_may_stop() -> None:
+    told: list[Exit] = []
 
-    def end(_: Exit) -> None:
+    def end(exit_: Exit) -> None:
         process.stop("kill", 0)
-        told.append(process.wait(None))
+        told.append(exit_)
 
-    process = Process(python("pass"), shell=False, folder=None, environment={}, on_line=print, on_exit=end)
+    process = Process(python("pass"), folder=None, environment={}, on_line=print, on_exit=end)
     process.start()
-    assert process.wait(LONG) == Exit(0, None, "by itself")
-    assert told == [Exit(0, None, "by itself")]
+    assert until(lambda: told) == [Exit(0, None, "by itself")]
 
 
 @pytest.mark.parametrize(
@@ -1164,7 +1146,7 @@ def test_one_of_fifty_that_ends_is_not_held_up_by_the_others(launch: Callable[..
     runs = [launch(["sleep", "600"]) for _ in range(10)]
     runs[0].process.stop("kill", 0)
     assert runs[0].ended().how == "kill"
-    assert runs[1].process.wait(0) is None
+    assert not runs[1].exits
 
 
 def test_a_failed_start_leaves_no_thread_and_no_child() -> None:

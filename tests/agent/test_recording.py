@@ -343,7 +343,8 @@ def test_what_was_there_before_and_is_lost_is_told_at_once_and_at_the_end(
 
 
 def test_a_loss_that_no_look_has_seen_is_seen_at_the_end(lab: Lab) -> None:
-    source = ANEW.replace("while True:", "file.write(b'x'); time.sleep(1000)\n    while True:")
+    # At one stroke: the file is ready as soon as it has changed, and must not be seen halfway.
+    source = ANEW.replace('"wb"', '"r+b"').replace("while True:", "file.truncate(1); time.sleep(1000)\n    while True:")
     recorder(lab, source, "data/x.avi", existing="keep", verify={"growing_within": 100})
     (lab.folder / "data" / "x.avi").write_bytes(b"x" * 29_000)
     aux = lab.connect()
