@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +18,7 @@ from rigsync.runtime.callbacks import runs_here
 from rigsync.runtime.signals import EndingSignals, Terminated
 
 
-class AsyncExperiment(Course):
+class AsyncExperiment(Course[Awaitable["AsyncExperiment"], Awaitable[None]]):
     """One experiment on all rigs, on an event loop; see `Coordinator.experiment`, which makes it.
 
     A task that is cancelled within it has the rigs interrupted, as an exception does. While rigs are being stopped, a
@@ -39,101 +40,42 @@ class AsyncExperiment(Course):
         self._cancelled = False
         self._nobody_waits = False
 
-    async def begin(self) -> AsyncExperiment:
-        """Begin on all rigs or on none, as entering by ``async with`` does.
-
-        Then `end` or `interrupt` has to follow. Where neither does, closing the coordinator interrupts the rigs.
-
-        Returns
-        -------
-        AsyncExperiment
-            This one.
-
-        Raises
-        ------
-        ExperimentError
-            A rig has not begun; those that had are interrupted and cleaned up.
-        RuntimeError
-            It was begun before.
-        """
-        self._enter()
+    def _enter(self) -> None:
+        super()._enter()
         self._task = asyncio.current_task()
-        try:
-            await self._run(self._beginning())
-        except BaseException as error:
-            await self._leave(error)
-            raise
-        self._state = "running"
-        return self
 
-    async def end(self) -> None:
-        """End on all rigs and have them clean up, as leaving an ``async with`` does.
-
-        Raises
-        ------
-        ExperimentError
-            A rig has failed, now or before.
-        RuntimeError
-            It was never begun, or is over.
-        """
-        self._check_goes_on("end()")
+    def _take_up(self, call: str) -> None:
+        super()._take_up(call)
         self._task = asyncio.current_task()
-        try:
-            await self._run(self._ending())
-        except BaseException as problem:
-            await self._leave(problem)
-            raise
-        await self._leave(None)
-
-    async def interrupt(self, reason: BaseException | str = "interrupted by the program") -> None:
-        """Interrupt all rigs and have them clean up, as an exception in an ``async with`` does.
-
-        Parameters
-        ----------
-        reason : BaseException or str, optional
-            Why; the rigs are told.
-
-        Raises
-        ------
-        RuntimeError
-            It was never begun, or is over.
-        """
-        self._check_goes_on("interrupt()")
-        self._task = asyncio.current_task()
-        await self._leave(reason if isinstance(reason, BaseException) else RuntimeError(reason))
 
     async def __aenter__(self) -> AsyncExperiment:
         return await self.begin()
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
-            await self._leave(error)
-        elif self._state == "running":  # else the body has ended or interrupted it
-            await self.end()
+        await self._run(self._exit(error))
 
-    async def _leave(self, error: BaseException | None) -> None:
+    def _leave(self, error: BaseException | None) -> Steps:
         """Interrupt what `error` leaves running; then obey who has asked for the end meanwhile."""
         self._nobody_waits = self._task is not None and not runs_here(self._task.get_loop())
-        cause = self._terminated or error
-        await self._run(self._leaving(cause))
+        yield from super()._leave(self._terminated or error)
         if self._terminated:
             raise self._terminated from None
         if self._cancelled and not isinstance(error, asyncio.CancelledError):
             raise asyncio.CancelledError
 
     async def _run(self, steps: Steps) -> Any:
-        """Run steps, and return what they return; what is raised while they wait is raised in them."""
         resume: Callable[[Any], Asked] = steps.send
         come: Any = None
-        try:
-            while True:
+        while True:
+            try:
                 asked = resume(come)
-                try:
-                    resume, come = steps.send, await self._outcome(self._push(asked))
-                except BaseException as error:
-                    resume, come = steps.throw, error
-        except StopIteration as over:
-            return over.value
+                resume, come = steps.send, await self._outcome(self._push(asked))
+            except StopIteration as over:
+                return over.value
+            except BaseException as error:
+                if inspect.getgeneratorstate(steps) == inspect.GEN_CLOSED:  # they have raised it
+                    raise
+                resume, come = steps.throw, error
 
     async def _outcome(self, push: Push) -> PushResult | PushError | None:
         if self._nobody_waits:

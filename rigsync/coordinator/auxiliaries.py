@@ -130,7 +130,7 @@ class Auxiliaries:
         """Unanswered pushes: message, arguments and keywords by request time, as in iblrig."""
         self._begun: Experiment | None = None
         """What `begin` has begun last."""
-        self._unfinished: set[Course] = set()
+        self._unfinished: set[Course[Any, Any]] = set()
         """Experiments that have been entered and not left."""
         self._warned: set[str] = set()
         self._listens = False

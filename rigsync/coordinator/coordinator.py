@@ -116,7 +116,7 @@ class Coordinator:
         """The rigs by name, with the members of iblutil's `Services`."""
         self.log = self.services.log
         """The newest results by request time: a read-only mapping that never blocks."""
-        self._unfinished: set[Course] = set()
+        self._unfinished: set[Course[Any, Any]] = set()
         """Experiments that have been entered and not left."""
         self._let_go: weakref.finalize[Any, Any] | None = None
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import traceback
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync import __version__
 from rigsync._text import one_line
@@ -59,9 +59,12 @@ _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"
 Steps = Generator[Asked, Any, Any]
 """What is to be told goes out; the `PushResult` or `PushError` comes in, None where nobody can wait for it."""
 
+_Begun = TypeVar("_Begun")
+_Done = TypeVar("_Done")
 
-class Course:
-    """An experiment, apart from who waits for it.
+
+class Course(Generic[_Begun, _Done]):
+    """An experiment, apart from who waits for it: `_run` does, and `begin`, `end` and `interrupt` return what it gives.
 
     Parameters
     ----------
@@ -84,7 +87,7 @@ class Course:
         self,
         services: Callable[[], RigServices],
         hub: Hub,
-        unfinished: set[Course],
+        unfinished: set[Course[Any, Any]],
         rigs: Sequence[str],
         ref: Any,
         *,
@@ -130,6 +133,92 @@ class Course:
         """What has gone wrong since the start of the recording, by rig. A lost rig is in it until it is back."""
         return self._watch.failures() if self._watch else {}
 
+    # --------------------------------------------------------------------------------------------- life cycle
+
+    def begin(self) -> _Begun:
+        """Begin on all rigs or on none, as entering by ``with`` does; for a program that cannot hold a ``with`` open.
+
+        Then `end` or `interrupt` has to follow. Where neither does, the rigs are interrupted when the program ends, or
+        closes its coordinator. On an event loop, this and the other two are awaited.
+
+        Returns
+        -------
+        Experiment or AsyncExperiment
+            This one.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has not begun; those that had are interrupted and cleaned up.
+        RuntimeError
+            It was begun before.
+        """
+        begun: _Begun = self._run(self._begin())
+        return begun
+
+    def end(self) -> _Done:
+        """End on all rigs and have them clean up, as leaving a ``with`` does.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has failed, now or before.
+        RuntimeError
+            It was never begun, or is over.
+        """
+        done: _Done = self._run(self._end())
+        return done
+
+    def interrupt(self, reason: BaseException | str = "interrupted by the program") -> _Done:
+        """Interrupt all rigs and have them clean up, as an exception in a ``with`` does.
+
+        Parameters
+        ----------
+        reason : BaseException or str, optional
+            Why; the rigs are told.
+
+        Raises
+        ------
+        RuntimeError
+            It was never begun, or is over.
+        """
+        done: _Done = self._run(self._interrupt(reason))
+        return done
+
+    def _run(self, steps: Steps) -> Any:
+        """Run steps, and return what they return; what is raised while they wait is raised in them."""
+        raise NotImplementedError
+
+    def _begin(self) -> Steps:
+        self._enter()
+        try:
+            yield from self._beginning()
+        except BaseException as error:
+            yield from self._leave(error)
+            raise
+        self._state = "running"
+        return self
+
+    def _end(self) -> Steps:
+        self._take_up("end()")
+        try:
+            yield from self._ending()
+        except BaseException as error:
+            yield from self._leave(error)
+            raise
+        yield from self._leave(None)
+
+    def _interrupt(self, reason: BaseException | str) -> Steps:
+        self._take_up("interrupt()")
+        yield from self._leave(reason if isinstance(reason, BaseException) else RuntimeError(reason))
+
+    def _exit(self, error: BaseException | None) -> Steps:
+        """Return the steps that leaving the ``with`` takes."""
+        if error is not None:
+            return self._leave(error)
+        # Where it does not go on, the body has ended or interrupted it.
+        return self._end() if self._state == "running" else _nothing()
+
     def check(self) -> None:
         """Raise if a rig has failed since it began to record, or is lost; cheap, and without waiting.
 
@@ -153,7 +242,8 @@ class Course:
                 f"begin it by {self.HOW_TO_BEGIN}"
             )
 
-    def _check_goes_on(self, call: str) -> None:
+    def _take_up(self, call: str) -> None:
+        """Raise unless it goes on."""
         self._check_begun(call)
         if self._state != "running":
             how = f"over; begin another by {self.HOW_TO_BEGIN}" if self._state == "over" else f"{self._state} just now"
@@ -167,7 +257,7 @@ class Course:
         weakref.finalize(self, self._signals.give_back).atexit = False  # where it is never left
         self._unfinished.add(self)
 
-    def _leaving(self, error: BaseException | None) -> Steps:
+    def _leave(self, error: BaseException | None) -> Steps:
         """Interrupt what `error` leaves running; remove the guards in any case."""
         self._begin_ending()
         try:
@@ -188,6 +278,11 @@ class Course:
         """Leave signals to the system again: its rigs are closed, though it has not been left."""
         if self._state == "running":
             self._signals.give_back()
+
+    def leave_to_closing(self, rigs: Iterable[str]) -> None:
+        """Leave rigs to who closes the coordinator, and interrupts them, and tells what becomes of that."""
+        left = set(rigs)
+        self._in_charge_of = [rig for rig in self._in_charge_of if rig not in left]
 
     def _begin_ending(self) -> None:
         # What follows takes a bounded time. A signal that asks for the end is obeyed after it.
@@ -380,6 +475,10 @@ class Course:
     def _note_failure(self, failure: RigFailure) -> None:
         if self._on_failure:
             guarded("on_failure", self._on_failure, failure)
+
+
+def _nothing() -> Steps:
+    yield from ()
 
 
 def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
