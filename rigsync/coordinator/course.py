@@ -36,7 +36,6 @@ from rigsync.errors import (
 )
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Latch
-from rigsync.runtime.hub import Hub
 from rigsync.runtime.signals import EndingSignals
 
 logger = logging.getLogger("rigsync.experiment")
@@ -66,18 +65,7 @@ _Done = TypeVar("_Done")
 class Course(Generic[_Begun, _Done]):
     """An experiment, apart from who waits for it: `_run` does, and `begin`, `end` and `interrupt` return what it gives.
 
-    Parameters
-    ----------
-    services : callable
-        Returns the rigs; raises where they are not open.
-    hub : Hub
-        Where the events are told.
-    unfinished : set of Course
-        Those that have been entered and not left: it is one while that is so.
-    rigs : sequence of str
-        Names.
-    ref, init, start, delay, timeout, on_failure
-        As for `Auxiliaries.experiment`.
+    It is in the set `unfinished` while it has been entered and not left. For the rest see `Lab.experiment`.
     """
 
     HOW_TO_BEGIN: ClassVar[str]
@@ -85,8 +73,7 @@ class Course(Generic[_Begun, _Done]):
 
     def __init__(
         self,
-        services: Callable[[], RigServices],
-        hub: Hub,
+        services: RigServices,
         unfinished: set[Course[Any, Any]],
         rigs: Sequence[str],
         ref: Any,
@@ -103,7 +90,7 @@ class Course(Generic[_Begun, _Done]):
             raise ValueError("the reference is the first argument; leave exp_ref out of init")
         if on_failure is not None and not callable(on_failure):
             raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
-        self._services, self._hub, self._unfinished, self._rigs = services, hub, unfinished, list(rigs)
+        self._services, self._unfinished, self._rigs = services, unfinished, list(rigs)
         self._init, self._start, self._delay, self._timeout = dict(init or {}), start, delay, timeout
         self._on_failure = on_failure
         self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
@@ -306,7 +293,8 @@ class Course(Generic[_Begun, _Done]):
             if known := note():
                 known(failure)
 
-        self._watch = FailureWatch(self._services(), self._hub, self._rigs, self.exp_ref, note_failure, self.ready)
+        services = self._services
+        self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, note_failure, self.ready)
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
 
@@ -461,11 +449,11 @@ class Course(Generic[_Begun, _Done]):
 
     def _stop_later(self, out_of_reach: list[str], report: dict[str, Any]) -> list[str]:
         """Have rigs that are out of reach stopped as soon as they answer; return those that say what they record."""
-        services = self._services()
+        services = self._services
         told = [rig for rig in out_of_reach if services[rig].dialect != Dialect.IBLUTIL.value]
         if told:
             messages = compose("EXPINTERRUPT", report), compose("EXPCLEANUP")
-            LateStop(services, self._hub, told, self.exp_ref, *messages, IMPATIENCE)
+            LateStop(services, services.hub, told, self.exp_ref, *messages, IMPATIENCE)
         return told
 
     def _asked(self, message: str, rigs: list[str], *args: Any, patience: float = PATIENCE, **options: Any) -> Asked:

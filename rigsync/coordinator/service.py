@@ -314,7 +314,7 @@ class RigServices(Verbs):
     def order(
         self,
         message: Message,
-        rigs: Iterable[str] | None = None,
+        rigs: list[str] | None = None,
         timeout: float | None = None,
         delay: float | None = None,
         patience: float = 0.0,
@@ -328,9 +328,9 @@ class RigServices(Verbs):
         Parameters
         ----------
         message : Message
-            Composed by `rigsync.core.arguments.compose`.
-        rigs : iterable of str, optional
-            Names; all by default.
+            Composed by `rigsync.core.arguments.compose`, in the room that there is for these rigs.
+        rigs : list of str, optional
+            Names, as `Rigs.matching` gives them; all by default.
         timeout : float, optional
             Seconds, instead of each rig's own.
         delay : float, optional
@@ -344,18 +344,12 @@ class RigServices(Verbs):
         ------
         NotRunning
             The services are not open.
-        UnknownRig
-            A name that none of the rigs has.
-        PayloadTooLarge
-            The message is too large for one of them.
         ValueError
             `refresh_rate` is no pause.
         """
         endpoint = self._endpoint
         if endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
-        names = None if rigs is None else self._rigs.matching(rigs)
-        self._rigs.room(names).check(message.size, message.body)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         pause = self._pause()
@@ -363,7 +357,7 @@ class RigServices(Verbs):
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
         act_at = None if delay is None else endpoint.now() + delay
         drawn = draw_request_time() if request_time is None else request_time
-        return Order(message, drawn, names, timeout, act_at, patience, pause, all_or_none, confirm)
+        return Order(message, drawn, rigs, timeout, act_at, patience, pause, all_or_none, confirm)
 
     def push(
         self,
@@ -491,7 +485,9 @@ class RigServices(Verbs):
             A name or pattern that matches none.
         """
         future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
-        self.push(self.order(message, rigs, timeout=timeout), lambda outcome: resolve_future(future, outcome))
+        names = None if rigs is None else self._rigs.matching(rigs)
+        self._rigs.room(names).check(message.size, message.body)
+        self.push(self.order(message, names, timeout), lambda outcome: resolve_future(future, outcome))
         return await future
 
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
