@@ -102,7 +102,7 @@ class Auxiliaries(Lab[Experiment]):
             pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
         )
         self._rigs, self.hub, self._services = lab.rigs, lab.hub, lab.services
-        self.log = self._log = log
+        self._log = log
         self._views, self._reports, self._closing = lab._views, lab._reports, lab._closing
         self._unfinished = set()  # not the coordinator's, to which the thread refers
         self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}

@@ -96,7 +96,6 @@ class Coordinator(Lab[AsyncExperiment]):
         """The rigs by name, with the members of iblutil's `Services`."""
         self._closing = Closing(self.services, leave_running)
         self._views = Views(self.hub.rule)
-        self.log = self.services.log
         self._unfinished = set()
         self._let_go: weakref.finalize[Any, Any] | None = None
 
@@ -235,10 +234,12 @@ class Coordinator(Lab[AsyncExperiment]):
 
     async def await_rigs(self, timeout: float) -> None:
         """Wait for all rigs, so many seconds at most; warn of those that have not answered."""
-        for name, reason in (await self._missing_after(list(self.rigs.rigs), timeout)).items():
-            if self.services[name].state is not events.LinkState.LOST:  # of which the log tells
-                text = "%s does not answer yet (%s) and is commanded as soon as it does; see `rigsync doctor`"
-                link_logger.warning(text, name, reason)
+        missing = await self._missing_after(list(self.rigs.rigs), timeout)
+        with contextlib.suppress(Exception):  # a log handler of the program, for instance
+            for name, reason in missing.items():
+                if self.services[name].state is not events.LinkState.LOST:  # of which the log tells
+                    text = "%s does not answer yet (%s) and is commanded as soon as it does; see `rigsync doctor`"
+                    link_logger.warning(text, name, reason)
 
     def _check_open(self) -> None:
         if not self.is_open:

@@ -35,8 +35,6 @@ class Lab(Generic[_Experiment]):
 
     hub: Hub
     """Where all that happens is told: see `rigsync.Hub` and docs/hub.md."""
-    log: ResultLog
-    """The newest results by request time: a read-only mapping that never blocks."""
     _rigs: Rigs
     _services: RigServices
     _reports: Reports
@@ -66,6 +64,11 @@ class Lab(Generic[_Experiment]):
         return cls(load_rigs(path), **options)  # type: ignore[call-arg] # each takes the rigs first
 
     # ------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def log(self) -> ResultLog:
+        """The newest results by request time: a read-only mapping that never blocks."""
+        return self._services.log
 
     def view(self, rig: str) -> RigView:
         """Return how a rig is now, in one piece. Safe to call from any thread.

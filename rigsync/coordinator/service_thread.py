@@ -134,9 +134,9 @@ class ServiceThread(LoopThread):
             try:
                 outcome = self.waiters.wait(future, math.inf if limit is None else limit)
             finally:
-                if tasks and not future.is_there():  # Ctrl-C, for instance
+                if not future.is_there():  # Ctrl-C, or a thread that is stuck
                     with contextlib.suppress(NotRunning):
-                        self.call(tasks[0].cancel)
+                        self.call(lambda: [task.cancel() for task in tasks])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

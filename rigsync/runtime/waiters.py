@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import threading
 import time
@@ -103,17 +102,6 @@ class Waiters:
             raise self._not_running() from None
         if not reacted.wait(STUCK_AFTER):
             raise stuck(self._hub)
-
-
-def settled(future: Awaited, timeout: float | None) -> bool:
-    """Wait for a future, `timeout` seconds at most; return whether it is settled."""
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    while not future.is_there():
-        left = end - time.monotonic()
-        if left <= 0:
-            return False
-        future.wait(min(left, LONGEST_WAIT))
-    return True
 
 
 def stuck(hub: Hub) -> LoopStuck:
