@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +16,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.events import PushCompleted
 from rigsync.core.orders import Order
 from rigsync.errors import BusyError, NotRunning, PushError
-from rigsync.runtime.callbacks import resolve_future
+from rigsync.runtime.waiters import comes_true
 
 logger = logging.getLogger("rigsync.auxiliaries")
 
@@ -31,15 +30,7 @@ UNENDED = {"error": "Closed", "message": "the program that started the rig close
 
 
 class Closing:
-    """Stops what a coordinator has started, when it closes or is let go.
-
-    Parameters
-    ----------
-    services : RigServices
-        The rigs.
-    leave_running : bool
-        Whether started rigs go on recording.
-    """
+    """Stops what a coordinator has started, when it closes or is let go, unless that is to go on recording."""
 
     def __init__(self, services: RigServices, leave_running: bool):
         self._services, self._leave_running = services, leave_running
@@ -55,10 +46,7 @@ class Closing:
     def interrupt(self, unfinished: Iterable[Course[Any, Any]]) -> Push | None:
         """Interrupt rigs that were started and not told to end, if there are any. It has left when this returns.
 
-        Parameters
-        ----------
-        unfinished : iterable of Course
-            Experiments that have not been left. They do not interrupt these rigs again.
+        The unfinished experiments, which have not been left, do not interrupt these rigs again.
         """
         if not (rigs := self._take_started()):
             return None
@@ -73,19 +61,12 @@ class Closing:
     async def stop(self, unfinished: Iterable[Course[Any, Any]]) -> None:
         """Interrupt as `interrupt` does; wait for that, and for the answers to other messages that end a recording."""
         interrupt = self.interrupt(unfinished)  # which has left, whenever this is cancelled
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def look(_: object) -> None:
-            if (interrupt is None or interrupt.done) and not self._services.is_ending():
-                resolve_future(ended, None)
+        def is_over() -> bool:
+            return (interrupt is None or interrupt.done) and not self._services.is_ending()
 
-        unsubscribe = self._services.hub.rule(PushCompleted, look, last=True)
-        try:
-            look(None)
-            with contextlib.suppress(asyncio.TimeoutError):  # the log tells which have not answered
-                await asyncio.wait_for(ended, STOP_TIMEOUT + STOP_GRACE if interrupt else STOP_TIMEOUT)
-        finally:
-            unsubscribe()
+        limit = STOP_TIMEOUT + STOP_GRACE if interrupt else STOP_TIMEOUT
+        await comes_true(is_over, self._services.hub, [PushCompleted], limit)  # the log tells which have not answered
         if interrupt and not interrupt.done:
             reason = "their pause was longer than the time to close"
             logger.error("%s may go on recording: %s", ", ".join(interrupt.rigs), reason)

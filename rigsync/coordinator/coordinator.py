@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
-from rigsync.coordinator.async_experiment import AsyncExperiment
 from rigsync.coordinator.closing import Closing
+from rigsync.coordinator.experiment import AsyncExperiment
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.push import Push
 from rigsync.coordinator.reports import Reports
@@ -28,6 +28,7 @@ from rigsync.hub.hub import State
 from rigsync.runtime.callbacks import on_loop_of, resolve_future
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.signals import EndingSignals
+from rigsync.runtime.waiters import comes_true
 
 link_logger = logging.getLogger("rigsync.link")
 
@@ -215,20 +216,8 @@ class Coordinator(Lab[AsyncExperiment]):
             return {name: rig.reason for name, rig in found.items() if rig.state is not events.LinkState.ALIVE}
 
         self._check_open()
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def check(_: object) -> None:
-            if not self.is_open or not missing():
-                resolve_future(answered, None)
-
-        unsubscribe = [self.hub.rule(kind, check) for kind in (events.LinkAlive, events.CoordinatorClosed)]
-        try:
-            check(None)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(answered, limit)
-        finally:
-            for end in unsubscribe:
-                end()
+        kinds = events.LinkAlive, events.CoordinatorClosed
+        await comes_true(lambda: not self.is_open or not missing(), self.hub, kinds, limit)
         self._check_open()
         return missing()
 

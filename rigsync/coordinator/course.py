@@ -321,8 +321,12 @@ class Course(Generic[_Begun, _Done]):
                 f"it records {self.exp_ref} already; go on with that by init={{'takeover': True}}, or stop it by "
                 "EXPEND or EXPINTERRUPT, or give this experiment another number"
             )
-            outcomes = {rig: problem if rig in running else _DONE["EXPINFO"] for rig in self._rigs}
-            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in running})
+            raise self._refused(running, problem)
+
+    def _refused(self, rigs: Sequence[str], problem: str) -> ExperimentError:
+        """Return the error of what some rigs have told, before anything has begun."""
+        outcomes = {rig: problem if rig in rigs else _DONE["EXPINFO"] for rig in self._rigs}
+        return ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in rigs})
 
     def _is_strangers(self, info: Mapping[str, Any]) -> bool:
         reference = info.get("exp_ref")
@@ -334,8 +338,7 @@ class Course(Generic[_Begun, _Done]):
         main = [rig for rig, info in told.items() if info.get("main_sync")]
         if len(main) > 1:
             problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
-            outcomes = {rig: problem if rig in main else _DONE["EXPINFO"] for rig in self._rigs}
-            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in main})
+            raise self._refused(main, problem)
         for rig in main:
             # A rig that is STOPPED tells the experiment before this one.
             if (reference := told[rig].get("exp_ref")) and told[rig].get("status") != int(ExpStatus.STOPPED):
@@ -343,8 +346,7 @@ class Course(Generic[_Begun, _Done]):
                     found = reference_text(reference)
                 except ValueError as error:
                     problem = f"it is the main sync, and what it tells is no reference: {error}"
-                    outcomes = {**dict.fromkeys(self._rigs, _DONE["EXPINFO"]), rig: problem}
-                    raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem)}) from error
+                    raise self._refused([rig], problem) from error
                 if self.exp_ref is not None and not same_reference(self.exp_ref, found):
                     logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
                 self.exp_ref = found
@@ -363,9 +365,7 @@ class Course(Generic[_Begun, _Done]):
         """
         self._begin_ending()
         self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
-        stopped = yield from self._stop_and_clean_up(
-            {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
-        )
+        stopped = yield from self._stop_and_clean_up(_brief(error))
         outcomes = {}
         for rig in self._rigs:
             problem = error.failed.get(rig)
@@ -385,8 +385,7 @@ class Course(Generic[_Begun, _Done]):
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
         told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in failed_to_end.items()}
         self._in_charge_of = [rig for rig, error in failed_to_end.items() if _may_have_begun("EXPEND", error)]
-        report = {"error": type(ended).__name__, "message": str(ended)[:LONGEST_TEXT]}
-        for rig, text in (yield from self._stop_and_clean_up(report)).items():
+        for rig, text in (yield from self._stop_and_clean_up(_brief(ended))).items():
             told[rig].append(text)
         stopped = [rig for rig in self._rigs if rig not in failed_to_end]
         cleaned_up = yield self._asked("EXPCLEANUP", stopped)
@@ -473,13 +472,16 @@ def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
     return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
 
 
+def _brief(error: object) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
+
+
 def report_of(error: BaseException) -> dict[str, Any]:
     """Return an exception as the data of EXPINTERRUPT, with the keys of iblrig's task code."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     told = "".join(traceback.TracebackException.from_exception(error).format())
     return {
-        "error": type(error).__name__,
-        "message": str(error)[:LONGEST_TEXT],
+        **_brief(error),
         "traceback": told[-LONGEST_TRACEBACK:],
         "file": last[0].filename if last else None,
         "line_no": last[0].lineno if last else None,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from rigsync.core.events import Event
 from rigsync.errors import LoopStuck, NotRunning
+from rigsync.runtime.callbacks import resolve_future
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
@@ -102,6 +105,26 @@ class Waiters:
             raise self._not_running() from None
         if not reacted.wait(STUCK_AFTER):
             raise stuck(self._hub)
+
+
+async def comes_true(
+    condition: Callable[[], object], hub: Hub, kinds: Iterable[type[Event]], limit: float | None
+) -> None:
+    """Wait until a condition is true, so many seconds at most; look again after each event of these kinds."""
+    true: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def look(_: object = None) -> None:
+        if condition():
+            resolve_future(true, None)
+
+    unsubscribe = [hub.rule(kind, look, last=True) for kind in kinds]
+    try:
+        look()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(true, limit)
+    finally:
+        for end in unsubscribe:
+            end()
 
 
 def stuck(hub: Hub) -> LoopStuck:
