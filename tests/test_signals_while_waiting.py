@@ -353,5 +353,5 @@ def test_what_comes_while_the_service_thread_is_asked_whether_it_reacts_counts()
             raise NotRunning
 
     waiters: Any = Waiters(Ended(), NotRunning, None)  # type: ignore[arg-type]
-    with waiters.futures(1) as (future,):
+    with waiters.future() as future:
         assert waiters.wait(future, 0.0) == "aborted"

@@ -22,12 +22,14 @@ from rigsync.coordinator.service import RigServices
 from rigsync.coordinator.service_thread import CLOSE_TIMEOUT, ServiceThread
 from rigsync.core.arguments import compose, compose_command, parts_of, validate_event
 from rigsync.core.enums import ExpMessage
+from rigsync.core.events import CoordinatorClosed
 from rigsync.core.orders import Asked
 from rigsync.core.rigs import PAUSE
 from rigsync.errors import LoopBlocked, LoopStuck, NotRunning, PushError, RigError
 from rigsync.runtime.conditions import Arrivals, Latch
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.signals import signals_held_back
+from rigsync.runtime.waiters import comes_true
 
 logger = logging.getLogger("rigsync.auxiliaries")
 
@@ -96,13 +98,13 @@ class Auxiliaries(Lab[Experiment]):
         own, log = weakref.ref(self), (WritableLog if serves_itself else ResultLog)(log_limit)
         lab = self._lab = Coordinator(
             clients,
+            connect_timeout=connect_timeout,
             leave_running=leave_running,
             log=log,
             hub=Hub("auxiliaries", owner="Auxiliaries"),
             pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
         )
-        self._rigs, self.hub, self._services = lab.rigs, lab.hub, lab.services
-        self._log = log
+        self._rigs, self.hub, self._services, self._log = lab.rigs, lab.hub, lab.services, log
         self._views, self._reports, self._closing = lab._views, lab._reports, lab._closing
         self._unfinished = set()  # not the coordinator's, to which the thread refers
         self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
@@ -120,10 +122,8 @@ class Auxiliaries(Lab[Experiment]):
         try:
             self.thread.await_creation()
             if self._is_created and self.services:
-                wait = self._rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
-                wait = min(wait, threading.TIMEOUT_MAX / 2)
                 with contextlib.suppress(NotRunning, LoopStuck):  # closed meanwhile, or dead; the next call says which
-                    self.thread.wait_for(lambda: lab.await_rigs(wait), wait)
+                    self.thread.wait_for(lab.await_rigs, lab.connect_timeout)
         except BaseException:  # Ctrl-C too: nobody else has the object to close it
             self.close()
             raise
@@ -349,10 +349,7 @@ class Auxiliaries(Lab[Experiment]):
     def clear_message_queue(self) -> int:
         """Take back messages that have not been sent yet; return how many. For their rigs they end as `Aborted`.
 
-        Raises
-        ------
-        LoopStuck
-            The service thread does not react.
+        It raises `LoopStuck` where the service thread does not react.
         """
         if not self.is_running:
             return 0
@@ -396,7 +393,7 @@ class Auxiliaries(Lab[Experiment]):
         notify_services : bool
             Whether to send EXPCLEANUP to the rigs first, and wait for their answers; failures are logged.
         """
-        services, thread = self._services, self.thread
+        services = self._services
         if self.services is not None and self.services is not services:  # a subclass's own
             self.services.close()
         if not services.is_open:
@@ -407,7 +404,8 @@ class Auxiliaries(Lab[Experiment]):
                 await services.request(compose(ExpMessage.EXPCLEANUP))
             except PushError as error:
                 logger.error("closing although %s", error)  # noqa: TRY400 - the text says all
-        await thread.close_services()
+        services.close()
+        await comes_true(lambda: not services.is_open, self.hub, [CoordinatorClosed], CLOSE_TIMEOUT)
 
     def close(self) -> None:
         """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.

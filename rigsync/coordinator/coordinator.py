@@ -91,7 +91,8 @@ class Coordinator(Lab[AsyncExperiment]):
         """The configuration."""
         self.hub = Hub("coordinator", owner="Coordinator") if hub is None else hub
         self._runs_hub = hub is None
-        self._connect_timeout = self.rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
+        self.connect_timeout = self.rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
+        """Seconds to wait for the rigs."""
         self._reports = Reports(self.hub)
         self.services = self._services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
         """The rigs by name, with the members of iblutil's `Services`."""
@@ -128,7 +129,7 @@ class Coordinator(Lab[AsyncExperiment]):
         await self.connect()
         self._let_go = weakref.finalize(self, self._closing.let_go, self._runs_hub)
         try:
-            await self.await_rigs(self._connect_timeout)
+            await self.await_rigs()
         except BaseException:  # cancelled
             await self.close()
             raise
@@ -221,9 +222,9 @@ class Coordinator(Lab[AsyncExperiment]):
         self._check_open()
         return missing()
 
-    async def await_rigs(self, timeout: float) -> None:
-        """Wait for all rigs, so many seconds at most; warn of those that have not answered."""
-        missing = await self._missing_after(list(self.rigs.rigs), timeout)
+    async def await_rigs(self) -> None:
+        """Wait for all rigs as long as is allowed; warn of those that have not answered."""
+        missing = await self._missing_after(list(self.rigs.rigs), self.connect_timeout)
         with contextlib.suppress(Exception):  # a log handler of the program, for instance
             for name, reason in missing.items():
                 if self.services[name].state is not events.LinkState.LOST:  # of which the log tells

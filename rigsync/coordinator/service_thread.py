@@ -19,7 +19,7 @@ from rigsync.coordinator.results import PushResult
 from rigsync.core.enums import ExpMessage
 from rigsync.core.orders import Order
 from rigsync.errors import NotRunning, PushError
-from rigsync.runtime.callbacks import guarded, resolve_future
+from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited, Latch
 from rigsync.runtime.exits import COORDINATORS, at_exit
 from rigsync.runtime.loop_thread import LoopThread
@@ -92,7 +92,7 @@ class ServiceThread(LoopThread):
     def push_and_wait(self, order: Order) -> PushResult | PushError:
         """Push, and wait until every rig has answered or failed."""
         waits, services = True, self._lab.services
-        with self.waiters.futures(1) as (future,):
+        with self.waiters.future() as future:
             try:
                 self.push(order, future.bring, lambda: waits)
                 ahead = 0.0 if order.act_at is None else max(0.0, order.act_at - time.monotonic())
@@ -119,7 +119,7 @@ class ServiceThread(LoopThread):
         It takes at most `limit` seconds, if the thread is not stuck.
         """
         tasks: list[asyncio.Task[None]] = []
-        with self.waiters.futures(1) as (future,):
+        with self.waiters.future() as future:
 
             async def bring() -> None:
                 try:
@@ -184,22 +184,6 @@ class ServiceThread(LoopThread):
             self.created.bring(None)
 
         return create_and_tell
-
-    async def close_services(self) -> None:
-        """Close the services, on any event loop; return when that is done, or this thread has ended."""
-        if self.on_loop_thread:
-            self._lab.services.close()
-            return
-        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with self.waiters.futures(1, lambda _: resolve_future(closed, None)) as (future,):
-
-            def close() -> None:
-                self._lab.services.close()
-                future.bring(None)
-
-            with contextlib.suppress(NotRunning):  # it has closed them, and has ended
-                self.call(close)
-                await closed
 
     async def end(self) -> None:
         """Close the services of an object that may be gone."""

@@ -45,14 +45,14 @@ class Waiters:
         self._waiting: set[Awaited] = set()
 
     @contextlib.contextmanager
-    def futures(self, count: int, told: Callable[[Any], object] | None = None) -> Iterator[list[Awaited]]:
-        """Make futures that are settled even if the service thread ends first."""
-        futures = [Awaited(told) for _ in range(count)]
-        self._waiting.update(futures)
+    def future(self) -> Iterator[Awaited]:
+        """Make a future that is settled even if the service thread ends first."""
+        future = Awaited()
+        self._waiting.add(future)
         try:
-            yield futures
+            yield future
         finally:
-            self._waiting.difference_update(futures)
+            self._waiting.discard(future)
 
     def fail(self, error: NotRunning) -> None:
         """Settle all futures: no answer will come."""
@@ -65,7 +65,7 @@ class Waiters:
         Parameters
         ----------
         future : Awaited
-            One of `futures`.
+            One of `future`.
         limit : float
             Seconds within which the service thread settles it.
 
