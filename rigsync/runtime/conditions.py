@@ -39,17 +39,11 @@ class Awaited:
     """A value that one thread waits for and another one brings, without waiting itself.
 
     It holds no lock, since a signal handler may interrupt the waiting thread anywhere and wait itself.
-
-    Parameters
-    ----------
-    told : callable, optional
-        Called with the value when it is brought.
     """
 
-    __slots__ = ("_is_there", "_news", "_told", "_value")
+    __slots__ = ("_is_there", "_news", "_value")
 
-    def __init__(self, told: Callable[[Any], object] | None = None) -> None:
-        self._told = told
+    def __init__(self) -> None:
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_there = False
         self._value: Any = None
@@ -59,8 +53,6 @@ class Awaited:
         if not self._is_there:
             self._value, self._is_there = value, True
             self._news.put(None)
-            if self._told:
-                self._told(value)
 
     def is_there(self) -> bool:
         """Whether it has been brought."""
