@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rigsync.config.files import load_rigs as load_rigs
     from rigsync.config.rigs import Rigs as Rigs
-    from rigsync.coordinator.async_experiment import AsyncExperiment as AsyncExperiment
     from rigsync.coordinator.auxiliaries import Auxiliaries as Auxiliaries
     from rigsync.coordinator.coordinator import Coordinator as Coordinator
+    from rigsync.coordinator.experiment import AsyncExperiment as AsyncExperiment
     from rigsync.coordinator.experiment import Experiment as Experiment
     from rigsync.coordinator.failures import RigFailure as RigFailure
     from rigsync.coordinator.push import Push as Push
@@ -64,10 +64,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "config.files": ["load_rigs"],
     "config.rigs": ["Rigs"],
-    "coordinator.async_experiment": ["AsyncExperiment"],
     "coordinator.auxiliaries": ["Auxiliaries"],
     "coordinator.coordinator": ["Coordinator"],
-    "coordinator.experiment": ["Experiment"],
+    "coordinator.experiment": ["AsyncExperiment", "Experiment"],
     "coordinator.failures": ["RigFailure"],
     "coordinator.push": ["Push"],
     "coordinator.remote_rig": ["RemoteRig"],

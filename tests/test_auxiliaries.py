@@ -238,7 +238,7 @@ def test_constructor_that_is_interrupted_leaves_nothing(monkeypatch: pytest.Monk
         def interrupt(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(rigsync.coordinator.auxiliaries, "settled", interrupt)
+        monkeypatch.setattr(rigsync.runtime.waiters.Waiters, "wait", interrupt)
         with pytest.raises(KeyboardInterrupt):
             Auxiliaries(clients)
 
@@ -950,8 +950,7 @@ def test_stop_event_may_be_set_in_a_callback(pair: Auxiliaries) -> None:
 
 
 def test_stuck_loop_is_told_from_a_silent_rig(pair: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rigsync.coordinator.auxiliaries, rigsync.runtime.waiters):
-        monkeypatch.setattr(module, "STUCK_AFTER", 0.2)
+    monkeypatch.setattr(rigsync.runtime.waiters, "STUCK_AFTER", 0.2)
     assert pair.services is not None
     pair.services["cameras"].assign_callback("EXPINFO", gate)
     pair.push("EXPINFO", "CONNECTED")

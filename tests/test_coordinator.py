@@ -756,19 +756,41 @@ def test_what_goes_on_is_not_called_over(rigs: Lab, gate: Gate) -> None:
     run(main())
 
 
-def test_an_experiment_whose_task_is_thrown_away_after_the_event_loop_has_stopped_is_interrupted(rigs: Lab) -> None:
-    rigs.rig("cameras")
+def test_a_body_that_closes_the_coordinator_has_the_rigs_interrupted_and_is_not_told_otherwise(
+    rigs: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = rigs.rig("cameras")
+
+    async def main() -> None:
+        lab = await Coordinator(rigs.uris).open()
+        with pytest.raises(NotRunning, match="not open"):
+            async with lab.experiment(REFERENCE):
+                await lab.close()
+
+    run(main())
+    assert rig.status is ExpStatus.STOPPED
+    assert "may go on recording" not in caplog.text
+
+
+@pytest.mark.parametrize("while_it", ["records", "ends"])
+def test_an_experiment_whose_task_is_thrown_away_after_the_event_loop_has_stopped_is_interrupted(
+    rigs: Lab, gate: Gate, while_it: str
+) -> None:
+    rigs.rig("cameras", {"EXPEND": gate})
     lab, begun = Coordinator(rigs.uris), asyncio.Event()
 
     async def work() -> None:
         async with lab.experiment(REFERENCE):
             begun.set()
-            await asyncio.Event().wait()
+            while while_it == "records":
+                await asyncio.sleep(0.01)
 
     async def begin() -> Any:
         await lab.open()
         task = asyncio.ensure_future(work())
         await begun.wait()
+        while while_it == "ends" and not gate.reached.is_set():
+            await asyncio.sleep(0.01)
         return task
 
     loop = asyncio.SelectorEventLoop()
@@ -777,7 +799,9 @@ def test_an_experiment_whose_task_is_thrown_away_after_the_event_loop_has_stoppe
         task = loop.run_until_complete(asyncio.wait_for(begin(), LONG))
         task.get_coro().close()  # as where nobody refers to the task any more
         assert signal.getsignal(signal.SIGTERM) == before
-        loop.run_until_complete(asyncio.wait_for(came_true(lambda: rigs.verbs("cameras") == INTERRUPTED), LONG))
+        gate.open.set()
+        loop.run_until_complete(asyncio.wait_for(came_true(lambda: rigs.verbs("cameras")[-1] == "EXPCLEANUP"), LONG))
+        assert rigs.verbs("cameras") == INTERRUPTED or while_it == "ends"
         task.cancel()
         loop.run_until_complete(lab.close())
         loop.run_until_complete(asyncio.sleep(0))

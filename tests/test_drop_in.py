@@ -279,7 +279,7 @@ def test_what_a_verb_has_ended_or_a_restart_hears_nothing_more(connect: Connect,
     first.close()
     told: list[Any] = []
     serve("cameras", {"EXPINTERRUPT": told.append}, port=int(first.uri.rpartition(":")[2]))
-    until(lambda: not aux._lab._started._surely, "the news of the restart")
+    until(lambda: not aux._lab._closing._started._surely, "the news of the restart")
     aux.close()
     assert told == []
 
@@ -314,7 +314,7 @@ def test_an_experiment_that_was_taken_over_is_left_alone(serve: Serve, connect: 
     first, second = connect(rig), connect(rig)
     started(first, rig)
     second.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True})
-    until(lambda: not first._lab._started._surely, "the news of it")
+    until(lambda: not first._lab._closing._started._surely, "the news of it")
     first.close()
     assert rig.status is ExpStatus.RUNNING
 
@@ -367,7 +367,7 @@ def test_a_start_that_is_about_to_come_is_interrupted(serve: Serve, connect: Con
     aux = connect(rig)
     aux.request("EXPINIT", {"exp_ref": REFERENCE})
     aux.push("EXPSTART", REFERENCE, delay=0.9)
-    until(lambda: aux._lab._started._told, "the push")
+    until(lambda: aux._lab._closing._started._told, "the push")
     aux.close()
     until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
 
@@ -664,8 +664,8 @@ def test_a_push_that_is_given_up_at_the_end_of_the_program_is_told(serve: Serve,
 def test_an_end_that_nobody_waits_for_is_sent_until_it_is_answered_before_the_program_closes(
     serve: Serve, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for bound in ("CLOSE_TIMEOUT", "STOP_TIMEOUT"):  # which a busy computer may need
-        monkeypatch.setattr(f"rigsync.coordinator.auxiliaries.{bound}", LONG)
+    for bound in ("auxiliaries.CLOSE_TIMEOUT", "closing.STOP_TIMEOUT"):  # which a busy computer may need
+        monkeypatch.setattr(f"rigsync.coordinator.{bound}", LONG)
     rig = serve("cameras")
     with relay_before({"cameras": ("127.0.0.1", int(rig.uri.rpartition(":")[2]))}) as relays:
         host, port = relays["cameras"].address

@@ -575,10 +575,32 @@ def test_what_a_rig_does_at_the_interrupt_does_not_hide_why(
     assert "no camera found" in caplog.text
 
 
-def test_a_body_that_closes_the_connection_is_told_that_rigs_may_go_on(
+def test_a_body_that_closes_the_connection_has_the_rigs_interrupted_and_is_not_told_otherwise(
     lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    aux = connect(lab.rig("cameras"))
+    rig = lab.rig("cameras")
+    aux = connect(rig)
+    with pytest.raises(NotRunning, match="closed"), aux.experiment(REFERENCE):
+        aux.close()
+    assert rig.status is ExpStatus.STOPPED
+    assert "may go on recording" not in caplog.text
+
+
+def test_a_body_that_closes_the_connection_is_told_once_of_a_rig_that_may_go_on(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    aux = connect(lab.rig("cameras", {"EXPINTERRUPT": fail}), lab.rig("ephys"))
+    with pytest.raises(NotRunning), aux.experiment(REFERENCE):
+        aux.close()
+    assert [line.getMessage() for line in caplog.records if "may go on" in line.getMessage()] == [
+        "cameras may go on recording"
+    ]
+
+
+def test_a_body_that_closes_the_connection_is_told_that_rigs_that_are_left_running_may_go_on(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    aux = connect(lab.rig("cameras"), leave_running=True)
     with pytest.raises(NotRunning), aux.experiment(REFERENCE):
         aux.close()
     assert "cameras may go on recording" in caplog.text

@@ -153,7 +153,7 @@ elif way == "notices":
         on_service_thread(lambda: aux.on_notice("lamp", nothing)())
         answered()
 elif way == "close":
-    files = "coordinator/auxiliaries.py", "runtime/workers.py", "threading.py"
+    files = "coordinator/auxiliaries.py", "coordinator/service_thread.py", "runtime/workers.py", "threading.py"
     @contextlib.contextmanager
     def go():
         global aux
@@ -162,7 +162,8 @@ elif way == "close":
         assert not aux.thread.is_alive()
     handle = lambda: aux.close()
 elif way == "push":
-    files = "coordinator/auxiliaries.py", "coordinator/service.py", "runtime/waiters.py", "runtime/conditions.py"
+    files = tuple("coordinator/%s.py" % name for name in ("auxiliaries", "lab", "service_thread", "service"))
+    files += "runtime/waiters.py", "runtime/conditions.py"
     from rigsync.errors import Aborted, NotRunning, PushError
     aborted, go_on = [], threading.Event()
     rig.on("EXPINFO")(lambda *_: go_on.wait() and None)
@@ -245,9 +246,8 @@ def handle():
     aux.hub.subscribe("Notice", nothing)()
     assert aux.ping(timeout=5)
 
-files = tuple(
-    "coordinator/%s.py" % name for name in ("auxiliaries", "coordinator", "course", "experiment", "view")
-) + ("runtime/conditions.py",)
+names = ("auxiliaries", "lab", "service_thread", "coordinator", "course", "experiment", "view")
+files = *("coordinator/%s.py" % name for name in names), "runtime/conditions.py"
 at_each_line(files, go)
 ours.close()
 rig.close()
@@ -353,5 +353,5 @@ def test_what_comes_while_the_service_thread_is_asked_whether_it_reacts_counts()
             raise NotRunning
 
     waiters: Any = Waiters(Ended(), NotRunning, None)  # type: ignore[arg-type]
-    with waiters.futures(1) as (future,):
+    with waiters.future() as future:
         assert waiters.wait(future, 0.0) == "aborted"

@@ -30,6 +30,9 @@ SHOWN_BY = {
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program",
         "tests/test_drop_in.py::test_an_end_that_nobody_waits_for_is_sent_until_it_is_answered_before_the_program_closes",
         "tests/test_drop_in.py::test_a_rig_out_of_reach_at_the_end",
+        "tests/test_experiment.py::test_a_body_that_closes_the_connection_has_the_rigs_interrupted_and_is_not_told_otherwise",
+        "tests/test_experiment.py::test_a_body_that_closes_the_connection_is_told_once_of_a_rig_that_may_go_on",
+        "tests/test_coordinator.py::test_a_body_that_closes_the_coordinator_has_the_rigs_interrupted_and_is_not_told_otherwise",
     ],
     "an `Auxiliaries` that nothing refers to any more, such as that of a function that has returned": [
         "tests/test_unreferenced.py::test_its_thread_and_sockets_are_gone_at_once",

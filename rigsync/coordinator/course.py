@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import traceback
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync import __version__
 from rigsync._text import one_line
@@ -36,7 +36,6 @@ from rigsync.errors import (
 )
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Latch
-from rigsync.runtime.hub import Hub
 from rigsync.runtime.signals import EndingSignals
 
 logger = logging.getLogger("rigsync.experiment")
@@ -59,22 +58,14 @@ _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"
 Steps = Generator[Asked, Any, Any]
 """What is to be told goes out; the `PushResult` or `PushError` comes in, None where nobody can wait for it."""
 
+_Begun = TypeVar("_Begun")
+_Done = TypeVar("_Done")
 
-class Course:
-    """An experiment, apart from who waits for it.
 
-    Parameters
-    ----------
-    services : callable
-        Returns the rigs; raises where they are not open.
-    hub : Hub
-        Where the events are told.
-    unfinished : set of Course
-        Those that have been entered and not left: it is one while that is so.
-    rigs : sequence of str
-        Names.
-    ref, init, start, delay, timeout, on_failure
-        As for `Auxiliaries.experiment`.
+class Course(Generic[_Begun, _Done]):
+    """An experiment, apart from who waits for it: `_run` does, and `begin`, `end` and `interrupt` return what it gives.
+
+    It is in the set `unfinished` while it has been entered and not left. For the rest see `Lab.experiment`.
     """
 
     HOW_TO_BEGIN: ClassVar[str]
@@ -82,9 +73,8 @@ class Course:
 
     def __init__(
         self,
-        services: Callable[[], RigServices],
-        hub: Hub,
-        unfinished: set[Course],
+        services: RigServices,
+        unfinished: set[Course[Any, Any]],
         rigs: Sequence[str],
         ref: Any,
         *,
@@ -100,7 +90,7 @@ class Course:
             raise ValueError("the reference is the first argument; leave exp_ref out of init")
         if on_failure is not None and not callable(on_failure):
             raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
-        self._services, self._hub, self._unfinished, self._rigs = services, hub, unfinished, list(rigs)
+        self._services, self._unfinished, self._rigs = services, unfinished, list(rigs)
         self._init, self._start, self._delay, self._timeout = dict(init or {}), start, delay, timeout
         self._on_failure = on_failure
         self.exp_ref = reference_text({**ref, "date": str(ref.get("date"))} if isinstance(ref, Mapping) else ref)
@@ -130,6 +120,92 @@ class Course:
         """What has gone wrong since the start of the recording, by rig. A lost rig is in it until it is back."""
         return self._watch.failures() if self._watch else {}
 
+    # --------------------------------------------------------------------------------------------- life cycle
+
+    def begin(self) -> _Begun:
+        """Begin on all rigs or on none, as entering by ``with`` does; for a program that cannot hold a ``with`` open.
+
+        Then `end` or `interrupt` has to follow. Where neither does, the rigs are interrupted when the program ends, or
+        closes its coordinator. On an event loop, this and the other two are awaited.
+
+        Returns
+        -------
+        Experiment or AsyncExperiment
+            This one.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has not begun; those that had are interrupted and cleaned up.
+        RuntimeError
+            It was begun before.
+        """
+        begun: _Begun = self._run(self._begin())
+        return begun
+
+    def end(self) -> _Done:
+        """End on all rigs and have them clean up, as leaving a ``with`` does.
+
+        Raises
+        ------
+        ExperimentError
+            A rig has failed, now or before.
+        RuntimeError
+            It was never begun, or is over.
+        """
+        done: _Done = self._run(self._end())
+        return done
+
+    def interrupt(self, reason: BaseException | str = "interrupted by the program") -> _Done:
+        """Interrupt all rigs and have them clean up, as an exception in a ``with`` does.
+
+        Parameters
+        ----------
+        reason : BaseException or str, optional
+            Why; the rigs are told.
+
+        Raises
+        ------
+        RuntimeError
+            It was never begun, or is over.
+        """
+        done: _Done = self._run(self._interrupt(reason))
+        return done
+
+    def _run(self, steps: Steps) -> Any:
+        """Run steps, and return what they return; what is raised while they wait is raised in them."""
+        raise NotImplementedError
+
+    def _begin(self) -> Steps:
+        self._enter()
+        try:
+            yield from self._beginning()
+        except BaseException as error:
+            yield from self._leave(error)
+            raise
+        self._state = "running"
+        return self
+
+    def _end(self) -> Steps:
+        self._take_up("end()")
+        try:
+            yield from self._ending()
+        except BaseException as error:
+            yield from self._leave(error)
+            raise
+        yield from self._leave(None)
+
+    def _interrupt(self, reason: BaseException | str) -> Steps:
+        self._take_up("interrupt()")
+        yield from self._leave(reason if isinstance(reason, BaseException) else RuntimeError(reason))
+
+    def _exit(self, error: BaseException | None) -> Steps:
+        """Return the steps that leaving the ``with`` takes."""
+        if error is not None:
+            return self._leave(error)
+        # Where it does not go on, the body has ended or interrupted it.
+        return self._end() if self._state == "running" else _nothing()
+
     def check(self) -> None:
         """Raise if a rig has failed since it began to record, or is lost; cheap, and without waiting.
 
@@ -153,7 +229,8 @@ class Course:
                 f"begin it by {self.HOW_TO_BEGIN}"
             )
 
-    def _check_goes_on(self, call: str) -> None:
+    def _take_up(self, call: str) -> None:
+        """Raise unless it goes on."""
         self._check_begun(call)
         if self._state != "running":
             how = f"over; begin another by {self.HOW_TO_BEGIN}" if self._state == "over" else f"{self._state} just now"
@@ -167,7 +244,7 @@ class Course:
         weakref.finalize(self, self._signals.give_back).atexit = False  # where it is never left
         self._unfinished.add(self)
 
-    def _leaving(self, error: BaseException | None) -> Steps:
+    def _leave(self, error: BaseException | None) -> Steps:
         """Interrupt what `error` leaves running; remove the guards in any case."""
         self._begin_ending()
         try:
@@ -188,6 +265,11 @@ class Course:
         """Leave signals to the system again: its rigs are closed, though it has not been left."""
         if self._state == "running":
             self._signals.give_back()
+
+    def leave_to_closing(self, rigs: Iterable[str]) -> None:
+        """Leave rigs to who closes the coordinator, and interrupts them, and tells what becomes of that."""
+        left = set(rigs)
+        self._in_charge_of = [rig for rig in self._in_charge_of if rig not in left]
 
     def _begin_ending(self) -> None:
         # What follows takes a bounded time. A signal that asks for the end is obeyed after it.
@@ -211,7 +293,8 @@ class Course:
             if known := note():
                 known(failure)
 
-        self._watch = FailureWatch(self._services(), self._hub, self._rigs, self.exp_ref, note_failure, self.ready)
+        services = self._services
+        self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, note_failure, self.ready)
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
 
@@ -238,8 +321,12 @@ class Course:
                 f"it records {self.exp_ref} already; go on with that by init={{'takeover': True}}, or stop it by "
                 "EXPEND or EXPINTERRUPT, or give this experiment another number"
             )
-            outcomes = {rig: problem if rig in running else _DONE["EXPINFO"] for rig in self._rigs}
-            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in running})
+            raise self._refused(running, problem)
+
+    def _refused(self, rigs: Sequence[str], problem: str) -> ExperimentError:
+        """Return the error of what some rigs have told, before anything has begun."""
+        outcomes = {rig: problem if rig in rigs else _DONE["EXPINFO"] for rig in self._rigs}
+        return ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in rigs})
 
     def _is_strangers(self, info: Mapping[str, Any]) -> bool:
         reference = info.get("exp_ref")
@@ -251,8 +338,7 @@ class Course:
         main = [rig for rig, info in told.items() if info.get("main_sync")]
         if len(main) > 1:
             problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
-            outcomes = {rig: problem if rig in main else _DONE["EXPINFO"] for rig in self._rigs}
-            raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in main})
+            raise self._refused(main, problem)
         for rig in main:
             # A rig that is STOPPED tells the experiment before this one.
             if (reference := told[rig].get("exp_ref")) and told[rig].get("status") != int(ExpStatus.STOPPED):
@@ -260,8 +346,7 @@ class Course:
                     found = reference_text(reference)
                 except ValueError as error:
                     problem = f"it is the main sync, and what it tells is no reference: {error}"
-                    outcomes = {**dict.fromkeys(self._rigs, _DONE["EXPINFO"]), rig: problem}
-                    raise ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem)}) from error
+                    raise self._refused([rig], problem) from error
                 if self.exp_ref is not None and not same_reference(self.exp_ref, found):
                     logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
                 self.exp_ref = found
@@ -280,9 +365,7 @@ class Course:
         """
         self._begin_ending()
         self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
-        stopped = yield from self._stop_and_clean_up(
-            {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
-        )
+        stopped = yield from self._stop_and_clean_up(_brief(error))
         outcomes = {}
         for rig in self._rigs:
             problem = error.failed.get(rig)
@@ -302,8 +385,7 @@ class Course:
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
         told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in failed_to_end.items()}
         self._in_charge_of = [rig for rig, error in failed_to_end.items() if _may_have_begun("EXPEND", error)]
-        report = {"error": type(ended).__name__, "message": str(ended)[:LONGEST_TEXT]}
-        for rig, text in (yield from self._stop_and_clean_up(report)).items():
+        for rig, text in (yield from self._stop_and_clean_up(_brief(ended))).items():
             told[rig].append(text)
         stopped = [rig for rig in self._rigs if rig not in failed_to_end]
         cleaned_up = yield self._asked("EXPCLEANUP", stopped)
@@ -366,11 +448,11 @@ class Course:
 
     def _stop_later(self, out_of_reach: list[str], report: dict[str, Any]) -> list[str]:
         """Have rigs that are out of reach stopped as soon as they answer; return those that say what they record."""
-        services = self._services()
+        services = self._services
         told = [rig for rig in out_of_reach if services[rig].dialect != Dialect.IBLUTIL.value]
         if told:
             messages = compose("EXPINTERRUPT", report), compose("EXPCLEANUP")
-            LateStop(services, self._hub, told, self.exp_ref, *messages, IMPATIENCE)
+            LateStop(services, services.hub, told, self.exp_ref, *messages, IMPATIENCE)
         return told
 
     def _asked(self, message: str, rigs: list[str], *args: Any, patience: float = PATIENCE, **options: Any) -> Asked:
@@ -382,8 +464,16 @@ class Course:
             guarded("on_failure", self._on_failure, failure)
 
 
+def _nothing() -> Steps:
+    yield from ()
+
+
 def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
     return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
+
+
+def _brief(error: object) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
 
 
 def report_of(error: BaseException) -> dict[str, Any]:
@@ -391,8 +481,7 @@ def report_of(error: BaseException) -> dict[str, Any]:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     told = "".join(traceback.TracebackException.from_exception(error).format())
     return {
-        "error": type(error).__name__,
-        "message": str(error)[:LONGEST_TEXT],
+        **_brief(error),
         "traceback": told[-LONGEST_TRACEBACK:],
         "file": last[0].filename if last else None,
         "line_no": last[0].lineno if last else None,

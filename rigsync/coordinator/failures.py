@@ -61,20 +61,7 @@ class RigFailure:
 class FailureWatch:
     """Watches rigs that record, for any that stops by itself, restarts, is lost, or reports a failure.
 
-    Parameters
-    ----------
-    services : RigServices
-        The rigs.
-    hub : Hub
-        Where the events are told.
-    rigs : sequence of str
-        Names of those that record.
-    exp_ref : str or None
-        The experiment.
-    tell : callable
-        Called with each `RigFailure`, on the service thread.
-    ready : Latch
-        Set while all of them record.
+    `tell` is called with each `RigFailure`, on the service thread. `ready` is set while all of them record.
     """
 
     def __init__(
@@ -239,11 +226,6 @@ class Started:
 
     If a program closes while they record, they go on until their lease is over; an iblutil rig has none, and goes on
     for ever. A rig that was lost meanwhile is left to its lease: another program may have taken it over.
-
-    Parameters
-    ----------
-    hub : Hub
-        Where the events are told.
     """
 
     def __init__(self, hub: Hub):
@@ -323,22 +305,7 @@ class LateStop:
     """Stops rigs that were out of reach when their experiment ended, as soon as they answer again.
 
     Their coordinator is still there, so their lease does not end, and they would record for ever. Iblutil rigs do not
-    say what they record, and are left alone.
-
-    Parameters
-    ----------
-    services : RigServices
-        The rigs.
-    hub : Hub
-        Where the events are told.
-    rigs : iterable of str
-        Names of those that may go on recording.
-    exp_ref : str or None
-        The experiment that is over. A rig that does another one by then is left alone.
-    interrupt, clean_up : Message
-        The two messages for them.
-    patience : float
-        Seconds beyond their own while they confirm that they are working on a message.
+    say what they record, and are left alone. So is a rig that does another experiment by then.
     """
 
     def __init__(

@@ -20,19 +20,11 @@ class Push:
 
     ``await push`` gives the `PushResult`, or raises the `PushError` that holds it. The message is on its way whether or
     not anybody awaits it, and goes on where who awaits it is cancelled.
-
-    Parameters
-    ----------
-    lab : object
-        The coordinator, which the push keeps until every rig has answered.
-    services : RigServices
-        Its rigs.
-    order : Order
-        What is sent, and to whom.
     """
 
     def __init__(self, lab: object, services: RigServices, order: Order):
-        self._lab, self._services, self._order = lab, services, order
+        self._lab = lab  # which is kept until every rig has answered
+        self._services, self._order = services, order
         self._outcome: PushResult | PushError | None = None
         self._waiting: list[asyncio.Future[None]] = []
         services.push(order, self._settle)

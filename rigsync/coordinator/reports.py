@@ -44,13 +44,7 @@ class _Kind:
 
 
 class Reports:
-    """The callbacks of one coordinator, which share one lane: the next call begins when the one before has ended.
-
-    Parameters
-    ----------
-    hub : Hub
-        Where the notices are told.
-    """
+    """The callbacks of one coordinator, which share one lane: the next call begins when the one before has ended."""
 
     def __init__(self, hub: Hub) -> None:
         self._kinds: dict[str, _Kind] = {}
@@ -58,25 +52,7 @@ class Reports:
         hub.subscribe(Notice, self._tell)
 
     def assign(self, topic: str, callback: Callable[[Notice], Any] | None) -> Callable[[], None]:
-        """Call a function with each notice of a topic, in place of any other; from any thread.
-
-        Parameters
-        ----------
-        topic : str
-            The topic.
-        callback : callable or None
-            A plain function or a coroutine function; None ends it.
-
-        Returns
-        -------
-        callable
-            Call it to end this, unless another function has been assigned since.
-
-        Raises
-        ------
-        TypeError, ValueError
-            The topic is no text, empty, or one that events of its own tell; or the callback is no function.
-        """
+        """Do as `Lab.on_notice`; from any thread."""
         if not isinstance(topic, str):
             raise TypeError(f"the topic of a notice is text, not {type(topic).__name__}")
         if not topic:

@@ -29,13 +29,7 @@ notice_logger = logging.getLogger("rigsync.notice")
 
 
 class LogRules:
-    """Logs what people at a rig have to know.
-
-    Parameters
-    ----------
-    hub : Hub
-        Where the events are told. Failed pushes are logged after everybody has heard of them.
-    """
+    """Logs what people at a rig have to know; failed pushes after everybody has heard of them."""
 
     def __init__(self, hub: Hub):
         self._complained: set[tuple[str, ExpMessage]] = set()

@@ -32,15 +32,7 @@ _Found = list[tuple[int, tuple[Any, ...]]]
 
 
 class Ways:
-    """The addresses of the rigs, and the sockets towards them, of which one endpoint takes care.
-
-    Parameters
-    ----------
-    rigs : Rigs
-        The configuration.
-    hub : Hub
-        Where the state of each link is told.
-    """
+    """The addresses of the rigs, and the sockets towards them, of which one endpoint takes care."""
 
     def __init__(self, rigs: Rigs, hub: Hub):
         self._rigs = rigs
@@ -81,13 +73,7 @@ class Ways:
             fanout.peers[name].process.is_shared = self._rigs.may_share and addresses.count(address) > 1
 
     async def open(self, endpoint: Endpoint, found: _Found) -> None:
-        """Open the sockets towards all rigs.
-
-        Raises
-        ------
-        RigsyncError
-            The system gives no more sockets.
-        """
+        """Open the sockets towards all rigs; raise `RigsyncError` where the system gives no more of them."""
         self._endpoint, self._states, self._answered = endpoint, {}, set()
         for name, (family, address) in zip(self._rigs.rigs, found, strict=True):
             try:

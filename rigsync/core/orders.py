@@ -12,7 +12,7 @@ from rigsync.core.messages import Message
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """One push as a program asks for it, unchecked. For the fields see `rigsync.Auxiliaries.push` and `Order`."""
+    """One push as a program asks for it, unchecked. For the fields see `rigsync.Coordinator.push` and `Order`."""
 
     message: ExpMessage | str | int
     args: tuple[Any, ...] = ()

@@ -40,10 +40,9 @@ class Awaited:
     It holds no lock, since a signal handler may interrupt the waiting thread anywhere and wait itself.
     """
 
-    __slots__ = ("_is_there", "_news", "_told", "_value")
+    __slots__ = ("_is_there", "_news", "_value")
 
-    def __init__(self, told: Callable[[Any], object] | None = None) -> None:
-        self._told = told
+    def __init__(self) -> None:
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_there = False
         self._value: Any = None
@@ -53,8 +52,6 @@ class Awaited:
         if not self._is_there:
             self._value, self._is_there = value, True
             self._news.put(None)
-            if self._told:
-                self._told(value)
 
     def is_there(self) -> bool:
         return self._is_there

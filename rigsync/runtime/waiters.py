@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from rigsync.core.events import Event
 from rigsync.errors import LoopStuck, NotRunning
+from rigsync.runtime.callbacks import resolve_future
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.loop_thread import LoopThread
@@ -43,14 +45,14 @@ class Waiters:
         self._waiting: set[Awaited] = set()
 
     @contextlib.contextmanager
-    def futures(self, count: int, told: Callable[[Any], object] | None = None) -> Iterator[list[Awaited]]:
-        """Make futures that are settled even if the service thread ends first."""
-        futures = [Awaited(told) for _ in range(count)]
-        self._waiting.update(futures)
+    def future(self) -> Iterator[Awaited]:
+        """Make a future that is settled even if the service thread ends first."""
+        future = Awaited()
+        self._waiting.add(future)
         try:
-            yield futures
+            yield future
         finally:
-            self._waiting.difference_update(futures)
+            self._waiting.discard(future)
 
     def fail(self, error: NotRunning) -> None:
         """Settle all futures: no answer will come."""
@@ -63,7 +65,7 @@ class Waiters:
         Parameters
         ----------
         future : Awaited
-            One of `futures`.
+            One of `future`.
         limit : float
             Seconds within which the service thread settles it.
 
@@ -105,15 +107,24 @@ class Waiters:
             raise stuck(self._hub)
 
 
-def settled(future: Awaited, timeout: float | None) -> bool:
-    """Wait for a future, `timeout` seconds at most; return whether it is settled."""
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    while not future.is_there():
-        left = end - time.monotonic()
-        if left <= 0:
-            return False
-        future.wait(min(left, LONGEST_WAIT))
-    return True
+async def comes_true(
+    condition: Callable[[], object], hub: Hub, kinds: Iterable[type[Event]], limit: float | None
+) -> None:
+    """Wait until a condition is true, so many seconds at most; look again after each event of these kinds."""
+    true: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def look(_: object = None) -> None:
+        if condition():
+            resolve_future(true, None)
+
+    unsubscribe = [hub.rule(kind, look, last=True) for kind in kinds]
+    try:
+        look()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(true, limit)
+    finally:
+        for end in unsubscribe:
+            end()
 
 
 def stuck(hub: Hub) -> LoopStuck:

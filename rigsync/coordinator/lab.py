@@ -1,0 +1,240 @@
+"""What a program has of its rigs, be it synchronous or on an event loop: events, views, experiments."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar, overload
+
+from rigsync._text import close_match
+from rigsync.config.files import load_rigs
+from rigsync.config.rigs import Rigs, checked_timeout
+from rigsync.coordinator.closing import Closing
+from rigsync.coordinator.course import Course
+from rigsync.coordinator.failures import RigFailure
+from rigsync.coordinator.reports import Reports
+from rigsync.coordinator.results import ResultLog
+from rigsync.coordinator.service import RigServices
+from rigsync.coordinator.view import RigView
+from rigsync.core import events
+from rigsync.core.arguments import checked_delay, compose
+from rigsync.core.orders import Asked, Order
+from rigsync.errors import UnknownEvent
+from rigsync.hub.events import kinds_below
+from rigsync.runtime.hub import Hub
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_Lab = TypeVar("_Lab", bound="Lab[Any]")
+_Experiment = TypeVar("_Experiment", bound=Course[Any, Any])
+
+
+class Lab(Generic[_Experiment]):
+    """What `Coordinator` and `Auxiliaries` have in common. Each says who waits, and where."""
+
+    hub: Hub
+    """Where all that happens is told: see `rigsync.Hub` and docs/hub.md."""
+    _rigs: Rigs
+    _services: RigServices
+    _reports: Reports
+    _closing: Closing
+    _unfinished: set[Course[Any, Any]]
+    """Experiments that have been entered and not left."""
+    _kind: ClassVar[type[Any]]
+    """The class of its experiments."""
+
+    @classmethod
+    def from_file(cls: type[_Lab], path: str | os.PathLike[str], **options: Any) -> _Lab:
+        """Make one for the rigs of a YAML file.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            See `rigsync.load_rigs`.
+        **options
+            Keywords of the constructor.
+
+        Raises
+        ------
+        ConfigError
+            The file, by line and key.
+        """
+        return cls(load_rigs(path), **options)  # type: ignore[call-arg] # each takes the rigs first
+
+    # ------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def log(self) -> ResultLog:
+        """The newest results by request time: a read-only mapping that never blocks."""
+        return self._services.log
+
+    def view(self, rig: str) -> RigView:
+        """Return how a rig is now, in one piece. Safe to call from any thread.
+
+        Parameters
+        ----------
+        rig : str
+            Its name, or a pattern that matches one rig.
+
+        Raises
+        ------
+        UnknownRig, ValueError, TypeError
+            No rig, or more than one, is meant.
+        """
+        return self._services.view(self._rigs.only(rig))
+
+    @property
+    def views(self) -> dict[str, RigView]:
+        """How each rig is now, by name, in their order."""
+        return {name: self._services.view(name) for name in self._services}
+
+    @overload
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]: ...
+
+    @overload
+    def on(self, event: type[events.Event] | str, callback: None = None) -> Callable[[Function], Function]: ...
+
+    def on(self, event: type[events.Event] | str, callback: Callable[[Any], object] | None = None) -> Any:
+        """Have a function called with each event of one kind; also as a decorator, ``@lab.on("LinkLost")``.
+
+        Parameters
+        ----------
+        event : class or str
+            One of the classes in `rigsync.events` that a coordinator tells, or its name in any case:
+            ``LinkAlive``, ``LinkSuspect``, ``LinkLost`` (or ``LinkChanged`` for all three), ``RestartSeen``,
+            ``notice``, ``ProgressChanged``, ``StreamAdded``, ``StreamUpdated``, ``StreamRemoved``, ``MessageReceived``,
+            ``PushCompleted``, ...
+        callback : callable, optional
+            A plain function is called with the event on the event loop, which an `Auxiliaries` has on its service
+            thread. So it has to be quick and must not block. A coroutine function is awaited there. `hub` has more:
+            ``hub.subscribe(..., run="worker")``.
+
+        Returns
+        -------
+        callable
+            Call it to end the subscription; as a decorator, the function.
+
+        Raises
+        ------
+        ValueError
+            No such event.
+        TypeError
+            It is no function.
+        """
+        kinds = {kind.__name__.lower(): kind for kind in kinds_below(events.CoordinatorEvent)}
+        name = getattr(event, "__name__", str(event))
+        if name.lower() not in kinds:
+            choices = sorted(kind.__name__ for kind in kinds.values())
+            close = close_match(name, choices)
+            raise UnknownEvent(f"no event {name!r}{close or ';'} choices: {', '.join(choices)}")
+        return self.hub.subscribe(kinds[name.lower()], callback)
+
+    def on_notice(self, topic: str, callback: Callable[[events.Notice], Any] | None) -> Callable[[], None]:
+        """Call one function with all notices of one topic, which rigs tell by ``rig.notify(topic, ...)``.
+
+        The functions of all topics are called one after the other, in the order in which the notices came. A plain
+        function runs on a thread of its own: it may block, and may push, wait and call. A coroutine function runs on
+        the event loop. An exception is logged with the function's name. At most 10,000 notices and 64 MiB of them
+        wait. Beyond that the oldest are dropped, and the log says so.
+
+        Parameters
+        ----------
+        topic : str
+            ``status``, ``log``, or a topic of the rigs' own. (For progress and streams use `on` with
+            ``ProgressChanged`` and ``StreamEvent``.)
+        callback : callable or None
+            Called with the `rigsync.core.events.Notice`, in place of the topic's earlier function. None ends it.
+
+        Returns
+        -------
+        callable
+            Call it to end this, unless another function has taken the place.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The topic is no text, empty, or ``progress`` or ``stream``; or the callback is no function.
+        """
+        return self._reports.assign(topic, callback)
+
+    # ------------------------------------------------------------------------------------------------- asking
+
+    def experiment(
+        self,
+        ref: Any,
+        *,
+        init: Mapping[str, Any] | None = None,
+        start: Any = None,
+        delay: float | None = None,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+        on_failure: Callable[[RigFailure], object] | None = None,
+    ) -> _Experiment:
+        """Return an experiment to be entered: begun on all rigs or on none, and never left running.
+
+        An `Auxiliaries` gives an `Experiment`, for ``with``. A `Coordinator` gives an `AsyncExperiment`, for
+        ``async with``.
+
+        Entering sends EXPINFO, EXPINIT and EXPSTART, and waits for all rigs. If one fails, those that have begun are
+        interrupted and cleaned up, and one error names every rig.
+
+        Leaving sends EXPEND and EXPCLEANUP. An exception, KeyboardInterrupt, a signal that ends the program, or the
+        interpreter's exit has it send EXPINTERRUPT and EXPCLEANUP instead. The data of EXPINTERRUPT are the exception's
+        type, text, traceback, file and line. The exception goes on.
+
+        Parameters
+        ----------
+        ref : str or mapping
+            Reference of the experiment, ``yyyy-mm-dd_n_subject`` or a mapping of date, sequence and subject. If one rig
+            is the main sync and has a reference, that one counts: see the context's ``exp_ref``.
+        init : mapping, optional
+            Data of EXPINIT, beside the reference. ``{'takeover': True}`` goes on with a running experiment.
+        start : object, optional
+            Data of EXPSTART.
+        delay : float, optional
+            Seconds after which all rigs begin at one instant; at once by default.
+        rigs : str or iterable of str, optional
+            Names or patterns; all rigs by default.
+        timeout : float, optional
+            Seconds for the answers to each message. By default each rig's own, and ten minutes more for a rig that
+            confirms that it is working on it, since preparing, and finishing and copying files, take time.
+        on_failure : callable, optional
+            Called with a `RigFailure` when a rig fails after it has begun, on the event loop. For rigs that have failed
+            by the time that all have begun, it is called on the thread that enters. With or without it,
+            ``session.check()`` raises, and so does leaving if nobody has checked.
+
+        Returns
+        -------
+        Experiment or AsyncExperiment
+            With ``check()``, ``ready``, ``failures``, ``exp_ref`` and ``results``.
+
+        Raises
+        ------
+        TypeError, ValueError, UnknownRig
+            As for `push`. Entering and leaving raise `ExperimentError`.
+        """
+        names = self._rigs.matching(rigs)
+        options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
+        made: _Experiment = self._kind(self._ask, self._services, self._unfinished, names, ref, **options)
+        return made
+
+    def _ask(self, asked: Asked) -> Any:
+        """Push what an experiment asks for; return what `_kind` waits for."""
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        """Raise `NotRunning` where nothing can be pushed."""
+        raise NotImplementedError
+
+    def _order(self, asked: Asked) -> Order:
+        """Check what is to be pushed, in the caller's stack, and make the order."""
+        rigs = None if asked.rigs is None else self._rigs.matching(asked.rigs)
+        message = compose(asked.message, *asked.args, room=self._rigs.room(rigs))
+        limit = checked_timeout(asked.timeout)
+        ahead = checked_delay(message.event, asked.at, asked.delay, time.time())
+        patience = asked.patience
+        if isinstance(patience, bool) or not 0 <= patience < math.inf:
+            raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
+        self._check_open()
+        return self._services.order(message, rigs, limit, ahead, patience, all_or_none=asked.all_or_none)
