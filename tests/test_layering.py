@@ -35,6 +35,7 @@ PURE = frozenset({"core", "hub"})
 IMPURE = frozenset({"asyncio", "socket", "threading", "time", "select", "selectors", "ssl", "subprocess", "logging"})
 """Standard modules that the pure packages may not have: their time and their bytes come in as arguments."""
 
+LONGEST_MODULE, LONGEST_CLASS = 500, 400
 HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "numpy", "iblutil")
 """Modules that importing the pure packages may not load, be it by way of others."""
 
@@ -465,3 +466,17 @@ print(*[name for name in {HEAVY!r} if name in sys.modules])
 def test_importing_rigsync_loads_nothing_of_it_but_itself() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     assert all(isinstance(node, ast.ImportFrom) and node.module in EAGER for node in eager_imports(tree))
+
+
+def test_a_module_and_a_class_can_be_held_in_the_head() -> None:
+    """At most 500 lines a module, and 400 a class."""
+    too_long = []
+    for path in modules():
+        source = path.read_text(encoding="utf-8")
+        if (lines := source.count("\n")) > LONGEST_MODULE:
+            too_long.append(f"{path.relative_to(PACKAGE)}: {lines} lines")
+        for node in ast.walk(ast.parse(source)):
+            lines = (node.end_lineno or 0) - node.lineno + 1 if isinstance(node, ast.ClassDef) else 0
+            if isinstance(node, ast.ClassDef) and lines > LONGEST_CLASS:
+                too_long.append(f"{path.relative_to(PACKAGE)}: the class {node.name}: {lines} lines")
+    assert too_long == []

@@ -88,14 +88,12 @@ class Links:
 
     Parameters
     ----------
-    rigs : Rigs
-        The configuration.
     log : ResultLog, optional
         Where outcomes are filed.
     hub : Hub, optional
         Where events are told, while it runs; by default one of its own, which runs while the services are open.
     pause : callable, optional
-        Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
+        Returns, at each push, the seconds that an iblutil rig has after its last word.
     """
 
     def __init__(
