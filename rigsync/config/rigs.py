@@ -7,7 +7,7 @@ import fnmatch
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -152,6 +152,7 @@ class Rigs:
     timing: Timing = DEFAULT_TIMING
     source: str | None = None
     may_share: bool = False
+    _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, rig in self.rigs.items():
@@ -159,6 +160,7 @@ class Rigs:
                 raise ConfigError(f"the rig under this key calls itself {rig.name!r}", key=f"rigs.{name}")
         self.check_distinct({name: (rig.address.host, rig.address.port) for name, rig in self.rigs.items()})
         object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
+        object.__setattr__(self, "_room", self.room(self.rigs))  # each push to all rigs asks for it
 
     def check_distinct(self, found: Mapping[str, tuple[Any, ...]]) -> None:
         """Check that no two rigs share an address that they may not share.
@@ -184,8 +186,9 @@ class Rigs:
         names : iterable of str, optional
             Names of rigs.
         """
-        rooms = (self.rigs[name].room for name in (self.rigs if names is None else names))
-        return min(rooms, key=lambda room: room.limit, default=DATAGRAM_ROOM)
+        if names is None:
+            return self._room
+        return min((self.rigs[name].room for name in names), key=lambda room: room.limit, default=DATAGRAM_ROOM)
 
     def matching(self, patterns: str | Iterable[str] | None) -> list[str]:
         """Return the names that match, in the order of the rigs; all for None.

@@ -134,6 +134,8 @@ class RigServices(Verbs):
         self.data = MappingProxyType(by_name)  # type: ignore[assignment] # so that nobody adds or takes one
         self._timeout: float | None = None  # each rig's own, unless somebody sets one for all
         self._rigs = rigs
+        self._longest_timeout = max((config.timeout for config in rigs.rigs.values()), default=10.0)
+        self._longest_pause = max((config.pause or 0.0 for config in rigs.rigs.values()), default=0.0)
         self.log = ResultLog() if log is None else log
         self.connected = Latch()
         """Set while the services are open."""
@@ -289,7 +291,7 @@ class RigServices(Verbs):
         """Seconds allowed for answers; each rig's own until one is set here for all, 0 or None for no limit."""
         if self._timeout is not None:
             return self._timeout
-        return max((rig.config.timeout for rig in self.values()), default=10.0)
+        return self._longest_timeout
 
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
@@ -297,9 +299,9 @@ class RigServices(Verbs):
 
     def longest(self, timeout: float | None) -> float:
         """Return the seconds within which a push with this timeout is settled."""
-        pauses = [self._pause(), *(rig.config.pause or 0.0 for rig in self.values())]
+        longest = max(self._pause(), self._longest_pause)
         waiting = 2 + len(self._pending)  # what is outstanding has its pauses before
-        return (timeout if timeout is not None else self.timeout or math.inf) + waiting * max(pauses)
+        return (timeout if timeout is not None else self.timeout or math.inf) + waiting * longest
 
     def peer(self, name: str) -> Peer | None:
         """Return the core's view of a rig; None until open."""
@@ -554,7 +556,7 @@ class RigServices(Verbs):
             pending.size += event.size
         if isinstance(event.event, Command):  # of which iblutil's callbacks know nothing
             return
-        self[event.rig].deliver(event.event, event.args, self.address(event.rig))
+        self.data[event.rig].deliver(event.event, event.args, self.address(event.rig))
 
     def _confirm(self, event: RequestReceived) -> None:
         pending = self._pending.get(event.request_time)

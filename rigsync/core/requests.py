@@ -38,6 +38,9 @@ SINGLE_TRIES = 2
 much is lost, waiting for the next turn costs more than a datagram."""
 MEASURED = 2.0
 """Seconds before an instant in which the clocks of the rigs that wait for it are measured more often, every 20 ms."""
+QUIET = 0.05
+"""Seconds before an instant in which they are not: what is measured so late corrects nothing any more, and rigs that
+share a computer are to have it to themselves when they begin."""
 
 Settled = Callable[[str, Request, list[Any] | RigError | None, Start | None], None]
 
@@ -183,9 +186,9 @@ class Requests:
         return now + again
 
     def _measure_clock(self, errand: Errand, now: float) -> None:
-        """Probe a rig that waits for an instant, which is worked out anew until it comes."""
+        """Probe a rig that waits for an instant, which is worked out anew until shortly before it comes."""
         errand.next_probe, interval = math.inf, errand.request.interval
-        if errand.request.act_at is not None and now < errand.request.act_at:
+        if errand.request.act_at is not None and now < errand.request.act_at - QUIET:
             errand.next_probe = now + (self._link.liveness.stagger(interval) or math.inf)
             if self._link.liveness.state is LinkState.ALIVE:
                 self._prober.send(now)

@@ -10,7 +10,7 @@ from rigsync.core import messages
 from rigsync.core.liveness import MOST_A_SECOND
 from rigsync.core.messages import Probe, Request
 from rigsync.core.peer import Peer
-from rigsync.core.requests import MEASURED
+from rigsync.core.requests import MEASURED, QUIET
 from rigsync.testing import Coordinator, SimAddress, SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -58,7 +58,7 @@ def test_while_a_push_waits_for_its_instant_its_rig_is_probed_every_20_ms() -> N
     assert net.run(2.0, until=lambda: when in coordinator.results)
     assert not coordinator.results[when].failures
     probes = net.times(Probe)
-    assert 18 <= len(probes) <= 35  # 20 ms, or sooner by up to 0.3 of that
+    assert 16 <= len(probes) <= 31  # 20 ms, or sooner by up to 0.3 of that
     assert all(later - earlier <= 0.0201 for earlier, later in itertools.pairwise(probes))
     assert begun <= probes[0] <= begun + 0.021
     net.sent = []
@@ -140,6 +140,16 @@ def test_the_instant_is_sent_anew_until_it_comes() -> None:
     sent = net.times(Request)
     assert 4 <= len(sent) <= 7
     assert instant - 0.08 <= max(when for when in sent if when < instant) <= instant
+
+
+@pytest.mark.parametrize("delay", [0.2, 0.4, 3.0])
+def test_shortly_before_the_instant_rigs_are_not_probed(delay: float) -> None:
+    net, coordinator = lab(4, delay=JITTER)
+    instant = net.now + delay
+    when = coordinator.push("EXPINFO", delay=delay)
+    assert net.run(delay + 1.0, until=lambda: when in coordinator.results)
+    late = [kind for sent, _, kind in net.sent if instant - QUIET < sent < instant]
+    assert late.count(Probe) <= 4  # one each, of a beat
 
 
 def spread(seed: int, drift: float) -> float:
