@@ -36,7 +36,7 @@ REMEMBERED = 64
 """Experiments that a rig remembers. An EXPEND for one of them is no mistake, though it is over. An EXPEND for any other
 was meant for the program before."""
 _SLACK = 60.0
-"""Seconds that a rig allows beyond that, for a message that was slow and a clock that is not known well."""
+"""Seconds that a rig allows beyond `MOST_AHEAD`, for a message that was slow and a clock that is not known well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,9 +168,8 @@ class Pacing:
 
     def note_received(self, data: bytes) -> bool:
         """Take note of what has come; return whether what waits may leave sooner for it."""
-        if (
-            is_array(data) and hash(data) == self._sent_array
-        ):  # its echo: it has been read, and can meet nothing any more
+        # Its echo has been read, and can meet nothing any more.
+        if is_array(data) and hash(data) == self._sent_array:
             self._sent_at = -math.inf
         return False
 
