@@ -360,10 +360,7 @@ class Auxiliaries(Lab[Experiment]):
     # ------------------------------------------------------------------------------------------ the daemon thread
 
     async def create(self) -> None:
-        """Create the services, open their sockets and begin to probe. For the daemon thread.
-
-        It raises `ConfigError` where a name does not resolve, or two rigs have one address.
-        """
+        """Create the services and begin to probe; for the daemon thread. Errors as for `Coordinator.open`."""
         if not self._is_created:
             await self._lab.connect()
             self._is_created = True
