@@ -59,7 +59,7 @@ class Command:
         redirection: str = "",
         before: Sequence[str] = (),
         stdin: Any = subprocess.PIPE,
-        lasts: float = LONG,
+        lasts: float = 4 * LONG,  # a rig has to last as long as the test that uses it, on a busy computer too
     ):
         shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"] if redirection else []
         self.process = subprocess.Popen(

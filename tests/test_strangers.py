@@ -15,9 +15,11 @@ from live_helpers import in_thread
 from processes import LONG, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, PayloadTooLarge, PushError, RemoteError, Rig
+from rigsync.config.rigs import rigs_from
 from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.reach import Reach
+from rigsync.core.timing import Timing
 from rigsync.testing import SimNetwork
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -238,14 +240,19 @@ def test_two_slow_senders_of_large_messages_are_both_taken(
     assert all(isinstance(messages.decode(answer.result(LONG)), messages.Reply) for answer in answers)
 
 
+def patient(rig: Rig) -> Auxiliaries:
+    """Connect to a rig that says nothing while it writes or reads half a million values: seconds, where it is busy."""
+    return Auxiliaries(rigs_from({"cameras": rig.uri}, Timing(beat=10.0)))
+
+
 def test_too_many_values_are_refused_at_the_side_that_sends_them(stack: contextlib.ExitStack) -> None:
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     rig.on("EXPINFO")(lambda _, count: {"values": [0] * count})
-    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
+    aux = stack.enter_context(patient(rig))
     with pytest.raises(PayloadTooLarge, match="500,002 values, and one may hold 499,960; send them as text"):
         aux.push("EXPINFO", None, [0] * 500_000)
-    assert len(aux.request("EXPINFO", None, 400_000)["cameras"][1]["values"]) == 400_000
-    outcome = aux.push("EXPINFO", None, 500_000, wait=True)
+    assert len(aux.request("EXPINFO", None, 400_000, timeout=LONG)["cameras"][1]["values"]) == 400_000
+    outcome = aux.push("EXPINFO", None, 500_000, wait=True, timeout=LONG)
     assert isinstance(outcome, PushError)
     failure = outcome.failed["cameras"]
     assert isinstance(failure, RemoteError)
@@ -259,8 +266,8 @@ def test_an_older_rig_s_answer_of_too_many_values_is_told_and_not_asked_for_agai
     ran: list[Any] = []
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
     rig.on("EXPINFO")(lambda _, count: ran.append(count) or {"values": [0] * count})
-    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
-    outcome = aux.push("EXPINFO", None, 500_000, wait=True)
+    aux = stack.enter_context(patient(rig))
+    outcome = aux.push("EXPINFO", None, 500_000, wait=True, timeout=LONG)
     assert isinstance(outcome, PushError)
     text = str(outcome.failed["cameras"])
     assert "PayloadTooLarge: the rig has run EXPINFO, but this side refuses its answer: too many values" in text
@@ -273,8 +280,8 @@ def test_an_older_coordinator_that_sends_too_many_values_is_told(
 ) -> None:
     monkeypatch.setattr("rigsync.core.messages.MAX_VALUES", 10**9)  # as on one of the version before
     rig = stack.enter_context(Rig("cameras", "tcp://127.0.0.1:0"))
-    aux = stack.enter_context(Auxiliaries({"cameras": rig.uri}))
-    outcome = aux.push("EXPINFO", None, [0] * 700_000, wait=True)
+    aux = stack.enter_context(patient(rig))
+    outcome = aux.push("EXPINFO", None, [0] * 700_000, wait=True, timeout=LONG)
     assert isinstance(outcome, PushError)
     assert "PayloadTooLarge: not run: too many values" in str(outcome.failed["cameras"])
     assert aux.request("EXPINFO", None, "x", timeout=LONG)
