@@ -324,10 +324,8 @@ class Links:
 
         Raises
         ------
-        NotRunning
-            The services are not open.
-        ValueError
-            `refresh_rate` is no pause.
+        NotRunning, ValueError
+            The services are not open; `refresh_rate` is no pause.
         """
         endpoint = self._endpoint
         if endpoint is None:

@@ -399,11 +399,7 @@ def _check_values(text: str) -> None:
         raise PayloadTooLarge(count, limit, unit="values")
 
 
-def to_json(content: Any) -> str:
-    return _ENCODE(content)
-
-
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def request(
@@ -420,10 +416,7 @@ def request(
 
 
 def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None, beat: float | None = None) -> bytes:
-    """Return a probe, padded to `size` bytes where it is shorter.
-
-    `t0` is the stamp of sending in nanoseconds; `beat` are the seconds between two probes.
-    """
+    """Return a probe, padded to `size` bytes where it is shorter; `beat` are the seconds between two probes."""
     rest = "" if program is None else f',"program":{to_json(program)}'
     if beat is not None:
         rest += f',"beat":{round(1000 * beat)}'
