@@ -48,7 +48,7 @@ def forge(rig: Rig, *datagrams: bytes) -> None:
     records = [record for known in session.responder._coordinators._known.values() for record in known.records.values()]
     for data in datagrams:
         for record in records:
-            session._soon(lambda _, data=data, to=record.source: session.endpoint._listener.send(to, data))  # type: ignore
+            session._soon(lambda _, data=data, to=record.source: session.endpoint._send(to, data))  # type: ignore[misc]
 
 
 def test_an_answer_that_is_forged_in_the_rig_s_name_is_no_success(stack: contextlib.ExitStack) -> None:

@@ -172,10 +172,13 @@ class Endpoint:
     def _send_all(self) -> None:
         """Send the core's datagrams."""
         for destination, data in self._core.take_datagrams():
-            if self._listener:
-                self._listener.send(destination, data)
-            else:
-                self._lines[destination].send(destination, data)
+            self._send(destination, data)
+
+    def _send(self, destination: Any, data: bytes) -> None:
+        if self._listener:
+            self._listener.send(destination, data)
+        else:
+            self._lines[destination].send(destination, data)
 
     def _tell(self, event: Event) -> None:
         try:
