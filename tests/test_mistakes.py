@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rigsync import Auxiliaries, Coordinator, Rig
+from rigsync import Auxiliaries, Coordinator, PushResult, Rig
 
 LOCAL = "udp://127.0.0.1:0"
 
@@ -88,3 +88,40 @@ def test_on_without_brackets_says_what_to_write() -> None:
 def test_a_file_in_place_of_rigs_says_what_to_write(kind: Any, file: Any) -> None:
     with pytest.raises(TypeError, match=r"'rigs.yaml' is one text.*Auxiliaries.from_file"):
         kind(file)
+
+
+@pytest.mark.parametrize("kind", [Auxiliaries, Coordinator])
+def test_an_experiment_on_no_rigs_is_an_error(kind: Any) -> None:
+    with pytest.raises(ValueError, match="an experiment on no rigs records nothing"):
+        kind({}).experiment("2026-11-20_1_mouse")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ((), "EXPINIT names no experiment; write {'exp_ref': '2026-11-20_1_mouse'}"),
+        (({"ref": "2026-11-20_1_mouse"},), "EXPINIT names no experiment: its data have 'ref' and no 'exp_ref'; write"),
+        (([1],), "EXPINIT names no experiment: its data are [1]"),
+        (({"exp_ref": "mouse 1"},), "the reference 'mouse 1' has not the form yyyy-mm-dd_n_subject"),
+        (({"exp_ref": "2026-11-20_1_mouse"},), ""),
+    ],
+)
+def test_an_odd_init_is_sent_with_a_warning(
+    serve: Callable[..., Rig], caplog: pytest.LogCaptureFixture, data: tuple[Any, ...], told: str
+) -> None:
+    with Auxiliaries({"cameras": serve("cameras").uri}) as aux:
+        assert isinstance(aux.push("EXPINIT", *data, wait=True), PushResult)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [warning[: len(told)] for warning in warnings] == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("ref", "told"), [(None, "EXPINIT names no experiment"), ("mouse 1", "the reference 'mouse 1'")]
+)
+def test_an_experiment_with_an_odd_reference_warns(
+    serve: Callable[..., Rig], caplog: pytest.LogCaptureFixture, ref: Any, told: str
+) -> None:
+    with Auxiliaries({"cameras": serve("cameras").uri}) as aux, aux.experiment(ref):
+        pass
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [warning[: len(told)] for warning in warnings] == [told]

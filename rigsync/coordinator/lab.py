@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -20,10 +21,13 @@ from rigsync.coordinator.service import RigServices
 from rigsync.coordinator.view import RigView
 from rigsync.core import events
 from rigsync.core.arguments import checked_delay, compose
+from rigsync.core.doubts import doubt_of
 from rigsync.core.orders import Asked, Order
 from rigsync.errors import UnknownEvent
 from rigsync.hub.events import kinds_below
 from rigsync.runtime.hub import Hub
+
+logger = logging.getLogger("rigsync.auxiliaries")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _Lab = TypeVar("_Lab", bound="Lab[Any]")
@@ -212,9 +216,10 @@ class Lab(Generic[_Experiment]):
         Raises
         ------
         TypeError, ValueError, UnknownRig
-            As for `push`. Entering and leaving raise `ExperimentError`.
+            As for `push`; or there are no rigs. Entering and leaving raise `ExperimentError`.
         """
-        names = self._rigs.matching(rigs)
+        if not (names := self._rigs.matching(rigs)):
+            raise ValueError("an experiment on no rigs records nothing: name rigs where this program connects to them")
         options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
         made: _Experiment = self._kind(self._ask, self._services, self._unfinished, names, ref, **options)
         return made
@@ -231,6 +236,8 @@ class Lab(Generic[_Experiment]):
         """Check what is to be pushed, in the caller's stack, and make the order."""
         rigs = None if asked.rigs is None else self._rigs.matching(asked.rigs)
         message = compose(asked.message, *asked.args, room=self._rigs.room(rigs))
+        if doubt := doubt_of(message.event, asked.args):
+            logger.warning("%s", doubt)
         limit = checked_timeout(asked.timeout)
         ahead = checked_delay(message.event, asked.at, asked.delay, time.time())
         patience = asked.patience

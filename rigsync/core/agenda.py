@@ -20,6 +20,7 @@ from rigsync.core.lifecycle import (
     LIFECYCLE_MESSAGES,
     canonical_reference,
     decide,
+    fingerprint,
     named_reference,
     nothing_of,
     takes_over,
@@ -84,6 +85,7 @@ class Agenda:
         self._numbers = 0
         self._answers: dict[Verb, list[Any]] = {}
         self._begun_here: deque[str] = deque(maxlen=REMEMBERED)  # experiments, empty for one without a reference
+        self._initialised_with: bytes | None = None
         self._bad_end: Problem | None = None  # how each EXPEND fails now that the recording is over
         self._timer = math.inf
         self.status = ExpStatus.CONNECTED
@@ -300,7 +302,8 @@ class Agenda:
         if not task.takes_over and not self._may_command(task, now):
             self._refuse(task, "BusyError", self._busy(task, now), now)
             return
-        decision = decide(self.status, task.event, self.exp_ref, task.names, task.takes_over)
+        is_new = fingerprint(task.event, task.args) not in (None, self._initialised_with)
+        decision = decide(self.status, task.event, self.exp_ref, task.names, task.takes_over, is_new)
         if decision.refusal:
             self._refuse(task, "StateError", decision.refusal, now)
             return
@@ -381,6 +384,7 @@ class Agenda:
         if task.leads_to is not None:
             if task.event is ExpMessage.EXPINIT or status is ExpStatus.CONNECTED:
                 self._answers.clear()  # another experiment, or none
+                self._initialised_with = fingerprint(task.event, task.args)
                 self._bad_end = None
             self._answers[task.event] = args
             self._enter(task, status, exp_ref, now)

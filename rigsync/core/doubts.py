@@ -1,4 +1,4 @@
-"""What an EXPINIT or EXPSTART most likely was to say, where it names no experiment, or names one oddly."""
+"""What an EXPINIT most likely was to say, where it names no experiment, or names one oddly."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ def doubt_of(event: Any, args: Sequence[Any]) -> str | None:
     Parameters
     ----------
     event : ExpMessage or Command
-        The message. Only EXPINIT and EXPSTART name an experiment.
+        The message. EXPINIT names the experiment.
     args : sequence
         What follows it.
     """
     value = args[0] if args else None
-    if event is ExpMessage.EXPSTART:
-        return None if value is None else doubt_of_reference(value)
     if event is not ExpMessage.EXPINIT:
         return None
     if isinstance(value, str) and value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from rigsync._text import shortened
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.messages import Verb
+from rigsync.core.messages import Verb, to_json
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -84,6 +85,18 @@ def same_reference(first: str | None, second: str | None) -> bool:
     return first is not None and second is not None and canonical_reference(first) == canonical_reference(second)
 
 
+def fingerprint(event: Verb, args: list[Any]) -> bytes | None:
+    """Return what tells the data of one EXPINIT, but for the reference, from those of another; None for no EXPINIT."""
+    if event is not INIT:
+        return None
+    data = args[0] if args else None
+    if isinstance(data, str):
+        data = None  # the reference alone
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key not in ("exp_ref", "takeover")} or None
+    return hashlib.blake2b(to_json(data).encode(), digest_size=16).digest()
+
+
 def takes_over(event: Verb, args: list[Any]) -> bool:
     """Whether a message is an EXPINIT that takes an experiment over; `ValueError` where it says so wrongly."""
     data = args[0] if event is INIT and args else None
@@ -145,11 +158,19 @@ class Decision:
     """Refuse, with this text."""
 
 
-def decide(status: ExpStatus, event: Verb, present: str | None, named: str | None, takeover: bool = False) -> Decision:
+def decide(
+    status: ExpStatus,
+    event: Verb,
+    present: str | None,
+    named: str | None,
+    takeover: bool = False,
+    has_new_data: bool = False,
+) -> Decision:
     """Look one message of `LIFECYCLE_MESSAGES` up in the table.
 
     `present` is the reference of the rig's experiment, `named` that of the message. A message that takes the present
-    experiment over runs no handler, and begins no other experiment.
+    experiment over runs no handler, and begins no other experiment. An EXPINIT that `has_new_data` is no repeat of the
+    one before.
     """
     if takeover and status is not CONNECTED:
         if same_reference(present, named):
@@ -160,7 +181,8 @@ def decide(status: ExpStatus, event: Verb, present: str | None, named: str | Non
         )
     entry = TABLE[status][cast("ExpMessage", event)]
     if isinstance(entry, ByReference):
-        entry = entry.same if _same(status, event, present, named) else entry.other
+        is_other = status is INITIALIZED and event is INIT and has_new_data
+        entry = entry.same if _same(status, event, present, named) and not is_other else entry.other
     if entry == REFUSE:
         return Decision(refusal=_refusal(status, event, present, named))
     return Decision(no_op=True) if entry == NO_OP else Decision(status=entry)

@@ -49,7 +49,6 @@ def test_a_reference_of_another_form(reference: str) -> None:
     assert told.startswith(f"the reference '{reference}' has not the form yyyy-mm-dd_n_subject")
     assert doubt_of(ExpMessage.EXPINIT, (reference,)) == told
     assert doubt_of(ExpMessage.EXPINIT, ({"exp_ref": reference},)) == told
-    assert doubt_of(ExpMessage.EXPSTART, (reference, {})) == told
 
 
 @pytest.mark.parametrize(
@@ -61,6 +60,6 @@ def test_what_is_no_reference_or_a_good_one_is_not_doubted_here(reference: Any) 
 
 def test_other_messages_name_no_experiment() -> None:
     assert doubt_of(ExpMessage.EXPSTART, ()) is None
-    assert doubt_of(ExpMessage.EXPSTART, (None, {"exp_ref": 1})) is None
+    assert doubt_of(ExpMessage.EXPSTART, ("mouse 1",)) is None
     assert doubt_of(ExpMessage.EXPEND, ("mouse",)) is None
     assert doubt_of(Command("focus"), ([], {})) is None

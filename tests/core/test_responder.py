@@ -541,6 +541,42 @@ def test_an_expinit_without_a_reference_is_never_a_no_op() -> None:
     assert bench.due().args == [{"other": "data"}]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "runs"),
+    [
+        ({"exp_ref": REF, "box": 4}, {"exp_ref": REF, "box": 4}, False),
+        ({"exp_ref": REF, "box": 4}, {"exp_ref": REF, "box": 5}, True),
+        ({"exp_ref": REF, "box": 4}, {"exp_ref": REF}, True),
+        ({"exp_ref": REF, "box": 4}, REF, True),
+        ({"exp_ref": REF}, REF, False),
+        (REF, {"exp_ref": "2024-01-02_001_mouse"}, False),
+        ({"exp_ref": REF, "box": 4}, {"exp_ref": REF, "box": 5, "takeover": True}, False),
+    ],
+)
+def test_expinit_again_with_other_data_prepares_anew(first: Any, second: Any, runs: bool) -> None:
+    bench = RigBench("EXPINIT")
+    bench.do("EXPINIT", first)
+    bench.request("EXPINIT", second)
+    assert [due.args for due in bench.events(HandlerDue)] == ([[second]] if runs else [])
+    assert bench.agenda.status is INITIALIZED
+
+
+def test_expinit_whose_handler_failed_is_not_the_one_before() -> None:
+    bench = RigBench("EXPINIT")
+    bench.do("EXPINIT", {"exp_ref": REF, "box": 4})
+    bench.request("EXPINIT", {"exp_ref": REF, "box": 5})
+    bench.agenda.fail(bench.due().task, "OSError", "box 5 is missing", "", bench.now)
+    assert bench.agenda.status is INITIALIZED
+    bench.request("EXPINIT", {"exp_ref": REF, "box": 4})
+    assert bench.events(HandlerDue) == []  # as it was
+
+
+def test_a_running_experiment_is_not_prepared_anew() -> None:
+    bench = RigBench("EXPINIT").enter("RUNNING")
+    bench.request("EXPINIT", {"exp_ref": REF, "box": 5})
+    assert bench.events(HandlerDue) == []
+
+
 def test_changes_of_status_are_told_with_the_reference() -> None:
     bench = RigBench()
     told = []
