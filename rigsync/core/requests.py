@@ -39,8 +39,7 @@ much is lost, waiting for the next turn costs more than a datagram."""
 MEASURED = 2.0
 """Seconds before an instant in which the clocks of the rigs that wait for it are measured more often, every 20 ms."""
 QUIET = 0.05
-"""Seconds before an instant in which they are not: what is measured so late corrects nothing any more, and rigs that
-share a computer are to have it to themselves when they begin."""
+"""Seconds before an instant in which they are not: what is measured so late corrects nothing any more."""
 
 Settled = Callable[[str, Request, list[Any] | RigError | None, Start | None], None]
 
