@@ -280,7 +280,7 @@ def test_rigs_are_read_only():
         rigs.rigs["other"] = CAMERAS
 
 
-@pytest.mark.parametrize("clients", ["cameras", ["cameras"], 1, CAMERAS])
+@pytest.mark.parametrize("clients", [b"cameras", ["cameras"], 1, CAMERAS])
 def test_rigs_from_another_type(clients):
     with pytest.raises(TypeError, match=f"Rigs or None, not {type(clients).__name__}$"):
         rigs_from(clients)
