@@ -101,7 +101,8 @@ def _run() -> int:
             raise
         # Advice about a file of rigs takes several lines. The text of any other error may come from a rig.
         shown = printable_lines if known == WRONG_USAGE else printable
-        click.echo(f"Error: {shown(str(error))}", err=True)
+        for part in error.errors if isinstance(error, ConfigError) else [error]:
+            click.echo(f"Error: {shown(str(part))}", err=True)
         return known
 
 

@@ -20,6 +20,7 @@ from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, us
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
 from rigsync.cli.practice_rig import PracticeRig
 from rigsync.cli.stdin import at_end_of_stdin
+from rigsync.config.schema import Mistakes
 from rigsync.core.ownership import LEASE
 from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.rig.rig import run_rigs
@@ -107,8 +108,15 @@ def _serve_files(names: tuple[str, ...], as_json: bool) -> None:
     ]
     if given:
         raise click.UsageError(f"{given[0]} is for a NAME; a rig with a file takes it from there")
-    files = [_read(name) for name in names]
-    check_distinct_agents(files)
+    files = []
+    mistakes = Mistakes()
+    for name in names:
+        with mistakes:
+            files.append(_read(name))
+    with mistakes:
+        check_distinct_agents(files)
+    if mistakes:
+        raise ConfigError.of(mistakes)
 
     def announce(rig: Rig) -> None:
         if as_json:
