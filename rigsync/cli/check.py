@@ -22,7 +22,7 @@ from rigsync.net.resolve import resolve
 
 
 @click.command(short_help="Check a configuration, and look up every rig's address.")
-@click.argument("file", required=False)
+@click.argument("file", metavar="[FILE]", required=False, type=click.Path())
 @rigs_option
 @json_option
 @verbose_option
