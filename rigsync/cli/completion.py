@@ -69,7 +69,7 @@ def commands(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Co
     """Complete the name of a command by asking the rig."""
     rigs = _rigs_of_file(ctx)
     try:
-        rig = rigs.only(ctx.params["rig"])
+        rig = rigs.only(ctx.params.get("rig") or "")
     except (RigsyncError, ValueError):
         return []
     if not _may_be_asked(rigs.rigs[rig]):
