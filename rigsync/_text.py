@@ -43,6 +43,12 @@ def size_text(count: float) -> str:
 
 def close_match(wanted: object, known: Iterable[str]) -> str:
     """Return ``; did you mean 'name'?`` if a known name is close to the wanted one, otherwise nothing."""
+    close = closest(wanted, known)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def closest(wanted: object, known: Iterable[str]) -> str | None:
+    """Return the known name that is close to the wanted one; None if there is none."""
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(wanted).lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+    return by_lower[close[0]] if close else None

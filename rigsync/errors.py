@@ -29,12 +29,32 @@ class ConfigError(RigsyncError, ValueError):
 
     `problem` says what is wrong, and what is expected instead. `file`, `line` (from 1) and `key`, for instance
     ``rigs.cameras.uri``, say where, or are None.
+
+    One error may stand for all mistakes of a file. Then its text has a line for each, and `problem`, `file`, `line` and
+    `key` are those of the first.
     """
 
     def __init__(self, problem: str, *, file: str | None = None, line: int | None = None, key: str | None = None):
         self.problem, self.file, self.line, self.key = problem, file, line, key
+        self._parts: tuple[ConfigError, ...] = ()
         where = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(": ".join(part for part in (where, key, problem) if part))
+
+    @property
+    def errors(self) -> tuple[ConfigError, ...]:
+        """An error for each mistake; for one mistake it is this one."""
+        return self._parts or (self,)
+
+    @classmethod
+    def of(cls, errors: Iterable[ConfigError]) -> ConfigError:
+        """Return one error for one or more."""
+        parts = tuple(part for error in errors for part in error.errors)
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        whole = cls(first.problem, file=first.file, line=first.line, key=first.key)
+        whole.args, whole._parts = ("\n".join(map(str, parts)),), parts
+        return whole
 
 
 class PayloadError(RigsyncError, TypeError):

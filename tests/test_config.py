@@ -516,8 +516,7 @@ def test_what_is_no_file_of_rigs(write, case):
     path = write(content)
     with pytest.raises(ConfigError) as caught:
         load_rigs(path)
-    error = caught.value
-    assert problem in error.problem
+    (error,) = (error for error in caught.value.errors if problem in error.problem)
     assert (error.file, error.line, error.key) == (str(path), line, key)
     assert str(error).startswith(f"{path}:{line}: " if line else f"{path}: ")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from rigsync.agent.file import read_agent_file
 from rigsync.config.files import load_rigs
+from rigsync.config.schema import MOST_TOLD
 from rigsync.errors import ConfigError
 
 AGENT = "name: cameras\non:\n  EXPINIT: {run: date}\n"
@@ -152,3 +155,149 @@ def test_the_number_of_a_device_stays_text(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(AGENT + "experiment_description: {serial: 1234567890123456, gain: -5, rate: 1e20}\n")
     assert read_agent_file(path).description == {"serial": "1234567890123456", "gain": -5, "rate": 1e20}
+
+
+WRONG_AGENT = r"""
+nmae: cameras
+listen: udp://x y
+lease: soon
+colour: red
+main_sync: true
+main_sync: false
+variables:
+  data: "E:\behaviour"
+  raw: "{data}/raw"
+  other: "{nothing}"
+folders: ["{raw}/x", "{exp_rf}", ../a]
+on:
+  EXPINIT: {run: "make {date} {rig}", tiemout: 5}
+  EXPSTART:
+    start: [ffmpeg, "{other}"]
+    good_exit: [a, 0, b]
+    frames: (a+)+
+  EXPEND: {stpo: {signal: interrupt}}
+  EXPCLEANUP: {run: "{bad", folder: "C:x"}
+require: {free_disk: {path: .., at_least: 5}, files: [~/x], programs: ["{exp_ref}"]}
+verify: {files: "~/x", growing_within: no}
+logs: {keep: 0, max_size: 1 kB}
+"""
+WRONG_RIGS = """
+timing: {beat: 30, suspect_beats: 9}
+rigs:
+  a: {uri: "udp://1.2.3", timeout: soon}
+  b: 10.0.0.1
+  c: {uri: 10.0.0.1, dialect: iblutl, puase: 1}
+  d: [x]
+  e: 10.0.0.1
+  f: {timeuot: 3}
+  [g]: h
+colour: red
+"""
+ALL_MISTAKES: dict[str, tuple[Read, str, list[tuple[int, str | None]]]] = {
+    "agent": (
+        read_agent_file,
+        WRONG_AGENT,
+        # Not told are what {data}, {other} and {rig} are used for, the missing name and stop, and the empty EXPEND.
+        [
+            (2, "nmae"),
+            (3, "listen"),
+            (4, "lease"),
+            (5, "colour"),
+            (7, "main_sync"),
+            (9, "variables.data"),
+            (11, "variables.other"),
+            (12, "folders[1]"),
+            (12, "folders[2]"),
+            (14, "on.EXPINIT.tiemout"),
+            (17, "on.EXPSTART.good_exit[0]"),
+            (17, "on.EXPSTART.good_exit[2]"),
+            (18, "on.EXPSTART.frames"),
+            (19, "on.EXPEND.stpo"),
+            (20, "on.EXPCLEANUP.run"),
+            (20, "on.EXPCLEANUP.folder"),
+            (21, "require.free_disk.at_least"),
+            (21, "require.free_disk.path"),
+            (21, "require.files[0]"),
+            (21, "require.programs[0]"),
+            (22, "verify.growing_within"),
+            (22, "verify.files"),
+            (23, "logs.keep"),
+            (23, "logs.max_size"),
+        ],
+    ),
+    "rigs": (
+        load_rigs,
+        WRONG_RIGS,
+        [
+            (2, "timing.beat"),
+            (2, "timing.suspect_beats"),
+            (4, "rigs.a.timeout"),
+            (4, "rigs.a.uri"),
+            (6, "rigs.c.puase"),
+            (6, "rigs.c.dialect"),
+            (6, "rigs.c.uri"),
+            (7, "rigs.d"),
+            (8, "rigs.e.uri"),
+            (9, "rigs.f.timeuot"),
+            (9, "rigs.f.uri"),
+            (10, "rigs"),
+            (11, "colour"),
+        ],
+    ),
+    "flat file": (
+        load_rigs,
+        "x: b c\n'': d\ne: \"\\b\"\ne: f\ng: udp://h:0\n",
+        [(1, "rigs.x.uri"), (2, "rigs."), (3, "rigs.e"), (4, "rigs.e"), (5, "rigs.g.uri")],
+    ),
+    "names of rigs": (load_rigs, "rigs:\n  ' a': [b]\n  c: ~\n", [(2, "rigs. a"), (2, "rigs. a"), (3, "rigs.c")]),
+    "aliases": (load_rigs, "a: &b c\nd: *b\ne: !f g\nh: *b\ni: j k\n", [(2, None), (3, None), (4, None)]),
+    "aliases in what is no YAML": (load_rigs, "a: &b c\nd: *b\ne: [\n", [(2, None), (4, None)]),
+    "variables that are no map": (
+        read_agent_file,
+        "name: a\nvariables: [b]\nfolders: ['{c}', ../d]\non: {EXPINIT: {run: '{c}'}, EXPCLEANUP: {run: ' '}}\n",
+        [(2, "variables"), (3, "folders[1]"), (4, "on.EXPCLEANUP.run")],
+    ),
+    "stop that is wrong": (
+        read_agent_file,
+        "name: a\non:\n  EXPSTART: {start: b}\n  EXPEND: {stop: {signal: c, grace: d}}\n",
+        [(4, "on.EXPEND.stop.signal"), (4, "on.EXPEND.stop.grace")],
+    ),
+    "start that is misspelt": (
+        read_agent_file,
+        "name: a\non:\n  EXPSTART: {strat: b, frames: (c)}\n  EXPEND: {stop: {}}\n",
+        [(3, "on.EXPSTART.strat")],
+    ),
+    "description": (
+        read_agent_file,
+        'nam: a\nexperiment_description: {b: ["\\b", "\\f"]}\non: {}\n',
+        [(1, "nam"), (2, "experiment_description.b[0]"), (2, "experiment_description.b[1]"), (3, "on")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ALL_MISTAKES)
+def test_all_mistakes_of_a_file_are_told_at_once_and_nothing_that_depends_on_them(tmp_path: Path, case: str) -> None:
+    read, text, places = ALL_MISTAKES[case]
+    error = told(tmp_path, read, text)
+    assert sorted((part.line or 0, part.key or "") for part in error.errors) == sorted(
+        (line, key or "") for line, key in places
+    )
+    assert [part.line for part in error.errors] == [line for line, _ in places]
+    assert str(error).splitlines() == [str(part) for part in error.errors]
+    first = error.errors[0]
+    assert (error.problem, error.line, error.key) == (first.problem, first.line, first.key)
+    assert {part.file for part in error.errors} == {error.file}
+    for copied in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (str(copied), list(map(str, copied.errors))) == (str(error), list(map(str, error.errors)))
+
+
+def test_one_mistake_is_one_error(tmp_path: Path) -> None:
+    error = told(tmp_path, load_rigs, "rigs:\n  a: {uri: b, timeout: c}\n")
+    assert error.errors == (error,)
+    assert "\n" not in str(error)
+
+
+def test_a_file_with_thousands_of_mistakes_is_told_of_a_hundred(tmp_path: Path) -> None:
+    for text in ("".join(f"a{i}: b c\n" for i in range(3000)), "rigs:\n" + "".join(f"a{i}:\n" for i in range(3000))):
+        assert len(told(tmp_path, load_rigs, text).errors) == MOST_TOLD
+    assert len(told(tmp_path, read_agent_file, "".join(f"a{i}:\n" for i in range(3000))).errors) == MOST_TOLD

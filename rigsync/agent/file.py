@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,10 +17,10 @@ from typing import Any
 from rigsync._text import shortened
 from rigsync.agent.command_line import read_words
 from rigsync.agent.expressions import MayTakeLong, check_is_quick
-from rigsync.agent.keys import AGENT
+from rigsync.agent.keys import AGENT, BEGINNING, ENDING
 from rigsync.agent.template import MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
-from rigsync.config.schema import under
+from rigsync.config.schema import Known, Mistakes, Told, under
 from rigsync.config.yaml import document_node, located, map_of, read_text
 from rigsync.core.enums import ExpMessage
 from rigsync.core.rigs import LONGEST_DESCRIPTION
@@ -189,15 +189,18 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     Raises
     ------
     ConfigError
-        The file cannot be read, or has a mistake. The error has the file and, where there is one, line and key.
+        The file cannot be read, or has mistakes. The error has the file and, where there is one, line and key, and in
+        ``errors`` all mistakes.
     """
     source = os.fspath(path)
     lines: dict[str, int] = {}
-    try:
-        found = AGENT.read(map_of(document_node(source, _EXPECTED), lines), "")
-        return _Reader(found, windows=platform == "win32").file(source, lines)
-    except ConfigError as error:
-        raise located(error, source, lines) from error.__cause__
+    mistakes = Mistakes()
+    with mistakes:
+        found = AGENT.read(map_of(document_node(source, _EXPECTED), lines, mistakes), "", mistakes)
+        file = _Reader(found, mistakes, windows=platform == "win32").file(source, lines)
+        if not mistakes:
+            return file
+    raise located(ConfigError.of(mistakes), source, lines) from mistakes[0].__cause__
 
 
 def is_agent_file(path: str | os.PathLike[str]) -> bool:
@@ -221,14 +224,18 @@ def is_agent_file(path: str | os.PathLike[str]) -> bool:
 def check_distinct_agents(files: Iterable[AgentFile]) -> None:
     """Check that no two files have one rig or one address; the error names the second one's key."""
     earlier: list[AgentFile] = []
+    mistakes: list[ConfigError] = []
     for file in files:
         for other in earlier:
             if file.name == other.name:
                 problem = f"two rigs have the name {shortened(file.name)}; the other stands in {other.source}"
-                raise file.error(problem, "name")
+                mistakes.append(file.error(problem, "name"))
             if _share_an_address(file.listen, other.listen):
-                raise file.error(f"{other.name} in {other.source} listens at {other.listen} already", "listen")
+                problem = f"{other.name} in {other.source} listens at {other.listen} already"
+                mistakes.append(file.error(problem, "listen"))
         earlier.append(file)
+    if mistakes:
+        raise ConfigError.of(mistakes)
 
 
 def _share_an_address(first: str, second: str) -> bool:
@@ -241,43 +248,75 @@ def _share_an_address(first: str, second: str) -> bool:
 class _Reader:
     """Turns values of the right types into what they mean."""
 
-    def __init__(self, found: dict[str, Any], *, windows: bool):
-        self._found, self._windows = found, windows
+    def __init__(self, found: Known, mistakes: Mistakes, *, windows: bool):
+        self._found, self._mistakes, self._windows = found, mistakes, windows
         self._constants: dict[str, str] = {}
+        self._wrong: frozenset[str] | None = frozenset()
+        """The variables that are wrong; None where nobody knows which there are."""
 
     def file(self, source: str, lines: dict[str, int]) -> AgentFile:
         found = self._found
-        with under("listen"):
-            listen = parse_uri(found["listen"], allow_port_zero=True)
         self._read_variables()
-        on = {ExpMessage[event]: self._action(event, action) for event, action in found["on"].items() if action}
-        self._check_ends(on)
+        parts = self._each(
+            {
+                "listen": self._listen,
+                "description": self._description,
+                "folders": lambda: self._paths("folders", found["folders"]),
+                "on": self._on,
+                "ends": self._check_ends,
+                "require": self._require,
+                "verify": self._verify,
+                "logs": self._logs,
+            }
+        )
         return AgentFile(
             source,
             found["name"],
-            str(listen),
+            parts["listen"],
             found["main_sync"],
             found["lease"],
             found["max_message"],
-            self._description(),
+            parts["description"],
             {name: text for name, text in self._constants.items() if name != "rig"},
-            self._paths("folders", found["folders"]),
+            parts["folders"],
             found["existing"],
-            on,
-            self._require(),
-            self._verify(),
-            self._logs(),
+            parts["on"],
+            parts["require"],
+            parts["verify"],
+            parts["logs"],
             MappingProxyType(lines),
         )
 
+    def _each(self, readers: Mapping[str, Callable[[], Any]]) -> Known:
+        """Return what the readers return; go on after one that finds a mistake."""
+        parts = Known()
+        for name, read in readers.items():
+            with self._mistakes:
+                parts[name] = read()
+        return parts
+
+    def _listen(self) -> str:
+        with under("listen"):
+            return str(parse_uri(self._found["listen"], allow_port_zero=True))
+
     def _read_variables(self) -> None:
-        self._constants["rig"] = self._found["name"]
-        for name, text in (self._found["variables"] or {}).items():
-            key = f"variables.{name}"
-            if name in (*OF_THE_SESSION, "rig", MESSAGE):
-                raise ConfigError(f"{{{name}}} has a meaning of its own already; give it another name", key=key)
-            with under(key):
-                self._constants[name] = str(self._template(text, known=()))
+        self._wrong = None
+        with self._mistakes:
+            self._constants["rig"] = self._found["name"]
+        with self._mistakes:
+            variables: Known = self._found["variables"] or Known()
+            self._wrong = variables.wrong | ({"rig"} - self._constants.keys())
+            for name, text in variables.items():
+                with self._mistakes:
+                    self._constants[name] = self._variable(name, text)
+                self._wrong |= {name} - self._constants.keys()
+
+    def _variable(self, name: str, text: str) -> str:
+        key = f"variables.{name}"
+        if name in (*OF_THE_SESSION, "rig", MESSAGE):
+            raise ConfigError(f"{{{name}}} has a meaning of its own already; give it another name", key=key)
+        with under(key):
+            return str(self._template(text, known=()))
 
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = self._found["experiment_description"] or {}
@@ -292,67 +331,112 @@ class _Reader:
             )
         return description
 
-    def _action(self, event: str, found: dict[str, Any]) -> Action:
-        key = f"on.{event}"
-        run = start = stop = None
-        if found.get("stop"):
-            stop = Stop(**found["stop"])
-        if found.get("run"):
-            run = Run(self._command(found, "run", key), found["timeout"])
-        if found.get("start"):
-            ready = found["ready"] and Ready(
-                self._path(found["ready"]["file"], f"{key}.ready.file"), found["ready"]["within"]
-            )
-            frames = found["frames"] and _pattern(found["frames"], f"{key}.frames")
-            start = Start(self._command(found, "start", key), ready, frames, found["good_exit"])
-        return Action(stop, run, start)
+    def _on(self) -> dict[ExpMessage, Action]:
+        on = {}
+        for event, found in self._found["on"].items():
+            if found:
+                with self._mistakes:
+                    on[ExpMessage[event]] = self._action(event, found)
+        return on
 
-    def _check_ends(self, on: dict[ExpMessage, Action]) -> None:
-        starts = [event for event, action in on.items() if action.start]
-        stops = [event for event, action in on.items() if action.stop]
-        if starts and ExpMessage.EXPEND not in stops:
+    def _action(self, event: str, found: Known) -> Action:
+        key = f"on.{event}"
+        readers: dict[str, Callable[[], Any]] = {"run": lambda: self._run(found, key)}
+        if event in ENDING:
+            readers["stop"] = lambda: found["stop"] and Stop(found["stop"]["signal"], found["stop"]["grace"])
+        else:
+            readers["start"] = lambda: self._start(found, key)
+        steps = self._each(readers)
+        return Action(**{name: steps[name] for name in readers})
+
+    def _run(self, found: Known, key: str) -> Run | None:
+        return found["run"] and Run(self._command(found, "run", key), found["timeout"])
+
+    def _start(self, found: Known, key: str) -> Start | None:
+        if not found["start"]:
+            return None
+        parts = self._each(
+            {
+                "command": lambda: self._command(found, "start", key),
+                "ready": lambda: found["ready"] and self._ready(found["ready"], f"{key}.ready"),
+                "frames": lambda: found["frames"] and _pattern(found["frames"], f"{key}.frames"),
+            }
+        )
+        return Start(parts["command"], parts["ready"], parts["frames"], found["good_exit"])
+
+    def _ready(self, found: Known, key: str) -> Ready:
+        return Ready(self._path(found["file"], f"{key}.file"), found["within"])
+
+    def _check_ends(self) -> None:
+        on = self._found["on"]
+        starts = [event for event in BEGINNING if on[event] and on[event]["start"]]
+        stops = [event for event in ENDING if on[event] and on[event]["stop"] is not None]
+        if starts and "EXPEND" not in stops:
             raise ConfigError(
                 "nothing stops what is started here; write EXPEND: {stop: {signal: interrupt, grace: 10}}",
-                key=f"on.{starts[0].name}.start",
+                key=f"on.{starts[0]}.start",
             )
         if stops and not starts:
-            raise ConfigError("there is nothing to stop: no message has a start", key=f"on.{stops[0].name}.stop")
+            raise ConfigError("there is nothing to stop: no message has a start", key=f"on.{stops[0]}.stop")
 
-    def _command(self, found: dict[str, Any], verb: str, parent: str) -> Command:
-        key, line, shell = f"{parent}.{verb}", found[verb], found["shell"]
-        folder = self._path(found["folder"], f"{parent}.folder") if found["folder"] else None
-        with under(key):
-            words = read_words(line, shell, self._template, self._windows)
-        return Command(words, shell, folder)
+    def _command(self, found: Known, verb: str, parent: str) -> Command:
+        def words() -> tuple[Template, ...]:
+            with under(f"{parent}.{verb}"):
+                return read_words(found[verb], found["shell"], self._template, self._windows)
+
+        def folder() -> Template | None:
+            return found["folder"] and self._path(found["folder"], f"{parent}.folder")
+
+        parts = self._each({"words": words, "folder": folder})
+        return Command(parts["words"], found["shell"], parts["folder"])
 
     def _require(self) -> Require | None:
         found = self._found["require"]
         if not found:
             return None
-        disk = found["free_disk"] and FreeDisk(
-            self._path(found["free_disk"]["path"], "require.free_disk.path"), found["free_disk"]["at_least"]
+        parts = self._each(
+            {
+                "disk": lambda: found["free_disk"] and self._free_disk(found["free_disk"]),
+                "files": lambda: self._paths("require.files", found["files"]),
+                "programs": lambda: self._programs(found["programs"]),
+            }
         )
-        files = self._paths("require.files", found["files"])
+        return Require(parts["disk"], parts["files"], parts["programs"])
+
+    def _free_disk(self, found: Known) -> FreeDisk:
+        return FreeDisk(self._path(found["path"], "require.free_disk.path"), found["at_least"])
+
+    def _programs(self, texts: Iterable[str] | None) -> tuple[str, ...]:
         programs = []
-        for index, text in enumerate(found["programs"] or ()):
-            with under(f"require.programs[{index}]"):
+        for index, text in enumerate(texts or ()):
+            with self._mistakes, under(f"require.programs[{index}]"):
                 programs.append(str(self._template(text, known=())))
-        return Require(disk, files, tuple(programs))
+        return tuple(programs)
 
     def _verify(self) -> Verify | None:
         found = self._found["verify"]
-        return found and Verify(**{**found, "files": self._path(found["files"], "verify.files", use=Use.GLOB)})
+        if not found:
+            return None
+        files = self._path(found["files"], "verify.files", use=Use.GLOB)
+        return Verify(files, found["growing_within"], found["settled_within"], found["segments"])
 
     def _logs(self) -> Logs:
         found = self._found["logs"]
         folder = self._path(found["folder"], "logs.folder", known=()) if found["folder"] else None
-        return Logs(**{**found, "folder": folder})
+        return Logs(folder, found["keep"], found["max_size"])
 
     def _template(self, text: str, known: tuple[str, ...] = _KNOWN, use: Use = Use.ARGUMENT) -> Template:
+        missing = set(re.findall(r"\{(\w+)\}", text)).difference(known, self._constants)
+        if missing if self._wrong is None else missing & self._wrong:
+            raise Told
         return Template.parse(text, known, self._constants, use)
 
     def _paths(self, key: str, texts: Iterable[str] | None) -> tuple[Template, ...]:
-        return tuple(self._path(text, f"{key}[{index}]") for index, text in enumerate(texts or ()))
+        paths = []
+        for index, text in enumerate(texts or ()):
+            with self._mistakes:
+                paths.append(self._path(text, f"{key}[{index}]"))
+        return tuple(paths)
 
     def _path(self, text: str, key: str, known: tuple[str, ...] = _KNOWN, use: Use = Use.ARGUMENT) -> Template:
         with under(key):

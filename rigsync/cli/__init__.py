@@ -7,10 +7,12 @@ when it connects: its own help does not wait for the coordinator.
 
 from __future__ import annotations
 
+import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +20,9 @@ from rigsync import __version__
 from rigsync._text import printable, printable_lines
 from rigsync.cli.options import verbose_option
 from rigsync.errors import ConfigError, RigsyncError, UnknownRig
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "call": "Call a command of one rig, and show the value that it returns.",
@@ -33,6 +38,8 @@ COMMANDS = {
 }
 """The commands with their short help. Each is the function `command` of the module of that name."""
 
+COMPLETE = "_RIGSYNC_COMPLETE"
+"""The variable by which a shell asks for completion, as click calls it."""
 WRONG_USAGE = 2
 """Exit status after wrong usage or configuration, as in click."""
 INTERRUPTED = 130
@@ -58,6 +65,12 @@ class _LazyGroup(click.Group):
             ctx.fail(f"there is no command {args[0]!r}; {advice}")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]  # click's own would load all commands
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -66,7 +79,8 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 if all is well, 1 if some rig failed, 2 for wrong usage or configuration.",
+    epilog="Exit status: 0 if all is well, 1 if some rig failed, 2 for wrong usage or configuration.\n\n"
+    f'\b\nTab completes words after: eval "$({COMPLETE}=bash_source rigsync)" (zsh_source, fish_source)',
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @verbose_option
@@ -80,6 +94,8 @@ def main() -> None:
         # On Windows the encoding of a pipe lacks most characters, and the name of a rig may have any.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if COMPLETE in os.environ:
+        import_module("rigsync.cli.completion")
     sys.exit(_run())
 
 
@@ -101,7 +117,8 @@ def _run() -> int:
             raise
         # Advice about a file of rigs takes several lines. The text of any other error may come from a rig.
         shown = printable_lines if known == WRONG_USAGE else printable
-        click.echo(f"Error: {shown(str(error))}", err=True)
+        for part in error.errors if isinstance(error, ConfigError) else [error]:
+            click.echo(f"Error: {shown(str(part))}", err=True)
         return known
 
 

@@ -24,14 +24,13 @@ from rigsync.errors import ConfigError
 def check_agent_file(path: str, as_json: bool) -> int:
     """Read an agent's file, show what it means, and return the exit status: 1 where a program is missing.
 
-    With `as_json`, a mistake is printed before it is raised.
+    With `as_json`, mistakes are printed before they are raised.
     """
     try:
         file = read_agent_file(path)
     except ConfigError as error:
         if as_json:
-            problem = {"file": error.file, "line": error.line, "key": error.key, "problem": error.problem}
-            write_json({"file": path, "agent": None, "errors": [problem]})
+            write_json({"file": path, "agent": None, "errors": list(map(mistake_document, error.errors))})
         raise
     missing = missing_programs(_programs(file))
     if as_json:
@@ -48,6 +47,11 @@ def check_agent_file(path: str, as_json: bool) -> int:
             err=True,
         )
     return int(bool(missing))
+
+
+def mistake_document(error: ConfigError) -> dict[str, Any]:
+    """Return a mistake in a file, for JSON."""
+    return {"file": error.file, "line": error.line, "key": error.key, "problem": error.problem}
 
 
 def _programs(file: AgentFile) -> Iterator[str]:

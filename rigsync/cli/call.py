@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rigsync._text import printable, printable_lines
+from rigsync.cli import completion
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import failure_document, failure_in_words
@@ -16,13 +17,13 @@ from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.arguments import compose_command
 from rigsync.errors import RemoteError, RigError
 
-_NO_COMMAND = "?"
+NO_COMMAND = "?"
 """A command that no rig has: where it is asked for, a rig says which it has."""
 
 
 @click.command(short_help="Call a command of one rig, and show the value that it returns.")
-@click.argument("rig")
-@click.argument("name", metavar="[COMMAND]", required=False)
+@click.argument("rig", shell_complete=completion.rigs)
+@click.argument("name", metavar="[COMMAND]", required=False, shell_complete=completion.commands)
 @click.argument("arguments", metavar="[ARG | KEY=VALUE]...", nargs=-1)
 @click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answer, instead of the rig's own.")
 @rigs_option
@@ -51,7 +52,7 @@ def command(
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     with usage_errors():
         args, keywords = _sorted_out(arguments)
-        asked = _NO_COMMAND if name is None else name
+        asked = NO_COMMAND if name is None else name
         compose_command(asked, args, keywords)
     start_logging()
     rigs = rigs_of_file(rigs_file)
@@ -61,8 +62,8 @@ def command(
         try:
             value = auxiliaries.call(rig, asked, *args, timeout=timeout, **keywords)
         except RigError as error:
-            if name is None and isinstance(error, RemoteError) and error.error == "UnknownCommand":
-                _print_commands(error, rig, as_json)
+            if name is None and (names := commands_in(error)) is not None:
+                _print_commands(names, rig, as_json)
                 return 0
             _print_failure(error, rig, name, as_json)
             return 1
@@ -73,14 +74,19 @@ def command(
     return 0
 
 
-def _print_commands(error: RemoteError, rig: str, as_json: bool) -> None:
-    """Print the commands of a rig, which it names where it is asked for one that it does not have."""
+def commands_in(error: RigError) -> list[str] | None:
+    """Return the commands of a rig, which it names where it is asked for one that it does not have."""
+    if not isinstance(error, RemoteError) or error.error != "UnknownCommand":
+        return None
     listed = error.message.partition("it has: ")[2]
-    names = [] if listed == "(none)" else [printable(name) for name in listed.split(", ") if name]
+    return [] if listed == "(none)" else sorted(printable(name) for name in listed.split(", ") if name)
+
+
+def _print_commands(names: list[str], rig: str, as_json: bool) -> None:
     if as_json:
-        write_json({"rig": rig, "commands": sorted(names)})
+        write_json({"rig": rig, "commands": names})
         return
-    for name in sorted(names):
+    for name in names:
         write_line(name)
     if not names:
         click.echo(f"{printable(rig)} has no commands: its program defines them by @rig.command", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 from rigsync import ConfigError, RigConfig, Rigs
 from rigsync._text import printable
 from rigsync.agent.file import is_agent_file
-from rigsync.cli.agent_file import check_agent_file
+from rigsync.cli.agent_file import check_agent_file, mistake_document
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import write_json
@@ -22,7 +22,7 @@ from rigsync.net.resolve import resolve
 
 
 @click.command(short_help="Check a configuration, and look up every rig's address.")
-@click.argument("file", required=False)
+@click.argument("file", metavar="[FILE]", required=False, type=click.Path())
 @rigs_option
 @json_option
 @verbose_option
@@ -31,7 +31,7 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
 
     Without FILE, it reads the file that the other commands take. It sends nothing to any rig. FILE may also be an
     agent's: then it shows what the agent would do at each message, and runs nothing. If one of its programs is not on
-    this computer, the exit status is 1. An error is shown with file, line and key, and the exit status is 2.
+    this computer, the exit status is 1. Every mistake is shown with file, line and key, and the exit status is 2.
     """
     if file and rigs_file:
         raise click.UsageError("give either FILE or --rigs FILE")
@@ -42,7 +42,7 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
         rigs = read(file) if file else rigs_of_file(rigs_file)
     except ConfigError as fault:
         if as_json:
-            _print_json(fault.file, {}, {}, [fault])
+            _print_json(fault.file, {}, {}, fault.errors)
         raise
     addresses, errors = _look_up(rigs)
     if as_json:
@@ -79,7 +79,7 @@ def _look_up(rigs: Rigs) -> tuple[dict[str, str], list[ConfigError]]:
     try:
         rigs.check_distinct(found)
     except ConfigError as error:
-        errors.append(error)
+        errors += error.errors
     addresses = {name: str(Address("udp", *sockaddr[:2])).partition("://")[2] for name, sockaddr in found.items()}
     return addresses, [located(error, rigs) for error in errors]
 
@@ -102,7 +102,7 @@ def _print_table(rigs: Rigs, addresses: dict[str, str]) -> None:
 
 
 def _print_json(
-    file: str | None, rigs: Mapping[str, RigConfig], addresses: dict[str, str], errors: list[ConfigError]
+    file: str | None, rigs: Mapping[str, RigConfig], addresses: dict[str, str], errors: Iterable[ConfigError]
 ) -> None:
     documents = {
         name: {
@@ -114,5 +114,4 @@ def _print_json(
         }
         for name, rig in rigs.items()
     }
-    problems = [{"file": e.file, "line": e.line, "key": e.key, "problem": e.problem} for e in errors]
-    write_json({"file": file, "rigs": documents, "errors": problems})
+    write_json({"file": file, "rigs": documents, "errors": list(map(mistake_document, errors))})

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from rigsync._text import printable
+from rigsync.cli import completion
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import milliseconds, offset, write_json, write_line, write_lines, write_text
@@ -19,7 +20,7 @@ from rigsync.doctor.evidence import Evidence, text_of
 
 
 @click.command(short_help="Find out what is wrong with rigs, and what to do.")
-@click.argument("patterns", metavar="[RIG]...", nargs=-1)
+@click.argument("patterns", metavar="[RIG]...", nargs=-1, shell_complete=completion.rigs)
 @rigs_option
 @click.option(
     "--idle",

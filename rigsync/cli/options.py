@@ -54,6 +54,7 @@ rigs_option = click.option(
     "--rigs",
     "rigs_file",
     metavar="FILE",
+    type=click.Path(),  # so that a shell completes it; the text of its errors is that of `find_rigs_file`
     help="The file of rigs. Else the one that RIGSYNC_RIGS names, ./rigs.yaml, or rigsync/rigs.yaml in your "
     "configuration folder.",
 )

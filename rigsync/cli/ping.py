@@ -13,6 +13,7 @@ from typing import Any, cast
 import click
 
 from rigsync import Auxiliaries, NotRunning, PingReply, RigConfig, RigError, RigRefused, RigServices, WrongRig
+from rigsync.cli import completion
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
 from rigsync.cli.output import end_interrupted_line, milliseconds, offset, write_json, write_line, write_text
@@ -27,7 +28,7 @@ LONGEST_WAIT = 0.25
 
 
 @click.command(short_help="Probe rigs again and again, and show whether they answer.")
-@click.argument("patterns", metavar="[RIG]...", nargs=-1)
+@click.argument("patterns", metavar="[RIG]...", nargs=-1, shell_complete=completion.rigs)
 @click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after so many probes, instead of at Ctrl-C.")
 @click.option(
     "-i", "--interval", type=SECONDS, default=1.0, show_default=True, metavar="S", help="Seconds between two probes."

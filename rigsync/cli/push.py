@@ -12,6 +12,7 @@ import click
 
 import rigsync
 from rigsync._text import printable, printable_lines
+from rigsync.cli import completion
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import answer_in_words, answer_of, document_of, failure_in_words, timed_push
@@ -44,13 +45,14 @@ def _epilog() -> str:
 
 
 @click.command(short_help="Send one message to the rigs, and show their answers.", epilog=_epilog())
-@click.argument("message")
+@click.argument("message", shell_complete=completion.messages)
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option(
     "--to",
     "patterns",
     multiple=True,
     metavar="PATTERN",
+    shell_complete=completion.rigs,
     help="Only to these rigs: a name, or a pattern such as 'cam*'.",
 )
 @click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own.")

@@ -14,6 +14,7 @@ import click
 from rigsync._text import printable
 from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
+from rigsync.cli import completion
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, usage_errors, verbose_option
 from rigsync.cli.push import value_of
@@ -41,7 +42,14 @@ GRACE = 10.0
 @click.option("--init", metavar="JSON", help="Data of EXPINIT: a map.")
 @click.option("--start", metavar="JSON", help="Data of EXPSTART.")
 @click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead.")
-@click.option("--to", "patterns", multiple=True, metavar="PATTERN", help="Only these rigs: a name or a pattern.")
+@click.option(
+    "--to",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    shell_complete=completion.rigs,
+    help="Only these rigs: a name or a pattern.",
+)
 @click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own.")
 @rigs_option
 @verbose_option

@@ -15,11 +15,13 @@ import click
 from rigsync import ConfigError, Rig, load_rigs
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
+from rigsync.cli import completion
 from rigsync.cli.log import background_logging
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, usage_errors, verbose_option
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
 from rigsync.cli.practice_rig import PracticeRig
 from rigsync.cli.stdin import at_end_of_stdin
+from rigsync.config.schema import Mistakes
 from rigsync.core.ownership import LEASE
 from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.rig.rig import run_rigs
@@ -29,7 +31,7 @@ FILES = (".yaml", ".yml")
 
 
 @click.command(short_help="Serve as the rig of a file, or as one that answers everything.")
-@click.argument("names", metavar="FILE.yaml... | NAME", nargs=-1, required=True)
+@click.argument("names", metavar="FILE.yaml... | NAME", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--uri",
     default="udp://0.0.0.0:11001",
@@ -38,7 +40,14 @@ FILES = (".yaml", ".yml")
 )
 @click.option("--main-sync", is_flag=True, help="Say that this rig records the signal to which all are aligned.")
 @click.option("--latency", type=SECONDS, metavar="S", help="Wait so many seconds before each answer.")
-@click.option("--fail", "failing", multiple=True, metavar="MESSAGE", help="Fail at this message; may be repeated.")
+@click.option(
+    "--fail",
+    "failing",
+    multiple=True,
+    metavar="MESSAGE",
+    shell_complete=completion.messages,
+    help="Fail at this message; may be repeated.",
+)
 @click.option(
     "--lease",
     type=SECONDS_OR_NONE,
@@ -107,8 +116,15 @@ def _serve_files(names: tuple[str, ...], as_json: bool) -> None:
     ]
     if given:
         raise click.UsageError(f"{given[0]} is for a NAME; a rig with a file takes it from there")
-    files = [_read(name) for name in names]
-    check_distinct_agents(files)
+    files = []
+    mistakes = Mistakes()
+    for name in names:
+        with mistakes:
+            files.append(_read(name))
+    with mistakes:
+        check_distinct_agents(files)
+    if mistakes:
+        raise ConfigError.of(mistakes)
 
     def announce(rig: Rig) -> None:
         if as_json:

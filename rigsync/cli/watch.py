@@ -12,6 +12,7 @@ import click
 from rich.live import Live
 
 from rigsync import Auxiliaries, NotRunning
+from rigsync.cli import completion
 from rigsync.cli.children import signals_noted
 from rigsync.cli.keys import keys
 from rigsync.cli.log import NOTICES, held_back_logging, start_logging
@@ -34,7 +35,7 @@ REFRESH = 1.0
 
 
 @click.command(short_help="Show the state of the rigs while it changes.")
-@click.argument("patterns", metavar="[RIG]...", nargs=-1)
+@click.argument("patterns", metavar="[RIG]...", nargs=-1, shell_complete=completion.rigs)
 @click.option("--once", is_flag=True, help="Print one table and leave.")
 @rigs_option
 @json_option

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
-from rigsync.config.schema import Key, Table, document, either, mapping, number, under
+from rigsync.config.schema import Key, Mistakes, Table, document, either, mapping, number, under
 from rigsync.config.yaml import document_node, located, map_of
-from rigsync.core.timing import MOST, SHORTEST, Timing
+from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
 
 _TIMES = {
@@ -83,8 +83,8 @@ def load_rigs(path: str | os.PathLike[str]) -> Rigs:
     Raises
     ------
     ConfigError
-        The file cannot be read, or has a mistake. The error has the file and, if it can, line and key. A flat file has
-        the keys of the long form.
+        The file cannot be read, or has mistakes. The error has the file and, if it can, line and key, and in ``errors``
+        all mistakes. A flat file has the keys of the long form.
     """
     return _load(str(Path(path)))[0]
 
@@ -96,17 +96,21 @@ def rig_error(error: ConfigError, file: str) -> ConfigError:
 
 def _load(file: str) -> tuple[Rigs, dict[str, int]]:
     lines: dict[str, int] = {}
-    try:
+    mistakes = Mistakes()
+    with mistakes:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
+        timing = DEFAULT_TIMING
         if all(key.value != "rigs" for key, _ in node.value):
-            found = {"timing": {}, "rigs": _FLAT.read(map_of(node, lines, "rigs"), "rigs")}
+            found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
         else:
-            found = _RIGS.read(map_of(node, lines), "")
-        with under("timing"):
-            timing = Timing(**found["timing"])
-        return Rigs(rigs_of(found["rigs"]), timing, source=file), lines
-    except ConfigError as error:
-        raise located(error, file, lines) from error.__cause__
+            whole = _RIGS.read(map_of(node, lines, mistakes), "", mistakes)
+            with mistakes, under("timing"):
+                timing = Timing(**{name: whole["timing"][name] for name in _TIMES})
+            found = whole["rigs"]
+        rigs = Rigs(rigs_of(found, mistakes), timing, source=file)
+        if not mistakes:
+            return rigs, lines
+    raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__
 
 
 def find_rigs_file(explicit: str | os.PathLike[str] | None = None) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.config.address import parse_uri
-from rigsync.config.schema import Key, Table, boolean, choice, number, text, under
+from rigsync.config.schema import Key, Known, Mistakes, Table, boolean, choice, number, text, under
 from rigsync.core.rigs import (
     A_NAME,
     DATAGRAM_ROOM,
@@ -133,16 +133,19 @@ class Rigs:
         ConfigError
             Two rigs have the same; the text names both.
         """
+        mistakes = []
         taken: dict[tuple[Any, ...], str] = {}
         for name, sockaddr in found.items():
             scheme = self.rigs[name].address.scheme
             first = name if self.may_share and scheme == "udp" else taken.setdefault((scheme, *sockaddr), name)
             if first != name:
-                raise ConfigError(
+                problem = (
                     f"rigs {first!r} and {name!r} have the same address, host {sockaddr[0]} and port {sockaddr[1]}; "
-                    "give each rig an address of its own",
-                    key=f"rigs.{name}.uri",
+                    "give each rig an address of its own"
                 )
+                mistakes.append(ConfigError(problem, key=f"rigs.{name}.uri"))
+        if mistakes:
+            raise ConfigError.of(mistakes)
 
     def room(self, names: Iterable[str] | None = None) -> Room:
         """Return how large a message to some rigs may be, by default to all rigs.
@@ -228,23 +231,32 @@ def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = 
     if not isinstance(clients, Mapping):
         raise TypeError(f"expected a mapping of rig names to URIs, Rigs or None, not {type(clients).__name__}")
     is_flat = bool(clients) and not any(isinstance(client, (RigConfig, Mapping)) for client in clients.values())
-    return Rigs(rigs_of(clients), timing or Timing(), may_share=is_flat)
+    mistakes = Mistakes()
+    rigs = rigs_of(clients, mistakes)
+    if mistakes:
+        raise ConfigError.of(mistakes)
+    return Rigs(rigs, timing or Timing(), may_share=is_flat)
 
 
-def rigs_of(clients: Mapping[str, Any]) -> dict[str, RigConfig]:
-    """Return a `RigConfig` for each entry of a map of rigs (see `rigs_from`)."""
-    return {name: _rig_from(name, client) for name, client in clients.items()}
+def rigs_of(clients: Mapping[str, Any], mistakes: Mistakes) -> dict[str, RigConfig]:
+    """Return a `RigConfig` for each entry of a map of rigs (see `rigs_from`) that has no mistake."""
+    rigs = {}
+    for name, client in clients.items():
+        with mistakes:
+            rigs[name] = _rig_from(name, client)
+    return rigs
 
 
 def _rig_from(name: str, client: object) -> RigConfig:
     if isinstance(client, RigConfig):
         return client
     key = f"rigs.{name}"
-    options: dict[str, Any] = dict(client) if isinstance(client, Mapping) else {"uri": client}
-    RIG.check_names(options, key)
+    options: Mapping[str, Any] = client if isinstance(client, Mapping) else {"uri": client}
+    if not isinstance(options, Known) and (misnamed := list(RIG.misnamed(options, key))):
+        raise ConfigError.of(misnamed)
     with under(f"{key}.uri"):
-        address = parse_uri(options.pop("uri"))
+        address = parse_uri(options["uri"])
     try:
-        return RigConfig(name, address, **options)
+        return RigConfig(name, address, **{option: value for option, value in options.items() if option != "uri"})
     except ConfigError as error:
         raise ConfigError(error.problem, key=key if error.key == "name" else f"{key}.{error.key}") from None

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from rigsync._text import close_match, shortened
+from rigsync._text import close_match, closest, shortened
 from rigsync.errors import ConfigError
 
 LONGEST_TEXT = 8000
@@ -21,6 +22,8 @@ MOST_ITEMS = 200
 """Most items of a list, and most variables."""
 LARGEST = 10**18
 """The largest size in bytes; no disk has more."""
+MOST_TOLD = 100
+"""Most mistakes of a file that are told at once."""
 NOTHING = ("", "~", "null", "Null", "NULL")
 """Plain text that YAML takes for no value."""
 
@@ -45,11 +48,54 @@ class Plain(str):
     __slots__ = ()
 
 
+UNREAD = Plain()
+"""Stands for a value whose mistake has been told before anybody asks what it means."""
+
+
+class Told(ConfigError):
+    """What depends on a mistake that is told already: nothing more is told."""
+
+    def __init__(self) -> None:
+        super().__init__("this depends on another mistake")
+
+    @property
+    def errors(self) -> tuple[ConfigError, ...]:
+        return ()
+
+
+class Mistakes(list[ConfigError]):
+    """The mistakes of a file. A block `with mistakes:` ends at one, which is added, and what follows goes on."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, ConfigError):
+            self.add(error.errors)
+        return isinstance(error, ConfigError)
+
+    def add(self, errors: Iterable[ConfigError]) -> None:
+        self.extend(islice(errors, MOST_TOLD - len(self)))
+
+
+class Known(dict[str, Any]):
+    """The values of a map without the wrong ones: who asks for one of these raises `Told`."""
+
+    wrong: frozenset[str] = frozenset()
+    """The names of the wrong ones."""
+
+    def __missing__(self, name: str) -> Any:
+        raise Told
+
+
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be: a function that reads value and key, or raises `ConfigError`, and a JSON Schema."""
+    """What a value may be.
 
-    read: Callable[[Any, str], Any]
+    `read` is a function of value, key and the file's mistakes. It raises a `ConfigError` where it can return nothing,
+    and otherwise adds what is wrong with parts of the value to the mistakes. `schema` is a JSON Schema.
+    """
+
+    read: Callable[[Any, str, Mistakes], Any]
     schema: dict[str, Any]
 
 
@@ -75,32 +121,43 @@ class Table:
     misplaced: Mapping[str, str] = field(default_factory=dict)
     """For keys that belong elsewhere: why they cannot be here."""
 
-    def read(self, value: Any, key: str) -> dict[str, Any]:
+    def read(self, value: Any, key: str, mistakes: Mistakes) -> Known:
         """Return the values of all keys; None for a key that is missing and has no default."""
         found = _map(value, key)
-        self.check_names(found, key)
-        return {
-            name: None if value is None else entry.kind.read(value, _below(key, name))
-            for name, entry in self.keys.items()
-            for value in [found.get(name, entry.default)]
-        }
+        mistakes.add(self.misnamed(found, key))
+        meant = self._meant(found)
+        values = Known()
+        for name, entry in self.keys.items():
+            if name not in found and (entry.required or name in meant):
+                continue
+            given = found.get(name, entry.default)
+            with mistakes:
+                values[name] = None if given is None else _read(entry.kind, given, _below(key, name), mistakes)
+        values.wrong = frozenset(self.keys) - frozenset(values)
+        return values
 
-    def check_names(self, found: Mapping[Any, Any], key: str) -> None:
-        """Raise `ConfigError` for a key that cannot be here, and for one that is missing."""
+    def misnamed(self, found: Mapping[Any, Any], key: str) -> Iterator[ConfigError]:
+        """Yield an error for each key that cannot be here, and for each that is missing and not just misspelt."""
         for name in found:
             if name not in self.keys:
                 unknown = f"unknown key {shortened(name, 80)}{close_match(name, self.keys)}; the keys here are "
                 problem = self.misplaced.get(name) or unknown + ", ".join(self.keys)
-                raise ConfigError(problem, key=_below(key, name))
+                yield ConfigError(problem, key=_below(key, name))
+        there = found.keys() | self._meant(found)
         for name, entry in self.keys.items():
-            if entry.required and name not in found:
-                raise ConfigError(f"this key is missing: {entry.description}", key=_below(key, name))
+            if entry.required and name not in there:
+                yield ConfigError(f"this key is missing: {entry.description}", key=_below(key, name))
         for name, others in self.needs.items():
-            if name in found and not any(other in found for other in others):
+            if name in found and there.isdisjoint(others):
                 problem = f"this says more about {' or '.join(others)}, which is missing"
-                raise ConfigError(problem, key=_below(key, name))
-        if self.some and not any(name in found for name in self.some):
-            raise ConfigError(f"expected at least one of the keys {', '.join(self.some)}", key=key)
+                yield ConfigError(problem, key=_below(key, name))
+        if self.some and there.isdisjoint(self.some) and all(name in self.keys for name in found):
+            yield ConfigError(f"expected at least one of the keys {', '.join(self.some)}", key=key)
+
+    def _meant(self, found: Mapping[Any, Any]) -> set[str | None]:
+        """Return the keys that unknown ones are likely to mean."""
+        unknown = (name for name in found if name not in self.keys and name not in self.misplaced)
+        return {closest(name, self.keys) for name in islice(unknown, MOST_TOLD)}
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -140,7 +197,7 @@ def text(
 ) -> Kind:
     """Take printable text that is not empty, or that matches the regular expression `whole`."""
 
-    def read(value: Any, key: str) -> str:
+    def read(value: Any, key: str, _: Mistakes) -> str:
         if not isinstance(value, str):
             hint = f"; put quotes around text that begins with a {'brace' if isinstance(value, dict) else 'bracket'}"
             raise _wrong("text", value, key, hint)
@@ -162,7 +219,7 @@ def text(
 def number(low: float, high: float = sys.float_info.max, unit: str = "", *, whole: bool = False) -> Kind:
     kinds = (int,) if whole else (int, float)
 
-    def read(value: Any, key: str) -> Any:
+    def read(value: Any, key: str, _: Mistakes) -> Any:
         found = number_of(value)
         if whole and isinstance(found, float) and found.is_integer():
             found = int(found)
@@ -180,7 +237,7 @@ def number(low: float, high: float = sys.float_info.max, unit: str = "", *, whol
 def boolean() -> Kind:
     """Take true or false, in any of YAML's ways to write them."""
 
-    def read(value: Any, key: str) -> bool:
+    def read(value: Any, key: str, _: Mistakes) -> bool:
         if isinstance(value, bool):
             return value
         if not isinstance(value, str) or value not in _TRUTHS:
@@ -193,7 +250,7 @@ def boolean() -> Kind:
 def size(low: int = 1) -> Kind:
     """Take a number of bytes with its unit."""
 
-    def read(value: Any, key: str) -> int:
+    def read(value: Any, key: str, _: Mistakes) -> int:
         match = re.fullmatch(_SIZE, value) if isinstance(value, str) else None
         if not match:
             units = f"; the units are {', '.join(_BYTES)}"
@@ -207,7 +264,7 @@ def size(low: int = 1) -> Kind:
 
 
 def choice(words: tuple[str, ...]) -> Kind:
-    def read(value: Any, key: str) -> str:
+    def read(value: Any, key: str, _: Mistakes) -> str:
         if value not in words:
             hint = close_match(value, words) if isinstance(value, str) else ""
             raise _wrong(f"one of {', '.join(words)}", value, key, hint)
@@ -217,12 +274,18 @@ def choice(words: tuple[str, ...]) -> Kind:
 
 
 def listing(item: Kind, least: int = 0) -> Kind:
-    def read(value: Any, key: str) -> tuple[Any, ...]:
+    def read(value: Any, key: str, mistakes: Mistakes) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _wrong("a list, such as [one, two]", value, key)
         if not least <= len(value) <= MOST_ITEMS:
             raise ConfigError(f"expected {least} to {MOST_ITEMS} items, not {len(value)}", key=key)
-        return tuple(item.read(each, f"{key}[{index}]") for index, each in enumerate(value))
+        items = []
+        for index, each in enumerate(value):
+            with mistakes:
+                items.append(_read(item, each, f"{key}[{index}]", mistakes))
+        if len(items) < len(value):
+            raise Told
+        return tuple(items)
 
     return Kind(read, {"type": "array", "items": item.schema, "minItems": least, "maxItems": MOST_ITEMS})
 
@@ -230,11 +293,11 @@ def listing(item: Kind, least: int = 0) -> Kind:
 def either(kinds: Mapping[type, Kind | Table], expected: str, hint: str = "") -> Kind:
     """Take text, a list or a map, each by a kind of its own."""
 
-    def read(value: Any, key: str) -> Any:
+    def read(value: Any, key: str, mistakes: Mistakes) -> Any:
         kind = next((kind for of, kind in kinds.items() if isinstance(value, of)), None)
         if kind is None:
             raise _wrong(expected, value, key, hint)
-        return kind.read(value, key)
+        return kind.read(value, key, mistakes)
 
     return Kind(read, {"anyOf": [kind.schema for kind in kinds.values()]})
 
@@ -242,11 +305,20 @@ def either(kinds: Mapping[type, Kind | Table], expected: str, hint: str = "") ->
 def mapping(item: Kind, name: Kind, most: int | None = None) -> Kind:
     """Take a map from free names to things of one kind, in the order of the file."""
 
-    def read(value: Any, key: str) -> dict[str, Any]:
+    def read(value: Any, key: str, mistakes: Mistakes) -> Known:
         found = _map(value, key)
         if most and len(found) > most:
             raise ConfigError(f"expected at most {most} of them, not {len(found)}", key=key)
-        return {name.read(each, f"{key}.{each}"): item.read(found[each], f"{key}.{each}") for each in found}
+        values = Known()
+        for each, given in found.items():
+            one = Known()
+            with mistakes:
+                one["value"] = _read(item, given, f"{key}.{each}", mistakes)
+            with mistakes:
+                right = name.read(each, f"{key}.{each}", mistakes)
+                values[right] = one["value"]
+        values.wrong = frozenset(found) - frozenset(values)
+        return values
 
     schema = {"type": ["object", "null"], "propertyNames": name.schema, "additionalProperties": item.schema}
     return Kind(read, schema | ({"maxProperties": most} if most else {}))
@@ -256,6 +328,8 @@ def free() -> Kind:
     """Take a map of anything. Quotes make text of a number, true, false and null."""
 
     def typed(value: Any) -> Any:
+        if value is UNREAD:
+            raise Told
         if isinstance(value, dict):
             return {name: typed(item) for name, item in value.items()}
         if isinstance(value, list):
@@ -271,7 +345,7 @@ def free() -> Kind:
         most = 10**15 if isinstance(found, int) else float("inf")
         return str(value) if isinstance(found, str) or abs(found) >= most else found
 
-    return Kind(lambda value, key: typed(_map(value, key)), {"type": ["object", "null"]})
+    return Kind(lambda value, key, _: typed(_map(value, key)), {"type": ["object", "null"]})
 
 
 # --------------------------------------------------------------------------------------------------- for all of it
@@ -282,8 +356,17 @@ def under(key: str) -> Iterator[None]:
     """Put the keys of errors below this one."""
     try:
         yield
+    except Told:
+        raise
     except ConfigError as error:
-        raise ConfigError(error.problem, key=f"{key}.{error.key}" if error.key else key) from error.__cause__
+        parts = (ConfigError(part.problem, key=_below(key, part.key) if part.key else key) for part in error.errors)
+        raise ConfigError.of(parts) from error.__cause__
+
+
+def _read(kind: Kind | Table, value: Any, key: str, mistakes: Mistakes) -> Any:
+    if value is UNREAD:
+        raise Told
+    return kind.read(value, key, mistakes)
 
 
 def number_of(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rigsync.config.schema import Plain
+from rigsync.config.schema import UNREAD, Mistakes, Plain
 from rigsync.errors import ConfigError
 
 MAX_BYTES = 1 << 20
@@ -50,12 +50,16 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str):
         super().__init__(text)
         self._path: list[Any] = []
+        self.mistakes = Mistakes()
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # an omission of types-PyYAML
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
             problem = "aliases (*name) and tags (!name) are not supported; write the value out"
-            raise ConfigError(problem, line=line_of(event))
+            self.mistakes.add([ConfigError(problem, line=line_of(event))])
+        if isinstance(event, yaml.AliasEvent):
+            self.get_event()  # type: ignore[no-untyped-call]  # an omission of types-PyYAML
+            return yaml.ScalarNode("", "")
         self._path.append(index)
         if len(self._path) > DEEPEST + 1 and isinstance(event, yaml.CollectionStartEvent):
             key = "".join(f"[{at}]" if isinstance(at, int) else f".{at.value}" if at else "" for at in self._path)
@@ -102,6 +106,15 @@ def _compose(text: str, expected: str) -> yaml.Node | None:
         raise ConfigError(
             f"not valid YAML: the character {chr(error.character)!r} is not allowed", line=line
         ) from error
+    with loader.mistakes:
+        node = _single_node(loader, text, expected)
+        if not loader.mistakes:
+            return node
+    # Whatever else the file says depends on these.
+    raise ConfigError.of(loader.mistakes) from loader.mistakes[-1].__cause__
+
+
+def _single_node(loader: _Loader, text: str, expected: str) -> yaml.Node | None:
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -141,45 +154,57 @@ def _misread(source: str, harmless: str = '\\"/ \t\r\n') -> str | None:
     return None
 
 
-def map_of(node: yaml.MappingNode, lines: dict[str, int], path: str = "") -> dict[str, Any]:
+def map_of(node: yaml.MappingNode, lines: dict[str, int], mistakes: Mistakes, path: str = "") -> dict[str, Any]:
     """Turn nodes into text, dicts and lists, and note the line of each key in `lines`."""
     lines.setdefault(path, line_of(node))
     found: dict[str, Any] = {}
     for name_node, value in node.value:
         line = line_of(name_node)
         if not isinstance(name_node, yaml.ScalarNode):
-            raise ConfigError("a key must be text, not a list or a map", line=line, key=path or None)
-        name = str(_value(name_node, lines, path))
+            mistakes.add([ConfigError("a key must be text, not a list or a map", line=line, key=path or None)])
+            continue
+        text = _value(name_node, lines, mistakes, path)
+        if text is UNREAD:
+            continue
+        name = str(text)
         key = f"{path}.{name}" if path else name
         if name in found:
-            raise ConfigError(f"this key is there twice, first in line {lines[key]}; remove one", line=line, key=key)
+            problem = f"this key is there twice, first in line {lines[key]}; remove one"
+            mistakes.add([ConfigError(problem, line=line, key=key)])
+            found[name] = UNREAD
+            continue
         lines[key] = line
-        found[name] = _value(value, lines, key)
+        found[name] = _value(value, lines, mistakes, key)
     return found
 
 
-def _value(node: yaml.Node, lines: dict[str, int], path: str) -> Any:
+def _value(node: yaml.Node, lines: dict[str, int], mistakes: Mistakes, path: str) -> Any:
     if isinstance(node, yaml.MappingNode):
-        return map_of(node, lines, path)
+        return map_of(node, lines, mistakes, path)
     if isinstance(node, yaml.ScalarNode):
         start: Any = node.start_mark  # whose buffer types-PyYAML does not know to be there
         if node.style == '"' and (problem := _misread(start.buffer[start.pointer : node.end_mark.pointer])):
-            raise ConfigError(problem, line=line_of(node), key=path or None)
+            mistakes.add([ConfigError(problem, line=line_of(node), key=path or None)])
+            return UNREAD
         return node.value if node.style else Plain(node.value)
     items = []
     for index, item in enumerate(node.value):
         key = f"{path}[{index}]"
         lines[key] = line_of(item)
-        items.append(_value(item, lines, key))
+        items.append(_value(item, lines, mistakes, key))
     return items
 
 
 def located(error: ConfigError, file: str, lines: Mapping[str, int]) -> ConfigError:
-    """Add the file to an error, and the line of its key or of the nearest key around it."""
-    key = error.key or ""
-    while key and key not in lines:
-        key = key[: max(key.rfind("."), key.rfind("["), 0)]
-    return ConfigError(error.problem, file=file, line=error.line or lines.get(key), key=error.key)
+    """Add the file to an error, and the line of its key or of the nearest key around it; put mistakes in order."""
+    parts: dict[str, ConfigError] = {}
+    for part in error.errors:
+        key = part.key or ""
+        while key and key not in lines:
+            key = key[: max(key.rfind("."), key.rfind("["), 0)]
+        placed = ConfigError(part.problem, file=file, line=part.line or lines.get(key), key=part.key)
+        parts.setdefault(str(placed), placed)
+    return ConfigError.of(sorted(parts.values(), key=lambda part: part.line or 0))
 
 
 def line_of(place: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rigsync._text import shortened
@@ -66,24 +67,25 @@ class Timing:
                 raise ConfigError(
                     f"expected a whole number from 1 to {MOST}, not {shortened(value, 80)}", key=field.name
                 )
+        if contradictions := list(self._contradictions()):
+            raise ConfigError.of(contradictions)
+
+    def _contradictions(self) -> Iterator[ConfigError]:
         if self.beat > LONGEST_BEAT:
-            raise ConfigError(
+            yield ConfigError(
                 f"expected at most {LONGEST_BEAT:g} s, not {shortened(self.beat, 80)}: after "
                 f"{5 * LONGEST_BEAT:g} s of silence at the latest a rig takes its coordinator for gone",
                 key="beat",
             )
-        self._check_less("suspect_beats", "lost_beats")
-        self._check_less("iblutil_suspect_probes", "iblutil_lost_probes")
+        for low, high in (("suspect_beats", "lost_beats"), ("iblutil_suspect_probes", "iblutil_lost_probes")):
+            if getattr(self, low) >= getattr(self, high):
+                yield ConfigError(
+                    f"{getattr(self, low)} is not below {high}, which is {getattr(self, high)}: "
+                    "a rig is suspect before it is lost",
+                    key=low,
+                )
         if self.resend_min > self.resend_max:
-            raise ConfigError(f"{self.resend_min} is over resend_max, which is {self.resend_max}", key="resend_min")
-
-    def _check_less(self, low: str, high: str) -> None:
-        if getattr(self, low) >= getattr(self, high):
-            raise ConfigError(
-                f"{getattr(self, low)} is not below {high}, which is {getattr(self, high)}: "
-                "a rig is suspect before it is lost",
-                key=low,
-            )
+            yield ConfigError(f"{self.resend_min} is over resend_max, which is {self.resend_max}", key="resend_min")
 
     @property
     def suspect_after(self) -> float:

@@ -583,8 +583,7 @@ def test_a_mistake_is_told_with_file_line_and_key(write: Callable[..., Path], ca
     path = write(text)
     with pytest.raises(ConfigError) as caught:
         read_agent_file(path)
-    error = caught.value
-    assert problem in error.problem
+    (error,) = (error for error in caught.value.errors if problem in error.problem)
     assert (error.file, error.line, error.key) == (str(path), line, key)
 
 
