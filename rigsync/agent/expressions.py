@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -20,9 +19,9 @@ if sys.version_info >= (3, 11):
 else:
     import sre_parse as parser
 
-MOST_ALIKE = 2
-"""Repeats that may share the same characters. In 200 characters that makes a million ways, some hundredths of a second;
-with one more it would be seconds."""
+MOST_FREE = 2
+"""Ends of repeats, and beginnings of the search, that a text leaves free. In 200 characters two of them make a million
+ways, some hundredths of a second; with one more it would be seconds."""
 _ASCII = frozenset(map(chr, range(128)))
 _DIGIT, _BLANK, _LETTER, _SIGN = "\u0663", "\u00a0", "\u00e9", "\u2603"
 """Each stands for all characters of its kind beyond ASCII."""
@@ -49,27 +48,33 @@ def check_is_quick(pattern: str) -> None:
     Raises
     ------
     MayTakeLong
-        It has a repeat within a repeat, a reference to a group, or more than two repeats that share characters.
+        It has a repeat within a repeat, a reference to a group, or too many repeats that share characters.
     """
     parts = list(_parts(parser.parse(pattern)))
     varying = [i for i, part in enumerate(parts) if part.varies]
-    longest = dict.fromkeys(varying, 1)
-    for before, after in combinations(varying, 2):
-        if _share(parts, before, after):
-            longest[after] = max(longest[after], longest[before] + 1)
-    if max(longest.values(), default=0) > MOST_ALIKE:
+    free = sum(any(_share(parts, before, after) for before in varying if before < after) for after in varying)
+    begins_anywhere = any(all(part.characters & parts[i].characters for part in _needed(parts[:i])) for i in varying)
+    if free + begins_anywhere > MOST_FREE:
         raise MayTakeLong(
-            f"more than {MOST_ALIKE} of its repeats match the same characters; begin with what stands right before the "
-            r"number, such as frame=\s*(\d+)"
+            "several of its repeats match the same characters; begin with what stands right before the number, such as "
+            r"frame=\s*(\d+)"
         )
 
 
 def _share(parts: Sequence[_Part], before: int, after: int) -> bool:
     """Whether two repeats may match the same text, with all that has to be between them."""
     first, second = parts[before].characters, parts[after].characters
-    between = [part.characters for part in parts[before + 1 : after] if part.is_needed]
-    taken = (all(characters & either for characters in between) for either in (first, second))
-    return bool(first & second) and any(taken)
+    between = [part.characters for part in _needed(parts[before + 1 : after])]
+    if first & second and any(all(characters & either for characters in between) for either in (first, second)):
+        return True
+    return any(  # or what is between them may stand so many characters later
+        all(earlier & later for earlier, later in zip([first] * by + between, between + [second] * by, strict=True))
+        for by in range(1, len(between) + 1)
+    )
+
+
+def _needed(parts: Sequence[_Part]) -> list[_Part]:
+    return [part for part in parts if part.is_needed]
 
 
 def _parts(items: Any) -> Iterator[_Part]:
@@ -122,14 +127,14 @@ def _characters(name: str, value: Any) -> frozenset[str]:
     if name == "LITERAL":
         return frozenset(_cases(value))
     if name == "NOT_LITERAL":
-        return _ALL - {chr(value)}
+        return _ALL - (_ASCII & {chr(value)})
     found: set[str] = set()
     for kind, what in value:
         if str(kind) == "LITERAL":
             found |= _cases(what)
         elif str(kind) == "RANGE":
             found.update(*(_cases(code) for code in range(what[0], min(what[1], 127) + 1)))
-            found.update(_ALL - _ASCII if what[1] > 127 else ())
+            found.update((_ALL - _ASCII) | set("iIkKsS") if what[1] > 127 else ())  # cases of these are beyond ASCII
         elif str(kind) == "CATEGORY":
             found |= _of_category(str(what))
     return frozenset(_ALL - (found & _ASCII) if str(value[0][0]) == "NEGATE" else found)
@@ -141,9 +146,9 @@ def _cases(code: int) -> set[str]:
 
 
 def _kind_of(character: str) -> str:
-    if character.isalpha():
-        return _LETTER
-    return _DIGIT if character.isdigit() else _BLANK if character.isspace() else _SIGN
+    if character.isdecimal():
+        return _DIGIT
+    return _LETTER if character.isalnum() else _BLANK if character.isspace() else _SIGN
 
 
 @lru_cache

@@ -14,6 +14,7 @@ from rigsync.cli.output import compact, write_json, write_line
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.arguments import compose_command
+from rigsync.core.messages import LONGEST_PROBLEM
 from rigsync.errors import RemoteError, RigError
 
 _NO_COMMAND = "?"
@@ -76,7 +77,11 @@ def command(
 def _print_commands(error: RemoteError, rig: str, as_json: bool) -> None:
     """Print the commands of a rig, which it names where it is asked for one that it does not have."""
     listed = error.message.partition("it has: ")[2]
+    is_cut = len(error.message) >= LONGEST_PROBLEM
     names = [] if listed == "(none)" else [printable(name) for name in listed.split(", ") if name]
+    if is_cut:
+        del names[-1:]  # perhaps a part of a name
+        click.echo(f"{printable(rig)} has more commands than there is room for in its answer", err=True)
     if as_json:
         write_json({"rig": rig, "commands": sorted(names)})
         return

@@ -255,6 +255,8 @@ class Auxiliaries(Lab[Experiment]):
 
     def _push(self, asked: Asked, wait: bool) -> Any:
         if self.is_running and not (self._is_created and self._listens):
+            if wait:
+                self._check_blocking("push(wait=True)")
             limit = (self.services.timeout if self.services else 0.0) + self.refresh_rate
             return self._own_queue.push(asked, wait, limit)
         order = self._order(asked)

@@ -319,6 +319,7 @@ class Agenda:
             task.leads_to = decision.status
             if task.event is ExpMessage.EXPINIT:
                 self._begun()
+                self._initialised_with = None  # if this fails, who knows what the handlers have done by then
             self.running = task
             self._run(task, now)
 
