@@ -937,6 +937,18 @@ def test_call_without_a_command_lists_the_commands(commanded: Commands) -> None:
     assert (none.out, none.err) == ("", "cameras:2 has no commands: its program defines them by @rig.command\n")
 
 
+def test_a_list_of_commands_that_is_cut_says_so_and_has_no_part_of_a_name(
+    commands: Commands, serve: Callable[..., Any]
+) -> None:
+    rig, names = serve("cameras"), [f"turn_the_wheel_number_{number}" for number in range(200)]
+    for name in names:
+        rig.command(name)(print)
+    commands.rigs(cameras=rig.uri)
+    outcome = commands.run("call", "cameras")
+    assert set(outcome.out.split()) < set(names)
+    assert outcome.err == "cameras has more commands than there is room for in its answer\n"
+
+
 def test_call_without_a_command_tells_why_it_cannot_list_them(commands: Commands) -> None:
     commands.rigs(cameras=f"udp://127.0.0.1:{free_port()}")
     assert commands.run("call", "cameras", status=1).err.startswith("Error: cameras: RigRefused: ")

@@ -166,10 +166,15 @@ def test_a_regular_expression_that_python_warns_of_is_a_mistake(rigsync: Rigsync
 
 @posix
 @pytest.mark.parametrize(
-    ("variables", "key"), [("{data: données}", "variables.data"), ("{}\nfolders: [données]", "folders[0]")]
+    ("rig", "more", "key"),
+    [
+        ("cameras", "variables: {data: données}", "variables.data"),
+        ("cameras", "folders: [données]", "folders[0]"),
+        ("données", 'folders: ["{rig}"]', "folders[0]"),
+    ],
 )
-def test_a_path_that_the_locale_cannot_write_is_explained(tmp_path: Path, variables: str, key: str) -> None:
-    (tmp_path / "cameras.yaml").write_text(f"{LEAST}\nvariables: {variables}\n", encoding="utf-8")
+def test_a_path_that_the_locale_cannot_write_is_explained(tmp_path: Path, rig: str, more: str, key: str) -> None:
+    (tmp_path / "cameras.yaml").write_text(f"{LEAST.replace('cameras', rig)}\n{more}\n", encoding="utf-8")
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     with Command(["check", "cameras.yaml"], tmp_path, environment(tmp_path, **ascii_alone)) as command:
         outcome = command.outcome()

@@ -24,6 +24,7 @@ from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.service import RigServices
 from rigsync.core.enums import ExpMessage
 from rigsync.core.timing import Timing
+from rigsync.errors import LoopBlocked
 from rigsync.net.relay import relay_before
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -571,6 +572,16 @@ def test_a_queue_of_a_subclass_knows_no_options() -> None:
                 aux.push("EXPSTART", REFERENCE, **options)  # type: ignore[call-overload]
         with pytest.raises(NotRunning, match="DoesBoth makes its services itself"):
             aux.ping()
+        blocked = threading.Event()
+
+        def push_and_wait() -> None:
+            try:
+                aux.push("EXPSTART", REFERENCE, wait=True)
+            except LoopBlocked:
+                blocked.set()
+
+        aux.thread.call(push_and_wait)
+        assert blocked.wait(LONG)
         assert aux.connected.is_set()
     assert not aux.connected.is_set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,14 @@ def test_a_handler_that_needs_more_than_the_message_brings(event: str, handler: 
     rig.on("EXPSTART")(takes_two)  # which fits
 
 
+@functools.wraps(takes_three)
+def gives_a_third(*args: Any) -> None:
+    takes_three(*args, "more")
+
+
 @pytest.mark.parametrize(
-    "handler", [takes_two, Camera().start, print, lambda: None, lambda *args: None, lambda **options: None]
+    "handler",
+    [takes_two, Camera().start, print, lambda: None, lambda *args: None, lambda **options: None, gives_a_third],
 )
 def test_a_handler_that_fits(handler: Callable[..., Any]) -> None:
     assert Rig("cameras", LOCAL).on("EXPSTART")(handler) is handler

@@ -29,6 +29,7 @@ from rigsync.agent.commands import (
     output_of,
 )
 from rigsync.agent.disk import Disk
+from rigsync.agent.expressions import LONGEST_PROGRESS
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.keys import KEEP, OVERWRITE
 from rigsync.agent.outputs import Outputs
@@ -47,10 +48,6 @@ from rigsync.rig.handlers import EndedBadly
 from rigsync.rig.rig import Rig
 
 logger = logging.getLogger("rigsync.agent")
-
-LONGEST_PROGRESS = 200
-"""Characters of a line that are searched for the number of frames. A search may take time that grows with the cube of
-that, and meanwhile the rig answers nothing; `expressions` refuses what may take longer."""
 
 _ENDING = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
 _FIGURE = re.compile(r"\d{1,18}")

@@ -92,8 +92,6 @@ class Template:
             A brace without its counterpart, an unknown variable, or a character that this program cannot write into
             a file name; without file, line and key.
         """
-        if why := _beyond_the_locale(text):
-            raise ConfigError(f"{text[:80]!a} {why}")
         constants = constants or {}
         parts: list[str | Variable] = []
         end = 0
@@ -112,7 +110,10 @@ class Template:
                 parts.append(glob.escape(constants[name]) if use is Use.GLOB else constants[name])
             else:
                 parts.append(_variable(name, known, constants))
-        return cls(_joined([*parts, text[end:]]), use)
+        template = cls(_joined([*parts, text[end:]]), use)
+        if why := _beyond_the_locale(str(template)):
+            raise ConfigError(f"{str(template)[:80]!a} {why}")
+        return template
 
     @property
     def variables(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ from rigsync.cli.output import compact, write_json, write_line
 from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.arguments import compose_command
+from rigsync.core.messages import LONGEST_PROBLEM
 from rigsync.errors import RemoteError, RigError
 
 NO_COMMAND = "?"
@@ -63,6 +64,8 @@ def command(
             value = auxiliaries.call(rig, asked, *args, timeout=timeout, **keywords)
         except RigError as error:
             if name is None and (names := commands_in(error)) is not None:
+                if _is_cut(error):
+                    click.echo(f"{printable(rig)} has more commands than there is room for in its answer", err=True)
                 _print_commands(names, rig, as_json)
                 return 0
             _print_failure(error, rig, name, as_json)
@@ -79,7 +82,14 @@ def commands_in(error: RigError) -> list[str] | None:
     if not isinstance(error, RemoteError) or error.error != "UnknownCommand":
         return None
     listed = error.message.partition("it has: ")[2]
-    return [] if listed == "(none)" else sorted(printable(name) for name in listed.split(", ") if name)
+    names = [] if listed == "(none)" else [printable(name) for name in listed.split(", ") if name]
+    if _is_cut(error):
+        del names[-1:]  # perhaps a part of a name
+    return sorted(names)
+
+
+def _is_cut(error: RigError) -> bool:
+    return isinstance(error, RemoteError) and len(error.message) >= LONGEST_PROBLEM
 
 
 def _print_commands(names: list[str], rig: str, as_json: bool) -> None:

@@ -254,12 +254,12 @@ class Auxiliaries(Lab[Experiment]):
         return outcome
 
     def _push(self, asked: Asked, wait: bool) -> Any:
+        if wait:
+            self._check_blocking("push(wait=True)")
         if self.is_running and not (self._is_created and self._listens):
             limit = (self.services.timeout if self.services else 0.0) + self.refresh_rate
             return self._own_queue.push(asked, wait, limit)
         order = self._order(asked)
-        if wait:
-            self._check_blocking("push(wait=True)")
         self.response_received.mark()
         if wait:
             return self.thread.push_and_wait(order)

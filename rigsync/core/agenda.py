@@ -111,8 +111,7 @@ class Agenda:
             task.schedule = Schedule(instant)
             # One of the lifecycle is refused like one without an instant, and at most one of them is beyond its turn.
             if task.sender and task.event not in LIFECYCLE_MESSAGES:
-                refusal = self.ownership.instant_refusal(task.event.name, task.sender, self.exp_ref)
-                if refusal:
+                if refusal := self.ownership.instant_refusal(task.event.name, task.sender, self.exp_ref):
                     self._refuse(task, *refusal, now)
                     return
         if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
@@ -319,6 +318,7 @@ class Agenda:
             task.leads_to = decision.status
             if task.event is ExpMessage.EXPINIT:
                 self._begun()
+                self._initialised_with = None  # if this fails, who knows what the handlers have done by then
             self.running = task
             self._run(task, now)
 

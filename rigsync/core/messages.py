@@ -27,6 +27,8 @@ _BOOT = re.compile(r"[0-9a-f]{16}")
 LONGEST_PROGRAM = 80
 """Characters of what a coordinator says of its program."""
 _LARGEST = 2**63
+LONGEST_PROBLEM = 2000
+"""Characters of the text of a failure."""
 MOST_DIGITS = 640
 """Digits of a number that Python reads and writes in every setting (`sys.set_int_max_str_digits`)."""
 _LARGE = 1 << 20
@@ -451,7 +453,7 @@ def failure(boot: str, n: int, error: str, message: str, traceback: str, to: str
     """Return the failure of request `n` of `to`, its texts cut so that it fits into a datagram."""
     # A character takes at most 12 bytes in ASCII, so that these two always leave room for the end of the traceback,
     # which tells most.
-    texts = {"error": error[:200], "message": message[:2000], "traceback": traceback}
+    texts = {"error": error[:200], "message": message[:LONGEST_PROBLEM], "traceback": traceback}
     while len(data := addressed(_encode("failure", boot, n, to_json(texts)[1:-1]), to)) > MAX_DATAGRAM:
         texts["traceback"] = texts["traceback"][len(texts["traceback"]) // 2 + 1 :]
     return data
