@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ def by_name(data: Any = None, *, exp_ref: str) -> None: ...
 
 
 async def coroutine(exp_ref: str, data: Any) -> None: ...
+
+
+def with_camera(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Bring an argument more, as a program's own decorator may."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return function("camera", *args)
+
+    return call
 
 
 class Camera:
@@ -62,7 +73,16 @@ def test_a_handler_that_needs_more_than_the_message_brings(event: str, handler: 
 
 
 @pytest.mark.parametrize(
-    "handler", [takes_two, Camera().start, print, lambda: None, lambda *args: None, lambda **options: None]
+    "handler",
+    [
+        takes_two,
+        Camera().start,
+        print,
+        lambda: None,
+        lambda *args: None,
+        lambda **options: None,
+        with_camera(takes_three),
+    ],
 )
 def test_a_handler_that_fits(handler: Callable[..., Any]) -> None:
     assert Rig("cameras", LOCAL).on("EXPSTART")(handler) is handler
