@@ -377,6 +377,23 @@ def test_ctrl_c_of_the_caller_cancels_the_coroutine(thread: LoopThread, monkeypa
     assert cancelled.wait(LONG)
 
 
+def test_ctrl_c_before_the_coroutine_is_handed_over_leaves_nothing(
+    thread: LoopThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = thread.call
+
+    def interrupt(*args: Any) -> None:
+        monkeypatch.setattr(thread, "call", call)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread, "call", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        thread.run_coroutine(echo, 1)
+    assert thread.run_coroutine(echo, 2) == 2  # after whatever the first one has left
+    assert not thread._requests
+    assert not caplog.records
+
+
 def test_stop_frees_those_who_wait(thread: LoopThread) -> None:
     started = threading.Event()
     waiter = in_thread(thread.run_coroutine, forever, started, -1)

@@ -314,3 +314,23 @@ def test_what_ipv6_sockets_hear_does_not_depend_on_the_system(host: str, only_ip
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, default)
         dual_stack(sock, (host, 0))
         assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == only_ipv6
+
+
+@needs_ipv6
+@pytest.mark.skipif(not udp._TELLS_ADDRESS, reason="this system does not tell")
+def test_a_socket_that_cannot_tell_which_address_was_asked_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def bound(*args: Any) -> socket.socket:
+        opened.append(real(*args))
+        return opened[-1]
+
+    async def listen() -> None:
+        with pytest.raises(OSError, match=r"."):
+            await Endpoint(Wire(), print).listen(socket.AF_INET6, ("::", 0))
+
+    real = udp._bound
+    monkeypatch.setattr(udp, "_bound", bound)
+    monkeypatch.setattr(udp, "_IPV6_RECVPKTINFO", 0x7FFF)  # no such option
+    run(listen)
+    assert [sock.fileno() for sock in opened] == [-1]

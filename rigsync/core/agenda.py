@@ -110,10 +110,10 @@ class Agenda:
                 return
             task.schedule = Schedule(instant)
             # One of the lifecycle is refused like one without an instant, and at most one of them is beyond its turn.
-            if task.sender and task.event not in LIFECYCLE_MESSAGES:
-                if refusal := self.ownership.instant_refusal(task.event.name, task.sender, self.exp_ref):
-                    self._refuse(task, *refusal, now)
-                    return
+            asker = None if task.event in LIFECYCLE_MESSAGES else task.sender
+            if asker and (refusal := self.ownership.instant_refusal(task.event.name, asker, self.exp_ref)):
+                self._refuse(task, *refusal, now)
+                return
         if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
             self._call_off_later(task, now)
         if task.event not in LIFECYCLE_MESSAGES:

@@ -150,8 +150,11 @@ class Errands:
 
     def _take(self, is_meant: Callable[[Errand], bool]) -> list[Errand]:
         """Take out such errands, of those that have not been sent."""
-        taken = list(filter(is_meant, self._queue))
-        self._queue = [errand for errand in self._queue if errand not in taken]
+        taken: list[Errand] = []
+        kept: list[Errand] = []
+        for errand in self._queue:  # once, since it may be long
+            (taken if is_meant(errand) else kept).append(errand)
+        self._queue = kept
         if self.current and not self.current.tries and is_meant(self.current):
             taken.insert(0, self.current)
             self.current = None

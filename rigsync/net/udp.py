@@ -245,7 +245,12 @@ async def open_udp_listener(pump: Pump, family: int, address: Address) -> Listen
     """
     several = is_wildcard(address)
     if _TELLS_ADDRESS or not several:
-        return _UdpListener(pump, _bound(family, address), several)
+        sock = _bound(family, address)
+        try:
+            return _UdpListener(pump, sock, several)
+        except BaseException:
+            sock.close()
+            raise
     listeners = _UdpListeners(pump, family, address)
     try:
         await listeners.add_each_address()

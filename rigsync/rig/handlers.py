@@ -236,6 +236,7 @@ def check_fits(function: Callable[..., Any], event: ExpMessage) -> None:
     """
     brought = ("base_url", "token") if event is ExpMessage.ALYX else parts_of(event)
     try:
+        # Not of what a decorator has wrapped: it may bring arguments itself.
         parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):  # a built-in that does not say
         return

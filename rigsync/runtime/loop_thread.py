@@ -333,14 +333,15 @@ class _Request(Generic[_Result]):
         self.name: str = getattr(function, "__qualname__", type(function).__qualname__)
         self.outcome = Awaited()
         self._coroutine = coroutine
-        self._task: asyncio.Task[tuple[_Result | None, BaseException | None]]
+        self._task: asyncio.Task[tuple[_Result | None, BaseException | None]] | None = None
 
     def begin(self, settle: Callable[[_Request[_Result], asyncio.Task[Any]], object]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"run_coroutine({self.name})")
         self._task.add_done_callback(functools.partial(settle, self))
 
     def cancel(self) -> None:
-        self._task.cancel()  # it has begun, since the loop keeps the order of calls
+        if self._task:  # else Ctrl-C came before the loop was asked to begin it
+            self._task.cancel()
 
     async def _run(self) -> tuple[_Result | None, BaseException | None]:
         try:

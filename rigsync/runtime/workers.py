@@ -68,8 +68,8 @@ class Workers:
     def begin(self, function: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
         """Run a function on a worker, at once. Call this on an event loop, which gets the outcome.
 
-        The future may be cancelled or forgotten. It raises `NotRunning` if the workers are closed, and `RuntimeError`
-        if the system gives no more threads.
+        The future may be cancelled or forgotten. `NotRunning` if the workers are closed, `RuntimeError` if the system
+        gives no more threads.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
