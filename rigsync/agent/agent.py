@@ -335,7 +335,8 @@ class Agent(Rig):
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
-        return Disk(self._aside, filled(self._file, disk.path, values), self._report, self._last_words_of_recorders)
+        path = filled(self._file, disk.path, values)
+        return Disk(self._aside, path, self._report, self.progress, self._last_words_of_recorders)
 
     def _last_words_of_recorders(self) -> str:
         words = ""

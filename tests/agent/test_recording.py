@@ -837,6 +837,16 @@ def test_a_second_recorder_of_the_same_files_is_told_and_fails_the_end(
 # ------------------------------------------------------------------------------------------------------- the disk
 
 
+def test_the_free_disk_is_shown_while_something_is_recorded(lab: Lab) -> None:
+    recorder(lab, RECORDER, "data/x.avi", require={"free_disk": {"path": "data", "at_least": "1 kB"}})
+    aux = lab.connect()
+    init(aux)
+    assert "free disk" not in aux.view("cameras").progress
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    shown = until(lambda: aux.view("cameras").progress.get("free disk"))
+    assert (shown.unit, shown.value > 1000) == ("B", True)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MB."""
