@@ -41,6 +41,13 @@ def size_text(count: float) -> str:
     return f"{scaled:.3g} {_PREFIXES[power]}B"
 
 
+def duration_text(seconds: float) -> str:
+    """Return how long something lasted: ``0:07``, ``12:34``, ``1:02:03``."""
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def close_match(wanted: object, known: Iterable[str]) -> str:
     """Return ``; did you mean 'name'?`` if a known name is close to the wanted one, otherwise nothing."""
     close = closest(wanted, known)

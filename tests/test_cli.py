@@ -573,6 +573,8 @@ def test_the_log_keeps_the_lines_of_tracebacks_only() -> None:
         )
     plain, full = log._PlainFormatter(), log._FullFormatter("%(name)s: %(message)s")
     assert plain.format(record) == "Error: two\\nlines"
+    moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+    assert log._PlainFormatter(with_time=True).format(record) == f"{moment} Error: two\\nlines"
     assert full.format(record) == "rigsync.rig: two\\nlines\nValueError: \\x1b[2Jlost"
 
 
@@ -1052,7 +1054,9 @@ def test_serve_takes_as_much_as_every_rig(commands: Commands) -> None:
 @posix
 def test_serve_tells_what_it_is_told(commands: Commands, connect: Callable[..., Any]) -> None:
     with commands.start("serve", "cameras", "--uri", "udp://127.0.0.1:0") as command:
-        uri = command.error_line().removeprefix("rig cameras listens on ")
+        time_of_day, _, said = command.error_line().partition(" ")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d", time_of_day)
+        uri = said.removeprefix("rig cameras listens on ")
         auxiliaries = connect({"cameras": uri})
         auxiliaries.request("EXPINIT", {"exp_ref": REFERENCE})
         auxiliaries.request("EXPINFO", "CONNECTED")
@@ -1062,6 +1066,7 @@ def test_serve_tells_what_it_is_told(commands: Commands, connect: Callable[..., 
     assert re.fullmatch(rf'\d\d:\d\d:\d\d\.\d{{3}} EXPINIT {{"exp_ref": "{REFERENCE}"}}', told[0])
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} EXPINFO 0", told[1])
     assert f"cameras: INITIALIZED, was CONNECTED ({REFERENCE})\n" in outcome.err
+    assert all(re.match(r"\d\d:\d\d:\d\d (Error: )?cameras", line) for line in outcome.err.splitlines() if line)
     assert outcome.status == 0
     assert outcome.out.endswith(""" EXPINTERRUPT {"reason": "the rig's program is being closed"}\n""")
     assert outcome.out.count("\n") == 1
@@ -1124,7 +1129,7 @@ def test_serve_hears_and_ends_while_nobody_reads_its_stderr(commands: Commands) 
         assert time.monotonic() - begun < 5
         lines = command.outcome().err.split("\n")
     assert len(lines) > 100
-    assert all(line.startswith("Warning: cameras: EXPSTART") for line in lines[:100])
+    assert all(line[9:].startswith("Warning: cameras: EXPSTART") for line in lines[:100])
 
 
 def test_serve_ends_when_nobody_reads_any_more(commands: Commands) -> None:

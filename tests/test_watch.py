@@ -24,7 +24,9 @@ from processes import LONG, IblutilServer, RigProgram, free_port, until
 from rich.cells import cell_len
 
 from rigsync import Progress, RemoteError
-from rigsync.cli.watching import screen
+from rigsync.cli.history import History
+from rigsync.cli.keys import keys_of
+from rigsync.cli.watching import HELP, Position, cut_name, error_text, screen
 from rigsync.coordinator.view import RigView, Told
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState, Notice
@@ -177,7 +179,7 @@ def test_it_is_left_by_a_key_without_enter(
     write(cameras=serve("cameras").uri)
     with Terminal(tmp_path) as terminal:
         until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
-        terminal.type(b"x\x1b[A\x1bOQ\x1a")  # other keys, an arrow, F2, Ctrl-Z: nothing
+        terminal.type(b"x\x1b[A\x1bOQ\x1a\x1b[6~")  # other keys, an arrow, F2, Ctrl-Z, page down: nothing
         assert terminal.suspend_key() == b"\x00"
         frames = terminal.text.count(HOME)
         until(lambda: terminal.text.count(HOME) > frames + 1, "another frame")
@@ -291,13 +293,16 @@ def test_what_others_do_is_shown(
         until(lambda: terminal.row("cameras")[1:2] == ["CONNECTED"])
         task = connect(rig)
         task.request("EXPINIT", {"exp_ref": REFERENCE})
-        task.request("EXPSTART", REFERENCE)
-        until(lambda: terminal.row("cameras")[1:3] == ["RUNNING", REFERENCE])
-        until(lambda: "EXPSTART" in terminal.row("cameras"))
+        until(lambda: terminal.row("cameras")[1:3] == ["INITIALIZED", REFERENCE])
         until(lambda: terminal.row("cameras")[-3:-2] == ["0%"])
         assert re.fullmatch(r"\d+\.\d", terminal.row("cameras")[3])  # round trip
         assert re.fullmatch(r"[+-]\d+\.\d", terminal.row("cameras")[4])  # offset ...
         assert terminal.row("cameras")[5] == "ms"
+        task.request("EXPSTART", REFERENCE)
+        until(lambda: terminal.row("cameras")[1:2] == ["RUNNING"])
+        until(lambda: re.fullmatch(r"\d+:\d\d", terminal.row("cameras")[2]))  # for how long, known from its start
+        until(lambda: "EXPSTART" in terminal.row("cameras"))
+        assert terminal.row("cameras")[3] == REFERENCE
         task.push("EXPEND", wait=True)
         until(lambda: "EXPEND" in terminal.row("cameras"))
         (error,) = until(lambda: [line for line in terminal.lines if "no disk" in line])
@@ -321,8 +326,10 @@ def test_it_fits_in_80_columns_and_24_lines(
         assert max(map(len, lines)) <= 80
         assert len(lines) <= 24
         assert f"{number} of {number} rigs alive" in lines[0]
-        assert lines[1].split() == ["rig", "state", "reference", "rtt", "ms", "offset", "loss", "last", "message"]
-        assert all(line.startswith("a:rather:l… INITIALIZED 2026-01-31_1_a_mo… ") for line in lines[2 : 2 + number])
+        assert lines[1].split() == ["rig", "state", "reference", "rtt", "ms", "loss", "last", "message"]
+        wide = len(rigs[-1].name)
+        for rig, line in zip(rigs, lines[2:], strict=False):  # the name whole, in place of the offset
+            assert line.startswith(f"{rig.name:{wide}} INITIALIZED 2026-01-31_1_a_mo")
         terminal.type(b"q")
         assert terminal.end() == 0
 
@@ -335,14 +342,42 @@ def test_more_rigs_than_lines_and_a_terminal_that_changes_its_size(
     write(**rigs, gone=f"127.0.0.1:{free_port()}")
     with Terminal(tmp_path, size=(80, 8)) as terminal:
         until(lambda: terminal.row("gone")[1:2] == ["lost"], "the lost one in view")
-        until(lambda: "and 5 more rigs: make the window taller" in terminal.lines, "the screen whole")
+        until(lambda: "8 of 9 rigs alive, 1 to 4 shown" in terminal.lines[0])
         assert len(terminal.lines) <= 8
+        assert terminal.lines[2].startswith("gone lost ")  # on top
+        until(lambda: any("gone: lost: " in line for line in terminal.lines))
+        assert not terminal.row("rig7")
+        for key, shown, rig in [
+            (b"\x1b[B", "2 to 5", "rig3"),
+            (b"\x1bOB", "3 to 6", "rig4"),
+            (b"\x1b[A", "2 to 5", "rig0"),
+            (b"\x1b[6~", "6 to 9", "rig7"),
+            (b"\x1b[5~", "2 to 5", "rig3"),
+            (b"\x1b[F", "6 to 9", "rig7"),
+            (b"\x1b[H", "1 to 4", "gone"),
+        ]:
+            terminal.type(key)
+            until(lambda shown=shown, rig=rig: f" {shown} shown" in terminal.lines[0] and terminal.row(rig), shown)
         terminal.resize(160, 20)
         until(lambda: "last error" in terminal.lines[1])
         until(lambda: "nothing listens at this port" in " ".join(terminal.row("gone")))
-        assert not any("more rigs" in line for line in terminal.lines)
+        assert "shown" not in terminal.lines[0]
         terminal.type(b"q")
         assert terminal.end() == 1  # one of them does not answer
+
+
+@needs_terminal
+def test_help_is_shown_until_another_key(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
+    write(cameras=serve("cameras").uri)
+    with Terminal(tmp_path) as terminal:
+        until(lambda: terminal.row("cameras"))
+        assert "? for help" in terminal.lines[0]
+        terminal.type(b"?")
+        until(lambda: any(line.startswith("loss ") for line in terminal.lines) and not terminal.row("cameras"))
+        terminal.type(b"x")
+        until(lambda: terminal.row("cameras"))
+        terminal.type(b"?q")
+        assert terminal.end() == 0
 
 
 @needs_terminal
@@ -549,12 +584,19 @@ def test_on_a_terminal_progress_is_shown_as_it_goes_on(
 # ------------------------------------------------------------------------------------------------------ the picture
 
 
-def drawn(rows: list[RigView], width: int, height: int, unicode: bool = True) -> list[str]:
+def drawn(
+    rows: list[RigView],
+    width: int,
+    height: int,
+    unicode: bool = True,
+    history: History | None = None,
+    position: Position | None = None,
+) -> list[str]:
     from rich.console import Console
 
     console = Console(width=width, height=height, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(screen(rows, width, height, unicode))
+        console.print(screen(rows, width, height, unicode, history or History(), position))
     return capture.get().split("\n")
 
 
@@ -607,16 +649,19 @@ def test_hostile_text_stays_in_its_cell(width: int) -> None:
 ERROR = "EXPSTART: OSError: " + " ".join(f"word{i:03}" for i in range(40))
 
 
-@pytest.mark.parametrize(("height", "lines"), [(24, [3, 3]), (10, [3, 1]), (9, [2, 1]), (8, [1, 1]), (7, [1]), (6, [])])
-def test_errors_have_several_lines_where_the_height_allows(height: int, lines: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("height", "lines"),
+    [(24, [5, 5]), (16, [5, 5]), (15, [5, 4]), (10, [3, 1]), (9, [2, 1]), (8, [1, 1]), (7, [1, 1]), (6, [1]), (5, [])],
+)
+def test_errors_are_whole_where_the_height_allows(height: int, lines: list[int]) -> None:
     text = drawn([view("new", last_failure=Told(ERROR, 2.0)), view("old", last_failure=Told(ERROR, 1.0))], 80, height)
     assert len(text) <= height
-    below = [*text[4:-1], "end"]
+    below = [*text[3:-1], "end"]
     begins = [i for i, line in enumerate(below) if re.match(r"\d\d:\d\d:\d\d |end", line)]
     assert [after - before for before, after in itertools.pairwise(begins)] == lines
     for i, number in zip(begins, lines, strict=False):
         assert all(line.startswith("  word") for line in below[i + 1 : i + number])
-        assert below[i + number - 1].rstrip().endswith("…")
+        assert below[i + number - 1].rstrip().endswith("…" if number < 5 else "word039")
         shown = re.findall(r"word(\d{3}) ", " ".join(below[i : i + number]))
         assert shown == [f"{n:03}" for n in range(len(shown))]  # no word is lost between the lines
 
@@ -661,6 +706,224 @@ def test_a_message_that_was_not_run_is_not_shown_as_if_it_were(
     assert shown.last_message.text == f"EXPEND {outcome}"
     assert shown.last_failure
     assert shown.last_failure.text.endswith(error)
+
+
+def rigs_of(lines: list[str]) -> list[str]:
+    """Return the first cells of a table."""
+    return [line.split()[0] for line in lines[2 : lines.index("") if "" in lines else -1] if line.strip()]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 140, 180, 220])
+def test_names_are_the_last_to_be_cut(width: int) -> None:
+    more = {"progress": {"frames": Progress(1200, 5000)}, "last_message": Told("EXPINIT", 0.0)}
+    names = ["neuropixel-probe-left", "neuropixel-probe-right"]
+    rows = [view(name, exp_ref=REFERENCE * 2, status=ExpStatus.INITIALIZED, **more) for name in names]
+    lines = drawn(rows, width, 24)
+    assert rigs_of(lines)[:2] == names
+    assert all("INITIALIZED" in line for line in lines[2:4])
+    assert max(map(cell_len, lines)) <= width
+
+
+def test_names_that_are_cut_differ_still() -> None:
+    assert cut_name("neuropixel-left", 15) == "neuropixel-left"
+    assert cut_name("neuropixel-left", 12) == "neurop…-left"
+    assert cut_name("neuropixel-right", 12) == "neurop…right"
+    assert cut_name("neuropixel-right", 12, unicode=False) == "neurop~right"
+    assert [cut_name("neuropixel", width) for width in (3, 2, 1)] == ["n…l", "n…", "…"]
+    for width in range(1, 40):
+        assert cell_len(cut_name("漢字a" * 20, width)) == width
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("no disk", "no disk"),
+        ("", ""),
+        (
+            "EXPEND: Traceback:\n  File x\nOSError: no disk\n",
+            "OSError: no disk | EXPEND: Traceback: | File x",
+        ),
+        ("one\r\n\r\ntwo", "two | one"),
+    ],
+)
+def test_of_an_error_of_several_lines_the_last_one_is_first(text: str, line: str) -> None:
+    assert error_text(text) == line
+    shown = view("cameras", last_failure=Told(text, 0.0))
+    assert any(drawn_line.rstrip().endswith(f" cameras: {line}".rstrip()) for drawn_line in drawn([shown], 120, 24))
+
+
+def test_a_long_traceback_keeps_its_end(serve: Callable[..., Any], connect: Callable[..., Any]) -> None:
+    aux = connect(serve("cameras"))
+    text = "Traceback\n" + "  File x\n" * 1000 + "OSError: no disk"
+    aux._lab.services._views._note_notice(Notice("cameras", "failure", "x", {"problem": text}, False))
+    told = aux.view("cameras").last_failure
+    assert told
+    assert told.text.startswith("Traceback\n")
+    assert len(told.text) == 1000
+    assert error_text(told.text).startswith("OSError: no disk | Traceback | ")
+
+
+def test_rigs_in_trouble_come_first() -> None:
+    failure = Told("EXPSTART: OSError: no disk", 1.0)
+    rows = [
+        view("fine"),
+        view("failed", last_failure=failure),
+        view("back", last_failure=Told("is back, after 7s", 2.0)),
+        view("anew", last_failure=Told("is back, after 7s: the rig's program was started anew", 2.0)),
+        view("unknown", LinkState.UNKNOWN),
+        view("suspect", LinkState.SUSPECT),
+        view("lost", LinkState.LOST),
+        view("gone", LinkState.LOST),
+    ]
+    order = ["lost", "gone", "suspect", "failed", "anew", "unknown", "fine", "back"]
+    assert rigs_of(drawn(rows, 80, 24))[: len(rows)] == order
+
+
+def test_a_failure_is_no_trouble_in_the_next_experiment() -> None:
+    failure, later = Told("EXPSTART: OSError: no disk", 1.0), Told("EXPSTART: OSError: no camera", 2.0)
+    history = History()
+    history.note([view("cameras", exp_ref=REFERENCE)], 1.0)
+    failed = view("cameras", exp_ref=REFERENCE, last_failure=failure)
+    history.note([failed], 2.0)
+    assert history.has_failed(failed)
+    following = view("cameras", exp_ref="2026-01-31_2_mouse", last_failure=failure)
+    history.note([following], 3.0)
+    assert not history.has_failed(following)
+    at_once = view("cameras", exp_ref="2026-01-31_3_mouse", last_failure=later)
+    history.note([at_once], 4.0)
+    assert history.has_failed(at_once)
+
+
+def many(number: int) -> list[RigView]:
+    return [
+        view(
+            f"neuropixel-{i:02}",
+            LinkState.LOST if i == 17 else LinkState.ALIVE,
+            status=ExpStatus.RUNNING,
+            exp_ref=REFERENCE,
+            owner="192.168.1.5",
+            last_message=Told("EXPSTART", 0.0),
+            progress={"frames": Progress(100 + i)},
+            last_failure=Told(f"lost rig {i}", 0.0) if i in (9, 17) else None,
+        )
+        for i in range(number)
+    ]
+
+
+def test_thirty_rigs_on_80_by_24() -> None:
+    rows, position = many(30), Position()
+    found: list[int] = []
+    top = drawn(rows, 80, 24)
+    assert "29 of 30 rigs alive, 1 to 19 shown" in top[0]
+    assert rigs_of(top)[:2] == ["neuropixel-17", "neuropixel-09"]
+    assert [line for line in top if "neuropixel-09: lost rig 9" in line or "neuropixel-17: lost rig 17" in line]
+    for _ in range(3):
+        lines = drawn(rows, 80, 24, position=position)
+        assert len(lines) <= 24
+        assert max(map(cell_len, lines)) <= 80
+        for line in lines[2:]:
+            if name := re.match(r"neuropixel-(\d\d) ", line):
+                found.append(int(name[1]))
+                assert f"frames {100 + found[-1]} " in line or found[-1] == 17  # the lost one's are cut
+        position.press("page down", 19, 30)
+    assert sorted(set(found)) == list(range(30))
+    assert [line for line in drawn(rows, 80, 24, position=position) if "lost rig 17" in line]  # in view everywhere
+
+
+def test_keys_scroll_no_further_than_there_are_rigs() -> None:
+    position = Position()
+
+    def at(key: str) -> int:
+        assert not position.press(key, 10, 30)
+        return position.top
+
+    downwards = ["up", "down", "page down", "page down", "page down", "down"]
+    assert [at(key) for key in downwards] == [0, 1, 11, 20, 20, 20]
+    assert [at(key) for key in ("up", "page up", "home", "end", "x")] == [19, 9, 0, 20, 20]
+    assert [position.press(key, 40, 30) for key in ("end", "q", "Q")] == [False, True, True]
+    assert position.top == 0
+
+
+def test_help_fits() -> None:
+    lines = drawn(many(3), 80, 24, position=Position(is_help=True))
+    assert [line.rstrip() for line in lines[:-1]] == list(HELP)
+    assert len(lines) <= 24
+    assert max(map(len, HELP)) <= 80
+    assert len(drawn(many(3), 40, 8, position=Position(is_help=True))) <= 8
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        (b"q?", ["q", "?"]),
+        (b"\x1b[A\x1bOBx\x1b[5~\x1b[6~", ["up", "down", "x", "page up", "page down"]),
+        (b"\x1b[H\x1bOF\x1b[1~\x1b[4~", ["home", "end", "home", "end"]),
+        (b"\x1bOQ\x1b[15~\x1b[1;5A\x1bq\x1b", []),  # F2, F5, Ctrl-up, Alt-q, Escape
+        ("é".encode(), ["é"]),
+    ],
+)
+def test_keys(data: bytes, keys: list[str]) -> None:
+    assert keys_of(data) == keys
+
+
+def test_how_long_rigs_have_been_running() -> None:
+    def running(rig: str, link: LinkState = LinkState.ALIVE, reference: str = REFERENCE) -> RigView:
+        return view(rig, link, status=ExpStatus.RUNNING, exp_ref=reference)
+
+    history = History()
+    history.note([view("a", status=ExpStatus.INITIALIZED, exp_ref=REFERENCE), running("b")], 100.0)
+    rows = [running("a"), running("b")]
+    history.note(rows, 101.0)
+    history.note(rows, 101.0 + 3723)
+    assert (history.running_for("a"), history.running_for("b")) == ((3723.0, False), (3724.0, True))
+    cells = {line.split()[0]: line.split()[1:4] for line in drawn(rows, 80, 24, history=history)[2:4]}
+    assert cells == {"a": ["RUNNING", "1:02:03", REFERENCE], "b": ["RUNNING", ">1:02:04", REFERENCE]}
+    history.note([running("a", LinkState.LOST), running("b", reference="2026-01-31_2_mouse")], 5000.0)
+    history.note([running("a", LinkState.LOST), running("b", reference="2026-01-31_2_mouse")], 5010.0)
+    assert (history.running_for("a"), history.running_for("b")) == (None, (10.0, False))
+    history.note([running("a"), view("b", status=ExpStatus.STOPPED)], 5020.0)
+    assert (history.running_for("a"), history.running_for("b")) == ((4919.0, False), None)
+    assert history.running_for("c") is None
+
+
+def test_what_grows_a_second() -> None:
+    history = History()
+    for second in range(14):
+        size = 1_000_000 * max(0, second - 3)
+        items = {"left.mp4": Progress(size, None, "B"), "frames": Progress(30 * second), "free": Progress(5, None, "B")}
+        at_work = view("cameras", progress=items)
+        history.note([at_work], 100.0 + second)
+        if second == 1:
+            assert history.rates("cameras") == {}  # too early
+    assert history.rates("cameras") == {"left.mp4": pytest.approx(1e6), "frames": pytest.approx(30.0)}
+    shown = "cameras: left.mp4 10 MB (+1 MB/s), frames 390 (+30/s), free 5 B"
+    assert shown in map(str.rstrip, drawn([at_work], 80, 24, history=history))
+    history.note([view("cameras", progress={"left.mp4": Progress(-(10**308)), "x": Progress(10**308)})], 114.0)
+    history.note([view("cameras", progress={"left.mp4": Progress(10**308)})], 117.0)
+    assert history.rates("cameras") == {"left.mp4": pytest.approx(1e307, rel=1)}
+    history.note([view("cameras", LinkState.LOST, progress=items)], 118.0)
+    assert history.rates("cameras") == {}
+
+
+def test_progress_of_a_lost_rig_is_marked_as_last_heard() -> None:
+    work = {"progress": {"frames": Progress(1200)}}
+    history = History()
+    history.note([view("cameras", **work)], 100.0)
+    lost = view("cameras", LinkState.LOST, **work)
+    history.note([lost], 160.0)
+    (line,) = [line.rstrip() for line in drawn([lost], 80, 24, history=history) if "1200" in line]
+    found = re.fullmatch(r"cameras: last heard (\d\d:\d\d:\d\d): frames 1200", line)
+    assert found
+    ago = [time.strftime("%H:%M:%S", time.localtime(time.time() - seconds)) for seconds in range(55, 70)]
+    assert found[1] in ago
+    assert "cameras: last heard: frames 1200" in drawn([lost], 80, 24)
+    assert [line for line in drawn([lost], 220, 24) if " last heard: frames 1200 " in line]
+
+
+def test_progress_has_all_free_rows() -> None:
+    items = {f"camera-{i}.mp4": Progress(i, None, "B") for i in range(12)}
+    text = " ".join(" ".join(drawn([view("cameras", progress=items)], 80, 24)).split())
+    assert all(f"{item} {i} B" in text for i, item in enumerate(items))
 
 
 def test_without_unicode_it_is_ascii() -> None:

@@ -106,6 +106,12 @@ SHOWN_BY = {
         "tests/test_auxiliaries.py::test_rig_killed_in_the_middle",
         "tests/test_auxiliaries.py::test_live_rigs_have_the_message_at_once_however_long_another_takes",
     ],
+    "a rig is in trouble, and `rigsync watch` has more rigs than rows": [
+        "tests/test_watch.py::test_more_rigs_than_lines_and_a_terminal_that_changes_its_size",
+        "tests/test_watch.py::test_rigs_in_trouble_come_first",
+        "tests/test_watch.py::test_of_an_error_of_several_lines_the_last_one_is_first",
+        "tests/test_watch.py::test_progress_of_a_lost_rig_is_marked_as_last_heard",
+    ],
     "a handler raises": [
         "tests/test_rig.py::test_exception_comes_back_with_type_text_and_traceback",
     ],

@@ -10,7 +10,7 @@ import re
 import time
 from typing import Any
 
-from rigsync._text import one_line
+from rigsync._text import duration_text, one_line
 from rigsync.agent import orphans
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.commands import (
@@ -76,6 +76,8 @@ class Agent(Rig):
         """What looks at the recording and its disk while RUNNING."""
         self._going: list[tuple[Child, Start]] = []
         """Commands that go on until a message ends them. The answer to that message says how they ended."""
+        self._began: float | None = None
+        """When it began to record, in monotonic seconds; None once the end is in the log."""
         self._kept: list[ReadyFile] = []
         """Files of `ready` that were there before and have to stay, beside those of the recording."""
         self._log: SessionLog | None = None
@@ -221,6 +223,7 @@ class Agent(Rig):
             told["started"] = await self._start(action.start, values)
         if is_start:
             self._recording = recording
+            self._began = time.monotonic() if recording or action.start else None
             watches = [watched.watch() for watched in (disk, recording) if watched]
             self._watches = [asyncio.create_task(watch, name="rigsync watches a recording") for watch in watches]
         return told
@@ -245,6 +248,7 @@ class Agent(Rig):
         is_over = not failures
         if recorded:
             await recorded.finish()
+        self._log_recorded(recorded)
         bad = await self._bad_ends(action.stop)
         if event is ExpMessage.EXPEND:
             bad |= await self._losses()
@@ -276,6 +280,13 @@ class Agent(Rig):
         if event is ExpMessage.EXPCLEANUP:
             await self._close_log()
         return told
+
+    def _log_recorded(self, recorded: Recording | None) -> None:
+        began, self._began = self._began, None
+        if began is not None:
+            lasted = duration_text(time.monotonic() - began)
+            what = f"recorded {recorded.described()} in {lasted}" if recorded else f"its commands ran for {lasted}"
+            logger.info("%s: %s", self.name, one_line(what))
 
     async def _bad_ends(self, stop: Stop | None) -> dict[str, str]:
         """Return, by label, the commands that were to go on and have ended badly, each with how."""
@@ -321,7 +332,8 @@ class Agent(Rig):
     def _disk_of(self, values: Values) -> Disk | None:
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
-        return Disk(self._aside, filled(self._file, disk.path, values), self._report, self._last_words_of_recorders)
+        path = filled(self._file, disk.path, values)
+        return Disk(self._aside, path, self._report, self.progress, self._last_words_of_recorders)
 
     def _last_words_of_recorders(self) -> str:
         words = ""

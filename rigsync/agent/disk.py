@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,6 +18,8 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 KEY = "free_disk"
 """Key of the notices about it."""
+ITEM = "free disk"
+"""Its item of progress."""
 SHORT = 120.0
 """Seconds for which a disk has to last at its rate. Less is a failure, at which tasks end their experiment. So it comes
 while there is time to end well, but not when the session may well end before the disk is full."""
@@ -81,14 +84,22 @@ class FreeSpace:
 
 
 class Disk:
-    """Watches the free space of a disk, and reports when it is about to be full.
+    """Watches the free space of a disk, shows it as progress, and reports when it is about to be full.
 
     `tell` reports something: topic, key and text. `last_lines` returns the recorders' last lines, as the end of a
     sentence.
     """
 
-    def __init__(self, aside: Aside, path: str, tell: Callable[[str, str, str], None], last_lines: Callable[[], str]):
+    def __init__(
+        self,
+        aside: Aside,
+        path: str,
+        tell: Callable[[str, str, str], None],
+        progress: Callable[..., None],
+        last_lines: Callable[[], str],
+    ):
         self._aside, self._path, self._tell_of, self._last_lines = aside, path, tell, last_lines
+        self._progress = progress
         self._space = FreeSpace()
 
     def cause(self) -> str:
@@ -104,6 +115,8 @@ class Disk:
             except (OSError, DriveHangs, RuntimeError):  # the looks at the recording report this drive
                 await asyncio.sleep(INTERVAL)
                 continue
+            with contextlib.suppress(ValueError):  # more files are recorded than a rig can have items
+                self._progress(ITEM, free, unit="B")
             news = self._space.update(free, loop.time())
             if news is not None:
                 self._tell(news)

@@ -24,6 +24,8 @@ LONGEST_LOOK = 1.0
 """Most seconds between two looks. Each look reports the sizes."""
 LAST_LOOK = 2.0
 """Seconds for each look at the end. A drive that takes longer is reported as one that hangs."""
+MOST_NAMED = 4
+"""Files that are named in what was recorded; of further ones their number is told."""
 SETTLING_LOOKS = 5
 """Looks during the time in which files must not grow after the end."""
 
@@ -98,6 +100,11 @@ class Recording:
         if self._left is not None:
             self._note_losses()
             self._measured(self._left)
+
+    def described(self) -> str:
+        """Return which files it has recorded, as they were last seen, with their sizes; call it after `finish`."""
+        found = self._own if self._left is None else self._files_of_this(self._left)
+        return files_text({_name_of(path): seen.size for path, seen in found.items()})
 
     async def verdict(self) -> Verdict | None:
         """Return what is wrong with the recording, None if nothing; call it after `finish` and after `run`.
@@ -268,6 +275,14 @@ class Recording:
 
     def _tell(self, topic: str, path: str, problem: str) -> None:
         self._tell_of(topic, _name_of(path), problem)
+
+
+def files_text(sizes: Mapping[str, int]) -> str:
+    """Return files by name with their sizes in bytes: ``left.mp4 12.3 MB, right.mp4 11 MB``; ``no file`` for none."""
+    named = [f"{name} {size_text(size)}" for name, size in sorted(sizes.items())[:MOST_NAMED]]
+    if len(sizes) > MOST_NAMED:
+        named.append(f"{len(sizes) - MOST_NAMED} more, {size_text(sum(sizes.values()))} in all")
+    return ", ".join(named) or "no file"
 
 
 def _shown(path: str) -> str:

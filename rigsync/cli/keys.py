@@ -10,13 +10,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-Keys = Callable[[float], str]
-"""Waits for so many seconds at most, and returns the typed keys. Raises EOFError if the terminal is gone."""
+Keys = Callable[[float], list[str]]
+"""Waits for so many seconds at most, and returns the typed keys: characters, and the names of those of `_NAMES`. Raises
+EOFError if the terminal is gone."""
 
 _POLL = 0.05
 """Seconds between looks at the keyboard on Windows, which cannot wait for it."""
 _SPECIAL_KEY = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|[^\[O])?", re.DOTALL)
 """What arrows, function keys and Alt send, letters among it (ECMA-48, section 5.4)."""
+_NAMES = {
+    "A": "up",
+    "B": "down",
+    "H": "home",
+    "F": "end",
+    "1~": "home",
+    "4~": "end",
+    "5~": "page up",
+    "6~": "page down",
+    "7~": "home",
+    "8~": "end",
+}
+"""Names of the keys that scroll, by what terminals send behind ``ESC [`` or ``ESC O``."""
+_WINDOWS_NAMES = {"H": "up", "P": "down", "I": "page up", "Q": "page down", "G": "home", "O": "end"}
+"""The same by the codes of Windows."""
 
 
 @contextlib.contextmanager
@@ -35,12 +51,24 @@ def keys() -> Iterator[Keys]:
             yield typed
 
 
-def _none_typed(seconds: float) -> str:
+def keys_of(data: bytes) -> list[str]:
+    """Return the keys for which a terminal has sent some bytes; special keys without a name are left out."""
+    found: list[str] = []
+    end = 0
+    for special in _SPECIAL_KEY.finditer(data):
+        found += data[end : special.start()].decode("utf-8", "replace")
+        if name := _NAMES.get(special[0][2:].decode("latin-1")):
+            found.append(name)
+        end = special.end()
+    return [*found, *data[end:].decode("utf-8", "replace")]
+
+
+def _none_typed(seconds: float) -> list[str]:
     time.sleep(seconds)
-    return ""
+    return []
 
 
-def _typed_on_windows(seconds: float) -> str:
+def _typed_on_windows(seconds: float) -> list[str]:
     import msvcrt
 
     kbhit, getwch = getattr(msvcrt, "kbhit"), getattr(msvcrt, "getwch")  # noqa: B009 - unknown on other systems
@@ -48,13 +76,13 @@ def _typed_on_windows(seconds: float) -> str:
     while not kbhit():
         left = end - time.monotonic()
         if left <= 0:
-            return ""
+            return []
         time.sleep(min(left, _POLL))
     key: str = getwch()
     if key in "\x00\xe0":  # an arrow or a function key, whose code comes next
-        getwch()
-        return ""
-    return key
+        name = _WINDOWS_NAMES.get(getwch())
+        return [name] if name else []
+    return [key]
 
 
 @contextlib.contextmanager
@@ -66,17 +94,17 @@ def _typed_on_posix(terminal: int) -> Iterator[Keys]:
         yield _none_typed
         return
 
-    def typed(seconds: float) -> str:
+    def typed(seconds: float) -> list[str]:
         ready, _, _ = select.select([terminal], [], [], seconds)
         if not ready:
-            return ""
+            return []
         try:
             data = os.read(terminal, 1024)
         except OSError:  # on Linux, the terminal is gone
             data = b""
         if not data:
             raise EOFError("the terminal is gone")
-        return _SPECIAL_KEY.sub(b"", data).decode("utf-8", "replace")
+        return keys_of(data)
 
     before = termios.tcgetattr(terminal)
     try:

@@ -37,14 +37,15 @@ def start_logging(printed: str | None = None) -> None:
 def background_logging(usual: int) -> Iterator[None]:
     """Send rigsync's log to stderr until the context is left, without ever waiting for its reader.
 
-    For rigs: their event loop logs too. It would be deaf while a pipe is full that nobody reads.
+    For rigs: their event loop logs too. It would be deaf while a pipe is full that nobody reads. They run for days, so
+    each line has its time of day.
     """
     stream = _own_stderr()
     if stream is None:
         yield
         return
     handler = _BackgroundHandler(stream)
-    _attach(handler, usual)
+    _attach(handler, usual, with_time=True)
     try:
         yield
     finally:
@@ -66,12 +67,12 @@ def held_back_logging() -> Iterator[None]:
                 click.echo(line, err=True)
 
 
-def _attach(handler: logging.Handler, usual: int, printed: str | None = None) -> None:
+def _attach(handler: logging.Handler, usual: int, printed: str | None = None, with_time: bool = False) -> None:
     verbosity: int = click.get_current_context().obj or 0
     if verbosity:
         handler.setFormatter(_FullFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     else:
-        handler.setFormatter(_PlainFormatter())
+        handler.setFormatter(_PlainFormatter(with_time))
         handler.addFilter(lambda record: record.name not in _TOLD_ANYWAY | {printed})
     logger = logging.getLogger("rigsync")
     logger.removeHandler(LAST_RESORT)  # commands print warnings themselves
@@ -145,8 +146,13 @@ class _FullFormatter(logging.Formatter):
 
 
 class _PlainFormatter(logging.Formatter):
-    """Formats a record as one line, without its traceback."""
+    """Formats a record as one line, without its traceback, and with the local time of day if that is asked for."""
+
+    def __init__(self, with_time: bool = False):
+        super().__init__(datefmt="%H:%M:%S")
+        self._with_time = with_time
 
     def format(self, record: logging.LogRecord) -> str:
+        begin = f"{self.formatTime(record, self.datefmt)} " if self._with_time else ""
         mark = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""
-        return printable(mark + record.getMessage())
+        return printable(begin + mark + record.getMessage())

@@ -14,13 +14,26 @@ from rich.live import Live
 from rigsync import Auxiliaries, NotRunning
 from rigsync.cli import completion
 from rigsync.cli.children import signals_noted
+from rigsync.cli.history import History
 from rigsync.cli.keys import keys
 from rigsync.cli.log import NOTICES, held_back_logging, start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import end_interrupted_line, on_terminal, write_json, write_line
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.cli.tables import console, print_table
-from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, board_of, cells_of, facts_of, once, screen, table
+from rigsync.cli.watching import (
+    COLUMNS,
+    COLUMNS_ONCE,
+    NUMBERS,
+    Position,
+    board_of,
+    cells_of,
+    facts_of,
+    once,
+    rows_in_view,
+    screen,
+    table,
+)
 from rigsync.coordinator.view import RigView
 from rigsync.core.events import LinkState
 
@@ -51,7 +64,10 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     charge is the one whose program began the experiment. If it falls silent, the rig interrupts when its lease is over.
 
     The last message is the last one, from any program, that a rigsync rig has finished since watch began. The last
-    error is one since then, or the reason why a rig was lost. Only rigsync rigs report progress and streams.
+    error is one since then, or the reason why a rig was lost; of one of several lines, the last line is first. Only
+    rigsync rigs report progress and streams.
+
+    On a terminal, rigs in trouble come first, arrow and page keys scroll, and ? explains the columns.
 
     If the output is no terminal, watch prints a table at each change except progress. With --json it prints a line at
     each change, at most four a second. The exit status is 1 if a rig does not answer at the end.
@@ -111,21 +127,34 @@ def _show_live(auxiliaries: Auxiliaries) -> None:
     terminal = console()
     unicode = terminal.encoding.startswith("utf")
     live = Live(console=terminal, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    history, position = History(), Position()
+    shown: list[RigView] = []
+
+    def draw() -> None:
+        live.update(screen(shown, terminal.width, terminal.height, unicode, history, position), refresh=True)
+
     with signals_noted() as came, keys() as typed:
 
         def wait() -> bool:
             try:
-                return "q" not in typed(INTERVAL).lower() and not came
+                pressed = typed(INTERVAL)
             except EOFError:
                 return False
+            rows = rows_in_view(shown, terminal.width, terminal.height, history)
+            if any(position.press(key, rows, len(shown)) for key in pressed) or came:
+                return False
+            if pressed:
+                draw()
+            return True
 
         try:
             live.start()
-            for rows in _changes(auxiliaries, wait, REFRESH):
-                live.update(screen(rows, terminal.width, terminal.height, unicode), refresh=True)
+            for shown in _changes(auxiliaries, wait, REFRESH):
+                history.note(shown, monotonic())
+                draw()
         finally:
             live.stop()
-    terminal.print(table([*auxiliaries.views.values()], terminal.width, unicode, time()))
+    terminal.print(table([*auxiliaries.views.values()], terminal.width, unicode, history))
     if came and came[0] != signal.SIGINT:
         raise SystemExit(128 + came[0])  # by convention
 

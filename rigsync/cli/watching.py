@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync._text import printable
+from rigsync._text import duration_text, printable
+from rigsync.cli.history import History
 from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
 from rigsync.coordinator.view import RigView, age_text
@@ -20,32 +23,82 @@ COLUMNS = [
     *("rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "last message", "progress", "last error"),
 ]
 """Headings of all possible columns."""
+COLUMNS_LIVE = [*COLUMNS[:2], "for", *COLUMNS[2:]]
+"""Headings of all possible columns of the live view. It has seen since when rigs are RUNNING."""
 COLUMNS_ONCE = [heading for heading in COLUMNS if heading != "last message"]
 """Headings of a table that is made once. It has no last messages: none has come since the program began."""
 NUMBERS = ("rtt ms", "offset", "loss")
 """Headings of columns that are aligned to the right."""
 STYLES = {LinkState.ALIVE: "green", LinkState.SUSPECT: "yellow", LinkState.LOST: "bold red", LinkState.UNKNOWN: "dim"}
 """Names of a link's states."""
+HELP = (
+    "up, down, page up, page down, home, end: scroll, where rigs are hidden",
+    "?: this help; any key leaves it        q or Ctrl-C: leave",
+    "",
+    "Rigs in trouble come first: lost, suspect (silent for 3 s), then, in yellow,",
+    "those that have told an error in their experiment.",
+    "",
+    "state         the rig's status while it answers, else that of the link",
+    "for           how long it has been RUNNING; > if it was so before watch began",
+    "in charge     the computer whose program began the experiment",
+    "rtt ms        round trip, in milliseconds",
+    "offset        how far its clock is ahead of this computer's",
+    "loss          probes without an answer, of those of the last minute",
+    "last message  the last one that it has finished, from any program, and its age",
+    "progress      how far it is, and what that grows by in a second",
+    "last error    the last one since watch began; of several lines, the last first",
+    "",
+    "Where there is no room for a column, it stands below the table, or is left out.",
+)
+"""What `?` shows, in lines of 80 columns."""
 
-_WIDTHS = {"state": 11, "rtt ms": 6, "offset": 8, "loss": 4, "last message": 16}
-_NAME, _WIDE_NAME = 11, 16
-"""Most characters of a rig's name. In 80 columns they leave room for a reference of 18 characters."""
+_WIDTHS = {"state": 11, "for": 8, "rtt ms": 6, "offset": 8, "loss": 4, "last message": 16}
+_RANK = (
+    *("rig", "state", "reference", "for", "progress", "last error", "last message", "loss", "rtt ms", "offset"),
+    "in charge",
+)
+"""Columns by their weight: where the terminal is too narrow, the last ones go first."""
 _MIDDLE = 100
-"""Width of a terminal, in characters, from which "in charge" is a column, and not a line below the table."""
+"""Width of a terminal, in characters, from which "in charge" may be a column, and not a line below the table."""
 _MIDDLE_ONCE = 80
 """The same where there are no last messages."""
 _WIDE = 140
-"""Width from which the last errors are a column, and not lines below the table."""
+"""Width from which the last errors may be a column, and not lines below the table."""
 _WIDEST = 180
-"""Width from which progress is a column, and not lines below the table."""
-_WIDE_REFERENCE = 24
-_PROGRESS = 36
-"""Width of that column."""
+"""Width from which progress may be a column, and not lines below the table."""
+_REFERENCE, _WIDEST_REFERENCE = 18, 40
+"""Characters of a reference that other columns leave room for, and most of them."""
+_PROGRESS, _CROWDED_PROGRESS = 36, 16
+"""Width of that column, and its least width where there is no room below the table."""
+_ERROR = 24
+"""Least width of the column of the last errors."""
 _HOST = 15
 """Most characters of the computer in charge: those of an IPv4 address."""
-_ERROR_LINES = 3
-"""Most lines of one error below the table."""
+_LINES_ONCE = 3
+"""Most lines of one error, or of one rig's progress, below a table that is made once."""
+_SHARE_BELOW = 3
+"""One in so many lines is kept for errors where the rigs would take them all."""
 _INDENT = "  "
+_NEVER = History()
+
+
+@dataclass
+class Position:
+    """Which rigs are in view, and whether the help is."""
+
+    top: int = 0
+    """How many rigs are above those in view."""
+    is_help: bool = False
+
+    def press(self, key: str, rows: int, rigs: int) -> bool:
+        """Do what a key says where so many rows show so many rigs; return whether that is to leave."""
+        if key in ("q", "Q"):
+            return True
+        if self.is_help or key == "?":
+            self.is_help = not self.is_help
+        steps = {"up": -1, "down": 1, "page up": -rows, "page down": rows, "home": -rigs, "end": rigs}
+        self.top = max(0, min(self.top + steps.get(key, 0), rigs - rows))
+        return False
 
 
 def facts_of(view: RigView) -> tuple[Any, ...]:
@@ -58,120 +111,237 @@ def board_of(view: RigView) -> tuple[Any, ...]:
     return view.progress, view.streams
 
 
-def cells_of(view: RigView, columns: Sequence[str], now: float) -> list[str]:
-    """Return the cells of a view for some of `COLUMNS` at Unix time `now`."""
+def cells_of(view: RigView, columns: Sequence[str], now: float, history: History = _NEVER) -> list[str]:
+    """Return the cells of a view for some of `COLUMNS_LIVE` at Unix time `now`."""
     message = view.last_message
     cells = {
         "rig": view.rig,
         "state": view.state,
+        "for": _running_text(history.running_for(view.rig)),
         "reference": view.exp_ref,
         "in charge": view.owner,
         "rtt ms": None if view.round_trip is None else f"{1000 * view.round_trip:.1f}",
         "offset": None if view.clock is None else offset(view.clock).partition(" ±")[0],
         "loss": None if view.loss is None else f"{100 * view.loss:.0f}%",
-        "progress": work_text(view.progress, view.streams),
+        "progress": _work(view, now, history),
         "last message": f"{message.text} {age_text(now - message.time)}" if message else None,
         "last error": _last_failure(view),
     }
     return [cells[column] or "-" for column in columns]
 
 
-def _last_failure(view: RigView) -> str:
-    failure = view.last_failure
-    return f"{time.strftime('%H:%M:%S', time.localtime(failure.time))} {failure.text}" if failure else ""
+def error_text(text: str) -> str:
+    """Return text of several lines as one, the last line first: it says what it was."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join([*lines[-1:], *lines[:-1]])
 
 
-def screen(views: Sequence[RigView], width: int, height: int, unicode: bool = True) -> RenderableType:
-    """Return the whole view, in so many columns and lines of a terminal, which may show no more than ASCII."""
-    now = time.time()
-    alive = sum(view.link is LinkState.ALIVE for view in views)
+def in_trouble_first(views: Sequence[RigView], history: History) -> list[RigView]:
+    """Return the rigs in trouble, the worst first, then the others, each in their order."""
+
+    def weight(view: RigView) -> int:
+        by_link = {LinkState.LOST: 0, LinkState.SUSPECT: 1, LinkState.UNKNOWN: 3}
+        return by_link.get(view.link, 2 if history.has_failed(view) else 4)
+
+    return sorted(views, key=weight)
+
+
+def rows_in_view(views: Sequence[RigView], width: int, height: int, history: History = _NEVER) -> int:
+    """Return how many rigs a terminal of so many columns and lines shows at a time."""
     room = max(1, height - 3)  # without title, headings and a line at the end
-    shown = views
-    if len(views) > room:
-        # Rigs that need a look stay in view.
-        unwell_first = sorted(views, key=lambda view: view.link is LinkState.ALIVE)
-        names = {view.rig for view in unwell_first[: room - 1]}
-        shown = [view for view in views if view.rig in names]
-    title = Text(f"{time.strftime('%H:%M:%S', time.localtime(now))}  {alive} of {len(views)} rigs alive  (q to leave)")
-    parts: list[RenderableType] = [_one_line(title, unicode), table(shown, width, unicode, now)]
-    if hidden := len(views) - len(shown):
-        parts.append(_one_line(Text(f"and {hidden} more rigs: make the window taller", "dim"), unicode))
-    else:
-        parts += _below(views, width, room - len(views), unicode, has_owners=width < _MIDDLE)
-    return Group(*parts)
+    failed = sum(history.has_failed(view) for view in views) if width < _WIDE else 0
+    return min(len(views), room - min(failed, room // _SHARE_BELOW))
+
+
+def screen(
+    views: Sequence[RigView],
+    width: int,
+    height: int,
+    unicode: bool = True,
+    history: History = _NEVER,
+    position: Position | None = None,
+) -> RenderableType:
+    """Return the whole view, in so many columns and lines of a terminal, which may show no more than ASCII."""
+    position = position or Position()
+    now = time.time()
+    if position.is_help:
+        return Group(*(_one_line(Text(line), unicode) for line in HELP[: max(1, height - 1)]))
+    rows = rows_in_view(views, width, height, history)
+    top = max(0, min(position.top, len(views) - rows))
+    ordered = in_trouble_first(views, history)
+    alive = sum(view.link is LinkState.ALIVE for view in views)
+    below = max(1, height - 3) - rows
+    wanted = sum((view.last_failure is not None) + bool(view.progress or view.streams) for view in views)
+    columns = _fitting(
+        views,
+        COLUMNS_LIVE if any(history.running_for(view.rig) for view in views) else COLUMNS,
+        width,
+        _MIDDLE,
+        is_crowded=wanted >= below and any(view.progress or view.streams for view in views),
+    )
+    shown, scroll = (f", {top + 1} to {top + rows} shown", "arrows, ") if rows < len(views) else ("", "")
+    title = f"{_clock(now)}  {alive} of {len(views)} rigs alive{shown}  ({scroll}? for help, q to leave)"
+    return Group(
+        _one_line(Text(title), unicode),
+        _table(ordered[top : top + rows], columns, unicode, now, history),
+        *_below(ordered, columns, width, below, unicode, now, history),
+    )
 
 
 def once(views: Sequence[RigView], width: int, unicode: bool = True) -> RenderableType:
     """Return a table that is made once, and the lines below it; the arguments are those of `screen`."""
-    most = 2 + _ERROR_LINES * len(views)
-    columns = [column for column in COLUMNS_ONCE if column != "in charge" or width >= _MIDDLE_ONCE]
-    below = _below(views, width, most, unicode, has_owners="in charge" not in columns)
-    return Group(table(views, width, unicode, time.time(), columns), *below)
+    now = time.time()
+    columns = _fitting(views, COLUMNS_ONCE, width, _MIDDLE_ONCE)
+    most = 2 + 2 * _LINES_ONCE * len(views)
+    return Group(
+        _table(views, columns, unicode, now),
+        *_below(views, columns, width, most, unicode, now, most_of_one=_LINES_ONCE),
+    )
 
 
-def table(views: Sequence[RigView], width: int, unicode: bool, now: float, columns: Sequence[str] = ()) -> Table:
-    """Return the table, a line for each rig, with as many of the columns (by default all) as there is room for."""
-    is_wide = width >= _WIDE
-    columns = columns or [column for column in COLUMNS if column != "in charge" or width >= _MIDDLE]
-    columns = [column for column in columns if column != "last error" or is_wide]
-    columns = [column for column in columns if column != "progress" or width >= _WIDEST]
+def table(views: Sequence[RigView], width: int, unicode: bool, history: History = _NEVER) -> RenderableType:
+    """Return the table of the live view alone, with all rigs; the arguments are those of `screen`."""
+    columns = _fitting(views, COLUMNS, width, _MIDDLE)
+    return _table(in_trouble_first(views, history), columns, unicode, time.time(), history)
+
+
+def _fitting(
+    views: Sequence[RigView], columns: Sequence[str], width: int, middle: int, is_crowded: bool = False
+) -> dict[str, int]:
+    """Return those of the columns for which there is room, in their order, each with its width.
+
+    Names are the last to be cut.
+    """
+    least_wide = {"in charge": middle, "last error": _WIDE, "progress": 0 if is_crowded else _WIDEST}
     longest = {
-        "rig": max((len(printable(view.rig)) for view in views), default=0),
-        "in charge": max((len(printable(view.owner or "")) for view in views), default=0),
+        "rig": max((cell_len(printable(view.rig)) for view in views), default=0),
+        "reference": max((cell_len(printable(view.exp_ref or "")) for view in views), default=0),
+        "in charge": max((cell_len(printable(view.owner or "")) for view in views), default=0),
     }
-    widths = {
-        "rig": max(3, min(longest["rig"], _WIDE_NAME if is_wide else _NAME)),
+    least = {
+        "rig": max(3, min(longest["rig"], width - 1 - _WIDTHS["state"])),
+        "reference": _REFERENCE,
         "in charge": max(9, min(longest["in charge"], _HOST)),
-        "progress": _PROGRESS,
+        "progress": _CROWDED_PROGRESS if is_crowded else _PROGRESS,
+        "last error": _ERROR,
         **_WIDTHS,
     }
-    fixed = [widths[column] for column in columns if column in widths]
-    rest = width - sum(fixed) - len(columns) + 1
-    widths["reference"] = _WIDE_REFERENCE if is_wide else max(9, rest)
-    widths["last error"] = max(9, rest - widths["reference"])
-    made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", width=width)
-    for column in columns:
+    chosen: dict[str, int] = {}
+    left = width + 1
+    for column in _RANK:
+        if column in columns and width >= least_wide.get(column, 0) and left >= least[column] + 1:
+            chosen[column] = least[column]
+            left -= least[column] + 1
+    if "reference" in chosen:
+        wider = max(0, min(left, min(longest["reference"], _WIDEST_REFERENCE) - _REFERENCE))
+        chosen["reference"] += wider
+        left -= wider
+    elif left > 9:
+        chosen["reference"] = left - 1
+        left = 0
+    if flexible := next((column for column in ("last error", "progress") if column in chosen), None):
+        chosen[flexible] += left
+    return {column: chosen[column] for column in columns if column in chosen}
+
+
+def _table(
+    views: Sequence[RigView],
+    columns: Mapping[str, int],
+    unicode: bool,
+    now: float,
+    history: History = _NEVER,
+) -> Table:
+    made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for column, width in columns.items():
         made.add_column(
             column,
-            width=widths[column],
+            width=width,
             no_wrap=True,
             overflow="ellipsis" if unicode else "crop",
             justify="right" if column in NUMBERS else "left",
         )
     for view in views:
-        cells = [Text(printable(cell)) for cell in cells_of(view, columns, now)]
+        cells = [Text(printable(cell)) for cell in cells_of(view, [*columns], now, history)]
+        cells[0] = Text(cut_name(cells[0].plain, columns["rig"], unicode))
+        if view.link is LinkState.ALIVE and history.has_failed(view):
+            cells[0].stylize("yellow")
         cells[1].stylize(STYLES[view.link])
         made.add_row(*cells)
     return made
 
 
-def _below(views: Sequence[RigView], width: int, room: int, unicode: bool, has_owners: bool) -> list[RenderableType]:
-    """Return the lines below the table: who is in charge, progress, and the last errors, the newest first."""
-    lines: list[Text] = []
-    owners = sorted({view.owner for view in views if view.owner})
-    if has_owners and owners and room > 1:
+def cut_name(name: str, width: int, unicode: bool = True) -> str:
+    """Return a name, cut to so many columns of a terminal where it is longer; what differs stands at its end."""
+    if cell_len(name) <= width:
+        return name
+    end = name
+    while cell_len(end) > (width - 1) // 2:
+        end = end[1:]
+    return set_cell_size(name, width - 1 - cell_len(end)) + ("…" if unicode else "~") + end
+
+
+def _below(
+    views: Sequence[RigView],
+    columns: Mapping[str, int],
+    width: int,
+    room: int,
+    unicode: bool,
+    now: float,
+    history: History = _NEVER,
+    most_of_one: int = 1000,
+) -> list[RenderableType]:
+    """Return the lines below the table: errors, who is in charge, and progress.
+
+    Errors of the present experiment come first, the newest before older ones. Each text that there is room for has a
+    line. Then those that the table does not show whole have more, as long as there is room.
+    """
+    failed = sorted(
+        (view for view in views if cell_len(printable(_last_failure(view))) > columns.get("last error", 0)),
+        key=lambda view: (not history.has_failed(view), -_failed_at(view)),
+    )
+    parts = [f"{_last_failure(view)[:8]} {view.rig}: {_last_failure(view)[9:]}" for view in failed]
+    if "in charge" not in columns and (owners := sorted({view.owner for view in views if view.owner})):
         led = {owner: ", ".join(view.rig for view in views if view.owner == owner) for owner in owners}
-        text = "; ".join(f"{owner} ({rigs})" for owner, rigs in led.items())
-        lines.append(Text(printable(f"in charge: {text}")))
-    if width < _WIDEST:
-        work = {view.rig: work_text(view.progress, view.streams) for view in views}
-        at_work = [f"{rig}: {text}" for rig, text in work.items() if text]
-        lines += [Text(printable(text)) for text in at_work[: max(0, room - 1 - len(lines))]]
-    if width < _WIDE:
-        unwell = sorted(
-            (view for view in views if view.last_failure),
-            key=lambda view: -(view.last_failure.time if view.last_failure else 0),
-        )
-        room -= 1 + len(lines)  # one line stays empty, between table and errors
-        unwell = unwell[: max(0, room)]
-        spare = room - len(unwell)
-        for view in unwell:
-            broken = _broken(
-                f"{_last_failure(view)[:8]} {view.rig}: {_last_failure(view)[9:]}", width, min(_ERROR_LINES, 1 + spare)
-            )
-            spare -= len(broken) - 1
-            lines += broken
-    return [Text(), *(_one_line(line, unicode) for line in lines)] if lines else []
+        parts.append("in charge: " + "; ".join(f"{owner} ({rigs})" for owner, rigs in led.items()))
+    for view in views:
+        work = _work(view, now, history)
+        if work and cell_len(printable(work)) > columns.get("progress", 0):
+            parts.append(f"{view.rig}: {work}")
+    is_apart = room > len(parts) > 0  # one line stays empty, between table and text
+    parts = parts[: room - is_apart]
+    spare = room - is_apart - len(parts)
+    lines: list[Text] = []
+    for text in parts:
+        broken = _broken(text, width, min(most_of_one, 1 + spare))
+        spare -= len(broken) - 1
+        lines += broken
+    gap: list[RenderableType] = [Text()] if is_apart else []
+    return [*gap, *(_one_line(line, unicode) for line in lines)]
+
+
+def _work(view: RigView, now: float, history: History) -> str:
+    text = work_text(view.progress, view.streams, history.rates(view.rig))
+    if not text or view.link is LinkState.ALIVE:
+        return text
+    ago = history.heard_before(view.rig)
+    return f"last heard: {text}" if ago is None else f"last heard {_clock(now - ago)}: {text}"
+
+
+def _last_failure(view: RigView) -> str:
+    failure = view.last_failure
+    return f"{_clock(failure.time)} {error_text(failure.text)}" if failure else ""
+
+
+def _failed_at(view: RigView) -> float:
+    return view.last_failure.time if view.last_failure else 0.0
+
+
+def _clock(now: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(now))
+
+
+def _running_text(running: tuple[float, bool] | None) -> str:
+    return (">" if running[1] else "") + duration_text(running[0]) if running else ""
 
 
 def _broken(text: str, width: int, most: int) -> list[Text]:

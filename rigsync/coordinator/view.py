@@ -218,7 +218,18 @@ class Views:
         self._messages[rig] = Told(message[:_LONGEST_TEXT], time.time())
 
     def _note_failure(self, rig: str, text: str) -> None:
-        self._failures[rig] = Told(text[:_LONGEST_TEXT], time.time())
+        self._failures[rig] = Told(_ends_of(text), time.time())
+
+
+def is_back(told: Told) -> bool:
+    """Return whether what was told is only that a rig answers again, by the same program."""
+    return told.text.startswith(_BACK) and not told.text.endswith(_ANEW)
+
+
+def _ends_of(text: str) -> str:
+    """Return text, cut in the middle if it is long: the end of a traceback says what it was."""
+    half = _LONGEST_TEXT // 2
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} ... {text[5 - half :]}"
 
 
 def age_text(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from agent.test_agent import NEXT, RECORDER, REFERENCE, STOP, WAITS, Lab, failur
 from agent.test_serve import Folder, listening
 from rigsync import Auxiliaries, ExperimentError, ExpStatus
 from rigsync.agent.agent import Agent
+from rigsync.agent.recording import files_text
 
 __all__ = ["lab"]  # a fixture
 
@@ -164,7 +166,20 @@ def test_a_file_that_vanishes_at_the_end_is_no_success(lab: Lab) -> None:
     assert "x.avi is gone; look for what has moved or removed it" in failure(aux, "EXPEND").message
 
 
-def test_a_file_that_has_another_name_once_it_is_whole_is_a_success(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ({}, "no file"),
+        ({"b.mp4": 12_345_678, "a.mp4": 0}, "a.mp4 0 B, b.mp4 12.3 MB"),
+        ({f"{n}.avi": 1000 for n in range(6)}, "0.avi 1 kB, 1.avi 1 kB, 2.avi 1 kB, 3.avi 1 kB, 2 more, 6 kB in all"),
+    ],
+)
+def test_what_was_recorded_is_told_in_few_words(sizes: dict[str, int], text: str) -> None:
+    assert files_text(sizes) == text
+
+
+def test_a_file_that_has_another_name_once_it_is_whole_is_a_success(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     source = RECORDER.replace("sys.exit(0)", "(os.rename(path, path[:-5]), sys.exit(0))")
     recorder(lab, source, "data/x.avi.part", verify={"files": "data/x.*"})
     aux = lab.connect()
@@ -173,6 +188,7 @@ def test_a_file_that_has_another_name_once_it_is_whole_is_a_success(lab: Lab) ->
     until(lambda: aux.services and aux.services["cameras"].progress.get("x.avi.part"))
     aux.request("EXPEND", timeout=LONG)
     assert (lab.folder / "data" / "x.avi").exists()
+    assert re.search(r"cameras: recorded x\.avi [\d.]+ k?B in \d+:\d\d", caplog.text)  # once, by its last name
 
 
 def test_what_is_told_to_stop_and_goes_on_is_no_success(lab: Lab, writer: Callable[[str], Writer]) -> None:
@@ -819,6 +835,16 @@ def test_a_second_recorder_of_the_same_files_is_told_and_fails_the_end(
 
 
 # ------------------------------------------------------------------------------------------------------- the disk
+
+
+def test_the_free_disk_is_shown_while_something_is_recorded(lab: Lab) -> None:
+    recorder(lab, RECORDER, "data/x.avi", require={"free_disk": {"path": "data", "at_least": "1 kB"}})
+    aux = lab.connect()
+    init(aux)
+    assert "free disk" not in aux.view("cameras").progress
+    aux.request("EXPSTART", REFERENCE, timeout=LONG)
+    shown = until(lambda: aux.view("cameras").progress.get("free disk"))
+    assert (shown.unit, shown.value > 1000) == ("B", True)
 
 
 @pytest.fixture

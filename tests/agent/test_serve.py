@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,27 @@ def test_a_signal_ends_what_it_runs(folder: Folder, name: str) -> None:
             assert command.outcome().status == 0
             assert has_ended(child)
             until(lambda: any(n.topic == "status" and n.body["status"] == "STOPPED" for n in notices))
+
+
+@posix
+@pytest.mark.parametrize("with_verify", [True, False])
+def test_it_says_what_was_recorded_and_when(folder: Folder, with_verify: bool) -> None:
+    source = "import sys, time; open(sys.argv[1], 'w').write('x' * 12_345); time.sleep(1000)"
+    start = {"start": [sys.executable, "-c", source, "left.mp4"], "ready": {"file": "left.mp4", "within": LONG}}
+    verify = {"verify": {"files": "left.mp4", "growing_within": 60, "settled_within": 0.1}} if with_verify else {}
+    file = folder.write(on={"EXPSTART": start, "EXPEND": STOP}, listen=f"udp://127.0.0.1:{free_port()}", **verify)
+    with Command(["serve", file], folder.path, environment(folder.path)) as command:
+        found = re.fullmatch(r"\d\d:\d\d:\d\d rig cameras listens on (.+)", command.error_line())
+        assert found
+        aux, _ = begin({"cameras": found[1]})
+        with aux:
+            until(lambda: (folder.path / "left.mp4").stat().st_size)
+            aux.request("EXPEND", timeout=LONG)
+        command.interrupt()
+        lines = command.outcome().err.splitlines()
+    what = "recorded left.mp4 12.3 kB in" if with_verify else "its commands ran for"
+    (told,) = [line for line in lines if what in line]
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d cameras: {what} \d+:\d\d", told)
 
 
 @posix
