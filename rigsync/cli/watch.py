@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from math import inf
 from time import localtime, monotonic, sleep, strftime, time
+from typing import Any
 
 import click
 from rich.live import Live
@@ -79,10 +80,14 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
 
 
 def _let_tell(auxiliaries: Auxiliaries) -> None:
-    """Wait until the rigs have told how far they are, which they do when a coordinator connects."""
+    """Wait until the rigs have told how far they are, and what is wrong, which they do when a coordinator connects."""
+
+    def told() -> list[Any]:
+        return [(board_of(row), row.trouble) for row in auxiliaries.views.values()]
+
     end, before = monotonic() + LONGEST_TELLING, None
-    while monotonic() < end and (boards := [board_of(row) for row in auxiliaries.views.values()]) != before:
-        before = boards
+    while monotonic() < end and (now := told()) != before:
+        before = now
         sleep(TELLING)
 
 

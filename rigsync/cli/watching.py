@@ -50,7 +50,8 @@ _INDENT = "  "
 
 def facts_of(view: RigView) -> tuple[Any, ...]:
     """Return the part of a view whose changes are shown at once."""
-    return view.rig, view.link, view.status, view.exp_ref, view.owner, view.last_message, view.last_failure
+    told = view.last_message, view.last_failure, view.trouble
+    return view.rig, view.link, view.status, view.exp_ref, view.owner, *told
 
 
 def board_of(view: RigView) -> tuple[Any, ...]:
@@ -77,8 +78,11 @@ def cells_of(view: RigView, columns: Sequence[str], now: float) -> list[str]:
 
 
 def _last_failure(view: RigView) -> str:
-    failure = view.last_failure
-    return f"{time.strftime('%H:%M:%S', time.localtime(failure.time))} {failure.text}" if failure else ""
+    """Return what is wrong now, else what has gone wrong last, with its time."""
+    failure, trouble = view.last_failure, view.trouble if view.link is LinkState.ALIVE else ""
+    if trouble and not (failure and failure.text in trouble):
+        return f"{'now':8} {trouble}"
+    return f"{time.strftime('%H:%M:%S', time.localtime(failure.time))} {trouble or failure.text}" if failure else ""
 
 
 def screen(views: Sequence[RigView], width: int, height: int, unicode: bool = True) -> RenderableType:
@@ -140,7 +144,7 @@ def table(views: Sequence[RigView], width: int, unicode: bool, now: float, colum
         )
     for view in views:
         cells = [Text(printable(cell)) for cell in cells_of(view, columns, now)]
-        cells[1].stylize(STYLES[view.link])
+        cells[1].stylize(STYLES[LinkState.LOST if view.trouble and view.link is LinkState.ALIVE else view.link])
         made.add_row(*cells)
     return made
 
@@ -159,8 +163,8 @@ def _below(views: Sequence[RigView], width: int, room: int, unicode: bool, has_o
         lines += [Text(printable(text)) for text in at_work[: max(0, room - 1 - len(lines))]]
     if width < _WIDE:
         unwell = sorted(
-            (view for view in views if view.last_failure),
-            key=lambda view: -(view.last_failure.time if view.last_failure else 0),
+            (view for view in views if view.trouble or view.last_failure),
+            key=lambda view: (not view.trouble, -(view.last_failure.time if view.last_failure else 0)),
         )
         room -= 1 + len(lines)  # one line stays empty, between table and errors
         unwell = unwell[: max(0, room)]

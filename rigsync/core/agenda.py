@@ -381,8 +381,7 @@ class Agenda:
             # ended the recording.
             reason = self._reason if (status, exp_ref) == (self.status, self.exp_ref) else None
             args = repeated or answer_to(task.event, self._identity, status, exp_ref, reason, returned, self._room)
-            wrong = self.health.after(None if task.leads_to is None else task.event, exp_ref)
-            message = encoded_answer(task.event, args, wrong, self._room)
+            message = encoded_answer(task.event, args, self.health.failures, self._room)
         except (PayloadError, PayloadTooLarge, TypeError) as error:
             problem = f"the handlers' result cannot be sent: {error}"
             self.fail(task.number, type(error).__name__, problem, "", now)

@@ -85,8 +85,8 @@ def answer_to(
 
 
 def encoded_answer(event: Verb, args: list[Any], failures: dict[str, str], room: Room) -> Message:
-    """Return an answer with what is wrong with the rig now, where it is one that says so, and there is room for it."""
-    if failures and event in (ExpMessage.EXPINFO, ExpMessage.EXPINIT):
+    """Return an answer; where it is to EXPINFO, with what is wrong with the rig now, if there is room for that."""
+    if failures and event is ExpMessage.EXPINFO:
         with contextlib.suppress(PayloadTooLarge):
             return encode(event, [*args[:-1], {**told(failures), **args[-1]}], room)
     return encode(event, args, room)

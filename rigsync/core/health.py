@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,12 @@ def problem_of(body: Any) -> str:
     """Return what a notice of a failure says."""
     problem = body.get("problem") if isinstance(body, dict) else None
     return str(problem or body)[:LONGEST]
+
+
+def age_of(notice: Any) -> float:
+    """Return how many seconds before it was sent here a notice was told first; 0 where it does not say."""
+    age = notice.body.get("age") if isinstance(notice.body, dict) else None
+    return age if isinstance(age, (int, float)) and 0 <= age < math.inf else 0.0
 
 
 @dataclass(slots=True)
@@ -56,11 +63,7 @@ class Health:
     @property
     def failures(self) -> dict[str, str]:
         """What is wrong, by what has failed; an empty key where that was not said."""
-        return _texts(self._failures)
-
-    def after(self, event: Verb | None, exp_ref: str | None) -> dict[str, str]:
-        """Return what is wrong once a message has succeeded, which leads to an experiment."""
-        return _texts(self._left_by(event, exp_ref))
+        return {key: entry.body["problem"] for key, entry in self._failures.items()}
 
     def note(self, topic: str, key: str | None, body: Any, now: float, n: int | None) -> None:
         """Take note of a notice that is told at monotonic `now` (s), if it says what is wrong, or that it is over."""
@@ -94,9 +97,17 @@ class Health:
 
     def settle(self, event: Verb, exp_ref: str | None) -> None:
         """Forget what a message has settled by its success, which leads to an experiment."""
-        left = self._left_by(event, exp_ref)
-        self.is_untold = self.is_untold or len(left) < len(self._failures)
-        self._failures = left
+        settled: list[str] = []
+        if event in _BEGINS_ANEW:
+            settled = [key for key, entry in self._failures.items() if self._is_past(entry, exp_ref)]
+        elif event is ExpMessage.EXPEND and event.name in self._failures:
+            settled = [event.name]
+        for key in settled:
+            del self._failures[key]
+        self.is_untold = self.is_untold or bool(settled)
+
+    def _is_past(self, entry: Lasting, exp_ref: str | None) -> bool:
+        return entry.order <= self._mark or name_different(entry.body["exp_ref"], exp_ref)
 
     def lasting(self, lost: int) -> list[Lasting]:
         """Return what one that begins to watch is told, in that order: last what has no number that it may know.
@@ -108,17 +119,6 @@ class Health:
             body = {**stopped.body, **told(self.failures)}
             found.append(Lasting(STATUS, None, body, stopped.at, stopped.n))
         return sorted(found, key=lambda entry: (entry.n is None or entry.n <= lost, entry.n or 0))
-
-    def _left_by(self, event: Verb | None, exp_ref: str | None) -> dict[str, Lasting]:
-        if event in _BEGINS_ANEW:
-            return {
-                key: entry
-                for key, entry in self._failures.items()
-                if entry.order > self._mark and not name_different(entry.body["exp_ref"], exp_ref)
-            }
-        return {
-            key: entry for key, entry in self._failures.items() if event is not ExpMessage.EXPEND or key != "EXPEND"
-        }
 
 
 class HealthView:
@@ -174,10 +174,6 @@ def told(failures: dict[str, str]) -> dict[str, Any]:
 
 def _without(failures: dict[str, str], key: str | None) -> dict[str, str]:
     return {other: text for other, text in failures.items() if other != (key or "")}
-
-
-def _texts(failures: dict[str, Lasting]) -> dict[str, str]:
-    return {key: entry.body["problem"] for key, entry in failures.items()}
 
 
 def _size(failures: dict[str, str]) -> int:

@@ -160,9 +160,9 @@ def test_other_messages_settle_nothing(bench: Bench, message: str) -> None:
 def test_a_takeover_settles_nothing_and_is_told_what_is_wrong(bench: Bench) -> None:
     bench.enter("RUNNING")
     bench.fail_with()
-    n = bench.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True}, boot=LATE, source=THERE, n=1)
-    (answer,) = [frame for frame in bench.answers() if isinstance(frame, messages.Reply) and frame.n == n]
-    assert answer.args[-1]["failures"] == {"left.mp4": STOPPED}
+    bench.receive(messages.bye(COORDINATOR, 0, "closing"))
+    bench.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True}, boot=LATE, source=THERE, n=1)
+    assert bodies(bench.heard(THERE), "failure") == [("left.mp4", failure())]
     assert bench.failures == {"left.mp4": STOPPED}
 
 
