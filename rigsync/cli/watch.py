@@ -51,7 +51,8 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     charge is the one whose program began the experiment. If it falls silent, the rig interrupts when its lease is over.
 
     The last message is the last one, from any program, that a rigsync rig has finished since watch began. The last
-    error is one since then, or the reason why a rig was lost. Only rigsync rigs report progress and streams.
+    error is what is wrong with a rig now, until that is settled, else one since then, or the reason why a rig was lost.
+    Only rigsync rigs report progress and streams.
 
     If the output is no terminal, watch prints a table at each change except progress. With --json it prints a line at
     each change, at most four a second. The exit status is 1 if a rig does not answer at the end.
