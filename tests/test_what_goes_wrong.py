@@ -65,6 +65,7 @@ SHOWN_BY = {
         "tests/test_rig_closing.py::test_a_program_that_ends_without_close_interrupts_what_is_under_way",
         "tests/test_rig_closing.py::test_a_handler_that_does_not_stop_is_given_up_and_told_of",
         "tests/test_rig_closing.py::test_ctrl_c_again_and_again_cuts_no_telling_short",
+        "tests/test_health.py::test_a_rig_that_has_told_that_it_is_stopped_and_gone_does_not_go_on",
         "tests/test_readme.py::test_a_program_of_ones_own_ends_the_experiment_at_sigterm_and_sighup",
     ],
     "a rig's PC comes back with another address": [
@@ -188,6 +189,10 @@ SHOWN_BY = {
         "tests/test_experiment.py::test_a_signal_interrupts",
         "tests/test_experiment.py::test_the_end_of_the_interpreter_interrupts",
     ],
+    "a task takes over an experiment in which something was wrong before": [
+        "tests/test_health.py::test_a_task_that_takes_over_has_what_is_wrong",
+        "tests/test_health.py::test_a_new_experiment_begins_in_good_health_whatever_was_before",
+    ],
     "one rig cannot initialise or start, or is killed meanwhile": [
         "tests/test_experiment.py::test_one_that_still_prepares_is_called_off_as_soon_as_another_has_failed",
         "tests/test_experiment.py::test_one_that_still_prepares_is_called_off_as_soon_as_another_is_killed",
@@ -208,6 +213,12 @@ SHOWN_BY = {
     ],
     "a rig is lost when the experiment ends, and back later, while the program goes on": [
         "tests/test_experiment.py::test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again",
+    ],
+    "something is wrong with a rig, or it has stopped by itself, before you look": [
+        "tests/test_health.py::test_who_comes_late_sees_what_is_wrong_and_since_when",
+        "tests/test_health.py::test_who_comes_late_sees_why_the_rig_has_stopped",
+        "tests/test_health.py::test_a_recording_that_has_ended_badly_is_seen_by_all_until_it_is_settled",
+        "tests/test_health.py::test_terminals_show_it_to_who_comes_late",
     ],
     "a recorder of an agent dies, or ends too soon": [
         "tests/agent/test_agent.py::test_one_that_dies_while_it_records_is_told_at_once",

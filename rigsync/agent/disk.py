@@ -11,8 +11,7 @@ from itertools import pairwise
 from rigsync._text import size_text
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import free_bytes
-from rigsync.agent.recording import RECOVERED
-from rigsync.core.notices import FAILURE
+from rigsync.core.notices import FAILURE, RECOVERED
 
 INTERVAL = 1.0
 """Seconds between two looks."""

@@ -14,10 +14,8 @@ from rigsync.agent.aside import Aside
 from rigsync.agent.file import Verify
 from rigsync.agent.growth import Growth, Kept, Seen, Segments, Whole, matching_files
 from rigsync.core.board import LONGEST
-from rigsync.core.notices import FAILURE
+from rigsync.core.notices import FAILURE, RECOVERED
 
-RECOVERED = "recovered"
-"""Topic of the notice that a file grows again."""
 LOOKS = 20
 """Looks at the files within the time in which each has to grow."""
 LONGEST_LOOK = 1.0

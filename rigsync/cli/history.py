@@ -70,6 +70,8 @@ class History:
 
     def has_failed(self, view: RigView) -> bool:
         """Return whether something has gone wrong at a rig in its experiment; that it is back is no fault."""
+        if view.trouble:
+            return True
         seen, failure = self._seen.get(view.rig), view.last_failure
         return failure is not None and not is_back(failure) and (seen is None or failure != seen.settled)
 

@@ -19,7 +19,8 @@ from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_optio
 from rigsync.cli.output import end_interrupted_line, milliseconds, offset, write_json, write_line, write_text
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.cli.tables import print_table
-from rigsync.coordinator.view import clock_document
+from rigsync.coordinator.view import RigView, clock_document
+from rigsync.core.events import LinkState
 
 CONNECT_TIMEOUT = 0.2
 """Seconds to wait for the rigs before the first probe. Ping itself finds out whether they answer."""
@@ -52,10 +53,14 @@ def command(
     tallies = {name: Tally(rig, timeout) for name, rig in rigs.rigs.items()}
     try:
         with connect(rigs, CONNECT_TIMEOUT) as auxiliaries:
-            for name, number, outcome in _probe(auxiliaries, list(tallies), count, interval, timeout):
-                line = tallies[name].add(number, outcome)
-                if not as_json:
-                    write_text(line)
+            try:
+                for name, number, outcome in _probe(auxiliaries, list(tallies), count, interval, timeout):
+                    line = tallies[name].add(number, outcome)
+                    if not as_json:
+                        write_text(line)
+            finally:
+                for name, view in auxiliaries.views.items():
+                    tallies[name].view = view
     except KeyboardInterrupt:
         end_interrupted_line()
     if as_json:
@@ -100,6 +105,8 @@ class Tally:
         self._shortest = math.inf
         self._last: PingReply | None = None
         self._failure: RigError | None = None
+        self.view = RigView(rig.name, LinkState.UNKNOWN)
+        """How the rig was at the end, of which what is wrong there is shown."""
 
     def add(self, number: int, outcome: PingReply | RigError) -> str:
         """Add the outcome of a probe; return the line to print."""
@@ -175,6 +182,8 @@ class Tally:
         return {
             "address": self.address,
             **{name: getattr(last, name) if last else None for name in told},
+            "failures": dict(self.view.failures),
+            "status_reason": self.view.status_reason,
             "sent": self.settled,
             "received": self.received,
             "loss": self.loss,
@@ -207,5 +216,5 @@ def _print_summary(tallies: list[Tally]) -> None:
     write_line()
     print_table(columns, rows, right=columns[2:], stacks=[(0, 1), (2,), (3,), (4,), (5,)])
     for tally in tallies:
-        if tally.advice:
-            write_text(f"{tally.rig.name}: {tally.advice}")
+        if told := tally.advice or tally.view.trouble:
+            write_text(f"{tally.rig.name}: {told}")

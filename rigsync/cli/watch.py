@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from math import inf
 from time import localtime, monotonic, sleep, strftime, time
+from typing import Any
 
 import click
 from rich.live import Live
@@ -64,8 +65,8 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     charge is the one whose program began the experiment. If it falls silent, the rig interrupts when its lease is over.
 
     The last message is the last one, from any program, that a rigsync rig has finished since watch began. The last
-    error is one since then, or the reason why a rig was lost; of one of several lines, the last line is first. Only
-    rigsync rigs report progress and streams.
+    error is what is wrong with a rig now, until that is settled, else one since then, or the reason why a rig was lost;
+    of one of several lines, the last line is first. Only rigsync rigs report progress and streams.
 
     On a terminal, rigs in trouble come first, arrow and page keys scroll, and ? explains the columns.
 
@@ -96,10 +97,14 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
 
 
 def _let_tell(auxiliaries: Auxiliaries) -> None:
-    """Wait until the rigs have told how far they are, which they do when a coordinator connects."""
+    """Wait until the rigs have told how far they are, and what is wrong, which they do when a coordinator connects."""
+
+    def told() -> list[Any]:
+        return [(board_of(row), row.trouble) for row in auxiliaries.views.values()]
+
     end, before = monotonic() + LONGEST_TELLING, None
-    while monotonic() < end and (boards := [board_of(row) for row in auxiliaries.views.values()]) != before:
-        before = boards
+    while monotonic() < end and (now := told()) != before:
+        before = now
         sleep(TELLING)
 
 

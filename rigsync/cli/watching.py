@@ -103,7 +103,8 @@ class Position:
 
 def facts_of(view: RigView) -> tuple[Any, ...]:
     """Return the part of a view whose changes are shown at once."""
-    return view.rig, view.link, view.status, view.exp_ref, view.owner, view.last_message, view.last_failure
+    told = view.last_message, view.last_failure, view.trouble
+    return view.rig, view.link, view.status, view.exp_ref, view.owner, *told
 
 
 def board_of(view: RigView) -> tuple[Any, ...]:
@@ -265,7 +266,7 @@ def _table(
         cells[0] = Text(cut_name(cells[0].plain, columns["rig"], unicode))
         if view.link is LinkState.ALIVE and history.has_failed(view):
             cells[0].stylize("yellow")
-        cells[1].stylize(STYLES[view.link])
+        cells[1].stylize(STYLES[LinkState.LOST if view.trouble and view.link is LinkState.ALIVE else view.link])
         made.add_row(*cells)
     return made
 
@@ -328,8 +329,11 @@ def _work(view: RigView, now: float, history: History) -> str:
 
 
 def _last_failure(view: RigView) -> str:
-    failure = view.last_failure
-    return f"{_clock(failure.time)} {error_text(failure.text)}" if failure else ""
+    """Return what is wrong now, else what has gone wrong last, with its time."""
+    failure, trouble = view.last_failure, view.trouble if view.link is LinkState.ALIVE else ""
+    if trouble and not (failure and failure.text in trouble):
+        return f"{'now':8} {error_text(trouble)}"
+    return f"{_clock(failure.time)} {error_text(trouble or failure.text)}" if failure else ""
 
 
 def _failed_at(view: RigView) -> float:

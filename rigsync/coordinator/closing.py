@@ -71,7 +71,8 @@ class Closing:
             reason = "their pause was longer than the time to close"
             logger.error("%s may go on recording: %s", ", ".join(interrupt.rigs), reason)
         elif interrupt and isinstance(outcome := await interrupt.outcome(), PushError):
-            unmoved = [rig for rig, failure in outcome.failed.items() if not isinstance(failure, BusyError)]
+            failed = {rig: error for rig, error in outcome.failed.items() if not self._services[rig].has_ended}
+            unmoved = [rig for rig, failure in failed.items() if not isinstance(failure, BusyError)]
             if unmoved:  # why, the log has told
                 logger.error("%s may go on recording", ", ".join(unmoved))
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync import __version__
 from rigsync._text import one_line
-from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure
+from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, weakly
 from rigsync.coordinator.results import PushResult
 from rigsync.coordinator.service import RigServices
 from rigsync.core.arguments import compose
@@ -287,14 +287,9 @@ class Course(Generic[_Begun, _Done]):
         self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
         yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._in_charge_of = list(self._rigs)
-        note = weakref.WeakMethod(self._note_failure)  # or the hub would keep all this, and whoever holds the rigs
-
-        def note_failure(failure: RigFailure) -> None:
-            if known := note():
-                known(failure)
-
+        tell, joins = weakly(self._note_failure), bool(self._init.get("takeover"))
         services = self._services
-        self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, note_failure, self.ready)
+        self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, tell, self.ready, joins=joins)
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
 
@@ -441,7 +436,7 @@ class Course(Generic[_Begun, _Done]):
             interrupted, tidied = stopped.failed.get(rig), cleaned_up.failed.get(rig)
             outcomes[rig] = f"EXPINTERRUPT failed: {interrupted.problem}" if interrupted else "interrupted"
             outcomes[rig] += f" and EXPCLEANUP failed: {tidied.problem}" if tidied else " and cleaned up"
-            if interrupted:
+            if interrupted and not self._services[rig].has_ended:
                 logger.error("%s may go on recording: %s", rig, one_line(interrupted.problem))
         outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in told_again})
         return outcomes

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from rigsync.core.events import (
     PushCompleted,
     RestartSeen,
 )
+from rigsync.core.health import age_of
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
 from rigsync.core.messages import Message
 from rigsync.core.notices import FAILURE
@@ -58,10 +60,22 @@ class RigFailure:
     """What has happened."""
 
 
+def weakly(method: Callable[[RigFailure], None]) -> Callable[[RigFailure], None]:
+    """Return a function that calls a method, or else the hub would keep its object, and whoever holds the rigs."""
+    note = weakref.WeakMethod(method)
+
+    def tell(failure: RigFailure) -> None:
+        if known := note():
+            known(failure)
+
+    return tell
+
+
 class FailureWatch:
     """Watches rigs that record, for any that stops by itself, restarts, is lost, or reports a failure.
 
-    `tell` is called with each `RigFailure`, on the service thread. `ready` is set while all of them record.
+    `tell` is called with each `RigFailure`, on the service thread. `ready` is set while all of them record. Where it
+    joins an experiment that goes on, by a takeover, what is wrong with the rigs already counts too.
     """
 
     def __init__(
@@ -72,6 +86,8 @@ class FailureWatch:
         exp_ref: str | None,
         tell: Callable[[RigFailure], None],
         ready: Latch,
+        *,
+        joins: bool = False,
     ):
         self._services, self._rigs, self._exp_ref = services, frozenset(rigs), exp_ref
         self._tell, self._ready = tell, ready
@@ -85,6 +101,7 @@ class FailureWatch:
         self._told: set[tuple[str, str]] = set()  # each rig with what the program knows of it
         self._untold: deque[RigFailure] = deque()  # for `tell`, by whoever takes it out
         self._is_over = False
+        self._counts_from = -math.inf if joins else time.monotonic()
         self._subscriptions = [
             hub.rule(Notice, self._note_notice),
             hub.rule(ProbeAnswered, self._note_status),
@@ -92,6 +109,10 @@ class FailureWatch:
             hub.rule(RestartSeen, self._note_restart),
             hub.rule(MessageReceived, self._note_answer),
         ]
+        if joins:
+            for rig in rigs:
+                for problem in services.view(rig).failures.values():
+                    self._fail(rig, problem)
 
     def begin(self) -> None:
         """Watch from now on: every rig has said that it records."""
@@ -137,7 +158,7 @@ class FailureWatch:
         body = notice.body if isinstance(notice.body, dict) else {}
         if notice.rig not in self._rigs or name_different(body.get("exp_ref"), self._exp_ref):
             return
-        if notice.topic == FAILURE:
+        if notice.topic == FAILURE and time.monotonic() - age_of(notice) >= self._counts_from:
             self._fail(notice.rig, str(body.get("problem") or notice.body))  # the notice has put it into the log
         elif notice.topic == "log" and body.get("message") in ("EXPEND", "EXPINTERRUPT") and not body.get("error"):
             self._reasons.setdefault(notice.rig, f"{body['message']} came from {body.get('from')}")

@@ -93,6 +93,11 @@ class RemoteRig(Faced):
         return self._links.peer(self.name)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the rig's program has said that it records nothing, and then goodbye."""
+        return (peer := self.peer) is not None and peer.has_ended
+
+    @property
     def view(self) -> RigView:
         """How the rig is now, in one piece; each property below reads a field of it. Safe to read from any thread."""
         return self._links.view(self.name)

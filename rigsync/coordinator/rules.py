@@ -17,6 +17,7 @@ from rigsync.core.events import (
     StoodStill,
     ViolationSeen,
 )
+from rigsync.core.health import age_of
 from rigsync.core.notices import FAILURE
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import ENDED_BADLY, Interrupted, RemoteError, RigError
@@ -56,10 +57,10 @@ class LogRules:
         if event.topic == "status" and body.get("reason"):
             reason = self._ends[event.rig] = one_line(str(body["reason"]))
             if self._failures.pop(event.rig, None) != reason:  # why it has stopped may be what it has just told
-                notice_logger.warning("%s does not record any more: %s", event.rig, reason)
+                notice_logger.warning("%s does not record any more: %s%s", event.rig, reason, _since(event))
         elif event.topic == FAILURE:
             self._failures[event.rig] = one_line(str(body.get("problem") or event.body))
-            notice_logger.error("%s: %s", event.rig, self._failures[event.rig])
+            notice_logger.error("%s: %s%s", event.rig, self._failures[event.rig], _since(event))
         elif event.topic == "log" and body.get("error"):  # told to the coordinators that have not sent the message
             told = f"{body.get('message')} from {body.get('from')} failed: {body['error']}"
             # A rig of the version before tells each refusal of whoever reaches its port.
@@ -98,3 +99,9 @@ class LogRules:
         if not isinstance(error, RemoteError) or error.error != ENDED_BADLY:
             return False
         return one_line(error.message) == self._ends.get(rig)
+
+
+def _since(event: Notice) -> str:
+    """Return when something was told first, where this program was not there to hear it."""
+    age = age_of(event)
+    return f" (since {time.strftime('%H:%M:%S', time.localtime(time.time() - age))})" if age >= 1 else ""

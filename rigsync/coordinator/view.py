@@ -19,6 +19,7 @@ from rigsync.core.events import (
     RestartSeen,
     ViolationSeen,
 )
+from rigsync.core.health import age_of
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
 from rigsync.runtime.hub import Hub
@@ -81,6 +82,11 @@ class RigView:
         How its clock stands to this computer's.
     version : str or None
         Version of rigsync there.
+    failures : mapping of str to str
+        What is wrong now, by what has failed, such as a file: what it has told by notices ``failure``, until it tells
+        that this is over, or EXPINIT or EXPCLEANUP has succeeded. The key is empty where it names nothing.
+    status_reason : str or None
+        Why it has last changed its status by itself, such as that its recorder has died; None where it was told to.
     progress : mapping of str to Progress
         How far things are, by item.
     streams : mapping of str to mapping
@@ -102,6 +108,8 @@ class RigView:
     loss: float | None = None
     clock: ClockEstimate | None = None
     version: str | None = None
+    failures: Mapping[str, str] = field(default_factory=dict)
+    status_reason: str | None = None
     progress: Mapping[str, Progress] = field(default_factory=dict)
     streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     last_message: Told | None = None
@@ -112,6 +120,13 @@ class RigView:
         """The rig's status while it answers, else the state of the link."""
         return self.status.name if self.status is not None and self.link is LinkState.ALIVE else self.link.value
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong now, in one text; empty where nothing is."""
+        failures = self.failures.values()
+        found = [*failures, *([self.status_reason] if self.status_reason else [])]
+        return "; ".join(dict.fromkeys(found))
+
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON, times in milliseconds, instants as Unix time in seconds."""
         return {
@@ -120,7 +135,9 @@ class RigView:
             "dialect": self.dialect,
             "version": self.version,
             "status": self.status.name if self.status is not None else None,
+            "status_reason": self.status_reason,
             "exp_ref": self.exp_ref,
+            "failures": dict(self.failures),
             "owner": self.owner,
             "round_trip_ms": None if self.round_trip is None else 1000 * self.round_trip,
             "clock": clock_document(self.clock),
@@ -146,6 +163,8 @@ _READ: Mapping[str, Callable[[Peer], Any]] = {
     "loss": lambda peer: peer.loss(time.monotonic()),
     "clock": lambda peer: peer.clock,
     "version": lambda peer: peer.process.version,
+    "failures": lambda peer: peer.health.failures,
+    "status_reason": lambda peer: peer.health.reason,
     "progress": lambda peer: peer.board.progress,
     "streams": lambda peer: peer.board.streams,
 }
@@ -210,15 +229,15 @@ class Views:
             elif isinstance(message, str):
                 self._note_message(event.rig, message)
         elif event.topic == "status" and isinstance(reason := body.get("reason"), str):
-            self._note_failure(event.rig, reason)
+            self._note_failure(event.rig, reason, age_of(event))
         elif event.topic == FAILURE:
-            self._note_failure(event.rig, str(body.get("problem") or event.body))
+            self._note_failure(event.rig, str(body.get("problem") or event.body), age_of(event))
 
     def _note_message(self, rig: str, message: str) -> None:
         self._messages[rig] = Told(message[:_LONGEST_TEXT], time.time())
 
-    def _note_failure(self, rig: str, text: str) -> None:
-        self._failures[rig] = Told(_ends_of(text), time.time())
+    def _note_failure(self, rig: str, text: str, age: float = 0.0) -> None:
+        self._failures[rig] = Told(_ends_of(text), time.time() - age)
 
 
 def is_back(told: Told) -> bool:

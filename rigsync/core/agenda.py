@@ -10,12 +10,12 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from rigsync.core.answers import Identity, answer_to
-from rigsync.core.arguments import encode
+from rigsync.core.answers import Identity, answer_to, encoded_answer
 from rigsync.core.clock import MOST_AHEAD
 from rigsync.core.coordinators import Record
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, LeaseExpired, Schedule, StatusChanged
+from rigsync.core.health import Health
 from rigsync.core.lifecycle import (
     LIFECYCLE_MESSAGES,
     canonical_reference,
@@ -54,8 +54,9 @@ class Agenda:
     """What is to be done on a rig: its status, whose experiment it is, and each message until it is settled.
 
     How messages come and are answered is for the `Responder`. It is told by `settled` the answer or the problem of each
-    message, by `entered` each change of the status or the reference, with the reason where there is one, by `claimed`
-    the boot number of a new owner, and by `begun` that EXPINIT begins an experiment.
+    message, by `entered` each change of the status or the reference, with the reason where there is one, and of what is
+    wrong where nothing else has told that, by `claimed` the boot number of a new owner, and by `begun` that EXPINIT
+    begins an experiment.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Agenda:
         self.status = ExpStatus.CONNECTED
         self.exp_ref: str | None = None
         self._reason: str | None = None  # the rig's own reason for its status
+        self.health = Health()
         self._closing: str | None = None  # why no experiment begins here any more
 
     # ------------------------------------------------------------------------------------------------ outside
@@ -148,12 +150,14 @@ class Agenda:
         With `is_over`, the recording that an EXPEND was to end is over all the same, and the rig is STOPPED.
         """
         if task := self.tasks.get(number):
-            has_ended = is_over and task.event is ExpMessage.EXPEND
+            has_ended, problem = is_over and task.event is ExpMessage.EXPEND, Problem(error, message, traceback)
+            if task.event is ExpMessage.EXPEND:
+                self.health.note_bad_end(error, message, self.exp_ref, now)
             if (has_ended or task.event is ExpMessage.EXPINTERRUPT) and task.leads_to is not None:
                 self._enter(task, task.leads_to, self.exp_ref, now)
                 if has_ended:
-                    self._bad_end = Problem(error, message, traceback)
-            self._fail(task, Problem(error, message, traceback), now)
+                    self._bad_end = problem
+            self._fail(task, problem, now)
 
     def is_open(self, number: int) -> bool:
         """Whether the outcome of a task's handlers still matters. Safe to call from any thread."""
@@ -316,6 +320,7 @@ class Agenda:
             self._succeed(task, None, now)
         else:
             task.leads_to = decision.status
+            self.health.begin(task.event)
             if task.event is ExpMessage.EXPINIT:
                 self._begun()
                 self._initialised_with = None  # if this fails, who knows what the handlers have done by then
@@ -368,7 +373,7 @@ class Agenda:
     def _succeed(self, task: Task, returned: Any, now: float) -> None:
         status, exp_ref = self.status, self.exp_ref
         if task.leads_to is not None:
-            status, exp_ref = task.leads_to, self._reference_after(task)
+            status, exp_ref = task.leads_to, _reference_after(task, self.exp_ref)
         is_repeat = task.event in LIFECYCLE_MESSAGES and task.leads_to is None and not task.takes_over
         repeated = self._answers.get(task.event) if is_repeat else None
         try:
@@ -376,7 +381,7 @@ class Agenda:
             # ended the recording.
             reason = self._reason if (status, exp_ref) == (self.status, self.exp_ref) else None
             args = repeated or answer_to(task.event, self._identity, status, exp_ref, reason, returned, self._room)
-            message = encode(task.event, args, self._room)
+            message = encoded_answer(task.event, args, self.health.failures, self._room)
         except (PayloadError, PayloadTooLarge, TypeError) as error:
             problem = f"the handlers' result cannot be sent: {error}"
             self.fail(task.number, type(error).__name__, problem, "", now)
@@ -386,16 +391,10 @@ class Agenda:
                 self._answers.clear()  # another experiment, or none
                 self._initialised_with = fingerprint(task.event, task.args)
                 self._bad_end = None
+            self.health.settle(task.event, exp_ref)
             self._answers[task.event] = args
             self._enter(task, status, exp_ref, now)
         self._finish(task, message, now)
-
-    def _reference_after(self, task: Task) -> str | None:
-        if task.event is ExpMessage.EXPINIT:
-            return task.names
-        if task.event is ExpMessage.EXPSTART:
-            return self.exp_ref or task.names
-        return None if task.leads_to is ExpStatus.CONNECTED else self.exp_ref
 
     def _refuse(self, task: Task, error: str, message: str, now: float) -> None:
         self._fail(task, Problem(error, message), now)
@@ -410,6 +409,8 @@ class Agenda:
         for tasks in (self._timed, self._waiting, self._queries.waiting, self._queries.running):
             if task in tasks:
                 tasks.remove(task)
+        if self.health.is_untold:
+            self._entered(self._reason, now)
         self._settled(task, outcome, now)
         if self.running is task:
             self.running = None
@@ -431,7 +432,7 @@ class Agenda:
             self._beginning = False
 
     def _enter(self, task: Task, status: ExpStatus, exp_ref: str | None, now: float) -> None:
-        reason, why_cut = task.reason, self._why_cut(task)
+        reason, why_cut = task.reason, _why_cut(task, self._queries)
         if status is ExpStatus.CONNECTED:
             self.ownership.release()
         elif status is ExpStatus.STOPPED:
@@ -445,11 +446,20 @@ class Agenda:
                 self._begun_here.append(canonical_reference(exp_ref or ""))
             self._entered(reason, now)
 
-    def _why_cut(self, task: Task) -> str | None:
-        """Return why the experiment is over, where not whoever is in charge has ended it; an EXPEND is told that."""
-        if task.sender and task.event is ExpMessage.EXPINTERRUPT and self._queries.is_strangers(task):
-            return task.reason or f"EXPINTERRUPT came from {task.sender.host}"
-        return task.reason
+
+def _why_cut(task: Task, queries: Queries) -> str | None:
+    """Return why the experiment is over, where not whoever is in charge has ended it; an EXPEND is told that."""
+    if task.sender and task.event is ExpMessage.EXPINTERRUPT and queries.is_strangers(task):
+        return task.reason or f"EXPINTERRUPT came from {task.sender.host}"
+    return task.reason
+
+
+def _reference_after(task: Task, exp_ref: str | None) -> str | None:
+    if task.event is ExpMessage.EXPINIT:
+        return task.names
+    if task.event is ExpMessage.EXPSTART:
+        return exp_ref or task.names
+    return None if task.leads_to is ExpStatus.CONNECTED else exp_ref
 
 
 def _may_take_over(task: Task) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigsync.core.arguments import to_plain, token_arguments
+from rigsync.core.arguments import encode, to_plain, token_arguments
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
-from rigsync.core.messages import Command, Verb
+from rigsync.core.health import told
+from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.rigs import Room
+from rigsync.errors import PayloadTooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +82,11 @@ def answer_to(
     if reason:
         plain = {"interrupted": reason, **plain}
     return answer_arguments(event, status, exp_ref, experiment_information(identity, status, exp_ref, plain))
+
+
+def encoded_answer(event: Verb, args: list[Any], failures: dict[str, str], room: Room) -> Message:
+    """Return an answer; where it is to EXPINFO, with what is wrong with the rig now, if there is room for that."""
+    if failures and event is ExpMessage.EXPINFO:
+        with contextlib.suppress(PayloadTooLarge):
+            return encode(event, [*args[:-1], {**told(failures), **args[-1]}], room)
+    return encode(event, args, room)

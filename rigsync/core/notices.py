@@ -18,6 +18,8 @@ from rigsync.core.timing import Timing
 
 FAILURE = "failure"
 """Topic by which a rig reports that it records badly, or not at all: ``{'problem': text}``."""
+RECOVERED = "recovered"
+"""Topic by which it reports that this is over, with the key of the failure."""
 WAITING = 10_000
 WAITING_BYTES = 4 << 20
 """Confirmed notices that may wait for one coordinator, and their bytes. Where there are more, the oldest are given
@@ -55,7 +57,10 @@ class NoticeFilter:
 class NoticeQueue:
     """The confirmed notices that wait for one coordinator."""
 
-    __slots__ = ("_backoff", "_bytes", "_is_copy", "_newest", "_sent_at", "_tries", "_waiting", "due", "overflowed")
+    __slots__ = (
+        *("_backoff", "_bytes", "_is_copy", "_newest", "_sent_at", "_tries", "_waiting"),
+        *("due", "lost", "overflowed"),
+    )
 
     def __init__(self, timing: Timing, random: Random):
         self._backoff = Backoff(timing, random)
@@ -68,6 +73,8 @@ class NoticeQueue:
         """When the first is to be sent, again or for the first time, in monotonic seconds."""
         self.overflowed = False
         """Whether some were given up."""
+        self.lost = -1
+        """The highest number that was ever given up."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -84,7 +91,8 @@ class NoticeQueue:
         self._bytes += len(frame)
         while len(self._waiting) > 2 and (len(self._waiting) > WAITING or self._bytes > WAITING_BYTES):
             # Never the first: it has been sent, and may still be acknowledged.
-            self._take_out(next(islice(self._waiting, 1, None)))
+            self.lost = next(islice(self._waiting, 1, None))
+            self._take_out(self.lost)
             self.overflowed = True
         if len(self._waiting) == 1:
             self._tries, self.due = 0, now
@@ -98,6 +106,7 @@ class NoticeQueue:
         rest = list(islice(self._waiting, 1, None))
         for n in rest:
             self._take_out(n)
+            self.lost = n
         self.overflowed = self.overflowed or bool(rest)
         return bool(rest)
 

@@ -16,6 +16,7 @@ from rigsync.core.events import (
     ProbeRefused,
     ViolationSeen,
 )
+from rigsync.core.health import HealthView
 from rigsync.core.legacy import Array
 from rigsync.core.legacy_link import EchoLink
 from rigsync.core.link import Link
@@ -66,6 +67,7 @@ class Peer:
         self.requests = Requests(link, self.process, self.prober, self.echoes, settled)
         self._notices = NoticeFilter()
         self.board = BoardView(config.name, told)
+        self.health = HealthView()
 
     # ------------------------------------------------------------------------------------------------ outside
 
@@ -80,6 +82,11 @@ class Peer:
     @property
     def dialect(self) -> Dialect:
         return self.process.dialect
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the rig has said that it records nothing, and then goodbye."""
+        return self.process.left_at >= 0 and self.health.has_stopped
 
     def mistaken_for(self, now: float) -> WrongRig | None:
         return self.process.wrong(now)
@@ -271,6 +278,7 @@ class Peer:
             self.violations["late answer"] += 1  # the answer left before the goodbye
             return
         process.take(frame)
+        self.health.status = process.status
         self.prober.take(frame.n, now, (frame.t0, frame.t1, frame.t2))
         self._heard(Dialect.RIGSYNC, now)
         if restarted:
@@ -289,6 +297,7 @@ class Peer:
         self.process.meet(boot, self.prober.n)
         self.prober.clock, self._notices = ClockFilter(), NoticeFilter()
         self.board.empty()
+        self.health.clear()
 
     def _receive_notice(self, frame: messages.Notice, size: int, now: float) -> None:
         if frame.confirm:
@@ -297,6 +306,7 @@ class Peer:
             # The board itself knows which unconfirmed notices are new.
             is_new = (not frame.confirm or self._notices.is_new(frame)) and self.board.receive(frame, now)
         elif is_new := self._notices.is_new(frame):
+            self.health.receive(frame)
             notice = events.Notice(self.name, frame.topic, frame.key, frame.body, frame.confirm, size)
             self._events.append(notice)
         if not is_new:
@@ -320,6 +330,7 @@ class Peer:
         self._liveness.adopt(dialect)
         self.echoes.begin_anew()
         self.board.empty()
+        self.health.clear()
         if dialect is Dialect.IBLUTIL:
             self.process.forget()
         self._events.append(DialectDetected(self.name, dialect))

@@ -16,6 +16,7 @@ from rigsync.core.board import STREAM, Board, Post
 from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record, Standing
 from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, ViolationSeen
+from rigsync.core.health import STATUS, told
 from rigsync.core.legacy import Array
 from rigsync.core.legacy_answers import ArrayAnswers
 from rigsync.core.messages import Ack, Alive, Bye, Notice, Probe, Request, Verb
@@ -171,6 +172,7 @@ class Responder(Outputs[Address]):
         one of the same topic and key that still waits. `PayloadTooLarge` where no datagram can carry it.
         """
         frame = self._notice(topic, key, body, confirm)
+        self.agenda.health.note(topic, key, body, now, self._notices)
         instead = (topic, key) if is_newest else None
         if not confirm:
             if instead:
@@ -199,10 +201,11 @@ class Responder(Outputs[Address]):
         self._welcome(now)
 
     def _welcome(self, now: float) -> None:
-        """Send the whole board to those that may not know it."""
+        """Send what is wrong, and the whole board, to those that may not know it."""
         newcomers = self._coordinators.newcomers.copy()
         self._coordinators.newcomers.clear()
         for coordinator in newcomers:
+            self._add_lasting(coordinator, now)
             for post in self._board.snapshot():
                 frame = self._notice(post.topic, post.key, post.body, post.confirm)
                 instead = (post.topic, post.key) if post.is_value else None
@@ -210,6 +213,16 @@ class Responder(Outputs[Address]):
             coordinator.notices.overflowed = False  # or it would be sent again, without end
             self._coordinators.bound_notices()
             self._send_notices(coordinator, now)
+
+    def _add_lasting(self, coordinator: Coordinator, now: float) -> None:
+        # Under its own number a notice is told once, be it that this one was away for a while, and has heard it before.
+        for entry in self.agenda.health.lasting(coordinator.notices.lost):
+            if (n := entry.n) is None or n <= coordinator.notices.lost:
+                self._notices += 1
+                n, entry.n = self._notices, entry.n or self._notices
+            body = {**entry.body, "age": round(now - entry.at, 3)}
+            frame = messages.notice(Notice(self._boot, n, entry.topic, entry.key, body, True), self._room)
+            coordinator.notices.add(n, frame, now)
 
     def _tell_short_changed(self) -> None:
         self._events += [NoticesDropped(text_of(address)) for address in self._coordinators.short_changed]
@@ -371,7 +384,8 @@ class Responder(Outputs[Address]):
 
     def _entered(self, reason: str | None, now: float) -> None:
         body = {"status": self.agenda.status.name, "exp_ref": self.agenda.exp_ref, "reason": reason}
-        self.notify("status", None, body, True, now)
+        self.notify(STATUS, None, {**body, **told(self.agenda.health.failures)}, True, now)
+        self.agenda.health.note_status(body, now, self._notices)
 
     def _claimed(self, boot: str, now: float) -> None:
         self._watch(boot, now, certainly=True)
