@@ -643,6 +643,15 @@ def test_ping_tells_refusal_from_silence(connect: Connect, serve: Serve) -> None
     assert "start the rig's program" in str(replies["down"])
 
 
+def test_the_time_of_a_ping_that_was_answered_ends_unheard(
+    connect: Connect, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    with silent_rig("silent") as silent:
+        aux = connect(serve("cameras"), silent, connect_timeout=SHORT)
+        aux.ping(timeout=0.5)  # ends with the time of the silent one, after that of the other
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 @pytest.mark.parametrize("timeout", [0, -1, math.nan])
 def test_ping_checks_its_timeout(pair: Auxiliaries, timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):

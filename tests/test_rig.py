@@ -1342,7 +1342,7 @@ def test_rig_that_nobody_closes_does_not_keep_the_process_alive(ending: str) -> 
         threading.Event().wait()
     rig.start()
     aux = Auxiliaries({{'cameras': rig.uri}})
-    aux.push('EXPINIT')
+    aux.push('EXPINIT', {{'exp_ref': '2026-11-20_1_mouse'}})
     assert reached.wait(30)
     {ending}
     """

@@ -146,12 +146,13 @@ def test_a_probe_of_an_overdue_link_leaves_sooner_by_up_to_three_tenths(drawn: R
     assert [b - a for a, b in pairwise(overdue)] == pytest.approx([interval] * (len(overdue) - 1), abs=1e-5)
 
 
-def test_an_answer_that_comes_a_little_late_does_not_make_the_link_overdue() -> None:
-    watch = Watch()
-    for beat in range(1, 30):
-        watch.hear(beat * 1.0 + 0.2)
-    watch.run(30)
-    assert all(b - a > 0.9 for a, b in pairwise(at for at in watch.probes if at > 1))
+@pytest.mark.parametrize("beat", [0.5, 1.0, 4.0])
+def test_an_answer_that_comes_a_little_late_does_not_make_the_link_overdue(beat: float) -> None:
+    watch = Watch(beat=beat)
+    for i in range(1, 30):
+        watch.hear(i * beat + 0.2)
+    watch.run(30 * beat)
+    assert all(b - a > 0.9 * beat for a, b in pairwise(at for at in watch.probes if at > beat))
 
 
 def test_a_lost_link_goes_on_being_probed_each_beat() -> None:
