@@ -32,6 +32,7 @@ import rigsync.runtime.waiters
 from rigsync.config.rigs import Rigs
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.results import PingReply, PushResult
+from rigsync.coordinator.service_thread import ServiceThread
 from rigsync.core import events, messages
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.timing import Timing
@@ -239,8 +240,10 @@ def test_constructor_that_is_interrupted_leaves_nothing(monkeypatch: pytest.Monk
             raise KeyboardInterrupt
 
         monkeypatch.setattr(rigsync.runtime.waiters.Waiters, "wait", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interrupted:
             Auxiliaries(clients)
+        assert interrupted.tb  # refers to the object, which has to close nevertheless
+        until(lambda: not [thread for thread in threading.enumerate() if isinstance(thread, ServiceThread)])
 
 
 def test_constructor_gives_up_waiting_and_the_rig_connects_later(serve: Serve, connect: Connect) -> None:

@@ -197,7 +197,7 @@ def test_changes_are_tried_in_the_order_drawn_so_that_a_part_is_a_fair_sample(
         ("rigsync/core/board.py", ["tests/core/test_board.py"]),
         ("rigsync/core/requests.py", ["tests/core/test_peer.py", "tests/core/test_starts.py"]),
         ("rigsync/coordinator/results.py", ["tests/test_results.py"]),
-        ("rigsync/coordinator/ways.py", ["tests/test_links.py"]),
+        ("rigsync/coordinator/ways.py", ["tests/test_links.py", "tests/test_live_tcp.py"]),
         ("rigsync/rig/board.py", ["tests/test_progress.py"]),
     ],
 )

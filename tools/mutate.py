@@ -52,7 +52,7 @@ HELD_BY = {
     "coordinator/rules": ["test_notices.py", "test_links.py"],
     "coordinator/service_thread": ["test_auxiliaries.py", "test_unreferenced.py"],
     "coordinator/view": ["test_service.py", "test_watch.py"],
-    "coordinator/ways": ["test_links.py"],
+    "coordinator/ways": ["test_links.py", "test_live_tcp.py"],
     "rig/board": ["test_progress.py"],
     "rig/handlers": ["test_rig.py", "test_mistakes.py"],
     "rig/rules": ["test_rig.py"],

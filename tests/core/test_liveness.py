@@ -76,6 +76,16 @@ def test_a_rig_that_never_answers_is_lost_after_5_beats() -> None:
     watch.run(60)
     assert watch.changes == [(5.0, LOST)]
     assert "silent for 5.0 s" in watch.liveness.reason
+    assert not watch.liveness.is_gone  # of which nobody has told
+
+
+def test_seconds_in_which_nobody_listened_are_no_silence() -> None:
+    watch = Watch()
+    watch.hear(1.0)
+    watch.run(3.5)
+    watch.liveness.pass_over(10.0)
+    watch.run(60)
+    assert watch.changes == [(14.0, SUSPECT), (16.0, LOST)]
 
 
 def test_a_rig_that_falls_silent_is_suspect_after_3_beats_and_lost_after_5() -> None:
