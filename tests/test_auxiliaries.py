@@ -1125,6 +1125,13 @@ def test_rigs_learn_that_the_coordinator_closes(connect: Connect) -> None:
         until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
 
 
+def test_a_program_that_ends_without_close_says_goodbye() -> None:
+    with RawRig("cameras") as raw:
+        program = "import sys, rigsync; aux = rigsync.Auxiliaries({'cameras': sys.argv[1]})"
+        subprocess.run([sys.executable, "-c", program, raw.uri], cwd=ROOT, timeout=LONG, check=True)
+        until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
+
+
 IMPATIENT = """
 import sys, time
 from rigsync import Auxiliaries

@@ -55,8 +55,8 @@ HELD_BY = {
     "coordinator/ways": ["test_links.py", "test_live_tcp.py"],
     "rig/board": ["test_progress.py"],
     "rig/handlers": ["test_rig.py", "test_mistakes.py"],
-    "rig/rules": ["test_rig.py"],
-    "rig/session": ["test_rig.py", "test_rig_closing.py"],
+    "rig/rules": ["test_rig.py", "test_rig_closing.py"],
+    "rig/session": ["test_rig.py", "test_schedule.py"],
 }
 """The test files that were written for a module, where none has its name."""
 NUMBERS = "tests/test_docs.py"
