@@ -32,6 +32,7 @@ import rigsync.runtime.waiters
 from rigsync.config.rigs import Rigs
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.results import PingReply, PushResult
+from rigsync.coordinator.service_thread import ServiceThread
 from rigsync.core import events, messages
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.timing import Timing
@@ -239,8 +240,10 @@ def test_constructor_that_is_interrupted_leaves_nothing(monkeypatch: pytest.Monk
             raise KeyboardInterrupt
 
         monkeypatch.setattr(rigsync.runtime.waiters.Waiters, "wait", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interrupted:
             Auxiliaries(clients)
+        assert interrupted.tb  # refers to the object, which has to close nevertheless
+        until(lambda: not [thread for thread in threading.enumerate() if isinstance(thread, ServiceThread)])
 
 
 def test_constructor_gives_up_waiting_and_the_rig_connects_later(serve: Serve, connect: Connect) -> None:
@@ -641,6 +644,15 @@ def test_ping_tells_refusal_from_silence(connect: Connect, serve: Serve) -> None
     assert isinstance(replies["silent"], RigTimeout)
     assert isinstance(replies["down"], RigRefused)
     assert "start the rig's program" in str(replies["down"])
+
+
+def test_the_time_of_a_ping_that_was_answered_ends_unheard(
+    connect: Connect, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    with silent_rig("silent") as silent:
+        aux = connect(serve("cameras"), silent, connect_timeout=SHORT)
+        aux.ping(timeout=0.5)  # ends with the time of the silent one, after that of the other
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan])
@@ -1110,6 +1122,13 @@ def test_rigs_learn_that_the_coordinator_closes(connect: Connect) -> None:
     with RawRig("cameras") as raw:
         aux = connect(raw)
         aux.close()
+        until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
+
+
+def test_a_program_that_ends_without_close_says_goodbye() -> None:
+    with RawRig("cameras") as raw:
+        program = "import sys, rigsync; aux = rigsync.Auxiliaries({'cameras': sys.argv[1]})"
+        subprocess.run([sys.executable, "-c", program, raw.uri], cwd=ROOT, timeout=LONG, check=True)
         until(lambda: any(isinstance(messages.decode(data), messages.Bye) for data in raw.received), "the goodbye")
 
 

@@ -1012,6 +1012,21 @@ def test_a_signal_that_was_held_back_is_obeyed_though_cleaning_up_is_cancelled(r
 
 
 @posix
+def test_a_signal_while_it_closes_is_obeyed_when_it_has_closed(rigs: Lab, gate: Gate) -> None:
+    rigs.rig("cameras", {"EXPINTERRUPT": gate})
+    body = """
+    await lab.push("EXPINIT", {"exp_ref": REFERENCE})
+    await lab.push("EXPSTART", REFERENCE)
+    """
+    with subprocess.Popen([sys.executable, "-c", program_of(rigs, body)], stderr=subprocess.PIPE, text=True) as task:
+        assert gate.reached.wait(LONG)
+        task.send_signal(signal.SIGTERM)
+        _, told = task.communicate(timeout=LONG)
+        assert task.returncode == 143
+    assert "cameras may go on recording" in told  # it has waited as long as it does without a signal
+
+
+@posix
 def test_a_second_ctrl_c_while_it_closes_has_rigs_told_goodbye(rigs: Lab, gate: Gate) -> None:
     rig = rigs.rig("cameras", {"EXPINTERRUPT": gate})
     body = """

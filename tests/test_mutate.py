@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import sys
 import textwrap
 from collections.abc import Callable
@@ -127,12 +128,9 @@ def test_each_change_is_told_with_who_has_caught_it(
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 13
     assert "rigsync/core/toy.py:9: number > LIMIT -> (number >= LIMIT): caught by its file" in told
-    assert "rigsync/core/toy.py:4: 3 -> 4: caught by the folder" in told
+    assert "rigsync/core/toy.py:4: 3 -> 4: caught by others" in told
     assert 'rigsync/core/toy.py:20: print("up") -> pass: survived' in told
-    assert (
-        told[-1]
-        == "12 of 12 changes, seed 0: caught by its file 10 (83%), caught by the folder 1 (8%), survived 1 (8%)"
-    )
+    assert told[-1] == "12 of 12 changes, seed 0: caught by its file 10 (83%), caught by others 1 (8%), survived 1 (8%)"
     assert content(root) == before
 
 
@@ -182,16 +180,54 @@ def test_a_path_that_is_not_there_is_refused(tree: Callable[..., Path], capsys: 
     assert f"there is no {root / 'rigsync' / 'core' / 'top.py'}" in capsys.readouterr().err
 
 
+def test_changes_are_tried_in_the_order_drawn_so_that_a_part_is_a_fair_sample(
+    tree: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutate.Bench, "is_caught", lambda *_: False)
+    root = tree()
+    mutate.main(["rigsync", "--number", "12", "--seed", "1", "--quick"], root)
+    told = capsys.readouterr().out.splitlines()[:-1]
+    drawn = random.Random(1).sample(mutate.mutants("rigsync/core/toy.py", TOY.encode()), 12)
+    assert told == [f"{one.path}:{one.line}: {one.change}: survived" for one in drawn]
+
+
 @pytest.mark.parametrize(
     ("path", "matching"),
     [
         ("rigsync/core/board.py", ["tests/core/test_board.py"]),
+        ("rigsync/core/requests.py", ["tests/core/test_peer.py", "tests/core/test_starts.py"]),
         ("rigsync/coordinator/results.py", ["tests/test_results.py"]),
-        ("rigsync/core/timing.py", []),
+        ("rigsync/coordinator/ways.py", ["tests/test_links.py", "tests/test_live_tcp.py"]),
+        ("rigsync/rig/board.py", ["tests/test_progress.py"]),
     ],
 )
 def test_which_tests_match_a_module(path: str, matching: list[str]) -> None:
     found, others = mutate.tests_of(path, ROOT)
-    assert [Path(name).as_posix() for name in found] == matching
+    assert found == matching
     assert others
     assert not set(found) & set(others)
+
+
+def test_the_others_of_a_package_without_a_folder_of_tests_are_those_that_match_its_other_modules() -> None:
+    _, others = mutate.tests_of("rigsync/rig/rig.py", ROOT)
+    assert others == [
+        "tests/test_docs.py",
+        "tests/test_mistakes.py",
+        "tests/test_progress.py",
+        "tests/test_rig_closing.py",
+    ]
+
+
+def test_every_module_of_the_rule_has_tests_that_match_it() -> None:
+    modules = [
+        f"{name}/{file.stem}"
+        for name in ("core", "hub", "coordinator", "rig")
+        for file in (ROOT / "rigsync" / name).glob("*.py")
+        if file.stem != "__init__"
+    ]
+    assert [module for module in modules if not mutate.matching(f"rigsync/{module}.py", ROOT)] == []
+    assert set(mutate.HELD_BY) <= set(modules)
+    assert max(len(names) for names in mutate.HELD_BY.values()) == 2
+    for module, names in mutate.HELD_BY.items():  # none that is not there, and none where a file has the module's name
+        assert mutate.matching(f"rigsync/{module}.py", ROOT) == [f"tests/{name}" for name in names]
+        assert all((ROOT / "tests" / name).exists() for name in names)

@@ -288,6 +288,27 @@ def test_handlers_may_take_fewer_arguments(
     assert got in (CAMERA.got, ASYNC_CAMERA.got)
 
 
+@pytest.mark.parametrize("is_coroutine", [False, True], ids=["thread", "coroutine"])
+def test_a_handler_of_a_later_instant_begins_no_sooner(rig: Rig, aux: Auxiliaries, is_coroutine: bool) -> None:
+    entered = []
+    ask(aux, "EXPINIT", REFERENCE)
+
+    def begin() -> None:
+        entered.append(time.monotonic())
+
+    async def begin_on_the_loop() -> None:
+        begin()
+
+    rig.on("EXPSTART")(begin_on_the_loop if is_coroutine else begin)
+    assert aux.services
+    clock = aux.services["cameras"].clock
+    assert clock
+    pushed = time.monotonic()
+    outcome = aux.push("EXPSTART", REFERENCE, delay=0.3, wait=True, timeout=LONG)
+    assert isinstance(outcome, PushResult)
+    assert entered[0] >= pushed + 0.3 - 2 * clock.bound - 1e-3
+
+
 def test_on_returns_the_handler_and_takes_many_messages(rig: Rig, aux: Auxiliaries) -> None:
     calls: list[Any] = []
 
@@ -1342,7 +1363,7 @@ def test_rig_that_nobody_closes_does_not_keep_the_process_alive(ending: str) -> 
         threading.Event().wait()
     rig.start()
     aux = Auxiliaries({{'cameras': rig.uri}})
-    aux.push('EXPINIT')
+    aux.push('EXPINIT', {{'exp_ref': '2026-11-20_1_mouse'}})
     assert reached.wait(30)
     {ending}
     """

@@ -25,6 +25,42 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+HELD_BY = {
+    "core/agenda": ["core/test_responder.py", "core/test_board.py"],
+    "core/answers": ["core/test_responder.py"],
+    "core/errands": ["core/test_peer.py"],
+    "core/events": ["core/test_peer.py", "core/test_responder.py"],
+    "core/legacy_answers": ["core/test_responder.py", "core/test_reach.py"],
+    "core/legacy_link": ["core/test_peer.py", "core/test_iblutil_rigs.py"],
+    "core/link": ["core/test_peer.py"],
+    "core/orders": ["core/test_fanout.py"],
+    "core/outputs": ["core/test_peer.py"],
+    "core/process": ["core/test_peer.py", "core/test_belief.py"],
+    "core/queries": ["core/test_responder.py"],
+    "core/requests": ["core/test_peer.py", "core/test_starts.py"],
+    "core/rigs": ["test_config.py", "core/test_fanout.py"],
+    "core/timing": ["test_config.py", "core/test_liveness.py"],
+    "coordinator/closing": ["test_drop_in.py", "test_coordinator.py"],
+    "coordinator/course": ["test_experiment.py", "test_coordinator.py"],
+    "coordinator/faces": ["test_compat.py"],
+    "coordinator/failures": ["test_experiment.py"],
+    "coordinator/lab": ["test_coordinator.py", "test_auxiliaries.py"],
+    "coordinator/own_queue": ["test_drop_in.py"],
+    "coordinator/pings": ["test_auxiliaries.py"],
+    "coordinator/push": ["test_coordinator.py"],
+    "coordinator/remote_rig": ["test_service.py"],
+    "coordinator/rules": ["test_notices.py", "test_links.py"],
+    "coordinator/service_thread": ["test_auxiliaries.py", "test_unreferenced.py"],
+    "coordinator/view": ["test_service.py", "test_watch.py"],
+    "coordinator/ways": ["test_links.py", "test_live_tcp.py"],
+    "rig/board": ["test_progress.py"],
+    "rig/handlers": ["test_rig.py", "test_mistakes.py"],
+    "rig/rules": ["test_rig.py", "test_rig_closing.py"],
+    "rig/session": ["test_rig.py", "test_schedule.py"],
+}
+"""The test files that were written for a module, where none has its name."""
+NUMBERS = "tests/test_docs.py"
+"""Holds limits and times of every package to the tables of docs/protocol.md."""
 MARK = "RIGSYNC_MUTANT"
 _PAIRS = [
     *[(ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn)],
@@ -97,14 +133,23 @@ def _changes_of(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
             yield node, "pass"
 
 
-def tests_of(path: str, root: Path) -> tuple[list[str], list[str]]:
-    """Return the tests of the same name as a module, and the others of its folder."""
+def matching(path: str, root: Path) -> list[str]:
+    """Return the test file of the same name as a module, or else those that were written for it."""
     package, stem = Path(path).parts[-2], Path(path).stem
-    folder = root / "tests" / package
-    own = [place / f"test_{stem}.py" for place in (folder, root / "tests")]
-    matching = [str(file.relative_to(root)) for file in own if file.exists()][:1]
-    others = sorted((folder if folder.is_dir() else root / "tests").glob("test_*.py"))
-    return matching, [name for file in others if (name := str(file.relative_to(root))) not in matching]
+    named = [name for name in (f"{package}/test_{stem}.py", f"test_{stem}.py") if (root / "tests" / name).exists()][:1]
+    return [f"tests/{name}" for name in named or HELD_BY.get(f"{package}/{stem}", [])]
+
+
+def tests_of(path: str, root: Path) -> tuple[list[str], list[str]]:
+    """Return the tests that match a module, and the others of its package."""
+    own, package = matching(path, root), Path(path).parts[-2]
+    if (folder := root / "tests" / package).is_dir():
+        every = [file.relative_to(root).as_posix() for file in folder.glob("test_*.py")]
+    else:
+        modules = (root / path).parent.glob("*.py")
+        every = [name for module in modules for name in matching(module.relative_to(root).as_posix(), root)]
+    every.append(NUMBERS)
+    return own, sorted({name for name in every if (root / name).exists()} - {*own})
 
 
 class Bench:
@@ -171,7 +216,7 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, default=20, help="how many changes to try")
     parser.add_argument("--seconds", type=float, default=900.0, help="bound of each run of tests")
-    parser.add_argument("--quick", action="store_true", help="run the file of the same name alone")
+    parser.add_argument("--quick", action="store_true", help="run the matching tests alone")
     given = parser.parse_args(arguments)
     places = [
         root / path for path in given.paths or [f"rigsync/{name}" for name in ("core", "hub", "coordinator", "rig")]
@@ -181,10 +226,10 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
     files = sorted({file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))})
     every = [mutant for file in files for mutant in mutants(file.relative_to(root).as_posix(), file.read_bytes())]
     chosen = random.Random(given.seed).sample(every, min(given.number, len(every)))
-    counts = dict.fromkeys(("caught by its file", "caught by the folder", "survived"), 0)
+    counts = dict.fromkeys(("caught by its file", "caught by others", "survived"), 0)
     with tempfile.TemporaryDirectory(prefix="mutate-") as work:
         bench = Bench(root, Path(work), given.seconds)
-        for mutant in sorted(chosen, key=lambda one: (one.path, one.line)):
+        for mutant in chosen:  # as drawn: whoever stops it early has a fair sample
             groups = tests_of(mutant.path, root)[: 1 if given.quick else 2]
             verdict = next(
                 (list(counts)[i] for i, tests in enumerate(groups) if bench.is_caught(mutant, tests)), "survived"

@@ -483,7 +483,7 @@ def addressed(frame: bytes, to: str | None) -> bytes:
 def _padded(frame: bytes, size: int) -> bytes:
     """Return a frame, made `size` bytes long by a further field if it is shorter."""
     room = min(size, MAX_DATAGRAM) - len(frame) - len(b',"pad":""')
-    return frame if room <= 0 else b'%s,"pad":"%s"}' % (frame[:-1], b"." * room)
+    return frame if room < 0 else b'%s,"pad":"%s"}' % (frame[:-1], b"." * room)
 
 
 def _encode(kind: str, boot: str, n: int, rest: str = "") -> bytes:

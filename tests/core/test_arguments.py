@@ -8,6 +8,7 @@ import enum
 import json
 import math
 import pathlib
+import re
 import socket
 import uuid
 from collections import OrderedDict, UserDict, deque, namedtuple
@@ -20,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.core import messages
-from rigsync.core.arguments import DEEPEST, compose, compose_command, to_plain, validate_event
+from rigsync.core.arguments import DEEPEST, checked_delay, compose, compose_command, to_plain, validate_event
+from rigsync.core.clock import MOST_AHEAD
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.messages import MAX_DATAGRAM, Command
 from rigsync.errors import PayloadError, PayloadTooLarge
@@ -664,3 +666,55 @@ def test_a_command_that_is_too_large_is_refused() -> None:
 def test_a_command_needs_a_name_of_its_own(name: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         compose_command(name, (), {})
+
+
+WALL = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("at", "delay", "seconds"),
+    [
+        *[(None, None, None), (None, 2, 2.0), (None, 1e-6, 1e-6), (None, MOST_AHEAD, MOST_AHEAD)],
+        *[(WALL + 3.0, None, 3.0), (WALL + MOST_AHEAD, None, MOST_AHEAD)],
+    ],
+)
+def test_an_instant_is_so_many_seconds_ahead(at: Any, delay: Any, seconds: float | None) -> None:
+    assert checked_delay(ExpMessage.EXPSTART, at, delay, WALL) == seconds
+
+
+@pytest.mark.parametrize(
+    ("at", "delay", "error", "told"),
+    [
+        (WALL + 1, 1.0, ValueError, "not as both"),
+        ("soon", None, TypeError, "at is a number of seconds of Unix time, as time.time() gives, not str"),
+        (None, "soon", TypeError, "delay is a number of seconds from now, not str"),
+        (None, True, TypeError, "delay is a number of seconds from now, not bool"),
+        (
+            WALL,
+            None,
+            ValueError,
+            f"at={WALL:g} is not an instant within the hour ahead, but 0 s from now; it is in",
+        ),
+        (
+            None,
+            0,
+            ValueError,
+            "delay=0 is not an instant within the hour ahead, but 0 s from now; it is in seconds from",
+        ),
+        (None, 3601, ValueError, "delay=3601 is not an instant within the hour ahead, but 3601 s from now"),
+        (None, math.nan, ValueError, "delay is not an instant within the hour ahead; it is in seconds from now"),
+        pytest.param(
+            *(None, 10**400, ValueError, "delay is not an instant within the hour ahead; it is in seconds from now"),
+            id="huge",
+        ),
+    ],
+)
+def test_what_is_no_instant_ahead_says_why(at: Any, delay: Any, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=re.escape(told)):
+        checked_delay(ExpMessage.EXPSTART, at, delay, WALL)
+
+
+def test_an_interrupt_has_no_instant() -> None:
+    assert checked_delay(ExpMessage.EXPINTERRUPT, None, None, WALL) is None
+    with pytest.raises(ValueError, match="EXPINTERRUPT acts at once; leave out at and delay"):
+        checked_delay(ExpMessage.EXPINTERRUPT, None, 1.0, WALL)

@@ -7,9 +7,44 @@ from random import Random
 
 import pytest
 
-from rigsync.core.legacy import ARRAY_GAP, MOST, PROBE_GAP, WINDOW, EchoGuard, Pacing, ProbePacing
+from rigsync.core.enums import ExpMessage
+from rigsync.core.legacy import (
+    ARRAY_GAP,
+    MOST,
+    NULL_MESSAGE,
+    PROBE_GAP,
+    WINDOW,
+    Array,
+    EchoGuard,
+    Pacing,
+    ProbePacing,
+    read_array,
+)
+from rigsync.errors import RemoteProtocolError
 
 DATA = b'[64, 20, {"a": 1}]'
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([], "without an event"),
+        *[([number], "not the number of an ExpMessage") for number in (True, False, None, "1", 1.0, [1])],
+        *[([number], "not the number of one ExpMessage") for number in (3, -1, 1 << 70)],
+        *[
+            ([0, *args], r"an error message is \[0, text, event\]")
+            for args in ([], ["x"], [1, 1], ["x", True], ["x", 3], ["x", 1, 2])
+        ],
+    ],
+)
+def test_what_is_no_array_of_the_dialect_says_why(content: list[object], told: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=told):
+        read_array(content)
+
+
+def test_an_array_is_a_message_or_what_a_callback_raised() -> None:
+    assert read_array([1, "x", 2]) == Array(ExpMessage(1), ["x", 2])
+    assert read_array([0, "KeyError: 'x'", 1]) == Array(NULL_MESSAGE, ["KeyError: 'x'", ExpMessage(1)])
 
 
 def test_it_allows_2000_echoes_of_the_same_bytes_in_a_second() -> None:

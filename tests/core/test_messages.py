@@ -602,6 +602,15 @@ def test_a_probe_survives_the_wire(boot: str, n: int, t0: int) -> None:
     assert decode(messages.probe(boot, n, t0)) == Probe(boot, n, t0)
 
 
+def test_a_probe_is_padded_to_the_byte_where_the_field_for_that_fits() -> None:
+    plain = messages.probe(BOOT, 3, 4)
+    field = len(',"pad":""')
+    for size in range(len(plain) + 2 * field):
+        padded = messages.probe(BOOT, 3, 4, size)
+        assert len(padded) == (len(plain) if size < len(plain) + field else size)
+        assert json.loads(padded).pop("pad", "") == "." * (len(padded) - len(plain) - field)
+
+
 @given(
     st.builds(
         Alive,

@@ -280,6 +280,16 @@ def test_beyond_so_many_the_oldest_but_the_one_under_way_is_given_up(
     assert len(queue) == 0
 
 
+def test_what_is_given_up_beside_the_one_under_way_is_told(queue: NoticeQueue) -> None:
+    queue.add(1, b"1", 0.0)
+    assert not queue.give_up()
+    assert not queue.overflowed
+    queue.add(2, b"2", 0.0)
+    assert queue.give_up()
+    assert queue.overflowed
+    assert queue.rest() == [b"1"]
+
+
 def test_the_newest_word_on_something_takes_the_place_of_one_that_waits(queue: NoticeQueue) -> None:
     for n, of in enumerate(["a", "b", None, "a", "b", "a", None]):
         queue.add(n, b"%d" % n, 0.0, of)
