@@ -219,9 +219,10 @@ def _fitting(
         "reference": max((cell_len(printable(view.exp_ref or "")) for view in views), default=0),
         "in charge": max((cell_len(printable(view.owner or "")) for view in views), default=0),
     }
+    name = max(3, min(longest["rig"], width - 1 - _WIDTHS["state"]))
     least = {
-        "rig": max(3, min(longest["rig"], width - 1 - _WIDTHS["state"])),
-        "reference": _REFERENCE,
+        "rig": name,
+        "reference": max(9, min(_REFERENCE, width - name - _WIDTHS["state"] - 2)),
         "in charge": max(9, min(longest["in charge"], _HOST)),
         "progress": _CROWDED_PROGRESS if is_crowded else _PROGRESS,
         "last error": _ERROR,
@@ -234,12 +235,9 @@ def _fitting(
             chosen[column] = least[column]
             left -= least[column] + 1
     if "reference" in chosen:
-        wider = max(0, min(left, min(longest["reference"], _WIDEST_REFERENCE) - _REFERENCE))
+        wider = max(0, min(left, min(longest["reference"], _WIDEST_REFERENCE) - chosen["reference"]))
         chosen["reference"] += wider
         left -= wider
-    elif left > 9:
-        chosen["reference"] = left - 1
-        left = 0
     if flexible := next((column for column in ("last error", "progress") if column in chosen), None):
         chosen[flexible] += left
     return {column: chosen[column] for column in columns if column in chosen}
