@@ -248,6 +248,21 @@ def test_check_as_json_of_a_faulty_file(commands: Commands) -> None:
     assert outcome.err == f"Error: rigs.yaml:4: rigs.cameras.timeout: {problem}\n"
 
 
+@pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["check"], ["doctor"]])
+def test_all_mistakes_of_a_file_are_told_at_once(commands: Commands, arguments: list[str]) -> None:
+    commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: 127.0.0.1:x\n    timeout: soon\n  ephys: [a]\n")
+    outcome = commands.run(*arguments, status=2)
+    places = ["3: rigs.cameras.uri: ", "4: rigs.cameras.timeout: ", "5: rigs.ephys: "]
+    for line, place in zip(outcome.err.splitlines(), places, strict=True):
+        assert line.startswith(f"Error: rigs.yaml:{place}")
+    if arguments == ["check"]:
+        errors = from_json(commands.run("check", "--json", status=2).out)["errors"]
+        assert [f"{error['line']}: {error['key']}: " for error in errors] == places
+        assert [f"Error: rigs.yaml:{place}{error['problem']}" for place, error in zip(places, errors, strict=True)] == (
+            outcome.err.splitlines()
+        )
+
+
 @pytest.mark.parametrize("arguments", [["ping"], ["push", "EXPINFO"], ["call", "cameras", "focus"], ["watch"]])
 def test_a_host_that_does_not_resolve_is_told_with_file_line_and_key(commands: Commands, arguments: list[str]) -> None:
     commands.write("rigs.yaml", "rigs:\n  cameras:\n    uri: nowhere.invalid\n")

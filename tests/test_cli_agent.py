@@ -137,6 +137,19 @@ def test_a_mistake_is_told_with_file_line_and_key(rigsync: Rigsync) -> None:
     assert error == {"file": "cameras.yaml", "line": 8, "key": "on.EXPSTRT"}
 
 
+def test_all_mistakes_are_told_at_once(rigsync: Rigsync) -> None:
+    text = EXAMPLE.replace("EXPSTART", "EXPSTRT") + "lease: soon\nexisting: maybe\n"
+    keys = ["on.EXPSTRT", "lease", "existing"]
+    outcome = rigsync(text, "check", "cameras.yaml", status=2)
+    assert [line.split(": ")[2] for line in outcome.err.splitlines()] == keys
+    document = json.loads(rigsync(text, "check", "cameras.yaml", "--json", status=2).out)
+    assert [error["key"] for error in document["errors"]] == keys
+    lines = [
+        f"Error: {error['file']}:{error['line']}: {error['key']}: {error['problem']}" for error in document["errors"]
+    ]
+    assert lines == outcome.err.splitlines()
+
+
 def test_what_is_not_even_yaml_is_told_as_an_agents_file(rigsync: Rigsync) -> None:
     outcome = rigsync("name: a\non: {EXPINIT: [\n", "check", "cameras.yaml", status=2)
     assert outcome.err.startswith("Error: cameras.yaml:3: not valid YAML: ")

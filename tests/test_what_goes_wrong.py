@@ -405,6 +405,10 @@ SHOWN_BY = {
     "a mistake in `rigs.yaml`, or in the file of an agent": [
         "tests/test_config.py::test_what_is_no_rig",
         "tests/agent/test_serve.py::test_what_is_wrong_is_told_before_anything_listens",
+        "tests/agent/test_serve.py::test_all_mistakes_of_all_files_are_told_before_anything_listens",
+        "tests/test_yaml.py::test_all_mistakes_of_a_file_are_told_at_once_and_nothing_that_depends_on_them",
+        "tests/test_cli.py::test_all_mistakes_of_a_file_are_told_at_once",
+        "tests/test_cli_agent.py::test_all_mistakes_are_told_at_once",
     ],
     'a Windows path in double quotes in such a file, as `"E:\\behaviour"`': [
         "tests/test_yaml.py::test_a_backslash_in_double_quotes_is_explained",

@@ -364,6 +364,26 @@ def test_what_is_wrong_is_told_before_anything_listens(
     assert text in folder.refused(*make(Writer))
 
 
+def test_all_mistakes_of_all_files_are_told_before_anything_listens(folder: Folder) -> None:
+    files = [folder.write("left", lease="soon", colour="red"), folder.write("right", listen="udp://127.0.0.1:11009")]
+    files.append(folder.write("top", main_sync="so"))
+    (folder.path / "twin.yaml").write_bytes((folder.path / "right.yaml").read_bytes())
+    told = folder.refused(*files, "twin.yaml").splitlines()
+    for line, parts in zip(
+        told,
+        [
+            ("left.yaml:", "colour: unknown key"),
+            ("left.yaml:", "lease: expected"),
+            ("top.yaml:", "main_sync: expected"),
+            ("twin.yaml:", "name: two rigs have the name 'right'"),
+            ("twin.yaml:", "listen: right in right.yaml listens at"),
+        ],
+        strict=True,
+    ):
+        assert line.startswith("Error: ")
+        assert all(part in line for part in parts)
+
+
 def test_a_port_that_is_taken_is_told_and_nothing_stays(folder: Folder) -> None:
     port = free_port()
     files = [folder.write("left"), folder.write("right", listen=f"udp://127.0.0.1:{port}")]
