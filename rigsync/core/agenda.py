@@ -111,7 +111,8 @@ class Agenda:
             task.schedule = Schedule(instant)
             # One of the lifecycle is refused like one without an instant, and at most one of them is beyond its turn.
             if task.sender and task.event not in LIFECYCLE_MESSAGES:
-                if refusal := self.ownership.instant_refusal(task.event.name, task.sender, self.exp_ref):
+                refusal = self.ownership.instant_refusal(task.event.name, task.sender, self.exp_ref)
+                if refusal:
                     self._refuse(task, *refusal, now)
                     return
         if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
@@ -195,8 +196,7 @@ class Agenda:
             else:
                 self._timed.remove(task)
                 self._query(task, now)
-        instants = (task.hand_over_at for task in self._timed)
-        self._timer = min(self.ownership.expires(), min(instants, default=math.inf))
+        self._timer = min([self.ownership.expires(), *(task.hand_over_at for task in self._timed)])
 
     def next_timer(self) -> float:
         return self._timer
