@@ -38,7 +38,7 @@ class ReadyFile:
     @property
     def lost(self) -> str | None:
         """What the earlier file is known to have lost of its content."""
-        for what in self._kept.lost.values():
+        for what in tuple(self._kept.lost.values()):  # a look may be under way
             return f"{self.path} {what}; find out whether start does that, or another program"
         return None
 

@@ -199,8 +199,7 @@ class Agenda:
             else:
                 self._timed.remove(task)
                 self._query(task, now)
-        instants = (task.hand_over_at for task in self._timed)
-        self._timer = min(self.ownership.expires(), min(instants, default=math.inf))
+        self._timer = min([self.ownership.expires(), *(task.hand_over_at for task in self._timed)])
 
     def next_timer(self) -> float:
         return self._timer
