@@ -623,6 +623,19 @@ def test_interrupt_overtakes_a_slow_start(serve: Serve, connect: Connect, gate: 
     assert list(aux.log[started].result) == ["ephys"]
 
 
+def test_the_service_thread_is_given_the_time_of_the_rigs(pair: Auxiliaries, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    wait = rigsync.runtime.waiters.Waiters.wait
+
+    def note(waiters: Any, future: Any, limit: float) -> Any:
+        limits.append(limit)
+        return wait(waiters, future, limit)
+
+    monkeypatch.setattr(rigsync.runtime.waiters.Waiters, "wait", note)
+    assert isinstance(pair.push("EXPSTATUS", ExpStatus.CONNECTED, wait=True, timeout=LONG), PushResult)
+    assert limits[-1] >= LONG
+
+
 def test_ping(pair: Auxiliaries) -> None:
     replies = pair.ping()
     assert sorted(replies) == ["cameras", "ephys"]

@@ -196,6 +196,16 @@ def test_the_reference_of_the_main_sync_wins(lab: Lab, connect: Connect, caplog:
     assert f"ephys is the main sync: its reference {OTHER} counts, not {REFERENCE}" in caplog.text
 
 
+@pytest.mark.parametrize("asked", [REFERENCE, None])
+def test_a_main_sync_that_contradicts_nobody_is_no_warning(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture, asked: str | None
+) -> None:
+    ephys = lab.rig("ephys", {"EXPINFO": lambda *_: {"exp_ref": REFERENCE}}, main_sync=True)
+    with connect(ephys).experiment(asked) as session:
+        assert session.exp_ref == REFERENCE
+    assert "counts, not" not in caplog.text
+
+
 def test_what_a_stopped_main_sync_recorded_before_does_not_count(lab: Lab, connect: Connect) -> None:
     ephys = lab.rig("ephys", main_sync=True)
     with Auxiliaries({"ephys": ephys.uri}) as before:

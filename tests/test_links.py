@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_helpers import in_thread
+from live_helpers import Gate, in_thread
 from processes import LONG, RigProgram, free_port, port_of, until
 
 import rigsync.coordinator.ways
@@ -33,6 +33,7 @@ from rigsync import (
     UnknownRig,
 )
 from rigsync.config.rigs import rigs_from
+from rigsync.coordinator import links
 from rigsync.core import events
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState
@@ -496,3 +497,18 @@ def test_a_view_has_all_that_is_known_and_does_not_change(serve: Any, connect: A
         after.link = LinkState.LOST  # type: ignore[misc]
     with pytest.raises(UnknownRig):
         aux.view("laser")
+
+
+def test_whom_a_push_waits_for_is_told_when_the_text_says(
+    serve: Any, connect: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = 60.0
+    monkeypatch.setattr(links, "FIRST_WORD", minute)
+    aux = connect(serve("cameras", {"EXPINIT": gate}))
+    begin = time.monotonic()
+    push = in_thread(aux.push, "EXPINIT", {"exp_ref": "2026-03-01_2_mouse"}, wait=True)
+    assert gate.reached.wait(LONG)
+    (pending,) = aux.services._pending.values()
+    assert begin + minute <= pending.telling.when() <= time.monotonic() + minute
+    gate.open.set()
+    push.result(LONG)

@@ -406,6 +406,17 @@ def test_all_rigs_are_told_when_the_coordinator_closes() -> None:
     }
 
 
+def test_each_rig_of_a_push_is_told_of_from_when_that_is_asked_for() -> None:
+    bench = Bench()
+    key = bench.push("EXPINFO", rigs=["cameras"])
+    assert bench.fanout.tell_each(key + 1) is None
+    assert bench.fanout.tell_each(key) == {}
+    bench.fanout.take_events()
+    bench.fanout.abandon()
+    assert [event.rig for event in bench.fanout.take_events() if isinstance(event, events.RigSettled)] == ["cameras"]
+    assert bench.fanout.tell_each(key) is None
+
+
 def test_what_was_taken_is_not_given_again() -> None:
     bench = Bench()
     bench.push("EXPINFO", rigs=[])
