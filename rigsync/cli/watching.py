@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync._text import printable
+from rigsync._text import one_line, printable
 from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
 from rigsync.coordinator.view import RigView, age_text
@@ -80,7 +80,7 @@ def cells_of(view: RigView, columns: Sequence[str], now: float) -> list[str]:
 def _last_failure(view: RigView) -> str:
     """Return what is wrong now, else what has gone wrong last, with its time."""
     failure, trouble = view.last_failure, view.trouble if view.link is LinkState.ALIVE else ""
-    if trouble and not (failure and failure.text in trouble):
+    if trouble and not (failure and one_line(failure.text) in one_line(trouble)):
         return f"{'now':8} {trouble}"
     return f"{time.strftime('%H:%M:%S', time.localtime(failure.time))} {trouble or failure.text}" if failure else ""
 
