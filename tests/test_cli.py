@@ -384,6 +384,8 @@ def test_ping_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
         "status": "CONNECTED",
         "exp_ref": None,
         "owner": None,
+        "failures": {},
+        "status_reason": None,
         "sent": 2,
         "received": 2,
         "loss": 0,

@@ -95,7 +95,7 @@ def test_a_recording_that_has_ended_badly_is_seen_by_all_until_it_is_settled(lab
     aux, watcher = connect(rig), connect(rig)
     begin(aux)
     assert isinstance(aux.push("EXPEND", wait=True), PushError)
-    wrong = {"EXPEND": "EXPEND failed: left.mp4 is empty"}
+    wrong = {"EXPEND": "EXPEND: EndedBadly: left.mp4 is empty"}
     late = connect(rig)
     for one in (aux, watcher, late):
         until(lambda one=one: one.view("cameras").failures == wrong)  # type: ignore[misc]

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync._text import duration_text, printable
+from rigsync._text import duration_text, one_line, printable
 from rigsync.cli.history import History
 from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
@@ -329,7 +329,7 @@ def _work(view: RigView, now: float, history: History) -> str:
 def _last_failure(view: RigView) -> str:
     """Return what is wrong now, else what has gone wrong last, with its time."""
     failure, trouble = view.last_failure, view.trouble if view.link is LinkState.ALIVE else ""
-    if trouble and not (failure and failure.text in trouble):
+    if trouble and not (failure and one_line(failure.text) in one_line(trouble)):
         return f"{'now':8} {error_text(trouble)}"
     return f"{_clock(failure.time)} {error_text(trouble or failure.text)}" if failure else ""
 

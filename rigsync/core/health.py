@@ -10,7 +10,6 @@ from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.lifecycle import name_different
 from rigsync.core.messages import Notice, Verb, to_json
 from rigsync.core.notices import FAILURE, RECOVERED
-from rigsync.errors import ENDED_BADLY
 
 MOST = 64
 """Failures that a rig keeps, and a coordinator of it; beyond that the oldest are forgotten."""
@@ -80,8 +79,7 @@ class Health:
 
     def note_bad_end(self, error: str, message: str, exp_ref: str | None, now: float) -> None:
         """Take note that the handlers of an EXPEND have failed; the one that has sent it hears that by the answer."""
-        what = message if error == ENDED_BADLY else f"{error}: {message}"
-        body = {"problem": f"EXPEND failed: {what}", "exp_ref": exp_ref}
+        body = {"problem": f"EXPEND: {error}: {message}", "exp_ref": exp_ref}
         self.note(FAILURE, ExpMessage.EXPEND.name, body, now, None)
         self.is_untold = True
 

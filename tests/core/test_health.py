@@ -170,7 +170,7 @@ def test_an_end_that_has_failed_stands(bench: Bench) -> None:
     bench.enter("RUNNING")
     bench.request("EXPEND")
     bench.agenda.fail(bench.due().task, "EndedBadly", "left.mp4 is empty", "", bench.now, is_over=True)
-    assert bench.failures == {"EXPEND": "EXPEND failed: left.mp4 is empty"}
+    assert bench.failures == {"EXPEND": "EXPEND: EndedBadly: left.mp4 is empty"}
     assert bench.agenda.status is ExpStatus.STOPPED
 
 
@@ -178,7 +178,7 @@ def test_an_end_that_fails_and_then_succeeds_has_settled_that(bench: Bench) -> N
     bench.enter("RUNNING")
     bench.request("EXPEND")
     bench.fail(bench.due().task, "OSError", "no camera")
-    assert bench.failures == {"EXPEND": "EXPEND failed: OSError: no camera"}
+    assert bench.failures == {"EXPEND": "EXPEND: OSError: no camera"}
     assert bench.agenda.status is ExpStatus.RUNNING
     bench.do("EXPEND")
     assert bench.failures == {}
@@ -231,7 +231,7 @@ def test_who_comes_late_is_told_of_a_bad_end(bench: Bench) -> None:
     bench.enter("RUNNING")
     bench.request("EXPEND")
     bench.agenda.fail(bench.due().task, "EndedBadly", "left.mp4 is empty", "", bench.now, is_over=True)
-    assert bodies(bench.late(), "failure") == [("EXPEND", failure("EXPEND failed: left.mp4 is empty"))]
+    assert bodies(bench.late(), "failure") == [("EXPEND", failure("EXPEND: EndedBadly: left.mp4 is empty"))]
 
 
 def test_who_comes_late_is_told_nothing_where_nothing_is_wrong(bench: Bench) -> None:
@@ -253,7 +253,7 @@ def test_those_that_watch_are_told_the_state_when_no_notice_of_a_failure_tells_i
     bench.heard()
     bench.request("EXPEND")
     bench.fail(bench.due().task, "OSError", "no camera")
-    wrong = {"failures": {"EXPEND": "EXPEND failed: OSError: no camera"}}
+    wrong = {"failures": {"EXPEND": "EXPEND: OSError: no camera"}}
     assert bodies(bench.heard(), "status") == [
         (None, {"status": "RUNNING", "exp_ref": REFERENCE, "reason": None, **wrong})
     ]
