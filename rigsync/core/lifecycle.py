@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, cast
 
 from rigsync._text import shortened
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.messages import Verb, to_json
+from rigsync.core.messages import Verb
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -94,7 +95,11 @@ def fingerprint(event: Verb, args: list[Any]) -> bytes | None:
         data = None  # the reference alone
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key not in ("exp_ref", "takeover")} or None
-    return hashlib.blake2b(to_json(data).encode(), digest_size=16).digest()
+    return hashlib.blake2b(_SORTED(data).encode(), digest_size=16).digest()
+
+
+_SORTED = json.JSONEncoder(sort_keys=True).encode
+"""The order of keys makes no other data."""
 
 
 def takes_over(event: Verb, args: list[Any]) -> bool:

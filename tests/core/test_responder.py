@@ -546,6 +546,7 @@ def test_an_expinit_without_a_reference_is_never_a_no_op() -> None:
     [
         ({"exp_ref": REF, "box": 4}, {"exp_ref": REF, "box": 4}, False),
         ({"exp_ref": REF, "box": 4}, {"exp_ref": REF, "box": 5}, True),
+        ({"exp_ref": REF, "box": 4, "c": {"a": 1, "b": 2}}, {"c": {"b": 2, "a": 1}, "box": 4, "exp_ref": REF}, False),
         ({"exp_ref": REF, "box": 4}, {"exp_ref": REF}, True),
         ({"exp_ref": REF, "box": 4}, REF, True),
         ({"exp_ref": REF}, REF, False),
