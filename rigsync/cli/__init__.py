@@ -12,17 +12,14 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from rigsync import __version__
 from rigsync._text import printable, printable_lines
 from rigsync.cli.options import verbose_option
 from rigsync.errors import ConfigError, RigsyncError, UnknownRig
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "call": "Call a command of one rig, and show the value that it returns.",
@@ -66,8 +63,6 @@ class _LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        from click.shell_completion import CompletionItem
-
         names = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]  # click's own would load all commands
 
@@ -95,7 +90,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if COMPLETE in os.environ:
-        import_module("rigsync.cli.completion")
+        import_module("rigsync.cli.bash")
     sys.exit(_run())
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from threading import Thread
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+import rigsync
 from rigsync._text import printable, printable_lines
 from rigsync.cli import completion
 from rigsync.cli.log import start_logging
@@ -16,15 +21,52 @@ from rigsync.cli.push import value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.arguments import compose_command
 from rigsync.core.messages import LONGEST_PROBLEM
-from rigsync.errors import RemoteError, RigError
+from rigsync.core.rigs import RigConfig
+from rigsync.errors import RemoteError, RigError, RigsyncError
 
-NO_COMMAND = "?"
+_NO_COMMAND = "?"
 """A command that no rig has: where it is asked for, a rig says which it has."""
+_LONGEST_WAIT = 1.0
+"""Seconds that a rig may take to say so when a shell completes: a person waits."""
+_PLAIN = re.compile(r"[\w.:-]+")
+"""A command that a shell takes for a plain word. It comes from another computer, so that no other is offered."""
+
+
+def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a command by asking the rig."""
+    rigs = completion.rigs_for(ctx)
+    try:
+        rig = rigs.only(ctx.params.get("rig") or "")
+    except (RigsyncError, ValueError):
+        return []
+    if not _may_be_asked(rigs.rigs[rig]):
+        return []
+    logging.disable()
+    connected = rigsync.Auxiliaries  # which takes as long to load as a rig may to answer
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            with connected(chosen(rigs, [rig]), connect_timeout=_LONGEST_WAIT) as auxiliaries:
+                auxiliaries.call(rig, _NO_COMMAND, timeout=_LONGEST_WAIT)
+        except RigsyncError as error:
+            found.extend(_commands_in(error) or ())
+
+    # By a thread that may be left behind: a name server may take longer than a person waits.
+    asking = Thread(target=ask, name="rigsync completion", daemon=True)
+    asking.start()
+    asking.join(_LONGEST_WAIT)
+    return completion.beginning(incomplete, filter(_PLAIN.fullmatch, found))
+
+
+def _may_be_asked(rig: RigConfig) -> bool:
+    """Return whether a rig can have commands, and no key in a shell takes it from its task (docs/lab.md)."""
+    return rig.dialect == "rigsync" or (rig.dialect == "auto" and rig.address.scheme != "tcp")
 
 
 @click.command(short_help="Call a command of one rig, and show the value that it returns.")
 @click.argument("rig", shell_complete=completion.rigs)
-@click.argument("name", metavar="[COMMAND]", required=False, shell_complete=completion.commands)
+@click.argument("name", metavar="[COMMAND]", required=False, shell_complete=_complete)
 @click.argument("arguments", metavar="[ARG | KEY=VALUE]...", nargs=-1)
 @click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answer, instead of the rig's own.")
 @rigs_option
@@ -53,7 +95,7 @@ def command(
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     with usage_errors():
         args, keywords = _sorted_out(arguments)
-        asked = NO_COMMAND if name is None else name
+        asked = _NO_COMMAND if name is None else name
         compose_command(asked, args, keywords)
     start_logging()
     rigs = rigs_of_file(rigs_file)
@@ -63,7 +105,7 @@ def command(
         try:
             value = auxiliaries.call(rig, asked, *args, timeout=timeout, **keywords)
         except RigError as error:
-            if name is None and (names := commands_in(error)) is not None:
+            if name is None and (names := _commands_in(error)) is not None:
                 if _is_cut(error):
                     click.echo(f"{printable(rig)} has more commands than there is room for in its answer", err=True)
                 _print_commands(names, rig, as_json)
@@ -77,7 +119,7 @@ def command(
     return 0
 
 
-def commands_in(error: RigError) -> list[str] | None:
+def _commands_in(error: RigsyncError) -> list[str] | None:
     """Return the commands of a rig, which it names where it is asked for one that it does not have."""
     if not isinstance(error, RemoteError) or error.error != "UnknownCommand":
         return None

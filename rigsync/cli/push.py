@@ -45,7 +45,7 @@ def _epilog() -> str:
 
 
 @click.command(short_help="Send one message to the rigs, and show their answers.", epilog=_epilog())
-@click.argument("message", shell_complete=completion.messages)
+@click.argument("message", shell_complete=completion.one_of(MESSAGES))
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option(
     "--to",

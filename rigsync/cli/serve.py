@@ -22,6 +22,7 @@ from rigsync.cli.output import compact, end_interrupted_line, write_json, write_
 from rigsync.cli.practice_rig import PracticeRig
 from rigsync.cli.stdin import at_end_of_stdin
 from rigsync.config.schema import Mistakes
+from rigsync.core.enums import ExpMessage
 from rigsync.core.ownership import LEASE
 from rigsync.core.rigs import MAX_MESSAGE
 from rigsync.rig.rig import run_rigs
@@ -45,7 +46,7 @@ FILES = (".yaml", ".yml")
     "failing",
     multiple=True,
     metavar="MESSAGE",
-    shell_complete=completion.messages,
+    shell_complete=completion.one_of(ExpMessage.__members__),
     help="Fail at this message; may be repeated.",
 )
 @click.option(
