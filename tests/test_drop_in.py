@@ -586,6 +586,13 @@ def test_a_queue_of_a_subclass_knows_no_options() -> None:
     assert not aux.connected.is_set()
 
 
+def test_a_queue_of_a_subclass_takes_what_a_connection_carries() -> None:
+    with Rig("cameras", "tcp://127.0.0.1:0") as rig, ListensItself({"cameras": rig.uri}) as aux:
+        outcome = aux.push("EXPINIT", {"exp_ref": REFERENCE, "data": 100_000 * "x"}, wait=True)
+        assert isinstance(outcome, dict), outcome
+        assert list(outcome) == ["cameras"]
+
+
 def test_what_is_pushed_before_a_subclass_listens_is_sent() -> None:
     class SetsUp(Auxiliaries):
         key: float = 0.0
