@@ -22,9 +22,10 @@ from processes import LONG, ROOT, IblutilProgram, Program, RigProgram, free_port
 from rigsync import Auxiliaries, ExpStatus, NotRunning, PushError, PushResult, Rig
 from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.service import RigServices
+from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage
 from rigsync.core.timing import Timing
-from rigsync.errors import LoopBlocked
+from rigsync.errors import LoopBlocked, UnknownRig
 from rigsync.net.relay import relay_before
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -584,6 +585,21 @@ def test_a_queue_of_a_subclass_knows_no_options() -> None:
         assert blocked.wait(LONG)
         assert aux.connected.is_set()
     assert not aux.connected.is_set()
+
+
+def test_an_order_is_for_rigs_that_there_are() -> None:
+    with Rig("cameras", "udp://127.0.0.1:0") as rig, Auxiliaries({"cameras": rig.uri}) as aux:
+        assert aux.services is not None
+        assert aux.services.order(compose("EXPINFO"), ["cam*"]).rigs == ["cameras"]
+        with pytest.raises(UnknownRig, match="no rig matches 'camera'"):
+            aux.services.order(compose("EXPINFO"), ["camera"])
+
+
+def test_a_queue_of_a_subclass_takes_what_a_connection_carries() -> None:
+    with Rig("cameras", "tcp://127.0.0.1:0") as rig, ListensItself({"cameras": rig.uri}) as aux:
+        outcome = aux.push("EXPINIT", {"exp_ref": REFERENCE, "data": 100_000 * "x"}, wait=True)
+        assert isinstance(outcome, dict), outcome
+        assert list(outcome) == ["cameras"]
 
 
 def test_what_is_pushed_before_a_subclass_listens_is_sent() -> None:

@@ -269,9 +269,7 @@ class Links:
     @property
     def timeout(self) -> float:
         """Seconds allowed for answers; each rig's own until one is set here for all, 0 or None for no limit."""
-        if self._timeout is not None:
-            return self._timeout
-        return self._longest_timeout
+        return self._longest_timeout if self._timeout is None else self._timeout
 
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
@@ -316,7 +314,7 @@ class Links:
         message : Message
             Composed by `rigsync.core.arguments.compose`, in the room that there is for these rigs.
         rigs : list of str, optional
-            Names, as `Rigs.matching` gives them; all by default.
+            Names or patterns; all by default.
         timeout, delay : float, optional
             Seconds, instead of each rig's own; seconds from now until the one instant at which all rigs are to act.
         patience, all_or_none, confirm, request_time
@@ -324,12 +322,14 @@ class Links:
 
         Raises
         ------
-        NotRunning, ValueError
-            The services are not open; `refresh_rate` is no pause.
+        NotRunning, ValueError, UnknownRig
+            The services are not open; `refresh_rate` is no pause; a name or pattern matches none.
         """
         endpoint = self._endpoint
         if endpoint is None:
             raise NotRunning("the services are not open: never opened, or closed")
+        if rigs is not None and not self._rigs.rigs.keys() >= set(rigs):  # most are names already
+            rigs = self._rigs.matching(rigs)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
         pause = self._pause()

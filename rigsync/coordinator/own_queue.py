@@ -11,6 +11,7 @@ from rigsync.coordinator.results import ResultLog, draw_request_time
 from rigsync.coordinator.service import RigServices
 from rigsync.core.arguments import compose, validate_event
 from rigsync.core.orders import Asked
+from rigsync.core.rigs import Room
 from rigsync.errors import LoopStuck
 from rigsync.runtime.conditions import Arrivals
 
@@ -18,8 +19,11 @@ from rigsync.runtime.conditions import Arrivals
 class OwnQueue:
     """The queue of one object, from which each message is taken when its outcome is in the log."""
 
-    def __init__(self, owner: str, queued: dict[float, list[Any]], log: ResultLog, response_received: Arrivals):
+    def __init__(
+        self, owner: str, queued: dict[float, list[Any]], log: ResultLog, response_received: Arrivals, room: Room
+    ):
         self._owner, self._queued, self._log, self._received = owner, queued, log, response_received
+        self._room = room
 
     def push(self, asked: Asked, wait: bool, limit: float) -> Any:
         """Queue a message; wait for its outcome so many seconds at most, if that is asked for.
@@ -31,7 +35,7 @@ class OwnQueue:
         LoopStuck
             The outcome does not come.
         """
-        compose(asked.message, *asked.args)  # for its errors
+        compose(asked.message, *asked.args, room=self._room)  # for its errors
         if any(part is not None for part in (asked.rigs, asked.timeout, asked.at, asked.delay)) or asked.patience:
             raise ValueError(f"{self._owner} serves its queue itself: push takes message and arguments alone")
         event, request_time = validate_event(asked.message), draw_request_time()
@@ -48,7 +52,7 @@ class OwnQueue:
         while not is_over():
             for request_time in sorted(self._queued):
                 event, args, _ = self._queued[request_time]
-                message = [event, *compose(event, *args).args]
+                message = [event, *compose(event, *args, room=self._room).args]
                 try:
                     outcome: Any = await services._signal(event, "confirmed_send", message)
                 except Exception as error:
