@@ -44,7 +44,7 @@ HELD_BY = {
     "coordinator/course": ["test_experiment.py", "test_coordinator.py"],
     "coordinator/faces": ["test_compat.py"],
     "coordinator/failures": ["test_experiment.py"],
-    "coordinator/lab": ["test_coordinator.py", "test_auxiliaries.py"],
+    "coordinator/lab": ["test_coordinator.py", "test_mistakes.py"],
     "coordinator/own_queue": ["test_drop_in.py"],
     "coordinator/pings": ["test_auxiliaries.py"],
     "coordinator/push": ["test_coordinator.py"],
@@ -54,7 +54,7 @@ HELD_BY = {
     "coordinator/view": ["test_service.py", "test_watch.py"],
     "coordinator/ways": ["test_links.py", "test_live_tcp.py"],
     "rig/board": ["test_progress.py"],
-    "rig/handlers": ["test_rig.py", "test_mistakes.py"],
+    "rig/handlers": ["test_rig.py", "test_commands.py"],
     "rig/rules": ["test_rig.py", "test_rig_closing.py"],
     "rig/session": ["test_rig.py", "test_schedule.py"],
 }
