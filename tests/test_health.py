@@ -156,6 +156,18 @@ def test_a_new_experiment_begins_in_good_health_whatever_was_before(lab: Lab, co
         session.check()
 
 
+def test_a_notice_of_what_was_wrong_before_does_not_count_however_late_it_comes(lab: Lab, connect: Connect) -> None:
+    rig = lab.rig("cameras")
+    aux = connect(rig)
+    with contextlib.suppress(ExperimentError), aux.experiment(REFERENCE) as session:
+        rig.notify("failure", {"problem": "of the first try", "exp_ref": REFERENCE, "age": 100.0}, key="first")
+        until(lambda: "first" in aux.view("cameras").failures)
+        assert session.failures == {}
+        fail(rig)
+        until(lambda: session.failures)
+        assert session.failures == {"cameras": STALLED}
+
+
 def test_information_has_what_is_wrong(lab: Lab, connect: Connect) -> None:
     rig, aux = recording(lab, connect)
     assert aux.request("EXPINFO", "CONNECTED")["cameras"][-1]["failures"] == {"left.mp4": STALLED}

@@ -312,6 +312,14 @@ def test_one_for_which_too_many_waited_is_told_what_may_have_been_given_up(bench
     assert numbers(told) == sorted(numbers(told))
 
 
+def test_what_needs_a_new_number_comes_after_what_has_one() -> None:
+    health = Health()
+    for n in (4, None, 9, 7):
+        health.note("failure", f"{n}", failure(), 0.0, n)
+    assert [entry.n for entry in health.lasting(lost=-1)] == [4, 7, 9, None]
+    assert [entry.n for entry in health.lasting(lost=7)] == [9, None, 4, 7]
+
+
 # ----------------------------------------------------------------------------------------------------- EXPINFO
 
 
