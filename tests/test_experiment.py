@@ -132,12 +132,6 @@ def test_some_of_the_rigs(lab: Lab, connect: Connect) -> None:
     assert (lab.verbs("cameras"), lab.verbs("ephys")) == (WHOLE, [])
 
 
-def test_without_rigs_a_task_runs_all_the_same() -> None:
-    with Auxiliaries() as aux, aux.experiment(REFERENCE) as session:
-        assert session.ready.is_set()
-        session.check()
-
-
 def test_an_iblutil_rig_takes_part(lab: Lab, connect: Connect) -> None:
     with IblutilServer("imaging") as imaging:
         aux = connect(lab.rig("cameras"), {"imaging": imaging.uri})
