@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 HELD_BY = {
     "core/agenda": ["core/test_responder.py", "core/test_board.py"],
     "core/answers": ["core/test_responder.py"],
-    "core/errands": ["core/test_peer.py"],
     "core/events": ["core/test_peer.py", "core/test_responder.py"],
     "core/legacy_answers": ["core/test_responder.py", "core/test_reach.py"],
     "core/legacy_link": ["core/test_peer.py", "core/test_iblutil_rigs.py"],

@@ -111,7 +111,11 @@ def record(aux: Auxiliaries, exp_ref: str = REFERENCE, **data: Any) -> None:
             f"import sys; open(sys.argv[1], 'w').close(); {WAITS}",
             "x.avi is empty; look at the recorder's output and settings",
         ),
-        (f"import os, sys; open(sys.argv[1], 'w').write('x'); os.unlink(sys.argv[1]); {WAITS}", "there is no file"),
+        (
+            "import os, sys; open(sys.argv[1], 'w').write('x'); os.unlink(sys.argv[1]); "
+            f"open(os.path.join(os.path.dirname(sys.argv[1]), 'gone'), 'w'); {WAITS}",
+            "there is no file",
+        ),
     ],
 )
 def test_a_session_that_has_recorded_nothing_is_no_success(lab: Lab, source: str, problem: str) -> None:
@@ -121,7 +125,8 @@ def test_a_session_that_has_recorded_nothing_is_no_success(lab: Lab, source: str
     def task() -> None:
         with aux.experiment(REFERENCE, timeout=LONG):
             if "open" in source:
-                until(lambda: (lab.folder / "data" / "x.avi").exists() or "unlink" in source)
+                file = lab.folder / "data" / "x.avi"
+                until(lambda: file.with_name("gone").exists() if "unlink" in source else file.exists())
 
     with pytest.raises(ExperimentError, match=problem) as told:
         task()

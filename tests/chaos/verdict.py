@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, NO_OP, TABLE, ByReference, decide, named_reference
+from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, NO_OP, TABLE, ByReference, decide, fingerprint, named_reference
 
 
 @dataclass(frozen=True)
@@ -222,13 +222,15 @@ def by_the_table(pushes: Sequence[Push], rig: str) -> list[str]:
         ``run``, ``no-op`` or ``StateError`` for each.
     """
     status, reference, said = ExpStatus.CONNECTED, None, []
+    initialised_with: bytes | None = None
     for push in pushes:
         event = ExpMessage[push.message]
         if event not in LIFECYCLE_MESSAGES:
             said.append("run")
             continue
         named = named_reference(event, push.args)
-        decision = decide(status, event, reference, named)
+        data = fingerprint(event, push.args)
+        decision = decide(status, event, reference, named, has_new_data=data not in (None, initialised_with))
         if decision.refusal:
             said.append("StateError")
         elif decision.no_op:
@@ -238,7 +240,7 @@ def by_the_table(pushes: Sequence[Push], rig: str) -> list[str]:
             said.append("run")
             status = decision.status
             if event is ExpMessage.EXPINIT:
-                reference = named
+                reference, initialised_with = named, data
             elif event is ExpMessage.EXPSTART:
                 reference = reference or named
             elif status is ExpStatus.CONNECTED:
