@@ -244,8 +244,16 @@ def test_one_of_four_refuses_init(lab: Lab, connect: Connect) -> None:
 
 
 def test_one_that_cannot_start_is_cleaned_up_with_the_others(lab: Lab, connect: Connect) -> None:
-    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPSTART": fail})]
-    with pytest.raises(ExperimentError) as told, connect(*rigs).experiment(REFERENCE):
+    started = threading.Event()
+    rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPSTART": lambda *_: started.wait(LONG) and fail()})]
+    aux = connect(*rigs)
+
+    @aux.on("MessageReceived")
+    def note(answer: Any) -> None:
+        if (answer.rig, answer.event) == ("ephys", ExpMessage.EXPSTART):
+            started.set()
+
+    with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE):
         pytest.fail("it has begun")
     assert told.value.outcomes == {
         "ephys": "started; then interrupted and cleaned up",
