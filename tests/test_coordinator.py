@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -641,12 +642,15 @@ def test_an_exception_interrupts_all_rigs_and_goes_on(rigs: Lab) -> None:
 
 
 def test_a_rig_that_cannot_begin_has_the_others_stopped(rigs: Lab) -> None:
+    started = threading.Event()
     rigs.rig("cameras")
-    rigs.rig("ephys", {"EXPSTART": fail})
+    rigs.rig("ephys", {"EXPSTART": lambda *_: started.wait(LONG) and fail()})
 
     async def main() -> None:
-        async with Coordinator(rigs.uris) as lab, lab.experiment(REFERENCE):
-            pytest.fail("it has not begun")
+        async with Coordinator(rigs.uris) as lab:
+            lab.on("MessageReceived", lambda answer: answer.event is ExpMessage.EXPSTART and started.set())
+            async with lab.experiment(REFERENCE):
+                pytest.fail("it has not begun")
 
     with pytest.raises(ExperimentError, match="no camera found") as told:
         run(main())

@@ -52,6 +52,20 @@ def fail(*_: Any) -> None:
     raise RuntimeError("no camera found")
 
 
+def answers(aux: Auxiliaries, message: ExpMessage, *rigs: str) -> threading.Event:
+    """Return an event that is set when these rigs have answered a message."""
+    missing, answered = set(rigs), threading.Event()
+
+    @aux.on("MessageReceived")
+    def note(answer: Any) -> None:
+        if answer.event is message:
+            missing.discard(answer.rig)
+        if not missing:
+            answered.set()
+
+    return answered
+
+
 @contextlib.contextmanager
 def ctrl_c_at(gate: Gate, lab: Lab) -> Iterator[None]:
     """Press Ctrl-C while a handler of the cameras waits at the gate, which opens when their EXPINTERRUPT has come."""
@@ -223,8 +237,9 @@ def test_two_main_syncs_are_refused_by_name(lab: Lab, connect: Connect) -> None:
 
 def test_one_of_four_refuses_init(lab: Lab, connect: Connect) -> None:
     good = [lab.rig(name) for name in ("ephys", "imaging", "laser")]
-    bad = lab.rig("cameras", {"EXPINIT": fail})
+    bad = lab.rig("cameras", {"EXPINIT": lambda *_: answered.wait(LONG) and fail()})
     aux = connect(*good, bad)
+    answered = answers(aux, ExpMessage.EXPINIT, *(rig.name for rig in good))
     with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE):
         pytest.fail("it has begun")
     for rig in good:
@@ -244,15 +259,9 @@ def test_one_of_four_refuses_init(lab: Lab, connect: Connect) -> None:
 
 
 def test_one_that_cannot_start_is_cleaned_up_with_the_others(lab: Lab, connect: Connect) -> None:
-    started = threading.Event()
     rigs = [lab.rig("ephys"), lab.rig("cameras", {"EXPSTART": lambda *_: started.wait(LONG) and fail()})]
     aux = connect(*rigs)
-
-    @aux.on("MessageReceived")
-    def note(answer: Any) -> None:
-        if (answer.rig, answer.event) == ("ephys", ExpMessage.EXPSTART):
-            started.set()
-
+    started = answers(aux, ExpMessage.EXPSTART, "ephys")
     with pytest.raises(ExperimentError) as told, aux.experiment(REFERENCE):
         pytest.fail("it has begun")
     assert told.value.outcomes == {

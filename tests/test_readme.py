@@ -133,7 +133,8 @@ def test_first_script_interrupts_the_rigs_that_did_initialise(
     done = run([str(task)], tmp_path)
     assert "ExperimentError: experiment 2026-11-20_1_mouse failed at EXPINIT on 1 of 2 rigs" in done.stderr
     assert "ephys: EXPINIT failed: OSError: no disk" in done.stderr
-    assert "cameras: initialised; then interrupted and cleaned up" in done.stderr
+    # It is not waited for where another one has failed first.
+    assert re.search("cameras: (initialised|EXPINIT called off); then interrupted and cleaned up", done.stderr)
     assert cameras.stdout
     assert cameras.stdout.readline() == "stopped\n"
 
