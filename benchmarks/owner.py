@@ -30,7 +30,7 @@ class Owner:
     def __init__(self, uri: str):
         self.aux = Auxiliaries({"rig": uri})
         assert self.aux.all_alive
-        self.boot: str = self.aux.services.peer("rig")._link.boot  # type: ignore[union-attr]
+        self.boot: str = self.aux.services.peer("rig").link.boot  # type: ignore[union-attr]
         self.longest, self.commands, self.failed = 0.0, 0, 0
         self._unanswered: deque[float] = deque()
         self._ended = threading.Event()

@@ -44,18 +44,24 @@ def _epilog() -> str:
     return "\n".join(["\b", "Messages, and what follows them:", *lines])
 
 
-@click.command(short_help="Send one message to the rigs, and show their answers.", epilog=_epilog())
-@click.argument("message", shell_complete=completion.one_of(MESSAGES))
-@click.argument("arguments", metavar="[ARG]...", nargs=-1)
-@click.option(
+to_option = click.option(
     "--to",
     "patterns",
     multiple=True,
     metavar="PATTERN",
     shell_complete=completion.rigs,
-    help="Only to these rigs: a name, or a pattern such as 'cam*'.",
+    help="Only these rigs: a name, or a pattern such as 'cam*'.",
 )
-@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own.")
+timeout_option = click.option(
+    "--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own."
+)
+
+
+@click.command(short_help="Send one message to the rigs, and show their answers.", epilog=_epilog())
+@click.argument("message", shell_complete=completion.one_of(MESSAGES))
+@click.argument("arguments", metavar="[ARG]...", nargs=-1)
+@to_option
+@timeout_option
 @click.option("--takeover", is_flag=True, help="With EXPINIT: take this experiment over from another program.")
 @click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs act at one instant, so many seconds from now.")
 @rigs_option

@@ -14,10 +14,9 @@ import click
 from rigsync._text import printable
 from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
-from rigsync.cli import completion
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, usage_errors, verbose_option
-from rigsync.cli.push import value_of
+from rigsync.cli.push import timeout_option, to_option, value_of
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.doubts import doubt_of_reference
 from rigsync.errors import RigsyncError
@@ -42,15 +41,8 @@ GRACE = 10.0
 @click.option("--init", metavar="JSON", help="Data of EXPINIT: a map.")
 @click.option("--start", metavar="JSON", help="Data of EXPSTART.")
 @click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead.")
-@click.option(
-    "--to",
-    "patterns",
-    multiple=True,
-    metavar="PATTERN",
-    shell_complete=completion.rigs,
-    help="Only these rigs: a name or a pattern.",
-)
-@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own.")
+@to_option
+@timeout_option
 @rigs_option
 @verbose_option
 def command(

@@ -14,6 +14,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.errands import Request
 from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided, RigSettled, Start, StoodStill
 from rigsync.core.lifecycle import ENDS
+from rigsync.core.link import Link
 from rigsync.core.liveness import MOST_A_SECOND
 from rigsync.core.messages import Verb
 from rigsync.core.orders import Order
@@ -79,10 +80,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         it comes: that costs one idle wake-up, to take it out would cost each datagram."""
         self.peers = {
             name: Peer(
-                *(config, timing, boot, stamps, random),
-                *(self._outbox, self._events, self._settled),
-                program,
-                links=len(rigs),
+                Link(config, timing, boot, stamps, random, self._outbox, self._events, program, len(rigs)),
+                self._settled,
             )
             for name, config in rigs.items()
         }

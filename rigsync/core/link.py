@@ -15,7 +15,11 @@ from rigsync.core.timing import Timing
 
 
 class Link:
-    """The rig, the coordinator, and where datagrams and events to or of the rig are put; see `Peer`."""
+    """The rig, the coordinator, and where both put what leaves and what is told.
+
+    Datagrams go to `outbox`, each with the rig and the line; events to `told`. `program` says for people which program
+    the coordinator is; `links` is the number of its rigs, which share what may leave in a second.
+    """
 
     def __init__(
         self,
@@ -26,8 +30,8 @@ class Link:
         random: Random,
         outbox: list[tuple[tuple[str, Line], bytes]],
         told: list[Event],
-        program: str | None,
-        links: int,
+        program: str | None = None,
+        links: int = 1,
     ):
         self.config, self.name = config, config.name
         self.timing, self.boot, self.stamps, self.program = timing, boot, stamps, program

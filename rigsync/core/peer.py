@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from random import Random
-
 from rigsync.core import events, messages
 from rigsync.core.board import TOPICS
 from rigsync.core.board_view import BoardView
-from rigsync.core.clock import ClockEstimate, ClockFilter, StampClock
+from rigsync.core.clock import ClockEstimate, ClockFilter
 from rigsync.core.events import (
     Dialect,
     DialectDetected,
-    Event,
     LinkState,
     ProbeRefused,
     ViolationSeen,
@@ -26,8 +23,6 @@ from rigsync.core.outputs import Line
 from rigsync.core.probes import Prober
 from rigsync.core.process import Process
 from rigsync.core.requests import Requests, Settled
-from rigsync.core.rigs import RigConfig
-from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError, WrongRig
 
 FAREWELLS = (Line.PROBES, Line.REQUESTS) * 2
@@ -38,27 +33,14 @@ misses it belongs to a program that is gone."""
 class Peer:
     """One rig as the coordinator sees it.
 
-    Datagrams go to `outbox`, each with the rig and the line; events to `told`. `settled` is called once for each
+    It puts datagrams and events where its `link` says. `settled` is called once for each
     request, with the rig's name, its outcome and when it began to act. The outcome is the answer, the error, or None
     where only a confirmation was asked for.
     """
 
-    def __init__(
-        self,
-        config: RigConfig,
-        timing: Timing,
-        boot: str,
-        stamps: StampClock,
-        random: Random,
-        outbox: list[tuple[tuple[str, Line], bytes]],
-        told: list[Event],
-        settled: Settled,
-        program: str | None = None,
-        links: int = 1,
-    ):
-        self.config, self.name = config, config.name
-        self._link = link = Link(config, timing, boot, stamps, random, outbox, told, program, links)
-        self._outbox, self._events, self._liveness = outbox, told, link.liveness
+    def __init__(self, link: Link, settled: Settled):
+        self.link, self.config, self.name = link, link.config, link.name
+        self._outbox, self._events, self._liveness = link.outbox, link.events, link.liveness
         self._told_state = self._liveness.state
         self.violations = link.violations
         self.process = Process(link)
@@ -66,7 +48,7 @@ class Peer:
         self.echoes = EchoLink(link)
         self.requests = Requests(link, self.process, self.prober, self.echoes, settled)
         self._notices = NoticeFilter()
-        self.board = BoardView(config.name, told)
+        self.board = BoardView(link.name, link.events)
         self.health = HealthView()
 
     # ------------------------------------------------------------------------------------------------ outside
@@ -99,7 +81,7 @@ class Peer:
     @property
     def round_trip(self) -> float | None:
         """Smoothed round trip in seconds; None before the first."""
-        return self._link.backoff.smoothed
+        return self.link.backoff.smoothed
 
     def loss(self, now: float) -> float | None:
         """Return the share of the newest probes that were lost; None before it can be told."""
@@ -117,7 +99,7 @@ class Peer:
         if self.dialect is not Dialect.IBLUTIL:
             return self.prober.send(now)
         current = self.requests.errands.current
-        if self._link.is_stream and current and current.tries:
+        if self.link.is_stream and current and current.tries:
             # There is one connection. To the rig, a probe that meets its answer is a wrong echo.
             self._liveness.excuse()
         else:
@@ -127,7 +109,7 @@ class Peer:
     def farewell(self) -> None:
         """Tell a rigsync rig that this coordinator is closing."""
         if self.dialect is Dialect.RIGSYNC and self.state is not LinkState.LOST:
-            data = messages.bye(self._link.boot, self.prober.n + 1, "the coordinator is closing")
+            data = messages.bye(self.link.boot, self.prober.n + 1, "the coordinator is closing")
             self._outbox += [((self.name, line), data) for line in FAREWELLS]
 
     def receive_datagram(self, line: Line, data: bytes, now: float) -> bool:
@@ -214,7 +196,7 @@ class Peer:
 
     def _receive_frame(self, frame: Frame, size: int, now: float) -> None:
         if isinstance(frame, Probe):
-            if frame.boot != self._link.boot:
+            if frame.boot != self.link.boot:
                 raise RemoteProtocolError("stray frame", "a probe from another coordinator")
             if self.dialect is Dialect.RIGSYNC and not self.prober.log.outstanding(frame.n):
                 self.violations["late answer"] += 1
@@ -226,7 +208,7 @@ class Peer:
             raise RemoteProtocolError("stray frame", "a request came from a rig")
         if (
             isinstance(frame, messages.Addressed)
-            and frame.to != self._link.boot
+            and frame.to != self.link.boot
             and not self.process.may_have_left_out(frame.to, now)
         ):
             self.violations["not for this program"] += 1
@@ -260,7 +242,7 @@ class Peer:
             if probe is None or not process.may_follow(frame, probe):
                 self.violations["unknown boot"] += 1
                 return
-            is_forgeable = frame.to is None and not probe.stamp and not self._link.is_stream
+            is_forgeable = frame.to is None and not probe.stamp and not self.link.is_stream
             if is_forgeable and self.config.dialect == "auto":
                 # Anybody knows the probe of iblutil rigs and can forge its answer. A rigsync probe shows who is there.
                 self.violations["unknown boot"] += 1
@@ -301,7 +283,7 @@ class Peer:
 
     def _receive_notice(self, frame: messages.Notice, size: int, now: float) -> None:
         if frame.confirm:
-            self._outbox.append(((self.name, Line.PROBES), messages.ack(self._link.boot, frame.n)))
+            self._outbox.append(((self.name, Line.PROBES), messages.ack(self.link.boot, frame.n)))
         if frame.topic in TOPICS:
             # The board itself knows which unconfirmed notices are new.
             is_new = (not frame.confirm or self._notices.is_new(frame)) and self.board.receive(frame, now)
@@ -316,7 +298,7 @@ class Peer:
 
     def _probe_would_meet_another(self, now: float) -> bool:
         # On a connection nothing is lost, but two probes that a busy iblutil rig reads at once are junk: it closes.
-        on_stream = self._link.is_stream and self.dialect is not Dialect.RIGSYNC
+        on_stream = self.link.is_stream and self.dialect is not Dialect.RIGSYNC
         return on_stream and self.state is not LinkState.LOST and self.prober.log.awaits_answer(now)
 
     def _heard(self, dialect: Dialect, now: float) -> None:

@@ -17,6 +17,7 @@ from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.errands import Request
 from rigsync.core.events import Dialect, Event, HandlerDue, Start
 from rigsync.core.legacy import Array
+from rigsync.core.link import Link
 from rigsync.core.messages import (
     Alive,
     Command,
@@ -61,16 +62,10 @@ class PeerBench:
         self.n = 0
         self.steps = 0
         self.boot = boot
-        self.peer = Peer(
-            RigConfig(NAME, Address(scheme, "10.0.1.1", 11001), **config),
-            timing or Timing(),
-            boot,
-            StampClock(WALL, 0.0),
-            Fixed(),
-            self.outbox,
-            self.told,
-            self._settled,
-        )
+        rig = RigConfig(NAME, Address(scheme, "10.0.1.1", 11001), **config)
+        stamps = StampClock(WALL, 0.0)
+        link = Link(rig, timing or Timing(), boot, stamps, Fixed(), self.outbox, self.told)
+        self.peer = Peer(link, self._settled)
 
     def _settled(self, _: str, request: Request, outcome: list[Any] | RigError | None, start: Start | None) -> None:
         self.outcomes.append((request.request_time, outcome))
