@@ -182,7 +182,7 @@ def test_a_rig_that_fails_meanwhile_is_told_and_spoils_the_end(bench: Bench) -> 
 def test_a_recorder_that_ends_badly_spoils_the_end(bench: Bench) -> None:
     recorder = (
         "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit('No space left on device'));"
-        "open('ready', 'w').close(); time.sleep(1000)"
+        "open('ready', 'w').close()\nwhile True: time.sleep(0.1)"
     )
     start = {"start": [sys.executable, "-c", recorder], "ready": {"file": "ready", "within": LONG}}
     on = {"EXPSTART": start, "EXPEND": {"stop": {"signal": "interrupt", "grace": 10}}}
@@ -203,7 +203,7 @@ def test_a_recorder_that_ends_badly_spoils_the_end(bench: Bench) -> None:
 def test_ctrl_c_is_the_commands(bench: Bench, handles: bool, verbs: list[str], status: int) -> None:
     source = "import signal, sys, time\n"
     source += f"signal.signal(signal.SIGINT, {'lambda *_: sys.exit(0)' if handles else 'signal.SIG_DFL'})\n"
-    source += "print('runs', flush=True); time.sleep(1000)"
+    source += "print('runs', flush=True)\nwhile True: time.sleep(0.1)"  # one long sleep can miss a signal at its start
     with bench.start(*python(source)) as command:
         command.line("runs")
         for process in (*command.children(), psutil.Process(command.process.pid)):  # as a terminal does
@@ -291,7 +291,7 @@ signal.signal(signal.SIGINT, finish)
 stubborn = "import signal, time\\nsignal.signal(2, signal.SIG_IGN)\\n"
 stubborn += "print('grandchild', flush=True); time.sleep(1000)"
 subprocess.Popen([sys.executable, "-c", stubborn], start_new_session="session" in sys.argv)
-time.sleep(1000)
+while True: time.sleep(0.1)
 """
 
 

@@ -640,13 +640,13 @@ def test_a_command_that_is_being_stopped_has_no_more_time_when_the_agent_is_kill
 def test_a_dead_agent_is_no_broken_pipe(tmp_path: Path) -> None:
     report = tmp_path / "report"
     source = (
-        "import signal, sys\n"
+        "import signal, sys, time\n"
         "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
         "def finish(number, frame):\n"
         "    for _ in range(2000): print('x' * 1000)\n"  # far more than a pipe holds
         f"    open({str(report)!r}, 'w').write('finished'); raise SystemExit\n"
         "signal.signal(signal.SIGINT, finish)\n"
-        "print('ready')\nsignal.pause()"
+        "print('ready')\nwhile True: time.sleep(0.1)"
     )
     with Agent(python(source)) as agent:
         agent.wait_for("heard ready")

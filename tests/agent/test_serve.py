@@ -163,7 +163,7 @@ def test_one_that_was_killed_and_started_again_does_not_say_that_it_has_ended_th
 def test_a_recorder_that_ends_badly_is_in_the_log(folder: Folder) -> None:
     recorder = (
         "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit('No space left on device'));"
-        "open('ready', 'w').close(); time.sleep(1000)"
+        "open('ready', 'w').close()\nwhile True: time.sleep(0.1)"
     )
     start = {"start": [sys.executable, "-c", recorder], "ready": {"file": "ready", "within": LONG}}
     with folder.serve(folder.write(on={"EXPSTART": start, "EXPEND": STOP})) as command:
@@ -408,7 +408,8 @@ def end(*_):
 
 signal.signal(signal.SIGINT, end)
 print("ready", flush=True)
-time.sleep(1000)
+while True:
+    time.sleep(0.1)
 """
 
 
