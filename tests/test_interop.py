@@ -397,7 +397,9 @@ def test_dialect_is_detected_anew_when_a_rig_is_replaced(scheme: str) -> None:
 
 
 @pytest.fixture(params=SCHEMES)
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    # On TCP, iblutil's client has to read an echo before the answer comes. A busy computer may take longer than 50 ms.
+    monkeypatch.setattr(legacy, "ARRAY_GAP", 0.3)
     with Rig("cameras", f"{request.param}://127.0.0.1:0", experiment_description={"devices": {}}) as rig:
         yield rig
 
@@ -605,7 +607,7 @@ def test_junk_between_the_messages_of_an_iblutil_client(rig: Rig, caplog: pytest
 
 
 def test_two_coordinators_at_once_one_of_each_kind(rig: Rig) -> None:
-    rounds = 30
+    rounds = 10
     runs: list[int] = []
     rig.on("EXPINFO")(lambda status, data: runs.append(data) or {"n": data})
     seen: list[Any] = []
