@@ -8,6 +8,7 @@ import functools
 import logging
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 from rigsync._text import duration_text, one_line
@@ -39,6 +40,7 @@ from rigsync.agent.recording import Recording
 from rigsync.agent.requirements import Look, check_requirements, make_folders
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
+from rigsync.agent.validation import faults
 from rigsync.agent.values import Values, environment, filled, folder_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
@@ -264,6 +266,12 @@ class Agent(Rig):
                 else:
                     is_over = False
                     failures.append(RecordingGoesOn(verdict.problem))
+            elif is_over and (validate := self._file.validate):
+                told["validated"] = len(recorded.finished)
+                if found := await faults(
+                    validate, recorded.finished, functools.partial(self._validate, validate, values)
+                ):
+                    bad["validate"] = "; ".join(found)
             if not is_over:
                 self._recording = recorded  # another EXPEND looks at these again
         self._forget_ended()  # not before: an interrupt that overtakes this message reports them
@@ -378,6 +386,9 @@ class Agent(Rig):
         if ended.status != 0:
             raise CommandFailed(f"{child.label} {ended.described()}{output_of(ended)}")
         return {"command": child.label, "status": ended.status, "last_lines": fitting(ended.last_lines, LONGEST_OUTPUT)}
+
+    async def _validate(self, validate: Run, values: Values, file: str | None) -> None:
+        await self._run(validate, replace(values, file=file))
 
     async def _start(self, start: Start, values: Values) -> dict[str, Any]:
         ready = start.ready and ReadyFile(filled(self._file, start.ready.file, values), start.ready.within)
