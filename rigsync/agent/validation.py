@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from rigsync._text import one_line
 from rigsync.agent.commands import CommandFailed
 from rigsync.agent.file import Run
 from rigsync.agent.recording import MOST_NAMED
 from rigsync.agent.template import FILE
+from rigsync.agent.values import Values
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 """A place in memory, as ffprobe prints it: another one at each run, so that it makes no other reason."""
 
 
 async def faults(
-    validate: Run, finished: Mapping[str, bool], run: Callable[[str | None], Awaitable[object]]
-) -> list[str]:
-    """Return what the command finds wrong with the finished files; equal reasons once.
+    validate: Run, finished: Mapping[str, bool], values: Values, run: Callable[[Run, Values], Awaitable[object]]
+) -> dict[str, str]:
+    """Return by a label what the command finds wrong with the finished files, equal reasons once; else nothing.
 
-    `finished` has the path of each file, and whether it is still there. `run` runs the command, on one file or, where
-    the command names none, on None; it raises where the command fails.
+    `finished` has the path of each file, and whether it is still there. `run` runs a command, or raises.
     """
     names_files = any(FILE in word.variables for word in validate.command.words)
     reasons: dict[str, tuple[str, list[str]]] = {}
@@ -30,11 +31,12 @@ async def faults(
         try:
             if not is_there:
                 raise CommandFailed("run of EXPEND has moved it away before; move it at EXPCLEANUP")
-            await run(path or None)
+            await run(validate, replace(values, file=path or None))
         except Exception as error:
             alike = _ADDRESS.sub("", str(error).replace(path, ""))
             reasons.setdefault(alike, (str(error), []))[1].append(one_line(os.path.basename(path)))
-    return [f"{_listed(names)}: {reason}" for reason, names in reasons.values()]
+    problem = "; ".join(f"{_listed(names)}: {reason}" for reason, names in reasons.values())
+    return {"validate": problem} if problem else {}
 
 
 def _listed(names: list[str]) -> str:

@@ -20,8 +20,9 @@ from agent.test_serve import folder as folder  # a fixture
 from rigsync import Auxiliaries, ExpStatus
 from rigsync.agent.agent import Agent
 from rigsync.agent.commands import CommandFailed
-from rigsync.agent.file import AgentFile, read_agent_file
+from rigsync.agent.file import AgentFile, Run, read_agent_file
 from rigsync.agent.validation import faults
+from rigsync.agent.values import Values
 from rigsync.errors import ConfigError
 
 __all__ = ["lab"]  # a fixture
@@ -211,11 +212,11 @@ def test_its_program_is_looked_for_before_anything_begins(lab: Lab) -> None:
 
 
 def test_reasons_that_differ_by_the_file_or_by_a_place_in_memory_are_equal(tmp_path: Path) -> None:
-    async def fail(path: str | None) -> None:
-        raise CommandFailed(f"[mov @ 0x{abs(hash(path)):x}] {path}: no index")
+    async def fail(_: Run, values: Values) -> None:
+        raise CommandFailed(f"[mov @ 0x{abs(hash(values.file)):x}] {values.file}: no index")
 
     finished = {f"/data/{number}.mp4": True for number in range(7)}
-    (told,) = asyncio.run(faults(_validate(tmp_path), finished, fail))
+    told = asyncio.run(faults(_validate(tmp_path), finished, Values("EXPEND", "cameras"), fail))["validate"]
     assert told.startswith("0.mp4, 1.mp4, 2.mp4, 3.mp4 and 3 more failed validate: [mov @ 0x")
     assert told.endswith("] /data/0.mp4: no index")
 
