@@ -75,7 +75,8 @@ def test_each_rig_has_its_line(lab: Lab, serve: Callable[..., Rig]) -> None:
     assert lines[1].startswith("right: missing: the program 'recorder-of-nobody' is not there; install it")
     for reason in ("'ls-of-nobody' is not there", "and 900 PB are required", "gone' does not exist"):
         assert reason in lines[1]
-    assert lines[2:5] == [f"{name}: cannot be asked; it checks at EXPINIT" for name in ("python", "imaging", "ephys")]
+    assert lines[2:4] == [f"{name}: cannot be asked; it checks at EXPINIT" for name in ("python", "imaging")]
+    assert lines[4] == "ephys: cannot be asked over tcp:// unless its entry says dialect: rigsync; it checks at EXPINIT"
     assert lines[5].startswith("off: no answer: RigRefused: ")
     assert len(lines) == 6
 
@@ -144,7 +145,7 @@ def test_a_rig_in_python_may_answer_it(lab: Lab, serve: Callable[..., Rig]) -> N
         "bad": "missing",
         "odd": "failed",
     }
-    assert rigs["bad"] == {"outcome": "missing", "problems": ["no camera"], "left_out": []}
+    assert (rigs["bad"]["problems"], rigs["bad"]["left_out"]) == (["no camera"], [])
 
 
 def test_many_reasons_fit_into_an_answer(lab: Lab) -> None:

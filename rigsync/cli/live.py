@@ -18,6 +18,8 @@ from rigsync.errors import NotSupported, RemoteError, RigError
 WAIT = 15.0
 """Seconds for an answer: an agent gives each drive 10 of them (`rigsync.agent.aside`), and names the one that hangs."""
 
+UNKNOWN_ON_TCP = " over tcp:// unless its entry says dialect: rigsync"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -28,10 +30,12 @@ class Found:
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """What cannot be checked without a session."""
+    why: str = ""
+    """Why it is not asked, where that can be changed."""
 
     def __str__(self) -> str:
         if self.outcome == "not asked":
-            return "cannot be asked; it checks at EXPINIT"
+            return f"cannot be asked{self.why}; it checks at EXPINIT"
         told = f"{self.outcome}: {'; '.join(self.problems)}" if self.problems else "all there"
         return told + (f" (not checked without a session: {', '.join(self.left_out)})" if self.left_out else "")
 
@@ -55,7 +59,9 @@ def check_live(rigs: Rigs, reference: str | None, errors: list[dict[str, Any]] |
 def _ask_all(rigs: Rigs, reference: str | None) -> dict[str, Found]:
     """Ask all rigs at the same time, but for those that a connection may take from their task."""
     names = [name for name, rig in rigs.rigs.items() if may_be_asked(rig)]
-    found = dict.fromkeys(rigs.rigs, Found("not asked"))
+    found = {
+        name: Found("not asked", why=UNKNOWN_ON_TCP if rig.dialect == "auto" else "") for name, rig in rigs.rigs.items()
+    }
     if names:
         # The pool outlives the connection, whose end, at Ctrl-C too, ends what is asked.
         with ThreadPoolExecutor(len(names)) as pool, connect(chosen(rigs, names)) as auxiliaries:
