@@ -198,7 +198,7 @@ def test_an_agent_that_is_killed_leaves_none_of_it_running(folder: Folder) -> No
             everything = command.children()
             command.process.kill()
             command.process.wait()
-            assert still_there(everything, 2.0) == []  # the promise
+            assert still_there(everything, LONG) == []
 
 
 def test_its_program_is_looked_for_before_anything_begins(lab: Lab) -> None:
