@@ -107,7 +107,10 @@ def test_it_may_be_asked_during_a_session_and_changes_nothing(lab: Lab, monkeypa
 
 def test_what_needs_a_session_is_named_and_a_reference_is_enough_for_some(lab: Lab) -> None:
     agent = lab.agent(
-        on={"EXPSTART": {"run": "./tools/prepare", "folder": "{message.box}"}},
+        on={
+            "EXPINIT": {"run": "prepare-of-nobody", "folder": "{message.box}"},
+            "EXPSTART": {"run": "./tools/prepare", "folder": "{message.box}"},
+        },
         require={
             "free_disk": {"path": "data/{exp_ref}", "at_least": "900 PB"},
             "files": ["{subject}.txt", "{message.box}/a", "gone"],
@@ -120,12 +123,13 @@ def test_what_needs_a_session_is_named_and_a_reference_is_enough_for_some(lab: L
     with Auxiliaries({"left": agent.uri}) as aux:
         told = aux.call("left", CHECK.name, timeout=LONG)
         assert told["left_out"] == [always, *of_a_reference, "{message.box}/a"]
-        (problem,) = told["problems"]
+        nobody, problem = told["problems"]
+        assert "'prepare-of-nobody' is not there" in nobody
         assert problem.endswith("/gone' does not exist; create it, connect its drive, or correct the path")
         told = aux.call("left", CHECK.name, exp_ref="../x", timeout=LONG)
         assert told["left_out"] == [always, *of_a_reference, "{message.box}/a"]
         assert "the value '../x' of {subject} is not a reference" in told["problems"][0]
-        assert told["problems"][1:] == [problem]
+        assert told["problems"][1:] == [nobody, problem]
     line = lab.check("--ref", REFERENCE, status=1).out
     assert "/mouse.txt' does not exist" in line
     assert "and 900 PB are required" in line

@@ -113,7 +113,8 @@ def _requirements(file: AgentFile, values: Values, left_out: list[str] | None = 
     programs = [
         _program(file, command, values)
         for command in file.commands()
-        if (program := command.program) and is_told(f"the program {program} in {command.folder}", command.folder)
+        if (program := command.program)
+        and is_told(f"the program {program} in {command.folder}", command.folder if _is_in_folder(program) else None)
     ]
     for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
         yield f"the program {name!r}", _program_problem, (name, file.source)
@@ -136,7 +137,12 @@ def _fitting(texts: list[str]) -> list[str]:
 def _program(file: AgentFile, command: Command, values: Values) -> str:
     """Return the program of a command as the system finds it: by PATH, or from the command's folder."""
     program = str(command.words[0])
-    return os.path.join(folder_of(file, command, values), program) if os.path.dirname(program) else program
+    return os.path.join(folder_of(file, command, values), program) if _is_in_folder(program) else program
+
+
+def _is_in_folder(program: str) -> bool:
+    """Whether a program is looked for from the command's folder."""
+    return bool(os.path.dirname(program)) and not os.path.isabs(program)
 
 
 def _program_problem(name: str, source: str) -> str | None:
