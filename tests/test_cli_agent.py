@@ -29,7 +29,7 @@ def rigsync(tmp_path: Path) -> Rigsync:
         (tmp_path / "cameras.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
         programs = tmp_path / "programs"  # that are on this computer
         programs.mkdir(exist_ok=True)
-        for name in ("python", "ffmpeg", "exiftool"):
+        for name in ("python", "ffmpeg", "ffprobe", "exiftool"):
             (programs / name).touch(mode=0o755)
         path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
         with Command(list(arguments), tmp_path, {**environment(tmp_path), **path}) as command:
@@ -79,6 +79,7 @@ def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
         "existing  keep",
         "/data/raw/{x}/cam_*.avi grows, in segments",
         "/data/raw/{x}/cam_*.avi has settled",
+        "validate  ffprobe -v error {file} (in /data)",
         str(tmp_path / "logs" / "of"),
     ):
         assert text in outcome.out
@@ -120,6 +121,7 @@ def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
     assert document["missing_programs"] == ["/data/bin/tool"]
     full = document["agent"]
     assert full["experiment_description"]["authors"] == ["me", 7]
+    assert full["validate"]["words"] == ["ffprobe", "-v", "error", "{file}"]
     least = json.loads(rigsync(LEAST, "check", "cameras.yaml", "--json").out)["agent"]
     assert (least["require"], least["verify"]) == (None, None)
 

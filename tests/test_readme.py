@@ -42,7 +42,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
 PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 5)
-RIG_TELLS, SIGNALS = blocks(RIG_PAGE, "python", "python")
+RIG_TELLS, RIG_LACKS, SIGNALS = blocks(RIG_PAGE, *["python"] * 3)
 RIGS, SERVE, LAB, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 4)
 (LOOK,) = blocks(DOCTOR, "python")
 assert not blocks(FAULTS)
@@ -200,6 +200,8 @@ def test_progress_streams_and_commands(
     rig = serve("cameras")
     aux = connect(rig)
     exec(RIG_TELLS, {"rig": rig})
+    exec(RIG_LACKS, {"rig": rig})
+    assert list(aux.call("cameras", "rigsync.check")) == ["problems"]
     until(lambda: aux.services["cameras"].streams == {"left": {"camera": "FLIR 3"}})
     exec(TASK_ASKS, {"aux": aux})
     told = capsys.readouterr().out

@@ -232,6 +232,10 @@ SHOWN_BY = {
         "tests/agent/test_recording.py::test_a_session_that_has_recorded_nothing_is_no_success",
         "tests/agent/test_recording.py::test_rigsync_run_has_status_125_where_nothing_was_recorded",
     ],
+    "a recorder has written a file that nothing can read, such as an mp4 without its index": [
+        "tests/agent/test_validation.py::test_a_video_that_is_cut_off_in_the_middle_fails_the_experiment",
+        "tests/agent/test_validation.py::test_all_files_are_looked_at_and_equal_reasons_are_told_once",
+    ],
     "a recorder that was told to stop goes on writing": [
         "tests/agent/test_recording.py::test_what_is_told_to_stop_and_goes_on_is_no_success",
     ],
@@ -309,6 +313,10 @@ SHOWN_BY = {
     "too little disk, a program or folder missing, a folder read-only": [
         "tests/agent/test_agent.py::test_what_is_required_refuses_the_experiment_on_every_screen",
         "tests/agent/test_agent.py::test_a_folder_that_cannot_be_written_to_refuses_the_experiment",
+    ],
+    "too little disk, a program or folder missing, before the session, or while another one runs": [
+        "tests/test_check_live.py::test_each_rig_has_its_line",
+        "tests/test_check_live.py::test_it_may_be_asked_during_a_session_and_changes_nothing",
     ],
     "a reference or value with `..`, `/`, quotes, `$()`, line ends": [
         "tests/agent/test_agent.py::test_a_reference_that_could_lead_elsewhere_is_refused_by_name",

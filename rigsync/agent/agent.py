@@ -36,13 +36,15 @@ from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
 from rigsync.agent.ready import LAST_LOOK, ReadyFile
 from rigsync.agent.recording import Recording
-from rigsync.agent.requirements import Look, check_requirements, make_folders
+from rigsync.agent.requirements import Look, check_requirements, make_folders, missing
 from rigsync.agent.session_log import SessionLog
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
+from rigsync.agent.validation import faults
 from rigsync.agent.values import Values, environment, filled, folder_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
 from rigsync.core.notices import FAILURE
+from rigsync.core.queries import CHECK
 from rigsync.errors import NotRunning, RigsyncError
 from rigsync.rig.handlers import EndedBadly
 from rigsync.rig.rig import Rig
@@ -83,8 +85,9 @@ class Agent(Rig):
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
-        self._is_anything_left = False
-        """Whether something of an earlier agent did not end, when that was last looked at."""
+        self._left: list[Look] = []
+        """A look at what an earlier agent has left running, if it did not end when that was last looked at."""
+        self.command(CHECK.name)(self._missing)
         for event in LIFECYCLE_MESSAGES:
             self.on(event)(functools.partial(self.handle, event))
 
@@ -125,17 +128,13 @@ class Agent(Rig):
     def _left_problem(self) -> str | None:
         """End what a killed agent of this name has left running; return what does not end. Blocks."""
         ended, left = orphans.end_of_dead_agents(self.name)
-        self._is_anything_left = bool(left)
+        self._left = [("/proc", self._left_problem, ())] if left else []
         if ended:
             logger.warning(
                 "%s: an earlier agent was killed; what it had left running was ended: %s", self.name, ", ".join(ended)
             )
-        if not left:
-            return None
-        return (
-            f"what an earlier agent has left running does not end, though it was killed: {', '.join(left)}; "
-            f"{LOOK_AT_DRIVE}"
-        )
+        problem = f"what an earlier agent has left running does not end, though it was killed: {', '.join(left)}"
+        return f"{problem}; {LOOK_AT_DRIVE}" if left else None
 
     async def _end_with_loop(self) -> None:
         try:
@@ -173,14 +172,18 @@ class Agent(Rig):
             if not (self._recording or self._commands.running()):  # even if it has ended badly
                 self._outputs.release()
 
+    async def _missing(self, exp_ref: Any = None) -> dict[str, list[str]]:
+        """Return what EXPINIT would be refused for, and change nothing: `rigsync check --live` asks."""
+        values = Values(ExpMessage.EXPINIT.name, self.name, exp_ref or None)
+        return await missing(self._file, self._aside, values, *self._left)
+
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and not started, if there is one.
 
         If the new one is refused, the old one stays as it was.
         """
         values = Values(ExpMessage.EXPINIT.name, self.name, reference, data)
-        left: list[Look] = [("/proc", self._left_problem, ())] if self._is_anything_left else []
-        await check_requirements(self._file, self._aside, values, *left)
+        await check_requirements(self._file, self._aside, values, *self._left)
         async with self._outputs.initialising(values):
             return await self._begin_experiment(reference, data, values)
 
@@ -264,6 +267,9 @@ class Agent(Rig):
                 else:
                     is_over = False
                     failures.append(RecordingGoesOn(verdict.problem))
+            elif is_over and (validate := self._file.validate):
+                told["validated"] = len(recorded.finished)
+                bad |= await faults(validate, recorded.finished, values, self._run)
             if not is_over:
                 self._recording = recorded  # another EXPEND looks at these again
         self._forget_ended()  # not before: an interrupt that overtakes this message reports them

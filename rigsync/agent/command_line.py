@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from rigsync._text import shortened
-from rigsync.agent.template import Template, Use, Variable
+from rigsync.agent.template import FILE, Template, Use, Variable
 from rigsync.errors import ConfigError
 
 _INTERPRETER = re.compile(
@@ -46,6 +46,11 @@ def read_words(
             words = [Template(word.parts, Use.SHELL) for word in words]
     if not str(words[0]).strip():
         raise ConfigError("there is no program in it")
+    if words[0].use is Use.SHELL and any(FILE in word.variables for word in words):
+        raise ConfigError(
+            "a shell would read {file}, and a file's name may mean something to it; write the program itself that looks"
+            " at the file, without shell, sh, cmd or a batch file"
+        )
     _check_program(words[0], shell)
     if not shell:
         _check_code(words)

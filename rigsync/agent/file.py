@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from rigsync._text import shortened
 from rigsync.agent.command_line import read_words
 from rigsync.agent.expressions import MayTakeLong, check_is_quick
 from rigsync.agent.keys import AGENT, BEGINNING, ENDING
-from rigsync.agent.template import MESSAGE, OF_THE_SESSION, Source, Template, Use
+from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
 from rigsync.config.schema import Known, Mistakes, Told, under
 from rigsync.config.yaml import document_node, located, map_of, read_text
@@ -154,6 +155,7 @@ class AgentFile:
     on: dict[ExpMessage, Action]
     require: Require | None
     verify: Verify | None
+    validate: Run | None
     logs: Logs
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -178,6 +180,8 @@ class AgentFile:
             for step in (action.run, action.start):
                 if step:
                     yield step.command
+        if self.validate:
+            yield self.validate.command
 
     def error(self, problem: str, key: str) -> ConfigError:
         return located(ConfigError(problem, key=key), self.source, self.lines)
@@ -266,6 +270,7 @@ class _Reader:
                 "ends": self._check_ends,
                 "require": self._require,
                 "verify": self._verify,
+                "validate": self._validate,
                 "logs": self._logs,
             }
         )
@@ -283,6 +288,7 @@ class _Reader:
             parts["on"],
             parts["require"],
             parts["verify"],
+            parts["validate"],
             parts["logs"],
             MappingProxyType(lines),
         )
@@ -379,10 +385,11 @@ class _Reader:
         if stops and not starts:
             raise ConfigError("there is nothing to stop: no message has a start", key=f"on.{stops[0]}.stop")
 
-    def _command(self, found: Known, verb: str, parent: str) -> Command:
+    def _command(self, found: Known, verb: str, parent: str, known: tuple[str, ...] = _KNOWN) -> Command:
         def words() -> tuple[Template, ...]:
             with under(f"{parent}.{verb}"):
-                return read_words(found[verb], found["shell"], self._template, self._windows)
+                template = functools.partial(self._template, known=known)
+                return read_words(found[verb], found["shell"], template, self._windows)
 
         def folder() -> Template | None:
             return found["folder"] and self._path(found["folder"], f"{parent}.folder")
@@ -419,6 +426,15 @@ class _Reader:
             return None
         files = self._path(found["files"], "verify.files", use=Use.GLOB)
         return Verify(files, found["growing_within"], found["settled_within"], found["segments"])
+
+    def _validate(self) -> Run | None:
+        found = self._found["validate"]
+        if not found:
+            return None
+        if FILE in self._constants:
+            problem = "in validate, {file} is each finished file; give this variable another name"
+            raise ConfigError(problem, key=f"variables.{FILE}")
+        return Run(self._command(found, "run", "validate", (*_KNOWN, FILE)), found["timeout"])
 
     def _logs(self) -> Logs:
         found = self._found["logs"]

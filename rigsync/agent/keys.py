@@ -105,6 +105,21 @@ _END = Table(
     ),
 )
 
+_VALIDATE = Table(
+    {
+        "run": Key(
+            _COMMAND,
+            "A command that looks at a finished file, {file}, or at all where it does not name {file}; other than exit "
+            "status 0 fails EXPEND.",
+            required=True,
+        ),
+        "timeout": Key(
+            _WAIT, "Seconds that it may take for each file; then it is ended, and has failed.", default=60.0
+        ),
+        **_HOW,
+    }
+)
+
 BEGINNING = ("EXPINIT", "EXPSTART")
 ENDING = ("EXPEND", "EXPINTERRUPT", "EXPCLEANUP")
 """The messages at which something may be started, and at which it may be stopped."""
@@ -191,6 +206,7 @@ AGENT = Table(
             ),
             "Tell where these files stop growing while RUNNING, and fail EXPEND where they are not there, or empty.",
         ),
+        "validate": Key(_VALIDATE, "What looks at the finished files at EXPEND, once verify has found them good."),
         "logs": Key(
             Table(
                 {
@@ -204,6 +220,7 @@ AGENT = Table(
             "Where the output of the commands goes.",
             default={},
         ),
-    }
+    },
+    needs={"validate": ("verify",)},
 )
 """The whole file."""

@@ -77,6 +77,8 @@ class Recording:
         """The last look, which may hang."""
         self._left: dict[str, Seen] | None = None
         """The files when the commands had ended; None if the drive did not answer."""
+        self.finished: dict[str, bool] = {}
+        """After a `verdict`: the recorded files that are not empty, and whether each is there, moved by no `run`."""
 
     async def prepare(self) -> None:
         """Look at the files before anything is recorded. Those that never change are not of this recording."""
@@ -112,7 +114,8 @@ class Recording:
         if self._left is None or (now := await self._look_soon()) is None:
             return Verdict(self._does_not_answer(), is_over=False)
         problems = dict(self._problems)
-        found = self._files_of_this(now)
+        present = self._files_of_this(now)
+        identities, found = {seen.identity for seen in present.values()}, dict(present)
         for path, seen in self._files_of_this(self._left).items():
             if path not in found or found[path].size < seen.size:
                 found[path] = seen
@@ -122,6 +125,11 @@ class Recording:
         for path in self._own.keys() - found.keys() - problems.keys():
             if self._own[path].identity not in there:
                 problems[path] = f"{_shown(path)} is gone; look for what has moved or removed it"
+        self.finished = {
+            path: path in present
+            for path, seen in sorted(found.items())
+            if seen.size and (path in present or seen.identity not in identities)  # else it has another name now
+        }
         has_any = any(seen.size for seen in found.values())
         newest = max(found, key=lambda path: found[path].changed, default=None)
         for path, seen in found.items():

@@ -6,13 +6,16 @@ import asyncio
 import functools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import files_problem, free_bytes_problem, missing_programs
+from rigsync.agent.commands import fitting
 from rigsync.agent.file import AgentFile, Command
-from rigsync.agent.template import OF_THE_SESSION, Template
+from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
 from rigsync.agent.values import Values, filled, folder_of
+from rigsync.core.messages import LONGEST_PROBLEM
 from rigsync.errors import RigsyncError
 
 Look = tuple[str, Callable[..., str | None], tuple[Any, ...]]
@@ -33,15 +36,37 @@ async def check_requirements(file: AgentFile, aside: Aside, values: Values, *loo
     RequirementMissing
         A program, a folder, a file or room on the disk is missing.
     """
+    _check_reference(file, values)
+    if problems := await _problems(aside, *looks, *_requirements(file, values)):
+        raise RequirementMissing("; ".join(problems))
+
+
+async def missing(file: AgentFile, aside: Aside, values: Values, *looks: Look) -> dict[str, list[str]]:
+    """Return what `check_requirements` would raise for, and which checks need what only a session has.
+
+    That is the reference, where `values` have none, and the data of a message.
+    """
+    problems: list[str] = []
+    left_out: list[str] = []
+    if values.exp_ref is not None:
+        try:
+            _check_reference(file, values)
+        except SubstitutionError as error:
+            problems.append(str(error))
+            values = replace(values, exp_ref=None)
+    problems += await _problems(aside, *looks, *_requirements(file, values, left_out))
+    return {"problems": _fitting(problems), "left_out": _fitting(left_out)}
+
+
+def _check_reference(file: AgentFile, values: Values) -> None:
     for template in _templates(file):
         if template.variables and template.variables <= set(OF_THE_SESSION):
             template.fill(values)
-    outcomes = await asyncio.gather(
-        *(aside.ask(what, look, *args) for what, look, args in (*looks, *_requirements(file, values))),
-        return_exceptions=True,
-    )
-    if problems := [str(outcome) for outcome in outcomes if outcome]:
-        raise RequirementMissing("; ".join(problems))
+
+
+async def _problems(aside: Aside, *looks: Look) -> list[str]:
+    asked = (aside.ask(what, look, *args) for what, look, args in looks)
+    return [str(outcome) for outcome in await asyncio.gather(*asked, return_exceptions=True) if outcome]
 
 
 async def make_folders(file: AgentFile, aside: Aside, values: Values) -> None:
@@ -74,23 +99,50 @@ def _templates(file: AgentFile) -> Iterator[Template]:
             yield require.free_disk.path
 
 
-def _requirements(file: AgentFile, values: Values) -> Iterator[Look]:
+def _requirements(file: AgentFile, values: Values, left_out: list[str] | None = None) -> Iterator[Look]:
+    """Yield what to look at; with `left_out`, which takes what the values do not tell, instead of raising for it."""
+    known = set(OF_THE_SESSION) if values.exp_ref is not None else set()
+
+    def is_told(what: str, template: Template | None) -> bool:
+        if left_out is None or template is None or template.variables <= known:
+            return True
+        left_out.append(what)
+        return False
+
     require = file.require
-    programs = [_program(file, command, values) for command in file.commands() if not command.shell]
+    programs = [
+        _program(file, command, values)
+        for command in file.commands()
+        if (program := command.program)
+        and is_told(f"the program {program} in {command.folder}", command.folder if _is_in_folder(program) else None)
+    ]
     for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
         yield f"the program {name!r}", _program_problem, (name, file.source)
-    if require and require.free_disk:
-        path = filled(file, require.free_disk.path, values)
-        yield f"the disk of {path!r}", free_bytes_problem, (path, require.free_disk.at_least)
+    if require and (disk := require.free_disk) and is_told(f"the disk of {disk.path}", disk.path):
+        path = filled(file, disk.path, values)
+        yield f"the disk of {path!r}", free_bytes_problem, (path, disk.at_least)
     for template in require.files if require else ():
-        path = filled(file, template, values)
-        yield repr(path), files_problem, (path,)
+        if is_told(str(template), template):
+            path = filled(file, template, values)
+            yield repr(path), files_problem, (path,)
+
+
+def _fitting(texts: list[str]) -> list[str]:
+    """Return as many of the texts as fit into an answer, and how many more there are."""
+    texts = list(dict.fromkeys(texts))
+    fit = fitting(texts[::-1], LONGEST_PROBLEM)[::-1]
+    return [*fit, *([f"{len(texts) - len(fit)} more"] if len(fit) < len(texts) else [])]
 
 
 def _program(file: AgentFile, command: Command, values: Values) -> str:
     """Return the program of a command as the system finds it: by PATH, or from the command's folder."""
     program = str(command.words[0])
-    return os.path.join(folder_of(file, command, values), program) if os.path.dirname(program) else program
+    return os.path.join(folder_of(file, command, values), program) if _is_in_folder(program) else program
+
+
+def _is_in_folder(program: str) -> bool:
+    """Whether a program is looked for from the command's folder."""
+    return bool(os.path.dirname(program)) and not os.path.isabs(program)
 
 
 def _program_problem(name: str, source: str) -> str | None:

@@ -23,11 +23,14 @@ OF_THE_SESSION = ("exp_ref", "date", "number", "subject")
 """The variables that come from the reference of the experiment."""
 MESSAGE = "message"
 """``{message.KEY}`` is the value of KEY in the message's data, known at run time only."""
+FILE = "file"
+"""In ``validate``, the absolute path of a finished file. So it begins with no ``-``; no shell may read it."""
 
 LONGEST_VALUE = 1000
 """Most characters of a value from a message: several times a file name's 255, and far less than a command line can
 hold."""
 
+_NOT_PRINTABLE = "has a character in it that cannot be printed"
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _SEPARATORS = re.compile(r"[/\\]")
@@ -133,7 +136,10 @@ class Template:
                 plain += others
                 continue
             value = _looked_up(part.name, values)
-            why = _objection(value, self.use, at_beginning=not written)
+            if part.name == FILE:
+                why = None if value.isprintable() else _NOT_PRINTABLE
+            else:
+                why = _objection(value, self.use, at_beginning=not written)
             if why:
                 raise refused(part.name, value, why)
             written += glob.escape(value) if self.use is Use.GLOB else value
@@ -197,7 +203,7 @@ def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
     if len(value) > LONGEST_VALUE:
         return f"has {len(value):,} characters, and {LONGEST_VALUE:,} are the most"
     if not value.isprintable():
-        return "has a character in it that cannot be printed"
+        return _NOT_PRINTABLE
     if why := _beyond_the_locale(value):
         return why
     # On Windows a program may get, for a letter that its code page lacks, the one that looks most like it.

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rigsync.agent.file import AgentFile, Command
-from rigsync.agent.template import MESSAGE, OF_THE_SESSION, SubstitutionError, Template, Use, is_shell_safe, refused
+from rigsync.agent.template import (
+    FILE,
+    MESSAGE,
+    OF_THE_SESSION,
+    SubstitutionError,
+    Template,
+    Use,
+    is_shell_safe,
+    refused,
+)
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import reference_parts, reference_text
 
@@ -37,6 +46,8 @@ class Values:
     rig: str
     exp_ref: Any = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    file: str | None = None
+    """In ``validate``, the path of a finished file."""
 
     def __getitem__(self, name: str) -> str:
         """Return the value of a variable as text.
@@ -50,6 +61,8 @@ class Values:
         """
         if name in OF_THE_SESSION:
             return self._parts(name)[name]
+        if name == FILE and self.file is not None:
+            return self.file
         prefix, _, key = name.partition(".")
         if prefix != MESSAGE or not key:
             raise KeyError(name)

@@ -82,6 +82,8 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
         grows = "grows, in segments" if file.verify.segments else "grows"
         yield ["RUNNING", "verify", f"{file.verify.files} {grows}", f"{file.verify.growing_within:g} s"]
         yield ["EXPEND", "verify", f"{file.verify.files} has settled", f"{file.verify.settled_within:g} s"]
+    if file.validate:
+        yield ["EXPEND", "validate", _shown(file.validate.command), f"{file.validate.timeout:g} s"]
     yield ["always", "log", str(file.logs_folder), ""]
 
 

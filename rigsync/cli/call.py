@@ -18,10 +18,9 @@ from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors,
 from rigsync.cli.outcomes import failure_document, failure_in_words
 from rigsync.cli.output import compact, write_json, write_line
 from rigsync.cli.push import value_of
-from rigsync.cli.rigs import chosen, connect, rigs_of_file
+from rigsync.cli.rigs import chosen, connect, may_be_asked, rigs_of_file
 from rigsync.core.arguments import compose_command
 from rigsync.core.messages import LONGEST_PROBLEM
-from rigsync.core.rigs import RigConfig
 from rigsync.errors import RemoteError, RigError, RigsyncError
 
 _NO_COMMAND = "?"
@@ -39,7 +38,7 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
         rig = rigs.only(ctx.params.get("rig") or "")
     except (RigsyncError, ValueError):
         return []
-    if not _may_be_asked(rigs.rigs[rig]):
+    if not may_be_asked(rigs.rigs[rig]):
         return []
     logging.disable()
     connected = rigsync.Auxiliaries  # which takes as long to load as a rig may to answer
@@ -57,11 +56,6 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
     asking.start()
     asking.join(_LONGEST_WAIT)
     return completion.beginning(incomplete, filter(_PLAIN.fullmatch, found))
-
-
-def _may_be_asked(rig: RigConfig) -> bool:
-    """Return whether a rig can have commands, and no key in a shell takes it from its task (docs/lab.md)."""
-    return rig.dialect == "rigsync" or (rig.dialect == "auto" and rig.address.scheme != "tcp")
 
 
 @click.command(short_help="Call a command of one rig, and show the value that it returns.")

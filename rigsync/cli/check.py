@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from rigsync import ConfigError, RigConfig, Rigs
 from rigsync._text import printable
 from rigsync.agent.file import is_agent_file
 from rigsync.cli.agent_file import check_agent_file, mistake_document
+from rigsync.cli.live import check_live
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import write_json
@@ -23,20 +25,33 @@ from rigsync.net.resolve import resolve
 
 @click.command(short_help="Check a configuration, and look up every rig's address.")
 @click.argument("file", metavar="[FILE]", required=False, type=click.Path())
+@click.option("--live", is_flag=True, help="Have every rig of the file check now what EXPINIT requires.")
+@click.option("--ref", "reference", metavar="REF", help="With --live: the reference of the session to come.")
 @rigs_option
 @json_option
 @verbose_option
-def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
+def command(file: str | None, live: bool, reference: str | None, rigs_file: str | None, as_json: bool) -> int:
     """Read the FILE of rigs, look up every rig's address, and show what the file means.
 
     Without FILE, it reads the file that the other commands take. It sends nothing to any rig. FILE may also be an
     agent's: then it shows what the agent would do at each message, and runs nothing. If one of its programs is not on
     this computer, the exit status is 1. Every mistake is shown with file, line and key, and the exit status is 2.
+
+    With --live, it asks every rig whether all is there that its EXPINIT requires: room on the disk, files, folders and
+    programs. That changes nothing, and may be done during a session. It prints a line for each rig. The exit status is
+    1 if something is missing, or a rig does not answer.
     """
     if file and rigs_file:
         raise click.UsageError("give either FILE or --rigs FILE")
+    if reference and not live:
+        raise click.UsageError("--ref is for --live")
     start_logging()
     if file and _is_agent_file(file):
+        if live:
+            raise click.UsageError(
+                f"{file} is the file of an agent, and --live asks the rigs of a file of rigs: name one that has this "
+                "rig in it, or leave out --live to look at the programs on this computer"
+            )
         return check_agent_file(file, as_json)
     try:
         rigs = read(file) if file else rigs_of_file(rigs_file)
@@ -45,13 +60,17 @@ def command(file: str | None, rigs_file: str | None, as_json: bool) -> int:
             _print_json(fault.file, {}, {}, fault.errors)
         raise
     addresses, errors = _look_up(rigs)
-    if as_json:
+    status = 0
+    if live:
+        there = replace(rigs, rigs={name: rigs.rigs[name] for name in addresses})
+        status = check_live(there, reference, list(map(mistake_document, errors)) if as_json else None)
+    elif as_json:
         _print_json(rigs.source, rigs.rigs, addresses, errors)
     else:
         _print_table(rigs, addresses)
     for error in errors:
         click.echo(f"Error: {printable(str(error))}", err=True)
-    return 2 if errors else 0
+    return 2 if errors else status
 
 
 def _is_agent_file(file: str) -> bool:

@@ -10,6 +10,7 @@ import rigsync
 from rigsync.agent.file import is_agent_file
 from rigsync.config.files import find_rigs_file, load_rigs, rig_error, user_config_file
 from rigsync.config.rigs import Rigs
+from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError
 
 
@@ -40,6 +41,11 @@ def chosen(rigs: Rigs, patterns: Iterable[str]) -> Rigs:
     """Return the rigs that match names or patterns, in the order of the file; without patterns all."""
     names = rigs.matching(patterns)
     return replace(rigs, rigs={name: rigs.rigs[name] for name in names}) if names else rigs
+
+
+def may_be_asked(rig: RigConfig) -> bool:
+    """Return whether a rig can have commands, and no connection takes it from its task (docs/lab.md)."""
+    return rig.dialect == "rigsync" or (rig.dialect == "auto" and rig.address.scheme != "tcp")
 
 
 def connect(rigs: Rigs, connect_timeout: float | None = None, leave_running: bool = False) -> rigsync.Auxiliaries:

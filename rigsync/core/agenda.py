@@ -27,7 +27,7 @@ from rigsync.core.lifecycle import (
 )
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.ownership import Ownership, Sender
-from rigsync.core.queries import Queries, Task
+from rigsync.core.queries import CHECK, Queries, Task
 from rigsync.core.rigs import Room
 from rigsync.errors import ENDED_BADLY, PayloadError, PayloadTooLarge, closest_first
 
@@ -232,7 +232,8 @@ class Agenda:
 
     def _query(self, task: Task, now: float) -> None:
         is_command = isinstance(task.event, Command)
-        if (is_command or task.event is ExpMessage.ALYX) and not self._may_command(task, now):
+        is_restricted = task.event is ExpMessage.ALYX or (is_command and task.event != CHECK)
+        if is_restricted and not self._may_command(task, now):
             self._refuse(task, "BusyError", self._busy(task, now), now)
         elif is_command and task.event not in self._handled:
             self._refuse(task, "UnknownCommand", self._unknown(task.event.name), now)

@@ -12,7 +12,7 @@ from rigsync._text import size_text
 from rigsync.core.coordinators import Address, Record
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import Schedule
-from rigsync.core.messages import Verb
+from rigsync.core.messages import Command, Verb
 from rigsync.core.ownership import Ownership, Sender
 
 QUERIES = 8
@@ -25,6 +25,9 @@ WAITING_BYTES = 8 << 20
 alone."""
 LEAD = 0.02
 """Seconds before an instant at which its handlers are handed over, so that a fine timer can wait for the rest."""
+
+CHECK = Command("rigsync.check")
+"""The command that asks what a rig lacks for a session. It changes nothing, so that anybody may ask, at any time."""
 
 
 @dataclass(slots=True, eq=False)

@@ -50,6 +50,7 @@ on:
 require: {programs: [exiftool, "{data}/bin/tool"]}
 existing: keep
 verify: {files: "{raw}/cam_*.avi", growing_within: 2, settled_within: 3, segments: yes}
+validate: {run: "ffprobe -v error {file}", timeout: 30, folder: "{data}"}
 logs: {folder: "logs/of", keep: 7, max_size: 512 KiB}
 """
 

@@ -126,6 +126,9 @@ def test_every_key(write: Callable[..., Path]) -> None:
     assert file.existing == "keep"
     assert file.verify
     assert (file.verify.growing_within, file.verify.settled_within, file.verify.segments) == (2, 3, True)
+    assert file.validate
+    assert words(file.validate.command) == ["ffprobe", "-v", "error", "{file}"]
+    assert (file.validate.timeout, str(file.validate.command.folder)) == (30, "/data")
     assert (str(file.logs.folder), file.logs.keep, file.logs.max_size) == ("logs/of", 7, 512 * 1024)
 
 

@@ -41,7 +41,7 @@ from rigsync.core.messages import (
     decode,
 )
 from rigsync.core.notices import NoticeFilter
-from rigsync.core.queries import LEAD, QUERIES, WAITING, WAITING_BYTES
+from rigsync.core.queries import CHECK, LEAD, QUERIES, WAITING, WAITING_BYTES
 from rigsync.core.reach import CHALLENGES
 from rigsync.core.responder import text_of
 from rigsync.core.rigs import MAX_MESSAGE, Room
@@ -3080,6 +3080,22 @@ def test_a_command_of_another_coordinator_than_the_owner_is_refused(status: str)
     assert "focus refused" in answer.message
     bench.call("focus")
     assert bench.due().event == Command("focus")
+
+
+@pytest.mark.parametrize("status", ["CONNECTED", "INITIALIZED", "RUNNING", "STOPPED"])
+def test_what_a_rig_lacks_may_be_asked_by_anybody_at_any_time_and_changes_nothing(status: str) -> None:
+    bench = RigBench(commands=[CHECK.name]).enter(status)
+    owner = owner_of(bench)
+    bench.call(CHECK.name, boot="9" * 16, n=1, source=OTHER_HOST)
+    bench.respond(bench.due().task, {"problems": []})
+    assert bench.answer().args == [{"problems": []}]
+    assert (bench.agenda.status.name, owner_of(bench)) == (status, owner)
+
+
+def test_a_rig_that_cannot_say_what_it_lacks_says_so_to_anybody() -> None:
+    bench = RigBench().enter("RUNNING")
+    bench.call(CHECK.name, boot="9" * 16, n=1, source=OTHER_HOST)
+    assert bench.answer().error == "UnknownCommand"
 
 
 def test_an_unknown_command_is_refused_with_those_there_are_the_closest_first() -> None:
