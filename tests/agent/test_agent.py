@@ -42,8 +42,8 @@ STOP = {"stop": {"signal": "interrupt", "grace": 10}}
 
 RECORDER = """
 import os, signal, sys, time
-path = sys.argv[1]
-signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+path, told = sys.argv[1], []
+signal.signal(signal.SIGINT, lambda *_: told.append(True))
 os.makedirs(os.path.dirname(path), exist_ok=True)
 frames = 0
 while True:
@@ -51,6 +51,7 @@ while True:
         file.write("x" * 100)
     frames += 1
     print("frame=", frames, flush=True)
+    if told: sys.exit(0)  # not before: the file is seen as soon as it is there
     time.sleep(0.02)
 """
 STUBBORN = """

@@ -30,10 +30,12 @@ __all__ = ["lab"]  # a fixture
 
 ANEW = """
 import os, signal, sys, time
-signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+told = []
+signal.signal(signal.SIGINT, lambda *_: told.append(True))
 with open(sys.argv[1], "wb", buffering=0) as file:
     while True:
-        file.write(b"x" * 100)
+        file.write(b"x" * 100)  # before it may end: the file is seen as soon as it is there
+        if told: sys.exit(0)
         time.sleep(0.01)
 """
 """A recorder that opens its file anew."""
@@ -365,7 +367,8 @@ def test_what_was_there_before_and_is_lost_is_told_at_once_and_at_the_end(
 
 def test_a_loss_that_no_look_has_seen_is_seen_at_the_end(lab: Lab) -> None:
     # At one stroke: the file is ready as soon as it has changed, and must not be seen halfway.
-    source = ANEW.replace('"wb"', '"r+b"').replace("while True:", "file.truncate(1); time.sleep(1000)\n    while True:")
+    waits = "file.truncate(1)\n    while not told: time.sleep(0.01)\n    sys.exit(0)\n    while True:"
+    source = ANEW.replace('"wb"', '"r+b"').replace("while True:", waits)
     recorder(lab, source, "data/x.avi", existing="keep", verify={"growing_within": 100})
     (lab.folder / "data" / "x.avi").write_bytes(b"x" * 29_000)
     aux = lab.connect()
