@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import socket
 import struct
@@ -23,12 +24,15 @@ from processes import LONG, PROBE_WARNING, IblutilServer, free_port, until
 import rigsync
 from rigsync import Rig
 from rigsync.config.rigs import Rigs, rigs_from
+from rigsync.coordinator.view import clock_text
 from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.clock import StampClock
+from rigsync.core.health import Health
 from rigsync.core.responder import Responder
 from rigsync.core.stream import StreamDecoder
 from rigsync.doctor.doctor import BURST, BURST_INTERVAL, ECHO_BURST, SIZES, Diagnosis, diagnose
+from rigsync.doctor.evidence import Told
 from rigsync.doctor.findings import Fault, Finding
 from rigsync.net import udp
 from rigsync.net.interfaces import own_interfaces
@@ -155,6 +159,62 @@ def test_no_handler_runs_and_no_experiment_is_disturbed(serve: Callable[..., Any
     assert diagnosis.evidence.owner == "127.0.0.1"
     task.request("EXPEND")
     assert ran == ["EXPINIT", "EXPSTART", "EXPEND"]
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_rig_that_is_not_well(serve: Callable[..., Any], connect: Callable[..., Any], scheme: str) -> None:
+    rig = serve("cameras", scheme=scheme)
+    task = connect(rig)
+    task.request("EXPINIT", {"exp_ref": REFERENCE})
+    task.request("EXPSTART", REFERENCE)
+    for key in ("left", "right"):
+        rig.notify("failure", {"problem": f"{key}.mp4 has stopped growing", "exp_ref": REFERENCE}, key=key)
+    rig.progress("left", 3)  # it has the key of a failure
+    finding = finding_of(look(rig.uri), Fault.UNWELL)
+    since = r"since \d\d:\d\d:\d\d: {}\.mp4 has stopped growing"
+    assert re.fullmatch(f"{since.format('left')}; {since.format('right')}", finding.seen)
+    assert "$ rigsync push EXPCLEANUP --to cameras" in finding.remedies
+    rig.notify("recovered", None, key="left")
+    rig.interrupt("the recorder has died")
+    until(lambda: rig.status is rigsync.ExpStatus.STOPPED)
+    finding = finding_of(look(rig.uri), Fault.UNWELL)
+    assert "left" not in finding.seen
+    assert finding.seen.endswith("it has stopped by itself: the recorder has died")
+    task.request("EXPCLEANUP")
+    assert look(rig.uri).findings == ()
+
+
+def test_a_failure_is_as_old_as_the_rig_says_and_a_repeat_is_no_news() -> None:
+    told, now = Told(), 1_800_000_000.0
+    for n, body, at in (
+        (3, {"problem": "stalled", "age": 100.0}, now),
+        (3, {"problem": "stalled"}, now + 50.0),
+        (4, {"problem": "two\nlines"}, now + 7.0),
+    ):
+        told.receive(messages.Notice("0" * 16, n, "failure", f"key {n}", body, True), at)
+    assert told.problems == [
+        f"since {clock_text(now - 100.0)}: stalled",
+        f"since {clock_text(now + 7.0)}: two\\nlines",
+    ]
+
+
+def test_a_rig_that_does_not_tell_what_is_wrong(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rigsync.core.coordinators.WATCHERS", 0)  # others watch already, as many as there may be
+    rig = serve("cameras")
+    for key in ("left", "right"):
+        rig.notify("failure", {"problem": f"{key}.mp4 has stopped growing"}, key=key)
+    finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.UNWELL)
+    assert finding.seen == "the rig says that 2 things are wrong, and has not told what"
+
+
+def test_a_rig_of_the_version_before_is_unwell_by_what_it_tells(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Health, "troubles", 0)  # of which it says nothing
+    rig = serve("cameras")
+    rig.notify("failure", "left.mp4 has stopped growing", key="left")
+    finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.UNWELL)
+    assert finding.seen.endswith(": left.mp4 has stopped growing")
 
 
 def test_an_iblutil_rig_is_asked_once_and_nothing_large(connect: Callable[..., Any]) -> None:

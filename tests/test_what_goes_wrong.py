@@ -25,6 +25,11 @@ SHOWN_BY = {
         "tests/test_cli.py::test_serve_interrupts_after_its_lease",
         "tests/chaos/test_kills.py::test_coordinator_killed_in_the_middle_of_each_message",
     ],
+    "the task's program has crashed, and you look at its rigs before they interrupt": [
+        "tests/test_ownership.py::test_terminals_show_how_long_the_one_in_charge_is_silent_and_when_the_rig_interrupts",
+        "tests/test_watch.py::test_a_silent_owner_and_the_end_of_the_lease_are_shown",
+        "tests/core/test_health.py::test_an_answer_to_a_probe_tells_how_long_the_owner_is_silent_and_when_the_rig_interrupts",
+    ],
     "the task's program closes, or ends, without EXPEND": [
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_when_its_program_closes",
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program",
@@ -111,7 +116,10 @@ SHOWN_BY = {
         "tests/test_watch.py::test_more_rigs_than_lines_and_a_terminal_that_changes_its_size",
         "tests/test_watch.py::test_rigs_in_trouble_come_first",
         "tests/test_watch.py::test_of_an_error_of_several_lines_the_last_one_is_first",
+    ],
+    "a rig is lost, and you look how far it was": [
         "tests/test_watch.py::test_progress_of_a_lost_rig_is_marked_as_last_heard",
+        "tests/test_health.py::test_all_that_a_lost_rig_has_said_is_marked_as_last_heard",
     ],
     "a handler raises": [
         "tests/test_rig.py::test_exception_comes_back_with_type_text_and_traceback",
@@ -219,6 +227,7 @@ SHOWN_BY = {
         "tests/test_health.py::test_who_comes_late_sees_why_the_rig_has_stopped",
         "tests/test_health.py::test_a_recording_that_has_ended_badly_is_seen_by_all_until_it_is_settled",
         "tests/test_health.py::test_terminals_show_it_to_who_comes_late",
+        "tests/test_doctor.py::test_a_rig_that_is_not_well",
     ],
     "a recorder of an agent dies, or ends too soon": [
         "tests/agent/test_agent.py::test_one_that_dies_while_it_records_is_told_at_once",

@@ -482,4 +482,5 @@ class Links:
             view.version,
             view.owner,
             view.clock,
+            (peer.process.troubles or 0) if peer and event.stamps else 0,
         )
