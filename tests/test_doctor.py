@@ -32,8 +32,8 @@ from rigsync.core.health import Health
 from rigsync.core.responder import Responder
 from rigsync.core.stream import StreamDecoder
 from rigsync.doctor.doctor import BURST, BURST_INTERVAL, ECHO_BURST, SIZES, Diagnosis, diagnose
-from rigsync.doctor.evidence import Told
-from rigsync.doctor.findings import Fault, Finding
+from rigsync.doctor.evidence import Evidence, Told
+from rigsync.doctor.findings import Fault, Finding, judge
 from rigsync.net import udp
 from rigsync.net.interfaces import own_interfaces
 
@@ -215,6 +215,28 @@ def test_a_rig_of_the_version_before_is_unwell_by_what_it_tells(
     rig.notify("failure", "left.mp4 has stopped growing", key="left")
     finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.UNWELL)
     assert finding.seen.endswith(": left.mp4 has stopped growing")
+
+
+def findings_of(name: str, *told: Any) -> dict[Fault, Finding]:
+    """Return what is found of an answer, of a rig at an address of some other computer."""
+    config = rigs_from({"cameras": "udp://10.9.9.9"}).rigs["cameras"]
+    alive = messages.Alive("0" * 16, 1, 0, 0, 0, name, rigsync.ExpStatus.RUNNING, REFERENCE, rigsync.__version__, *told)
+    evidence = Evidence(config, probes=1, answers=1, alive=alive)
+    return {finding.fault: finding for finding in judge(evidence, [evidence])}
+
+
+def test_a_second_coordinator_that_is_silent_and_when_the_rig_interrupts() -> None:
+    finding = findings_of("cameras", "10.9.9.8", None, 170_000, 130_000)[Fault.SECOND_COORDINATOR]
+    assert finding.seen.endswith(f"experiment {REFERENCE} (RUNNING), and has been silent for 2 min 50 s")
+    assert finding.meaning.endswith("has crashed, the rig interrupts by itself in 2 min 10 s")
+    finding = findings_of("cameras", "10.9.9.8")[Fault.SECOND_COORDINATOR]
+    assert finding.seen.endswith(f"experiment {REFERENCE} (RUNNING)")
+    assert "after its lease (300 s, unless its program says otherwise)" in finding.meaning
+
+
+def test_what_is_wrong_with_another_rig_at_that_address_is_not_said_of_this_one() -> None:
+    assert list(findings_of("cameras", None, 1)) == [Fault.UNWELL]
+    assert list(findings_of("ephys", None, 1)) == [Fault.WRONG_RIG]
 
 
 def test_an_iblutil_rig_is_asked_once_and_nothing_large(connect: Callable[..., Any]) -> None:

@@ -25,11 +25,6 @@ SHOWN_BY = {
         "tests/test_cli.py::test_serve_interrupts_after_its_lease",
         "tests/chaos/test_kills.py::test_coordinator_killed_in_the_middle_of_each_message",
     ],
-    "the task's program has crashed, and you look at its rigs before they interrupt": [
-        "tests/test_ownership.py::test_terminals_show_how_long_the_one_in_charge_is_silent_and_when_the_rig_interrupts",
-        "tests/test_watch.py::test_a_silent_owner_and_the_end_of_the_lease_are_shown",
-        "tests/core/test_health.py::test_an_answer_to_a_probe_tells_how_long_the_owner_is_silent_and_when_the_rig_interrupts",
-    ],
     "the task's program closes, or ends, without EXPEND": [
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_when_its_program_closes",
         "tests/test_drop_in.py::test_what_was_started_and_not_ended_is_interrupted_at_the_end_of_the_program",
@@ -44,6 +39,11 @@ SHOWN_BY = {
         "tests/test_unreferenced.py::test_what_it_has_started_is_interrupted",
         "tests/test_unreferenced.py::test_an_experiment_that_goes_on_is_interrupted",
         "tests/test_unreferenced.py::test_a_program_that_ends_right_after_waits_for_the_interrupt",
+    ],
+    "the task's program has crashed, and you look at its rigs before they interrupt": [
+        "tests/test_ownership.py::test_terminals_show_how_long_the_one_in_charge_is_silent_and_when_the_rig_interrupts",
+        "tests/test_watch.py::test_a_silent_owner_and_the_end_of_the_lease_are_shown",
+        "tests/core/test_health.py::test_an_answer_to_a_probe_tells_how_long_the_owner_is_silent_and_when_the_rig_interrupts",
     ],
     "the task is started again in the middle of an experiment": [
         "tests/test_ownership.py::test_an_experiment_is_taken_over_by_its_reference",

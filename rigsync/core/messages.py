@@ -433,20 +433,10 @@ def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None,
 
 
 def alive(frame: Alive, size: int = 0) -> bytes:
+    told = {key: getattr(frame, key) for key in ("t0", "t1", "t2", "name", "status", "exp_ref", "version", "owner")}
+    told["status"] = frame.status.name
     news = {"troubles": frame.troubles, "silence": frame.silence, "lease": frame.lease}
-    rest = to_json(
-        {
-            "t0": frame.t0,
-            "t1": frame.t1,
-            "t2": frame.t2,
-            "name": frame.name,
-            "status": frame.status.name,
-            "exp_ref": frame.exp_ref,
-            "version": frame.version,
-            "owner": frame.owner,
-            **{field: value for field, value in news.items() if value is not None},
-        }
-    )
+    rest = to_json({**told, **{key: value for key, value in news.items() if value is not None}})
     return _padded(addressed(_encode("alive", frame.boot, frame.n, rest[1:-1]), frame.to), size)
 
 
