@@ -48,6 +48,15 @@ def duration_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def span_text(seconds: float) -> str:
+    """Return a span of time in words, in its two largest units: ``7 s``, ``2 min 10 s``, ``1 h 5 min``."""
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{minutes} min {rest} s" if minutes and rest else f"{minutes} min" if minutes else f"{rest} s"
+
+
 def close_match(wanted: object, known: Iterable[str]) -> str:
     """Return ``; did you mean 'name'?`` if a known name is close to the wanted one, otherwise nothing."""
     close = closest(wanted, known)

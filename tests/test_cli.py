@@ -373,6 +373,7 @@ def test_ping_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
     commands.rigs(cameras=rig.uri)
     found = commands.json("ping", "-c", "2", "-i", "0.05")["rigs"]["cameras"]
     times, clock = found.pop("round_trip_ms"), found.pop("clock")
+    assert abs(time.time() - found.pop("heard")) < LONG
     assert abs(clock["offset_ms"]) <= clock["bound_ms"] < 1000  # it is one clock
     assert set(clock) == {"offset_ms", "bound_ms", "delay_ms", "drift_ppm"}
     assert 0 < times["min"] <= times["avg"] <= times["max"]
@@ -384,8 +385,11 @@ def test_ping_as_json(commands: Commands, serve: Callable[..., Any]) -> None:
         "status": "CONNECTED",
         "exp_ref": None,
         "owner": None,
+        "owner_heard": None,
+        "interrupts_at": None,
         "failures": {},
         "status_reason": None,
+        "link": "alive",
         "sent": 2,
         "received": 2,
         "loss": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import socket
 import struct
@@ -23,13 +24,16 @@ from processes import LONG, PROBE_WARNING, IblutilServer, free_port, until
 import rigsync
 from rigsync import Rig
 from rigsync.config.rigs import Rigs, rigs_from
+from rigsync.coordinator.view import clock_text
 from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.clock import StampClock
+from rigsync.core.health import Health
 from rigsync.core.responder import Responder
 from rigsync.core.stream import StreamDecoder
 from rigsync.doctor.doctor import BURST, BURST_INTERVAL, ECHO_BURST, SIZES, Diagnosis, diagnose
-from rigsync.doctor.findings import Fault, Finding
+from rigsync.doctor.evidence import Evidence, Told
+from rigsync.doctor.findings import Fault, Finding, judge
 from rigsync.net import udp
 from rigsync.net.interfaces import own_interfaces
 
@@ -155,6 +159,84 @@ def test_no_handler_runs_and_no_experiment_is_disturbed(serve: Callable[..., Any
     assert diagnosis.evidence.owner == "127.0.0.1"
     task.request("EXPEND")
     assert ran == ["EXPINIT", "EXPSTART", "EXPEND"]
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_rig_that_is_not_well(serve: Callable[..., Any], connect: Callable[..., Any], scheme: str) -> None:
+    rig = serve("cameras", scheme=scheme)
+    task = connect(rig)
+    task.request("EXPINIT", {"exp_ref": REFERENCE})
+    task.request("EXPSTART", REFERENCE)
+    for key in ("left", "right"):
+        rig.notify("failure", {"problem": f"{key}.mp4 has stopped growing", "exp_ref": REFERENCE}, key=key)
+    rig.progress("left", 3)  # it has the key of a failure
+    finding = finding_of(look(rig.uri), Fault.UNWELL)
+    since = r"since \d\d:\d\d:\d\d: {}\.mp4 has stopped growing"
+    assert re.fullmatch(f"{since.format('left')}; {since.format('right')}", finding.seen)
+    assert "$ rigsync push EXPCLEANUP --to cameras" in finding.remedies
+    rig.notify("recovered", None, key="left")
+    rig.interrupt("the recorder has died")
+    until(lambda: rig.status is rigsync.ExpStatus.STOPPED)
+    finding = finding_of(look(rig.uri), Fault.UNWELL)
+    assert "left" not in finding.seen
+    assert finding.seen.endswith("it has stopped by itself: the recorder has died")
+    task.request("EXPCLEANUP")
+    assert look(rig.uri).findings == ()
+
+
+def test_a_failure_is_as_old_as_the_rig_says_and_a_repeat_is_no_news() -> None:
+    told, now = Told(), 1_800_000_000.0
+    for n, body, at in (
+        (3, {"problem": "stalled", "age": 100.0}, now),
+        (3, {"problem": "stalled"}, now + 50.0),
+        (4, {"problem": "two\nlines"}, now + 7.0),
+    ):
+        told.receive(messages.Notice("0" * 16, n, "failure", f"key {n}", body, True), at)
+    assert told.problems == [
+        f"since {clock_text(now - 100.0)}: stalled",
+        f"since {clock_text(now + 7.0)}: two\\nlines",
+    ]
+
+
+def test_a_rig_that_does_not_tell_what_is_wrong(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rigsync.core.coordinators.WATCHERS", 0)  # others watch already, as many as there may be
+    rig = serve("cameras")
+    for key in ("left", "right"):
+        rig.notify("failure", {"problem": f"{key}.mp4 has stopped growing"}, key=key)
+    finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.UNWELL)
+    assert finding.seen == "the rig says that 2 things are wrong, and has not told what"
+
+
+def test_a_rig_of_the_version_before_is_unwell_by_what_it_tells(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Health, "troubles", 0)  # of which it says nothing
+    rig = serve("cameras")
+    rig.notify("failure", "left.mp4 has stopped growing", key="left")
+    finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.UNWELL)
+    assert finding.seen.endswith(": left.mp4 has stopped growing")
+
+
+def findings_of(name: str, *told: Any) -> dict[Fault, Finding]:
+    """Return what is found of an answer, of a rig at an address of some other computer."""
+    config = rigs_from({"cameras": "udp://10.9.9.9"}).rigs["cameras"]
+    alive = messages.Alive("0" * 16, 1, 0, 0, 0, name, rigsync.ExpStatus.RUNNING, REFERENCE, rigsync.__version__, *told)
+    evidence = Evidence(config, probes=1, answers=1, alive=alive)
+    return {finding.fault: finding for finding in judge(evidence, [evidence])}
+
+
+def test_a_second_coordinator_that_is_silent_and_when_the_rig_interrupts() -> None:
+    finding = findings_of("cameras", "10.9.9.8", None, 170_000, 130_000)[Fault.SECOND_COORDINATOR]
+    assert finding.seen.endswith(f"experiment {REFERENCE} (RUNNING), and has been silent for 2 min 50 s")
+    assert finding.meaning.endswith("has crashed, the rig interrupts by itself in 2 min 10 s")
+    finding = findings_of("cameras", "10.9.9.8")[Fault.SECOND_COORDINATOR]
+    assert finding.seen.endswith(f"experiment {REFERENCE} (RUNNING)")
+    assert "after its lease (300 s, unless its program says otherwise)" in finding.meaning
+
+
+def test_what_is_wrong_with_another_rig_at_that_address_is_not_said_of_this_one() -> None:
+    assert list(findings_of("cameras", None, 1)) == [Fault.UNWELL]
+    assert list(findings_of("ephys", None, 1)) == [Fault.WRONG_RIG]
 
 
 def test_an_iblutil_rig_is_asked_once_and_nothing_large(connect: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from cli_programs import Command, environment
 from live_helpers import Lab
 from processes import port_of, until
 
-from rigsync import Auxiliaries, ExperimentError, ExpStatus, PushError, Rig
+from rigsync import Auxiliaries, ExperimentError, ExpStatus, PingReply, PushError, Rig
+from rigsync.cli.watching import cells_of
+from rigsync.coordinator.view import clock_text
 from rigsync.core.events import LinkState
 from rigsync.core.health import HealthView
 from rigsync.core.responder import Responder
@@ -127,6 +130,38 @@ def test_terminals_show_it_to_who_comes_late(lab: Lab, connect: Connect, tmp_pat
     with Command([*arguments, "--json"], tmp_path, environment(tmp_path)) as command:
         told = json.loads(command.outcome().out)["rigs"]["cameras"]
     assert (told["failures"], told["status_reason"]) == ({"left.mp4": STALLED}, None)
+
+
+def test_ping_tells_how_many_things_are_wrong(lab: Lab, connect: Connect) -> None:
+    rig, aux = recording(lab, connect)
+    reply = aux.ping()["cameras"]
+    assert isinstance(reply, PingReply)
+    assert reply.troubles == 1
+    rig.notify("recovered", None, key="left.mp4")
+    reply = aux.ping()["cameras"]
+    assert isinstance(reply, PingReply)
+    assert reply.troubles == 0
+
+
+def test_all_that_a_lost_rig_has_said_is_marked_as_last_heard(lab: Lab, connect: Connect, tmp_path: Path) -> None:
+    rig, aux = recording(lab, connect)
+    rig.progress("frames", 1200)
+    until(lambda: aux.view("cameras").progress)
+    (tmp_path / "rigs.yaml").write_text(f"rigs:\n  cameras: {rig.uri}\n")
+    address = rig.uri.removeprefix("udp://")
+    with Command(["ping", "-i", "0.05", "-W", "0.2"], tmp_path, environment(tmp_path)) as command:
+        assert f", RUNNING {REFERENCE}, 1 thing wrong, seq=1 " in command.line(f"cameras ({address}): ")
+        rig.close()
+        command.line(f"cameras ({address}): refused, seq=")
+        command.interrupt()
+        out = command.outcome().out
+    assert re.search(r"^cameras +lost ", out, re.MULTILINE), out
+    assert re.search(rf"^cameras: last heard \d\d:\d\d:\d\d: \w+ {REFERENCE}; {STALLED}", out, re.MULTILINE), out
+    until(lambda: aux.view("cameras").link is LinkState.LOST)
+    view = aux.view("cameras")
+    assert view.heard
+    assert cells_of(view, ["progress"], time.time()) == [f"last heard {clock_text(view.heard)}: frames 1200"]
+    assert view.document()["heard"] == view.heard
 
 
 # ------------------------------------------------------------------------------------------------- an experiment

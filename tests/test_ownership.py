@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_programs import Command, environment
 from processes import LONG, Program, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, Timing
+from rigsync.cli.watching import in_charge
 from rigsync.config.rigs import rigs_from
 from rigsync.coordinator.links import this_program
+from rigsync.core import messages
+from rigsync.core.arguments import compose
+from rigsync.core.clock import StampClock
+from rigsync.core.ownership import Ownership
 from rigsync.core.peer import FAREWELLS
+from rigsync.core.responder import Responder
 from rigsync.net import relay
 from rigsync.net.relay import relay_before
 
@@ -265,6 +275,66 @@ def test_a_script_that_ends_without_closing_leaves_its_rig_to_the_next(stack: co
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=LONG)
     coordinator(stack, rig).request("EXPINIT", OTHER)
+
+
+class Impatient(Rig):
+    """A rig that takes a coordinator that tells no beat for gone after a quarter of a second."""
+
+    def _make_responder(self, handled: Any, timing: Timing, boot: str, stamps: StampClock) -> Responder:
+        return super()._make_responder(handled, Timing(beat=0.05), boot, stamps)
+
+
+@pytest.fixture
+def left(stack: contextlib.ExitStack) -> Rig:
+    """A rig that is INITIALIZED, and hears nothing more of the one in charge."""
+    rig = stack.enter_context(Impatient("cameras", "udp://127.0.0.1:0"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as crashed:
+        crashed.sendto(messages.request("0" * 16, 1, compose("EXPINIT", REFERENCE)), ("127.0.0.1", port_of(rig.uri)))
+        until(lambda: rig.status is ExpStatus.INITIALIZED)
+    return rig
+
+
+def test_terminals_show_how_long_the_one_in_charge_is_silent_and_when_the_rig_interrupts(
+    stack: contextlib.ExitStack, left: Rig, tmp_path: Path
+) -> None:
+    aux = coordinator(stack, left)
+    until(lambda: aux.view("cameras").owner_heard)
+    (tmp_path / "rigs.yaml").write_text(f"rigs:\n  cameras: {left.uri}\n")
+    with Command(["watch", "--once"], tmp_path, environment(tmp_path)) as command:
+        out = command.outcome().out
+    assert re.search(r" 127\.0\.0\.1, silent for (\d+ min )?\d+ s, interrupts in \d min( \d+ s)?  ", out), out
+    for arguments in (["watch", "--once"], ["ping", "-c", "1"]):
+        began = time.time()
+        with Command([*arguments, "--json"], tmp_path, environment(tmp_path)) as command:
+            told = json.loads(command.outcome().out)["rigs"]["cameras"]
+        assert told["owner"] == "127.0.0.1"
+        assert told["owner_heard"] < told["heard"]
+        assert began < told["heard"] < told["interrupts_at"] < told["owner_heard"] + 300.1
+
+
+def test_when_the_task_has_gone_without_an_end_the_end_of_the_lease_is_shown(
+    stack: contextlib.ExitStack, rig: Rig
+) -> None:
+    with Auxiliaries({"cameras": rig.uri}, leave_running=True) as task:
+        task.request("EXPINIT", REFERENCE)
+    aux = coordinator(stack, rig)
+    until(lambda: aux.view("cameras").interrupts_at)
+    view = aux.view("cameras")
+    assert (view.owner, view.owner_heard) == (None, None)
+    aux.request("EXPINIT", {"exp_ref": REFERENCE, "takeover": True})
+    until(lambda: aux.view("cameras").owner == "127.0.0.1")
+    assert aux.view("cameras").interrupts_at is None
+
+
+def test_a_rig_of_the_version_before_tells_nothing_of_it_and_nothing_is_shown(
+    stack: contextlib.ExitStack, left: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = coordinator(stack, left)
+    until(lambda: watching.view("cameras").interrupts_at)
+    monkeypatch.setattr(Ownership, "absence", lambda *_: (None, None))
+    until(lambda: watching.view("cameras").interrupts_at is None)
+    view = watching.view("cameras")
+    assert (view.owner, view.owner_heard, in_charge(view, time.time())) == ("127.0.0.1", None, "127.0.0.1")
 
 
 class MissesGoodbyes(relay.Relay):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,9 +25,10 @@ from processes import LONG, IblutilServer, RigProgram, free_port, until
 from rich.cells import cell_len
 
 from rigsync import Progress, RemoteError
+from rigsync._text import span_text
 from rigsync.cli.history import History
 from rigsync.cli.keys import _typed_on_windows, keys_of
-from rigsync.cli.watching import HELP, Position, cut_name, error_text, screen
+from rigsync.cli.watching import HELP, Position, cells_of, cut_name, error_text, facts_of, in_charge, screen
 from rigsync.coordinator.view import RigView, Told
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState, Notice
@@ -927,18 +928,78 @@ def test_what_grows_a_second() -> None:
 
 
 def test_progress_of_a_lost_rig_is_marked_as_last_heard() -> None:
-    work = {"progress": {"frames": Progress(1200)}}
-    history = History()
-    history.note([view("cameras", **work)], 100.0)
-    lost = view("cameras", LinkState.LOST, **work)
-    history.note([lost], 160.0)
-    (line,) = [line.rstrip() for line in drawn([lost], 80, 24, history=history) if "1200" in line]
-    found = re.fullmatch(r"cameras: last heard (\d\d:\d\d:\d\d): frames 1200", line)
-    assert found
-    ago = [time.strftime("%H:%M:%S", time.localtime(time.time() - seconds)) for seconds in range(55, 600)]
-    assert found[1] in ago
-    assert "cameras: last heard: frames 1200" in drawn([lost], 80, 24)
-    assert [line for line in drawn([lost], 220, 24) if " last heard: frames 1200 " in line]
+    heard = time.time() - 60.0
+    lost = view("cameras", LinkState.LOST, progress={"frames": Progress(1200)}, heard=heard)
+    marked = f"last heard {time.strftime('%H:%M:%S', time.localtime(heard))}: frames 1200"
+    assert f"cameras: {marked}" in map(str.rstrip, drawn([lost], 80, 24))
+    assert [line for line in drawn([lost], 220, 24) if f" {marked} " in line]
+    assert cells_of(lost, ["progress"], time.time()) == [marked]
+    assert (lost.document()["heard"], lost.document()["link"]) == (heard, "lost")
+
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the screen drawn at `NOW`."""
+    monkeypatch.setattr("rigsync.cli.watching.time", SimpleNamespace(time=lambda: NOW))
+
+
+def left(rig: str, silent: float | None = 170.5, interrupts: float | None = 130.5, **more: Any) -> RigView:
+    """Return a rig whose owner is silent for so long, and which interrupts in so many seconds."""
+    heard, at = silent and NOW - silent, interrupts and NOW + interrupts
+    return view(rig, owner_heard=heard, interrupts_at=at, status=ExpStatus.RUNNING, **more)
+
+
+@pytest.mark.usefixtures("frozen")
+@pytest.mark.parametrize("width", [80, 140, 200])
+def test_a_silent_owner_and_the_end_of_the_lease_are_shown(width: int) -> None:
+    rows = [
+        left("cameras", owner="192.168.1.5"),
+        left("ephys", owner="192.168.1.5"),
+        view("third", owner="192.168.1.6"),
+    ]
+    lines = [line.rstrip() for line in drawn(rows, width, 24)]
+    told = "in charge: 192.168.1.5, silent for 2 min 50 s, interrupts in 2 min 10 s (cameras, ephys)"
+    assert " ".join(map(str.strip, lines[6:])).startswith(told)
+    if width >= 100:
+        assert [line.split()[3] for line in lines[2:5]] == ["192.168.1.5…", "192.168.1.5…", "192.168.1.6"]
+    (cell,) = cells_of(rows[0], ["in charge"], NOW)
+    assert f"in charge: {cell} (cameras, ephys)" == told
+
+
+@pytest.mark.usefixtures("frozen")
+def test_a_silent_owner_has_a_line_however_many_rigs_there_are() -> None:
+    rows = [left(f"rig{i}", owner="10.0.0.5", last_failure=Told("stalled", 0.0)) for i in range(30)]
+    assert [line for line in drawn(rows, 80, 24) if "silent for 2 min 50 s, interrupts in 2 min 10 s" in line]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (left("a", owner="10.0.0.5", interrupts=None), "10.0.0.5, silent for 2 min 50 s"),
+        (left("a", silent=None), "nobody, interrupts in 2 min 10 s"),
+        (left("a", owner="10.0.0.5", link=LinkState.SUSPECT), "10.0.0.5"),  # what it said may be no more so
+        (view("a", owner="10.0.0.5"), "10.0.0.5"),  # and of a rig of the version before
+        (view("a"), ""),
+    ],
+)
+def test_only_what_is_so_is_said_of_who_is_in_charge(row: RigView, text: str) -> None:
+    assert in_charge(row, NOW) == text
+
+
+def test_that_an_owner_falls_silent_is_news_and_each_second_of_it_is_none() -> None:
+    before = view("a", status=ExpStatus.RUNNING)
+    assert facts_of(before) != facts_of(left("a")) == facts_of(left("a", 171.5, 129.5))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 s"), (59.9, "59 s"), (60, "1 min"), (130.9, "2 min 10 s"), (3600, "1 h"), (7559, "2 h 5 min")],
+)
+def test_spans_of_time(seconds: float, text: str) -> None:
+    assert span_text(seconds) == text
 
 
 def test_progress_has_all_free_rows() -> None:

@@ -40,6 +40,11 @@ SHOWN_BY = {
         "tests/test_unreferenced.py::test_an_experiment_that_goes_on_is_interrupted",
         "tests/test_unreferenced.py::test_a_program_that_ends_right_after_waits_for_the_interrupt",
     ],
+    "the task's program has crashed, and you look at its rigs before they interrupt": [
+        "tests/test_ownership.py::test_terminals_show_how_long_the_one_in_charge_is_silent_and_when_the_rig_interrupts",
+        "tests/test_watch.py::test_a_silent_owner_and_the_end_of_the_lease_are_shown",
+        "tests/core/test_health.py::test_an_answer_to_a_probe_tells_how_long_the_owner_is_silent_and_when_the_rig_interrupts",
+    ],
     "the task is started again in the middle of an experiment": [
         "tests/test_ownership.py::test_an_experiment_is_taken_over_by_its_reference",
         "tests/test_live_faults.py::test_coordinator_that_is_killed_leaves_the_rig_to_others",
@@ -111,7 +116,10 @@ SHOWN_BY = {
         "tests/test_watch.py::test_more_rigs_than_lines_and_a_terminal_that_changes_its_size",
         "tests/test_watch.py::test_rigs_in_trouble_come_first",
         "tests/test_watch.py::test_of_an_error_of_several_lines_the_last_one_is_first",
+    ],
+    "a rig is lost, and you look how far it was": [
         "tests/test_watch.py::test_progress_of_a_lost_rig_is_marked_as_last_heard",
+        "tests/test_health.py::test_all_that_a_lost_rig_has_said_is_marked_as_last_heard",
     ],
     "a handler raises": [
         "tests/test_rig.py::test_exception_comes_back_with_type_text_and_traceback",
@@ -219,6 +227,7 @@ SHOWN_BY = {
         "tests/test_health.py::test_who_comes_late_sees_why_the_rig_has_stopped",
         "tests/test_health.py::test_a_recording_that_has_ended_badly_is_seen_by_all_until_it_is_settled",
         "tests/test_health.py::test_terminals_show_it_to_who_comes_late",
+        "tests/test_doctor.py::test_a_rig_that_is_not_well",
     ],
     "a recorder of an agent dies, or ends too soon": [
         "tests/agent/test_agent.py::test_one_that_dies_while_it_records_is_told_at_once",

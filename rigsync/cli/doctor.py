@@ -38,7 +38,7 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
 
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
     answers-from-another-address, other-protocol, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-rig,
-    wrong-dialect, version, mtu, clock, second-coordinator.
+    wrong-dialect, version, mtu, clock, second-coordinator, unwell.
     """
     start_logging()
     diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns), idle=idle)

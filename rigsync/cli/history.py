@@ -23,7 +23,6 @@ class _Seen:
     running_since: float | None = None
     was_running: bool = False
     """Whether it was RUNNING already when it was first heard, or heard again: since when, nobody here knows."""
-    heard: float | None = None
     settled: Told | None = None
     """The last failure of an earlier experiment."""
     values: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
@@ -55,11 +54,6 @@ class History:
             return None
         return self._now - seen.running_since, seen.was_running
 
-    def heard_before(self, rig: str) -> float | None:
-        """Return how many seconds ago a rig was last known to answer; None if it was not yet."""
-        seen = self._seen.get(rig)
-        return None if seen is None or seen.heard is None else self._now - seen.heard
-
     def rates(self, rig: str) -> Mapping[str, float]:
         """Return, by item of progress, what changes a second; only of what changes, of a rig that answers."""
         seen = self._seen.get(rig)
@@ -81,7 +75,6 @@ class History:
             seen.running_since = None
         elif seen.running_since is None or (view.exp_ref != before.exp_ref):
             seen.running_since, seen.was_running = now, before.link is not LinkState.ALIVE
-        seen.heard = now
         for item in seen.values.keys() - view.progress.keys():
             del seen.values[item]
         for item, progress in view.progress.items():

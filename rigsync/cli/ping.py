@@ -19,11 +19,16 @@ from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_optio
 from rigsync.cli.output import end_interrupted_line, milliseconds, offset, write_json, write_line, write_text
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.cli.tables import print_table
-from rigsync.coordinator.view import RigView, clock_document
+from rigsync.coordinator.view import RigView, clock_text
 from rigsync.core.events import LinkState
 
 CONNECT_TIMEOUT = 0.2
 """Seconds to wait for the rigs before the first probe. Ping itself finds out whether they answer."""
+_TOLD = (
+    *("link", "heard", "dialect", "version", "status", "status_reason", "exp_ref", "failures"),
+    *("owner", "owner_heard", "interrupts_at", "clock"),
+)
+"""What JSON has of a rig's view."""
 LONGEST_WAIT = 0.25
 """Longest single wait in seconds: Windows lets Ctrl-C through only after it."""
 
@@ -106,7 +111,7 @@ class Tally:
         self._last: PingReply | None = None
         self._failure: RigError | None = None
         self.view = RigView(rig.name, LinkState.UNKNOWN)
-        """How the rig was at the end, of which what is wrong there is shown."""
+        """How the rig was at the end."""
 
     def add(self, number: int, outcome: PingReply | RigError) -> str:
         """Add the outcome of a probe; return the line to print."""
@@ -118,6 +123,8 @@ class Tally:
             self._shortest = min(self._shortest, outcome.round_trip)
             self._longest = max(self._longest, outcome.round_trip)
             told = f"{outcome.dialect} {outcome.version}, {_status_of(outcome)}" if outcome.version else outcome.dialect
+            if outcome.troubles:
+                told += f", {outcome.troubles} thing{'s' if outcome.troubles > 1 else ''} wrong"
             told += f", seq={number} time={milliseconds(outcome.round_trip)} ms"
             if outcome.clock:
                 told += f", offset {offset(outcome.clock)}"
@@ -140,7 +147,7 @@ class Tally:
     def status(self) -> str:
         """The rig's status, or why there is none."""
         if self._last:
-            return _status_of(self._last)
+            return _status_of(self._last) if self.view.link is LinkState.ALIVE else self.view.state
         if self._failure is None:
             return "-"
         if isinstance(self._failure, WrongRig):
@@ -175,20 +182,25 @@ class Tally:
             f"rigsync doctor {shlex.quote(self.rig.name)} finds out more"
         )
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with a rig that has answered; of one that does not any more, all that was heard last."""
+        view = self.view
+        if view.link is LinkState.ALIVE or self._last is None or view.heard is None:
+            return view.trouble
+        parts = (_status_of(self._last), view.trouble)
+        return f"last heard {clock_text(view.heard)}: {'; '.join(part for part in parts if part)}"
+
     def document(self) -> dict[str, Any]:
         """Return the tally for JSON, times in milliseconds."""
-        times, last = self.round_trip, self._last
-        told = ("dialect", "version", "status", "exp_ref", "owner")
+        times = self.round_trip
         return {
             "address": self.address,
-            **{name: getattr(last, name) if last else None for name in told},
-            "failures": dict(self.view.failures),
-            "status_reason": self.view.status_reason,
+            **{name: value for name, value in self.view.document().items() if name in _TOLD},
             "sent": self.settled,
             "received": self.received,
             "loss": self.loss,
             "round_trip_ms": times and {name: 1000 * time for name, time in times.items()},
-            "clock": clock_document(last.clock) if last else None,
             "failure": type(self._failure).__name__ if self._failure else None,
             "problem": self._failure.problem if self._failure else None,
             "advice": self.advice,
@@ -216,5 +228,5 @@ def _print_summary(tallies: list[Tally]) -> None:
     write_line()
     print_table(columns, rows, right=columns[2:], stacks=[(0, 1), (2,), (3,), (4,), (5,)])
     for tally in tallies:
-        if told := tally.advice or tally.view.trouble:
+        if told := tally.advice or tally.trouble:
             write_text(f"{tally.rig.name}: {told}")

@@ -12,11 +12,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync._text import duration_text, one_line, printable
+from rigsync._text import duration_text, one_line, printable, span_text
 from rigsync.cli.history import History
 from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
-from rigsync.coordinator.view import RigView, age_text
+from rigsync.coordinator.view import RigView, age_text, clock_text
 from rigsync.core.events import LinkState
 
 COLUMNS = [
@@ -40,7 +40,8 @@ HELP = (
     "",
     "state         the rig's status while it answers, else that of the link",
     "for           how long it has been RUNNING; > if it was so before watch began",
-    "in charge     the computer whose program began the experiment",
+    "in charge     the computer whose program began the experiment; if that is silent",
+    "              or gone, since when, and when the rig interrupts by itself",
     "rtt ms        round trip, in milliseconds",
     "offset        how far its clock is ahead of this computer's",
     "loss          probes without an answer, of those of the last minute",
@@ -103,7 +104,7 @@ class Position:
 
 def facts_of(view: RigView) -> tuple[Any, ...]:
     """Return the part of a view whose changes are shown at once."""
-    told = view.last_message, view.last_failure, view.trouble
+    told = view.last_message, view.last_failure, view.trouble, _is_left(view)
     return view.rig, view.link, view.status, view.exp_ref, view.owner, *told
 
 
@@ -120,15 +121,32 @@ def cells_of(view: RigView, columns: Sequence[str], now: float, history: History
         "state": view.state,
         "for": _running_text(history.running_for(view.rig)),
         "reference": view.exp_ref,
-        "in charge": view.owner,
+        "in charge": in_charge(view, now),
         "rtt ms": None if view.round_trip is None else f"{1000 * view.round_trip:.1f}",
         "offset": None if view.clock is None else offset(view.clock).partition(" ±")[0],
         "loss": None if view.loss is None else f"{100 * view.loss:.0f}%",
-        "progress": _work(view, now, history),
+        "progress": _work(view, history),
         "last message": f"{message.text} {age_text(now - message.time)}" if message else None,
         "last error": _last_failure(view),
     }
     return [cells[column] or "-" for column in columns]
+
+
+def _is_left(view: RigView) -> bool:
+    """Return whether a rig says that whoever was in charge is not there any more."""
+    return view.link is LinkState.ALIVE and (view.owner_heard, view.interrupts_at) != (None, None)
+
+
+def in_charge(view: RigView, now: float) -> str:
+    """Return who is in charge of a rig; if nobody is there any more, also since when, and what the rig does then."""
+    if not _is_left(view):
+        return view.owner or ""
+    parts = [view.owner or "nobody"]
+    if view.owner_heard is not None:
+        parts.append(f"silent for {span_text(now - view.owner_heard)}")
+    if view.interrupts_at is not None:
+        parts.append(f"interrupts in {span_text(view.interrupts_at - now)}")
+    return ", ".join(parts)
 
 
 def error_text(text: str) -> str:
@@ -150,8 +168,9 @@ def in_trouble_first(views: Sequence[RigView], history: History) -> list[RigView
 def rows_in_view(views: Sequence[RigView], width: int, height: int, history: History = _NEVER) -> int:
     """Return how many rigs a terminal of so many columns and lines shows at a time."""
     room = max(1, height - 3)  # without title, headings and a line at the end
-    failed = sum(history.has_failed(view) for view in views) if width < _WIDE else 0
-    return min(len(views), room - min(failed, room // _SHARE_BELOW))
+    told = sum(history.has_failed(view) for view in views) if width < _WIDE else 0
+    told += any(map(_is_left, views))
+    return min(len(views), room - min(told, room // _SHARE_BELOW))
 
 
 def screen(
@@ -181,7 +200,7 @@ def screen(
         is_crowded=wanted >= below and any(view.progress or view.streams for view in views),
     )
     shown, scroll = (f", {top + 1} to {top + rows} shown", "arrows, ") if rows < len(views) else ("", "")
-    title = f"{_clock(now)}  {alive} of {len(views)} rigs alive{shown}  ({scroll}? for help, q to leave)"
+    title = f"{clock_text(now)}  {alive} of {len(views)} rigs alive{shown}  ({scroll}? for help, q to leave)"
     return Group(
         _one_line(Text(title), unicode),
         _table(ordered[top : top + rows], columns, unicode, now, history),
@@ -217,7 +236,8 @@ def _fitting(
     longest = {
         "rig": max((cell_len(printable(view.rig)) for view in views), default=0),
         "reference": max((cell_len(printable(view.exp_ref or "")) for view in views), default=0),
-        "in charge": max((cell_len(printable(view.owner or "")) for view in views), default=0),
+        # With room for the sign that more than the name was cut, which then stands below.
+        "in charge": max((cell_len(printable(view.owner or "")) + _is_left(view) for view in views), default=0),
     }
     name = max(3, min(longest["rig"], width - 1 - _WIDTHS["state"]))
     least = {
@@ -289,7 +309,7 @@ def _below(
     history: History = _NEVER,
     most_of_one: int = 1000,
 ) -> list[RenderableType]:
-    """Return the lines below the table: errors, who is in charge, and progress.
+    """Return the lines below the table: who was in charge and is gone, errors, who is in charge, and progress.
 
     Errors of the present experiment come first, the newest before older ones. Each text that there is room for has a
     line. Then those that the table does not show whole have more, as long as there is room.
@@ -299,11 +319,15 @@ def _below(
         key=lambda view: (not history.has_failed(view), -_failed_at(view)),
     )
     parts = [f"{_last_failure(view)[:8]} {view.rig}: {_last_failure(view)[9:]}" for view in failed]
-    if "in charge" not in columns and (owners := sorted({view.owner for view in views if view.owner})):
-        led = {owner: ", ".join(view.rig for view in views if view.owner == owner) for owner in owners}
-        parts.append("in charge: " + "; ".join(f"{owner} ({rigs})" for owner, rigs in led.items()))
+    led: dict[str, list[str]] = {}
     for view in views:
-        work = _work(view, now, history)
+        if (leader := in_charge(view, now)) and cell_len(printable(leader)) > columns.get("in charge", 0):
+            led.setdefault(leader, []).append(view.rig)
+    if led:
+        leaders = "in charge: " + "; ".join(f"{leader} ({', '.join(led[leader])})" for leader in sorted(led))
+        parts.insert(0 if any(map(_is_left, views)) else len(parts), leaders)
+    for view in views:
+        work = _work(view, history)
         if work and cell_len(printable(work)) > columns.get("progress", 0):
             parts.append(f"{view.rig}: {work}")
     is_apart = room > len(parts) > 0  # one line stays empty, between table and text
@@ -318,12 +342,11 @@ def _below(
     return [*gap, *(_one_line(line, unicode) for line in lines)]
 
 
-def _work(view: RigView, now: float, history: History) -> str:
+def _work(view: RigView, history: History) -> str:
     text = work_text(view.progress, view.streams, history.rates(view.rig))
     if not text or view.link is LinkState.ALIVE:
         return text
-    ago = history.heard_before(view.rig)
-    return f"last heard: {text}" if ago is None else f"last heard {_clock(now - ago)}: {text}"
+    return f"last heard: {text}" if view.heard is None else f"last heard {clock_text(view.heard)}: {text}"
 
 
 def _last_failure(view: RigView) -> str:
@@ -331,15 +354,11 @@ def _last_failure(view: RigView) -> str:
     failure, trouble = view.last_failure, view.trouble if view.link is LinkState.ALIVE else ""
     if trouble and not (failure and one_line(failure.text) in one_line(trouble)):
         return f"{'now':8} {error_text(trouble)}"
-    return f"{_clock(failure.time)} {error_text(trouble or failure.text)}" if failure else ""
+    return f"{clock_text(failure.time)} {error_text(trouble or failure.text)}" if failure else ""
 
 
 def _failed_at(view: RigView) -> float:
     return view.last_failure.time if view.last_failure else 0.0
-
-
-def _clock(now: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(now))
 
 
 def _running_text(running: tuple[float, bool] | None) -> str:

@@ -478,8 +478,6 @@ class Links:
             event.round_trip,
             view.dialect,
             None if view.status is None else view.status.name,
-            view.exp_ref,
-            view.version,
-            view.owner,
-            view.clock,
+            *(view.exp_ref, view.version, view.owner, view.clock),
+            (peer.process.troubles or 0) if peer and event.stamps else 0,
         )

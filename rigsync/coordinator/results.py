@@ -115,6 +115,8 @@ class PingReply:
     """Host of the coordinator that is in charge of the rig's experiment; None where there is none."""
     clock: ClockEstimate | None = None
     """The rig's clock against this computer's; None from an iblutil rig, which does not say."""
+    troubles: int = 0
+    """How many things are wrong with the rig now, which its view names; 0 also from a rig that does not say."""
 
 
 class ResultLog(Mapping[float, Any]):

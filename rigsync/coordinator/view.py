@@ -72,8 +72,15 @@ class RigView:
         Where in its life cycle it is, as it said last; None of an iblutil rig, which does not say.
     exp_ref : str or None
         Reference of its experiment, as it said last.
+    heard : float or None
+        When it last gave a sign of life, Unix time in seconds; None before the first. While it does not answer, all
+        that it says of itself is of that moment.
     owner : str or None
         Host of the coordinator in charge.
+    owner_heard : float or None
+        When the rig last heard the one in charge, Unix time in seconds, where that has been silent for five beats.
+    interrupts_at : float or None
+        When it interrupts its experiment by itself, because nobody is in charge any more, or the one who is is silent.
     round_trip : float or None
         Smoothed, in seconds.
     loss : float or None
@@ -103,7 +110,10 @@ class RigView:
     dialect: str = "unknown"
     status: ExpStatus | None = None
     exp_ref: str | None = None
+    heard: float | None = None
     owner: str | None = None
+    owner_heard: float | None = None
+    interrupts_at: float | None = None
     round_trip: float | None = None
     loss: float | None = None
     clock: ClockEstimate | None = None
@@ -132,6 +142,7 @@ class RigView:
         return {
             "link": self.link.value,
             "reason": self.reason,
+            "heard": self.heard,
             "dialect": self.dialect,
             "version": self.version,
             "status": self.status.name if self.status is not None else None,
@@ -139,6 +150,8 @@ class RigView:
             "exp_ref": self.exp_ref,
             "failures": dict(self.failures),
             "owner": self.owner,
+            "owner_heard": self.owner_heard,
+            "interrupts_at": self.interrupts_at,
             "round_trip_ms": None if self.round_trip is None else 1000 * self.round_trip,
             "clock": clock_document(self.clock),
             "loss": self.loss,
@@ -152,13 +165,21 @@ class RigView:
         }
 
 
+def _unix_time(instant: float | None) -> float | None:
+    """Return an instant in monotonic seconds as Unix time."""
+    return None if instant is None else instant - time.monotonic() + time.time()
+
+
 _READ: Mapping[str, Callable[[Peer], Any]] = {
     "link": lambda peer: peer.state,
     "reason": lambda peer: peer.reason,
     "dialect": lambda peer: peer.dialect.value,
     "status": lambda peer: peer.process.status,
     "exp_ref": lambda peer: peer.process.exp_ref,
+    "heard": lambda peer: _unix_time(peer.heard_at),
     "owner": lambda peer: peer.process.owner,
+    "owner_heard": lambda peer: _unix_time(peer.process.owner_heard),
+    "interrupts_at": lambda peer: _unix_time(peer.process.interrupts_at),
     "round_trip": lambda peer: peer.round_trip,
     "loss": lambda peer: peer.loss(time.monotonic()),
     "clock": lambda peer: peer.clock,
@@ -249,6 +270,11 @@ def _ends_of(text: str) -> str:
     """Return text, cut in the middle if it is long: the end of a traceback says what it was."""
     half = _LONGEST_TEXT // 2
     return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} ... {text[5 - half :]}"
+
+
+def clock_text(instant: float) -> str:
+    """Return a Unix time as the time of day here."""
+    return time.strftime("%H:%M:%S", time.localtime(instant))
 
 
 def age_text(seconds: float) -> str:

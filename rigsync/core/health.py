@@ -64,6 +64,11 @@ class Health:
         """What is wrong, by what has failed; an empty key where that was not said."""
         return {key: entry.body["problem"] for key, entry in self._failures.items()}
 
+    @property
+    def troubles(self) -> int:
+        """How many things are wrong: the failures, and that it has stopped by itself."""
+        return len(self._failures) + (self._stopped is not None)
+
     def note(self, topic: str, key: str | None, body: Any, now: float, n: int | None) -> None:
         """Take note of a notice that is told at monotonic `now` (s), if it says what is wrong, or that it is over."""
         if topic == FAILURE:

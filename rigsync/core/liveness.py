@@ -37,6 +37,7 @@ class Liveness:
         "_suspect_after",
         "_timing",
         "_unanswered",
+        "heard_at",
         "is_coarse",
         "left",
         "lost_since",
@@ -53,6 +54,7 @@ class Liveness:
         self._next_probe = self._last_probe = math.inf
         self._burst_left = 0
         self._unanswered = 0
+        self.heard_at: float | None = None
         self.state = LinkState.UNKNOWN
         self.refused = False
         self._refused_at = -math.inf
@@ -73,7 +75,7 @@ class Liveness:
         self._dialect = dialect
 
     def heard(self, now: float) -> None:
-        self._heard = now
+        self._heard = self.heard_at = now
         self._unanswered = 0
         if self._dialect is Dialect.IBLUTIL and self._burst_left:
             # Such a rig shows a warning for each probe, and has no clock that more probes would measure.

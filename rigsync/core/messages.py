@@ -117,6 +117,12 @@ class Alive(Addressed):
     """Version of rigsync on the rig."""
     owner: str | None = None
     """Host of the coordinator whose experiment it is, None where it is nobody's."""
+    troubles: int | None = None
+    """How many things are wrong with the rig now; None where nothing is, and from older rigs."""
+    silence: int | None = None
+    """Milliseconds for which the owner has been silent; None while it counts as there."""
+    lease: int | None = None
+    """Milliseconds until the rig interrupts for want of an owner; None while that counts as there."""
 
 
 @dataclass(slots=True)
@@ -345,7 +351,8 @@ _KINDS: dict[str, tuple[Callable[..., Frame], tuple[tuple[str, _Read], ...]]] = 
         Alive,
         (
             *(("t0", _stamp), ("t1", _stamp), ("t2", _stamp), ("name", _text), ("status", _status)),
-            *(("exp_ref", _optional), ("version", _text), ("owner", _optional), _TO),
+            *(("exp_ref", _optional), ("version", _text), ("owner", _optional), ("troubles", _optional_whole)),
+            *(("silence", _optional_whole), ("lease", _optional_whole), _TO),
         ),
     ),
     "request": (Request, (("event", _verb), ("args", _asked), ("at", _optional_stamp), _TO, ("of", _optional))),
@@ -426,18 +433,10 @@ def probe(boot: str, n: int, t0: int, size: int = 0, program: str | None = None,
 
 
 def alive(frame: Alive, size: int = 0) -> bytes:
-    rest = to_json(
-        {
-            "t0": frame.t0,
-            "t1": frame.t1,
-            "t2": frame.t2,
-            "name": frame.name,
-            "status": frame.status.name,
-            "exp_ref": frame.exp_ref,
-            "version": frame.version,
-            "owner": frame.owner,
-        }
-    )
+    told = {key: getattr(frame, key) for key in ("t0", "t1", "t2", "name", "status", "exp_ref", "version", "owner")}
+    told["status"] = frame.status.name
+    news = {"troubles": frame.troubles, "silence": frame.silence, "lease": frame.lease}
+    rest = to_json({**told, **{key: value for key, value in news.items() if value is not None}})
     return _padded(addressed(_encode("alive", frame.boot, frame.n, rest[1:-1]), frame.to), size)
 
 

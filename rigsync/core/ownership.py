@@ -69,6 +69,17 @@ class Ownership:
         """Whether the owner has been silent for so long that it does not count as there."""
         return self.owner is not None and self.silence(now) >= self.owner.patience
 
+    def absence(self, now: float) -> tuple[float | None, float | None]:
+        """Return for how many seconds the owner has been silent, and those left of its lease.
+
+        Each is None where there is nothing to tell: while the owner counts as there, and of one that has said goodbye
+        its silence, of one without a lease its end.
+        """
+        if not (self._left or self.is_gone(now)):
+            return None, None
+        left = self.expires() - now
+        return None if self._left else self.silence(now), max(0.0, left) if left < math.inf else None
+
     def claim(self, sender: Sender, now: float) -> None:
         self.owner, self._left, self._heard, self._is_excused = sender, False, now, False
 

@@ -62,6 +62,11 @@ class Peer:
         return self._liveness.reason
 
     @property
+    def heard_at(self) -> float | None:
+        """When the last sign of life came, in monotonic seconds; None before the first."""
+        return self._liveness.heard_at
+
+    @property
     def dialect(self) -> Dialect:
         return self.process.dialect
 
@@ -259,7 +264,7 @@ class Peer:
         elif frame.n <= process.left_at:
             self.violations["late answer"] += 1  # the answer left before the goodbye
             return
-        process.take(frame)
+        process.take(frame, now)
         self.health.status = process.status
         self.prober.take(frame.n, now, (frame.t0, frame.t1, frame.t2))
         self._heard(Dialect.RIGSYNC, now)

@@ -35,6 +35,10 @@ class Process:
         self.exp_ref: str | None = None
         self.version: str | None = None
         self.owner: str | None = None
+        self.troubles: int | None = None
+        self.owner_heard: float | None = None
+        self.interrupts_at: float | None = None
+        """When it last heard a silent owner, and when it interrupts for want of one, in monotonic seconds here."""
         self.mistaken: tuple[str, float] | None = None
         """Name of another rig that answers in this one's place, and when it last did, in monotonic seconds."""
         self.is_shared = False
@@ -82,9 +86,11 @@ class Process:
             self._past.append(self.boot)
         self.boot, self.names_me = None, False
 
-    def take(self, frame: Alive) -> None:
+    def take(self, frame: Alive, now: float) -> None:
         self.names_me, self.mistaken = frame.to is not None, None
         if frame.n >= self._newest:  # a later probe's answer may have overtaken this one
             self._newest = frame.n
             self.status, self.exp_ref = frame.status, frame.exp_ref
-            self.version, self.owner = frame.version, frame.owner
+            self.version, self.owner, self.troubles = frame.version, frame.owner, frame.troubles
+            self.owner_heard = None if frame.silence is None else now - frame.silence / 1000
+            self.interrupts_at = None if frame.lease is None else now + frame.lease / 1000

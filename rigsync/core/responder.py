@@ -30,6 +30,8 @@ from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 
+_LONGEST_TOLD = 1e9
+"""Seconds of a lease that are told of a longer one: some thirty years."""
 _SOURCES_REPORTED = 256
 """Hosts whose violations are reported one by one. In a flood of forged addresses the rest are only counted."""
 
@@ -89,7 +91,7 @@ class Responder(Outputs[Address]):
                 if asks_first := frame.n % 2 == 0:
                     self._challenge(source, frame.boot)
                 # Made as long as a padded probe, to see whether the network carries that.
-                self._send(source, self._alive(frame, now, 0 if frame.pad is None else len(data)), frame.boot)
+                self._send(source, self._alive(frame, source, now, 0 if frame.pad is None else len(data)), frame.boot)
                 if not asks_first:
                     self._challenge(source, frame.boot)
                 owner = self.agenda.ownership.owner  # the answer goes first: it has this rig's boot number
@@ -237,8 +239,12 @@ class Responder(Outputs[Address]):
 
     # --------------------------------------------------------------------------------------- rigsync dialect
 
-    def _alive(self, probe: Probe, now: float, size: int) -> bytes:
+    def _alive(self, probe: Probe, source: Address, now: float, size: int) -> bytes:
         stamp = self._stamps.stamp(now)
+        silence, lease = self.agenda.ownership.absence(now)
+        troubles = self.agenda.health.troubles or None
+        if not self._reach.has_shown(source[0]):  # what may be sent to such a host has to do for the rest
+            silence = lease = troubles = None
         return messages.alive(
             Alive(
                 self._boot,
@@ -251,6 +257,9 @@ class Responder(Outputs[Address]):
                 self.agenda.exp_ref,
                 self._identity.version,
                 self.agenda.ownership.host,
+                troubles,
+                _milliseconds(silence),
+                _milliseconds(lease if self.agenda.is_under_way else None),
                 to=probe.boot,
             ),
             size,
@@ -425,6 +434,10 @@ class Responder(Outputs[Address]):
             record.is_withheld = False
             if record.frame is not None:
                 self._send(record.source, record.frame, record.coordinator.boot)
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(1000 * min(seconds, _LONGEST_TOLD))
 
 
 def text_of(address: Address) -> str:

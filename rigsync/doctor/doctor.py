@@ -14,6 +14,7 @@ import functools
 import math
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,12 @@ from rigsync.config.rigs import Rigs
 from rigsync.core import messages
 from rigsync.core.clock import ClockFilter, StampClock
 from rigsync.core.events import Dialect
-from rigsync.core.messages import Alive, Probe
+from rigsync.core.messages import Alive, Notice, Probe
 from rigsync.core.rigs import RigConfig, is_called
 from rigsync.doctor.evidence import Evidence, SocketAddress
 from rigsync.doctor.findings import Finding, judge
 from rigsync.doctor.lines import Line, StreamLine, datagram_line, stream_line
+from rigsync.doctor.unwell import troubles_of
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.endpoint import stamp_clock
 from rigsync.net.interfaces import own_interfaces
@@ -140,6 +142,7 @@ class _Examination:
             await visit.probe()
             if evidence.has_answered and evidence.alive and not evidence.refused:
                 await visit.try_sizes(self._pace)
+                await visit.hear_out()
                 visit.leave()
             elif not evidence.has_answered:
                 async with self._seeking:
@@ -167,6 +170,7 @@ class _Examination:
             visit = _Visit(line, evidence, self._stamps)
             await visit.probe()
             if evidence.alive:
+                await visit.hear_out()
                 visit.leave()
 
     async def _look_up(self, config: RigConfig, evidence: Evidence) -> list[SocketAddress]:
@@ -304,6 +308,12 @@ class _Visit:
                 evidence.lost_size = size
                 return
 
+    async def hear_out(self) -> None:
+        """Wait until the rig has told all that it says is wrong."""
+        evidence = self.evidence
+        patience = self._loop.time() + PATIENCE
+        await self.wait(patience, lambda: len(evidence.told.problems) >= troubles_of(evidence))
+
     def leave(self) -> None:
         """Say goodbye, so that a rigsync rig sends no notices here."""
         self.line.send(messages.bye(self._boot, self._n + 1, "the doctor leaves"))
@@ -332,8 +342,10 @@ class _Visit:
         evidence = self.evidence
         try:
             frame = messages.decode(data)
+            if isinstance(frame, Notice):
+                self._receive_notice(frame)
             if not isinstance(frame, (Alive, Probe)):
-                return  # a notice needs no answer
+                return
             if frame.n not in self._sent or (isinstance(frame, Probe) and frame.boot != self._boot):
                 raise RemoteProtocolError("stray frame", "an answer without a question")
         except RemoteProtocolError as error:
@@ -353,6 +365,14 @@ class _Visit:
                 evidence.clock = self._clock.estimate
         else:
             evidence.dialect = Dialect.IBLUTIL
+
+    def _receive_notice(self, frame: Notice) -> None:
+        """Take what a rig tells whoever begins to watch it: one thing after the other, as each is acknowledged."""
+        alive = self.evidence.alive
+        if alive and (frame.boot, frame.to or self._boot) == (alive.boot, self._boot):
+            self.evidence.told.receive(frame, time.time())
+            if frame.confirm:
+                self.line.send(messages.ack(self._boot, frame.n))
 
     def _note_junk(self, error: RemoteProtocolError) -> None:
         if not self.evidence.has_answered:

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from rigsync._text import one_line
+from rigsync.coordinator.view import clock_text
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.events import Dialect
-from rigsync.core.messages import Alive
+from rigsync.core.health import STATUS, HealthView, age_of
+from rigsync.core.messages import Alive, Notice
+from rigsync.core.notices import FAILURE, NoticeFilter
 from rigsync.core.rigs import Address, RigConfig
 from rigsync.errors import RemoteProtocolError
 
 SocketAddress = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Told:
+    """What a rig tells of its health to whoever begins to watch it (docs/decisions/0030), and since when that is so."""
+
+    health: HealthView = field(default_factory=HealthView)
+    _new: NoticeFilter = field(default_factory=NoticeFilter)
+    _since: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def receive(self, notice: Notice, now: float) -> None:
+        """Take a notice that came at Unix time `now`."""
+        if self._new.is_new(notice):
+            self.health.receive(notice)
+            self._since[notice.topic, notice.key or ""] = now - age_of(notice)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, each with the time since when, where that was told."""
+        found = {(FAILURE, key): text for key, text in self.health.failures.items()}
+        if self.health.reason:
+            found[STATUS, ""] = f"it has stopped by itself: {self.health.reason}"
+        since = {topic: f"since {clock_text(at)}: " for topic, at in self._since.items()}
+        return [since.get(topic, "") + one_line(text) for topic, text in found.items()]
 
 
 @dataclass(slots=True)
@@ -33,6 +61,8 @@ class Evidence:
     """Dialect of the rig."""
     alive: Alive | None = None
     """The last answer of a rig of the rigsync dialect."""
+    told: Told = field(default_factory=Told)
+    """What it has told of its health."""
     round_trip: float | None = None
     """Round trip of the quickest probe, in seconds."""
     clock: ClockEstimate | None = None

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rigsync import __version__
-from rigsync._text import one_line
+from rigsync._text import one_line, span_text
 from rigsync.core.events import Dialect
 from rigsync.core.messages import VERSION
 from rigsync.core.rigs import Address, is_called
 from rigsync.doctor.evidence import Evidence, SocketAddress, text_of
+from rigsync.doctor.unwell import unwell
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.interfaces import Interface
 
@@ -50,6 +51,7 @@ class Fault(str, Enum):
     MTU = "mtu"
     CLOCK = "clock"
     SECOND_COORDINATOR = "second-coordinator"
+    UNWELL = "unwell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def judge(
         _mtu(evidence),
         _clock(evidence, everything),
         _second_coordinator(evidence, interfaces),
+        _unwell(evidence),
     )
     return tuple(finding for finding in checks if finding)
 
@@ -292,13 +295,7 @@ def _silence(evidence: Evidence) -> Finding:
         seen += ", and nothing else from its host"
         meaning = "a firewall drops what comes, or the rig's computer is off, unplugged, or no longer at this address"
         first = f"check that the rig's computer is on, plugged in and at this address {_ADDRESSES}"
-    return _finding(
-        Fault.SILENCE,
-        seen,
-        meaning,
-        first,
-        *_open_port(evidence),
-    )
+    return _finding(Fault.SILENCE, seen, meaning, first, *_open_port(evidence))
 
 
 def _hangs(evidence: Evidence) -> Finding:
@@ -455,19 +452,27 @@ def _second_coordinator(evidence: Evidence, interfaces: Sequence[Interface]) -> 
     reference = alive.exp_ref if alive else None
     shown = reference if reference and _REFERENCE.fullmatch(reference) else "REFERENCE"
     status = f" ({alive.status.name})" if alive else ""
+    silent = f", and has been silent for {span_text(alive.silence / 1000)}" if alive and alive.silence else ""
+    when = "after its lease (300 s, unless its program says otherwise)"
+    if alive and alive.lease is not None:
+        when = f"in {span_text(alive.lease / 1000)}"
     take_over = f'{{"exp_ref": "{shown}", "takeover": true}}'
     return _finding(
         Fault.SECOND_COORDINATOR,
-        f"the {where} is in charge of the rig's experiment {reference or 'without a reference'}{status}",
+        f"the {where} is in charge of the rig's experiment {reference or 'without a reference'}{status}{silent}",
         "the rig refuses this computer's messages with BusyError, except EXPINFO, EXPSTATUS and EXPINTERRUPT; if the "
-        "task in charge has crashed, the rig interrupts by itself after its lease (300 s, unless its program says "
-        "otherwise)",
+        f"task in charge has crashed, the rig interrupts by itself {when}",
         f"close the task on the {where}, if it should not run",
         "or stop that experiment from here:",
         f"$ rigsync push EXPINTERRUPT --to {name}",
         "or take it over, if the task that began it is gone:",
         f"$ rigsync push EXPINIT '{take_over}' --to {name}",
     )
+
+
+def _unwell(evidence: Evidence) -> Finding | None:
+    found = unwell(evidence)
+    return _finding(Fault.UNWELL, *found) if found else None
 
 
 def _finding(fault: Fault, seen: str, meaning: str, *remedies: str) -> Finding:

@@ -125,8 +125,9 @@ class PeerBench:
         status: ExpStatus = ExpStatus.CONNECTED,
         held: int = 0,
         offset: float = 0.0,
+        **told: int,
     ) -> None:
-        """Answer a probe as a rig does, by default the first that is outstanding."""
+        """Answer a probe as a rig does, by default the first that is outstanding; `told` are further fields."""
         outstanding = {probe.n: probe for probe in self.peer.prober.log._newest if not probe.answered}
         if boot != self.peer.process.boot and n not in outstanding and (n or not outstanding):
             n = self.peer.probe(self.now)
@@ -135,7 +136,7 @@ class PeerBench:
         n = next(iter(outstanding), 1) if n is None else n
         t0 = outstanding[n].stamp if n in outstanding else 0
         stamp = WALL + round((self.now + offset) * 1e9)
-        frame = Alive(boot, n, t0, stamp, stamp + held, NAME, status, None, "0.1.0")
+        frame = Alive(boot, n, t0, stamp, stamp + held, NAME, status, None, "0.1.0", **told)
         newest = self.peer.prober.n
         self.receive(messages.alive(frame), Line.PROBES)
         if self.peer.prober.n > newest and self.peer.dialect is Dialect.IBLUTIL:  # it is asked whether it is that

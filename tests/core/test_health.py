@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from rigsync.core import messages
 from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import LinkState
 from rigsync.core.events import Notice as TheNotice
 from rigsync.core.health import LONGEST, MOST, MOST_BYTES, Health, HealthView
 from rigsync.core.messages import Alive, Notice
 from rigsync.core.notices import KEPT, WAITING
 from rigsync.core.outputs import Line
 
-from .support import COORDINATOR, HERE, NAME, RIG, PeerBench, RigBench
+from .support import COORDINATOR, HERE, RIG, PeerBench, RigBench
 
 REFERENCE, NEXT = "2024-01-02_1_mouse", "2024-01-02_2_mouse"
 LATE, THERE = "d" * 16, ("10.0.0.2", 50_000)
@@ -437,9 +439,90 @@ def test_a_rig_that_was_seen_to_run_since_may_go_on(peer: PeerBench) -> None:
     assert not peer.peer.has_ended
 
 
-def test_an_answer_to_a_probe_is_as_long_as_before(bench: Bench) -> None:
-    bench.enter("RUNNING")
-    bench.fail_with()
+# -------------------------------------------------------------------------------------- in the answer to a probe
+
+
+def alive_of(bench: RigBench) -> Alive:
+    """Return what a stranger is answered by a probe."""
+    bench.outbox.clear()
     bench.probe(LATE, THERE)
     (alive,) = [frame for frame in bench.answers() if isinstance(frame, Alive)]
-    assert alive.name == NAME
+    return alive
+
+
+def test_an_answer_to_a_probe_tells_how_many_things_are_wrong(bench: Bench) -> None:
+    bench.enter("RUNNING")
+    assert alive_of(bench).troubles is None
+    bench.fail_with()
+    bench.fail_with("the disk is full", "disk")
+    assert alive_of(bench).troubles == 2
+    bench.interrupt("the recorder has died")
+    assert alive_of(bench).troubles == 3
+    bench.notify("recovered", None, "disk")
+    assert alive_of(bench).troubles == 2
+    bench.do("EXPINIT", {"exp_ref": NEXT})
+    assert alive_of(bench).troubles is None
+
+
+def test_an_answer_to_a_probe_is_as_long_as_before_where_nothing_is_wrong(bench: Bench) -> None:
+    bench.enter("RUNNING")
+    bench.outbox.clear()
+    bench.probe(LATE, THERE)
+    (answer,) = [data for data in bench.sent() if b'"alive"' in data]
+    assert not {"troubles", "silence", "lease"} & set(json.loads(answer))
+
+
+def test_an_answer_to_a_probe_tells_how_long_the_owner_is_silent_and_when_the_rig_interrupts(bench: Bench) -> None:
+    bench.enter("RUNNING")
+    bench.run(4.9)
+    alive = alive_of(bench)
+    assert (alive.silence, alive.lease) == (None, None)
+    bench.run(165.1)
+    alive = alive_of(bench)
+    assert (alive.owner, alive.silence, alive.lease) == (HERE[0], 170_000, 130_000)
+    bench.probe()
+    alive = alive_of(bench)
+    assert (alive.owner, alive.silence, alive.lease) == (HERE[0], None, None)
+    bench.receive(messages.bye(COORDINATOR, 9, "gone"))
+    bench.run(1.0)
+    alive = alive_of(bench)
+    assert (alive.owner, alive.silence, alive.lease) == (None, None, 299_000)
+    bench.run(300.0)
+    alive = alive_of(bench)
+    assert (alive.status, alive.silence, alive.lease, alive.troubles) == (ExpStatus.STOPPED, None, None, 1)
+
+
+def test_a_rig_that_will_not_interrupt_tells_no_end_of_its_lease() -> None:
+    bench = RigBench("EXPEND").enter("RUNNING")
+    bench.do("EXPEND")
+    bench.run(20.0)
+    alive = alive_of(bench)
+    assert (alive.status, alive.silence, alive.lease) == (ExpStatus.STOPPED, 20_000, None)
+
+
+@pytest.mark.parametrize(("lease", "told"), [(0.0, None), (sys.float_info.max, 10**12)])
+def test_a_lease_without_end_is_not_told_and_an_endless_one_can_be_read(lease: float, told: int | None) -> None:
+    bench = RigBench(lease=lease).enter("RUNNING")
+    bench.run(20.0)
+    alive = alive_of(bench)
+    assert (alive.silence, alive.lease) == (20_000, told)
+
+
+def test_a_coordinator_knows_when_a_silent_owner_was_heard(peer: PeerBench) -> None:
+    process = peer.peer.process
+    peer.run(1.0)
+    peer.alive(troubles=2, silence=170_000, lease=130_000)
+    assert process.troubles == 2
+    assert process.owner_heard == pytest.approx(peer.now - 170.0)
+    assert process.interrupts_at == pytest.approx(peer.now + 130.0)
+    peer.run(1.0)
+    peer.alive()  # as a rig of the version before tells it, too
+    assert (process.troubles, process.owner_heard, process.interrupts_at) == (None, None, None)
+
+
+def test_a_coordinator_knows_when_it_has_last_heard_a_rig(peer: PeerBench) -> None:
+    heard = peer.now
+    assert PeerBench().peer.heard_at is None
+    assert peer.peer.heard_at == heard
+    peer.run(20.0)
+    assert (peer.peer.state, peer.peer.heard_at) == (LinkState.LOST, heard)

@@ -56,6 +56,13 @@ FRAMES = {
         b'"status":"RUNNING","exp_ref":"2024-01-02_1_mouse","version":"0.1.0","owner":"10.0.0.1"}',
         Alive(BOOT, 3, 1, 2, 4, "cameras", ExpStatus.RUNNING, "2024-01-02_1_mouse", "0.1.0", "10.0.0.1"),
     ),
+    "alive of a rig that is not well, whose owner is silent": (
+        messages.alive(Alive(BOOT, 3, 1, 2, 4, "c", ExpStatus.RUNNING, None, "", "10.0.0.1", 2, 170_000, 130_000)),
+        b'{"rigsync":1,"kind":"alive","boot":"0123456789abcdef","n":3,"t0":1,"t1":2,"t2":4,"name":"c",'
+        b'"status":"RUNNING","exp_ref":null,"version":"","owner":"10.0.0.1","troubles":2,"silence":170000,'
+        b'"lease":130000}',
+        Alive(BOOT, 3, 1, 2, 4, "c", ExpStatus.RUNNING, None, "", "10.0.0.1", 2, 170_000, 130_000),
+    ),
     "alive without experiment": (
         messages.alive(Alive(BOOT, 3, 1, 2, 4, "c", ExpStatus.CONNECTED, None, "")),
         b'{"rigsync":1,"kind":"alive","boot":"0123456789abcdef","n":3,"t0":1,"t1":2,"t2":4,"name":"c",'
@@ -278,6 +285,12 @@ WRONG_FIELDS = [
     *(("request", "at", value) for value in (1.5, True, "1", [], {}, 2**63)),
     *(("request", "to", value) for value in (1, True, [], {}, 1.5, ["fedcba9876543210"])),
     *(("alive", "owner", value) for value in (1, True, [], {}, 1.5, ["10.0.0.1"])),
+    *(
+        ("alive", key, value)
+        for key in ("troubles", "silence", "lease")
+        for value in NOT_WHOLE
+        if value not in (None, ...)
+    ),
     *(("notice", "n", value) for value in NOT_WHOLE),
     *(("notice", "topic", value) for value in NOT_TEXT),
     *(("notice", "key", value) for value in (1, True, [], {}, 1.5, ["trial"])),
@@ -616,6 +629,7 @@ def test_a_probe_is_padded_to_the_byte_where_the_field_for_that_fits() -> None:
         Alive,
         *(BOOTS, WHOLES, WHOLES, WHOLES, WHOLES, TEXTS, st.sampled_from(STATUSES)),
         *(st.none() | TEXTS, TEXTS, st.none() | TEXTS),
+        *(st.none() | WHOLES, st.none() | WHOLES, st.none() | WHOLES),
     )
 )
 @settings(deadline=None)

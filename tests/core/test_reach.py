@@ -104,12 +104,15 @@ def test_an_answer_waits_until_the_host_has_acknowledged_what_it_alone_was_sent(
     assert isinstance(tally.receive(request("EXPINFO", 1))[-1], Reply)  # and from now on at once
 
 
+@pytest.mark.parametrize("is_well", [True, False])
 @pytest.mark.parametrize("name", ["cameras", "cameras of the second rig upstairs"])
 @pytest.mark.parametrize(("program", "answered"), [(PROGRAM, 6), (None, 3)])
 def test_a_usual_burst_of_probes_is_enough_for_a_coordinator_of_today_and_for_an_older_one(
-    program: str | None, answered: int, name: str
+    program: str | None, answered: int, name: str, is_well: bool
 ) -> None:
     tally = Tally(experiment_description=LARGE, name=name)
+    if not is_well:
+        tally.bench.rig.notify("failure", "left.mp4", "stopped growing", True, tally.bench.now)
     frames: list[Any] = []
     for n in range(1, 9):
         frames += tally.receive(messages.probe(COORDINATOR, n, 1_800_000_000_000_000_000, program=program))
@@ -123,6 +126,9 @@ def test_a_usual_burst_of_probes_is_enough_for_a_coordinator_of_today_and_for_an
     (reply,) = tally.receive(request("EXPINFO", 1))
     assert isinstance(reply, Reply)
     assert tally.bench.rig._reach.has_shown(HERE[0])
+    *_, answer = tally.receive(messages.probe(COORDINATOR, 9, 0))
+    assert isinstance(answer, Alive)
+    assert (answer.troubles is None) == is_well  # which was left out until then, so that it takes nobody's room
 
 
 def test_a_coordinator_acknowledges_it_and_tells_nobody() -> None:
