@@ -258,7 +258,7 @@ count = 0
 def interrupted(number, frame):
     global count
     signal.setitimer(signal.ITIMER_REAL, 0)
-    outcome = aux.push("EXPSTATUS", wait=True, timeout=5)
+    outcome = aux.push("EXPSTATUS", wait=True, timeout=30)
     if "cameras" not in outcome:
         print("not answered", outcome, file=sys.stderr)
         sys.exit(3)
@@ -267,11 +267,10 @@ def interrupted(number, frame):
 
 signal.signal(signal.SIGALRM, interrupted)
 signal.setitimer(signal.ITIMER_REAL, 0.003)
-for number in range(4000):
-    outcome = aux.push("EXPSTATUS", wait=True, timeout=5)
+while count < 500:
+    outcome = aux.push("EXPSTATUS", wait=True, timeout=30)
     assert "cameras" in outcome, outcome
 signal.setitimer(signal.ITIMER_REAL, 0)
-assert count > 50, count
 aux.close()
 rig.close()
 """

@@ -115,7 +115,7 @@ def test_large_texts_at_once_are_taken_one_by_one_in_4_times_their_size(stack: c
         return aux.request("EXPINFO", None, text, timeout=4 * LONG)["cameras"][0]
 
     assert [asked.result(5 * LONG) for asked in [in_thread(ask, aux) for aux in clients]] == [0] * 3
-    assert most_memory(rig.pid) - before < 4 * LARGE
+    assert most_memory(rig.pid) - before < 4 * LARGE + (64 << 20)  # docs/protocol.md section 1; at once it were 12
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory a process has had")

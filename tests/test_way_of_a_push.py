@@ -122,7 +122,7 @@ def way(serve: Callable[..., Rig], connect: Callable[..., Auxiliaries]) -> Calla
     def push() -> Way:
         way = Way()
         with noted(way, aux.thread, rig._thread):
-            assert aux.push("EXPINFO", "CONNECTED", wait=True)["cameras"]
+            assert aux.push("EXPINFO", "CONNECTED", wait=True, timeout=LONG)["cameras"]
             until(lambda: way.rooms("_settle"), "the answer")
         return way
 

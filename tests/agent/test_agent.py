@@ -1383,6 +1383,7 @@ def test_the_last_look_at_a_drive_that_hangs_is_a_failure_until_it_is_back(
     assert agent.status is ExpStatus.RUNNING
     drive.come_back()
     until(lambda: not drive.hung)
+    monkeypatch.setattr(recording, "LAST_LOOK", LONG)
     aux.request("EXPEND", timeout=LONG)
     assert agent.status is ExpStatus.STOPPED
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from platforms import linux, needs_ffmpeg, posix
 from processes import LONG, ROOT, Leftovers, keepers_of, suspended, until, watchers_of
 
-from rigsync.agent import programs
+from rigsync.agent import process, programs
 from rigsync.agent.output import LONGEST_LINE, Output
 from rigsync.agent.process import Exit, Process, ProgramError
 from rigsync.agent.windows_job import batch_problem
@@ -996,7 +996,8 @@ def test_a_command_that_prints_faster_than_anybody_reads_is_not_held_up(
     assert exit_.last_lines == ("frame",) * 17 + ("last",) * 3
 
 
-def test_after_a_flood_a_command_is_heard_again(launch: Callable[..., Run]) -> None:
+def test_after_a_flood_a_command_is_heard_again(launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STEADY", 200_000)  # bytes a second, far below what even a busy computer prints
     source = "import os, time\nfor _ in range(200): os.write(1, (b'x' * 199 + b'\\n') * 300)\n"
     run = launch(python(source + "while True: print('after'); time.sleep(0.02)"))
     until(lambda: "after" in run.lines)
