@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync._text import duration_text, one_line, printable
+from rigsync._text import duration_text, error_text, one_line, printable
 from rigsync.cli.history import History
 from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
@@ -129,12 +129,6 @@ def cells_of(view: RigView, columns: Sequence[str], now: float, history: History
         "last error": _last_failure(view),
     }
     return [cells[column] or "-" for column in columns]
-
-
-def error_text(text: str) -> str:
-    """Return text of several lines as one, the last line first: it says what it was."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join([*lines[-1:], *lines[:-1]])
 
 
 def in_trouble_first(views: Sequence[RigView], history: History) -> list[RigView]:

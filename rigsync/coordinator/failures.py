@@ -6,13 +6,14 @@ import contextlib
 import logging
 import math
 import time
+import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rigsync._text import one_line
+from rigsync._text import error_text, line_for_each, one_line
 from rigsync.coordinator.remote_rig import RemoteRig
 from rigsync.coordinator.results import PushResult
 from rigsync.coordinator.service import RigServices
@@ -33,7 +34,17 @@ from rigsync.core.health import age_of
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
 from rigsync.core.messages import Message
 from rigsync.core.notices import FAILURE
-from rigsync.errors import Aborted, BusyError, NotRunning, PushError, RemoteError, RigError, RigLost, RigRefused
+from rigsync.errors import (
+    Aborted,
+    BusyError,
+    NotRunning,
+    PushError,
+    RemoteError,
+    RigError,
+    RigLost,
+    RigRefused,
+    RigTimeout,
+)
 from rigsync.runtime.conditions import Latch
 from rigsync.runtime.hub import Hub
 
@@ -46,6 +57,11 @@ PROBE_TIMEOUT = 1.0
 """Seconds for the probe that confirms a rig's word that it has stopped; the next beat brings another one."""
 
 
+LONGEST_TRACEBACK = 16_000
+"""Characters of a traceback that are sent: its end, with the error."""
+LONGEST_TEXT = 2_000
+"""Characters of an exception's text that is sent."""
+OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 MOST_TRIES = 5
 """Most times that a rig which answers is told to stop. One that hangs is not told for ever."""
 
@@ -69,6 +85,46 @@ def weakly(method: Callable[[RigFailure], None]) -> Callable[[RigFailure], None]
             known(failure)
 
     return tell
+
+
+def in_words(message: str, error: RigError, before: RigError | None = None) -> str:
+    """Return that a message has failed, and why, unless that is as before."""
+    is_out_of_reach = isinstance(error, OUT_OF_REACH) and isinstance(before, OUT_OF_REACH)
+    is_same = before is not None and (is_out_of_reach or error.problem == before.problem)
+    return f"{message} failed likewise" if is_same else f"{message} failed: {error_text(error.problem)}"
+
+
+def log_failures(what: str, failed: Mapping[str, RigError], joint: str = ": ") -> None:
+    """Log what has failed, in a line for all rigs with the same reason."""
+    for line in line_for_each({rig: f"{what}: {error.problem}" for rig, error in failed.items()}, joint):
+        logger.error("%s", one_line(line))
+
+
+@contextlib.contextmanager
+def logged_unless_raised(message: str, failed: Mapping[str, RigError]) -> Iterator[None]:
+    """Log what has failed if something else, such as Ctrl-C, keeps the error of it from being raised."""
+    try:
+        yield
+    except BaseException:
+        log_failures(f"{message} failed", failed)
+        raise
+
+
+def brief_report(error: object) -> dict[str, Any]:
+    """Return what an EXPINTERRUPT says of an error, in short."""
+    return {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
+
+
+def report_of(error: BaseException) -> dict[str, Any]:
+    """Return an exception as the data of EXPINTERRUPT, with the keys of iblrig's task code."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    told = "".join(traceback.TracebackException.from_exception(error).format())
+    return {
+        **brief_report(error),
+        "traceback": told[-LONGEST_TRACEBACK:],
+        "file": last[0].filename if last else None,
+        "line_no": last[0].lineno if last else None,
+    }
 
 
 class FailureWatch:
@@ -188,8 +244,10 @@ class FailureWatch:
                 self._unexplained.add(probe.rig)  # the notice with the reason may be under way
                 return
             reason = self._reasons.get(probe.rig, f"it is {status.name}, and nobody here told it to stop")
-            text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
-            self._fail(probe.rig, text, is_news=probe.rig not in self._logged)
+            self._fail(probe.rig, self._stopped(reason), is_news=probe.rig not in self._logged)
+
+    def _stopped(self, reason: str) -> str:
+        return f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
 
     def _note_answer(self, answer: MessageReceived) -> None:
         ends = answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and answer.request_time is not None
@@ -206,6 +264,8 @@ class FailureWatch:
         if event.after is LinkState.ALIVE:
             self._lost.pop(event.rig, None)
             self._show_ready()
+        elif event.after is LinkState.LOST and (peer := self._services.peer(event.rig)) and (end := peer.why_ended):
+            self._fail(event.rig, self._stopped(end))  # the notice has put it into the log
         elif event.after is LinkState.LOST:
             self._fail(event.rig, f"the rig is lost: {event.reason}", self._lost)
 

@@ -27,6 +27,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.legacy import NULL_MESSAGE
 from rigsync.core.messages import Command, Message
+from rigsync.core.orders import Order
 from rigsync.errors import PushError, RemoteError, RigError, RigLost
 from rigsync.runtime.callbacks import name_of, resolve_future
 
@@ -97,10 +98,14 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         UnknownRig
             A name or pattern that matches none.
         """
-        future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
         names = None if rigs is None else self._rigs.matching(rigs)
         self._rigs.room(names).check(message.size, message.body)
-        self.push(self.order(message, names, timeout), lambda outcome: resolve_future(future, outcome))
+        return await self._outcome(self.order(message, names, timeout))
+
+    async def _outcome(self, order: Order) -> PushResult:
+        future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
+        is_waited_for = (lambda: not future.done()) if order.raises else None
+        self.push(order, lambda outcome: resolve_future(future, outcome), is_waited_for)
         return await future
 
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
@@ -111,7 +116,7 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         name = self._rigs.only(rig)
         message = compose_command(command, args, kwargs, self._rigs.room([name]))
         try:
-            result = await self.request(message, [name], checked_timeout(timeout))
+            result = await self._outcome(self.order(message, [name], checked_timeout(timeout), raises=True))
         except PushError as error:
             failure = copy(error.failed[name])  # not the one in the log, as for Auxiliaries.call
         else:
