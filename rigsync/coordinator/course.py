@@ -424,7 +424,7 @@ class Course(Generic[_Begun, _Done]):
                 return dict.fromkeys(rigs, "told to stop")
             unmoved = {rig: error for rig, error in stopped.failed.items() if not self._services[rig].has_ended}
             if told is None:
-                log_failures("EXPINTERRUPT failed", unmoved, " may go on recording: ")
+                log_failures("EXPINTERRUPT", unmoved, " may go on recording: ")
             elif unmoved:
                 logger.error("%s may go on recording", ", ".join(unmoved))  # why, the error says
             self._signals.hold(ctrl_c=False)  # nothing records any more; cleaning up may take long
@@ -446,7 +446,7 @@ class Course(Generic[_Begun, _Done]):
             outcomes[rig] += f" and {in_words('EXPCLEANUP', tidied, interrupted or before) if tidied else 'cleaned up'}"
         outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in told_again})
         if told is None:
-            log_failures("EXPCLEANUP failed", {r: e for r, e in cleaned_up.failed.items() if r not in stopped.failed})
+            log_failures("EXPCLEANUP", {r: e for r, e in cleaned_up.failed.items() if r not in stopped.failed})
         return outcomes
 
     def _stop_later(self, out_of_reach: list[str], report: dict[str, Any]) -> list[str]:

@@ -91,12 +91,13 @@ def in_words(message: str, error: RigError, before: RigError | None = None) -> s
     """Return that a message has failed, and why, unless that is as before."""
     is_out_of_reach = isinstance(error, OUT_OF_REACH) and isinstance(before, OUT_OF_REACH)
     is_same = before is not None and (is_out_of_reach or error.problem == before.problem)
-    return f"{message} failed likewise" if is_same else f"{message} failed: {error_text(error.problem)}"
+    reason = error_text(error.problem.removeprefix(f"{message} was refused: "))  # by its host
+    return f"{message} failed likewise" if is_same else f"{message} failed: {reason}"
 
 
-def log_failures(what: str, failed: Mapping[str, RigError], joint: str = ": ") -> None:
+def log_failures(message: str, failed: Mapping[str, RigError], joint: str = ": ") -> None:
     """Log what has failed, in a line for all rigs with the same reason."""
-    for line in line_for_each({rig: f"{what}: {error.problem}" for rig, error in failed.items()}, joint):
+    for line in line_for_each({rig: in_words(message, error) for rig, error in failed.items()}, joint):
         logger.error("%s", one_line(line))
 
 
@@ -106,7 +107,7 @@ def logged_unless_raised(message: str, failed: Mapping[str, RigError]) -> Iterat
     try:
         yield
     except BaseException:
-        log_failures(f"{message} failed", failed)
+        log_failures(message, failed)
         raise
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -82,10 +82,12 @@ class _Pending:
     """Bytes of the answers so far."""
     telling: asyncio.TimerHandle | None = None
 
-    def hand_over(self, outcome: Outcome) -> None:
+    def hand_over(self, outcome: Outcome) -> Collection[str]:
+        """Give the outcome to who waits for it; return the rigs whose failure is raised there, or was before."""
         if self.raises and isinstance(outcome, PushError) and self.is_waited_for and self.is_waited_for():
             self.raised = frozenset(outcome.failed)
         guarded("waiter for a push", self.done, outcome)
+        return self.raised
 
 
 def _ignore(_: object) -> None:
@@ -346,8 +348,8 @@ class Links:
         if not is_pause(pause):
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
         act_at = None if delay is None else endpoint.now() + delay
-        drawn = draw_request_time() if request_time is None else request_time
-        return Order(message, drawn, rigs, timeout, act_at, patience, pause, all_or_none, confirm, raises)
+        request_time = draw_request_time() if request_time is None else request_time
+        return Order(message, request_time, rigs, timeout, act_at, patience, pause, all_or_none, confirm, raises)
 
     def push(
         self,
@@ -447,9 +449,7 @@ class Links:
 
     def _settle(self, event: PushCompleted) -> None:
         pending, outcome = self._settling.pop(event.request_time)
-        if pending:
-            pending.hand_over(outcome)
-        self._log_rules.log_failures(event, pending.raised if pending else ())
+        self._log_rules.log_failures(event, pending.hand_over(outcome) if pending else ())
 
     # ------------------------------------------------------------------------------------------------ looking
 
