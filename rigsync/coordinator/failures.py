@@ -31,7 +31,7 @@ from rigsync.core.events import (
     RestartSeen,
 )
 from rigsync.core.health import age_of
-from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
+from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, name_different, same_reference
 from rigsync.core.messages import Message
 from rigsync.core.notices import FAILURE
 from rigsync.errors import (
@@ -311,7 +311,7 @@ class Started:
     """
 
     def __init__(self, hub: Hub):
-        self._references: dict[str, str | None] = {}
+        self._references: dict[str, str] = {}
         """The last experiment that each rig was told of."""
         self._prepared: set[str] = set()
         """Rigs that have accepted this program's EXPINIT: it is in charge of them."""
@@ -338,8 +338,7 @@ class Started:
         """Whether a rig's recording, if any, may be this program's. An iblutil rig does not say."""
         if rig.name in self._prepared or rig.dialect == Dialect.IBLUTIL.value:
             return True
-        own = self._references.get(rig.name)
-        return own is not None and _as_written(rig.exp_ref) == own
+        return same_reference(rig.exp_ref, self._references.get(rig.name))
 
     def _forget(self, rigs: Iterable[str]) -> None:
         for rig in rigs:
@@ -353,7 +352,7 @@ class Started:
         elif push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
             named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
             if isinstance(named, str):
-                self._references.update(dict.fromkeys(push.rigs, _as_written(named)))
+                self._references.update(dict.fromkeys(push.rigs, named))
         if push.event is ExpMessage.EXPSTART:
             self._told.update(dict.fromkeys(push.rigs, push.at or 0.0))
 
@@ -412,7 +411,8 @@ class LateStop:
         if probe.rig not in self._tries or probe.rig in self._asked or probe.stamps is None:
             return
         rig, experiment = self._services[probe.rig], self._exp_ref or "the experiment"
-        if rig.rig_status is ExpStatus.CONNECTED or _as_written(rig.exp_ref) != _as_written(self._exp_ref):
+        is_here = rig.exp_ref == self._exp_ref or same_reference(rig.exp_ref, self._exp_ref)
+        if rig.rig_status is ExpStatus.CONNECTED or not is_here:
             self._forget(probe.rig)
         elif not self._tries[probe.rig]:
             logger.error("%s answers, but does not stop, though %s is over; look at the rig", probe.rig, experiment)
@@ -445,10 +445,6 @@ class LateStop:
         if not self._tries:
             for unsubscribe in self._subscriptions:
                 unsubscribe()
-
-
-def _as_written(reference: str | None) -> str | None:
-    return None if reference is None else canonical_reference(reference)
 
 
 def _ignore(_: Any) -> None:
