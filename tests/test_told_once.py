@@ -20,6 +20,9 @@ from processes import LONG, ROOT, RigProgram, until
 from test_experiment import ctrl_c_at
 
 from rigsync import Auxiliaries, Coordinator, ExperimentError, ExpStatus, PushError, Rig
+from rigsync.coordinator.links import _Pending
+from rigsync.coordinator.results import PushResult
+from rigsync.core.enums import ExpMessage
 from rigsync.errors import RigError
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -266,3 +269,12 @@ def test_of_one_that_has_begun_nothing_is_said(lab: Lab, connect: Connect, caplo
 def test_the_text_of_an_error_escapes_what_a_terminal_would_obey() -> None:
     error = PushError("EXPEND", None, {"left": RigError("left", "disk \x1b[2J full\nwith lines")})
     assert str(error) == r"EXPEND failed on one rig: left: with lines | disk \x1b[2J full"
+
+
+def test_what_fails_after_the_error_was_raised_is_not_taken_for_raised() -> None:
+    """Whoever waits may not have gone on yet when another rig fails, too."""
+    failed = {"left": RigError("left", "disk full")}
+    pending = _Pending(ExpMessage.EXPSTART, lambda _: None, lambda: True, raises=True)
+    assert pending.hand_over(PushResult("EXPSTART", 1.0, {}, failed).as_outcome()) == {"left"}
+    failed["right"] = RigError("right", "disk full")
+    assert pending.hand_over(PushResult("EXPSTART", 1.0, {}, failed).as_outcome()) == {"left"}

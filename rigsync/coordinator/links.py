@@ -76,16 +76,17 @@ class _Pending:
     """Whether somebody still waits for it, who is to be told for whom."""
     raises: bool = False
     """Whether who waits for it raises what has failed."""
-    raised: frozenset[str] = frozenset()
-    """Rigs of which it does."""
+    raised: frozenset[str] | None = None
+    """Rigs of which it does; None before the outcome is there."""
     size: int = 0
     """Bytes of the answers so far."""
     telling: asyncio.TimerHandle | None = None
 
     def hand_over(self, outcome: Outcome) -> Collection[str]:
-        """Give the outcome to who waits for it; return the rigs whose failure is raised there, or was before."""
-        if self.raises and isinstance(outcome, PushError) and self.is_waited_for and self.is_waited_for():
-            self.raised = frozenset(outcome.failed)
+        """Give the outcome to who waits for it; return the rigs whose failure is raised there, the first time."""
+        if self.raised is None:
+            is_raised = self.raises and self.is_waited_for is not None and self.is_waited_for()
+            self.raised = frozenset(outcome.failed) if is_raised else frozenset()
         guarded("waiter for a push", self.done, outcome)
         return self.raised
 
