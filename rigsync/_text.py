@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
@@ -22,6 +22,20 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return text with its control characters escaped, but not its line ends."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def error_text(text: str) -> str:
+    """Return text of several lines as one, the last line first: it says what it was."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join([*lines[-1:], *lines[:-1]])
+
+
+def line_for_each(told: Mapping[str, str], joint: str = ": ") -> list[str]:
+    """Return a line for each text that is told of rigs: ``left, right: disk full``."""
+    rigs: dict[str, list[str]] = {}
+    for rig, text in told.items():
+        rigs.setdefault(printable(error_text(text)), []).append(rig)
+    return [f"{', '.join(names)}{joint}{text}" for text, names in rigs.items()]
 
 
 def shortened(value: Any, most: int = 40) -> str:

@@ -12,6 +12,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rigsync._text import line_for_each
+
 
 class RigsyncError(Exception):
     """Base of every exception that rigsync raises or returns."""
@@ -227,11 +229,16 @@ class RigsMissing(RigsyncError, TimeoutError):
 
     def __init__(self, reasons: Mapping[str, str]):
         self.reasons = dict(reasons)
-        missing = "; ".join(f"{rig}: {reason}" for rig, reason in self.reasons.items())
-        super().__init__(f"rigs that did not answer in time: {missing}; see `rigsync doctor`")
+        super().__init__(_told("rigs did not answer in time, see `rigsync doctor`", self.reasons))
 
 
 # ----------------------------------------------------------------------------------------- what became of a push
+
+
+def _told(what: str, rigs: Mapping[str, str]) -> str:
+    """Return what has failed, and a line for each reason, in which a traceback ends; a single one in the same line."""
+    lines = line_for_each(rigs)
+    return f"{what}: {lines[0]}" if len(lines) == 1 else "\n".join([f"{what}:", *lines])
 
 
 class PushError(RigsyncError):
@@ -244,11 +251,13 @@ class PushError(RigsyncError):
     def __init__(self, message: str, result: Any, failed: Mapping[str, RigError]):
         self.message, self.result, self.failed = message, result, dict(failed)
         many = f"{len(self.failed)} rigs" if len(self.failed) != 1 else "one rig"
-        super().__init__(f"{message} failed on {many}: " + "; ".join(str(error) for error in self.failed.values()))
+        super().__init__(_told(f"{message} failed on {many}", {rig: e.problem for rig, e in self.failed.items()}))
 
 
 class ExperimentError(RigsyncError):
-    """An experiment, with the reference `exp_ref`, that a rig has spoilt; the text says what became of every rig.
+    """An experiment, with the reference `exp_ref`, that a rig has spoilt.
+
+    The text says what became of every rig, in a line for all rigs with the same; those that have failed come last.
 
     `stage` is the name of the message that failed, or ``recording`` where a rig failed after it had begun. By name of
     rig, `outcomes` says what became of each in words, and `failed` has the failures, each a `RigError`.
@@ -257,8 +266,9 @@ class ExperimentError(RigsyncError):
     def __init__(self, exp_ref: str | None, stage: str, outcomes: Mapping[str, str], failed: Mapping[str, RigError]):
         self.exp_ref, self.stage, self.outcomes, self.failed = exp_ref, stage, dict(outcomes), dict(failed)
         many = f"{len(self.failed)} of {len(self.outcomes)} rigs"
-        told = "; ".join(f"{rig}: {outcome}" for rig, outcome in self.outcomes.items())
-        super().__init__(f"experiment {exp_ref or 'without a reference'} failed at {stage} on {many} ({told})")
+        others = {rig: outcome for rig, outcome in self.outcomes.items() if rig not in self.failed}
+        what = f"experiment {exp_ref or 'without a reference'} failed at {stage} on {many}"
+        super().__init__(_told(what, {**others, **self.outcomes}))  # those that have failed last
 
 
 class PushTimeout(PushError, TimeoutError):

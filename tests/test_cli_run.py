@@ -192,7 +192,7 @@ def test_a_recorder_that_ends_badly_spoils_the_end(bench: Bench) -> None:
         (bench.folder / "rigs.yaml").write_text(f"left: {agent.uri}\n")
         outcome = bench.run(*python("print('ran')"))
         assert (outcome.status, outcome.out) == (125, "ran\n")
-        assert "failed at EXPEND on 1 of 1 rigs (left: EXPEND failed: EndedBadly: " in outcome.err
+        assert "failed at EXPEND on 1 of 1 rigs: left: EXPEND failed: EndedBadly: " in outcome.err
         assert "ended with exit status 1" in outcome.err
         assert "No space left on device" in outcome.err
         assert agent.status is ExpStatus.CONNECTED

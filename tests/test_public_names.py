@@ -53,8 +53,14 @@ def test_each_name_is_there_and_documented(name: str) -> None:
 def test_events_are_public_and_documented_and_none_has_the_name_of_an_error() -> None:
     events, errors = rigsync.events, importlib.import_module("rigsync.errors")
     kinds = {name for name, value in vars(events).items() if inspect.isclass(value) and issubclass(value, events.Event)}
-    public = kinds | {"LinkState", "Stamp", "Start", "define", "kind_of", "number_of"}
-    assert [name for name in public if not inspect.getdoc(getattr(events, name))] == []
+    own = {
+        name
+        for name, value in vars(events).items()
+        if not name.startswith("_") and (name.isupper() or getattr(value, "__module__", "").endswith(".events"))
+    }
+    assert set(events.__all__) == own
+    assert own > kinds
+    assert [name for name in own if not name.isupper() and not inspect.getdoc(getattr(events, name))] == []
     core = importlib.import_module("rigsync.core.events")
     assert {kind.__name__ for kind in core.Event.__subclasses__() if kind.__module__ == core.__name__} <= kinds
     assert [name for name in kinds if hasattr(errors, name)] == []

@@ -25,10 +25,10 @@ from processes import LONG, IblutilServer, RigProgram, free_port, until
 from rich.cells import cell_len
 
 from rigsync import Progress, RemoteError
-from rigsync._text import span_text
+from rigsync._text import error_text, span_text
 from rigsync.cli.history import History
 from rigsync.cli.keys import _typed_on_windows, keys_of
-from rigsync.cli.watching import HELP, Position, cells_of, cut_name, error_text, facts_of, in_charge, screen
+from rigsync.cli.watching import HELP, Position, cells_of, cut_name, facts_of, in_charge, screen
 from rigsync.coordinator.view import RigView, Told
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState, Notice

@@ -219,6 +219,18 @@ SHOWN_BY = {
         "tests/test_experiment.py::test_one_that_is_lost_and_back_is_ready_again",
         "tests/test_experiment.py::test_what_nobody_has_checked_is_told_at_the_end",
     ],
+    "rigs fail, several at once, or with an error of many lines": [
+        "tests/test_told_once.py::test_what_is_raised_is_told_by_that_alone",
+        "tests/test_told_once.py::test_what_is_returned_is_told_by_the_log",
+        "tests/test_told_once.py::test_run_tells_it_once",
+        "tests/test_told_once.py::test_a_rig_that_is_closed_is_told_as_news_and_by_the_error",
+        "tests/test_told_once.py::test_a_rig_that_is_lost_is_told_as_lost_and_as_what_may_go_on",
+        "tests/test_told_once.py::test_ctrl_c_does_not_hide_a_failure_that_would_have_been_raised",
+    ],
+    "an experiment is made and never begun: `aux.experiment(ref)` without `with`": [
+        "tests/test_told_once.py::test_an_experiment_that_is_never_begun_is_an_error_on_stderr",
+        "tests/test_told_once.py::test_an_experiment_that_is_never_begun_is_told_once_when_its_coordinator_is_closed",
+    ],
     "a rig is lost when the experiment ends, and back later, while the program goes on": [
         "tests/test_experiment.py::test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again",
     ],

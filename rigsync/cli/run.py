@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from rigsync._text import printable
+from rigsync._text import printable, printable_lines
 from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
 from rigsync.cli.log import start_logging
@@ -90,7 +90,7 @@ def command(
                 click.echo(f"Error: {printable(str(ended))}: the experiment was interrupted", err=True)
             return ended.status
         except RigsyncError as error:
-            click.echo(f"Error: {printable(str(error))}", err=True)
+            click.echo(f"Error: {printable_lines(str(error))}", err=True)
             return RIGS_FAILED
     return 0
 

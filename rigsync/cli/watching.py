@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rigsync._text import duration_text, one_line, printable, span_text
+from rigsync._text import duration_text, error_text, one_line, printable, span_text
 from rigsync.cli.history import History
 from rigsync.cli.output import offset
 from rigsync.cli.progress_text import work_text
@@ -147,12 +147,6 @@ def in_charge(view: RigView, now: float) -> str:
     if view.interrupts_at is not None:
         parts.append(f"interrupts in {span_text(view.interrupts_at - now)}")
     return ", ".join(parts)
-
-
-def error_text(text: str) -> str:
-    """Return text of several lines as one, the last line first: it says what it was."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join([*lines[-1:], *lines[:-1]])
 
 
 def in_trouble_first(views: Sequence[RigView], history: History) -> list[RigView]:

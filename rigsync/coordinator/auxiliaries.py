@@ -106,7 +106,7 @@ class Auxiliaries(Lab[Experiment]):
         )
         self._rigs, self.hub, self._services, self._log = lab.rigs, lab.hub, lab.services, log
         self._reports, self._closing = lab._reports, lab._closing
-        self._unfinished = set()  # not the coordinator's, to which the thread refers
+        self._unfinished, self._made = set(), weakref.WeakSet()  # not the coordinator's, to which the thread refers
         self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
         self._begun: Experiment | None = None  # by `begin`, the last
         self._warned: set[str] = set()
@@ -288,7 +288,7 @@ class Auxiliaries(Lab[Experiment]):
 
         Its ``result`` holds the answers of the others. Parameters and other errors: as for `push`.
         """
-        outcome = self._push(Asked(message, args, rigs, timeout, at, delay, patience), wait=True)
+        outcome = self._push(Asked(message, args, rigs, timeout, at, delay, patience, raises=True), wait=True)
         if isinstance(outcome, PushError):
             # Not the one in the log, to which the traceback would tie all that the caller holds.
             raise outcome.result.as_error()
@@ -330,7 +330,7 @@ class Auxiliaries(Lab[Experiment]):
         limit = checked_timeout(timeout)
         self._check_waiting("call()")
         self.response_received.mark()
-        outcome = self.thread.push_and_wait(self._services.order(composed, names, limit))
+        outcome = self.thread.push_and_wait(self._services.order(composed, names, limit, raises=True))
         if isinstance(outcome, PushError):
             raise copy(outcome.failed[names[0]])  # not the one in the log, as for `request`
         return outcome[names[0]][0]
@@ -413,7 +413,7 @@ class Auxiliaries(Lab[Experiment]):
             On the service thread itself; set `stop_event` there.
         """
         self._check_blocking("close()")
-        for experiment in list(self._unfinished):
+        for experiment in list(self._made):
             experiment.note_closing()
         end = time.monotonic() + CLOSE_TIMEOUT
         with signals_held_back():  # a second Ctrl-C would end the program before it has said goodbye

@@ -96,7 +96,7 @@ class Coordinator(Lab[AsyncExperiment]):
         self.services = self._services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
         """The rigs by name, with the members of iblutil's `Services`."""
         self._closing = Closing(self.services, leave_running)
-        self._unfinished = set()
+        self._unfinished, self._made = set(), weakref.WeakSet()
         self._let_go: weakref.finalize[Any, Any] | None = None
 
     def __repr__(self) -> str:
@@ -151,7 +151,7 @@ class Coordinator(Lab[AsyncExperiment]):
         """Interrupt what was started and not ended, say goodbye to the rigs, and close the links; repeatedly."""
         if self._let_go:
             self._let_go.detach()
-        for experiment in list(self._unfinished):
+        for experiment in list(self._made):
             experiment.note_closing()
         signals = EndingSignals()
         signals.take_over()
@@ -292,7 +292,7 @@ class Coordinator(Lab[AsyncExperiment]):
         NotRunning
             It is not open. Nothing is sent.
         """
-        return self._ask(Asked(message, args, rigs, timeout, at, delay, patience))
+        return self._ask(Asked(message, args, rigs, timeout, at, delay, patience, raises=True))
 
     def _ask(self, asked: Asked) -> Push:
         return Push(self, self.services, self._order(asked))

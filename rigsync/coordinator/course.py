@@ -7,14 +7,24 @@ steps on the calling thread, `AsyncExperiment` on an event loop.
 from __future__ import annotations
 
 import logging
-import traceback
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync import __version__
 from rigsync._text import one_line
-from rigsync.coordinator.failures import FailureWatch, LateStop, RigFailure, weakly
+from rigsync.coordinator.failures import (
+    OUT_OF_REACH,
+    FailureWatch,
+    LateStop,
+    RigFailure,
+    brief_report,
+    in_words,
+    log_failures,
+    logged_unless_raised,
+    report_of,
+    weakly,
+)
 from rigsync.coordinator.results import PushResult
 from rigsync.coordinator.service import RigServices
 from rigsync.core.arguments import compose
@@ -29,10 +39,8 @@ from rigsync.errors import (
     PushError,
     RemoteError,
     RigError,
-    RigLost,
     RigRefused,
     RigsyncError,
-    RigTimeout,
 )
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Latch
@@ -43,17 +51,11 @@ logger = logging.getLogger("rigsync.experiment")
 PATIENCE, IMPATIENCE = 600.0, 20.0
 """Seconds beyond each rig's own while it confirms that it is working on a message: in general, and at an interrupt,
 when somebody waits for the program to end."""
-LONGEST_TRACEBACK = 16_000
-"""Characters of a traceback that are sent: its end, with the error."""
-LONGEST_TEXT = 2_000
-"""Characters of an exception's text that is sent."""
 SHOWN = 500
 """Characters of a rig's reason by which it is known again. Where it was told it is cut, at more than that."""
 RECORDING = "recording"
 """The stage of an experiment between EXPSTART and EXPEND."""
-_OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
-
 
 Steps = Generator[Asked, Any, Any]
 """What is to be told goes out; the `PushResult` or `PushError` comes in, None where nobody can wait for it."""
@@ -104,6 +106,8 @@ class Course(Generic[_Begun, _Done]):
         """Rigs that may have begun and are not known to have stopped."""
         self._signals = EndingSignals()
         self._state = "new"
+        self._never_begun = weakref.finalize(self, _tell_never_begun, self.exp_ref, self._rigs, self.HOW_TO_BEGIN)
+        """Tells it, once: when this is collected, its coordinator is closed, or the program ends."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.exp_ref}, {self._state}, {len(self._rigs)} rigs>"
@@ -117,7 +121,11 @@ class Course(Generic[_Begun, _Done]):
 
     @property
     def failures(self) -> dict[str, str]:
-        """What has gone wrong since the start of the recording, by rig. A lost rig is in it until it is back."""
+        """What has gone wrong since the start of the recording, by rig. A lost rig is in it until it is back.
+
+        A `RuntimeError` where it was never begun: nothing is recorded.
+        """
+        self._check_begun("failures")
         return self._watch.failures() if self._watch else {}
 
     # --------------------------------------------------------------------------------------------- life cycle
@@ -224,10 +232,8 @@ class Course(Generic[_Begun, _Done]):
 
     def _check_begun(self, call: str) -> None:
         if self._state == "new":
-            raise RuntimeError(
-                f"{call} on an experiment that was never begun, and nothing is recorded: "
-                f"begin it by {self.HOW_TO_BEGIN}"
-            )
+            problem = "on an experiment that was never begun, and nothing is recorded: begin it by"
+            raise RuntimeError(f"{call} {problem} {self.HOW_TO_BEGIN}")
 
     def _take_up(self, call: str) -> None:
         """Raise unless it goes on."""
@@ -240,6 +246,7 @@ class Course(Generic[_Begun, _Done]):
         if self._state != "new":
             raise RuntimeError("an experiment is begun once; make a new one with experiment(...)")
         self._state = "beginning"
+        self._never_begun.detach()
         self._signals.take_over()
         weakref.finalize(self, self._signals.give_back).atexit = False  # where it is never left
         self._unfinished.add(self)
@@ -262,7 +269,8 @@ class Course(Generic[_Begun, _Done]):
             self._signals.act(error)  # though another exception goes on
 
     def note_closing(self) -> None:
-        """Leave signals to the system again: its rigs are closed, though it has not been left."""
+        """Leave signals to the system again: its rigs are closed, and it was not left, or even never begun."""
+        self._never_begun()
         if self._state == "running":
             self._signals.give_back()
 
@@ -280,7 +288,7 @@ class Course(Generic[_Begun, _Done]):
     # ------------------------------------------------------------------------------------------------ beginning
 
     def _beginning(self) -> Steps:
-        told = _information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information())))
+        told = _information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, _information(self.exp_ref))))
         self._find_reference(told)
         self._check_not_running(told)
         # Noted before it is sent, since Ctrl-C may come meanwhile. Rigs that record for somebody else are left out.
@@ -292,17 +300,6 @@ class Course(Generic[_Begun, _Done]):
         self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, tell, self.ready, joins=joins)
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
-
-    def _information(self) -> dict[str, Any]:
-        return {
-            "exp_ref": self.exp_ref,
-            "main_sync": False,
-            "master": True,
-            "experiment_description": {},
-            "rig_version": __version__,
-            "spec_version": PROTOCOL_VERSION,
-            "status": int(ExpStatus.CONNECTED),
-        }
 
     def _check_not_running(self, told: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse to join a running experiment of this reference: its recording began before."""
@@ -341,16 +338,20 @@ class Course(Generic[_Begun, _Done]):
                     found = reference_text(reference)
                 except ValueError as error:
                     problem = f"it is the main sync, and what it tells is no reference: {error}"
-                    raise self._refused([rig], problem) from error
+                    raise self._refused([rig], problem) from None
                 if self.exp_ref is not None and not same_reference(self.exp_ref, found):
                     logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
                 self.exp_ref = found
 
     def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> Steps:
-        outcome = yield self._asked(message, self._rigs, *args, delay=delay, all_or_none=True)
+        outcome = yield from self._tell(message, self._rigs, *args, delay=delay, all_or_none=True)
         if isinstance(outcome, PushError):
             raise (yield from self._undone(message, outcome))
-        self.results[message] = outcome
+        return outcome
+
+    def _tell(self, message: str, rigs: list[str], *args: Any, **options: Any) -> Steps:
+        outcome = yield self._asked(message, rigs, *args, **options)
+        self.results[message] = outcome.result if isinstance(outcome, PushError) else outcome
         return outcome
 
     def _undone(self, message: str, error: PushError) -> Steps:
@@ -360,13 +361,14 @@ class Course(Generic[_Begun, _Done]):
         """
         self._begin_ending()
         self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
-        stopped = yield from self._stop_and_clean_up(_brief(error))
+        with logged_unless_raised(message, error.failed):
+            stopped = yield from self._stop_and_clean_up(brief_report(error), error.failed)
         outcomes = {}
         for rig in self._rigs:
             problem = error.failed.get(rig)
             has_answered = rig in error.result or message == "EXPINFO"  # which calls nothing off
             done = _DONE[message] if has_answered else f"{message} called off"
-            outcome = f"{message} failed: {problem.problem}" if problem else done
+            outcome = in_words(message, problem) if problem else done
             outcomes[rig] = f"{outcome}; then {stopped[rig]}" if rig in stopped else outcome
         return ExperimentError(self.exp_ref, message, outcomes, error.failed)
 
@@ -375,18 +377,17 @@ class Course(Generic[_Begun, _Done]):
     def _ending(self) -> Steps:
         self._begin_ending()
         failures = self._watch.end() if self._watch else {}
-        ended = yield self._asked("EXPEND", self._rigs)
-        self.results["EXPEND"] = ended.result if isinstance(ended, PushError) else ended
+        ended = yield from self._tell("EXPEND", self._rigs)
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
-        told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in failed_to_end.items()}
+        gone = {rig: error for rig, error in failed_to_end.items() if rig in failures and self._services[rig].has_ended}
+        told = {rig: [in_words("EXPEND", error, gone.get(rig))] for rig, error in failed_to_end.items()}
         self._in_charge_of = [rig for rig, error in failed_to_end.items() if _may_have_begun("EXPEND", error)]
-        for rig, text in (yield from self._stop_and_clean_up(_brief(ended))).items():
-            told[rig].append(text)
-        stopped = [rig for rig in self._rigs if rig not in failed_to_end]
-        cleaned_up = yield self._asked("EXPCLEANUP", stopped)
-        self.results["EXPCLEANUP"] = cleaned_up.result if isinstance(cleaned_up, PushError) else cleaned_up
+        with logged_unless_raised("EXPEND", failed_to_end):
+            for rig, text in (yield from self._stop_and_clean_up(brief_report(ended), failed_to_end)).items():
+                told[rig].append(text)
+            cleaned_up = yield from self._tell("EXPCLEANUP", [rig for rig in self._rigs if rig not in failed_to_end])
         for rig, error in cleaned_up.failed.items():
-            told.setdefault(rig, ["ended"]).append(f"EXPCLEANUP failed: {error.problem}")
+            told.setdefault(rig, ["ended"]).append(in_words("EXPCLEANUP", error))
         for rig, reason in failures.items():
             if reason not in (failed_to_end[rig].problem if rig in failed_to_end else ""):  # which says it again
                 told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
@@ -403,26 +404,31 @@ class Course(Generic[_Begun, _Done]):
             return False
         return self._watch is not None and self._watch.has_told(rig, one_line(error.message[:SHOWN]))
 
-    def _stop_and_clean_up(self, report: dict[str, Any]) -> Steps:
+    def _stop_and_clean_up(self, report: dict[str, Any], told: Mapping[str, RigError] | None = None) -> Steps:
         """Interrupt and clean up rigs that may be running; return what became of each, in words.
 
-        Failures are only logged: they must not hide the reason for the interrupt.
+        `told` has the failures of an error that will say so, too. Where another exception goes on, which must not be
+        hidden, the log says what fails here.
         """
-        rigs = self._in_charge_of
+        rigs = self._in_charge_of = [rig for rig in self._in_charge_of if not self._services[rig].has_ended]
         if not rigs:
             return {}
         self._signals.hold(ctrl_c=True)
         if self._watch:
             self._watch.end()
-        outcomes: dict[str, str] = {}
         try:
             stopped = yield self._asked("EXPINTERRUPT", rigs, report, patience=IMPATIENCE)
             self._in_charge_of = []
             if stopped is None:
                 yield self._asked("EXPCLEANUP", rigs)
                 return dict.fromkeys(rigs, "told to stop")
+            unmoved = {rig: error for rig, error in stopped.failed.items() if not self._services[rig].has_ended}
+            if told is None:
+                log_failures("EXPINTERRUPT", unmoved, " may go on recording: ")
+            elif unmoved:
+                logger.error("%s may go on recording", ", ".join(unmoved))  # why, the error says
             self._signals.hold(ctrl_c=False)  # nothing records any more; cleaning up may take long
-            out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, _OUT_OF_REACH)]
+            out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, OUT_OF_REACH)]
             told_again: list[str] = []
             try:
                 cleaned_up = yield self._asked("EXPCLEANUP", rigs)
@@ -432,27 +438,28 @@ class Course(Generic[_Begun, _Done]):
         except RigsyncError as error:  # closed, for instance
             logger.error("%s may go on recording: %s", ", ".join(rigs), error)  # noqa: TRY400 - the text says all
             return dict.fromkeys(rigs, f"not reached: {error}")
+        outcomes = {}
         for rig in rigs:
             interrupted, tidied = stopped.failed.get(rig), cleaned_up.failed.get(rig)
-            outcomes[rig] = f"EXPINTERRUPT failed: {interrupted.problem}" if interrupted else "interrupted"
-            outcomes[rig] += f" and EXPCLEANUP failed: {tidied.problem}" if tidied else " and cleaned up"
-            if interrupted and not self._services[rig].has_ended:
-                logger.error("%s may go on recording: %s", rig, one_line(interrupted.problem))
+            before = None if told is None else told.get(rig)
+            outcomes[rig] = in_words("EXPINTERRUPT", interrupted, before) if interrupted else "interrupted"
+            outcomes[rig] += f" and {in_words('EXPCLEANUP', tidied, interrupted or before) if tidied else 'cleaned up'}"
         outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in told_again})
+        if told is None:
+            log_failures("EXPCLEANUP", {r: e for r, e in cleaned_up.failed.items() if r not in stopped.failed})
         return outcomes
 
     def _stop_later(self, out_of_reach: list[str], report: dict[str, Any]) -> list[str]:
         """Have rigs that are out of reach stopped as soon as they answer; return those that say what they record."""
         services = self._services
-        told = [rig for rig in out_of_reach if services[rig].dialect != Dialect.IBLUTIL.value]
-        if told:
+        if told := [rig for rig in out_of_reach if services[rig].dialect != Dialect.IBLUTIL.value]:
             messages = compose("EXPINTERRUPT", report), compose("EXPCLEANUP")
             LateStop(services, services.hub, told, self.exp_ref, *messages, IMPATIENCE)
         return told
 
     def _asked(self, message: str, rigs: list[str], *args: Any, patience: float = PATIENCE, **options: Any) -> Asked:
         patience = patience if self._timeout is None else 0.0
-        return Asked(message, args, rigs, self._timeout, patience=patience, **options)
+        return Asked(message, args, rigs, self._timeout, patience=patience, raises=True, **options)
 
     def _note_failure(self, failure: RigFailure) -> None:
         if self._on_failure:
@@ -463,24 +470,25 @@ def _nothing() -> Steps:
     yield from ()
 
 
+def _tell_never_begun(exp_ref: str | None, rigs: Sequence[str], how: str) -> None:
+    text = "nothing is recorded: the experiment %s on %s was never begun; begin it by %s"
+    logger.error(text, exp_ref or "without a reference", ", ".join(rigs), how)
+
+
+def _information(exp_ref: str | None) -> dict[str, Any]:
+    return {
+        "exp_ref": exp_ref,
+        "main_sync": False,
+        "master": True,
+        "experiment_description": {},
+        "rig_version": __version__,
+        "spec_version": PROTOCOL_VERSION,
+        "status": int(ExpStatus.CONNECTED),
+    }
+
+
 def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
     return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
-
-
-def _brief(error: object) -> dict[str, Any]:
-    return {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
-
-
-def report_of(error: BaseException) -> dict[str, Any]:
-    """Return an exception as the data of EXPINTERRUPT, with the keys of iblrig's task code."""
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    told = "".join(traceback.TracebackException.from_exception(error).format())
-    return {
-        **_brief(error),
-        "traceback": told[-LONGEST_TRACEBACK:],
-        "file": last[0].filename if last else None,
-        "line_no": last[0].lineno if last else None,
-    }
 
 
 def _may_have_begun(message: str, error: RigError | None) -> bool:

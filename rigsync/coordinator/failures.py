@@ -6,13 +6,14 @@ import contextlib
 import logging
 import math
 import time
+import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rigsync._text import one_line
+from rigsync._text import error_text, line_for_each, one_line
 from rigsync.coordinator.remote_rig import RemoteRig
 from rigsync.coordinator.results import PushResult
 from rigsync.coordinator.service import RigServices
@@ -30,10 +31,20 @@ from rigsync.core.events import (
     RestartSeen,
 )
 from rigsync.core.health import age_of
-from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, canonical_reference, name_different
+from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, name_different, same_reference
 from rigsync.core.messages import Message
 from rigsync.core.notices import FAILURE
-from rigsync.errors import Aborted, BusyError, NotRunning, PushError, RemoteError, RigError, RigLost, RigRefused
+from rigsync.errors import (
+    Aborted,
+    BusyError,
+    NotRunning,
+    PushError,
+    RemoteError,
+    RigError,
+    RigLost,
+    RigRefused,
+    RigTimeout,
+)
 from rigsync.runtime.conditions import Latch
 from rigsync.runtime.hub import Hub
 
@@ -46,6 +57,11 @@ PROBE_TIMEOUT = 1.0
 """Seconds for the probe that confirms a rig's word that it has stopped; the next beat brings another one."""
 
 
+LONGEST_TRACEBACK = 16_000
+"""Characters of a traceback that are sent: its end, with the error."""
+LONGEST_TEXT = 2_000
+"""Characters of an exception's text that is sent."""
+OUT_OF_REACH = (RigLost, RigRefused, RigTimeout)
 MOST_TRIES = 5
 """Most times that a rig which answers is told to stop. One that hangs is not told for ever."""
 
@@ -69,6 +85,47 @@ def weakly(method: Callable[[RigFailure], None]) -> Callable[[RigFailure], None]
             known(failure)
 
     return tell
+
+
+def in_words(message: str, error: RigError, before: RigError | None = None) -> str:
+    """Return that a message has failed, and why, unless that is as before."""
+    is_out_of_reach = isinstance(error, OUT_OF_REACH) and isinstance(before, OUT_OF_REACH)
+    is_same = before is not None and (is_out_of_reach or error.problem == before.problem)
+    reason = error_text(error.problem.removeprefix(f"{message} was refused: "))  # by its host
+    return f"{message} failed likewise" if is_same else f"{message} failed: {reason}"
+
+
+def log_failures(message: str, failed: Mapping[str, RigError], joint: str = ": ") -> None:
+    """Log what has failed, in a line for all rigs with the same reason."""
+    for line in line_for_each({rig: in_words(message, error) for rig, error in failed.items()}, joint):
+        logger.error("%s", one_line(line))
+
+
+@contextlib.contextmanager
+def logged_unless_raised(message: str, failed: Mapping[str, RigError]) -> Iterator[None]:
+    """Log what has failed if something else, such as Ctrl-C, keeps the error of it from being raised."""
+    try:
+        yield
+    except BaseException:
+        log_failures(message, failed)
+        raise
+
+
+def brief_report(error: object) -> dict[str, Any]:
+    """Return what an EXPINTERRUPT says of an error, in short."""
+    return {"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]}
+
+
+def report_of(error: BaseException) -> dict[str, Any]:
+    """Return an exception as the data of EXPINTERRUPT, with the keys of iblrig's task code."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    told = "".join(traceback.TracebackException.from_exception(error).format())
+    return {
+        **brief_report(error),
+        "traceback": told[-LONGEST_TRACEBACK:],
+        "file": last[0].filename if last else None,
+        "line_no": last[0].lineno if last else None,
+    }
 
 
 class FailureWatch:
@@ -188,8 +245,10 @@ class FailureWatch:
                 self._unexplained.add(probe.rig)  # the notice with the reason may be under way
                 return
             reason = self._reasons.get(probe.rig, f"it is {status.name}, and nobody here told it to stop")
-            text = f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
-            self._fail(probe.rig, text, is_news=probe.rig not in self._logged)
+            self._fail(probe.rig, self._stopped(reason), is_news=probe.rig not in self._logged)
+
+    def _stopped(self, reason: str) -> str:
+        return f"it does not record {self._exp_ref or 'the experiment'} any more: {reason}"
 
     def _note_answer(self, answer: MessageReceived) -> None:
         ends = answer.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and answer.request_time is not None
@@ -206,6 +265,8 @@ class FailureWatch:
         if event.after is LinkState.ALIVE:
             self._lost.pop(event.rig, None)
             self._show_ready()
+        elif event.after is LinkState.LOST and (peer := self._services.peer(event.rig)) and (end := peer.why_ended):
+            self._fail(event.rig, self._stopped(end))  # the notice has put it into the log
         elif event.after is LinkState.LOST:
             self._fail(event.rig, f"the rig is lost: {event.reason}", self._lost)
 
@@ -250,7 +311,7 @@ class Started:
     """
 
     def __init__(self, hub: Hub):
-        self._references: dict[str, str | None] = {}
+        self._references: dict[str, str] = {}
         """The last experiment that each rig was told of."""
         self._prepared: set[str] = set()
         """Rigs that have accepted this program's EXPINIT: it is in charge of them."""
@@ -277,8 +338,7 @@ class Started:
         """Whether a rig's recording, if any, may be this program's. An iblutil rig does not say."""
         if rig.name in self._prepared or rig.dialect == Dialect.IBLUTIL.value:
             return True
-        own = self._references.get(rig.name)
-        return own is not None and _as_written(rig.exp_ref) == own
+        return same_reference(rig.exp_ref, self._references.get(rig.name))
 
     def _forget(self, rigs: Iterable[str]) -> None:
         for rig in rigs:
@@ -292,7 +352,7 @@ class Started:
         elif push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
             named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
             if isinstance(named, str):
-                self._references.update(dict.fromkeys(push.rigs, _as_written(named)))
+                self._references.update(dict.fromkeys(push.rigs, named))
         if push.event is ExpMessage.EXPSTART:
             self._told.update(dict.fromkeys(push.rigs, push.at or 0.0))
 
@@ -351,7 +411,8 @@ class LateStop:
         if probe.rig not in self._tries or probe.rig in self._asked or probe.stamps is None:
             return
         rig, experiment = self._services[probe.rig], self._exp_ref or "the experiment"
-        if rig.rig_status is ExpStatus.CONNECTED or _as_written(rig.exp_ref) != _as_written(self._exp_ref):
+        is_here = rig.exp_ref == self._exp_ref or same_reference(rig.exp_ref, self._exp_ref)
+        if rig.rig_status is ExpStatus.CONNECTED or not is_here:
             self._forget(probe.rig)
         elif not self._tries[probe.rig]:
             logger.error("%s answers, but does not stop, though %s is over; look at the rig", probe.rig, experiment)
@@ -384,10 +445,6 @@ class LateStop:
         if not self._tries:
             for unsubscribe in self._subscriptions:
                 unsubscribe()
-
-
-def _as_written(reference: str | None) -> str | None:
-    return None if reference is None else canonical_reference(reference)
 
 
 def _ignore(_: Any) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
@@ -45,6 +46,8 @@ class Lab(Generic[_Experiment]):
     _closing: Closing
     _unfinished: set[Course[Any, Any]]
     """Experiments that have been entered and not left."""
+    _made: weakref.WeakSet[Course[Any, Any]]
+    """All its experiments that there still are."""
     _kind: ClassVar[type[Any]]
     """The class of its experiments."""
 
@@ -222,6 +225,7 @@ class Lab(Generic[_Experiment]):
             raise ValueError("an experiment on no rigs records nothing: name rigs where this program connects to them")
         options = {"init": init, "start": start, "delay": delay, "timeout": timeout, "on_failure": on_failure}
         made: _Experiment = self._kind(self._ask, self._services, self._unfinished, names, ref, **options)
+        self._made.add(made)
         return made
 
     def _ask(self, asked: Asked) -> Any:
@@ -244,4 +248,5 @@ class Lab(Generic[_Experiment]):
         if isinstance(patience, bool) or not 0 <= patience < math.inf:
             raise ValueError(f"patience is a number of seconds from 0 on, not {patience!r}")
         self._check_open()
-        return self._services.order(message, rigs, limit, ahead, patience, all_or_none=asked.all_or_none)
+        options = {"all_or_none": asked.all_or_none, "raises": asked.raises}
+        return self._services.order(message, rigs, limit, ahead, patience, **options)

@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -74,9 +74,21 @@ class _Pending:
     done: Callable[[Outcome], object]
     is_waited_for: Callable[[], bool] | None
     """Whether somebody still waits for it, who is to be told for whom."""
+    raises: bool = False
+    """Whether who waits for it raises what has failed."""
+    raised: frozenset[str] | None = None
+    """Rigs of which it does; None before the outcome is there."""
     size: int = 0
     """Bytes of the answers so far."""
     telling: asyncio.TimerHandle | None = None
+
+    def hand_over(self, outcome: Outcome) -> Collection[str]:
+        """Give the outcome to who waits for it; return the rigs whose failure is raised there, the first time."""
+        if self.raised is None:
+            is_raised = self.raises and self.is_waited_for is not None and self.is_waited_for()
+            self.raised = frozenset(outcome.failed) if is_raised else frozenset()
+        guarded("waiter for a push", self.done, outcome)
+        return self.raised
 
 
 def _ignore(_: object) -> None:
@@ -141,7 +153,7 @@ class Links:
         for kind, rule in rules:
             self.hub.rule(kind, rule)
         self.hub.rule(PushCompleted, self._settle, last=True)
-        LogRules(self.hub)
+        self._log_rules = LogRules(self.hub, self.peer)
 
     # --------------------------------------------------------------------------------------------- life cycle
 
@@ -305,6 +317,7 @@ class Links:
         *,
         all_or_none: bool = False,
         confirm: bool = False,
+        raises: bool = False,
         request_time: float | None = None,
     ) -> Order:
         """Make an order for `push`, from any thread.
@@ -317,7 +330,7 @@ class Links:
             Names or patterns; all by default.
         timeout, delay : float, optional
             Seconds, instead of each rig's own; seconds from now until the one instant at which all rigs are to act.
-        patience, all_or_none, confirm, request_time
+        patience, all_or_none, confirm, raises, request_time
             As for `rigsync.core.orders.Order`; a new request time by default.
 
         Raises
@@ -336,8 +349,8 @@ class Links:
         if not is_pause(pause):
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
         act_at = None if delay is None else endpoint.now() + delay
-        drawn = draw_request_time() if request_time is None else request_time
-        return Order(message, drawn, rigs, timeout, act_at, patience, pause, all_or_none, confirm)
+        request_time = draw_request_time() if request_time is None else request_time
+        return Order(message, request_time, rigs, timeout, act_at, patience, pause, all_or_none, confirm, raises)
 
     def push(
         self,
@@ -351,7 +364,7 @@ class Links:
         have answered or failed by then; and once more when all have. While `is_waited_for` returns true, the log says
         for which rigs somebody waits, and for how long.
         """
-        pending = _Pending(order.message.event, done, is_waited_for)
+        pending = _Pending(order.message.event, done, is_waited_for, order.raises)
         try:
             self.on_loop(self._push, order, pending)
         except NotRunning:  # closed since the order was made
@@ -422,14 +435,13 @@ class Links:
     def _decide(self, event: PushDecided) -> None:
         if pending := self._pending.get(event.request_time):
             result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
-            guarded("waiter for a push", pending.done, result.as_outcome())
+            pending.hand_over(result.as_outcome())
 
     def _complete(self, event: PushCompleted) -> None:
         pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
         if pending and pending.telling:
             pending.telling.cancel()
-        name = event.event.name
-        result = PushResult(name, event.request_time, event.answers, event.failures, event.starts, event.at)
+        result = PushResult(event.event.name, event.request_time, event.answers, event.failures, event.starts, event.at)
         self._settling[event.request_time] = pending, result.as_outcome()
 
     def _file(self, event: PushCompleted) -> None:
@@ -438,8 +450,7 @@ class Links:
 
     def _settle(self, event: PushCompleted) -> None:
         pending, outcome = self._settling.pop(event.request_time)
-        if pending:
-            guarded("waiter for a push", pending.done, outcome)
+        self._log_rules.log_failures(event, pending.hand_over(outcome) if pending else ())
 
     # ------------------------------------------------------------------------------------------------ looking
 

@@ -118,31 +118,92 @@ class RemoteRig(Faced):
     streams = _known("streams", "What the rig says of each of its streams, by the stream's name.")
 
     async def init(self, data: Any = None, addr: Any = None) -> None:
-        """Send EXPINIT; `data` is what the rig is to know, here and in the other verbs."""
+        """Send EXPINIT.
+
+        Parameters
+        ----------
+        data : object, optional
+            What the rig is to know.
+        addr : (str, int), optional
+            The rig's address.
+        """
         await self.confirmed_send((ExpMessage.EXPINIT, data), addr)
 
     async def start(self, exp_ref: Any, data: Any = None, addr: Any = None) -> None:
-        """Send EXPSTART with a reference, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence``, ``subject``."""
+        """Send EXPSTART.
+
+        Parameters
+        ----------
+        exp_ref : str or mapping
+            ``yyyy-mm-dd_n_subject``, or a map of ``date``, ``sequence`` and ``subject``.
+        data, addr
+            As for `init`.
+        """
         await self.confirmed_send((ExpMessage.EXPSTART, exp_ref, data), addr)
 
     async def stop(self, data: Any = None, immediately: bool = False, addr: Any = None) -> None:
-        """Send EXPEND, or EXPINTERRUPT if `immediately`."""
+        """Send EXPEND.
+
+        Parameters
+        ----------
+        data, addr
+            As for `init`.
+        immediately : bool
+            Whether to send EXPINTERRUPT instead.
+        """
         await self.confirmed_send((ExpMessage.EXPINTERRUPT if immediately else ExpMessage.EXPEND, data), addr)
 
     async def status(self, status: Any, addr: Any = None) -> None:
-        """Send EXPSTATUS with the status of this computer, an `ExpStatus`, its name or number."""
+        """Send EXPSTATUS.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            This computer's, an `ExpStatus`, its name or number.
+        addr
+            As for `init`.
+        """
         await self.confirmed_send((ExpMessage.EXPSTATUS, status), addr)
 
     async def info(self, status: Any, data: Any = None, addr: Any = None) -> None:
-        """Send EXPINFO with the status of this computer, and what it says of itself."""
+        """Send EXPINFO.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            This computer's, an `ExpStatus`, its name or number.
+        data : object, optional
+            What this computer says of itself.
+        addr
+            As for `init`.
+        """
         await self.confirmed_send((ExpMessage.EXPINFO, status, data), addr)
 
     async def cleanup(self, data: Any = None, addr: Any = None) -> None:
-        """Send EXPCLEANUP."""
+        """Send EXPCLEANUP.
+
+        Parameters
+        ----------
+        data, addr
+            As for `init`.
+        """
         await self.confirmed_send((ExpMessage.EXPCLEANUP, data), addr)
 
     async def alyx(self, alyx: Any = None, addr: Any = None) -> Any:
-        """Send the token of an Alyx client that is logged in, or ask the rig for its own: address and token."""
+        """Send a token of Alyx, or ask for one.
+
+        Parameters
+        ----------
+        alyx : AlyxClient, optional
+            One that is logged in; without it the rig is asked for its own.
+        addr
+            As for `init`.
+
+        Returns
+        -------
+        list
+            What it answers, with address and token; None where a token was sent.
+        """
         message = compose(ExpMessage.ALYX, alyx, room=self.config.room)
         await self.confirmed_send((ExpMessage.ALYX, alyx), addr)
         if not message.asks_token:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Collection
 
-from rigsync._text import one_line
+from rigsync._text import line_for_each, one_line
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import (
     LinkChanged,
@@ -19,6 +20,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.health import age_of
 from rigsync.core.notices import FAILURE
+from rigsync.core.peer import Peer
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import ENDED_BADLY, Interrupted, RemoteError, RigError
 from rigsync.runtime.hub import Hub
@@ -32,7 +34,8 @@ notice_logger = logging.getLogger("rigsync.notice")
 class LogRules:
     """Logs what people at a rig have to know; failed pushes after everybody has heard of them."""
 
-    def __init__(self, hub: Hub):
+    def __init__(self, hub: Hub, peer: Callable[[str], Peer | None]):
+        self._peer = peer
         self._complained: set[tuple[str, ExpMessage]] = set()
         self._decided: set[float] = set()
         self._failures: dict[str, str] = {}
@@ -46,10 +49,13 @@ class LogRules:
         hub.rule(StoodStill, self._log_standstill)
         hub.rule(ViolationSeen, self._log_violation)
         hub.rule(PushDecided, lambda event: self._decided.add(event.request_time))
-        hub.rule(PushCompleted, self._log_failures, last=True)
 
     def _log_link(self, event: LinkChanged) -> None:
-        level = logging.WARNING if event.after in (LinkState.LOST, LinkState.SUSPECT) else logging.INFO
+        peer = self._peer(event.rig)
+        end = peer and peer.why_ended
+        is_known = bool(end) and self._ends.get(event.rig) == one_line(end or "")  # that it is gone, and why
+        is_bad = event.after in (LinkState.LOST, LinkState.SUSPECT)
+        level = logging.WARNING if is_bad and not is_known else logging.INFO
         link_logger.log(level, "%s is %s: %s", event.rig, event.after.value, one_line(event.reason))
 
     def _log_notice(self, event: Notice) -> None:
@@ -86,14 +92,20 @@ class LogRules:
     def _log_violation(self, event: ViolationSeen) -> None:
         logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
 
-    def _log_failures(self, event: PushCompleted) -> None:
+    def log_failures(self, event: PushCompleted, raised: Collection[str]) -> None:
+        """Log what has failed, a line for each reason; of some rigs it is raised, and the log need not tell it."""
         is_decided = event.request_time in self._decided
         self._decided.discard(event.request_time)
+        news: dict[str, str] = {}
+        known: dict[str, str] = {}
         for rig, error in event.failures.items():
             is_called_off = is_decided and isinstance(error, Interrupted)
             # Who calls it off knows, and why. So does who has read why the rig has stopped, and then sends EXPEND.
-            level = logging.INFO if is_called_off or self._has_told(rig, error) else logging.ERROR
-            push_logger.log(level, "%s: %s", event.event.name, one_line(str(error)))
+            is_known = rig in raised or is_called_off or self._has_told(rig, error)
+            (known if is_known else news)[rig] = error.problem
+        for level, told in ((logging.ERROR, news), (logging.INFO, known)):
+            for line in line_for_each(told):
+                push_logger.log(level, "%s: %s", event.event.name, one_line(line))
 
     def _has_told(self, rig: str, error: RigError) -> bool:
         if not isinstance(error, RemoteError) or error.error != ENDED_BADLY:

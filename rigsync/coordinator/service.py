@@ -27,6 +27,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.legacy import NULL_MESSAGE
 from rigsync.core.messages import Command, Message
+from rigsync.core.orders import Order
 from rigsync.errors import PushError, RemoteError, RigError, RigLost
 from rigsync.runtime.callbacks import name_of, resolve_future
 
@@ -97,10 +98,14 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         UnknownRig
             A name or pattern that matches none.
         """
-        future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
         names = None if rigs is None else self._rigs.matching(rigs)
         self._rigs.room(names).check(message.size, message.body)
-        self.push(self.order(message, names, timeout), lambda outcome: resolve_future(future, outcome))
+        return await self._outcome(self.order(message, names, timeout))
+
+    async def _outcome(self, order: Order) -> PushResult:
+        future: asyncio.Future[PushResult] = asyncio.get_running_loop().create_future()
+        is_waited_for = (lambda: not future.done()) if order.raises else None
+        self.push(order, lambda outcome: resolve_future(future, outcome), is_waited_for)
         return await future
 
     async def call(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
@@ -111,7 +116,7 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         name = self._rigs.only(rig)
         message = compose_command(command, args, kwargs, self._rigs.room([name]))
         try:
-            result = await self.request(message, [name], checked_timeout(timeout))
+            result = await self._outcome(self.order(message, [name], checked_timeout(timeout), raises=True))
         except PushError as error:
             failure = copy(error.failed[name])  # not the one in the log, as for Auxiliaries.call
         else:
@@ -119,31 +124,95 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         raise failure
 
     async def init(self, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
-        """Send EXPINIT; `data` is what the rigs are to know, here and in the other verbs."""
+        """Send EXPINIT.
+
+        Parameters
+        ----------
+        data : object, optional
+            What the rigs are to know.
+        concurrent : bool
+            Whether all are sent it at once.
+
+        Returns
+        -------
+        dict of str to list
+            The answers by name of rig.
+        """
         return await self._signal(ExpMessage.EXPINIT, "init", data=data, concurrent=concurrent)
 
     async def start(self, exp_ref: Any, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
-        """Send EXPSTART with a reference, ``yyyy-mm-dd_n_subject`` or a map of ``date``, ``sequence``, ``subject``."""
+        """Send EXPSTART; it returns as `init` does.
+
+        Parameters
+        ----------
+        exp_ref : str or mapping
+            ``yyyy-mm-dd_n_subject``, or a map of ``date``, ``sequence`` and ``subject``.
+        data, concurrent
+            As for `init`.
+        """
         return await self._signal(ExpMessage.EXPSTART, "start", exp_ref, data=data, concurrent=concurrent)
 
     async def stop(self, data: Any = None, immediately: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Send EXPEND, or EXPINTERRUPT if `immediately`; ``concurrent`` as in the others."""
+        """Send EXPEND; it returns as `init` does.
+
+        Parameters
+        ----------
+        data, concurrent
+            As for `init`.
+        immediately : bool
+            Whether to send EXPINTERRUPT instead.
+        """
         return await self._signal(ExpMessage.EXPEND, "stop", data=data, immediately=immediately, reverse=True, **kwargs)
 
     async def status(self, status: Any, **kwargs: Any) -> dict[str, Any]:
-        """Send EXPSTATUS with this computer's status, an `ExpStatus`, its name or number; the rigs answer theirs."""
+        """Send EXPSTATUS; the rigs answer with theirs, as for `init`.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            This computer's, an `ExpStatus`, its name or number.
+        concurrent
+            As for `init`.
+        """
         return await self._signal(ExpMessage.EXPSTATUS, "status", status, **kwargs)
 
     async def info(self, status: Any, data: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Send EXPINFO with the status of this computer, and what it says of itself; the rigs answer what they are."""
+        """Send EXPINFO; the rigs answer what they are, as for `init`.
+
+        Parameters
+        ----------
+        status : ExpStatus, str or int
+            This computer's, an `ExpStatus`, its name or number.
+        data : object, optional
+            What this computer says of itself.
+        concurrent
+            As for `init`.
+        """
         return await self._signal(ExpMessage.EXPINFO, "info", status, data=data, **kwargs)
 
     async def cleanup(self, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
-        """Send EXPCLEANUP."""
+        """Send EXPCLEANUP; it returns as `init` does.
+
+        Parameters
+        ----------
+        data, concurrent
+            As for `init`.
+        """
         return await self._signal(ExpMessage.EXPCLEANUP, "cleanup", data=data, reverse=True, concurrent=concurrent)
 
     async def alyx(self, alyx: Any = None) -> dict[str, Any]:
-        """Send the token of an Alyx client that is logged in, or ask the rigs for theirs: address and token."""
+        """Send a token of Alyx, or ask for one.
+
+        Parameters
+        ----------
+        alyx : AlyxClient, optional
+            One that is logged in; without it the rigs are asked for theirs.
+
+        Returns
+        -------
+        dict of str to list
+            What they answer, with address and token, by name of rig.
+        """
         return await self._signal(ExpMessage.ALYX, "alyx", alyx)
 
     def assign_callback(

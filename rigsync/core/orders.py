@@ -22,6 +22,7 @@ class Asked:
     delay: float | None = None
     patience: float = 0.0
     all_or_none: bool = False
+    raises: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +53,8 @@ class Order:
     confirm : bool
         Whether to tell, by `RequestReceived`, when a rig confirms that it has the message. Of an iblutil rig nothing
         more is awaited.
+    raises : bool
+        Whether who waits for the outcome raises what has failed, so that the log need not tell it, too.
     """
 
     message: Message
@@ -63,3 +66,4 @@ class Order:
     pause: float = 0.0
     all_or_none: bool = False
     confirm: bool = False
+    raises: bool = False

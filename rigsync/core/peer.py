@@ -75,6 +75,11 @@ class Peer:
         """Whether the rig has said that it records nothing, and then goodbye."""
         return self.process.left_at >= 0 and self.health.has_stopped
 
+    @property
+    def why_ended(self) -> str | None:
+        """Why the rig has stopped that has then said goodbye, if it has said that, too."""
+        return self.health.reason if self.has_ended else None
+
     def mistaken_for(self, now: float) -> WrongRig | None:
         return self.process.wrong(now)
 

@@ -24,7 +24,27 @@ from rigsync.testing.network import DriftingClock, Network, Node, SimAddress
 Handler = Callable[..., Any]
 
 
-class Coordinator(Node):
+class _CoreNode(Node):
+    """A participant with a core of rigsync."""
+
+    _network: Network
+    _core: Fanout | Responder
+
+    def handle_timer(self) -> None:
+        """Do what is due."""
+        self._core.handle_timer(self._network.now)
+        self.pump()
+
+    def next_timer(self) -> float:
+        """Return when something is due."""
+        return self._core.next_timer()
+
+    def pump(self) -> None:
+        """Send what the core wants sent, and see to what it tells."""
+        raise NotImplementedError
+
+
+class Coordinator(_CoreNode):
     """A real coordinator core on a `SimNetwork`, which makes it: see `SimNetwork.coordinator`.
 
     Attributes
@@ -44,6 +64,7 @@ class Coordinator(Node):
         configs = {name: RigConfig(name, Uri("udp", *address), **config) for name, address in rigs.items()}
         program = "task.py, pid 4711, started 14:03:11"  # as real ones say; without it a rig has less to answer with
         self.fanout = Fanout(configs, timing, network.draw_boot(), network.stamps(), network.random, program)
+        self._core = self.fanout
         self.events: list[Event] = []
         self.results: dict[float, PushCompleted] = {}
         self._pushed = 0
@@ -132,15 +153,6 @@ class Coordinator(Node):
         self.fanout.report_refusal(self.lines[source], self._network.now)
         self.pump()
 
-    def handle_timer(self) -> None:
-        """Do what is due."""
-        self.fanout.handle_timer(self._network.now)
-        self.pump()
-
-    def next_timer(self) -> float:
-        """Return when something is due."""
-        return self.fanout.next_timer()
-
     def pump(self) -> None:
         """Send what the core wants sent, and keep what it tells."""
         for line, data in self.fanout.take_datagrams():
@@ -151,7 +163,7 @@ class Coordinator(Node):
                 self.results[event.request_time] = event
 
 
-class FakeRig(Node):
+class FakeRig(_CoreNode):
     """A real rig core on a `SimNetwork`, with handlers that take virtual time: see `SimNetwork.add_rig`.
 
     Attributes
@@ -196,7 +208,7 @@ class FakeRig(Node):
         self.clock = DriftingClock(self._offset, self._drift)
         self.board = Board()
         boot = network.draw_boot()
-        self.responder = Responder(
+        self.responder = self._core = Responder(
             *(self._identity, self._handlers, Timing(), boot, self.clock, self._lease),
             board=self.board,
             secret=boot.encode(),  # no stranger is in this network, and the same seed gives the same bytes
@@ -222,15 +234,6 @@ class FakeRig(Node):
         """Process a datagram."""
         self.responder.receive_datagram(data, source, self._network.now)
         self.pump()
-
-    def handle_timer(self) -> None:
-        """Do what is due."""
-        self.responder.handle_timer(self._network.now)
-        self.pump()
-
-    def next_timer(self) -> float:
-        """Return when something is due."""
-        return self.responder.next_timer()
 
     def pump(self) -> None:
         """Send what the core wants sent, and run handlers."""
