@@ -52,6 +52,9 @@ class Order:
     confirm : bool
         Whether to tell, by `RequestReceived`, when a rig confirms that it has the message. Of an iblutil rig nothing
         more is awaited.
+    beside : bool
+        Whether it waits for no turn: it is sent as soon as the rig has what was sent before, and runs beside that. Of
+        a command alone.
     """
 
     message: Message
@@ -63,3 +66,4 @@ class Order:
     pause: float = 0.0
     all_or_none: bool = False
     confirm: bool = False
+    beside: bool = False
