@@ -117,6 +117,10 @@ class UnknownEvent(RigsyncError, ValueError):
     """A kind of event that there is not: no class, name or number of one."""
 
 
+class CallError(RigsyncError, RuntimeError):
+    """A call that was not made: too many are outstanding, or there is nobody who would answer it."""
+
+
 class NotRunning(RigsyncError, RuntimeError):
     """The service thread is not running: not started, closed, or dead."""
 
@@ -198,11 +202,13 @@ class RemoteError(RigError):
     """The rig's handler failed, or the rig refused the message.
 
     `error` is the type of the remote exception, for instance ``FileNotFoundError``, or ``StateError`` for a refusal;
-    `message` is its text. `traceback` is empty where the rig sent none.
+    `message` is its text. `traceback` is empty where the rig sent none; else it is also a note of this exception.
     """
 
     def __init__(self, rig: str, error: str, message: str, traceback: str = ""):
         self.error, self.message, self.traceback = error, message, traceback
+        if traceback:  # which Python shows, since 3.11, below its own, where nobody catches this
+            self.__notes__ = [f"on {rig}:\n{traceback.rstrip()}"]
         super().__init__(rig, f"{error}: {message}" if message else error)
 
 

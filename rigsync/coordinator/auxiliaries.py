@@ -114,7 +114,7 @@ class Auxiliaries(Lab[Experiment]):
         """Whether `create` and `listen` of this class have been called. A subclass may have its own in their place."""
         self.connected, self.response_received = self._services.connected, self._services.response_received
         self.thread = self._thread = ServiceThread(self, lab)
-        self.stop_event, self._queued, self._waiters = self.thread.stop_event, self.thread.queued, self.thread.waiters
+        self.stop_event, self._queued, self._send = self.thread.stop_event, self.thread.queued, self.thread.push
         self._own_queue = OwnQueue(type(self).__name__, self._queued, log, self.response_received, self._rigs.room())
         self.create = self.thread.telling(type(self).create)  # type: ignore[method-assign] # whoever's it is
         weakref.finalize(self, self.thread.let_go).atexit = False

@@ -96,6 +96,7 @@ class Coordinator(Lab[AsyncExperiment]):
         self.services = self._services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
         """The rigs by name, with the members of iblutil's `Services`."""
         self._closing = Closing(self.services, leave_running)
+        self._send = self.services.push
         self._unfinished = set()
         self._let_go: weakref.finalize[Any, Any] | None = None
 

@@ -15,6 +15,7 @@ from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.closing import Closing
 from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import RigFailure
+from rigsync.coordinator.push import Call
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import ResultLog
 from rigsync.coordinator.service import RigServices
@@ -43,6 +44,8 @@ class Lab(Generic[_Experiment]):
     _services: RigServices
     _reports: Reports
     _closing: Closing
+    _send: Callable[[Order, Callable[[Any], object]], None]
+    """Pushes an order, and calls a function with the outcome."""
     _unfinished: set[Course[Any, Any]]
     """Experiments that have been entered and not left."""
     _kind: ClassVar[type[Any]]
@@ -163,6 +166,36 @@ class Lab(Generic[_Experiment]):
         return self._reports.assign(topic, callback)
 
     # ------------------------------------------------------------------------------------------------- asking
+
+    def call_nowait(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Call:
+        """Call a command of a rig, and return at once; from any thread.
+
+        Such calls wait for no push and no other call, and none waits for them: up to eight of this program run at a
+        rig at once. They begin in the order in which they were made, and are answered as each ends. All others wait
+        here. A call that takes much room, some 64 KiB, runs alone.
+
+        Parameters
+        ----------
+        rig, command, *args, **kwargs
+            As for `Coordinator.call`.
+        timeout : float, optional
+            Seconds for the answer, instead of the rig's own. They count from now: give many calls time for all.
+
+        Returns
+        -------
+        Call
+            ``await`` it on any event loop, or wait by its ``result(timeout)`` on a thread: each gives the value, or
+            raises what `Coordinator.call` does. ``cancel()`` takes it back while it waits here.
+
+        Raises
+        ------
+        CallError
+            20,000 calls or 64 MiB of their arguments are outstanding. Nothing was sent: wait for some of them first.
+        PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig, NotRunning
+            As for `Coordinator.call`, at once.
+        """
+        order = self._services.order_call(rig, command, args, kwargs, checked_timeout(timeout), self._check_open)
+        return Call(self, self._services, order, self._send)
 
     def experiment(
         self,

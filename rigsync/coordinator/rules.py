@@ -18,6 +18,7 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.health import age_of
+from rigsync.core.messages import Command
 from rigsync.core.notices import FAILURE
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import ENDED_BADLY, Interrupted, RemoteError, RigError
@@ -93,6 +94,9 @@ class LogRules:
             is_called_off = is_decided and isinstance(error, Interrupted)
             # Who calls it off knows, and why. So does who has read why the rig has stopped, and then sends EXPEND.
             level = logging.INFO if is_called_off or self._has_told(rig, error) else logging.ERROR
+            if isinstance(event.event, Command):  # of which thousands may fail at once; who has called them knows
+                sort = rig, event.event.name, type(error).__name__
+                level = level if self._refusals.allows(sort, time.monotonic()) else logging.DEBUG
             push_logger.log(level, "%s: %s", event.event.name, one_line(str(error)))
 
     def _has_told(self, rig: str, error: RigError) -> bool:

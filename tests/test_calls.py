@@ -1,0 +1,207 @@
+"""Calls between peers: many at once, to all rigs, and from a rig to its coordinator; real rigs and sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from live_helpers import Gate, in_thread
+from processes import LONG, PROBE_WARNING, port_of, until
+
+from rigsync import (
+    Aborted,
+    Auxiliaries,
+    CallError,
+    Coordinator,
+    LoopBlocked,
+    NotRunning,
+    PayloadError,
+    RemoteError,
+    Rig,
+    RigTimeout,
+    UnknownRig,
+)
+from rigsync.net.relay import relay_before
+
+pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
+
+Serve = Callable[..., Rig]
+Connect = Callable[..., Auxiliaries]
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, LONG))
+
+
+@pytest.fixture
+def rig(serve: Serve) -> Rig:
+    return serve("cameras")
+
+
+@pytest.fixture
+def aux(rig: Rig, connect: Connect) -> Auxiliaries:
+    return connect(rig)
+
+
+# ----------------------------------------------------------------------------------------------------- many at once
+
+
+def test_many_calls_to_one_rig_are_outstanding_and_each_gets_its_own_answer_in_whatever_order(
+    rig: Rig, aux: Auxiliaries
+) -> None:
+    last = threading.Event()
+
+    @rig.command
+    def count(n: int) -> int:
+        if n == 0:
+            assert last.wait(LONG), "the first waits for one that was made after it"
+        elif n == 20:
+            last.set()
+        return -n
+
+    calls = [aux.call_nowait("cameras", "count", n) for n in range(21)]
+    assert calls[20].result(LONG) == -20
+    assert [call.result(LONG) for call in calls] == [-n for n in range(21)]
+    assert all(call.done for call in calls)
+
+
+def test_calls_are_awaited_on_a_loop_and_waited_for_on_a_thread(serve: Serve) -> None:
+    rigs = [serve(name) for name in ("cameras", "ephys", "imaging")]
+    for one in rigs:
+        one.command("who")(lambda n, name=one.name: [name, n])
+
+    async def main() -> None:
+        async with Coordinator({one.name: one.uri for one in rigs}) as lab:
+            calls = [lab.call_nowait(rigs[n % 3].name, "who", n) for n in range(300)]
+            random.Random(1).shuffle(calls)
+            for name, n in await asyncio.gather(*calls):
+                assert rigs[n % 3].name == name
+            call = lab.call_nowait("cameras", "who", 7)
+            with pytest.raises(LoopBlocked, match="await it there"):
+                call.result()
+            assert await asyncio.get_running_loop().run_in_executor(None, call.result) == ["cameras", 7]
+            assert await call == ["cameras", 7], "again"
+
+    run(main())
+
+
+def test_calls_through_a_bad_network_are_each_run_once(rig: Rig, stack: contextlib.ExitStack) -> None:
+    ran: list[int] = []
+
+    @rig.command
+    def count(n: int) -> int:
+        ran.append(n)
+        return -n
+
+    target = {"cameras": ("127.0.0.1", port_of(rig.uri))}
+    bad = stack.enter_context(relay_before(target, loss=0.1, duplication=0.1, seed=3))["cameras"]
+    aux = stack.enter_context(Auxiliaries({"cameras": "udp://{}:{}".format(*bad.address)}))
+    calls = {n: aux.call_nowait("cameras", "count", n, timeout=LONG) for n in range(100)}
+    assert {n: call.result(LONG) for n, call in calls.items()} == {n: -n for n in range(100)}
+    assert sorted(ran) == list(range(100))
+    until(lambda: aux.view("cameras").late_answers > 0)
+
+
+def test_a_call_fails_for_itself_alone_and_no_log_is_flooded(
+    rig: Rig, aux: Auxiliaries, caplog: pytest.LogCaptureFixture
+) -> None:
+    @rig.command
+    def half(n: int) -> int:
+        if n % 2:
+            raise ValueError(f"{n} is odd")
+        return n // 2
+
+    calls = [aux.call_nowait("cameras", "half", n) for n in range(40)]
+    for n, call in enumerate(calls):
+        if n % 2:
+            with pytest.raises(RemoteError, match=f"{n} is odd"):
+                call.result(LONG)
+        else:
+            assert call.result(LONG) == n // 2
+    told = [entry for entry in caplog.records if entry.name == "rigsync.push" and entry.levelno >= logging.ERROR]
+    assert len(told) == 3
+
+
+def test_a_push_waits_for_no_call_and_a_call_for_no_push(rig: Rig, aux: Auxiliaries, gate: Gate) -> None:
+    @rig.on("EXPINIT")
+    def prepare(data: Any) -> None:
+        assert begun.wait(LONG), "the call has begun although this runs"
+
+    begun = threading.Event()
+    rig.command("focus")(lambda: begun.set() or gate())
+    init = in_thread(aux.request, "EXPINIT", "2026-11-30_1_mouse")
+    call = aux.call_nowait("cameras", "focus")
+    assert init.result(LONG)["cameras"]
+    assert not call.done
+    with pytest.raises(RigTimeout, match=r"cameras: no answer to focus within 0.01 s; it goes on"):
+        call.result(0.01)
+    gate.open.set()
+    assert call.result(LONG) is None
+
+
+def test_what_makes_no_sense_is_refused_at_the_call(aux: Auxiliaries) -> None:
+    with pytest.raises(UnknownRig):
+        aux.call_nowait("camras", "focus")
+    with pytest.raises(PayloadError):
+        aux.call_nowait("cameras", "focus", object())
+    with pytest.raises(ValueError, match="push it"):
+        aux.call_nowait("cameras", "EXPINIT")
+    assert not aux.log
+
+
+def test_a_call_that_waits_here_is_taken_back_and_the_end_of_the_program_settles_all(
+    rig: Rig, aux: Auxiliaries, gate: Gate
+) -> None:
+    rig.command("focus")(gate)
+    calls = [aux.call_nowait("cameras", "focus") for _ in range(12)]
+    assert gate.reached.wait(LONG)
+    calls[-1].cancel()
+    with pytest.raises(Aborted, match="taken out of the queue unsent"):
+        calls[-1].result(LONG)
+    waiting = in_thread(calls[0].result)
+    aux.close()
+    with pytest.raises(Aborted, match="this program closed before focus was answered"):
+        waiting.result(LONG)
+    with pytest.raises(NotRunning):
+        aux.call_nowait("cameras", "focus")
+
+
+def test_more_calls_than_there_is_room_for_are_refused_at_once_with_a_remedy(
+    rig: Rig, aux: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.command("focus")(lambda *_: gate())
+    monkeypatch.setattr("rigsync.coordinator.service.MOST_CALLS", 5)
+    monkeypatch.setattr("rigsync.coordinator.service.CALL_BYTES", 10_000)
+    calls = [aux.call_nowait("cameras", "focus", "x" * 4000) for _ in range(2)]
+    with pytest.raises(CallError, match="2 calls are outstanding; wait for some of them first"):
+        aux.call_nowait("cameras", "focus", "x" * 4000)
+    calls += [aux.call_nowait("cameras", "focus") for _ in range(3)]
+    with pytest.raises(CallError, match="5 calls are outstanding"):
+        aux.call_nowait("cameras", "focus")
+    gate.open.set()
+    assert [call.result(LONG) for call in calls] == [None] * 5
+    assert aux.call_nowait("cameras", "focus", "x" * 4000).result(LONG) is None, "there is room again"
+
+
+def test_a_remote_exception_brings_its_traceback_as_a_note_and_says_it_once(rig: Rig, aux: Auxiliaries) -> None:
+    @rig.command
+    def focus() -> None:
+        raise FileNotFoundError("no lens")
+
+    with pytest.raises(RemoteError) as caught:
+        aux.call_nowait("cameras", "focus").result(LONG)
+    error = caught.value
+    assert str(error) == "cameras: FileNotFoundError: no lens"
+    assert error.__notes__ == [f"on cameras:\n{error.traceback.rstrip()}"]
+    assert 'raise FileNotFoundError("no lens")' in error.traceback
+    shown = "".join(traceback.format_exception(error))
+    if hasattr(error, "add_note"):  # Python 3.11
+        assert shown.count('raise FileNotFoundError("no lens")') == 1
+    assert not hasattr(RemoteError("cameras", "Busy", "later"), "__notes__")
