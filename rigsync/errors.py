@@ -195,7 +195,7 @@ class WrongRig(RigError):
 
 
 class NotSupported(RigError):
-    """The rig speaks the iblutil dialect, which knows no commands. Nothing was sent to it."""
+    """The rig speaks the iblutil dialect, which knows no commands, or its rigsync is too old. It has run nothing."""
 
 
 class RemoteError(RigError):

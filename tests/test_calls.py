@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from live_helpers import Gate, in_thread
+from live_helpers import EchoServer, Gate, RawRig, in_thread
 from processes import LONG, PROBE_WARNING, port_of, until
 
 from rigsync import (
@@ -22,12 +22,15 @@ from rigsync import (
     Coordinator,
     LoopBlocked,
     NotRunning,
+    NotSupported,
     PayloadError,
+    PushError,
     RemoteError,
     Rig,
     RigTimeout,
     UnknownRig,
 )
+from rigsync.core import messages
 from rigsync.net.relay import relay_before
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
@@ -205,3 +208,99 @@ def test_a_remote_exception_brings_its_traceback_as_a_note_and_says_it_once(rig:
     if hasattr(error, "add_note"):  # Python 3.11
         assert shown.count('raise FileNotFoundError("no lens")') == 1
     assert not hasattr(RemoteError("cameras", "Busy", "later"), "__notes__")
+
+
+# -------------------------------------------------------------------------------------------------------- published
+
+
+def test_what_is_published_is_heard_by_all_rigs_and_confirmed_by_each(serve: Serve, connect: Connect) -> None:
+    rigs = {name: serve(name) for name in ("cameras", "ephys", "imaging")}
+    heard: list[Any] = []
+    rigs["cameras"].on_topic("light")(lambda body: heard.append(("cameras", body)))
+
+    @rigs["ephys"].on_topic("light")
+    async def note(body: Any) -> dict[str, int]:
+        heard.append(("ephys", body))
+        return {"what it returns": 1}
+
+    @rigs["ephys"].on_topic("light")
+    def note_bare() -> None:
+        heard.append(("ephys", "again"))
+
+    rigs["ephys"].on_topic("sound")(lambda body: heard.append(body))
+    aux = connect(*rigs.values())
+    result = aux.publish("light", {"lux": 3}).result(LONG)
+    assert result == {"cameras": ["heard"], "ephys": ["heard"], "imaging": ["nobody listens"]}
+    assert sorted(heard, key=str) == [("cameras", {"lux": 3}), ("ephys", "again"), ("ephys", {"lux": 3})]
+    assert aux.publish("light", rigs="im*").result(LONG) == {"imaging": ["nobody listens"]}
+
+    async def publish() -> Any:
+        async with Coordinator({name: rig.uri for name, rig in rigs.items()}) as lab:
+            return await lab.publish("sound", "beep")
+
+    assert run(publish()) == {"cameras": ["nobody listens"], "ephys": ["heard"], "imaging": ["nobody listens"]}
+    assert heard[-1] == "beep"
+
+
+def test_what_is_published_in_order_is_heard_in_order(rig: Rig, aux: Auxiliaries) -> None:
+    heard: list[int] = []
+    rig.on_topic("gain")(heard.append)
+    pushes = [aux.publish("gain", n) for n in range(50)]
+    assert [push.result(LONG) for push in pushes] == [{"cameras": ["heard"]}] * 50
+    assert heard == list(range(50))
+
+
+def test_rigs_that_do_not_hear_what_is_published_are_named_each_with_its_reason(
+    serve: Serve, connect: Connect, stack: contextlib.ExitStack
+) -> None:
+    rig = serve("cameras")
+
+    @rig.on_topic("light")
+    def fail(body: Any) -> None:
+        raise OSError("no lamp")
+
+    echo = stack.enter_context(EchoServer("iblutil"))
+    old = stack.enter_context(RawRig("old", refuse_unknown))
+    clients = {"cameras": rig.uri, "iblutil": echo.uri, "old": old.uri}
+    aux = stack.enter_context(Auxiliaries(clients))
+    with pytest.raises(PushError) as caught:
+        aux.publish("light").result(LONG)
+    told = {name: str(error) for name, error in caught.value.failed.items()}
+    assert told == {
+        "cameras": "cameras: OSError: no lamp",
+        "iblutil": "iblutil: rigsync.publish was not sent: the rig speaks the iblutil dialect, which knows no "
+        "commands; run rigsync on that computer (rigsync serve)",
+        "old": "old: rigsync.publish was not run: the rig's rigsync, raw, is older than that; update it there",
+    }
+    assert isinstance(caught.value.failed["old"], NotSupported)
+
+
+def refuse_unknown(rig: RawRig, request: messages.Request, source: Any) -> None:
+    """Answer as a rig of the version before does to a command that it does not know."""
+    problem = f"the rig has no command {request.event.name!r}; it has: (none)"
+    rig.socket.sendto(messages.failure(rig.boot, request.n, "UnknownCommand", problem, ""), source)
+
+
+def test_nobody_publishes_into_an_experiment_of_somebody_else(rig: Rig, aux: Auxiliaries, connect: Connect) -> None:
+    heard: list[Any] = []
+    rig.on_topic("light")(heard.append)
+    other = connect(rig)
+    aux.request("EXPINIT", "2026-11-30_1_mouse")
+    with pytest.raises(PushError, match="BusyError"):
+        other.publish("light").result(LONG)
+    assert aux.publish("light", 1).result(LONG) == {"cameras": ["heard"]}
+    assert heard == [1]
+
+
+def test_names_of_topics_and_commands_are_checked(rig: Rig, aux: Auxiliaries) -> None:
+    for wrong, error in (("", ValueError), ("x" * 101, ValueError), (3, TypeError)):
+        with pytest.raises(error):
+            aux.publish(wrong)  # type: ignore[arg-type]
+        with pytest.raises(error):
+            rig.on_topic(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a topic is heard by a function"):
+        rig.on_topic("light")(3)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match=r"rigsync's own: 'rigsync\.publish'"):
+        rig.command("rigsync.publish")
+    with pytest.raises(RemoteError, match=r"it has: \(none\)"):
+        aux.call("cameras", "focus")

@@ -15,13 +15,14 @@ from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.closing import Closing
 from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import RigFailure
-from rigsync.coordinator.push import Call
+from rigsync.coordinator.push import Call, Push
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import ResultLog
 from rigsync.coordinator.service import RigServices
 from rigsync.coordinator.view import RigView
 from rigsync.core import events
-from rigsync.core.arguments import checked_delay, compose
+from rigsync.core.arguments import check_topic, checked_delay, compose, compose_command
+from rigsync.core.calls import PUBLISH
 from rigsync.core.doubts import doubt_of
 from rigsync.core.orders import Asked, Order
 from rigsync.errors import UnknownEvent
@@ -196,6 +197,43 @@ class Lab(Generic[_Experiment]):
         """
         order = self._services.order_call(rig, command, args, kwargs, checked_timeout(timeout), self._check_open)
         return Call(self, self._services, order, self._send)
+
+    def publish(
+        self, topic: str, body: Any = None, *, rigs: str | Iterable[str] | None = None, timeout: float | None = None
+    ) -> Push:
+        """Tell all rigs something, and return at once; functions that a rig has by ``@rig.on_topic(topic)`` hear it.
+
+        It is confirmed, and has its turn at each rig, as a push. As a command, only who is in charge may publish while
+        an experiment goes on.
+
+        Parameters
+        ----------
+        topic : str
+            1 to 100 characters.
+        body : object
+            Anything that can be sent.
+        rigs, timeout
+            As for `Coordinator.push`.
+
+        Returns
+        -------
+        Push
+            ``await`` it, or wait by its ``result(timeout)`` on a thread, for the `PushResult`: ``["heard"]`` of a rig
+            whose functions have returned, or ``["nobody listens"]``. Its `PushError` names rigs that have not heard
+            it: `RemoteError` for a function that has raised, `NotSupported` of iblutil's and older rigs, and others as
+            for a call.
+
+        Raises
+        ------
+        PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig, NotRunning
+            As for `Coordinator.push`. Nothing is sent.
+        """
+        check_topic(topic)
+        names = self._rigs.matching(rigs)
+        message = compose_command(PUBLISH.name, (topic, body), {}, self._rigs.room(names))
+        limit = checked_timeout(timeout)
+        self._check_open()
+        return Push(self, self._services, self._services.order(message, names, limit), self._send)
 
     def experiment(
         self,

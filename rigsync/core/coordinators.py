@@ -35,8 +35,8 @@ ONE_PACKET = 1200
 """Bytes of an answer that any network carries whole (RFC 9000 section 14). A larger one may lose a part each time."""
 RECORDS = 256
 """Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""
-KEPT_BYTES = 1 << 18
-"""Bytes of answers kept for each coordinator, beside the newest."""
+KEPT_BYTES = 1 << 20
+"""Bytes of answers kept for each coordinator, beside the newest: some that fill a datagram may be under way at once."""
 ALL_KEPT_BYTES = 8 << 20
 """Bytes of all kept answers and records, without those of the coordinator in charge."""
 RECORD_BYTES = 512

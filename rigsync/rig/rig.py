@@ -21,7 +21,7 @@ from rigsync.config.address import parse_uri
 from rigsync.config.rigs import checked_lease
 from rigsync.core import messages
 from rigsync.core.answers import Identity
-from rigsync.core.arguments import to_plain
+from rigsync.core.arguments import check_topic, to_plain
 from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpStatus
 from rigsync.core.messages import Verb, to_json
@@ -52,8 +52,6 @@ INTERRUPT_GRACE = 5.0
 """Further seconds that `Rig.close` gives to the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
 MOST_NOTICES = 2**63 - 1
 """The largest number of a notice, which takes the most room in it."""
-LONGEST_TOPIC = 100
-"""Characters of a notice's topic, and of its key."""
 LONGEST_REASON = 2000
 """Characters of an interrupt's reason, which is part of answers and has to leave room for the rest."""
 WAKE_INTERVAL = 0.5
@@ -179,10 +177,7 @@ class Rig(RigHandlers, RigBoard):
         for name, text in (("topic", topic), ("key", key)):
             if text is None and name == "key":
                 continue
-            if not isinstance(text, str):
-                raise TypeError(f"the {name} of a notice is text, not {type(text).__name__}")
-            if not 0 < len(text) <= LONGEST_TOPIC:
-                raise ValueError(f"the {name} of a notice has 1 to {LONGEST_TOPIC} characters, not {len(text)}")
+            check_topic(text, f"{name} of a notice")
         if topic in RESERVED:
             raise ValueError(f"the topic {topic!r} is the rig's own: {RESERVED[topic]}")
         plain = to_plain(body, "body", self._room)

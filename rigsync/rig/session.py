@@ -192,7 +192,7 @@ class Session:
             task.cancel()
 
     def _begin(self, due: HandlerDue) -> None:
-        handlers = tuple(self._handlers.get(due.event, ()))
+        handlers = tuple(handler for handler in self._handlers.get(due.event, ()) if handler.is_for(due.args))
         late = 0.0 if due.schedule is None else self.endpoint.now() - due.schedule.instant
         if late > 0:
             logger.warning("%s: %s came %.1f ms after its instant", self._name, due.event.name, 1000 * late)

@@ -120,3 +120,22 @@ def test_nothing_is_sent_while_the_rig_may_not_have_what_was_sent_before() -> No
     assert network.run(10.0, lambda: info in lab.results)
     assert lab.results[info].failures == {}
     assert asked[:5] == [1, 1, 1, 1, 2], "the rig would refuse the first as overtaken by the second"
+
+
+def test_eight_answers_that_fill_a_datagram_are_kept_until_their_coordinator_has_them() -> None:
+    network = SimNetwork(8)
+    rig = Slow(network, "cameras", lambda: 0.1).rig
+    lab = network.coordinator(timeout=60.0)
+    network.run(1.0)
+    values = [str(n) * 60_000 for n in range(8)]
+    calls = [lab.call_nowait("cameras", "echo", value) for value in values]
+    receive, until = lab.receive, network.now + 1.0
+
+    def lose(data: bytes, source: Any, destination: Any) -> None:
+        if network.now > until or len(data) < 60_000:
+            receive(data, source, destination)
+
+    lab.receive = lose  # type: ignore[method-assign]
+    assert network.run(60.0, lambda: len(lab.results) == len(calls))
+    assert [lab.results[call].answers for call in calls] == [{"cameras": [value]} for value in values]
+    assert len(rig.calls) == len(calls)
