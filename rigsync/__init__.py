@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rigsync.errors import Aborted as Aborted
     from rigsync.errors import BusyError as BusyError
     from rigsync.errors import CallError as CallError
+    from rigsync.errors import CallTimeout as CallTimeout
     from rigsync.errors import Cancelled as Cancelled
     from rigsync.errors import ConfigError as ConfigError
     from rigsync.errors import ExperimentError as ExperimentError
@@ -85,6 +86,7 @@ _MODULES = {
         "Aborted",
         "BusyError",
         "CallError",
+        "CallTimeout",
         "Cancelled",
         "ConfigError",
         "ExperimentError",

@@ -117,8 +117,12 @@ class UnknownEvent(RigsyncError, ValueError):
     """A kind of event that there is not: no class, name or number of one."""
 
 
-class CallError(RigsyncError, RuntimeError):
+class CallError(RigsyncError):
     """A call that was not made: too many are outstanding, or there is nobody who would answer it."""
+
+
+class CallTimeout(CallError, TimeoutError):
+    """A call of a coordinator by a rig that was not answered in time. It may have been done."""
 
 
 class NotRunning(RigsyncError, RuntimeError):

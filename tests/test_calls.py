@@ -19,6 +19,7 @@ from rigsync import (
     Aborted,
     Auxiliaries,
     CallError,
+    CallTimeout,
     Coordinator,
     LoopBlocked,
     NotRunning,
@@ -304,3 +305,165 @@ def test_names_of_topics_and_commands_are_checked(rig: Rig, aux: Auxiliaries) ->
         rig.command("rigsync.publish")
     with pytest.raises(RemoteError, match=r"it has: \(none\)"):
         aux.call("cameras", "focus")
+
+
+# ------------------------------------------------------------------------------------- a rig calls its coordinator
+
+REFERENCE = "2026-11-30_1_mouse"
+
+
+def test_a_rig_calls_its_coordinator_from_any_handler(rig: Rig, aux: Auxiliaries) -> None:
+    threads: list[str] = []
+
+    @aux.command
+    def add(a: int, *, b: int = 0) -> int:
+        threads.append(threading.current_thread().name)
+        return a + b
+
+    @aux.command("where")
+    async def name_of_loop() -> str:
+        return threading.current_thread().name
+
+    @rig.on("EXPINIT")
+    def prepare(data: Any) -> dict[str, Any]:
+        return {"sum": rig.call_coordinator("add", 1, b=2).result()}
+
+    @rig.command
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(rig.call_coordinator("add", n) for n in range(20)), rig.call_coordinator("where"))
+
+    answer = aux.request("EXPINIT", {"exp_ref": REFERENCE})["cameras"][0]
+    assert answer["sum"] == 3, "while the coordinator waits for the answer to EXPINIT"
+    assert aux.call("cameras", "ask") == [*range(20), "rigsync-auxiliaries"]
+    assert "handler" in threads[0]
+
+
+def error_of(call: Any) -> Exception:
+    """Return what a call of a coordinator raises."""
+    with pytest.raises(Exception) as caught:
+        call.result(LONG)
+    return caught.value
+
+
+def test_a_command_of_a_coordinator_may_call_the_rig_that_calls_it(rig: Rig, aux: Auxiliaries) -> None:
+    rig.command("position")(lambda: 7)
+    aux.command("double_position")(lambda: 2 * aux.call("cameras", "position"))
+    aux.request("EXPINIT", REFERENCE)
+    assert rig.call_coordinator("double_position").result(LONG) == 14
+
+
+def test_a_coordinator_on_an_event_loop_answers_too(rig: Rig) -> None:
+    async def main() -> None:
+        async with Coordinator({"cameras": rig.uri}) as lab:
+
+            @lab.command
+            async def where() -> str:
+                await asyncio.sleep(0)
+                return threading.current_thread().name
+
+            await lab.push("EXPINIT", REFERENCE)
+            call = rig.call_coordinator("where")
+            assert await call == threading.current_thread().name
+            assert await call == threading.current_thread().name
+            assert lab.command("stay")(asyncio.sleep) is asyncio.sleep
+            staying = rig.call_coordinator("stay", LONG)
+            while len(lab._commands._tasks) == 0:
+                await asyncio.sleep(0.002)
+        with pytest.raises(CallError, match="closed before it answered stay"):
+            await staying
+
+    run(main())
+
+
+def test_what_the_function_of_a_coordinator_raises_is_raised_at_the_rig(
+    rig: Rig, aux: Auxiliaries, caplog: pytest.LogCaptureFixture
+) -> None:
+    @aux.command
+    def weigh() -> None:
+        raise FileNotFoundError("no scale")
+
+    @aux.command
+    async def leave() -> None:
+        raise asyncio.CancelledError("by itself")
+
+    aux.command("object")(object)
+    aux.command("large")(lambda: "x" * 70_000)
+    aux.request("EXPINIT", REFERENCE)
+    error = error_of(rig.call_coordinator("weigh"))
+    assert isinstance(error, RemoteError)
+    assert str(error) == "the coordinator on 127.0.0.1: FileNotFoundError: no scale"
+    assert 'raise FileNotFoundError("no scale")' in error.traceback
+    assert "weigh, called by cameras, failed: FileNotFoundError: no scale" in caplog.text
+    assert "CancelledError: by itself" in str(error_of(rig.call_coordinator("leave")))
+    assert "PayloadError: the value of object is of type object" in str(error_of(rig.call_coordinator("object")))
+    assert "PayloadTooLarge: the message takes 70,209 bytes" in str(error_of(rig.call_coordinator("large")))
+    assert str(error_of(rig.call_coordinator("weight"))) == (
+        "the coordinator on 127.0.0.1: UnknownCommand: the coordinator has no command 'weight'; it has: weigh, leave, "
+        "object, large; add it there by @lab.command"
+    )
+    assert "weigh() got an unexpected keyword" in str(error_of(rig.call_coordinator("weigh", kilo=1)))
+
+
+def test_a_call_of_a_coordinator_ends_where_nobody_answers(serve: Serve, connect: Connect, gate: Gate) -> None:
+    rig = serve("cameras")
+    with pytest.raises(CallError, match="ask was not called: no coordinator is in charge"):
+        rig.call_coordinator("ask").result(LONG)
+    aux = connect(rig)
+    aux.command("ask")(gate)
+    aux.request("EXPINIT", REFERENCE)
+    late = rig.call_coordinator("ask", timeout=0.2)
+    with pytest.raises(TimeoutError, match=r"no answer to ask within 0.2 s: the coordinator on 127.0.0.1 has it"):
+        late.result()
+    call = rig.call_coordinator("ask")
+    with pytest.raises(CallTimeout, match=r"within 0.01 s; it goes on: wait for it again"):
+        call.result(0.01)
+    waiting = in_thread(call.result)
+    rig.close()
+    with pytest.raises(CallError, match="this rig closed before its coordinator answered ask"):
+        waiting.result(LONG)
+    with pytest.raises(NotRunning, match="start it before it calls its coordinator"):
+        rig.call_coordinator("ask")
+    gate.open.set()
+
+
+def test_a_coroutine_handler_must_await_its_call(rig: Rig, aux: Auxiliaries) -> None:
+    @rig.command
+    async def wait() -> str:
+        return str(error_of(rig.call_coordinator("ask")))
+
+    aux.request("EXPINIT", REFERENCE)
+    assert aux.call("cameras", "wait") == "result() on the event loop would wait for itself; await it there"
+
+
+def test_calls_of_a_rig_through_a_bad_network_are_done_once(rig: Rig, stack: contextlib.ExitStack) -> None:
+    target, done = {"cameras": ("127.0.0.1", port_of(rig.uri))}, list[int]()
+    bad = stack.enter_context(relay_before(target, loss=0.15, duplication=0.2, seed=5))["cameras"]
+    aux = stack.enter_context(Auxiliaries({"cameras": "udp://{}:{}".format(*bad.address)}))
+
+    @aux.command
+    def count(n: int) -> int:
+        done.append(n)
+        return -n
+
+    aux.request("EXPINIT", REFERENCE, timeout=LONG)
+    calls = [rig.call_coordinator("count", n, timeout=LONG) for n in range(40)]
+    assert [call.result(LONG) for call in calls] == [-n for n in range(40)]
+    assert sorted(done) == list(range(40))
+
+
+def test_names_of_a_coordinator_s_commands_are_checked(rig: Rig, aux: Auxiliaries) -> None:
+    aux.command("ask")(print)
+    with pytest.raises(ValueError, match="has a command 'ask' already"):
+        aux.command("ask")(len)
+    with pytest.raises(ValueError, match="push it"):
+        aux.command("EXPINIT")(print)
+    with pytest.raises(TypeError, match="is done by a function"):
+        aux.command("two")(2)
+    with pytest.raises(TypeError, match="the name of a command is text"):
+        aux.command(3)(print)
+    with pytest.raises(ValueError, match=r"use rig\.call_coordinator"):
+        rig.notify("rigsync.call")
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        rig.call_coordinator("ask", timeout=0)
+    with pytest.raises(PayloadError):
+        rig.call_coordinator("ask", object())

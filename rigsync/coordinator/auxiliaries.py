@@ -105,7 +105,7 @@ class Auxiliaries(Lab[Experiment]):
             pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
         )
         self._rigs, self.hub, self._services, self._log = lab.rigs, lab.hub, lab.services, log
-        self._reports, self._closing = lab._reports, lab._closing
+        self._reports, self._closing, self._commands = lab._reports, lab._closing, lab._commands
         self._unfinished = set()  # not the coordinator's, to which the thread refers
         self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
         self._begun: Experiment | None = None  # by `begin`, the last

@@ -13,6 +13,7 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.closing import Closing
+from rigsync.coordinator.commands import Commands
 from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import RigFailure
 from rigsync.coordinator.push import Call, Push
@@ -44,6 +45,7 @@ class Lab(Generic[_Experiment]):
     _rigs: Rigs
     _services: RigServices
     _reports: Reports
+    _commands: Commands
     _closing: Closing
     _send: Callable[[Order, Callable[[Any], object]], None]
     """Pushes an order, and calls a function with the outcome."""
@@ -165,6 +167,34 @@ class Lab(Generic[_Experiment]):
             The topic is no text, empty, or ``progress`` or ``stream``; or the callback is no function.
         """
         return self._reports.assign(topic, callback)
+
+    def command(self, name: Any, /) -> Any:
+        """Decorate the function that does a command, which rigs call by ``rig.call_coordinator``: ``@lab.command``.
+
+        It is called with the arguments of the call, and returns its value, which is anything that can be sent. An
+        exception goes to the rig as type, text and traceback. A plain function runs on a thread, where it may block,
+        push and call; a coroutine function on the event loop. Eight run at a time. Only a rig of which this coordinator
+        is in charge calls it.
+
+        Parameters
+        ----------
+        name : str
+            1 to 100 printable characters, and not the name of a message. ``@lab.command`` without a name takes that of
+            the function.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `Rig.command`.
+        """
+        if callable(name):
+            return self.command(getattr(name, "__name__", None))(name)
+
+        def register(function: Function) -> Function:
+            self._commands.add(name, function)
+            return function
+
+        return register
 
     # ------------------------------------------------------------------------------------------------- asking
 

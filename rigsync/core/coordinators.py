@@ -216,6 +216,10 @@ class Coordinators:
             else:
                 self._short_changed(self._known[boot])
 
+    def find(self, boot: str) -> Coordinator | None:
+        """Return a coordinator that gets notices."""
+        return self._watchers.get(boot)
+
     def watches(self, boot: str, host: str) -> bool:
         return boot in self._watchers and self._watchers[boot].host == host
 

@@ -10,11 +10,12 @@ from functools import cached_property
 
 from rigsync._text import size_text
 from rigsync.core import legacy
+from rigsync.core.calls import ANSWER
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Dialect, LinkState, RequestReceived
 from rigsync.core.link import Link
 from rigsync.core.liveness import Liveness
-from rigsync.core.messages import Command
+from rigsync.core.messages import Command, Verb
 from rigsync.core.orders import Order
 from rigsync.core.queries import QUERIES, WAITING_BYTES
 from rigsync.core.rigs import MAX_DATAGRAM, RigConfig
@@ -25,6 +26,9 @@ BESIDE = QUERIES
 """Calls that are under way beside what has its turn: as many as a rig handles at a time."""
 BESIDE_BYTES = WAITING_BYTES // 4
 """Bytes that these take at the rig. It refuses what does not fit, and other coordinators call it, too."""
+
+NOT_OVERTAKEN: tuple[Verb, ...] = (ExpMessage.EXPINTERRUPT, ANSWER)
+"""What an EXPINTERRUPT does not call off. What it stops at the rig may have asked for the answer."""
 
 
 class Request:
@@ -242,8 +246,8 @@ class Errands:
         else:
             self.doubtful.remove(errand)
 
-    def take_sent(self, but: ExpMessage | None = None) -> list[Errand]:
-        sent = [errand for errand in self.under_way() if errand.tries and errand.request.event is not but]
+    def take_sent(self, but: tuple[Verb, ...] = ()) -> list[Errand]:
+        sent = [errand for errand in self.under_way() if errand.tries and errand.request.event not in but]
         for errand in sent:
             self.remove(errand)
         return sent
@@ -255,8 +259,14 @@ class Errands:
             errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
 
     def take_overtaken(self) -> list[Errand]:
-        overtaken = self.take_sent(but=ExpMessage.EXPINTERRUPT)
-        return overtaken + self._take(lambda errand: errand.request.event is not ExpMessage.EXPINTERRUPT)
+        overtaken = self.take_sent(but=NOT_OVERTAKEN)
+        return overtaken + self._take(lambda errand: errand.request.event not in NOT_OVERTAKEN)
+
+    def begin_anew(self, errand: Errand) -> None:
+        """Have one that the rig has not run, since something newer came first, sent under another number."""
+        self.remove(errand)
+        errand.tries, errand.frame, errand.received, errand.next_send = 0, b"", False, math.inf
+        self._aside.appendleft(errand)
 
     def take_expired(self, now: float) -> list[Errand]:
         expired = self._take(lambda errand: now >= self.limit(errand))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rigsync.core import messages
-from rigsync.core.calls import OWN
+from rigsync.core.calls import ANSWER, OWN
 from rigsync.core.clock import NANOSECONDS
 from rigsync.core.coordinators import ONE_PACKET
 from rigsync.core.enums import ExpMessage
@@ -164,7 +164,7 @@ class Requests:
             if not self._is_there or (errand.request.act_at is not None and self._prober.clock.estimate is None):
                 self._link.liveness.want(now)
                 return
-            if not self.errands.may_send:
+            if not self.errands.may_send and errand.request.event is not ExpMessage.EXPINTERRUPT:
                 return
         elif not self._echoes.may_leave(errand, now):
             return
@@ -243,6 +243,10 @@ class Requests:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
             self.finish(errand, self._outcome_in(frame, errand), size, now, self._told_start(frame))
         elif isinstance(frame, Failure):
+            if errand.request.event == ANSWER and frame.error == "Overtaken":  # by an EXPINTERRUPT
+                self.errands.begin_anew(errand)
+                self.advance(now)
+                return True
             error: RigError = remote_error(self._name, frame.error, frame.message, frame.traceback)
             if errand in self.errands.doubtful and frame.error == "Overtaken" and not frame.traceback:
                 error = Cancelled(self._name, f"EXPEND came before {errand.name}, which was not run")

@@ -33,6 +33,7 @@ from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
 from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
+from rigsync.rig.calls import RigCalls
 from rigsync.rig.handlers import RigHandlers
 from rigsync.rig.session import Session
 from rigsync.runtime.callbacks import guarded
@@ -58,7 +59,7 @@ WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
 
-class Rig(RigHandlers, RigBoard):
+class Rig(RigHandlers, RigBoard, RigCalls):
     """A machine of the experiment that can be commanded.
 
     It answers rigsync's coordinators, and iblutil's and iblrig's as they are. Without handlers it answers every
@@ -370,6 +371,11 @@ class Rig(RigHandlers, RigBoard):
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, self.hub.end_workers, CLOSE_TIMEOUT / 2)
+
+    def _calling(self) -> tuple[Session, Room]:
+        if (session := self._session) is None:
+            raise NotRunning(f"rig {self.name} does not serve: start it before it calls its coordinator")
+        return session, self._room
 
     def _wake(self) -> None:
         if session := self._session:

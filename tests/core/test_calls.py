@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from rigsync.core.events import HandlerDue, PushCompleted
+import pytest
+
+from rigsync.core.arguments import compose_command
+from rigsync.core.calls import ANSWER, CALL, CALLS
+from rigsync.core.events import HandlerDue, Notice, PushCompleted
 from rigsync.core.messages import Command, Request, decode
 from rigsync.core.responder import Responder
 from rigsync.testing import SimNetwork
@@ -139,3 +144,137 @@ def test_eight_answers_that_fill_a_datagram_are_kept_until_their_coordinator_has
     assert network.run(60.0, lambda: len(lab.results) == len(calls))
     assert [lab.results[call].answers for call in calls] == [{"cameras": [value]} for value in values]
     assert len(rig.calls) == len(calls)
+
+
+# ------------------------------------------------------------------------------------- a rig calls its coordinator
+
+
+class Caller:
+    """A rig that calls its coordinator, which answers with what it was asked, doubled."""
+
+    def __init__(self, network: SimNetwork, takes: bool = True, **handlers: float):
+        self.network, self.outcomes, self.ran = network, dict[int, Any](), list[Any]()
+        self.rig = network.add_rig("cameras", handlers)
+        self.lab = network.coordinator(timeout=60.0)
+        self.told = 0
+        pump = self.lab.pump
+
+        def answer() -> None:
+            pump()
+            told, self.told = self.lab.events[self.told :], len(self.lab.events)
+            for event in told:
+                if takes and isinstance(event, Notice) and event.topic == CALL:
+                    ((value,), _) = event.body["args"]
+                    self.ran.append(value)
+                    message = compose_command(ANSWER.name, (event.body["id"], 2 * value), {})
+                    network.after(0.05, lambda message=message: self.lab._push(message, None, None, None, beside=True))
+
+        self.lab.pump = answer  # type: ignore[method-assign]
+        network.run(1.0)
+
+    def init(self) -> None:
+        done = self.lab.push("EXPINIT", "2026-11-30_1_mouse")
+        assert self.network.run(10.0, lambda: done in self.lab.results)
+
+    def call(self, value: int, timeout: float = 60.0) -> None:
+        message = compose_command("double", (value,), {})
+        settle = functools.partial(self.outcomes.setdefault, value)
+        self.rig.responder.calls.ask(message, timeout, settle, self.network.now)
+        self.rig.pump()
+
+    def failure(self, value: int, seconds: float = 10.0) -> str:
+        assert self.network.run(seconds, lambda: value in self.outcomes)
+        return f"{type(self.outcomes[value]).__name__}: {self.outcomes[value]}"
+
+
+def test_calls_of_a_rig_are_done_once_each_under_loss_also_while_it_works_on_a_message() -> None:
+    network = SimNetwork(9, loss=0.2, duplication=0.1, reordering=0.1)
+    caller = Caller(network, EXPSTART=30.0)
+    caller.init()
+    start = caller.lab.push("EXPSTART", "2026-11-30_1_mouse")
+    end = caller.lab.push("EXPEND")  # waits for EXPSTART, and no answer for that
+    for n in range(100):
+        caller.call(n)
+    assert network.run(29.0, lambda: len(caller.outcomes) == 100)
+    assert caller.outcomes == {n: [2 * n] for n in range(100)}
+    assert caller.ran == list(range(100)), "once each, in order"
+    assert start not in caller.lab.results
+    assert network.run(60.0, lambda: end in caller.lab.results)
+    assert [caller.lab.results[key].failures for key in (start, end)] == [{}, {}]
+
+
+def test_an_answer_comes_although_expinterrupt_overtakes_all() -> None:
+    network = SimNetwork(10, loss=0.3)
+    caller = Caller(network)
+    caller.init()
+    for n in range(30):
+        caller.call(n)
+        network.run(0.04)
+        caller.lab.push("EXPINTERRUPT")
+    assert network.run(60.0, lambda: len(caller.outcomes) == 30)
+    assert caller.outcomes == {n: [2 * n] for n in range(30)}
+    assert caller.ran == list(range(30))
+    assert network.run(60.0, lambda: not caller.lab.fanout._pushes)
+
+
+def test_a_call_fails_at_once_where_nobody_is_in_charge_or_whoever_is_takes_none() -> None:
+    network = SimNetwork(11)
+    caller = Caller(network, takes=False)
+    caller.call(1)
+    assert caller.outcomes[1].args == (
+        "double was not called: no coordinator is in charge; one is, from its EXPINIT or EXPSTART until EXPCLEANUP",
+    )
+    caller.init()
+    caller.call(2, timeout=5.0)
+    caller.call(3)
+    host = next(iter(caller.lab.lines))[0]
+    told = f"CallTimeout: no answer to double within 5 s: the coordinator on {host} has it, and may still do it"
+    assert caller.failure(2) == told
+    caller.lab.fanout.say_goodbye()
+    caller.lab.pump()
+    told = f"CallError: the coordinator on {host} closed before it answered double; whether it has done it is not known"
+    assert caller.failure(3) == told
+    caller.call(4)
+    assert "no coordinator is in charge" in caller.failure(4)
+
+
+def test_a_call_of_a_coordinator_of_the_version_before_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = Caller(SimNetwork(12), takes=False)
+    caller.init()
+    monkeypatch.setattr("rigsync.core.peer.CALL", "as in the version before, which knows of none")
+    caller.call(1)
+    host = next(iter(caller.lab.lines))[0]
+    assert caller.failure(1, 1.0) == (
+        f"CallError: double was not called: the coordinator in charge, on {host}, has an older rigsync, which takes no "
+        "calls; update it there"
+    )
+
+
+def test_a_coordinator_of_the_iblutil_dialect_takes_no_calls() -> None:
+    caller = Caller(SimNetwork(14))
+    caller.rig.responder.receive_datagram(b'[1,"2026-11-30_1_mouse"]', ("10.0.9.9", 5000), caller.network.now)
+    assert caller.rig.responder.agenda.status.name == "INITIALIZED"
+    caller.call(1)
+    speaks = "speaks the iblutil dialect, which knows no calls"
+    told = f"double was not called: the coordinator in charge, on 10.0.9.9, {speaks}"
+    assert caller.outcomes[1].args == (told,)
+
+
+def test_calls_that_wait_are_bounded_and_an_answer_that_nobody_awaits_is_told_so() -> None:
+    network = SimNetwork(13)
+    caller = Caller(network, takes=False)
+    caller.init()
+    for n in range(CALLS + 1):
+        caller.call(n)
+    told = f"double was not called: {CALLS} calls wait for its answer already; wait for some of them first"
+    assert {n: error.args for n, error in caller.outcomes.items()} == {CALLS: (told,)}
+    late = caller.lab.call_nowait("cameras", ANSWER.name, 7, "late")
+    odd = caller.lab.call_nowait("cameras", ANSWER.name)
+    assert network.run(1.0, lambda: odd in caller.lab.results)
+    assert [caller.lab.results[key].answers for key in (late, odd)] == [{"cameras": [False]}] * 2
+    other = network.coordinator()
+    network.run(1.0)
+    first = next(iter(caller.rig.responder.calls._pending))
+    stolen = other.call_nowait("cameras", ANSWER.name, first, "by another one")
+    assert network.run(1.0, lambda: stolen in other.results)
+    assert first in caller.rig.responder.calls._pending
