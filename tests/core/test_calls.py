@@ -12,7 +12,7 @@ import pytest
 from rigsync.core.arguments import compose_command
 from rigsync.core.calls import ANSWER, CALL, CALLS
 from rigsync.core.events import HandlerDue, Notice, PushCompleted
-from rigsync.core.messages import Command, Request, decode
+from rigsync.core.messages import Command, Message, Request, decode
 from rigsync.core.responder import Responder
 from rigsync.testing import SimNetwork
 from rigsync.testing.nodes import FakeRig
@@ -156,7 +156,7 @@ class Caller:
         self.network, self.outcomes, self.ran = network, dict[int, Any](), list[Any]()
         self.rig = network.add_rig("cameras", handlers)
         self.lab = network.coordinator(timeout=60.0)
-        self.told = 0
+        self.told, self.answered = 0, list[int]()
         pump = self.lab.pump
 
         def answer() -> None:
@@ -167,10 +167,14 @@ class Caller:
                     ((value,), _) = event.body["args"]
                     self.ran.append(value)
                     message = compose_command(ANSWER.name, (event.body["id"], 2 * value), {})
-                    network.after(0.05, lambda message=message: self.lab._push(message, None, None, None, beside=True))
+                    network.after(0.05, functools.partial(self.answer, value, message))
 
         self.lab.pump = answer  # type: ignore[method-assign]
         network.run(1.0)
+
+    def answer(self, value: int, message: Message) -> None:
+        self.lab._push(message, None, None, None, beside=True)
+        self.answered.append(value)
 
     def init(self) -> None:
         done = self.lab.push("EXPINIT", "2026-11-30_1_mouse")
@@ -209,12 +213,31 @@ def test_an_answer_comes_although_expinterrupt_overtakes_all() -> None:
     caller.init()
     for n in range(30):
         caller.call(n)
-        network.run(0.04)
-        caller.lab.push("EXPINTERRUPT")
+        assert network.run(60.0, lambda n=n: n in caller.answered)
+        caller.lab.push("EXPINTERRUPT")  # while the answer is on its way, or lost
     assert network.run(60.0, lambda: len(caller.outcomes) == 30)
     assert caller.outcomes == {n: [2 * n] for n in range(30)}
     assert caller.ran == list(range(30))
     assert network.run(60.0, lambda: not caller.lab.fanout._pushes)
+
+
+def test_expinterrupt_does_not_wait_for_an_answer_that_does_not_arrive() -> None:
+    network = SimNetwork(15)
+    caller = Caller(network)
+    caller.init()
+    receive = caller.rig.receive
+
+    def lose(data: bytes, source: Any, destination: Any) -> None:
+        if not isinstance(frame := decode(data), Request) or frame.event != ANSWER or lost_until < network.now:
+            receive(data, source, destination)
+
+    lost_until = network.now + 2.0
+    caller.rig.receive = lose  # type: ignore[method-assign]
+    caller.call(1)
+    assert network.run(1.0, lambda: caller.answered == [1])
+    interrupt = caller.lab.push("EXPINTERRUPT")
+    assert network.run(0.1, lambda: interrupt in caller.lab.results)
+    assert network.run(10.0, lambda: caller.outcomes == {1: [2]})
 
 
 def test_a_call_fails_at_once_where_nobody_is_in_charge_or_whoever_is_takes_none() -> None:
