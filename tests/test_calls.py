@@ -451,6 +451,23 @@ def test_calls_of_a_rig_through_a_bad_network_are_done_once(rig: Rig, stack: con
     assert sorted(done) == list(range(40))
 
 
+def test_calls_that_wait_at_a_coordinator_are_bounded(
+    rig: Rig, aux: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigsync.coordinator.commands.WAITING", 3)
+    monkeypatch.setattr("rigsync.coordinator.commands.WAITING_BYTES", 10_000)
+    aux.command("ask")(lambda *_: gate())
+    aux.request("EXPINIT", REFERENCE)
+    calls = [rig.call_coordinator("ask", "x" * 6000, timeout=LONG)]
+    assert gate.reached.wait(LONG)
+    assert "Busy: too many calls wait here already" in str(error_of(rig.call_coordinator("ask", "x" * 6000)))
+    calls += [rig.call_coordinator("ask", timeout=LONG) for _ in range(2)]
+    assert "Busy: too many calls wait here already" in str(error_of(rig.call_coordinator("ask")))
+    gate.open.set()
+    assert [call.result(LONG) for call in calls] == [None] * 3
+    until(lambda: aux._commands._answers == 0)
+
+
 def test_names_of_a_coordinator_s_commands_are_checked(rig: Rig, aux: Auxiliaries) -> None:
     aux.command("ask")(print)
     with pytest.raises(ValueError, match="has a command 'ask' already"):

@@ -25,7 +25,9 @@ logger = logging.getLogger("rigsync.commands")
 RUNNING = 8
 """Calls whose functions run at the same time, those of all rigs together."""
 WAITING = 1024
-"""Calls that wait for that, or run. More are answered that they are too many."""
+WAITING_BYTES = 64 << 20
+"""Calls that wait for that, or run, and their bytes. More are answered that they are too many; where as many answers
+are under way, they are not answered."""
 LONGEST_TRACEBACK = 3000
 """Characters of the end of a traceback, which tells most: with the rest they fit into a datagram in any alphabet."""
 
@@ -36,7 +38,8 @@ class Commands:
     def __init__(self, links: Links, rigs: Rigs):
         self._links, self._rigs = links, rigs
         self._functions: dict[str, Callee] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}  # and the bytes of each call
+        self._answers = 0
         self._places = asyncio.Semaphore(RUNNING)
         links.hub.rule(Notice, self._note)
         links.hub.rule(CoordinatorClosed, self._end)
@@ -54,16 +57,17 @@ class Commands:
         if notice.topic != CALL or not isinstance(body := notice.body, dict):
             return
         n, name, asked, timeout = (body.get(key) for key in ("id", "command", "args", "timeout"))
-        is_call = isinstance(n, int) and isinstance(name, str) and isinstance(timeout, (int, float))
+        is_call = isinstance(n, int) and isinstance(name, str) and isinstance(timeout, (int, float)) and timeout > 0
         if not is_call or not isinstance(asked, list) or [type(part) for part in asked] != [list, dict]:
             return
-        if len(self._tasks) >= WAITING:
-            self._fail(notice.rig, n, timeout, "Busy", f"{WAITING} calls wait here already")
+        held = sum(self._tasks.values())
+        if len(self._tasks) >= WAITING or (held and held + notice.size > WAITING_BYTES):
+            self._fail(notice.rig, n, timeout, "Busy", "too many calls wait here already; call later")
             return
         doing = self._do(notice.rig, n, name, asked, timeout)
         task = asyncio.get_running_loop().create_task(doing, name=f"rigsync call of {notice.rig}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = notice.size
+        task.add_done_callback(self._tasks.pop)
 
     async def _do(self, rig: str, n: Any, name: Any, asked: Any, timeout: Any) -> None:
         end = time.monotonic() + timeout
@@ -104,10 +108,18 @@ class Commands:
 
     def _answer(self, rig: str, timeout: Any, *args: Any, **error: str) -> None:
         message = compose_command(ANSWER.name, args, error, self._rigs.room([rig]))
+        if self._answers >= 2 * WAITING:
+            logger.debug("%s gets no answer: too many are under way", rig)
+            return
         try:
-            self._links.push(self._links.order(message, [rig], timeout, beside=True))
+            order = self._links.order(message, [rig], timeout, beside=True)
         except NotRunning:  # closed meanwhile, and the rig has heard of that
-            logger.debug("%s does not get an answer any more", rig)
+            return
+        self._answers += 1
+        self._links.push(order, self._note_answered)
+
+    def _note_answered(self, _: object) -> None:
+        self._answers -= 1
 
     def _end(self, _: object) -> None:
         for task in self._tasks:
