@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rigsync.coordinator.experiment import AsyncExperiment as AsyncExperiment
     from rigsync.coordinator.experiment import Experiment as Experiment
     from rigsync.coordinator.failures import RigFailure as RigFailure
+    from rigsync.coordinator.push import Call as Call
     from rigsync.coordinator.push import Push as Push
     from rigsync.coordinator.remote_rig import RemoteRig as RemoteRig
     from rigsync.coordinator.results import PingReply as PingReply
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from rigsync.core.timing import Timing as Timing
     from rigsync.errors import Aborted as Aborted
     from rigsync.errors import BusyError as BusyError
+    from rigsync.errors import CallError as CallError
+    from rigsync.errors import CallTimeout as CallTimeout
     from rigsync.errors import Cancelled as Cancelled
     from rigsync.errors import ConfigError as ConfigError
     from rigsync.errors import ExperimentError as ExperimentError
@@ -68,7 +71,7 @@ _MODULES = {
     "coordinator.coordinator": ["Coordinator"],
     "coordinator.experiment": ["AsyncExperiment", "Experiment"],
     "coordinator.failures": ["RigFailure"],
-    "coordinator.push": ["Push"],
+    "coordinator.push": ["Call", "Push"],
     "coordinator.remote_rig": ["RemoteRig"],
     "coordinator.results": ["PingReply", "PushResult"],
     "coordinator.service": ["RigServices"],
@@ -82,6 +85,8 @@ _MODULES = {
     "errors": [
         "Aborted",
         "BusyError",
+        "CallError",
+        "CallTimeout",
         "Cancelled",
         "ConfigError",
         "ExperimentError",

@@ -119,6 +119,14 @@ class UnknownEvent(RigsyncError, ValueError):
     """A kind of event that there is not: no class, name or number of one."""
 
 
+class CallError(RigsyncError):
+    """A call that was not made: too many are outstanding, or there is nobody who would answer it."""
+
+
+class CallTimeout(CallError, TimeoutError):
+    """A call of a coordinator by a rig that was not answered in time. It may have been done."""
+
+
 class NotRunning(RigsyncError, RuntimeError):
     """The service thread is not running: not started, closed, or dead."""
 
@@ -193,19 +201,34 @@ class WrongRig(RigError):
 
 
 class NotSupported(RigError):
-    """The rig speaks the iblutil dialect, which knows no commands. Nothing was sent to it."""
+    """The rig speaks the iblutil dialect, which knows no commands, or its rigsync is too old. It has run nothing."""
+
+
+class _RemoteTraceback(Exception):
+    """Where on a rig something failed, without what, in which the traceback here ends."""
+
+    def __init__(self, rig: str, traceback: str):
+        lines = traceback.splitlines()[1:]
+        while lines and not lines[-1].startswith(" "):
+            lines.pop()
+        super().__init__("\n".join([f"on {rig}:", *lines]))
 
 
 class RemoteError(RigError):
     """The rig's handler failed, or the rig refused the message.
 
     `error` is the type of the remote exception, for instance ``FileNotFoundError``, or ``StateError`` for a refusal;
-    `message` is its text. `traceback` is empty where the rig sent none.
+    `message` is its text. `traceback` is empty where the rig sent none; else Python shows it above its own.
     """
 
     def __init__(self, rig: str, error: str, message: str, traceback: str = ""):
         self.error, self.message, self.traceback = error, message, traceback
         super().__init__(rig, f"{error}: {message}" if message else error)
+        if traceback:
+            self.__cause__ = _RemoteTraceback(rig, traceback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rig, self.error, self.message, self.traceback), vars(self)
 
 
 class BusyError(RemoteError):

@@ -1203,7 +1203,7 @@ def test_close_frees_who_handed_a_message_over_too_late(pair: Auxiliaries, monke
     # As it is for a moment while the loop ends: what is handed over then is never looked at.
     monkeypatch.setattr(pair.services, "push", lambda *_, **__: None)
     push = in_thread(pair.push, "EXPEND", wait=True)
-    until(lambda: pair._waiters._waiting)
+    until(lambda: pair.thread.waiters._waiting)
     pair.response_received.clear()
     pair.close()
     assert pair.response_received.wait(LONG)

@@ -173,7 +173,7 @@ def test_waiting_for_rigs_ends_when_all_answer(stack: contextlib.ExitStack) -> N
     aux = connect(stack, {"cameras:left": f"udp://127.0.0.1:{port}", "ephys": there.uri}, connect_timeout=0.01)
     aux.wait_for("ephys", timeout=LONG)
     waiting = in_thread(aux.wait_for, "cameras:*", timeout=LONG)
-    until(lambda: aux._waiters._waiting)
+    until(lambda: aux.thread.waiters._waiting)
     assert not waiting.done()
     with Rig("cameras:left", f"udp://127.0.0.1:{port}"):
         waiting.result(LONG)
@@ -220,7 +220,7 @@ def test_a_coordinator_is_not_its_own_rig(
 def test_waiting_for_rigs_ends_with_the_instance(stack: contextlib.ExitStack) -> None:
     aux = connect(stack, {"cameras": f"udp://127.0.0.1:{free_port()}"}, connect_timeout=0.01)
     waiting = in_thread(aux.wait_for)
-    until(lambda: aux._waiters._waiting)
+    until(lambda: aux.thread.waiters._waiting)
     aux.close()
     with pytest.raises(NotRunning):
         waiting.result(LONG)

@@ -17,7 +17,7 @@ import rigsync
 ROOT = pathlib.Path(__file__).parents[1]
 
 PROMISED = {
-    *("Coordinator", "Push", "AsyncExperiment"),
+    *("Coordinator", "Push", "Call", "CallError", "CallTimeout", "AsyncExperiment"),
     *("Auxiliaries", "Rig", "RigServices", "RemoteRig", "RigView"),
     *("RigConfig", "Rigs", "Timing", "load_rigs"),
     *("ExpMessage", "ExpStatus", "PushResult", "PingReply"),

@@ -41,8 +41,8 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
-PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 5)
-RIG_TELLS, RIG_LACKS, SIGNALS = blocks(RIG_PAGE, *["python"] * 3)
+PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, TASK_CALLS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 6)
+RIG_TELLS, RIG_CALLS, RIG_LACKS, SIGNALS = blocks(RIG_PAGE, *["python"] * 4)
 RIGS, SERVE, LAB, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 4)
 (LOOK,) = blocks(DOCTOR, "python")
 assert not blocks(FAULTS)
@@ -214,6 +214,20 @@ def test_progress_streams_and_commands(
         return "cameras left.mp4 1201 of 3600\n" in told
 
     until(says)
+
+
+def test_calls_between_peers(
+    serve: Callable[..., Any], connect: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = serve("cameras")
+    aux = connect(rig)
+    rig.command("move")(lambda axis, by: [axis, by])
+    exec(RIG_CALLS, {"rig": rig})
+    exec(TASK_CALLS, {"aux": aux})
+    aux.request("EXPINIT", REFERENCE)
+    aux.request("EXPSTART", REFERENCE)
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["[['x', 0.5], ['y', 0.5], ['z', 0.5]]", "3", "{'cameras': ['heard']}", "3 ul given"]
 
 
 OWN_PROGRAM = """

@@ -356,6 +356,28 @@ SHOWN_BY = {
         "tests/test_commands.py::test_an_unknown_command_is_refused_with_those_there_are",
         "tests/test_commands.py::test_an_iblutil_rig_is_refused_by_name_and_hears_nothing",
     ],
+    "thousands of calls are outstanding to a rig, on a bad network": [
+        "tests/core/test_calls.py::test_ten_thousand_outstanding_calls_under_loss_are_run_once_and_answered_each_to_its_own_caller",
+        "tests/test_calls.py::test_calls_through_a_bad_network_are_each_run_once",
+        "tests/test_calls.py::test_more_calls_than_there_is_room_for_are_refused_at_once_with_a_remedy",
+    ],
+    "a command of a rig, or of the task, raises": [
+        "tests/test_calls.py::test_a_remote_exception_brings_its_traceback_as_a_note_and_says_it_once",
+        "tests/test_calls.py::test_what_the_function_of_a_coordinator_raises_is_raised_at_the_rig",
+    ],
+    "something is published, and a rig has no function for it, or an older rigsync, or iblutil": [
+        "tests/test_calls.py::test_what_is_published_is_heard_by_all_rigs_and_confirmed_by_each",
+        "tests/test_calls.py::test_rigs_that_do_not_hear_what_is_published_are_named_each_with_its_reason",
+    ],
+    "a rig calls a command, and no task is in charge, or one with an older rigsync, or by iblutil": [
+        "tests/core/test_calls.py::test_a_call_fails_at_once_where_nobody_is_in_charge_or_whoever_is_takes_none",
+        "tests/core/test_calls.py::test_a_call_of_a_coordinator_of_the_version_before_says_so_at_once",
+        "tests/core/test_calls.py::test_a_coordinator_of_the_iblutil_dialect_takes_no_calls",
+    ],
+    "a rig calls a command, and the task does not answer, or closes": [
+        "tests/test_calls.py::test_a_call_of_a_coordinator_ends_where_nobody_answers",
+        "tests/test_calls.py::test_a_coordinator_on_an_event_loop_answers_too",
+    ],
     "messages for an instant to come, from others than the one in charge": [
         "tests/test_strangers.py::test_a_flood_for_an_instant_to_come_is_refused_and_the_owner_s_commands_run",
         "tests/core/test_responder.py::test_what_waits_for_its_instant_takes_no_place",

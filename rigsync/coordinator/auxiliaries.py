@@ -105,7 +105,7 @@ class Auxiliaries(Lab[Experiment]):
             pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
         )
         self._rigs, self.hub, self._services, self._log = lab.rigs, lab.hub, lab.services, log
-        self._reports, self._closing = lab._reports, lab._closing
+        self._reports, self._closing, self._commands = lab._reports, lab._closing, lab._commands
         self._unfinished, self._made = set(), weakref.WeakSet()  # not the coordinator's, to which the thread refers
         self._clients = {name: str(rig.address) for name, rig in self._rigs.rigs.items()}
         self._begun: Experiment | None = None  # by `begin`, the last
@@ -114,7 +114,7 @@ class Auxiliaries(Lab[Experiment]):
         """Whether `create` and `listen` of this class have been called. A subclass may have its own in their place."""
         self.connected, self.response_received = self._services.connected, self._services.response_received
         self.thread = self._thread = ServiceThread(self, lab)
-        self.stop_event, self._queued, self._waiters = self.thread.stop_event, self.thread.queued, self.thread.waiters
+        self.stop_event, self._queued, self._send = self.thread.stop_event, self.thread.queued, self.thread.push
         self._own_queue = OwnQueue(type(self).__name__, self._queued, log, self.response_received, self._rigs.room())
         self.create = self.thread.telling(type(self).create)  # type: ignore[method-assign] # whoever's it is
         weakref.finalize(self, self.thread.let_go).atexit = False

@@ -12,6 +12,7 @@ from typing import Any
 
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.closing import Closing
+from rigsync.coordinator.commands import Commands
 from rigsync.coordinator.experiment import AsyncExperiment
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.push import Push
@@ -96,6 +97,7 @@ class Coordinator(Lab[AsyncExperiment]):
         self.services = self._services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
         """The rigs by name, with the members of iblutil's `Services`."""
         self._closing = Closing(self.services, leave_running)
+        self._send, self._commands = self.services.push, Commands(self.services, self.rigs)
         self._unfinished, self._made = set(), weakref.WeakSet()
         self._let_go: weakref.finalize[Any, Any] | None = None
 

@@ -14,14 +14,17 @@ from rigsync._text import close_match
 from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.closing import Closing
+from rigsync.coordinator.commands import Commands
 from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import RigFailure
+from rigsync.coordinator.push import Call, Push
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import ResultLog
 from rigsync.coordinator.service import RigServices
 from rigsync.coordinator.view import RigView
 from rigsync.core import events
-from rigsync.core.arguments import checked_delay, compose
+from rigsync.core.arguments import check_topic, checked_delay, compose, compose_command
+from rigsync.core.calls import PUBLISH
 from rigsync.core.doubts import doubt_of
 from rigsync.core.orders import Asked, Order
 from rigsync.errors import UnknownEvent
@@ -43,7 +46,10 @@ class Lab(Generic[_Experiment]):
     _rigs: Rigs
     _services: RigServices
     _reports: Reports
+    _commands: Commands
     _closing: Closing
+    _send: Callable[[Order, Callable[[Any], object]], None]
+    """Pushes an order, and calls a function with the outcome."""
     _unfinished: set[Course[Any, Any]]
     """Experiments that have been entered and not left."""
     _made: weakref.WeakSet[Course[Any, Any]]
@@ -165,7 +171,102 @@ class Lab(Generic[_Experiment]):
         """
         return self._reports.assign(topic, callback)
 
+    def command(self, name: Any, /) -> Any:
+        """Decorate the function that does a command, which rigs call by ``rig.call_coordinator``: ``@lab.command``.
+
+        It is called with the arguments of the call, and returns its value, which is anything that can be sent. An
+        exception goes to the rig as type, text and traceback. A plain function runs on a thread, where it may block,
+        push and call; a coroutine function on the event loop. Eight run at a time. Only a rig of which this coordinator
+        is in charge calls it.
+
+        Parameters
+        ----------
+        name : str
+            1 to 100 printable characters, and not the name of a message. ``@lab.command`` without a name takes that of
+            the function.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `Rig.command`.
+        """
+        if callable(name):
+            return self.command(getattr(name, "__name__", None))(name)
+
+        def register(function: Function) -> Function:
+            self._commands.add(name, function)
+            return function
+
+        return register
+
     # ------------------------------------------------------------------------------------------------- asking
+
+    def call_nowait(self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Call:
+        """Call a command of a rig, and return at once; from any thread.
+
+        Such calls wait for no push and no other call, and none waits for them: up to eight of this program run at a
+        rig at once. They begin in the order in which they were made, and are answered as each ends. All others wait
+        here. A call that takes much room, some 64 KiB, runs alone.
+
+        Parameters
+        ----------
+        rig, command, *args, **kwargs
+            As for `Coordinator.call`.
+        timeout : float, optional
+            Seconds for the answer, instead of the rig's own. They count from now: give many calls time for all.
+
+        Returns
+        -------
+        Call
+            ``await`` it on any event loop, or wait by its ``result(timeout)`` on a thread: each gives the value, or
+            raises what `Coordinator.call` does. ``cancel()`` takes it back while it waits here.
+
+        Raises
+        ------
+        CallError
+            20,000 calls or 64 MiB of their arguments are outstanding. Nothing was sent: wait for some of them first.
+        PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig, NotRunning
+            As for `Coordinator.call`, at once.
+        """
+        order = self._services.order_call(rig, command, args, kwargs, checked_timeout(timeout), self._check_open)
+        return Call(self, self._services, order, self._send)
+
+    def publish(
+        self, topic: str, body: Any = None, *, rigs: str | Iterable[str] | None = None, timeout: float | None = None
+    ) -> Push:
+        """Tell all rigs something, and return at once; functions that a rig has by ``@rig.on_topic(topic)`` hear it.
+
+        It is confirmed, and has its turn at each rig, as a push. As a command, only who is in charge may publish while
+        an experiment goes on.
+
+        Parameters
+        ----------
+        topic : str
+            1 to 100 characters.
+        body : object
+            Anything that can be sent.
+        rigs, timeout
+            As for `Coordinator.push`.
+
+        Returns
+        -------
+        Push
+            ``await`` it, or wait by its ``result(timeout)`` on a thread, for the `PushResult`: ``["heard"]`` of a rig
+            whose functions have returned, or ``["nobody listens"]``. Its `PushError` names rigs that have not heard
+            it: `RemoteError` for a function that has raised, `NotSupported` of iblutil's and older rigs, and others as
+            for a call.
+
+        Raises
+        ------
+        PayloadError, PayloadTooLarge, TypeError, ValueError, UnknownRig, NotRunning
+            As for `Coordinator.push`. Nothing is sent.
+        """
+        check_topic(topic)
+        names = self._rigs.matching(rigs)
+        message = compose_command(PUBLISH.name, (topic, body), {}, self._rigs.room(names))
+        limit = checked_timeout(timeout)
+        self._check_open()
+        return Push(self, self._services, self._services.order(message, names, limit), self._send)
 
     def experiment(
         self,

@@ -318,6 +318,7 @@ class Links:
         all_or_none: bool = False,
         confirm: bool = False,
         raises: bool = False,
+        beside: bool = False,
         request_time: float | None = None,
     ) -> Order:
         """Make an order for `push`, from any thread.
@@ -330,7 +331,7 @@ class Links:
             Names or patterns; all by default.
         timeout, delay : float, optional
             Seconds, instead of each rig's own; seconds from now until the one instant at which all rigs are to act.
-        patience, all_or_none, confirm, raises, request_time
+        patience, all_or_none, confirm, raises, beside, request_time
             As for `rigsync.core.orders.Order`; a new request time by default.
 
         Raises
@@ -345,12 +346,11 @@ class Links:
             rigs = self._rigs.matching(rigs)
         if timeout is None and self._timeout is not None:
             timeout = self._timeout or math.inf
-        pause = self._pause()
-        if not is_pause(pause):
+        if not is_pause(pause := self._pause()):
             raise ValueError(f"refresh_rate is the seconds of a pause, from 0 to {LONGEST_PAUSE:g}, not {pause!r}")
         act_at = None if delay is None else endpoint.now() + delay
-        request_time = draw_request_time() if request_time is None else request_time
-        return Order(message, request_time, rigs, timeout, act_at, patience, pause, all_or_none, confirm, raises)
+        drawn = draw_request_time() if request_time is None else request_time
+        return Order(message, drawn, rigs, timeout, act_at, patience, pause, all_or_none, confirm, raises, beside)
 
     def push(
         self,

@@ -19,6 +19,7 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.health import age_of
+from rigsync.core.messages import Command
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
@@ -102,6 +103,9 @@ class LogRules:
             is_called_off = is_decided and isinstance(error, Interrupted)
             # Who calls it off knows, and why. So does who has read why the rig has stopped, and then sends EXPEND.
             is_known = rig in raised or is_called_off or self._has_told(rig, error)
+            if not is_known and isinstance(event.event, Command):  # of which thousands may fail at once
+                sort = rig, event.event.name, type(error).__name__
+                is_known = not self._refusals.allows(sort, time.monotonic())
             (known if is_known else news)[rig] = error.problem
         for level, told in ((logging.ERROR, news), (logging.INFO, known)):
             for line in line_for_each(told):

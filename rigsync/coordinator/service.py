@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import UserDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
 from typing import Any
@@ -28,8 +28,14 @@ from rigsync.core.events import (
 from rigsync.core.legacy import NULL_MESSAGE
 from rigsync.core.messages import Command, Message
 from rigsync.core.orders import Order
-from rigsync.errors import PushError, RemoteError, RigError, RigLost
+from rigsync.errors import CallError, PushError, RemoteError, RigError, RigLost
 from rigsync.runtime.callbacks import name_of, resolve_future
+
+MOST_CALLS = 20_000
+CALL_BYTES = 64 << 20
+"""Calls that may be outstanding while nobody waits for them, and bytes of their arguments."""
+SMALL_CALL = 2048
+"""Bytes of a call up to which these are not added up: all such calls take less."""
 
 
 class RigServices(Faced, Links, UserDict[str, RemoteRig]):
@@ -61,15 +67,19 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
     def __init__(self, rigs: Rigs, **options: Any):
         Links.__init__(self, rigs, **options)
         by_name = {name: RemoteRig(config, self) for name, config in rigs.rigs.items()}
+        self._calls: dict[float, int] = {}
+        """Bytes of the outstanding calls that nobody need wait for, by request time."""
         self.data = MappingProxyType(by_name)  # type: ignore[assignment] # so that nobody adds or takes one
         self.hub.rule(MessageReceived, self._deliver)
         self.hub.rule(RequestReceived, lambda event: self[event.rig].note_received(event.request_time))
         self.hub.rule(RemoteComplaint, self._note_complaint)
         self.hub.rule(LinkChanged, self._note_link)
         self.hub.rule(PushCompleted, self._note_errors)
+        self.hub.rule(PushCompleted, lambda event: self._calls.pop(event.request_time, None))
 
     def _close(self) -> None:
         super()._close()
+        self._calls.clear()
         for rig in self.values():
             rig.close()
 
@@ -122,6 +132,28 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         else:
             return result[name][0]
         raise failure
+
+    def order_call(
+        self,
+        rig: str,
+        command: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        timeout: float | None,
+        check_open: Callable[[], object],
+    ) -> Order:
+        """Make the order for a call that waits for no other; for errors see `Lab.call_nowait`. From any thread."""
+        name = self._rigs.only(rig)
+        message = compose_command(command, args, kwargs, self._rigs.room([name]))
+        check_open()
+        order = self.order(message, [name], timeout, beside=True)
+        # In single steps: other threads call, too.
+        held = sum(self._calls.copy().values()) if message.size > SMALL_CALL else 0
+        if (count := len(self._calls)) >= MOST_CALLS or (held and held + message.size > CALL_BYTES):
+            problem = f"{name}: {command} was not called: {count:,} calls are outstanding"
+            raise CallError(f"{problem}; wait for some of them first")
+        self._calls[order.request_time] = message.size
+        return order
 
     async def init(self, data: Any = None, concurrent: bool = True) -> dict[str, Any]:
         """Send EXPINIT.

@@ -98,6 +98,8 @@ class RigView:
         How far things are, by item.
     streams : mapping of str to mapping
         What it says of each of its streams.
+    late_answers : int
+        How many of its answers came when nobody awaited them any more: too late, or doubled by the network.
     last_message : Told or None
         The last message that it has handled or refused, whoever sent it.
     last_failure : Told or None
@@ -122,6 +124,7 @@ class RigView:
     status_reason: str | None = None
     progress: Mapping[str, Progress] = field(default_factory=dict)
     streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    late_answers: int = 0
     last_message: Told | None = None
     last_failure: Told | None = None
 
@@ -188,6 +191,7 @@ _READ: Mapping[str, Callable[[Peer], Any]] = {
     "status_reason": lambda peer: peer.health.reason,
     "progress": lambda peer: peer.board.progress,
     "streams": lambda peer: peer.board.streams,
+    "late_answers": lambda peer: peer.violations["late answer"],
 }
 """How each field of a view is read of a rig's link; from any thread."""
 _NOT_OPEN = RigView("", LinkState.UNKNOWN, "the services are not open")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rigsync.core.answers import Identity, answer_to, encoded_answer
+from rigsync.core.calls import OWN
 from rigsync.core.clock import MOST_AHEAD
 from rigsync.core.coordinators import Record
 from rigsync.core.enums import ExpMessage, ExpStatus
@@ -247,7 +248,8 @@ class Agenda:
 
     def _unknown(self, name: str) -> str:
         # Copied in one step: other threads may add handlers.
-        known = [verb.name for verb in list(self._handled) if isinstance(verb, Command)]
+        commands = [verb.name for verb in list(self._handled) if isinstance(verb, Command)]
+        known = [command for command in commands if not command.startswith(OWN)]
         return f"the rig has no command {name!r}; it has: {', '.join(closest_first(name, known)) or '(none)'}"
 
     def _wait(self, queue: deque[Task] | list[Task], task: Task, now: float) -> None:

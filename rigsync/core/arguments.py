@@ -23,6 +23,8 @@ from rigsync.errors import PayloadError, PayloadTooLarge
 
 DEEPEST = 64
 """Levels of nesting allowed. More means a value that refers to itself, or too much for the other side's decoder."""
+LONGEST_TOPIC = 100
+"""Characters of a topic, and of a key within one."""
 _WHOLES_END = 10**MOST_DIGITS
 
 # What follows the event in each message (docs/protocol.md section 1); all of it may be left out.
@@ -91,6 +93,14 @@ def compose_command(name: str, args: Sequence[Any], keywords: Mapping[str, Any],
     command = Command(name)
     positional = [to_plain(value, f"args[{i}]", room) for i, value in enumerate(args)]
     return encode(command, [positional, {key: to_plain(value, key, room) for key, value in keywords.items()}], room)
+
+
+def check_topic(topic: object, what: str = "topic") -> None:
+    """Raise a `TypeError` or a `ValueError` where this is no name of a topic, or of a key within one."""
+    if not isinstance(topic, str):
+        raise TypeError(f"the {what} is text, not {type(topic).__name__}")
+    if not 0 < len(topic) <= LONGEST_TOPIC:
+        raise ValueError(f"the {what} has 1 to {LONGEST_TOPIC} characters, not {len(topic)}")
 
 
 def checked_delay(event: Verb, at: object, delay: object, wall: float) -> float | None:

@@ -35,8 +35,8 @@ ONE_PACKET = 1200
 """Bytes of an answer that any network carries whole (RFC 9000 section 14). A larger one may lose a part each time."""
 RECORDS = 256
 """Answers kept for each coordinator; the newest alone would do (docs/decisions/0003)."""
-KEPT_BYTES = 1 << 18
-"""Bytes of answers kept for each coordinator, beside the newest."""
+KEPT_BYTES = 1 << 20
+"""Bytes of answers kept for each coordinator, beside the newest: some that fill a datagram may be under way at once."""
 ALL_KEPT_BYTES = 8 << 20
 """Bytes of all kept answers and records, without those of the coordinator in charge."""
 RECORD_BYTES = 512
@@ -215,6 +215,10 @@ class Coordinators:
                 self.newcomers.append(self._known[boot])
             else:
                 self._short_changed(self._known[boot])
+
+    def find(self, boot: str) -> Coordinator | None:
+        """Return a coordinator that gets notices."""
+        return self._watchers.get(boot)
 
     def watches(self, boot: str, host: str) -> bool:
         return boot in self._watchers and self._watchers[boot].host == host

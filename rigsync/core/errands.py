@@ -1,22 +1,34 @@
-"""What one rig is asked: one errand under way, the others in their order, each until its time is up."""
+"""What one rig is asked: one errand under way, calls beside it, the others in order, each until its time is up."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 from rigsync._text import size_text
 from rigsync.core import legacy
+from rigsync.core.calls import ANSWER
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Dialect, LinkState, RequestReceived
 from rigsync.core.link import Link
 from rigsync.core.liveness import Liveness
-from rigsync.core.messages import Command
+from rigsync.core.messages import Command, Verb
 from rigsync.core.orders import Order
+from rigsync.core.queries import QUERIES, WAITING_BYTES
 from rigsync.core.rigs import MAX_DATAGRAM, RigConfig
+from rigsync.core.stream import room_of
 from rigsync.errors import Cancelled, RigError, RigLost, RigRefused, RigTimeout
+
+BESIDE = QUERIES
+"""Calls that are under way beside what has its turn: as many as a rig handles at a time."""
+BESIDE_BYTES = WAITING_BYTES // 4
+"""Bytes that these take at the rig. It refuses what does not fit, and other coordinators call it, too."""
+
+NOT_OVERTAKEN: tuple[Verb, ...] = (ExpMessage.EXPINTERRUPT, ANSWER)
+"""What an EXPINTERRUPT does not call off. What it stops at the rig may have asked for the answer."""
 
 
 class Request:
@@ -31,6 +43,12 @@ class Request:
         self.n, self.leave_at, self.interval = n, leave_at, interval
         self.message, self.event, self.request_time = order.message, order.message.event, order.request_time
         self.act_at, self.confirm, self.patience, self.pause = order.act_at, order.confirm, order.patience, order.pause
+        self.beside = order.beside
+
+    @cached_property
+    def room(self) -> int:
+        """Bytes that it takes at the rig, at most."""
+        return room_of(self.message.body.encode("ascii"), BESIDE_BYTES)
 
     @cached_property
     def array(self) -> bytes:
@@ -49,6 +67,8 @@ class Errand:
     request: Request
     submitted: float
     deadline: float
+    n: int = 0
+    """The number under which it is sent: higher than that of all that was sent to this rig before."""
     tries: int = 0
     sent_at: float = math.inf
     next_send: float = math.inf
@@ -93,7 +113,10 @@ class Errands:
         self.current: Errand | None = None
         self.doubtful: list[Errand] = []
         """Sent, and then called off by an EXPEND. Only the rig knows which of the two came first."""
+        self.beside: list[Errand] = []
+        """Sent, and waiting for no turn."""
         self._queue: list[Errand] = []  # EXPINTERRUPTs before all others
+        self._aside: deque[Errand] = deque()  # for which there is no room beside yet
         self._queue_timer = math.inf
 
     def add(self, errand: Errand) -> None:
@@ -101,6 +124,8 @@ class Errands:
         if errand.request.event is ExpMessage.EXPINTERRUPT:
             before = [other for other in self._queue if other.request.event is ExpMessage.EXPINTERRUPT]
             self._queue.insert(len(before), errand)
+        elif errand.request.beside:
+            self._aside.append(errand)
         else:
             self._queue.append(errand)
         self._queue_timer = min(self._queue_timer, self.limit(errand))
@@ -108,7 +133,7 @@ class Errands:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nothing waits."""
-        return not (self.current or self._queue or self.doubtful)
+        return not (self.under_way() or self._queue or self._aside)
 
     @property
     def waiting(self) -> int:
@@ -120,6 +145,21 @@ class Errands:
         if self.current is None and self._queue:
             self.current = self._queue.pop(0)
         return self.current
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the rig has all that was sent to it. It never runs what comes after something newer."""
+        return all(errand.received or not errand.tries for errand in (*self.beside, self.current) if errand)
+
+    def next_beside(self) -> Errand | None:
+        """Begin with the next one that waits for no turn, if there is room for it at the rig."""
+        if not self._aside or len(self.beside) >= BESIDE or not self.may_send:
+            return None
+        taken = sum(errand.request.room for errand in self.under_way())
+        if taken and taken + self._aside[0].request.room > BESIDE_BYTES:
+            return None
+        self.beside.append(self._aside.popleft())
+        return self.beside[-1]
 
     def limit(self, errand: Errand) -> float:
         limit = errand.deadline + (errand.request.patience if errand.in_hand else 0.0)
@@ -136,7 +176,7 @@ class Errands:
         Each errand is given time once. A program that stands still again and again gets its outcomes, too.
         """
         until = now + self._lost_grace
-        for errand in [*self._queue, *self.under_way()]:
+        for errand in [*self._queue, *self._aside, *self.under_way()]:
             if self.limit(errand) < until and errand.excused_until == -math.inf:
                 errand.excused_until = until
         self.set_timer()
@@ -146,15 +186,16 @@ class Errands:
 
     def set_timer(self) -> None:
         """Work out the timer anew, since the link's state has changed."""
-        self._queue_timer = min(map(self.limit, self._queue), default=math.inf)
+        self._queue_timer = min(map(self.limit, (*self._queue, *self._aside)), default=math.inf)
 
     def _take(self, is_meant: Callable[[Errand], bool]) -> list[Errand]:
         """Take out such errands, of those that have not been sent."""
         taken: list[Errand] = []
         kept: list[Errand] = []
-        for errand in self._queue:  # once, since it may be long
+        for errand in (*self._queue, *self._aside):  # once, since it may be long
             (taken if is_meant(errand) else kept).append(errand)
-        self._queue = kept
+        self._queue = [errand for errand in kept if not errand.request.beside]
+        self._aside = deque(errand for errand in kept if errand.request.beside)
         if self.current and not self.current.tries and is_meant(self.current):
             taken.insert(0, self.current)
             self.current = None
@@ -189,22 +230,24 @@ class Errands:
         return commands
 
     def under_way(self) -> list[Errand]:
-        return [*self.doubtful, self.current] if self.current else self.doubtful
+        return [*self.doubtful, *self.beside, *([self.current] if self.current else ())]
 
     def sent(self, n: int) -> Errand | None:
         for errand in self.under_way():
-            if errand.request.n == n and errand.tries:
+            if errand.n == n and errand.tries:
                 return errand
         return None
 
     def remove(self, errand: Errand) -> None:
         if errand is self.current:
             self.current = None
+        elif errand in self.beside:
+            self.beside.remove(errand)
         else:
             self.doubtful.remove(errand)
 
-    def take_sent(self, but: ExpMessage | None = None) -> list[Errand]:
-        sent = [errand for errand in self.under_way() if errand.tries and errand.request.event is not but]
+    def take_sent(self, but: tuple[Verb, ...] = ()) -> list[Errand]:
+        sent = [errand for errand in self.under_way() if errand.tries and errand.request.event not in but]
         for errand in sent:
             self.remove(errand)
         return sent
@@ -216,8 +259,14 @@ class Errands:
             errand.deadline, errand.next_send = min(errand.deadline, now + self._lost_grace), now
 
     def take_overtaken(self) -> list[Errand]:
-        overtaken = self.take_sent(but=ExpMessage.EXPINTERRUPT)
-        return overtaken + self._take(lambda errand: errand.request.event is not ExpMessage.EXPINTERRUPT)
+        overtaken = self.take_sent(but=NOT_OVERTAKEN)
+        return overtaken + self._take(lambda errand: errand.request.event not in NOT_OVERTAKEN)
+
+    def begin_anew(self, errand: Errand) -> None:
+        """Have one that the rig has not run, since something newer came first, sent under another number."""
+        self.remove(errand)
+        errand.tries, errand.frame, errand.received, errand.next_send = 0, b"", False, math.inf
+        self._aside.appendleft(errand)
 
     def take_expired(self, now: float) -> list[Errand]:
         expired = self._take(lambda errand: now >= self.limit(errand))

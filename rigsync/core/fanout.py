@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -73,18 +74,15 @@ class Fanout(Outputs[tuple[str, Line]]):
     ):
         super().__init__()
         self._stamps, self._timing = stamps, timing
-        self._n = 0
         self._pushes: dict[float, _Push] = {}
+        self._undecided: set[float] = set()
+        """Those for all or none that have failed on a rig, and of which that was not told."""
         self._timers: list[tuple[float, int]] = []
         """When each peer has something to do next, and its number: a heap. A deadline that has gone stays in it until
         it comes: that costs one idle wake-up, to take it out would cost each datagram."""
-        self.peers = {
-            name: Peer(
-                Link(config, timing, boot, stamps, random, self._outbox, self._events, program, len(rigs)),
-                self._settled,
-            )
-            for name, config in rigs.items()
-        }
+        self._requests = count(1)
+        shared = timing, boot, stamps, random, self._outbox, self._events, program, len(rigs), self._requests
+        self.peers = {name: Peer(Link(config, *shared), self._settled) for name, config in rigs.items()}
         self._by_number = list(self.peers.values())
         self._numbers = {name: number for number, name in enumerate(rigs)}
         self._armed = [math.inf] * len(rigs)
@@ -115,11 +113,10 @@ class Fanout(Outputs[tuple[str, Line]]):
         if request_time in self._pushes:
             raise ValueError(f"a push is already filed under the request time {request_time!r}")
         chosen = [self.peers[name] for name in (self.peers if order.rigs is None else order.rigs)]
-        self._n += 1
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
         leave_at = max((peer.echoes.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
-        request = Request(order, self._n, leave_at, len(chosen) / MOST_A_SECOND)
+        request = Request(order, next(self._requests), leave_at, len(chosen) / MOST_A_SECOND)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         names = [peer.name for peer in chosen]
         self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, order.all_or_none)
@@ -231,6 +228,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         push.waiting -= 1
         if isinstance(outcome, RigError):
             push.failures[rig] = outcome
+            if push.all_or_none:
+                self._undecided.add(request.request_time)
         elif outcome is not None:
             push.answers[rig] = outcome
             if start:
@@ -242,16 +241,18 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def _decide(self) -> None:
         """Report each push that has certainly failed on some rig, once the others have answered or work on it."""
-        for request_time, push in self._pushes.items():
-            if push.all_or_none and push.failures:
-                others = [self.peers[rig] for rig in self.outstanding(request_time)]
-                if all(peer.requests.is_known_to_work_on(push.request) for peer in others):
-                    push.all_or_none = False
-                    answers, failures = push.answers.copy(), push.failures.copy()
-                    self._events.append(PushDecided(request_time, push.event, answers, failures))
+        for request_time in tuple(self._undecided):
+            push = self._pushes[request_time]
+            others = [self.peers[rig] for rig in self.outstanding(request_time)]
+            if all(peer.requests.is_known_to_work_on(push.request) for peer in others):
+                push.all_or_none = False
+                self._undecided.remove(request_time)
+                answers, failures = push.answers.copy(), push.failures.copy()
+                self._events.append(PushDecided(request_time, push.event, answers, failures))
 
     def _complete(self, request_time: float) -> None:
         push = self._pushes.pop(request_time)
+        self._undecided.discard(request_time)
         answers = {rig: push.answers[rig] for rig in push.rigs if rig in push.answers}
         failures = {rig: push.failures[rig] for rig in push.rigs if rig in push.failures}
         starts = {rig: push.starts[rig] for rig in push.rigs if rig in push.starts}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 from random import Random
 
 from rigsync.core.backoff import Backoff
@@ -18,7 +20,8 @@ class Link:
     """The rig, the coordinator, and where both put what leaves and what is told.
 
     Datagrams go to `outbox`, each with the rig and the line; events to `told`. `program` says for people which program
-    the coordinator is; `links` is the number of its rigs, which share what may leave in a second.
+    the coordinator is; `links` is the number of its rigs, which share what may leave in a second, and `numbers` those
+    of its requests.
     """
 
     def __init__(
@@ -32,10 +35,12 @@ class Link:
         told: list[Event],
         program: str | None = None,
         links: int = 1,
+        numbers: Iterator[int] | None = None,
     ):
         self.config, self.name = config, config.name
         self.timing, self.boot, self.stamps, self.program = timing, boot, stamps, program
         self.outbox, self.events = outbox, told
+        self.numbers = numbers or count(1)
         self.requests, self.probes = (self.name, Line.REQUESTS), (self.name, Line.PROBES)
         self.is_stream = config.address.scheme == "tcp"
         self.backoff = Backoff(timing, random)

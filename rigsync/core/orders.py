@@ -55,6 +55,9 @@ class Order:
         more is awaited.
     raises : bool
         Whether who waits for the outcome raises what has failed, so that the log need not tell it, too.
+    beside : bool
+        Whether it waits for no turn: it is sent as soon as the rig has what was sent before, and runs beside that. Of
+        a command alone.
     """
 
     message: Message
@@ -67,3 +70,4 @@ class Order:
     all_or_none: bool = False
     confirm: bool = False
     raises: bool = False
+    beside: bool = False

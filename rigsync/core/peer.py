@@ -5,6 +5,7 @@ from __future__ import annotations
 from rigsync.core import events, messages
 from rigsync.core.board import TOPICS
 from rigsync.core.board_view import BoardView
+from rigsync.core.calls import CALL
 from rigsync.core.clock import ClockEstimate, ClockFilter
 from rigsync.core.events import (
     Dialect,
@@ -293,7 +294,8 @@ class Peer:
 
     def _receive_notice(self, frame: messages.Notice, size: int, now: float) -> None:
         if frame.confirm:
-            self._outbox.append(((self.name, Line.PROBES), messages.ack(self.link.boot, frame.n)))
+            takes = 0 if frame.topic == CALL else None  # older ones say nothing, and would let the rig wait
+            self._outbox.append(((self.name, Line.PROBES), messages.ack(self.link.boot, frame.n, done=takes)))
         if frame.topic in TOPICS:
             # The board itself knows which unconfirmed notices are new.
             is_new = (not frame.confirm or self._notices.is_new(frame)) and self.board.receive(frame, now)

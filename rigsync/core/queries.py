@@ -16,7 +16,7 @@ from rigsync.core.messages import Command, Verb
 from rigsync.core.ownership import Ownership, Sender
 
 QUERIES = 8
-"""Messages outside the lifecycle whose handlers run at the same time: each coordinator has one outstanding at most."""
+"""Messages outside the lifecycle whose handlers run at the same time."""
 WAITING = 256
 """Messages that may wait for their turn, and as many for their instant. More are refused, so that a flood takes neither
 memory nor threads. While a coordinator is in charge, all others together get half of each at most."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rigsync.core import messages
+from rigsync.core.calls import ANSWER, OWN
 from rigsync.core.clock import NANOSECONDS
 from rigsync.core.coordinators import ONE_PACKET
 from rigsync.core.enums import ExpMessage
@@ -55,6 +56,8 @@ class Requests:
         """The experiment that the rig does for this coordinator, empty for one without a reference; None for none."""
         self._begun_by: str | None = None
         """Boot number of the rig's process that has begun it."""
+        self._highest = 0
+        """The number of what was sent to the rig last."""
 
     # ------------------------------------------------------------------------------------------------- asking
 
@@ -136,19 +139,32 @@ class Requests:
         return timer
 
     def advance(self, now: float) -> None:
+        """Send what may be sent: what has its turn, then a call beside it."""
         process = self._process
         if process.mistaken and (wrong := process.wrong(now)):
             self._settle_mistaken(wrong)
             return
+        self._begin_next(now)
+        if process.dialect is Dialect.RIGSYNC and self._is_there and (errand := self.errands.next_beside()):
+            self._transmit(errand, now)
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether a rig of rigsync has answered, and is not gone."""
+        # One whose dialect is configured has not answered yet; or the process that was known is gone. A request sent
+        # now would be meant for that process, and refused by the one in its place.
+        return self._process.boot is not None and not self._link.liveness.is_gone
+
+    def _begin_next(self, now: float) -> None:
+        process = self._process
         errand = self.errands.next()
         if errand is None or errand.tries or process.dialect is Dialect.UNKNOWN:
             return
         if process.dialect is Dialect.RIGSYNC:
-            # A rig whose dialect is configured has not answered yet; or the process that was known is gone. A request
-            # sent now would be meant for that process, and refused by the one in its place.
-            is_there = process.boot is not None and not self._link.liveness.is_gone
-            if not is_there or (errand.request.act_at is not None and self._prober.clock.estimate is None):
+            if not self._is_there or (errand.request.act_at is not None and self._prober.clock.estimate is None):
                 self._link.liveness.want(now)
+                return
+            if not self.errands.may_send and errand.request.event is not ExpMessage.EXPINTERRUPT:
                 return
         elif not self._echoes.may_leave(errand, now):
             return
@@ -161,13 +177,15 @@ class Requests:
         act_at = errand.request.act_at
         if errand.tries == 1:
             errand.sent_at = now
+            n = errand.request.n  # unless a call, which waits for no turn, has been sent since that was drawn
+            self._highest = errand.n = n if n > self._highest else next(self._link.numbers)
         if self._process.dialect is not Dialect.RIGSYNC:
             self._echoes.send(errand, now)
             return
         if errand.tries == 1 and act_at is not None:
             errand.next_probe = max(now, act_at - MEASURED)
         if not errand.frame or (errand.received and act_at is not None):
-            errand.frame = self._encode(errand.request)  # anew: the rig's clock is known better now
+            errand.frame = self._encode(errand.n, errand.request)  # anew: the rig's clock is known better now
         for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
             self._link.outbox.append((self._link.requests, errand.frame))
         if errand.received and errand.done is None:  # it is worked on
@@ -193,15 +211,15 @@ class Requests:
             if self._link.liveness.state is LinkState.ALIVE:
                 self._prober.send(now)
 
-    def _encode(self, request: Request) -> bytes:
+    def _encode(self, n: int, request: Request) -> bytes:
         at, boot = None, self._process.boot
         if request.act_at is not None and (offset := self._prober.clock.offset_at(request.act_at)) is not None:
             at = self._link.stamps.stamp(request.act_at) + round(offset * NANOSECONDS)
         # Only a process that has not begun the experiment has to be told which one is meant.
         of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != boot else None
-        frame = messages.request(self._link.boot, request.n, request.message, boot, at, of)
+        frame = messages.request(self._link.boot, n, request.message, boot, at, of)
         if of is not None and len(frame) > self._link.config.room.limit:  # there is always room for the rest
-            frame = messages.request(self._link.boot, request.n, request.message, boot, at)
+            frame = messages.request(self._link.boot, n, request.message, boot, at)
         return frame
 
     # ---------------------------------------------------------------------------------------------- receiving
@@ -219,14 +237,23 @@ class Requests:
             if frame.done is None:
                 errand.in_hand = True
                 errand.next_send = self._ask_again_at(errand, now)
+            self.advance(now)
         elif isinstance(frame, Reply):
             if isinstance(errand.request.event, Command) and len(frame.args) != 1:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
             self.finish(errand, self._outcome_in(frame, errand), size, now, self._told_start(frame))
         elif isinstance(frame, Failure):
+            if errand.request.event == ANSWER and frame.error == "Overtaken":  # by an EXPINTERRUPT
+                self.errands.begin_anew(errand)
+                self.advance(now)
+                return True
             error: RigError = remote_error(self._name, frame.error, frame.message, frame.traceback)
             if errand in self.errands.doubtful and frame.error == "Overtaken" and not frame.traceback:
                 error = Cancelled(self._name, f"EXPEND came before {errand.name}, which was not run")
+            elif errand.name.startswith(OWN) and frame.error == "UnknownCommand" and not frame.traceback:
+                version = self._process.version
+                text = f"{errand.name} was not run: the rig's rigsync, {version}, is older than that; update it there"
+                error = NotSupported(self._name, text)
             self.finish(errand, error, size, now)
         return True
 

@@ -13,6 +13,7 @@ from rigsync.core import messages
 from rigsync.core.agenda import Agenda, Problem
 from rigsync.core.answers import Identity
 from rigsync.core.board import STREAM, Board, Post
+from rigsync.core.calls import ANSWER, Calls
 from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record, Standing
 from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, ViolationSeen
@@ -70,6 +71,8 @@ class Responder(Outputs[Address]):
         self._reach = Reach(room.scheme == "tcp", secret)
         self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each; its numbers have 10 digits
         self._notices = 2 * CHALLENGES
+        notices = (self._notice, lambda: self._notices + 1, self._send_notices)
+        self.calls = Calls(lambda: self.agenda.ownership, self._coordinators, *notices)
         self._reported: set[tuple[str, str]] = set()
         self._told: Ration[tuple[str, str]] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
         self._timer = math.inf
@@ -103,6 +106,7 @@ class Responder(Outputs[Address]):
                     self._reach.show(source[0])
                     self._send_withheld(source[0])
                 elif self._coordinators.acknowledge(frame.boot, frame.n, source, now):
+                    self.calls.acknowledge(frame.boot, frame.n, frame.done is not None)
                     self._see(frame, source, now)
                     self._welcome(now)
             elif isinstance(frame, Bye):
@@ -157,13 +161,13 @@ class Responder(Outputs[Address]):
         for coordinator in self._coordinators.due(now):
             self._send_notices(coordinator, now)
         self.agenda.handle_timer(now)
-        self._timer = min(
-            self._coordinators.next_timer(),
-            min((task.ack_due for task in self.agenda.tasks.values()), default=math.inf),
-        )
+        self.calls.handle_timer(now)
+        acks = (task.ack_due for task in self.agenda.tasks.values())
+        self._timer = min([self._coordinators.next_timer(), *acks])
 
     def next_timer(self) -> float:
-        return min(self._timer, self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer())
+        own = min(self._timer, self.calls.next_timer())
+        return min(own, self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer())
 
     def notify(
         self, topic: str, key: str | None, body: Any, confirm: bool, now: float, is_newest: bool = False
@@ -245,25 +249,13 @@ class Responder(Outputs[Address]):
         troubles = self.agenda.health.troubles or None
         if not self._reach.has_shown(source[0]):  # what may be sent to such a host has to do for the rest
             silence = lease = troubles = None
-        return messages.alive(
-            Alive(
-                self._boot,
-                probe.n,
-                probe.t0,
-                stamp,
-                stamp,
-                self._identity.name,
-                self.agenda.status,
-                self.agenda.exp_ref,
-                self._identity.version,
-                self.agenda.ownership.host,
-                troubles,
-                _milliseconds(silence),
-                _milliseconds(lease if self.agenda.is_under_way else None),
-                to=probe.boot,
-            ),
-            size,
+        answer = Alive(
+            *(self._boot, probe.n, probe.t0, stamp, stamp, self._identity.name, self.agenda.status),
+            *(self.agenda.exp_ref, self._identity.version, self.agenda.ownership.host, troubles),
+            *(_milliseconds(silence), _milliseconds(lease if self.agenda.is_under_way else None)),
+            to=probe.boot,
         )
+        return messages.alive(answer, size)
 
     def _see(self, frame: messages.Frame, source: Address, now: float, beat: int | None = None) -> Coordinator | None:
         coordinator = self._coordinators.seen(frame.boot, source, now, None if beat is None else beat / 1000)
@@ -282,6 +274,7 @@ class Responder(Outputs[Address]):
     def _receive_bye(self, frame: Bye, source: Address, now: float) -> None:
         if self._coordinators.leave(frame.boot, source):
             self.agenda.leave(frame.boot, now)
+            self.calls.leave(frame.boot)
 
     def _receive_request(self, frame: Request, source: Address, now: float, size: int) -> None:
         coordinator = self._see(frame, source, now)
@@ -334,6 +327,11 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
+        if frame.event == ANSWER:  # at once, whatever runs and waits: that may be what awaits it
+            answer = messages.Message.of(ANSWER, [self.calls.answer(frame.boot, frame.args)])
+            stamp = self._stamps.stamp(now)
+            self._store(record, messages.reply(self._boot, frame.n, answer, stamp, stamp, frame.boot))
+            return
         sender = Sender(source[0], frame.boot, coordinator.program, coordinator.patience)
         task = Task(frame.event, frame.args, source, sender, record, size, of=frame.of)
         task.ack_due = now + self._timing.ack_delay

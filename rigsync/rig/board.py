@@ -6,11 +6,13 @@ import threading
 from typing import Any
 
 from rigsync.core.board import Board
+from rigsync.core.calls import CALL
 from rigsync.core.rigs import Room
 
 RESERVED = {
     "progress": "use rig.progress(item, value, total, unit)",
     "stream": "use rig.add_stream(id, ...), rig.update_stream and rig.remove_stream",
+    CALL: "use rig.call_coordinator(command, ...)",
     "status": "it tells each change of its status by itself; for more, use a topic of your own, or rig.progress",
 }
 """Topics of notices that a rig tells by itself, and what to use instead."""

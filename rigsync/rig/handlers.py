@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from rigsync._text import one_line
-from rigsync.core.arguments import parts_of, validate_event
+from rigsync.core.arguments import check_topic, parts_of, validate_event
+from rigsync.core.calls import HEARD, OWN, PUBLISH, UNHEARD
 from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Command, Verb
+from rigsync.core.queries import CHECK
 from rigsync.errors import RigsyncError
+from rigsync.runtime.callbacks import described
 from rigsync.runtime.loop_thread import is_coroutine_function
 
 logger = logging.getLogger("rigsync.rig")
@@ -42,6 +43,10 @@ class Handler:
         """Its name in the log."""
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
+    def is_for(self, args: Sequence[Any]) -> bool:
+        """Whether it handles a message with these arguments."""
+        return True
+
     def __call__(self, args: Sequence[Any]) -> Any:
         """Call the function with as many of a message's arguments as it takes."""
         return self.function(*args[: self.most])
@@ -58,12 +63,27 @@ class CommandHandler(Handler):
         return self.function(*positional, **keywords)
 
 
+@dataclass(frozen=True, slots=True)
+class TopicHandler(Handler):
+    """A user's function that hears what is published about one topic."""
+
+    topic: str
+
+    def is_for(self, args: Sequence[Any]) -> bool:
+        """Whether its topic is the one that is published."""
+        return bool(args[0][:1] == [self.topic])
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """Call the function with the body, if it takes one."""
+        return self.function(*(args[0][1:2] or [None])[: self.most])
+
+
 class RigHandlers:
     """What a rig's program does at messages and commands."""
 
     def __init__(self, name: str):
         self._name = name
-        self._handlers: dict[Verb, list[Handler]] = {}
+        self._handlers: dict[Verb, list[Handler]] = {PUBLISH: []}  # told that nobody listens, where nobody does
 
     @property
     def name(self) -> str:
@@ -153,6 +173,8 @@ class RigHandlers:
         if callable(name):
             return self.command(getattr(name, "__name__", None))(name)  # type: ignore[arg-type]
         command = Command(name)
+        if command.name.startswith(OWN) and command != CHECK:
+            raise ValueError(f"the names of commands that begin with {OWN!r} are rigsync's own: {command.name!r}")
 
         def register(function: Function) -> Function:
             if not callable(function):
@@ -160,6 +182,34 @@ class RigHandlers:
             handlers = [CommandHandler.of(function)]
             if self._handlers.setdefault(command, handlers) is not handlers:
                 raise ValueError(f"rig {self.name} has a command {command.name!r} already")
+            return function
+
+        return register
+
+    def on_topic(self, topic: str) -> Callable[[Function], Function]:
+        """Decorate a function that hears what a coordinator publishes: ``@rig.on_topic('light')``.
+
+        It is called with the body of ``lab.publish('light', body)``. What it returns does not matter; an exception goes
+        to the coordinator, as that of a command. It runs where and when a command would. Several functions of a topic
+        run one after the other.
+
+        Parameters
+        ----------
+        topic : str
+            1 to 100 characters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The topic is no text, empty or too long; or the decorated object is no function that takes a body.
+        """
+        check_topic(topic)
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                raise TypeError(f"a topic is heard by a function, not by {type(function).__name__}")
+            known = Handler.of(function)
+            self._handlers[PUBLISH].append(TopicHandler(function, known.most, known.is_coroutine, topic))
             return function
 
         return register
@@ -190,7 +240,7 @@ class Outcomes:
     """Results and exceptions of the handlers of one message."""
 
     def __init__(self, rig: str, event: Verb, handlers: Sequence[Handler]):
-        self._rig, self._event, self._is_one = rig, event, len(handlers) == 1
+        self._rig, self._event, self._count = rig, event, len(handlers)
         self._returned: list[Any] = []
         self._raised: Raised | None = None
 
@@ -202,7 +252,7 @@ class Outcomes:
     def add_error(self, handler: Handler, error: BaseException) -> None:
         """Take in what a handler raised; the first is what the coordinator hears of."""
         raised = Raised(error)
-        if not self._is_one:  # else it is told with what becomes of the message
+        if self._count > 1:  # else it is told with what becomes of the message
             raised.log(self._rig, self._event, f"handler {handler.name}")
         self._raised = self._raised or raised
 
@@ -210,20 +260,14 @@ class Outcomes:
         """Return the one result, or all of them in one dict; raise the first exception."""
         if self._raised:
             raise self._raised
+        if self._event == PUBLISH:
+            return HEARD if self._count else UNHEARD
         if len(self._returned) < 2:
             return self._returned[0] if self._returned else None
         merged: dict[str, Any] = {}
         for returned in self._returned:
             merged.update(returned)
         return merged
-
-
-def described(error: BaseException) -> tuple[str, str, str]:
-    """Return type, text and traceback; a broken exception, too, has to reach the coordinator."""
-    with contextlib.suppress(Exception):
-        told = traceback.TracebackException.from_exception(error)  # the text of these can be had even if str() fails
-        return str(type(error).__name__), str(told), "".join(told.format())
-    return "Exception", "(one that cannot be shown)", ""
 
 
 def check_fits(function: Callable[..., Any], event: ExpMessage) -> None:

@@ -21,7 +21,7 @@ from rigsync.config.address import parse_uri
 from rigsync.config.rigs import checked_lease
 from rigsync.core import messages
 from rigsync.core.answers import Identity
-from rigsync.core.arguments import to_plain
+from rigsync.core.arguments import check_topic, to_plain
 from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpStatus
 from rigsync.core.messages import Verb, to_json
@@ -33,6 +33,7 @@ from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
 from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
+from rigsync.rig.calls import RigCalls
 from rigsync.rig.handlers import RigHandlers
 from rigsync.rig.session import Session
 from rigsync.runtime.callbacks import guarded
@@ -52,15 +53,13 @@ INTERRUPT_GRACE = 5.0
 """Further seconds that `Rig.close` gives to the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
 MOST_NOTICES = 2**63 - 1
 """The largest number of a notice, which takes the most room in it."""
-LONGEST_TOPIC = 100
-"""Characters of a notice's topic, and of its key."""
 LONGEST_REASON = 2000
 """Characters of an interrupt's reason, which is part of answers and has to leave room for the rest."""
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
 
-class Rig(RigHandlers, RigBoard):
+class Rig(RigHandlers, RigBoard, RigCalls):
     """A machine of the experiment that can be commanded.
 
     It answers rigsync's coordinators, and iblutil's and iblrig's as they are. Without handlers it answers every
@@ -179,10 +178,7 @@ class Rig(RigHandlers, RigBoard):
         for name, text in (("topic", topic), ("key", key)):
             if text is None and name == "key":
                 continue
-            if not isinstance(text, str):
-                raise TypeError(f"the {name} of a notice is text, not {type(text).__name__}")
-            if not 0 < len(text) <= LONGEST_TOPIC:
-                raise ValueError(f"the {name} of a notice has 1 to {LONGEST_TOPIC} characters, not {len(text)}")
+            check_topic(text, f"{name} of a notice")
         if topic in RESERVED:
             raise ValueError(f"the topic {topic!r} is the rig's own: {RESERVED[topic]}")
         plain = to_plain(body, "body", self._room)
@@ -375,6 +371,11 @@ class Rig(RigHandlers, RigBoard):
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, self.hub.end_workers, CLOSE_TIMEOUT / 2)
+
+    def _calling(self) -> tuple[Session, Room]:
+        if (session := self._session) is None:
+            raise NotRunning(f"rig {self.name} does not serve: start it before it calls its coordinator")
+        return session, self._room
 
     def _wake(self) -> None:
         if session := self._session:

@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rigsync._text import one_line
+from rigsync.core.calls import rig_closed
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, MessageHandled, StatusChanged
 from rigsync.core.lifecycle import named_reference
-from rigsync.core.messages import Verb
+from rigsync.core.messages import Message, Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.responder import Responder
 from rigsync.core.timing import Timing
 from rigsync.errors import NotRunning
 from rigsync.net.endpoint import Endpoint, stamp_clock
-from rigsync.rig.handlers import EndedBadly, Handler, Outcomes, Raised, described
+from rigsync.rig.handlers import EndedBadly, Handler, Outcomes, Raised
 from rigsync.rig.rules import log_rules
-from rigsync.runtime.callbacks import goes_on
+from rigsync.runtime.callbacks import described, goes_on, runs_here
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.precise import COARSE, wait_until
 from rigsync.runtime.workers import Workers
@@ -77,13 +78,30 @@ class Session:
         """Interrupt the experiment, if one is under way; from any thread."""
         self._soon(lambda now: self.agenda.interrupt(reason, now))
 
-    def _soon(self, act: Callable[[float], None]) -> None:
-        """Call a function of the core on the loop's thread, with monotonic seconds."""
+    def call(self, message: Message, timeout: float, done: Callable[[list[Any] | Exception], object]) -> None:
+        """Call a command of the coordinator in charge; from any thread, and `done` is called on the loop's."""
+        calls = self.responder.calls
+        self._soon(lambda now: calls.ask(message, timeout, done, now), lambda: done(rig_closed(message.event.name)))
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the caller runs on the event loop of this rig."""
+        return runs_here(self._loop)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has stopped serving. What it has not been told by now is lost."""
+        return self._left or self._loop.is_closed()
+
+    def _soon(self, act: Callable[[float], object], otherwise: Callable[[], object] = lambda: None) -> None:
+        """Call a function of the core on the loop's thread, with monotonic seconds; another if that is over."""
 
         def acted() -> None:
             if not self._left:
                 act(self.endpoint.now())
                 self.endpoint.pump()
+            else:
+                otherwise()
 
         try:
             self._loop.call_soon_threadsafe(acted)
@@ -143,6 +161,7 @@ class Session:
     def leave(self) -> None:
         """Say goodbye, close the socket, and cancel coroutine handlers; on the loop's thread."""
         self._left = True
+        self.responder.calls.close()
         self.responder.farewell(self.endpoint.now())
         self.endpoint.close()
         for task in self._coroutines.values():
@@ -192,7 +211,7 @@ class Session:
             task.cancel()
 
     def _begin(self, due: HandlerDue) -> None:
-        handlers = tuple(self._handlers.get(due.event, ()))
+        handlers = tuple(handler for handler in self._handlers.get(due.event, ()) if handler.is_for(due.args))
         late = 0.0 if due.schedule is None else self.endpoint.now() - due.schedule.instant
         if late > 0:
             logger.warning("%s: %s came %.1f ms after its instant", self._name, due.event.name, 1000 * late)

@@ -372,6 +372,10 @@ class Hub(Subscribing):
         self._workers.close(0.0)
         self._stopped.set()
 
+    def in_worker(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Run a function on a worker, where it may block; on the event loop."""
+        return self._workers.begin(function)
+
     def end_workers(self, timeout: float) -> None:
         """Wait some seconds for plain functions that run on workers, and name those that go on; off the event loop."""
         stuck = self._workers.close(timeout)

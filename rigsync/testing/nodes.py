@@ -134,12 +134,25 @@ class Coordinator(_CoreNode):
         """
         return self._push(compose_command(command, args, keywords), [rig], timeout, None)
 
-    def _push(self, message: Message, rigs: Iterable[str] | None, timeout: float | None, delay: float | None) -> float:
+    def call_nowait(
+        self, rig: str, command: str, /, *args: Any, timeout: float | None = None, **keywords: Any
+    ) -> float:
+        """Ask a command of a rig beside what it does already, as `Auxiliaries.call_nowait` does; else as `call`."""
+        return self._push(compose_command(command, args, keywords), [rig], timeout, None, beside=True)
+
+    def _push(
+        self,
+        message: Message,
+        rigs: Iterable[str] | None,
+        timeout: float | None,
+        delay: float | None,
+        beside: bool = False,
+    ) -> float:
         self._pushed += 1
         request_time, now = float(self._pushed), self._network.now
         act_at = None if delay is None else now + delay
         names = None if rigs is None else list(rigs)
-        self.fanout.push(Order(message, request_time, names, timeout, act_at), now)
+        self.fanout.push(Order(message, request_time, names, timeout, act_at, beside=beside), now)
         self.pump()
         return request_time
 
