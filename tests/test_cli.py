@@ -137,6 +137,7 @@ finally:
         "rigsync",
         "rigsync._text",
         "rigsync.cli",
+        "rigsync.cli.loading",
         "rigsync.cli.options",
         "rigsync.errors",
     }

@@ -51,6 +51,7 @@ INSIDE = {
 BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
+    "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
 }
 """The modules that load others by a call, and which."""
