@@ -140,7 +140,7 @@ class Stage:
         self.iblutil: set[str] = set()
         self.stack = contextlib.ExitStack()
         self._actors: list[Actor] = []
-        self._journals = Journals(folder)
+        self._journals, self._record = Journals(folder), Record([])
 
     def close(self) -> None:
         """End all that was begun here."""
@@ -242,7 +242,10 @@ class Stage:
 
     def record(self) -> Record:
         """Return what has happened."""
-        return Record(self._journals.read())
+        lines = self._journals.read()
+        if len(lines) > len(self._record.lines):
+            self._record = Record(lines)
+        return self._record
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait until a condition is true, and return its value."""
