@@ -113,9 +113,13 @@ def eager_imports(tree: ast.Module) -> Iterator[ast.stmt]:
 
 def late_imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield line and module of each import inside a function; of a call that imports, the call's name."""
-    for function in ast.walk(tree):
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            for node in ast.walk(function):
+    pending: list[ast.AST] = [tree]
+    while pending:
+        part = pending.pop()
+        if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            pending += ast.iter_child_nodes(part)
+        else:  # with the functions in it
+            for node in ast.walk(part):
                 if isinstance(node, ast.Import):
                     yield from ((node.lineno, alias.name) for alias in node.names)
                 elif isinstance(node, ast.ImportFrom):
