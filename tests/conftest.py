@@ -31,8 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_long_session.py")
 
 
+def pytest_collection() -> None:
+    """Search for no garbage while tests are collected: what they are made of stays."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Take what the tests are made of out of the collection of garbage, which went through half a million objects."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

@@ -28,10 +28,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import psutil
-
-from rigsync import Auxiliaries, ExpMessage, ExpStatus, Rig
+import rigsync
+from rigsync import ExpMessage, ExpStatus, Rig
 from rigsync.runtime.loop_thread import LoopThread
+
+if __name__ != "__main__":  # the programs do without what they have no need of: many begin
+    import psutil
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,11 +64,18 @@ def run_strictly(program: str, *options: str) -> subprocess.CompletedProcess[str
 
 
 def until(condition: Callable[[], Any], what: str = "this") -> Any:
-    """Wait until a condition is true, and return its value."""
-    deadline = time.monotonic() + LONG
+    """Wait until a condition is true, and return its value.
+
+    It looks again after a millisecond, then less and less often, so that waiting leaves the computer to what it waits
+    for; more so where to look takes long itself.
+    """
+    pause, before = 0.001, time.monotonic()
+    deadline = before + LONG
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} never came true"
-        time.sleep(0.001)
+        now = time.monotonic()
+        assert now < deadline, f"{what} never came true"
+        time.sleep(max(pause, 2 * (now - before)))
+        pause, before = min(1.1 * pause, 0.01), time.monotonic()
     return value
 
 
@@ -642,7 +651,7 @@ def serve_awaiting(uri: str, name: str, pattern: str, level: str) -> None:
 
 def coordinate(rigs: dict[str, str]) -> None:
     """Command rigs: the command ``push`` tells the answers, or the failures, of one message."""
-    auxiliaries = Auxiliaries(rigs)
+    auxiliaries = rigsync.Auxiliaries(rigs)
 
     def push(message: str, *args: Any) -> None:
         outcome = auxiliaries.push(message, *args, wait=True)

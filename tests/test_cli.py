@@ -137,6 +137,7 @@ finally:
         "rigsync",
         "rigsync._text",
         "rigsync.cli",
+        "rigsync.cli.loading",
         "rigsync.cli.options",
         "rigsync.errors",
     }
@@ -155,6 +156,24 @@ def test_a_command_loads_neither_another_command_nor_iblutil(commands: Commands,
     assert not imported & {"iblutil", "numpy", *others}  # the words of a command line are read by push
     if name in ("push", "call", "run", "check"):  # which load the coordinator when they connect
         assert not imported & {"asyncio", "rigsync.coordinator.coordinator", "rigsync.rig.rig"}
+    if name not in ("demo", "watch"):  # a table in a pipe is plain
+        assert "rich" not in imported
+    if name in ("push", "call", "ping", "watch", "doctor"):
+        assert "rigsync.agent.file" not in imported
+
+
+def test_what_a_command_loads_is_no_longer_looked_through_for_garbage() -> None:
+    program = """
+import gc
+from rigsync.cli.loading import loading
+with loading():
+    assert not gc.isenabled()
+    import json
+assert gc.isenabled()
+gc.collect()
+assert not any(found is json.loads for found in gc.get_objects())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_help_says_of_each_command_what_it_says_itself() -> None:

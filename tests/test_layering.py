@@ -51,6 +51,7 @@ INSIDE = {
 BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
+    "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
 }
 """The modules that load others by a call, and which."""
@@ -112,9 +113,13 @@ def eager_imports(tree: ast.Module) -> Iterator[ast.stmt]:
 
 def late_imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield line and module of each import inside a function; of a call that imports, the call's name."""
-    for function in ast.walk(tree):
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            for node in ast.walk(function):
+    pending: list[ast.AST] = [tree]
+    while pending:
+        part = pending.pop()
+        if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            pending += ast.iter_child_nodes(part)
+        else:  # with the functions in it
+            for node in ast.walk(part):
                 if isinstance(node, ast.Import):
                     yield from ((node.lineno, alias.name) for alias in node.names)
                 elif isinstance(node, ast.ImportFrom):

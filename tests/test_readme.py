@@ -242,7 +242,8 @@ def serve():
     aux.request("EXPINIT", {{"exp_ref": "{reference}"}})
     aux.request("EXPSTART", "{reference}")
     print("records", flush=True)
-    sleep(60)
+    while True:
+        sleep(0.1)  # one long sleep can miss a signal at its start
 {way}
 """
 

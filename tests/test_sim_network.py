@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -664,6 +665,18 @@ def test_run_stops_at_the_end_or_when_it_is_told_to() -> None:
     network.after(1, lambda: None)
     assert network.run(5, lambda: network.now >= 6) is True
     assert network.now == 6
+
+
+def test_a_rig_to_which_nothing_happens_is_not_asked_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SimNetwork(0)
+    idle = network.add_rig("idle", {})
+    alive_pair(network)
+    network.cut_off.add(idle.address[0])
+    run(network, 1)  # what is on its way arrives
+    asked: list[float] = []
+    monkeypatch.setattr(idle, "next_timer", lambda: asked.append(network.now) or math.inf)
+    run(network, 5)
+    assert len(asked) == 1
 
 
 def test_a_restarted_rig_has_another_boot_and_no_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -479,10 +480,15 @@ def test_every_row_of_the_table_is_shown_by_a_test_and_no_other() -> None:
     assert rows() == list(SHOWN_BY)
 
 
+@cache
+def functions_of(path: str) -> frozenset[str]:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
 @pytest.mark.parametrize("row", SHOWN_BY)
 def test_the_tests_that_show_a_row_exist(row: str) -> None:
     assert SHOWN_BY[row]
     for test in SHOWN_BY[row]:
         path, _, name = test.partition("::")
-        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
+        assert name in functions_of(path), test

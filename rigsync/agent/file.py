@@ -18,16 +18,15 @@ from typing import Any
 from rigsync._text import shortened
 from rigsync.agent.command_line import read_words
 from rigsync.agent.expressions import MayTakeLong, check_is_quick
-from rigsync.agent.keys import AGENT, BEGINNING, ENDING
+from rigsync.agent.keys import AGENT, BEGINNING, ENDING, EXPECTED
 from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
 from rigsync.config.schema import Known, Mistakes, Told, under
-from rigsync.config.yaml import document_node, located, map_of, read_text
+from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.rigs import LONGEST_DESCRIPTION
 from rigsync.errors import ConfigError
 
-_EXPECTED = "expected a YAML file with the keys name, listen and on, as docs/agent.md has it"
 _DRIVE = re.compile(r"[A-Za-z]:")
 _KNOWN = (*OF_THE_SESSION, MESSAGE)
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
@@ -200,29 +199,11 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     lines: dict[str, int] = {}
     mistakes = Mistakes()
     with mistakes:
-        found = AGENT.read(map_of(document_node(source, _EXPECTED), lines, mistakes), "", mistakes)
+        found = AGENT.read(map_of(document_node(source, EXPECTED), lines, mistakes), "", mistakes)
         file = _Reader(found, mistakes, windows=platform == "win32").file(source, lines)
         if not mistakes:
             return file
     raise located(ConfigError.of(mistakes), source, lines) from mistakes[0].__cause__
-
-
-def is_agent_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is meant for an agent, and not a file of rigs, even if it has mistakes.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read.
-    """
-    source = os.fspath(path)
-    try:
-        keys = {key.value for key, _ in document_node(source, _EXPECTED).value if isinstance(key.value, str)}
-    except ConfigError:
-        # Not YAML, because of a mistake: the lines that look like keys tell it.
-        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", read_text(source, _EXPECTED), re.MULTILINE))
-    # A flat file of rigs may have a rig whose name is one of these, but hardly two.
-    return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1
 
 
 def check_distinct_agents(files: Iterable[AgentFile]) -> None:

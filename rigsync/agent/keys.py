@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 from rigsync.config.rigs import NAME
 from rigsync.config.schema import (
     MOST_ITEMS,
@@ -17,8 +20,13 @@ from rigsync.config.schema import (
     size,
     text,
 )
+from rigsync.config.yaml import document_node, read_text
 from rigsync.core.ownership import LEASE
 from rigsync.core.rigs import LARGEST_MESSAGE, LISTEN_PORT, MAX_DATAGRAM, MAX_MESSAGE
+from rigsync.errors import ConfigError
+
+EXPECTED = "expected a YAML file with the keys name, listen and on, as docs/agent.md has it"
+"""What the error asks for where a file is none of these."""
 
 DAY = 86_400.0
 LONGEST_LEASE = 7 * DAY
@@ -224,3 +232,21 @@ AGENT = Table(
     needs={"validate": ("verify",)},
 )
 """The whole file."""
+
+
+def is_agent_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is meant for an agent, and not a file of rigs, even if it has mistakes.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read.
+    """
+    source = os.fspath(path)
+    try:
+        keys = {key.value for key, _ in document_node(source, EXPECTED).value if isinstance(key.value, str)}
+    except ConfigError:
+        # Not YAML, because of a mistake: the lines that look like keys tell it.
+        keys = set(re.findall(r"^([a-z_]+)[ \t]*:", read_text(source, EXPECTED), re.MULTILINE))
+    # A flat file of rigs may have a rig whose name is one of these, but hardly two.
+    return "rigs" not in keys and len(keys & set(AGENT.keys)) > 1

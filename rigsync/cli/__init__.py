@@ -18,6 +18,7 @@ from click.shell_completion import CompletionItem
 
 from rigsync import __version__
 from rigsync._text import printable, printable_lines
+from rigsync.cli.loading import loading
 from rigsync.cli.options import verbose_option
 from rigsync.errors import ConfigError, RigsyncError, UnknownRig
 
@@ -60,7 +61,8 @@ class _LazyGroup(click.Group):
             close = get_close_matches(args[0], COMMANDS, n=1)
             advice = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"there is no command {args[0]!r}; {advice}")
-        return super().resolve_command(ctx, args)
+        with loading():
+            return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         names = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]

@@ -11,7 +11,7 @@ import click
 
 from rigsync import ConfigError, RigConfig, Rigs
 from rigsync._text import printable
-from rigsync.agent.file import is_agent_file
+from rigsync.agent.keys import is_agent_file
 from rigsync.cli.agent_file import check_agent_file, mistake_document
 from rigsync.cli.live import check_live
 from rigsync.cli.log import start_logging

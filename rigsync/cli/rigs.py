@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import rigsync
-from rigsync.agent.file import is_agent_file
+from rigsync.agent.keys import is_agent_file
+from rigsync.cli.loading import loading
 from rigsync.config.files import find_rigs_file, load_rigs, rig_error, user_config_file
 from rigsync.config.rigs import Rigs
 from rigsync.core.rigs import RigConfig
@@ -50,8 +51,10 @@ def may_be_asked(rig: RigConfig) -> bool:
 
 def connect(rigs: Rigs, connect_timeout: float | None = None, leave_running: bool = False) -> rigsync.Auxiliaries:
     """Connect to rigs; an error about one of them has file and line."""
+    with loading():
+        kind = rigsync.Auxiliaries
     try:
-        return rigsync.Auxiliaries(rigs, connect_timeout=connect_timeout, leave_running=leave_running)
+        return kind(rigs, connect_timeout=connect_timeout, leave_running=leave_running)
     except ConfigError as error:
         raise located(error, rigs) from error
 

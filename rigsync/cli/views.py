@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rigsync import PushResult
 from rigsync.cli.output import is_terminal, write_line
-from rigsync.cli.tables import console, rich_table
+from rigsync.cli.terminal import console, rich_table
 
 
 class View:

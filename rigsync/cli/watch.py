@@ -21,7 +21,8 @@ from rigsync.cli.log import NOTICES, held_back_logging, start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import end_interrupted_line, on_terminal, write_json, write_line
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
-from rigsync.cli.tables import console, print_table
+from rigsync.cli.tables import print_table
+from rigsync.cli.terminal import console
 from rigsync.cli.watching import (
     COLUMNS,
     COLUMNS_ONCE,

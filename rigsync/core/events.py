@@ -74,14 +74,16 @@ class Event(_Stamped):
         return Stamp(number, type(self).__name__, priority, time, getattr(self, "rig", None), cause)
 
 
-@dataclass(frozen=True, slots=True)
 class CoordinatorEvent(Event):
     """What a coordinator tells; `Auxiliaries.on` subscribes to these."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
 class RigEvent(Event):
     """What a rig tells."""
+
+    __slots__ = ()
 
 
 # ----------------------------------------------------------------------------------------- from a coordinator
@@ -95,9 +97,10 @@ class CoordinatorOpened(CoordinatorEvent):
     """Their names."""
 
 
-@dataclass(frozen=True, slots=True)
 class CoordinatorClosed(CoordinatorEvent):
     """A coordinator has said goodbye to its rigs and closed its sockets: the last that it tells."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,19 +233,22 @@ class LinkChanged(CoordinatorEvent):
     """Why, in words."""
 
 
-@dataclass(frozen=True, slots=True)
 class LinkAlive(LinkChanged):
     """A rig answers, for the first time or again."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
 class LinkSuspect(LinkChanged):
     """A rig has been silent for three beats."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
 class LinkLost(LinkChanged):
     """A rig has been silent for five beats, its host refuses, or it has said goodbye."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,19 +315,22 @@ class StreamEvent(CoordinatorEvent):
     """All that the rig says of it."""
 
 
-@dataclass(frozen=True, slots=True)
 class StreamAdded(StreamEvent):
     """A rig has a new stream, or this coordinator hears of it for the first time."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
 class StreamUpdated(StreamEvent):
     """A rig says something new of a stream: told at most four times a second, the last change always."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
+
 class StreamRemoved(StreamEvent):
     """A stream is gone: its rig has removed it, or was started anew."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Network:
         self.cut_off: set[str] = set()
         self.rigs: dict[str, Any] = {}
         self._nodes: list[Node] = []
+        self._timers: dict[Node, float] = {}  # of those to which nothing has happened since
         self._at: dict[SimAddress, Node] = {}
         self._last: dict[tuple[SimAddress, SimAddress], float] = {}
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -105,7 +106,16 @@ class Network:
 
     def after(self, delay: float, action: Callable[[], None]) -> None:
         """Call `action` after `delay` virtual seconds."""
-        self._schedule(self.now + delay, action)
+
+        def act() -> None:
+            self._timers.clear()  # nobody knows which of the participants it concerns
+            action()
+
+        self._schedule(self.now + delay, act)
+
+    def touch(self, node: Node) -> None:
+        """Note that something has happened to a participant: `Node.next_timer` is asked again."""
+        self._timers.pop(node, None)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Let virtual time pass.
@@ -123,9 +133,9 @@ class Network:
             Whether `until` has become true.
         """
         end = self.now + seconds
+        self._timers.clear()
         while not until():
-            timers = [node.next_timer() for node in self._nodes]
-            when = min([self._due[0][0] if self._due else math.inf, *timers])
+            when = min([self._due[0][0] if self._due else math.inf, *map(self._next_timer, self._nodes)])
             if when > end:
                 self.now = end
                 return until()
@@ -133,7 +143,8 @@ class Network:
             while self._due and self._due[0][0] <= self.now:
                 heapq.heappop(self._due)[2]()
             for node in self._nodes:
-                if node.next_timer() <= self.now:
+                if self._next_timer(node) <= self.now:
+                    self.touch(node)
                     node.handle_timer()
         return True
 
@@ -145,6 +156,12 @@ class Network:
         """Return 16 random hexadecimal digits."""
         return f"{self.random.getrandbits(64):016x}"
 
+    def _next_timer(self, node: Node) -> float:
+        when = self._timers.get(node)
+        if when is None:
+            when = self._timers[node] = node.next_timer()
+        return when
+
     def _schedule(self, when: float, action: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._due, (when, self._count, action))
@@ -152,6 +169,7 @@ class Network:
     def _deliver(self, data: bytes, source: SimAddress, destination: SimAddress) -> None:
         target = self._at[destination]
         if target.listening:
+            self.touch(target)
             target.receive(data, source, destination)
         elif target.host_up:
             self.after(self.random.uniform(*self.delay), lambda: self._at[source].refuse(source, destination))

@@ -168,6 +168,7 @@ class Coordinator(_CoreNode):
 
     def pump(self) -> None:
         """Send what the core wants sent, and keep what it tells."""
+        self._network.touch(self)
         for line, data in self.fanout.take_datagrams():
             self._network.send(data, self._sources[line], self._rigs[line[0]])
         for event in self.fanout.take_events():
@@ -250,6 +251,7 @@ class FakeRig(_CoreNode):
 
     def pump(self) -> None:
         """Send what the core wants sent, and run handlers."""
+        self._network.touch(self)
         while True:
             for destination, data in self.responder.take_datagrams():
                 self._network.send(data, self.address, (destination[0], destination[1]))

@@ -54,6 +54,7 @@ while True:
     if told: sys.exit(0)  # not before: the file is seen as soon as it is there
     time.sleep(0.02)
 """
+WAITS = "import time\nwhile True: time.sleep(0.1)"  # one long sleep can miss a signal at its start
 STUBBORN = """
 import signal, time
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -83,7 +84,7 @@ class Lab:
 
     def sleeper(self) -> dict[str, Any]:
         """One that runs until it is ended; ready once it can be, for Python fails at an interrupt before that."""
-        source = "import pathlib, time\npathlib.Path('sleeps').touch()\ntime.sleep(1000)"
+        source = "import pathlib, time\npathlib.Path('sleeps').touch()\nwhile True: time.sleep(0.1)"
         return {
             "start": self.program(source, "sleeper.py"),
             "ready": {"file": str(self.folder / "sleeps"), "within": LONG},
@@ -180,7 +181,7 @@ def test_the_last_of_what_a_command_has_printed_is_told_however_long(lab: Lab) -
 
 
 def test_a_command_that_takes_too_long_is_ended_and_named(lab: Lab) -> None:
-    lab.agent({"EXPINIT": {"run": lab.program("import time; time.sleep(1000)"), "timeout": 0.3}})
+    lab.agent({"EXPINIT": {"run": lab.program(WAITS), "timeout": 0.3}})
     error = failure(lab.connect(), "EXPINIT", {"exp_ref": REFERENCE})
     assert "took more than 0.3 s and was interrupted" in error.message
 
@@ -385,7 +386,7 @@ signal.signal(signal.SIGINT, end)
 signal.signal(signal.SIGTERM, end)
 print("records", flush=True)
 while True:
-    time.sleep(1000)
+    time.sleep(0.1)
 """
 DIES = "signal.signal({0}, signal.SIG_DFL); os.kill(os.getpid(), {0}); time.sleep(1000)"
 
@@ -536,7 +537,7 @@ def test_which_end_is_good(ended: Exit, stop: Stop, good_exit: list[int] | None,
 def test_one_that_does_not_begin_in_time_fails_the_start_and_is_gone(lab: Lab) -> None:
     agent = recording_agent(
         lab,
-        "import time; print('warming up', flush=True); time.sleep(1000)",
+        "import time; print('warming up', flush=True)\nwhile True: time.sleep(0.1)",
         ready={"file": "{data}/never", "within": 0.3},
     )
     aux = lab.connect()
@@ -567,14 +568,14 @@ def test_a_file_from_before_does_not_count_as_ready(lab: Lab) -> None:
     folder.mkdir()
     (folder / "left.txt").write_text("of yesterday")
     ready = {"file": "{data}/{exp_ref}/left.txt", "within": 0.3}
-    recording_agent(lab, "import time; time.sleep(1000)", ready=ready, existing="overwrite")
+    recording_agent(lab, WAITS, ready=ready, existing="overwrite")
     aux = lab.connect()
     init(aux)
     assert "has not begun to write" in failure(aux, "EXPSTART", REFERENCE).message
 
 
 def test_an_interrupt_while_it_is_being_started_leaves_nothing(lab: Lab) -> None:
-    agent = recording_agent(lab, "import time; time.sleep(1000)", ready={"file": "{data}/never", "within": 30})
+    agent = recording_agent(lab, WAITS, ready={"file": "{data}/never", "within": 30})
     aux = lab.connect()
     init(aux)
     key = aux.push("EXPSTART", REFERENCE)
@@ -587,7 +588,7 @@ def test_an_interrupt_while_it_is_being_started_leaves_nothing(lab: Lab) -> None
 
 
 def test_an_interrupt_ends_a_command_that_is_waited_for(lab: Lab) -> None:
-    agent = lab.agent({"EXPINIT": {"run": lab.program("import time; time.sleep(1000)")}})
+    agent = lab.agent({"EXPINIT": {"run": lab.program(WAITS)}})
     aux = lab.connect()
     aux.push("EXPINIT", {"exp_ref": REFERENCE})
     until(lambda: agent._commands.running() and agent._commands.running()[0].process.pid)
@@ -785,7 +786,7 @@ def test_a_recorder_that_freezes_is_told_within_the_time_and_its_recovery_too(la
 def test_a_recorder_that_writes_nothing_is_told(lab: Lab) -> None:
     recording_agent(
         lab,
-        "import time; time.sleep(1000)",
+        WAITS,
         ready=None,
         verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 0.5},
     )
@@ -858,7 +859,7 @@ def test_how_far_a_recording_is(lab: Lab) -> None:
 
 def test_no_line_keeps_the_rig_from_answering(lab: Lab) -> None:
     """In all of this one the expression would be looked for for minutes, while nothing else runs."""
-    source = "import time; print('frame=1 ' * 500); print('frame=7 fps=3', flush=True); time.sleep(1000)"
+    source = "import time; print('frame=1 ' * 500); print('frame=7 fps=3', flush=True)\nwhile True: time.sleep(0.1)"
     recording_agent(lab, source, ready=None, frames=r".*=(\d).*fps")
     aux = lab.connect()
     assert aux.services
@@ -928,7 +929,6 @@ def test_two_agents_and_one_that_refuses(lab: Lab) -> None:
 
 # ----------------------------------------------------------------------------------------- what else may go wrong
 
-WAITS = "import time; time.sleep(1000)"
 NEXT = "2026-03-01_3_mouse"
 
 

@@ -18,9 +18,9 @@ from rigsync.agent.file import (
     Logs,
     Stop,
     check_distinct_agents,
-    is_agent_file,
     read_agent_file,
 )
+from rigsync.agent.keys import is_agent_file
 from rigsync.agent.template import SubstitutionError
 from rigsync.config.schema import MOST_ITEMS
 from rigsync.config.yaml import DEEPEST

@@ -102,14 +102,14 @@ def test_a_second_signal_leaves_it_no_more_time(report: Path) -> None:
 
 
 def test_it_can_be_ended(report: Path) -> None:
-    command = Foreground(python(f"import time; open({str(report)!r}, 'w'); time.sleep(1000)"), {})
+    command = Foreground(python(f"import time; open({str(report)!r}, 'w')\nwhile True: time.sleep(0.1)"), {})
     until(report.exists)
     command.end(10)
 
 
 @posix
 def test_it_can_be_ended_while_its_keeper_is_stopped(report: Path) -> None:
-    command = Foreground(python(f"import time; open({str(report)!r}, 'w'); time.sleep(1000)"), {})
+    command = Foreground(python(f"import time; open({str(report)!r}, 'w')\nwhile True: time.sleep(0.1)"), {})
     until(report.exists)
     (keeper,) = keepers_of(os.getpid())
     too_late = threading.Timer(LONG, keeper.kill)

@@ -37,7 +37,7 @@ def start() -> Iterator[Start]:
             rig: str = RIG,
             agent: str = GONE,
             space: str = SPACE,
-            source: str = "import time; print(flush=True); time.sleep(600)",
+            source: str = "import time; print(flush=True)\nwhile True: time.sleep(0.1)",
             user: int | None = None,
             mark: str | None = None,
         ) -> subprocess.Popen[bytes]:
@@ -161,7 +161,7 @@ def test_what_is_left_is_interrupted_then_terminated_then_killed(start: Start) -
         "import os, signal, sys, time\n"
         "for number in (signal.SIGINT, signal.SIGTERM):\n"
         "    signal.signal(number, lambda number, _: os.write(1, b'%d ' % number))\n"
-        "os.write(1, b'\\n')\nwhile True: time.sleep(600)"
+        "os.write(1, b'\\n')\nwhile True: time.sleep(0.1)"
     )
     process = start(source=source)
     begin = time.monotonic()
@@ -174,7 +174,7 @@ def test_what_is_left_is_interrupted_then_terminated_then_killed(start: Start) -
 
 def test_what_is_polite_and_what_ignores_interrupts_cost_no_time(start: Start) -> None:
     for source in ("", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"):
-        process = start(source=f"{source}import time; print(flush=True); time.sleep(600)")
+        process = start(source=f"{source}import time; print(flush=True)\nwhile True: time.sleep(0.1)")
         begin = time.monotonic()
         assert end(lambda process=process: [process.pid] if process.poll() is None else []) == []  # type: ignore[misc]
         assert time.monotonic() - begin < orphans.TERMINATE_AFTER

@@ -116,7 +116,7 @@ def descriptors() -> int:
     return psutil.Process().num_handles() if sys.platform == "win32" else psutil.Process().num_fds()
 
 
-SLEEP = "import time; print('ready'); time.sleep(600)"
+SLEEP = "import time; print('ready')\nwhile True: time.sleep(0.1)"  # one long sleep can miss a signal at its start
 
 STUBBORN = """
 import os, signal, sys, time
@@ -124,7 +124,7 @@ for name in sys.argv[1:] or ["SIGINT", "SIGTERM"]:
     signal.signal(getattr(signal, name), lambda number, _: print("ignored", number))
 print("ready", os.getpid())
 while True:
-    time.sleep(600)
+    time.sleep(0.1)
 """
 """Ignores an interrupt and a termination, or only what its arguments name."""
 
@@ -316,7 +316,7 @@ def test_a_command_gets_no_more_than_three_descriptors_and_no_ignored_signals(la
 def test_an_interrupt_lets_a_command_finish(launch: Callable[..., Run]) -> None:
     run = launch(
         python(
-            "import time\ntry: print('ready'); time.sleep(600)\n"
+            "import time\ntry:\n  print('ready')\n  while True: time.sleep(0.1)\n"
             "except KeyboardInterrupt: print('finished'); raise SystemExit(5)"
         )
     )
@@ -438,14 +438,14 @@ ways = {"group": {}, "session": {"start_new_session": True}}
 stubborn = sys.argv[2] == "stubborn"
 source = "import signal, time\\n"
 if stubborn: source += "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN)\\n"
-source += "print('grandchild is ready', flush=True)\\ntime.sleep(600)"
+source += "print('grandchild is ready', flush=True)\\nwhile True: time.sleep(0.1)"
 child = subprocess.Popen([sys.executable, "-c", source], **ways[sys.argv[1]])
 print("has grandchild", child.pid)
 if sys.argv[3] == "orphan":
     sys.stdin.read()
     while not os.path.exists(sys.argv[4]): time.sleep(0.002)
     os._exit(9)
-child.wait()
+while child.poll() is None: time.sleep(0.05)  # and not in one wait, which can miss a signal
 """
 
 
@@ -501,8 +501,8 @@ def test_a_descendant_that_ignores_everything_is_killed_without_its_grace(launch
 
 @posix
 def test_a_recorder_keeps_its_grace_although_the_shell_around_it_is_gone(launch: Callable[..., Run]) -> None:
-    recorder = "import time\ntry: print('ready'); time.sleep(600)\nexcept KeyboardInterrupt: time.sleep(0.5)\n"
-    recorder += "print('finished')"
+    recorder = "import time\ntry:\n  print('ready')\n  while True: time.sleep(0.1)\n"
+    recorder += "except KeyboardInterrupt: time.sleep(0.5)\nprint('finished')"
     wrapper = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-u', '-c', sys.argv[1]]); os.wait()"
     run = launch(python("import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n" + wrapper, recorder))
     run.wait_for("ready")
@@ -710,7 +710,7 @@ def test_a_recorder_in_the_background_finishes_its_file_though_its_keeper_is_kil
     launch: Callable[..., Run], tmp_path: Path
 ) -> None:
     report = tmp_path / "report"
-    source = "import time\ntry: print('ready', flush=True); time.sleep(600)\n"
+    source = "import time\ntry:\n  print('ready', flush=True)\n  while True: time.sleep(0.1)\n"
     source += f"except KeyboardInterrupt: open({str(report)!r}, 'w')"
     wrapper = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); os.wait()"
     run = launch(python(wrapper, source))

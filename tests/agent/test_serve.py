@@ -70,7 +70,7 @@ def kill_at_once(*processes: psutil.Process) -> None:
         process.kill()
 
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)"]
+SLEEPER = [sys.executable, "-c", "import time\nwhile True: time.sleep(0.1)"]
 
 
 def begin(uris: dict[str, str]) -> tuple[Auxiliaries, int]:
@@ -101,7 +101,7 @@ def test_a_signal_ends_what_it_runs(folder: Folder, name: str) -> None:
 @posix
 @pytest.mark.parametrize("with_verify", [True, False])
 def test_it_says_what_was_recorded_and_when(folder: Folder, with_verify: bool) -> None:
-    source = "import sys, time; open(sys.argv[1], 'w').write('x' * 12_345); time.sleep(1000)"
+    source = "import sys, time; open(sys.argv[1], 'w').write('x' * 12_345)\nwhile True: time.sleep(0.1)"
     start = {"start": [sys.executable, "-c", source, "left.mp4"], "ready": {"file": "left.mp4", "within": LONG}}
     verify = {"verify": {"files": "left.mp4", "growing_within": 60, "settled_within": 0.1}} if with_verify else {}
     file = folder.write(on={"EXPSTART": start, "EXPEND": STOP}, listen=f"udp://127.0.0.1:{free_port()}", **verify)

@@ -253,6 +253,8 @@ class FalseClock:
             # A step does not touch the monotonic clock of any system. The second name is that of older versions.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
+            # Where waits are for the monotonic clock, this remedy of old C libraries has threads spin, for seconds.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
         self.step(shift)
 

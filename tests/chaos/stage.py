@@ -16,7 +16,7 @@ from typing import Any
 
 from processes import ROOT, free_port, port_of
 
-from chaos.verdict import Line, Push, Record, read
+from chaos.verdict import Journals, Line, Push, Record
 from rigsync.net.relay import Relay, relay_before
 
 PATIENCE = 90.0
@@ -140,6 +140,7 @@ class Stage:
         self.iblutil: set[str] = set()
         self.stack = contextlib.ExitStack()
         self._actors: list[Actor] = []
+        self._journals, self._record = Journals(folder), Record([])
 
     def close(self) -> None:
         """End all that was begun here."""
@@ -241,7 +242,10 @@ class Stage:
 
     def record(self) -> Record:
         """Return what has happened."""
-        return Record(read(self.folder))
+        lines = self._journals.read()
+        if len(lines) > len(self._record.lines):
+            self._record = Record(lines)
+        return self._record
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait until a condition is true, and return its value."""
@@ -257,7 +261,7 @@ class Stage:
         """Wait for a line of a journal, by one process or by any, later than a monotonic time (s)."""
 
         def find() -> Line | None:
-            for line in read(self.folder):
+            for line in self._journals.read():
                 wanted = line.what == what and line.details[: len(details)] == details
                 if wanted and line.now > after and pid in (None, line.pid):
                     return line

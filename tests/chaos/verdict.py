@@ -71,14 +71,26 @@ class Push:
         return self.is_settled and set(self.answers) == set(self.rigs)
 
 
-def read(folder: Path) -> list[Line]:
-    """Read all journals, in the order in which it happened. A line that is still being written is left out."""
-    lines = []
-    for path in folder.glob("*.journal"):
-        for text in path.read_bytes().split(b"\n")[:-1]:
-            now, wall, pid, what, *details = json.loads(text)
-            lines.append(Line(now, wall, pid, what, tuple(details)))
-    return sorted(lines, key=lambda line: line.now)
+class Journals:
+    """All journals of a folder, of which each line is read once."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._read: dict[Path, int] = {}
+        self._lines: list[Line] = []
+
+    def read(self) -> list[Line]:
+        """Return the lines in the order in which it happened. One that is still being written is left out."""
+        for path in self._folder.glob("*.journal"):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                whole, _, rest = file.read().rpartition(b"\n")
+                self._read[path] = file.tell() - len(rest)
+            for text in whole.splitlines():
+                now, wall, pid, what, *details = json.loads(text)
+                self._lines.append(Line(now, wall, pid, what, tuple(details)))
+        self._lines.sort(key=lambda line: line.now)
+        return self._lines
 
 
 class Record:
