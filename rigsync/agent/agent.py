@@ -306,7 +306,8 @@ class Agent(Rig):
         began, self._began = self._began, None
         if began is not None:
             lasted = duration_text(time.monotonic() - began)
-            what = f"recorded {recorded.described()} in {lasted}" if recorded else f"its commands ran for {lasted}"
+            done = "rehearsed, and removes," if self._scratch.is_rehearsal else "recorded"
+            what = f"{done} {recorded.described()} in {lasted}" if recorded else f"its commands ran for {lasted}"
             logger.info("%s: %s", self.name, one_line(what))
 
     async def _bad_ends(self, stop: Stop | None) -> dict[str, str]:

@@ -280,7 +280,7 @@ class Course(Generic[_Begun, _Done]):
     # ------------------------------------------------------------------------------------------------ beginning
 
     def _beginning(self) -> Steps:
-        told = _information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information())))
+        told = information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, self._information())))
         self._find_reference(told)
         self._check_not_running(told)
         # Noted before it is sent, since Ctrl-C may come meanwhile. Rigs that record for somebody else are left out.
@@ -359,7 +359,7 @@ class Course(Generic[_Begun, _Done]):
         A rig that has not answered yet is called off.
         """
         self._begin_ending()
-        self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
+        self._in_charge_of = [r for r in self._in_charge_of if may_have_begun(message, error.failed.get(r))]
         stopped = yield from self._stop_and_clean_up(_brief(error))
         outcomes = {}
         for rig in self._rigs:
@@ -379,7 +379,7 @@ class Course(Generic[_Begun, _Done]):
         self.results["EXPEND"] = ended.result if isinstance(ended, PushError) else ended
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
         told = {rig: [f"EXPEND failed: {error.problem}"] for rig, error in failed_to_end.items()}
-        self._in_charge_of = [rig for rig, error in failed_to_end.items() if _may_have_begun("EXPEND", error)]
+        self._in_charge_of = [rig for rig, error in failed_to_end.items() if may_have_begun("EXPEND", error)]
         for rig, text in (yield from self._stop_and_clean_up(_brief(ended))).items():
             told[rig].append(text)
         stopped = [rig for rig in self._rigs if rig not in failed_to_end]
@@ -463,7 +463,8 @@ def _nothing() -> Steps:
     yield from ()
 
 
-def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
+def information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
+    """Return what rigs say of themselves, by name."""
     return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
 
 
@@ -483,7 +484,7 @@ def report_of(error: BaseException) -> dict[str, Any]:
     }
 
 
-def _may_have_begun(message: str, error: RigError | None) -> bool:
+def may_have_begun(message: str, error: RigError | None) -> bool:
     """Whether a rig has to be interrupted after `message` failed there or elsewhere."""
     if isinstance(error, (BusyError, RigRefused)):
         return False  # it is another coordinator's, or it is not there
