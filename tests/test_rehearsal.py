@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, environment
-from live_helpers import came_true, in_thread, run
+from live_helpers import Gate, came_true, in_thread, run
 from processes import LONG, IblutilServer, until
 
 from rigsync import Auxiliaries, Coordinator, ExpStatus, Rig
@@ -170,7 +170,7 @@ def test_one_that_stops_by_itself_says_why(recorder: Recorder, connect: Connect)
             recorder.rig.interrupt("the cable is out")
 
     recorder.rig.hub.subscribe(StatusChanged, interrupt)
-    rehearsal = connect(recorder.rig).rehearse(seconds=BRIEF)
+    rehearsal = connect(recorder.rig).rehearse(seconds=2 * LONG)  # of which nobody waits for the rest
     assert "the cable is out" in rehearsal["cameras"].problem
     assert not rehearsal.succeeded
 
@@ -197,6 +197,28 @@ def test_somebody_s_experiment_goes_on(recorder: Recorder, connect: Connect) -> 
             assert "EXPINIT failed: BusyError" in rehearsal["cameras"].problem
         session.check()
         assert (recorder.rig.status, recorder.rig.exp_ref) == (ExpStatus.RUNNING, REFERENCE)
+    assert "EXPINTERRUPT" not in recorder.told
+
+
+def test_ctrl_c_leaves_somebody_s_experiment_alone(
+    recorder: Recorder, tmp_path: Path, connect: Connect, gate: Gate
+) -> None:
+    ephys = Rig("ephys", "udp://127.0.0.1:0")
+    ephys.rehearsal(str(tmp_path))(gate)
+    task = connect(recorder.rig)
+
+    def press() -> None:
+        assert gate.reached.wait(LONG)
+        os.kill(os.getpid(), signal.SIGINT) if os.name == "posix" else signal.raise_signal(signal.SIGINT)
+
+    with ephys, task.experiment(REFERENCE) as session:
+        pressing = in_thread(press)
+        with pytest.raises(KeyboardInterrupt):
+            connect(recorder.rig, ephys).rehearse(seconds=2 * LONG)
+        pressing.result(LONG)
+        session.check()
+        assert recorder.rig.status is ExpStatus.RUNNING
+        gate.open.set()
     assert "EXPINTERRUPT" not in recorder.told
 
 

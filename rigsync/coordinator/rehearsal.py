@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +14,15 @@ from rigsync.coordinator.experiment import AsyncExperiment, Experiment
 from rigsync.coordinator.failures import FailureWatch, weakly
 from rigsync.coordinator.results import PushResult
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Dialect, MessageReceived
+from rigsync.core.events import Dialect, LinkChanged, MessageReceived, Notice, ProbeAnswered, RestartSeen
 from rigsync.core.messages import Verb
 from rigsync.errors import PushError
+from rigsync.runtime.waiters import comes_true
 
 DELAY = 0.5
 """Seconds after which all rigs begin at one instant."""
 _SLICE = 0.1
-"""Seconds of a wait at a time: Python misses a signal that comes just before one."""
+"""Seconds of a wait at a time: rigs may fail meanwhile, and Python misses a signal that comes just before one."""
 
 
 @dataclass(slots=True)
@@ -126,6 +126,11 @@ class RehearsalCourse(Course[Any, Any]):
     def outcome(self) -> Rehearsal:
         """What became of it."""
         return Rehearsal(self.exp_ref or "", self._minutes, self._proofs, self._skew)
+
+    @property
+    def _records(self) -> bool:
+        """Whether any rig does."""
+        return not self.failures.keys() >= set(self._started)
 
     def _beginning(self) -> Steps:
         self._unsubscribe = self._services.hub.rule(MessageReceived, self._note_answer)
@@ -242,7 +247,7 @@ class PlainRehearsal(RehearsalCourse, Experiment):
         """Rehearse, and return what became of it."""
         with self:
             end = time.monotonic() + self._seconds
-            while self._started and (left := end - time.monotonic()) > 0:
+            while (left := end - time.monotonic()) > 0 and self._records:
                 time.sleep(min(left, _SLICE))
         return self.outcome
 
@@ -253,5 +258,6 @@ class AsyncRehearsal(RehearsalCourse, AsyncExperiment):
     async def run(self) -> Rehearsal:
         """Rehearse, and return what became of it."""
         async with self:
-            await asyncio.sleep(self._seconds if self._started else 0)
+            news = Notice, ProbeAnswered, LinkChanged, RestartSeen  # by which it is known that a rig has failed
+            await comes_true(lambda: not self._records, self._services.hub, news, self._seconds)
         return self.outcome
