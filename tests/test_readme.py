@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
 PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 5)
-RIG_TELLS, SIGNALS = blocks(RIG_PAGE, "python", "python")
+RIG_TELLS, REHEARSES, SIGNALS = blocks(RIG_PAGE, *["python"] * 3)
 RIGS, SERVE, LAB, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 4)
 (LOOK,) = blocks(DOCTOR, "python")
 assert not blocks(FAULTS)
@@ -214,8 +215,19 @@ def test_progress_streams_and_commands(
     until(says)
 
 
+def test_a_rig_rehearses(connect: Callable[..., Any]) -> None:
+    rig = Rig("cameras", "udp://127.0.0.1:0")
+    paths: list[Path] = []
+    exec(REHEARSES, {"rig": rig, "camera": SimpleNamespace(record_to=lambda path: paths.append(Path(path)))})
+    rig.on("EXPEND")(lambda: paths[0].write_bytes(b"x") and None)
+    with rig:
+        assert connect(rig).rehearse(seconds=0.1).succeeded
+    assert not paths[0].parent.exists()
+
+
 OWN_PROGRAM = """
 from pathlib import Path
+from types import SimpleNamespace
 from time import sleep
 from rigsync import Auxiliaries, Rig
 

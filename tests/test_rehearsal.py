@@ -289,6 +289,18 @@ def test_a_rig_that_closes_removes_the_folder(recorder: Recorder, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_nobody_cleans_up_the_folder_goes_with_the_interrupt(
+    recorder: Recorder, tmp_path: Path, connect: Connect
+) -> None:
+    aux = connect(recorder.rig)
+    aux.request("EXPINIT", {"exp_ref": REFERENCE, "rehearsal": True})
+    aux.request("EXPSTART", REFERENCE)
+    assert len(list(tmp_path.iterdir())) == 1
+    recorder.rig.interrupt("the coordinator has been silent for the lease")
+    until(lambda: recorder.rig.status is ExpStatus.STOPPED)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_meant_is_refused_at_the_decorator(recorder: Recorder) -> None:
     rig = Rig("cameras", "udp://127.0.0.1:0")
     with pytest.raises(TypeError, match=r"a rehearsal brings exp_ref and data and folder; write def go\("):

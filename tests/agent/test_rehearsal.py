@@ -133,7 +133,8 @@ def test_a_file_in_the_way_is_neither_overwritten_nor_removed(bench: Bench, exis
 
 def test_what_the_file_requires_in_earnest_is_checked(bench: Bench) -> None:
     missing = str(bench.folder / "drive")
-    bench.recorder(require={"files": [missing]})
+    (bench.folder / "scratch").mkdir()
+    bench.recorder(variables={"data": missing}, require={"files": ["{data}"]})
     problem = bench.connect().rehearse(REFERENCE, seconds=SECONDS)["cameras"].problem
     assert problem.startswith("EXPINIT failed: RequirementMissing: ")
     assert missing in problem
