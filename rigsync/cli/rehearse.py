@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from rigsync._text import size_text
@@ -11,10 +13,12 @@ from rigsync.cli.output import write_json, write_text
 from rigsync.cli.push import data_of, init_option, start_option, timeout_option, to_option
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.cli.tables import print_table
-from rigsync.coordinator.rehearsal import Proof, Rehearsal
+
+if TYPE_CHECKING:  # `--help` does not wait for the coordinator
+    from rigsync.coordinator.rehearsal import Proof, Rehearsal
 
 
-@click.command(short_help="Have all rigs record for some seconds, and show what each has proven.")
+@click.command(short_help="Have all rigs record for some seconds, to try them.")
 @click.option("--ref", metavar="REF", help="Reference: by default of today, with the subject rehearsal.")
 @click.option("-t", "seconds", type=SECONDS, default=3.0, metavar="S", show_default=True, help="Seconds to record.")
 @click.option(
