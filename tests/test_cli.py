@@ -154,7 +154,7 @@ def test_a_command_loads_neither_another_command_nor_iblutil(commands: Commands,
     assert "rigsync.cli.options" in imported
     others = {f"rigsync.cli.{other}" for other in cli.COMMANDS if other not in (name, "push")}
     assert not imported & {"iblutil", "numpy", *others}  # the words of a command line are read by push
-    if name in ("push", "call", "run", "check"):  # which load the coordinator when they connect
+    if name in ("push", "call", "rehearse", "run", "check"):  # which load the coordinator when they connect
         assert not imported & {"asyncio", "rigsync.coordinator.coordinator", "rigsync.rig.rig"}
     if name not in ("demo", "watch"):  # a table in a pipe is plain
         assert "rich" not in imported
@@ -201,7 +201,7 @@ def test_a_misspelt_command_is_guessed(commands: Commands) -> None:
 
 
 def test_an_unknown_command_is_told_the_known_ones(commands: Commands) -> None:
-    known = "the commands are call, check, demo, doctor, ping, push, run, schema, serve, watch"
+    known = "the commands are call, check, demo, doctor, ping, push, rehearse, run, schema, serve, watch"
     assert known in commands.run("zzz", status=2).err
 
 

@@ -69,7 +69,9 @@ def test_events_are_public_and_documented_and_none_has_the_name_of_an_error() ->
 def test_every_exception_is_public() -> None:
     errors = importlib.import_module("rigsync.errors")
     assert {
-        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and value.__module__ == errors.__name__ and not name.startswith("_")
     } <= PROMISED
 
 

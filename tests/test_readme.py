@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
 PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, TASK_CALLS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 6)
-RIG_TELLS, RIG_CALLS, RIG_LACKS, SIGNALS = blocks(RIG_PAGE, *["python"] * 4)
+RIG_TELLS, RIG_CALLS, RIG_LACKS, REHEARSES, SIGNALS = blocks(RIG_PAGE, *["python"] * 5)
 RIGS, SERVE, LAB, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 4)
 (LOOK,) = blocks(DOCTOR, "python")
 assert not blocks(FAULTS)
@@ -230,8 +231,19 @@ def test_calls_between_peers(
     assert told == ["[['x', 0.5], ['y', 0.5], ['z', 0.5]]", "3", "{'cameras': ['heard']}", "3 ul given"]
 
 
+def test_a_rig_rehearses(connect: Callable[..., Any]) -> None:
+    rig = Rig("cameras", "udp://127.0.0.1:0")
+    paths: list[Path] = []
+    exec(REHEARSES, {"rig": rig, "camera": SimpleNamespace(record_to=lambda path: paths.append(Path(path)))})
+    rig.on("EXPEND")(lambda: paths[0].write_bytes(b"x") and None)
+    with rig:
+        assert connect(rig).rehearse(seconds=0.1).succeeded
+    assert not paths[0].parent.exists()
+
+
 OWN_PROGRAM = """
 from pathlib import Path
+from types import SimpleNamespace
 from time import sleep
 from rigsync import Auxiliaries, Rig
 

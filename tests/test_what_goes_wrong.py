@@ -235,6 +235,40 @@ SHOWN_BY = {
     "a rig is lost when the experiment ends, and back later, while the program goes on": [
         "tests/test_experiment.py::test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again",
     ],
+    "a rig fails in a rehearsal: it lacks what it requires, does not start, does not grow, dies, or ends badly": [
+        "tests/agent/test_rehearsal.py::test_what_the_file_requires_in_earnest_is_checked",
+        "tests/agent/test_rehearsal.py::test_a_recorder_that_does_not_start_is_named_and_leaves_nothing",
+        "tests/agent/test_rehearsal.py::test_a_recorder_whose_file_does_not_grow_has_failed",
+        "tests/agent/test_rehearsal.py::test_a_recorder_that_dies_is_told_with_its_reason",
+        "tests/test_rehearsal.py::test_one_that_fails_keeps_nobody_from_the_end",
+        "tests/test_rehearsal.py::test_the_command_fails_where_a_rig_has",
+    ],
+    "the disk of a rig has no room for the session to come": [
+        "tests/agent/test_rehearsal.py::test_a_disk_that_is_too_small_for_the_session_fails",
+        "tests/test_rehearsal.py::test_what_a_rig_tells_is_proof_or_named",
+    ],
+    "a rig cannot rehearse: one of iblutil, an agent without `rehearsal`, a program without `@rig.rehearsal`": [
+        "tests/test_rehearsal.py::test_rigs_that_cannot_are_left_out_and_begin_nothing",
+        "tests/core/test_rehearsing.py::test_one_that_cannot_refuses_and_says_what_to_write",
+    ],
+    "a rehearsal where somebody's experiment goes on, or an experiment where a rehearsal does": [
+        "tests/test_rehearsal.py::test_somebody_s_experiment_goes_on",
+        "tests/core/test_rehearsing.py::test_it_takes_nobody_s_place",
+        "tests/core/test_rehearsing.py::test_an_experiment_is_never_told_that_a_rehearsal_is_it",
+    ],
+    "a rehearsal is stopped by Ctrl-C, or the program with it is killed": [
+        "tests/test_rehearsal.py::test_ctrl_c_interrupts_and_removes",
+        "tests/test_rehearsal.py::test_ctrl_c_leaves_somebody_s_experiment_alone",
+        "tests/test_rehearsal.py::test_where_nobody_cleans_up_the_folder_goes_with_the_interrupt",
+        "tests/agent/test_rehearsal.py::test_an_interrupt_of_its_own_such_as_after_the_lease_leaves_nothing",
+    ],
+    "a file is in the way of a rehearsal, or lies beside it": [
+        "tests/agent/test_rehearsal.py::test_a_file_in_the_way_is_neither_overwritten_nor_removed",
+        "tests/agent/test_rehearsal.py::test_what_was_there_before_stays",
+    ],
+    "`rehearsal` in an agent's file names an unknown variable, or leaves what is recorded where it lies in earnest": [
+        "tests/agent/test_rehearsal.py::test_what_cannot_be_meant_is_a_mistake",
+    ],
     "something is wrong with a rig, or it has stopped by itself, before you look": [
         "tests/test_health.py::test_who_comes_late_sees_what_is_wrong_and_since_when",
         "tests/test_health.py::test_who_comes_late_sees_why_the_rig_has_stopped",
@@ -363,7 +397,7 @@ SHOWN_BY = {
         "tests/test_calls.py::test_more_calls_than_there_is_room_for_are_refused_at_once_with_a_remedy",
     ],
     "a command of a rig, or of the task, raises": [
-        "tests/test_calls.py::test_a_remote_exception_brings_its_traceback_as_a_note_and_says_it_once",
+        "tests/test_calls.py::test_the_traceback_of_a_remote_exception_is_shown_above_its_text",
         "tests/test_calls.py::test_what_the_function_of_a_coordinator_raises_is_raised_at_the_rig",
     ],
     "something is published, and a rig has no function for it, or an older rigsync, or iblutil": [

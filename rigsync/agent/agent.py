@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 from rigsync._text import duration_text, one_line
 from rigsync.agent import orphans
-from rigsync.agent.aside import Aside, DriveHangs
+from rigsync.agent.aside import Aside
 from rigsync.agent.commands import (
     GENTLE,
     LAST_GRACE,
@@ -34,15 +35,15 @@ from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.keys import KEEP, OVERWRITE
 from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
-from rigsync.agent.ready import LAST_LOOK, ReadyFile
+from rigsync.agent.ready import LAST_LOOK, ReadyFile, losses_of
 from rigsync.agent.recording import Recording
+from rigsync.agent.rehearsal import Scratch
 from rigsync.agent.requirements import Look, check_requirements, make_folders, missing
-from rigsync.agent.session_log import SessionLog
-from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
+from rigsync.agent.session_log import SessionLog, log_of
 from rigsync.agent.validation import faults
 from rigsync.agent.values import Values, environment, filled, folder_of
 from rigsync.core.enums import ExpMessage
-from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference
+from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE
 from rigsync.core.queries import CHECK
 from rigsync.errors import NotRunning, RigsyncError
@@ -71,7 +72,8 @@ class Agent(Rig):
             lease=file.lease,
             max_message=file.max_message,
         )
-        self._file = file
+        self._identity = dataclasses.replace(self._identity, rehearses=file.rehearsal is not None)
+        self._own = file
         self._renew()
         self._recording: Recording | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -90,6 +92,11 @@ class Agent(Rig):
         self.command(CHECK.name)(self._missing)
         for event in LIFECYCLE_MESSAGES:
             self.on(event)(functools.partial(self.handle, event))
+
+    @property
+    def _file(self) -> AgentFile:
+        """The file as it is in the present experiment."""
+        return self._scratch.file
 
     @property
     def _interrupt_grace(self) -> float:
@@ -115,7 +122,9 @@ class Agent(Rig):
     def _renew(self) -> None:
         self._aside = Aside(f"{self.name}-files")
         self._commands = Commands(self._note_end, self._aside, self.name)
-        self._outputs = Outputs(self._file, self._aside)
+        self._outputs = Outputs(self._own, self._aside)
+        self._scratch = Scratch(self._own, self._own, self._aside)
+        """What the present experiment makes, if it is a rehearsal."""
 
     async def _end_of_dead_agents(self) -> None:
         """End what a killed agent of this name has left running, before anything begins."""
@@ -162,7 +171,9 @@ class Agent(Rig):
         if event is ExpMessage.EXPSTART:
             self._reference = self._reference or named_reference(event, list(args))
         self._say_message(event, data)
-        values = Values(event.name, self.name, self._reference, {**self._data, **data})
+        values = Values(
+            event.name, self.name, self._reference, {**self._data, **data}, rehearsal=self._scratch.is_rehearsal
+        )
         if event is ExpMessage.EXPSTART:
             async with self._outputs.starting(values):
                 return await self._act(event, values)
@@ -175,33 +186,38 @@ class Agent(Rig):
     async def _missing(self, exp_ref: Any = None) -> dict[str, list[str]]:
         """Return what EXPINIT would be refused for, and change nothing: `rigsync check --live` asks."""
         values = Values(ExpMessage.EXPINIT.name, self.name, exp_ref or None)
-        return await missing(self._file, self._aside, values, *self._left)
+        return await missing(self._own, self._aside, values, *self._left)
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and not started, if there is one.
 
         If the new one is refused, the old one stays as it was.
         """
-        values = Values(ExpMessage.EXPINIT.name, self.name, reference, data)
-        await check_requirements(self._file, self._aside, values, *self._left)
-        async with self._outputs.initialising(values):
-            return await self._begin_experiment(reference, data, values)
+        file = (self._own.rehearsal if rehearses(ExpMessage.EXPINIT, [data]) else None) or self._own
+        values = Values(ExpMessage.EXPINIT.name, self.name, reference, data, rehearsal=file is not self._own)
+        await check_requirements(self._own, self._aside, values, *self._left)
+        async with self._outputs.initialising(values, file):
+            return await self._begin_experiment(data, values, Scratch(self._own, file, self._aside))
 
-    async def _begin_experiment(self, reference: str | None, data: dict[str, Any], values: Values) -> dict[str, Any]:
-        before = self._reference, self._data, self._log
+    async def _begin_experiment(self, data: dict[str, Any], values: Values, scratch: Scratch) -> dict[str, Any]:
+        before = self._reference, self._data, self._log, self._scratch
         ended = await self._commands.end_all(None)
         for label, problem in (await self._bad_ends(None)).items():
             self._tell_failure(problem, label)
         self._forget_ended()
         self._kept.clear()
-        self._reference, self._data, self._log = reference, data, self._open_log(values)
+        await self._scratch.remove()
+        self._reference, self._data, self._log = values.exp_ref, data, log_of(self._own, values)
+        self._scratch = scratch
         self._say_message(ExpMessage.EXPINIT, data)
         try:
+            await scratch.look(values)
             await make_folders(self._file, self._aside, values)
             return await self._act(ExpMessage.EXPINIT, values)
         except Exception as error:
+            await scratch.remove()
             await self._close_log()
-            self._reference, self._data, self._log = before
+            self._reference, self._data, self._log, self._scratch = before
             if ended:
                 # The rig is still INITIALIZED for the old experiment, but its commands are gone.
                 with contextlib.suppress(NotRunning):
@@ -218,6 +234,8 @@ class Agent(Rig):
         is_start = event is ExpMessage.EXPSTART
         disk = self._disk_of(values) if is_start else None
         recording = self._recording_of(values, disk) if is_start else None
+        if is_start:
+            await self._scratch.look(values)
         if recording:
             await recording.prepare()
         if action.run:
@@ -229,6 +247,7 @@ class Agent(Rig):
             self._began = time.monotonic() if recording or action.start else None
             watches = [watched.watch() for watched in (disk, recording) if watched]
             self._watches = [asyncio.create_task(watch, name="rigsync watches a recording") for watch in watches]
+            await self._scratch.begin(values)
         return told
 
     async def _end(self, event: ExpMessage, action: Action, values: Values) -> dict[str, Any]:
@@ -241,6 +260,7 @@ class Agent(Rig):
         told: dict[str, Any] = {}
         failures: list[Exception] = []
         recorded, self._recording = self._recording, None
+        self._scratch.end()
         for watch in self._watches:
             watch.cancel()
         try:
@@ -251,10 +271,11 @@ class Agent(Rig):
         is_over = not failures
         if recorded:
             await recorded.finish()
+        told |= await self._scratch.measured(values)
         self._log_recorded(recorded)
         bad = await self._bad_ends(action.stop)
         if event is ExpMessage.EXPEND:
-            bad |= await self._losses()
+            bad |= await losses_of(self._kept, self._aside)
         try:
             if action.run:
                 told["run"] = await self._run(action.run, values)
@@ -272,6 +293,8 @@ class Agent(Rig):
                 bad |= await faults(validate, recorded.finished, values, self._run)
             if not is_over:
                 self._recording = recorded  # another EXPEND looks at these again
+        if is_over and (left := await self._scratch.remove()):
+            bad["rehearsal"] = left
         self._forget_ended()  # not before: an interrupt that overtakes this message reports them
         if is_over:
             self._kept.clear()
@@ -291,7 +314,8 @@ class Agent(Rig):
         began, self._began = self._began, None
         if began is not None:
             lasted = duration_text(time.monotonic() - began)
-            what = f"recorded {recorded.described()} in {lasted}" if recorded else f"its commands ran for {lasted}"
+            done = "rehearsed, and removes," if self._scratch.is_rehearsal else "recorded"
+            what = f"{done} {recorded.described()} in {lasted}" if recorded else f"its commands ran for {lasted}"
             logger.info("%s: %s", self.name, one_line(what))
 
     async def _bad_ends(self, stop: Stop | None) -> dict[str, str]:
@@ -307,16 +331,6 @@ class Agent(Rig):
             for child, how, start in ended
             if not is_good_end(how, child.asked or child.stop, start.good_exit)
         }
-
-    async def _losses(self) -> dict[str, str]:
-        """Return what earlier files of `ready` have lost, by path."""
-        losses: dict[str, str | None] = {}
-        for ready in self._kept:
-            try:
-                losses[ready.path] = await self._aside.ask(f"the file {ready.path!r}", ready.loss)
-            except DriveHangs as error:
-                losses[ready.path] = str(error)
-        return {path: loss for path, loss in losses.items() if loss}
 
     def _forget_ended(self) -> None:
         self._going = [(child, start) for child, start in self._going if not child.ended.done()]
@@ -355,15 +369,6 @@ class Agent(Rig):
         cause = disk.cause if disk else lambda: ""  # without a watched disk no cause is known
         overwrites, shared = self._file.existing == OVERWRITE, self._outputs.shared
         return Recording(self._aside, pattern, verify, overwrites, self._report, self.progress, cause, shared)
-
-    # -------------------------------------------------------------------------------------------------- EXPINIT
-
-    def _open_log(self, values: Values) -> SessionLog:
-        name = time.strftime("%Y-%m-%d_%H-%M-%S")
-        with contextlib.suppress(SubstitutionError):  # this reference is no file name, and none is needed
-            name = Template.parse("{exp_ref}", OF_THE_SESSION).fill(values)
-        logs = self._file.logs
-        return SessionLog(self._file.logs_folder, name, logs.keep, logs.max_size)
 
     async def _close_log(self) -> None:
         log, self._log = self._log, None

@@ -10,11 +10,14 @@ from __future__ import annotations
 import operator
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
+
+from rigsync.errors import ConfigError
 
 if sys.version_info >= (3, 11):
     from re import _parser as parser  # type: ignore[attr-defined]
@@ -45,6 +48,26 @@ class _Part:
     ways: int = 1
     """In how many it may match: more than one for a repeat, an option, alternatives."""
     is_needed: bool = True
+
+
+def read_expression(text: str, key: str) -> re.Pattern[str]:
+    """Read an expression with one group; raise a `ConfigError` of that key where it is none, or may take long."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pattern = re.compile(text)
+    except (re.error, ArithmeticError, RecursionError, Warning) as error:
+        raise ConfigError(f"not a regular expression: {error}", key=key) from error
+    if pattern.groups != 1:
+        raise ConfigError(
+            f"expected one group in parentheses, around the number of frames, not {pattern.groups}; (?:...) is none",
+            key=key,
+        )
+    try:
+        check_is_quick(text)
+    except MayTakeLong as error:
+        raise ConfigError(f"some line may take so long that the rig answers nothing: {error}", key=key) from None
+    return pattern
 
 
 def check_is_quick(pattern: str) -> None:

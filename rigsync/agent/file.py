@@ -8,17 +8,16 @@ import os
 import re
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rigsync._text import shortened
+from rigsync._text import close_match, shortened
 from rigsync.agent.command_line import read_words
-from rigsync.agent.expressions import MayTakeLong, check_is_quick
-from rigsync.agent.keys import AGENT, BEGINNING, ENDING, EXPECTED
+from rigsync.agent.expressions import read_expression
+from rigsync.agent.keys import AGENT, BEGINNING, ENDING, EXPECTED, REFUSE
 from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
 from rigsync.config.schema import Known, Mistakes, Told, under
@@ -157,6 +156,8 @@ class AgentFile:
     validate: Run | None
     logs: Logs
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    rehearsal: AgentFile | None = None
+    """What it is in a rehearsal; None where it has none."""
 
     @property
     def folder(self) -> Path:
@@ -173,6 +174,14 @@ class AgentFile:
 
     def action(self, event: ExpMessage) -> Action:
         return self.on.get(event, Action())
+
+    def outputs(self) -> Iterator[Template]:
+        """Yield the paths of what is recorded."""
+        if self.verify:
+            yield self.verify.files
+        for action in self.on.values():
+            if action.start and action.start.ready:
+                yield action.start.ready.file
 
     def commands(self) -> Iterator[Command]:
         for action in self.on.values():
@@ -200,10 +209,37 @@ def read_agent_file(path: str | os.PathLike[str], platform: str = sys.platform) 
     mistakes = Mistakes()
     with mistakes:
         found = AGENT.read(map_of(document_node(source, EXPECTED), lines, mistakes), "", mistakes)
-        file = _Reader(found, mistakes, windows=platform == "win32").file(source, lines)
+        windows = platform == "win32"
+        file = _Reader(found, mistakes, windows=windows).file(source, lines)
         if not mistakes:
-            return file
+            return file if found["rehearsal"] is None else replace(file, rehearsal=_rehearsed(file, found, windows))
     raise located(ConfigError.of(mistakes), source, lines) from mistakes[0].__cause__
+
+
+def _rehearsed(file: AgentFile, found: Known, windows: bool) -> AgentFile:
+    """Return what a file is in a rehearsal, in which some of its variables stand for something else."""
+    others, variables = found["rehearsal"], found["variables"] or {}
+    for name in others:
+        if name not in variables:
+            here = ", ".join(variables) or "(none)"
+            problem = f"there is no variable {shortened(name)}{close_match(name, variables)}; variables here: {here}"
+            raise ConfigError(problem, key=f"rehearsal.{name}")
+    if not others:
+        raise ConfigError("name a variable with the folder that a rehearsal may write to instead", key="rehearsal")
+    if not file.verify:
+        raise ConfigError("only verify shows that something was recorded; write verify too", key="rehearsal")
+    meant, mistakes = Known({**found, "variables": Known({**variables, **others})}), Mistakes()
+    with mistakes:
+        other = _Reader(meant, mistakes, windows=windows).file(file.source, dict(file.lines))
+    if mistakes:
+        raise ConfigError(f"with these variables {mistakes[0].key} is wrong: {mistakes[0].problem}", key="rehearsal")
+    for ours, its in zip(file.outputs(), other.outputs(), strict=True):
+        if os.path.normcase(os.path.normpath(str(ours))) == os.path.normcase(os.path.normpath(str(its))):
+            where = shortened(str(its), 80)
+            problem = f"a rehearsal would write {where} as in earnest; begin that with a variable that differs here"
+            raise ConfigError(problem, key="rehearsal")
+    cleanup = replace(other.action(ExpMessage.EXPCLEANUP), run=None)  # it would move the files away
+    return replace(other, existing=REFUSE, on={**other.on, ExpMessage.EXPCLEANUP: cleanup})
 
 
 def check_distinct_agents(files: Iterable[AgentFile]) -> None:
@@ -346,7 +382,7 @@ class _Reader:
             {
                 "command": lambda: self._command(found, "start", key),
                 "ready": lambda: found["ready"] and self._ready(found["ready"], f"{key}.ready"),
-                "frames": lambda: found["frames"] and _pattern(found["frames"], f"{key}.frames"),
+                "frames": lambda: found["frames"] and read_expression(found["frames"], f"{key}.frames"),
             }
         )
         return Start(parts["command"], parts["ready"], parts["frames"], found["good_exit"])
@@ -455,22 +491,3 @@ class _Reader:
             raise ConfigError(f"~ does not stand for your folder in {shown}; write that folder out")
         if any(not character.isprintable() for character in path):
             raise ConfigError(f"there is a character in {shown} that cannot be printed")
-
-
-def _pattern(text: str, key: str) -> re.Pattern[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            pattern = re.compile(text)
-    except (re.error, ArithmeticError, RecursionError, Warning) as error:
-        raise ConfigError(f"not a regular expression: {error}", key=key) from error
-    if pattern.groups != 1:
-        raise ConfigError(
-            f"expected one group in parentheses, around the number of frames, not {pattern.groups}; (?:...) is none",
-            key=key,
-        )
-    try:
-        check_is_quick(text)
-    except MayTakeLong as error:
-        raise ConfigError(f"some line may take so long that the rig answers nothing: {error}", key=key) from None
-    return pattern

@@ -186,6 +186,10 @@ AGENT = Table(
             mapping(text(), _VARIABLE, MOST_ITEMS),
             "Text that {name} stands for, here and in every command and path.",
         ),
+        "rehearsal": Key(
+            mapping(text(), _VARIABLE, MOST_ITEMS),
+            "Of the variables, what some stand for in a rehearsal; without it there is none.",
+        ),
         "folders": Key(listing(text(), least=1), "Folders that are made at EXPINIT, for what is recorded."),
         "existing": Key(
             choice(EXISTING),

@@ -27,8 +27,10 @@ class Outputs:
         """Outputs that were not there before an EXPSTART that has failed."""
 
     @contextlib.asynccontextmanager
-    async def initialising(self, values: Values) -> AsyncIterator[None]:
+    async def initialising(self, values: Values, file: AgentFile) -> AsyncIterator[None]:
         """Lock what EXPINIT makes known, in place of what was locked, unless the body of the ``async with`` fails.
+
+        The file counts from then on.
 
         Raises
         ------
@@ -37,12 +39,22 @@ class Outputs:
         PathTaken
             A file is there, or another recording has it.
         """
+        before, self._file = self._file, file
+        try:
+            async with self._taking(values):
+                yield
+        except BaseException:
+            self._file = before
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _taking(self, values: Values) -> AsyncIterator[None]:
         outputs = await self._outputs(ExpMessage.EXPINIT, values)
         keys, action = keys_of_outputs(outputs), self._file.action(ExpMessage.EXPINIT)
         with self._in_use.taking(keys):
             await self._refuse_shared(outputs)
             if not action.run:  # which may move them away; so not before it is known that nobody is writing them
-                self._refuse_existing(outputs)
+                self._refuse_existing(outputs, values)
             yield
         self._in_use.keep_only(keys)
         begins = action.run or action.start
@@ -56,7 +68,7 @@ class Outputs:
         begun = self._absent - self._left_behind  # by what EXPINIT has run or started
         with self._in_use.taking(keys_of_outputs(outputs)):
             await self._refuse_shared(outputs)
-            self._refuse_existing(output for output in outputs if output.path not in begun)
+            self._refuse_existing((output for output in outputs if output.path not in begun), values)
             try:
                 yield
             except Exception:
@@ -109,14 +121,17 @@ class Outputs:
                 for problem in (await self._aside.ask(what, self._in_use.shared, output.files)).values():
                     raise PathTaken(problem)
 
-    def _refuse_existing(self, outputs: Iterable[Output]) -> None:
+    def _refuse_existing(self, outputs: Iterable[Output], values: Values) -> None:
         """Refuse to record over files, if the agent's file does not say what to do about them."""
         if self._file.existing != REFUSE:
             return
         for output in outputs:
             if output.existing:
                 failed = ", left by an EXPSTART that has failed" if output.path in self._left_behind else ""
-                raise PathTaken(
-                    f"{output.existing}{failed}; move it away, record under another name or number, or write "
-                    f"existing: keep or existing: overwrite in {self._file.source}"
+                remedy = (
+                    "move it away, or rehearse with another reference"
+                    if values.rehearsal
+                    else "move it away, record under another name or number, or write existing: keep or "
+                    f"existing: overwrite in {self._file.source}"
                 )
+                raise PathTaken(f"{output.existing}{failed}; {remedy}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import glob
 import os
+from collections.abc import Iterable
 from typing import Any
 
-from rigsync.agent.aside import Aside
+from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.commands import Child, CommandFailed, Commands, by_itself, output_of
 from rigsync.agent.growth import Kept, matching_files
 
@@ -82,3 +83,14 @@ class ReadyFile:
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+async def losses_of(files: Iterable[ReadyFile], aside: Aside) -> dict[str, str]:
+    """Return what earlier files have lost, by path."""
+    losses: dict[str, str | None] = {}
+    for ready in files:
+        try:
+            losses[ready.path] = await aside.ask(f"the file {ready.path!r}", ready.loss)
+        except DriveHangs as error:
+            losses[ready.path] = str(error)
+    return {path: loss for path, loss in losses.items() if loss}

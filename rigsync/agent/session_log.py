@@ -16,6 +16,9 @@ from typing import IO
 
 # The parent of this logger gets its last resort there.
 import rigsync.runtime  # noqa: F401
+from rigsync.agent.file import AgentFile
+from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
+from rigsync.agent.values import Values
 
 _logger = logging.getLogger("rigsync.agent")
 
@@ -29,8 +32,19 @@ SLOW = 5.0
 CLOSE_LIMIT = 2.0
 """Seconds for the disk to take the last lines."""
 
+REHEARSAL = "rehearsal"
+"""Name of the log that all rehearsals share: none counts as a session."""
 _OURS = re.compile(r"(?P<name>.+)\.rigsync(\.(?P<number>[1-9]\d{0,8}))?\.log", re.DOTALL)
 """A file with such a name is one of these, and may be deleted."""
+
+
+def log_of(file: AgentFile, values: Values) -> SessionLog:
+    """Return the log of the experiment that EXPINIT begins."""
+    name = REHEARSAL if values.rehearsal else time.strftime("%Y-%m-%d_%H-%M-%S")
+    if not values.rehearsal:
+        with contextlib.suppress(SubstitutionError):  # this reference is no file name, and none is needed
+            name = Template.parse("{exp_ref}", OF_THE_SESSION).fill(values)
+    return SessionLog(file.logs_folder, name, file.logs.keep, file.logs.max_size)
 
 
 class SessionLog:

@@ -28,7 +28,7 @@ from rigsync.core.lifecycle import reference_parts, reference_text
 
 PREFIX = "RIGSYNC_"
 """Beginning of the names in the environment."""
-OWN_NAMES = frozenset({"EXP_REF", "DATE", "NUMBER", "SUBJECT", "RIG", "EVENT", "RIGS"})
+OWN_NAMES = frozenset({"EXP_REF", "DATE", "NUMBER", "SUBJECT", "RIG", "EVENT", "RIGS", "REHEARSAL"})
 """Names that no key of a message's data can set. RIGS names the file of rigs to rigsync itself (`find_rigs_file`)."""
 LONGEST_IN_ENVIRONMENT = 32_000
 """Bytes of one value: Windows allows 32,767 characters (`SetEnvironmentVariable`), Linux 128 KiB (`execve`)."""
@@ -48,6 +48,7 @@ class Values:
     data: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
     """In ``validate``, the path of a finished file."""
+    rehearsal: bool = False
 
     def __getitem__(self, name: str) -> str:
         """Return the value of a variable as text.
@@ -110,6 +111,8 @@ def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
     command, those that it could read as more than a word: cmd puts ``%NAME%`` into a line before it reads the line.
     """
     found: dict[str, str | None] = {"EVENT": values.event, "RIG": values.rig}
+    if values.rehearsal:
+        found["REHEARSAL"] = "1"
     parts = values.parts()
     if parts:
         found.update({name.upper(): value for name, value in parts.items()})

@@ -84,6 +84,8 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
         yield ["EXPEND", "verify", f"{file.verify.files} has settled", f"{file.verify.settled_within:g} s"]
     if file.validate:
         yield ["EXPEND", "validate", _shown(file.validate.command), f"{file.validate.timeout:g} s"]
+    for name, text in _differing(file).items():
+        yield ["rehearsal", "stands for", f"{{{name}}} = {text}", ""]
     yield ["always", "log", str(file.logs_folder), ""]
 
 
@@ -108,8 +110,15 @@ def _shown(command: Command) -> str:
     return f"{command}{shell}{folder}"
 
 
+def _differing(file: AgentFile) -> dict[str, str]:
+    """Return the variables that stand for something else in a rehearsal, and for what."""
+    others = file.rehearsal.variables if file.rehearsal else {}
+    return {name: text for name, text in others.items() if text != file.variables[name]}
+
+
 def _document(file: AgentFile) -> dict[str, Any]:
-    found = _plain(file)
+    found = _plain(dataclasses.replace(file, rehearsal=None))
+    found["rehearsal"] = _differing(file) or None
     found["logs"]["folder"] = str(file.logs_folder)
     return {
         "experiment_description" if name == "description" else name: value

@@ -56,6 +56,9 @@ timeout_option = click.option(
     "--timeout", type=SECONDS, metavar="S", help="Seconds for the answers, instead of each rig's own."
 )
 
+init_option = click.option("--init", metavar="JSON", help="Data of EXPINIT: a map.")
+start_option = click.option("--start", metavar="JSON", help="Data of EXPSTART.")
+
 
 @click.command(short_help="Send one message to the rigs, and show their answers.", epilog=_epilog())
 @click.argument("message", shell_complete=completion.one_of(MESSAGES))
@@ -118,6 +121,17 @@ def command(
     if click.get_current_context().obj:
         _print_tracebacks(result.failed.values())
     return 1 if result.failed else 0
+
+
+def data_of(init: str | None, start: str | None) -> tuple[dict[str, Any] | None, Any]:
+    """Return the data that the options for EXPINIT and EXPSTART give."""
+    found = []
+    for option, text in (("--init", init), ("--start", start)):
+        with usage_errors(f"{option}: "):
+            found.append(None if text is None else value_of(text))
+    if not isinstance(found[0], (dict, type(None))):
+        raise click.UsageError("--init takes a map, such as '{\"box\": 4}'")
+    return found[0], found[1]
 
 
 def value_of(argument: str) -> Any:

@@ -16,7 +16,7 @@ from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, usage_errors, verbose_option
-from rigsync.cli.push import timeout_option, to_option, value_of
+from rigsync.cli.push import data_of, init_option, start_option, timeout_option, to_option
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.doubts import doubt_of_reference
 from rigsync.errors import RigsyncError
@@ -38,8 +38,8 @@ GRACE = 10.0
 @click.argument("words", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--ref", required=True, metavar="REF", help="Reference of the experiment: yyyy-mm-dd_n_subject.")
 @click.option("--any-ref", is_flag=True, help="Take a reference of another form, too.")
-@click.option("--init", metavar="JSON", help="Data of EXPINIT: a map.")
-@click.option("--start", metavar="JSON", help="Data of EXPSTART.")
+@init_option
+@start_option
 @click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead.")
 @to_option
 @timeout_option
@@ -72,9 +72,7 @@ def command(
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     if not any_ref and (doubt := doubt_of_reference(ref)):
         raise click.UsageError(f"{doubt}; if it is meant, add --any-ref")
-    begin, data = _json_of("--init", init), _json_of("--start", start)
-    if not isinstance(begin, (dict, type(None))):
-        raise click.UsageError("--init takes a map, such as '{\"box\": 4}'")
+    begin, data = data_of(init, start)
     if status := _unfit(words[0]):
         return status
     start_logging()
@@ -102,11 +100,6 @@ class CommandEnded(Exception):
         self.status = status if status >= 0 else 128 - status
         how = f"ended with exit status {status}" if status >= 0 else f"was ended by signal {-status}"
         super().__init__(f"{program} {how}")
-
-
-def _json_of(option: str, text: str | None) -> Any:
-    with usage_errors(f"{option}: "):
-        return None if text is None else value_of(text)
 
 
 def _unfit(program: str) -> int:

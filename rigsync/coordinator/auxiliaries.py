@@ -17,6 +17,7 @@ from rigsync.coordinator.coordinator import Coordinator
 from rigsync.coordinator.experiment import Experiment
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.own_queue import OwnQueue
+from rigsync.coordinator.rehearsal import PlainRehearsal, Rehearsal
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, WritableLog
 from rigsync.coordinator.service import RigServices
 from rigsync.coordinator.service_thread import CLOSE_TIMEOUT, ServiceThread
@@ -36,7 +37,7 @@ logger = logging.getLogger("rigsync.auxiliaries")
 _KEYWORDS = ("wait", "rigs", "timeout", "at", "delay", "patience")
 
 
-class Auxiliaries(Lab[Experiment]):
+class Auxiliaries(Lab[Experiment, Rehearsal]):
     """Connect to remote rigs and command them, from synchronous code.
 
     Messages are queued to a daemon thread. It sends them to all rigs at once, collates the answers and files them under
@@ -84,7 +85,7 @@ class Auxiliaries(Lab[Experiment]):
     """Seconds between the last word of an iblutil rig and its next message. Its program may await each message by
     `on_event`, and drops what comes sooner. (Nothing polls; the name is iblrig's.)"""
 
-    _kind = Experiment
+    _kind, _kind_of_rehearsal = Experiment, PlainRehearsal
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
@@ -16,6 +16,7 @@ from rigsync.coordinator.commands import Commands
 from rigsync.coordinator.experiment import AsyncExperiment
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.push import Push
+from rigsync.coordinator.rehearsal import AsyncRehearsal, Rehearsal
 from rigsync.coordinator.reports import Reports
 from rigsync.coordinator.results import PingReply, ResultLog
 from rigsync.coordinator.service import RigServices
@@ -33,7 +34,7 @@ from rigsync.runtime.waiters import comes_true
 link_logger = logging.getLogger("rigsync.link")
 
 
-class Coordinator(Lab[AsyncExperiment]):
+class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
     """Command remote rigs from an event loop; `Auxiliaries` is the same for synchronous code.
 
     ``async with Coordinator(rigs) as lab`` opens the links, waits until every rig has answered, or for the time
@@ -75,7 +76,7 @@ class Coordinator(Lab[AsyncExperiment]):
     ...             print(await lab.call("cameras", "focus", 3))
     """
 
-    _kind = AsyncExperiment
+    _kind, _kind_of_rehearsal = AsyncExperiment, AsyncRehearsal
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from rigsync.coordinator.failures import (
     in_words,
     log_failures,
     logged_unless_raised,
+    may_have_begun,
     report_of,
     weakly,
 )
@@ -34,12 +35,10 @@ from rigsync.core.lifecycle import reference_text, same_reference
 from rigsync.core.orders import Asked
 from rigsync.errors import (
     ENDED_BADLY,
-    BusyError,
     ExperimentError,
     PushError,
     RemoteError,
     RigError,
-    RigRefused,
     RigsyncError,
 )
 from rigsync.runtime.callbacks import guarded
@@ -288,7 +287,7 @@ class Course(Generic[_Begun, _Done]):
     # ------------------------------------------------------------------------------------------------ beginning
 
     def _beginning(self) -> Steps:
-        told = _information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, _information(self.exp_ref))))
+        told = information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, information(self.exp_ref))))
         self._find_reference(told)
         self._check_not_running(told)
         # Noted before it is sent, since Ctrl-C may come meanwhile. Rigs that record for somebody else are left out.
@@ -360,7 +359,7 @@ class Course(Generic[_Begun, _Done]):
         A rig that has not answered yet is called off.
         """
         self._begin_ending()
-        self._in_charge_of = [r for r in self._in_charge_of if _may_have_begun(message, error.failed.get(r))]
+        self._in_charge_of = [r for r in self._in_charge_of if may_have_begun(message, error.failed.get(r))]
         with logged_unless_raised(message, error.failed):
             stopped = yield from self._stop_and_clean_up(brief_report(error), error.failed)
         outcomes = {}
@@ -381,7 +380,7 @@ class Course(Generic[_Begun, _Done]):
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
         gone = {rig: error for rig, error in failed_to_end.items() if rig in failures and self._services[rig].has_ended}
         told = {rig: [in_words("EXPEND", error, gone.get(rig))] for rig, error in failed_to_end.items()}
-        self._in_charge_of = [rig for rig, error in failed_to_end.items() if _may_have_begun("EXPEND", error)]
+        self._in_charge_of = [rig for rig, error in failed_to_end.items() if may_have_begun("EXPEND", error)]
         with logged_unless_raised("EXPEND", failed_to_end):
             for rig, text in (yield from self._stop_and_clean_up(brief_report(ended), failed_to_end)).items():
                 told[rig].append(text)
@@ -475,7 +474,8 @@ def _tell_never_begun(exp_ref: str | None, rigs: Sequence[str], how: str) -> Non
     logger.error(text, exp_ref or "without a reference", ", ".join(rigs), how)
 
 
-def _information(exp_ref: str | None) -> dict[str, Any]:
+def information(exp_ref: str | None) -> dict[str, Any]:
+    """Return what the rigs are told of this side."""
     return {
         "exp_ref": exp_ref,
         "main_sync": False,
@@ -487,13 +487,6 @@ def _information(exp_ref: str | None) -> dict[str, Any]:
     }
 
 
-def _information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
+def information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
+    """Return what rigs say of themselves, by name."""
     return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}
-
-
-def _may_have_begun(message: str, error: RigError | None) -> bool:
-    """Whether a rig has to be interrupted after `message` failed there or elsewhere."""
-    if isinstance(error, (BusyError, RigRefused)):
-        return False  # it is another coordinator's, or it is not there
-    # A rig that has refused EXPINIT has not begun; a silent one may have.
-    return message != "EXPINIT" or not isinstance(error, RemoteError)

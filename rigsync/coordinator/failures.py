@@ -87,6 +87,14 @@ def weakly(method: Callable[[RigFailure], None]) -> Callable[[RigFailure], None]
     return tell
 
 
+def may_have_begun(message: str, error: RigError | None) -> bool:
+    """Whether a rig has to be interrupted after `message` failed there or elsewhere."""
+    if isinstance(error, (BusyError, RigRefused)):
+        return False  # it is another coordinator's, or it is not there
+    # A rig that has refused EXPINIT has not begun; a silent one may have.
+    return message != "EXPINIT" or not isinstance(error, RemoteError)
+
+
 def in_words(message: str, error: RigError, before: RigError | None = None) -> str:
     """Return that a message has failed, and why, unless that is as before."""
     is_out_of_reach = isinstance(error, OUT_OF_REACH) and isinstance(before, OUT_OF_REACH)

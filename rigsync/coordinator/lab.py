@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from rigsync._text import close_match
@@ -34,11 +35,12 @@ from rigsync.runtime.hub import Hub
 logger = logging.getLogger("rigsync.auxiliaries")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_Lab = TypeVar("_Lab", bound="Lab[Any]")
+_Lab = TypeVar("_Lab", bound="Lab[Any, Any]")
 _Experiment = TypeVar("_Experiment", bound=Course[Any, Any])
+_Rehearsed = TypeVar("_Rehearsed")
 
 
-class Lab(Generic[_Experiment]):
+class Lab(Generic[_Experiment, _Rehearsed]):
     """What `Coordinator` and `Auxiliaries` have in common. Each says who waits, and where."""
 
     hub: Hub
@@ -56,6 +58,7 @@ class Lab(Generic[_Experiment]):
     """All its experiments that there still are."""
     _kind: ClassVar[type[Any]]
     """The class of its experiments."""
+    _kind_of_rehearsal: ClassVar[type[Any]]
 
     @classmethod
     def from_file(cls: type[_Lab], path: str | os.PathLike[str], **options: Any) -> _Lab:
@@ -328,6 +331,54 @@ class Lab(Generic[_Experiment]):
         made: _Experiment = self._kind(self._ask, self._services, self._unfinished, names, ref, **options)
         self._made.add(made)
         return made
+
+    def rehearse(
+        self,
+        ref: Any = None,
+        *,
+        seconds: float = 3.0,
+        minutes: float = 60.0,
+        init: Mapping[str, Any] | None = None,
+        start: Any = None,
+        rigs: str | Iterable[str] | None = None,
+        timeout: float | None = None,
+    ) -> _Rehearsed:
+        """Have the rigs record for some seconds into scratch folders, and return what each has proven.
+
+        It is an experiment that leaves nothing behind: each rig checks what it requires, begins with the others at one
+        instant, records, ends, verifies, and removes what it has recorded. A rig that fails does not keep the others
+        from their end. Rigs that cannot rehearse hear of nothing but EXPINFO: those of iblutil, agents without
+        ``rehearsal`` in their file, programs without ``@rig.rehearsal``. On a `Coordinator` it is awaited.
+
+        Parameters
+        ----------
+        ref : str or mapping, optional
+            Reference; by default that of today, with number 1 and the subject ``rehearsal``.
+        seconds : float
+            How long to record.
+        minutes : float
+            Length of the session whose size is expected: what a rig has recorded, at the same rate.
+        init, start, rigs, timeout
+            As for `experiment`.
+
+        Returns
+        -------
+        Rehearsal
+            A mapping of rig to what it has proven, or what its problem is. ``succeeded`` says whether any rig took
+            part, and each of those has recorded, ended well, and has room for the session.
+
+        Raises
+        ------
+        TypeError, ValueError, UnknownRig, NotRunning
+            As for `experiment` and `push`. What goes wrong on rigs is in the result.
+        """
+        if not (names := self._rigs.matching(rigs)):
+            raise ValueError("a rehearsal on no rigs proves nothing: name rigs where this program connects to them")
+        ref = f"{date.today()}_1_rehearsal" if ref is None else ref
+        options = {"seconds": seconds, "minutes": minutes, "init": init, "start": start, "timeout": timeout}
+        made = self._kind_of_rehearsal(self._ask, self._services, self._unfinished, names, ref, **options)
+        rehearsed: _Rehearsed = made.run()
+        return rehearsed
 
     def _ask(self, asked: Asked) -> Any:
         """Push what an experiment asks for; return what `_kind` waits for."""

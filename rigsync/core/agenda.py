@@ -19,11 +19,13 @@ from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, LeaseExpire
 from rigsync.core.health import Health
 from rigsync.core.lifecycle import (
     LIFECYCLE_MESSAGES,
+    Rehearsing,
     canonical_reference,
     decide,
     fingerprint,
     named_reference,
     nothing_of,
+    rehearses,
     takes_over,
 )
 from rigsync.core.messages import Command, Message, Verb
@@ -88,6 +90,7 @@ class Agenda:
         self._answers: dict[Verb, list[Any]] = {}
         self._begun_here: deque[str] = deque(maxlen=REMEMBERED)  # experiments, empty for one without a reference
         self._initialised_with: bytes | None = None
+        self._rehearses = False  # whether the present experiment is a rehearsal
         self._bad_end: Problem | None = None  # how each EXPEND fails now that the recording is over
         self._timer = math.inf
         self.status = ExpStatus.CONNECTED
@@ -237,7 +240,7 @@ class Agenda:
         if is_restricted and not self._may_command(task, now):
             self._refuse(task, "BusyError", self._busy(task, now), now)
         elif is_command and task.event not in self._handled:
-            self._refuse(task, "UnknownCommand", self._unknown(task.event.name), now)
+            self._refuse(task, "UnknownCommand", _unknown(task.event.name, self._handled), now)
         elif task.schedule and now < task.hand_over_at:
             self._wait(self._timed, task, now)
         elif task.event not in self._handled or self._queries.has_place(task):
@@ -245,12 +248,6 @@ class Agenda:
             self._run(task, now)
         else:
             self._wait(self._queries.waiting, task, now)
-
-    def _unknown(self, name: str) -> str:
-        # Copied in one step: other threads may add handlers.
-        commands = [verb.name for verb in list(self._handled) if isinstance(verb, Command)]
-        known = [command for command in commands if not command.startswith(OWN)]
-        return f"the rig has no command {name!r}; it has: {', '.join(closest_first(name, known)) or '(none)'}"
 
     def _wait(self, queue: deque[Task] | list[Task], task: Task, now: float) -> None:
         waiting = {*self._waiting, *self._queries.waiting, *self._timed} - {self.running}
@@ -301,6 +298,7 @@ class Agenda:
             task.names = named_reference(task.event, task.args)
             # A rig without a reference has nothing to take over: this is an EXPINIT like any other.
             task.takes_over = takes_over(task.event, task.args) and self.exp_ref is not None
+            rehearsal = Rehearsing(rehearses(task.event, task.args), self._identity.rehearses, self._rehearses)
         except ValueError as error:
             self._refuse(task, "ValueError", str(error), now)
             return
@@ -308,7 +306,7 @@ class Agenda:
             self._refuse(task, "BusyError", self._busy(task, now), now)
             return
         is_new = fingerprint(task.event, task.args) not in (None, self._initialised_with)
-        decision = decide(self.status, task.event, self.exp_ref, task.names, task.takes_over, is_new)
+        decision = decide(self.status, task.event, self.exp_ref, task.names, task.takes_over, is_new, rehearsal)
         if decision.refusal:
             self._refuse(task, "StateError", decision.refusal, now)
             return
@@ -392,6 +390,7 @@ class Agenda:
             if task.event is ExpMessage.EXPINIT or status is ExpStatus.CONNECTED:
                 self._answers.clear()  # another experiment, or none
                 self._initialised_with = fingerprint(task.event, task.args)
+                self._rehearses = rehearses(task.event, task.args)
                 self._bad_end = None
             self.health.settle(task.event, exp_ref)
             self._answers[task.event] = args
@@ -447,6 +446,12 @@ class Agenda:
             if status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
                 self._begun_here.append(canonical_reference(exp_ref or ""))
             self._entered(reason, now)
+
+
+def _unknown(name: str, handled: Collection[Verb]) -> str:
+    # Copied in one step: other threads may add handlers.
+    known = [verb.name for verb in list(handled) if isinstance(verb, Command) and not verb.name.startswith(OWN)]
+    return f"the rig has no command {name!r}; it has: {', '.join(closest_first(name, known)) or '(none)'}"
 
 
 def _why_cut(task: Task, queries: Queries) -> str | None:

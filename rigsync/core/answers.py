@@ -27,6 +27,8 @@ class Identity:
     """Devices and their settings, as in an IBL experiment description file; plain JSON values."""
     version: str = ""
     """Version of rigsync."""
+    rehearses: bool = False
+    """Whether it can rehearse."""
 
 
 def experiment_information(
@@ -79,6 +81,8 @@ def answer_to(
     if returned is not None and not isinstance(returned, Mapping):
         raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
     plain = to_plain(dict(returned or {}), "the result", room)
+    if identity.rehearses and event is ExpMessage.EXPINFO:
+        plain = {"rehearses": True, **plain}
     if reason:
         plain = {"interrupted": reason, **plain}
     return answer_arguments(event, status, exp_ref, experiment_information(identity, status, exp_ref, plain))

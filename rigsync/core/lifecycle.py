@@ -114,6 +114,15 @@ def takes_over(event: Verb, args: list[Any]) -> bool:
     return data["takeover"]
 
 
+def rehearses(event: Verb, args: list[Any]) -> bool:
+    """Whether a message is an EXPINIT that begins a rehearsal; `ValueError` where it says so wrongly."""
+    data = args[0] if event is INIT and args else None
+    told = data.get("rehearsal", False) if isinstance(data, dict) else False
+    if not isinstance(told, bool):
+        raise ValueError(f"rehearsal is true or false, not {shortened(told)}")  # noqa: TRY004 - a refusal
+    return told
+
+
 def named_reference(event: Verb, args: list[Any]) -> str | None:
     """Return the experiment reference that an EXPINIT or EXPSTART names, or None; `ValueError` for another form."""
     if not args or event not in (INIT, START):
@@ -152,6 +161,18 @@ def reference_text(value: Any) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsing:
+    """What a rehearsal has to do with a message."""
+
+    is_asked: bool = False
+    """Whether an EXPINIT asks for one."""
+    is_possible: bool = False
+    """Whether the rig can rehearse."""
+    goes_on: bool = False
+    """Whether the rig's present experiment is one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What the table says of one message: exactly one of the three."""
 
@@ -170,13 +191,16 @@ def decide(
     named: str | None,
     takeover: bool = False,
     has_new_data: bool = False,
+    rehearsal: Rehearsing | None = None,
 ) -> Decision:
     """Look one message of `LIFECYCLE_MESSAGES` up in the table.
 
     `present` is the reference of the rig's experiment, `named` that of the message. A message that takes the present
     experiment over runs no handler, and begins no other experiment. An EXPINIT that `has_new_data` is no repeat of the
-    one before.
+    one before. A rehearsal begins in CONNECTED alone, and neither it nor an experiment is ever taken for the other.
     """
+    if event is INIT and rehearsal and (refusal := _refused_rehearsal(status, present, takeover, rehearsal)):
+        return Decision(refusal=refusal)
     if takeover and status is not CONNECTED:
         if same_reference(present, named):
             return Decision(no_op=True)
@@ -191,6 +215,21 @@ def decide(
     if entry == REFUSE:
         return Decision(refusal=_refusal(status, event, present, named))
     return Decision(no_op=True) if entry == NO_OP else Decision(status=entry)
+
+
+def _refused_rehearsal(status: ExpStatus, present: str | None, takeover: bool, rehearsal: Rehearsing) -> str | None:
+    here = f"{status.name}{f' of {present}' if present else ''}"
+    if rehearsal.is_asked and not rehearsal.is_possible:
+        return (
+            "this rig cannot rehearse, and would record as in earnest: write rehearsal into its agent's file, or "
+            "@rig.rehearsal into its program"
+        )
+    typed = _typed(*([END] if status is RUNNING else []), CLEANUP)
+    if rehearsal.is_asked and status is not CONNECTED:
+        return f"a rehearsal begins where the status is CONNECTED, and here it is {here}; to go on, type {typed}"
+    if rehearsal.goes_on and (takeover or status is RUNNING):
+        return f"what goes on here is a rehearsal, {here}, whose files are removed; to go on, type {typed}"
+    return None
 
 
 def _same(status: ExpStatus, event: Verb, present: str | None, named: str | None) -> bool:

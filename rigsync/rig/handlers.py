@@ -90,6 +90,10 @@ class RigHandlers:
         """str: Name of the rig."""
         return self._name
 
+    def _handlers_for(self, event: Verb, args: list[Any]) -> Sequence[Handler]:
+        """Return what a message runs."""
+        return tuple(handler for handler in self._handlers.get(event, ()) if handler.is_for(args))
+
     def on(self, *messages: ExpMessage | str | int) -> Callable[[Function], Function]:
         """Decorate a handler of one or more messages.
 
@@ -278,7 +282,11 @@ def check_fits(function: Callable[..., Any], event: ExpMessage) -> None:
     TypeError
         It asks for more. Python itself would find out when the message comes, at the end of a session for instance.
     """
-    brought = ("base_url", "token") if event is ExpMessage.ALYX else parts_of(event)
+    check_brings(function, event.name, ("base_url", "token") if event is ExpMessage.ALYX else parts_of(event))
+
+
+def check_brings(function: Callable[..., Any], what: str, brought: Sequence[str]) -> None:
+    """Check that a function can be called with so many arguments; `TypeError` as for `check_fits`."""
     try:
         # Not of what a decorator has wrapped: it may bring arguments itself.
         parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
@@ -292,7 +300,7 @@ def check_fits(function: Callable[..., Any], event: ExpMessage) -> None:
     name = getattr(function, "__name__", None) or "handler"
     wanted = ", ".join(positional + [f"{one} by name" for one in by_name])
     raise TypeError(
-        f"{name}() cannot handle {event.name}: it needs {wanted}, and {event.name} brings {' and '.join(brought)}; "
+        f"{name}() cannot handle {what}: it needs {wanted}, and {what} brings {' and '.join(brought)}; "
         f"write def {name}({', '.join(f'{part}=None' for part in brought)})"
     )
 

@@ -34,7 +34,7 @@ from rigsync.net.endpoint import look_up
 from rigsync.net.ports import holder_of
 from rigsync.rig.board import RESERVED, RigBoard
 from rigsync.rig.calls import RigCalls
-from rigsync.rig.handlers import RigHandlers
+from rigsync.rig.rehearsal import RigRehearsals
 from rigsync.rig.session import Session
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
@@ -59,7 +59,7 @@ WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
 
-class Rig(RigHandlers, RigBoard, RigCalls):
+class Rig(RigRehearsals, RigBoard, RigCalls):
     """A machine of the experiment that can be commanded.
 
     It answers rigsync's coordinators, and iblutil's and iblrig's as they are. Without handlers it answers every
@@ -114,7 +114,7 @@ class Rig(RigHandlers, RigBoard, RigCalls):
         description = to_plain(experiment_description or {}, "experiment_description")
         if len(to_json(description)) > LONGEST_DESCRIPTION:
             raise PayloadTooLarge(len(to_json(description)), LONGEST_DESCRIPTION)
-        RigHandlers.__init__(self, name)
+        RigRehearsals.__init__(self, name)
         RigBoard.__init__(self, self._room)
         self._lease = checked_lease(lease)
         self._identity = Identity(name, bool(main_sync), description, __version__)
@@ -316,7 +316,8 @@ class Rig(RigHandlers, RigBoard, RigCalls):
         return is_awaited
 
     def _end_commands(self) -> None:
-        """End what runs beside the handlers, in subclasses that have it; off the event loop."""
+        """End what runs beside the handlers, or was made for them; off the event loop."""
+        self._end_rehearsal()
 
     def _end_with_program(self) -> None:
         """Do as `close` does, for a program that ends: running handlers end with it."""
@@ -392,7 +393,7 @@ class Rig(RigHandlers, RigBoard, RigCalls):
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        session = Session(self.name, self._handlers, self._make_responder, self.hub)
+        session = Session(self.name, self._handlers, self._handlers_for, self._make_responder, self.hub)
         try:
             (family, address), *_ = await look_up(self._config)
             limit = self._config.max_message if self._config.address.scheme == "tcp" else None

@@ -42,10 +42,15 @@ class Session:
     """One stretch of serving: the core, its pump, and the handlers that are running."""
 
     def __init__(
-        self, name: str, handlers: dict[Verb, list[Handler]], make_responder: Callable[..., Responder], hub: Hub
+        self,
+        name: str,
+        handlers: dict[Verb, list[Handler]],
+        handlers_for: Callable[[Verb, list[Any]], Sequence[Handler]],
+        make_responder: Callable[..., Responder],
+        hub: Hub,
     ):
         loop = asyncio.get_running_loop()
-        self._name, self._handlers, self._loop = name, handlers, loop
+        self._name, self._handlers_for, self._loop = name, handlers_for, loop
         self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
         self.agenda = self.responder.agenda
         self.endpoint = Endpoint(self.responder, hub.ingest, standing=self.responder.standing)
@@ -211,7 +216,7 @@ class Session:
             task.cancel()
 
     def _begin(self, due: HandlerDue) -> None:
-        handlers = tuple(handler for handler in self._handlers.get(due.event, ()) if handler.is_for(due.args))
+        handlers = self._handlers_for(due.event, due.args)
         late = 0.0 if due.schedule is None else self.endpoint.now() - due.schedule.instant
         if late > 0:
             logger.warning("%s: %s came %.1f ms after its instant", self._name, due.event.name, 1000 * late)
