@@ -92,9 +92,7 @@ def space(*addresses: str) -> AddressSpace[str]:
 
 
 RIGS = space(
-    *("/rigsync/push/START", "/rigsync/cameras/START", "/rigsync/cameras/END", "/rigsync/ephys/START"), "/a/b/c/d"
-)
-    "/rigsync/push/START", "/rigsync/cameras/START", "/rigsync/cameras/END", "/rigsync/ephys/START", "/a/b/c/d"
+    "/rigsync/push/START", *(f"/rigsync/{way}" for way in ("cameras/START", "cameras/END", "ephys/START")), "/a/b/c/d"
 )
 
 
