@@ -18,7 +18,7 @@ from rigsync.core.arguments import compose
 from rigsync.core.doubts import doubt_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
-from rigsync.errors import PushError, RigError, RigsyncError
+from rigsync.errors import PushError, RemoteError, RigError, RigsyncError
 
 logger = logging.getLogger("rigsync.bridge")
 
@@ -41,8 +41,7 @@ class Asking:
 
     async def push(self, message: ExpMessage, args: Sequence[Any], rigs: Sequence[str]) -> dict[str, str]:
         """Push a message to rigs; return ``ok``, or the failure in one line, by name of rig; raise `Refused`."""
-        room = MOST_UNDER_WAY * (2 if message is ExpMessage.EXPINTERRUPT else 1)
-        with self._asked(room) as services:
+        with self._asked(is_interrupt=message is ExpMessage.EXPINTERRUPT) as services:
             composed = compose(message, *args)
             doubt = doubt_of(message, args)
             if doubt and self._doubts.allows(doubt, time.monotonic()):
@@ -66,9 +65,9 @@ class Asking:
         return dict(zip(rigs, told, strict=True))
 
     @contextlib.contextmanager
-    def _asked(self, room: int = MOST_UNDER_WAY) -> Iterator[RigServices]:
+    def _asked(self, is_interrupt: bool = False) -> Iterator[RigServices]:
         """Count what is under way; have what cannot be asked, or not now, told as `Refused`."""
-        if self._under_way >= room:
+        if self._under_way >= MOST_UNDER_WAY * (1 + is_interrupt):
             raise Refused(f"{self._under_way} messages and commands are under way already: wait for their outcome")
         if (services := self._lab.services) is None:
             raise Refused("this program has no rigs, or does not command them itself")
@@ -86,4 +85,5 @@ def _success(value: Any) -> str:
 
 
 def _failure(error: RigError) -> str:
-    return one_line(f"{type(error).__name__}: {error.problem}")
+    name = "" if isinstance(error, RemoteError) else f"{type(error).__name__}: "  # else its problem begins with one
+    return one_line(f"{name}{error.problem}")

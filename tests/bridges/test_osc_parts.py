@@ -5,39 +5,20 @@ from __future__ import annotations
 import random
 import struct
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 
-from pythonosc.osc_bundle_builder import OscBundleBuilder
 from pythonosc.osc_message import OscMessage
-from pythonosc.osc_message_builder import OscMessageBuilder
 
+from bridges.support import GOOD, SAMPLES, SEED, bundle, message, mutated
 from rigsync.bridges.osc import codec, framing
 from rigsync.bridges.osc.address_space import LONGEST, AddressSpace, BadPattern, matcher
 from rigsync.bridges.osc.bundles import MOST_AHEAD, Bundles
 from rigsync.bridges.osc.clients import KEPT, MOST_CLIENTS, Clients
 from rigsync.errors import RemoteProtocolError
-
-SEED = 20261130
-
-
-def message(address: str, *args: Any) -> OscMessage:
-    builder = OscMessageBuilder(address)
-    for arg in args:
-        builder.add_arg(arg)
-    return builder.build()
-
-
-def bundle(at: float, *contents: Any) -> Any:
-    builder = OscBundleBuilder(at)
-    for content in contents:
-        builder.add_content(content)
-    return builder.build()
-
 
 # ------------------------------------------------------------------------------------------- addresses and patterns
 
@@ -198,7 +179,6 @@ def nested(levels: int, inner: bytes) -> bytes:
     return inner
 
 
-GOOD = message("/a", 1).dgram
 HEAD = b"#bundle\0" + bytes(7) + b"\1"
 
 
@@ -241,37 +221,6 @@ def test_what_is_no_packet_is_refused(packet: bytes, told: str) -> None:
 def test_what_is_no_message_is_refused(data: bytes, told: str) -> None:
     with pytest.raises(codec.BadPacket, match=told):
         codec.decode(data)
-
-
-SIZES = [struct.pack(">i", size) for size in (-4, -1, 0, 4, 1 << 20, -(1 << 31))]
-SPLICES = [b"#bundle\0", b",", b"[", b"\0\0\0\0", b"/", b"\xff"]
-
-
-def mutated(packet: bytes, chance: Callable[[], float]) -> bytes:
-    """Return a packet with some of its bytes changed, left out, doubled or cut."""
-    data = bytearray(packet)
-    for _ in range(1 + int(3 * chance())):
-        place, some = int(len(data) * chance()), int(9 * chance())
-        match int(5 * chance()):
-            case 0:
-                data[place : place + 1] = bytes([int(256 * chance())])
-            case 1:
-                del data[place : place + some]
-            case 2:
-                data[place:place] = data[place : place + 4 * some]
-            case 3:
-                data[place : place + 4] = SIZES[some % len(SIZES)]
-            case 4:
-                data[place:place] = SPLICES[some % len(SPLICES)]
-    return bytes(data)
-
-
-SAMPLES = [
-    GOOD,
-    message("/rigsync/push/EXPSTART", "2026-11-20_1_mouse", '{"a": 1}').dgram,
-    message("/rigsync/*/EXPINFO", 1, 2.5, "x", b"blob", [1, [2]], None, True).dgram,
-    bundle(0, message("/a", 1), bundle(0, message("/b", "x"), message("/c"))).dgram,
-]
 
 
 def test_a_hundred_thousand_mutated_packets_are_each_read_or_refused() -> None:

@@ -27,6 +27,7 @@ from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event
+from rigsync.runtime.callbacks import goes_on
 from rigsync.runtime.loop_thread import is_coroutine_function
 from rigsync.runtime.precise import FINE
 
@@ -237,7 +238,7 @@ class OscBridge(Bridge):
 
     def _dispatch(self, address: str, args: list[Any], source: Any) -> None:
         where, command = address, ""
-        if address.startswith(_CALL):
+        if address.startswith(_CALL) and address.count("/") > _CALL.count("/"):
             where, _, command = address.rpartition("/")
         targets = self._space.find(where)
         if not targets:
@@ -278,9 +279,10 @@ class OscBridge(Bridge):
         except (codec.BadPacket, BadPattern, Refused) as error:
             self._note("malformed" if isinstance(error, codec.BadPacket) else "refused", _from(source, error))
             self._reply(source, address, [f"error: {error}"])
-        except Exception as error:
-            self._note("failed", f"{shortened(address, 80)} has raised {type(error).__name__}: {error}")
-            self._reply(source, address, [f"error: {type(error).__name__}: {error}"])
+        except BaseException as error:  # also SystemExit, which would end the loop
+            if not goes_on(error):
+                self._note("failed", f"{shortened(address, 80)} has raised {type(error).__name__}: {error}")
+                self._reply(source, address, [f"error: {type(error).__name__}: {error}"])
 
     def _reply(self, source: Any, address: str, texts: list[str]) -> None:
         """Tell a sender what became of what it sent; of many rigs, those that have failed, and how many others."""
