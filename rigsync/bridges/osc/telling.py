@@ -13,7 +13,7 @@ from rigsync.core.events import Event
 from rigsync.core.messages import Command
 
 MOST_TOLD = 3000
-"""Bytes of JSON in a message. Beyond that the large parts are left out: many programs read 4,096 bytes of a datagram."""
+"""Bytes of JSON in a message. Beyond it large parts are left out: many programs read 4,096 bytes of a datagram."""
 LONGEST_ARGUMENT = 200
 """Characters of a text beside that."""
 _LEFT_OUT = frozenset({"rig", "request_time", "at", "size"})
