@@ -19,16 +19,18 @@ from rigsync.errors import PayloadError, PayloadTooLarge, RigError
 
 _CONTENT = frozenset({"args", "answers", "outcome"})
 """Fields with what a message says, or its answer: of ALYX these are tokens."""
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def document_of(event: Event) -> dict[str, Any]:
-    """Return all of an event that a hub has told, for JSON: its stamp, and its fields. Tokens of ALYX are left out."""
+    """Return all of an event that a hub has told, for JSON: its stamp, and its other ``fields``, but no ALYX token."""
     stamp = event.stamp
     document: dict[str, Any] = {} if stamp is None else stamp._asdict()
     is_secret = getattr(event, "event", None) is ExpMessage.ALYX
-    for field in dataclasses.fields(event):
-        value = getattr(event, field.name)
-        document[field.name] = "***" if is_secret and field.name in _CONTENT else plain(value)
+    fields = document["fields"] = {}
+    for name in event.__dataclass_fields__:
+        if name != "rig":  # which is in the stamp
+            fields[name] = "***" if is_secret and name in _CONTENT else plain(getattr(event, name))
     return document
 
 
@@ -39,12 +41,12 @@ def pictures(lab: Lab[Any]) -> dict[str, dict[str, Any]]:
 
 def json_of(document: Any) -> str:
     """Return plain data as JSON in one line, in ASCII."""
-    return json.dumps(document, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(document)
 
 
 def plain(value: Any, depth: int = 0) -> Any:
     """Return any value of an event as what JSON knows; what it does not know, by the name of its type."""
-    if value is None or (isinstance(value, (bool, str)) and not isinstance(value, Enum)):
+    if value is None or type(value) in (str, int, bool):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)

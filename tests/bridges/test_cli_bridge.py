@@ -86,8 +86,8 @@ def test_a_file_that_names_no_bridge(tmp_path: Path) -> None:
         (["--rigs", "rigs.yaml", "osc"], "write --rigs behind osc"),
     ],
 )
-def test_wrong_usage(tmp_path: Path, arguments: list[str], told: str) -> None:
-    file_of_rigs(tmp_path, "udp://127.0.0.1:11001")
+def test_wrong_usage(serve: Callable[..., Any], tmp_path: Path, arguments: list[str], told: str) -> None:
+    file_of_rigs(tmp_path, serve("cameras").uri)
     outcome = run(tmp_path, *arguments)
     assert (outcome.status, outcome.out) == (2, "")
     assert told in outcome.err

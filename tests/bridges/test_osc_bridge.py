@@ -406,7 +406,7 @@ def test_who_subscribes_is_told_how_each_rig_is_and_then_every_event(
     viewer.send("/rigsync/push/EXPINTERRUPT")
     rig, verb, document = viewer.await_one("/rigsync/event/PushCompleted")
     assert (rig, verb) == ("", "EXPINTERRUPT")
-    assert json.loads(document)["answers"].keys() == {"cameras", "ephys"}
+    assert json.loads(document)["fields"]["answers"].keys() == {"cameras", "ephys"}
     assert viewer.ask("/rigsync/unsubscribe") == ["ok"]
 
 
@@ -509,9 +509,9 @@ def test_an_event_that_is_too_large_is_told_without_its_large_parts(
     bridge = bridged(cameras)
     viewer = program(bridge.uri)
     viewer.ask("/rigsync/subscribe", "Notice")
-    cameras.notify("scan", "x" * 5000)
+    cameras.notify("scan", {"text": "x" * 5000})
     *_, document = viewer.await_one("/rigsync/event/Notice", lambda args: args[1] == "scan")
-    assert "body" in json.loads(document)["left_out"]
+    assert json.loads(document)["fields"]["left_out"] == ["body"]
     assert json.loads(document)["rig"] == "cameras"
 
 
@@ -673,7 +673,7 @@ def test_events_of_a_hub_of_ones_own_are_told(lab: Lab, program: Callable[[str],
 
     rig, payload, document = run(main)
     assert (rig, payload) == ("", 7)
-    assert json.loads(document)["payload"] == 7
+    assert json.loads(document)["fields"]["payload"] == 7
 
 
 def test_an_auxiliaries_may_be_used_beside_it(lab: Lab, bridged: Callable[..., OscBridge]) -> None:

@@ -120,14 +120,20 @@ def encode(address: str, args: Sequence[str | float]) -> bytes:
     for value in args:
         if isinstance(value, str):
             tags += "s"
-            parts.append(osc_types.write_string(value.replace("\0", "").encode(errors="replace").decode()))
+            parts.append(_string(value))
         elif isinstance(value, int) and -_INT32 <= value < _INT32:
             tags += "i"
             parts.append(osc_types.write_int(value))
         else:
             tags += "f"
             parts.append(osc_types.write_float(min(max(float(value), -_FLOAT32), _FLOAT32)))
-    return b"".join([osc_types.write_string(address), osc_types.write_string(tags), *parts])
+    return b"".join([_string(address), _string(tags), *parts])
+
+
+def _string(text: str) -> bytes:
+    """Return text, whatever is in it, as OSC has it: ended by a null character, and filled up to four bytes."""
+    data = text.encode(errors="replace").replace(b"\0", b"")
+    return data + bytes(4 - len(data) % 4)
 
 
 def seconds_of(tag: int) -> float:

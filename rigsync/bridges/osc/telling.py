@@ -2,64 +2,51 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
 from rigsync.bridges.osc.codec import encode
-from rigsync.bridges.telling import document_of, json_of, plain
+from rigsync.bridges.telling import document_of, json_of
 from rigsync.core.events import Event
-from rigsync.core.messages import Command
 
 MOST_TOLD = 3000
 """Bytes of JSON in a message. Beyond it large parts are left out: many programs read 4,096 bytes of a datagram."""
 LONGEST_ARGUMENT = 200
 """Characters of a text beside that."""
-_LEFT_OUT = frozenset({"rig", "request_time", "at", "size"})
-"""Fields that stand first, or that the 32 bits of an OSC number cannot hold; JSON has them."""
-_STAMP = ("id", "type", "priority", "time", "rig", "cause")
+_INEXACT = frozenset({"request_time", "at", "size"})
+"""Fields that the 32 bits of an OSC number cannot hold, or that nobody needs; JSON has them."""
 
 
 def event_message(event: Event) -> bytes:
     """Return ``/rigsync/event/TYPE rig ...``: the rig, or nothing, the event's texts and numbers in order, JSON."""
     document = document_of(event)
-    rig = document.get("rig")
-    args = [_argument(value) for name, value in _scalars(event)]
-    return encode(f"/rigsync/event/{type(event).__name__}", [_text(rig), *args, _json(document, _STAMP)])
+    fields = document["fields"]
+    args = [_argument(value) for name, value in fields.items() if name not in _INEXACT and _is_scalar(value)]
+    text = json_of(document)
+    if len(text) > MOST_TOLD:
+        text = json_of({**document, "fields": _small(fields)})
+    return encode(f"/rigsync/event/{type(event).__name__}", [_argument(document.get("rig")), *args, text])
 
 
 def view_message(rig: str, document: Mapping[str, Any]) -> bytes:
     """Return ``/rigsync/view rig link status reference trouble JSON``."""
     trouble = "; ".join(map(str, document["failures"].values())) or document["status_reason"]
-    known = [document[name] for name in ("link", "status", "exp_ref")]
-    shown = [_text(value) for value in (rig, *known, trouble)]
-    kept = ("link", "reason", "dialect", "version", "status", "exp_ref", "owner", "round_trip_ms", "loss")
-    return encode("/rigsync/view", [*shown, _json({"rig": rig, **document}, ("rig", *kept))])
+    shown = [rig, *(document[name] for name in ("link", "status", "exp_ref")), trouble]
+    text = json_of({"rig": rig, **document})
+    if len(text) > MOST_TOLD:
+        text = json_of({"rig": rig, **_small(document)})
+    return encode("/rigsync/view", [*map(_argument, shown), text])
 
 
-def _scalars(event: Event) -> list[tuple[str, Any]]:
-    fields = [(field.name, getattr(event, field.name)) for field in dataclasses.fields(event)]
-    scalar = (str, int, float, Enum, Command, type(None))
-    return [(name, value) for name, value in fields if name not in _LEFT_OUT and isinstance(value, scalar)]
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _argument(value: Any) -> str | float:
-    shown = plain(value)
-    return shown if isinstance(shown, (int, float)) else _text(shown)
+    return value if isinstance(value, (int, float)) else "" if value is None else str(value)[:LONGEST_ARGUMENT]
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)[:LONGEST_ARGUMENT]
-
-
-def _json(document: Mapping[str, Any], kept: tuple[str, ...]) -> str:
-    text = json_of(document)
-    if len(text) <= MOST_TOLD:
-        return text
-    small = {name: _short(document[name]) for name in kept if name in document}
-    return json_of({**small, "left_out": sorted(document.keys() - small.keys())})
-
-
-def _short(value: Any) -> Any:
-    return value[:LONGEST_ARGUMENT] if isinstance(value, str) else value
+def _small(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain ones, cut, and the names of the others."""
+    kept = {name: value if value is None else _argument(value) for name, value in fields.items() if _is_scalar(value)}
+    return {**kept, "left_out": sorted(fields.keys() - kept)}

@@ -160,7 +160,7 @@ class Wire:
         self._rejected(source, error.problem)
 
     def standing(self, head: bytes, source: Any) -> Standing:
-        return Standing.STRANGER
+        return Standing.WATCHES  # all are alike; those of strangers would be read ahead, and be lost where many come
 
 
 class _TcpClient(TcpLine):
