@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Set
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from rigsync.coordinator.lab import Lab
@@ -27,11 +28,16 @@ def document_of(event: Event) -> dict[str, Any]:
     stamp = event.stamp
     document: dict[str, Any] = {} if stamp is None else stamp._asdict()
     is_secret = getattr(event, "event", None) is ExpMessage.ALYX
-    fields = document["fields"] = {}
-    for name in event.__dataclass_fields__:
-        if name != "rig":  # which is in the stamp
-            fields[name] = "***" if is_secret and name in _CONTENT else plain(getattr(event, name))
+    kind: Any = type(event)
+    document["fields"] = {
+        name: "***" if is_secret and name in _CONTENT else plain(getattr(event, name)) for name in _names(kind)
+    }
     return document
+
+
+@lru_cache(256)
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # which is in the stamp
 
 
 def pictures(lab: Lab[Any]) -> dict[str, dict[str, Any]]:

@@ -279,17 +279,23 @@ def test_bundles_are_acted_on_at_their_instant_nested_ones_at_theirs_equal_ones_
     called: list[tuple[int, float]] = []
     bridge.add("/mark", lambda number: called.append((number, time.time())))
     task = program(bridge.uri)
-    at = time.time() + 0.4
     mark = [message("/mark", number) for number in range(6)]
-    task.send_raw(bundle(at, mark[1], bundle(at + 0.2, mark[4])))
-    task.send_raw(bundle(at, mark[2], mark[3]))
-    task.send_raw(bundle(at + 0.2, mark[5]))
-    task.send_raw(mark[0])
-    until(lambda: len(called) == 6)
+    for ahead in (0.2, 0.8, 3.2, 12.8):  # a busy computer may need more time to take them in
+        called.clear()
+        at = time.time() + ahead
+        task.send_raw(bundle(at, mark[1], bundle(at + 0.1, mark[4])))
+        task.send_raw(bundle(at, mark[2], mark[3]))
+        task.send_raw(bundle(at + 0.1, mark[5]))
+        task.send_raw(mark[0])
+        until(lambda: len(bridge._bundles) == 5 or called[1:])
+        is_in_time = len(bridge._bundles) == 5
+        until(lambda: len(called) == 6)
+        if is_in_time:
+            break
+    assert is_in_time
     assert [number for number, _ in called] == [0, 1, 2, 3, 4, 5]
-    early = [number for number, when in called if when < at + (0.2 if number > 3 else 0.0) - 0.005 and number]
+    early = [number for number, when in called[1:] if when < at + (0.1 if number > 3 else 0.0) - 0.005]
     assert early == []  # the clocks that set and read the instant are two
-    assert bridge.counts["late"] == 0
 
 
 def test_a_bundle_that_comes_late_is_acted_on_at_once_with_a_note(
