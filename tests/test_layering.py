@@ -44,7 +44,7 @@ AT_THE_SIDE = {
     "numpy": (),
     "pythonosc": ("rigsync.bridges.osc.codec",),
 }
-"""What only these modules import, so that a computer can do without it: the side, the demo's rig of iblutil, and OSC."""
+"""What only these modules import, so that a computer can do without it: the side, the demo's rig of iblutil, OSC."""
 
 INSIDE = {
     "rigsync.agent.keeper": {"ctypes"},  # prctl, of Linux alone; some Pythons are built without ctypes

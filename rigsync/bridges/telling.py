@@ -26,7 +26,7 @@ _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 def document_of(event: Event) -> dict[str, Any]:
     """Return all of an event that a hub has told, for JSON: its stamp, and its other ``fields``, but no ALYX token."""
     stamp = event.stamp
-    document: dict[str, Any] = {} if stamp is None else stamp._asdict()
+    document: dict[str, Any] = {} if stamp is None else plain(stamp._asdict())
     is_secret = getattr(event, "event", None) is ExpMessage.ALYX
     kind: Any = type(event)
     document["fields"] = {
@@ -71,6 +71,6 @@ def plain(value: Any, depth: int = 0) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name), depth + 1) for field in dataclasses.fields(value)}
     try:
-        return to_plain(value, "value", Room())
+        return plain(to_plain(value, "value", Room()), depth + 1)
     except (PayloadError, PayloadTooLarge):
         return f"<{type(value).__name__}>"

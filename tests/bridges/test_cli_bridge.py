@@ -110,7 +110,7 @@ def test_without_its_library_the_command_says_what_to_install(tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["bridge", "--help"], ["bridge", "osc", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["bridge", "osc", "--help"]])
 def test_help_needs_no_library(tmp_path: Path, arguments: list[str]) -> None:
     with Command(arguments, tmp_path, without_the_library(tmp_path)) as command:
         assert command.outcome().status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import logging
 import random
@@ -534,6 +535,7 @@ def test_tokens_of_alyx_are_told_to_nobody() -> None:
 
 def test_any_value_of_an_event_becomes_plain(tmp_path: Any) -> None:
     assert plain(float("nan")) == "nan"
+    assert plain(datetime.timedelta(seconds=2)) == 2.0
     assert plain({1: (2, {3})}) == {"1": [2, [3]]}
     assert plain(events.LinkState.LOST) == "lost"
     assert plain(ExpMessage.EXPINIT) == "EXPINIT"
@@ -673,8 +675,10 @@ def test_events_of_a_hub_of_ones_own_are_told(lab: Lab, program: Callable[[str],
         ):
             viewer, loop = program(bridge.uri), asyncio.get_running_loop()
             await loop.run_in_executor(None, viewer.ask, "/rigsync/subscribe", "Lick*")
+            hub.ingest(Lick([7], rig={"a", 1}))
             hub.ingest(Lick(7))
-            told: list[Any] = await loop.run_in_executor(None, viewer.await_one, "/rigsync/event/LickOfTheOscTest")
+            address, fits = "/rigsync/event/LickOfTheOscTest", lambda args: args[1] == 7
+            told: list[Any] = await loop.run_in_executor(None, viewer.await_one, address, fits)
             return told
 
     rig, payload, document = run(main)

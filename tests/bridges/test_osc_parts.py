@@ -154,10 +154,11 @@ def test_messages_are_read_as_python_osc_writes_them() -> None:
 
 
 def test_messages_are_written_as_python_osc_reads_them() -> None:
-    args = ["text", "", "é", 5, -1, 2.5, True, 1 << 40, 1e300, "\ud800 \0"]
+    args = ["text", "", "é", 5, -1, 2.5, True, 1 << 40, 1e300, "\ud800 \0", 10**400]
     read = OscMessage(codec.encode("/rigsync/reply", args))
     assert read.address == "/rigsync/reply"
-    *exact, large, largest, odd = read.params
+    *exact, large, largest, odd, beyond = read.params
+    assert beyond == largest
     assert exact == ["text", "", "é", 5, -1, 2.5, 1]
     assert large == pytest.approx(1 << 40)
     assert largest == pytest.approx(3.4e38)
@@ -290,6 +291,7 @@ def test_a_stream_is_cut_into_packets_however_it_comes(kind: Any, piece: int) ->
     ("kind", "stream", "told"),
     [
         (framing.Slip, framing.LengthPrefixed.frame(GOOD), r"needs tcp\+length://"),
+        (framing.Slip, b"POST / HTTP/1.1\r\n\r\n" + framing.Slip.frame(GOOD), "is not SLIP"),
         (framing.Slip, b"\xc0/a\xdb\0\xc0", r"an escape that SLIP does not know"),
         (framing.Slip, b"/" * 101 + b"\xc0", "a packet of 101 bytes"),
         (framing.Slip, b"/" * 202, "a packet of 101 bytes"),

@@ -126,7 +126,7 @@ def encode(address: str, args: Sequence[str | float]) -> bytes:
             parts.append(osc_types.write_int(value))
         else:
             tags += "f"
-            parts.append(osc_types.write_float(min(max(float(value), -_FLOAT32), _FLOAT32)))
+            parts.append(osc_types.write_float(float(min(max(value, -_FLOAT32), _FLOAT32))))
     return b"".join([_string(address), _string(tags), *parts])
 
 

@@ -43,7 +43,7 @@ class Slip(_Framing):
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """Add what has arrived, and yield each packet that it completes; a `RemoteProtocolError` ends the stream."""
-        if not self._is_known and piece[:1] == b"\0":  # as no packet begins, but the length of one
+        if not self._is_known and piece[:1] not in b"\xc0/#":  # a length, or what a page in a browser sends
             raise RemoteProtocolError("no SLIP", f"{piece[:8]!r} is not SLIP; {_OTHER.format('tcp+length://')}")
         self._is_known = True
         *whole, rest = piece.split(_END)
