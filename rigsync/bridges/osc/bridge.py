@@ -218,14 +218,9 @@ class OscBridge(Bridge):
             self._alarm = self._loop.call_at(due - EARLY, self._ring)
 
     def _ring(self) -> None:
-        now = self._loop.time()
-        if self._bundles.next_due() > now:  # watches the clock, and lets all else have its turn
-            self._alarm = self._loop.call_soon(self._ring)
-            return
-        self._alarm = None
-        for data, source in self._bundles.take_due(now):
+        for data, source in self._bundles.take_due(self._loop.time()):
             self._act(data, source)
-        self._arm()
+        self._arm()  # at once, if that was early: so the last millisecond is spent, and all else has its turn
 
     def _act(self, data: bytes, source: Any) -> None:
         """Do what a message asks for."""
