@@ -327,7 +327,8 @@ class OscBridge(Bridge):
             away, self._wire.away, self._told_again = self._wire.away, set(), now
             for line in away:
                 self._join(line)
-        if clients := [*self._clients.wanting(type(event).__name__, now), *self._wire.lines]:
+        lines = [line for line in self._wire.lines if line not in self._wire.away]
+        if clients := [*self._clients.wanting(type(event).__name__, now), *lines]:
             message = event_message(event)
             for client in clients:
                 self._wire.send(client, message)

@@ -91,7 +91,7 @@ class Wire:
         self._listener: Listener | None = None
         self._lines: dict[str, tuple[OscAddress, Line]] = {}
         self.away: set[str] = set()
-        """Lines towards ports that refuse."""
+        """Lines over UDP towards ports that refuse."""
 
     async def open(self, listen: OscAddress, to: Sequence[OscAddress]) -> OscAddress:
         """Open all, and return where it listens; raise a `ListenError` or `ConfigError` where that cannot be."""
@@ -151,7 +151,8 @@ class Wire:
             self._received(data, source)
 
     def refuse(self, line: str) -> None:
-        self.away.add(line)
+        if self._lines[line][0].scheme == "udp":  # a connection tells when it opens
+            self.away.add(line)
 
     def show_life(self, line: Any) -> None:
         """Take note that part of a packet has come or gone, of which nothing follows."""
@@ -167,11 +168,20 @@ class _TcpClient(TcpLine):
     """A connection to a program, which hears of each time that it opens."""
 
     def __init__(self, wire: Wire, name: str, family: int, address: Any, framing: type[Slip] | type[LengthPrefixed]):
-        self._wire = wire
+        self._wire, self._is_open = wire, False
         super().__init__(wire, [name], family, address, LARGEST, framing)
 
     def opened(self, stream: Stream) -> None:
+        self._is_open = True
         self._wire.joined(str(self.name))
+
+    def closed(self, stream: Stream) -> None:
+        self._is_open = False
+        super().closed(stream)
+
+    def send(self, line: str, data: bytes) -> None:
+        if self._is_open:  # else it would come before what those who join hear first
+            super().send(line, data)
 
 
 async def _resolved(at: OscAddress) -> tuple[int, tuple[Any, ...]]:
