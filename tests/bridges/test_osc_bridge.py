@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import itertools
 import json
 import logging
 import random
@@ -35,6 +36,7 @@ from rigsync.bridges import asking
 from rigsync.bridges.osc import OscBridge
 from rigsync.bridges.osc import bridge as bridge_module
 from rigsync.bridges.osc.bridge import part_of
+from rigsync.bridges.osc.wire import FRAMINGS
 from rigsync.bridges.telling import document_of, plain
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.errors import ConfigError, ListenError, LoopBlocked, NotRunning, RigTimeout
@@ -62,6 +64,8 @@ class Program:
             self._client._sock.bind(("127.0.0.1", 0))
         else:
             self._client = SimpleTCPClient("127.0.0.1", port, mode=MODES[scheme])
+            self._client.socket.settimeout(0.01)
+            self._decoder = FRAMINGS[scheme](65536)
         self.told: list[tuple[str, list[Any]]] = []
 
     def send(self, address: str, *args: Any) -> None:
@@ -72,7 +76,12 @@ class Program:
 
     def look(self) -> list[tuple[str, list[Any]]]:
         """Return address and arguments of all that it was told."""
-        self.told += [(one.address, one.params) for one in self._client.get_messages(0.01)]
+        if hasattr(self._client, "socket"):  # its own reader takes half a message for a whole one, if the rest is late
+            with contextlib.suppress(TimeoutError):
+                come = self._decoder.feed(self._client.socket.recv(65536))
+                self.told += [(one.address, one.params) for one in map(OscMessage, come)]
+        else:
+            self.told += [(one.address, one.params) for one in self._client.get_messages(0.01)]
         return self.told
 
     def await_one(self, address: str, fits: Callable[[list[Any]], bool] = lambda _: True) -> list[Any]:
@@ -288,8 +297,8 @@ def test_bundles_are_acted_on_at_their_instant_nested_ones_at_theirs_equal_ones_
         task.send_raw(bundle(at, mark[2], mark[3]))
         task.send_raw(bundle(at + 0.1, mark[5]))
         task.send_raw(mark[0])
-        until(lambda: len(bridge._bundles) == 5 or called[1:])
-        is_in_time = len(bridge._bundles) == 5
+        until(lambda: called)
+        is_in_time = [number for number, _ in called] == [0] and len(bridge._bundles) == 5
         until(lambda: len(called) == 6)
         if is_in_time:
             break
@@ -319,7 +328,7 @@ def test_what_cannot_wait_is_refused_and_what_waits_is_cancelled_by_close(
         task = program(bridge.uri)
         task.send_raw(bundle(time.time() + 7200, message("/rigsync/push/EXPINFO")))
         (_, told) = task.await_one("/rigsync/reply")
-        assert told.startswith("error: its instant is 7,200 s ahead, and an hour is the most")
+        assert "s ahead, and an hour is the most" in told
         task.send_raw(bundle(time.time() + 60, message("/rigsync/push/EXPINIT", REFERENCE)))
         assert task.ask("/rigsync/push/EXPINFO") == ["cameras: ok"]
     assert "closes: 1 messages that waited for their instant are cancelled" in caplog.text
@@ -340,11 +349,14 @@ def test_junk_of_any_kind_is_counted_and_the_next_good_one_works(
     bridge = bridged(lab.rig("cameras"), listen=f"{scheme}://127.0.0.1:0")
     chance = random.Random(SEED).random
     task = program(bridge.uri)
-    # EXPINFO changes nothing, and a rig answers it by the hundred.
-    for number in range(1500):
+    for number in itertools.count():
+        # EXPINFO changes nothing, and a rig answers it by the hundred.
         junk = mutated(SAMPLES[number % len(SAMPLES)].replace(b"EXPSTART", b"EXPINFO\0"), chance)
-        with contextlib.suppress(OSError):  # a bridge may end a connection of junk
-            task.send_raw(type("Raw", (), {"dgram": junk}))
+        task.send_raw(type("Raw", (), {"dgram": junk}))
+        if number % 100 == 99:
+            task.look()
+            if bridge.counts["malformed"] > 300:
+                break
     other = program(bridge.uri)
 
     def works() -> bool:
@@ -352,7 +364,6 @@ def test_junk_of_any_kind_is_counted_and_the_next_good_one_works(
         return ("/rigsync/reply", ["/rigsync/push/EXPSTATUS", "cameras: ok"]) in other.look()
 
     until(works)
-    until(lambda: bridge.counts["malformed"] > 300)
     lines = [record for record in caplog.records if record.name == "rigsync.bridge" and record.levelno > logging.INFO]
     assert 0 < len(lines) <= 3  # one for each kind
     assert not [record for record in caplog.records if record.exc_info]
@@ -400,8 +411,9 @@ def test_who_subscribes_is_told_how_each_rig_is_and_then_every_event(
     until(lambda: all(view.status is ExpStatus.INITIALIZED for view in bridge.lab.views.values()))
     viewer = program(bridge.uri)
     viewer.send("/rigsync/subscribe")
+    until(lambda: len(viewer.look()) > 2)
+    assert [where for where, _ in viewer.told[:3]] == ["/rigsync/view", "/rigsync/view", "/rigsync/reply"]
     rig, link, status, reference, trouble, document = viewer.await_one("/rigsync/view")
-    assert viewer.told[0][0] == "/rigsync/view"
     assert (rig, link, status, reference, trouble) == ("cameras", "alive", "INITIALIZED", REFERENCE, "")
     assert json.loads(document)["exp_ref"] == REFERENCE
     assert viewer.await_one("/rigsync/view")[0] == "ephys"
