@@ -37,7 +37,7 @@ LISTEN = "udp://127.0.0.1:9000"
 """Where a bridge listens unless told otherwise: nobody from elsewhere reaches it."""
 LATE = 0.1
 """Seconds after its instant from which a bundle is called late: most programs stamp what is to be done at once, too."""
-EARLY = max(FINE, 0.001)
+EARLY = max(FINE, 0.002)
 """Seconds before an instant at which the event loop begins to watch the clock: its own timer wakes as much too late."""
 TOLD_EVERY = 60.0
 """Seconds between two lines of the log on one kind of fault."""
@@ -194,9 +194,10 @@ class OscBridge(Bridge):
         except codec.BadPacket as error:
             self._note("malformed", _from(source, error))
             return
-        now, wall, before = self._loop.time(), time.time(), len(self._bundles)
+        now, before = time.time(), len(self._bundles)
         for tag, data in elements:
-            ahead = 0.0 if tag == codec.IMMEDIATELY else codec.seconds_of(tag) - wall
+            due = now if tag == codec.IMMEDIATELY else codec.seconds_of(tag)
+            ahead = due - now
             if ahead <= 0:
                 if ahead < -LATE:
                     self._note("late", _from(source, f"a bundle came {-ahead:,.1f} s after its instant; done at once"))
@@ -205,7 +206,7 @@ class OscBridge(Bridge):
                 self._note("refused", _from(source, problem))
                 self._reply(source, codec.address_of(data), [f"error: {problem}"])
             else:
-                self._bundles.put(now + ahead, (data, source), len(data))
+                self._bundles.put(due, (data, source), len(data))
         if len(self._bundles) > before:
             self._arm()
 
@@ -215,12 +216,12 @@ class OscBridge(Bridge):
             self._alarm.cancel()
             self._alarm = None
         if due < math.inf:
-            self._alarm = self._loop.call_at(due - EARLY, self._ring)
+            self._alarm = self._loop.call_later(max(0.0, due - EARLY - time.time()), self._ring)
 
     def _ring(self) -> None:
-        for data, source in self._bundles.take_due(self._loop.time()):
+        for data, source in self._bundles.take_due(time.time()):
             self._act(data, source)
-        self._arm()  # at once, if that was early: so the last millisecond is spent, and all else has its turn
+        self._arm()  # at once, if that was early: so the last milliseconds are spent, and all else has its turn
 
     def _act(self, data: bytes, source: Any) -> None:
         """Do what a message asks for."""

@@ -40,16 +40,16 @@ class Bundles(Generic[_Item]):
         return ""
 
     def put(self, due: float, item: _Item, size: int) -> None:
-        """Let a message wait until `due`, in monotonic seconds; ask for its `problem` before."""
+        """Let a message wait until `due`, as Unix time in seconds; ask for its `problem` before."""
         heapq.heappush(self._waiting, (due, next(self._numbers), size, item))
         self._bytes += size
 
     def next_due(self) -> float:
-        """Return when the next one is due, in monotonic seconds."""
+        """Return when the next one is due, as Unix time in seconds."""
         return self._waiting[0][0] if self._waiting else math.inf
 
     def take_due(self, now: float) -> list[_Item]:
-        """Return those that are due at monotonic `now`, in seconds, and let them wait no longer."""
+        """Return those that are due at `now`, as Unix time in seconds, and let them wait no longer."""
         due = []
         while self._waiting and self._waiting[0][0] <= now:
             _, _, size, item = heapq.heappop(self._waiting)
