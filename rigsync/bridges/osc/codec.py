@@ -74,7 +74,7 @@ def _elements(packet: bytes, tag: int, depth: int) -> Iterator[Element]:
         begin = position + _SIZE.size
         size = _SIZE.unpack_from(packet, position)[0] if begin <= len(packet) else 0
         position = begin + size
-        if size <= 0 or size % 4 or position > len(packet):
+        if size < 0 or size % 4 or position > len(packet):
             raise BadPacket(f"a bundle whose element of {size:,} bytes cannot be there")
         yield from _elements(packet[begin:position], tag, depth + 1)
 
