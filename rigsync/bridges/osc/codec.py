@@ -16,7 +16,7 @@ try:
     from pythonosc.osc_message import OscMessage, ParseError
     from pythonosc.parsing import osc_types
 except ModuleNotFoundError as missing:
-    text = "OSC needs python-osc, which is not installed: pip install 'rigsync[osc]'"
+    text = "OSC needs python-osc, which is not installed: install the extra osc of rigsync, or pip install python-osc"
     raise ModuleNotFoundError(text, name=missing.name) from missing
 
 LARGEST = 65_507
