@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 
-from benchmarks import measure, strangers
+from benchmarks import measure, osc, strangers
 
 
 def milliseconds(seconds: float) -> str:
@@ -136,6 +136,28 @@ def resource_rows() -> None:
     )
 
 
+def osc_rows() -> None:
+    for what, measured, other in (
+        ("OSC in: messages to a method, under a flood over UDP", osc.throughput_in, "server"),
+        ("OSC out: events told to a program over UDP", osc.throughput_out, "client"),
+    ):
+        ours, theirs = measured()
+        row(
+            what,
+            f"{ours:,.0f} a second",
+            f"python-osc's {other}: {theirs:,.0f}; bar: half of it",
+            f"{ours / theirs:.2f} ×",
+        )
+    half, most = osc.lateness()
+    row(
+        "OSC bundle after its instant",
+        f"p50 {1e6 * half:.0f} µs, p95 {1e6 * most:.0f} µs",
+        "bar: p95 1 ms",
+        "",
+    )
+    row("idle OSC bridge, 4 rigs, one program that is told", f"{osc.idle_share():.2%} of one core", "bar: 0.5 %", "")
+
+
 ATTACKS = {
     "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
     "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
@@ -198,6 +220,7 @@ ROWS = {
     "instants": instant_rows,
     "hub": hub_rows,
     "resources": resource_rows,
+    "osc": osc_rows,
     "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""

@@ -356,6 +356,14 @@ def test_long_form(write):
     assert rigs.source == str(path)
 
 
+def test_bridges(write):
+    path = write("rigs:\nbridges:\n  osc:\n    to: ['udp://127.0.0.1:9001', tcp+length://max-pc:9002]\n")
+    told = ("udp://127.0.0.1:9001", "tcp+length://max-pc:9002")
+    assert load_rigs(path).bridges == {"osc": {"listen": "udp://127.0.0.1:9000", "to": told}}
+    assert load_rigs(write("rigs:\nbridges: {osc: }\n")).bridges["osc"]["to"] == ()
+    assert load_rigs(write("rigs:\nbridges:\n")).bridges == load_rigs(write("a: b\n")).bridges == {}
+
+
 def test_flat_form(write):
     path = write("cameras:left: 192.168.1.20\nmesoscope: udp://10.0.0.1:8888\ntiming: timing-pc\n")
     rigs = load_rigs(path)
@@ -441,6 +449,14 @@ BAD_FILES = {
     "forgotten indentation": ("rigs:\na: b\n", 2, "a", "unknown key 'a'; the keys here are timing, rigs"),
     "unknown timing": ("timing:\n  beats: 1\nrigs:\n", 2, "timing.beats", "did you mean 'beat'?"),
     "unknown rig key": ("rigs:\n  a:\n    uri: b\n    timout: 3\n", 4, "rigs.a.timout", "did you mean 'timeout'?"),
+    "unknown bridge": ("rigs:\nbridges:\n  ocs:\n", 3, "bridges.ocs", "unknown key 'ocs'; did you mean 'osc'?"),
+    "bridge without a port": (
+        "rigs:\nbridges:\n  osc: {listen: udp://a}\n",
+        3,
+        "bridges.osc.listen",
+        "and a port, such as",
+    ),
+    "bridge to a map": ("rigs:\nbridges:\n  osc: {to: [{a: b}]}\n", 3, "bridges.osc.to[0]", "expected text, not a map"),
     "duplicate rig": ("rigs:\n  a: b\n  a: c\n", 3, "rigs.a", "this key is there twice, first in line 2; remove one"),
     "duplicate flat rig": ("a: b\nc: d\n'a': e\n", 3, "rigs.a", "this key is there twice, first in line 1"),
     "duplicate top key": ("rigs:\n  a: b\nrigs:\n  c: d\n", 3, "rigs", "this key is there twice, first in line 1"),

@@ -39,8 +39,12 @@ LONGEST_MODULE, LONGEST_CLASS = 500, 400
 HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "numpy", "iblutil")
 """Modules that importing the pure packages may not load, be it by way of others."""
 
-AT_THE_SIDE = {"iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"), "numpy": ()}
-"""What only these modules import, so that a computer can do without it: the side, and the demo's rig of iblutil."""
+AT_THE_SIDE = {
+    "iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"),
+    "numpy": (),
+    "pythonosc": ("rigsync.bridges.osc.codec",),
+}
+"""What only these modules import, so that a computer can do without it: the side, the demo's rig of iblutil, OSC."""
 
 INSIDE = {
     "rigsync.agent.keeper": {"ctypes"},  # prctl, of Linux alone; some Pythons are built without ctypes
@@ -50,6 +54,7 @@ INSIDE = {
 
 BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
+    "rigsync.cli.bridge": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",

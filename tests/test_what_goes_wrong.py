@@ -470,6 +470,29 @@ SHOWN_BY = {
         "tests/core/test_belief.py::test_no_request_uses_up_all_numbers",
         "tests/test_forgers.py::test_a_flood_of_senders_takes_less_than_64_mb",
     ],
+    "an OSC program sends junk, an unknown address, a wrong type or pattern, or thousands of these": [
+        "tests/bridges/test_osc_bridge.py::test_what_cannot_be_done_is_answered_with_what_was_wrong",
+        "tests/bridges/test_osc_bridge.py::test_junk_of_any_kind_is_counted_and_the_next_good_one_works",
+        "tests/bridges/test_osc_parts.py::test_a_hundred_thousand_mutated_packets_are_each_read_or_refused",
+        "tests/bridges/test_osc_parts.py::test_no_pattern_matches_for_ever",
+    ],
+    "an OSC bundle comes after its instant, is for one more than an hour ahead, or waits while the bridge closes": [
+        "tests/bridges/test_osc_bridge.py::test_a_bundle_that_comes_late_is_acted_on_at_once_with_a_note",
+        "tests/bridges/test_osc_bridge.py::test_what_cannot_wait_is_refused_and_what_waits_is_cancelled_by_close",
+    ],
+    "an OSC program that a bridge tells is started late, or anew": [
+        "tests/bridges/test_osc_bridge.py::test_a_server_that_is_given_is_told_also_where_it_comes_late",
+        "tests/bridges/test_osc_bridge.py::test_who_subscribes_is_told_how_each_rig_is_and_then_every_event",
+    ],
+    "an OSC program frames its packets otherwise than the bridge": [
+        "tests/bridges/test_osc_bridge.py::test_the_other_framing_is_named_in_the_log",
+    ],
+    "a bridge listens where other computers reach it": [
+        "tests/bridges/test_osc_bridge.py::test_it_says_so_where_it_listens_beyond_this_computer",
+    ],
+    "`rigsync bridge osc` without python-osc": [
+        "tests/bridges/test_cli_bridge.py::test_without_its_library_the_command_says_what_to_install",
+    ],
     "probes are seldom, by `beat` in rigs.yaml": [
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",
         "tests/core/test_beats.py::test_with_a_beat_of_ten_seconds_no_notice_is_held_back_and_no_stranger_takes_over",

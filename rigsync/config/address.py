@@ -18,12 +18,18 @@ _MAX_HOST_NAME = 253  # characters without the trailing dot (RFC 1035 section 2.
 _ZONE = re.compile(r"[\w.~-]+", re.ASCII)  # the zone of fe80::1%eth0 (RFC 6874 section 2)
 
 
-def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
+EXPECTED = f"[udp://|tcp://]host[:port], for instance udp://192.168.1.20:{LISTEN_PORT}"
+"""How the address of a rig is written."""
+
+
+def parse_uri(
+    text: object, *, allow_port_zero: bool = False, what: str = "the address of a rig", expected: str = EXPECTED
+) -> Address:
     """Read the address of a rig: ``[udp://|tcp://]host[:port]``, UDP by default.
 
     The host is an IPv4 address, an IPv6 address (in brackets if a port follows) or a host name in any case; equal
     addresses compare equal. The default port is `LISTEN_PORT`; a rig may listen at port 0, which is any free one.
-    ``ws://`` means ``tcp://``, as in iblutil.
+    ``ws://`` means ``tcp://``, as in iblutil. Errors say `what` it should be, and how that is written, `expected`.
 
     Raises
     ------
@@ -35,10 +41,7 @@ def parse_uri(text: object, *, allow_port_zero: bool = False) -> Address:
     try:
         return _address(text, lowest_port=0 if allow_port_zero else 1)
     except ValueError as error:
-        raise ConfigError(
-            f"{shortened(text, 80)} is not the address of a rig: {error}; "
-            f"expected [udp://|tcp://]host[:port], for instance udp://192.168.1.20:{LISTEN_PORT}"
-        ) from None
+        raise ConfigError(f"{shortened(text, 80)} is not {what}: {error}; expected {expected}") from None
 
 
 def _address(text: object, lowest_port: int) -> Address:

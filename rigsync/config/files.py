@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
-from rigsync.config.schema import Key, Mistakes, Table, document, either, mapping, number, under
+from rigsync.config.schema import Key, Mistakes, Table, document, either, listing, mapping, number, text, under
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
@@ -45,6 +45,24 @@ _TIMING = Table(
         for field in dataclasses.fields(Timing)
     }
 )
+_OSC_ADDRESS = text(
+    500,
+    r"(?:udp|tcp|tcp\+length)://\S+:[0-9]{1,5}",
+    "udp://, tcp:// or tcp+length://, a host and a port, such as udp://127.0.0.1:9000",
+)
+_BRIDGES = Table(
+    {
+        "osc": Key(
+            Table(
+                {
+                    "listen": Key(_OSC_ADDRESS, "Where OSC programs send to.", default="udp://127.0.0.1:9000"),
+                    "to": Key(listing(_OSC_ADDRESS), "OSC programs that are told all that happens.", default=[]),
+                }
+            ),
+            "Commands and events by Open Sound Control.",
+        ),
+    }
+)
 _RIGS = Table(
     {
         "timing": Key(_TIMING, "The times by which rigs are asked and watched. Most files leave them out.", default={}),
@@ -53,6 +71,7 @@ _RIGS = Table(
             "The rigs by name; rigsync shows them in this order.",
             required=True,
         ),
+        "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
     }
 )
 _FLAT = mapping(
@@ -99,7 +118,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
     mistakes = Mistakes()
     with mistakes:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
-        timing = DEFAULT_TIMING
+        timing, bridges = DEFAULT_TIMING, {}
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
         else:
@@ -107,7 +126,8 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             with mistakes, under("timing"):
                 timing = Timing(**{name: whole["timing"][name] for name in _TIMES})
             found = whole["rigs"]
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file)
+            bridges = {name: options for name, options in whole["bridges"].items() if options is not None}
+        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

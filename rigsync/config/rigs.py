@@ -104,6 +104,8 @@ class Rigs:
     may_share : bool
         Whether two names may share a UDP address, as in the map of names to URIs that iblrig's task code passes. Each
         message then goes there once for each name.
+    bridges : mapping
+        The options of each bridge that `rigsync bridge` starts, by its name.
 
     Raises
     ------
@@ -115,6 +117,7 @@ class Rigs:
     timing: Timing = DEFAULT_TIMING
     source: str | None = None
     may_share: bool = False
+    bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

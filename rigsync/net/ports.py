@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -11,6 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from rigsync.core.rigs import Address
+from rigsync.errors import ListenError
 
 PATIENCE = 3.0
 """Most seconds of one enquiry: the operator waits for the error message."""
@@ -36,6 +40,19 @@ def holder_of(port: int, family: int = socket.AF_INET, scheme: str = "udp") -> s
         return find(port, first, scheme) or find(port, second, scheme)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
+
+
+def explained(error: OSError, who: str, uri: str, address: Address) -> ListenError:
+    """Return why somebody cannot listen at an address, with the program that holds the port; may block for seconds."""
+    failed = f"{who} cannot listen on {uri}"
+    if error.errno == errno.EADDRINUSE:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        holder = holder_of(address.port, family, address.scheme)
+        by = f" by {holder}" if holder else ""
+        return ListenError(f"{failed}: port {address.port} is in use{by}; stop that, or use another")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ListenError(f"{failed}: no interface of this machine has that address; try 0.0.0.0")
+    return ListenError(f"{failed}: {error}")
 
 
 # ---------------------------------------------------------------------------------------------------------- Linux

@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from rigsync.core import legacy
 from rigsync.core.stream import StreamDecoder
@@ -30,6 +30,21 @@ READ = 1 << 14
 as much as asyncio reads by itself, 126 connections kept the coordinator in charge waiting for seconds."""
 AT_ONCE = 8
 """Messages of one connection to handle before the others have their turn."""
+
+
+class Decoder(Protocol):
+    """Cuts a stream into messages."""
+
+    @property
+    def held(self) -> int:
+        """Bytes kept of a message that is not complete."""
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """Add what has arrived, and yield each message that it completes; a `RemoteProtocolError` ends the stream."""
+
+
+Framing = Callable[[int], Decoder]
+"""Makes what cuts a stream into messages of so many bytes at most; by default JSON texts."""
 
 
 class Owner:
@@ -59,9 +74,9 @@ class Stream(asyncio.BufferedProtocol):
     source: Address
     """Where the other side is; set by the owner."""
 
-    def __init__(self, owner: Owner, limit: int, pacing: legacy.Pacing):
+    def __init__(self, owner: Owner, limit: int, pacing: legacy.Pacing, framing: Framing = StreamDecoder):
         self._owner = owner
-        self._decoder = StreamDecoder(limit)
+        self._decoder = framing(limit)
         self._buffer = memoryview(bytearray(READ))
         self._loop = asyncio.get_running_loop()
         self._largest_waiting = 0

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rigsync.core import legacy
+from rigsync.core.stream import StreamDecoder
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.lines import Address, Line, Pump, label
-from rigsync.net.stream import BACKLOG, Owner, Stream, open_stream
+from rigsync.net.stream import BACKLOG, Framing, Owner, Stream, open_stream
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -32,9 +33,17 @@ class TcpLine(Line, Owner):
     The first of `lines`, the core's names of these, gets all that arrives.
     """
 
-    def __init__(self, pump: Pump, lines: Sequence[Any], family: int, address: Address, limit: int):
+    def __init__(
+        self,
+        pump: Pump,
+        lines: Sequence[Any],
+        family: int,
+        address: Address,
+        limit: int,
+        framing: Framing = StreamDecoder,
+    ):
         self._pump, self.name = pump, lines[0]
-        self._family, self._address, self._limit = family, address, limit
+        self._family, self._address, self._limit, self._framing = family, address, limit, framing
         self._stream: Stream | None = None
         self._unsent = 0  # bytes that waited there at the last look
         self._early: list[tuple[Any, bytes]] = []
@@ -52,7 +61,7 @@ class TcpLine(Line, Owner):
 
     async def _keep_connected(self) -> None:
         def make() -> Stream:
-            return Stream(self, self._limit, legacy.ProbePacing())
+            return Stream(self, self._limit, legacy.ProbePacing(), self._framing)
 
         while True:
             self._connecting = True

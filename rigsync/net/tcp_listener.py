@@ -11,9 +11,10 @@ from collections import OrderedDict
 
 from rigsync.core import legacy
 from rigsync.core.coordinators import Standing
+from rigsync.core.stream import StreamDecoder
 from rigsync.errors import RemoteProtocolError
 from rigsync.net.lines import Address, Listener, Pump, dual_stack, shown_host
-from rigsync.net.stream import MESSAGE_BYTES, Owner, Stream
+from rigsync.net.stream import MESSAGE_BYTES, Framing, Owner, Stream
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -39,7 +40,9 @@ SHORTEST_TURN = 0.25
 """The least seconds of a share: enough for some megabytes in any laboratory."""
 
 
-async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: int) -> Listener:
+async def open_tcp_listener(
+    pump: Pump, family: int, address: Address, limit: int, framing: Framing = StreamDecoder
+) -> Listener:
     """Open a socket that listens; an OSError says that the address is in use, or is not one of this machine's."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -49,7 +52,7 @@ async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: in
         else:  # there, that option would let any other program use the port as well
             sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", -5), 1)
         sock.bind(address)
-        listener = TcpListener(pump, sock.getsockname(), limit)
+        listener = TcpListener(pump, sock.getsockname(), limit, framing)
         await listener.open(sock)
     except BaseException:
         sock.close()
@@ -60,8 +63,8 @@ async def open_tcp_listener(pump: Pump, family: int, address: Address, limit: in
 class TcpListener(Owner):
     """All connections of coordinators."""
 
-    def __init__(self, pump: Pump, address: Address, limit: int):
-        self._pump, self.address, self._limit = pump, address, limit
+    def __init__(self, pump: Pump, address: Address, limit: int, framing: Framing = StreamDecoder):
+        self._pump, self.address, self._limit, self._framing = pump, address, limit, framing
         self._server: asyncio.Server | None = None
         self._streams: OrderedDict[Address, Stream] = OrderedDict()  # the longest silent first
         self._turn: Stream | None = None  # of which a large message comes
@@ -72,7 +75,11 @@ class TcpListener(Owner):
 
     async def open(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Stream(self, self._limit, legacy.Pacing()), sock=sock)
+
+        def make() -> Stream:
+            return Stream(self, self._limit, legacy.Pacing(), self._framing)
+
+        self._server = await loop.create_server(make, sock=sock)
 
     def opened(self, stream: Stream) -> None:
         host, *rest = stream.transport.get_extra_info("peername")

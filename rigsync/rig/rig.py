@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import logging
 import queue
 import signal
-import socket
 import threading
 import time
 import weakref
@@ -29,9 +27,9 @@ from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import LONGEST_DESCRIPTION, MAX_MESSAGE, Address, RigConfig, Room
 from rigsync.core.timing import Timing
-from rigsync.errors import ListenError, LoopBlocked, NotRunning, PayloadTooLarge
+from rigsync.errors import LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
-from rigsync.net.ports import holder_of
+from rigsync.net.ports import explained
 from rigsync.rig.board import RESERVED, RigBoard
 from rigsync.rig.calls import RigCalls
 from rigsync.rig.rehearsal import RigRehearsals
@@ -402,7 +400,10 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
             session.endpoint.close()
             session.end_rules()
             # On some systems it takes seconds to find what holds the port.
-            explain = asyncio.get_running_loop().run_in_executor(None, _explained, error, self._uri, self._config)
+            who = f"rig {self.name}"
+            explain = asyncio.get_running_loop().run_in_executor(
+                None, explained, error, who, self._uri, self._config.address
+            )
             raise await explain from None  # its text says all
         self._uri = str(Address(self._config.address.scheme, *bound[:2]))
         self._session = session
@@ -469,18 +470,6 @@ def _comes(asked: queue.SimpleQueue[int], timeout: float) -> bool:
     except queue.Empty:
         return False
     return True
-
-
-def _explained(error: OSError, uri: str, config: RigConfig) -> ListenError:
-    failed = f"rig {config.name} cannot listen on {uri}"
-    if error.errno == errno.EADDRINUSE:
-        family = socket.AF_INET6 if ":" in config.address.host else socket.AF_INET
-        holder = holder_of(config.address.port, family, config.address.scheme)
-        by = f" by {holder}" if holder else ""
-        return ListenError(f"{failed}: port {config.address.port} is in use{by}; stop that, or use another")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return ListenError(f"{failed}: no interface of this machine has that address; try 0.0.0.0")
-    return ListenError(f"{failed}: {error}")
 
 
 class _RigThread(LoopThread):

@@ -1,0 +1,372 @@
+"""The OSC bridge: what OSC programs send is pushed, and what happens is told to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rigsync._text import one_line, shortened
+from rigsync.bridges.asking import OK, Asking, Refused
+from rigsync.bridges.bridge import Bridge
+from rigsync.bridges.osc import codec
+from rigsync.bridges.osc.address_space import SPECIAL, AddressSpace, BadPattern
+from rigsync.bridges.osc.bundles import Bundles
+from rigsync.bridges.osc.clients import MOST_CLIENTS, Clients
+from rigsync.bridges.osc.telling import MOST_TOLD, event_message, view_message
+from rigsync.bridges.osc.wire import Wire, at_port, osc_address
+from rigsync.bridges.telling import pictures
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.coordinator.coordinator import Coordinator
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import Event
+from rigsync.runtime.callbacks import goes_on
+from rigsync.runtime.loop_thread import is_coroutine_function
+from rigsync.runtime.precise import FINE
+
+logger = logging.getLogger("rigsync.bridge")
+
+LISTEN = "udp://127.0.0.1:9000"
+"""Where a bridge listens unless told otherwise: nobody from elsewhere reaches it."""
+LATE = 0.1
+"""Seconds after its instant from which a bundle is called late: most programs stamp what is to be done at once, too."""
+EARLY = max(FINE, 0.002)
+"""Seconds before an instant at which the event loop begins to watch the clock: its own timer wakes as much too late."""
+TOLD_EVERY = 60.0
+"""Seconds between two lines of the log on one kind of fault."""
+MOST_SHOWN = 30
+"""Most rigs in a reply."""
+AGAIN = 1.0
+"""Seconds between two attempts to tell the present picture to a port that refuses."""
+_CALL = "/rigsync/call/"
+_OWN = ("/rigsync/reply", "/rigsync/event/", "/rigsync/view")
+"""What a bridge sends. Two that are led to each other would answer each other for ever."""
+_VERBS = frozenset({"push", "call", "subscribe", "unsubscribe", "reply", "event", "view"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """The address of a message to a rig; to all where it names none."""
+
+    message: ExpMessage
+    rig: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The address of a rig whose commands are called."""
+
+    rig: str
+
+
+_Method = Callable[[Any, Sequence[Any]], object]
+"""Takes source and arguments of a message; what it returns, if not None, the sender is told."""
+
+
+class OscBridge(Bridge):
+    """Lets OSC programs command rigs, and tells them what happens; docs/bridges.md has the addresses.
+
+    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`.
+
+    Parameters
+    ----------
+    lab : Auxiliaries or Coordinator
+        Who commands the rigs. It has to be open.
+    listen : str
+        ``udp://host:port``, ``tcp://host:port`` (SLIP, OSC 1.1) or ``tcp+length://host:port`` (OSC 1.0). OSC has no
+        password: whoever reaches that port commands the rigs. With port 0 the system chooses one.
+    to : str or iterable of str
+        Addresses of programs that are told all that happens, without having subscribed.
+
+    Raises
+    ------
+    ConfigError
+        An address is none.
+
+    Examples
+    --------
+    >>> with Auxiliaries({"cameras": "udp://192.168.1.20:11001"}) as aux, OscBridge(aux) as bridge:
+    ...     bridge.add("/valve/open", lambda seconds: print("open for", seconds))
+    """
+
+    name = "OSC bridge"
+
+    def __init__(self, lab: Auxiliaries | Coordinator, listen: str = LISTEN, to: str | Iterable[str] = ()):
+        super().__init__(lab)
+        self._listen = osc_address(listen, allow_port_zero=True)
+        self._to = [osc_address(each) for each in ([to] if isinstance(to, str) else to)]
+        self._space: AddressSpace[_Push | _Call | _Method] = AddressSpace()
+        self._rigs = list(lab.views)
+        self._add_addresses()
+        self.counts: Counter[str] = Counter()
+        """What went wrong, by kind, since it was made."""
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def _add_addresses(self) -> None:
+        add = self._space.add
+        for message in ExpMessage.__members__.values():
+            add(f"/rigsync/push/{message.name}", _Push(message, None))
+            for rig in self._rigs:
+                add(f"/rigsync/{part_of(rig)}/{message.name}", _Push(message, rig))
+        for rig in self._rigs:
+            add(f"{_CALL}{part_of(rig)}", _Call(rig))
+        add("/rigsync/subscribe", self._subscribe)
+        add("/rigsync/unsubscribe", self._unsubscribe)
+
+    @property
+    def uri(self) -> str:
+        """Where it listens, with the port that the system chose."""
+        return str(self._listen)
+
+    def add(self, address: str, function: Callable[..., object]) -> Callable[[], None]:
+        """Have a function called with the arguments of each message to an address; from any thread.
+
+        Parameters
+        ----------
+        address : str
+            For instance ``/valve/open``. A message may name several by a pattern.
+        function : callable
+            A plain function, called on the event loop of the rigs, where it has to be quick. The sender is told what it
+            returns, if that is not None, and what it raises.
+
+        Returns
+        -------
+        callable
+            Call it to take the function away.
+
+        Raises
+        ------
+        ValueError
+            It is no address.
+        TypeError
+            It is no plain function.
+        """
+        if not callable(function) or is_coroutine_function(function):
+            raise TypeError(f"an OSC method is a plain function, not {shortened(function, 80)}")
+        return self._space.add(address, lambda _, args: function(*args))
+
+    # --------------------------------------------------------------------------------------------------- life cycle
+
+    async def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._asking = Asking(self.lab)
+        self._clients: Clients[Any] = Clients()
+        self._bundles: Bundles[tuple[bytes, Any]] = Bundles()
+        self._alarm: asyncio.Handle | None = None
+        self._tasks: dict[asyncio.Task[dict[str, str]], tuple[Any, str]] = {}
+        self._told_again = -math.inf
+        self._wire = Wire(
+            self._receive, lambda source, problem: self._note("malformed", _from(source, problem)), self._join
+        )
+        self._ends.append(self._stop)
+        self._listen = await self._wire.open(self._listen, self._to)
+        logger.info("%s listens on %s", self.name, self.uri)
+        if not self._wire.is_local:
+            logger.warning(
+                "%s listens on %s, beyond this computer: OSC has no password, and whoever reaches that port commands "
+                "the rigs; listen on 127.0.0.1 where only this computer's programs are to",
+                self.name,
+                self.uri,
+            )
+
+    def _stop(self) -> None:
+        if cancelled := self._bundles.clear():
+            logger.warning("%s closes: %d messages that waited for their instant are cancelled", self.name, cancelled)
+        if self._alarm:
+            self._alarm.cancel()
+        for task, (source, address) in self._tasks.items():
+            task.cancel()
+            self._reply(source, address, ["error: the bridge closes before the outcome is known"])
+        self._wire.close()
+
+    # ------------------------------------------------------------------------------------------------------ coming in
+
+    def _receive(self, packet: bytes, source: Any) -> None:
+        try:
+            elements = codec.unpack(packet)
+        except codec.BadPacket as error:
+            self._note("malformed", _from(source, error))
+            return
+        now, before = time.time(), len(self._bundles)
+        for tag, data in elements:
+            due = now if tag == codec.IMMEDIATELY else codec.seconds_of(tag)
+            ahead = due - now
+            if ahead <= 0:
+                if ahead < -LATE:
+                    self._note("late", _from(source, f"a bundle came {-ahead:,.1f} s after its instant; done at once"))
+                self._act(data, source)
+            elif problem := self._bundles.problem(ahead, len(data)):
+                self._note("refused", _from(source, problem))
+                self._reply(source, codec.address_of(data), [f"error: {problem}"])
+            else:
+                self._bundles.put(due, (data, source), len(data))
+        if len(self._bundles) > before:
+            self._arm()
+
+    def _arm(self) -> None:
+        due = self._bundles.next_due()
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        if due < math.inf:
+            self._alarm = self._loop.call_later(max(0.0, due - EARLY - time.time()), self._ring)
+
+    def _ring(self) -> None:
+        for data, source in self._bundles.take_due(time.time()):
+            self._act(data, source)
+        self._arm()  # at once, if that was early: so the last milliseconds are spent, and all else has its turn
+
+    def _act(self, data: bytes, source: Any) -> None:
+        """Do what a message asks for."""
+        address = codec.address_of(data)
+        if address.startswith(_OWN):
+            self._note("misled", _from(source, f"{shortened(address)} is what a bridge sends; another one is led here"))
+            return
+        with self._answered(source, address):
+            self._dispatch(*codec.decode(data), source)
+
+    def _dispatch(self, address: str, args: list[Any], source: Any) -> None:
+        where, command = address, ""
+        if address.startswith(_CALL) and address.count("/") > _CALL.count("/"):
+            where, _, command = address.rpartition("/")
+        targets = self._space.find(where)
+        if not targets:
+            raise Refused(f"there is no address {shortened(address, 80)}{self._space.close_to(where)}")
+        pushes = {target.message: None for target in targets if isinstance(target, _Push)}
+        if len(pushes) > 1:
+            raise Refused(f"this names several messages, {', '.join(message.name for message in pushes)}: name one")
+        for message in pushes:
+            rigs = {target.rig for target in targets if isinstance(target, _Push)}
+            chosen = self._rigs if None in rigs else [rig for rig in self._rigs if rig in rigs]
+            self._ask(source, address, self._asking.push(message, list(map(value_of, args)), chosen))
+        if called := [target.rig for target in targets if isinstance(target, _Call)]:
+            if not command or SPECIAL & set(command):
+                raise Refused(f"a command of a rig has one name, as in {_CALL}{part_of(called[0])}/focus")
+            self._ask(source, address, self._asking.call(called, command, list(map(value_of, args))))
+        for target in targets:
+            if not isinstance(target, (_Push, _Call)) and (told := target(source, args)) is not None:
+                self._reply(source, address, [str(told)])
+
+    def _ask(self, source: Any, address: str, asking: Coroutine[Any, Any, dict[str, str]]) -> None:
+        """Have something done by rigs, and tell the sender what became of it."""
+
+        def answer(task: asyncio.Task[dict[str, str]]) -> None:
+            del self._tasks[task]
+            if not task.cancelled():
+                with self._answered(source, address):
+                    self._reply(source, address, [f"{rig}: {outcome}" for rig, outcome in task.result().items()])
+
+        task = self._loop.create_task(asking, name="rigsync OSC message")
+        self._tasks[task] = source, address
+        task.add_done_callback(answer)
+
+    @contextlib.contextmanager
+    def _answered(self, source: Any, address: str) -> Iterator[None]:
+        """Count what goes wrong, and answer: nothing that comes from outside ends anything here."""
+        try:
+            yield
+        except (codec.BadPacket, BadPattern, Refused) as error:
+            self._note("malformed" if isinstance(error, codec.BadPacket) else "refused", _from(source, error))
+            self._reply(source, address, [f"error: {error}"])
+        except BaseException as error:  # also SystemExit, which would end the loop
+            if not goes_on(error):
+                self._note("failed", f"{shortened(address, 80)} has raised {type(error).__name__}: {error}")
+                self._reply(source, address, [f"error: {type(error).__name__}: {error}"])
+
+    def _reply(self, source: Any, address: str, texts: list[str]) -> None:
+        """Tell a sender what became of what it sent; of many rigs, those that have failed, and how many others."""
+        if len(texts) > MOST_SHOWN:
+            texts = sorted(texts, key=lambda text: text.endswith(f": {OK}"))
+            texts[MOST_SHOWN:] = [f"and {len(texts) - MOST_SHOWN} more"]
+        room = MOST_TOLD // (len(texts) + 1)
+        shown = [one_line(text)[:room] for text in (address, *texts)]
+        self._wire.send(source, codec.encode("/rigsync/reply", shown))
+
+    # ---------------------------------------------------------------------------------------------------- going out
+
+    def _subscribe(self, source: Any, args: Sequence[Any]) -> str:
+        """Tell a sender, or another port of its computer, of events from now on; first, how each rig is."""
+        client, pattern = self._client(source, args)
+        is_new = self._clients.subscribe(client, pattern, self._loop.time())
+        if is_new is None:
+            raise Refused(f"{MOST_CLIENTS} programs have subscribed, and there is room for no more")
+        if is_new:
+            self._join(client)
+        return OK
+
+    def _unsubscribe(self, source: Any, args: Sequence[Any]) -> str:
+        is_known = self._clients.unsubscribe(self._client(source, args)[0])
+        return OK if is_known else "error: there is no such subscription"
+
+    def _client(self, source: Any, args: Sequence[Any]) -> tuple[Any, str]:
+        """Return whom a sender means, and the pattern of types of events."""
+        pattern, port = "*", None
+        for arg in args:
+            if isinstance(arg, str):
+                pattern = arg
+            elif type(arg) is int and self._listen.scheme == "udp" and 0 < arg < 1 << 16:
+                port = arg
+            else:
+                raise Refused("a subscription takes a pattern of types of events, such as Link*, and over UDP a port")
+        return (source if port is None else at_port(source, port)), pattern
+
+    def _join(self, client: Any) -> None:
+        """Tell somebody who is new how each rig is."""
+        for rig, document in pictures(self.lab).items():
+            self._wire.send(client, view_message(rig, document))
+
+    def _tell(self, event: Event) -> None:
+        now = self._loop.time()
+        if self._wire.away and now >= self._told_again + AGAIN:
+            away, self._wire.away, self._told_again = self._wire.away, set(), now
+            for line in away:
+                self._join(line)
+        lines = [line for line in self._wire.lines if line not in self._wire.away]
+        if clients := [*self._clients.wanting(type(event).__name__, now), *lines]:
+            message = event_message(event)
+            for client in clients:
+                self._wire.send(client, message)
+
+    # ------------------------------------------------------------------------------------------------------- the log
+
+    def _note(self, kind: str, text: str) -> None:
+        """Count a fault, and log it unless one of its kind was logged a minute ago."""
+        self.counts[kind] += 1
+        count, now = self.counts[kind], self._loop.time()
+        told_at, told = self._said.get(kind, (-math.inf, 0))
+        if now >= told_at + TOLD_EVERY:
+            self._said[kind] = now, count
+            more = f" ({count - told:,} of this kind since the last line)" if count - told > 1 else ""
+            logger.warning("%s: %s%s", self.name, one_line(text), more)
+
+
+def part_of(rig: str) -> str:
+    """Return the name of a rig as part of an address: what cannot stand there as ``%`` and its number."""
+    if rig in _VERBS:
+        return f"%{ord(rig[0]):02X}{rig[1:]}"
+    return "".join(f"%{ord(one):02X}" if one in SPECIAL or one == "%" else one for one in rig)
+
+
+def value_of(arg: Any) -> Any:
+    """Return an argument as a rig gets it: text that begins like a JSON map or list is one. OSC has no maps."""
+    if not isinstance(arg, str) or not arg.startswith(("{", "[")):
+        return arg
+    try:
+        return json.loads(arg, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{shortened(arg, 80)} looks like JSON and is not: {error}") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number that JSON knows")
+
+
+def _from(source: Any, text: object) -> str:
+    return f"{source[0]} port {source[1]}: {text}" if isinstance(source, tuple) else f"{source}: {text}"

@@ -1,0 +1,76 @@
+"""What a bridge tells: events, and the present picture of each rig, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Set
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+from rigsync.coordinator.lab import Lab
+from rigsync.core.arguments import DEEPEST, to_plain
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import Event
+from rigsync.core.messages import Command
+from rigsync.core.rigs import Room
+from rigsync.errors import PayloadError, PayloadTooLarge, RigError
+
+_CONTENT = frozenset({"args", "answers", "outcome"})
+"""Fields with what a message says, or its answer: of ALYX these are tokens."""
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
+def document_of(event: Event) -> dict[str, Any]:
+    """Return all of an event that a hub has told, for JSON: its stamp, and its other ``fields``, but no ALYX token."""
+    stamp = event.stamp
+    document: dict[str, Any] = {} if stamp is None else plain(stamp._asdict())
+    is_secret = getattr(event, "event", None) is ExpMessage.ALYX
+    kind: Any = type(event)
+    document["fields"] = {
+        name: "***" if is_secret and name in _CONTENT else plain(getattr(event, name)) for name in _names(kind)
+    }
+    return document
+
+
+@lru_cache(256)
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # which is in the stamp
+
+
+def pictures(lab: Lab[Any]) -> dict[str, dict[str, Any]]:
+    """Return how each rig of a lab is now, by name, as `RigView.document` has it."""
+    return {rig: plain(view.document()) for rig, view in lab.views.items()}
+
+
+def json_of(document: Any) -> str:
+    """Return plain data as JSON in one line, in ASCII."""
+    return _ENCODER.encode(document)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return any value of an event as what JSON knows; what it does not know, by the name of its type."""
+    if value is None or type(value) in (str, int, bool):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Enum):
+        return value.value if isinstance(value, str) else value.name
+    if isinstance(value, Command):
+        return value.name
+    if isinstance(value, RigError):
+        return {"error": type(value).__name__, "problem": value.problem}
+    if depth > DEEPEST:
+        return f"<{type(value).__name__}>"
+    if isinstance(value, Mapping):
+        return {str(plain(key, depth + 1)): plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple, Set)):
+        return [plain(item, depth + 1) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name), depth + 1) for field in dataclasses.fields(value)}
+    try:
+        return plain(to_plain(value, "value", Room()), depth + 1)
+    except (PayloadError, PayloadTooLarge):
+        return f"<{type(value).__name__}>"

@@ -1,0 +1,96 @@
+"""`rigsync bridge`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from importlib import import_module
+from logging import INFO
+from time import sleep
+from typing import Any
+
+import click
+
+from rigsync import ConfigError, NotRunning
+from rigsync._text import printable
+from rigsync.cli.children import signals_noted
+from rigsync.cli.log import background_logging
+from rigsync.cli.options import rigs_option, verbose_option
+from rigsync.cli.output import end_interrupted_line
+from rigsync.cli.rigs import connect, rigs_of_file
+from rigsync.config.rigs import Rigs
+from rigsync.core.events import LinkState
+
+BRIDGES = {"osc": "OscBridge"}
+"""The class of each bridge. It is loaded when it is asked for: its library may not be installed."""
+INTERVAL = 0.1
+"""Seconds between looks whether to end."""
+
+
+@click.group(
+    short_help="Let other programs command rigs, and tell them what happens.",
+    invoke_without_command=True,
+)
+@rigs_option
+@verbose_option
+@click.pass_context
+def command(ctx: click.Context, rigs_file: str | None) -> None:
+    """Let programs that speak other protocols command the rigs, and tell them what happens, until Ctrl-C.
+
+    Without a protocol, it starts what stands under `bridges:` in the file of rigs. docs/bridges.md has the addresses
+    and messages of each.
+    """
+    if ctx.invoked_subcommand is None:
+        rigs = rigs_of_file(rigs_file)
+        if not rigs.bridges:
+            problem = "no bridge stands in it; write a section bridges:, or name one, as in rigsync bridge osc"
+            raise ConfigError(problem, file=rigs.source)
+        _run(rigs, rigs.bridges)
+    elif rigs_file:
+        raise click.UsageError(f"write --rigs behind {ctx.invoked_subcommand}")
+
+
+@command.command(short_help="Open Sound Control: Bonsai, Max, TouchDesigner and others.")
+@click.option(
+    "--listen", metavar="URI", help="Where OSC programs send to: udp:// (as is usual), tcp://, tcp+length://."
+)
+@click.option("--to", metavar="URI", multiple=True, help="A program that is told all that happens; may be repeated.")
+@rigs_option
+@verbose_option
+def osc(listen: str | None, to: tuple[str, ...], rigs_file: str | None) -> None:
+    """Let OSC programs command the rigs, and tell them what happens, until Ctrl-C.
+
+    It listens on udp://127.0.0.1:9000, unless --listen or the file of rigs says otherwise. OSC has no password: whoever
+    reaches that port commands the rigs.
+
+    \b
+    rigsync bridge osc
+    rigsync bridge osc --listen tcp://127.0.0.1:9000 --to udp://127.0.0.1:9001
+    oscsend 127.0.0.1 9000 /rigsync/push/EXPSTART s 2026-01-31_1_mouse
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
+    rigs = rigs_of_file(rigs_file)
+    given = {name: value for name, value in (("listen", listen), ("to", to)) if value}
+    _run(rigs, {"osc": {**rigs.bridges.get("osc", {}), **given}})
+
+
+def _run(rigs: Rigs, bridges: Any) -> None:
+    """Connect to the rigs, and run bridges until a signal, or until the rigs' thread has ended."""
+    classes = {name: _class_of(name) for name in bridges}
+    with background_logging(INFO), signals_noted() as came, ExitStack() as stack:
+        auxiliaries = stack.enter_context(connect(rigs))
+        for view in auxiliaries.views.values():
+            if view.link is not LinkState.ALIVE:
+                click.echo(f"{view.rig} does not answer yet: {printable(view.reason)}; see rigsync doctor", err=True)
+        for name, options in bridges.items():
+            stack.enter_context(classes[name](auxiliaries, **options))
+        while not came:
+            if not auxiliaries.is_running:
+                raise NotRunning("the service thread has ended; see the log (-v)")
+            sleep(INTERVAL)
+    end_interrupted_line()
+
+
+def _class_of(name: str) -> Any:
+    try:
+        return getattr(import_module(f"rigsync.bridges.{name}"), BRIDGES[name])
+    except ModuleNotFoundError as error:
+        raise ConfigError(str(error)) from error

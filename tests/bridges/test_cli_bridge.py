@@ -1,0 +1,122 @@
+"""`rigsync bridge`, as a process of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pythonosc", reason="python-osc is not installed here")
+
+from cli_programs import Command, Outcome, environment
+from processes import LONG, until
+from pythonosc.udp_client import SimpleUDPClient
+
+REFERENCE = "2026-11-20_1_mouse"
+NOT_THERE = "raise ModuleNotFoundError(\"No module named 'pythonosc'\", name='pythonosc')\n"
+
+
+def file_of_rigs(folder: Path, uri: str, more: str = "") -> None:
+    (folder / "rigs.yaml").write_text(f"rigs:\n  cameras: {uri}\n{more}", encoding="utf-8")
+
+
+def started(command: Command) -> int:
+    """Return the port of the bridge, as its log tells it."""
+    for _ in range(10):
+        if found := re.search(r"OSC bridge listens on \S+:(\d+)$", command.error_line()):
+            return int(found[1])
+    raise AssertionError(command.outcome().err)
+
+
+def run(folder: Path, *arguments: str, **env: str) -> Outcome:
+    with Command(["bridge", *arguments], folder, environment(folder, **env)) as command:
+        return command.outcome()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "section"),
+    [
+        (["osc", "--listen", "udp://127.0.0.1:0"], ""),
+        ([], "bridges: {osc: {listen: 'udp://127.0.0.1:0'}}\n"),
+        (
+            ["osc", "--listen", "udp://127.0.0.1:0", "--rigs", "rigs.yaml"],
+            "bridges: {osc: {listen: 'tcp://127.0.0.1:1'}}\n",
+        ),
+    ],
+    ids=["options", "file", "options before the file"],
+)
+def test_it_serves_until_ctrl_c_and_leaves_nothing_running(
+    serve: Callable[..., Any], tmp_path: Path, arguments: list[str], section: str
+) -> None:
+    told: list[str] = []
+    handlers = {verb: (lambda *_, verb=verb: told.append(verb)) for verb in ("EXPINIT", "EXPSTART", "EXPINTERRUPT")}
+    file_of_rigs(tmp_path, serve("cameras", handlers).uri, section)
+    with Command(["bridge", *arguments], tmp_path, environment(tmp_path)) as command:
+        client = SimpleUDPClient("127.0.0.1", started(command))
+        with client:
+            for verb in ("EXPINIT", "EXPSTART"):
+                client.send_message(f"/rigsync/push/{verb}", REFERENCE)
+            until(lambda: told == ["EXPINIT", "EXPSTART"])
+        command.interrupt()
+        assert command.outcome().status == 0
+    assert told == ["EXPINIT", "EXPSTART", "EXPINTERRUPT"]
+
+
+def test_a_file_that_names_no_bridge(tmp_path: Path) -> None:
+    file_of_rigs(tmp_path, "udp://127.0.0.1:11001")
+    outcome = run(tmp_path)
+    assert outcome.status == 2
+    assert (
+        "rigs.yaml: no bridge stands in it; write a section bridges:, or name one, as in rigsync bridge osc"
+        in outcome.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["ocs"], "Did you mean 'osc'?"),
+        (["osc", "--listen", "udp:/9000"], "Error: 'udp:/9000' is not the address of an OSC program: "),
+        (["osc", "--to", "udp://127.0.0.1"], "it has no port; expected udp://, tcp:// (SLIP) or tcp+length://"),
+        (["--rigs", "rigs.yaml", "osc"], "write --rigs behind osc"),
+    ],
+)
+def test_wrong_usage(serve: Callable[..., Any], tmp_path: Path, arguments: list[str], told: str) -> None:
+    file_of_rigs(tmp_path, serve("cameras").uri)
+    outcome = run(tmp_path, *arguments)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert told in outcome.err
+
+
+def without_the_library(folder: Path) -> dict[str, str]:
+    """Return an environment in which python-osc cannot be imported."""
+    (folder / "fake").mkdir()
+    (folder / "fake" / "pythonosc.py").write_text(NOT_THERE, encoding="utf-8")
+    usual = environment(folder)["PYTHONPATH"]
+    return environment(folder, PYTHONPATH=f"{folder / 'fake'}{';' if sys.platform == 'win32' else ':'}{usual}")
+
+
+def test_without_its_library_the_command_says_what_to_install(tmp_path: Path) -> None:
+    file_of_rigs(tmp_path, "udp://127.0.0.1:11001")
+    with Command(["bridge", "osc"], tmp_path, without_the_library(tmp_path)) as command:
+        outcome = command.outcome()
+    assert (outcome.status, outcome.out) == (2, "")
+    told = "install the extra osc of rigsync, or pip install python-osc\n"
+    assert outcome.err == f"Error: OSC needs python-osc, which is not installed: {told}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["bridge", "osc", "--help"]])
+def test_help_needs_no_library(tmp_path: Path, arguments: list[str]) -> None:
+    with Command(arguments, tmp_path, without_the_library(tmp_path)) as command:
+        assert command.outcome().status == 0
+
+
+def test_importing_rigsync_loads_no_bridge() -> None:
+    program = "import sys, rigsync; rigsync.Auxiliaries, rigsync.Coordinator, rigsync.Rig; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG, check=True)
+    assert [name for name in done.stdout.split() if "pythonosc" in name or "bridges" in name] == []

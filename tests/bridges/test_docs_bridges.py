@@ -1,0 +1,111 @@
+"""docs/bridges.md: its commands and snippets do what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pythonosc", reason="python-osc is not installed here")
+
+from cli_programs import Command, environment
+from processes import LONG, free_port, until
+
+from bridges.test_cli_bridge import file_of_rigs, started
+from rigsync.bridges.asking import MOST_UNDER_WAY
+from rigsync.bridges.osc import bridge, bundles, clients, telling
+from rigsync.config.files import load_rigs
+
+TEXT = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+(_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD) = BLOCKS
+PORTS = ("9000", "9001", "11001")
+
+
+def test_every_block_is_known() -> None:
+    assert [language for language, _ in BLOCKS] == ["sh", "yaml", "python", "sh", "python", "text"]
+
+
+@pytest.fixture
+def ports(serve: Callable[..., Any], told: list[str]) -> dict[str, str]:
+    """The ports of the page, and free ones in their place, the last that of a rig."""
+    verbs = ("EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT")
+    rig = serve("cameras", {verb: (lambda *_, verb=verb: told.append(verb)) for verb in verbs})
+    rig.command("focus")(lambda z: told.append(f"focus {z}"))
+    found = [str(free_port()), str(free_port()), rig.uri.rpartition(":")[2]]
+    return dict(zip(PORTS, found, strict=True))
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def with_ports(text: str, ports: dict[str, str]) -> str:
+    return re.sub("|".join(PORTS), lambda found: ports[found[0]], text)
+
+
+def script(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-W", "error", "script.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LONG, check=False)
+
+
+@pytest.fixture
+def running(tmp_path: Path, ports: dict[str, str]) -> Iterator[None]:
+    """The first command of the page runs."""
+    file_of_rigs(tmp_path, f"udp://127.0.0.1:{ports['11001']}")
+    arguments = shlex.split(with_ports(START, ports))
+    with Command(arguments[1:], tmp_path, environment(tmp_path)) as command:
+        assert str(started(command)) == ports["9000"]
+        yield
+        command.interrupt()
+        assert command.outcome().status == 0
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.skipif(not shutil.which("oscsend"), reason="liblo-tools (oscsend) is not here")
+def test_the_commands_command_the_rig(ports: dict[str, str], told: list[str]) -> None:
+    for line, count in zip(with_ports(SEND, ports).splitlines(), range(1, 5), strict=True):
+        subprocess.run(shlex.split(line), check=True, timeout=LONG)
+        until(lambda count=count: len(told) == count)
+    assert told == ["EXPINIT", "EXPSTART", "focus 2.5", "EXPEND"]
+
+
+@pytest.mark.usefixtures("running")
+def test_the_script_prints_what_the_page_says(ports: dict[str, str], tmp_path: Path) -> None:
+    done = script(with_ports(HEAR, ports), tmp_path)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", HEARD)
+
+
+def test_the_task_with_a_bridge(ports: dict[str, str], tmp_path: Path, told: list[str]) -> None:
+    done = script(with_ports(TASK, ports), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"OSC programs send to udp://127.0.0.1:{ports['9000']}\n"
+    assert told == ["EXPINIT", "EXPSTART", "EXPEND"]
+
+
+def test_the_section_of_the_file_is_good(tmp_path: Path) -> None:
+    (tmp_path / "rigs.yaml").write_text(RIGS, encoding="utf-8")
+    found = load_rigs(tmp_path / "rigs.yaml").bridges
+    assert found == {"osc": {"listen": bridge.LISTEN, "to": ("udp://127.0.0.1:9001",)}}
+
+
+def test_numbers_of_the_page_are_those_of_the_code() -> None:
+    page = " ".join(TEXT.split())
+    for text in (
+        f"holds for {clients.KEPT:g} s",
+        f"{clients.MOST_CLIENTS} programs may subscribe",
+        f"JSON of more than {telling.MOST_TOLD:,} bytes",
+        f"{MOST_UNDER_WAY} messages and commands may be under way",
+        f"{bundles.MOST_WAITING:,} may wait for their instant",
+    ):
+        assert text in page
+    assert bundles.MOST_AHEAD == 3600
