@@ -40,7 +40,7 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # which is in the stamp
 
 
-def pictures(lab: Lab[Any]) -> dict[str, dict[str, Any]]:
+def pictures(lab: Lab[Any, Any]) -> dict[str, dict[str, Any]]:
     """Return how each rig of a lab is now, by name, as `RigView.document` has it."""
     return {rig: plain(view.document()) for rig, view in lab.views.items()}
 
