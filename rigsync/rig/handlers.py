@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -15,6 +13,7 @@ from rigsync.core.arguments import parts_of, validate_event
 from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Command, Verb
 from rigsync.errors import RigsyncError
+from rigsync.runtime.callbacks import described
 from rigsync.runtime.loop_thread import is_coroutine_function
 
 logger = logging.getLogger("rigsync.rig")
@@ -216,14 +215,6 @@ class Outcomes:
         for returned in self._returned:
             merged.update(returned)
         return merged
-
-
-def described(error: BaseException) -> tuple[str, str, str]:
-    """Return type, text and traceback; a broken exception, too, has to reach the coordinator."""
-    with contextlib.suppress(Exception):
-        told = traceback.TracebackException.from_exception(error)  # the text of these can be had even if str() fails
-        return str(type(error).__name__), str(told), "".join(told.format())
-    return "Exception", "(one that cannot be shown)", ""
 
 
 def check_fits(function: Callable[..., Any], event: ExpMessage) -> None:

@@ -23,9 +23,9 @@ from rigsync.core.responder import Responder
 from rigsync.core.timing import Timing
 from rigsync.errors import NotRunning
 from rigsync.net.endpoint import Endpoint, stamp_clock
-from rigsync.rig.handlers import EndedBadly, Handler, Outcomes, Raised, described
+from rigsync.rig.handlers import EndedBadly, Handler, Outcomes, Raised
 from rigsync.rig.rules import log_rules
-from rigsync.runtime.callbacks import goes_on
+from rigsync.runtime.callbacks import described, goes_on
 from rigsync.runtime.hub import Hub
 from rigsync.runtime.precise import COARSE, wait_until
 from rigsync.runtime.workers import Workers

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +51,14 @@ def goes_on(error: BaseException) -> bool:
         raise error from None
     loop.call_soon(go_on)
     return True
+
+
+def described(error: BaseException) -> tuple[str, str, str]:
+    """Return type, text and traceback; a broken exception, too, has to reach the other side."""
+    with contextlib.suppress(Exception):
+        told = traceback.TracebackException.from_exception(error)  # the text of these can be had even if str() fails
+        return str(type(error).__name__), str(told), "".join(told.format())
+    return type(error).__name__, "(it cannot be shown)", ""
 
 
 def name_of(callback: Callable[..., object]) -> str:
