@@ -18,7 +18,7 @@ from rigsync import Auxiliaries, BusyError, ExpStatus, Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.aside import PATIENCE
 from rigsync.agent.file import read_agent_file
-from rigsync.cli.live import WAIT
+from rigsync.cli.live import WAIT, Found
 from rigsync.core import agenda
 from rigsync.core.messages import Command as RigCommand
 from rigsync.core.queries import CHECK
@@ -141,6 +141,7 @@ def test_a_rig_in_python_may_answer_it(lab: Lab, serve: Callable[..., Rig]) -> N
         "good": {"problems": []},
         "bad": {"problems": ["no camera"]},
         "odd": "yes",
+        "misspelt": {"problem": ["no camera"]},
     }
     for name, answer in answers.items():
         rig = serve(name)
@@ -151,8 +152,16 @@ def test_a_rig_in_python_may_answer_it(lab: Lab, serve: Callable[..., Rig]) -> N
         "good": "ready",
         "bad": "missing",
         "odd": "failed",
+        "misspelt": "failed",
     }
     assert (rigs["bad"]["problems"], rigs["bad"]["left_out"]) == (["no camera"], [])
+
+
+def test_a_line_stays_a_line_though_a_rig_lacks_everything() -> None:
+    line = str(Found("missing", ["no camera"] * 100_000, ["the lens"]))
+    assert line.startswith("missing: no camera; no camera; ")
+    assert line.endswith("... (--json has the rest)")
+    assert len(line) < 6000
 
 
 def test_many_reasons_fit_into_an_answer(lab: Lab) -> None:

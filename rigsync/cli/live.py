@@ -18,6 +18,9 @@ from rigsync.errors import NotSupported, RemoteError, RigError
 WAIT = 15.0
 """Seconds for an answer: an agent gives each drive 10 of them (`rigsync.agent.aside`), and names the one that hangs."""
 
+LONGEST_LINE = 5000
+"""Characters that are shown of an answer. What an agent tells is shorter."""
+
 UNKNOWN_ON_TCP = " over tcp:// unless its entry says dialect: rigsync"
 
 
@@ -37,7 +40,8 @@ class Found:
         if self.outcome == "not asked":
             return f"cannot be asked{self.why}; it checks at EXPINIT"
         told = f"{self.outcome}: {'; '.join(self.problems)}" if self.problems else "all there"
-        return told + (f" (not checked without a session: {', '.join(self.left_out)})" if self.left_out else "")
+        told += f" (not checked without a session: {', '.join(self.left_out)})" if self.left_out else ""
+        return told if len(told) <= LONGEST_LINE else f"{told[:LONGEST_LINE]}... (--json has the rest)"
 
 
 def check_live(rigs: Rigs, reference: str | None, errors: list[dict[str, Any]] | None) -> int:
@@ -80,7 +84,8 @@ def _ask(auxiliaries: rigsync.Auxiliaries, rig: str, reference: str | None) -> F
         if isinstance(error, RemoteError) and error.error in ("UnknownCommand", "BusyError"):
             return Found("not asked")
         return Found("failed" if isinstance(error, RemoteError) else "no answer", [failure_in_words(error)])
-    problems, left_out = (answer.get(key, []) if isinstance(answer, dict) else None for key in ("problems", "left_out"))
+    told = answer if isinstance(answer, dict) else {}
+    problems, left_out = told.get("problems"), told.get("left_out", [])
     if not isinstance(problems, list) or not isinstance(left_out, list):
         return Found("failed", [f"its {CHECK.name} returns {shortened(answer)}, and not problems as a list"])
     return Found("missing" if problems else "ready", list(map(str, problems)), list(map(str, left_out)))
