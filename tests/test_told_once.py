@@ -189,6 +189,18 @@ def test_a_rig_that_is_closed_is_told_as_news_and_by_the_error(lab: Lab, check: 
     ]
 
 
+@pytest.mark.parametrize("text", ["the camera died\nno frame", f"no frame{' x' * 750}"], ids=["two lines", "long"])
+def test_what_a_rig_has_told_is_told_once_though_it_fails_to_end_for_that(lab: Lab, text: str) -> None:
+    rig = lab.rig("left", {"EXPEND": failing(text)})
+    with Auxiliaries(lab.uris) as aux:
+        session = aux.begin(REFERENCE)
+        rig.notify("failure", {"problem": text})
+        until(lambda: session.failures)
+        with pytest.raises(ExperimentError) as told:
+            aux.end()
+    assert str(told.value).count("no frame") == 1
+
+
 def test_a_rig_that_is_lost_is_told_as_lost_and_as_what_may_go_on(lab: Lab) -> None:
     lab.rig("left")
     with RigProgram("right") as right:

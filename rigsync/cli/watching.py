@@ -346,9 +346,10 @@ def _work(view: RigView, history: History) -> str:
 def _last_failure(view: RigView) -> str:
     """Return what is wrong now, else what has gone wrong last, with its time."""
     failure, trouble = view.last_failure, view.trouble if view.link is LinkState.ALIVE else ""
-    if trouble and not (failure and one_line(failure.text) in one_line(trouble)):
-        return f"{'now':8} {error_text(trouble)}"
-    return f"{clock_text(failure.time)} {error_text(trouble or failure.text)}" if failure else ""
+    known = [one_line(text) for text in (*view.failures.values(), view.status_reason or "")]
+    if trouble and not (failure and any(one_line(failure.text) in text for text in known)):
+        return f"{'now':8} {trouble}"
+    return f"{clock_text(failure.time)} {trouble or error_text(failure.text)}" if failure else ""
 
 
 def _failed_at(view: RigView) -> float:

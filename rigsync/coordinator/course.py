@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync import __version__
-from rigsync._text import one_line
+from rigsync._text import one_line, printable
 from rigsync.coordinator.failures import (
     OUT_OF_REACH,
     FailureWatch,
@@ -389,7 +389,7 @@ class Course(Generic[_Begun, _Done]):
         for rig, error in cleaned_up.failed.items():
             told.setdefault(rig, ["ended"]).append(in_words("EXPCLEANUP", error))
         for rig, reason in failures.items():
-            if reason not in (failed_to_end[rig].problem if rig in failed_to_end else ""):  # which says it again
+            if rig not in failed_to_end or reason[:SHOWN] not in printable(failed_to_end[rig].problem):
                 told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
         if told:
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
