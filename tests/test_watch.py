@@ -620,6 +620,11 @@ def test_progress_has_a_column_where_there_is_room_and_else_a_line(width: int) -
     assert all(len(drawn(rows, width, height)) <= height for height in range(5, 12))
 
 
+@pytest.mark.parametrize("width", range(1, 9))
+def test_a_terminal_without_room_ends_nothing(width: int) -> None:
+    assert all(len(line) <= width for line in drawn([view("cameras", status=ExpStatus.RUNNING)], width, 6))
+
+
 @pytest.mark.parametrize("width", [40, 79, 80, 99, 100, 139, 140, 180, 200])
 def test_hostile_text_stays_in_its_cell(width: int) -> None:
     hostile = "\x1b]0;gotcha\x07\r\n\t[red]漢字\u202e\x9b" * 20

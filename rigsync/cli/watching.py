@@ -274,12 +274,15 @@ def _table(
             justify="right" if column in NUMBERS else "left",
         )
     for view in views:
-        cells = [Text(printable(cell)) for cell in cells_of(view, [*columns], now, history)]
-        cells[0] = Text(cut_name(cells[0].plain, columns["rig"], unicode))
-        if view.link is LinkState.ALIVE and history.has_failed(view):
-            cells[0].stylize("yellow")
-        cells[1].stylize(STYLES[LinkState.LOST if view.trouble and view.link is LinkState.ALIVE else view.link])
-        made.add_row(*cells)
+        texts = map(printable, cells_of(view, [*columns], now, history))
+        cells = {column: Text(text) for column, text in zip(columns, texts, strict=True)}
+        if "rig" in cells:  # a terminal may have room for no column at all
+            is_bad = view.link is LinkState.ALIVE and history.has_failed(view)
+            cells["rig"] = Text(cut_name(cells["rig"].plain, columns["rig"], unicode), "yellow" if is_bad else "")
+        if "state" in cells:
+            is_ill = view.trouble and view.link is LinkState.ALIVE
+            cells["state"].stylize(STYLES[LinkState.LOST if is_ill else view.link])
+        made.add_row(*cells.values())
     return made
 
 
