@@ -169,6 +169,17 @@ def test_a_command_that_fails_is_told_once(lab: Lab) -> None:
         assert sum("the lens is stuck" in line for line in lines) == 1
 
 
+def test_the_reference_of_a_main_sync_breaks_no_line(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    information = {"main_sync": True, "exp_ref": "1\nERROR: all is lost\x1b"}
+    lab.rig("left", {"EXPINFO": lambda *_: information, "EXPINIT": failing("disk full")})
+    lab.rig("right")
+    with Auxiliaries(lab.uris) as aux, pytest.raises(ExperimentError) as told:
+        aux.begin(REFERENCE)
+    shown = r"1\nERROR: all is lost\x1b"
+    assert f"left is the main sync: its reference {shown} counts, not {REFERENCE}" in caplog.messages
+    assert str(told.value).splitlines()[0] == f"experiment {shown} failed at EXPINIT on 1 of 2 rigs:"
+
+
 # ------------------------------------------------------------------------------------------------ while rigs record
 
 

@@ -340,7 +340,8 @@ class Course(Generic[_Begun, _Done]):
                     problem = f"it is the main sync, and what it tells is no reference: {error}"
                     raise self._refused([rig], problem) from None
                 if self.exp_ref is not None and not same_reference(self.exp_ref, found):
-                    logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
+                    text = f"its reference {found} counts, not {self.exp_ref}"
+                    logger.warning("%s is the main sync: %s", rig, one_line(text))
                 self.exp_ref = found
 
     def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> Steps:

@@ -415,7 +415,7 @@ class LateStop:
     def _note_status(self, probe: ProbeAnswered) -> None:
         if probe.rig not in self._tries or probe.rig in self._asked or probe.stamps is None:
             return
-        rig, experiment = self._services[probe.rig], self._exp_ref or "the experiment"
+        rig, experiment = self._services[probe.rig], one_line(self._exp_ref or "the experiment")
         is_here = rig.exp_ref == self._exp_ref or same_reference(rig.exp_ref, self._exp_ref)
         if rig.rig_status is ExpStatus.CONNECTED or not is_here:
             self._forget(probe.rig)
