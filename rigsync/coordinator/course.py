@@ -295,8 +295,7 @@ class Course(Generic[_Begun, _Done]):
         self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
         yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._in_charge_of = list(self._rigs)
-        tell, joins = weakly(self._note_failure), bool(self._init.get("takeover"))
-        services = self._services
+        services, tell, joins = self._services, weakly(self._note_failure), bool(self._init.get("takeover"))
         self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, tell, self.ready, joins=joins)
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
