@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rigsync._text import line_for_each
+from rigsync._text import line_for_each, printable
 
 
 class RigsyncError(Exception):
@@ -290,7 +290,7 @@ class ExperimentError(RigsyncError):
         self.exp_ref, self.stage, self.outcomes, self.failed = exp_ref, stage, dict(outcomes), dict(failed)
         many = f"{len(self.failed)} of {len(self.outcomes)} rigs"
         others = {rig: outcome for rig, outcome in self.outcomes.items() if rig not in self.failed}
-        what = f"experiment {exp_ref or 'without a reference'} failed at {stage} on {many}"
+        what = f"experiment {printable(exp_ref or 'without a reference')} failed at {stage} on {many}"
         super().__init__(_told(what, {**others, **self.outcomes}))  # those that have failed last
 
 

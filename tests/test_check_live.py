@@ -18,7 +18,7 @@ from rigsync import Auxiliaries, BusyError, ExpStatus, Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.aside import PATIENCE
 from rigsync.agent.file import read_agent_file
-from rigsync.cli.live import WAIT
+from rigsync.cli.live import WAIT, Found
 from rigsync.core import agenda
 from rigsync.core.messages import Command as RigCommand
 from rigsync.core.queries import CHECK
@@ -75,8 +75,13 @@ def test_each_rig_has_its_line(lab: Lab, serve: Callable[..., Rig]) -> None:
     assert lines[1].startswith("right: missing: the program 'recorder-of-nobody' is not there; install it")
     for reason in ("'ls-of-nobody' is not there", "and 900 PB are required", "gone' does not exist"):
         assert reason in lines[1]
-    assert lines[2:4] == [f"{name}: cannot be asked; it checks at EXPINIT" for name in ("python", "imaging")]
-    assert lines[4] == "ephys: cannot be asked over tcp:// unless its entry says dialect: rigsync; it checks at EXPINIT"
+    assert lines[2:4] == [
+        "python: cannot be asked: its program has no command rigsync.check",
+        "imaging: cannot be asked: it runs iblutil, which has no commands",
+    ]
+    assert lines[4].startswith(
+        "ephys: cannot be asked: it may run iblutil, and a connection would take it from its task"
+    )
     assert lines[5].startswith("off: no answer: ")
     assert len(lines) == 6
 
@@ -101,7 +106,7 @@ def test_it_may_be_asked_during_a_session_and_changes_nothing(lab: Lab, monkeypa
         monkeypatch.setattr(agenda, "CHECK", RigCommand("none"))
         with Auxiliaries({"left": agent.uri}) as other, pytest.raises(BusyError):
             other.call("left", CHECK.name)
-        assert lab.check().out == "left: cannot be asked; it checks at EXPINIT\n"
+        assert lab.check().out.startswith("left: cannot be asked: its rigsync, from before this command,")
         task.request("EXPEND", timeout=LONG)  # as only the one in charge may
 
 
@@ -141,6 +146,7 @@ def test_a_rig_in_python_may_answer_it(lab: Lab, serve: Callable[..., Rig]) -> N
         "good": {"problems": []},
         "bad": {"problems": ["no camera"]},
         "odd": "yes",
+        "misspelt": {"problem": ["no camera"]},
     }
     for name, answer in answers.items():
         rig = serve(name)
@@ -151,8 +157,16 @@ def test_a_rig_in_python_may_answer_it(lab: Lab, serve: Callable[..., Rig]) -> N
         "good": "ready",
         "bad": "missing",
         "odd": "failed",
+        "misspelt": "failed",
     }
     assert (rigs["bad"]["problems"], rigs["bad"]["left_out"]) == (["no camera"], [])
+
+
+def test_a_line_stays_a_line_though_a_rig_lacks_everything() -> None:
+    line = str(Found("missing", ["no camera"] * 100_000, ["the lens"]))
+    assert line.startswith("missing: no camera; no camera; ")
+    assert line.endswith("... (--json has the rest)")
+    assert len(line) < 6000
 
 
 def test_many_reasons_fit_into_an_answer(lab: Lab) -> None:

@@ -190,11 +190,13 @@ def test_a_failure_is_as_old_as_the_rig_says_and_a_repeat_is_no_news() -> None:
         (3, {"problem": "stalled", "age": 100.0}, now),
         (3, {"problem": "stalled"}, now + 50.0),
         (4, {"problem": "two\nlines"}, now + 7.0),
+        (5, {"problem": "no such age", "age": 10**600}, now + 8.0),
     ):
         told.receive(messages.Notice("0" * 16, n, "failure", f"key {n}", body, True), at)
     assert told.problems == [
         f"since {clock_text(now - 100.0)}: stalled",
-        f"since {clock_text(now + 7.0)}: two\\nlines",
+        f"since {clock_text(now + 7.0)}: lines | two",
+        f"since {clock_text(now + 8.0)}: no such age",
     ]
 
 

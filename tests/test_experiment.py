@@ -582,11 +582,31 @@ def test_the_end_of_the_program_interrupts_what_was_begun(lab: Lab) -> None:
     assert report["message"] == "the program ended in the middle of the experiment"
 
 
-def test_a_huge_traceback_is_cut_so_that_the_interrupt_can_be_sent(lab: Lab, connect: Connect) -> None:
+@pytest.mark.parametrize("character", ["x", "\x01", "\N{MOUSE FACE}"])  # as JSON these take 1, 6 and 12 bytes
+def test_a_huge_traceback_is_cut_so_that_the_interrupt_can_be_sent(lab: Lab, connect: Connect, character: str) -> None:
     rig = lab.rig("cameras")
-    with pytest.raises(ValueError, match="xxx"), connect(rig).experiment(REFERENCE):
-        raise ValueError("x" * 100_000)
+    with pytest.raises(ValueError, match=character * 3), connect(rig).experiment(REFERENCE):
+        raise ValueError(character * 100_000)
     assert lab.verbs("cameras") == INTERRUPTED
+
+
+class WithoutText(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+class WithoutAnything(WithoutText):
+    def __getattr__(self, name: str) -> None:
+        raise LookupError(name)
+
+
+@pytest.mark.parametrize("kind", [WithoutText, WithoutAnything])
+def test_an_exception_that_cannot_be_shown_interrupts_too(lab: Lab, connect: Connect, kind: type[Exception]) -> None:
+    rig = lab.rig("cameras")
+    with pytest.raises(kind), connect(rig).experiment(REFERENCE):
+        raise kind
+    assert lab.verbs("cameras") == INTERRUPTED
+    assert lab.args("cameras", "EXPINTERRUPT")[0]["error"] == kind.__name__
 
 
 def test_what_a_rig_does_at_the_interrupt_does_not_hide_why(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cli_programs import Command, environment
 from live_helpers import Lab
-from processes import port_of, until
+from processes import LONG, port_of, until
 
 from rigsync import Auxiliaries, ExperimentError, ExpStatus, PingReply, PushError, Rig
 from rigsync.cli.watching import cells_of
@@ -201,6 +201,20 @@ def test_a_notice_of_what_was_wrong_before_does_not_count_however_late_it_comes(
         fail(rig)
         until(lambda: session.failures)
         assert session.failures == {"cameras": STALLED}
+
+
+@pytest.mark.parametrize("age", [1e300, 10**600, 1e17, -1.0, "old"], ids=range(5))
+def test_an_age_that_cannot_be_is_none(
+    lab: Lab, connect: Connect, caplog: pytest.LogCaptureFixture, age: object
+) -> None:
+    rig = lab.rig("cameras")
+    aux = connect(rig)
+    rig.notify("failure", {"problem": STALLED, "age": age}, key="left.mp4")
+    until(lambda: f"cameras: {STALLED}" in caplog.messages)
+    told = aux.view("cameras").last_failure
+    assert told
+    assert time.time() - told.time < LONG
+    assert "raised an exception" not in caplog.text
 
 
 def test_information_has_what_is_wrong(lab: Lab, connect: Connect) -> None:

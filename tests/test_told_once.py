@@ -169,6 +169,17 @@ def test_a_command_that_fails_is_told_once(lab: Lab) -> None:
         assert sum("the lens is stuck" in line for line in lines) == 1
 
 
+def test_the_reference_of_a_main_sync_breaks_no_line(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    information = {"main_sync": True, "exp_ref": "1\nERROR: all is lost\x1b"}
+    lab.rig("left", {"EXPINFO": lambda *_: information, "EXPINIT": failing("disk full")})
+    lab.rig("right")
+    with Auxiliaries(lab.uris) as aux, pytest.raises(ExperimentError) as told:
+        aux.begin(REFERENCE)
+    shown = r"1\nERROR: all is lost\x1b"
+    assert f"left is the main sync: its reference {shown} counts, not {REFERENCE}" in caplog.messages
+    assert str(told.value).splitlines()[0] == f"experiment {shown} failed at EXPINIT on 1 of 2 rigs:"
+
+
 # ------------------------------------------------------------------------------------------------ while rigs record
 
 
@@ -187,6 +198,18 @@ def test_a_rig_that_is_closed_is_told_as_news_and_by_the_error(lab: Lab, check: 
         *(["rigsync: WARNING: stopping left, right: EXPINTERRUPT"] if check else []),
         lines[-1],
     ]
+
+
+@pytest.mark.parametrize("text", ["the camera died\nno frame", f"no frame{' x' * 750}"], ids=["two lines", "long"])
+def test_what_a_rig_has_told_is_told_once_though_it_fails_to_end_for_that(lab: Lab, text: str) -> None:
+    rig = lab.rig("left", {"EXPEND": failing(text)})
+    with Auxiliaries(lab.uris) as aux:
+        session = aux.begin(REFERENCE)
+        rig.notify("failure", {"problem": text})
+        until(lambda: session.failures)
+        with pytest.raises(ExperimentError) as told:
+            aux.end()
+    assert str(told.value).count("no frame") == 1
 
 
 def test_a_rig_that_is_lost_is_told_as_lost_and_as_what_may_go_on(lab: Lab) -> None:

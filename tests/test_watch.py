@@ -29,7 +29,7 @@ from rigsync._text import error_text, span_text
 from rigsync.cli.history import History
 from rigsync.cli.keys import _typed_on_windows, keys_of
 from rigsync.cli.watching import HELP, Position, cells_of, cut_name, facts_of, in_charge, screen
-from rigsync.coordinator.view import RigView, Told
+from rigsync.coordinator.view import RigView, Told, clock_text
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState, Notice
 
@@ -620,6 +620,11 @@ def test_progress_has_a_column_where_there_is_room_and_else_a_line(width: int) -
     assert all(len(drawn(rows, width, height)) <= height for height in range(5, 12))
 
 
+@pytest.mark.parametrize("width", range(1, 9))
+def test_a_terminal_without_room_ends_nothing(width: int) -> None:
+    assert all(len(line) <= width for line in drawn([view("cameras", status=ExpStatus.RUNNING)], width, 6))
+
+
 @pytest.mark.parametrize("width", [40, 79, 80, 99, 100, 139, 140, 180, 200])
 def test_hostile_text_stays_in_its_cell(width: int) -> None:
     hostile = "\x1b]0;gotcha\x07\r\n\t[red]漢字\u202e\x9b" * 20
@@ -763,6 +768,13 @@ def test_a_long_traceback_keeps_its_end(serve: Callable[..., Any], connect: Call
     assert told.text.startswith("Traceback\n")
     assert len(told.text) == 1000
     assert error_text(told.text).startswith("OSError: no disk | Traceback | ")
+
+
+def test_of_each_thing_that_is_wrong_the_last_line_comes_first() -> None:
+    told = Told("Traceback\nno camera", 0.0)
+    ill = view("cameras", failures={"left": "Traceback\nno camera", "right": "no disk"}, last_failure=told)
+    assert ill.trouble == "no camera | Traceback; no disk"
+    assert cells_of(ill, ["last error"], 0.0) == [f"{clock_text(0.0)} no camera | Traceback; no disk"]
 
 
 def test_rigs_in_trouble_come_first() -> None:

@@ -195,6 +195,8 @@ SHOWN_BY = {
     ],
     "the task fails in `aux.experiment`, is stopped by Ctrl-C, SIGTERM or a terminal that is closed, or just ends": [
         "tests/test_experiment.py::test_whatever_leaves_the_body_interrupts_and_tells_why",
+        "tests/test_experiment.py::test_an_exception_that_cannot_be_shown_interrupts_too",
+        "tests/test_experiment.py::test_a_huge_traceback_is_cut_so_that_the_interrupt_can_be_sent",
         "tests/test_experiment.py::test_a_signal_interrupts",
         "tests/test_experiment.py::test_the_end_of_the_interpreter_interrupts",
     ],

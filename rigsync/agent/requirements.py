@@ -109,22 +109,28 @@ def _requirements(file: AgentFile, values: Values, left_out: list[str] | None = 
         left_out.append(what)
         return False
 
+    def look(template: Template, what: str, function: Callable[..., str | None], *args: Any) -> Look:
+        path = filled(file, template, values)
+        # Anybody may ask with any reference: all these looks have one name, so that only one of them can hang.
+        name = path if left_out is None else str(template)
+        return what.format(repr(name)), function, (path, *args)
+
     require = file.require
-    programs = [
-        _program(file, command, values)
-        for command in file.commands()
-        if (program := command.program)
-        and is_told(f"the program {program} in {command.folder}", command.folder if _is_in_folder(program) else None)
-    ]
-    for name in dict.fromkeys([*programs, *(require.programs if require else ())]):
-        yield f"the program {name!r}", _program_problem, (name, file.source)
+    programs: dict[str, str] = {}
+    for command in file.commands():
+        if program := command.program:
+            folder = command.folder if _is_in_folder(program) else None
+            what = f"the program {program} in {folder}" if folder else f"the program {program}"
+            if is_told(what, folder):
+                programs.setdefault(what, _program(file, command, values))
+    programs |= {f"the program {name!r}": name for name in (require.programs if require else ())}
+    for what, name in programs.items():
+        yield what, _program_problem, (name, file.source)
     if require and (disk := require.free_disk) and is_told(f"the disk of {disk.path}", disk.path):
-        path = filled(file, disk.path, values)
-        yield f"the disk of {path!r}", free_bytes_problem, (path, disk.at_least)
+        yield look(disk.path, "the disk of {}", free_bytes_problem, disk.at_least)
     for template in require.files if require else ():
         if is_told(str(template), template):
-            path = filled(file, template, values)
-            yield repr(path), files_problem, (path,)
+            yield look(template, "{}", files_problem)
 
 
 def _fitting(texts: list[str]) -> list[str]:

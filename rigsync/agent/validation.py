@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from rigsync._text import one_line
-from rigsync.agent.commands import CommandFailed
+from rigsync.agent.commands import CommandFailed, fitting
 from rigsync.agent.file import Run
 from rigsync.agent.recording import MOST_NAMED
 from rigsync.agent.template import FILE
 from rigsync.agent.values import Values
 
+LONGEST_FAULTS = 1800
+"""Characters of all reasons: they have to fit into the text of a failure, with how many more there are."""
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 """A place in memory, as ffprobe prints it: another one at each run, so that it makes no other reason."""
 
@@ -35,8 +37,11 @@ async def faults(
         except Exception as error:
             alike = _ADDRESS.sub("", str(error).replace(path, ""))
             reasons.setdefault(alike, (str(error), []))[1].append(one_line(os.path.basename(path)))
-    problem = "; ".join(f"{_listed(names)}: {reason}" for reason, names in reasons.values())
-    return {"validate": problem} if problem else {}
+    told = [f"{_listed(names)}: {reason}" for reason, names in reasons.values()]
+    fit = fitting(told[::-1], LONGEST_FAULTS)[::-1]
+    if untold := sum(len(names) for _, names in list(reasons.values())[len(fit) :]):
+        fit.append(f"so did {untold} more, see the log of the session")
+    return {"validate": "; ".join(fit)} if fit else {}
 
 
 def _listed(names: list[str]) -> str:

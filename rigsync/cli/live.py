@@ -18,7 +18,19 @@ from rigsync.errors import NotSupported, RemoteError, RigError
 WAIT = 15.0
 """Seconds for an answer: an agent gives each drive 10 of them (`rigsync.agent.aside`), and names the one that hangs."""
 
-UNKNOWN_ON_TCP = " over tcp:// unless its entry says dialect: rigsync"
+LONGEST_LINE = 5000
+"""Characters that are shown of an answer. What an agent tells is shorter."""
+
+_IBLUTIL = "it runs iblutil, which has no commands"
+_UNKNOWN_ON_TCP = (
+    "it may run iblutil, and a connection would take it from its task; if it runs rigsync, write so in its entry, "
+    "dialect: rigsync"
+)
+_WHY_NOT = {
+    "UnknownCommand": f"its program has no command {CHECK.name}",
+    "BusyError": "its rigsync, from before this command, answers nobody but the one in charge; update it",
+}
+"""Why a rig cannot be asked that answers so."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +43,14 @@ class Found:
     left_out: list[str] = field(default_factory=list)
     """What cannot be checked without a session."""
     why: str = ""
-    """Why it is not asked, where that can be changed."""
+    """Why it is not asked."""
 
     def __str__(self) -> str:
         if self.outcome == "not asked":
-            return f"cannot be asked{self.why}; it checks at EXPINIT"
+            return f"cannot be asked: {self.why}"
         told = f"{self.outcome}: {'; '.join(self.problems)}" if self.problems else "all there"
-        return told + (f" (not checked without a session: {', '.join(self.left_out)})" if self.left_out else "")
+        told += f" (not checked without a session: {', '.join(self.left_out)})" if self.left_out else ""
+        return told if len(told) <= LONGEST_LINE else f"{told[:LONGEST_LINE]}... (--json has the rest)"
 
 
 def check_live(rigs: Rigs, reference: str | None, errors: list[dict[str, Any]] | None) -> int:
@@ -60,7 +73,8 @@ def _ask_all(rigs: Rigs, reference: str | None) -> dict[str, Found]:
     """Ask all rigs at the same time, but for those that a connection may take from their task."""
     names = [name for name, rig in rigs.rigs.items() if may_be_asked(rig)]
     found = {
-        name: Found("not asked", why=UNKNOWN_ON_TCP if rig.dialect == "auto" else "") for name, rig in rigs.rigs.items()
+        name: Found("not asked", why=_UNKNOWN_ON_TCP if rig.dialect == "auto" else _IBLUTIL)
+        for name, rig in rigs.rigs.items()
     }
     if names:
         # The pool outlives the connection, whose end, at Ctrl-C too, ends what is asked.
@@ -74,13 +88,13 @@ def _ask(auxiliaries: rigsync.Auxiliaries, rig: str, reference: str | None) -> F
     try:
         answer = auxiliaries.call(rig, CHECK.name, timeout=WAIT, **keywords)
     except NotSupported:
-        return Found("not asked")
+        return Found("not asked", why=_IBLUTIL)
     except RigError as error:
-        # A rig from before this command refuses it to whoever is not in charge.
-        if isinstance(error, RemoteError) and error.error in ("UnknownCommand", "BusyError"):
-            return Found("not asked")
+        if isinstance(error, RemoteError) and error.error in _WHY_NOT:
+            return Found("not asked", why=_WHY_NOT[error.error])
         return Found("failed" if isinstance(error, RemoteError) else "no answer", [failure_in_words(error)])
-    problems, left_out = (answer.get(key, []) if isinstance(answer, dict) else None for key in ("problems", "left_out"))
+    told = answer if isinstance(answer, dict) else {}
+    problems, left_out = told.get("problems"), told.get("left_out", [])
     if not isinstance(problems, list) or not isinstance(left_out, list):
         return Found("failed", [f"its {CHECK.name} returns {shortened(answer)}, and not problems as a list"])
     return Found("missing" if problems else "ready", list(map(str, problems)), list(map(str, left_out)))

@@ -274,12 +274,15 @@ def _table(
             justify="right" if column in NUMBERS else "left",
         )
     for view in views:
-        cells = [Text(printable(cell)) for cell in cells_of(view, [*columns], now, history)]
-        cells[0] = Text(cut_name(cells[0].plain, columns["rig"], unicode))
-        if view.link is LinkState.ALIVE and history.has_failed(view):
-            cells[0].stylize("yellow")
-        cells[1].stylize(STYLES[LinkState.LOST if view.trouble and view.link is LinkState.ALIVE else view.link])
-        made.add_row(*cells)
+        texts = map(printable, cells_of(view, [*columns], now, history))
+        cells = {column: Text(text) for column, text in zip(columns, texts, strict=True)}
+        if "rig" in cells:  # a terminal may have room for no column at all
+            is_bad = view.link is LinkState.ALIVE and history.has_failed(view)
+            cells["rig"] = Text(cut_name(cells["rig"].plain, columns["rig"], unicode), "yellow" if is_bad else "")
+        if "state" in cells:
+            is_ill = view.trouble and view.link is LinkState.ALIVE
+            cells["state"].stylize(STYLES[LinkState.LOST if is_ill else view.link])
+        made.add_row(*cells.values())
     return made
 
 
@@ -346,9 +349,10 @@ def _work(view: RigView, history: History) -> str:
 def _last_failure(view: RigView) -> str:
     """Return what is wrong now, else what has gone wrong last, with its time."""
     failure, trouble = view.last_failure, view.trouble if view.link is LinkState.ALIVE else ""
-    if trouble and not (failure and one_line(failure.text) in one_line(trouble)):
-        return f"{'now':8} {error_text(trouble)}"
-    return f"{clock_text(failure.time)} {error_text(trouble or failure.text)}" if failure else ""
+    known = [one_line(text) for text in (*view.failures.values(), view.status_reason or "")]
+    if trouble and not (failure and any(one_line(failure.text) in text for text in known)):
+        return f"{'now':8} {trouble}"
+    return f"{clock_text(failure.time)} {trouble or error_text(failure.text)}" if failure else ""
 
 
 def _failed_at(view: RigView) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync import __version__
-from rigsync._text import one_line
+from rigsync._text import one_line, printable
 from rigsync.coordinator.failures import (
     OUT_OF_REACH,
     FailureWatch,
@@ -294,8 +294,7 @@ class Course(Generic[_Begun, _Done]):
         self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
         yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._in_charge_of = list(self._rigs)
-        tell, joins = weakly(self._note_failure), bool(self._init.get("takeover"))
-        services = self._services
+        services, tell, joins = self._services, weakly(self._note_failure), bool(self._init.get("takeover"))
         self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, tell, self.ready, joins=joins)
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
@@ -339,7 +338,8 @@ class Course(Generic[_Begun, _Done]):
                     problem = f"it is the main sync, and what it tells is no reference: {error}"
                     raise self._refused([rig], problem) from None
                 if self.exp_ref is not None and not same_reference(self.exp_ref, found):
-                    logger.warning("%s is the main sync: its reference %s counts, not %s", rig, found, self.exp_ref)
+                    text = f"its reference {found} counts, not {self.exp_ref}"
+                    logger.warning("%s is the main sync: %s", rig, one_line(text))
                 self.exp_ref = found
 
     def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> Steps:
@@ -388,7 +388,7 @@ class Course(Generic[_Begun, _Done]):
         for rig, error in cleaned_up.failed.items():
             told.setdefault(rig, ["ended"]).append(in_words("EXPCLEANUP", error))
         for rig, reason in failures.items():
-            if reason not in (failed_to_end[rig].problem if rig in failed_to_end else ""):  # which says it again
+            if rig not in failed_to_end or reason[:SHOWN] not in printable(failed_to_end[rig].problem):
                 told.setdefault(rig, ["ended and cleaned up"]).insert(0, reason)
         if told:
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}

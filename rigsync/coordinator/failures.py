@@ -32,7 +32,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.health import age_of
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, name_different, same_reference
-from rigsync.core.messages import Message
+from rigsync.core.messages import Message, to_json
 from rigsync.core.notices import FAILURE
 from rigsync.errors import (
     Aborted,
@@ -45,6 +45,7 @@ from rigsync.errors import (
     RigRefused,
     RigTimeout,
 )
+from rigsync.runtime.callbacks import described
 from rigsync.runtime.conditions import Latch
 from rigsync.runtime.hub import Hub
 
@@ -127,10 +128,14 @@ def brief_report(error: object) -> dict[str, Any]:
 def report_of(error: BaseException) -> dict[str, Any]:
     """Return an exception as the data of EXPINTERRUPT, with the keys of iblrig's task code."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
-    told = "".join(traceback.TracebackException.from_exception(error).format())
+    kind, text, told = described(error)
+    told = told[-LONGEST_TRACEBACK:]
+    while len(to_json(told)) > 2 * LONGEST_TRACEBACK:  # what is not ASCII takes up to 12 bytes, and has to fit too
+        told = told[len(told) // 2 :]
     return {
-        **brief_report(error),
-        "traceback": told[-LONGEST_TRACEBACK:],
+        "error": kind,
+        "message": text[:LONGEST_TEXT],
+        "traceback": told,
         "file": last[0].filename if last else None,
         "line_no": last[0].lineno if last else None,
     }
@@ -418,7 +423,7 @@ class LateStop:
     def _note_status(self, probe: ProbeAnswered) -> None:
         if probe.rig not in self._tries or probe.rig in self._asked or probe.stamps is None:
             return
-        rig, experiment = self._services[probe.rig], self._exp_ref or "the experiment"
+        rig, experiment = self._services[probe.rig], one_line(self._exp_ref or "the experiment")
         is_here = rig.exp_ref == self._exp_ref or same_reference(rig.exp_ref, self._exp_ref)
         if rig.rig_status is ExpStatus.CONNECTED or not is_here:
             self._forget(probe.rig)

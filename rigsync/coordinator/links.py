@@ -77,13 +77,13 @@ class _Pending:
     raises: bool = False
     """Whether who waits for it raises what has failed."""
     raised: frozenset[str] | None = None
-    """Rigs of which it does; None before the outcome is there."""
+    """Rigs whose failures it raises: those of the first outcome, on which it goes on; None before that."""
     size: int = 0
     """Bytes of the answers so far."""
     telling: asyncio.TimerHandle | None = None
 
     def hand_over(self, outcome: Outcome) -> Collection[str]:
-        """Give the outcome to who waits for it; return the rigs whose failure is raised there, the first time."""
+        """Give the outcome to who waits for it; return the rigs whose failures are raised there."""
         if self.raised is None:
             is_raised = self.raises and self.is_waited_for is not None and self.is_waited_for()
             self.raised = frozenset(outcome.failed) if is_raised else frozenset()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rigsync._text import error_text
 from rigsync.core.board import Progress
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.enums import ExpStatus
@@ -135,10 +136,9 @@ class RigView:
 
     @property
     def trouble(self) -> str:
-        """What is wrong now, in one text; empty where nothing is."""
-        failures = self.failures.values()
-        found = [*failures, *([self.status_reason] if self.status_reason else [])]
-        return "; ".join(dict.fromkeys(found))
+        """What is wrong now, in one text, of each the last line first; empty where nothing is."""
+        found = [*self.failures.values(), *([self.status_reason] if self.status_reason else [])]
+        return "; ".join(dict.fromkeys(map(error_text, found)))
 
     def document(self) -> dict[str, Any]:
         """Return all of it for JSON, times in milliseconds, instants as Unix time in seconds."""

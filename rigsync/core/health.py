@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,8 @@ MOST_BYTES = 16 << 10
 """Bytes of their keys and texts as JSON. With a reference and a reason they have to fit into one datagram."""
 LONGEST = 2000
 """Characters of one text."""
+LONGEST_AGE = 1e9
+"""Seconds of an age that is believed, some thirty years: it leads to a time of day that can be shown."""
 STATUS = "status"
 """Topic by which a rig tells each change of its status."""
 _BEGINS_ANEW = (ExpMessage.EXPINIT, ExpMessage.EXPCLEANUP)
@@ -29,9 +30,9 @@ def problem_of(body: Any) -> str:
 
 
 def age_of(notice: Any) -> float:
-    """Return how many seconds before it was sent here a notice was told first; 0 where it does not say."""
+    """Return how many seconds before it was sent here a notice was told first; 0 where it says nothing that can be."""
     age = notice.body.get("age") if isinstance(notice.body, dict) else None
-    return age if isinstance(age, (int, float)) and 0 <= age < math.inf else 0.0
+    return age if isinstance(age, (int, float)) and 0 <= age <= LONGEST_AGE else 0.0
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigsync._text import one_line
+from rigsync._text import error_text, one_line
 from rigsync.coordinator.view import clock_text
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.events import Dialect
@@ -39,7 +39,7 @@ class Told:
         if self.health.reason:
             found[STATUS, ""] = f"it has stopped by itself: {self.health.reason}"
         since = {topic: f"since {clock_text(at)}: " for topic, at in self._since.items()}
-        return [since.get(topic, "") + one_line(text) for topic, text in found.items()]
+        return [since.get(topic, "") + one_line(error_text(text)) for topic, text in found.items()]
 
 
 @dataclass(slots=True)

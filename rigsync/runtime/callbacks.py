@@ -58,7 +58,7 @@ def described(error: BaseException) -> tuple[str, str, str]:
     with contextlib.suppress(Exception):
         told = traceback.TracebackException.from_exception(error)  # the text of these can be had even if str() fails
         return str(type(error).__name__), str(told), "".join(told.format())
-    return "Exception", "(one that cannot be shown)", ""
+    return type(error).__name__, "(it cannot be shown)", ""
 
 
 def name_of(callback: Callable[..., object]) -> str:

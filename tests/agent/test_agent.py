@@ -34,6 +34,7 @@ from rigsync.agent.file import Stop, read_agent_file
 from rigsync.agent.process import Exit
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Notice
+from rigsync.core.queries import CHECK
 
 REFERENCE = "2026-03-01_2_mouse"
 
@@ -1301,6 +1302,20 @@ def drive(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
         yield drive
     finally:
         drive.come_back()
+
+
+def test_whoever_asks_what_is_missing_leaves_one_look_at_a_drive_that_hangs(
+    lab: Lab, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "PATIENCE", 0.2)
+    lab.agent({"EXPINIT": {"run": "date"}}, require={"files": ["drive/{exp_ref}"]})
+    aux = lab.connect()
+    drive.hang()
+    for number in range(1, 5):
+        answer = aux.call("cameras", CHECK.name, exp_ref=f"2026-03-01_{number}_mouse", timeout=LONG)
+        (problem,) = answer["problems"]
+        assert problem.startswith("'drive/{exp_ref}' does not answer within 0.2 s; is its drive connected")
+    assert len(drive.hung) == 1
 
 
 def test_a_drive_that_hangs_refuses_the_experiment_by_name(

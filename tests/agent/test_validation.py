@@ -23,6 +23,7 @@ from rigsync.agent.commands import CommandFailed
 from rigsync.agent.file import AgentFile, Run, read_agent_file
 from rigsync.agent.validation import faults
 from rigsync.agent.values import Values
+from rigsync.core.messages import LONGEST_PROBLEM
 from rigsync.errors import ConfigError
 
 __all__ = ["lab"]  # a fixture
@@ -219,6 +220,18 @@ def test_reasons_that_differ_by_the_file_or_by_a_place_in_memory_are_equal(tmp_p
     told = asyncio.run(faults(_validate(tmp_path), finished, Values("EXPEND", "cameras"), fail))["validate"]
     assert told.startswith("0.mp4, 1.mp4, 2.mp4, 3.mp4 and 3 more failed validate: [mov @ 0x")
     assert told.endswith("] /data/0.mp4: no index")
+
+
+def test_files_whose_reasons_do_not_fit_are_counted(tmp_path: Path) -> None:
+    async def fail(_: Run, values: Values) -> None:
+        raise CommandFailed(f"frame {values.file and hash(values.file)} is bad{'.' * 400}")
+
+    finished = {f"/data/{number:02}.mp4": True for number in range(60)}
+    told = asyncio.run(faults(_validate(tmp_path), finished, Values("EXPEND", "cameras"), fail))["validate"]
+    named = told.count("failed validate: ")
+    assert named >= 3
+    assert told.endswith(f"; so did {60 - named} more, see the log of the session")
+    assert len(told) < LONGEST_PROBLEM - len("EXPEND: EndedBadly: ")
 
 
 def _validate(folder: Path, validate: str = "{run: 'ffprobe {file}'}", more: str = "", name: str = "rig.yaml") -> Any:
