@@ -1162,7 +1162,7 @@ def test_serve_hears_and_ends_while_nobody_reads_its_stderr(commands: Commands) 
                 sock.sendto(messages.request("c" * 16, n, refused), ("127.0.0.1", port))
                 if n % 20 == 0:
                     time.sleep(0.002)
-        assert commands.json("ping", "-c", "1")["rigs"]["cameras"]["received"] == 1
+        assert commands.json("ping", "-c", "1", "-W", str(LONG))["rigs"]["cameras"]["received"] == 1
         begun = time.monotonic()
         command.interrupt()
         assert command.process.wait(LONG) == 0

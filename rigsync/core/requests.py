@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rigsync.core import messages
-from rigsync.core.calls import ANSWER, OWN
+from rigsync.core.calls import ANSWER, PUBLISH
 from rigsync.core.clock import NANOSECONDS
 from rigsync.core.coordinators import ONE_PACKET
 from rigsync.core.enums import ExpMessage
@@ -250,7 +250,7 @@ class Requests:
             error: RigError = remote_error(self._name, frame.error, frame.message, frame.traceback)
             if errand in self.errands.doubtful and frame.error == "Overtaken" and not frame.traceback:
                 error = Cancelled(self._name, f"EXPEND came before {errand.name}, which was not run")
-            elif errand.name.startswith(OWN) and frame.error == "UnknownCommand" and not frame.traceback:
+            elif errand.name in (PUBLISH.name, ANSWER.name) and frame.error == "UnknownCommand" and not frame.traceback:
                 version = self._process.version
                 text = f"{errand.name} was not run: the rig's rigsync, {version}, is older than that; update it there"
                 error = NotSupported(self._name, text)
