@@ -266,6 +266,12 @@ SHOWN_BY = {
         "tests/agent/test_rehearsal.py::test_a_file_in_the_way_is_neither_overwritten_nor_removed",
         "tests/agent/test_rehearsal.py::test_what_was_there_before_stays",
     ],
+    "an agent's rehearsal would record where it records in earnest, or above: by a link, a relative path, another name "
+    "of the folder": [
+        "tests/agent/test_rehearsal.py::test_where_it_would_record_among_real_files_it_is_refused",
+        "tests/agent/test_rehearsal.py::test_what_a_link_in_scratch_leads_to_stays",
+        "tests/agent/test_rehearsal.py::test_a_relative_path_may_be_the_same",
+    ],
     "`rehearsal` in an agent's file names an unknown variable, or leaves what is recorded where it lies in earnest": [
         "tests/agent/test_rehearsal.py::test_what_cannot_be_meant_is_a_mistake",
     ],
