@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ from rigsync import Auxiliaries, Coordinator, ExpStatus, Rig
 from rigsync.cli.rehearse import remarks_on, table_of
 from rigsync.cli.tables import plain_lines
 from rigsync.coordinator.rehearsal import Proof, Rehearsal, prove
-from rigsync.core.events import StatusChanged
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import MessageHandled, MessageReceived, StatusChanged
 
 REFERENCE = "2026-03-01_2_mouse"
 BRIEF = 0.1
@@ -218,6 +220,38 @@ def test_ctrl_c_leaves_somebody_s_experiment_alone(
         pressing.result(LONG)
         session.check()
         assert recorder.rig.status is ExpStatus.RUNNING
+        gate.open.set()
+    assert "EXPINTERRUPT" not in recorder.told
+
+
+def test_ctrl_c_leaves_an_experiment_alone_that_began_meanwhile(
+    recorder: Recorder, tmp_path: Path, connect: Connect, gate: Gate
+) -> None:
+    ephys = Rig("ephys", "udp://127.0.0.1:0")
+    ephys.rehearsal(str(tmp_path))(gate)
+    task, refused = connect(recorder.rig), threading.Event()
+
+    def press() -> None:
+        assert gate.reached.wait(LONG)
+        assert refused.wait(LONG)
+        aux.ping("cameras")  # behind the refusal
+        os.kill(os.getpid(), signal.SIGINT) if os.name == "posix" else signal.raise_signal(signal.SIGINT)
+
+    with ephys:
+        aux = connect(recorder.rig, ephys)
+
+        def begin(answer: MessageReceived) -> None:
+            if answer.rig == "cameras" and answer.event is ExpMessage.EXPINFO:
+                task.request("EXPINIT", {"exp_ref": REFERENCE})
+                task.request("EXPSTART", REFERENCE)
+
+        aux.hub.subscribe(MessageReceived, begin)
+        recorder.rig.hub.subscribe(MessageHandled, lambda handled: refused.set() if handled.error else None)
+        pressing = in_thread(press)
+        with pytest.raises(KeyboardInterrupt):
+            aux.rehearse(seconds=2 * LONG)
+        pressing.result(LONG)
+        assert (recorder.rig.status, recorder.rig.exp_ref) == (ExpStatus.RUNNING, REFERENCE)
         gate.open.set()
     assert "EXPINTERRUPT" not in recorder.told
 

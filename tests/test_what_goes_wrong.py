@@ -259,6 +259,7 @@ SHOWN_BY = {
     "a rehearsal is stopped by Ctrl-C, or the program with it is killed": [
         "tests/test_rehearsal.py::test_ctrl_c_interrupts_and_removes",
         "tests/test_rehearsal.py::test_ctrl_c_leaves_somebody_s_experiment_alone",
+        "tests/test_rehearsal.py::test_ctrl_c_leaves_an_experiment_alone_that_began_meanwhile",
         "tests/test_rehearsal.py::test_where_nobody_cleans_up_the_folder_goes_with_the_interrupt",
         "tests/agent/test_rehearsal.py::test_an_interrupt_of_its_own_such_as_after_the_lease_leaves_nothing",
     ],

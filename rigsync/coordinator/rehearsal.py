@@ -14,8 +14,19 @@ from rigsync.coordinator.experiment import AsyncExperiment, Experiment
 from rigsync.coordinator.failures import FailureWatch, may_have_begun, weakly
 from rigsync.coordinator.results import PushResult
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Dialect, LinkChanged, MessageReceived, Notice, ProbeAnswered, RestartSeen
+from rigsync.core.events import (
+    Dialect,
+    LinkChanged,
+    MessageReceived,
+    Notice,
+    ProbeAnswered,
+    PushBegun,
+    RestartSeen,
+    RigSettled,
+)
 from rigsync.core.messages import Verb
+from rigsync.core.lifecycle import rehearses
+from rigsync.errors import RigError
 from rigsync.runtime.waiters import comes_true
 
 DELAY = 0.5
@@ -119,7 +130,8 @@ class RehearsalCourse(Course[Any, Any]):
         self._started: list[str] = []
         self._skew: float | None = None
         self._answered: dict[tuple[str, Verb], float] = {}  # when each rig did, in monotonic seconds
-        self._unsubscribe: Callable[[], None] = lambda: None
+        self._initialising: float | None = None  # the push of EXPINIT
+        self._rules: list[Callable[[], None]] = []
 
     @property
     def outcome(self) -> Rehearsal:
@@ -132,7 +144,9 @@ class RehearsalCourse(Course[Any, Any]):
         return not self.failures.keys() >= set(self._started)
 
     def _beginning(self) -> Steps:
-        self._unsubscribe = self._services.hub.rule(MessageReceived, self._note_answer)
+        rule = self._services.hub.rule
+        self._rules.append(rule(MessageReceived, self._note_answer))
+        self._rules += [rule(PushBegun, self._note_push), rule(RigSettled, self._note_refusal)]
         answers = yield from self._tell("EXPINFO", self._rigs, ExpStatus.CONNECTED, information(self.exp_ref))
         told = information_in(answers)
         able = [rig for rig in answers if told.get(rig, {}).get("rehearses") is True]
@@ -182,7 +196,8 @@ class RehearsalCourse(Course[Any, Any]):
         try:
             yield from super()._leave(error)
         finally:
-            self._unsubscribe()
+            while self._rules:
+                self._rules.pop()()
 
     def _tell(self, message: str, rigs: Sequence[str], *args: Any, **options: Any) -> Steps:
         """Tell some rigs, note which fail, and return the result."""
@@ -198,6 +213,19 @@ class RehearsalCourse(Course[Any, Any]):
 
     def _note_answer(self, answer: MessageReceived) -> None:
         self._answered[answer.rig, answer.event] = time.monotonic()
+
+    def _note_push(self, push: PushBegun) -> None:
+        if self._initialising is None and rehearses(push.event, push.args):
+            self._initialising = push.request_time
+            self._services.tell_each(push.request_time)
+
+    def _note_refusal(self, settled: RigSettled) -> None:
+        """Leave a rig to its experiment that has begun since EXPINFO, even if Ctrl-C comes before all have answered."""
+        error = settled.outcome
+        if settled.request_time == self._initialising and isinstance(error, RigError):
+            self._in_charge_of = [
+                rig for rig in self._in_charge_of if rig != settled.rig or may_have_begun("EXPINIT", error)
+            ]
 
     def _took(self, rig: str, message: ExpMessage, since: float) -> float | None:
         answered = self._answered.get((rig, message))
