@@ -24,8 +24,8 @@ from rigsync.core.events import (
     RestartSeen,
     RigSettled,
 )
-from rigsync.core.messages import Verb
 from rigsync.core.lifecycle import rehearses
+from rigsync.core.messages import Verb
 from rigsync.errors import RigError
 from rigsync.runtime.waiters import comes_true
 
