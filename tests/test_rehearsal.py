@@ -406,6 +406,13 @@ def test_the_table_says_what_was_proven_and_below_it_what_was_not() -> None:
     assert not rehearsal.succeeded
 
 
+def test_what_several_rigs_say_is_told_once() -> None:
+    proofs = {rig: Proof("EXPINIT failed: BusyError: refused") for rig in ("left", "right")}
+    assert remarks_on(Rehearsal("2026-03-01_1_rehearsal", 60, proofs)) == [
+        "left, right: EXPINIT failed: BusyError: refused"
+    ]
+
+
 def test_the_command_fails_where_a_rig_has(recorder: Recorder, tmp_path: Path) -> None:
     recorder.grows_by = 0
     (tmp_path / "rigs.yaml").write_text(f"cameras: {recorder.rig.uri}\n")
