@@ -31,6 +31,8 @@ from rigsync.runtime.waiters import comes_true
 
 DELAY = 0.5
 """Seconds after which all rigs begin at one instant."""
+_BEYOND = 1e24
+"""More than any rig has bytes."""
 _SLICE = 0.1
 """Seconds of a wait at a time: rigs may fail meanwhile, and Python misses a signal that comes just before one."""
 
@@ -246,7 +248,7 @@ def prove(proof: Proof, told: Any, minutes: float) -> str | None:
     grew, seconds, free = (_number(told.get(name)) for name in ("grew", "seconds", "free"))
     proof.grew, proof.seconds = None if grew is None else int(grew), seconds
     proof.free = None if free is None else int(free)
-    if grew is None or not seconds:
+    if grew is None or seconds is None or seconds <= 0:
         return "its answer to EXPEND does not say what it has recorded"
     if grew <= 0:
         return f"it has recorded nothing in {seconds:.1f} s: its files have not grown since EXPSTART; look at them"
@@ -263,7 +265,7 @@ def prove(proof: Proof, told: Any, minutes: float) -> str | None:
 
 def _number(value: Any) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
+    return value if is_number and abs(value) < _BEYOND else None  # nor is it NaN
 
 
 class PlainRehearsal(RehearsalCourse, Experiment):
