@@ -368,6 +368,7 @@ def test_what_cannot_be_meant_is_refused_at_the_call(recorder: Recorder, connect
         ({"grew": 5, "seconds": float("nan"), "free": 1}, "does not say"),
         ({"grew": 5, "seconds": -3, "free": 1}, "does not say"),
         ({"grew": 10**400, "seconds": 3, "free": 1}, "does not say"),
+        ({"grew": 5, "seconds": 1e-310, "free": 1}, "too small"),
         ({"grew": 5, "seconds": 3, "free": 10**400}, "cannot be found out"),
         ({"grew": 0, "seconds": 3.0, "free": 1}, "nothing in 3.0 s"),
         ({"grew": 3000, "seconds": 3.0, "free": None}, "cannot be found out"),

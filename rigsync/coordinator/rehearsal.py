@@ -252,7 +252,7 @@ def prove(proof: Proof, told: Any, minutes: float) -> str | None:
         return "its answer to EXPEND does not say what it has recorded"
     if grew <= 0:
         return f"it has recorded nothing in {seconds:.1f} s: its files have not grown since EXPSTART; look at them"
-    proof.expected = int(grew / seconds * 60 * minutes)
+    proof.expected = int(min(grew / seconds * 60 * minutes, _BEYOND))
     if free is None:
         return "the free space of its disk cannot be found out; look at that disk"
     if free < proof.expected:
