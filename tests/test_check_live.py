@@ -110,6 +110,19 @@ def test_it_may_be_asked_during_a_session_and_changes_nothing(lab: Lab, monkeypa
         task.request("EXPEND", timeout=LONG)  # as only the one in charge may
 
 
+def test_a_session_hears_nothing_of_a_rig_that_cannot_be_asked(
+    lab: Lab, serve: Callable[..., Rig], connect: Callable[..., Auxiliaries], caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = serve("python")
+    lab.rigs["python"] = rig.uri
+    task = connect(rig)
+    with task.experiment(REFERENCE) as session:
+        lab.check()
+        task.request("EXPINFO")  # behind what the rig tells
+        session.check()
+    assert [text for text in caplog.messages if CHECK.name in text] == []
+
+
 def test_what_needs_a_session_is_named_and_a_reference_is_enough_for_some(lab: Lab) -> None:
     agent = lab.agent(
         on={

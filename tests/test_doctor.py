@@ -180,6 +180,10 @@ def test_a_rig_that_is_not_well(serve: Callable[..., Any], connect: Callable[...
     finding = finding_of(look(rig.uri), Fault.UNWELL)
     assert "left" not in finding.seen
     assert finding.seen.endswith("it has stopped by itself: the recorder has died")
+    rig.notify("failure", {"problem": "the recorder has died", "exp_ref": REFERENCE}, key="ffmpeg")
+    finding = finding_of(look(rig.uri), Fault.UNWELL)
+    assert finding.seen.count("the recorder has died") == 1
+    assert finding.seen.endswith("it has stopped by itself for that")
     task.request("EXPCLEANUP")
     assert look(rig.uri).findings == ()
 

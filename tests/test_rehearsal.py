@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ from rigsync import Auxiliaries, Coordinator, ExpStatus, Rig
 from rigsync.cli.rehearse import remarks_on, table_of
 from rigsync.cli.tables import plain_lines
 from rigsync.coordinator.rehearsal import Proof, Rehearsal, prove
-from rigsync.core.events import StatusChanged
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import MessageHandled, MessageReceived, StatusChanged
 
 REFERENCE = "2026-03-01_2_mouse"
 BRIEF = 0.1
@@ -222,6 +224,38 @@ def test_ctrl_c_leaves_somebody_s_experiment_alone(
     assert "EXPINTERRUPT" not in recorder.told
 
 
+def test_ctrl_c_leaves_an_experiment_alone_that_began_meanwhile(
+    recorder: Recorder, tmp_path: Path, connect: Connect, gate: Gate
+) -> None:
+    ephys = Rig("ephys", "udp://127.0.0.1:0")
+    ephys.rehearsal(str(tmp_path))(gate)
+    task, refused = connect(recorder.rig), threading.Event()
+
+    def press() -> None:
+        assert gate.reached.wait(LONG)
+        assert refused.wait(LONG)
+        aux.ping("cameras")  # behind the refusal
+        os.kill(os.getpid(), signal.SIGINT) if os.name == "posix" else signal.raise_signal(signal.SIGINT)
+
+    with ephys:
+        aux = connect(recorder.rig, ephys)
+
+        def begin(answer: MessageReceived) -> None:
+            if answer.rig == "cameras" and answer.event is ExpMessage.EXPINFO:
+                task.request("EXPINIT", {"exp_ref": REFERENCE})
+                task.request("EXPSTART", REFERENCE)
+
+        aux.hub.subscribe(MessageReceived, begin)
+        recorder.rig.hub.subscribe(MessageHandled, lambda handled: refused.set() if handled.error else None)
+        pressing = in_thread(press)
+        with pytest.raises(KeyboardInterrupt):
+            aux.rehearse(seconds=2 * LONG)
+        pressing.result(LONG)
+        assert (recorder.rig.status, recorder.rig.exp_ref) == (ExpStatus.RUNNING, REFERENCE)
+        gate.open.set()
+    assert "EXPINTERRUPT" not in recorder.told
+
+
 def test_on_an_event_loop_it_is_awaited(recorder: Recorder) -> None:
     async def main() -> Rehearsal:
         async with Coordinator({"cameras": recorder.rig.uri}) as lab:
@@ -332,6 +366,10 @@ def test_what_cannot_be_meant_is_refused_at_the_call(recorder: Recorder, connect
         (None, "does not say"),
         ({"grew": "much", "seconds": 3, "free": 1}, "does not say"),
         ({"grew": 5, "seconds": float("nan"), "free": 1}, "does not say"),
+        ({"grew": 5, "seconds": -3, "free": 1}, "does not say"),
+        ({"grew": 10**400, "seconds": 3, "free": 1}, "does not say"),
+        ({"grew": 5, "seconds": 1e-310, "free": 1}, "too small"),
+        ({"grew": 5, "seconds": 3, "free": 10**400}, "cannot be found out"),
         ({"grew": 0, "seconds": 3.0, "free": 1}, "nothing in 3.0 s"),
         ({"grew": 3000, "seconds": 3.0, "free": None}, "cannot be found out"),
         (
@@ -370,6 +408,13 @@ def test_the_table_says_what_was_proven_and_below_it_what_was_not() -> None:
         "12.30 ms between the first and the last",
     ]
     assert not rehearsal.succeeded
+
+
+def test_what_several_rigs_say_is_told_once() -> None:
+    proofs = {rig: Proof("EXPINIT failed: BusyError: refused") for rig in ("left", "right")}
+    assert remarks_on(Rehearsal("2026-03-01_1_rehearsal", 60, proofs)) == [
+        "left, right: EXPINIT failed: BusyError: refused"
+    ]
 
 
 def test_the_command_fails_where_a_rig_has(recorder: Recorder, tmp_path: Path) -> None:

@@ -261,12 +261,19 @@ SHOWN_BY = {
     "a rehearsal is stopped by Ctrl-C, or the program with it is killed": [
         "tests/test_rehearsal.py::test_ctrl_c_interrupts_and_removes",
         "tests/test_rehearsal.py::test_ctrl_c_leaves_somebody_s_experiment_alone",
+        "tests/test_rehearsal.py::test_ctrl_c_leaves_an_experiment_alone_that_began_meanwhile",
         "tests/test_rehearsal.py::test_where_nobody_cleans_up_the_folder_goes_with_the_interrupt",
         "tests/agent/test_rehearsal.py::test_an_interrupt_of_its_own_such_as_after_the_lease_leaves_nothing",
     ],
     "a file is in the way of a rehearsal, or lies beside it": [
         "tests/agent/test_rehearsal.py::test_a_file_in_the_way_is_neither_overwritten_nor_removed",
         "tests/agent/test_rehearsal.py::test_what_was_there_before_stays",
+    ],
+    "an agent's rehearsal would record where it records in earnest, or above: by a link, a relative path, another name "
+    "of the folder": [
+        "tests/agent/test_rehearsal.py::test_where_it_would_record_among_real_files_it_is_refused",
+        "tests/agent/test_rehearsal.py::test_what_a_link_in_scratch_leads_to_stays",
+        "tests/agent/test_rehearsal.py::test_a_relative_path_may_be_the_same",
     ],
     "`rehearsal` in an agent's file names an unknown variable, or leaves what is recorded where it lies in earnest": [
         "tests/agent/test_rehearsal.py::test_what_cannot_be_meant_is_a_mistake",

@@ -234,7 +234,8 @@ def _rehearsed(file: AgentFile, found: Known, windows: bool) -> AgentFile:
     if mistakes:
         raise ConfigError(f"with these variables {mistakes[0].key} is wrong: {mistakes[0].problem}", key="rehearsal")
     for ours, its in zip(file.outputs(), other.outputs(), strict=True):
-        if os.path.normcase(os.path.normpath(str(ours))) == os.path.normcase(os.path.normpath(str(its))):
+        paths = (os.path.normcase(os.path.normpath(file.folder / str(one))) for one in (ours, its))
+        if len(set(paths)) == 1:
             where = shortened(str(its), 80)
             problem = f"a rehearsal would write {where} as in earnest; begin that with a variable that differs here"
             raise ConfigError(problem, key="rehearsal")

@@ -62,6 +62,15 @@ def single_path(pattern: str) -> str | None:
     return None if re.search(r"[*?[]", _ESCAPED.sub("", pattern)) else _ESCAPED.sub(r"\1", pattern)
 
 
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """Return the folder below which all files lie that match, and the rest of the pattern."""
+    folder, rest = os.path.split(pattern)
+    while (single := single_path(folder)) is None:
+        folder, name = os.path.split(folder)
+        rest = os.path.join(name, rest)
+    return single, rest
+
+
 def _canonical(path: str) -> str:
     return _of_this_system(os.path.realpath(path))
 
@@ -98,11 +107,8 @@ class Output:
     @classmethod
     def of(cls, pattern: str) -> Output:
         """Look at a pattern of several files; its drive may hang."""
-        folder, rest = os.path.split(pattern)
-        while single_path(folder) is None:
-            folder, name = os.path.split(folder)
-            rest = os.path.join(name, rest)
-        whole = os.path.join(glob.escape(_canonical(single_path(folder) or "")), _of_this_system(rest))
+        folder, rest = split_pattern(pattern)
+        whole = os.path.join(glob.escape(_canonical(folder)), _of_this_system(rest))
         return cls(pattern, (f"pattern {whole}",), None, tuple(matching_files(pattern)))
 
 

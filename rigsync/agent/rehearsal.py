@@ -14,7 +14,8 @@ from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import free_bytes
 from rigsync.agent.file import AgentFile
 from rigsync.agent.growth import matching_files
-from rigsync.agent.template import SubstitutionError, Use
+from rigsync.agent.in_use import PathTaken, single_path, split_pattern
+from rigsync.agent.template import SubstitutionError, Template, Use
 from rigsync.agent.values import Values, filled
 
 
@@ -39,15 +40,20 @@ class Scratch:
         self._seconds = 0.0
 
     async def look(self, values: Values) -> None:
-        """Look at what is there, as far as the values of a message tell where; call it before anything is run."""
+        """Look at what is there, as far as the values of a message tell where; call it before anything is run.
+
+        Raises
+        ------
+        PathTaken
+            It would record where the rig records in earnest, by links for instance.
+        """
         if not self.is_rehearsal:
             return
-        for template in self.file.outputs():
+        for own, other in zip(self._own.outputs(), self.file.outputs(), strict=True):
             with contextlib.suppress(SubstitutionError):  # EXPSTART has what EXPINIT lacks, or is refused
-                path = filled(self.file, template, values)
-                pattern = path if template.use is Use.GLOB else glob.escape(path)
+                earnest, pattern = _pattern(self._own, own, values), _pattern(self.file, other, values)
                 if pattern not in self._before:
-                    found = await self._aside.ask(f"the drive of {pattern!r}", matching_files, pattern)
+                    found = await self._aside.ask(f"the drive of {pattern!r}", _there, pattern, earnest)
                     self._before[pattern] = frozenset(found)
         for template in self.file.folders:
             with contextlib.suppress(SubstitutionError):
@@ -70,7 +76,7 @@ class Scratch:
         if self._began is None or not (verify := self._own.verify):
             return {}
         grew = await self._size() - self._first
-        folder = os.path.dirname(filled(self._own, verify.files, values))
+        folder, _ = split_pattern(filled(self._own, verify.files, values))
         free = None
         with contextlib.suppress(DriveHangs, OSError, RuntimeError):
             free = await self._aside.ask(f"the disk of {folder!r}", free_bytes, folder)
@@ -86,7 +92,11 @@ class Scratch:
             left = await self._aside.ask("the drive of the rehearsal", remove)
         except (DriveHangs, RuntimeError) as error:
             left = [str(error)]
-        return f"what a rehearsal has recorded cannot be removed: {', '.join(left)}; delete it" if left else None
+        return (
+            f"what a rehearsal has recorded cannot be removed: {', '.join(left)}; look whose it is, and delete it"
+            if left
+            else None
+        )
 
     async def _size(self) -> int:
         """Return the bytes of all files of `verify` that were not there before."""
@@ -95,6 +105,42 @@ class Scratch:
             found = await self._aside.ask(f"the drive of {self._verified!r}", matching_files, self._verified)
             return sum(seen.size for path, seen in found.items() if path not in there)
         return 0
+
+
+def _pattern(file: AgentFile, template: Template, values: Values) -> str:
+    path = filled(file, template, values)
+    return path if template.use is Use.GLOB else glob.escape(path)
+
+
+def _there(pattern: str, earnest: str) -> Iterable[str]:
+    """Return what matches a pattern; raise `PathTaken` if what matches could be what is recorded in earnest."""
+    path, real = _place(pattern), _place(earnest)
+    above = [real]
+    while (parent := os.path.dirname(above[-1])) != above[-1]:
+        above.append(parent)
+    if _identity(path) in map(_identity, above):
+        what = f"a rehearsal would record into {path!r}, and in earnest the rig records into {real!r}"
+        raise PathTaken(f"{what}; under rehearsal, name a folder that is neither this one nor above it")
+    return matching_files(pattern)
+
+
+def _place(pattern: str) -> str:
+    """Return, without links, the one path that a pattern stands for, or the folder of all that match."""
+    return os.path.realpath(single_path(pattern) or split_pattern(pattern)[0])
+
+
+def _identity(path: str) -> tuple[object, ...]:
+    """Return what tells a path from others, by whatever name, case or mount; it need not exist."""
+    rest: list[object] = []
+    while True:
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            return (found.st_dev, found.st_ino or os.path.normcase(path), *rest)
+        above, name = os.path.split(path)
+        if above == path:
+            return (path, *rest)
+        path = above
+        rest.append(name.casefold())
 
 
 def _missing(folder: str) -> list[str]:
@@ -110,7 +156,12 @@ def _remove(before: Mapping[str, frozenset[str]], made: Iterable[str]) -> list[s
     """Remove files that match and were not there before, then folders that are empty; return what cannot be removed."""
     left = []
     for pattern, there in before.items():
+        below = None if single_path(pattern) else os.path.join(_place(pattern), "")
         for path in matching_files(pattern).keys() - there:
+            folder = os.path.realpath(os.path.dirname(path))
+            if below and not os.path.join(folder, "").startswith(below):  # a pattern follows links
+                left.append(f"{path!r} (a link leads to {folder!r})")
+                continue
             try:
                 os.remove(path)
             except FileNotFoundError:  # it matches two patterns

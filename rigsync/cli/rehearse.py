@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rigsync._text import size_text
+from rigsync._text import line_for_each, size_text
 from rigsync.cli.log import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.output import write_json, write_text
@@ -76,8 +76,8 @@ def table_of(rehearsal: Rehearsal) -> tuple[list[str], list[list[str]]]:
 
 
 def remarks_on(rehearsal: Rehearsal) -> list[str]:
-    """Return what is wrong, a line for each rig, and how far the starts lie apart."""
-    lines = [f"{rig}: {proof.problem}" for rig, proof in rehearsal.items() if proof.problem]
+    """Return what is wrong, a line for all rigs with the same reason, and how far the starts lie apart."""
+    lines = line_for_each({rig: proof.problem for rig, proof in rehearsal.items() if proof.problem})
     if rehearsal.skew is not None:
         lines.append(f"{1000 * rehearsal.skew:.2f} ms between the first and the last")
     if all(proof.left_out for proof in rehearsal.values()):

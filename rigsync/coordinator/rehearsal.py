@@ -14,12 +14,25 @@ from rigsync.coordinator.experiment import AsyncExperiment, Experiment
 from rigsync.coordinator.failures import FailureWatch, may_have_begun, weakly
 from rigsync.coordinator.results import PushResult
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Dialect, LinkChanged, MessageReceived, Notice, ProbeAnswered, RestartSeen
+from rigsync.core.events import (
+    Dialect,
+    LinkChanged,
+    MessageReceived,
+    Notice,
+    ProbeAnswered,
+    PushBegun,
+    RestartSeen,
+    RigSettled,
+)
+from rigsync.core.lifecycle import rehearses
 from rigsync.core.messages import Verb
+from rigsync.errors import RigError
 from rigsync.runtime.waiters import comes_true
 
 DELAY = 0.5
 """Seconds after which all rigs begin at one instant."""
+_BEYOND = 1e24
+"""More than any rig has bytes."""
 _SLICE = 0.1
 """Seconds of a wait at a time: rigs may fail meanwhile, and Python misses a signal that comes just before one."""
 
@@ -119,7 +132,8 @@ class RehearsalCourse(Course[Any, Any]):
         self._started: list[str] = []
         self._skew: float | None = None
         self._answered: dict[tuple[str, Verb], float] = {}  # when each rig did, in monotonic seconds
-        self._unsubscribe: Callable[[], None] = lambda: None
+        self._initialising: float | None = None  # the push of EXPINIT
+        self._rules: list[Callable[[], None]] = []
 
     @property
     def outcome(self) -> Rehearsal:
@@ -132,7 +146,9 @@ class RehearsalCourse(Course[Any, Any]):
         return not self.failures.keys() >= set(self._started)
 
     def _beginning(self) -> Steps:
-        self._unsubscribe = self._services.hub.rule(MessageReceived, self._note_answer)
+        rule = self._services.hub.rule
+        self._rules.append(rule(MessageReceived, self._note_answer))
+        self._rules += [rule(PushBegun, self._note_push), rule(RigSettled, self._note_refusal)]
         answers = yield from self._tell("EXPINFO", self._rigs, ExpStatus.CONNECTED, information(self.exp_ref))
         told = information_in(answers)
         able = [rig for rig in answers if told.get(rig, {}).get("rehearses") is True]
@@ -182,7 +198,8 @@ class RehearsalCourse(Course[Any, Any]):
         try:
             yield from super()._leave(error)
         finally:
-            self._unsubscribe()
+            while self._rules:
+                self._rules.pop()()
 
     def _tell(self, message: str, rigs: Sequence[str], *args: Any, **options: Any) -> Steps:
         """Tell some rigs, note which fail, and return the result."""
@@ -198,6 +215,19 @@ class RehearsalCourse(Course[Any, Any]):
 
     def _note_answer(self, answer: MessageReceived) -> None:
         self._answered[answer.rig, answer.event] = time.monotonic()
+
+    def _note_push(self, push: PushBegun) -> None:
+        if self._initialising is None and rehearses(push.event, push.args):
+            self._initialising = push.request_time
+            self._services.tell_each(push.request_time)
+
+    def _note_refusal(self, settled: RigSettled) -> None:
+        """Leave a rig to its experiment that has begun since EXPINFO, even if Ctrl-C comes before all have answered."""
+        error = settled.outcome
+        if settled.request_time == self._initialising and isinstance(error, RigError):
+            self._in_charge_of = [
+                rig for rig in self._in_charge_of if rig != settled.rig or may_have_begun("EXPINIT", error)
+            ]
 
     def _took(self, rig: str, message: ExpMessage, since: float) -> float | None:
         answered = self._answered.get((rig, message))
@@ -218,11 +248,11 @@ def prove(proof: Proof, told: Any, minutes: float) -> str | None:
     grew, seconds, free = (_number(told.get(name)) for name in ("grew", "seconds", "free"))
     proof.grew, proof.seconds = None if grew is None else int(grew), seconds
     proof.free = None if free is None else int(free)
-    if grew is None or not seconds:
+    if grew is None or seconds is None or seconds <= 0:
         return "its answer to EXPEND does not say what it has recorded"
     if grew <= 0:
         return f"it has recorded nothing in {seconds:.1f} s: its files have not grown since EXPSTART; look at them"
-    proof.expected = int(grew / seconds * 60 * minutes)
+    proof.expected = int(min(grew / seconds * 60 * minutes, _BEYOND))
     if free is None:
         return "the free space of its disk cannot be found out; look at that disk"
     if free < proof.expected:
@@ -235,7 +265,7 @@ def prove(proof: Proof, told: Any, minutes: float) -> str | None:
 
 def _number(value: Any) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
+    return value if is_number and abs(value) < _BEYOND else None  # nor is it NaN
 
 
 class PlainRehearsal(RehearsalCourse, Experiment):

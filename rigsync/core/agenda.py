@@ -338,7 +338,8 @@ class Agenda:
                 self._claimed(sender.boot, now)
 
     def _busy(self, task: Task, now: float) -> str:
-        return self.ownership.refusal(task.event.name, task.sender, self.status, self.exp_ref, now)
+        name, asker = task.event.name, task.sender
+        return self.ownership.refusal(name, asker, self.status, self.exp_ref, now, self._rehearses)
 
     def _expire_lease(self, now: float) -> None:
         owner = self.ownership.owner

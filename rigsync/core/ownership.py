@@ -129,7 +129,15 @@ class Ownership:
 
     # ------------------------------------------------------------------------------------------------ refusing
 
-    def refusal(self, message: str, asker: Sender | None, status: ExpStatus, exp_ref: str | None, now: float) -> str:
+    def refusal(
+        self,
+        message: str,
+        asker: Sender | None,
+        status: ExpStatus,
+        exp_ref: str | None,
+        now: float,
+        is_rehearsal: bool = False,
+    ) -> str:
         """Return why a message of another coordinator is refused, and what to do."""
         experiment = exp_ref or "an experiment without a reference"
         heard = f", and was last heard {self.silence(now):.0f} s ago" if self.is_gone(now) else ""
@@ -137,9 +145,11 @@ class Ownership:
         if status is ExpStatus.STOPPED and self.owner:
             stop = f"; it is over, and anyone may go on when that one has been silent for {self.owner.patience:g} s"
         owner, where = self._owner_for(asker)
+        in_charge = f"{message} refused: {owner} is in charge of {experiment} ({status.name}){heard}"
+        if is_rehearsal:  # which nobody can take over
+            return f"{in_charge}, a rehearsal of some seconds; wait for its end, or close {where}{stop}"
         return (
-            f"{message} refused: {owner} is in charge of {experiment} "
-            f"({status.name}){heard}; close {where}, or take the experiment over with EXPINIT, its exp_ref and "
+            f"{in_charge}; close {where}, or take the experiment over with EXPINIT, its exp_ref and "
             f"takeover: true (rigsync push EXPINIT {exp_ref or 'REF'} --takeover){stop}"
         )
 

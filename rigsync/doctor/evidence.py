@@ -36,8 +36,9 @@ class Told:
     def problems(self) -> list[str]:
         """What is wrong, each with the time since when, where that was told."""
         found = {(FAILURE, key): text for key, text in self.health.failures.items()}
-        if self.health.reason:
-            found[STATUS, ""] = f"it has stopped by itself: {self.health.reason}"
+        if reason := self.health.reason:
+            is_said = reason in found.values()
+            found[STATUS, ""] = f"it has stopped by itself{' for that' if is_said else f': {reason}'}"
         since = {topic: f"since {clock_text(at)}: " for topic, at in self._since.items()}
         return [since.get(topic, "") + one_line(error_text(text)) for topic, text in found.items()]
 

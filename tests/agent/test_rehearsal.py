@@ -11,7 +11,7 @@ import pytest
 import yaml
 from cli_programs import Command, environment
 from live_helpers import in_thread
-from platforms import needs_ffmpeg
+from platforms import needs_ffmpeg, posix
 from processes import LONG, IblutilServer, until
 
 from agent.test_agent import STOP, Lab
@@ -117,6 +117,46 @@ def test_what_was_there_before_stays(bench: Bench) -> None:
     assert bench.connect().rehearse(REFERENCE, seconds=SECONDS).succeeded
     assert bench.files() == {f"scratch/{REFERENCE}", f"scratch/{REFERENCE}/older.bin"}
     assert before.read_text() == "precious"
+
+
+@posix  # where anybody can make a link
+@pytest.mark.parametrize(
+    ("scratch", "files"),
+    [
+        ("scratch", "{data}/*.bin"),  # a link to data
+        ("scratch", "{data}/{exp_ref}/*.bin"),
+        ("below", "{data}/{exp_ref}/*.bin"),  # in which the session's folder is such a link
+        (".", "{data}/**/*.bin"),  # above
+    ],
+)
+def test_where_it_would_record_among_real_files_it_is_refused(bench: Bench, scratch: str, files: str) -> None:
+    data = bench.folder / "data" / REFERENCE
+    data.mkdir()
+    (bench.folder / "below").mkdir()
+    (bench.folder / "scratch").symlink_to(bench.folder / "data", target_is_directory=True)
+    (bench.folder / "below" / REFERENCE).symlink_to(data, target_is_directory=True)
+    bench.recorder(
+        rehearsal={"data": str(bench.folder / scratch)},
+        on={"EXPSTART": {"start": bench.program(RECORDER)}, "EXPEND": STOP},
+        verify={"files": files, "growing_within": 5},
+    )
+    problem = bench.connect().rehearse(REFERENCE, seconds=SECONDS)["cameras"].problem
+    assert problem.startswith("EXPINIT failed: PathTaken: ")
+    assert not (bench.folder / "said").exists()
+
+
+@posix
+def test_what_a_link_in_scratch_leads_to_stays(bench: Bench) -> None:
+    agent = bench.recorder(verify={"files": "{data}/**/*.bin", "growing_within": 5, "settled_within": 0.2})
+    (bench.folder / "scratch").mkdir()
+    (bench.folder / "scratch" / "link").symlink_to(bench.folder / "data", target_is_directory=True)
+    rehearsing = in_thread(bench.connect().rehearse, REFERENCE, seconds=SECONDS)
+    until(lambda: agent.status is ExpStatus.RUNNING)
+    (bench.folder / "data" / "real.bin").write_text("precious")  # of another program, meanwhile
+    problem = rehearsing.result(LONG)["cameras"].problem
+    assert "look whose it is, and delete it" in problem
+    assert (bench.folder / "data" / "real.bin").read_text() == "precious"
+    assert not (bench.folder / "scratch" / REFERENCE).exists()
 
 
 @pytest.mark.parametrize("existing", ["refuse", "keep", "overwrite"])
@@ -280,6 +320,11 @@ def test_what_cannot_be_meant_is_a_mistake(tmp_path: Path, line: str, place: str
     (error,) = caught.value.errors
     assert f"{error.line}: {error.key}" == place
     assert error.problem.startswith(text)
+
+
+def test_a_relative_path_may_be_the_same(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a rehearsal would write"):
+        read(tmp_path, FILE.replace('"/data"', "data") + f"rehearsal: {{data: {json.dumps(str(tmp_path / 'data'))}}}\n")
 
 
 def test_without_verify_nothing_could_be_proven(tmp_path: Path) -> None:

@@ -55,6 +55,16 @@ def test_an_experiment_is_never_told_that_a_rehearsal_is_it(data: dict[str, Any]
     assert bench.agenda.status is ExpStatus.RUNNING
 
 
+def test_nobody_is_told_to_take_a_rehearsal_over() -> None:
+    bench = RigBench(rehearses=True)
+    bench.do("EXPINIT", REHEARSAL)
+    bench.do("EXPSTART", REF)
+    bench.request("EXPINIT", {"exp_ref": OTHER}, boot="b" * 16, source=("10.0.0.2", 5000))
+    told = bench.answer().message
+    assert "a rehearsal of some seconds; wait for its end" in told
+    assert "takeover" not in told
+
+
 @pytest.mark.parametrize("end", [None, "EXPEND", "EXPCLEANUP"])
 def test_an_experiment_follows_a_rehearsal_that_is_over_or_has_not_begun(end: str | None) -> None:
     bench = RigBench("EXPINIT", rehearses=True)
