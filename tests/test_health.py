@@ -234,8 +234,9 @@ def behind_relay(stack: contextlib.ExitStack, rig: Rig) -> dict[str, str]:
     return {"cameras": "udp://{}:{}".format(*relay.address)}
 
 
-def end_after_goodbye(aux: Auxiliaries, rig: Rig) -> None:
+def end_after_goodbye(aux: Auxiliaries, rig: Rig, before: Callable[[], object] = lambda: None) -> None:
     with aux.experiment(REFERENCE):
+        before()
         rig.close()
         until(lambda: aux.view("cameras").link is LinkState.LOST)
 
@@ -260,9 +261,13 @@ def test_a_rig_that_is_gone_without_a_word_of_that_may_go_on(
 ) -> None:
     rig = lab.rig("cameras")
     aux = connect(behind_relay(stack, rig))
-    monkeypatch.setattr(Responder, "notify", lambda *_, **__: None)  # all that it tells is lost
+    send = Responder._send
+
+    def send_goodbye(self: Responder, destination: Any, data: bytes, boot: str) -> bool:
+        return b'"kind":"bye"' in data and send(self, destination, data, boot)  # all else that it tells is lost
+
     with pytest.raises(ExperimentError, match="EXPEND failed"):
-        end_after_goodbye(aux, rig)
+        end_after_goodbye(aux, rig, lambda: monkeypatch.setattr(Responder, "_send", send_goodbye))
     assert "cameras may go on recording" in caplog.text
 
 
