@@ -41,6 +41,11 @@ SUBSCRIBER = next(block for block in re.findall(r"```python\n(.*?)```", PAGE, re
 PATIENCE = 1000 * int(LONG)
 
 
+@pytest.fixture(autouse=True)
+def _quick_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "BEAT", 0.05)
+
+
 @pytest.fixture
 def lab(serve: Callable[..., Any]) -> Lab:
     return Lab(serve)
@@ -57,26 +62,20 @@ def bridged(connect: Callable[..., Any], stack: contextlib.ExitStack) -> Callabl
 
 
 @pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
-    with zmq.Context() as made:
-        yield made
-        made.destroy(0)
-
-
-@pytest.fixture
-def socket(context: zmq.Context[zmq.Socket[bytes]]) -> Callable[..., zmq.Socket[bytes]]:
+def socket() -> Iterator[Callable[..., zmq.Socket[bytes]]]:
     """Connect a socket."""
+    with zmq.Context() as context, contextlib.ExitStack() as stack:
 
-    def start(kind: int, uri: str, **options: Any) -> zmq.Socket[bytes]:
-        made = context.socket(kind)
-        for name, value in {"rcvtimeo": PATIENCE, "linger": 0, **options}.items():
-            setattr(made, name, value)
-        made.connect(uri)
-        if kind == zmq.SUB:
-            made.subscribe("")
-        return made
+        def start(kind: int, uri: str, topic: str = "", **options: Any) -> zmq.Socket[bytes]:
+            made = stack.enter_context(context.socket(kind))
+            for name, value in {"rcvtimeo": PATIENCE, "linger": 0, **options}.items():
+                setattr(made, name, value)
+            made.connect(uri)
+            if kind == zmq.SUB:
+                made.subscribe(topic)
+            return made
 
-    return start
+        yield start
 
 
 def ask(socket: zmq.Socket[bytes], request: Any) -> Any:
@@ -129,7 +128,7 @@ def test_a_push_is_answered_with_what_became_of_each_rig(
     assert "EXPEND" not in lab.verbs("ephys")
     found = ask(req, {"call": "focus", "rigs": ["cameras:left", "ephys"], "args": [3], "timeout": 20})["outcomes"]
     assert found["cameras:left"] == {"ok": True, "answer": {"z": 3}}
-    assert found["ephys"]["error"] == "UnknownCommand"
+    assert found["ephys"]["problem"].startswith("UnknownCommand: the rig has no command 'focus'")
     views = ask(req, {"views": True})["views"]
     assert {rig: view["link"] for rig, view in views.items()} == dict.fromkeys(lab.uris, "alive")
 
@@ -223,11 +222,10 @@ def test_an_answer_that_is_awaited_while_the_bridge_closes(
 def test_events_are_published_by_type_and_rig_with_consecutive_numbers(
     lab: Lab, bridged: Callable[..., ZmqBridge], socket: Callable[..., zmq.Socket[bytes]]
 ) -> None:
-    cameras = lab.rig("cameras")
-    bridge = bridged(cameras)
+    bridge = bridged(lab.rig("cameras"))
     sub = subscribed(socket, bridge)
     numbers: list[int] = []
-    cameras.notify("scan", {"text": "x" * 70_000})
+    bridge.lab.hub.ingest(Lick(["x" * 70_000], rig="large"))
     for _ in range(20):
         bridge.lab.hub.ingest(Lick([7], rig="ephys"))
     while len(numbers) < 25:
@@ -236,29 +234,25 @@ def test_events_are_published_by_type_and_rig_with_consecutive_numbers(
         if topic != b"beat.":
             assert topic.decode() == f"{told['type']}.{told['rig'] or ''}"
             numbers.append(told["sequence"])
-        if told.get("type") == "Notice":
-            assert told["fields"]["left_out"] == ["body"]
         if told.get("type") == "LickOfTheZmqTest":
-            assert (told["rig"], told["fields"]) == ("ephys", {"payload": [7]})
+            payload = {"left_out": ["payload"]} if told["rig"] == "large" else {"payload": [7]}
+            assert told["fields"] == payload
     assert numbers == [*range(numbers[0], numbers[0] + 25)]
 
 
 def test_who_subscribes_to_a_topic_hears_that_alone(
-    lab: Lab, bridged: Callable[..., ZmqBridge], context: zmq.Context[zmq.Socket[bytes]]
+    lab: Lab, bridged: Callable[..., ZmqBridge], socket: Callable[..., zmq.Socket[bytes]]
 ) -> None:
     bridge = bridged(lab.rig("cameras"), lab.rig("ephys"))
-    sub = context.socket(zmq.SUB)
-    sub.rcvtimeo = PATIENCE
+    sub = socket(zmq.SUB, bridge.pub, "LickOfTheZmqTest.cameras")
     sub.subscribe("beat.")
-    sub.subscribe("LickOfTheZmqTest.cameras")
-    sub.connect(bridge.pub)
     assert sub.recv_multipart()[0] == b"beat."
     for rig in ("ephys", "cameras"):
         bridge.lab.hub.ingest(Lick(1, rig=rig))
-    topics = [sub.recv_multipart()[0]]
-    while topics[-1] == b"beat.":
-        topics = [sub.recv_multipart()[0]]
-    assert topics == [b"LickOfTheZmqTest.cameras"]
+    topic = b"beat."
+    while topic == b"beat.":
+        topic, _ = sub.recv_multipart()
+    assert topic == b"LickOfTheZmqTest.cameras"
 
 
 JOINING = """
@@ -451,8 +445,8 @@ def test_a_secret_key_that_others_may_read_is_refused(connect: Callable[..., Any
         ("no_such_file", ["k" * 40], "the secret key .*no_such_file cannot be read: "),
         ("bridge.key", ["k" * 40], "curve lacks the secret key, which .*bridge.key does not have"),
         ("bridge.key_secret", [], "curve lacks a client's key"),
-        ("bridge.key_secret", ["k" * 39], "a CURVE key has 40 characters"),
-        ("bridge.key_secret", ["~" * 40], "a CURVE key has 40 characters"),
+        ("bridge.key_secret", ["k" * 39], "is a key that is none: those have 40 characters"),
+        ("bridge.key_secret", ["~" * 40], "is a key that is none: those have 40 characters"),
     ],
 )
 def test_what_is_no_key_is_told(
@@ -491,9 +485,7 @@ def test_a_port_that_is_in_use_is_told_with_who_uses_it(lab: Lab, connect: Calla
     aux = connect(lab.rig("cameras"))
     with ZmqBridge(aux, ANY, ANY) as bridge:
         options = {"pub": ANY, "rep": ANY, option: getattr(bridge, option)}
-        with pytest.raises(
-            ListenError, match=r"the ZeroMQ bridge cannot listen on tcp://127.0.0.1:\d+: port \d+ is in"
-        ):
+        with pytest.raises(ListenError, match=r"the ZeroMQ bridge cannot listen on tcp://.*: port \d+ is in use"):
             ZmqBridge(aux, **options).__enter__()
     with ZmqBridge(aux, **options) as again:  # all is closed
         assert getattr(again, option) == options[option]

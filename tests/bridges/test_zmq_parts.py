@@ -100,7 +100,7 @@ def test_a_request_is_read() -> None:
         (b'{"push": "EXPEND", "call": "focus"}', "a request has one of push, call, views, snapshot, not push, call"),
         (b'{"push": "EXPSTRAT"}', "there is no message 'EXPSTRAT'; did you mean 'EXPSTART'?"),
         (b'{"push": ["EXPEND"]}', "there is no message ['EXPEND']; "),
-        (b'{"push": "EXPEND", "rig": "a"}', "unknown key 'rig'; args, rigs, timeout may go with push; did you mean 'rigs'?"),
+        (b'{"push": "EXPEND", "rig": "a"}', "key 'rig'; args, rigs, timeout may go with push; did you mean 'rigs'?"),
         (b'{"push": "EXPEND", "args": "a"}', "args is a list, not 'a'"),
         (b'{"push": "EXPEND", "rigs": 5}', "rigs is a name or a pattern, or a list of these, not 5"),
         (b'{"push": "EXPEND", "rigs": []}', "rigs is a name or a pattern, or a list of these, not []"),

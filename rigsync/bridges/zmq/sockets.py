@@ -78,9 +78,8 @@ class Keys:
             with contextlib.suppress(ValueError, KeyError):
                 if len(key) == 40 and len(z85.decode(key)) == 32:
                     continue
-            raise ConfigError(
-                f"a CURVE key has 40 characters, as in the files of zmq.auth.create_certificates ({file})"
-            )
+            problem = f"in {file}, or among curve's clients, is a key that is none: those have 40 characters"
+            raise ConfigError(f"{problem}; zmq.auth.create_certificates makes them")
         if not self.secret or not self.clients:
             lacks = "a client's key" if self.secret else f"the secret key, which {file} does not have"
             raise ConfigError(f"curve lacks {lacks}; zmq.auth.create_certificates makes both")
@@ -136,6 +135,7 @@ class Sockets:
     def __init__(self, received: Callable[[list[bytes]], object], turned_away: Callable[[str], object]):
         self._received, self._turned_away = received, turned_away
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets: list[zmq.Socket[bytes]] = []
         self._inboxes: list[Inbox] = []
         self._keys: Keys | None = None
         self._pub: zmq.Socket[bytes]
@@ -168,12 +168,14 @@ class Sockets:
     def close(self) -> None:
         for inbox in self._inboxes:
             inbox.close()
-        self._context.destroy(LINGER)
+        for socket in self._sockets:
+            socket.close(LINGER)
+        self._context.term()
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.MAXMSGSIZE, CUT)
-        socket.setsockopt(zmq.LINGER, LINGER)
+        self._sockets.append(socket)
         return socket
 
     def _inbox(self, socket: zmq.Socket[bytes], take: Callable[[list[bytes]], object]) -> Inbox:
