@@ -173,6 +173,7 @@ def zmq_rows() -> None:
         "bar: none missed, none twice",
         "",
     )
+    row("idle ZeroMQ bridge, 4 rigs, one subscriber", f"{zeromq.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
 ATTACKS = {

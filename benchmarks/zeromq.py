@@ -19,8 +19,10 @@ import zmq
 
 from benchmarks.farm import farm
 from benchmarks.measure import auxiliaries
+from benchmarks.osc import share_of
 from rigsync.bridges.zmq import ZmqBridge
 from rigsync.hub.events import define
+from rigsync.hub.timers import Timer
 
 MANY = 100_000
 SPACED = 1500
@@ -49,9 +51,8 @@ def listening(*args: object) -> Iterator[Any]:
 def latency() -> tuple[float, float]:
     """Median seconds from the event to a subscriber in another process, and from sending its bytes by raw pyzmq."""
     with bridged() as bridge, listening(bridge.pub, bridge.rep, SPACED - 1) as out:
-        for number in range(SPACED):
-            bridge.lab.hub.ingest(Mark([number, time.time()]))
-            time.sleep(0.002)
+        each = Timer(0.002, "count up", count=SPACED, make=lambda tick: Mark([tick.value - 1, time.time()]))
+        bridge.lab.hub.add(each)  # on the event loop, where events of rigs begin, too
         ours = statistics.median(map(float, out.readline().split()))
     with zmq.Context() as context, context.socket(zmq.PUB) as pub:
         port = pub.bind_to_random_port("tcp://127.0.0.1")
@@ -77,6 +78,20 @@ def joined() -> tuple[int, int, float]:
             seen = list(map(int, out.readline().split()))
             took = time.perf_counter() - begun
     return len(seen), sum(one != seen[0] + place for place, one in enumerate(seen)), MANY / took
+
+
+def idle_share() -> float:
+    """Share of one core that a bridge takes, with 4 rigs and one subscriber."""
+
+    @contextmanager
+    def heard(aux: Any) -> Iterator[None]:
+        with zmq.Context() as context, context.socket(zmq.SUB) as sub:
+            sub.subscribe("")
+            with ZmqBridge(aux, "tcp://127.0.0.1:0", "tcp://127.0.0.1:0") as bridge:
+                sub.connect(bridge.pub)
+                yield
+
+    return share_of(heard)
 
 
 def hear(pub: str, rep: str, last: int) -> None:
