@@ -168,7 +168,7 @@ def zmq_rows() -> None:
     )
     told, missed, rate = zeromq.joined()
     row(
-        f"ZeroMQ: joined in the middle of {zeromq.MANY:,} events, told as fast as can be",
+        f"ZeroMQ: who joins while {zeromq.MANY:,} events are told as fast as can be",
         f"{told:,} heard, {missed} missed or twice; {rate:,.0f} a second",
         "bar: none missed, none twice",
         "",

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import psutil
@@ -186,6 +187,20 @@ def test_wrong_requests_are_answered_with_what_was_wrong_and_the_next_good_one_w
         assert ask(req, {"push": "EXPINFO"})["outcomes"]["cameras"]["ok"]
     assert bridge.counts["refused"] == len(wrong)
     assert caplog.text.count("ZeroMQ bridge: ") == 1  # once a minute
+
+
+def test_what_is_no_zeromq_or_far_too_large_is_cut_and_the_next_good_one_works(
+    lab: Lab, bridged: Callable[..., ZmqBridge], socket: Callable[..., zmq.Socket[bytes]]
+) -> None:
+    bridge = bridged(lab.rig("cameras"))
+    for uri in (bridge.pub, bridge.rep):
+        for data in (b"GET / HTTP/1.1\r\n\r\n" * 100, b"\xff" + bytes(8) + b"\x7f" + b"\xff" * 1000):
+            with create_connection(("127.0.0.1", port_of(uri)), LONG) as stranger, contextlib.suppress(OSError):
+                stranger.sendall(data)
+    dealer = socket(zmq.DEALER, bridge.rep)
+    dealer.send(b"x" * (sockets_module.CUT + 1))
+    dealer.send(b"never read: the connection is cut")
+    assert ask(socket(zmq.REQ, bridge.rep), {"push": "EXPINFO"})["outcomes"]["cameras"]["ok"]
 
 
 def test_so_many_requests_are_under_way_at_most(

@@ -105,8 +105,9 @@ class ZmqBridge(Bridge):
         if self._alarm:
             self._alarm.cancel()
         for task, envelope in self._tasks.items():
-            task.cancel()
-            self._answer(envelope, {"error": "the bridge closes before the outcome is known"})
+            if not task.done():
+                task.cancel()
+                self._answer(envelope, {"error": "the bridge closes before the outcome is known"})
         self._sockets.close()
 
     # ---------------------------------------------------------------------------------------------------- going out
