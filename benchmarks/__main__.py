@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 
-from benchmarks import measure, osc, strangers
+from benchmarks import measure, osc, strangers, zeromq
 
 
 def milliseconds(seconds: float) -> str:
@@ -158,6 +158,24 @@ def osc_rows() -> None:
     row("idle OSC bridge, 4 rigs, one program that is told", f"{osc.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
+def zmq_rows() -> None:
+    ours, theirs = zeromq.latency()
+    row(
+        "ZeroMQ: event to a subscriber in another process, p50",
+        f"{1e3 * ours:.2f} ms",
+        f"raw pyzmq, same bytes: {1e3 * theirs:.2f} ms; bar: 0.5 ms",
+        f"{ours / theirs:.2f} ×",
+    )
+    told, missed, rate = zeromq.joined()
+    row(
+        f"ZeroMQ: who joins while {zeromq.MANY:,} events are told as fast as can be",
+        f"{told:,} heard, {missed} missed or twice; {rate:,.0f} a second",
+        "bar: none missed, none twice",
+        "",
+    )
+    row("idle ZeroMQ bridge, 4 rigs, one subscriber", f"{zeromq.idle_share():.2%} of one core", "bar: 0.5 %", "")
+
+
 ATTACKS = {
     "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
     "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
@@ -221,6 +239,7 @@ ROWS = {
     "hub": hub_rows,
     "resources": resource_rows,
     "osc": osc_rows,
+    "zmq": zmq_rows,
     "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""

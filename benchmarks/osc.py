@@ -142,8 +142,15 @@ def lateness(count: int = 300) -> tuple[float, float]:
     return statistics.median(late), statistics.quantiles(late, n=20)[-1]
 
 
-def idle_share(seconds: float = 10.0) -> float:
-    """Share of one core that a bridge with one subscriber takes beyond that of its coordinator, with 4 rigs."""
+def idle_share() -> float:
+    """Share of one core that a bridge that tells one program takes, with 4 rigs."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        return share_of(lambda aux: OscBridge(aux, "udp://127.0.0.1:0", to=f"udp://127.0.0.1:{sink.getsockname()[1]}"))
+
+
+def share_of(bridge: Callable[[Any], Any], seconds: float = 10.0) -> float:
+    """Share of one core that a bridge takes beyond its coordinator, with 4 rigs."""
 
     def used() -> float:
         begun, before = time.perf_counter(), time.process_time()
@@ -153,10 +160,8 @@ def idle_share(seconds: float = 10.0) -> float:
     with farm("rigsync", 4) as ports, auxiliaries(ports) as aux:
         time.sleep(2)  # past the burst of probes
         without = used()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
-            sink.bind(("127.0.0.1", 0))
-            with OscBridge(aux, "udp://127.0.0.1:0", to=f"udp://127.0.0.1:{sink.getsockname()[1]}"):
-                return used() - without
+        with bridge(aux):
+            return used() - without
 
 
 if __name__ == "__main__":

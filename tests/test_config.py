@@ -361,6 +361,10 @@ def test_bridges(write):
     told = ("udp://127.0.0.1:9001", "tcp+length://max-pc:9002")
     assert load_rigs(path).bridges == {"osc": {"listen": "udp://127.0.0.1:9000", "to": told}}
     assert load_rigs(write("rigs:\nbridges: {osc: }\n")).bridges["osc"]["to"] == ()
+    path = write(f"rigs:\nbridges: {{zmq: {{curve: {{secret_key: a.key, clients: ['{'k' * 40}']}}}}}}\n")
+    curve = {"secret_key": str(Path(path).parent / "a.key"), "clients": ("k" * 40,)}
+    usual = {"pub": "tcp://127.0.0.1:5556", "rep": "tcp://127.0.0.1:5555"}
+    assert load_rigs(path).bridges == {"zmq": {**usual, "curve": curve}}
     assert load_rigs(write("rigs:\nbridges:\n")).bridges == load_rigs(write("a: b\n")).bridges == {}
 
 
@@ -455,6 +459,24 @@ BAD_FILES = {
         3,
         "bridges.osc.listen",
         "and a port, such as",
+    ),
+    "bridge at a name without a port": (
+        "rigs:\nbridges:\n  zmq: {pub: tcp://a}\n",
+        3,
+        "bridges.zmq.pub",
+        "expected tcp://, an IP address and a port, such as tcp://127.0.0.1:5555, not 'tcp://a'",
+    ),
+    "keys without a client": (
+        "rigs:\nbridges:\n  zmq:\n    curve: {secret_key: a}\n",
+        4,
+        "bridges.zmq.curve.clients",
+        "this key is missing: Public keys of those who may connect.",
+    ),
+    "no key": (
+        "rigs:\nbridges:\n  zmq:\n    curve: {secret_key: a, clients: [b]}\n",
+        4,
+        "bridges.zmq.curve.clients[0]",
+        "expected a public key, 40 characters in quotes, not 'b'",
     ),
     "bridge to a map": ("rigs:\nbridges:\n  osc: {to: [{a: b}]}\n", 3, "bridges.osc.to[0]", "expected text, not a map"),
     "duplicate rig": ("rigs:\n  a: b\n  a: c\n", 3, "rigs.a", "this key is there twice, first in line 2; remove one"),

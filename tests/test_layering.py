@@ -43,8 +43,9 @@ AT_THE_SIDE = {
     "iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"),
     "numpy": (),
     "pythonosc": ("rigsync.bridges.osc.codec",),
+    "zmq": ("rigsync.bridges.zmq.sockets",),
 }
-"""What only these modules import, so that a computer can do without it: the side, the demo's rig of iblutil, OSC."""
+"""What only these modules import, so that a computer can do without it: the side, the demo's rig, the bridges."""
 
 INSIDE = {
     "rigsync.agent.keeper": {"ctypes"},  # prctl, of Linux alone; some Pythons are built without ctypes

@@ -498,9 +498,27 @@ SHOWN_BY = {
     ],
     "a bridge listens where other computers reach it": [
         "tests/bridges/test_osc_bridge.py::test_it_says_so_where_it_listens_beyond_this_computer",
+        "tests/bridges/test_zmq_bridge.py::test_it_says_so_where_it_listens_beyond_this_computer_without_keys",
     ],
-    "`rigsync bridge osc` without python-osc": [
+    "a bridge's library is not installed: python-osc, pyzmq": [
         "tests/bridges/test_cli_bridge.py::test_without_its_library_the_command_says_what_to_install",
+    ],
+    "a ZeroMQ program sends junk, an unknown verb, a wrong type, or too much": [
+        "tests/bridges/test_zmq_bridge.py::test_wrong_requests_are_answered_with_what_was_wrong_and_the_next_good_one_works",
+        "tests/bridges/test_zmq_parts.py::test_thousands_of_mutated_requests_are_each_read_or_refused",
+    ],
+    "a ZeroMQ subscriber joins late or is slow, so that ZeroMQ drops events": [
+        "tests/bridges/test_zmq_bridge.py::test_a_subscriber_in_another_process_that_joins_in_the_middle_misses_none_and_gets_none_twice",
+        "tests/bridges/test_zmq_bridge.py::test_what_is_missed_last_of_all_is_known_by_the_beat",
+    ],
+    "it has missed more than the bridge keeps, or the bridge was started anew": [
+        "tests/bridges/test_zmq_bridge.py::test_who_has_missed_more_than_is_kept_or_knew_another_bridge_begins_anew",
+    ],
+    "ZeroMQ subscribers are killed": [
+        "tests/bridges/test_zmq_bridge.py::test_killed_subscribers_leave_no_trace",
+    ],
+    "a ZeroMQ program without a key that the bridge knows": [
+        "tests/bridges/test_zmq_bridge.py::test_with_keys_only_those_who_are_named_connect",
     ],
     "probes are seldom, by `beat` in rigs.yaml": [
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rigsync._text import one_line
 from rigsync.bridges.telling import json_of, plain
+from rigsync.config.rigs import checked_timeout
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.coordinator.service import RigServices
@@ -39,30 +40,33 @@ class Asking:
         self._under_way = 0
         self._doubts: Ration[str] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
 
-    async def push(self, message: ExpMessage, args: Sequence[Any], rigs: Sequence[str]) -> dict[str, str]:
-        """Push a message to rigs; return ``ok``, or the failure in one line, by name of rig; raise `Refused`."""
+    async def push(
+        self, message: ExpMessage, args: Sequence[Any], rigs: Sequence[str] | None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Push a message to rigs, all for None; return each one's answer or `RigError` by name; raise `Refused`."""
         with self._asked(is_interrupt=message is ExpMessage.EXPINTERRUPT) as services:
             composed = compose(message, *args)
             doubt = doubt_of(message, args)
             if doubt and self._doubts.allows(doubt, time.monotonic()):
                 logger.warning("%s", doubt)
-            failed: Mapping[str, RigError] = {}
             try:
-                await services.request(composed, rigs)
+                result = await services.request(composed, rigs, checked_timeout(timeout))
             except PushError as error:
-                failed = error.failed
-            return {rig: _failure(failed[rig]) if rig in failed else OK for rig in rigs}
+                result = error.result
+            found = {**result, **result.failed}
+            return {rig: found[rig] for rig in self._lab.views if rig in found}
 
-    async def call(self, rigs: Sequence[str], command: str, args: Sequence[Any]) -> dict[str, str]:
-        """Call a command of rigs; return ``ok`` and its value as JSON, or the failure, by name; raise `Refused`."""
+    async def call(
+        self, rigs: Sequence[str], command: str, args: Sequence[Any], timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Call a command of rigs; return the value of each or its `RigError`, by name; raise `Refused`."""
         with self._asked() as services:
-            called = [services.call(rig, command, *args) for rig in rigs]
+            called = [services.call(rig, command, *args, timeout=timeout) for rig in rigs]
             values = await asyncio.gather(*called, return_exceptions=True)
         for value in values:
             if isinstance(value, BaseException) and not isinstance(value, RigError):
                 raise Refused(one_line(str(value))) from value
-        told = (_failure(value) if isinstance(value, RigError) else _success(value) for value in values)
-        return dict(zip(rigs, told, strict=True))
+        return dict(zip(rigs, values, strict=True))
 
     @contextlib.contextmanager
     def _asked(self, is_interrupt: bool = False) -> Iterator[RigServices]:
@@ -80,10 +84,14 @@ class Asking:
             self._under_way -= 1
 
 
-def _success(value: Any) -> str:
-    return OK if value is None else f"{OK} {json_of(plain(value))}"
+def in_words(outcome: Any, has_value: bool) -> str:
+    """Return what became of a message or command at a rig: ``ok``, a value as JSON behind it, or the failure."""
+    if isinstance(outcome, RigError):
+        name = "" if isinstance(outcome, RemoteError) else f"{type(outcome).__name__}: "  # its problem begins with one
+        return one_line(f"{name}{outcome.problem}")
+    return f"{OK} {json_of(plain(outcome))}" if has_value and outcome is not None else OK
 
 
-def _failure(error: RigError) -> str:
-    name = "" if isinstance(error, RemoteError) else f"{type(error).__name__}: "  # else its problem begins with one
-    return one_line(f"{name}{error.problem}")
+def no_number(text: str) -> None:
+    """Refuse NaN and infinity, as JSON does; for `json.loads`."""
+    raise ValueError(f"{text} is no number that JSON knows")

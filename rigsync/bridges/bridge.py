@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from rigsync._text import one_line
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.events import Event
 from rigsync.errors import LoopBlocked, LoopStuck, NotRunning
 from rigsync.hub.hub import State
 
+logger = logging.getLogger("rigsync.bridge")
+
 PATIENCE = 10.0
 """Seconds in which a bridge opens, a name server that is slow included."""
 CLOSE_TIMEOUT = 2.0
 """Seconds in which it closes."""
+TOLD_EVERY = 60.0
+"""Seconds between two lines of the log on one kind of fault."""
 _Bridge = TypeVar("_Bridge", bound="Bridge")
 
 
@@ -32,8 +41,13 @@ class Bridge:
         Who commands the rigs. It has to be open.
     """
 
+    name: str
+
     def __init__(self, lab: Auxiliaries | Coordinator):
         self.lab = lab
+        self.counts: Counter[str] = Counter()
+        """What went wrong, by kind, since it was made."""
+        self._said: dict[str, tuple[float, int]] = {}
         self._opened: Future[None]
         self._closed: Future[None]
         self._remove: Callable[[], None]
@@ -46,6 +60,16 @@ class Bridge:
     def _tell(self, event: Event) -> None:
         """Tell others of an event."""
         raise NotImplementedError
+
+    def _note(self, kind: str, text: str) -> None:
+        """Count a fault, and log it unless one of its kind was logged a minute ago."""
+        self.counts[kind] += 1
+        count, now = self.counts[kind], time.monotonic()
+        told_at, told = self._said.get(kind, (-math.inf, 0))
+        if now >= told_at + TOLD_EVERY:
+            self._said[kind] = now, count
+            more = f" ({count - told:,} of this kind since the last line)" if count - told > 1 else ""
+            logger.warning("%s: %s%s", self.name, one_line(text), more)
 
     # ---------------------------------------------------------------------------------------- a source of the hub
 

@@ -20,6 +20,8 @@ from rigsync.errors import PayloadError, PayloadTooLarge, RigError
 
 _CONTENT = frozenset({"args", "answers", "outcome"})
 """Fields with what a message says, or its answer: of ALYX these are tokens."""
+LONGEST_TEXT = 200
+"""Characters of a text in what is told without its large parts."""
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
@@ -43,6 +45,16 @@ def _names(kind: Any) -> list[str]:
 def pictures(lab: Lab[Any, Any]) -> dict[str, dict[str, Any]]:
     """Return how each rig of a lab is now, by name, as `RigView.document` has it."""
     return {rig: plain(view.document()) for rig, view in lab.views.items()}
+
+
+def small(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain ones, their texts cut, and the names of the others as ``left_out``."""
+    kept = {
+        name: value[:LONGEST_TEXT] if isinstance(value, str) else value
+        for name, value in fields.items()
+        if value is None or isinstance(value, (str, int, float))
+    }
+    return {**kept, "left_out": sorted(fields.keys() - kept)}
 
 
 def json_of(document: Any) -> str:

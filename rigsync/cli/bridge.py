@@ -20,7 +20,7 @@ from rigsync.cli.rigs import connect, rigs_of_file
 from rigsync.config.rigs import Rigs
 from rigsync.core.events import LinkState
 
-BRIDGES = {"osc": "OscBridge"}
+BRIDGES = {"osc": "OscBridge", "zmq": "ZmqBridge"}
 """The class of each bridge. It is loaded when it is asked for: its library may not be installed."""
 INTERVAL = 0.1
 """Seconds between looks whether to end."""
@@ -70,6 +70,26 @@ def osc(listen: str | None, to: tuple[str, ...], rigs_file: str | None) -> None:
     rigs = rigs_of_file(rigs_file)
     given = {name: value for name, value in (("listen", listen), ("to", to)) if value}
     _run(rigs, {"osc": {**rigs.bridges.get("osc", {}), **given}})
+
+
+@command.command(short_help="ZeroMQ: events to subscribers, requests in JSON.")
+@click.option("--pub", metavar="ADDR", help="Where it publishes all that happens.")
+@click.option("--rep", metavar="ADDR", help="Where it is asked.")
+@rigs_option
+@verbose_option
+def zmq(pub: str | None, rep: str | None, rigs_file: str | None) -> None:
+    """Let ZeroMQ programs command the rigs, and publish what happens, until Ctrl-C.
+
+    It publishes on tcp://127.0.0.1:5556 and is asked on tcp://127.0.0.1:5555, unless the options or the file of rigs
+    say otherwise. Without keys (curve: in the file), whoever reaches the latter commands the rigs.
+
+    \b
+    rigsync bridge zmq
+    rigsync bridge zmq --pub tcp://127.0.0.1:6000 --rep tcp://127.0.0.1:6001
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
+    rigs = rigs_of_file(rigs_file)
+    given = {name: value for name, value in (("pub", pub), ("rep", rep)) if value}
+    _run(rigs, {"zmq": {**rigs.bridges.get("zmq", {}), **given}})
 
 
 def _run(rigs: Rigs, bridges: Any) -> None:

@@ -50,6 +50,8 @@ _OSC_ADDRESS = text(
     r"(?:udp|tcp|tcp\+length)://\S+:[0-9]{1,5}",
     "udp://, tcp:// or tcp+length://, a host and a port, such as udp://127.0.0.1:9000",
 )
+_ZMQ_ADDRESS = text(500, r"tcp://\S+:[0-9]{1,5}", "tcp://, an IP address and a port, such as tcp://127.0.0.1:5555")
+_CURVE_KEY = text(40, r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", "a public key, 40 characters in quotes")
 _BRIDGES = Table(
     {
         "osc": Key(
@@ -60,6 +62,26 @@ _BRIDGES = Table(
                 }
             ),
             "Commands and events by Open Sound Control.",
+        ),
+        "zmq": Key(
+            Table(
+                {
+                    "pub": Key(_ZMQ_ADDRESS, "Where all that happens is published.", default="tcp://127.0.0.1:5556"),
+                    "rep": Key(_ZMQ_ADDRESS, "Where it is asked.", default="tcp://127.0.0.1:5555"),
+                    "curve": Key(
+                        Table(
+                            {
+                                "secret_key": Key(text(), "The file of the bridge's secret key.", required=True),
+                                "clients": Key(
+                                    listing(_CURVE_KEY, 1), "Public keys of those who may connect.", required=True
+                                ),
+                            }
+                        ),
+                        "Keys, without which nobody can connect.",
+                    ),
+                }
+            ),
+            "Requests and events by ZeroMQ.",
         ),
     }
 )
@@ -127,6 +149,9 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
                 timing = Timing(**{name: whole["timing"][name] for name in _TIMES})
             found = whole["rigs"]
             bridges = {name: options for name, options in whole["bridges"].items() if options is not None}
+            with mistakes:
+                if "zmq" in bridges and (curve := bridges["zmq"]["curve"]):
+                    curve["secret_key"] = str(Path(file).parent / curve["secret_key"])
         rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pythonosc", reason="python-osc is not installed here")
+pytest.importorskip("zmq", reason="pyzmq is not installed here")
 
+import zmq
 from cli_programs import Command, Outcome, environment
 from processes import LONG, until
 from pythonosc.udp_client import SimpleUDPClient
 
 REFERENCE = "2026-11-20_1_mouse"
-NOT_THERE = "raise ModuleNotFoundError(\"No module named 'pythonosc'\", name='pythonosc')\n"
+NOT_THERE = 'raise ModuleNotFoundError("No module named {0!r}", name={0!r})\n'
 
 
 def file_of_rigs(folder: Path, uri: str, more: str = "") -> None:
@@ -67,6 +69,33 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing_running(
     assert told == ["EXPINIT", "EXPSTART", "EXPINTERRUPT"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "section"),
+    [
+        (["zmq", "--pub", "tcp://127.0.0.1:0", "--rep", "tcp://127.0.0.1:0"], ""),
+        ([], "bridges: {zmq: {pub: 'tcp://127.0.0.1:0', rep: 'tcp://127.0.0.1:0'}}\n"),
+    ],
+    ids=["options", "file"],
+)
+def test_zmq_serves_until_ctrl_c(serve: Callable[..., Any], tmp_path: Path, arguments: list[str], section: str) -> None:
+    told: list[str] = []
+    file_of_rigs(tmp_path, serve("cameras", {"EXPINIT": lambda *_: told.append("EXPINIT")}).uri, section)
+    with Command(["bridge", *arguments], tmp_path, environment(tmp_path)) as command:
+        found = None
+        while not found:
+            line = command.error_line()
+            assert line, command.outcome().err
+            found = re.search(r"ZeroMQ bridge publishes on tcp://127.0.0.1:\d+ and is asked on (tcp://\S+)$", line)
+        with zmq.Context() as context, context.socket(zmq.REQ) as client:
+            client.connect(found[1])
+            client.rcvtimeo, client.linger = 1000 * int(LONG), 0
+            client.send_json({"push": "EXPINIT", "args": [REFERENCE]})
+            assert client.recv_json()["outcomes"]["cameras"]["ok"]
+        command.interrupt()
+        assert command.outcome().status == 0
+    assert told == ["EXPINIT"]
+
+
 def test_a_file_that_names_no_bridge(tmp_path: Path) -> None:
     file_of_rigs(tmp_path, "udp://127.0.0.1:11001")
     outcome = run(tmp_path)
@@ -84,6 +113,7 @@ def test_a_file_that_names_no_bridge(tmp_path: Path) -> None:
         (["osc", "--listen", "udp:/9000"], "Error: 'udp:/9000' is not the address of an OSC program: "),
         (["osc", "--to", "udp://127.0.0.1"], "it has no port; expected udp://, tcp:// (SLIP) or tcp+length://"),
         (["--rigs", "rigs.yaml", "osc"], "write --rigs behind osc"),
+        (["zmq", "--pub", "tcp:/9000"], "Error: 'tcp:/9000' is not where a ZeroMQ bridge can listen: "),
     ],
 )
 def test_wrong_usage(serve: Callable[..., Any], tmp_path: Path, arguments: list[str], told: str) -> None:
@@ -93,30 +123,36 @@ def test_wrong_usage(serve: Callable[..., Any], tmp_path: Path, arguments: list[
     assert told in outcome.err
 
 
-def without_the_library(folder: Path) -> dict[str, str]:
-    """Return an environment in which python-osc cannot be imported."""
+def without_the_libraries(folder: Path) -> dict[str, str]:
+    """Return an environment in which python-osc and pyzmq cannot be imported."""
     (folder / "fake").mkdir()
-    (folder / "fake" / "pythonosc.py").write_text(NOT_THERE, encoding="utf-8")
+    for name in ("pythonosc", "zmq"):
+        (folder / "fake" / f"{name}.py").write_text(NOT_THERE.format(name), encoding="utf-8")
     usual = environment(folder)["PYTHONPATH"]
     return environment(folder, PYTHONPATH=f"{folder / 'fake'}{';' if sys.platform == 'win32' else ':'}{usual}")
 
 
-def test_without_its_library_the_command_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "protocol", "library"), [("osc", "OSC", "python-osc"), ("zmq", "ZeroMQ", "pyzmq")], ids=["osc", "zmq"]
+)
+def test_without_its_library_the_command_says_what_to_install(
+    tmp_path: Path, name: str, protocol: str, library: str
+) -> None:
     file_of_rigs(tmp_path, "udp://127.0.0.1:11001")
-    with Command(["bridge", "osc"], tmp_path, without_the_library(tmp_path)) as command:
+    with Command(["bridge", name], tmp_path, without_the_libraries(tmp_path)) as command:
         outcome = command.outcome()
     assert (outcome.status, outcome.out) == (2, "")
-    told = "install the extra osc of rigsync, or pip install python-osc\n"
-    assert outcome.err == f"Error: OSC needs python-osc, which is not installed: {told}"
+    told = f"install the extra {name} of rigsync, or pip install {library}\n"
+    assert outcome.err == f"Error: {protocol} needs {library}, which is not installed: {told}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["bridge", "osc", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["bridge", "osc", "--help"], ["bridge", "zmq", "--help"]])
 def test_help_needs_no_library(tmp_path: Path, arguments: list[str]) -> None:
-    with Command(arguments, tmp_path, without_the_library(tmp_path)) as command:
+    with Command(arguments, tmp_path, without_the_libraries(tmp_path)) as command:
         assert command.outcome().status == 0
 
 
 def test_importing_rigsync_loads_no_bridge() -> None:
     program = "import sys, rigsync; rigsync.Auxiliaries, rigsync.Coordinator, rigsync.Rig; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG, check=True)
-    assert [name for name in done.stdout.split() if "pythonosc" in name or "bridges" in name] == []
+    assert [name for name in done.stdout.split() if re.match(r"pythonosc|zmq|rigsync\.bridges", name)] == []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pythonosc", reason="python-osc is not installed here")
+pytest.importorskip("zmq", reason="pyzmq is not installed here")
 
 from cli_programs import Command, environment
 from processes import LONG, free_port, until
@@ -21,16 +22,22 @@ from processes import LONG, free_port, until
 from bridges.test_cli_bridge import file_of_rigs, started
 from rigsync.bridges.asking import MOST_UNDER_WAY
 from rigsync.bridges.osc import bridge, bundles, clients, telling
+from rigsync.bridges.zmq import bridge as zmq_bridge
+from rigsync.bridges.zmq import history, requests, sockets
 from rigsync.config.files import load_rigs
 
 TEXT = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-(_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD) = BLOCKS
-PORTS = ("9000", "9001", "11001")
+(_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD), *ZMQ = BLOCKS
+(_, ZMQ_START), (_, ZMQ_RIGS), (_, ASK), (_, ANSWERS), (_, _), (_, ZMQ_KEYS) = ZMQ
+PORTS = ("9000", "9001", "11001", "5555", "5556")
 
 
 def test_every_block_is_known() -> None:
-    assert [language for language, _ in BLOCKS] == ["sh", "yaml", "python", "sh", "python", "text"]
+    assert [language for language, _ in BLOCKS] == [
+        *("sh", "yaml", "python", "sh", "python", "text"),
+        *("sh", "yaml", "python", "text", "python", "yaml"),  # test_zmq_bridge runs the last but one
+    ]
 
 
 @pytest.fixture
@@ -40,6 +47,7 @@ def ports(serve: Callable[..., Any], told: list[str]) -> dict[str, str]:
     rig = serve("cameras", {verb: (lambda *_, verb=verb: told.append(verb)) for verb in verbs})
     rig.command("focus")(lambda z: told.append(f"focus {z}"))
     found = [str(free_port()), str(free_port()), rig.uri.rpartition(":")[2]]
+    found += [str(free_port(scheme="tcp")) for _ in range(2)]
     return dict(zip(PORTS, found, strict=True))
 
 
@@ -92,6 +100,33 @@ def test_the_task_with_a_bridge(ports: dict[str, str], tmp_path: Path, told: lis
     assert told == ["EXPINIT", "EXPSTART", "EXPEND"]
 
 
+def test_the_requests_are_answered_as_the_page_says(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    def focus(_: float) -> None:
+        raise ValueError("too near")
+
+    rig = serve("cameras", {"EXPINIT": lambda *_: None, "EXPSTART": lambda *_: None})
+    rig.command("focus")(focus)
+    file_of_rigs(tmp_path, rig.uri)
+    ports = {port: str(free_port(scheme="tcp")) for port in ("5555", "5556")}
+    arguments = shlex.split(re.sub("5555|5556", lambda found: ports[found[0]], ZMQ_START))
+    with Command(arguments[1:], tmp_path, environment(tmp_path)) as command:
+        until(lambda: "is asked on" in command.error_line())
+        ask = ASK.replace("5555", ports["5555"])
+        assert script(ask.replace("EXPSTART", "EXPINIT"), tmp_path).returncode == 0
+        done = script(ask, tmp_path)
+        command.interrupt()
+        assert command.outcome().status == 0
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", ANSWERS)
+
+
+def test_the_sections_of_zmq_are_good(tmp_path: Path) -> None:
+    for text, curve in ((ZMQ_RIGS, None), (ZMQ_KEYS, str(tmp_path / "bridge.key_secret"))):
+        (tmp_path / "rigs.yaml").write_text(text, encoding="utf-8")
+        found = load_rigs(tmp_path / "rigs.yaml").bridges["zmq"]
+        assert (found["curve"] and found["curve"]["secret_key"]) == curve
+    assert len(found["curve"]["clients"][0]) == 40
+
+
 def test_the_section_of_the_file_is_good(tmp_path: Path) -> None:
     (tmp_path / "rigs.yaml").write_text(RIGS, encoding="utf-8")
     found = load_rigs(tmp_path / "rigs.yaml").bridges
@@ -106,6 +141,11 @@ def test_numbers_of_the_page_are_those_of_the_code() -> None:
         f"JSON of more than {telling.MOST_TOLD:,} bytes",
         f"{MOST_UNDER_WAY} messages and commands may be under way",
         f"{bundles.MOST_WAITING:,} may wait for their instant",
+        f"here beyond {sockets.WAITING:,} events",
+        f"keeps the last {history.MOST_KEPT:,}, at most {history.MOST_KEPT_BYTES >> 20} MiB",
+        f"has at most {requests.LARGEST >> 20} MiB. From {sockets.CUT >> 20} MiB on",
+        f"An answer has {history.MOST_AT_ONCE >> 20} MiB of events",
+        f"JSON of more than {zmq_bridge.MOST_TOLD >> 10} KiB",
     ):
         assert text in page
-    assert bundles.MOST_AHEAD == 3600
+    assert (bundles.MOST_AHEAD, zmq_bridge.BEAT) == (3600, 1.0)

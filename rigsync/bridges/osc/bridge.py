@@ -8,13 +8,12 @@ import json
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rigsync._text import one_line, shortened
-from rigsync.bridges.asking import OK, Asking, Refused
+from rigsync.bridges.asking import OK, Asking, Refused, in_words, no_number
 from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.osc import codec
 from rigsync.bridges.osc.address_space import SPECIAL, AddressSpace, BadPattern
@@ -39,8 +38,6 @@ LATE = 0.1
 """Seconds after its instant from which a bundle is called late: most programs stamp what is to be done at once, too."""
 EARLY = max(FINE, 0.002)
 """Seconds before an instant at which the event loop begins to watch the clock: its own timer wakes as much too late."""
-TOLD_EVERY = 60.0
-"""Seconds between two lines of the log on one kind of fault."""
 MOST_SHOWN = 30
 """Most rigs in a reply."""
 AGAIN = 1.0
@@ -105,9 +102,6 @@ class OscBridge(Bridge):
         self._space: AddressSpace[_Push | _Call | _Method] = AddressSpace()
         self._rigs = list(lab.views)
         self._add_addresses()
-        self.counts: Counter[str] = Counter()
-        """What went wrong, by kind, since it was made."""
-        self._said: dict[str, tuple[float, int]] = {}
 
     def _add_addresses(self) -> None:
         add = self._space.add
@@ -160,7 +154,7 @@ class OscBridge(Bridge):
         self._clients: Clients[Any] = Clients()
         self._bundles: Bundles[tuple[bytes, Any]] = Bundles()
         self._alarm: asyncio.Handle | None = None
-        self._tasks: dict[asyncio.Task[dict[str, str]], tuple[Any, str]] = {}
+        self._tasks: dict[asyncio.Task[dict[str, Any]], tuple[Any, str]] = {}
         self._told_again = -math.inf
         self._wire = Wire(
             self._receive, lambda source, problem: self._note("malformed", _from(source, problem)), self._join
@@ -245,23 +239,24 @@ class OscBridge(Bridge):
         for message in pushes:
             rigs = {target.rig for target in targets if isinstance(target, _Push)}
             chosen = self._rigs if None in rigs else [rig for rig in self._rigs if rig in rigs]
-            self._ask(source, address, self._asking.push(message, list(map(value_of, args)), chosen))
+            self._ask(source, address, self._asking.push(message, list(map(value_of, args)), chosen), False)
         if called := [target.rig for target in targets if isinstance(target, _Call)]:
             if not command or SPECIAL & set(command):
                 raise Refused(f"a command of a rig has one name, as in {_CALL}{part_of(called[0])}/focus")
-            self._ask(source, address, self._asking.call(called, command, list(map(value_of, args))))
+            self._ask(source, address, self._asking.call(called, command, list(map(value_of, args))), True)
         for target in targets:
             if not isinstance(target, (_Push, _Call)) and (told := target(source, args)) is not None:
                 self._reply(source, address, [str(told)])
 
-    def _ask(self, source: Any, address: str, asking: Coroutine[Any, Any, dict[str, str]]) -> None:
+    def _ask(self, source: Any, address: str, asking: Coroutine[Any, Any, dict[str, Any]], has_value: bool) -> None:
         """Have something done by rigs, and tell the sender what became of it."""
 
-        def answer(task: asyncio.Task[dict[str, str]]) -> None:
+        def answer(task: asyncio.Task[dict[str, Any]]) -> None:
             del self._tasks[task]
             if not task.cancelled():
                 with self._answered(source, address):
-                    self._reply(source, address, [f"{rig}: {outcome}" for rig, outcome in task.result().items()])
+                    told = [f"{rig}: {in_words(outcome, has_value)}" for rig, outcome in task.result().items()]
+                    self._reply(source, address, told)
 
         task = self._loop.create_task(asking, name="rigsync OSC message")
         self._tasks[task] = source, address
@@ -334,18 +329,6 @@ class OscBridge(Bridge):
             for client in clients:
                 self._wire.send(client, message)
 
-    # ------------------------------------------------------------------------------------------------------- the log
-
-    def _note(self, kind: str, text: str) -> None:
-        """Count a fault, and log it unless one of its kind was logged a minute ago."""
-        self.counts[kind] += 1
-        count, now = self.counts[kind], self._loop.time()
-        told_at, told = self._said.get(kind, (-math.inf, 0))
-        if now >= told_at + TOLD_EVERY:
-            self._said[kind] = now, count
-            more = f" ({count - told:,} of this kind since the last line)" if count - told > 1 else ""
-            logger.warning("%s: %s%s", self.name, one_line(text), more)
-
 
 def part_of(rig: str) -> str:
     """Return the name of a rig as part of an address: what cannot stand there as ``%`` and its number."""
@@ -359,13 +342,9 @@ def value_of(arg: Any) -> Any:
     if not isinstance(arg, str) or not arg.startswith(("{", "[")):
         return arg
     try:
-        return json.loads(arg, parse_constant=_no_number)
+        return json.loads(arg, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise Refused(f"{shortened(arg, 80)} looks like JSON and is not: {error}") from None
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number that JSON knows")
 
 
 def _from(source: Any, text: object) -> str:

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rigsync.bridges.osc.codec import encode
-from rigsync.bridges.telling import document_of, json_of
+from rigsync.bridges.telling import LONGEST_TEXT, document_of, json_of, small
 from rigsync.core.events import Event
 
 MOST_TOLD = 3000
 """Bytes of JSON in a message. Beyond it large parts are left out: many programs read 4,096 bytes of a datagram."""
-LONGEST_ARGUMENT = 200
-"""Characters of a text beside that."""
 _INEXACT = frozenset({"request_time", "at", "size"})
 """Fields that the 32 bits of an OSC number cannot hold, or that nobody needs; JSON has them."""
 
@@ -24,7 +22,7 @@ def event_message(event: Event) -> bytes:
     args = [_argument(value) for name, value in fields.items() if name not in _INEXACT and _is_scalar(value)]
     text = json_of(document)
     if len(text) > MOST_TOLD:
-        text = json_of({**document, "fields": _small(fields)})
+        text = json_of({**document, "fields": small(fields)})
     return encode(f"/rigsync/event/{type(event).__name__}", [_argument(document.get("rig")), *args, text])
 
 
@@ -34,7 +32,7 @@ def view_message(rig: str, document: Mapping[str, Any]) -> bytes:
     shown = [rig, *(document[name] for name in ("link", "status", "exp_ref")), trouble]
     text = json_of({"rig": rig, **document})
     if len(text) > MOST_TOLD:
-        text = json_of({"rig": rig, **_small(document)})
+        text = json_of({"rig": rig, **small(document)})
     return encode("/rigsync/view", [*map(_argument, shown), text])
 
 
@@ -43,10 +41,4 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _argument(value: Any) -> str | float:
-    return value if isinstance(value, (int, float)) else "" if value is None else str(value)[:LONGEST_ARGUMENT]
-
-
-def _small(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain ones, cut, and the names of the others."""
-    kept = {name: value if value is None else _argument(value) for name, value in fields.items() if _is_scalar(value)}
-    return {**kept, "left_out": sorted(fields.keys() - kept)}
+    return value if isinstance(value, (int, float)) else "" if value is None else str(value)[:LONGEST_TEXT]

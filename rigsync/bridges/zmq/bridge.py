@@ -1,0 +1,189 @@
+"""The ZeroMQ bridge: all that happens is published, and what is asked is done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from rigsync._text import one_line
+from rigsync.bridges.asking import Asking, Refused
+from rigsync.bridges.bridge import Bridge
+from rigsync.bridges.telling import document_of, json_of, pictures, plain, small
+from rigsync.bridges.zmq.history import History
+from rigsync.bridges.zmq.requests import Request, read_request
+from rigsync.bridges.zmq.sockets import Keys, Sockets, is_local, zmq_address
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.coordinator.coordinator import Coordinator
+from rigsync.core.enums import ExpMessage
+from rigsync.core.events import Event
+from rigsync.errors import RigError
+from rigsync.hub.bounded import superseding_key
+from rigsync.runtime.callbacks import goes_on
+
+logger = logging.getLogger("rigsync.bridge")
+
+PUB = "tcp://127.0.0.1:5556"
+"""Where a bridge publishes unless told otherwise: nobody from elsewhere reaches it."""
+REP = "tcp://127.0.0.1:5555"
+"""Where it is asked."""
+MOST_TOLD = 64 << 10
+"""Bytes of JSON in an event. Beyond it large parts are left out: as many as that may wait for each subscriber."""
+BEAT = 1.0
+"""Seconds between two tellings of the newest sequence number, by which a subscriber knows that it missed the last."""
+
+
+class ZmqBridge(Bridge):
+    """Publishes what happens by ZeroMQ, and takes requests in JSON; docs/bridges.md has them.
+
+    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`.
+
+    Parameters
+    ----------
+    lab : Auxiliaries or Coordinator
+        Who commands the rigs. It has to be open.
+    pub, rep : str
+        ``tcp://address:port`` where it publishes, and where it is asked. Without keys, whoever reaches the latter
+        commands the rigs. With port 0 the system chooses one.
+    curve : mapping, optional
+        ``secret_key``, a file of `zmq.auth.create_certificates` that nobody else may read, and ``clients``, the public
+        keys of the programs that may connect: no others do then.
+
+    Raises
+    ------
+    ConfigError
+        An address is none, or a key.
+
+    Examples
+    --------
+    >>> with Auxiliaries({"cameras": "udp://192.168.1.20:11001"}) as aux, ZmqBridge(aux) as bridge:
+    ...     print("subscribe to", bridge.pub, "and ask", bridge.rep)
+    """
+
+    name = "ZeroMQ bridge"
+
+    def __init__(
+        self, lab: Auxiliaries | Coordinator, pub: str = PUB, rep: str = REP, curve: Mapping[str, Any] | None = None
+    ):
+        super().__init__(lab)
+        self._pub, self._rep = zmq_address(pub), zmq_address(rep)
+        self._keys = None if curve is None else Keys(curve)
+
+    @property
+    def pub(self) -> str:
+        """Where it publishes, with the port that the system chose."""
+        return str(self._pub)
+
+    @property
+    def rep(self) -> str:
+        """Where it is asked, with the port that the system chose."""
+        return str(self._rep)
+
+    async def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._asking = Asking(self.lab)
+        self._history = History()
+        self._run = secrets.token_hex(8)
+        self._tasks: dict[asyncio.Task[None], list[bytes]] = {}
+        self._alarm: asyncio.Handle | None = None
+        self._sockets = Sockets(self._receive, lambda who: self._note("turned away", f"{who}: its key is unknown"))
+        self._ends.append(self._stop)
+        self._pub, self._rep = await self._sockets.open(self._pub, self._rep, self._keys)
+        logger.info("%s publishes on %s and is asked on %s", self.name, self.pub, self.rep)
+        for at in {self._pub, self._rep} if not self._keys else ():
+            if not is_local(at):
+                text = (
+                    "%s listens on %s, beyond this computer and without keys: whoever reaches that port commands the "
+                    "rigs, or hears all; listen on 127.0.0.1, or write keys under curve:"
+                )
+                logger.warning(text, self.name, at)
+        self._beat()
+
+    def _stop(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        for task, envelope in self._tasks.items():
+            if not task.done():
+                task.cancel()
+                self._answer(envelope, {"error": "the bridge closes before the outcome is known"})
+        self._sockets.close()
+
+    # ---------------------------------------------------------------------------------------------------- going out
+
+    def _tell(self, event: Event) -> None:
+        document = {"run": self._run, "sequence": self._history.sequence + 1, **document_of(event)}
+        text = json_of(document)
+        if len(text) > MOST_TOLD:
+            text = json_of({**document, "fields": small(document["fields"])})
+        data = text.encode()
+        self._history.put(data, superseding_key(event))
+        rig = document.get("rig")
+        topic = f"{type(event).__name__}.{rig if isinstance(rig, str) else ''}"
+        self._sockets.publish(topic.encode(errors="replace"), data)
+
+    def _beat(self) -> None:
+        self._alarm = self._loop.call_later(BEAT, self._beat)
+        self._sockets.publish(b"beat.", json_of({"run": self._run, "sequence": self._history.sequence}).encode())
+
+    def _snapshot(self, place: tuple[Any, int] | None) -> bytes:
+        """Return what has happened after a place, or how all is now where that cannot be told any more."""
+        run, sequence = place or (None, 0)
+        found = self._history.after(sequence) if run == self._run else None
+        if found:
+            events, sequence = found
+            head = json_of({"run": self._run, "sequence": sequence}).encode()
+            return head[:-1] + b',"events":[' + b",".join(events) + b"]}"
+        if run == self._run and sequence < self._history.gone:
+            self._note("gone", f"a subscriber asks for what came after {sequence:,}: no longer kept; it begins anew")
+        now = {"run": self._run, "sequence": self._history.sequence, "views": pictures(self.lab), "events": []}
+        return json_of(now).encode()
+
+    # ------------------------------------------------------------------------------------------------------ coming in
+
+    def _receive(self, parts: list[bytes]) -> None:
+        *envelope, data = parts
+        try:
+            request = read_request(data)
+            if request.verb == "snapshot":
+                self._sockets.answer([*envelope, self._snapshot(request.what)])
+            elif request.verb == "views":
+                self._answer(envelope, {"views": pictures(self.lab)})
+            else:
+                task = self._loop.create_task(self._do(envelope, request), name="rigsync ZeroMQ request")
+                self._tasks[task] = envelope
+                task.add_done_callback(self._tasks.pop)
+        except BaseException as error:  # also SystemExit, which would end the loop
+            self._fail(envelope, error)
+
+    async def _do(self, envelope: list[bytes], request: Request) -> None:
+        """Have rigs do something, and tell who asked what became of it."""
+        what, args, rigs, timeout = request.what, request.args, request.rigs, request.timeout
+        try:
+            if request.verb == "push":
+                found = await self._asking.push(what, args, rigs, timeout)
+            else:
+                found = await self._asking.call(rigs or (), what, args, timeout)
+            self._answer(envelope, {"outcomes": {rig: _outcome(what, value) for rig, value in found.items()}})
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._fail(envelope, error)
+
+    def _fail(self, envelope: list[bytes], error: BaseException) -> None:
+        if isinstance(error, Refused):
+            self._note("refused", str(error))
+            self._answer(envelope, {"error": one_line(str(error))})
+        elif not goes_on(error):
+            self._note("failed", f"a request has raised {type(error).__name__}: {error}")
+            self._answer(envelope, {"error": one_line(f"{type(error).__name__}: {error}")})
+
+    def _answer(self, envelope: list[bytes], document: Mapping[str, Any]) -> None:
+        self._sockets.answer([*envelope, json_of(document).encode()])
+
+
+def _outcome(what: object, value: Any) -> dict[str, Any]:
+    if isinstance(value, RigError):
+        return {"ok": False, **plain(value)}
+    return {"ok": True, "answer": None if what is ExpMessage.ALYX else plain(value)}  # which has a token
