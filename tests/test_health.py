@@ -116,8 +116,9 @@ def test_each_is_told_once(lab: Lab, connect: Connect, caplog: pytest.LogCapture
     late.on_notice("failure", told["late"].append)
     fail(rig, "the disk is full", "disk")
     for heard in told.values():
-        until(lambda heard=heard: heard)  # type: ignore[misc]
-        assert [notice.key for notice in heard] == ["disk"]
+        until(lambda heard=heard: "disk" in [notice.key for notice in heard])  # type: ignore[misc]
+        # The view knew of the other before subscribers were told of it.
+        assert [notice.key for notice in heard] in (["disk"], ["left.mp4", "disk"])
     assert len([line for line in caplog.messages if line.startswith(f"cameras: {STALLED}")]) == 2  # one each
 
 
