@@ -1106,7 +1106,7 @@ def test_files_of_any_name_and_number_are_looked_at(lab: Lab) -> None:
         time.sleep(0.05)
     """
     recording_agent(
-        lab, source, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 2}, ready=None, frames=None
+        lab, source, verify={"files": "{data}/{exp_ref}/*.txt", "growing_within": 6}, ready=None, frames=None
     )
     aux = lab.connect()
     failures = noted(aux, "failure")
