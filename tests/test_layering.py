@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"coordinator", "rig"}),
     frozenset({"compat", "agent", "doctor", "journal", "bridges", "web", "security", "discovery"}),
     frozenset({"cli"}),
-    frozenset({"__main__"}),
+    frozenset({"__main__", "events"}),
 )
 ORDER = " | ".join(", ".join(sorted(layer)) for layer in LAYERS)
 

@@ -66,6 +66,18 @@ def test_events_are_public_and_documented_and_none_has_the_name_of_an_error() ->
     assert [name for name in kinds if hasattr(errors, name)] == []
 
 
+def test_events_are_a_module_that_can_be_imported() -> None:
+    code = """if True:
+        from rigsync.events import LinkLost, define
+        import rigsync, rigsync.events as events, rigsync.hub.events as home
+        assert events.LinkLost is LinkLost is rigsync.events.LinkLost is home.LinkLost
+        assert events.__all__ is home.__all__
+        define("Lick", 1001)
+        print(list(home.KINDS) == list(events.KINDS), set(home.__all__) <= set(dir(events)))
+    """
+    assert python(code) == "True True"
+
+
 def test_every_exception_is_public() -> None:
     errors = importlib.import_module("rigsync.errors")
     assert {
