@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 
+from rigsync._text import close_match
 from rigsync.core.events import Event
 from rigsync.hub.events import Tick
 
@@ -44,8 +45,8 @@ class Timer:
     Raises
     ------
     ValueError, TypeError
-        An interval that is negative or no number, or 0 for more than one tick; a count that is no positive whole
-        number, or is given to a timer that does not count; or `make` is no function.
+        No such kind; an interval that is negative or no number, or 0 for more than one tick; a count that is no
+        positive whole number, or is given to a timer that does not count; or `make` is no function.
     """
 
     def __init__(
@@ -57,7 +58,12 @@ class Timer:
         name: str = "timer",
         make: Callable[[Tick], Event | None] | None = None,
     ):
-        kind = Kind(kind)
+        try:
+            kind = Kind(kind)
+        except ValueError:
+            kinds = [known.value for known in Kind]
+            close = close_match(kind, kinds) or f"; it is one of {', '.join(kinds)}"
+            raise ValueError(f"timer {name!r}: there is no kind {kind!r}{close}") from None
         if isinstance(interval, bool) or not isinstance(interval, (int, float)):
             raise TypeError(f"timer {name!r}: the interval is a number of seconds, not {interval!r}")
         if not 0 <= interval < math.inf or (interval == 0 and kind is not Kind.ONE_SHOT):

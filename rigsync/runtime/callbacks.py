@@ -14,7 +14,7 @@ from rigsync.runtime.signals import Terminated
 
 logger = logging.getLogger("rigsync.callbacks")
 
-RAISED = "%s %s raised an exception, %s; the others run and the link stays"
+RAISED = "%s %s raised an exception, %s; %s"
 
 
 def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
@@ -25,11 +25,17 @@ def guarded(role: str, callback: Callable[..., object], *args: Any) -> None:
         report(role, name_of(callback), error)
 
 
-def report(role: str, name: str, error: BaseException, log: logging.Logger = logger) -> None:
+def report(
+    role: str,
+    name: str,
+    error: BaseException,
+    log: logging.Logger = logger,
+    then: str = "the others run and the link stays",
+) -> None:
     """Log what a user's function raised, with its name and the type; but a signal that came while it ran goes on."""
     if goes_on(error):
         return
-    log.error(RAISED, role, name, type(error).__name__, exc_info=error)
+    log.error(RAISED, role, name, type(error).__name__, then, exc_info=error)
 
 
 def goes_on(error: BaseException) -> bool:

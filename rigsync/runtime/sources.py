@@ -66,7 +66,7 @@ class Sources:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # also SystemExit, which would end the loop
-            report("source", name_of_source(source), error)
+            report("source", name_of_source(source), error, then="it is closed and removed")
         self._running = [entry for entry in self._running if entry[0] is not source]
         await _close(source)
 
@@ -109,7 +109,7 @@ class Sources:
                 if event is not None:
                     self._ingest(event)
             except BaseException as error:
-                report("timer", timer.name, error)
+                report("timer", timer.name, error, then="it goes on")
         if self._alarm is None:  # else a subscriber has added a timer
             self._arm()
 
@@ -130,4 +130,4 @@ async def _close(source: Any) -> None:
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        report("closing of source", name_of_source(source), error)
+        report("closing of source", name_of_source(source), error, then="it counts as closed")

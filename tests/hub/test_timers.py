@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -98,6 +99,18 @@ def test_one_that_is_removed_is_not_told_and_one_that_is_added_again_begins_anew
 def test_what_is_no_interval(arguments: tuple[Any, ...], error: type[Exception]) -> None:
     with pytest.raises(error):
         Timer(*arguments, name="blinker")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("cuont down", "timer 'blinker': there is no kind 'cuont down'; did you mean 'count down'?"),
+        (3, "timer 'blinker': there is no kind 3; it is one of one-shot, count up, count down, ongoing"),
+    ],
+)
+def test_the_error_names_the_timer_and_the_kind(kind: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        Timer(1.0, kind, name="blinker")
 
 
 def test_the_error_names_the_timer_and_the_interval() -> None:
