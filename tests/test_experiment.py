@@ -541,7 +541,7 @@ def test_one_goes_on_at_a_time(lab: Lab, connect: Connect) -> None:
     assert lab.verbs("cameras") == WHOLE + WHOLE
 
 
-def test_what_was_never_begun_is_neither_checked_nor_ended(lab: Lab, connect: Connect) -> None:
+def test_what_was_never_begun_or_is_over_is_neither_checked_nor_ended(lab: Lab, connect: Connect) -> None:
     aux = connect(lab.rig("cameras"))
     session = aux.experiment(REFERENCE)
     for call in (session.check, session.end, session.interrupt):
@@ -552,8 +552,9 @@ def test_what_was_never_begun_is_neither_checked_nor_ended(lab: Lab, connect: Co
             call()
     with session:
         session.end()  # leaving has nothing to do any more
-    with pytest.raises(RuntimeError, match="is over; begin another"):
-        session.end()
+    for call in (session.end, session.check):
+        with pytest.raises(RuntimeError, match="is over; begin another"):
+            call()
     assert lab.verbs("cameras") == WHOLE
 
 

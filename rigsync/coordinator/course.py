@@ -221,13 +221,14 @@ class Course(Generic[_Begun, _Done]):
         ExperimentError
             Names each such rig with what has happened to it.
         RuntimeError
-            The experiment was never begun: nothing is recorded.
+            The experiment was never begun, is over, or is being ended: nothing is recorded.
         """
         self._check_begun("check()")
         if self._watch and (failures := self._watch.take()):
             outcomes = {rig: failures.get(rig, "records") for rig in self._rigs}
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}
             raise ExperimentError(self.exp_ref, RECORDING, outcomes, failed)
+        self._take_up("check()")
 
     def _check_begun(self, call: str) -> None:
         if self._state == "new":
