@@ -287,7 +287,9 @@ def test_one_that_still_prepares_is_called_off_as_soon_as_another_has_failed(
     error = told.value
     assert (error.stage, list(error.failed)) == (message, ["imaging"])
     assert error.outcomes["cameras"] == f"{message} called off; then interrupted and cleaned up"
-    assert error.outcomes["ephys"].endswith("ed; then interrupted and cleaned up")
+    # On a busy computer it may not have answered yet when the other has failed.
+    answered = {"EXPINIT": "initialised", "EXPSTART": "started"}[message]
+    assert error.outcomes["ephys"].partition(";")[0] in (answered, f"{message} called off")
     assert f"{message} failed: RuntimeError: no camera found" in error.outcomes["imaging"]
     assert lab.verbs("cameras")[-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
     assert {rig.status for rig in (slow, ephys, bad)} == {ExpStatus.CONNECTED}
