@@ -81,10 +81,10 @@ def test_who_comes_late_sees_why_the_rig_has_stopped(lab: Lab, connect: Connect)
     rig.interrupt("the recorder has died")
     until(lambda: rig.status is ExpStatus.STOPPED)
     late = connect(rig)
-    until(lambda: late.view("cameras").status_reason)
+    wrong = f"{STALLED}; the recorder has died"  # told one after the other
+    until(lambda: late.view("cameras").trouble == wrong)
     view = late.view("cameras")
     assert (view.status_reason, view.failures) == ("the recorder has died", {"left.mp4": STALLED})
-    assert view.trouble == f"{STALLED}; the recorder has died"
     aux.request("EXPCLEANUP")
     until(lambda: not late.view("cameras").trouble)
     assert late.view("cameras").document()["status_reason"] is None
