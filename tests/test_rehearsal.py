@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from live_helpers import Gate, came_true, in_thread, run
 from processes import LONG, IblutilServer, until
 
 from rigsync import Auxiliaries, Coordinator, ExpStatus, Rig
-from rigsync.cli.rehearse import remarks_on, table_of
+from rigsync.cli.rehearse import command, remarks_on, table_of
 from rigsync.cli.tables import plain_lines
 from rigsync.coordinator.rehearsal import Proof, Rehearsal, prove
 from rigsync.core.enums import ExpMessage
@@ -104,6 +105,14 @@ def test_it_records_into_a_folder_of_its_own_and_leaves_nothing(recorder: Record
     until(lambda: any(push.event is ExpMessage.EXPCLEANUP for push in begun))
     (instant,) = [push.at - push.request_time for push in begun if push.at]
     assert instant < 0.6  # s, which do for all to have it
+
+
+def test_by_default_all_record_for_three_seconds_before_a_session_of_an_hour() -> None:
+    usual = {"seconds": 3.0, "minutes": 60.0}
+    for kind in (Auxiliaries, Coordinator):
+        parameters = inspect.signature(kind.rehearse).parameters
+        assert {name: parameters[name].default for name in usual} == usual
+    assert {option.name: option.default for option in command.params if option.name in usual} == usual
 
 
 def test_a_real_experiment_is_as_ever(recorder: Recorder, connect: Connect) -> None:

@@ -2817,6 +2817,14 @@ def test_unconfirmed_notices_go_once_to_whoever_watches() -> None:
     assert bench.notices() == []
 
 
+def test_who_begins_to_watch_is_told_at_once_what_is_wrong() -> None:
+    bench = RigBench()
+    bench.rig.notify("failure", "left.mp4", {"problem": "stopped growing"}, True, bench.now)
+    bench.probe()
+    ((_, notice),) = bench.notices()
+    assert (notice.topic, notice.key) == ("failure", "left.mp4")
+
+
 def test_only_who_probes_gets_notices() -> None:
     bench = RigBench()
     bench.do("EXPSTATUS")
