@@ -231,6 +231,13 @@ def test_log_limit_is_checked(limit: Any) -> None:
         Auxiliaries({}, log_limit=limit)
 
 
+def test_the_log_keeps_ten_thousand_results_by_default() -> None:
+    assert inspect.signature(Auxiliaries).parameters["log_limit"].default == 10_000
+    assert (
+        inspect.signature(rigsync.coordinator.results.ResultLog).parameters["limit"].default == 10_000
+    )  # a Coordinator's
+
+
 def test_constructor_that_is_interrupted_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with silent_rig() as clients:
         with pytest.raises(TypeError):

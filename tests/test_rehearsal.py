@@ -107,12 +107,11 @@ def test_it_records_into_a_folder_of_its_own_and_leaves_nothing(recorder: Record
     assert instant < 0.6  # s, which do for all to have it
 
 
-def test_by_default_all_record_for_three_seconds_before_a_session_of_an_hour() -> None:
-    usual = {"seconds": 3.0, "minutes": 60.0}
-    for kind in (Auxiliaries, Coordinator):
-        parameters = inspect.signature(kind.rehearse).parameters
-        assert {name: parameters[name].default for name in usual} == usual
-    assert {option.name: option.default for option in command.params if option.name in usual} == usual
+def test_the_command_records_for_as_long_as_the_call_by_default() -> None:
+    usual = inspect.signature(Auxiliaries.rehearse).parameters
+    options = {option.name: option.default for option in command.params}
+    assert [options[name] for name in ("seconds", "minutes")] == [3.0, 60.0]
+    assert [usual[name].default for name in ("seconds", "minutes")] == [3.0, 60.0]
 
 
 def test_a_real_experiment_is_as_ever(recorder: Recorder, connect: Connect) -> None:
