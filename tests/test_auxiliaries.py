@@ -1628,7 +1628,8 @@ def test_order_in_which_the_rigs_are_told(
     aux = connect(*map(serve, names))
     monkeypatch.setattr(Endpoint, "_send", spy)
     aux.push(event, wait=True)
-    assert order == (names[::-1] if reverse else names)
+    first = list(dict.fromkeys(order))  # a busy computer is slow to answer, and some are sent again
+    assert first == (names[::-1] if reverse else names)
 
 
 def test_mutual_failure_of_all(connect: Connect) -> None:
