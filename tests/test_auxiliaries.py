@@ -231,6 +231,13 @@ def test_log_limit_is_checked(limit: Any) -> None:
         Auxiliaries({}, log_limit=limit)
 
 
+def test_the_log_keeps_ten_thousand_results_by_default() -> None:
+    assert inspect.signature(Auxiliaries).parameters["log_limit"].default == 10_000
+    assert (
+        inspect.signature(rigsync.coordinator.results.ResultLog).parameters["limit"].default == 10_000
+    )  # a Coordinator's
+
+
 def test_constructor_that_is_interrupted_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with silent_rig() as clients:
         with pytest.raises(TypeError):
@@ -1621,7 +1628,8 @@ def test_order_in_which_the_rigs_are_told(
     aux = connect(*map(serve, names))
     monkeypatch.setattr(Endpoint, "_send", spy)
     aux.push(event, wait=True)
-    assert order == (names[::-1] if reverse else names)
+    first = list(dict.fromkeys(order))  # a busy computer is slow to answer, and some are sent again
+    assert first == (names[::-1] if reverse else names)
 
 
 def test_mutual_failure_of_all(connect: Connect) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import json
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from processes import LONG, free_port, until
 
 from rigsync import (
     Aborted,
+    Auxiliaries,
     Coordinator,
     ExperimentError,
     ExpMessage,
@@ -69,6 +71,16 @@ def fail(*_: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- pushes
+
+
+@pytest.mark.parametrize(
+    ("call", "usual"),
+    [("push", {"patience": 0.0}), ("ping", {"timeout": 1.0}), ("rehearse", {"seconds": 3.0, "minutes": 60.0})],
+)
+def test_calls_have_the_same_numbers_by_default_with_and_without_await(call: str, usual: dict[str, float]) -> None:
+    for kind in (Auxiliaries, Coordinator):
+        parameters = inspect.signature(getattr(kind, call)).parameters
+        assert {name: parameters[name].default for name in usual} == usual
 
 
 def test_a_push_is_awaited_for_its_result(rigs: Lab) -> None:

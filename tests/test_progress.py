@@ -16,7 +16,9 @@ from processes import LONG, free_port, port_of, until
 from rigsync import Auxiliaries, PayloadError, PayloadTooLarge, Progress, Rig, UnknownStream
 from rigsync.core import messages
 from rigsync.core.events import ProgressChanged, StreamAdded, StreamEvent, StreamRemoved
+from rigsync.core.rigs import DATAGRAM_ROOM
 from rigsync.net.relay import relay_before
+from rigsync.rig.board import RigBoard
 
 ITEMS = [f"item {i}" for i in range(20)]
 
@@ -130,6 +132,39 @@ def test_values_that_come_slowly_are_all_told(stack: contextlib.ExitStack, rig: 
         rig.progress("trials", value)
         until(lambda value=value: [event.value for event in watcher.changes][-1:] == [value])  # type: ignore[misc]
     assert watcher.changes == [ProgressChanged("cameras", "trials", value, None, None) for value in (1, 2.5, 3)]
+
+
+def test_what_changes_wakes_a_rig_to_which_nothing_comes(rig: Rig) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as coordinator:
+        coordinator.connect(("127.0.0.1", port_of(rig.uri)))
+        coordinator.settimeout(LONG)
+        coordinator.send(messages.probe(BareWatcher.boot, 1, 0))
+        assert isinstance(messages.decode(coordinator.recv(65_535)), messages.Alive)
+        rig.progress("trials", 1)
+        notice = messages.decode(coordinator.recv(65_535))
+        assert isinstance(notice, messages.Notice)
+        assert notice.key == "trials"
+
+
+def test_each_change_of_a_board_wakes_its_rig() -> None:
+    class Board(RigBoard):
+        woken = 0
+
+        def _wake(self) -> None:
+            self.woken += 1
+
+    board = Board(DATAGRAM_ROOM)
+    board.add_stream("left")
+    assert board.woken == 1
+    board.update_stream("left", fps=30)
+    board.update_stream("left", fps=30)
+    assert board.woken == 2
+    board.remove_stream("left")
+    assert board.woken == 3
+    board = Board(DATAGRAM_ROOM)
+    for _ in range(2):
+        board.progress("trials", 1)
+        assert board.woken == 1
 
 
 def test_streams_are_told_in_order_to_every_coordinator_over_a_bad_network(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import signal
@@ -18,11 +19,11 @@ from live_helpers import Gate, came_true, in_thread, run
 from processes import LONG, IblutilServer, until
 
 from rigsync import Auxiliaries, Coordinator, ExpStatus, Rig
-from rigsync.cli.rehearse import remarks_on, table_of
+from rigsync.cli.rehearse import command, remarks_on, table_of
 from rigsync.cli.tables import plain_lines
 from rigsync.coordinator.rehearsal import Proof, Rehearsal, prove
 from rigsync.core.enums import ExpMessage
-from rigsync.core.events import MessageHandled, MessageReceived, StatusChanged
+from rigsync.core.events import MessageHandled, MessageReceived, PushBegun, StatusChanged
 
 REFERENCE = "2026-03-01_2_mouse"
 BRIEF = 0.1
@@ -84,7 +85,9 @@ def recorder(tmp_path: Path) -> Any:
 
 
 def test_it_records_into_a_folder_of_its_own_and_leaves_nothing(recorder: Recorder, connect: Connect) -> None:
-    rehearsal = connect(recorder.rig).rehearse(seconds=BRIEF, minutes=10, init={"box": 4})
+    aux, begun = connect(recorder.rig), list[PushBegun]()
+    aux.on("PushBegun", begun.append)
+    rehearsal = aux.rehearse(seconds=BRIEF, minutes=10, init={"box": 4})
     today = time.strftime("%Y-%m-%d")
     assert recorder.told == [f"rehearsal {today}_1_rehearsal 4", "EXPSTART", "EXPEND", "EXPCLEANUP"]
     proof = rehearsal["cameras"]
@@ -99,6 +102,16 @@ def test_it_records_into_a_folder_of_its_own_and_leaves_nothing(recorder: Record
     assert not recorder.folder.exists()
     assert recorder.there_at_cleanup is False  # so what moves files to a server does not find these
     assert (recorder.rig.status, recorder.rig.exp_ref) == (ExpStatus.CONNECTED, None)
+    until(lambda: any(push.event is ExpMessage.EXPCLEANUP for push in begun))
+    (instant,) = [push.at - push.request_time for push in begun if push.at]
+    assert instant < 0.6  # s, which do for all to have it
+
+
+def test_the_command_records_for_as_long_as_the_call_by_default() -> None:
+    usual = inspect.signature(Auxiliaries.rehearse).parameters
+    options = {option.name: option.default for option in command.params}
+    assert [options[name] for name in ("seconds", "minutes")] == [3.0, 60.0]
+    assert [usual[name].default for name in ("seconds", "minutes")] == [3.0, 60.0]
 
 
 def test_a_real_experiment_is_as_ever(recorder: Recorder, connect: Connect) -> None:

@@ -42,7 +42,7 @@ HELD_BY = {
     "coordinator/closing": ["test_drop_in.py", "test_coordinator.py"],
     "coordinator/course": ["test_experiment.py", "test_coordinator.py"],
     "coordinator/faces": ["test_compat.py"],
-    "coordinator/failures": ["test_experiment.py"],
+    "coordinator/failures": ["test_experiment.py", "test_drop_in.py"],
     "coordinator/lab": ["test_coordinator.py", "test_mistakes.py"],
     "coordinator/own_queue": ["test_drop_in.py"],
     "coordinator/pings": ["test_auxiliaries.py"],

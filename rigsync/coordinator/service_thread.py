@@ -253,7 +253,7 @@ class ServiceThread(LoopThread):
         said = Awaited()
         with contextlib.suppress(NotRunning):
             self._lab.services.say_goodbye()
-            self.call(said.bring, True)
+            self.call(said.bring, None)
             said.wait(CLOSE_TIMEOUT)
 
 

@@ -109,7 +109,7 @@ class PeerBench:
     def _submit(
         self, message: Message, timeout: float, confirm: bool = False, delay: float | None = None, **options: float
     ) -> Request:
-        self.n += 1
+        self.n = next(self.peer.link.numbers)
         act_at = None if delay is None else self.now + delay
         request = Request(Order(message, float(self.n), act_at=act_at, confirm=confirm, **options), self.n)
         self.peer.requests.submit(request, (act_at or self.now) + timeout, self.now)

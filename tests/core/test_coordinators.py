@@ -147,6 +147,12 @@ def test_only_who_watches_is_told() -> None:
     assert [known.host for known in coordinators.file_notice(1, b"1", 0.0)] == ["10.0.0.1"]
 
 
+def test_who_begins_to_watch_is_a_newcomer_once() -> None:
+    coordinators = watched(REAL, forged(1))
+    coordinators.watch(REAL, 1.0)
+    assert [known.boot for known in coordinators.newcomers] == [REAL, forged(1)]
+
+
 def test_those_heard_within_5_beats_are_told_but_for_one() -> None:
     coordinators = watched(REAL, forged(1), forged(2))
     coordinators.seen(forged(2), ("10.0.0.1", 77), 3.0)  # from another port now

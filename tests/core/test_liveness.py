@@ -140,6 +140,13 @@ def test_an_overdue_link_is_probed_more_often_until_it_is_lost() -> None:
     assert len(watch.probes) - before <= 2
 
 
+def test_a_link_is_overdue_from_one_and_a_half_beats_on() -> None:
+    watch = Watch(burst_count=1)
+    watch.hear(0.5)
+    watch.run(2.2)
+    assert watch.probes == [0.0, 1.0, 2.0, 2.125]
+
+
 class Highest(Random):
     """Draws the upper bound."""
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rigsync.core import legacy, messages
 from rigsync.core.agenda import INTERRUPT_PATIENCE
 from rigsync.core.arguments import compose, compose_command
-from rigsync.core.coordinators import COORDINATORS, RECORDS, WATCHERS, Standing
+from rigsync.core.coordinators import COORDINATORS, ONE_PACKET, RECORDS, WATCHERS, Standing
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.events import (
     EchoMissing,
@@ -69,6 +69,13 @@ def test_a_probe_is_answered_with_the_state_of_the_rig() -> None:
     assert destination == ("10.0.0.1", 60_000)
     stamp = WALL + 2_000_000_000
     assert decode(data) == Alive(RIG, 7, 123, stamp, stamp, NAME, RUNNING, REF, "0.1.0", "10.0.0.1", to=COORDINATOR)
+
+
+def test_a_stranger_is_asked_whether_it_receives_by_turns_before_and_after_the_answer_to_its_probe() -> None:
+    bench = RigBench(strangers=True)
+    for n, kinds in ((1, [Alive, Notice]), (2, [Notice, Alive])):
+        bench.rig.receive_datagram(messages.probe(COORDINATOR, n, 0, 500), HERE, bench.now)
+        assert [type(decode(data)) for _, data in bench.rig.take_datagrams()] == kinds
 
 
 def test_a_goodbye_is_sent_to_who_has_probed_within_5_beats() -> None:
@@ -2770,16 +2777,19 @@ def test_a_repeat_moves_no_instant_further_than_one_may_be() -> None:
     assert bench.due().schedule is not None
 
 
-@pytest.mark.parametrize("size", [100, 31_000])
+@pytest.mark.parametrize("size", [1000, ONE_PACKET, ONE_PACKET + 1, 31_000])
 def test_beside_a_large_answer_that_is_asked_for_again_goes_a_small_word_that_it_is_done(size: int) -> None:
     bench = RigBench("EXPINFO")
-    n = bench.request("EXPINFO")
-    bench.respond(bench.due().task, {"text": "x" * size})
-    (answer,) = bench.sent()
+    answer = b""
+    for _ in range(2):  # the first shows how long one is without the text
+        n = bench.request("EXPINFO")
+        bench.respond(bench.due().task, {"text": "x" * (size - len(answer) if answer else 0)})
+        (answer,) = bench.sent()
+    assert len(answer) == size
     bench.request("EXPINFO", n=n)
     *acks, again = bench.sent()
     assert again == answer
-    assert [decode(data) for data in acks] == ([Ack(RIG, n, len(answer), to=COORDINATOR)] if size > 1000 else [])
+    assert [decode(data) for data in acks] == ([Ack(RIG, n, len(answer), to=COORDINATOR)] if size > ONE_PACKET else [])
 
 
 def test_what_was_not_confirmed_goes_once_more_before_the_goodbye() -> None:
@@ -2805,6 +2815,14 @@ def test_unconfirmed_notices_go_once_to_whoever_watches() -> None:
     bench.run(2.0)
     bench.probe()
     assert bench.notices() == []
+
+
+def test_who_begins_to_watch_is_told_at_once_what_is_wrong() -> None:
+    bench = RigBench()
+    bench.rig.notify("failure", "left.mp4", {"problem": "stopped growing"}, True, bench.now)
+    bench.probe()
+    ((_, notice),) = bench.notices()
+    assert (notice.topic, notice.key) == ("failure", "left.mp4")
 
 
 def test_only_who_probes_gets_notices() -> None:
