@@ -15,7 +15,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.errands import Errand, Errands, Request, unanswered
 from rigsync.core.events import Dialect, LinkState, MessageReceived, Start
 from rigsync.core.legacy_link import EchoLink
-from rigsync.core.lifecycle import ENDS, named_reference, reference_text
+from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, reference_text
 from rigsync.core.link import Link
 from rigsync.core.messages import Ack, Command, Failure, Frame, Reply, Verb
 from rigsync.core.probes import Prober
@@ -42,6 +42,10 @@ MEASURED = 2.0
 QUIET = 0.05
 """Seconds before an instant in which they are not: what is measured so late corrects nothing any more."""
 
+# The look-up of a member is slow until Python 3.12.
+_RIGSYNC, _IBLUTIL, _UNKNOWN = Dialect.RIGSYNC, Dialect.IBLUTIL, Dialect.UNKNOWN
+_INTERRUPT, _END = ExpMessage.EXPINTERRUPT, ExpMessage.EXPEND
+
 Settled = Callable[[str, Request, list[Any] | RigError | None, Start | None], None]
 
 
@@ -66,13 +70,13 @@ class Requests:
 
         EXPINTERRUPT overtakes the others. EXPEND calls off what waits for its instant (section 4).
         """
-        errand, is_iblutil = Errand(request, now, deadline), self._process.dialect is Dialect.IBLUTIL
+        errand, is_iblutil = Errand(request, now, deadline), self._process.dialect is _IBLUTIL
         if is_iblutil and isinstance(request.event, Command):
             self._refuse([errand])
             return
-        if request.event is ExpMessage.EXPINTERRUPT:
+        if request.event is _INTERRUPT:
             self._overtake()
-        elif request.event is ExpMessage.EXPEND:
+        elif request.event is _END:
             self._call_off(request.act_at, now)
         if is_iblutil and request.act_at is None:
             self._echoes.give_time(errand, self.errands.waiting, now)
@@ -145,7 +149,8 @@ class Requests:
             self._settle_mistaken(wrong)
             return
         self._begin_next(now)
-        if process.dialect is Dialect.RIGSYNC and self._is_there and (errand := self.errands.next_beside()):
+        may_send = self.errands.is_one_aside and process.dialect is _RIGSYNC and self._is_there
+        if may_send and (errand := self.errands.next_beside()):
             self._transmit(errand, now)
 
     @property
@@ -158,13 +163,13 @@ class Requests:
     def _begin_next(self, now: float) -> None:
         process = self._process
         errand = self.errands.next()
-        if errand is None or errand.tries or process.dialect is Dialect.UNKNOWN:
+        if errand is None or errand.tries or process.dialect is _UNKNOWN:
             return
-        if process.dialect is Dialect.RIGSYNC:
+        if process.dialect is _RIGSYNC:
             if not self._is_there or (errand.request.act_at is not None and self._prober.clock.estimate is None):
                 self._link.liveness.want(now)
                 return
-            if not self.errands.may_send and errand.request.event is not ExpMessage.EXPINTERRUPT:
+            if not self.errands.may_send and errand.request.event is not _INTERRUPT:
                 return
         elif not self._echoes.may_leave(errand, now):
             return
@@ -179,15 +184,15 @@ class Requests:
             errand.sent_at = now
             n = errand.request.n  # unless a call, which waits for no turn, has been sent since that was drawn
             self._highest = errand.n = n if n > self._highest else next(self._link.numbers)
-        if self._process.dialect is not Dialect.RIGSYNC:
+        if self._process.dialect is not _RIGSYNC:
             self._echoes.send(errand, now)
             return
         if errand.tries == 1 and act_at is not None:
             errand.next_probe = max(now, act_at - MEASURED)
         if not errand.frame or (errand.received and act_at is not None):
             errand.frame = self._encode(errand.n, errand.request)  # anew: the rig's clock is known better now
-        for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
-            self._link.outbox.append((self._link.requests, errand.frame))
+        sent = self._link.requests, errand.frame
+        self._link.outbox += (sent, sent) if errand.tries > SINGLE_TRIES and not errand.received else (sent,)
         if errand.received and errand.done is None:  # it is worked on
             errand.next_send = self._ask_again_at(errand, now)
         else:
@@ -216,7 +221,7 @@ class Requests:
         if request.act_at is not None and (offset := self._prober.clock.offset_at(request.act_at)) is not None:
             at = self._link.stamps.stamp(request.act_at) + round(offset * NANOSECONDS)
         # Only a process that has not begun the experiment has to be told which one is meant.
-        of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != boot else None
+        of = self._begun if request.event is _END and self._begun_by != boot else None
         frame = messages.request(self._link.boot, n, request.message, boot, at, of)
         if of is not None and len(frame) > self._link.config.room.limit:  # there is always room for the rest
             frame = messages.request(self._link.boot, n, request.message, boot, at)
@@ -241,7 +246,8 @@ class Requests:
         elif isinstance(frame, Reply):
             if isinstance(errand.request.event, Command) and len(frame.args) != 1:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
-            self.finish(errand, self._outcome_in(frame, errand), size, now, self._told_start(frame))
+            outcome = self._outcome_of_end(frame) if errand.request.event is _END else frame.args
+            self.finish(errand, outcome, size, now, self._told_start(frame))
         elif isinstance(frame, Failure):
             if errand.request.event == ANSWER and frame.error == "Overtaken":  # by an EXPINTERRUPT
                 self.errands.begin_anew(errand)
@@ -283,14 +289,16 @@ class Requests:
         errand.confirm_receipt(self._link)
         self.errands.remove(errand)
         request, is_answer = errand.request, isinstance(outcome, list)
-        if request.event is ExpMessage.EXPEND:
+        if request.event is _END:
             self.errands.note_end(is_answer, now)
         if isinstance(outcome, list):
-            self._note_experiment(request, outcome)
+            if request.event in LIFECYCLE_MESSAGES:
+                self._note_experiment(request, outcome)
             told = MessageReceived(self._name, event or request.event, outcome, request.request_time, size)
             self._link.events.append(told)
         self._settled(self._name, request, outcome, start)
-        self.advance(now)
+        if not self.errands.is_idle:
+            self.advance(now)
 
     def _note_experiment(self, request: Request, answer: list[Any]) -> None:
         """Remember what a rig of rigsync has begun or ended, so that EXPEND can say what it is to end."""
@@ -298,7 +306,7 @@ class Requests:
         if request.event in ENDS:
             if self._begun_by == process.boot:  # another process has ended nothing of it
                 self._begun = None
-        elif process.dialect is Dialect.RIGSYNC and request.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
+        elif process.dialect is _RIGSYNC:
             # A rig of rigsync refuses anything that is no reference. Another implementation may not.
             named = None
             with contextlib.suppress(ValueError):
@@ -307,9 +315,9 @@ class Requests:
                     named = reference_text(answer[0]) or named
             self._begun, self._begun_by = named or "", process.boot
 
-    def _outcome_in(self, frame: Reply, errand: Errand) -> list[Any] | RigError:
-        """Return a rig's answer, or the failure that an older rig tells in its answer to EXPEND."""
-        information = frame.args[0] if errand.request.event is ExpMessage.EXPEND and frame.args else None
+    def _outcome_of_end(self, frame: Reply) -> list[Any] | RigError:
+        """Return a rig's answer to EXPEND, or the failure that an older rig tells in it."""
+        information = frame.args[0] if frame.args else None
         reason = information.get("interrupted") if isinstance(information, dict) else None
         return RemoteError(self._name, ENDED_BADLY, reason) if reason and isinstance(reason, str) else frame.args
 

@@ -20,7 +20,7 @@ from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, Vio
 from rigsync.core.health import STATUS, told
 from rigsync.core.legacy import Array
 from rigsync.core.legacy_answers import ArrayAnswers
-from rigsync.core.messages import Ack, Alive, Bye, Notice, Probe, Request, Verb
+from rigsync.core.messages import Ack, Alive, Bye, Command, Notice, Probe, Request, Verb
 from rigsync.core.outputs import Outputs
 from rigsync.core.ownership import LEASE, Sender
 from rigsync.core.queries import CHECK, WAITING_BYTES, Task
@@ -166,8 +166,8 @@ class Responder(Outputs[Address]):
         self._timer = min([self._coordinators.next_timer(), *acks])
 
     def next_timer(self) -> float:
-        own = min(self._timer, self.calls.next_timer())
-        return min(own, self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer())
+        parts = self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer()
+        return min(self._timer, self.calls.next_timer(), *parts)
 
     def notify(
         self, topic: str, key: str | None, body: Any, confirm: bool, now: float, is_newest: bool = False
@@ -261,7 +261,8 @@ class Responder(Outputs[Address]):
         coordinator = self._coordinators.seen(frame.boot, source, now, None if beat is None else beat / 1000)
         if coordinator:
             self.agenda.ownership.heard(frame.boot, now, source[0], coordinator.patience)
-            self._send_notices(coordinator, now)
+            if now >= coordinator.notices.due:
+                self._send_notices(coordinator, now)
         return coordinator
 
     def _send_notices(self, coordinator: Coordinator, now: float) -> None:
@@ -327,7 +328,9 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
-        if frame.event == ANSWER:  # at once, whatever runs and waits: that may be what awaits it
+        if (
+            isinstance(frame.event, Command) and frame.event == ANSWER
+        ):  # at once, whatever runs and waits: that may be what awaits it
             answer = messages.Message.of(ANSWER, [self.calls.answer(frame.boot, frame.args)])
             stamp = self._stamps.stamp(now)
             self._store(record, messages.reply(self._boot, frame.n, answer, stamp, stamp, frame.boot))
@@ -373,7 +376,8 @@ class Responder(Outputs[Address]):
     def _answer(self, task: Task, message: messages.Message, now: float) -> None:
         if task.record:
             n, to = task.record.n, task.record.coordinator.boot
-            started, finished = self._stamps.stamp(task.started or now), self._stamps.stamp(now)
+            finished = self._stamps.stamp(now)
+            started = finished if task.started in (0.0, now) else self._stamps.stamp(task.started)
             self._store(task.record, messages.reply(self._boot, n, message, started, finished, to))
         elif task.source and not task.silent:
             self._arrays.answer(task, task.source, message, now)

@@ -146,21 +146,31 @@ class Endpoint:
         core = self._core
         self._pumping = True
         try:
-            self._send_all()
-            while events := core.take_events():
+            while True:
+                for destination, data in core.take_datagrams():
+                    self._send(destination, data)
+                if not (events := core.take_events()):
+                    break
                 for event in events:
-                    self._tell(event)
-                self._send_all()
+                    try:
+                        self._on_event(event)
+                    except Exception:
+                        # For instance a log handler of the program. The events after this one must not be lost.
+                        with contextlib.suppress(Exception):
+                            logger.exception("telling of %s failed", type(event).__name__)
         finally:
             self._pumping = False
-            self._arm()
+            if not self._closed:  # in an event
+                self._arm()
 
     def close(self) -> None:
         """Send the rest, and close all sockets; idempotent."""
         if self._closed:
             return
         self.pump()
-        self._send_all()  # where who closes it is being told an event, and `pump` leaves it to who pumps
+        rest = self._core.take_datagrams()  # where who closes it is being told an event, and `pump` has left them
+        for destination, data in rest:
+            self._send(destination, data)
         self._closed = True
         if self._timer:
             self._timer.cancel()
@@ -169,28 +179,13 @@ class Endpoint:
         if self._listener:
             self._listener.close()
 
-    def _send_all(self) -> None:
-        """Send the core's datagrams."""
-        for destination, data in self._core.take_datagrams():
-            self._send(destination, data)
-
     def _send(self, destination: Any, data: bytes) -> None:
         if self._listener:
             self._listener.send(destination, data)
         else:
             self._lines[destination].send(destination, data)
 
-    def _tell(self, event: Event) -> None:
-        try:
-            self._on_event(event)
-        except Exception:
-            # For instance a log handler of the program. The events after this one must not be lost.
-            with contextlib.suppress(Exception):
-                logger.exception("telling of %s failed", type(event).__name__)
-
     def _arm(self) -> None:
-        if self._closed:  # in an event
-            return
         due = self._core.next_timer()
         if self._timer and self._due <= due:
             return  # waking too early does no harm; arming anew for each datagram would cost time
@@ -222,7 +217,9 @@ class Endpoint:
 
     def receive(self, data: bytes, source: Any) -> None:
         if not self._closed:
-            now = self._wake()
+            now = self._loop.time()
+            if now - self._expected > LATE:
+                now = self._wake()
             self._core.receive_datagram(data, source, now)
             self._pump(now)
 
