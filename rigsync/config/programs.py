@@ -1,0 +1,189 @@
+"""Rigs that are programs of another protocol: where they are, and what each message is to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync._text import close_match, shortened
+from rigsync.config.address import parse_uri
+from rigsync.config.schema import Key, Kind, Known, Mistakes, Table, either, free, listing, scalar, text, under
+from rigsync.core.enums import ExpMessage
+from rigsync.core.rigs import Address, RigConfig
+from rigsync.errors import ConfigError
+
+SCHEMES = {"osc": list, "zmq+req": dict}
+"""How the addresses of such rigs begin, and whether what they are sent is a list or a map."""
+FIELDS = ("exp_ref", "date", "number", "subject")
+"""The fields of a template that come from the reference of the experiment."""
+MESSAGE = "message."
+"""``{message.KEY}`` is the value of KEY in the message's data, or else in those of EXPINIT."""
+ID = "id"
+"""By OSC, a number that the answer has to bring back."""
+_EXAMPLES = {"osc": '[/exp/start, "{exp_ref}"]', "zmq+req": '{command: start, session: "{exp_ref}"}'}
+_ENDS = ("EXPEND", "EXPINTERRUPT")
+_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_TEMPLATE = either(
+    {list: listing(scalar(), 1), dict: Kind(free().read, {"type": "object"})},
+    f"a list, such as {_EXAMPLES['osc']}, or a map, such as {_EXAMPLES['zmq+req']}",
+)
+KEYS = {
+    "messages": Key(
+        Table(
+            {
+                name: Key(_TEMPLATE, f"What {name} is to that program; without it the program hears nothing of {name}.")
+                for name, message in ExpMessage.__members__.items()
+                if message is not ExpMessage.ALYX  # which has a token
+            }
+        ),
+        "Only for osc:// and zmq+req://: what the program is sent at each message. By OSC a list of address and "
+        "arguments, by ZeroMQ a map, with fields such as {exp_ref}.",
+    ),
+    "answer": Key(
+        text(500, r"/\S*", "an OSC address, such as /exp/answer"),
+        "Only for osc://: the OSC address of the program's answers. Without it nobody confirms anything.",
+    ),
+    "listen": Key(
+        text(500, r"udp://\S+:[0-9]{1,5}", "udp://, an IP address of this computer and a port"),
+        "Only for osc://: where the program's answers come, unless they go to the port that it was sent from.",
+    ),
+    "ping": Key(_TEMPLATE, "Only for osc:// and zmq+req://: what the program is sent each second, and answers."),
+}
+"""What the table of a rig has for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRig(RigConfig):
+    """A rig that is a program of another protocol, for which one of rigsync stands in.
+
+    Parameters
+    ----------
+    messages : mapping
+        What the program is sent at each message, by its name: texts, numbers, lists and maps, with fields in the texts.
+    answer : str, optional
+        By OSC, the address of its answers.
+    listen : Address, optional
+        By OSC, where they come, beside the port that it was sent from.
+    ping : list or mapping, optional
+        What it is sent each second, and answers.
+    """
+
+    messages: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    answer: str | None = None
+    listen: Address | None = None
+    ping: Any = field(default=None, hash=False)
+
+
+def scheme_of(uri: object) -> str | None:
+    """Return how the address of such a rig begins; None for any other address."""
+    scheme = uri.partition("://")[0].lower() if isinstance(uri, str) and "://" in uri else ""
+    return scheme if scheme in SCHEMES else None
+
+
+def refuse_keys(options: Mapping[str, Any]) -> None:
+    """Raise a `ConfigError` where another rig has the keys of such a one."""
+    for key in KEYS:
+        if options.get(key) is not None:
+            raise ConfigError(f"{key} is for a rig whose address begins with osc:// or zmq+req://", key=key)
+
+
+def program_rig(name: str, scheme: str, options: Mapping[str, Any]) -> ProgramRig:
+    """Return such a rig; raise a `ConfigError` with all that is wrong with it, whose keys are those of the rig."""
+    mistakes = Mistakes()
+    given = {key: options[key] if isinstance(options, Known) else options.get(key) for key in KEYS}
+    if not isinstance(options, Known):
+        for key, value in given.items():
+            with mistakes:
+                given[key] = None if value is None else KEYS[key].kind.read(value, key, mistakes)
+    for key in ("answer", "listen") if scheme != "osc" else ():
+        if given[key] is not None:
+            mistakes.append(ConfigError(f"{key} is for a rig by OSC", key=key))
+    for key in ("dialect", "resend", "pause"):
+        if options.get(key) not in (None, False, "auto"):
+            mistakes.append(ConfigError(f"{key} is for a rig that speaks iblutil", key=key))
+    messages = {each: value for each, value in (given["messages"] or {}).items() if value is not None}
+    known = (*FIELDS, ID) if scheme == "osc" else FIELDS
+    for each, template in messages.items():
+        mistakes.add(_problems(template, f"messages.{each}", scheme, known))
+    if given["ping"] is not None:
+        mistakes.add(_problems(given["ping"], "ping", scheme, ()))
+    if not mistakes:
+        mistakes.add(_lacking(messages, scheme))
+    address, listen = None, None
+    with mistakes, under("uri"):
+        address = _address(scheme, options["uri"])
+    with mistakes, under("listen"):
+        listen = None if given["listen"] is None else parse_uri(given["listen"], what="where answers can come")
+    if mistakes or address is None:
+        raise ConfigError.of(mistakes)
+    timeout = {} if options.get("timeout") is None else {"timeout": options["timeout"]}
+    own = {"messages": messages, "answer": given["answer"], "listen": listen, "ping": given["ping"]}
+    return ProgramRig(name, address, dialect="rigsync", **timeout, **own)
+
+
+def _address(scheme: str, uri: str) -> Address:
+    expected = f"{scheme}://, a host and a port, such as {scheme}://192.168.1.30:9000"
+    found = parse_uri(uri.partition("://")[2], what="a host and a port", expected=expected)
+    if not re.search(r":\d+$", uri):
+        raise ConfigError(f"{shortened(uri, 80)} has no port; expected {expected}")
+    return Address(scheme, found.host, found.port)
+
+
+def _lacking(messages: Mapping[str, Any], scheme: str) -> Iterator[ConfigError]:
+    if not messages:
+        problem = f"nothing says what the program is sent; write it, such as messages: {{EXPINIT: {_EXAMPLES[scheme]}}}"
+        yield ConfigError(problem, key="messages")
+    for end in _ENDS if "EXPSTART" in messages else ():
+        if end not in messages:
+            problem = f"what EXPSTART starts, {' and '.join(_ENDS)} have to stop, and {end} is not here"
+            yield ConfigError(problem, key="messages")
+
+
+def _problems(template: Any, key: str, scheme: str, known: tuple[str, ...]) -> Iterator[ConfigError]:
+    if not isinstance(template, (list, tuple) if SCHEMES[scheme] is list else dict):
+        yield ConfigError(f"what a rig at {scheme}:// is sent is written as in {_EXAMPLES[scheme]}", key=key)
+    elif scheme == "osc" and not re.fullmatch(r"/[^\s#*,?\[\]{}]*", str(template[0])):
+        problem = f"an OSC message begins with an address, such as /exp/start, not with {shortened(template[0], 80)}"
+        yield ConfigError(problem, key=f"{key}[0]")
+    else:
+        yield from _wrong_fields(template, key, known)
+
+
+def _wrong_fields(template: Any, key: str, known: tuple[str, ...]) -> Iterator[ConfigError]:
+    if isinstance(template, dict):
+        for name, value in template.items():
+            yield from _wrong_fields(value, f"{key}.{name}", known)
+    elif isinstance(template, (list, tuple)):
+        for index, value in enumerate(template):
+            yield from _wrong_fields(value, f"{key}[{index}]", known)
+    elif isinstance(template, str):
+        for token in _TOKEN.finditer(template):
+            name = token[1]
+            if name is None and len(token[0]) == 1:
+                problem = f"a {token[0]!r} without its counterpart; fields are written {{exp_ref}}, braces {{{{ and }}}}"
+                yield ConfigError(problem, key=key)
+            elif name is not None and name not in known and not (known and re.fullmatch(rf"{MESSAGE}[\w-]+", name)):
+                more = f"{MESSAGE}KEY for what the message's data have by that name" if known else "(none)"
+                problem = f"unknown field {shortened(name)}{close_match(name, known)}; the fields here are "
+                yield ConfigError(problem + ", ".join((*known, more)), key=key)
+
+
+def filled(template: Any, value_of: Callable[[str], Any]) -> Any:
+    """Return a template with the value of each field in its place; that of a field alone is no text but what it is."""
+    if isinstance(template, dict):
+        return {name: filled(value, value_of) for name, value in template.items()}
+    if isinstance(template, (list, tuple)):
+        return [filled(value, value_of) for value in template]
+    if not isinstance(template, str):
+        return template
+    if (alone := _TOKEN.fullmatch(template)) and alone[1] is not None:
+        return value_of(alone[1])
+
+    def written(token: re.Match[str]) -> str:
+        value = token[0][0] if token[1] is None else value_of(token[1])
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    return _TOKEN.sub(written, template)
