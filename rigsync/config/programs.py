@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from rigsync._text import close_match, shortened
 from rigsync.config.address import parse_uri
@@ -75,6 +75,7 @@ class ProgramRig(RigConfig):
     answer: str | None = None
     listen: Address | None = None
     ping: Any = field(default=None, hash=False)
+    tells_start: ClassVar[bool] = False
 
 
 def scheme_of(uri: object) -> str | None:
@@ -119,8 +120,8 @@ def program_rig(name: str, scheme: str, options: Mapping[str, Any]) -> ProgramRi
         listen = None if given["listen"] is None else parse_uri(given["listen"], what="where answers can come")
     if mistakes or address is None:
         raise ConfigError.of(mistakes)
-    timeout = {} if options.get("timeout") is None else {"timeout": options["timeout"]}
-    own = {"messages": messages, "answer": given["answer"], "listen": listen, "ping": given["ping"]}
+    timeout: dict[str, Any] = {} if options.get("timeout") is None else {"timeout": options["timeout"]}
+    own: dict[str, Any] = {"messages": messages, "answer": given["answer"], "listen": listen, "ping": given["ping"]}
     return ProgramRig(name, address, dialect="rigsync", **timeout, **own)
 
 
@@ -163,7 +164,9 @@ def _wrong_fields(template: Any, key: str, known: tuple[str, ...]) -> Iterator[C
         for token in _TOKEN.finditer(template):
             name = token[1]
             if name is None and len(token[0]) == 1:
-                problem = f"a {token[0]!r} without its counterpart; fields are written {{exp_ref}}, braces {{{{ and }}}}"
+                problem = (
+                    f"a {token[0]!r} without its counterpart; fields are written {{exp_ref}}, braces {{{{ and }}}}"
+                )
                 yield ConfigError(problem, key=key)
             elif name is not None and name not in known and not (known and re.fullmatch(rf"{MESSAGE}[\w-]+", name)):
                 more = f"{MESSAGE}KEY for what the message's data have by that name" if known else "(none)"

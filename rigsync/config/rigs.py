@@ -267,6 +267,8 @@ def _rig_from(name: str, client: object) -> RigConfig:
     with under(f"{key}.uri"):
         address = parse_uri(options["uri"])
     try:
-        return RigConfig(name, address, **{each: value for each, value in options.items() if each not in ("uri", *KEYS)})
+        return RigConfig(
+            name, address, **{each: value for each, value in options.items() if each not in ("uri", *KEYS)}
+        )
     except ConfigError as error:
         raise ConfigError(error.problem, key=key if error.key == "name" else f"{key}.{error.key}") from None

@@ -181,6 +181,9 @@ class Links:
         left = self._fanout.take_events() if before else ()
         try:
             self._endpoint = await self._connect()
+        except BaseException:
+            self._ways.close()
+            raise
         finally:
             self._opening = False
         if self._has_own_hub:
