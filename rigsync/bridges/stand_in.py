@@ -19,7 +19,7 @@ from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import Address
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import HandlerDue
-from rigsync.core.lifecycle import named_reference, reference_parts
+from rigsync.core.lifecycle import ENDS, named_reference, reference_parts
 from rigsync.core.messages import Verb
 from rigsync.core.queries import Task
 from rigsync.core.responder import Responder
@@ -35,14 +35,14 @@ AWAY_AFTER = 2.5
 """Seconds without a word from a program that answers pings, after which its rig does not answer either."""
 REFUSAL = 0.05
 """Seconds in which a computer says that nothing listens there, after what nobody confirms."""
+STEP = 0.001
+"""Seconds by which what ends something comes after it, where that has left for a later instant."""
 _IDLE = (ExpStatus.CONNECTED, ExpStatus.STOPPED)
 _ASKS = re.compile(rb'.{0,80}"kind":"(?:probe|request)"')
 
 
 class Problem(Exception):
-    """Why a program has not done something; the coordinator tells it, so the rig's log need not."""
-
-    is_told = True
+    """Why a program has not done something."""
 
 
 class ProgramFailed(Problem):
@@ -84,7 +84,7 @@ class StandIn(Rig):
         self._data: dict[str, Any] = {}  # of EXPINIT
         self._number = secrets.randbelow(2**31)  # so that no late answer to a program before is taken for one
         self._wrong = ""
-        self._early: tuple[ExpMessage, float, asyncio.Future[dict[str, Any]]] | None = None
+        self._early: dict[ExpMessage, tuple[float, asyncio.Future[dict[str, Any]]]] = {}
         self._notes: Ration[str] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
         self._watching: asyncio.Task[None] | None = None
         self.hub.rule(HandlerDue, self._send_early)
@@ -92,6 +92,8 @@ class StandIn(Rig):
             self.on(name)(self._handler(ExpMessage[name]))
 
     # ------------------------------------------------------------------------------------- what a protocol says
+
+    _logs_outcomes = False
 
     @property
     def confirms(self) -> bool:
@@ -145,8 +147,11 @@ class StandIn(Rig):
 
     async def _watch(self) -> None:
         while True:
-            if not self.under_way:  # a program that works need not answer pings meanwhile
-                await self.ping()
+            try:
+                if not self.under_way:  # a program that works need not answer pings meanwhile
+                    await self.ping()
+            except Exception as error:
+                self.note("failed", f"{self.at} cannot be asked whether it is there: {type(error).__name__}: {error}")
             await asyncio.sleep(PING_EVERY)
 
     @property
@@ -177,16 +182,11 @@ class StandIn(Rig):
 
     def _handler(self, event: ExpMessage) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
         async def handle(*args: Any) -> dict[str, Any]:
-            early, self._early = self._early, None
             self.under_way += 1
-            future = None
+            left = self._early.pop(event, None)
+            future = left[1] if left else None
             try:
-                if early and early[0] is event:
-                    future = early[2]
-                else:  # what has left for a later instant cannot be taken back: what ends it comes just after it
-                    future = self._begin(
-                        event, args, early[1] + 0.001 if early and early[1] > self.loop.time() else None
-                    )
+                future = future or self._begin(event, args, self._after(event))
                 await asyncio.wait({future}, timeout=self.limit if self.confirms else REFUSAL)
                 return self._outcome(event, future)
             finally:
@@ -195,6 +195,16 @@ class StandIn(Rig):
                     future.cancel()
 
         return handle
+
+    def _after(self, event: ExpMessage) -> float | None:
+        """Return when a message may be acted on: what has left for a later instant cannot be taken back, but ended."""
+        if event not in ENDS:
+            return None
+        left, self._early = self._early, {}
+        for _, future in left.values():
+            future.cancel()
+        last = max((instant for instant, _ in left.values()), default=-math.inf)
+        return last + STEP if last > self.loop.time() else None
 
     def _outcome(self, event: ExpMessage, future: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
         if future.done():
@@ -214,7 +224,7 @@ class StandIn(Rig):
                 future = self.loop.create_future()
                 future.set_exception(problem)
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be called off
-            self._early = event, due.schedule.instant, future
+            self._early[event] = due.schedule.instant, future
 
     def _begin(self, event: ExpMessage, args: Sequence[Any], instant: float | None) -> asyncio.Future[dict[str, Any]]:
         """Send a message; raise a `Problem` where it lacks what the template has in it."""
@@ -229,12 +239,13 @@ class StandIn(Rig):
         number = self._number = self._number % (2**31 - 1) + 1
 
         def value_of(name: str) -> Any:
-            value = number if name == ID else data.get(name.removeprefix(MESSAGE), session.get(name))
+            is_data, values = name.startswith(MESSAGE), {**session, ID: number}
+            value = data.get(name.removeprefix(MESSAGE)) if is_data else values[name]
             if value is not None:
                 return value
             if event is ExpMessage.EXPINTERRUPT:  # which has to leave
                 return ""
-            where = "its data, nor had EXPINIT" if name.startswith(MESSAGE) else "it, nor a reference of that form"
+            where = "its data, nor had EXPINIT" if is_data else "it, nor a reference of that form"
             raise Problem(f"{event.name} has nothing for {{{name}}} in {where}: send it, or change messages of the rig")
 
         return self.send(filled(self.config.messages[event.name], value_of), number, instant)
@@ -248,6 +259,9 @@ class _Agenda(Agenda):
             task.leads_to = self.status
             self.running = task
             self._run(task, now)
+        elif task.event is ExpMessage.EXPSTART and self.status in _IDLE:
+            problem = "EXPSTART refused: it needs an EXPINIT of the same program before, as rigsync run sends both"
+            self._refuse(task, "StateError", problem, now)
         else:
             super()._begin(task, now)
 

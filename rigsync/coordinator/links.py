@@ -178,12 +178,10 @@ class Links:
         if before := self._endpoint:  # its event loop was closed, and they were not
             self._endpoint = None
             self._fanout.abandon()
+            self._ways.forget()
         left = self._fanout.take_events() if before else ()
         try:
             self._endpoint = await self._connect()
-        except BaseException:
-            self._ways.close()
-            raise
         finally:
             self._opening = False
         if self._has_own_hub:
@@ -208,6 +206,7 @@ class Links:
             await self._ways.open(endpoint, found)
         except BaseException:
             endpoint.close()
+            self._ways.close()
             raise
         self._fanout = fanout
         return endpoint

@@ -64,10 +64,14 @@ class Ways:
         if sys.platform == "win32" and len(rigs) > MOST_ON_WINDOWS:
             raise RigsyncError(f"{len(rigs)} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
         looks = [asyncio.ensure_future(self._found(config)) for config in rigs.values()]
-        await asyncio.gather(*looks, return_exceptions=True)  # all: none may begin to stand in after another has failed
-        found = [look.result()[0] for look in looks]
-        self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
-        self._check_distinct(self._addresses)
+        try:
+            await asyncio.gather(*looks, return_exceptions=True)  # all: none begins to stand in after that is ended
+            found = [look.result()[0] for look in looks]
+            self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
+            self._check_distinct(self._addresses)
+        except BaseException:
+            self._stand_ins.end()
+            raise
         return found
 
     async def _found(self, config: RigConfig) -> _Found:
@@ -94,6 +98,10 @@ class Ways:
         for search in self._searches.values():
             search.cancel()
         self._stand_ins.end()
+
+    def forget(self) -> None:
+        """Begin anew: the event loop was closed before."""
+        self._stand_ins = StandIns()
 
     def _check_distinct(self, addresses: dict[str, tuple[Any, ...]]) -> None:
         self._rigs.check_distinct(addresses)

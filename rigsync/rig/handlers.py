@@ -224,13 +224,13 @@ class EndedBadly(RigsyncError):
 
 
 class Raised(Exception):
-    """What a handler has raised."""
+    """What a handler has raised. `is_told` says that the log has it already."""
 
     def __init__(self, error: BaseException):
         super().__init__(error)
         self.error = error
-        self.is_told = bool(getattr(error, "is_told", False))
-        """Whether the log has it already, or somebody else tells it, as an exception may say of itself."""
+        self.is_told = False
+        """Whether the log has it already."""
 
     def log(self, rig: str, event: Verb, handler: str = "the handler") -> None:
         """Log it by itself, and not with what became of the message."""
