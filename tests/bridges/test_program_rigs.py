@@ -78,6 +78,10 @@ def aux(program: Any, connect: Callable[..., Auxiliaries]) -> Callable[..., Auxi
     return start
 
 
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def begun(aux: Auxiliaries) -> Auxiliaries:
     """Have the rig run."""
     aux.request("EXPINIT", {"exp_ref": REFERENCE, "gain": 2.5})
@@ -102,7 +106,7 @@ def test_an_experiment_reaches_an_osc_program_in_its_own_words(
     _, information = session.results["EXPSTART"]["bonsai"]
     assert information["answer"] == ["left.mp4"]
     assert all(not result.unconfirmed for result in session.results.values())
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert warnings_in(caplog) == []
 
 
 def late(*told: Any) -> Callable[..., None]:
@@ -245,7 +249,8 @@ def test_what_nobody_confirms_is_sent_and_never_success(
         about = "which does not say whether it is there and confirms nothing"
         assert lab.ping()["bonsai"].version.endswith(f" for osc://127.0.0.1:{bonsai.port}, {about}")
     assert bonsai.addresses == ["/init", "/start", "/stop"]
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    until(lambda: len(warnings_in(caplog)) > 1)
+    told = [record.getMessage() for record in warnings_in(caplog)]
     assert told == [
         f"{verb}: bonsai: {sent['bonsai']}; look there whether it is done" for verb in ("EXPSTART", "EXPEND")
     ]
@@ -274,9 +279,7 @@ def test_a_failure_is_told_once_and_without_a_traceback(
         pass
     assert [record.getMessage() for record in caplog.records if "camera" in record.getMessage()] == []
     lab.push("EXPINIT", {"gain": 1, "exp_ref": REFERENCE}, wait=True)
-    lines = [
-        record for record in caplog.records if record.levelno >= logging.WARNING and "camera" in record.getMessage()
-    ]
+    lines = until(lambda: [line for line in warnings_in(caplog) if "camera" in line.getMessage()])
     assert [(line.name, line.exc_info) for line in lines] == [("rigsync.push", None)]
 
 
