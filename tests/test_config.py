@@ -526,7 +526,7 @@ BAD_FILES = {
         "rigs: {a: {uri: 'osc://b:1', messages: {EXPSTART: [/a], EXPEND: [/b]}}}",
         1,
         "rigs.a.messages",
-        "what EXPSTART starts, EXPEND and EXPINTERRUPT have to stop, and EXPINTERRUPT is not here",
+        "EXPEND and EXPINTERRUPT have to stop what EXPSTART starts; write EXPINTERRUPT, too",
     ),
     "unknown message": (
         "rigs: {a: {uri: 'osc://b:1', messages: {EXPSTRT: [/a]}}}",

@@ -217,6 +217,8 @@ class StandIn(Rig):
 
     def _send_early(self, due: HandlerDue) -> None:
         event = due.event
+        if isinstance(event, ExpMessage) and (left := self._early.pop(event, None)):  # which was called off
+            left[1].cancel()
         if self.sends_early and due.schedule and isinstance(event, ExpMessage) and event.name in self.config.messages:
             try:
                 future = self._begin(event, due.args, due.schedule.instant)

@@ -15,8 +15,8 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.rigs import Address, RigConfig
 from rigsync.errors import ConfigError
 
-SCHEMES = {"osc": list, "zmq+req": dict}
-"""How the addresses of such rigs begin, and whether what they are sent is a list or a map."""
+SCHEMES = ("osc", "zmq+req")
+"""How the addresses of such rigs begin: what they are sent is a list by OSC, and a map by ZeroMQ."""
 FIELDS = ("exp_ref", "date", "number", "subject")
 """The fields of a template that come from the reference of the experiment."""
 MESSAGE = "message."
@@ -84,67 +84,62 @@ def scheme_of(uri: object) -> str | None:
     return scheme if scheme in SCHEMES else None
 
 
-def refuse_keys(options: Mapping[str, Any]) -> None:
-    """Raise a `ConfigError` where another rig has the keys of such a one."""
-    for key in KEYS:
-        if options.get(key) is not None:
-            raise ConfigError(f"{key} is for a rig whose address begins with osc:// or zmq+req://", key=key)
-
-
 def program_rig(name: str, scheme: str, options: Mapping[str, Any]) -> ProgramRig:
     """Return such a rig; raise a `ConfigError` with all that is wrong with it, whose keys are those of the rig."""
     mistakes = Mistakes()
-    given = {key: options[key] if isinstance(options, Known) else options.get(key) for key in KEYS}
     if not isinstance(options, Known):
-        for key, value in given.items():
-            with mistakes:
-                given[key] = None if value is None else KEYS[key].kind.read(value, key, mistakes)
-    for key in ("answer", "listen") if scheme != "osc" else ():
-        if given[key] is not None:
-            mistakes.append(ConfigError(f"{key} is for a rig by OSC", key=key))
-    for key in ("dialect", "resend", "pause"):
-        if options.get(key) not in (None, False, "auto"):
-            mistakes.append(ConfigError(f"{key} is for a rig that speaks iblutil", key=key))
-    messages = {each: value for each, value in (given["messages"] or {}).items() if value is not None}
-    known = (*FIELDS, ID) if scheme == "osc" else FIELDS
-    for each, template in messages.items():
-        mistakes.add(_problems(template, f"messages.{each}", scheme, known))
-    if given["ping"] is not None:
-        mistakes.add(_problems(given["ping"], "ping", scheme, ()))
-    if not mistakes:
-        mistakes.add(_lacking(messages, scheme))
-    address, listen = None, None
+        own = {key: value for key, value in options.items() if key in KEYS}
+        options = Known({**options, **Table(KEYS).read(own, "", mistakes)})
+        if mistakes:
+            raise ConfigError.of(mistakes)
+    uri, ping, timeout = options["uri"], options["ping"], options.get("timeout")
+    messages = {each: value for each, value in (options["messages"] or {}).items() if value is not None}
+    mistakes.add(_misplaced(scheme, options))
+    for place, template in [*((f"messages.{each}", value) for each, value in messages.items()), ("ping", ping)]:
+        if template is not None:
+            mistakes.add(_problems(template, place, scheme))
+    mistakes.add(_lacking(messages, scheme, getattr(options["messages"], "wrong", frozenset())))
     with mistakes, under("uri"):
-        address = _address(scheme, options["uri"])
+        expected = f"{scheme}://, a host and a port, such as {scheme}://192.168.1.30:9000"
+        found = parse_uri(uri.partition("://")[2], what="a host and a port", expected=expected)
+        if not re.search(r":\d+$", uri):
+            raise ConfigError(f"{shortened(uri, 80)} has no port; expected {expected}")
     with mistakes, under("listen"):
-        listen = None if given["listen"] is None else parse_uri(given["listen"], what="where answers can come")
-    if mistakes or address is None:
+        listen = None if options["listen"] is None else parse_uri(options["listen"], what="where answers can come")
+    if mistakes:
         raise ConfigError.of(mistakes)
-    timeout: dict[str, Any] = {} if options.get("timeout") is None else {"timeout": options["timeout"]}
-    own: dict[str, Any] = {"messages": messages, "answer": given["answer"], "listen": listen, "ping": given["ping"]}
-    return ProgramRig(name, address, dialect="rigsync", **timeout, **own)
+    return ProgramRig(
+        name,
+        Address(scheme, found.host, found.port),
+        **({} if timeout is None else {"timeout": timeout}),
+        dialect="rigsync",
+        messages=messages,
+        answer=options["answer"],
+        listen=listen,
+        ping=ping,
+    )
 
 
-def _address(scheme: str, uri: str) -> Address:
-    expected = f"{scheme}://, a host and a port, such as {scheme}://192.168.1.30:9000"
-    found = parse_uri(uri.partition("://")[2], what="a host and a port", expected=expected)
-    if not re.search(r":\d+$", uri):
-        raise ConfigError(f"{shortened(uri, 80)} has no port; expected {expected}")
-    return Address(scheme, found.host, found.port)
+def _misplaced(scheme: str, options: Mapping[str, Any]) -> Iterator[ConfigError]:
+    others = {"answer": "by OSC", "listen": "by OSC"} if scheme != "osc" else {}
+    for key, whose in {**others, **dict.fromkeys(("dialect", "resend", "pause"), "that speaks iblutil")}.items():
+        if options.get(key) not in (None, False, "auto"):
+            yield ConfigError(f"{key} is for a rig {whose}", key=key)
 
 
-def _lacking(messages: Mapping[str, Any], scheme: str) -> Iterator[ConfigError]:
-    if not messages:
+def _lacking(messages: Mapping[str, Any], scheme: str, wrong: frozenset[str]) -> Iterator[ConfigError]:
+    if not messages and not wrong:
         problem = f"nothing says what the program is sent; write it, such as messages: {{EXPINIT: {_EXAMPLES[scheme]}}}"
         yield ConfigError(problem, key="messages")
-    for end in _ENDS if "EXPSTART" in messages else ():
-        if end not in messages:
-            problem = f"what EXPSTART starts, {' and '.join(_ENDS)} have to stop, and {end} is not here"
-            yield ConfigError(problem, key="messages")
+    missing = [end for end in _ENDS if end not in messages and end not in wrong]
+    if "EXPSTART" in messages and missing:
+        problem = f"{' and '.join(_ENDS)} have to stop what EXPSTART starts; write {' and '.join(missing)}, too"
+        yield ConfigError(problem, key="messages")
 
 
-def _problems(template: Any, key: str, scheme: str, known: tuple[str, ...]) -> Iterator[ConfigError]:
-    if not isinstance(template, (list, tuple) if SCHEMES[scheme] is list else dict):
+def _problems(template: Any, key: str, scheme: str) -> Iterator[ConfigError]:
+    known = () if key == "ping" else (*FIELDS, ID) if scheme == "osc" else FIELDS
+    if isinstance(template, dict) is (scheme == "osc"):
         yield ConfigError(f"what a rig at {scheme}:// is sent is written as in {_EXAMPLES[scheme]}", key=key)
     elif scheme == "osc" and not re.fullmatch(r"/[^\s#*,?\[\]{}]*", str(template[0])):
         problem = f"an OSC message begins with an address, such as /exp/start, not with {shortened(template[0], 80)}"
@@ -160,18 +155,17 @@ def _wrong_fields(template: Any, key: str, known: tuple[str, ...]) -> Iterator[C
     elif isinstance(template, (list, tuple)):
         for index, value in enumerate(template):
             yield from _wrong_fields(value, f"{key}[{index}]", known)
-    elif isinstance(template, str):
-        for token in _TOKEN.finditer(template):
-            name = token[1]
-            if name is None and len(token[0]) == 1:
-                problem = (
-                    f"a {token[0]!r} without its counterpart; fields are written {{exp_ref}}, braces {{{{ and }}}}"
-                )
-                yield ConfigError(problem, key=key)
-            elif name is not None and name not in known and not (known and re.fullmatch(rf"{MESSAGE}[\w-]+", name)):
-                more = f"{MESSAGE}KEY for what the message's data have by that name" if known else "(none)"
-                problem = f"unknown field {shortened(name)}{close_match(name, known)}; the fields here are "
-                yield ConfigError(problem + ", ".join((*known, more)), key=key)
+    for token in _TOKEN.finditer(template) if isinstance(template, str) else ():
+        name = token[1]
+        if name is None and len(token[0]) == 1:
+            problem = f"a {token[0]!r} without its counterpart; fields are written {{exp_ref}}, braces {{{{ and }}}}"
+            yield ConfigError(problem, key=key)
+        elif name is not None and name not in known and not (known and re.fullmatch(rf"{MESSAGE}[\w-]+", name)):
+            all_known = (
+                (*known, f"{MESSAGE}KEY for what the message's data have by that name") if known else ("(none)",)
+            )
+            problem = f"unknown field {shortened(name)}{close_match(name, known)}; the fields here are "
+            yield ConfigError(problem + ", ".join(all_known), key=key)
 
 
 def filled(template: Any, value_of: Callable[[str], Any]) -> Any:

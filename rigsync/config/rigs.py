@@ -14,7 +14,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.config.address import parse_uri
-from rigsync.config.programs import KEYS, program_rig, refuse_keys, scheme_of
+from rigsync.config.programs import KEYS, program_rig, scheme_of
 from rigsync.config.schema import Key, Known, Mistakes, Table, boolean, choice, number, text, under
 from rigsync.core.rigs import (
     A_NAME,
@@ -262,8 +262,9 @@ def _rig_from(name: str, client: object) -> RigConfig:
     if scheme := scheme_of(options["uri"]):
         with under(key):
             return program_rig(name, scheme, options)
-    with under(key):
-        refuse_keys(options)
+    if foreign := [each for each in KEYS if options.get(each) is not None]:
+        problem = f"{foreign[0]} is for a rig whose address begins with osc:// or zmq+req://"
+        raise ConfigError(problem, key=f"{key}.{foreign[0]}")
     with under(f"{key}.uri"):
         address = parse_uri(options["uri"])
     try:

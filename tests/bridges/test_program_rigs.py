@@ -35,6 +35,7 @@ from rigsync.bridges.zmq.bridge import _outcome
 from rigsync.config.programs import filled
 from rigsync.config.rigs import rigs_from
 from rigsync.coordinator import stand_ins
+from rigsync.core import queries
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import LinkState
 from rigsync.core.timing import Timing
@@ -248,7 +249,7 @@ def test_what_nobody_confirms_is_sent_and_never_success(
         assert session.results["EXPSTART"]["bonsai"][1]["unconfirmed"] == sent["bonsai"]
         about = "which does not say whether it is there and confirms nothing"
         assert lab.ping()["bonsai"].version.endswith(f" for osc://127.0.0.1:{bonsai.port}, {about}")
-    assert bonsai.addresses == ["/init", "/start", "/stop"]
+    until(lambda: bonsai.addresses == ["/init", "/start", "/stop"])
     until(lambda: len(warnings_in(caplog)) > 1)
     told = [record.getMessage() for record in warnings_in(caplog)]
     assert told == [
@@ -344,17 +345,30 @@ def test_python_osc_acts_on_it_at_its_instant(aux: Callable[..., Auxiliaries]) -
 
 
 def test_an_interrupt_is_acted_on_after_a_start_that_has_left_already(
-    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(queries, "LEAD", 0.3)
     bonsai = program()
     lab = aux(bonsai)
     lab.request("EXPINIT", {"exp_ref": REFERENCE, "gain": 1})
     bonsai.reactions["/start"] = lambda *_: lab.push("EXPINTERRUPT")  # as soon as it comes, which is before its instant
-    lab.push("EXPSTART", REFERENCE, delay=0.1, wait=True)
+    lab.push("EXPSTART", REFERENCE, delay=0.4, wait=True)
     until(lambda: "/halt" in bonsai.addresses)
     start, halt = (next(heard for heard in bonsai.heard if heard.address == name) for name in ("/start", "/halt"))
     assert start.due is not None
     assert (halt.due or halt.at) > start.due
+
+
+def test_what_has_left_and_was_called_off_does_not_stand_for_the_next_message(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "LEAD", 0.3)
+    bonsai = program({"/init": lambda *_: lab.push("EXPINTERRUPT")})
+    lab = aux(bonsai, messages={"EXPINIT": ["/init"]})
+    assert isinstance(lab.push("EXPINIT", {"exp_ref": REFERENCE}, delay=0.4, wait=True), PushError)
+    bonsai.reactions["/init"] = answers("ok")
+    lab.request("EXPINIT", {"exp_ref": REFERENCE})
+    assert bonsai.addresses == ["/init", "/init"]
 
 
 # ------------------------------------------------------------------------------------------------- is it there?
@@ -582,7 +596,7 @@ def test_commands_tell_that_nobody_confirms(tmp_path: Path, program: Callable[..
     ran = rigsync(tmp_path, "run", "--ref", REFERENCE, "--", sys.executable, "-c", "")
     assert ran.status == 0
     assert ran.err.count("look there whether it is done") == 2
-    assert bonsai.addresses == ["/init", "/halt", "/init", "/start", "/stop"]
+    until(lambda: bonsai.addresses == ["/init", "/halt", "/init", "/start", "/stop"])
 
 
 def test_without_its_library_a_rig_says_what_to_install(tmp_path: Path) -> None:
