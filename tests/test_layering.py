@@ -59,6 +59,7 @@ BY_NAME = {
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
+    "rigsync.coordinator.stand_ins": "what finds the class for a rig that is a program, only where there is such a rig",
 }
 """The modules that load others by a call, and which."""
 

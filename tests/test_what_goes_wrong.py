@@ -517,6 +517,39 @@ SHOWN_BY = {
     "ZeroMQ subscribers are killed": [
         "tests/bridges/test_zmq_bridge.py::test_killed_subscribers_leave_no_trace",
     ],
+    "a rig that is an OSC or ZeroMQ program does not answer, answers late, twice, something malformed, or for another "
+    "message": [
+        "tests/bridges/test_program_rigs.py::test_only_ok_is_success",
+        "tests/bridges/test_program_rigs.py::test_only_ok_in_json_is_success",
+        "tests/bridges/test_program_rigs.py::test_an_answer_that_comes_late_is_not_taken_for_that_of_the_next_message",
+        "tests/bridges/test_program_rigs.py::test_the_second_of_two_answers_and_junk_change_nothing",
+        "tests/bridges/test_program_rigs.py::test_a_zeromq_answer_that_comes_late_is_nobody_elses_and_pings_tell_that_it_is_there",
+    ],
+    "it says that it has failed": [
+        "tests/bridges/test_program_rigs.py::test_only_ok_is_success",
+        "tests/bridges/test_program_rigs.py::test_a_failure_is_told_once_and_without_a_traceback",
+    ],
+    "nothing listens at its port": [
+        "tests/bridges/test_program_rigs.py::test_a_port_at_which_nothing_listens_is_told_at_once",
+        "tests/bridges/test_program_rigs.py::test_a_program_that_ends_in_a_session_is_told_and_begins_anew_when_it_is_started_again",
+    ],
+    "something answers in its place from another computer": [
+        "tests/bridges/test_program_rigs.py::test_answers_come_to_a_port_of_their_own_and_from_no_other_computer",
+    ],
+    "it answers no ping, or is started anew": [
+        "tests/bridges/test_program_rigs.py::test_a_program_that_answers_no_ping_is_lost_and_back_when_it_does",
+        "tests/bridges/test_program_rigs.py::test_a_zeromq_program_is_asked_in_json_and_killed_and_started_again",
+    ],
+    "it confirms nothing, having no `answer`": [
+        "tests/bridges/test_program_rigs.py::test_what_nobody_confirms_is_sent_and_never_success",
+        "tests/bridges/test_program_rigs.py::test_commands_tell_that_nobody_confirms",
+    ],
+    "an experiment is interrupted when its start has left already for an instant": [
+        "tests/bridges/test_program_rigs.py::test_an_interrupt_is_acted_on_after_a_start_that_has_left_already",
+    ],
+    "`rigs.yaml` has a field, key or message that such a rig does not know": [
+        "tests/test_config.py::test_what_is_no_file_of_rigs",
+    ],
     "a ZeroMQ program without a key that the bridge knows": [
         "tests/bridges/test_zmq_bridge.py::test_with_keys_only_those_who_are_named_connect",
     ],

@@ -50,6 +50,7 @@ HELD_BY = {
     "coordinator/remote_rig": ["test_service.py"],
     "coordinator/rules": ["test_notices.py", "test_links.py"],
     "coordinator/service_thread": ["test_auxiliaries.py", "test_unreferenced.py"],
+    "coordinator/stand_ins": ["bridges/test_program_rigs.py"],
     "coordinator/view": ["test_service.py", "test_watch.py"],
     "coordinator/ways": ["test_links.py", "test_live_tcp.py"],
     "rig/board": ["test_progress.py"],

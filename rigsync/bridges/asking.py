@@ -14,6 +14,7 @@ from rigsync.bridges.telling import json_of, plain
 from rigsync.config.rigs import checked_timeout
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
+from rigsync.coordinator.results import unconfirmed_in
 from rigsync.coordinator.service import RigServices
 from rigsync.core.arguments import compose
 from rigsync.core.doubts import doubt_of
@@ -26,6 +27,8 @@ logger = logging.getLogger("rigsync.bridge")
 MOST_UNDER_WAY = 256
 """Most messages and commands that are under way for others at a time. EXPINTERRUPT has as much room again."""
 OK = "ok"
+UNCONFIRMED = "Unconfirmed"
+"""What is told in place of an error's name, of a message that has left and that nobody confirms."""
 
 
 class Refused(Exception):
@@ -89,6 +92,8 @@ def in_words(outcome: Any, has_value: bool) -> str:
     if isinstance(outcome, RigError):
         name = "" if isinstance(outcome, RemoteError) else f"{type(outcome).__name__}: "  # its problem begins with one
         return one_line(f"{name}{outcome.problem}")
+    if not has_value and (told := unconfirmed_in(outcome)) is not None:
+        return one_line(f"{UNCONFIRMED}: {told}")
     return f"{OK} {json_of(plain(outcome))}" if has_value and outcome is not None else OK
 
 

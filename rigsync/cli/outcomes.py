@@ -70,7 +70,8 @@ def answer_in_words(result: rigsync.PushResult, rig: str) -> str:
     except (KeyError, TypeError, ValueError):
         return compact(answer)
     reference = information.get("exp_ref")
-    added = {name: value for name, value in information.items() if name not in {*CONSTANT_FIELDS, "status", "exp_ref"}}
+    shown = {*CONSTANT_FIELDS, "status", "exp_ref", "unconfirmed"}
+    added = {name: value for name, value in information.items() if name not in shown}
     told = [reference if isinstance(reference, str) else compact(reference)] if reference else []
     return " ".join([status, *told, *([compact(added)] if added else [])])
 
@@ -88,6 +89,7 @@ def document_of(result: rigsync.PushResult, seconds: dict[str, float]) -> dict[s
         "message": result.message,
         "request_time": result.request_time,
         "answers": {name: answer_of(result.message, answer) for name, answer in result.items()},
+        "unconfirmed": result.unconfirmed,
         "failed": {name: failure_document(error) for name, error in result.failed.items()},
         "ms": {name: 1000 * time for name, time in seconds.items()},
         "at": result.at,

@@ -33,6 +33,8 @@ MESSAGES = {
     "ALYX": ((), "give your Alyx token; it is not shown"),
 }
 """The messages, each with its arguments on the command line and its meaning."""
+NOBODY_CONFIRMS = 3
+"""Exit status where no rig has failed, and of some nobody says that they have done it."""
 _MOST_SHOWN = 60
 """Most characters of a faulty argument that are shown."""
 
@@ -83,7 +85,8 @@ def command(
     """Send MESSAGE, for instance EXPSTART, with its ARGs to the rigs, and show what each has answered.
 
     An ARG is JSON, or else text. The command shows the status of each rig, the reference, and what the rig's handlers
-    have added. -v shows the whole answer, and the traceback of a rig that failed. The exit status is 1 if a rig failed.
+    have added. -v shows the whole answer, and the traceback of a rig that failed. The exit status is 1 if a rig failed,
+    and 3 if none did, and a rig is a program that confirms nothing: its outcome is "sent".
 
     When the command has ended, nobody is in charge of an experiment that it began. The rigs go on, and interrupt when
     their lease is over: after 300 s, unless the rig says otherwise.
@@ -120,7 +123,7 @@ def command(
             )
     if click.get_current_context().obj:
         _print_tracebacks(result.failed.values())
-    return 1 if result.failed else 0
+    return 1 if result.failed else NOBODY_CONFIRMS if result.unconfirmed else 0
 
 
 def data_of(init: str | None, start: str | None) -> tuple[dict[str, Any] | None, Any]:
@@ -189,7 +192,9 @@ def _print_result(result: rigsync.PushResult, seconds: dict[str, float], names: 
     for name in names:
         if name in result:
             shown = compact(answer_of(result.message, result[name])) if is_whole else answer_in_words(result, name)
-            rows.append([name, "ok", milliseconds(seconds.get(name)), shown])
+            unsure = result.unconfirmed.get(name)
+            outcome, told = ("ok", shown) if unsure is None else ("sent", f"{shown}; {unsure}")
+            rows.append([name, outcome, milliseconds(seconds.get(name)), told])
         else:
             rows.append([name, "failed", "-", failure_in_words(result.failed[name])])
     print_table(["rig", "outcome", "ms", "answer"], rows, right=["ms"])

@@ -14,6 +14,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.config.address import parse_uri
+from rigsync.config.programs import KEYS, program_rig, scheme_of
 from rigsync.config.schema import Key, Known, Mistakes, Table, boolean, choice, number, text, under
 from rigsync.core.rigs import (
     A_NAME,
@@ -62,6 +63,7 @@ RIG = Table(
             "Only for tcp://: bytes of the largest message; the rig's own max_message has to be as large.",
             default=_USUAL["max_message"],
         ),
+        **KEYS,
     }
 )
 """The keys of a rig, in a file and in a mapping for `rigs_from`."""
@@ -257,9 +259,17 @@ def _rig_from(name: str, client: object) -> RigConfig:
     options: Mapping[str, Any] = client if isinstance(client, Mapping) else {"uri": client}
     if not isinstance(options, Known) and (misnamed := list(RIG.misnamed(options, key))):
         raise ConfigError.of(misnamed)
+    if scheme := scheme_of(options["uri"]):
+        with under(key):
+            return program_rig(name, scheme, options)
+    if foreign := [each for each in KEYS if options.get(each) is not None]:
+        problem = f"{foreign[0]} is for a rig whose address begins with osc:// or zmq+req://"
+        raise ConfigError(problem, key=f"{key}.{foreign[0]}")
     with under(f"{key}.uri"):
         address = parse_uri(options["uri"])
     try:
-        return RigConfig(name, address, **{option: value for option, value in options.items() if option != "uri"})
+        return RigConfig(
+            name, address, **{each: value for each, value in options.items() if each not in ("uri", *KEYS)}
+        )
     except ConfigError as error:
         raise ConfigError(error.problem, key=key if error.key == "name" else f"{key}.{error.key}") from None

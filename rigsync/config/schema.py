@@ -326,26 +326,39 @@ def mapping(item: Kind, name: Kind, most: int | None = None) -> Kind:
 
 def free() -> Kind:
     """Take a map of anything. Quotes make text of a number, true, false and null."""
+    return Kind(lambda value, key, _: _typed(_map(value, key)), {"type": ["object", "null"]})
 
-    def typed(value: Any) -> Any:
-        if value is UNREAD:
-            raise Told
-        if isinstance(value, dict):
-            return {name: typed(item) for name, item in value.items()}
-        if isinstance(value, list):
-            return [typed(item) for item in value]
-        if not isinstance(value, Plain):
-            return value
-        if value in NOTHING:
-            return None
-        if value.lower() in ("true", "false"):  # as in YAML 1.2, since `no` and `on` are what people write for text
-            return value.lower() == "true"
-        found = number_of(value)
-        # A number with more digits than other programs keep, such as that of a device, stays text. So does infinity.
-        most = 10**15 if isinstance(found, int) else float("inf")
-        return str(value) if isinstance(found, str) or abs(found) >= most else found
 
-    return Kind(lambda value, key, _: typed(_map(value, key)), {"type": ["object", "null"]})
+def scalar() -> Kind:
+    """Take text, a number, or true or false; quotes make text of the others."""
+
+    def read(value: Any, key: str, _: Mistakes) -> Any:
+        if isinstance(value, (dict, list)):
+            raise _wrong("text or a number", value, key, "; put quotes around text that begins with a brace or bracket")
+        if (found := _typed(value)) is None:
+            raise ConfigError("the value is missing; expected text or a number", key=key)
+        return found
+
+    return Kind(read, {"type": ["string", "number", "boolean"]})
+
+
+def _typed(value: Any) -> Any:
+    if value is UNREAD:
+        raise Told
+    if isinstance(value, dict):
+        return {name: _typed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    if not isinstance(value, Plain):
+        return value
+    if value in NOTHING:
+        return None
+    if value.lower() in ("true", "false"):  # as in YAML 1.2, since `no` and `on` are what people write for text
+        return value.lower() == "true"
+    found = number_of(value)
+    # A number with more digits than other programs keep, such as that of a device, stays text. So does infinity.
+    most = 10**15 if isinstance(found, int) else float("inf")
+    return str(value) if isinstance(found, str) or abs(found) >= most else found
 
 
 # --------------------------------------------------------------------------------------------------- for all of it

@@ -178,6 +178,7 @@ class Links:
         if before := self._endpoint:  # its event loop was closed, and they were not
             self._endpoint = None
             self._fanout.abandon()
+            self._ways.forget()
         left = self._fanout.take_events() if before else ()
         try:
             self._endpoint = await self._connect()
@@ -205,6 +206,7 @@ class Links:
             await self._ways.open(endpoint, found)
         except BaseException:
             endpoint.close()
+            self._ways.close()
             raise
         self._fanout = fanout
         return endpoint

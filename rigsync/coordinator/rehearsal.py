@@ -236,6 +236,8 @@ class RehearsalCourse(Course[Any, Any]):
     def _why_left_out(self, rig: str) -> str:
         if self._services[rig].dialect == Dialect.IBLUTIL.value:
             return "it runs iblutil, which cannot rehearse: try it by hand"
+        if not self._services[rig].config.tells_start:
+            return "it is another program, which cannot rehearse: try it by hand"
         return (
             "it cannot rehearse: write rehearsal into its agent's file, or @rig.rehearsal into its program, with this "
             "version of rigsync there"

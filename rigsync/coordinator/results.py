@@ -38,6 +38,18 @@ def draw_request_time() -> float:
     return drawn
 
 
+def unconfirmed_in(answer: Any) -> str | None:
+    """Return what an answer says in place of that the message was done, where nobody confirms that; else None."""
+    information = answer[-1] if isinstance(answer, list) and answer else None
+    told = information.get("unconfirmed") if isinstance(information, dict) else None
+    return told if isinstance(told, str) else None
+
+
+def unconfirmed_of(answers: Mapping[str, Any]) -> dict[str, str]:
+    """Return the same for each answer that says so, by rig."""
+    return {rig: told for rig, answer in answers.items() if (told := unconfirmed_in(answer)) is not None}
+
+
 class PushResult(dict[str, list[Any]]):
     """The answers to one push: a dict of rig name to what follows the event in that rig's answer.
 
@@ -73,6 +85,11 @@ class PushResult(dict[str, list[Any]]):
     def succeeded(self) -> dict[str, list[Any]]:
         """The answers, without the rest."""
         return dict(self)
+
+    @property
+    def unconfirmed(self) -> dict[str, str]:
+        """Of rigs that were sent the message, and of which nobody says that they have done it: what is known."""
+        return unconfirmed_of(self)
 
     @property
     def skew(self) -> float | None:

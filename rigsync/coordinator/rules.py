@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 
 from rigsync._text import line_for_each, one_line
+from rigsync.coordinator.results import unconfirmed_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import (
     LinkChanged,
@@ -29,6 +30,9 @@ from rigsync.runtime.hub import Hub
 logger = logging.getLogger("rigsync.service")
 push_logger = logging.getLogger("rigsync.push")
 link_logger = logging.getLogger("rigsync.link")
+_TO_LOOK_AT = (ExpMessage.EXPSTART, ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT)
+"""Messages of which somebody has to look whether they were done, where nobody confirms it."""
+
 notice_logger = logging.getLogger("rigsync.notice")
 
 
@@ -94,7 +98,10 @@ class LogRules:
         logger.warning("%s: %s (further ones are counted, not logged)", event.source, one_line(event.problem))
 
     def log_failures(self, event: PushCompleted, raised: Collection[str]) -> None:
-        """Log what has failed, a line for each reason; of some rigs it is raised, and the log need not tell it."""
+        """Log what has failed, and what nobody confirms, a line for each reason.
+
+        Of some rigs it is raised, and the log need not tell it.
+        """
         is_decided = event.request_time in self._decided
         self._decided.discard(event.request_time)
         if not event.failures:
@@ -112,6 +119,11 @@ class LogRules:
         for level, told in ((logging.ERROR, news), (logging.INFO, known)):
             for line in line_for_each(told):
                 push_logger.log(level, "%s: %s", event.event.name, one_line(line))
+
+        unsure = {} if isinstance(event.event, Command) else unconfirmed_of(event.answers)
+        for line in line_for_each(unsure):
+            level = logging.WARNING if event.event in _TO_LOOK_AT else logging.INFO
+            notice_logger.log(level, "%s: %s; look there whether it is done", event.event.name, one_line(line))
 
     def _has_told(self, rig: str, error: RigError) -> bool:
         if not isinstance(error, RemoteError) or error.error != ENDED_BADLY:

@@ -9,11 +9,13 @@ import logging
 import sys
 from typing import Any
 
+from rigsync.config.programs import ProgramRig
 from rigsync.config.rigs import Rigs
+from rigsync.coordinator.stand_ins import StandIns
 from rigsync.core.events import LinkChanged, LinkState
 from rigsync.core.fanout import Fanout
 from rigsync.core.outputs import Line
-from rigsync.core.rigs import is_literal
+from rigsync.core.rigs import RigConfig, is_literal
 from rigsync.errors import ConfigError, RigsyncError
 from rigsync.net.endpoint import Endpoint, look_up
 from rigsync.net.udp import own_address
@@ -41,6 +43,7 @@ class Ways:
         self._states: dict[str, LinkState] = {}
         self._answered: set[str] = set()
         self._searches: dict[str, asyncio.Task[None]] = {}
+        self._stand_ins = StandIns()
         hub.rule(LinkChanged, self._note_link)
 
     def address(self, rig: str) -> tuple[Any, ...]:
@@ -55,16 +58,24 @@ class Ways:
         ConfigError
             A name that does not resolve, or two rigs at one address that may not share it.
         RigsyncError
-            More rigs than this system can watch.
+            More rigs than this system can watch, or one that stands in for another program cannot listen.
         """
         rigs = self._rigs.rigs
         if sys.platform == "win32" and len(rigs) > MOST_ON_WINDOWS:
             raise RigsyncError(f"{len(rigs)} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
-        all_found = await asyncio.gather(*(look_up(config) for config in rigs.values()))
-        found = [addresses[0] for addresses in all_found]
-        self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
-        self._check_distinct(self._addresses)
+        looks = [asyncio.ensure_future(self._found(config)) for config in rigs.values()]
+        try:
+            await asyncio.gather(*looks, return_exceptions=True)  # all: none begins to stand in after that is ended
+            found = [look.result()[0] for look in looks]
+            self._addresses = {name: address for name, (_, address) in zip(rigs, found, strict=True)}
+            self._check_distinct(self._addresses)
+        except BaseException:
+            self._stand_ins.end()
+            raise
         return found
+
+    async def _found(self, config: RigConfig) -> _Found:
+        return await (self._stand_ins.look_up(config) if isinstance(config, ProgramRig) else look_up(config))
 
     def share(self, fanout: Fanout) -> None:
         """Tell the core which rigs have an address that others have too."""
@@ -82,10 +93,15 @@ class Ways:
                 raise _explained(error, name) from error
 
     def close(self) -> None:
-        """End the searches."""
+        """End the searches, and the rigs that stand in for programs."""
         self._endpoint = None
         for search in self._searches.values():
             search.cancel()
+        self._stand_ins.end()
+
+    def forget(self) -> None:
+        """Begin anew: the event loop was closed before."""
+        self._stand_ins = StandIns()
 
     def _check_distinct(self, addresses: dict[str, tuple[Any, ...]]) -> None:
         self._rigs.check_distinct(addresses)
@@ -139,7 +155,7 @@ class Ways:
         Of several addresses of its name each to which there is a way has its turn, unless it is to `stay` at the one
         where it was last.
         """
-        found = await look_up(self._rigs.rigs[rig])
+        found = await self._found(self._rigs.rigs[rig])
         before = self._addresses[rig]
         addresses = [address for _, address in found]
         turn = addresses.index(before) if before in addresses else -1

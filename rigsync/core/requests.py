@@ -323,7 +323,7 @@ class Requests:
 
     def _told_start(self, frame: Reply) -> Start | None:
         clock = self._prober.clock.estimate
-        if clock is None:
+        if clock is None or not self._link.config.tells_start:
             return None
         here = frame.started - round(clock.offset * NANOSECONDS)
         return Start(here / NANOSECONDS, clock.bound)

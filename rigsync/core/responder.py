@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from rigsync._text import one_line
 from rigsync.core import messages
@@ -46,6 +46,8 @@ class Responder(Outputs[Address]):
     16 hexadecimal digits, drawn at random when the rig starts; `secret` is the key of what hosts have to send back.
     """
 
+    kind_of_agenda: ClassVar[type[Agenda]] = Agenda
+
     def __init__(
         self,
         identity: Identity,
@@ -64,7 +66,7 @@ class Responder(Outputs[Address]):
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
         self._board = Board(room) if board is None else board
         self._board.open()
-        self.agenda = Agenda(
+        self.agenda = self.kind_of_agenda(
             *(identity, handled, lease, room, self._events),
             *(self._settled, self._entered, self._claimed, self._board.clear_progress),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import ClassVar, TypeGuard
 
 from rigsync._text import close_match, shortened
 from rigsync.core.timing import check_seconds
@@ -168,6 +168,8 @@ class RigConfig:
     resend: bool = False
     pause: float | None = None
     max_message: int = MAX_MESSAGE
+    tells_start: ClassVar[bool] = True
+    """Whether its answers tell when it began to act: not where it has somebody else act."""
 
     def __post_init__(self) -> None:
         name = self.name

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rigsync.config.programs import ProgramRig
 from rigsync.config.rigs import Rigs
 from rigsync.core import messages
 from rigsync.core.clock import ClockFilter, StampClock
@@ -120,6 +121,9 @@ class _Examination:
         if not addresses:
             return evidence
         evidence.asked, *others = addresses
+        evidence.spared = isinstance(config, ProgramRig)
+        if evidence.spared:
+            return evidence
         try:
             if config.address.scheme == "tcp":
                 await self._examine_stream(evidence, evidence.asked, others)

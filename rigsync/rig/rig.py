@@ -98,6 +98,9 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     'CONNECTED'
     """
 
+    _logs_outcomes = True
+    """Whether its log has what became of messages; the coordinator's log, which may be the same, has their failures."""
+
     def __init__(
         self,
         name: str,
@@ -391,7 +394,8 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        session = Session(self.name, self._handlers, self._handlers_for, self._make_responder, self.hub)
+        parts = self._handlers, self._handlers_for, self._make_responder, self.hub, self._logs_outcomes
+        session = Session(self.name, *parts)
         try:
             (family, address), *_ = await look_up(self._config)
             limit = self._config.max_message if self._config.address.scheme == "tcp" else None

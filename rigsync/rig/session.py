@@ -48,6 +48,7 @@ class Session:
         handlers_for: Callable[[Verb, list[Any]], Sequence[Handler]],
         make_responder: Callable[..., Responder],
         hub: Hub,
+        logs_outcomes: bool = True,
     ):
         loop = asyncio.get_running_loop()
         self._name, self._handlers_for, self._loop = name, handlers_for, loop
@@ -63,7 +64,7 @@ class Session:
         self._worker = threading.local()
         self._raised: Raised | None = None
         """What a handler has just raised, until that is told."""
-        self._hub = hub
+        self._hub, self._logs_outcomes = hub, logs_outcomes
         rules: list[tuple[type[Event], Callable[[Any], object]]] = [
             (HandlerDue, self._keep_spare),
             (StatusChanged, self._keep_spare),
@@ -201,7 +202,7 @@ class Session:
             return
         raised = self._raised and self._take_raised(event)
         level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
-        if raised and raised.is_told:
+        if (raised and raised.is_told) or not self._logs_outcomes:
             level = logging.DEBUG
         if not logger.isEnabledFor(level):
             return
@@ -319,7 +320,9 @@ class Session:
             error = self._raised.error
             self.agenda.fail(due.task, *described(error), now, is_over=isinstance(error, EndedBadly))
         self.endpoint.pump()
-        if self._raised and not self._raised.is_told:  # nor with what became of the message, which was overtaken
+        if (
+            self._raised and not self._raised.is_told and self._logs_outcomes
+        ):  # nor with what became of the message, which was overtaken
             self._raised.log(self._name, due.event)
         self._raised = None
 

@@ -20,15 +20,20 @@ from cli_programs import Command, environment
 from processes import LONG, free_port, until
 
 from bridges.test_cli_bridge import file_of_rigs, started
+from rigsync import Auxiliaries
+from rigsync.bridges import stand_in
 from rigsync.bridges.asking import MOST_UNDER_WAY
 from rigsync.bridges.osc import bridge, bundles, clients, telling
 from rigsync.bridges.zmq import bridge as zmq_bridge
 from rigsync.bridges.zmq import history, requests, sockets
+from rigsync.cli.push import NOBODY_CONFIRMS
 from rigsync.config.files import load_rigs
+from rigsync.core.queries import LEAD
 
 TEXT = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-(_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD), *ZMQ = BLOCKS
+(_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD), *MORE = BLOCKS
+ZMQ, PROGRAMS = MORE[:6], [text for _, text in MORE[6:]]
 (_, ZMQ_START), (_, ZMQ_RIGS), (_, ASK), (_, ANSWERS), (_, _), (_, ZMQ_KEYS) = ZMQ
 PORTS = ("9000", "9001", "11001", "5555", "5556")
 
@@ -37,6 +42,7 @@ def test_every_block_is_known() -> None:
     assert [language for language, _ in BLOCKS] == [
         *("sh", "yaml", "python", "sh", "python", "text"),
         *("sh", "yaml", "python", "text", "python", "yaml"),  # test_zmq_bridge runs the last but one
+        *("yaml", "python", "yaml", "python"),
     ]
 
 
@@ -133,9 +139,28 @@ def test_the_section_of_the_file_is_good(tmp_path: Path) -> None:
     assert found == {"osc": {"listen": bridge.LISTEN, "to": ("udp://127.0.0.1:9001",)}}
 
 
+@pytest.mark.parametrize("number", [0, 2], ids=["OSC", "ZeroMQ"])
+def test_the_programs_are_rigs(number: int, tmp_path: Path) -> None:
+    port = str(free_port(scheme=("udp", "tcp")[number // 2]))
+    section, program = (text.replace(("9000", "5555")[number // 2], port) for text in PROGRAMS[number : number + 2])
+    (tmp_path / "rigs.yaml").write_text(section, encoding="utf-8")
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL) as process:
+        try:
+            with Auxiliaries.from_file(tmp_path / "rigs.yaml", connect_timeout=LONG) as aux:
+                assert aux.all_alive
+                with aux.experiment("2026-11-20_1_mouse", init={"gain": 2.5}) as session:
+                    session.check()
+                assert all(not result.unconfirmed for result in session.results.values())
+        finally:
+            process.kill()
+
+
 def test_numbers_of_the_page_are_those_of_the_code() -> None:
     page = " ".join(TEXT.split())
     for text in (
+        f"After {stand_in.AWAY_AFTER:g} s without one",
+        f"leaves {1000 * LEAD:g} ms before it",
+        f"exit status {NOBODY_CONFIRMS}",
         f"holds for {clients.KEPT:g} s",
         f"{clients.MOST_CLIENTS} programs may subscribe",
         f"JSON of more than {telling.MOST_TOLD:,} bytes",
@@ -149,3 +174,4 @@ def test_numbers_of_the_page_are_those_of_the_code() -> None:
     ):
         assert text in page
     assert (bundles.MOST_AHEAD, zmq_bridge.BEAT) == (3600, 1.0)
+    assert stand_in.PING_EVERY == 1.0

@@ -130,6 +130,11 @@ def encode(address: str, args: Sequence[str | float]) -> bytes:
     return b"".join([_string(address), _string(tags), *parts])
 
 
+def bundle(at: float, message: bytes) -> bytes:
+    """Return a message that is to be acted on at a Unix time in seconds."""
+    return _HEAD.pack(_BUNDLE, int((at + _UNIX) * 2**32)) + _SIZE.pack(len(message)) + message
+
+
 def _string(text: str) -> bytes:
     """Return text, whatever is in it, as OSC has it: ended by a null character, and filled up to four bytes."""
     data = text.encode(errors="replace").replace(b"\0", b"")

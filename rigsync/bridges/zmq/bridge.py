@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.bridges.asking import Asking, Refused
+from rigsync.bridges.asking import UNCONFIRMED, Asking, Refused
 from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.telling import document_of, json_of, pictures, plain, small
 from rigsync.bridges.zmq.history import History
@@ -17,6 +17,7 @@ from rigsync.bridges.zmq.requests import Request, read_request
 from rigsync.bridges.zmq.sockets import Keys, Sockets, is_local, zmq_address
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
+from rigsync.coordinator.results import unconfirmed_in
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event
 from rigsync.errors import RigError
@@ -186,4 +187,6 @@ class ZmqBridge(Bridge):
 def _outcome(what: object, value: Any) -> dict[str, Any]:
     if isinstance(value, RigError):
         return {"ok": False, **plain(value)}
+    if isinstance(what, ExpMessage) and (told := unconfirmed_in(value)) is not None:
+        return {"ok": False, "error": UNCONFIRMED, "problem": told, "answer": plain(value)}
     return {"ok": True, "answer": None if what is ExpMessage.ALYX else plain(value)}  # which has a token

@@ -121,6 +121,33 @@ class Inbox:
             self._take(parts)
 
 
+class Question:
+    """One request to a REP socket, and its answer.
+
+    It has a connection of its own. So no answer that comes late is taken for that of another request.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], at: Address, text: str, take: Callable[[list[bytes]], object]
+    ):
+        self._socket = context.socket(zmq.REQ)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, CUT)
+        self._socket.setsockopt(zmq.IPV6, ":" in at.host)
+        self._socket.connect(str(at))
+        self._inbox = Inbox(self._socket, take)
+        self._inbox.send([text.encode()])
+
+    def close(self) -> None:
+        """Wait no longer. What has not left by now does not leave."""
+        self._inbox.close()
+        self._socket.close(0)
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Return what the sockets of one rig are made in."""
+    return zmq.Context()
+
+
 class Sockets:
     """Where a bridge publishes, and where it is asked.
 

@@ -1,0 +1,279 @@
+"""A rig of this program that stands in for a program of another protocol: it has that do what it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
+
+from rigsync._text import one_line
+from rigsync.config.programs import FIELDS, ID, MESSAGE, ProgramRig, filled
+from rigsync.core.agenda import Agenda
+from rigsync.core.clock import StampClock
+from rigsync.core.coordinators import Address
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import HandlerDue
+from rigsync.core.lifecycle import ENDS, named_reference, reference_parts
+from rigsync.core.messages import Verb
+from rigsync.core.queries import Task
+from rigsync.core.responder import Responder
+from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
+from rigsync.core.timing import Timing
+from rigsync.rig.rig import Rig
+
+logger = logging.getLogger("rigsync.bridge")
+
+PING_EVERY = 1.0
+"""Seconds between two pings."""
+AWAY_AFTER = 2.5
+"""Seconds without a word from a program that answers pings, after which its rig does not answer either."""
+REFUSAL = 0.05
+"""Seconds in which a computer says that nothing listens there, after what nobody confirms."""
+STEP = 0.001
+"""Seconds by which what ends something comes after it, where that has left for a later instant."""
+_IDLE = (ExpStatus.CONNECTED, ExpStatus.STOPPED)
+_ASKS = re.compile(rb'.{0,80}"kind":"(?:probe|request)"')
+
+
+class Problem(Exception):
+    """Why a program has not done something."""
+
+
+class ProgramFailed(Problem):
+    """The program says so."""
+
+
+class NoAnswer(Problem):
+    """It has not answered in time."""
+
+
+class NotThere(Problem):
+    """Nothing listens at its port."""
+
+
+class StandIn(Rig):
+    """A rig on this program's event loop, which has another program do what messages ask for; subclasses say how.
+
+    Parameters
+    ----------
+    config : ProgramRig
+        The program.
+    """
+
+    def __init__(self, config: ProgramRig):
+        super().__init__(config.name, "udp://127.0.0.1:0")
+        self.config, self.at = config, str(config.address)
+        lacks = [] if config.ping else ["does not say whether it is there"]
+        lacks += [] if self.confirms else ["confirms nothing"]
+        version = f"{self._identity.version} for {self.at}{', which ' if lacks else ''}{' and '.join(lacks)}"
+        self._identity = dataclasses.replace(self._identity, version=version)
+        self.counts: Counter[str] = Counter()
+        """What came and was of no use, by kind."""
+        # A little less than the coordinator waits, which would tell no more than that.
+        self.limit = config.timeout - min(0.5, config.timeout / 10)
+        self.under_way = 0
+        """Messages whose outcome is awaited."""
+        self.heard = -math.inf
+        """When the program gave its last sign of life, in seconds of the event loop."""
+        self._data: dict[str, Any] = {}  # of EXPINIT
+        self._number = secrets.randbelow(2**31)  # so that no late answer to a program before is taken for one
+        self._wrong = ""
+        self._early: dict[ExpMessage, tuple[float, asyncio.Future[dict[str, Any]]]] = {}
+        self._notes: Ration[str] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
+        self._watching: asyncio.Task[None] | None = None
+        self.hub.rule(HandlerDue, self._send_early)
+        for name in config.messages:
+            self.on(name)(self._handler(ExpMessage[name]))
+
+    # ------------------------------------------------------------------------------------- what a protocol says
+
+    _logs_outcomes = False
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the program answers what it is sent."""
+        return True
+
+    sends_early = False
+    """Whether a message leaves before its instant, and says when it is to be acted on."""
+
+    async def connect(self) -> None:
+        """Open the way to the program; raise a `RigsyncError` where that cannot be."""
+        raise NotImplementedError
+
+    def disconnect(self) -> None:
+        raise NotImplementedError
+
+    def send(self, message: Any, number: int, instant: float | None) -> asyncio.Future[dict[str, Any]]:
+        """Send a message to be acted on at an instant of the event loop; return what becomes of it.
+
+        The future ends with what the answer holds, or with a `Problem`. It is cancelled when nobody waits any longer.
+        """
+        raise NotImplementedError
+
+    async def ping(self) -> None:
+        """Send the ping, and see to the way there, once a second."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------------------------- serving
+
+    async def open(self) -> None:
+        """Serve, on the running event loop."""
+        self.loop = asyncio.get_running_loop()
+        try:
+            await self.connect()
+            await self.__aenter__()
+        except BaseException:
+            self.end()
+            raise
+        self._watching = self.loop.create_task(self._watch(), name=f"rigsync watch over {self.at}")
+
+    def end(self) -> None:
+        """Stop serving, at once. What goes on at the program goes on."""
+        if self._watching:
+            self._watching.cancel()
+        session, self._session = self._session, None
+        if session:
+            session.leave()
+            session.workers.close(0.0)
+            self.hub.end_workers(0.0)
+        self.disconnect()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                if not self.under_way:  # a program that works need not answer pings meanwhile
+                    await self.ping()
+            except Exception as error:
+                self.note("failed", f"{self.at} cannot be asked whether it is there: {type(error).__name__}: {error}")
+            await asyncio.sleep(PING_EVERY)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether a program that answers pings has been silent for too long. Then its rig is silent, too."""
+        return bool(self.config.ping) and not self.under_way and self.loop.time() > self.heard + AWAY_AFTER
+
+    def note_refusal(self) -> None:
+        """Take note that nothing listens there: what went on there is over."""
+        self.heard = -math.inf
+        if self.config.ping and not self.under_way and self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
+            self.interrupt(f"nothing listens at {self.at} any more: the program there has ended")
+
+    def note(self, kind: str, text: str) -> None:
+        """Count what came and is of no use, and log it, a few times a minute."""
+        self.counts[kind] += 1
+        self._wrong = f"; {text}"
+        if self._notes.allows(kind, self.loop.time()):
+            logger.warning("%s: %s", self.name, one_line(text))
+
+    def _make_responder(self, handled: Collection[Verb], timing: Timing, boot: str, stamps: StampClock) -> Responder:
+        identity, lease, room, board = self._identity, self._lease, self._room, self._board
+        responder = _Responder(identity, handled, timing, boot, stamps, lease, room, board)
+        responder.is_away = lambda: self.is_away
+        return responder
+
+    # ------------------------------------------------------------------------------------------------- messages
+
+    def _handler(self, event: ExpMessage) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
+        async def handle(*args: Any) -> dict[str, Any]:
+            self.under_way += 1
+            left = self._early.pop(event, None)
+            future = left[1] if left else None
+            try:
+                future = future or self._begin(event, args, self._after(event))
+                await asyncio.wait({future}, timeout=self.limit if self.confirms else REFUSAL)
+                return self._outcome(event, future)
+            finally:
+                self.under_way -= 1
+                if future:
+                    future.cancel()
+
+        return handle
+
+    def _after(self, event: ExpMessage) -> float | None:
+        """Return when a message may be acted on: what has left for a later instant cannot be taken back, but ended."""
+        if event not in ENDS:
+            return None
+        left, self._early = self._early, {}
+        for _, future in left.values():
+            future.cancel()
+        last = max((instant for instant, _ in left.values()), default=-math.inf)
+        return last + STEP if last > self.loop.time() else None
+
+    def _outcome(self, event: ExpMessage, future: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
+        if future.done():
+            return future.result()
+        if self.confirms:
+            raise NoAnswer(
+                f"{self.at} has not answered {event.name} within {self.limit:.3g} s{self._wrong}; look at its program"
+            )
+        return {"unconfirmed": f"sent to {self.at}, which confirms nothing"}
+
+    def _send_early(self, due: HandlerDue) -> None:
+        event = due.event
+        if isinstance(event, ExpMessage) and (left := self._early.pop(event, None)):  # which was called off
+            left[1].cancel()
+        if self.sends_early and due.schedule and isinstance(event, ExpMessage) and event.name in self.config.messages:
+            try:
+                future = self._begin(event, due.args, due.schedule.instant)
+            except Problem as problem:
+                future = self.loop.create_future()
+                future.set_exception(problem)
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be called off
+            self._early[event] = due.schedule.instant, future
+
+    def _begin(self, event: ExpMessage, args: Sequence[Any], instant: float | None) -> asyncio.Future[dict[str, Any]]:
+        """Send a message; raise a `Problem` where it lacks what the template has in it."""
+        self._wrong = ""
+        data = args[-1] if args and isinstance(args[-1], dict) else {}
+        if event is ExpMessage.EXPINIT:
+            self._data = data
+        data = {**self._data, **data}
+        reference = named_reference(event, list(args)) or self.exp_ref
+        parts = reference_parts(reference or "")
+        session = dict(zip(FIELDS, (reference, *(parts or (None, None, None))), strict=True))
+        number = self._number = self._number % (2**31 - 1) + 1
+
+        def value_of(name: str) -> Any:
+            is_data, values = name.startswith(MESSAGE), {**session, ID: number}
+            value = data.get(name.removeprefix(MESSAGE)) if is_data else values[name]
+            if value is not None:
+                return value
+            if event is ExpMessage.EXPINTERRUPT:  # which has to leave
+                return ""
+            where = "its data, nor had EXPINIT" if is_data else "it, nor a reference of that form"
+            raise Problem(f"{event.name} has nothing for {{{name}}} in {where}: send it, or change messages of the rig")
+
+        return self.send(filled(self.config.messages[event.name], value_of), number, instant)
+
+
+class _Agenda(Agenda):
+    """Has every EXPINTERRUPT done: what goes on at the program, another one may have begun."""
+
+    def _begin(self, task: Task, now: float) -> None:
+        if task.event is ExpMessage.EXPINTERRUPT and self.status in _IDLE:
+            task.leads_to = self.status
+            self.running = task
+            self._run(task, now)
+        elif task.event is ExpMessage.EXPSTART and self.status in _IDLE:
+            problem = "EXPSTART refused: it needs an EXPINIT of the same program before, as rigsync run sends both"
+            self._refuse(task, "StateError", problem, now)
+        else:
+            super()._begin(task, now)
+
+
+class _Responder(Responder):
+    """Is as silent as its program, but for confirming what it has told."""
+
+    kind_of_agenda = _Agenda
+    is_away: Callable[[], bool]
+
+    def receive_datagram(self, data: bytes, source: Address, now: float) -> None:
+        if not (_ASKS.match(data) and self.is_away()):
+            super().receive_datagram(data, source, now)
