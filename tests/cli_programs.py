@@ -147,6 +147,7 @@ def run_here(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Out
         stack.enter_context(mock.patch.object(rigs, "disabled", True))  # a rig of this process is not the command
         stack.callback(setattr, logger, "handlers", logger.handlers.copy())
         stack.callback(logger.setLevel, logger.level)
+        stack.callback(logging.disable, logging.root.manager.disable)
         stack.callback(os.chdir, before)
         os.chdir(cwd)
         with pytest.raises(SystemExit) as ended:

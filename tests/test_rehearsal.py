@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_programs import Command, environment
+from cli_programs import environment, run_here
 from live_helpers import Gate, came_true, in_thread, run
 from processes import LONG, IblutilServer, until
 
@@ -420,8 +420,7 @@ def test_what_several_rigs_say_is_told_once() -> None:
 def test_the_command_fails_where_a_rig_has(recorder: Recorder, tmp_path: Path) -> None:
     recorder.grows_by = 0
     (tmp_path / "rigs.yaml").write_text(f"cameras: {recorder.rig.uri}\n")
-    with Command(["rehearse", "-t", "0.1"], tmp_path, environment(tmp_path)) as command:
-        outcome = command.outcome()
+    outcome = run_here(["rehearse", "-t", "0.1"], tmp_path, environment(tmp_path))
     assert outcome.status == 1, outcome.err
     assert "cameras: it has recorded nothing" in outcome.out
 
