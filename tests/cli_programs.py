@@ -1,21 +1,30 @@
-"""The command `rigsync` as a process of its own, for test_cli.py."""
+"""The command `rigsync`: as a process of its own, and in this one, where no more than its output is asked for."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+from unittest import mock
 
 import psutil
+import pytest
 from processes import LONG, ROOT
+
+from rigsync import cli
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,35 @@ class Command:
 def _pipe(pipe: IO[str] | None) -> IO[str]:
     assert pipe
     return pipe
+
+
+def run_here(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Outcome:
+    """Run a command to its end in this process, by the function that a process of its own would run.
+
+    What it prints, where, and its exit status are the same, and no Python has to start and load modules, which takes
+    longer than most commands. Signals, closed streams, terminals and what is left behind need a process of its own.
+    """
+    logger, rigs, before = logging.getLogger("rigsync"), logging.getLogger("rigsync.rig"), os.getcwd()
+    with contextlib.ExitStack() as stack:
+        temporary = functools.partial(tempfile.TemporaryFile, "w+", encoding=env.get("PYTHONIOENCODING", "utf-8"))
+        out, err = (stack.enter_context(temporary(errors=errors)) for errors in ("strict", "backslashreplace"))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(mock.patch.object(sys, "stdin", stack.enter_context(open(os.devnull))))
+        stack.enter_context(mock.patch.object(sys, "argv", ["rigsync", *arguments]))
+        stack.enter_context(mock.patch.dict(os.environ, env, clear=True))
+        stack.enter_context(mock.patch.object(gc, "freeze"))  # it would keep what tests leave from being found
+        stack.enter_context(mock.patch.object(rigs, "disabled", True))  # a rig of this process is not the command
+        stack.callback(setattr, logger, "handlers", logger.handlers.copy())
+        stack.callback(logger.setLevel, logger.level)
+        stack.callback(logging.disable, logging.root.manager.disable)
+        stack.callback(os.chdir, before)
+        os.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out.seek(0)
+        err.seek(0)
+        return Outcome(ended.value.code, out.read(), err.read())
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import rigsync
-from rigsync import ExpMessage, ExpStatus, Rig
+from rigsync import ExpMessage, ExpStatus
 from rigsync.runtime.loop_thread import LoopThread
 
 if __name__ != "__main__":  # the programs do without what they have no need of: many begin
@@ -546,20 +546,18 @@ def obey(commands: dict[str, Callable[..., object]]) -> None:
     threading.Thread(target=read, daemon=True).start()
 
 
-class TellingRig(Rig):
-    """A rig that tells the parent when it listens."""
-
-    def start(self) -> None:
-        super().start()
-        tell("listening", self.uri)
-
-
 def serve_rig(name: str, uri: str, handlers: dict[str, str] | None = None, **options: Any) -> None:
     """Run a rig in the foreground.
 
     `handlers` maps messages to what their handler does: ``count`` (only reports), ``hang`` (until the command ``go``),
     ``raise``, ``spin`` (a coroutine that blocks the event loop) or ``sulk`` (a coroutine that will not be cancelled).
     """
+
+    class TellingRig(rigsync.Rig):  # here, since other programs do without what a rig loads
+        def start(self) -> None:
+            super().start()
+            tell("listening", self.uri)
+
     rig = TellingRig(name, uri, **options)
     go = threading.Event()
     obey({"go": go.set, "close": rig.close})

@@ -412,8 +412,8 @@ def test_a_call_of_a_coordinator_ends_where_nobody_answers(serve: Serve, connect
     aux = connect(rig)
     aux.command("ask")(gate)
     aux.request("EXPINIT", REFERENCE)
-    late = rig.call_coordinator("ask", timeout=0.2)
-    with pytest.raises(TimeoutError, match=r"no answer to ask within 0.2 s: the coordinator on 127.0.0.1 has it"):
+    late = rig.call_coordinator("ask", timeout=1.0)  # within which the coordinator confirms it
+    with pytest.raises(TimeoutError, match=r"no answer to ask within 1 s: the coordinator on 127.0.0.1 has it"):
         late.result()
     call = rig.call_coordinator("ask")
     with pytest.raises(CallTimeout, match=r"within 0.01 s; it goes on: wait for it again"):

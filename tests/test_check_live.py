@@ -1,4 +1,4 @@
-"""`rigsync check --live` as a process of its own, against real agents and other rigs."""
+"""`rigsync check --live` against real agents and other rigs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cli_programs import Command, Outcome, environment
+from cli_programs import Outcome, environment, run_here
 from processes import LONG, PROBE_WARNING, IblutilServer, free_port
 
 from rigsync import Auxiliaries, BusyError, ExpStatus, Rig
@@ -45,8 +45,7 @@ class Lab:
 
     def check(self, *arguments: str, status: int = 0) -> Outcome:
         (self.folder / "rigs.yaml").write_text(json.dumps({"rigs": self.rigs}))
-        with Command(["check", "--live", *arguments], self.folder, environment(self.folder)) as command:
-            outcome = command.outcome()
+        outcome = run_here(["check", "--live", *arguments], self.folder, environment(self.folder))
         assert outcome.status == status, outcome
         assert "Traceback" not in outcome.err
         return outcome
@@ -195,8 +194,8 @@ def test_it_is_for_files_of_rigs(lab: Lab) -> None:
     assert "left.yaml is the file of an agent, and --live asks the rigs of a file of rigs: name one" in (
         lab.check("left.yaml", status=2).err
     )
-    with Command(["check", "--ref", REFERENCE], lab.folder, environment(lab.folder)) as command:
-        assert "--ref is for --live" in command.outcome().err
+    outcome = run_here(["check", "--ref", REFERENCE], lab.folder, environment(lab.folder))
+    assert "--ref is for --live" in outcome.err
 
 
 def test_the_rigs_that_are_found_are_asked_though_a_name_is_unknown(lab: Lab) -> None:

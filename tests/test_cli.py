@@ -1,4 +1,7 @@
-"""The commands as processes of their own, against real rigs: what they print, where, and their exit status."""
+"""The commands against real rigs: what they print, where, and their exit status.
+
+Those that a test starts are processes of their own; those that it runs to their end are not.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from typing import Any
 
 import click
 import pytest
-from cli_programs import Command, Outcome, environment, has_ended
+from cli_programs import Command, Outcome, environment, has_ended, run_here
 from platforms import needs_terminal, posix
 from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, iblutil_net, until
 
@@ -68,9 +71,12 @@ class Commands:
         return Command(list(arguments), self.folder, self.environment, **options)
 
     def run(self, *arguments: str, status: int = 0, **options: Any) -> Outcome:
-        """Run a command to its end, which has to have that exit status."""
-        with self.start(*arguments, **options) as command:
-            outcome = command.outcome()
+        """Run a command to its end, which has to have that exit status; with options in a process of its own."""
+        if options:
+            with self.start(*arguments, **options) as command:
+                outcome = command.outcome()
+        else:
+            outcome = run_here(arguments, self.folder, self.environment)
         assert outcome.status == status, outcome
         assert "Traceback" not in outcome.err
         assert ESCAPE not in outcome.out + outcome.err

@@ -1,4 +1,4 @@
-"""`rigsync check` of an agent's file, and `rigsync schema`, as processes of their own."""
+"""`rigsync check` of an agent's file, and `rigsync schema`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from agent.support import EXAMPLE, FULL, LEAST
-from cli_programs import Command, Outcome, environment
+from cli_programs import Command, Outcome, environment, run_here
 from platforms import posix
 
 from rigsync.agent.keys import AGENT
@@ -32,8 +32,7 @@ def rigsync(tmp_path: Path) -> Rigsync:
         for name in ("python", "ffmpeg", "ffprobe", "exiftool"):
             (programs / name).touch(mode=0o755)
         path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-        with Command(list(arguments), tmp_path, {**environment(tmp_path), **path}) as command:
-            outcome = command.outcome()
+        outcome = run_here(arguments, tmp_path, {**environment(tmp_path), **path})
         assert outcome.status == status, outcome
         assert "Traceback" not in outcome.err
         return outcome

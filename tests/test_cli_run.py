@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from cli_programs import Command, Outcome, environment, has_ended, still_there
+from cli_programs import Command, Outcome, environment, has_ended, run_here, still_there
 from live_helpers import Gate
 from platforms import linux, posix
 from processes import LONG, Leftovers, free_port, keepers_of, suspended, until
@@ -145,7 +145,8 @@ def test_a_command_that_is_no_program_begins_nothing(bench: Bench) -> None:
     ],
 )
 def test_wrong_usage_begins_nothing(bench: Bench, arguments: list[str], text: str) -> None:
-    outcome = bench.run(*arguments, *python("print('ran')"))
+    words = ["run", "--ref", REFERENCE, *arguments, *python("print('ran')")]
+    outcome = run_here(words, bench.folder, environment(bench.folder))
     assert outcome.status == 2
     assert text in outcome.err
     assert (bench.verbs, outcome.out) == ([], "")

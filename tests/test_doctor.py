@@ -161,6 +161,13 @@ def test_no_handler_runs_and_no_experiment_is_disturbed(serve: Callable[..., Any
     assert ran == ["EXPINIT", "EXPSTART", "EXPEND"]
 
 
+def has_taken(rig: Rig, failures: int) -> None:
+    """Wait until a rig knows of so many failures: its loop may be reading, and answers before it takes a notice."""
+    assert rig._session
+    health = rig._session.responder.agenda.health
+    until(lambda: len(health._failures) == failures)
+
+
 @pytest.mark.parametrize("scheme", ["udp", "tcp"])
 def test_a_rig_that_is_not_well(serve: Callable[..., Any], connect: Callable[..., Any], scheme: str) -> None:
     rig = serve("cameras", scheme=scheme)
@@ -170,6 +177,7 @@ def test_a_rig_that_is_not_well(serve: Callable[..., Any], connect: Callable[...
     for key in ("left", "right"):
         rig.notify("failure", {"problem": f"{key}.mp4 has stopped growing", "exp_ref": REFERENCE}, key=key)
     rig.progress("left", 3)  # it has the key of a failure
+    has_taken(rig, 2)
     finding = finding_of(look(rig.uri), Fault.UNWELL)
     since = r"since \d\d:\d\d:\d\d: {}\.mp4 has stopped growing"
     assert re.fullmatch(f"{since.format('left')}; {since.format('right')}", finding.seen)
@@ -181,6 +189,7 @@ def test_a_rig_that_is_not_well(serve: Callable[..., Any], connect: Callable[...
     assert "left" not in finding.seen
     assert finding.seen.endswith("it has stopped by itself: the recorder has died")
     rig.notify("failure", {"problem": "the recorder has died", "exp_ref": REFERENCE}, key="ffmpeg")
+    has_taken(rig, 2)
     finding = finding_of(look(rig.uri), Fault.UNWELL)
     assert finding.seen.count("the recorder has died") == 1
     assert finding.seen.endswith("it has stopped by itself for that")
@@ -209,6 +218,7 @@ def test_a_rig_that_does_not_tell_what_is_wrong(serve: Callable[..., Any], monke
     rig = serve("cameras")
     for key in ("left", "right"):
         rig.notify("failure", {"problem": f"{key}.mp4 has stopped growing"}, key=key)
+    has_taken(rig, 2)
     finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.UNWELL)
     assert finding.seen == "the rig says that 2 things are wrong, and has not told what"
 
@@ -219,6 +229,7 @@ def test_a_rig_of_the_version_before_is_unwell_by_what_it_tells(
     monkeypatch.setattr(Health, "troubles", 0)  # of which it says nothing
     rig = serve("cameras")
     rig.notify("failure", "left.mp4 has stopped growing", key="left")
+    has_taken(rig, 1)
     finding = finding_of(examine(cameras=rig.uri)["cameras"], Fault.UNWELL)
     assert finding.seen.endswith(": left.mp4 has stopped growing")
 

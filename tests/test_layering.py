@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -88,20 +89,21 @@ def module_name(path: Path, package: Path = PACKAGE) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(tree: ast.AST, module: str, is_package: bool = False) -> Iterator[Import]:
-    """Yield every import in a module, those within functions and under ``if TYPE_CHECKING`` too."""
-    for node in ast.walk(tree):
+@functools.cache  # several tests look at each module
+def imports_of(source: str, module: str, is_package: bool = False) -> list[Import]:
+    """Return every import in a module, those within functions and under ``if TYPE_CHECKING`` too."""
+    found: list[Import] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(node.lineno, alias.name)
+            found += (Import(node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = module.split(".") if is_package else module.split(".")[:-1]
                 anchor = parents[: len(parents) - node.level + 1]
                 base = ".".join([*anchor, base] if base else anchor)
-            for alias in node.names:
-                yield Import(node.lineno, base, alias.name)
+            found += (Import(node.lineno, base, alias.name) for alias in node.names)
+    return found
 
 
 def eager_imports(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -118,9 +120,11 @@ def eager_imports(tree: ast.Module) -> Iterator[ast.stmt]:
                 pending += getattr(node, block, [])
 
 
-def late_imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield line and module of each import inside a function; of a call that imports, the call's name."""
-    pending: list[ast.AST] = [tree]
+@functools.cache  # two tests look at each module
+def late_imports(source: str) -> frozenset[tuple[int, str]]:
+    """Return line and module of each import inside a function; of a call that imports, the call's name."""
+    found: list[tuple[int, str]] = []
+    pending: list[ast.AST] = [ast.parse(source)]
     while pending:
         part = pending.pop()
         if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
@@ -128,11 +132,13 @@ def late_imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
         else:  # with the functions in it
             for node in ast.walk(part):
                 if isinstance(node, ast.Import):
-                    yield from ((node.lineno, alias.name) for alias in node.names)
+                    found += ((node.lineno, alias.name) for alias in node.names)
                 elif isinstance(node, ast.ImportFrom):
-                    yield node.lineno, "." * node.level + (node.module or "")
-                elif isinstance(node, ast.Call) and (name := ast.unparse(node.func).split(".")[-1]) in CALLS:
-                    yield node.lineno, name
+                    found.append((node.lineno, "." * node.level + (node.module or "")))
+                elif isinstance(node, ast.Call):
+                    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                    found += [(node.lineno, name)] if name in CALLS else []
+    return frozenset(found)
 
 
 def lateness(source: str, module: str) -> list[str]:
@@ -140,7 +146,7 @@ def lateness(source: str, module: str) -> list[str]:
     return [
         f"{module}: line {line}: {name} is imported inside a function; import it at the top, so that what is missing "
         "or goes round in circles is seen at once"
-        for line, name in sorted(set(late_imports(ast.parse(source))))
+        for line, name in sorted(late_imports(source))
         if name not in INSIDE.get(module, ()) and not (name in CALLS and module in BY_NAME)
     ]
 
@@ -167,7 +173,7 @@ def named_by_each() -> dict[str, set[str]]:
     named: dict[str, set[str]] = {}
     for module, path in paths.items():
         named[module] = set()
-        for found in imports_of(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py"):
+        for found in imports_of(path.read_text(encoding="utf-8"), module, path.name == "__init__.py"):
             inner = f"{found.module}.{found.name}"
             named[module].add(inner if inner in paths else found.module)
         named[module] &= paths.keys() - {"rigsync"}  # which loads nothing at once
@@ -196,18 +202,17 @@ def own_target(found: Import) -> str | None:
 
 def public_names() -> dict[str, str]:
     """Return the top-level module that each public name of rigsync is loaded from when it is asked for."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    own = ((own_target(found), found.name) for found in imports_of(tree, "rigsync", is_package=True))
+    source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    own = ((own_target(found), found.name) for found in imports_of(source, "rigsync", is_package=True))
     return {name: module for module, name in own if module}
 
 
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     """Return what is wrong with the imports of one module."""
-    tree = ast.parse(source)
     if module == "rigsync":
         return [
             f"rigsync: line {node.lineno}: {ast.unparse(node)} is loaded by every 'import rigsync'; load it lazily"
-            for node in eager_imports(tree)
+            for node in eager_imports(ast.parse(source))
             if not (isinstance(node, ast.ImportFrom) and not node.level and node.module in EAGER)
             and not (isinstance(node, ast.Import) and {alias.name for alias in node.names} <= EAGER)
         ]
@@ -216,7 +221,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
         return [unknown(top)]
     return [
         f"{module}: line {found.line}: {problem}"
-        for found in imports_of(tree, module, is_package)
+        for found in imports_of(source, module, is_package)
         if (
             problem := _order_problem(top, found)
             or (_purity_problem(top, found) if top in PURE else "")
@@ -294,9 +299,7 @@ def test_no_import_stands_inside_a_function(path: Path) -> None:
 
 def test_each_exception_from_that_is_needed() -> None:
     late = {
-        (module_name(path), name)
-        for path in modules()
-        for _, name in late_imports(ast.parse(path.read_text(encoding="utf-8")))
+        (module_name(path), name) for path in modules() for _, name in late_imports(path.read_text(encoding="utf-8"))
     }
     assert {(module, name) for module, names in INSIDE.items() for name in names} <= late
     assert {module for module, name in late if name in CALLS} == BY_NAME.keys()

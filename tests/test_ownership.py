@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_programs import Command, environment
+from cli_programs import environment, run_here
 from processes import LONG, Program, RigProgram, port_of, until
 
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, Timing
@@ -300,13 +300,11 @@ def test_terminals_show_how_long_the_one_in_charge_is_silent_and_when_the_rig_in
     aux = coordinator(stack, left)
     until(lambda: aux.view("cameras").owner_heard)
     (tmp_path / "rigs.yaml").write_text(f"rigs:\n  cameras: {left.uri}\n")
-    with Command(["watch", "--once"], tmp_path, environment(tmp_path)) as command:
-        out = command.outcome().out
+    out = run_here(["watch", "--once"], tmp_path, environment(tmp_path)).out
     assert re.search(r" 127\.0\.0\.1, silent for (\d+ min )?\d+ s, interrupts in \d min( \d+ s)?  ", out), out
     for arguments in (["watch", "--once"], ["ping", "-c", "1"]):
         began = time.time()
-        with Command([*arguments, "--json"], tmp_path, environment(tmp_path)) as command:
-            told = json.loads(command.outcome().out)["rigs"]["cameras"]
+        told = json.loads(run_here([*arguments, "--json"], tmp_path, environment(tmp_path)).out)["rigs"]["cameras"]
         assert told["owner"] == "127.0.0.1"
         assert told["owner_heard"] < told["heard"]
         assert began < told["heard"] < told["interrupts_at"] < told["owner_heard"] + 300.1

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cli_programs import Command, environment
+from cli_programs import Command, Outcome, environment, run_here
 from processes import LONG, Program, free_port, until
 
 import rigsync
@@ -280,7 +280,7 @@ def test_the_rig_that_needs_no_code_records(tmp_path: Path, connect: Callable[..
     text = AGENT_FILE.replace("0.0.0.0:11001", "127.0.0.1:0").replace("1 GB", "1 MB")
     (tmp_path / "left.yaml").write_text(text, encoding="utf-8")
     check, serving = commands(AGENT)
-    assert rigsync_command(check, tmp_path).returncode == 0
+    assert rigsync_command(check, tmp_path).status == 0
     with Command([*serving[1:], "--json"], tmp_path, environment(tmp_path)) as agent:
         aux = connect({"left": json.loads(agent.line('{"rig"'))["listening"]})
         with aux.experiment(REFERENCE) as session:
@@ -308,10 +308,10 @@ def test_demo_command_succeeds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def rigsync_command(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def rigsync_command(command: list[str], folder: Path) -> Outcome:
     program, *arguments = command
     assert program == "rigsync"
-    return run(["-m", "rigsync", *arguments], folder)
+    return run_here(arguments, folder, environment(folder))
 
 
 def test_commands_succeed_one_after_the_other_with_the_rig_of_another_terminal(
@@ -323,8 +323,8 @@ def test_commands_succeed_one_after_the_other_with_the_rig_of_another_terminal(
         assert "listens on" in rig.error_line()
         for command in commands(LAB):
             done = rigsync_command(command, tmp_path)
-            assert done.returncode == 0, (command, done.stdout, done.stderr)
-            assert "cameras" in done.stdout
+            assert done.status == 0, done
+            assert "cameras" in done.out
         with Auxiliaries.from_file(tmp_path / "rigs.yaml") as aux:
             assert aux.request("EXPSTATUS")["cameras"] == [0]
 
@@ -356,15 +356,15 @@ def test_an_experiment_goes_on_when_its_task_has_crashed(orphan: Rig) -> None:
 def test_an_experiment_is_ended_by_hand_when_its_task_has_crashed(orphan: Rig, tmp_path: Path) -> None:
     for command in commands(TAKE_OVER):
         done = rigsync_command(command, tmp_path)
-        assert done.returncode == 0, (command, done.stdout)
+        assert done.status == 0, done
     assert orphan.status is ExpStatus.STOPPED
 
 
 def test_an_experiment_is_stopped_when_its_task_has_crashed(orphan: Rig, tmp_path: Path) -> None:
     interrupt, clean_up = commands(STOP)
-    assert rigsync_command(interrupt, tmp_path).returncode == 0
+    assert rigsync_command(interrupt, tmp_path).status == 0
     assert orphan.status is ExpStatus.STOPPED
-    until(lambda: rigsync_command(clean_up, tmp_path).returncode == 0)
+    until(lambda: rigsync_command(clean_up, tmp_path).status == 0)
     assert orphan.status is ExpStatus.CONNECTED
 
 

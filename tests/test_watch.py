@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from cli_programs import Command, environment
+from cli_programs import Command, Outcome, environment, run_here
 from platforms import needs_terminal, posix
 from processes import LONG, IblutilServer, RigProgram, free_port, until
 from rich.cells import cell_len
@@ -165,6 +165,10 @@ def write(tmp_path: Path) -> Callable[..., None]:
 
 def start(folder: Path, *arguments: str, **environ: str) -> Command:
     return Command(["watch", *arguments], folder, environment(folder, **environ))
+
+
+def once(folder: Path, *arguments: str) -> Outcome:
+    return run_here(["watch", "--once", *arguments], folder, environment(folder))
 
 
 FAST = {"beat": 0.2}
@@ -410,16 +414,14 @@ def test_once_prints_a_table(
     tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any], scheme: str
 ) -> None:
     write(cameras=serve("cameras", scheme=scheme).uri, gone=f"{scheme}://127.0.0.1:{free_port(scheme=scheme)}")
-    with start(tmp_path, "--once") as command:
-        outcome = command.outcome()
+    outcome = once(tmp_path)
     assert outcome.status == 1
     heading, cameras, gone = outcome.out.splitlines()
     headings = ["rig", "state", "reference", "in charge", "rtt ms", "offset", "loss", "progress", "last error"]
     assert re.split(" {2,}", heading) == headings
     assert re.match(r"cameras +CONNECTED +- +- +\d+\.\d +[+-]\d+\.\d ms +0% +- +-$", cameras)
     assert re.match(r"gone +lost +- +- +- +- +.+ +- +\d\d:\d\d:\d\d .*nothing listens at this port$", gone)
-    with start(tmp_path, "--once", "cameras") as command:
-        assert command.outcome().status == 0
+    assert once(tmp_path, "cameras").status == 0
 
 
 @needs_terminal
@@ -440,8 +442,7 @@ def test_once_fits_a_terminal_as_the_live_view_does(
 
 def test_once_as_json(tmp_path: Path, write: Callable[..., None], serve: Callable[..., Any]) -> None:
     write(cameras=serve("cameras").uri)
-    with start(tmp_path, "--once", "--json") as command:
-        outcome = command.outcome()
+    outcome = once(tmp_path, "--json")
     assert outcome.status == 0
     found = json.loads(outcome.out)["rigs"]["cameras"]
     assert (found["link"], found["status"], found["exp_ref"], found["owner"]) == ("alive", "CONNECTED", None, None)
@@ -536,10 +537,8 @@ def test_once_shows_what_the_rigs_are_at(tmp_path: Path, write: Callable[..., No
     rig = serve("cameras")
     at_work(rig)
     write(cameras=rig.uri)
-    with start(tmp_path, "--once") as command:
-        assert f"  {WORK}  " in command.outcome().out.splitlines()[1]
-    with start(tmp_path, "--once", "--json") as command:
-        found = json.loads(command.outcome().out)["rigs"]["cameras"]
+    assert f"  {WORK}  " in once(tmp_path).out.splitlines()[1]
+    found = json.loads(once(tmp_path, "--json").out)["rigs"]["cameras"]
     assert {name: found[name] for name in WORK_DOCUMENT} == WORK_DOCUMENT
 
 

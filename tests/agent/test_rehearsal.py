@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cli_programs import Command, environment
+from cli_programs import environment, run_here
 from live_helpers import in_thread
 from platforms import needs_ffmpeg, posix
 from processes import LONG, IblutilServer, until
@@ -254,8 +254,7 @@ def test_ffmpeg_a_rig_in_python_and_one_of_iblutil(bench: Bench, serve: Callable
         rigs = {"cameras": agent.uri, "ephys": ephys.uri, "imaging": imaging.uri}
         (bench.folder / "rigs.yaml").write_text(yaml.safe_dump(rigs))
         arguments = ["rehearse", "-t", "1", "--json", "--ref", REFERENCE]
-        with Command(arguments, bench.folder, environment(bench.folder)) as command:
-            outcome = command.outcome()
+        outcome = run_here(arguments, bench.folder, environment(bench.folder))
         assert imaging.calls == ["EXPINFO"]
     assert outcome.status == 0, outcome.out + outcome.err
     document = json.loads(outcome.out)
@@ -334,6 +333,5 @@ def test_without_verify_nothing_could_be_proven(tmp_path: Path) -> None:
 
 def test_check_shows_it(tmp_path: Path) -> None:
     (tmp_path / "cameras.yaml").write_text(FILE + 'rehearsal: {data: "/scratch"}\n')
-    with Command(["check", "cameras.yaml", "--json"], tmp_path, environment(tmp_path)) as command:
-        document = json.loads(command.outcome().out)
+    document = json.loads(run_here(["check", "cameras.yaml", "--json"], tmp_path, environment(tmp_path)).out)
     assert document["agent"]["rehearsal"] == {"data": "/scratch", "raw": "/scratch/raw"}

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from cli_programs import Command, environment, has_ended, still_there
+from cli_programs import Command, environment, has_ended, run_here, still_there
 from platforms import linux, needs_ffmpeg, posix
 from processes import LONG, Leftovers, free_port, keepers_of, suspended, until, watchers_of
 
@@ -45,8 +45,7 @@ class Folder:
         return Command(["serve", *arguments, "--json"], self.path, environment(self.path))
 
     def refused(self, *arguments: str) -> str:
-        with self.serve(*arguments) as command:
-            outcome = command.outcome()
+        outcome = run_here(["serve", *arguments, "--json"], self.path, environment(self.path))
         assert outcome.status == 2
         assert outcome.out == ""  # nothing listened
         return outcome.err

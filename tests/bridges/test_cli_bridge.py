@@ -15,7 +15,7 @@ pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 pytest.importorskip("zmq", reason="pyzmq is not installed here")
 
 import zmq
-from cli_programs import Command, Outcome, environment
+from cli_programs import Command, Outcome, environment, run_here
 from processes import LONG, until
 from pythonosc.udp_client import SimpleUDPClient
 
@@ -36,8 +36,7 @@ def started(command: Command) -> int:
 
 
 def run(folder: Path, *arguments: str, **env: str) -> Outcome:
-    with Command(["bridge", *arguments], folder, environment(folder, **env)) as command:
-        return command.outcome()
+    return run_here(["bridge", *arguments], folder, environment(folder, **env))
 
 
 @pytest.mark.parametrize(
