@@ -18,7 +18,7 @@ from rigsync.core.messages import Command
 from rigsync.core.rigs import Room
 from rigsync.errors import PayloadError, PayloadTooLarge, RigError
 
-_CONTENT = frozenset({"args", "answers", "outcome"})
+CONTENT = frozenset({"args", "answers", "outcome"})
 """Fields with what a message says, or its answer: of ALYX these are tokens."""
 LONGEST_TEXT = 200
 """Characters of a text in what is told without its large parts."""
@@ -32,7 +32,7 @@ def document_of(event: Event) -> dict[str, Any]:
     is_secret = getattr(event, "event", None) is ExpMessage.ALYX
     kind: Any = type(event)
     document["fields"] = {
-        name: "***" if is_secret and name in _CONTENT else plain(getattr(event, name)) for name in _names(kind)
+        name: "***" if is_secret and name in CONTENT else plain(getattr(event, name)) for name in _names(kind)
     }
     return document
 

@@ -96,7 +96,8 @@ class OscBridge(Bridge):
     name = "OSC bridge"
 
     def __init__(self, lab: Auxiliaries | Coordinator, listen: str = LISTEN, to: str | Iterable[str] = ()):
-        super().__init__(lab)
+        super().__init__(lab.hub)
+        self.lab = lab
         self._listen = osc_address(listen, allow_port_zero=True)
         self._to = [osc_address(each) for each in ([to] if isinstance(to, str) else to)]
         self._space: AddressSpace[_Push | _Call | _Method] = AddressSpace()

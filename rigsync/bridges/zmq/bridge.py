@@ -67,7 +67,8 @@ class ZmqBridge(Bridge):
     def __init__(
         self, lab: Auxiliaries | Coordinator, pub: str = PUB, rep: str = REP, curve: Mapping[str, Any] | None = None
     ):
-        super().__init__(lab)
+        super().__init__(lab.hub)
+        self.lab = lab
         self._pub, self._rep = zmq_address(pub), zmq_address(rep)
         self._keys = None if curve is None else Keys(curve)
 
@@ -88,9 +89,9 @@ class ZmqBridge(Bridge):
         self._run = secrets.token_hex(8)
         self._tasks: dict[asyncio.Task[None], list[bytes]] = {}
         self._alarm: asyncio.Handle | None = None
-        self._sockets = Sockets(self._receive, lambda who: self._note("turned away", f"{who}: its key is unknown"))
+        self._sockets = Sockets(self._keys, lambda who: self._note("turned away", f"{who}: its key is unknown"))
         self._ends.append(self._stop)
-        self._pub, self._rep = await self._sockets.open(self._pub, self._rep, self._keys)
+        self._pub, self._rep = await self._sockets.open(self._pub, self._rep, self._receive)
         logger.info("%s publishes on %s and is asked on %s", self.name, self.pub, self.rep)
         for at in {self._pub, self._rep} if not self._keys else ():
             if not is_local(at):
