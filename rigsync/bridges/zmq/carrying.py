@@ -41,6 +41,7 @@ class Outgoing:
         self._size = 0
         self._first = 1  # number of the oldest that is kept
         self._next = 1  # number of the one to be sent next
+        self._newest = 0  # number of the newest that was ever sent
         self._window = WINDOW
         self._since = self._moved = 0.0  # when it began to wait for an acknowledgement: to go back, and to tell
         self.dropped = 0
@@ -58,11 +59,11 @@ class Outgoing:
         while len(self._kept) > MOST_WAITING or self._size > MOST_WAITING_BYTES:
             self._forget()
             self.dropped += 1
-        self._next = max(self._next, self._first)
 
     def _forget(self) -> None:
         self._size -= len(self._kept.popleft())
         self._first += 1
+        self._next = max(self._next, self._first)
 
     def due(self) -> tuple[bytes, bytes] | None:
         """Return the message to be sent next, its head and the event; None where nothing may be sent now."""
@@ -75,11 +76,12 @@ class Outgoing:
         """Take note that it has left."""
         if self._next == self._first:
             self._since = now
+        self._newest = max(self._newest, self._next)
         self._next += 1
 
     def acknowledge(self, run: Any, taken: Any, now: float) -> None:
         """Forget what the receiver says that it has, if it was sent it."""
-        if run != self._run or type(taken) is not int or not self._first <= taken < self._next:
+        if run != self._run or type(taken) is not int or not self._first <= taken <= self._newest:
             return
         while self._first <= taken:
             self._forget()

@@ -176,7 +176,7 @@ def _error(name: str) -> type[RigError]:
 def _check(value: Any, hint: Any, name: str) -> Any:
     if not _fits(value, hint):
         shown = getattr(hint, "__name__", None) or hint
-        raise TypeError(f"{name} is {shortened(repr(value), 80)}, not {shown}")
+        raise TypeError(f"{name} is {shortened(value, 80)}, not {shown}")
     return value
 
 

@@ -147,7 +147,7 @@ class ZmqSource(Bridge):
         try:
             event, stamp, number, via = read_event(data)
         except NotKnown as error:
-            self._note("unknown", f"{error}; it is not told here")
+            self._note("unknown", f"an event is not told here: {error}")
         except NotWhole as error:
             self._note("malformed", str(error))
         else:
