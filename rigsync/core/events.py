@@ -286,10 +286,7 @@ class Notice(CoordinatorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ProgressChanged(CoordinatorEvent):
-    """Progress of something on a rig: told at most four times a second for each item, the last value always.
-
-    Told at the rig, too, at most ten times a second.
-    """
+    """Progress of something on a rig: four times a second for each item at most (at the rig ten), the last always."""
 
     PRIORITY: ClassVar[int] = 10
     SUPERSEDED_BY: ClassVar[tuple[str, ...]] = ("rig", "item")
