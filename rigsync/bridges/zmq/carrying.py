@@ -37,7 +37,7 @@ class Outgoing:
 
     def __init__(self) -> None:
         self._run = secrets.token_hex(8)
-        self._kept: deque[bytes] = deque()
+        self._kept: deque[tuple[bytes, tuple[str, ...]]] = deque()  # with the hubs that each has gone through
         self._size = 0
         self._first = 1  # number of the oldest that is kept
         self._next = 1  # number of the one to be sent next
@@ -50,18 +50,24 @@ class Outgoing:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, data: bytes, now: float) -> None:
+    def put(self, data: bytes, now: float, via: tuple[str, ...] = ()) -> None:
         """Keep the next event until it is taken."""
         if not self._kept:
             self._moved = now
-        self._kept.append(data)
+        self._kept.append((data, via))
         self._size += len(data)
         while len(self._kept) > MOST_WAITING or self._size > MOST_WAITING_BYTES:
             self._forget()
             self.dropped += 1
 
+    def leave_out(self, hub: str) -> None:
+        """Forget what has gone through a hub and was not sent yet: the receiver is that hub, as is known now."""
+        sent = max(0, self._newest + 1 - self._first)
+        self._kept = deque(entry for at, entry in enumerate(self._kept) if at < sent or hub not in entry[1])
+        self._size = sum(len(data) for data, _ in self._kept)
+
     def _forget(self) -> None:
-        self._size -= len(self._kept.popleft())
+        self._size -= len(self._kept.popleft()[0])
         self._first += 1
         self._next = max(self._next, self._first)
 
@@ -69,8 +75,15 @@ class Outgoing:
         """Return the message to be sent next, its head and the event; None where nothing may be sent now."""
         if self._next >= self._first + min(self._window, len(self._kept)):
             return None
-        head = {"rigsync": VERSION, "run": self._run, "first": self._first, "sequence": self._next}
-        return json.dumps(head).encode(), self._kept[self._next - self._first]
+        return self._head(self._next), self._kept[self._next - self._first][0]
+
+    def greeting(self) -> tuple[bytes, bytes]:
+        """Return a message without an event, which the receiver answers by its name and how far it has heard."""
+        return self._head(self._first - 1), b""
+
+    def _head(self, sequence: int) -> bytes:
+        head = {"rigsync": VERSION, "run": self._run, "first": self._first, "sequence": sequence}
+        return json.dumps(head).encode()
 
     def note_sent(self, now: float) -> None:
         """Take note that it has left."""
@@ -139,7 +152,7 @@ def read_head(data: bytes) -> tuple[str, int, int]:
     run, first, sequence = (found.get(key) for key in ("run", "first", "sequence"))
     if type(run) is not str or len(run) > 64 or type(first) is not int or type(sequence) is not int:
         raise Refused(f"{shortened(data, 80)} is not the head of an event: it lacks run, first and sequence")
-    if not 0 < first <= sequence:
+    if not 0 < first <= sequence + 1:
         raise Refused(f"the number {sequence} does not follow {first}")
     return run, first, sequence
 

@@ -209,6 +209,7 @@ class ZmqSink(Bridge):
         self._place = _places.setdefault(self.hub, _Place())
         self._outgoing = Outgoing()
         self._peer: str | None = None
+        self._has_greeted = False
         self._emptied = asyncio.Event()
         self._emptied.set()
         sockets = SocketSet(self._keys)
@@ -244,7 +245,7 @@ class ZmqSink(Bridge):
             self._note("not carried", str(error))
             return
         dropped = self._outgoing.dropped
-        self._outgoing.put(data, time.monotonic())
+        self._outgoing.put(data, time.monotonic(), via)
         if dropped := self._outgoing.dropped - dropped:
             self.counts["dropped"] += dropped - 1
             self._note("dropped", f"{self._to} takes no events, and {len(self._outgoing):,} wait: the oldest go")
@@ -252,13 +253,17 @@ class ZmqSink(Bridge):
         self._send()
 
     def _send(self) -> None:
-        """Send what may be sent now."""
+        """Send what may be sent now; before all, ask which hub is there, which needs not be told what it has told."""
+        if self._peer is None:
+            self._has_greeted = self._has_greeted or self._outbox.send(list(self._outgoing.greeting()))
+            return
         while (message := self._outgoing.due()) and self._outbox.send(list(message)):
             self._outgoing.note_sent(time.monotonic())
 
     def _tick(self) -> None:
         self._alarm = self._loop.call_later(RESEND / 2, self._tick)
         now = time.monotonic()
+        self._has_greeted = False
         self._outgoing.handle_timer(now)
         if self._outgoing.is_stuck(now):
             self._is_stuck = True
@@ -277,7 +282,9 @@ class ZmqSink(Bridge):
             return
         before = len(self._outgoing)
         self._outgoing.acknowledge(found.get("run"), found.get("taken"), time.monotonic())
-        self._peer = found.get("hub")
+        if isinstance(peer := found.get("hub"), str) and peer != self._peer:
+            self._peer = peer
+            self._outgoing.leave_out(peer)
         if len(self._outgoing) < before and self._is_stuck:
             self._is_stuck = False
             logger.warning("%s: %s takes events again", self.name, self._to)
