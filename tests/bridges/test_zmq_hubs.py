@@ -23,6 +23,7 @@ from live_helpers import Lab, came_true, run
 from processes import LONG, free_port, until
 
 from rigsync import Hub, NotRunning, events
+from rigsync.bridges import bridge
 from rigsync.bridges.zmq import ZmqBoundary, ZmqSink, ZmqSource, carrying, hubs
 from rigsync.bridges.zmq.requests import LARGEST
 from rigsync.errors import ConfigError, ListenError, LoopBlocked
@@ -79,7 +80,7 @@ def other_program(listen: str, to: str) -> Iterator[subprocess.Popen[str]]:
     """Run a program with a hub of its own, which answers, until its input is closed."""
     command = [sys.executable, "-W", "error", "-c", PROGRAM, listen, to]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        watchdog = threading.Timer(2 * LONG, process.kill)
+        watchdog = threading.Timer(4 * LONG, process.kill)
         watchdog.start()
         try:
             assert process.stdout
@@ -104,7 +105,10 @@ async def beside(listen: str, to: str) -> AsyncIterator[subprocess.Popen[str]]:
 
 def lines_of(process: subprocess.Popen[str]) -> list[str]:
     """Have a program end, and return what it has printed."""
-    return process.communicate(timeout=LONG)[0].splitlines()
+    assert process.stdin
+    assert process.stdout
+    process.stdin.close()
+    return process.stdout.read().splitlines()
 
 
 def test_the_hubs_of_two_programs_tell_each_other_whole_events_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,11 +127,11 @@ def test_the_hubs_of_two_programs_tell_each_other_whole_events_once(caplog: pyte
                 answers = [event for event in told if isinstance(event, Told)]
                 found = sorted((answer.payload, answer.rig, answer.stamp.cause) for answer in answers)
                 assert found == [(2 * n, "there", n + 1) for n in range(100)]
-                assert boundary.sink.counts == {}
+                assert boundary.sink.counts.keys() <= {"stuck"}  # a program may take long to begin
                 assert boundary.source.counts == {"unknown": 100}
             return lines
 
-    lines = sorted((line.split() for line in run(main)), key=lambda words: int(words[0]))
+    lines = sorted((line.split() for line in run(main, 5 * LONG)), key=lambda words: int(words[0]))
     assert [words[:4] for words in lines] == [[str(n), str(n + 1), "AskOfTheHubsTest", str(-n)] for n in range(100)]
     assert {words[-1] for words in lines} == {"4"}
     assert "no event 'OtherOfTheHubsTest'" in caplog.text
@@ -187,7 +191,7 @@ def test_a_program_that_is_killed_and_started_again_is_told_all_that_came_meanwh
             assert told[-28:] == [*range(4, 60, 2)]
             assert boundary.sink.counts["dropped"] == boundary.source.counts["missed"] == 0
 
-    run(main)
+    run(main, 8 * LONG)  # other programs take a while to begin
 
 
 def test_a_dead_peer_costs_a_bounded_room_and_both_sides_tell_what_went(
@@ -201,15 +205,15 @@ def test_a_dead_peer_costs_a_bounded_room_and_both_sides_tell_what_went(
         async with Hub("here") as hub, Hub("there") as other, ZmqSink(hub, there) as sink:
             for number in range(25):
                 hub.ingest(Told(number))
-            await came_true(lambda: sink.counts["stuck"] > 1)
+            await came_true(lambda: sink.counts["stuck"])
             assert sink.counts["dropped"] == 15
             assert caplog.text.count("has taken no events for") == 1
             assert caplog.text.count("takes no events, and 10 wait: the oldest go") == 1
             told = seen(other)
             async with ZmqSource(other, there) as source:
-                await came_true(lambda: told)
-                await came_true(lambda: "takes events again" in caplog.text)
+                await came_true(lambda: len(told) == 10 and not len(sink._outgoing))
                 assert told == [*range(15, 25)]
+                assert "takes events again" in caplog.text
                 assert (source.counts["missed"], "15 events of another hub are missing" in caplog.text) == (0, False)
             for number in range(25):  # the same source's program misses these, and says so
                 hub.ingest(Told(number))
@@ -222,19 +226,21 @@ def test_a_dead_peer_costs_a_bounded_room_and_both_sides_tell_what_went(
 
 
 def test_what_was_told_last_is_taken_before_a_sink_closes_and_what_is_not_is_told(
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    for module, name in ((hubs, "LAST_WORDS"), (bridge, "CLOSE_TIMEOUT")):
+        monkeypatch.setattr(module, name, LONG)
+
     async def main() -> None:
         async with Hub("here") as hub, Hub("there") as other:
             told = seen(other)
             async with ZmqSource(other, ANY) as source:
                 async with ZmqSink(hub, source.uri) as sink:
-                    hub.ingest(Told("first"))
-                    await came_true(lambda: not len(sink._outgoing))  # it is connected
                     for number in range(500):
                         hub.ingest(Told(number))
-                await came_true(lambda: len(told) == 501)
+                await came_true(lambda: told == [*range(500)])
                 assert sink.counts["left"] == 0
+            monkeypatch.setattr(hubs, "LAST_WORDS", 0.1)
             async with ZmqSink(hub, source.uri) as sink:
                 hub.ingest(Told(1))
             assert sink.counts["left"] == 1

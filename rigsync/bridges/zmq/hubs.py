@@ -265,7 +265,7 @@ class ZmqSink(Bridge):
         now = time.monotonic()
         self._has_greeted = False
         self._outgoing.handle_timer(now)
-        if self._outgoing.is_stuck(now):
+        if self._outgoing.is_stuck(now) and not self._is_stuck:
             self._is_stuck = True
             text = f"{self._to} has taken no events for {PATIENCE:g} s: does its program run, and know this one's key?"
             self._note("stuck", f"{text} {len(self._outgoing):,} wait")
