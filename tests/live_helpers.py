@@ -136,10 +136,10 @@ class Wire:
         return taken
 
 
-def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+def run(main: Callable[[], Coroutine[Any, Any, Any]], limit: float = LONG) -> Any:
     loop = asyncio.SelectorEventLoop()
     try:
-        return loop.run_until_complete(asyncio.wait_for(main(), LONG))
+        return loop.run_until_complete(asyncio.wait_for(main(), limit))
     finally:
         loop.run_until_complete(asyncio.sleep(0))  # sockets close in the turn after they are told to
         loop.run_until_complete(loop.shutdown_default_executor())

@@ -31,7 +31,9 @@ from rigsync import (
     RigTimeout,
     UnknownRig,
 )
+from rigsync.coordinator import links
 from rigsync.core import messages
+from rigsync.core.throttle import TOLD_EACH_MINUTE
 from rigsync.net.relay import relay_before
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
@@ -123,14 +125,18 @@ def test_a_call_fails_for_itself_alone_and_no_log_is_flooded(
         return n // 2
 
     calls = [aux.call_nowait("cameras", "half", n) for n in range(40)]
+    until(lambda: all(call.done for call in calls))  # nobody waits for any, so the log tells of a few
     for n, call in enumerate(calls):
         if n % 2:
             with pytest.raises(RemoteError, match=f"{n} is odd"):
                 call.result(LONG)
         else:
             assert call.result(LONG) == n // 2
-    told = [entry for entry in caplog.records if entry.name == "rigsync.push" and entry.levelno >= logging.ERROR]
-    assert len(told) == 3
+
+    def told() -> list[Any]:
+        return [entry for entry in caplog.records if entry.name == "rigsync.push" and entry.levelno >= logging.ERROR]
+
+    until(lambda: len(told()) == 3)
 
 
 def test_a_push_waits_for_no_call_and_a_call_for_no_push(rig: Rig, aux: Auxiliaries, gate: Gate) -> None:
@@ -210,6 +216,53 @@ def test_the_traceback_of_a_remote_exception_is_shown_above_its_text(rig: Rig, a
     assert shown.count("FileNotFoundError: no lens") == 1
     assert shown.endswith("RemoteError: cameras: FileNotFoundError: no lens\n")
     assert RemoteError("cameras", "Busy", "later").__cause__ is None
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waited for", "nobody waits"])
+def test_a_failure_that_is_raised_is_not_logged_too(
+    rig: Rig, aux: Auxiliaries, gate: Gate, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    @rig.command
+    def focus() -> None:
+        gate()
+        raise OSError("no lens")
+
+    caplog.set_level(logging.INFO, "rigsync.push")
+    call = aux.call_nowait("cameras", "focus")
+    assert gate.reached.wait(LONG)
+    waiting = in_thread(call.result) if waits else None
+    pending = aux.services._pending[call.request_time]
+    until(lambda: bool(pending.is_waited_for) == waits)
+    gate.open.set()
+    until(lambda: call.done)
+    if waiting:
+        with pytest.raises(RemoteError, match="no lens"):
+            waiting.result(LONG)
+    (record,) = until(lambda: [record for record in caplog.records if record.name == "rigsync.push"])
+    assert record.getMessage() == "focus: cameras: OSError: no lens"
+    assert record.levelno == (logging.INFO if waits else logging.ERROR)
+
+
+def test_of_many_calls_that_are_waited_for_the_log_tells_a_few(
+    rig: Rig, aux: Auxiliaries, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(links, "FIRST_WORD", 0.05)
+    caplog.set_level(logging.DEBUG, "rigsync.wait")
+    rig.command("focus")(gate)
+    calls = [aux.call_nowait("cameras", "focus", timeout=LONG) for _ in range(50)]
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*calls)
+
+    waiting = in_thread(asyncio.run, all_of_them())
+
+    def levels() -> list[int]:
+        return [record.levelno for record in caplog.records if record.name == "rigsync.wait"]
+
+    until(lambda: len(levels()) > 50)
+    gate.open.set()
+    assert levels().count(logging.WARNING) == TOLD_EACH_MINUTE
+    assert waiting.result(LONG) == [None] * 50
 
 
 # -------------------------------------------------------------------------------------------------------- published

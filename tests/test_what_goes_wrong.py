@@ -552,6 +552,30 @@ SHOWN_BY = {
     ],
     "a ZeroMQ program without a key that the bridge knows": [
         "tests/bridges/test_zmq_bridge.py::test_with_keys_only_those_who_are_named_connect",
+        "tests/bridges/test_zmq_hubs.py::test_with_keys_only_the_other_side_is_heard",
+    ],
+    "a program whose hub is joined with yours by ZeroMQ is late, slow, killed or started again": [
+        "tests/bridges/test_zmq_hubs.py::test_a_program_that_is_killed_and_started_again_is_told_all_that_came_meanwhile",
+        "tests/bridges/test_zmq_hubs.py::test_a_dead_peer_costs_a_bounded_room_and_both_sides_tell_what_went",
+        "tests/bridges/test_zmq_hubs_parts.py::test_each_comes_once_and_in_order_whatever_is_lost_and_whoever_is_started_anew",
+    ],
+    "it sends junk, events of an unknown type, too much, or is of another version": [
+        "tests/bridges/test_zmq_hubs.py::test_junk_is_answered_and_counted_and_the_next_good_event_is_told",
+        "tests/bridges/test_zmq_hubs.py::test_a_peer_that_refuses_or_talks_nonsense_is_told_of_and_ends_nothing",
+        "tests/bridges/test_zmq_hubs.py::test_the_hubs_of_two_programs_tell_each_other_whole_events_once",
+        "tests/bridges/test_zmq_hubs_parts.py::test_damaged_events_raise_nothing_else",
+    ],
+    "hubs of several programs are joined in a circle": [
+        "tests/bridges/test_zmq_hubs.py::test_no_event_goes_round_and_none_is_told_twice",
+    ],
+    "another lab's events come to a lab's hub": [
+        "tests/bridges/test_zmq_hubs.py::test_events_of_others_are_told_to_subscribers_and_are_no_answers_to_this_lab",
+    ],
+    "a program commands a rig by the rig's own bridge": [
+        "tests/bridges/test_rig_bridges.py::test_programs_hear_what_happens_at_a_rig_and_how_it_is_and_command_nothing",
+    ],
+    "a bridge of an agent's file cannot listen, or lacks its library": [
+        "tests/bridges/test_rig_bridges.py::test_what_is_wrong_with_a_bridge_is_told_before_the_rig_serves",
     ],
     "probes are seldom, by `beat` in rigs.yaml": [
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",

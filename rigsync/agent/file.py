@@ -20,6 +20,7 @@ from rigsync.agent.expressions import read_expression
 from rigsync.agent.keys import AGENT, BEGINNING, ENDING, EXPECTED, REFUSE
 from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
+from rigsync.config.files import bridges_of
 from rigsync.config.schema import Known, Mistakes, Told, under
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.enums import ExpMessage
@@ -155,6 +156,7 @@ class AgentFile:
     verify: Verify | None
     validate: Run | None
     logs: Logs
+    bridges: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     rehearsal: AgentFile | None = None
     """What it is in a rehearsal; None where it has none."""
@@ -290,6 +292,7 @@ class _Reader:
                 "verify": self._verify,
                 "validate": self._validate,
                 "logs": self._logs,
+                "bridges": lambda: bridges_of(found["bridges"], Path(source).parent),
             }
         )
         return AgentFile(
@@ -308,6 +311,7 @@ class _Reader:
             parts["verify"],
             parts["validate"],
             parts["logs"],
+            parts["bridges"],
             MappingProxyType(lines),
         )
 

@@ -21,6 +21,7 @@ from rigsync.core.doubts import doubt_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import PushError, RemoteError, RigError, RigsyncError
+from rigsync.rig.rig import Rig
 
 logger = logging.getLogger("rigsync.bridge")
 
@@ -31,6 +32,11 @@ UNCONFIRMED = "Unconfirmed"
 """What is told in place of an error's name, of a message that has left and that nobody confirms."""
 
 
+def power_over(lab: Auxiliaries | Coordinator | Rig) -> str:
+    """Say what whoever reaches a bridge can do."""
+    return "hears what happens at this rig" if isinstance(lab, Rig) else "commands the rigs"
+
+
 class Refused(Exception):
     """What cannot be done, or not for this sender; the text is for the sender, in one line."""
 
@@ -38,7 +44,7 @@ class Refused(Exception):
 class Asking:
     """Pushes and calls for others on a coordinator's event loop, so many at a time."""
 
-    def __init__(self, lab: Auxiliaries | Coordinator):
+    def __init__(self, lab: Auxiliaries | Coordinator | Rig):
         self._lab = lab
         self._under_way = 0
         self._doubts: Ration[str] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
@@ -57,7 +63,7 @@ class Asking:
             except PushError as error:
                 result = error.result
             found = {**result, **result.failed}
-            return {rig: found[rig] for rig in self._lab.views if rig in found}
+            return {rig: found[rig] for rig in services if rig in found}
 
     async def call(
         self, rigs: Sequence[str], command: str, args: Sequence[Any], timeout: float | None = None
@@ -76,6 +82,8 @@ class Asking:
         """Count what is under way; have what cannot be asked, or not now, told as `Refused`."""
         if self._under_way >= MOST_UNDER_WAY * (1 + is_interrupt):
             raise Refused(f"{self._under_way} messages and commands are under way already: wait for their outcome")
+        if isinstance(self._lab, Rig):
+            raise Refused("this is a rig, which its coordinator commands; here it only tells what happens")
         if (services := self._lab.services) is None:
             raise Refused("this program has no rigs, or does not command them itself")
         self._under_way += 1

@@ -1,4 +1,4 @@
-"""What all bridges are: on the event loop of a coordinator's hub, as one of its sources and one of its subscribers."""
+"""What all bridges are: on the event loop of a hub, as one of its sources and one of its subscribers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from rigsync._text import one_line
-from rigsync.coordinator.auxiliaries import Auxiliaries
-from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.events import Event
 from rigsync.errors import LoopBlocked, LoopStuck, NotRunning
 from rigsync.hub.hub import State
+from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.bridge")
 
@@ -30,21 +29,21 @@ _Bridge = TypeVar("_Bridge", bound="Bridge")
 
 
 class Bridge:
-    """Tells others of a lab's events, and has rigs told what they ask; subclasses say how.
+    """Tells others of a hub's events, or the hub of theirs; subclasses say how.
 
-    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It ends with these at the
+    A context manager: ``async with`` on the hub's event loop, ``with`` on any other thread. It ends with the hub at the
     latest.
 
     Parameters
     ----------
-    lab : Auxiliaries or Coordinator
-        Who commands the rigs. It has to be open.
+    hub : Hub
+        That of an `Auxiliaries`, a `Coordinator`, a `Rig` or the program's own. It has to run.
     """
 
     name: str
 
-    def __init__(self, lab: Auxiliaries | Coordinator):
-        self.lab = lab
+    def __init__(self, hub: Hub):
+        self.hub = hub
         self.counts: Counter[str] = Counter()
         """What went wrong, by kind, since it was made."""
         self._said: dict[str, tuple[float, int]] = {}
@@ -59,7 +58,10 @@ class Bridge:
 
     def _tell(self, event: Event) -> None:
         """Tell others of an event."""
-        raise NotImplementedError
+
+    def _attend(self) -> Callable[[], None]:
+        """Have `_tell` called from now on; return what ends that."""
+        return self.hub.subscribe(Event, self._tell)
 
     def _note(self, kind: str, text: str) -> None:
         """Count a fault, and log it unless one of its kind was logged a minute ago."""
@@ -83,31 +85,38 @@ class Bridge:
             if not isinstance(error, Exception):
                 raise
             return
-        self._ends.append(self.lab.hub.subscribe(Event, self._tell))
+        self._ends.append(self._attend())
         self._opened.set_result(None)
 
-    def close(self) -> None:
+    async def _say_last_words(self) -> None:
+        """Have a moment for what is under way, before all is closed."""
+
+    async def close(self) -> None:
         """End, on the hub's event loop; for the hub."""
-        ends, self._ends = self._ends, []
-        for end in ends:
-            end()
-        if not self._closed.done():
-            self._closed.set_result(None)
+        try:
+            if self._ends:
+                await self._say_last_words()
+        finally:
+            ends, self._ends = self._ends, []
+            for end in ends:
+                end()
+            if not self._closed.done():
+                self._closed.set_result(None)
 
     # ------------------------------------------------------------------------------------------- for the program
 
     def _begin(self) -> None:
-        hub = self.lab.hub
-        if hub.state is not State.LOOPING:
-            raise NotRunning("a bridge needs rigs that are connected: enter the Auxiliaries or Coordinator before it")
+        if self.hub.state is not State.LOOPING:
+            whose = "the Auxiliaries, Coordinator, Rig or Hub"
+            raise NotRunning(f"{self.name}: hub {self.hub.name!r} does not run: enter {whose} before the bridge")
         self._opened, self._closed = Future(), Future()
         for future in (self._opened, self._closed):
             future.set_running_or_notify_cancel()  # who gives up waiting for it does not cancel it
-        self._remove = hub.add(self)
+        self._remove = self.hub.add(self)
 
     def __enter__(self: _Bridge) -> _Bridge:
-        if self.lab.services and self.lab.services.runs_here:
-            raise LoopBlocked("on the event loop of the rigs a bridge is entered by `async with`")
+        if self.hub.runs_here:
+            raise LoopBlocked("on the event loop of its hub a bridge is entered by `async with`")
         self._begin()
         try:
             wait([self._opened], PATIENCE)

@@ -10,15 +10,18 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from rigsync import __version__
 from rigsync.coordinator.lab import Lab
+from rigsync.coordinator.view import RigView
 from rigsync.core.arguments import DEEPEST, to_plain
 from rigsync.core.enums import ExpMessage
-from rigsync.core.events import Event
+from rigsync.core.events import Event, LinkState
 from rigsync.core.messages import Command
 from rigsync.core.rigs import Room
 from rigsync.errors import PayloadError, PayloadTooLarge, RigError
+from rigsync.rig.rig import Rig
 
-_CONTENT = frozenset({"args", "answers", "outcome"})
+CONTENT = frozenset({"args", "answers", "outcome"})
 """Fields with what a message says, or its answer: of ALYX these are tokens."""
 LONGEST_TEXT = 200
 """Characters of a text in what is told without its large parts."""
@@ -32,7 +35,7 @@ def document_of(event: Event) -> dict[str, Any]:
     is_secret = getattr(event, "event", None) is ExpMessage.ALYX
     kind: Any = type(event)
     document["fields"] = {
-        name: "***" if is_secret and name in _CONTENT else plain(getattr(event, name)) for name in _names(kind)
+        name: "***" if is_secret and name in CONTENT else plain(getattr(event, name)) for name in _names(kind)
     }
     return document
 
@@ -42,8 +45,11 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # which is in the stamp
 
 
-def pictures(lab: Lab[Any, Any]) -> dict[str, dict[str, Any]]:
-    """Return how each rig of a lab is now, by name, as `RigView.document` has it."""
+def pictures(lab: Lab[Any, Any] | Rig) -> dict[str, dict[str, Any]]:
+    """Return how each rig of a lab is now, by name, as `RigView.document` has it; of a rig, how it is itself."""
+    if isinstance(lab, Rig):
+        view = RigView(lab.name, LinkState.ALIVE, "it runs here", "rigsync", version=__version__, **lab.picture)
+        return {lab.name: plain(view.document())}
     return {rig: plain(view.document()) for rig, view in lab.views.items()}
 
 

@@ -87,6 +87,9 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
     for name, text in _differing(file).items():
         yield ["rehearsal", "stands for", f"{{{name}}} = {text}", ""]
     yield ["always", "log", str(file.logs_folder), ""]
+    for name, options in file.bridges.items():
+        places = [options.get(key) for key in ("listen", "pub", "rep")]
+        yield ["always", "tell", f"{name}: {', '.join([*filter(None, places), *options.get('to', ())])}", ""]
 
 
 def _steps(action: Action) -> Iterator[tuple[str, str, str]]:

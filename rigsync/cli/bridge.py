@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib import import_module
 from logging import INFO
@@ -94,7 +95,7 @@ def zmq(pub: str | None, rep: str | None, rigs_file: str | None) -> None:
 
 def _run(rigs: Rigs, bridges: Any) -> None:
     """Connect to the rigs, and run bridges until a signal, or until the rigs' thread has ended."""
-    classes = {name: _class_of(name) for name in bridges}
+    classes = classes_of(bridges)
     with background_logging(INFO), signals_noted() as came, ExitStack() as stack:
         auxiliaries = stack.enter_context(connect(rigs))
         for view in auxiliaries.views.values():
@@ -109,8 +110,9 @@ def _run(rigs: Rigs, bridges: Any) -> None:
     end_interrupted_line()
 
 
-def _class_of(name: str) -> Any:
+def classes_of(names: Iterable[str]) -> dict[str, Any]:
+    """Load the classes of bridges; raise a `ConfigError` where a library is not installed."""
     try:
-        return getattr(import_module(f"rigsync.bridges.{name}"), BRIDGES[name])
+        return {name: getattr(import_module(f"rigsync.bridges.{name}"), BRIDGES[name]) for name in names}
     except ModuleNotFoundError as error:
         raise ConfigError(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from _thread import interrupt_main
+from contextlib import ExitStack
 from datetime import datetime
 from logging import INFO, WARNING
 from pathlib import Path
@@ -16,6 +17,7 @@ from rigsync import ConfigError, Rig, load_rigs
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
 from rigsync.cli import completion
+from rigsync.cli.bridge import classes_of
 from rigsync.cli.log import background_logging
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, usage_errors, verbose_option
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
@@ -127,11 +129,17 @@ def _serve_files(names: tuple[str, ...], as_json: bool) -> None:
     if mistakes:
         raise ConfigError.of(mistakes)
 
+    bridges = {file.name: file.bridges for file in files}
+    classes = classes_of({name for options in bridges.values() for name in options})
+
     def announce(rig: Rig) -> None:
+        for name, options in bridges[rig.name].items():
+            stack.enter_context(classes[name](rig, **options))
         if as_json:
             write_json({"rig": rig.name, "listening": rig.uri}, indent=None)
 
-    with background_logging(WARNING if as_json else INFO):
+    # A bridge ends with its rig's hub, which tells it the end of the rig first.
+    with background_logging(WARNING if as_json else INFO), ExitStack() as stack:
         run_rigs([Agent(file) for file in files], announce)
     end_interrupted_line()
 

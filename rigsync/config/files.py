@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
-from rigsync.config.schema import Key, Mistakes, Table, document, either, listing, mapping, number, text, under
+from rigsync.config.schema import Key, Known, Mistakes, Table, document, either, listing, mapping, number, text, under
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
@@ -52,7 +52,7 @@ _OSC_ADDRESS = text(
 )
 _ZMQ_ADDRESS = text(500, r"tcp://\S+:[0-9]{1,5}", "tcp://, an IP address and a port, such as tcp://127.0.0.1:5555")
 _CURVE_KEY = text(40, r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", "a public key, 40 characters in quotes")
-_BRIDGES = Table(
+BRIDGES = Table(
     {
         "osc": Key(
             Table(
@@ -93,7 +93,7 @@ _RIGS = Table(
             "The rigs by name; rigsync shows them in this order.",
             required=True,
         ),
-        "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
+        "bridges": Key(BRIDGES, "What rigsync bridge starts.", default={}),
     }
 )
 _FLAT = mapping(
@@ -105,6 +105,14 @@ def rigs_schema() -> dict[str, Any]:
     """Return the JSON Schema of a file of rigs in either form."""
     either_form = {"type": "object", "if": {"required": ["rigs"]}, "then": _RIGS.schema, "else": _FLAT.schema}
     return document("The rigs of an experiment, for rigsync", either_form)
+
+
+def bridges_of(found: Known, folder: Path) -> dict[str, Any]:
+    """Return the options of each bridge of a file in a folder, where its relative paths begin."""
+    bridges = {name: dict(options) for name, options in found.items() if options is not None}
+    if "zmq" in bridges and (curve := found["zmq"]["curve"]):
+        bridges["zmq"]["curve"] = {**curve, "secret_key": str(folder / curve["secret_key"])}
+    return bridges
 
 
 def load_rigs(path: str | os.PathLike[str]) -> Rigs:
@@ -148,10 +156,8 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             with mistakes, under("timing"):
                 timing = Timing(**{name: whole["timing"][name] for name in _TIMES})
             found = whole["rigs"]
-            bridges = {name: options for name, options in whole["bridges"].items() if options is not None}
             with mistakes:
-                if "zmq" in bridges and (curve := bridges["zmq"]["curve"]):
-                    curve["secret_key"] = str(Path(file).parent / curve["secret_key"])
+                bridges = bridges_of(whole["bridges"], Path(file).parent)
         rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines

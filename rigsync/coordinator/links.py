@@ -33,7 +33,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.fanout import Fanout
 from rigsync.core.lifecycle import ENDS
-from rigsync.core.messages import Message, Verb
+from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.orders import Order
 from rigsync.core.peer import Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, is_pause
@@ -403,7 +403,10 @@ class Links:
         """Say for which rigs somebody waits; next when that has lasted twice as long."""
         pending.telling = None
         if pending.is_waited_for and pending.is_waited_for() and (rigs := self._fanout.outstanding(request_time)):
-            wait_logger.warning("waiting for %s: %s, %g s", ", ".join(rigs), pending.event.name, seconds)
+            # Thousands of calls may be waited for at once.
+            is_told = not isinstance(event := pending.event, Command) or self._log_rules.allows(rigs[0], event.name, "")
+            level = logging.WARNING if is_told else logging.DEBUG
+            wait_logger.log(level, "waiting for %s: %s, %g s", ", ".join(rigs), event.name, seconds)
             self._tell_wait_in(seconds, request_time, pending, 2 * seconds)
 
     def note_wait(self, request_time: float, is_waited_for: Callable[[], bool]) -> None:

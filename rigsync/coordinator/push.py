@@ -63,6 +63,9 @@ class Sent(Reply[Value]):
         problem = f"no answer to {self._order.message.event.name} within {timeout:g} s; it goes on: wait for it again"
         return RigTimeout(names, problem)
 
+    def _begin_to_wait(self) -> None:
+        self._on_loop(self._services.note_wait, self.request_time, lambda: bool(self._waiting))
+
     def _look(self) -> None:
         self._on_loop(lambda: None)
 
@@ -125,9 +128,6 @@ class Push(Sent[PushResult]):
                     yield rig, outcome_of_rig
         finally:
             unsubscribe()
-
-    def _begin_to_wait(self) -> None:
-        self._on_loop(self._services.note_wait, self.request_time, lambda: bool(self._waiting))
 
     def _value(self, outcome: Outcome) -> PushResult:
         if isinstance(outcome, PushError):

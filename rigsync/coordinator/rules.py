@@ -102,6 +102,10 @@ class LogRules:
 
         Of some rigs it is raised, and the log need not tell it.
         """
+        unsure = {} if isinstance(event.event, Command) else unconfirmed_of(event.answers)
+        for line in line_for_each(unsure):
+            level = logging.WARNING if event.event in _TO_LOOK_AT else logging.INFO
+            notice_logger.log(level, "%s: %s; look there whether it is done", event.event.name, one_line(line))
         is_decided = event.request_time in self._decided
         self._decided.discard(event.request_time)
         if not event.failures:
@@ -113,17 +117,15 @@ class LogRules:
             # Who calls it off knows, and why. So does who has read why the rig has stopped, and then sends EXPEND.
             is_known = rig in raised or is_called_off or self._has_told(rig, error)
             if not is_known and isinstance(event.event, Command):  # of which thousands may fail at once
-                sort = rig, event.event.name, type(error).__name__
-                is_known = not self._refusals.allows(sort, time.monotonic())
+                is_known = not self.allows(rig, event.event.name, type(error).__name__)
             (known if is_known else news)[rig] = error.problem
         for level, told in ((logging.ERROR, news), (logging.INFO, known)):
             for line in line_for_each(told):
                 push_logger.log(level, "%s: %s", event.event.name, one_line(line))
 
-        unsure = {} if isinstance(event.event, Command) else unconfirmed_of(event.answers)
-        for line in line_for_each(unsure):
-            level = logging.WARNING if event.event in _TO_LOOK_AT else logging.INFO
-            notice_logger.log(level, "%s: %s; look there whether it is done", event.event.name, one_line(line))
+    def allows(self, rig: str, command: str, what: str) -> bool:
+        """Return whether the log tells what has become of a command, once more."""
+        return self._refusals.allows((rig, command, what), time.monotonic())
 
     def _has_told(self, rig: str, error: RigError) -> bool:
         if not isinstance(error, RemoteError) or error.error != ENDED_BADLY:

@@ -146,7 +146,7 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
         name = self._rigs.only(rig)
         message = compose_command(command, args, kwargs, self._rigs.room([name]))
         check_open()
-        order = self.order(message, [name], timeout, beside=True)
+        order = self.order(message, [name], timeout, raises=True, beside=True)
         # In single steps: other threads call, too.
         held = sum(self._calls.copy().values()) if message.size > SMALL_CALL else 0
         if (count := len(self._calls)) >= MOST_CALLS or (held and held + message.size > CALL_BYTES):

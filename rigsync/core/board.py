@@ -252,6 +252,13 @@ class Board:
             timer = 0.0 if self._tick == math.inf else self._tick
         return min(timer, self._next_settling())
 
+    @property
+    def contents(self) -> tuple[dict[str, Progress], dict[str, dict[str, Any]]]:
+        """Progress by item, and what there is to know of each stream; a copy, from any thread."""
+        with self._lock:
+            progress = {item.key[1]: Progress(*item.state) for item in self._items.values()}
+            return progress, {stream.key[1]: dict(stream.info) for stream in self._streams.values()}
+
     def snapshot(self) -> list[Post]:
         """Return the whole state, for a coordinator that may know any part of it."""
         with self._lock:

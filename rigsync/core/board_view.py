@@ -8,7 +8,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.core.arguments import to_plain
-from rigsync.core.board import LARGEST, LONGEST, MOST, MOST_BYTES, PROGRESS, STREAM, Key, Progress
+from rigsync.core.board import LARGEST, LONGEST, MOST, MOST_BYTES, PROGRESS, STREAM, Key, Post, Progress
 from rigsync.core.events import Event, ProgressChanged, StreamAdded, StreamRemoved, StreamUpdated
 from rigsync.core.messages import Notice, to_json
 from rigsync.core.rigs import Room
@@ -22,6 +22,7 @@ SPARE = 2
 order with it, so something new may come before what has made room for it."""
 
 _ROOM = Room(MOST_BYTES)
+_STREAM_EVENTS = {"add": StreamAdded, "update": StreamUpdated, "remove": StreamRemoved}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,15 @@ class BoardView:
 
     def _tell_stream(self, event: type[StreamAdded | StreamUpdated], name: str) -> None:
         self._events.append(event(self._rig, name, deepcopy(self._streams[name].info)))
+
+
+def events_of(rig: str, post: Post) -> list[Event]:
+    """Return what a rig's own hub is told of what it tells of its board; nothing where that is cleared."""
+    if post.key is None:
+        return []
+    if post.topic == PROGRESS:
+        return [ProgressChanged(rig, post.key, **post.body)]
+    return [_STREAM_EVENTS[post.body["action"]](rig, post.key, deepcopy(post.body["info"]))]
 
 
 def _mapping(value: Any, topic: str) -> dict[str, Any]:

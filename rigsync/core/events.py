@@ -268,7 +268,7 @@ LINK_EVENTS: dict[LinkState, type[LinkChanged]] = {
 
 @dataclass(frozen=True, slots=True)
 class Notice(CoordinatorEvent):
-    """A rig tells something of its own accord (docs/protocol.md section 2)."""
+    """A rig tells something of its own accord (docs/protocol.md section 2). Told at the rig, too."""
 
     rig: str
     """Name of the rig."""
@@ -286,7 +286,7 @@ class Notice(CoordinatorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ProgressChanged(CoordinatorEvent):
-    """Progress of something on a rig: told at most four times a second for each item, the last value always."""
+    """Progress of something on a rig: four times a second for each item at most (at the rig ten), the last always."""
 
     PRIORITY: ClassVar[int] = 10
     SUPERSEDED_BY: ClassVar[tuple[str, ...]] = ("rig", "item")
@@ -305,7 +305,7 @@ class ProgressChanged(CoordinatorEvent):
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent(CoordinatorEvent):
-    """A stream of a rig has changed; the subclass tells how."""
+    """A stream of a rig has changed; the subclass tells how. Told at the rig, too."""
 
     rig: str
     """Name of the rig."""

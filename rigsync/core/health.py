@@ -66,6 +66,11 @@ class Health:
         return {key: entry.body["problem"] for key, entry in self._failures.items()}
 
     @property
+    def reason(self) -> str | None:
+        """Why it has stopped by itself; None where it has not."""
+        return self._stopped.body["reason"] if self._stopped else None
+
+    @property
     def troubles(self) -> int:
         """How many things are wrong: the failures, and that it has stopped by itself."""
         return len(self._failures) + (self._stopped is not None)

@@ -9,10 +9,11 @@ from random import Random
 from typing import Any, ClassVar
 
 from rigsync._text import one_line
-from rigsync.core import messages
+from rigsync.core import events, messages
 from rigsync.core.agenda import Agenda, Problem
 from rigsync.core.answers import Identity
-from rigsync.core.board import STREAM, Board, Post
+from rigsync.core.board import STREAM, TOPICS, Board, Post
+from rigsync.core.board_view import events_of
 from rigsync.core.calls import ANSWER, Calls
 from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record, Standing
@@ -31,6 +32,8 @@ from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.core.timing import Timing
 from rigsync.errors import RemoteProtocolError
 
+_TOLD_OTHERWISE = frozenset({*TOPICS, STATUS})
+"""Topics of notices that the rig's own hub is told of by events of their own."""
 _LONGEST_TOLD = 1e9
 """Seconds of a lease that are told of a longer one: some thirty years."""
 _SOURCES_REPORTED = 256
@@ -181,6 +184,8 @@ class Responder(Outputs[Address]):
         """
         frame = self._notice(topic, key, body, confirm)
         self.agenda.health.note(topic, key, body, now, self._notices)
+        if topic not in _TOLD_OTHERWISE:
+            self._events.append(events.Notice(self._identity.name, topic, key, body, confirm))
         instead = (topic, key) if is_newest else None
         if not confirm:
             if instead:
@@ -202,6 +207,7 @@ class Responder(Outputs[Address]):
 
     def _post(self, posts: list[Post], now: float) -> None:
         for post in posts:
+            self._events += events_of(self._identity.name, post)
             self.notify(post.topic, post.key, post.body, post.confirm, now, post.is_value)
 
     def _watch(self, boot: str, now: float, certainly: bool = False) -> None:

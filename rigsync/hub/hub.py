@@ -31,7 +31,10 @@ class State(Enum):
 
 
 class Stage(Enum):
-    """When a subscriber is told. Rigsync's own rules are told of every event: filters stand after the first of them."""
+    """When a subscriber is told.
+
+    Rigsync's own rules are told of every event of their own hub: filters stand after the first of them.
+    """
 
     FIRST = 0
     USUAL = 1
@@ -229,7 +232,10 @@ class HubCore:
         self._told = event
         routes = self._routes
         route = routes.get(event.__class__) or self._route(event.__class__, routes)
-        if not self._filters:
+        if self.boundary is not None:  # rules are for what happens here: another lab's answer is none to a push of this
+            if not self._is_consumed(event):
+                self._tell_each(event, route.usual)
+        elif not self._filters:
             self._tell_each(event, route.all)
         else:
             self._tell_each(event, route.first)

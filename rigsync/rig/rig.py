@@ -22,6 +22,7 @@ from rigsync.core.answers import Identity
 from rigsync.core.arguments import check_topic, to_plain
 from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpStatus
+from rigsync.core.health import Health
 from rigsync.core.messages import Verb, to_json
 from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
@@ -139,6 +140,14 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     def exp_ref(self) -> str | None:
         """Reference of the present experiment, as ``yyyy-mm-dd_n_subject``, or None."""
         return session.agenda.exp_ref if (session := self._session) else None
+
+    @property
+    def picture(self) -> dict[str, Any]:
+        """How it is, as whoever begins to watch is told: fields of `RigView`, for a bridge at the rig."""
+        health = session.agenda.health if (session := self._session) else Health()
+        progress, streams = self._board.contents
+        told = {"status": self.status, "failures": health.failures, "status_reason": health.reason}
+        return {**told, "exp_ref": self.exp_ref, "progress": progress, "streams": streams}
 
     @property
     def is_running(self) -> bool:

@@ -73,7 +73,7 @@ class Hub(Subscribing):
         super().__init__()
         self.name, self._owner = name, owner
         self._state = State.READY
-        self._incoming: deque[tuple[Event, Boundary | None]] = deque()  # what waits for the loop
+        self._incoming: deque[tuple[Event, object]] = deque()  # what waits for the loop
         self._dropped = 0
         self._knocked = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,14 +131,24 @@ class Hub(Subscribing):
             cause = leading._stamp[0]
         if not is_here:
             core.stamp(event, id, priority, cause)
-            self._put(event)
+            self.queue(event)
             return
         core.ingest(event, id, priority, cause)
         if core.waiting and not core.is_telling and self._again is None:
             self._tell()
 
-    def _put(self, event: Event, boundary: Boundary | None = None) -> None:
-        """Let an event wait for the loop."""
+    @property
+    def boundary(self) -> object:
+        """By which boundary the event has come that is being told; None where it was told here first."""
+        return self._core.boundary
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the caller runs on the hub's event loop."""
+        return self._loop is not None and runs_here(self._loop)
+
+    def queue(self, event: Event, boundary: object = None) -> None:
+        """Let an event that has a stamp wait for the loop; for what brings it from another hub, which is `boundary`."""
         # In single steps, without a lock: a signal handler may interrupt this, and wait for what the loop tells.
         if self._state is State.STOPPED:
             raise NotRunning(f"ingest() of {type(event).__name__} while hub {self.name!r} is STOPPED: start it again")
@@ -160,7 +170,7 @@ class Hub(Subscribing):
     def _take_in(self) -> None:
         """Tell the events that wait for the loop; on the loop."""
         self._knocked = False  # before it looks: what comes from now on knocks again
-        taken: Bounded[tuple[Event, Boundary | None]] = Bounded()
+        taken: Bounded[tuple[Event, object]] = Bounded()
         with contextlib.suppress(IndexError):  # one of these has been dropped meanwhile
             for _ in range(len(self._incoming)):
                 event, boundary = self._incoming.popleft()
@@ -217,7 +227,7 @@ class Hub(Subscribing):
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the hub's loop, if it runs: now from that loop, soon from elsewhere."""
         if self._state is State.LOOPING and self._loop:
-            if runs_here(self._loop):
+            if self.runs_here:
                 function(*args)
             else:
                 with contextlib.suppress(RuntimeError):  # closed
@@ -229,7 +239,8 @@ class Hub(Subscribing):
         """Pass all events on to another hub, on any loop or thread; from any thread.
 
         An event keeps its stamp, and does not come back the way it came. The hub does not pass on what a filter
-        consumes.
+        consumes. Over there subscribers are told: what a coordinator or rig does of its own follows from its own
+        events alone.
 
         Parameters
         ----------
@@ -269,7 +280,7 @@ class Hub(Subscribing):
             if self._core.boundary is boundary:
                 return
             try:
-                there._put(event, boundary)
+                there.queue(event, boundary)
             except NotRunning as error:
                 logger.warning("hub %r passes nothing on any more: %s", self.name, error)
                 boundary.end()

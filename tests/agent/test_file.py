@@ -251,6 +251,18 @@ def more(rest: str) -> str:
 MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "empty": ("", 1, None, "the file is empty; expected a YAML file with the keys name, listen and on"),
     "a list": ("\n- a\n", 2, None, "the file is not a map"),
+    "unknown bridge": (
+        "name: a\non: {EXPINIT: {run: a}}\nbridges:\n  ocs:\n",
+        4,
+        "bridges.ocs",
+        "unknown key 'ocs'; did you mean 'osc'?",
+    ),
+    "address of a bridge": (
+        "name: a\non: {EXPINIT: {run: a}}\nbridges:\n  zmq: {pub: tcp://a}\n",
+        4,
+        "bridges.zmq.pub",
+        "expected tcp://, an IP address and a port",
+    ),
     "no YAML": ("name: [a\n", 2, None, "not valid YAML: "),
     "not UTF-8": (b"name: a\n# \xe9\n", 2, None, "the file is not UTF-8 text"),
     "too large": ("#" * (2**20 + 1), None, None, "the file is larger than 1,048,576 bytes"),

@@ -25,7 +25,7 @@ from rigsync.bridges import stand_in
 from rigsync.bridges.asking import MOST_UNDER_WAY
 from rigsync.bridges.osc import bridge, bundles, clients, telling
 from rigsync.bridges.zmq import bridge as zmq_bridge
-from rigsync.bridges.zmq import history, requests, sockets
+from rigsync.bridges.zmq import carrying, history, hubs, requests, sockets
 from rigsync.cli.push import NOBODY_CONFIRMS
 from rigsync.config.files import load_rigs
 from rigsync.core.queries import LEAD
@@ -33,15 +33,15 @@ from rigsync.core.queries import LEAD
 TEXT = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 (_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD), *MORE = BLOCKS
-ZMQ, PROGRAMS = MORE[:6], [text for _, text in MORE[6:]]
-(_, ZMQ_START), (_, ZMQ_RIGS), (_, ASK), (_, ANSWERS), (_, _), (_, ZMQ_KEYS) = ZMQ
+ZMQ, PROGRAMS = MORE[:8], [text for _, text in MORE[8:]]
+(_, ZMQ_START), (_, ZMQ_RIGS), (_, ASK), (_, ANSWERS), (_, _), (_, ZMQ_KEYS), (_, HUBS), (_, HUBS_TOLD) = ZMQ
 PORTS = ("9000", "9001", "11001", "5555", "5556")
 
 
 def test_every_block_is_known() -> None:
     assert [language for language, _ in BLOCKS] == [
         *("sh", "yaml", "python", "sh", "python", "text"),
-        *("sh", "yaml", "python", "text", "python", "yaml"),  # test_zmq_bridge runs the last but one
+        *("sh", "yaml", "python", "text", "python", "yaml", "python", "text"),  # test_zmq_bridge runs "def events"
         *("yaml", "python", "yaml", "python"),
     ]
 
@@ -125,6 +125,12 @@ def test_the_requests_are_answered_as_the_page_says(tmp_path: Path, serve: Calla
     assert (done.returncode, done.stderr, done.stdout) == (0, "", ANSWERS)
 
 
+def test_two_hubs_tell_each_other_what_the_page_says(tmp_path: Path) -> None:
+    ports = {port: str(free_port(scheme="tcp")) for port in ("5557", "5558")}
+    done = script(re.sub("5557|5558", lambda found: ports[found[0]], HUBS), tmp_path)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", HUBS_TOLD)
+
+
 def test_the_sections_of_zmq_are_good(tmp_path: Path) -> None:
     for text, curve in ((ZMQ_RIGS, None), (ZMQ_KEYS, str(tmp_path / "bridge.key_secret"))):
         (tmp_path / "rigs.yaml").write_text(text, encoding="utf-8")
@@ -171,6 +177,9 @@ def test_numbers_of_the_page_are_those_of_the_code() -> None:
         f"has at most {requests.LARGEST >> 20} MiB. From {sockets.CUT >> 20} MiB on",
         f"An answer has {history.MOST_AT_ONCE >> 20} MiB of events",
         f"JSON of more than {zmq_bridge.MOST_TOLD >> 10} KiB",
+        f"{carrying.MOST_WAITING:,} events wait, at most {carrying.MOST_WAITING_BYTES >> 20} MiB",
+        f"takes nothing for {carrying.PATIENCE:g} s",
+        f"closes has {hubs.LAST_WORDS:g} s for what waits",
     ):
         assert text in page
     assert (bundles.MOST_AHEAD, zmq_bridge.BEAT) == (3600, 1.0)

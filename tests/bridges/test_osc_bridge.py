@@ -632,7 +632,7 @@ def test_it_ends_with_the_auxiliaries(lab: Lab, connect: Callable[..., Any]) -> 
         aux.close()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", port_of(bridge.uri)))
-    with pytest.raises(NotRunning, match="enter the Auxiliaries or Coordinator before it"):
+    with pytest.raises(NotRunning, match="enter the Auxiliaries, Coordinator, Rig or Hub before the bridge"):
         OscBridge(aux, listen=ANY).__enter__()
 
 

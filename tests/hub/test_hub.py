@@ -256,6 +256,19 @@ def test_what_has_come_by_a_boundary_is_told_with_the_stamp_that_it_has_and_seen
     assert event.stamp.id == 99
 
 
+def test_rules_are_for_what_happens_here_and_filters_and_subscribers_for_what_comes_by_a_boundary_too(
+    bench: Bench,
+) -> None:
+    for stage in Stage:
+        bench.on(Numbered, stage.name, stage=stage)
+    bench.core.add_filter(lambda event: event.n == 3, "no threes")
+    for n, boundary in ((1, object()), (2, None), (3, object())):
+        bench.core.stamp(event := Numbered(n), None, None, None)
+        bench.core.put(event, boundary)
+    assert bench.core.tell_all()
+    assert [(name, event.n) for name, event in bench.told] == [("USUAL", 1), ("FIRST", 2), ("USUAL", 2), ("LAST", 2)]
+
+
 # ------------------------------------------------------------------------------------------------------------- stamps
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rigsync._text import one_line, shortened
-from rigsync.bridges.asking import OK, Asking, Refused, in_words, no_number
+from rigsync.bridges.asking import OK, Asking, Refused, in_words, no_number, power_over
 from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.osc import codec
 from rigsync.bridges.osc.address_space import SPECIAL, AddressSpace, BadPattern
@@ -26,6 +26,7 @@ from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event
+from rigsync.rig.rig import Rig
 from rigsync.runtime.callbacks import goes_on
 from rigsync.runtime.loop_thread import is_coroutine_function
 from rigsync.runtime.precise import FINE
@@ -70,12 +71,12 @@ _Method = Callable[[Any, Sequence[Any]], object]
 class OscBridge(Bridge):
     """Lets OSC programs command rigs, and tells them what happens; docs/bridges.md has the addresses.
 
-    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`.
+    A context manager: ``with`` for an `Auxiliaries` or a `Rig`, ``async with`` on its event loop.
 
     Parameters
     ----------
-    lab : Auxiliaries or Coordinator
-        Who commands the rigs. It has to be open.
+    lab : Auxiliaries, Coordinator or Rig
+        Who commands the rigs; or a rig, whose bridge only tells. It has to be open.
     listen : str
         ``udp://host:port``, ``tcp://host:port`` (SLIP, OSC 1.1) or ``tcp+length://host:port`` (OSC 1.0). OSC has no
         password: whoever reaches that port commands the rigs. With port 0 the system chooses one.
@@ -95,12 +96,13 @@ class OscBridge(Bridge):
 
     name = "OSC bridge"
 
-    def __init__(self, lab: Auxiliaries | Coordinator, listen: str = LISTEN, to: str | Iterable[str] = ()):
-        super().__init__(lab)
+    def __init__(self, lab: Auxiliaries | Coordinator | Rig, listen: str = LISTEN, to: str | Iterable[str] = ()):
+        super().__init__(lab.hub)
+        self.lab = lab
         self._listen = osc_address(listen, allow_port_zero=True)
         self._to = [osc_address(each) for each in ([to] if isinstance(to, str) else to)]
         self._space: AddressSpace[_Push | _Call | _Method] = AddressSpace()
-        self._rigs = list(lab.views)
+        self._rigs = [] if isinstance(lab, Rig) else list(lab.views)
         self._add_addresses()
 
     def _add_addresses(self) -> None:
@@ -164,10 +166,11 @@ class OscBridge(Bridge):
         logger.info("%s listens on %s", self.name, self.uri)
         if not self._wire.is_local:
             logger.warning(
-                "%s listens on %s, beyond this computer: OSC has no password, and whoever reaches that port commands "
-                "the rigs; listen on 127.0.0.1 where only this computer's programs are to",
+                "%s listens on %s, beyond this computer: OSC has no password, and whoever reaches that port %s; listen "
+                "on 127.0.0.1 where only this computer's programs are to",
                 self.name,
                 self.uri,
+                power_over(self.lab),
             )
 
     def _stop(self) -> None:

@@ -1,3 +1,6 @@
-"""ZeroMQ: events to subscribers, and requests in JSON, for programs in any language that has it."""
+"""ZeroMQ: events and requests in JSON, for programs in any language that has it; and hubs that are joined."""
 
 from rigsync.bridges.zmq.bridge import ZmqBridge as ZmqBridge
+from rigsync.bridges.zmq.hubs import ZmqBoundary as ZmqBoundary
+from rigsync.bridges.zmq.hubs import ZmqSink as ZmqSink
+from rigsync.bridges.zmq.hubs import ZmqSource as ZmqSource

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.bridges.asking import UNCONFIRMED, Asking, Refused
+from rigsync.bridges.asking import UNCONFIRMED, Asking, Refused, power_over
 from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.telling import document_of, json_of, pictures, plain, small
 from rigsync.bridges.zmq.history import History
@@ -22,6 +22,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event
 from rigsync.errors import RigError
 from rigsync.hub.bounded import superseding_key
+from rigsync.rig.rig import Rig
 from rigsync.runtime.callbacks import goes_on
 
 logger = logging.getLogger("rigsync.bridge")
@@ -39,12 +40,12 @@ BEAT = 1.0
 class ZmqBridge(Bridge):
     """Publishes what happens by ZeroMQ, and takes requests in JSON; docs/bridges.md has them.
 
-    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`.
+    A context manager: ``with`` for an `Auxiliaries` or a `Rig`, ``async with`` on its event loop.
 
     Parameters
     ----------
-    lab : Auxiliaries or Coordinator
-        Who commands the rigs. It has to be open.
+    lab : Auxiliaries, Coordinator or Rig
+        Who commands the rigs; or a rig, whose bridge only tells. It has to be open.
     pub, rep : str
         ``tcp://address:port`` where it publishes, and where it is asked. Without keys, whoever reaches the latter
         commands the rigs. With port 0 the system chooses one.
@@ -66,9 +67,14 @@ class ZmqBridge(Bridge):
     name = "ZeroMQ bridge"
 
     def __init__(
-        self, lab: Auxiliaries | Coordinator, pub: str = PUB, rep: str = REP, curve: Mapping[str, Any] | None = None
+        self,
+        lab: Auxiliaries | Coordinator | Rig,
+        pub: str = PUB,
+        rep: str = REP,
+        curve: Mapping[str, Any] | None = None,
     ):
-        super().__init__(lab)
+        super().__init__(lab.hub)
+        self.lab = lab
         self._pub, self._rep = zmq_address(pub), zmq_address(rep)
         self._keys = None if curve is None else Keys(curve)
 
@@ -89,17 +95,17 @@ class ZmqBridge(Bridge):
         self._run = secrets.token_hex(8)
         self._tasks: dict[asyncio.Task[None], list[bytes]] = {}
         self._alarm: asyncio.Handle | None = None
-        self._sockets = Sockets(self._receive, lambda who: self._note("turned away", f"{who}: its key is unknown"))
+        self._sockets = Sockets(self._keys, lambda who: self._note("turned away", f"{who}: its key is unknown"))
         self._ends.append(self._stop)
-        self._pub, self._rep = await self._sockets.open(self._pub, self._rep, self._keys)
+        self._pub, self._rep = await self._sockets.open(self._pub, self._rep, self._receive)
         logger.info("%s publishes on %s and is asked on %s", self.name, self.pub, self.rep)
         for at in {self._pub, self._rep} if not self._keys else ():
             if not is_local(at):
                 text = (
-                    "%s listens on %s, beyond this computer and without keys: whoever reaches that port commands the "
-                    "rigs, or hears all; listen on 127.0.0.1, or write keys under curve:"
+                    "%s listens on %s, beyond this computer and without keys: whoever reaches that port %s, or hears "
+                    "all; listen on 127.0.0.1, or write keys under curve:"
                 )
-                logger.warning(text, self.name, at)
+                logger.warning(text, self.name, at, power_over(self.lab))
         self._beat()
 
     def _stop(self) -> None:

@@ -36,70 +36,88 @@ CUT = 4 * LARGEST
 LINGER = 200
 """Milliseconds that what was sent last has, at the end, to reach who is slow."""
 EXPECTED = "tcp://, an IP address of this computer and a port, such as tcp://127.0.0.1:5555"
-"""How an address is written."""
+EXPECTED_THERE = "tcp://, a host and a port, such as tcp://192.168.1.10:5557"
+"""How an address is written, here and elsewhere."""
 _DOMAIN = b"rigsync"
 
 
-def zmq_address(text: str) -> Address:
-    """Read where a bridge listens; raise a `ConfigError` that says how that is written."""
-    what = "where a ZeroMQ bridge can listen"
-    address = parse_uri(text, allow_port_zero=True, what=what, expected=EXPECTED)
-    if address.scheme != "tcp" or not is_literal(address) or not re.search(r":\d+$", text):
-        raise ConfigError(f"{text!r} is not {what}; expected {EXPECTED}")
+def zmq_address(text: str, *, is_ours: bool = True) -> Address:
+    """Read where a bridge, or another program, listens; raise a `ConfigError` that says how that is written."""
+    what, expected = (
+        ("where a ZeroMQ bridge can listen", EXPECTED) if is_ours else ("where a hub listens", EXPECTED_THERE)
+    )
+    address = parse_uri(text, allow_port_zero=is_ours, what=what, expected=expected)
+    if address.scheme != "tcp" or (is_ours and not is_literal(address)) or not re.search(r":\d+$", text):
+        raise ConfigError(f"{text!r} is not {what}; expected {expected}")
     return address
 
 
 class Keys:
-    """The secret key of a bridge, and the public keys of those who may connect.
+    """The secret key of a bridge, and the public keys of those on the other side.
 
     Parameters
     ----------
     curve : mapping
-        ``secret_key``, a file as `zmq.auth.create_certificates` writes it, and ``clients``, keys of 40 characters.
+        ``secret_key``, a file as `zmq.auth.create_certificates` writes it, and the public keys, of 40 characters.
+    of : str
+        Under which key these stand: ``clients``, or ``server``, which is one.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, has no secret key, or others may read it; a client's key is none.
+        The file cannot be read, has no secret key, or others may read it; a public key is missing, or is none.
     """
 
-    def __init__(self, curve: Mapping[str, Any]):
-        file, self.clients = curve["secret_key"], frozenset(curve["clients"])
+    def __init__(self, curve: Mapping[str, Any], of: str = "clients"):
+        file, others = curve.get("secret_key", ""), curve.get(of, ())
+        self.others = frozenset([others] if isinstance(others, str) else others)
         if not zmq.has("curve"):
             raise ConfigError("this ZeroMQ has no CURVE: pip install pyzmq brings one that has")
         try:
             mode = os.stat(file).st_mode
-            _, self.secret = zmq.auth.load_certificate(file)
+            self.public, self.secret = zmq.auth.load_certificate(file)
         except (OSError, ValueError) as error:
             raise ConfigError(f"the secret key {file} cannot be read: {error}") from error
         if sys.platform != "win32" and mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"others may read the secret key {file}: chmod 600 {file}")
-        for key in filter(None, (self.secret, *map(str.encode, self.clients))):
+        for key in filter(None, (self.secret, *map(str.encode, self.others))):
             with contextlib.suppress(ValueError, KeyError):
                 if len(key) == 40 and len(z85.decode(key)) == 32:
                     continue
-            problem = f"in {file}, or among curve's clients, is a key that is none: those have 40 characters"
+            problem = f"in {file}, or among curve's {of}, is a key that is none: those have 40 characters"
             raise ConfigError(f"{problem}; zmq.auth.create_certificates makes them")
-        if not self.secret or not self.clients:
-            lacks = "a client's key" if self.secret else f"the secret key, which {file} does not have"
+        if not self.secret or not self.others:
+            lacks = f"a {of.rstrip('s')}'s key" if self.secret else f"the secret key, which {file} does not have"
             raise ConfigError(f"curve lacks {lacks}; zmq.auth.create_certificates makes both")
 
 
 class Inbox:
-    """A socket that takes messages on the running event loop, one a turn."""
+    """A socket that takes messages on the running event loop, one a turn.
 
-    def __init__(self, socket: zmq.Socket[bytes], take: Callable[[list[bytes]], object]):
-        self._socket, self._take = socket, take
+    `idle` is called when there are no more, which is also when it can send again.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        take: Callable[[list[bytes]], object],
+        idle: Callable[[], object] = lambda: None,
+    ):
+        self._socket, self._take, self._idle = socket, take, idle
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
         self._descriptor = socket.FD
-        self._loop.add_reader(self._descriptor, self._look)
+        self._loop.add_reader(self._descriptor, self.look)
         self._look_again()
 
-    def send(self, parts: list[bytes]) -> None:
-        """Send an answer. Who has gone, or reads none, misses it."""
-        self._socket.send_multipart(parts, zmq.NOBLOCK)
+    def send(self, parts: list[bytes]) -> bool:
+        """Send a message; return whether it has left. Who has gone, or reads none, misses an answer."""
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
         self._look_again()
+        return True
 
     def close(self) -> None:
         self._loop.remove_reader(self._descriptor)
@@ -109,14 +127,18 @@ class Inbox:
     def _look_again(self) -> None:
         # The descriptor tells of what has come since the socket was used last, once.
         if self._again is None:
-            self._again = self._loop.call_soon(self._look)
+            self._again = self._loop.call_soon(self.look)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Take the next message, if there is one."""
         if self._again:
             self._again.cancel()
             self._again = None
-        with contextlib.suppress(zmq.Again):
+        try:
             parts = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            self._idle()
+        else:
             self._look_again()
             self._take(parts)
 
@@ -148,49 +170,63 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return zmq.Context()
 
 
-class Sockets:
-    """Where a bridge publishes, and where it is asked.
+class SocketSet:
+    """ZeroMQ's sockets of one bridge, on the running event loop.
 
     Parameters
     ----------
-    received : callable
-        Called with each message to the latter.
+    keys : Keys, optional
+        Its own, and those of the others.
     turned_away : callable
-        Called with the address of a program whose key is unknown.
+        Called with the address of a program that has connected and whose key is unknown.
     """
 
-    def __init__(self, received: Callable[[list[bytes]], object], turned_away: Callable[[str], object]):
-        self._received, self._turned_away = received, turned_away
+    def __init__(self, keys: Keys | None, turned_away: Callable[[str], object] = lambda _: None):
+        self._keys, self._turned_away = keys, turned_away
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
         self._inboxes: list[Inbox] = []
-        self._keys: Keys | None = None
-        self._pub: zmq.Socket[bytes]
-        self._rep: Inbox
-        self._zap: Inbox
+        self._zap: Inbox | None = None
 
-    async def open(self, pub: Address, rep: Address, keys: Keys | None) -> list[Address]:
-        """Open all, and return where it publishes and is asked; raise a `ListenError` where that cannot be."""
-        self._keys = keys
-        if keys:
+    async def listen(self, kind: int, at: Address, waiting: int) -> tuple[zmq.Socket[bytes], Address]:
+        """Open a socket with room for so many messages, and return where it listens; may raise a `ListenError`."""
+        if self._keys and not self._zap:
             zap = self._socket(zmq.REP)
             zap.bind("inproc://zeromq.zap.01")
-            self._zap = self._inbox(zap, self._answer_zap)
-        self._pub = self._socket(zmq.PUB)
-        self._pub.setsockopt(zmq.SNDHWM, WAITING)
-        router = self._socket(zmq.ROUTER)
-        router.setsockopt(zmq.RCVHWM, REQUESTS_WAITING)
-        at = [await self._bound(self._pub, pub), await self._bound(router, rep)]
-        self._rep = self._inbox(router, self._received)
-        return at
+            self._zap = self.inbox(zap, self._answer_zap)
+        socket = self._socket(kind)
+        socket.setsockopt(zmq.SNDHWM if kind == zmq.PUB else zmq.RCVHWM, waiting)
+        return socket, await self._bound(socket, at)
 
-    def publish(self, topic: bytes, data: bytes) -> None:
-        """Send to all who have subscribed to the topic, or to what it begins with."""
-        self._pub.send_multipart([topic, data], zmq.NOBLOCK)
+    async def router(
+        self, at: Address, waiting: int, received: Callable[[list[bytes]], object]
+    ) -> tuple[Inbox, Address]:
+        """Open where others send to and are answered, with room for so many messages; return where that is."""
+        socket, at = await self.listen(zmq.ROUTER, at, waiting)
+        return self.inbox(socket, received), at
 
-    def answer(self, parts: list[bytes]) -> None:
-        """Answer who has asked."""
-        self._rep.send(parts)
+    def dealer(self, to: Address, received: Callable[[list[bytes]], object], idle: Callable[[], object]) -> Inbox:
+        """Open what sends to a router, which may be there now or later; it sends only while that one is there."""
+        socket = self._socket(zmq.DEALER)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.IPV6, ":" in to.host)
+        if self._keys:
+            (server,) = self._keys.others
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public)
+            socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret or b"")
+            socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+        socket.connect(str(to))
+        return self.inbox(socket, received, idle)
+
+    def inbox(
+        self,
+        socket: zmq.Socket[bytes],
+        take: Callable[[list[bytes]], object],
+        idle: Callable[[], object] = lambda: None,
+    ) -> Inbox:
+        """Have a function called with each message that comes."""
+        self._inboxes.append(Inbox(socket, take, idle))
+        return self._inboxes[-1]
 
     def close(self) -> None:
         for inbox in self._inboxes:
@@ -204,10 +240,6 @@ class Sockets:
         socket.setsockopt(zmq.MAXMSGSIZE, CUT)
         self._sockets.append(socket)
         return socket
-
-    def _inbox(self, socket: zmq.Socket[bytes], take: Callable[[list[bytes]], object]) -> Inbox:
-        self._inboxes.append(Inbox(socket, take))
-        return self._inboxes[-1]
 
     async def _bound(self, socket: zmq.Socket[bytes], at: Address) -> Address:
         socket.setsockopt(zmq.IPV6, ":" in at.host)
@@ -227,11 +259,36 @@ class Sockets:
     def _answer_zap(self, parts: list[bytes]) -> None:
         """Say whether a program may connect (ZeroMQ RFC 27)."""
         version, request, _, address, _, mechanism, *credentials = parts
-        is_known = mechanism == b"CURVE" and z85.encode(credentials[0]).decode() in getattr(self._keys, "clients", ())
+        is_known = mechanism == b"CURVE" and z85.encode(credentials[0]).decode() in getattr(self._keys, "others", ())
         if not is_known:
             self._turned_away(address.decode(errors="replace"))
         status = [b"200", b"OK"] if is_known else [b"400", b"unknown key"]
-        self._zap.send([version, request, *status, b"", b""])
+        if self._zap:
+            self._zap.send([version, request, *status, b"", b""])
+
+
+class Sockets(SocketSet):
+    """Where a bridge publishes, and where it is asked."""
+
+    _pub: zmq.Socket[bytes]
+    _rep: Inbox
+
+    async def open(self, pub: Address, rep: Address, received: Callable[[list[bytes]], object]) -> list[Address]:
+        """Open both, and return where it publishes and is asked; raise a `ListenError` where that cannot be.
+
+        A function is called with each message to the latter.
+        """
+        self._pub, published = await self.listen(zmq.PUB, pub, WAITING)
+        self._rep, asked = await self.router(rep, REQUESTS_WAITING, received)
+        return [published, asked]
+
+    def publish(self, topic: bytes, data: bytes) -> None:
+        """Send to all who have subscribed to the topic, or to what it begins with."""
+        self._pub.send_multipart([topic, data], zmq.NOBLOCK)
+
+    def answer(self, parts: list[bytes]) -> None:
+        """Answer who has asked."""
+        self._rep.send(parts)
 
 
 def is_local(at: Address) -> bool:

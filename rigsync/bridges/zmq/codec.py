@@ -1,0 +1,197 @@
+"""Whole events as JSON, and back: by the names of types that both sides know, and never as code. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import lru_cache
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from rigsync._text import close_match, shortened
+from rigsync.bridges.asking import no_number
+from rigsync.bridges.telling import CONTENT, json_of
+from rigsync.bridges.zmq.requests import LARGEST
+from rigsync.core.arguments import DEEPEST, to_plain
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import Dialect, Event, LinkState, Schedule, Start
+from rigsync.core.messages import Command
+from rigsync.core.rigs import Room
+from rigsync.errors import PayloadError, PayloadTooLarge, RemoteError, RigError
+from rigsync.hub.events import kinds_below
+
+FARTHEST = 64
+"""Most hubs that an event has gone through: more are a circle, or forged."""
+_MARK = "="
+"""The one key of a map that stands for what JSON does not know: a list of the name of its type and its parts."""
+_MADE: dict[str, Callable[..., Any]] = {"float": float, "Command": Command, "Start": Start}
+_ENUMS: dict[str, type[Enum]] = {kind.__name__: kind for kind in (ExpMessage, ExpStatus, LinkState, Dialect)}
+
+
+class NotWhole(Exception):
+    """An event that cannot be written, or read, whole; the text says why."""
+
+
+class NotKnown(Exception):
+    """An event of a type that this program does not know."""
+
+
+class Carried(NamedTuple):
+    """An event that has come from another hub."""
+
+    event: Event
+    stamp: tuple[int, int, float, int | None]
+    """Id, priority, time and cause, of the hub where it was told first."""
+    number: int
+    """Its number there: with the first of `via` it names the event."""
+    via: tuple[str, ...]
+    """The hubs that it has gone through."""
+
+
+def write_event(event: Event, number: int, via: tuple[str, ...]) -> bytes:
+    """Return an event that a hub has told, for another; raise a `NotWhole` where JSON cannot hold it."""
+    kind: Any = type(event)
+    is_secret = getattr(event, "event", None) is ExpMessage.ALYX
+    fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(kind) if field.init}
+    try:
+        written = {
+            name: _written(_emptied(value) if is_secret and name in CONTENT else value, name)
+            for name, value in fields.items()
+        }
+        stamp = dict(zip(("id", "priority", "time", "cause"), event._stamp, strict=True))
+        data = json_of({"number": number, "via": via, "type": kind.__name__, **stamp, "fields": written}).encode()
+    except (PayloadError, PayloadTooLarge, ValueError, RecursionError) as error:
+        raise NotWhole(f"{kind.__name__} cannot be told to another hub: {error}") from None
+    if len(data) > LARGEST:
+        raise NotWhole(f"{kind.__name__} takes {len(data):,} bytes; another hub is told {LARGEST:,} at most")
+    return data
+
+
+def read_event(data: bytes) -> Carried:
+    """Return an event as another hub has written it; raise a `NotWhole`, or a `NotKnown` for an unknown type."""
+    try:
+        if len(data) > LARGEST:
+            raise ValueError(f"an event has at most {LARGEST:,} bytes, not {len(data):,}")
+        found = json.loads(data, parse_constant=no_number)
+        number, via, name, *stamp, fields = (
+            found[key] for key in ("number", "via", "type", "id", "priority", "time", "cause", "fields")
+        )
+        _check(number, int, "number")
+        _check(via, list[str], "via")
+        if not 0 < len(via) <= FARTHEST:
+            raise ValueError(f"it has gone through {len(via)} hubs")
+        for value, key, hint in zip(stamp, ("id", "priority", "time"), (int, int, float), strict=False):
+            _check(value, hint, key)
+        _check(stamp[3], int | None, "cause")
+        _check(fields, dict, "fields")
+        kind, hints = _kind(_check(name, str, "type"))
+        values = {key: _check(_read(value), hints.get(key, Any), key) for key, value in fields.items() if key in hints}
+        return Carried(kind(**values), tuple(stamp), number, tuple(via))
+    except (NotWhole, NotKnown):
+        raise
+    except Exception as error:  # also what a class of the program raises, when it is made
+        raise NotWhole(f"{shortened(data, 80)} is no event: {type(error).__name__}: {error}") from None
+
+
+@lru_cache(1024)  # which keeps no error: the type may be defined later
+def _kind(name: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return a class of events, and the types of its fields."""
+    known = {kind.__name__: kind for kind in kinds_below(Event)}
+    if name not in known:
+        hint = close_match(name, known) or "; rigsync.events.define(name) makes it known"
+        raise NotKnown(f"this program has no event {shortened(name)}{hint}")
+    kind: Any = known[name]
+    try:
+        hints = get_type_hints(kind)
+    except Exception:  # names that only a type checker knows
+        hints = {}
+    return kind, {field.name: hints.get(field.name, Any) for field in dataclasses.fields(kind) if field.init}
+
+
+def _emptied(value: Any) -> Any:
+    """Return what an ALYX message says without its token; why there is no answer stays."""
+    if isinstance(value, Mapping):
+        return {key: _emptied(item) for key, item in value.items()}
+    return [] if isinstance(value, list) else value
+
+
+def _written(value: Any, path: str, depth: int = 0) -> Any:
+    kind = type(value)
+    if value is None or kind in (str, bool, int):
+        return value
+    if depth > DEEPEST:
+        raise ValueError(f"{path} is nested more than {DEEPEST} deep, or refers to itself")
+    if kind is float:
+        return value if math.isfinite(value) else {_MARK: ["float", str(value)]}
+    if kind is list:
+        return [_written(item, path, depth + 1) for item in value]
+    if kind is dict and all(type(key) is str for key in value):
+        items = {key: _written(item, path, depth + 1) for key, item in value.items()}
+        return {_MARK: ["dict", *items.items()]} if _MARK in items else items
+    if kind is tuple:
+        return {_MARK: ["tuple", *(_written(item, path, depth + 1) for item in value)]}
+    if kind in _ENUMS.values():
+        return {_MARK: [kind.__name__, value.name]}
+    if kind is Command:
+        return {_MARK: ["Command", value.name]}
+    if kind is Start:
+        return {_MARK: ["Start", value.time, value.bound, value.is_estimate]}
+    if kind is Schedule:  # an instant of that rig's own clock, which nobody else can take
+        return None
+    if isinstance(value, RemoteError):
+        return {_MARK: [kind.__name__, value.rig, value.error, value.message, value.traceback]}
+    if isinstance(value, RigError):
+        return {_MARK: [kind.__name__, value.rig, value.problem]}
+    return _written(to_plain(value, path, Room(LARGEST)), path, depth + 1)  # as in a message to a rig
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() != {_MARK}:
+        return {key: _read(item) for key, item in value.items()}
+    name, *parts = value[_MARK]
+    if name in _ENUMS:
+        return _ENUMS[name][parts[0]]
+    if name == "tuple":
+        return tuple(map(_read, parts))
+    if name == "dict":
+        return {key: _read(item) for key, item in parts}
+    return (_MADE.get(name) or _error(name))(*parts)
+
+
+def _error(name: str) -> type[RigError]:
+    kinds: list[type[RigError]] = [RigError, *RigError.__subclasses__(), *RemoteError.__subclasses__()]
+    for kind in kinds:
+        if kind.__name__ == name:
+            return kind
+    raise TypeError(f"there is no {shortened(name)}")
+
+
+def _check(value: Any, hint: Any, name: str) -> Any:
+    if not _fits(value, hint):
+        shown = getattr(hint, "__name__", None) or hint
+        raise TypeError(f"{name} is {shortened(value, 80)}, not {shown}")
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of a type, as far as that can be told."""
+    if hint is Any:
+        return True
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, each) for each in args)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(key, args[0]) and _fits(value[key], args[1]) for key in value)
+    kind = origin or hint
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
