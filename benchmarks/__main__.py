@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from statistics import median, quantiles
 
-from benchmarks import measure, osc, strangers, zeromq
+from benchmarks import lsl, measure, osc, strangers, zeromq
 
 
 def milliseconds(seconds: float) -> str:
@@ -176,6 +177,27 @@ def zmq_rows() -> None:
     row("idle ZeroMQ bridge, 4 rigs, one subscriber", f"{zeromq.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
+def lsl_rows() -> None:
+    pushes, starts, held_by = lsl.stamps()
+    for what, off, bar in (
+        ("LSL: stamp of a push beside LSL's clock when the hub told it", pushes, "bar: 0.2 ms"),
+        (
+            "LSL: stamp of a start beside LSL's clock as the handler reads it",
+            starts,
+            f"its told bound holds in {held_by:.0%}",
+        ),
+    ):
+        row(what, f"p50 {1e6 * median(off):.0f} µs, p95 {1e6 * quantiles(off, n=20)[-1]:.0f} µs", bar, "")
+    apart, ours, theirs = lsl.agreement()
+    row(
+        "LSL: clocks of two programs, rigsync's estimate beside `time_correction`",
+        f"{1e6 * apart:.0f} µs apart",
+        f"bar: both bounds, {1e6 * ours:.0f} + {1e6 * theirs:.0f} µs",
+        "",
+    )
+    row("idle LSL bridge, 4 rigs, one stream that it hears", f"{lsl.idle_share():.2%} of one core", "bar: 0.5 %", "")
+
+
 ATTACKS = {
     "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
     "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
@@ -238,6 +260,7 @@ ROWS = {
     "instants": instant_rows,
     "hub": hub_rows,
     "resources": resource_rows,
+    "lsl": lsl_rows,
     "osc": osc_rows,
     "zmq": zmq_rows,
     "strangers": stranger_rows,

@@ -366,6 +366,8 @@ def test_bridges(write):
     curve = {"secret_key": str(Path(path).parent / "a.key"), "clients": ("k" * 40,)}
     usual = {"pub": "tcp://127.0.0.1:5556", "rep": "tcp://127.0.0.1:5555"}
     assert load_rigs(path).bridges == {"zmq": {**usual, "curve": curve}}
+    lsl = load_rigs(write("rigs:\nbridges: {lsl: {from: stimuli}}\n")).bridges["lsl"]
+    assert lsl == {"name": "rigsync", "from": "stimuli"}
     assert load_rigs(write("rigs:\nbridges:\n")).bridges == load_rigs(write("a: b\n")).bridges == {}
 
 
@@ -563,6 +565,12 @@ BAD_FILES = {
         4,
         "bridges.zmq.curve.clients[0]",
         "expected a public key, 40 characters in quotes, not 'b'",
+    ),
+    "stream with quotes": (
+        "rigs:\nbridges:\n  lsl: {name: it's}\n",
+        3,
+        "bridges.lsl.name",
+        "expected the name of an LSL stream, without quotes",
     ),
     "bridge to a map": ("rigs:\nbridges:\n  osc: {to: [{a: b}]}\n", 3, "bridges.osc.to[0]", "expected text, not a map"),
     "duplicate rig": ("rigs:\n  a: b\n  a: c\n", 3, "rigs.a", "this key is there twice, first in line 2; remove one"),

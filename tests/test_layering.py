@@ -43,6 +43,7 @@ HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "nump
 AT_THE_SIDE = {
     "iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"),
     "numpy": (),
+    "pylsl": ("rigsync.bridges.lsl.library", "rigsync.bridges.lsl.program"),
     "pythonosc": ("rigsync.bridges.osc.codec",),
     "zmq": ("rigsync.bridges.zmq.sockets",),
 }

@@ -577,6 +577,29 @@ SHOWN_BY = {
     "a bridge of an agent's file cannot listen, or lacks its library": [
         "tests/bridges/test_rig_bridges.py::test_what_is_wrong_with_a_bridge_is_told_before_the_rig_serves",
     ],
+    "`rigsync bridge lsl` without pylsl, or where its wheel has no liblsl": [
+        "tests/bridges/test_cli_lsl.py::test_without_its_library_the_command_says_what_to_install",
+    ],
+    "the LSL stream of `--from` is not there, ends, is cut off, or comes back": [
+        "tests/bridges/test_lsl_bridge.py::test_markers_of_a_stream_become_events_which_comes_and_goes_and_comes",
+        "tests/bridges/test_lsl_bridge.py::test_a_stream_that_falls_silent_is_searched_again",
+    ],
+    "the LSL stream of `--from` has a regular rate or more than 100 channels, or a marker of more than 65,536 "
+    "characters": [
+        "tests/bridges/test_lsl_bridge.py::test_a_stream_that_has_no_markers",
+        "tests/bridges/test_lsl_bridge.py::test_numbers_several_channels_and_bytes_that_are_no_text",
+    ],
+    "liblsl fails, which now and then ends the program that it is in": [
+        "tests/bridges/test_lsl_bridge.py::"
+        "test_where_liblsl_ends_its_program_the_rigs_go_on_and_recorders_find_the_stream_again",
+        "tests/bridges/test_lsl_bridge.py::test_markers_that_a_program_has_not_taken_wait_for_the_next",
+        "tests/bridges/test_cli_lsl.py::test_nothing_is_left_of_a_command_that_is_killed",
+    ],
+    "an LSL bridge closes, or liblsl does not keep up": [
+        "tests/bridges/test_lsl_bridge.py::test_what_was_told_before_the_bridge_closes_comes",
+        "tests/bridges/test_lsl_bridge.py::test_a_program_that_hangs_is_killed_when_the_bridge_closes",
+        "tests/bridges/test_lsl_bridge.py::test_markers_that_liblsl_does_not_take_are_counted",
+    ],
     "probes are seldom, by `beat` in rigs.yaml": [
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",
         "tests/core/test_beats.py::test_with_a_beat_of_ten_seconds_no_notice_is_held_back_and_no_stranger_takes_over",

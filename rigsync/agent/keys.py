@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from rigsync.config.files import BRIDGES
+from rigsync.config.files import RIG_BRIDGES
 from rigsync.config.rigs import NAME
 from rigsync.config.schema import (
     MOST_ITEMS,
@@ -233,7 +233,7 @@ AGENT = Table(
             "Where the output of the commands goes.",
             default={},
         ),
-        "bridges": Key(BRIDGES, "By what other programs are told what happens at this rig.", default={}),
+        "bridges": Key(RIG_BRIDGES, "By what other programs are told what happens at this rig.", default={}),
     },
     needs={"validate": ("verify",)},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib import import_module
+from keyword import iskeyword
 from logging import INFO
 from time import sleep
 from typing import Any
@@ -21,7 +22,7 @@ from rigsync.cli.rigs import connect, rigs_of_file
 from rigsync.config.rigs import Rigs
 from rigsync.core.events import LinkState
 
-BRIDGES = {"osc": "OscBridge", "zmq": "ZmqBridge"}
+BRIDGES = {"lsl": "LslBridge", "osc": "OscBridge", "zmq": "ZmqBridge"}
 """The class of each bridge. It is loaded when it is asked for: its library may not be installed."""
 INTERVAL = 0.1
 """Seconds between looks whether to end."""
@@ -93,6 +94,25 @@ def zmq(pub: str | None, rep: str | None, rigs_file: str | None) -> None:
     _run(rigs, {"zmq": {**rigs.bridges.get("zmq", {}), **given}})
 
 
+@command.command(short_help="Lab Streaming Layer: LabRecorder and others.")
+@click.option("--name", metavar="NAME", help="Name of the stream of markers; rigsync, unless the file says otherwise.")
+@click.option("--from", "from_", metavar="NAME", help="The stream whose markers become events.")
+@rigs_option
+@verbose_option
+def lsl(name: str | None, from_: str | None, rigs_file: str | None) -> None:
+    """Tell LSL recorders what happens, as a stream of markers, until Ctrl-C.
+
+    Every push, answer, failure and start is a marker, stamped with the moment when it happened.
+
+    \b
+    rigsync bridge lsl
+    rigsync bridge lsl --name rig-3 --from stimuli
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
+    rigs = rigs_of_file(rigs_file)
+    given = {key: value for key, value in (("name", name), ("from", from_)) if value}
+    _run(rigs, {"lsl": {**rigs.bridges.get("lsl", {}), **given}})
+
+
 def _run(rigs: Rigs, bridges: Any) -> None:
     """Connect to the rigs, and run bridges until a signal, or until the rigs' thread has ended."""
     classes = classes_of(bridges)
@@ -102,7 +122,8 @@ def _run(rigs: Rigs, bridges: Any) -> None:
             if view.link is not LinkState.ALIVE:
                 click.echo(f"{view.rig} does not answer yet: {printable(view.reason)}; see rigsync doctor", err=True)
         for name, options in bridges.items():
-            stack.enter_context(classes[name](auxiliaries, **options))
+            given = {f"{key}_" if iskeyword(key) else key: value for key, value in options.items()}
+            stack.enter_context(classes[name](auxiliaries, **given))
         while not came:
             if not auxiliaries.is_running:
                 raise NotRunning("the service thread has ended; see the log (-v)")
@@ -114,5 +135,5 @@ def classes_of(names: Iterable[str]) -> dict[str, Any]:
     """Load the classes of bridges; raise a `ConfigError` where a library is not installed."""
     try:
         return {name: getattr(import_module(f"rigsync.bridges.{name}"), BRIDGES[name]) for name in names}
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # its library, or what that needs, is not there
         raise ConfigError(str(error)) from error

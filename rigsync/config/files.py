@@ -52,37 +52,52 @@ _OSC_ADDRESS = text(
 )
 _ZMQ_ADDRESS = text(500, r"tcp://\S+:[0-9]{1,5}", "tcp://, an IP address and a port, such as tcp://127.0.0.1:5555")
 _CURVE_KEY = text(40, r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", "a public key, 40 characters in quotes")
-BRIDGES = Table(
-    {
-        "osc": Key(
-            Table(
-                {
-                    "listen": Key(_OSC_ADDRESS, "Where OSC programs send to.", default="udp://127.0.0.1:9000"),
-                    "to": Key(listing(_OSC_ADDRESS), "OSC programs that are told all that happens.", default=[]),
-                }
-            ),
-            "Commands and events by Open Sound Control.",
+_STREAM = text(100, r"[^'\"]*[^'\"\s][^'\"]*", "the name of an LSL stream, without quotes")
+_OF_ANY_HUB = {
+    "osc": Key(
+        Table(
+            {
+                "listen": Key(_OSC_ADDRESS, "Where OSC programs send to.", default="udp://127.0.0.1:9000"),
+                "to": Key(listing(_OSC_ADDRESS), "OSC programs that are told all that happens.", default=[]),
+            }
         ),
-        "zmq": Key(
-            Table(
-                {
-                    "pub": Key(_ZMQ_ADDRESS, "Where all that happens is published.", default="tcp://127.0.0.1:5556"),
-                    "rep": Key(_ZMQ_ADDRESS, "Where it is asked.", default="tcp://127.0.0.1:5555"),
-                    "curve": Key(
-                        Table(
-                            {
-                                "secret_key": Key(text(), "The file of the bridge's secret key.", required=True),
-                                "clients": Key(
-                                    listing(_CURVE_KEY, 1), "Public keys of those who may connect.", required=True
-                                ),
-                            }
-                        ),
-                        "Keys, without which nobody can connect.",
+        "Commands and events by Open Sound Control.",
+    ),
+    "zmq": Key(
+        Table(
+            {
+                "pub": Key(_ZMQ_ADDRESS, "Where all that happens is published.", default="tcp://127.0.0.1:5556"),
+                "rep": Key(_ZMQ_ADDRESS, "Where it is asked.", default="tcp://127.0.0.1:5555"),
+                "curve": Key(
+                    Table(
+                        {
+                            "secret_key": Key(text(), "The file of the bridge's secret key.", required=True),
+                            "clients": Key(
+                                listing(_CURVE_KEY, 1), "Public keys of those who may connect.", required=True
+                            ),
+                        }
                     ),
+                    "Keys, without which nobody can connect.",
+                ),
+            }
+        ),
+        "Requests and events by ZeroMQ.",
+    ),
+}
+RIG_BRIDGES = Table(_OF_ANY_HUB)
+"""Those of an agent's file, which tell what happens at its rig."""
+_BRIDGES = Table(
+    {
+        "lsl": Key(
+            Table(
+                {
+                    "name": Key(_STREAM, "Name of the stream of markers.", default="rigsync"),
+                    "from": Key(_STREAM, "The stream whose markers become events."),
                 }
             ),
-            "Requests and events by ZeroMQ.",
+            "Markers for recorders by Lab Streaming Layer.",
         ),
+        **_OF_ANY_HUB,
     }
 )
 _RIGS = Table(
@@ -93,7 +108,7 @@ _RIGS = Table(
             "The rigs by name; rigsync shows them in this order.",
             required=True,
         ),
-        "bridges": Key(BRIDGES, "What rigsync bridge starts.", default={}),
+        "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
     }
 )
 _FLAT = mapping(

@@ -22,6 +22,7 @@ from rigsync.coordinator.results import PingReply, PushResult, ResultLog, draw_r
 from rigsync.coordinator.rules import LogRules
 from rigsync.coordinator.view import RigView, Views
 from rigsync.coordinator.ways import Ways
+from rigsync.core.clock import StampClock
 from rigsync.core.events import (
     CoordinatorClosed,
     CoordinatorOpened,
@@ -131,6 +132,8 @@ class Links:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = self._closing = False
         self._fanout: Fanout
+        self.clock: StampClock
+        """The clock by which rigs' starts are told, since they were opened."""
         self._endpoint: Endpoint | None = None
         self._pending: dict[float, _Pending] = {}
         self._settling: dict[float, tuple[_Pending | None, Outcome]] = {}
@@ -197,9 +200,8 @@ class Links:
 
     async def _connect(self) -> Endpoint:
         found = await self._ways.look_up()
-        fanout = Fanout(
-            self._rigs.rigs, self._rigs.timing, secrets.token_hex(8), stamp_clock(), Random(), this_program()
-        )
+        self.clock = stamp_clock()
+        fanout = Fanout(self._rigs.rigs, self._rigs.timing, secrets.token_hex(8), self.clock, Random(), this_program())
         self._ways.share(fanout)
         endpoint = Endpoint(fanout, self.hub.ingest, fanout.report_refusal, fanout.report_life)
         try:

@@ -30,7 +30,8 @@ from rigsync.cli.push import NOBODY_CONFIRMS
 from rigsync.config.files import load_rigs
 from rigsync.core.queries import LEAD
 
-TEXT = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
+TEXT = PAGE.partition("\n## Lab Streaming Layer\n")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 (_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD), *MORE = BLOCKS
 ZMQ, PROGRAMS = MORE[:8], [text for _, text in MORE[8:]]

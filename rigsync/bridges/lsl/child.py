@@ -1,0 +1,72 @@
+"""The program in which liblsl runs, as its starter has it; most of it blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rigsync.bridges.lsl.program import Options
+
+PROGRAM = Path(__file__).with_name("program.py")
+CHUNK = 1 << 16
+
+
+class Child:
+    """`rigsync.bridges.lsl.program` in a process of its own; OSError if it does not start.
+
+    It ends when its input ends, so even if this program is killed.
+    """
+
+    def __init__(self, options: Options):
+        self._process = subprocess.Popen(  # noqa: S603 - this package's own program
+            [sys.executable, PROGRAM, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # no lock of Python's is held while a thread waits
+            start_new_session=True,  # Ctrl-C on the terminal is for this program alone
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        self._rest = b""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def read(self) -> list[list[Any]]:
+        """Wait for what it tells, and return that; nothing when it has ended."""
+        output = self._process.stdout
+        assert output  # noqa: S101 - for mypy
+        while data := output.read(CHUNK):
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            if lines:
+                return [json.loads(line) for line in lines]
+        output.close()
+        return []
+
+    def send(self, text: str, stamp: float) -> None:
+        """Hand a marker over; OSError if it has ended."""
+        left = memoryview(json.dumps([text, stamp]).encode() + b"\n")
+        assert self._process.stdin  # noqa: S101 - for mypy
+        while left:
+            left = left[self._process.stdin.write(left) :]
+
+    def close(self) -> None:
+        """End its input: it sends what it has, and ends."""
+        assert self._process.stdin  # noqa: S101 - for mypy
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        """End it at once; this does not block."""
+        self._process.kill()
+
+    def wait(self) -> str:
+        """Wait until it has ended, and return how."""
+        status = self._process.wait()
+        return f"exit status {status}" if status >= 0 else signal.Signals(-status).name

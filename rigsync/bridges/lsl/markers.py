@@ -1,0 +1,93 @@
+"""Markers: which events of a coordinator become some, when each happened, and what comes from other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rigsync.bridges.telling import document_of, json_of, plain
+from rigsync.core.events import Event, LinkChanged, PushBegun, PushCompleted, RestartSeen, RigSettled
+
+MOST_TOLD = 16_384
+"""Characters of a marker. Beyond it large fields are left out."""
+_LARGE = 1024
+"""Characters of JSON from which a field is large."""
+
+
+@dataclass(frozen=True, slots=True)
+class LslMarker(Event):
+    """A marker of another program has come by LSL."""
+
+    stream: str
+    """Name of its stream."""
+    value: Any
+    """Its text or number; a list where the stream has several channels."""
+    time: float | None
+    """When it happened: Unix time in seconds, by the coordinator's clock. None as long as LSL cannot compare clocks."""
+    lsl_time: float
+    """Its stamp in seconds, as the other program has given it."""
+
+
+class Marker(NamedTuple):
+    """What a recorder is told."""
+
+    time: float
+    """When it happened: Unix time in seconds."""
+    is_start: bool
+    """Whether that is by the coordinator's clock, as the starts of rigs are; else by the computer's."""
+    text: str
+
+
+class Markers:
+    """Makes markers of events: each push, answer, failure and start, and each change of a link.
+
+    Parameters
+    ----------
+    tell_each : callable
+        Has each rig's outcome of a push told when it comes; returns what is known of it, or None where it is completed.
+    """
+
+    def __init__(self, tell_each: Callable[[float], Mapping[str, Any] | None]):
+        self._tell_each = tell_each
+        self._told: dict[float, set[str]] = {}
+        """The rigs whose outcome was told, by push that is under way."""
+
+    def of(self, event: Event) -> Iterator[Marker]:
+        """Yield the markers of an event that the hub has told."""
+        if isinstance(event, (PushBegun, LinkChanged, RestartSeen)):
+            yield _marker(event, event)
+        if isinstance(event, PushBegun):
+            yield from self._settled(event, self._tell_each(event.request_time) or {})
+        elif isinstance(event, RigSettled):
+            yield from self._settled(event, {event.rig: event.outcome})
+        elif isinstance(event, PushCompleted):
+            yield from self._settled(event, {**event.answers, **event.failures})
+            del self._told[event.request_time]
+            for rig, start in event.starts.items():
+                fields = {"request_time": event.request_time, "event": plain(event.event)}
+                fields.update(bound=start.bound, is_estimate=start.is_estimate)
+                yield Marker(start.time, True, _text("RigStarted", rig, start.time, fields))
+
+    def _settled(self, event: PushBegun | RigSettled | PushCompleted, outcomes: Mapping[str, Any]) -> Iterator[Marker]:
+        told = self._told.setdefault(event.request_time, set())
+        for rig in outcomes.keys() - told:
+            told.add(rig)
+            yield _marker(RigSettled(rig, event.request_time, event.event, outcomes[rig]), event)
+
+
+def _marker(told: Event, event: Event) -> Marker:
+    """Return a marker of what is told, which happened when the hub heard of an event."""
+    time = event.stamp.time if event.stamp else 0.0
+    text = _text(type(told).__name__, getattr(told, "rig", None), time, document_of(told)["fields"])
+    return Marker(time, False, text)
+
+
+def _text(kind: str, rig: str | None, time: float, fields: Mapping[str, Any]) -> str:
+    document = {"type": kind, "rig": rig, "time": time, "fields": fields}
+    text = json_of(document)
+    if len(text) > MOST_TOLD:
+        large = sorted(name for name, value in fields.items() if len(json_of(value)) > _LARGE)
+        kept = {name: value for name, value in fields.items() if name not in large}
+        text = json_of({**document, "fields": {**kept, "left_out": large}})
+    return text
