@@ -62,6 +62,15 @@ def json_of(document: Any) -> str:
     return _ENCODER.encode(document)
 
 
+def json_within(most: int, document: Mapping[str, Any]) -> str:
+    """Return an event, or a picture, as JSON; without its large parts where it has more than so many bytes."""
+    text = json_of(document)
+    if len(text) <= most:
+        return text
+    fields = document.get("fields")
+    return json_of(small(document) if fields is None else {**document, "fields": small(fields)})
+
+
 def plain(value: Any, depth: int = 0) -> Any:
     """Return any value of an event as what JSON knows; what it does not know, by the name of its type."""
     if value is None or type(value) in (str, int, bool):

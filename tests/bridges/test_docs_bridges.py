@@ -20,10 +20,11 @@ from cli_programs import Command, environment
 from processes import LONG, free_port, until
 
 from bridges.test_cli_bridge import file_of_rigs, started
+from rigsync.bridges import requests
 from rigsync.bridges.asking import MOST_UNDER_WAY
 from rigsync.bridges.osc import bridge, bundles, clients, telling
 from rigsync.bridges.zmq import bridge as zmq_bridge
-from rigsync.bridges.zmq import history, requests, sockets
+from rigsync.bridges.zmq import history, sockets
 from rigsync.config.files import load_rigs
 
 TEXT = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rigsync.bridges.zmq.requests import LARGEST
+from rigsync.bridges.requests import LARGEST
 from rigsync.config.address import parse_uri
 from rigsync.core.rigs import Address, is_literal
 from rigsync.errors import ConfigError
