@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from rigsync.coordinator.lab import Lab
+from rigsync.coordinator.view import RigView
 from rigsync.core.arguments import DEEPEST, to_plain
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event
@@ -42,9 +43,15 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # which is in the stamp
 
 
+def picture_of(view: RigView) -> dict[str, Any]:
+    """Return how a rig is, as `RigView.document` has it."""
+    picture: dict[str, Any] = plain(view.document())
+    return picture
+
+
 def pictures(lab: Lab[Any, Any]) -> dict[str, dict[str, Any]]:
-    """Return how each rig of a lab is now, by name, as `RigView.document` has it."""
-    return {rig: plain(view.document()) for rig, view in lab.views.items()}
+    """Return how each rig of a lab is now, by name."""
+    return {rig: picture_of(view) for rig, view in lab.views.items()}
 
 
 def small(fields: Mapping[str, Any]) -> dict[str, Any]:

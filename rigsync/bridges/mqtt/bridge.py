@@ -1,0 +1,155 @@
+"""The MQTT bridge: all that happens is published at a broker, and how each rig is now is kept there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from collections import deque
+from typing import Any
+
+from rigsync.bridges.bridge import Bridge
+from rigsync.bridges.mqtt.topics import Topics
+from rigsync.bridges.telling import document_of, json_within, picture_of
+from rigsync.config.address import parse_broker
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.coordinator.coordinator import Coordinator
+from rigsync.coordinator.links import this_program
+from rigsync.core.events import Event
+from rigsync.core.throttle import Throttle
+from rigsync.net.mqtt_client import OVERHEAD, MqttClient, Will
+
+logger = logging.getLogger("rigsync.bridge")
+
+MOST_TOLD = 64 << 10
+"""Bytes of JSON in a message. Beyond it, or where the broker takes less, large parts are left out."""
+PAUSE = 1.0
+"""Seconds between two pictures of a rig."""
+AT_ONCE = 16
+"""Pictures that are told before other things have their turn."""
+RENEWED = 60.0
+"""Seconds after which a picture is told again in which nothing has changed but what each probe changes."""
+_EACH_PROBE = frozenset({"heard", "round_trip_ms", "clock", "loss"})
+_INSTANTS = frozenset({"owner_heard", "interrupts_at"})
+"""Reckoned anew each time, to the microsecond."""
+
+
+class MqttBridge(Bridge):
+    """Publishes what happens at an MQTT broker, and keeps the picture of each rig there; docs/bridges.md has the topics.
+
+    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens also where the broker
+    is not there yet, and goes on when that is back.
+
+    Parameters
+    ----------
+    lab : Auxiliaries or Coordinator
+        Who commands the rigs. It has to be open.
+    broker : str
+        ``mqtt://host:port/prefix``, or ``mqtts://`` for TLS.
+
+    Raises
+    ------
+    ConfigError
+        It is no such address, or a file with a password or certificate cannot be read.
+
+    Examples
+    --------
+    >>> with Auxiliaries({"cameras": "udp://192.168.1.20:11001"}) as aux, MqttBridge(aux, "mqtt://broker/lab"):
+    ...     input("mosquitto_sub -h broker -t 'lab/#' shows what happens; press Enter to end")
+    """
+
+    name = "MQTT bridge"
+
+    def __init__(self, lab: Auxiliaries | Coordinator, broker: str):
+        super().__init__(lab)
+        self._broker = parse_broker(broker)
+        self._topics = Topics(self._broker.prefix)
+
+    async def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._from = {"host": socket.gethostname(), "program": this_program(), "run": secrets.token_hex(8)}
+        self._sequence = 0
+        self._rigs = frozenset(self.lab.views)
+        self._throttle: Throttle[str] = Throttle(PAUSE)
+        self._due: deque[str] = deque()
+        self._shown: dict[str, tuple[dict[str, Any], float]] = {}
+        self._alarm: asyncio.Handle | None = None
+        self._presence = self._topics.of_bridge(self._from["run"])
+        will = Will(self._presence, b"")  # at which the broker forgets it
+        self._client = MqttClient(self._broker, lambda *_: None, changed=self._note_broker, will=will)
+        self._ends.append(self._stop)
+        logger.info("%s publishes at %s", self.name, self._broker)
+
+    def _stop(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        for topic in (*map(self._topics.of_view, self._shown), self._presence):
+            self._client.publish(topic, b"", qos=1, retain=True)
+        self._client.close()
+
+    def _note_broker(self, problem: str | None) -> None:
+        """Take note of a problem, which the client logs; or that the broker is there, and may have forgotten all."""
+        if problem:
+            self.counts["broker"] += 1
+            return
+        self._publish(self._presence, {**self._from, "rigs": sorted(self._rigs), "time": time.time()}, retain=True)
+        self._shown.clear()
+        for rig in self._rigs:
+            self._note_changed(rig)
+
+    def _publish(self, topic: str, document: dict[str, Any], retain: bool = False) -> bool:
+        room = min(MOST_TOLD, self._client.limit - len(topic) - OVERHEAD)
+        data = json_within(room, document).encode()
+        leaves = self._client.publish(topic, data, qos=1, retain=retain)
+        if not leaves:
+            waiting = f"{self._client.unsent:,} messages wait for the broker"
+            self._note("left out", f"{topic}, {len(data):,} bytes, is left out: {waiting}, which takes no more")
+        return leaves
+
+    def _tell(self, event: Event) -> None:
+        self._sequence += 1
+        document = {"from": self._from, "sequence": self._sequence, **document_of(event)}
+        rig = document.get("rig")
+        self._publish(self._topics.of_event(type(event).__name__, rig), document)
+        if isinstance(rig, str) and rig in self._rigs:
+            self._note_changed(rig)
+
+    # ------------------------------------------------------------------------------------------------------ pictures
+
+    def _note_changed(self, rig: str) -> None:
+        if self._throttle.note(rig, self._loop.time()):
+            self._due.append(rig)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._due:
+            self._alarm = self._loop.call_soon(self._ring)
+        elif self._throttle.is_waiting:
+            self._alarm = self._loop.call_at(self._throttle.next_timer(), self._ring)
+
+    def _ring(self) -> None:
+        self._due.extend(self._throttle.take(self._loop.time()))
+        for _ in range(min(AT_ONCE, len(self._due))):
+            self._show(self._due.popleft())
+        self._arm()
+
+    def _show(self, rig: str) -> None:
+        """Tell how a rig is, unless that stands there; not while the broker is away, which is told all when it is back."""
+        services = self.lab.services
+        if not self._client.is_connected or services is None:
+            return
+        picture, now = picture_of(services.view(rig)), self._loop.time()
+        lasting = {name: value for name, value in picture.items() if name not in _EACH_PROBE}
+        lasting |= {name: picture[name] is None for name in _INSTANTS}
+        before, told_at = self._shown.get(rig, (None, 0.0))
+        if lasting != before or now >= told_at + RENEWED:
+            document = {"from": self._from, "time": time.time(), "rig": rig, **picture}
+            if self._publish(self._topics.of_view(rig), document, retain=True):
+                self._shown[rig] = lasting, now
+            else:
+                self._note_changed(rig)
