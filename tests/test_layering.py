@@ -42,10 +42,11 @@ HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "nump
 AT_THE_SIDE = {
     "iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"),
     "numpy": (),
+    "paho": ("rigsync.net.mqtt_client",),
     "pythonosc": ("rigsync.bridges.osc.codec",),
     "zmq": ("rigsync.bridges.zmq.sockets",),
 }
-"""What only these modules import, so that a computer can do without it: the side, the demo's rig, the bridges."""
+"""What only these modules import, so that a computer can do without it: the side, the demo's rig, the bridges, MQTT."""
 
 INSIDE = {
     "rigsync.agent.keeper": {"ctypes"},  # prctl, of Linux alone; some Pythons are built without ctypes

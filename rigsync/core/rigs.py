@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from rigsync._text import close_match, shortened
@@ -78,20 +78,31 @@ class Address:
     Parameters
     ----------
     scheme : str
-        ``udp`` or ``tcp``.
+        ``udp``, ``tcp``, or ``mqtt`` or ``mqtts`` of a broker.
     host : str
         An IP address in its shortest form, IPv6 without brackets, or a host name in lower case.
     port : int
         The port, 1 to 65535, or 0 for any free one where a rig listens.
+    prefix : str
+        With what the topics at the broker begin.
+    login : str
+        User and password for the broker, as in the URI. They are no part of what is shown, or compared.
     """
 
     scheme: str
     host: str
     port: int
+    prefix: str = ""
+    login: str = field(default="", repr=False, compare=False)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}" + (f"/{self.prefix}" if self.prefix else "")
+
+    @property
+    def is_brokered(self) -> bool:
+        """Whether a broker stands between both sides."""
+        return self.scheme in ("mqtt", "mqtts")
 
 
 def is_literal(address: Address) -> bool:
