@@ -37,6 +37,7 @@ class Broker:
         self._file, self._log = folder / "mosquitto.conf", folder / "mosquitto.log"
         anonymous = str(not any(line.startswith("password_file") for line in lines)).lower()
         whole = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {anonymous}", *lines]
+        whole.append("user root")  # who started it as root; otherwise it is another one, who may not read the files
         self._file.write_text("\n".join([*whole, ""]), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -47,7 +48,7 @@ class Broker:
 
     def _is_there(self) -> bool:
         assert self._process
-        assert self._process.poll() is None, self._log.read_text()
+        assert self._process.poll() is None, self.log()
         with contextlib.suppress(OSError), create_connection(("127.0.0.1", self.port), LONG):
             return True
         return False
@@ -60,6 +61,10 @@ class Broker:
                 self._process.terminate()
             self._process.wait(LONG)
             self._process = None
+
+    def log(self) -> str:
+        """Return what it has logged."""
+        return self._log.read_text()
 
     def publish(self, topic: str, text: str, *options: str) -> None:
         """Publish by mosquitto_pub."""

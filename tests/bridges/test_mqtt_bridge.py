@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -25,7 +25,6 @@ from processes import LONG, until
 from rigsync import Coordinator, events
 from rigsync.bridges.mqtt import MqttBridge
 from rigsync.bridges.mqtt import bridge as bridge_module
-from rigsync.bridges.mqtt.topics import Topics
 from rigsync.errors import ConfigError
 from rigsync.net import mqtt_client
 
@@ -74,9 +73,10 @@ def hears(stack: contextlib.ExitStack) -> Callable[..., Subscriber]:
 
 def kept(broker: Broker, topic: str) -> dict[str, Any]:
     """Return what the broker keeps below a topic, for who comes late."""
-    command = ["mosquitto_sub", "-p", str(broker.port), "--retained-only", "-W", "1", "-v", "-t", topic]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
-    return {where: json.loads(text) for where, _, text in (line.partition(" ") for line in done.stdout.splitlines())}
+    broker.publish("end", "{}", "-r")
+    with Subscriber(broker, topic, "end", options=("--retained-only",)) as late:
+        until(lambda: late.of("end"))
+    return {where: told for where, told in late.heard if where != "end"}
 
 
 # ---------------------------------------------------------------------------------------------------------- events
@@ -130,9 +130,8 @@ def test_who_comes_late_has_the_picture_of_each_rig_at_once_until_the_bridge_end
     aux = connect(lab.rig("cameras/left"), lab.rig("ephys"))
     with MqttBridge(aux, broker.uri):
         sub = hears(broker, "lab/views/#")
-        until(lambda: sub.of("lab/views/cameras%2Fleft")[-1:] and sub.of("lab/views/cameras%2Fleft")[-1]["link"] == "alive")
         aux.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True)
-        until(lambda: sub.of("lab/views/ephys")[-1]["status"] == "INITIALIZED")
+        until(lambda: any(told["status"] == "INITIALIZED" for told in sub.of("lab/views/ephys")))
         late = kept(broker, "lab/views/#")
         assert {topic: (told["rig"], told["link"]) for topic, told in late.items()} == {
             "lab/views/cameras%2Fleft": ("cameras/left", "alive"),
@@ -163,3 +162,189 @@ def test_a_picture_is_told_again_only_where_something_is_new_or_after_a_while(
     monkeypatch.setattr(bridge_module, "RENEWED", 0.0)
     until(lambda: len(sub.of("lab/views/cameras")) >= settled + 3)
     assert bridge.counts.total() == 0
+
+
+# ------------------------------------------------------------------------------------------------- the broker's part
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_broker_that_is_started_anew_has_all_of_it_and_that_is_told_once(
+    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack, caplog: Any
+) -> None:
+    broker = stack.enter_context(Broker(tmp_path, "persistence true", f"persistence_location {tmp_path}/"))
+    bridge = bridged(broker.uri, lab.rig("cameras"))
+    keeps = ("-c", "-i", "facility")  # mosquitto keeps for it what comes while it is away
+    with Subscriber(broker, "lab/#", options=keeps) as sub:
+        until(lambda: sub.of("lab/views/cameras"))
+    broker.stop()
+    until(lambda: not bridge._client.is_connected)
+    for number in range(200):
+        bridge.lab.hub.ingest(Lick(number))
+    broker.start()
+    until(lambda: bridge._client.is_connected)
+    bridge.lab.hub.ingest(Lick(200))
+    with Subscriber(broker, "lab/#", options=keeps) as sub:
+        until(lambda: any(told["fields"]["payload"] == 200 for told in sub.of("lab/events/Lick")))
+        assert [told["fields"]["payload"] for told in sub.of("lab/events/Lick")] == [*range(201)]
+        until(lambda: sub.of("lab/views/cameras"))
+    assert [*kept(broker, "lab/views/#")] == ["lab/views/cameras"]
+    assert bridge.counts["left out"] == 0
+    assert warnings(caplog) == [f"the broker {broker.uri}: the connection is lost; look whether it runs"]
+
+
+def test_a_broker_that_is_killed_and_started_anew_has_the_pictures_again(
+    broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge]
+) -> None:
+    bridge = bridged(broker.uri, lab.rig("cameras"))
+    until(lambda: "lab/views/cameras" in kept(broker, "lab/#"))
+    broker.stop(kill=True)
+    until(lambda: not bridge._client.is_connected)
+    broker.start()
+    until(lambda: len(kept(broker, "lab/#")) == 2)
+
+
+def test_what_waits_for_the_broker_has_a_bound_and_what_is_left_out_is_counted_and_told(
+    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(mqtt_client, "WAITING", 50)
+    broker = Broker(tmp_path)
+    bridge = bridged(broker.uri, lab.rig("cameras"))  # it opens without a broker
+    for number in range(200):
+        bridge.lab.hub.ingest(Lick(number))
+    until(lambda: bridge.counts["left out"] >= 150)
+    told = [text for text in warnings(caplog) if "left out" in text]
+    assert len(told) == 1
+    assert "50 messages wait for the broker, which takes no more" in told[0]
+    with broker:
+        until(lambda: "lab/views/cameras" in kept(broker, "lab/#"))
+        with Subscriber(broker, "lab/events/LickOfTheMqttTest") as sub:
+            while not sub.of("lab/events/"):
+                bridge.lab.hub.ingest(Lick("here again"))
+            assert sub.of("lab/events/")[0]["sequence"] > 200
+        bridge.__exit__()
+
+
+KILLED = """
+import sys, time
+from rigsync import Auxiliaries
+from rigsync.bridges.mqtt import MqttBridge
+with Auxiliaries({"cameras": sys.argv[1]}) as aux, MqttBridge(aux, sys.argv[2]):
+    print("here", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_pictures_of_a_bridge_that_is_killed_are_marked_as_no_longer_kept(
+    broker: Broker, lab: Lab, hears: Callable[..., Subscriber]
+) -> None:
+    command = [sys.executable, "-c", KILLED, lab.rig("cameras").uri, broker.uri]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            sub = hears(broker, "lab/views/#")
+            until(lambda: sub.of("lab/views/cameras"))
+            assert [*kept(broker, "lab/bridges/#")] == [f"lab/bridges/{sub.of('lab/views/')[0]['from']['run']}"]
+        finally:
+            process.kill()
+    until(lambda: sub.of("lab/bridges/")[-1] is None)  # the last will
+    assert kept(broker, "lab/bridges/#") == {}
+    assert [*kept(broker, "lab/views/#")] == ["lab/views/cameras"]
+
+
+# ------------------------------------------------------------------------------------------------ users and secrets
+
+SECRET = "geh;im:sö@x/y"
+USER = "rigsync"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Broker]:
+    """A broker that takes only what its access list allows a user with a password."""
+    passwords, access = tmp_path / "passwords", tmp_path / "access"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), USER, SECRET], check=True, timeout=LONG)
+    access.write_text(f"user {USER}\ntopic readwrite lab/#\ntopic deny lab/events/LickOfTheMqttTest/#\n", "utf-8")
+    with Broker(tmp_path, f"password_file {passwords}", f"acl_file {access}") as broker:
+        yield broker
+
+
+def with_login(uri: str, password: str) -> str:
+    return uri.replace("mqtt://", f"mqtt://{USER}:{quote(password, safe='')}@")
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_a_broker_that_lets_nobody_in_is_told_once_by_name_with_the_remedy(
+    guarded: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any, password: str | None
+) -> None:
+    uri = with_login(guarded.uri, password) if password else guarded.uri
+    bridge = bridged(uri, lab.rig("cameras"))
+    until(lambda: guarded.log().count("not authorised") >= 3)
+    (told,) = warnings(caplog)
+    assert told.startswith(f"the broker {guarded.uri}: ")
+    assert "user" in told
+    assert "password" in told
+    assert bridge.lab.push("EXPINFO", wait=True)  # the rigs take no notice
+
+
+def test_what_the_broker_s_access_list_forbids_is_told_and_all_else_goes_on(
+    guarded: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
+) -> None:
+    bridge = bridged(with_login(guarded.uri, SECRET), lab.rig("cameras"))
+    for number in range(20):
+        bridge.lab.hub.ingest(Lick(number))
+    until(lambda: bridge.counts["broker"] and not bridge._client.unsent)
+    (told,) = warnings(caplog)
+    assert "it takes nothing on lab/events/LickOfTheMqttTest from this user" in told
+    assert "allow it in its access list" in told
+    options = ("-u", USER, "-P", SECRET)
+    with Subscriber(guarded, "lab/#", options=options) as sub:
+        until(lambda: sub.of("lab/views/cameras"))
+        until(lambda: sub.of("lab/events/ProbeAnswered"))
+        assert not sub.of("lab/events/LickOfTheMqttTest")
+
+
+def test_no_secret_is_in_any_log_or_error(
+    guarded: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    uri = with_login(guarded.uri, SECRET)
+    bridge = bridged(uri, lab.rig("cameras"))
+    until(lambda: bridge._client.is_connected)
+    guarded.stop(kill=True)
+    until(lambda: bridge.counts["broker"])
+    wrong = []
+    for address in (uri.replace("mqtt", "mqttt"), uri.replace("/lab", "/#"), uri.replace("mqtt://", "udp://")):
+        with pytest.raises(ConfigError) as caught:
+            MqttBridge(bridge.lab, address)
+        wrong.append(str(caught.value))
+    seen = "\n".join([caplog.text, *wrong, repr(vars(bridge)), repr(bridge._broker)])
+    for part in (SECRET, quote(SECRET, safe=""), SECRET[:6]):
+        assert part not in seen
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["udp://127.0.0.1:1883", "127.0.0.1", "mqtt://", "mqtt://broker/a/+/b", "mqtt://broker/#", "mqtt://a:99999/b"],
+)
+def test_what_is_no_broker_is_told_with_how_one_is_written(connect: Callable[..., Any], uri: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"is not the address of an MQTT broker.*expected mqtt://host\[:port\]/prefix"
+    ):
+        MqttBridge(connect(), uri)
+
+
+# ------------------------------------------------------------------------------------------- its beginning and end
+
+
+def test_a_coordinator_has_one_on_its_own_loop(broker: Broker, lab: Lab) -> None:
+    lab.rig("cameras")
+
+    async def main() -> None:
+        async with Coordinator(lab.uris) as coordinator, MqttBridge(coordinator, broker.uri):
+            loop = asyncio.get_running_loop()
+            while "lab/views/cameras" not in await loop.run_in_executor(None, kept, broker, "lab/#"):
+                pass
+
+    run(main)
+    assert kept(broker, "lab/#") == {}

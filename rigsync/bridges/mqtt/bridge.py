@@ -13,16 +13,19 @@ from typing import Any
 from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.mqtt.topics import Topics
 from rigsync.bridges.telling import document_of, json_within, picture_of
-from rigsync.config.address import parse_broker
+from rigsync.config.address import parse_uri
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.coordinator.links import this_program
 from rigsync.core.events import Event
 from rigsync.core.throttle import Throttle
+from rigsync.errors import ConfigError
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient, Will
 
 logger = logging.getLogger("rigsync.bridge")
 
+EXPECTED = "mqtt://host[:port]/prefix, or mqtts:// for TLS"
+"""How the address of a broker is written."""
 MOST_TOLD = 64 << 10
 """Bytes of JSON in a message. Beyond it, or where the broker takes less, large parts are left out."""
 PAUSE = 1.0
@@ -37,7 +40,7 @@ _INSTANTS = frozenset({"owner_heard", "interrupts_at"})
 
 
 class MqttBridge(Bridge):
-    """Publishes what happens at an MQTT broker, and keeps the picture of each rig there; docs/bridges.md has the topics.
+    """Publishes what happens at an MQTT broker, and keeps the picture of each rig there; docs/bridges.md has topics.
 
     A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens also where the broker
     is not there yet, and goes on when that is back.
@@ -64,7 +67,10 @@ class MqttBridge(Bridge):
 
     def __init__(self, lab: Auxiliaries | Coordinator, broker: str):
         super().__init__(lab)
-        self._broker = parse_broker(broker)
+        what = "the address of an MQTT broker"
+        self._broker = parse_uri(broker, what=what, expected=EXPECTED)
+        if not self._broker.is_brokered:
+            raise ConfigError(f"{self._broker} is not {what}; expected {EXPECTED}")
         self._topics = Topics(self._broker.prefix)
 
     async def _open(self) -> None:
@@ -139,7 +145,7 @@ class MqttBridge(Bridge):
         self._arm()
 
     def _show(self, rig: str) -> None:
-        """Tell how a rig is, unless that stands there; not while the broker is away, which is told all when it is back."""
+        """Tell how a rig is, unless that stands there. A broker that is away is told all when it is back."""
         services = self.lab.services
         if not self._client.is_connected or services is None:
             return
