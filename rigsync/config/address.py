@@ -53,6 +53,15 @@ def parse_uri(
         raise ConfigError(f"{shortened(without_login(text), 80)} is not {what}: {error}; expected {expected}") from None
 
 
+def parse_broker(text: object) -> Address:
+    """Read the address of an MQTT broker, ``mqtt[s]://[user[:password]@]host[:port]/prefix``; raise a `ConfigError`."""
+    what, expected = "the address of an MQTT broker", "mqtt://host[:port]/prefix, or mqtts:// for TLS"
+    address = parse_uri(text, what=what, expected=expected)
+    if not address.is_brokered:
+        raise ConfigError(f"{shortened(without_login(text), 80)} is not {what}; expected {expected}")
+    return address
+
+
 def without_login(text: object) -> object:
     """Return a text without the user and the password of an address in it."""
     if not isinstance(text, str) or "@" not in text:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rigsync.config.address import parse_broker
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import Key, Mistakes, Table, document, either, listing, mapping, number, text, under
 from rigsync.config.yaml import document_node, located, map_of
@@ -83,6 +84,18 @@ _BRIDGES = Table(
             ),
             "Requests and events by ZeroMQ.",
         ),
+        "mqtt": Key(
+            Table(
+                {
+                    "broker": Key(
+                        text(500),
+                        "The broker, and with what its topics begin, as in mqtt://broker.lab/room1; mqtts:// for TLS.",
+                        required=True,
+                    )
+                }
+            ),
+            "Events, and how each rig is, at an MQTT broker.",
+        ),
     }
 )
 _RIGS = Table(
@@ -152,6 +165,9 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             with mistakes:
                 if "zmq" in bridges and (curve := bridges["zmq"]["curve"]):
                     curve["secret_key"] = str(Path(file).parent / curve["secret_key"])
+            with mistakes, under("bridges.mqtt.broker"):
+                if "mqtt" in bridges:
+                    parse_broker(bridges["mqtt"]["broker"])
         rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines

@@ -18,10 +18,11 @@ import pytest
 
 pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed here")
 
-from brokers import Broker, Subscriber, needs_mosquitto
+from brokers import Broker, needs_mosquitto, running_broker
 from live_helpers import Lab, run
 from processes import LONG, until
 
+from bridges.subscribers import Subscriber, kept
 from rigsync import Coordinator, events
 from rigsync.bridges.mqtt import MqttBridge
 from rigsync.bridges.mqtt import bridge as bridge_module
@@ -40,7 +41,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
-    with Broker(tmp_path) as broker:
+    with running_broker(tmp_path) as broker:
         yield broker
 
 
@@ -71,21 +72,13 @@ def hears(stack: contextlib.ExitStack) -> Callable[..., Subscriber]:
     return start
 
 
-def kept(broker: Broker, topic: str) -> dict[str, Any]:
-    """Return what the broker keeps below a topic, for who comes late."""
-    broker.publish("end", "{}", "-r")
-    with Subscriber(broker, topic, "end", options=("--retained-only",)) as late:
-        until(lambda: late.of("end"))
-    return {where: told for where, told in late.heard if where != "end"}
-
-
 # ---------------------------------------------------------------------------------------------------------- events
 
 
 def test_a_subscriber_in_another_process_hears_every_event_in_order(
     broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge], hears: Callable[..., Subscriber]
 ) -> None:
-    bridge = bridged(broker.uri, lab.rig("cameras:left"), lab.rig("ephys"))
+    bridge = bridged(broker.uri(), lab.rig("cameras:left"), lab.rig("ephys"))
     sub = hears(broker, "lab/events/#")
     for number in range(1000):
         bridge.lab.hub.ingest(Lick(number, rig="cameras:left" if number % 2 else None))
@@ -110,7 +103,7 @@ def test_a_subscriber_in_another_process_hears_every_event_in_order(
 def test_a_facility_tells_coordinators_apart(
     broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge], hears: Callable[..., Subscriber]
 ) -> None:
-    bridges = [bridged(broker.uri, lab.rig(name)) for name in ("cameras", "ephys")]
+    bridges = [bridged(broker.uri(), lab.rig(name)) for name in ("cameras", "ephys")]
     sub = hears(broker, "lab/events/LickOfTheMqttTest/#")
     for bridge in bridges:
         bridge.lab.hub.ingest(Lick(1))
@@ -128,7 +121,7 @@ def test_who_comes_late_has_the_picture_of_each_rig_at_once_until_the_bridge_end
     broker: Broker, lab: Lab, connect: Callable[..., Any], hears: Callable[..., Subscriber]
 ) -> None:
     aux = connect(lab.rig("cameras/left"), lab.rig("ephys"))
-    with MqttBridge(aux, broker.uri):
+    with MqttBridge(aux, broker.uri()):
         sub = hears(broker, "lab/views/#")
         aux.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True)
         until(lambda: any(told["status"] == "INITIALIZED" for told in sub.of("lab/views/ephys")))
@@ -140,7 +133,7 @@ def test_who_comes_late_has_the_picture_of_each_rig_at_once_until_the_bridge_end
         (run,) = {told["from"]["run"] for told in late.values()}
         assert [*kept(broker, "lab/bridges/#")] == [f"lab/bridges/{run}"]
     assert kept(broker, "lab/#") == {}
-    assert sub.heard[-1] == (f"lab/bridges/{run}", None)
+    until(lambda: sub.heard[-1] == (f"lab/bridges/{run}", None))
     assert sub.of("lab/views/ephys")[-1] is None
 
 
@@ -151,7 +144,7 @@ def test_a_picture_is_told_again_only_where_something_is_new_or_after_a_while(
     hears: Callable[..., Subscriber],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bridge = bridged(broker.uri, lab.rig("cameras"))
+    bridge = bridged(broker.uri(), lab.rig("cameras"))
     sub = hears(broker, "lab/#")
     until(lambda: len(sub.of("lab/events/ProbeAnswered/cameras")) >= 3)
     until(lambda: sub.of("lab/views/cameras"))
@@ -171,15 +164,18 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_a_broker_that_is_started_anew_has_all_of_it_and_that_is_told_once(
-    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack, caplog: Any
+def test_what_happens_while_the_broker_is_away_comes_when_it_is_back(
+    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack
 ) -> None:
-    broker = stack.enter_context(Broker(tmp_path, "persistence true", f"persistence_location {tmp_path}/"))
-    bridge = bridged(broker.uri, lab.rig("cameras"))
+    saves = ("persistence true", f"persistence_location {tmp_path}/")
+    broker = stack.enter_context(running_broker(tmp_path, "allow_anonymous true", *saves))
+    bridge = bridged(broker.uri(), lab.rig("cameras"))
     keeps = ("-c", "-i", "facility")  # mosquitto keeps for it what comes while it is away
     with Subscriber(broker, "lab/#", options=keeps) as sub:
         until(lambda: sub.of("lab/views/cameras"))
-    broker.stop()
+    assert broker._process
+    broker._process.terminate()  # upon which it saves what it keeps
+    broker._process.wait(LONG)
     until(lambda: not bridge._client.is_connected)
     for number in range(200):
         bridge.lab.hub.ingest(Lick(number))
@@ -192,39 +188,43 @@ def test_a_broker_that_is_started_anew_has_all_of_it_and_that_is_told_once(
         until(lambda: sub.of("lab/views/cameras"))
     assert [*kept(broker, "lab/views/#")] == ["lab/views/cameras"]
     assert bridge.counts["left out"] == 0
-    assert warnings(caplog) == [f"the broker {broker.uri}: the connection is lost; look whether it runs"]
 
 
-def test_a_broker_that_is_killed_and_started_anew_has_the_pictures_again(
-    broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge]
+def test_a_broker_that_is_killed_and_started_anew_has_the_pictures_again_and_that_is_told_once(
+    broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
 ) -> None:
-    bridge = bridged(broker.uri, lab.rig("cameras"))
+    bridge = bridged(broker.uri(), lab.rig("cameras"))
     until(lambda: "lab/views/cameras" in kept(broker, "lab/#"))
-    broker.stop(kill=True)
-    until(lambda: not bridge._client.is_connected)
+    broker.kill()
+    until(lambda: bridge.counts["broker"])
     broker.start()
     until(lambda: len(kept(broker, "lab/#")) == 2)
+    assert warnings(caplog) == [f"the broker {broker.uri()}: the connection is lost; look whether it runs"]
 
 
 def test_what_waits_for_the_broker_has_a_bound_and_what_is_left_out_is_counted_and_told(
-    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], monkeypatch: pytest.MonkeyPatch, caplog: Any
+    tmp_path: Path,
+    lab: Lab,
+    bridged: Callable[..., MqttBridge],
+    stack: contextlib.ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
 ) -> None:
     monkeypatch.setattr(mqtt_client, "WAITING", 50)
     broker = Broker(tmp_path)
-    bridge = bridged(broker.uri, lab.rig("cameras"))  # it opens without a broker
+    bridge = bridged(broker.uri(), lab.rig("cameras"))  # it opens without a broker
     for number in range(200):
         bridge.lab.hub.ingest(Lick(number))
     until(lambda: bridge.counts["left out"] >= 150)
     told = [text for text in warnings(caplog) if "left out" in text]
     assert len(told) == 1
     assert "50 messages wait for the broker, which takes no more" in told[0]
-    with broker:
-        until(lambda: "lab/views/cameras" in kept(broker, "lab/#"))
-        with Subscriber(broker, "lab/events/LickOfTheMqttTest") as sub:
-            while not sub.of("lab/events/"):
-                bridge.lab.hub.ingest(Lick("here again"))
-            assert sub.of("lab/events/")[0]["sequence"] > 200
-        bridge.__exit__()
+    stack.callback(broker.kill)
+    broker.start()
+    until(lambda: "lab/views/cameras" in kept(broker, "lab/#"))
+    with Subscriber(broker, "lab/events/LickOfTheMqttTest") as sub:
+        until(lambda: bridge.lab.hub.ingest(Lick("here again")) or sub.of("lab/events/"))
+        assert sub.of("lab/events/")[0]["sequence"] > 200
 
 
 KILLED = """
@@ -240,7 +240,7 @@ with Auxiliaries({"cameras": sys.argv[1]}) as aux, MqttBridge(aux, sys.argv[2]):
 def test_the_pictures_of_a_bridge_that_is_killed_are_marked_as_no_longer_kept(
     broker: Broker, lab: Lab, hears: Callable[..., Subscriber]
 ) -> None:
-    command = [sys.executable, "-c", KILLED, lab.rig("cameras").uri, broker.uri]
+    command = [sys.executable, "-c", KILLED, lab.rig("cameras").uri, broker.uri()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             sub = hears(broker, "lab/views/#")
@@ -265,7 +265,8 @@ def guarded(tmp_path: Path) -> Iterator[Broker]:
     passwords, access = tmp_path / "passwords", tmp_path / "access"
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), USER, SECRET], check=True, timeout=LONG)
     access.write_text(f"user {USER}\ntopic readwrite lab/#\ntopic deny lab/events/LickOfTheMqttTest/#\n", "utf-8")
-    with Broker(tmp_path, f"password_file {passwords}", f"acl_file {access}") as broker:
+    lines = ("allow_anonymous false", f"password_file {passwords}", f"acl_file {access}")
+    with running_broker(tmp_path, *lines) as broker:
         yield broker
 
 
@@ -277,11 +278,11 @@ def with_login(uri: str, password: str) -> str:
 def test_a_broker_that_lets_nobody_in_is_told_once_by_name_with_the_remedy(
     guarded: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any, password: str | None
 ) -> None:
-    uri = with_login(guarded.uri, password) if password else guarded.uri
+    uri = with_login(guarded.uri(), password) if password else guarded.uri()
     bridge = bridged(uri, lab.rig("cameras"))
-    until(lambda: guarded.log().count("not authorised") >= 3)
+    until(lambda: guarded.log.count("not authorised") >= 3)
     (told,) = warnings(caplog)
-    assert told.startswith(f"the broker {guarded.uri}: ")
+    assert told.startswith(f"the broker {guarded.uri()}: ")
     assert "user" in told
     assert "password" in told
     assert bridge.lab.push("EXPINFO", wait=True)  # the rigs take no notice
@@ -290,7 +291,7 @@ def test_a_broker_that_lets_nobody_in_is_told_once_by_name_with_the_remedy(
 def test_what_the_broker_s_access_list_forbids_is_told_and_all_else_goes_on(
     guarded: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
 ) -> None:
-    bridge = bridged(with_login(guarded.uri, SECRET), lab.rig("cameras"))
+    bridge = bridged(with_login(guarded.uri(), SECRET), lab.rig("cameras"))
     for number in range(20):
         bridge.lab.hub.ingest(Lick(number))
     until(lambda: bridge.counts["broker"] and not bridge._client.unsent)
@@ -308,10 +309,10 @@ def test_no_secret_is_in_any_log_or_error(
     guarded: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    uri = with_login(guarded.uri, SECRET)
+    uri = with_login(guarded.uri(), SECRET)
     bridge = bridged(uri, lab.rig("cameras"))
     until(lambda: bridge._client.is_connected)
-    guarded.stop(kill=True)
+    guarded.kill()
     until(lambda: bridge.counts["broker"])
     wrong = []
     for address in (uri.replace("mqtt", "mqttt"), uri.replace("/lab", "/#"), uri.replace("mqtt://", "udp://")):
@@ -341,7 +342,7 @@ def test_a_coordinator_has_one_on_its_own_loop(broker: Broker, lab: Lab) -> None
     lab.rig("cameras")
 
     async def main() -> None:
-        async with Coordinator(lab.uris) as coordinator, MqttBridge(coordinator, broker.uri):
+        async with Coordinator(lab.uris) as coordinator, MqttBridge(coordinator, broker.uri()):
             loop = asyncio.get_running_loop()
             while "lab/views/cameras" not in await loop.run_in_executor(None, kept, broker, "lab/#"):
                 pass

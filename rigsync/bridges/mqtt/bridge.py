@@ -13,19 +13,16 @@ from typing import Any
 from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.mqtt.topics import Topics
 from rigsync.bridges.telling import document_of, json_within, picture_of
-from rigsync.config.address import parse_uri
+from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.coordinator.links import this_program
 from rigsync.core.events import Event
 from rigsync.core.throttle import Throttle
-from rigsync.errors import ConfigError
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient, Will
 
 logger = logging.getLogger("rigsync.bridge")
 
-EXPECTED = "mqtt://host[:port]/prefix, or mqtts:// for TLS"
-"""How the address of a broker is written."""
 MOST_TOLD = 64 << 10
 """Bytes of JSON in a message. Beyond it, or where the broker takes less, large parts are left out."""
 PAUSE = 1.0
@@ -67,10 +64,7 @@ class MqttBridge(Bridge):
 
     def __init__(self, lab: Auxiliaries | Coordinator, broker: str):
         super().__init__(lab)
-        what = "the address of an MQTT broker"
-        self._broker = parse_uri(broker, what=what, expected=EXPECTED)
-        if not self._broker.is_brokered:
-            raise ConfigError(f"{self._broker} is not {what}; expected {EXPECTED}")
+        self._broker = parse_broker(broker)
         self._topics = Topics(self._broker.prefix)
 
     async def _open(self) -> None:
