@@ -59,6 +59,7 @@ BY_NAME = {
     "rigsync.cli.bridge": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.tables": "rich, where there is a terminal",
+    "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
 }
 """The modules that load others by a call, and which."""

@@ -45,6 +45,8 @@ def parse_uri(
     ConfigError
         The text is not such an address. The error has no file, line or key: the caller knows them.
     """
+    if isinstance(text, Address):
+        return text
     if isinstance(text, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         text = str(text)
     try:
