@@ -406,7 +406,7 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
     ],
 )
 def test_an_import_inside_a_function_is_found(statement: str, name: str) -> None:
-    (found,) = lateness(statement, "rigsync.net.endpoint")
+    (found,) = lateness(statement, "rigsync.net.udp")
     assert f": {name} is imported inside a function" in found
 
 

@@ -221,17 +221,20 @@ class MqttListener(Listener):
 
     # -------------------------------------------------------------------------------------------------- the name
 
-    def _changed(self, problem: str | None) -> None:
+    def _changed(self, problem: str | None) -> bool:
+        """Begin to serve, or tell that this cannot be; return whether the problem is told."""
         if problem is None:
             self._claim()
-            return
+            return False
         self._serves = self._serves and self._client.is_connected
-        if not self._opened.done():
-            if self._client.is_refused:
-                self._opened.set_exception(ListenError(f"rig {self._rig} cannot listen on {self._at}: {problem}"))
-            else:
-                logger.warning("rig %s will listen as soon as the broker %s is there", self._rig, self._at)
-                self._opened.set_result(None)
+        if self._opened.done():
+            return False
+        if self._client.is_refused:
+            self._opened.set_exception(ListenError(f"rig {self._rig} cannot listen on {self._at}: {problem}"))
+        else:
+            logger.warning("rig %s will listen as soon as the broker %s is there: %s", self._rig, self._at, problem)
+            self._opened.set_result(None)
+        return True
 
     def _claim(self) -> None:
         self._serves = False

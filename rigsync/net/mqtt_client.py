@@ -98,7 +98,8 @@ class MqttClient:
     hear : callable
         Called with topic, content and whether it was retained, of each message.
     changed : callable
-        Called with None when the broker is there, and with a text when it is not, or refuses a topic.
+        Called with None when the broker is there, and with a text when it is not, or refuses a topic; that is logged
+        unless True is returned.
     unheard : callable
         Called with the topic of a message with QoS 1 that nobody has subscribed to.
     will : Will, optional
@@ -239,8 +240,8 @@ class MqttClient:
             return
         else:
             self._said.add(problem)
+        if self._changed(problem) is not True and problem is not None:
             logger.warning("the broker %s: %s", self.broker, problem)
-        self._changed(problem)
 
     def _note_lost(self, problem: str, is_told: bool) -> None:
         """Take note that there is no connection; `is_told` where the broker has said why, which counts for more."""

@@ -279,7 +279,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "name surrogate": (LEAST.replace("cameras", r'"\ud800"'), 1, "name", "cannot be printed"),
     "name with a line end": (LEAST.replace("cameras", "'a\n\n  b'"), 1, "name", "without control characters"),
     "name long": (LEAST.replace("cameras", "a" * 101), 1, "name", "at most 100 characters, not 101"),
-    "listen": (more("listen: http://a"), 4, "listen", "only udp:// and tcp:// are supported"),
+    "listen": (more("listen: http://a"), 4, "listen", "only udp://, tcp:// and mqtt:// are supported"),
     "listen port": (more("listen: a:99999"), 4, "listen", "the port is a number from 0 to 65535"),
     "listen a list": (more("listen: [a]"), 4, "listen", "expected text, not a list"),
     "main_sync": (more("main_sync: maybe"), 4, "main_sync", "expected true or false, not 'maybe'"),
