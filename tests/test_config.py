@@ -80,9 +80,9 @@ def test_address_as_text():
         (":11001", "no host"),
         (".", "no host"),
         ("udp://:11001", "no host"),
-        ("wss://192.168.1.20", "only udp:// and tcp:// are supported"),
-        ("http://192.168.1.20:8888", "only udp:// and tcp:// are supported"),
-        ("://192.168.1.20", "only udp:// and tcp:// are supported"),
+        ("wss://192.168.1.20", "only udp://, tcp:// and mqtt:// are supported"),
+        ("http://192.168.1.20:8888", "only udp://, tcp:// and mqtt:// are supported"),
+        ("://192.168.1.20", "only udp://, tcp:// and mqtt:// are supported"),
         ("udp://udp://192.168.1.20", "no user, path or query"),
         ("192.168.1.20/", "no user, path or query"),
         ("192.168.1.20:11001/rig", "no user, path or query"),
@@ -289,7 +289,7 @@ def test_rigs_from_another_type(clients):
 @pytest.mark.parametrize(
     ("clients", "key", "problem"),
     [
-        ({"cameras": "wss://a"}, "rigs.cameras.uri", "only udp:// and tcp:// are supported"),
+        ({"cameras": "wss://a"}, "rigs.cameras.uri", "only udp://, tcp:// and mqtt:// are supported"),
         ({"cameras": "a:0"}, "rigs.cameras.uri", "the port is a number from 1 to 65535"),
         ({"cameras": 5}, "rigs.cameras.uri", "it is of type int, not text"),
         ({"cameras": None}, "rigs.cameras.uri", "it is of type NoneType, not text"),

@@ -59,6 +59,7 @@ BY_NAME = {
     "rigsync.cli.bridge": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.tables": "rich, where there is a terminal",
+    "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
 }
 """The modules that load others by a call, and which."""
@@ -405,7 +406,7 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
     ],
 )
 def test_an_import_inside_a_function_is_found(statement: str, name: str) -> None:
-    (found,) = lateness(statement, "rigsync.net.endpoint")
+    (found,) = lateness(statement, "rigsync.net.udp")
     assert f": {name} is imported inside a function" in found
 
 

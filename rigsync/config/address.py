@@ -31,24 +31,31 @@ EXPECTED = (
 
 
 def parse_uri(
-    text: object, *, allow_port_zero: bool = False, what: str = "the address of a rig", expected: str = EXPECTED
+    text: object,
+    *,
+    allow_port_zero: bool = False,
+    what: str = "the address of a rig",
+    expected: str = EXPECTED,
+    brokers: bool = True,
 ) -> Address:
     """Read the address of a rig: ``[udp://|tcp://]host[:port]``, UDP by default, or ``mqtt[s]://broker[:port]/prefix``.
 
     The host is an IPv4 address, an IPv6 address (in brackets if a port follows) or a host name in any case; equal
     addresses compare equal. The default port is `LISTEN_PORT`; a rig may listen at port 0, which is any free one.
     ``ws://`` means ``tcp://``, as in iblutil. User and password may stand before the host of a broker; no error quotes
-    them. Errors say `what` it should be, and how that is written, `expected`.
+    them; there is none where `brokers` is false. Errors say `what` it should be, and how that is written, `expected`.
 
     Raises
     ------
     ConfigError
         The text is not such an address. The error has no file, line or key: the caller knows them.
     """
+    if isinstance(text, Address):
+        return text
     if isinstance(text, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         text = str(text)
     try:
-        return _address(text, lowest_port=0 if allow_port_zero else 1)
+        return _address(text, 0 if allow_port_zero else 1, brokers)
     except ValueError as error:
         raise ConfigError(f"{shortened(without_login(text), 80)} is not {what}: {error}; expected {expected}") from None
 
@@ -70,7 +77,7 @@ def without_login(text: object) -> object:
     return f"{scheme + separator if separator else ''}***@{text.rpartition('@')[2]}"
 
 
-def _address(text: object, lowest_port: int) -> Address:
+def _address(text: object, lowest_port: int, brokers: bool) -> Address:
     if not isinstance(text, str):
         raise ValueError(f"it is of type {type(text).__name__}, not text")  # noqa: TRY004 - becomes a ConfigError
     if any(character.isspace() for character in text):
@@ -78,10 +85,10 @@ def _address(text: object, lowest_port: int) -> Address:
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "udp", text
-    if scheme.lower() in BROKER_PORTS:
+    if brokers and scheme.lower() in BROKER_PORTS:
         return _broker(scheme.lower(), rest)
     if scheme.lower() not in SCHEMES:
-        raise ValueError("only udp://, tcp:// and mqtt:// are supported")
+        raise ValueError(f"only udp://{', tcp:// and mqtt://' if brokers else ' and tcp://'} are supported")
     if any(character in rest for character in "/?#@"):
         raise ValueError("it may have no user, path or query")
     return Address(SCHEMES[scheme.lower()], *_host_and_port(rest, lowest_port, LISTEN_PORT))

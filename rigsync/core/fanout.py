@@ -179,6 +179,12 @@ class Fanout(Outputs[tuple[str, Line]]):
         peer.report_refusal(now)
         self._note_timer(peer)
 
+    def report_loss(self, source: tuple[str, Line], reason: str, now: float) -> None:
+        """Process that the way to a rig has ended."""
+        peer = self.peers[source[0]]
+        peer.report_loss(reason, now)
+        self._note_timer(peer)
+
     def report_life(self, source: tuple[str, Line], now: float) -> None:
         """Count part of a message from or to a rig as a sign of life."""
         peer = self.peers[source[0]]

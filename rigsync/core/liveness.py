@@ -94,7 +94,7 @@ class Liveness:
         self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
 
-    def mistake(self, reason: str, now: float) -> None:
+    def lose(self, reason: str, now: float) -> None:
         self._enter(LinkState.LOST, reason, now)
 
     @property

@@ -124,7 +124,7 @@ class Room:
         Bytes of the largest.
     rig : str, optional
         The rig whose limit it is.
-    scheme : {'udp', 'tcp'}
+    scheme : {'udp', 'tcp', 'mqtt', 'mqtts'}
         How it would be sent; the remedy depends on it.
     """
 
@@ -206,12 +206,24 @@ class RigConfig:
                 f"expected a number of seconds from 0 to {LONGEST_PAUSE:g}, not {shortened(self.pause, 80)}",
                 key="pause",
             )
+        if self.address.is_brokered:
+            if self.dialect == "iblutil":
+                raise ConfigError(
+                    "a rig of the iblutil dialect has udp:// or tcp://: no broker carries it", key="dialect"
+                )
+            object.__setattr__(self, "dialect", "rigsync")
         most = self.max_message
         if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:
             raise ConfigError(
                 f"expected a whole number of bytes from {MAX_DATAGRAM} to {LARGEST_MESSAGE}, not {shortened(most, 80)}",
                 key="max_message",
             )
+
+    @property
+    def place(self) -> tuple[str | int, ...]:
+        """Where it is: host and port, at a broker also prefix and name. No two rigs have the same."""
+        address = self.address
+        return (address.host, address.port, *((address.prefix, self.name) if address.is_brokered else ()))
 
     @property
     def room(self) -> Room:

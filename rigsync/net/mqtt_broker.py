@@ -19,11 +19,12 @@ from urllib.parse import unquote
 from rigsync.core.rigs import Address
 from rigsync.errors import ConfigError
 
+_WHO = "wrong user or password, or none; correct them in the address, or in RIGSYNC_MQTT_USER and RIGSYNC_MQTT_PASSWORD"
 _REMEDIES = {
     0x84: "it does not speak MQTT 5; use a newer broker",
     0x85: "it refuses this client's name; allow names that begin with rigsync- there",
-    0x86: "wrong user or password; correct them in the address, or in RIGSYNC_MQTT_USER and RIGSYNC_MQTT_PASSWORD",
-    0x87: "it does not let this user in; allow it there, or give a user and password: see docs/facility.md",
+    0x86: _WHO,
+    0x87: _WHO,  # so says mosquitto of a wrong password
     0x88: "it is not available; look at its log",
     0x89: "it is busy; look at its log",
     0x8A: "it has banned this client; look at its log",

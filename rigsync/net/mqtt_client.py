@@ -66,6 +66,8 @@ LINGER = 0.5
 """Seconds that what waits has to leave, at the end."""
 MOST_SAID = 32
 """Most problems that are logged between two connections."""
+NO_SUBSCRIBERS = 0x10
+"""The reason code of a message that nobody has subscribed to (MQTT 5, section 3.4.2.1)."""
 OVERHEAD = 64
 """Bytes of a packet beside topic and content."""
 
@@ -96,7 +98,10 @@ class MqttClient:
     hear : callable
         Called with topic, content and whether it was retained, of each message.
     changed : callable
-        Called with None when the broker is there, and with a text when it is not, or refuses a topic.
+        Called with None when the broker is there, and with a text when it is not, or refuses a topic; that is logged
+        unless True is returned.
+    unheard : callable
+        Called with the topic of a message with QoS 1 that nobody has subscribed to.
     will : Will, optional
         What the broker publishes when it loses this client.
     largest : int
@@ -114,13 +119,16 @@ class MqttClient:
         hear: Callable[[str, bytes, bool], object],
         *,
         changed: Callable[[str | None], object] = lambda _: None,
+        unheard: Callable[[str], object] = lambda _: None,
         will: Will | None = None,
         largest: int = LARGEST,
     ):
         self.broker = broker
-        self._hear, self._changed = hear, changed
+        self._hear, self._changed, self._unheard = hear, changed, unheard
         self._loop = asyncio.get_running_loop()
         self.is_connected = False
+        self.is_refused = False
+        """Whether the broker is there and has refused this client, or a topic, at last."""
         self.limit = 1 << 28
         """Bytes of the largest packet that the broker takes."""
         self.left_out = 0
@@ -220,7 +228,7 @@ class MqttClient:
 
     def _note(self, problem: str | None) -> None:
         if problem is None:
-            self.is_connected = True
+            self.is_connected, self.is_refused = True, False
             self._connections += 1
             if self._topics:
                 self._outbox.appendleft((True, list(self._topics)))
@@ -232,14 +240,18 @@ class MqttClient:
             return
         else:
             self._said.add(problem)
+        if self._changed(problem) is not True and problem is not None:
             logger.warning("the broker %s: %s", self.broker, problem)
-        self._changed(problem)
 
     def _note_lost(self, problem: str, is_told: bool) -> None:
         """Take note that there is no connection; `is_told` where the broker has said why, which counts for more."""
-        self.is_connected = False
+        self.is_connected, self.is_refused = False, is_told
         if is_told or not self._said:
             self._note(problem)
+
+    def _note_denied(self, problem: str) -> None:
+        self.is_refused = True
+        self._note(problem)
 
     # ---------------------------------------------------------------------------------------------- on the thread
 
@@ -392,9 +404,8 @@ class MqttClient:
     def _on_subscribe(self, _client: Client, _data: Any, mid: int, reasons: list[Any], _properties: Any) -> None:
         for topic, reason in zip(self._asked.pop(mid, ()), reasons, strict=False):
             if reason.is_failure:
-                self._tell(
-                    self._note, f"it lets nobody hear {topic} as this user ({reason}); allow it in its access list"
-                )
+                problem = f"this user may not hear {topic} ({reason}); allow it in the broker's access list"
+                self._tell(self._note_denied, problem)
 
     def _on_publish(self, client: Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         if (entry := self._unconfirmed.pop(mid, None)) is None:
@@ -402,9 +413,11 @@ class MqttClient:
         self._note_gone(entry)
         if not self._unconfirmed:
             client.on_publish = None
-        if reason.is_failure:
-            problem = f"it takes nothing on {entry.topic} from this user ({reason}); allow it in its access list"
-            self._tell(self._note, problem)
+        if reason.value == NO_SUBSCRIBERS:
+            self._tell(self._unheard, entry.topic)
+        elif reason.is_failure:
+            problem = f"this user may not publish on {entry.topic} ({reason}); allow it in the broker's access list"
+            self._tell(self._note_denied, problem)
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         self._packets += 1

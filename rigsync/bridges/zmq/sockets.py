@@ -43,7 +43,7 @@ _DOMAIN = b"rigsync"
 def zmq_address(text: str) -> Address:
     """Read where a bridge listens; raise a `ConfigError` that says how that is written."""
     what = "where a ZeroMQ bridge can listen"
-    address = parse_uri(text, allow_port_zero=True, what=what, expected=EXPECTED)
+    address = parse_uri(text, allow_port_zero=True, what=what, expected=EXPECTED, brokers=False)
     if address.scheme != "tcp" or not is_literal(address) or not re.search(r":\d+$", text):
         raise ConfigError(f"{text!r} is not {what}; expected {EXPECTED}")
     return address
