@@ -10,15 +10,17 @@ import time
 from collections import deque
 from typing import Any
 
+from rigsync._text import printable
 from rigsync.bridges.bridge import Bridge
-from rigsync.bridges.mqtt.topics import Topics
 from rigsync.bridges.telling import document_of, json_within, picture_of
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.coordinator.links import this_program
 from rigsync.core.events import Event
+from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
+from rigsync.net.mqtt import topic_name
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient, Will
 
 logger = logging.getLogger("rigsync.bridge")
@@ -65,7 +67,6 @@ class MqttBridge(Bridge):
     def __init__(self, lab: Auxiliaries | Coordinator, broker: str):
         super().__init__(lab)
         self._broker = parse_broker(broker)
-        self._topics = Topics(self._broker.prefix)
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -76,7 +77,7 @@ class MqttBridge(Bridge):
         self._due: deque[str] = deque()
         self._shown: dict[str, tuple[dict[str, Any], float]] = {}
         self._alarm: asyncio.Handle | None = None
-        self._presence = self._topics.of_bridge(self._from["run"])
+        self._presence = self._topic("bridges", self._from["run"])
         will = Will(self._presence, b"")  # at which the broker forgets it
         self._client = MqttClient(self._broker, lambda *_: None, changed=self._note_broker, will=will)
         self._ends.append(self._stop)
@@ -85,19 +86,26 @@ class MqttBridge(Bridge):
     def _stop(self) -> None:
         if self._alarm:
             self._alarm.cancel()
-        for topic in (*map(self._topics.of_view, self._shown), self._presence):
+        for topic in (*(self._topic("views", rig) for rig in self._shown), self._presence):
             self._client.publish(topic, b"", qos=1, retain=True)
         self._client.close()
 
-    def _note_broker(self, problem: str | None) -> None:
-        """Take note of a problem, which the client logs; or that the broker is there, and may have forgotten all."""
+    def _topic(self, *names: str) -> str:
+        return "/".join([self._broker.prefix, *(topic_name(printable(name)[:LONGEST_NAME]) for name in names)])
+
+    def _note_broker(self, problem: str | None) -> bool:
+        """Take note of a problem, and tell whether it is logged here; or that the broker is there, with nothing kept."""
+        if problem and self._client.is_connected:
+            self._note("denied", f"the broker {self._broker}: {problem}")
+            return True
         if problem:
             self.counts["broker"] += 1
-            return
+            return False
         self._publish(self._presence, {**self._from, "rigs": sorted(self._rigs), "time": time.time()}, retain=True)
         self._shown.clear()
         for rig in self._rigs:
             self._note_changed(rig)
+        return False
 
     def _publish(self, topic: str, document: dict[str, Any], retain: bool = False) -> bool:
         room = min(MOST_TOLD, self._client.limit - len(topic) - OVERHEAD)
@@ -112,8 +120,9 @@ class MqttBridge(Bridge):
         self._sequence += 1
         document = {"from": self._from, "sequence": self._sequence, **document_of(event)}
         rig = document.get("rig")
-        self._publish(self._topics.of_event(type(event).__name__, rig), document)
-        if isinstance(rig, str) and rig in self._rigs:
+        about = [rig] if isinstance(rig, str) and rig else []
+        self._publish(self._topic("events", type(event).__name__, *about), document)
+        if about and rig in self._rigs:
             self._note_changed(rig)
 
     # ------------------------------------------------------------------------------------------------------ pictures
@@ -149,7 +158,7 @@ class MqttBridge(Bridge):
         before, told_at = self._shown.get(rig, (None, 0.0))
         if lasting != before or now >= told_at + RENEWED:
             document = {"from": self._from, "time": time.time(), "rig": rig, **picture}
-            if self._publish(self._topics.of_view(rig), document, retain=True):
+            if self._publish(self._topic("views", rig), document, retain=True):
                 self._shown[rig] = lasting, now
             else:
                 self._note_changed(rig)
