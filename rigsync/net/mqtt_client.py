@@ -79,6 +79,15 @@ class Will(NamedTuple):
     data: bytes
 
 
+class AnswerTo(NamedTuple):
+    """Where the sender of a message wants an answer (MQTT 5, section 4.10)."""
+
+    topic: str
+    """Empty where it wants none."""
+    correlation: bytes
+    """What is to go with it."""
+
+
 class _Message(NamedTuple):
     topic: str
     data: bytes
@@ -86,6 +95,7 @@ class _Message(NamedTuple):
     retain: bool
     connection: int
     """The number of the connection on which it was to leave; with QoS 0 it leaves on no other."""
+    properties: Properties | None
 
 
 class MqttClient:
@@ -100,6 +110,8 @@ class MqttClient:
     changed : callable
         Called with None when the broker is there, and with a text when it is not, or refuses a topic; that is logged
         unless True is returned.
+    requested : callable, optional
+        Called in place of `hear`, with an `AnswerTo` besides.
     unheard : callable
         Called with the topic of a message with QoS 1 that nobody has subscribed to.
     will : Will, optional
@@ -119,12 +131,13 @@ class MqttClient:
         hear: Callable[[str, bytes, bool], object],
         *,
         changed: Callable[[str | None], object] = lambda _: None,
+        requested: Callable[[str, bytes, bool, AnswerTo], object] | None = None,
         unheard: Callable[[str], object] = lambda _: None,
         will: Will | None = None,
         largest: int = LARGEST,
     ):
         self.broker = broker
-        self._hear, self._changed, self._unheard = hear, changed, unheard
+        self._hear, self._changed, self._requested, self._unheard = hear, changed, requested, unheard
         self._loop = asyncio.get_running_loop()
         self.is_connected = False
         self.is_refused = False
@@ -179,7 +192,7 @@ class MqttClient:
             self._outbox.append((False, gone))
             self._wake()
 
-    def publish(self, topic: str, data: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+    def publish(self, topic: str, data: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes = b"") -> bool:
         """Publish a message; return False where it is left out.
 
         With QoS 0 that is where the broker is not there. With QoS 1 it waits for the broker, and again until the broker
@@ -191,7 +204,10 @@ class MqttClient:
         if self.unsent >= WAITING or self._put_bytes - self._gone_bytes + size > WAITING_BYTES:
             return False
         self._put, self._put_bytes = self._put + 1, self._put_bytes + size
-        self._outbox.append(_Message(topic, data, qos, retain, self._connections))
+        properties = Properties(PacketTypes.PUBLISH) if correlation else None  # type: ignore[no-untyped-call]
+        if properties:
+            properties.CorrelationData = correlation
+        self._outbox.append(_Message(topic, data, qos, retain, self._connections, properties))
         self._wake()
         return True
 
@@ -354,7 +370,7 @@ class MqttClient:
                 self._subscribe(*entry)
                 continue
             if entry.qos:
-                info = paho.publish(entry.topic, entry.data, entry.qos, entry.retain)
+                info = paho.publish(entry.topic, entry.data, entry.qos, entry.retain, entry.properties)
                 if not self._unconfirmed:
                     paho.on_publish = self._on_publish  # which costs, so only while something is to be confirmed
                 self._unconfirmed[info.mid] = entry
@@ -429,7 +445,13 @@ class MqttClient:
             topic = message.topic
         except UnicodeDecodeError:  # none of those to which this client has subscribed
             return
-        self._tell(self._hear, topic, bytes(message.payload), message.retain, size=size)
+        heard = topic, bytes(message.payload), message.retain
+        if self._requested:
+            wanted = message.properties
+            to = AnswerTo(getattr(wanted, "ResponseTopic", ""), getattr(wanted, "CorrelationData", b""))
+            self._tell(self._requested, *heard, to, size=size)
+        else:
+            self._tell(self._hear, *heard, size=size)
 
 
 def _paho_client(broker: Address, will: Will | None) -> Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -19,10 +20,10 @@ import pytest
 pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed here")
 
 from brokers import Broker, needs_mosquitto, running_broker
-from live_helpers import Lab, run
+from live_helpers import Gate, Lab, in_thread, run
 from processes import LONG, until
 
-from bridges.subscribers import Subscriber, kept
+from bridges.subscribers import Subscriber, kept, publish
 from rigsync import Coordinator, events
 from rigsync.bridges.mqtt import MqttBridge
 from rigsync.bridges.mqtt import bridge as bridge_module
@@ -251,6 +252,81 @@ def test_the_pictures_of_a_bridge_that_is_killed_are_marked_as_no_longer_kept(
     until(lambda: sub.of("lab/bridges/")[-1] is None)  # the last will
     assert kept(broker, "lab/bridges/#") == {}
     assert [*kept(broker, "lab/views/#")] == ["lab/views/cameras"]
+
+
+# -------------------------------------------------------------------------------------------------------- commands
+
+
+def asked(broker: Broker, topic: str, text: str = "", answer: str = "lab/answers/task") -> Any:
+    """Ask by mosquitto_rr, and return the answer."""
+    command = ["mosquitto_rr", "-p", str(broker.port), "-t", topic, "-m", text, "-e", answer, "-W", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
+    return json.loads(done.stdout)
+
+
+def test_what_is_asked_by_mqtt_is_done_and_answered(
+    broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
+) -> None:
+    rig = lab.rig("cameras")
+    rig.command("focus")(lambda z: {"z": z})
+    bridge = bridged(broker.uri(), rig, lab.rig("ephys"), commands=True)
+    assert f"takes commands on lab/push/+ and lab/call/+ at {broker.uri()}: whoever may publish there" in caplog.text
+    until(lambda: kept(broker, "lab/bridges/#"))
+    found = asked(broker, "lab/push/EXPINIT", json.dumps({"args": [REFERENCE], "rigs": "cam*", "timeout": 20}))
+    assert {name: outcome["ok"] for name, outcome in found["outcomes"].items()} == {"cameras": True}
+    assert lab.verbs("cameras") == ["EXPINIT"]
+    found = asked(broker, "lab/call/focus", json.dumps({"args": [3], "rigs": "cameras"}))
+    assert found["outcomes"]["cameras"] == {"ok": True, "answer": {"z": 3}}
+    publish(broker, "lab/push/EXPINFO", "")  # which wants no answer
+    until(lambda: "EXPINFO" in lab.verbs("ephys"))
+    assert bridge.counts.total() == 0
+
+
+def test_what_is_asked_wrongly_is_refused_and_the_next_good_one_works(
+    broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
+) -> None:
+    publish(broker, "lab/push/EXPSTART", "{}", "-r")
+    bridge = bridged(broker.uri(), lab.rig("cameras"), commands=True)
+    until(lambda: bridge.counts["refused"] == 1)
+    assert "lab/push/EXPSTART is retained, and would be done again and again" in caplog.text
+    wrong = [
+        ("push/EXPSTRT", "", "there is no message 'EXPSTRT'; did you mean 'EXPSTART'?"),
+        ("push/EXPINFO", "{", "is not JSON"),
+        ("push/EXPINFO", "[]", "a request is a JSON object"),
+        ("push/EXPINFO", '{"call": "focus"}', "a request has one of push, call, views, snapshot, not push, call"),
+        ("push/EXPINFO", '{"rigs": "laser"}', "no rig matches 'laser'"),
+        ("call/focus", "{}", "a call names its rigs"),
+    ]
+    for topic, text, told in wrong:
+        assert told in asked(broker, f"lab/{topic}", text)["error"]
+    publish(broker, "lab/push/EXPINFO", "", "-V", "5", "-D", "publish", "response-topic", "rigs/cameras/in")
+    until(lambda: bridge.counts["refused"] == 2 + len(wrong))
+    assert asked(broker, "lab/push/EXPINFO")["outcomes"]["cameras"]["ok"]
+    assert lab.verbs("cameras") == ["EXPINFO"]
+
+
+def test_an_answer_that_is_awaited_while_the_bridge_closes(
+    broker: Broker, lab: Lab, connect: Callable[..., Any], gate: Gate
+) -> None:
+    aux = connect(lab.rig("cameras", {"EXPINFO": gate}))
+    with MqttBridge(aux, broker.uri(), commands=True) as bridge:
+        until(lambda: bridge._client.is_connected)
+        answer = in_thread(asked, broker, "lab/push/EXPINFO")
+        assert gate.reached.wait(LONG)
+    assert answer.result(LONG) == {"error": "the bridge closes before the outcome is known"}
+
+
+def test_nobody_commands_where_that_is_not_turned_on(
+    broker: Broker, lab: Lab, bridged: Callable[..., MqttBridge]
+) -> None:
+    bridge = bridged(broker.uri(), lab.rig("cameras"))
+    with Subscriber(broker, "lab/#") as sub:
+        until(lambda: sub.of("lab/views/"))
+        publish(broker, "lab/push/EXPINFO", "{}")
+        until(lambda: sub.of("lab/push/"))
+        bridge.lab.hub.ingest(Lick(1))
+        until(lambda: sub.of("lab/events/Lick"))
+    assert lab.told == []
 
 
 # ------------------------------------------------------------------------------------------------ users and secrets

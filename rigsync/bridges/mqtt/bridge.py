@@ -11,8 +11,9 @@ from collections import deque
 from typing import Any
 
 from rigsync._text import printable
-from rigsync.bridges.bridge import Bridge
-from rigsync.bridges.telling import document_of, json_within, picture_of
+from rigsync.bridges.asking import AskedBridge, Refused
+from rigsync.bridges.requests import json_object, request_of
+from rigsync.bridges.telling import document_of, json_of, json_within, picture_of
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
@@ -21,7 +22,7 @@ from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
 from rigsync.net.mqtt import topic_name
-from rigsync.net.mqtt_client import OVERHEAD, MqttClient, Will
+from rigsync.net.mqtt_client import OVERHEAD, AnswerTo, MqttClient, Will
 
 logger = logging.getLogger("rigsync.bridge")
 
@@ -33,12 +34,14 @@ AT_ONCE = 16
 """Pictures that are told before other things have their turn."""
 RENEWED = 60.0
 """Seconds after which a picture is told again in which nothing has changed but what each probe changes."""
+_WILD = frozenset("+#")
+_NOWHERE = AnswerTo("", b"")
 _EACH_PROBE = frozenset({"heard", "round_trip_ms", "clock", "loss"})
 _INSTANTS = frozenset({"owner_heard", "interrupts_at"})
 """Reckoned anew each time, to the microsecond."""
 
 
-class MqttBridge(Bridge):
+class MqttBridge(AskedBridge[AnswerTo]):
     """Publishes what happens at an MQTT broker, and keeps the picture of each rig there; docs/bridges.md has topics.
 
     A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens also where the broker
@@ -50,6 +53,9 @@ class MqttBridge(Bridge):
         Who commands the rigs. It has to be open.
     broker : str
         ``mqtt://host:port/prefix``, or ``mqtts://`` for TLS.
+    commands : bool
+        Whether it takes messages and commands for the rigs, from whoever may publish on ``PREFIX/push/#`` and
+        ``PREFIX/call/#`` there.
 
     Raises
     ------
@@ -64,12 +70,13 @@ class MqttBridge(Bridge):
 
     name = "MQTT bridge"
 
-    def __init__(self, lab: Auxiliaries | Coordinator, broker: str):
+    def __init__(self, lab: Auxiliaries | Coordinator, broker: str, commands: bool = False):
         super().__init__(lab)
-        self._broker = parse_broker(broker)
+        self._broker, self._commands = parse_broker(broker), commands
+        self._prefix = self._broker.prefix
 
     async def _open(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._await_requests()
         self._from = {"host": socket.gethostname(), "program": this_program(), "run": secrets.token_hex(8)}
         self._sequence = 0
         self._rigs = frozenset(self.lab.views)
@@ -79,9 +86,16 @@ class MqttBridge(Bridge):
         self._alarm: asyncio.Handle | None = None
         self._presence = self._topic("bridges", self._from["run"])
         will = Will(self._presence, b"")  # at which the broker forgets it
-        self._client = MqttClient(self._broker, lambda *_: None, changed=self._note_broker, will=will)
+        self._client = MqttClient(
+            self._broker, lambda *_: None, changed=self._note_broker, requested=self._receive, will=will
+        )
         self._ends.append(self._stop)
         logger.info("%s publishes at %s", self.name, self._broker)
+        if self._commands:
+            topics = [f"{self._prefix}/{verb}/+" for verb in ("push", "call")]
+            text = "%s takes commands on %s at %s: whoever may publish there commands the rigs; set its access list"
+            logger.warning(text, self.name, " and ".join(topics), self._broker)
+            self._client.subscribe(topics)  # with QoS 0: nothing is asked twice
 
     def _stop(self) -> None:
         if self._alarm:
@@ -91,10 +105,10 @@ class MqttBridge(Bridge):
         self._client.close()
 
     def _topic(self, *names: str) -> str:
-        return "/".join([self._broker.prefix, *(topic_name(printable(name)[:LONGEST_NAME]) for name in names)])
+        return "/".join([self._prefix, *(topic_name(printable(name)[:LONGEST_NAME]) for name in names)])
 
     def _note_broker(self, problem: str | None) -> bool:
-        """Take note of a problem, and tell whether it is logged here; or that the broker is there, with nothing kept."""
+        """Take note of a problem, and tell whether it is logged here; or that the broker is there, with nothing."""
         if problem and self._client.is_connected:
             self._note("denied", f"the broker {self._broker}: {problem}")
             return True
@@ -109,8 +123,12 @@ class MqttBridge(Bridge):
 
     def _publish(self, topic: str, document: dict[str, Any], retain: bool = False) -> bool:
         room = min(MOST_TOLD, self._client.limit - len(topic) - OVERHEAD)
-        data = json_within(room, document).encode()
-        leaves = self._client.publish(topic, data, qos=1, retain=retain)
+        return self._send(topic, json_within(room, document), retain=retain)
+
+    def _send(self, topic: str, text: str, **options: Any) -> bool:
+        """Publish, and return whether that leaves."""
+        data = text.encode()
+        leaves = self._client.publish(topic, data, qos=1, **options)
         if not leaves:
             waiting = f"{self._client.unsent:,} messages wait for the broker"
             self._note("left out", f"{topic}, {len(data):,} bytes, is left out: {waiting}, which takes no more")
@@ -124,6 +142,27 @@ class MqttBridge(Bridge):
         self._publish(self._topic("events", type(event).__name__, *about), document)
         if about and rig in self._rigs:
             self._note_changed(rig)
+
+    # ------------------------------------------------------------------------------------------------------ coming in
+
+    def _receive(self, topic: str, data: bytes, is_retained: bool, to: AnswerTo) -> None:
+        below = f"{self._prefix}/answers/"
+        may_answer = not to.topic or (to.topic.startswith(below) and _WILD.isdisjoint(to.topic))
+        with self._answered(to if may_answer else _NOWHERE):
+            verb, name = topic.split("/")[-2:]
+            if is_retained:
+                raise Refused(f"{topic} is retained, and would be done again and again: publish it without that")
+            if not may_answer:  # as whose broker may let it publish where the sender may not
+                raise Refused(f"an answer goes below {below}, not to {to.topic}")
+            request = request_of({**(json_object(data) if data else {}), verb: name})
+            self._do(to, request.done_by(self._asking), lambda found: self._answer(to, request.answer(found)))
+
+    def _refuse(self, where: AnswerTo, problem: str) -> None:
+        self._answer(where, {"error": problem})
+
+    def _answer(self, to: AnswerTo, document: dict[str, Any]) -> None:
+        if to.topic:
+            self._send(to.topic, json_of(document), correlation=to.correlation)
 
     # ------------------------------------------------------------------------------------------------------ pictures
 
