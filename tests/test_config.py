@@ -365,6 +365,8 @@ def test_bridges(write):
     curve = {"secret_key": str(Path(path).parent / "a.key"), "clients": ("k" * 40,)}
     usual = {"pub": "tcp://127.0.0.1:5556", "rep": "tcp://127.0.0.1:5555"}
     assert load_rigs(path).bridges == {"zmq": {**usual, "curve": curve}}
+    path = write("rigs:\nbridges: {mqtt: {broker: mqtts://me:secret@b.lab/room1/a}}\n")
+    assert load_rigs(path).bridges == {"mqtt": {"broker": "mqtts://me:secret@b.lab/room1/a", "commands": False}}
     assert load_rigs(write("rigs:\nbridges:\n")).bridges == load_rigs(write("a: b\n")).bridges == {}
 
 
@@ -477,6 +479,18 @@ BAD_FILES = {
         4,
         "bridges.zmq.curve.clients[0]",
         "expected a public key, 40 characters in quotes, not 'b'",
+    ),
+    "bridge without a broker": (
+        "rigs:\nbridges:\n  mqtt: {}\n",
+        3,
+        "bridges.mqtt.broker",
+        "this key is missing: The broker, and with what its topics begin",
+    ),
+    "bridge to no broker": (
+        "rigs:\nbridges:\n  mqtt: {broker: 'udp://me:secret@a'}\n",
+        3,
+        "bridges.mqtt.broker",
+        "'udp://***@a' is not the address of an MQTT broker: it may have no user, path or query; expected mqtt://host",
     ),
     "bridge to a map": ("rigs:\nbridges:\n  osc: {to: [{a: b}]}\n", 3, "bridges.osc.to[0]", "expected text, not a map"),
     "duplicate rig": ("rigs:\n  a: b\n  a: c\n", 3, "rigs.a", "this key is there twice, first in line 2; remove one"),

@@ -500,7 +500,7 @@ SHOWN_BY = {
         "tests/bridges/test_osc_bridge.py::test_it_says_so_where_it_listens_beyond_this_computer",
         "tests/bridges/test_zmq_bridge.py::test_it_says_so_where_it_listens_beyond_this_computer_without_keys",
     ],
-    "a bridge's library is not installed: python-osc, pyzmq": [
+    "a bridge's library is not installed: python-osc, pyzmq, paho-mqtt": [
         "tests/bridges/test_cli_bridge.py::test_without_its_library_the_command_says_what_to_install",
     ],
     "a ZeroMQ program sends junk, an unknown verb, a wrong type, or too much": [
@@ -519,6 +519,23 @@ SHOWN_BY = {
     ],
     "a ZeroMQ program without a key that the bridge knows": [
         "tests/bridges/test_zmq_bridge.py::test_with_keys_only_those_who_are_named_connect",
+    ],
+    "the broker of the MQTT bridge is away, or is started anew": [
+        "tests/bridges/test_mqtt_bridge.py::test_what_happens_while_the_broker_is_away_comes_when_it_is_back",
+        "tests/bridges/test_mqtt_bridge.py::test_a_broker_that_is_killed_and_started_anew_has_the_pictures_again_and_that_is_told_once",
+    ],
+    "it is away for longer than that, or takes no more": [
+        "tests/bridges/test_mqtt_bridge.py::test_what_waits_for_the_broker_has_a_bound_and_what_is_left_out_is_counted_and_told",
+    ],
+    "it lets the bridge not in, or not publish on some topic": [
+        "tests/bridges/test_mqtt_bridge.py::test_a_broker_that_lets_nobody_in_is_told_once_by_name_with_the_remedy",
+        "tests/bridges/test_mqtt_bridge.py::test_what_the_broker_s_access_list_forbids_is_told_and_all_else_goes_on",
+    ],
+    "an MQTT bridge is killed, or loses its network": [
+        "tests/bridges/test_mqtt_bridge.py::test_the_pictures_of_a_bridge_that_is_killed_are_marked_as_no_longer_kept",
+    ],
+    "an MQTT program asks for what cannot be, by a retained message, or for an answer on a topic that is another's": [
+        "tests/bridges/test_mqtt_bridge.py::test_what_is_asked_wrongly_is_refused_and_the_next_good_one_works",
     ],
     "probes are seldom, by `beat` in rigs.yaml": [
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",

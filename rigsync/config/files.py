@@ -11,7 +11,7 @@ from typing import Any
 
 from rigsync.config.address import parse_broker
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
-from rigsync.config.schema import Key, Mistakes, Table, document, either, listing, mapping, number, text, under
+from rigsync.config.schema import Key, Mistakes, Table, boolean, document, either, listing, mapping, number, text, under
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
@@ -91,7 +91,12 @@ _BRIDGES = Table(
                         text(500),
                         "The broker, and with what its topics begin, as in mqtt://broker.lab/room1; mqtts:// for TLS.",
                         required=True,
-                    )
+                    ),
+                    "commands": Key(
+                        boolean(),
+                        "Whether whoever may publish on its topics push/# and call/# there commands the rigs.",
+                        default=False,
+                    ),
                 }
             ),
             "Events, and how each rig is, at an MQTT broker.",
