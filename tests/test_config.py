@@ -549,7 +549,7 @@ BAD_FILES = {
     ),
     "malformed uri": ("rigs:\n  a:\n    uri: b/c\n", 3, "rigs.a.uri", "it may have no user, path or query"),
     "malformed flat uri": ("a: b\nc: d_$\n", 2, "rigs.c.uri", "neither an IP address nor a host name"),
-    "scheme": ("a: b\nmesoscope: wss://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp:// and tcp:// are"),
+    "scheme": ("a: b\nmesoscope: wss://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp://, tcp:// and mqtt"),
     "port": ("rigs:\n  a: b:65536\n", 2, "rigs.a.uri", "the port is a number from 1 to 65535"),
     "one address": ("rigs:\n  a: PC\n  b:\n    uri: pc:11001\n", 4, "rigs.b.uri", "rigs 'a' and 'b' have the same"),
     "one flat address": ("a: '::1'\nb: '[::1]'\n", 2, "rigs.b.uri", "rigs 'a' and 'b' have the same address"),
