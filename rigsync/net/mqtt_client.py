@@ -251,7 +251,8 @@ class MqttClient:
             except (OSError, ValueError) as error:
                 problem = explained(error)
             was_there = self.is_connected
-            if was_there:
+            while was_there and self._is_open():  # it may have been lost in the turn in which it was there
+                self._news.clear()
                 await self._news.wait()
             self.is_connected = False
             self._forget_unsent()
@@ -275,7 +276,6 @@ class MqttClient:
         except (asyncio.TimeoutError, TimeoutError):
             self._why = f"it has not answered for {PATIENCE:g} s; is that the port of an MQTT broker?"
             self._paho.disconnect()
-        self._news.clear()
 
     def _connect(self) -> None:
         """Connect, on a worker."""

@@ -203,6 +203,26 @@ def test_a_broker_that_is_killed_and_started_anew_has_the_pictures_again_and_tha
     assert warnings(caplog) == [f"the broker {broker.uri()}: the connection is lost; look whether it runs"]
 
 
+CONNACK = b"\x20\x03\0\0\0"
+
+
+def test_a_broker_that_lets_go_as_soon_as_it_is_there_is_tried_again(
+    lab: Lab, bridged: Callable[..., MqttBridge], caplog: Any
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(LONG)
+        port = listening.getsockname()[1]
+        bridge = bridged(f"mqtt://127.0.0.1:{port}/lab", lab.rig("cameras"))
+        for _ in range(3):
+            with listening.accept()[0] as connection:
+                assert connection.recv(1000)[:1] == b"\x10"  # CONNECT
+                connection.sendall(CONNACK)
+    until(lambda: bridge.counts["broker"])
+    assert set(warnings(caplog)) == {
+        f"the broker mqtt://127.0.0.1:{port}/lab: the connection is lost; look whether it runs"
+    }
+
+
 def test_what_waits_for_the_broker_has_a_bound_and_what_is_left_out_is_counted_and_told(
     tmp_path: Path,
     lab: Lab,
