@@ -30,6 +30,8 @@ RIGS = 1000
 EACH = 250
 """Rigs in a process: paho waits by select(), which watches 1,024 descriptors, and a client of it takes three."""
 ROUNDS = 40
+BEAT = 5.0
+"""Seconds between probes to each rig, as docs/facility.md has it for so many."""
 
 
 @contextlib.contextmanager
@@ -117,11 +119,14 @@ def raw(count: int, rounds: int) -> list[float]:
 def pushes(count: int, rounds: int) -> list[float]:
     """Seconds that pushes to as many rigs take."""
     from rigsync import Auxiliaries
+    from rigsync.config.rigs import rigs_from
+    from rigsync.core.timing import Timing
 
     with broker() as port, rigs("rigsync", port, count):
         uri = f"mqtt://127.0.0.1:{port}/lab"
-        with Auxiliaries({f"rig{number}": uri for number in range(count)}, connect_timeout=60) as auxiliaries:
-            time.sleep(5)  # past the burst of probes
+        rigs_there = rigs_from({f"rig{number}": uri for number in range(count)}, Timing(beat=BEAT))
+        with Auxiliaries(rigs_there, connect_timeout=60) as auxiliaries:
+            time.sleep(10)  # past the burst of probes
             taken = []
             for _ in range(rounds):
                 begun = time.perf_counter()

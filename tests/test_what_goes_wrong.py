@@ -517,6 +517,38 @@ SHOWN_BY = {
     "ZeroMQ subscribers are killed": [
         "tests/bridges/test_zmq_bridge.py::test_killed_subscribers_leave_no_trace",
     ],
+    "a broker of MQTT is killed or cut off, also in an experiment, and is back within some seconds": [
+        "tests/test_mqtt.py::test_a_broker_that_is_killed_in_an_experiment_comes_back_and_nothing_runs_twice",
+        "tests/test_mqtt.py::test_a_rig_that_starts_before_its_broker_listens_as_soon_as_that_is_there",
+    ],
+    "a broker of MQTT stays away": ["tests/test_mqtt.py::test_a_broker_that_stays_away_is_named_as_the_reason"],
+    "a rig at a broker is killed, or its cable is pulled": [
+        "tests/test_mqtt.py::test_a_killed_rig_is_lost_at_once_by_its_last_will",
+        "tests/test_mqtt.py::test_a_rig_whose_connection_ended_is_not_taken_for_one_whose_program_ended",
+    ],
+    "nobody listens under a rig's name at the broker: a wrong prefix or name, or its program does not run": [
+        "tests/test_mqtt.py::test_a_rig_that_nobody_hears_is_lost_at_once_with_the_topic",
+    ],
+    "a broker refuses the password or a topic, is full, or is none": [
+        "tests/test_mqtt.py::test_a_broker_that_refuses_the_password_is_told_once_and_let_in_later",
+        "tests/test_mqtt.py::test_a_broker_that_is_full_says_so",
+        "tests/test_mqtt.py::test_a_port_where_no_broker_is_says_so",
+        "tests/test_facility.py::test_a_task_without_the_right_to_publish_is_told_the_topic",
+    ],
+    "a message is larger than the broker takes": [
+        "tests/test_mqtt.py::test_frames_that_are_larger_than_the_broker_admits"
+    ],
+    "two rigs of one name at one prefix of a broker": [
+        "tests/test_mqtt.py::test_a_second_rig_of_the_same_name_is_refused_and_the_first_goes_on",
+        "tests/test_mqtt.py::test_of_two_rigs_of_a_name_that_meet_later_the_first_serves",
+    ],
+    "a rig tries to speak for another one at a broker with an access list": [
+        "tests/test_facility.py::test_a_rig_cannot_be_another_command_one_or_speak_for_one",
+    ],
+    "somebody publishes junk on the topics of rigs": ["tests/test_mqtt.py::test_junk_on_the_topics_disturbs_nobody"],
+    "publications are lost on their way to the broker": [
+        "tests/test_mqtt.py::test_five_of_a_hundred_publications_are_lost_and_nothing_differs",
+    ],
     "a ZeroMQ program without a key that the bridge knows": [
         "tests/bridges/test_zmq_bridge.py::test_with_keys_only_those_who_are_named_connect",
     ],

@@ -242,7 +242,8 @@ class MqttListener(Listener):
         self._again(CLAIM, self._serve)
 
     def _ask(self) -> None:
-        self._publish({"rigsync": 1, "name": self._rig, "boot": self._boot, "claims": self._since})
+        # With QoS 1, since the broker says then that this rig may not publish there.
+        self._publish({"rigsync": 1, "name": self._rig, "boot": self._boot, "claims": self._since}, qos=1)
 
     def _again(self, seconds: float, function: Any) -> None:
         if self._next:

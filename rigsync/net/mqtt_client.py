@@ -160,6 +160,7 @@ class MqttClient:
         self._why = ""
         """Why the broker ends the connection."""
         self._sock: Any = None
+        self._at_once = 1
         self._is_writing = self._ends = False
         self._news = asyncio.Event()  # the broker is there, or gone
         self._paho = _paho_client(broker, will)
@@ -330,11 +331,14 @@ class MqttClient:
             self._read()
 
     def _read_packets(self) -> None:
-        for _ in range(AT_ONCE):
+        for _ in range(self._at_once):
             before = len(self._came)
             self._paho.loop_read()
             if len(self._came) == before or not self._is_open():
-                break  # the rest has yet to come
+                self._at_once = 1  # the rest has yet to come, and a read in vain costs as much as another one
+                break
+        else:
+            self._at_once = min(AT_ONCE, 4 * self._at_once)
 
     def _write(self) -> None:
         self._paho.loop_write()
