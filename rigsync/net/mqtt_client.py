@@ -161,7 +161,7 @@ class MqttClient:
         """Why the broker ends the connection."""
         self._sock: Any = None
         self._at_once = 1
-        self._is_writing = self._ends = False
+        self._is_writing = self._is_due = self._ends = False
         self._news = asyncio.Event()  # the broker is there, or gone
         self._paho = _paho_client(broker, will)
         self._paho.on_connect = self._on_connect
@@ -354,9 +354,11 @@ class MqttClient:
                 self._loop.remove_writer(self._sock)
 
     def _flush(self) -> None:
-        """Hand to paho what waits, as long as the socket takes it."""
+        """Hand to paho what waits, as long as the socket takes it, so much in a turn of the loop."""
         paho = self._paho
-        while self._outbox and (self.is_connected or self._ends) and self._is_open() and not paho.want_write():
+        for _ in range(AT_ONCE):
+            if not (self._outbox and (self.is_connected or self._ends) and self._is_open()) or paho.want_write():
+                break
             message = self._outbox.popleft()
             info = paho.publish(message.topic, message.data, message.qos, message.retain, message.properties)
             if message.qos:
@@ -365,7 +367,15 @@ class MqttClient:
                 self._unconfirmed[info.mid] = message
             else:
                 self._waiting_bytes -= message.size
+        else:
+            if self._outbox and not self._is_due:
+                self._is_due = True
+                self._loop.call_soon(self._flush_rest)
         self._watch_writing()
+
+    def _flush_rest(self) -> None:
+        self._is_due = False
+        self._flush()
 
     # ---------------------------------------------------------------------------------------------------- telling
 

@@ -166,7 +166,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_what_happens_while_the_broker_is_away_comes_when_it_is_back(
-    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack
+    tmp_path: Path,
+    lab: Lab,
+    bridged: Callable[..., MqttBridge],
+    stack: contextlib.ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     saves = ("persistence true", f"persistence_location {tmp_path}/")
     broker = stack.enter_context(running_broker(tmp_path, "allow_anonymous true", *saves))
@@ -180,6 +184,14 @@ def test_what_happens_while_the_broker_is_away_comes_when_it_is_back(
     until(lambda: not bridge._client.is_connected)
     for number in range(200):
         bridge.lab.hub.ingest(Lick(number))
+    client, flush, leave = bridge._client, bridge._client._flush, [0]
+
+    def counted() -> None:
+        before = len(client._outbox)
+        flush()
+        leave.append(before - len(client._outbox))
+
+    monkeypatch.setattr(client, "_flush", counted)
     broker.start()
     until(lambda: bridge._client.is_connected)
     bridge.lab.hub.ingest(Lick(200))
@@ -189,6 +201,7 @@ def test_what_happens_while_the_broker_is_away_comes_when_it_is_back(
         until(lambda: sub.of("lab/views/cameras"))
     assert [*kept(broker, "lab/views/#")] == ["lab/views/cameras"]
     assert bridge.counts["left out"] == 0
+    assert max(leave) <= mqtt_client.AT_ONCE  # between two turns of the rigs' loop
 
 
 def test_a_broker_that_is_killed_and_started_anew_has_the_pictures_again_and_that_is_told_once(
