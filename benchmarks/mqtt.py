@@ -25,6 +25,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.farm import raw_reply
 from benchmarks.measure import MESSAGE
+from benchmarks.osc import share_of
+from rigsync.bridges.mqtt import MqttBridge
 
 RIGS = 1000
 EACH = 250
@@ -151,6 +153,12 @@ async def serve(port: int, count: int, first: int) -> None:
         await asyncio.gather(*map(stack.enter_async_context, made))
         print("here", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+def idle_share() -> float:
+    """Share of one core that a bridge takes, with 4 rigs."""
+    with broker() as port:
+        return share_of(lambda aux: MqttBridge(aux, f"mqtt://127.0.0.1:{port}/lab"))
 
 
 def serve_raw(port: int, count: int, first: int) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -98,6 +99,19 @@ def test_a_subscriber_in_another_process_hears_every_event_in_order(
     assert (last["rig"], last["fields"]) == ("+/#%\0", {"left_out": ["payload"]})
     assert last["from"]["host"] == socket.gethostname()
     assert f"pid {os.getpid()}" in last["from"]["program"]
+    assert bridge.counts.total() == 0
+
+
+def test_what_is_larger_than_the_broker_takes_is_told_without_its_large_parts(
+    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack
+) -> None:
+    broker = stack.enter_context(running_broker(tmp_path, "allow_anonymous true", "max_packet_size 1200"))
+    bridge = bridged(broker.uri(), lab.rig("cameras"))
+    with Subscriber(broker, "lab/#") as sub:
+        until(lambda: sub.of("lab/views/cameras"))
+        bridge.lab.hub.ingest(Lick(["x" * 1500], rig="cameras"))
+        until(lambda: sub.of("lab/events/Lick"))
+    assert sub.of("lab/events/Lick")[0]["fields"] == {"left_out": ["payload"]}
     assert bridge.counts.total() == 0
 
 
@@ -290,10 +304,10 @@ def test_the_pictures_of_a_bridge_that_is_killed_are_marked_as_no_longer_kept(
 # -------------------------------------------------------------------------------------------------------- commands
 
 
-def asked(broker: Broker, topic: str, text: str = "", answer: str = "lab/answers/task") -> Any:
+def asked(broker: Broker, topic: str, text: str = "", *options: str) -> Any:
     """Ask by mosquitto_rr, and return the answer."""
-    command = ["mosquitto_rr", "-p", str(broker.port), "-t", topic, "-m", text, "-e", answer, "-W", "20"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
+    command = ["mosquitto_rr", "-p", str(broker.port), "-t", topic, "-m", text, "-e", "lab/answers/task", "-W", "20"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=LONG, check=False)
     return json.loads(done.stdout)
 
 
@@ -415,6 +429,30 @@ def test_what_the_broker_s_access_list_forbids_is_told_and_all_else_goes_on(
         until(lambda: sub.of("lab/views/cameras"))
         until(lambda: sub.of("lab/events/ProbeAnswered"))
         assert not sub.of("lab/events/LickOfTheMqttTest")
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
+ACCESS = next(block for block in re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL) if block.startswith("user bridge"))
+
+
+def test_with_the_page_s_access_list_the_bridge_works_and_only_the_task_commands(
+    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack
+) -> None:
+    passwords, access = tmp_path / "passwords", tmp_path / "access"
+    for number, user in enumerate(("bridge", "task", "guest")):
+        made = ["mosquitto_passwd", "-b", *([] if number else ["-c"]), str(passwords), user, "secret"]
+        subprocess.run(made, check=True, timeout=LONG)
+    access.write_text(ACCESS.replace("room1", "lab"), encoding="utf-8")
+    lines = ("allow_anonymous false", f"password_file {passwords}", f"acl_file {access}")
+    broker = stack.enter_context(running_broker(tmp_path, *lines))
+    bridge = bridged(broker.uri(login="bridge:secret"), lab.rig("cameras"), commands=True)
+    sub = stack.enter_context(Subscriber(broker, "lab/#", options=("-u", "guest", "-P", "secret")))
+    until(lambda: sub.of("lab/views/cameras") and sub.of("lab/bridges/"))
+    publish(broker, "lab/push/EXPINIT", '{"args": ["never"]}', "-u", "guest", "-P", "secret")
+    assert asked(broker, "lab/push/EXPINFO", "", "-u", "task", "-P", "secret")["outcomes"]["cameras"]["ok"]
+    until(lambda: any(told["fields"]["event"] == "EXPINFO" for told in sub.of("lab/events/PushCompleted")))
+    assert lab.verbs("cameras") == ["EXPINFO"]
+    assert bridge.counts.total() == 0
 
 
 def test_no_secret_is_in_any_log_or_error(
