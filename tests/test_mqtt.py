@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -283,21 +284,26 @@ def test_a_second_rig_of_the_same_name_is_refused_and_the_first_goes_on(
     until(lambda: picture(broker).get("connected"))
 
 
-def test_of_two_rigs_of_a_name_that_meet_later_the_first_serves(
+def test_of_two_rigs_of_a_name_that_meet_later_one_serves(
     tmp_path: Path, serve_at: Serve, connect: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigsync.net.mqtt.CLAIM_AGAIN", 0.3)
+    monkeypatch.setattr("rigsync.net.mqtt.CLAIM_AGAIN", 0.1)
     broker = Broker(tmp_path)
-    first = serve_at(broker.uri(), handlers={"EXPINFO": lambda *_: {"by": "first"}})
-    serve_at(broker.uri(), handlers={"EXPINFO": lambda *_: {"by": "second"}})
+    rigs = {by: serve_at(broker.uri(), handlers={"EXPINFO": lambda *_, by=by: {"by": by}}) for by in ("one", "other")}
     broker.start()
     try:
-        auxiliaries = connect(first)
+        auxiliaries = connect(rigs["one"])
         until(lambda: is_alive(auxiliaries) and any("another program serves" in text for text in caplog.messages))
-        for _ in range(3):
-            assert auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["by"] == "first"
-        first.close()
-        until(lambda: is_alive(auxiliaries) and auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["by"] == "second")
+
+        def serving() -> Any:
+            return auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["by"]
+
+        by = serving()
+        assert [serving() for _ in range(3)] == [by] * 3
+        rigs.pop(by).close()
+        until(lambda: any("the other program has gone" in text for text in caplog.messages) and is_alive(auxiliaries))
+        assert serving() == next(iter(rigs))
+        assert len([text for text in caplog.messages if "another program serves" in text]) == 1
     finally:
         broker.kill()
 
@@ -343,6 +349,37 @@ def test_user_and_password_come_from_address_environment_or_file_and_are_never_s
     shown = [repr(rig), rig.uri, str(failed), repr(auxiliaries.services["a"].config), *caplog.messages]
     shown += [json.dumps(view.document()) for view in auxiliaries.views.values()]
     assert not [text for text in shown if SECRET in text or SECRET.replace("!", "%21") in text]
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here, which makes certificates")
+def test_tls_with_a_certificate_that_is_trusted_and_with_one_that_is_not(
+    tmp_path: Path, serve_at: Serve, connect: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate} -subj /CN=broker"
+    options = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True, timeout=LONG)
+    lines = ("allow_anonymous true", f"certfile {certificate}", f"keyfile {key}")
+    with running_broker(tmp_path, *lines, scheme="mqtts") as broker:
+        with pytest.raises(
+            ListenError, match=r"its certificate is not trusted .*name that of its authority in RIGSYNC"
+        ):
+            Rig("cameras", broker.uri()).start()
+        monkeypatch.setenv("RIGSYNC_MQTT_CA", str(certificate))
+        rig = serve_at(broker.uri(), handlers={"EXPINFO": lambda *_: {"much": 50_000 * "x"}})
+        auxiliaries = connect(rig)
+        for _ in range(5):  # larger than a record of TLS, of which the rest waits where no selector sees it
+            assert len(auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["much"]) == 50_000
+        monkeypatch.setenv("RIGSYNC_MQTT_CA", str(tmp_path / "none"))
+        with pytest.raises(ConfigError, match="the files of RIGSYNC_MQTT_CA"):
+            Rig("other", broker.uri()).start()
+
+
+def test_no_error_of_a_file_quotes_a_password() -> None:
+    for uri in (f"mqtt://rig:{SECRET}@h/a#b", f"mqtt://rig:{SECRET}@{600 * 'h'}", f"mqtt://rig:{SECRET}@h/a\tb"):
+        with pytest.raises(ConfigError) as raised:
+            rigs_from({"cameras": {"uri": uri, "timeout": 1}, "other": {"uri": uri}})
+        assert SECRET not in str(raised.value)
 
 
 @pytest.mark.parametrize("bad", ["mqtt://rig:{}@a b/lab", "mqt://rig:{}@h/lab", "mqtt://rig:{}@h/la#b", "rig:{}@h"])

@@ -188,7 +188,7 @@ class MqttListener(Listener):
         self._picture = dict(picture)
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._serves = False
+        self._serves = self._yields = False
         self._next: asyncio.TimerHandle | None = None
         self._showing: asyncio.Handle | None = None
         will = Will(f"{self._base}/view", self._gone("the broker has lost its connection"))
@@ -263,7 +263,9 @@ class MqttListener(Listener):
     def _serve(self) -> None:
         self._next = None
         if self._client.is_connected:
-            self._serves = True
+            if self._yields:
+                logger.warning("%s: the other program has gone; this one is heard now", self._rig)
+            self._serves, self._yields = True, False
             self._client.subscribe([f"{self._base}/in"])
             self._show()
             if not self._opened.done():
@@ -292,7 +294,9 @@ class MqttListener(Listener):
         if not self._opened.done():
             self._opened.set_exception(ListenError(problem))
             return
-        logger.error("%s: %s; this one is not heard until then", self._rig, problem)
+        if not self._yields:
+            self._yields = True
+            logger.error("%s: %s; this one is not heard until then", self._rig, problem)
         self._again(CLAIM_AGAIN, self._claim)
 
     # ------------------------------------------------------------------------------------------------- picture
