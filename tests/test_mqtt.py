@@ -24,6 +24,8 @@ from live_helpers import in_thread
 from processes import LONG, free_port, until
 
 from rigsync import Rig
+from rigsync.agent.agent import Agent
+from rigsync.agent.file import read_agent_file
 from rigsync.config.address import parse_uri
 from rigsync.config.rigs import rigs_from
 from rigsync.core import messages
@@ -349,6 +351,18 @@ def test_user_and_password_come_from_address_environment_or_file_and_are_never_s
     shown = [repr(rig), rig.uri, str(failed), repr(auxiliaries.services["a"].config), *caplog.messages]
     shown += [json.dumps(view.document()) for view in auxiliaries.views.values()]
     assert not [text for text in shown if SECRET in text or SECRET.replace("!", "%21") in text]
+
+
+def test_an_agent_listens_at_a_broker_with_the_password_in_its_file(
+    locked: Broker, stack: Any, connect: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "cameras.yaml"
+    file.write_text(f"name: cameras\nlisten: {locked.uri(login=f'rig:{SECRET}')}\non: {{EXPINIT: {{run: [python, -c, pass]}}}}\n", encoding="utf-8")
+    read = read_agent_file(file)
+    assert SECRET not in f"{read!r} {read.listen}"
+    stack.enter_context(Agent(read))
+    auxiliaries = connect({"cameras": locked.uri(login=f"rig:{SECRET}")})
+    until(lambda: is_alive(auxiliaries))
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here, which makes certificates")
