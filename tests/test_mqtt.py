@@ -357,7 +357,10 @@ def test_an_agent_listens_at_a_broker_with_the_password_in_its_file(
     locked: Broker, stack: Any, connect: Serve, tmp_path: Path
 ) -> None:
     file = tmp_path / "cameras.yaml"
-    file.write_text(f"name: cameras\nlisten: {locked.uri(login=f'rig:{SECRET}')}\non: {{EXPINIT: {{run: [python, -c, pass]}}}}\n", encoding="utf-8")
+    file.write_text(
+        f"name: cameras\nlisten: {locked.uri(login=f'rig:{SECRET}')}\non: {{EXPINIT: {{run: [python, -c, pass]}}}}\n",
+        encoding="utf-8",
+    )
     read = read_agent_file(file)
     assert SECRET not in f"{read!r} {read.listen}"
     stack.enter_context(Agent(read))

@@ -161,7 +161,7 @@ class MqttClient:
         """Why the broker ends the connection."""
         self._sock: Any = None
         self._at_once = 1
-        self._is_writing = self._ends = False
+        self._is_writing = self._is_due = self._ends = False
         self._news = asyncio.Event()  # the broker is there, or gone
         self._tls = tls(os.environ) if broker.scheme == "mqtts" else None
         self._paho = _paho_client(broker, will, self._tls)
@@ -230,7 +230,7 @@ class MqttClient:
         self._stop_ticking()
         paho, sock, until = self._paho, self._sock, time.monotonic() + LINGER
         while self._is_open() and (self.unsent or paho.want_write()) and (left := until - time.monotonic()) > 0:
-            select.select([sock], [sock] if paho.want_write() else [], [], left)
+            select.select([sock], [sock] if self._outbox or paho.want_write() else [], [], left)
             self._read_packets()
             paho.loop_write()
             self._flush()
@@ -255,8 +255,11 @@ class MqttClient:
             except (OSError, ValueError) as error:
                 problem = explained(error)
             was_there = self.is_connected
-            if was_there:
+            while was_there and self._is_open():  # it may have been lost in the turn in which it was there
+                self._news.clear()
                 await self._news.wait()
+            if self._ends:  # `wait_for` swallows a cancellation that meets its result, until Python 3.12
+                return
             self.is_connected = False
             self._forget_unsent()
             self._note_lost(self._why or problem or closed(was_there), bool(self._why))
@@ -279,7 +282,6 @@ class MqttClient:
         except (asyncio.TimeoutError, TimeoutError):
             self._why = f"it has not answered for {PATIENCE:g} s; is that the port of an MQTT broker?"
             self._paho.disconnect()
-        self._news.clear()
 
     def _connect(self) -> None:
         """Connect, on a worker."""
@@ -362,9 +364,11 @@ class MqttClient:
                 self._loop.remove_writer(self._sock)
 
     def _flush(self) -> None:
-        """Hand to paho what waits, as long as the socket takes it."""
+        """Hand to paho what waits, as long as the socket takes it, so much in a turn of the loop."""
         paho = self._paho
-        while self._outbox and (self.is_connected or self._ends) and self._is_open() and not paho.want_write():
+        for _ in range(AT_ONCE):
+            if not (self._outbox and (self.is_connected or self._ends) and self._is_open()) or paho.want_write():
+                break
             message = self._outbox.popleft()
             info = paho.publish(message.topic, message.data, message.qos, message.retain, message.properties)
             if message.qos:
@@ -373,7 +377,15 @@ class MqttClient:
                 self._unconfirmed[info.mid] = message
             else:
                 self._waiting_bytes -= message.size
+        else:
+            if self._outbox and not self._is_due:
+                self._is_due = True
+                self._loop.call_soon(self._flush_rest)
         self._watch_writing()
+
+    def _flush_rest(self) -> None:
+        self._is_due = False
+        self._flush()
 
     # ---------------------------------------------------------------------------------------------------- telling
 
