@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,15 @@ from live_helpers import in_thread
 from processes import LONG, free_port, until
 
 from rigsync import Rig
+from rigsync.agent.agent import Agent
+from rigsync.agent.file import read_agent_file
 from rigsync.config.address import parse_uri
+from rigsync.config.rigs import rigs_from
 from rigsync.core import messages
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import LinkState, Notice
+from rigsync.doctor.doctor import diagnose
+from rigsync.doctor.findings import Fault
 from rigsync.errors import ConfigError, ListenError, PushError
 from rigsync.net.mqtt import topic_name
 
@@ -132,7 +138,7 @@ def test_a_broker_that_is_killed_in_an_experiment_comes_back_and_nothing_runs_tw
     until(lambda: is_alive(auxiliaries))
     told = [record.getMessage() for record in caplog.records if record.name == "rigsync.mqtt"]
     assert len([text for text in told if f"127.0.0.1:{broker.port}" in text]) == len(told) == 4  # away and back, twice
-    assert picture(broker)["status"] == "STOPPED"
+    until(lambda: picture(broker).get("status") == "STOPPED")
 
 
 def test_a_broker_that_stays_away_is_named_as_the_reason(
@@ -213,7 +219,7 @@ def test_a_killed_rig_is_lost_at_once_by_its_last_will(
     program.kill()
     until(lambda: is_lost(auxiliaries))
     assert auxiliaries.views["cameras"].reason == "the broker says that it has gone: the broker has lost its connection"
-    kept = picture(broker)
+    kept = picture(broker)  # which has come before the coordinator heard of it
     assert (kept["connected"], kept["reason"]) == (False, "the broker has lost its connection")
 
 
@@ -233,7 +239,7 @@ def test_a_rig_whose_connection_ended_is_not_taken_for_one_whose_program_ended(
     finally:
         program.send_signal(signal.SIGCONT)
     until(lambda: is_alive(auxiliaries))
-    assert until(lambda: picture(broker)["connected"])
+    until(lambda: picture(broker).get("connected"))
 
 
 def test_the_broker_keeps_a_picture_of_each_rig_for_who_comes_late(
@@ -247,12 +253,12 @@ def test_the_broker_keeps_a_picture_of_each_rig_for_who_comes_late(
     auxiliaries = connect(rig)
     auxiliaries.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True)
     auxiliaries.push("EXPSTART", REFERENCE, wait=True)
-    until(lambda: picture(broker)["status"] == "RUNNING")
+    until(lambda: picture(broker).get("status") == "RUNNING")
     assert picture(broker)["exp_ref"] == REFERENCE
     auxiliaries.push("EXPEND", wait=True)
     rig.close()
-    kept = picture(broker)
-    assert (kept["connected"], kept["reason"]) == (False, "it was closed")
+    until(lambda: picture(broker).get("reason") == "it was closed")
+    assert picture(broker)["connected"] is False
     assert "goodbye" in auxiliaries.views["cameras"].reason
 
 
@@ -280,21 +286,26 @@ def test_a_second_rig_of_the_same_name_is_refused_and_the_first_goes_on(
     until(lambda: picture(broker).get("connected"))
 
 
-def test_of_two_rigs_of_a_name_that_meet_later_the_first_serves(
+def test_of_two_rigs_of_a_name_that_meet_later_one_serves(
     tmp_path: Path, serve_at: Serve, connect: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigsync.net.mqtt.CLAIM_AGAIN", 0.3)
+    monkeypatch.setattr("rigsync.net.mqtt.CLAIM_AGAIN", 0.1)
     broker = Broker(tmp_path)
-    first = serve_at(broker.uri(), handlers={"EXPINFO": lambda *_: {"by": "first"}})
-    serve_at(broker.uri(), handlers={"EXPINFO": lambda *_: {"by": "second"}})
+    rigs = {by: serve_at(broker.uri(), handlers={"EXPINFO": lambda *_, by=by: {"by": by}}) for by in ("one", "other")}
     broker.start()
     try:
-        auxiliaries = connect(first)
+        auxiliaries = connect(rigs["one"])
         until(lambda: is_alive(auxiliaries) and any("another program serves" in text for text in caplog.messages))
-        for _ in range(3):
-            assert auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["by"] == "first"
-        first.close()
-        until(lambda: is_alive(auxiliaries) and auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["by"] == "second")
+
+        def serving() -> Any:
+            return auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["by"]
+
+        by = serving()
+        assert [serving() for _ in range(3)] == [by] * 3
+        rigs.pop(by).close()
+        until(lambda: any("the other program has gone" in text for text in caplog.messages) and is_alive(auxiliaries))
+        assert serving() == next(iter(rigs))
+        assert len([text for text in caplog.messages if "another program serves" in text]) == 1
     finally:
         broker.kill()
 
@@ -340,6 +351,52 @@ def test_user_and_password_come_from_address_environment_or_file_and_are_never_s
     shown = [repr(rig), rig.uri, str(failed), repr(auxiliaries.services["a"].config), *caplog.messages]
     shown += [json.dumps(view.document()) for view in auxiliaries.views.values()]
     assert not [text for text in shown if SECRET in text or SECRET.replace("!", "%21") in text]
+
+
+def test_an_agent_listens_at_a_broker_with_the_password_in_its_file(
+    locked: Broker, stack: Any, connect: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "cameras.yaml"
+    file.write_text(
+        f"name: cameras\nlisten: {locked.uri(login=f'rig:{SECRET}')}\non: {{EXPINIT: {{run: [python, -c, pass]}}}}\n",
+        encoding="utf-8",
+    )
+    read = read_agent_file(file)
+    assert SECRET not in f"{read!r} {read.listen}"
+    stack.enter_context(Agent(read))
+    auxiliaries = connect({"cameras": locked.uri(login=f"rig:{SECRET}")})
+    until(lambda: is_alive(auxiliaries))
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here, which makes certificates")
+def test_tls_with_a_certificate_that_is_trusted_and_with_one_that_is_not(
+    tmp_path: Path, serve_at: Serve, connect: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate} -subj /CN=broker"
+    options = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True, timeout=LONG)
+    lines = ("allow_anonymous true", f"certfile {certificate}", f"keyfile {key}")
+    with running_broker(tmp_path, *lines, scheme="mqtts") as broker:
+        with pytest.raises(
+            ListenError, match=r"its certificate is not trusted .*name that of its authority in RIGSYNC"
+        ):
+            Rig("cameras", broker.uri()).start()
+        monkeypatch.setenv("RIGSYNC_MQTT_CA", str(certificate))
+        rig = serve_at(broker.uri(), handlers={"EXPINFO": lambda *_: {"much": 50_000 * "x"}})
+        auxiliaries = connect(rig)
+        for _ in range(5):  # larger than a record of TLS, of which the rest waits where no selector sees it
+            assert len(auxiliaries.push("EXPINFO", wait=True)["cameras"][-1]["much"]) == 50_000
+        monkeypatch.setenv("RIGSYNC_MQTT_CA", str(tmp_path / "none"))
+        with pytest.raises(ConfigError, match="the files of RIGSYNC_MQTT_CA"):
+            Rig("other", broker.uri()).start()
+
+
+def test_no_error_of_a_file_quotes_a_password() -> None:
+    for uri in (f"mqtt://rig:{SECRET}@h/a#b", f"mqtt://rig:{SECRET}@{600 * 'h'}", f"mqtt://rig:{SECRET}@h/a\tb"):
+        with pytest.raises(ConfigError) as raised:
+            rigs_from({"cameras": {"uri": uri, "timeout": 1}, "other": {"uri": uri}})
+        assert SECRET not in str(raised.value)
 
 
 @pytest.mark.parametrize("bad", ["mqtt://rig:{}@a b/lab", "mqt://rig:{}@h/lab", "mqtt://rig:{}@h/la#b", "rig:{}@h"])
@@ -394,6 +451,27 @@ def test_a_port_where_no_broker_is_says_so(serve: Serve, caplog: pytest.LogCaptu
     other = serve("other", scheme="tcp")
     with Rig("cameras", f"mqtt://127.0.0.1:{other.uri.rpartition(':')[2]}/lab"):
         until(lambda: any("is no MQTT broker" in text or "port of an MQTT broker" in text for text in caplog.messages))
+
+
+# -------------------------------------------------------------------------------------------------------- the doctor
+
+
+def faults_of(uris: dict[str, str]) -> dict[str, list[Any]]:
+    return {name: list(found.findings) for name, found in diagnose(rigs_from(uris)).items()}
+
+
+def test_the_doctor_looks_for_rigs_at_their_broker(broker: Broker, serve_at: Serve) -> None:
+    serve_at(broker.uri(), "a")
+    serve_at(broker.uri(), "b")
+    found = faults_of(
+        {"a": broker.uri(), "b": broker.uri(), "c": broker.uri(), "d": f"mqtt://127.0.0.1:{free_port()}/x"}
+    )
+    assert found["a"] == found["b"] == []
+    (absent,), (away,) = found["c"], found["d"]
+    assert (absent.fault, away.fault) == (Fault.BROKER, Fault.BROKER)
+    assert absent.seen.startswith("nobody listens on lab/c/in at the broker")
+    assert f"$ mosquitto_sub -h 127.0.0.1 -p {broker.port} -t lab/+/view -v" in absent.remedies
+    assert "nothing listens there; start the broker" in away.seen
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
@@ -470,8 +548,6 @@ def test_frames_that_are_larger_than_the_broker_admits(tmp_path: Path, serve_at:
 
 
 def test_the_iblutil_dialect_has_no_broker() -> None:
-    from rigsync.config.rigs import rigs_from
-
     with pytest.raises(ConfigError, match="no broker carries it"):
         rigs_from({"cameras": {"uri": "mqtt://broker/lab", "dialect": "iblutil"}})
 

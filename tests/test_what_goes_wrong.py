@@ -540,7 +540,7 @@ SHOWN_BY = {
     ],
     "two rigs of one name at one prefix of a broker": [
         "tests/test_mqtt.py::test_a_second_rig_of_the_same_name_is_refused_and_the_first_goes_on",
-        "tests/test_mqtt.py::test_of_two_rigs_of_a_name_that_meet_later_the_first_serves",
+        "tests/test_mqtt.py::test_of_two_rigs_of_a_name_that_meet_later_one_serves",
     ],
     "a rig tries to speak for another one at a broker with an access list": [
         "tests/test_facility.py::test_a_rig_cannot_be_another_command_one_or_speak_for_one",

@@ -114,7 +114,7 @@ class Endpoint:
         """Make several lines one, by way of a broker; `boot` is this coordinator's."""
         key = broker.scheme, broker.host, broker.port, broker.login
         if key not in self._brokers:
-            self._brokers[key] = _mqtt().RigsAtBroker(self, broker, boot)
+            self._brokers[key] = mqtt_module().RigsAtBroker(self, broker, boot)
         self._replace(lines, self._brokers[key].line(lines[0], broker.prefix))
 
     def _replace(self, lines: Sequence[Any], opened: Line) -> None:
@@ -147,7 +147,7 @@ class Endpoint:
         ConfigError
             What MQTT needs is not installed, or user, password or TLS are not to be had.
         """
-        self._at_broker = self._listener = await _mqtt().open_mqtt_listener(self, at, rig, boot, picture)
+        self._at_broker = self._listener = await mqtt_module().open_mqtt_listener(self, at, rig, boot, picture)
         return tuple(self._at_broker.address)
 
     def show(self, picture: Mapping[str, Any]) -> None:
@@ -283,7 +283,7 @@ class Endpoint:
             self.pump()
 
 
-def _mqtt() -> Any:
+def mqtt_module() -> Any:
     """Return the module for brokers, whose library may not be installed."""
     try:
         return import_module("rigsync.net.mqtt")

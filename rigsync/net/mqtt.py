@@ -15,7 +15,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from rigsync._text import one_line
@@ -70,10 +70,19 @@ class BrokerPump(Pump, Protocol):
 
 
 class RigsAtBroker:
-    """All that a coordinator says to its rigs at one broker, by one client; `boot` is the coordinator's."""
+    """All that a coordinator says to its rigs at one broker, by one client; `boot` is the coordinator's.
 
-    def __init__(self, pump: BrokerPump, broker: Address, boot: str):
-        self._pump, self._broker, self._boot = pump, broker, boot
+    `changed` is that of `MqttClient`.
+    """
+
+    def __init__(
+        self,
+        pump: BrokerPump,
+        broker: Address,
+        boot: str,
+        changed: Callable[[str | None], object] = lambda _: None,
+    ):
+        self._pump, self._broker, self._boot, self._told = pump, broker, boot, changed
         self._host = json.dumps(socket.gethostname()[:80]).encode("ascii")
         self._lines: dict[str, MqttLine] = {}
         self._unsure: set[str] = set()
@@ -113,12 +122,13 @@ class RigsAtBroker:
             line.boot = messages.sender_of(data[:_HEAD]) or line.boot
             self._pump.receive(data, line.name)
 
-    def _changed(self, problem: str | None) -> None:
+    def _changed(self, problem: str | None) -> object:
         if problem is None:
             self._unsure.update(self._lines)
             self._stop_giving_up()
         elif not self.client.is_connected and self._giving_up is None:
             self._giving_up = self._loop.call_later(BROKER_PATIENCE, self._give_up, problem)
+        return self._told(problem)
 
     def _stop_giving_up(self) -> None:
         if self._giving_up:
@@ -178,7 +188,7 @@ class MqttListener(Listener):
         self._picture = dict(picture)
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._serves = False
+        self._serves = self._yields = False
         self._next: asyncio.TimerHandle | None = None
         self._showing: asyncio.Handle | None = None
         will = Will(f"{self._base}/view", self._gone("the broker has lost its connection"))
@@ -253,7 +263,9 @@ class MqttListener(Listener):
     def _serve(self) -> None:
         self._next = None
         if self._client.is_connected:
-            self._serves = True
+            if self._yields:
+                logger.warning("%s: the other program has gone; this one is heard now", self._rig)
+            self._serves, self._yields = True, False
             self._client.subscribe([f"{self._base}/in"])
             self._show()
             if not self._opened.done():
@@ -282,7 +294,9 @@ class MqttListener(Listener):
         if not self._opened.done():
             self._opened.set_exception(ListenError(problem))
             return
-        logger.error("%s: %s; this one is not heard until then", self._rig, problem)
+        if not self._yields:
+            self._yields = True
+            logger.error("%s: %s; this one is not heard until then", self._rig, problem)
         self._again(CLAIM_AGAIN, self._claim)
 
     # ------------------------------------------------------------------------------------------------- picture

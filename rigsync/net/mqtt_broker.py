@@ -14,6 +14,7 @@ import ssl
 import stat
 import sys
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 from rigsync.core.rigs import Address
@@ -58,10 +59,24 @@ def _in_file(environ: Mapping[str, str]) -> str | None:
     return password
 
 
-def tls(environ: Mapping[str, str]) -> ssl.SSLContext:
+class Tls(ssl.SSLContext):
+    """Knows the last socket that it has wrapped, to be closed: paho leaves one open whose handshake fails."""
+
+    wrapped: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+        self.wrapped = super().wrap_socket(*args, **options)
+        return self.wrapped
+
+
+def tls(environ: Mapping[str, str]) -> Tls:
     ca, certificate, key = (environ.get(f"RIGSYNC_MQTT_{name}") or None for name in ("CA", "CERT", "KEY"))
     try:
-        context = ssl.create_default_context(cafile=ca)
+        context = Tls(ssl.PROTOCOL_TLS_CLIENT)
+        if ca:
+            context.load_verify_locations(ca)
+        else:
+            context.load_default_certs()
         if certificate:
             context.load_cert_chain(certificate, key)
     except OSError as error:  # ssl.SSLError is one

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from rigsync.core.rigs import Address
-from rigsync.net.mqtt_broker import closed, explained, login, refusal, tls
+from rigsync.net.mqtt_broker import Tls, closed, explained, login, refusal, tls
 from rigsync.runtime.workers import Workers
 
 try:
@@ -163,7 +163,8 @@ class MqttClient:
         self._at_once = 1
         self._is_writing = self._is_due = self._ends = False
         self._news = asyncio.Event()  # the broker is there, or gone
-        self._paho = _paho_client(broker, will)
+        self._tls = tls(os.environ) if broker.scheme == "mqtts" else None
+        self._paho = _paho_client(broker, will, self._tls)
         self._paho.on_connect = self._on_connect
         self._paho.on_disconnect = self._on_disconnect
         self._paho.on_subscribe = self._on_subscribe
@@ -229,7 +230,7 @@ class MqttClient:
         self._stop_ticking()
         paho, sock, until = self._paho, self._sock, time.monotonic() + LINGER
         while self._is_open() and (self.unsent or paho.want_write()) and (left := until - time.monotonic()) > 0:
-            select.select([sock], [sock] if paho.want_write() else [], [], left)
+            select.select([sock], [sock] if self._outbox or paho.want_write() else [], [], left)
             self._read_packets()
             paho.loop_write()
             self._flush()
@@ -249,12 +250,16 @@ class MqttClient:
             self._news.clear()
             try:
                 await self._open()
+            except ssl.SSLError as error:
+                self._why = explained(error)
             except (OSError, ValueError) as error:
                 problem = explained(error)
             was_there = self.is_connected
             while was_there and self._is_open():  # it may have been lost in the turn in which it was there
                 self._news.clear()
                 await self._news.wait()
+            if self._ends:  # `wait_for` swallows a cancellation that meets its result, until Python 3.12
+                return
             self.is_connected = False
             self._forget_unsent()
             self._note_lost(self._why or problem or closed(was_there), bool(self._why))
@@ -283,7 +288,12 @@ class MqttClient:
         limits: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         limits.MaximumPacketSize = self._largest + OVERHEAD + (1 << 16)  # a topic has at most that
         host, port = self.broker.host, self.broker.port
-        self._paho.connect(host, port, keepalive=KEEPALIVE, clean_start=True, properties=limits)
+        try:
+            self._paho.connect(host, port, keepalive=KEEPALIVE, clean_start=True, properties=limits)
+        except BaseException:
+            if self._tls and self._tls.wrapped:
+                self._tls.wrapped.close()
+            raise
         if self._ends and (sock := self._paho.socket()) is not None:  # nobody waits for it any more
             sock.close()
 
@@ -448,14 +458,14 @@ class MqttClient:
             self._came.append((self._hear, heard))
 
 
-def _paho_client(broker: Address, will: Will | None) -> Client:
+def _paho_client(broker: Address, will: Will | None, context: Tls | None) -> Client:
     client = Client(CallbackAPIVersion.VERSION2, f"rigsync-{secrets.token_hex(8)}", protocol=MQTTv5)
     client.connect_timeout = PATIENCE
     user, password = login(broker, os.environ)
     if user or password:
         client.username_pw_set(user, password)
-    if broker.scheme == "mqtts":
-        client.tls_set_context(tls(os.environ))
+    if context:
+        client.tls_set_context(context)
     if will:
         client.will_set(will.topic, will.data, qos=1, retain=True)
     return client

@@ -334,8 +334,7 @@ def test_what_is_asked_wrongly_is_refused_and_the_next_good_one_works(
 ) -> None:
     publish(broker, "lab/push/EXPSTART", "{}", "-r")
     bridge = bridged(broker.uri(), lab.rig("cameras"), commands=True)
-    until(lambda: bridge.counts["refused"] == 1)
-    assert "lab/push/EXPSTART is retained, and would be done again and again" in caplog.text
+    until(lambda: "lab/push/EXPSTART is retained, and would be done again and again" in caplog.text)
     wrong = [
         ("push/EXPSTRT", "", "there is no message 'EXPSTRT'; did you mean 'EXPSTART'?"),
         ("push/EXPINFO", "{", "is not JSON"),
