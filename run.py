@@ -31,7 +31,7 @@ DRIVES_NO_IBLUTIL = [
 """Tests of rig, agent, facade, commands, both dialects; those of them that drive a real iblutil peer are skipped."""
 APART = {"lowest", "bare"}
 """Tasks with an environment of their own."""
-NOT_BARE = {"iblutil", "ipykernel", "mypy", "pylsl", "python-osc", "pyzmq", "ruff", "types-PyYAML"}
+NOT_BARE = {"iblutil", "ipykernel", "mypy", "paho-mqtt", "pylsl", "python-osc", "pyzmq", "ruff", "types-PyYAML"}
 TASKS = {
     "demo": ["-m", "rigsync", "demo"],
     "test": PYTEST,

@@ -10,7 +10,7 @@ import platform
 import sys
 from statistics import median, quantiles
 
-from benchmarks import lsl, measure, osc, strangers, zeromq
+from benchmarks import lsl, measure, mqtt, osc, strangers, zeromq
 
 
 def milliseconds(seconds: float) -> str:
@@ -198,6 +198,17 @@ def lsl_rows() -> None:
     row("idle LSL bridge, 4 rigs, one stream that it hears", f"{lsl.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
+def mqtt_rows() -> None:
+    ours, theirs = mqtt.fan_out()
+    row(
+        f"`push(wait=True)`, {mqtt.RIGS:,} rigs through one mosquitto, in {mqtt.RIGS // mqtt.EACH} processes",
+        f"p50 {milliseconds(ours[0])}, p99 {milliseconds(ours[1])}",
+        f"raw paho, same bytes: {milliseconds(theirs[0])}, {milliseconds(theirs[1])}; bar: 2 ×",
+        f"{ours[0] / theirs[0]:.2f} ×, {ours[1] / theirs[1]:.2f} ×",
+    )
+    row("idle MQTT bridge, 4 rigs", f"{mqtt.idle_share():.2%} of one core", "bar: 0.5 %", "")
+
+
 ATTACKS = {
     "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
     "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
@@ -263,6 +274,7 @@ ROWS = {
     "lsl": lsl_rows,
     "osc": osc_rows,
     "zmq": zmq_rows,
+    "mqtt": mqtt_rows,
     "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""

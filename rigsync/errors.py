@@ -67,7 +67,7 @@ class PayloadTooLarge(RigsyncError, ValueError):
     """A message that is too large for the transport of a rig. Nothing was sent to any rig.
 
     It takes `size` of `unit`, ``bytes`` or ``values``, and may take `limit` (docs/protocol.md section 2) on its way by
-    `scheme`, ``udp`` or ``tcp``. `rig` is the one whose limit it is, or None.
+    `scheme`, ``udp``, ``tcp`` or ``mqtt``. `rig` is the one whose limit it is, or None.
     """
 
     def __init__(self, size: int, limit: int, rig: str | None = None, scheme: str = "udp", unit: str = "bytes"):
@@ -81,6 +81,8 @@ class PayloadTooLarge(RigsyncError, ValueError):
         towards = f" to rig {rig}" if rig else ""
         if scheme == "tcp":
             most = f"the connection{towards} carries at most {limit:,}; raise max_message on both sides"
+        elif scheme.startswith("mqtt"):
+            most = f"a broker carries at most {limit:,}{towards}; address the rig with tcp:// on both sides"
         else:
             most = f"one datagram{towards} carries at most {limit:,}; address the rig with tcp:// on both sides"
         super().__init__(f"the message takes {size:,} bytes and {most}, or send a path to the data instead")
@@ -112,7 +114,7 @@ class UnknownStream(RigsyncError, LookupError):
 
 
 class ListenError(RigsyncError):
-    """A rig cannot listen where it is told to: the port is in use, or the address is not this machine's."""
+    """A rig cannot listen where it is told to: the port or the name is taken, or the address is not this machine's."""
 
 
 class UnknownEvent(RigsyncError, ValueError):

@@ -1234,7 +1234,7 @@ def test_serve_names_what_holds_the_port(commands: Commands, silent: int) -> Non
     [
         ([], "Missing argument 'FILE.yaml... | NAME'"),
         ([" "], "expected the name of a rig"),
-        (["cameras", "--uri", "wss://127.0.0.1"], "only udp:// and tcp:// are supported"),
+        (["cameras", "--uri", "wss://127.0.0.1"], "only udp://, tcp:// and mqtt:// are supported"),
         (["cameras", "--uri", "udp://127.0.0.1:99999"], "the port is a number from 0 to 65535"),
         (["cameras", "--fail", "EXPSTRAT"], "EXPINTERRUPT"),
         (["cameras", "--drop", "1.5"], "1.5 is not in the range"),

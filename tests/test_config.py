@@ -81,9 +81,9 @@ def test_address_as_text():
         (":11001", "no host"),
         (".", "no host"),
         ("udp://:11001", "no host"),
-        ("wss://192.168.1.20", "only udp:// and tcp:// are supported"),
-        ("http://192.168.1.20:8888", "only udp:// and tcp:// are supported"),
-        ("://192.168.1.20", "only udp:// and tcp:// are supported"),
+        ("wss://192.168.1.20", "only udp://, tcp:// and mqtt:// are supported"),
+        ("http://192.168.1.20:8888", "only udp://, tcp:// and mqtt:// are supported"),
+        ("://192.168.1.20", "only udp://, tcp:// and mqtt:// are supported"),
         ("udp://udp://192.168.1.20", "no user, path or query"),
         ("192.168.1.20/", "no user, path or query"),
         ("192.168.1.20:11001/rig", "no user, path or query"),
@@ -290,7 +290,7 @@ def test_rigs_from_another_type(clients):
 @pytest.mark.parametrize(
     ("clients", "key", "problem"),
     [
-        ({"cameras": "wss://a"}, "rigs.cameras.uri", "only udp:// and tcp:// are supported"),
+        ({"cameras": "wss://a"}, "rigs.cameras.uri", "only udp://, tcp:// and mqtt:// are supported"),
         ({"cameras": "a:0"}, "rigs.cameras.uri", "the port is a number from 1 to 65535"),
         ({"cameras": 5}, "rigs.cameras.uri", "it is of type int, not text"),
         ({"cameras": None}, "rigs.cameras.uri", "it is of type NoneType, not text"),
@@ -368,6 +368,8 @@ def test_bridges(write):
     assert load_rigs(path).bridges == {"zmq": {**usual, "curve": curve}}
     lsl = load_rigs(write("rigs:\nbridges: {lsl: {from: stimuli}}\n")).bridges["lsl"]
     assert lsl == {"name": "rigsync", "from": "stimuli"}
+    path = write("rigs:\nbridges: {mqtt: {broker: mqtts://me:secret@b.lab/room1/a}}\n")
+    assert load_rigs(path).bridges == {"mqtt": {"broker": "mqtts://me:secret@b.lab/room1/a", "commands": False}}
     assert load_rigs(write("rigs:\nbridges:\n")).bridges == load_rigs(write("a: b\n")).bridges == {}
 
 
@@ -572,6 +574,18 @@ BAD_FILES = {
         "bridges.lsl.name",
         "expected the name of an LSL stream, without quotes",
     ),
+    "bridge without a broker": (
+        "rigs:\nbridges:\n  mqtt: {}\n",
+        3,
+        "bridges.mqtt.broker",
+        "this key is missing: The broker, and with what its topics begin",
+    ),
+    "bridge to no broker": (
+        "rigs:\nbridges:\n  mqtt: {broker: 'udp://me:secret@a'}\n",
+        3,
+        "bridges.mqtt.broker",
+        "'udp://***@a' is not the address of an MQTT broker: it may have no user, path or query; expected mqtt://host",
+    ),
     "bridge to a map": ("rigs:\nbridges:\n  osc: {to: [{a: b}]}\n", 3, "bridges.osc.to[0]", "expected text, not a map"),
     "duplicate rig": ("rigs:\n  a: b\n  a: c\n", 3, "rigs.a", "this key is there twice, first in line 2; remove one"),
     "duplicate flat rig": ("a: b\nc: d\n'a': e\n", 3, "rigs.a", "this key is there twice, first in line 1"),
@@ -629,7 +643,7 @@ BAD_FILES = {
     ),
     "malformed uri": ("rigs:\n  a:\n    uri: b/c\n", 3, "rigs.a.uri", "it may have no user, path or query"),
     "malformed flat uri": ("a: b\nc: d_$\n", 2, "rigs.c.uri", "neither an IP address nor a host name"),
-    "scheme": ("a: b\nmesoscope: wss://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp:// and tcp:// are"),
+    "scheme": ("a: b\nmesoscope: wss://86.167.0.224:8888\n", 2, "rigs.mesoscope.uri", "only udp://, tcp:// and mqtt"),
     "port": ("rigs:\n  a: b:65536\n", 2, "rigs.a.uri", "the port is a number from 1 to 65535"),
     "one address": ("rigs:\n  a: PC\n  b:\n    uri: pc:11001\n", 4, "rigs.b.uri", "rigs 'a' and 'b' have the same"),
     "one flat address": ("a: '::1'\nb: '[::1]'\n", 2, "rigs.b.uri", "rigs 'a' and 'b' have the same address"),

@@ -43,11 +43,12 @@ HEAVY = ("socket", "threading", "asyncio", "logging", "ssl", "subprocess", "nump
 AT_THE_SIDE = {
     "iblutil": ("rigsync.compat.iblutil", "rigsync.cli.iblutil_rig"),
     "numpy": (),
+    "paho": ("rigsync.net.mqtt_client",),
     "pylsl": ("rigsync.bridges.lsl.library", "rigsync.bridges.lsl.program"),
     "pythonosc": ("rigsync.bridges.osc.codec",),
     "zmq": ("rigsync.bridges.zmq.sockets",),
 }
-"""What only these modules import, so that a computer can do without it: the side, the demo's rig, the bridges."""
+"""What only these modules import, so that a computer can do without it: the side, the demo's rig, the bridges, MQTT."""
 
 INSIDE = {
     "rigsync.agent.keeper": {"ctypes"},  # prctl, of Linux alone; some Pythons are built without ctypes
@@ -60,6 +61,7 @@ BY_NAME = {
     "rigsync.cli.bridge": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.tables": "rich, where there is a terminal",
+    "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
     "rigsync.coordinator.stand_ins": "what finds the class for a rig that is a program, only where there is such a rig",
 }
@@ -409,7 +411,7 @@ def test_a_bad_import_is_found(module: str, statement: str, complaint: str) -> N
     ],
 )
 def test_an_import_inside_a_function_is_found(statement: str, name: str) -> None:
-    (found,) = lateness(statement, "rigsync.net.endpoint")
+    (found,) = lateness(statement, "rigsync.net.udp")
     assert f": {name} is imported inside a function" in found
 
 

@@ -500,7 +500,7 @@ SHOWN_BY = {
         "tests/bridges/test_osc_bridge.py::test_it_says_so_where_it_listens_beyond_this_computer",
         "tests/bridges/test_zmq_bridge.py::test_it_says_so_where_it_listens_beyond_this_computer_without_keys",
     ],
-    "a bridge's library is not installed: python-osc, pyzmq": [
+    "a bridge's library is not installed: python-osc, pyzmq, paho-mqtt": [
         "tests/bridges/test_cli_bridge.py::test_without_its_library_the_command_says_what_to_install",
     ],
     "a ZeroMQ program sends junk, an unknown verb, a wrong type, or too much": [
@@ -549,6 +549,38 @@ SHOWN_BY = {
     ],
     "`rigs.yaml` has a field, key or message that such a rig does not know": [
         "tests/test_config.py::test_what_is_no_file_of_rigs",
+    ],
+    "a broker of MQTT is killed or cut off, also in an experiment, and is back within some seconds": [
+        "tests/test_mqtt.py::test_a_broker_that_is_killed_in_an_experiment_comes_back_and_nothing_runs_twice",
+        "tests/test_mqtt.py::test_a_rig_that_starts_before_its_broker_listens_as_soon_as_that_is_there",
+    ],
+    "a broker of MQTT stays away": ["tests/test_mqtt.py::test_a_broker_that_stays_away_is_named_as_the_reason"],
+    "a rig at a broker is killed, or its cable is pulled": [
+        "tests/test_mqtt.py::test_a_killed_rig_is_lost_at_once_by_its_last_will",
+        "tests/test_mqtt.py::test_a_rig_whose_connection_ended_is_not_taken_for_one_whose_program_ended",
+    ],
+    "nobody listens under a rig's name at the broker: a wrong prefix or name, or its program does not run": [
+        "tests/test_mqtt.py::test_a_rig_that_nobody_hears_is_lost_at_once_with_the_topic",
+    ],
+    "a broker refuses the password or a topic, is full, or is none": [
+        "tests/test_mqtt.py::test_a_broker_that_refuses_the_password_is_told_once_and_let_in_later",
+        "tests/test_mqtt.py::test_a_broker_that_is_full_says_so",
+        "tests/test_mqtt.py::test_a_port_where_no_broker_is_says_so",
+        "tests/test_facility.py::test_a_task_without_the_right_to_publish_is_told_the_topic",
+    ],
+    "a message is larger than the broker takes": [
+        "tests/test_mqtt.py::test_frames_that_are_larger_than_the_broker_admits"
+    ],
+    "two rigs of one name at one prefix of a broker": [
+        "tests/test_mqtt.py::test_a_second_rig_of_the_same_name_is_refused_and_the_first_goes_on",
+        "tests/test_mqtt.py::test_of_two_rigs_of_a_name_that_meet_later_one_serves",
+    ],
+    "a rig tries to speak for another one at a broker with an access list": [
+        "tests/test_facility.py::test_a_rig_cannot_be_another_command_one_or_speak_for_one",
+    ],
+    "somebody publishes junk on the topics of rigs": ["tests/test_mqtt.py::test_junk_on_the_topics_disturbs_nobody"],
+    "publications are lost on their way to the broker": [
+        "tests/test_mqtt.py::test_five_of_a_hundred_publications_are_lost_and_nothing_differs",
     ],
     "a ZeroMQ program without a key that the bridge knows": [
         "tests/bridges/test_zmq_bridge.py::test_with_keys_only_those_who_are_named_connect",
@@ -599,6 +631,23 @@ SHOWN_BY = {
         "tests/bridges/test_lsl_bridge.py::test_what_was_told_before_the_bridge_closes_comes",
         "tests/bridges/test_lsl_bridge.py::test_a_program_that_hangs_is_killed_when_the_bridge_closes",
         "tests/bridges/test_lsl_bridge.py::test_markers_that_liblsl_does_not_take_are_counted",
+    ],
+    "the broker of the MQTT bridge is away, or is started anew": [
+        "tests/bridges/test_mqtt_bridge.py::test_what_happens_while_the_broker_is_away_comes_when_it_is_back",
+        "tests/bridges/test_mqtt_bridge.py::test_a_broker_that_is_killed_and_started_anew_has_the_pictures_again_and_that_is_told_once",
+    ],
+    "it is away for longer than that, or takes no more": [
+        "tests/bridges/test_mqtt_bridge.py::test_what_waits_for_the_broker_has_a_bound_and_what_is_left_out_is_counted_and_told",
+    ],
+    "it lets the bridge not in, or not publish on some topic": [
+        "tests/bridges/test_mqtt_bridge.py::test_a_broker_that_lets_nobody_in_is_told_once_by_name_with_the_remedy",
+        "tests/bridges/test_mqtt_bridge.py::test_what_the_broker_s_access_list_forbids_is_told_and_all_else_goes_on",
+    ],
+    "an MQTT bridge is killed, or loses its network": [
+        "tests/bridges/test_mqtt_bridge.py::test_the_pictures_of_a_bridge_that_is_killed_are_marked_as_no_longer_kept",
+    ],
+    "an MQTT program asks for what cannot be, by a retained message, or for an answer on a topic that is another's": [
+        "tests/bridges/test_mqtt_bridge.py::test_what_is_asked_wrongly_is_refused_and_the_next_good_one_works",
     ],
     "probes are seldom, by `beat` in rigs.yaml": [
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",

@@ -24,7 +24,7 @@ from rigsync.config.files import bridges_of
 from rigsync.config.schema import Known, Mistakes, Told, under
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.enums import ExpMessage
-from rigsync.core.rigs import LONGEST_DESCRIPTION
+from rigsync.core.rigs import LONGEST_DESCRIPTION, Address
 from rigsync.errors import ConfigError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -143,7 +143,7 @@ class AgentFile:
 
     source: str
     name: str
-    listen: str
+    listen: Address
     main_sync: bool
     lease: float
     max_message: int
@@ -262,9 +262,8 @@ def check_distinct_agents(files: Iterable[AgentFile]) -> None:
         raise ConfigError.of(mistakes)
 
 
-def _share_an_address(first: str, second: str) -> bool:
-    one, two = parse_uri(first, allow_port_zero=True), parse_uri(second, allow_port_zero=True)
-    if (one.scheme, one.port) != (two.scheme, two.port) or not one.port:
+def _share_an_address(one: Address, two: Address) -> bool:
+    if (one.scheme, one.port) != (two.scheme, two.port) or not one.port or one.is_brokered:
         return False
     return one.host == two.host or one.host in _WILDCARDS or two.host in _WILDCARDS
 
@@ -323,9 +322,9 @@ class _Reader:
                 parts[name] = read()
         return parts
 
-    def _listen(self) -> str:
+    def _listen(self) -> Address:
         with under("listen"):
-            return str(parse_uri(self._found["listen"], allow_port_zero=True))
+            return parse_uri(self._found["listen"], allow_port_zero=True)
 
     def _read_variables(self) -> None:
         self._wrong = None

@@ -169,7 +169,9 @@ AGENT = Table(
     {
         "name": Key(NAME, "The name of the rig.", required=True),
         "listen": Key(
-            text(500), "Where it listens, for instance udp://0.0.0.0:11001.", default=f"udp://0.0.0.0:{LISTEN_PORT}"
+            text(500),
+            "Where it listens, for instance udp://0.0.0.0:11001, or mqtt://broker/prefix by way of a broker.",
+            default=f"udp://0.0.0.0:{LISTEN_PORT}",
         ),
         "main_sync": Key(boolean(), "Whether it records the signal to which all rigs are aligned.", default=False),
         "lease": Key(

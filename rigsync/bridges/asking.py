@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync._text import one_line
+from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.telling import json_of, plain
 from rigsync.config.rigs import checked_timeout
 from rigsync.coordinator.auxiliaries import Auxiliaries
@@ -22,6 +23,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import PushError, RemoteError, RigError, RigsyncError
 from rigsync.rig.rig import Rig
+from rigsync.runtime.callbacks import goes_on
 
 logger = logging.getLogger("rigsync.bridge")
 
@@ -37,8 +39,15 @@ def power_over(lab: Auxiliaries | Coordinator | Rig) -> str:
     return "hears what happens at this rig" if isinstance(lab, Rig) else "commands the rigs"
 
 
-class Refused(Exception):
+Where = TypeVar("Where")
+"""Where an answer goes."""
+
+
+class Refused(ValueError):
     """What cannot be done, or not for this sender; the text is for the sender, in one line."""
+
+    kind: ClassVar[str] = "refused"
+    """As what it is counted."""
 
 
 class Asking:
@@ -93,6 +102,64 @@ class Asking:
             raise Refused(one_line(str(error))) from error
         finally:
             self._under_way -= 1
+
+
+class AskedBridge(Bridge, Generic[Where]):
+    """A bridge that others ask for something. What each asks is done or refused, and answered once."""
+
+    def __init__(self, lab: Auxiliaries | Coordinator | Rig):
+        super().__init__(lab.hub)
+        self.lab = lab
+
+    def _await_requests(self) -> None:
+        """Begin, on the event loop; to be called by `_open`."""
+        self._loop = asyncio.get_running_loop()
+        self._asking = Asking(self.lab)
+        self._done: dict[asyncio.Task[dict[str, Any]], tuple[Where, Callable[[], None]]] = {}
+        self._ends.append(self._call_off)
+
+    def _refuse(self, where: Where, problem: str) -> None:
+        """Answer what was wrong."""
+        raise NotImplementedError
+
+    def _described(self, where: Where, problem: object) -> str:
+        """Return what the log says of a problem."""
+        return str(problem)
+
+    def _do(
+        self, where: Where, asking: Coroutine[Any, Any, dict[str, Any]], answer: Callable[[dict[str, Any]], object]
+    ) -> None:
+        """Have rigs do something, and answer what became of it, by name of rig."""
+        task = self._loop.create_task(asking, name=f"rigsync {self.name}")
+
+        def done() -> None:
+            if self._done.pop(task, None) and not task.cancelled():
+                with self._answered(where):
+                    answer(task.result())
+
+        self._done[task] = where, done
+        task.add_done_callback(lambda _: done())
+
+    @contextlib.contextmanager
+    def _answered(self, where: Where) -> Iterator[None]:
+        """Count what goes wrong, and answer: nothing that comes from outside ends anything here."""
+        try:
+            yield
+        except Refused as error:
+            self._note(error.kind, self._described(where, error))
+            self._refuse(where, one_line(str(error)))
+        except BaseException as error:  # also SystemExit, which would end the loop
+            if not goes_on(error):
+                problem = f"{type(error).__name__}: {error}"
+                self._note("failed", self._described(where, f"a request has raised {problem}"))
+                self._refuse(where, one_line(problem))
+
+    def _call_off(self) -> None:
+        for task, (where, done) in list(self._done.items()):
+            if task.cancel():
+                self._refuse(where, "the bridge closes before the outcome is known")
+            else:
+                done()
 
 
 def in_words(outcome: Any, has_value: bool) -> str:

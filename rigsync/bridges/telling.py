@@ -45,12 +45,18 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # which is in the stamp
 
 
+def picture_of(view: RigView) -> dict[str, Any]:
+    """Return how a rig is, as `RigView.document` has it."""
+    picture: dict[str, Any] = plain(view.document())
+    return picture
+
+
 def pictures(lab: Lab[Any, Any] | Rig) -> dict[str, dict[str, Any]]:
-    """Return how each rig of a lab is now, by name, as `RigView.document` has it; of a rig, how it is itself."""
+    """Return how each rig of a lab is now, by name; of a rig, how it is itself."""
     if isinstance(lab, Rig):
         view = RigView(lab.name, LinkState.ALIVE, "it runs here", "rigsync", version=__version__, **lab.picture)
-        return {lab.name: plain(view.document())}
-    return {rig: plain(view.document()) for rig, view in lab.views.items()}
+        return {lab.name: picture_of(view)}
+    return {rig: picture_of(view) for rig, view in lab.views.items()}
 
 
 def small(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +72,15 @@ def small(fields: Mapping[str, Any]) -> dict[str, Any]:
 def json_of(document: Any) -> str:
     """Return plain data as JSON in one line, in ASCII."""
     return _ENCODER.encode(document)
+
+
+def json_within(most: int, document: Mapping[str, Any]) -> str:
+    """Return an event, or a picture, as JSON; without its large parts where it has more than so many bytes."""
+    text = json_of(document)
+    if len(text) <= most:
+        return text
+    fields = document.get("fields")
+    return json_of(small(document) if fields is None else {**document, "fields": small(fields)})
 
 
 def plain(value: Any, depth: int = 0) -> Any:

@@ -22,7 +22,7 @@ from rigsync.cli.rigs import connect, rigs_of_file
 from rigsync.config.rigs import Rigs
 from rigsync.core.events import LinkState
 
-BRIDGES = {"lsl": "LslBridge", "osc": "OscBridge", "zmq": "ZmqBridge"}
+BRIDGES = {"lsl": "LslBridge", "mqtt": "MqttBridge", "osc": "OscBridge", "zmq": "ZmqBridge"}
 """The class of each bridge. It is loaded when it is asked for: its library may not be installed."""
 INTERVAL = 0.1
 """Seconds between looks whether to end."""
@@ -69,9 +69,7 @@ def osc(listen: str | None, to: tuple[str, ...], rigs_file: str | None) -> None:
     rigsync bridge osc --listen tcp://127.0.0.1:9000 --to udp://127.0.0.1:9001
     oscsend 127.0.0.1 9000 /rigsync/push/EXPSTART s 2026-01-31_1_mouse
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    rigs = rigs_of_file(rigs_file)
-    given = {name: value for name, value in (("listen", listen), ("to", to)) if value}
-    _run(rigs, {"osc": {**rigs.bridges.get("osc", {}), **given}})
+    _run_one("osc", rigs_file, listen=listen, to=to)
 
 
 @command.command(short_help="ZeroMQ: events to subscribers, requests in JSON.")
@@ -89,9 +87,34 @@ def zmq(pub: str | None, rep: str | None, rigs_file: str | None) -> None:
     rigsync bridge zmq
     rigsync bridge zmq --pub tcp://127.0.0.1:6000 --rep tcp://127.0.0.1:6001
     """  # noqa: D301 - click's mark for lines that it must not rewrap
+    _run_one("zmq", rigs_file, pub=pub, rep=rep)
+
+
+@command.command(short_help="MQTT: events and how each rig is, at a broker.")
+@click.option("--broker", metavar="URL", help="The broker, and with what all topics begin: mqtt://host/prefix.")
+@rigs_option
+@verbose_option
+def mqtt(broker: str | None, rigs_file: str | None) -> None:
+    """Publish what happens at an MQTT broker, and keep there how each rig is, until Ctrl-C.
+
+    The broker stands in --broker or in the file of rigs. Let the password stand in the environment, in
+    RIGSYNC_MQTT_PASSWORD, or in a file that RIGSYNC_MQTT_PASSWORD_FILE names: others see what is typed here.
+
+    \b
+    rigsync bridge mqtt --broker mqtt://broker.lab/room1
+    mosquitto_sub -h broker.lab -t 'room1/#' -v
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
+    lacking = "no broker stands in it; write --broker mqtt://host/prefix, or bridges: {mqtt: {broker: ...}} in it"
+    _run_one("mqtt", rigs_file, lacking, broker=broker)
+
+
+def _run_one(name: str, rigs_file: str | None, lacking: str = "", **given: Any) -> None:
+    """Run one bridge, with what is given in place of what the file says; `lacking` where it cannot do with neither."""
     rigs = rigs_of_file(rigs_file)
-    given = {name: value for name, value in (("pub", pub), ("rep", rep)) if value}
-    _run(rigs, {"zmq": {**rigs.bridges.get("zmq", {}), **given}})
+    options = {**rigs.bridges.get(name, {}), **{option: value for option, value in given.items() if value}}
+    if lacking and not options:
+        raise ConfigError(lacking, file=rigs.source)
+    _run(rigs, {name: options})
 
 
 @command.command(short_help="Lab Streaming Layer: LabRecorder and others.")
@@ -108,9 +131,8 @@ def lsl(name: str | None, from_: str | None, rigs_file: str | None) -> None:
     rigsync bridge lsl
     rigsync bridge lsl --name rig-3 --from stimuli
     """  # noqa: D301 - click's mark for lines that it must not rewrap
-    rigs = rigs_of_file(rigs_file)
-    given = {key: value for key, value in (("name", name), ("from", from_)) if value}
-    _run(rigs, {"lsl": {**rigs.bridges.get("lsl", {}), **given}})
+    given: dict[str, Any] = {"name": name, "from": from_}
+    _run_one("lsl", rigs_file, **given)
 
 
 def _run(rigs: Rigs, bridges: Any) -> None:

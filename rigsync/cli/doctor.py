@@ -37,8 +37,8 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
     connection would disturb. The exit status is 1 if something is wrong, or could not be examined.
 
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
-    answers-from-another-address, other-protocol, closed-port, deaf, silence, hangs, not-examined, not-a-rig, wrong-rig,
-    wrong-dialect, version, mtu, clock, second-coordinator, unwell.
+    answers-from-another-address, other-protocol, closed-port, deaf, silence, broker, hangs, not-examined, not-a-rig,
+    wrong-rig, wrong-dialect, version, mtu, clock, second-coordinator, unwell.
     """
     start_logging()
     diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns), idle=idle)

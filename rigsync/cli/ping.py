@@ -176,6 +176,8 @@ class Tally:
         if isinstance(self._failure, (RigRefused, WrongRig)):
             return self._failure.problem
         address = self.rig.address
+        if address.is_brokered:
+            return f"{self._failure.problem}; rigsync doctor {shlex.quote(self.rig.name)} finds out more"
         return (
             f"check that its computer is on and in this network (ping {address.host}), that the rig's program runs "
             f"there, and that no firewall, there or here, keeps {address.scheme.upper()} port {address.port} closed; "

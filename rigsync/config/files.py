@@ -9,8 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rigsync.config.address import parse_broker
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
-from rigsync.config.schema import Key, Known, Mistakes, Table, document, either, listing, mapping, number, text, under
+from rigsync.config.schema import (
+    Key,
+    Known,
+    Mistakes,
+    Table,
+    boolean,
+    document,
+    either,
+    listing,
+    mapping,
+    number,
+    text,
+    under,
+)
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
@@ -98,6 +112,23 @@ _BRIDGES = Table(
             "Markers for recorders by Lab Streaming Layer.",
         ),
         **_OF_ANY_HUB,
+        "mqtt": Key(
+            Table(
+                {
+                    "broker": Key(
+                        text(500),
+                        "The broker, and with what its topics begin, as in mqtt://broker.lab/room1; mqtts:// for TLS.",
+                        required=True,
+                    ),
+                    "commands": Key(
+                        boolean(),
+                        "Whether whoever may publish on its topics push/# and call/# there commands the rigs.",
+                        default=False,
+                    ),
+                }
+            ),
+            "Events, and how each rig is, at an MQTT broker.",
+        ),
     }
 )
 _RIGS = Table(
@@ -173,6 +204,9 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             found = whole["rigs"]
             with mistakes:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
+            with mistakes, under("bridges.mqtt.broker"):
+                if "mqtt" in bridges:
+                    parse_broker(bridges["mqtt"]["broker"])
         rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines

@@ -40,7 +40,8 @@ RIG = Table(
         "uri": Key(
             ADDRESS,
             "The address of the rig, for instance 192.168.1.20 or tcp://camera-pc:11002: an IP address or a host name. "
-            f"Without udp:// or tcp:// before it, it is udp://; without a port after it, the port is {LISTEN_PORT}.",
+            f"Without udp:// or tcp:// before it, it is udp://; without a port after it, the port is {LISTEN_PORT}. Or "
+            "mqtt://broker/prefix, or mqtts://, by way of a broker of MQTT.",
             required=True,
         ),
         "timeout": Key(
@@ -126,7 +127,7 @@ class Rigs:
         for name, rig in self.rigs.items():
             if rig.name != name:
                 raise ConfigError(f"the rig under this key calls itself {rig.name!r}", key=f"rigs.{name}")
-        self.check_distinct({name: (rig.address.host, rig.address.port) for name, rig in self.rigs.items()})
+        self.check_distinct({name: rig.place for name, rig in self.rigs.items()})
         object.__setattr__(self, "rigs", MappingProxyType(dict(self.rigs)))
         object.__setattr__(self, "_room", self.room(self.rigs))  # each push to all rigs asks for it
 

@@ -200,12 +200,14 @@ class Links:
 
     async def _connect(self) -> Endpoint:
         found = await self._ways.look_up()
-        self.clock = stamp_clock()
-        fanout = Fanout(self._rigs.rigs, self._rigs.timing, secrets.token_hex(8), self.clock, Random(), this_program())
+        boot, self.clock = secrets.token_hex(8), stamp_clock()
+        fanout = Fanout(self._rigs.rigs, self._rigs.timing, boot, self.clock, Random(), this_program())
         self._ways.share(fanout)
-        endpoint = Endpoint(fanout, self.hub.ingest, fanout.report_refusal, fanout.report_life)
+        endpoint = Endpoint(
+            *(fanout, self.hub.ingest, fanout.report_refusal, fanout.report_life), on_loss=fanout.report_loss
+        )
         try:
-            await self._ways.open(endpoint, found)
+            await self._ways.open(endpoint, found, boot)
         except BaseException:
             endpoint.close()
             self._ways.close()

@@ -39,6 +39,7 @@ class Ways:
     def __init__(self, rigs: Rigs, hub: Hub):
         self._rigs = rigs
         self._endpoint: Endpoint | None = None
+        self._boot = ""
         self._addresses: dict[str, tuple[Any, ...]] = {}
         self._states: dict[str, LinkState] = {}
         self._answered: set[str] = set()
@@ -61,8 +62,9 @@ class Ways:
             More rigs than this system can watch, or one that stands in for another program cannot listen.
         """
         rigs = self._rigs.rigs
-        if sys.platform == "win32" and len(rigs) > MOST_ON_WINDOWS:
-            raise RigsyncError(f"{len(rigs)} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
+        direct = sum(not config.address.is_brokered for config in rigs.values())
+        if sys.platform == "win32" and direct > MOST_ON_WINDOWS:
+            raise RigsyncError(f"{direct} rigs are more than Windows can watch at once, which is {MOST_ON_WINDOWS}")
         looks = [asyncio.ensure_future(self._found(config)) for config in rigs.values()]
         try:
             await asyncio.gather(*looks, return_exceptions=True)  # all: none begins to stand in after that is ended
@@ -83,9 +85,10 @@ class Ways:
         for name, address in self._addresses.items():
             fanout.peers[name].process.is_shared = self._rigs.may_share and addresses.count(address) > 1
 
-    async def open(self, endpoint: Endpoint, found: _Found) -> None:
+    async def open(self, endpoint: Endpoint, found: _Found, boot: str) -> None:
         """Open the sockets towards all rigs; raise `RigsyncError` where the system gives no more of them."""
         self._endpoint, self._states, self._answered = endpoint, {}, set()
+        self._boot = boot
         for name, (family, address) in zip(self._rigs.rigs, found, strict=True):
             try:
                 await self._open_lines(endpoint, name, family, address)
@@ -112,6 +115,9 @@ class Ways:
     async def _open_lines(self, endpoint: Endpoint, name: str, family: int, address: tuple[Any, ...]) -> None:
         config = self._rigs.rigs[name]
         lines = [(name, line) for line in Line]
+        if config.address.is_brokered:
+            endpoint.connect_by_broker(lines, config.address, self._boot)
+            return
         if config.address.scheme == "tcp":
             endpoint.connect_stream(lines, family, address, config.max_message)
             return

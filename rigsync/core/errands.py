@@ -313,6 +313,8 @@ def unanswered(
         )
     if liveness.state is LinkState.LOST:
         remedy = f"check the power, the cable and the firewall of {address}"
+        if address.is_brokered:
+            remedy = f"check its program and its network, and the broker {address}"
         if liveness.left:
             remedy = "its program was closed: start it again"
         return RigLost(config.name, f"no answer to {name} and the rig is lost ({liveness.reason}); {remedy}")

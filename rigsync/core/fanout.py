@@ -16,7 +16,6 @@ from rigsync.core.errands import Request
 from rigsync.core.events import LinkState, PushBegun, PushCompleted, PushDecided, RigSettled, Start, StoodStill
 from rigsync.core.lifecycle import ENDS
 from rigsync.core.link import Link
-from rigsync.core.liveness import MOST_A_SECOND
 from rigsync.core.messages import Verb
 from rigsync.core.orders import Order
 from rigsync.core.outputs import Line, Outputs
@@ -116,7 +115,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         # With an EXPINTERRUPT no rig waits for another's pause.
         waits = message.event is not ExpMessage.EXPINTERRUPT
         leave_at = max((peer.echoes.ready_at(order.pause) for peer in chosen if waits), default=-math.inf)
-        request = Request(order, next(self._requests), leave_at, len(chosen) / MOST_A_SECOND)
+        most = min((peer.link.most_a_second for peer in chosen), default=1)
+        request = Request(order, next(self._requests), leave_at, len(chosen) / most)
         at = None if act_at is None else self._stamps.stamp(act_at) / NANOSECONDS
         names = [peer.name for peer in chosen]
         self._pushes[request_time] = _Push(message.event, names, len(chosen), at, request, order.all_or_none)
@@ -178,6 +178,12 @@ class Fanout(Outputs[tuple[str, Line]]):
         """Process that a rig's host refused a datagram."""
         peer = self.peers[source[0]]
         peer.report_refusal(now)
+        self._note_timer(peer)
+
+    def report_loss(self, source: tuple[str, Line], reason: str, now: float) -> None:
+        """Process that the way to a rig has ended."""
+        peer = self.peers[source[0]]
+        peer.report_loss(reason, now)
         self._note_timer(peer)
 
     def report_life(self, source: tuple[str, Line], now: float) -> None:

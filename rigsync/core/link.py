@@ -10,7 +10,7 @@ from random import Random
 from rigsync.core.backoff import Backoff
 from rigsync.core.clock import StampClock
 from rigsync.core.events import Event
-from rigsync.core.liveness import Liveness
+from rigsync.core.liveness import BROKERED_A_SECOND, MOST_A_SECOND, Liveness
 from rigsync.core.outputs import Line
 from rigsync.core.rigs import RigConfig
 from rigsync.core.timing import Timing
@@ -44,5 +44,8 @@ class Link:
         self.requests, self.probes = (self.name, Line.REQUESTS), (self.name, Line.PROBES)
         self.is_stream = config.address.scheme == "tcp"
         self.backoff = Backoff(timing, random)
-        self.liveness = Liveness(timing, random, links)
+        self.is_brokered = config.address.is_brokered
+        self.most_a_second = BROKERED_A_SECOND if self.is_brokered else MOST_A_SECOND
+        """Probes to overdue rigs, and requests sent again, to all rigs together."""
+        self.liveness = Liveness(timing, random, links, self.most_a_second)
         self.violations: Counter[str] = Counter()

@@ -13,6 +13,9 @@ STAGGER = 0.3
 MOST_A_SECOND = 3200
 """Datagrams to all rigs together, beyond one a beat: each of 64 rigs gets one every 20 ms at most, each of more rigs
 less often. Otherwise a busy computer, whose rigs look overdue, would make itself busier still."""
+BROKERED_A_SECOND = 256
+"""The same of rigs at a broker, which keeps what it cannot pass on. There more probes would come to wait behind those
+that wait, and each answer later than the one before."""
 MEASURED_A_SECOND = 512
 """Of these, probes of all rigs together whose clocks are not known well. They are of use only where the answers come
 soon."""
@@ -22,7 +25,7 @@ _ALIVE, _LOST, _IBLUTIL = LinkState.ALIVE, LinkState.LOST, Dialect.IBLUTIL
 
 
 class Liveness:
-    """State of one of a coordinator's `links`, which share what may leave in a second.
+    """State of one of a coordinator's `links`, which share what may leave in a second, `most`.
 
     Anything received is a sign of life.
     """
@@ -34,6 +37,7 @@ class Liveness:
         "_last_probe",
         "_links",
         "_lost_after",
+        "_most",
         "_next_probe",
         "_random",
         "_refused_at",
@@ -49,8 +53,8 @@ class Liveness:
         "state",
     )
 
-    def __init__(self, timing: Timing, random: Random, links: int = 1):
-        self._timing, self._random, self._links = timing, random, links
+    def __init__(self, timing: Timing, random: Random, links: int = 1, most: int = MOST_A_SECOND):
+        self._timing, self._random, self._links, self._most = timing, random, links, most
         self._suspect_after, self._lost_after = timing.suspect_after, timing.lost_after
         self._dialect = Dialect.UNKNOWN
         self._heard = math.inf  # last sign of life, or the beginning of probing
@@ -97,7 +101,7 @@ class Liveness:
         self.left = True
         self._enter(LinkState.LOST, f"it said goodbye: {reason}", now)
 
-    def mistake(self, reason: str, now: float) -> None:
+    def lose(self, reason: str, now: float) -> None:
         self._enter(LinkState.LOST, reason, now)
 
     @property
@@ -168,7 +172,7 @@ class Liveness:
     def _interval(self, now: float) -> float:
         timing = self._timing
         if self._burst_left > 0:
-            return max(timing.burst_interval, self._links / MOST_A_SECOND)
+            return min(timing.beat, max(timing.burst_interval, self._links / self._most))
         if self._dialect is Dialect.IBLUTIL:
             return timing.iblutil_beat
         # Loss alone must not look like silence: an overdue link is probed more often, until it is given up.
@@ -176,7 +180,7 @@ class Liveness:
         overdue = now - self._heard >= 1.5 * timing.beat
         if self.state is LinkState.LOST or not (overdue or self.is_coarse):
             return timing.beat
-        share = self._links / (MOST_A_SECOND if overdue else MEASURED_A_SECOND)
+        share = self._links / (self._most if overdue else MEASURED_A_SECOND)
         return self.stagger(min(timing.beat, max(timing.overdue_interval, share)))
 
     def stagger(self, interval: float) -> float:

@@ -161,6 +161,12 @@ class Peer:
         self._liveness.refuse(now)
         self._note_change()
 
+    def report_loss(self, reason: str, now: float) -> None:
+        """Take the link for lost, for a reason: what carries it says so. The rig may run on."""
+        if self.state is not LinkState.LOST:
+            self._liveness.lose(reason, now)
+            self._note_change()
+
     def note_standstill(self, seconds: float, now: float) -> None:
         """Do not count seconds in which nobody here has listened as the rig's silence."""
         self._liveness.pass_over(seconds)
@@ -276,7 +282,7 @@ class Peer:
     def _note_mistake(self, told: str, now: float) -> None:
         self.process.mistaken = told, now
         if wrong := self.process.wrong(now):
-            self._liveness.mistake(wrong.problem, now)
+            self._liveness.lose(wrong.problem, now)
             self._note_change()
         self.requests.advance(now)
 

@@ -50,7 +50,8 @@ class Allowance:
 class Reach:
     """How much may leave to which host.
 
-    Where it `is_open`, everybody may be sent anything: over TCP, an open connection shows that the host receives.
+    Where it `is_open`, everybody may be sent anything: over TCP, an open connection shows that the host receives, and a
+    broker sends it only to who has asked for it.
     `secret` is the key of what the hosts have to send back.
     """
 

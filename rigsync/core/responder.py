@@ -73,7 +73,7 @@ class Responder(Outputs[Address]):
             *(identity, handled, lease, room, self._events),
             *(self._settled, self._entered, self._claimed, self._board.clear_progress),
         )
-        self._reach = Reach(room.scheme == "tcp", secret)
+        self._reach = Reach(room.scheme != "udp", secret)
         self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each; its numbers have 10 digits
         self._notices = 2 * CHALLENGES
         notices = (self._notice, lambda: self._notices + 1, self._send_notices)

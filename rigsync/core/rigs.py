@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeGuard
 
 from rigsync._text import close_match, shortened
@@ -78,20 +78,31 @@ class Address:
     Parameters
     ----------
     scheme : str
-        ``udp`` or ``tcp``.
+        ``udp``, ``tcp``, or ``mqtt`` or ``mqtts`` of a broker.
     host : str
         An IP address in its shortest form, IPv6 without brackets, or a host name in lower case.
     port : int
         The port, 1 to 65535, or 0 for any free one where a rig listens.
+    prefix : str
+        With what the topics at the broker begin.
+    login : str
+        User and password for the broker, as in the URI. They are no part of what is shown, or compared.
     """
 
     scheme: str
     host: str
     port: int
+    prefix: str = ""
+    login: str = field(default="", repr=False, compare=False)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}" + (f"/{self.prefix}" if self.prefix else "")
+
+    @property
+    def is_brokered(self) -> bool:
+        """Whether a broker stands between both sides."""
+        return self.scheme in ("mqtt", "mqtts")
 
 
 def is_literal(address: Address) -> bool:
@@ -113,7 +124,7 @@ class Room:
         Bytes of the largest.
     rig : str, optional
         The rig whose limit it is.
-    scheme : {'udp', 'tcp'}
+    scheme : {'udp', 'tcp', 'mqtt', 'mqtts'}
         How it would be sent; the remedy depends on it.
     """
 
@@ -197,12 +208,24 @@ class RigConfig:
                 f"expected a number of seconds from 0 to {LONGEST_PAUSE:g}, not {shortened(self.pause, 80)}",
                 key="pause",
             )
+        if self.address.is_brokered:
+            if self.dialect == "iblutil":
+                raise ConfigError(
+                    "a rig of the iblutil dialect has udp:// or tcp://: no broker carries it", key="dialect"
+                )
+            object.__setattr__(self, "dialect", "rigsync")
         most = self.max_message
         if not isinstance(most, int) or isinstance(most, bool) or not MAX_DATAGRAM <= most <= LARGEST_MESSAGE:
             raise ConfigError(
                 f"expected a whole number of bytes from {MAX_DATAGRAM} to {LARGEST_MESSAGE}, not {shortened(most, 80)}",
                 key="max_message",
             )
+
+    @property
+    def place(self) -> tuple[str | int, ...]:
+        """Where it is: host and port, at a broker also prefix and name. No two rigs have the same."""
+        address = self.address
+        return (address.host, address.port, *((address.prefix, self.name) if address.is_brokered else ()))
 
     @property
     def room(self) -> Room:

@@ -14,6 +14,7 @@ import functools
 import math
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ from rigsync.core.clock import ClockFilter, StampClock
 from rigsync.core.events import Dialect
 from rigsync.core.messages import Alive, Notice, Probe
 from rigsync.core.rigs import RigConfig, is_called
+from rigsync.doctor.at_broker import broker_line
 from rigsync.doctor.evidence import Evidence, SocketAddress
 from rigsync.doctor.findings import Finding, judge
 from rigsync.doctor.lines import Line, StreamLine, datagram_line, stream_line
 from rigsync.doctor.unwell import troubles_of
-from rigsync.errors import RemoteProtocolError
+from rigsync.errors import ConfigError, RemoteProtocolError
 from rigsync.net.endpoint import stamp_clock
 from rigsync.net.interfaces import own_interfaces
 from rigsync.net.lines import has_no_way
@@ -117,6 +119,9 @@ class _Examination:
     async def examine(self, config: RigConfig) -> Evidence:
         """Gather the evidence of one rig."""
         evidence = Evidence(config)
+        if config.address.is_brokered:
+            await self._examine_at_broker(evidence)
+            return evidence
         addresses = await self._look_up(config, evidence)
         if not addresses:
             return evidence
@@ -135,6 +140,21 @@ class _Examination:
                 self._reach_another(evidence, others), self._try_other_scheme(evidence, evidence.asked)
             )
         return evidence
+
+    async def _examine_at_broker(self, evidence: Evidence) -> None:
+        evidence.asked, evidence.local = evidence.rig.place, socket.gethostname()[:80]
+        boot = secrets.token_hex(8)
+        try:
+            async with broker_line(evidence.rig, boot) as line:
+                visit = _Visit(line, evidence, self._stamps, boot)
+                if await line.is_there(SILENCE):
+                    await visit.probe()
+                if evidence.alive:
+                    await visit.hear_out()
+                    visit.leave()
+                evidence.broker = line.reason
+        except ConfigError as error:
+            evidence.broker = str(error)
 
     async def _examine_datagrams(
         self, evidence: Evidence, asked: SocketAddress, others: Sequence[SocketAddress]
@@ -263,10 +283,10 @@ class _Examination:
 class _Visit:
     """Probes one address from one socket."""
 
-    def __init__(self, line: Line, evidence: Evidence, stamps: StampClock):
+    def __init__(self, line: Line, evidence: Evidence, stamps: StampClock, boot: str | None = None):
         self.line, self.evidence = line, evidence
         self._stamps, self._clock = stamps, ClockFilter()
-        self._boot = secrets.token_hex(8)
+        self._boot = boot or secrets.token_hex(8)
         self._loop = asyncio.get_running_loop()
         self._sent: dict[int, tuple[float, int]] = {}
         self._answered: set[int] = set()

@@ -76,6 +76,8 @@ class Evidence:
     """Whether its host says that nothing listens at the port."""
     unreachable: str | None = None
     """The network's error, if it cannot carry anything there."""
+    broker: str | None = None
+    """Why a rig at a broker is not to be had there."""
     junk: RemoteProtocolError | None = None
     """A received message that is no valid frame."""
     answered_from: SocketAddress | None = None

@@ -1,7 +1,4 @@
-"""What can be wrong between this computer and a rig, the signs of it, and what to do.
-
-Pure: the argument is an `Evidence`, all that was seen of a rig.
-"""
+"""What can be wrong between this computer and a rig, the signs of it, and what to do. It only judges an `Evidence`."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from rigsync._text import one_line, span_text
 from rigsync.core.events import Dialect
 from rigsync.core.messages import VERSION
 from rigsync.core.rigs import Address, is_called
+from rigsync.doctor.at_broker import at_broker
 from rigsync.doctor.evidence import Evidence, SocketAddress, text_of
 from rigsync.doctor.unwell import unwell
 from rigsync.errors import RemoteProtocolError
@@ -42,6 +40,7 @@ class Fault(str, Enum):
     CLOSED_PORT = "closed-port"
     DEAF = "deaf"
     SILENCE = "silence"
+    BROKER = "broker"
     HANGS = "hangs"
     NOT_EXAMINED = "not-examined"
     NOT_A_RIG = "not-a-rig"
@@ -90,6 +89,8 @@ def judge(
 
 def _unanswered(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
     """Return the best single reason why a rig does not answer."""
+    if evidence.rig.address.is_brokered:
+        return _finding(Fault.BROKER, *at_broker(evidence))
     if evidence.unresolved is not None:
         return _unknown_name(evidence)
     if evidence.answered_from:

@@ -10,14 +10,15 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import Standing
 from rigsync.core.events import Event
-from rigsync.core.rigs import RigConfig, is_literal
-from rigsync.errors import RemoteProtocolError, RigsyncError
+from rigsync.core.rigs import Address, RigConfig, is_literal
+from rigsync.errors import ConfigError, RemoteProtocolError, RigsyncError
 from rigsync.net.lines import Line, Listener, label
 from rigsync.net.resolve import resolve_all
 from rigsync.net.tcp import TcpLine
@@ -62,7 +63,8 @@ class Endpoint:
     """Drives one core: a coordinator's over lines to its rigs, a rig's over one place where it listens.
 
     It calls `on_event` with each event, `on_refusal` with a refused line and the monotonic time in seconds, and
-    `on_life` with line and time when part of a message came or went. `standing` is asked, by the beginning of a message
+    `on_life` with line and time when part of a message came or went, and `on_loss` with line, reason and time when the
+    way to a rig has ended. `standing` is asked, by the beginning of a message
     and its source, how much its sender has to do with this side; by default all are strangers.
 
     Raises
@@ -78,8 +80,10 @@ class Endpoint:
         on_refusal: Callable[[Any, float], None] | None = None,
         on_life: Callable[[Any, float], None] | None = None,
         standing: Callable[[bytes, Any], Standing] = lambda *_: Standing.STRANGER,
+        on_loss: Callable[[Any, str, float], None] | None = None,
     ):
         self._core, self._on_event, self._on_refusal, self._on_life = core, on_event, on_refusal, on_life
+        self._on_loss = on_loss
         self.standing = standing
         self._loop = asyncio.get_running_loop()
         proactor = getattr(asyncio, "ProactorEventLoop", None)
@@ -90,6 +94,8 @@ class Endpoint:
             )
         self._lines: dict[Any, Line] = {}
         self._listener: Listener | None = None
+        self._at_broker: Any = None  # that listener, if it is one at a broker
+        self._brokers: dict[tuple[Any, ...], Any] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._due = self._expected = math.inf
         self._held_from = -math.inf  # since when subscribers may have held up this thread, unknown to the core
@@ -103,6 +109,13 @@ class Endpoint:
     def connect_stream(self, lines: Sequence[Any], family: int, address: tuple[Any, ...], limit: int) -> None:
         """Keep one TCP connection for several lines, for messages of `limit` bytes at most, in place of theirs."""
         self._replace(lines, TcpLine(self, lines, family, address, limit))
+
+    def connect_by_broker(self, lines: Sequence[Any], broker: Address, boot: str) -> None:
+        """Make several lines one, by way of a broker; `boot` is this coordinator's."""
+        key = broker.scheme, broker.host, broker.port, broker.login
+        if key not in self._brokers:
+            self._brokers[key] = mqtt_module().RigsAtBroker(self, broker, boot)
+        self._replace(lines, self._brokers[key].line(lines[0], broker.prefix))
 
     def _replace(self, lines: Sequence[Any], opened: Line) -> None:
         before = {self._lines[line] for line in lines if line in self._lines}
@@ -123,6 +136,24 @@ class Endpoint:
         else:
             self._listener = await open_tcp_listener(self, family, address, limit)
         return self._listener.address
+
+    async def listen_at_broker(self, at: Address, rig: str, boot: str, picture: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Listen by way of a broker as a rig, of which it keeps a picture; return the broker's host and port.
+
+        Raises
+        ------
+        ListenError
+            The broker refuses, or another program serves under this name.
+        ConfigError
+            What MQTT needs is not installed, or user, password or TLS are not to be had.
+        """
+        self._at_broker = self._listener = await mqtt_module().open_mqtt_listener(self, at, rig, boot, picture)
+        return tuple(self._at_broker.address)
+
+    def show(self, picture: Mapping[str, Any]) -> None:
+        """Have what is kept of this rig changed, where a broker keeps it."""
+        if self._at_broker:
+            self._at_broker.show(picture)
 
     def reconnect(self, line: Any, reason: str) -> None:
         """Connect a line anew, if it has a connection: its rig is lost, for this reason."""
@@ -176,6 +207,8 @@ class Endpoint:
             self._timer.cancel()
         for line in self._lines.values():
             line.close()
+        for broker in self._brokers.values():
+            broker.close()
         if self._listener:
             self._listener.close()
 
@@ -231,6 +264,11 @@ class Endpoint:
             self._on_refusal(line, self._wake())
             self.pump()
 
+    def lose(self, line: Any, reason: str) -> None:
+        if self._on_loss and not self._closed:
+            self._on_loss(line, reason, self._wake())
+            self.pump()
+
     def show_life(self, line: Any) -> None:
         if self._on_life and not self._closed:
             self._on_life(line, self._wake())
@@ -240,6 +278,14 @@ class Endpoint:
         if not self._closed:
             self._core.report_violation(source, error)
             self.pump()
+
+
+def mqtt_module() -> Any:
+    """Return the module for brokers, whose library may not be installed."""
+    try:
+        return import_module("rigsync.net.mqtt")
+    except ModuleNotFoundError as error:
+        raise ConfigError(str(error)) from error
 
 
 def stamp_clock() -> StampClock:

@@ -1,4 +1,4 @@
-"""How bytes get in and out: UDP and TCP, towards one rig and from many coordinators.
+"""How bytes get in and out: UDP, TCP and MQTT, towards one rig and from many coordinators.
 
 A *line* leads to one rig. A *listener* hears whoever comes. Both hand whole messages to the pump of
 `rigsync.net.endpoint`, and send whole messages. The pump knows nothing else about them.

@@ -36,6 +36,8 @@ def resolve_all(config: RigConfig) -> list[tuple[int, tuple[Any, ...]]]:
         There are none.
     """
     host = config.address.host
+    if config.address.is_brokered:  # the broker's address is looked up with each connection to it
+        return [(socket.AF_UNSPEC, config.place)]
     try:
         return addresses_of(config.address)
     except (OSError, UnicodeError) as error:

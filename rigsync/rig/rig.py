@@ -28,7 +28,7 @@ from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import LONGEST_DESCRIPTION, MAX_MESSAGE, Address, RigConfig, Room
 from rigsync.core.timing import Timing
-from rigsync.errors import LoopBlocked, NotRunning, PayloadTooLarge
+from rigsync.errors import LoopBlocked, NotRunning, PayloadTooLarge, RigsyncError
 from rigsync.net.endpoint import look_up
 from rigsync.net.ports import explained
 from rigsync.rig.board import RESERVED, RigBoard
@@ -70,7 +70,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         Name of the rig.
     uri : str
         Where to listen, for instance ``udp://0.0.0.0:11001`` or ``tcp://[::]:11001``, which is for IPv4 too;
-        port 0 lets the system choose.
+        port 0 lets the system choose. ``mqtt://broker/prefix`` is by way of a broker (docs/facility.md).
     main_sync : bool
         Whether this rig records the signal to which all others are aligned.
     experiment_description : dict, optional
@@ -105,7 +105,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     def __init__(
         self,
         name: str,
-        uri: str = "udp://0.0.0.0:11001",
+        uri: str | Address = "udp://0.0.0.0:11001",
         *,
         main_sync: bool = False,
         experiment_description: dict[str, Any] | None = None,
@@ -400,15 +400,25 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         """Make the core of one stretch of serving; overridden by rigs that behave otherwise, such as `serve --drop`."""
         return Responder(self._identity, handled, timing, boot, stamps, self._lease, self._room, self._board)
 
+    async def _listen(self, session: Session) -> tuple[Any, ...]:
+        at = self._config.address
+        if at.is_brokered:
+            return await session.endpoint.listen_at_broker(at, self.name, session.boot, session.picture)
+        (family, address), *_ = await look_up(self._config)
+        limit = self._config.max_message if at.scheme == "tcp" else None
+        return await session.endpoint.listen(family, address, limit)
+
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
         parts = self._handlers, self._handlers_for, self._make_responder, self.hub, self._logs_outcomes
         session = Session(self.name, *parts)
         try:
-            (family, address), *_ = await look_up(self._config)
-            limit = self._config.max_message if self._config.address.scheme == "tcp" else None
-            bound = await session.endpoint.listen(family, address, limit)
+            bound = await self._listen(session)
+        except RigsyncError:
+            session.endpoint.close()
+            session.end_rules()
+            raise
         except OSError as error:
             session.endpoint.close()
             session.end_rules()
@@ -418,7 +428,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
                 None, explained, error, who, self._uri, self._config.address
             )
             raise await explain from None  # its text says all
-        self._uri = str(Address(self._config.address.scheme, *bound[:2]))
+        self._uri = str(dataclasses.replace(self._config.address, host=bound[0], port=bound[1]))
         self._session = session
         self.hub.begin()
         session.tick()  # for all that was reported since the rig was made

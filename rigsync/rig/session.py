@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from rigsync import __version__
 from rigsync._text import one_line
 from rigsync.core.calls import rig_closed
 from rigsync.core.enums import ExpMessage
@@ -52,7 +53,8 @@ class Session:
     ):
         loop = asyncio.get_running_loop()
         self._name, self._handlers_for, self._loop = name, handlers_for, loop
-        self.responder = make_responder(handlers, Timing(), secrets.token_hex(8), stamp_clock())
+        self.boot = secrets.token_hex(8)
+        self.responder = make_responder(handlers, Timing(), self.boot, stamp_clock())
         self.agenda = self.responder.agenda
         self.endpoint = Endpoint(self.responder, hub.ingest, standing=self.responder.standing)
         self.workers = Workers(name)
@@ -68,12 +70,18 @@ class Session:
         rules: list[tuple[type[Event], Callable[[Any], object]]] = [
             (HandlerDue, self._keep_spare),
             (StatusChanged, self._keep_spare),
+            (StatusChanged, lambda _: self.endpoint.show(self.picture)),
             (HandlerDue, self._begin),
             (HandlerOvertaken, self._overtake),
             (MessageHandled, self._note_end),
             *log_rules(name),
         ]
         self._rules = [hub.rule(kind, rule) for kind, rule in rules]
+
+    @property
+    def picture(self) -> dict[str, Any]:
+        """How the rig is, for a broker to keep."""
+        return {"status": self.agenda.status.name, "exp_ref": self.agenda.exp_ref, "version": __version__}
 
     def notify(self, topic: str, key: str | None, body: Any, confirm: bool) -> None:
         """Tell the coordinators that watch; from any thread."""

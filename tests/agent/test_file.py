@@ -53,7 +53,7 @@ def test_the_example(write: Callable[..., Path]) -> None:
     path = write(EXAMPLE)
     file = read_agent_file(path)
     assert (file.source, file.folder) == (str(path), path.parent)
-    assert (file.name, file.listen, file.main_sync, file.lease) == ("cameras", "udp://0.0.0.0:11001", False, 300)
+    assert (file.name, str(file.listen), file.main_sync, file.lease) == ("cameras", "udp://0.0.0.0:11001", False, 300)
     assert (file.variables, file.description) == ({"data": "D:/data"}, {})
     assert list(file.on) == [INIT, START, END, ExpMessage.EXPCLEANUP]
     run = file.on[INIT].run
@@ -85,14 +85,14 @@ def test_the_example(write: Callable[..., Path]) -> None:
 
 def test_the_least_that_a_file_may_be(write: Callable[..., Path]) -> None:
     file = read_agent_file(write(LEAST))
-    assert (file.listen, file.main_sync, file.lease) == ("udp://0.0.0.0:11001", False, 300)
+    assert (str(file.listen), file.main_sync, file.lease) == ("udp://0.0.0.0:11001", False, 300)
     assert file.max_message == 64 << 20
     assert (file.variables, file.require, file.verify) == ({}, None, None)
 
 
 def test_every_key(write: Callable[..., Path]) -> None:
     file = read_agent_file(write(FULL), platform="linux")
-    assert (file.name, file.listen, file.main_sync, file.lease) == ("cameras:left", "tcp://[::1]:12001", True, 0)
+    assert (file.name, str(file.listen), file.main_sync, file.lease) == ("cameras:left", "tcp://[::1]:12001", True, 0)
     assert file.max_message == 200_000_000
     assert file.description == {
         "devices": {
@@ -291,7 +291,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
     "name surrogate": (LEAST.replace("cameras", r'"\ud800"'), 1, "name", "cannot be printed"),
     "name with a line end": (LEAST.replace("cameras", "'a\n\n  b'"), 1, "name", "without control characters"),
     "name long": (LEAST.replace("cameras", "a" * 101), 1, "name", "at most 100 characters, not 101"),
-    "listen": (more("listen: http://a"), 4, "listen", "only udp:// and tcp:// are supported"),
+    "listen": (more("listen: http://a"), 4, "listen", "only udp://, tcp:// and mqtt:// are supported"),
     "listen port": (more("listen: a:99999"), 4, "listen", "the port is a number from 0 to 65535"),
     "listen a list": (more("listen: [a]"), 4, "listen", "expected text, not a list"),
     "main_sync": (more("main_sync: maybe"), 4, "main_sync", "expected true or false, not 'maybe'"),

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 pytest.importorskip("zmq", reason="pyzmq is not installed here")
+pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed here")
 
 import zmq
 from cli_programs import Command, Outcome, environment, run_here
@@ -113,6 +114,11 @@ def test_a_file_that_names_no_bridge(tmp_path: Path) -> None:
         (["osc", "--to", "udp://127.0.0.1"], "it has no port; expected udp://, tcp:// (SLIP) or tcp+length://"),
         (["--rigs", "rigs.yaml", "osc"], "write --rigs behind osc"),
         (["zmq", "--pub", "tcp:/9000"], "Error: 'tcp:/9000' is not where a ZeroMQ bridge can listen: "),
+        (["mqtt"], "rigs.yaml: no broker stands in it; write --broker mqtt://host/prefix, or bridges: {mqtt: {broker:"),
+        (
+            ["mqtt", "--broker", "mqtt://me:secret@b/#"],
+            "Error: 'mqtt://***@b/#' is not the address of an MQTT broker",
+        ),
     ],
 )
 def test_wrong_usage(serve: Callable[..., Any], tmp_path: Path, arguments: list[str], told: str) -> None:
@@ -125,27 +131,30 @@ def test_wrong_usage(serve: Callable[..., Any], tmp_path: Path, arguments: list[
 def without_the_libraries(folder: Path) -> dict[str, str]:
     """Return an environment in which python-osc and pyzmq cannot be imported."""
     (folder / "fake").mkdir()
-    for name in ("pythonosc", "zmq"):
+    for name in ("pythonosc", "zmq", "paho"):
         (folder / "fake" / f"{name}.py").write_text(NOT_THERE.format(name), encoding="utf-8")
     usual = environment(folder)["PYTHONPATH"]
     return environment(folder, PYTHONPATH=f"{folder / 'fake'}{';' if sys.platform == 'win32' else ':'}{usual}")
 
 
 @pytest.mark.parametrize(
-    ("name", "protocol", "library"), [("osc", "OSC", "python-osc"), ("zmq", "ZeroMQ", "pyzmq")], ids=["osc", "zmq"]
+    ("name", "protocol", "library"),
+    [("osc", "OSC", "python-osc"), ("zmq", "ZeroMQ", "pyzmq"), ("mqtt", "MQTT", "paho-mqtt")],
+    ids=["osc", "zmq", "mqtt"],
 )
 def test_without_its_library_the_command_says_what_to_install(
     tmp_path: Path, name: str, protocol: str, library: str
 ) -> None:
     file_of_rigs(tmp_path, "udp://127.0.0.1:11001")
-    with Command(["bridge", name], tmp_path, without_the_libraries(tmp_path)) as command:
+    broker = ["--broker", "mqtt://127.0.0.1/lab"] if name == "mqtt" else []
+    with Command(["bridge", name, *broker], tmp_path, without_the_libraries(tmp_path)) as command:
         outcome = command.outcome()
     assert (outcome.status, outcome.out) == (2, "")
     told = f"install the extra {name} of rigsync, or pip install {library}\n"
     assert outcome.err == f"Error: {protocol} needs {library}, which is not installed: {told}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["bridge", "osc", "--help"], ["bridge", "zmq", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["bridge", "osc", "--help"], ["bridge", "mqtt", "--help"]])
 def test_help_needs_no_library(tmp_path: Path, arguments: list[str]) -> None:
     with Command(arguments, tmp_path, without_the_libraries(tmp_path)) as command:
         assert command.outcome().status == 0
@@ -154,4 +163,4 @@ def test_help_needs_no_library(tmp_path: Path, arguments: list[str]) -> None:
 def test_importing_rigsync_loads_no_bridge() -> None:
     program = "import sys, rigsync; rigsync.Auxiliaries, rigsync.Coordinator, rigsync.Rig; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG, check=True)
-    assert [name for name in done.stdout.split() if re.match(r"pythonosc|zmq|rigsync\.bridges", name)] == []
+    assert [name for name in done.stdout.split() if re.match(r"pythonosc|zmq|paho|rigsync\.bridges", name)] == []

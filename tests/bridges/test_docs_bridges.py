@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,27 +16,32 @@ import pytest
 
 pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 pytest.importorskip("zmq", reason="pyzmq is not installed here")
+pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed here")
 
+from brokers import needs_mosquitto, running_broker
 from cli_programs import Command, environment
 from processes import LONG, free_port, until
 
 from bridges.test_cli_bridge import file_of_rigs, started
 from rigsync import Auxiliaries
-from rigsync.bridges import stand_in
+from rigsync.bridges import requests, stand_in
 from rigsync.bridges.asking import MOST_UNDER_WAY
+from rigsync.bridges.mqtt import bridge as mqtt_bridge
 from rigsync.bridges.osc import bridge, bundles, clients, telling
 from rigsync.bridges.zmq import bridge as zmq_bridge
-from rigsync.bridges.zmq import carrying, history, hubs, requests, sockets
+from rigsync.bridges.zmq import carrying, history, hubs, sockets
 from rigsync.cli.push import NOBODY_CONFIRMS
 from rigsync.config.files import load_rigs
 from rigsync.core.queries import LEAD
+from rigsync.net import mqtt_client
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bridges.md").read_text(encoding="utf-8")
 TEXT = PAGE.partition("\n## Lab Streaming Layer\n")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 (_, START), (_, RIGS), (_, TASK), (_, SEND), (_, HEAR), (_, HEARD), *MORE = BLOCKS
-ZMQ, PROGRAMS = MORE[:8], [text for _, text in MORE[8:]]
+ZMQ, MQTT, PROGRAMS = MORE[:8], MORE[8:13], [text for _, text in MORE[13:]]
 (_, ZMQ_START), (_, ZMQ_RIGS), (_, ASK), (_, ANSWERS), (_, _), (_, ZMQ_KEYS), (_, HUBS), (_, HUBS_TOLD) = ZMQ
+(_, MQTT_START), (_, MQTT_RIGS), (_, WATCH), (_, _), (_, COMMAND) = MQTT
 PORTS = ("9000", "9001", "11001", "5555", "5556")
 
 
@@ -43,6 +49,7 @@ def test_every_block_is_known() -> None:
     assert [language for language, _ in BLOCKS] == [
         *("sh", "yaml", "python", "sh", "python", "text"),
         *("sh", "yaml", "python", "text", "python", "yaml", "python", "text"),  # test_zmq_bridge runs "def events"
+        *("sh", "yaml", "sh", "text", "sh"),  # test_mqtt_bridge has the access list
         *("yaml", "python", "yaml", "python"),
     ]
 
@@ -140,6 +147,38 @@ def test_the_sections_of_zmq_are_good(tmp_path: Path) -> None:
     assert len(found["curve"]["clients"][0]) == 40
 
 
+@needs_mosquitto
+def test_mosquitto_s_programs_watch_and_command_as_the_page_says(
+    tmp_path: Path, serve: Callable[..., Any], told: list[str]
+) -> None:
+    rig = serve("cameras", {"EXPINIT": lambda *_: told.append("EXPINIT")})
+    rig.command("focus")(lambda z: told.append(f"focus {z}"))
+    with running_broker(tmp_path) as broker:
+        here = f"127.0.0.1:{broker.port}"
+        section = f"bridges: {{mqtt: {{broker: 'mqtt://{here}/other', commands: true}}}}\n"
+        file_of_rigs(tmp_path, rig.uri, section)
+        arguments = shlex.split(MQTT_START.replace("broker.lab", here))
+        with Command(arguments[1:], tmp_path, environment(tmp_path)) as command:
+            until(lambda: "takes commands" in command.error_line())
+            watch = shlex.split(WATCH.replace("broker.lab", f"127.0.0.1 -p {broker.port} -C 1"))
+            seen = subprocess.run(watch, capture_output=True, text=True, timeout=LONG, check=True)
+            topic, _, picture = seen.stdout.partition(" ")
+            assert (topic, json.loads(picture)["link"]) == ("room1/views/cameras", "alive")
+            for line in COMMAND.splitlines():
+                asked = shlex.split(line.replace("broker.lab", f"127.0.0.1 -p {broker.port}"))
+                done = subprocess.run(asked, capture_output=True, text=True, timeout=LONG, check=True)
+                assert json.loads(done.stdout)["outcomes"]["cameras"]["ok"]
+            command.interrupt()
+            assert command.outcome().status == 0
+    assert told == ["EXPINIT", "focus 2.5"]
+
+
+def test_the_section_of_mqtt_is_good(tmp_path: Path) -> None:
+    (tmp_path / "rigs.yaml").write_text(MQTT_RIGS, encoding="utf-8")
+    found = load_rigs(tmp_path / "rigs.yaml").bridges
+    assert found == {"mqtt": {"broker": "mqtt://broker.lab/room1", "commands": False}}
+
+
 def test_the_section_of_the_file_is_good(tmp_path: Path) -> None:
     (tmp_path / "rigs.yaml").write_text(RIGS, encoding="utf-8")
     found = load_rigs(tmp_path / "rigs.yaml").bridges
@@ -174,6 +213,9 @@ def test_numbers_of_the_page_are_those_of_the_code() -> None:
         f"{MOST_UNDER_WAY} messages and commands may be under way",
         f"{bundles.MOST_WAITING:,} may wait for their instant",
         f"here beyond {sockets.WAITING:,} events",
+        f"{mqtt_client.WAITING:,} messages wait, at most {mqtt_client.WAITING_BYTES >> 20} MiB",
+        f"within {1.5 * mqtt_client.KEEPALIVE:g} s",
+        f"JSON of more than {mqtt_bridge.MOST_TOLD >> 10} KiB, or more than the broker takes",
         f"keeps the last {history.MOST_KEPT:,}, at most {history.MOST_KEPT_BYTES >> 20} MiB",
         f"has at most {requests.LARGEST >> 20} MiB. From {sockets.CUT >> 20} MiB on",
         f"An answer has {history.MOST_AT_ONCE >> 20} MiB of events",

@@ -27,11 +27,11 @@ from processes import LONG, free_port, has_ipv6, port_of, until
 
 from rigsync import Coordinator, events
 from rigsync.bridges import asking
+from rigsync.bridges.requests import LARGEST
 from rigsync.bridges.zmq import ZmqBridge
 from rigsync.bridges.zmq import bridge as bridge_module
 from rigsync.bridges.zmq import history as history_module
 from rigsync.bridges.zmq import sockets as sockets_module
-from rigsync.bridges.zmq.requests import LARGEST
 from rigsync.errors import ConfigError, ListenError
 
 REFERENCE = "2026-11-20_1_mouse"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rigsync.bridges.asking import Refused
+from rigsync.bridges.requests import LARGEST, read_request
 from rigsync.bridges.zmq import history as history_module
 from rigsync.bridges.zmq.history import History
-from rigsync.bridges.zmq.requests import LARGEST, read_request
 from rigsync.core.enums import ExpMessage
 
 

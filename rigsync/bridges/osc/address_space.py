@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 
 from rigsync._text import close_match, shortened
+from rigsync.bridges.asking import Refused
 
 LONGEST = 400
 """Most characters of an address or a pattern: the time that matching takes grows with their square."""
@@ -27,7 +28,7 @@ _Step = Callable[[str, set[int]], set[int]]
 """From a text, and the places that a pattern may have reached in it, to those after its next element."""
 
 
-class BadPattern(ValueError):
+class BadPattern(Refused):
     """An address or pattern that cannot be one; the text says why."""
 
 

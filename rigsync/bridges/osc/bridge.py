@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rigsync._text import one_line, shortened
-from rigsync.bridges.asking import OK, Asking, Refused, in_words, no_number, power_over
-from rigsync.bridges.bridge import Bridge
+from rigsync.bridges.asking import OK, AskedBridge, Refused, in_words, no_number, power_over
 from rigsync.bridges.osc import codec
-from rigsync.bridges.osc.address_space import SPECIAL, AddressSpace, BadPattern
+from rigsync.bridges.osc.address_space import SPECIAL, AddressSpace
 from rigsync.bridges.osc.bundles import Bundles
 from rigsync.bridges.osc.clients import MOST_CLIENTS, Clients
 from rigsync.bridges.osc.telling import MOST_TOLD, event_message, view_message
@@ -27,7 +25,6 @@ from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event
 from rigsync.rig.rig import Rig
-from rigsync.runtime.callbacks import goes_on
 from rigsync.runtime.loop_thread import is_coroutine_function
 from rigsync.runtime.precise import FINE
 
@@ -68,7 +65,7 @@ _Method = Callable[[Any, Sequence[Any]], object]
 """Takes source and arguments of a message; what it returns, if not None, the sender is told."""
 
 
-class OscBridge(Bridge):
+class OscBridge(AskedBridge[tuple[Any, str]]):
     """Lets OSC programs command rigs, and tells them what happens; docs/bridges.md has the addresses.
 
     A context manager: ``with`` for an `Auxiliaries` or a `Rig`, ``async with`` on its event loop.
@@ -97,8 +94,7 @@ class OscBridge(Bridge):
     name = "OSC bridge"
 
     def __init__(self, lab: Auxiliaries | Coordinator | Rig, listen: str = LISTEN, to: str | Iterable[str] = ()):
-        super().__init__(lab.hub)
-        self.lab = lab
+        super().__init__(lab)
         self._listen = osc_address(listen, allow_port_zero=True)
         self._to = [osc_address(each) for each in ([to] if isinstance(to, str) else to)]
         self._space: AddressSpace[_Push | _Call | _Method] = AddressSpace()
@@ -151,12 +147,10 @@ class OscBridge(Bridge):
     # --------------------------------------------------------------------------------------------------- life cycle
 
     async def _open(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._asking = Asking(self.lab)
+        self._await_requests()
         self._clients: Clients[Any] = Clients()
         self._bundles: Bundles[tuple[bytes, Any]] = Bundles()
         self._alarm: asyncio.Handle | None = None
-        self._tasks: dict[asyncio.Task[dict[str, Any]], tuple[Any, str]] = {}
         self._told_again = -math.inf
         self._wire = Wire(
             self._receive, lambda source, problem: self._note("malformed", _from(source, problem)), self._join
@@ -178,9 +172,6 @@ class OscBridge(Bridge):
             logger.warning("%s closes: %d messages that waited for their instant are cancelled", self.name, cancelled)
         if self._alarm:
             self._alarm.cancel()
-        for task, (source, address) in self._tasks.items():
-            task.cancel()
-            self._reply(source, address, ["error: the bridge closes before the outcome is known"])
         self._wire.close()
 
     # ------------------------------------------------------------------------------------------------------ coming in
@@ -226,7 +217,7 @@ class OscBridge(Bridge):
         if address.startswith(_OWN):
             self._note("misled", _from(source, f"{shortened(address)} is what a bridge sends; another one is led here"))
             return
-        with self._answered(source, address):
+        with self._answered((source, address)):
             self._dispatch(*codec.decode(data), source)
 
     def _dispatch(self, address: str, args: list[Any], source: Any) -> None:
@@ -254,29 +245,17 @@ class OscBridge(Bridge):
     def _ask(self, source: Any, address: str, asking: Coroutine[Any, Any, dict[str, Any]], has_value: bool) -> None:
         """Have something done by rigs, and tell the sender what became of it."""
 
-        def answer(task: asyncio.Task[dict[str, Any]]) -> None:
-            del self._tasks[task]
-            if not task.cancelled():
-                with self._answered(source, address):
-                    told = [f"{rig}: {in_words(outcome, has_value)}" for rig, outcome in task.result().items()]
-                    self._reply(source, address, told)
+        def answer(found: dict[str, Any]) -> None:
+            told = [f"{rig}: {in_words(outcome, has_value)}" for rig, outcome in found.items()]
+            self._reply(source, address, told)
 
-        task = self._loop.create_task(asking, name="rigsync OSC message")
-        self._tasks[task] = source, address
-        task.add_done_callback(answer)
+        self._do((source, address), asking, answer)
 
-    @contextlib.contextmanager
-    def _answered(self, source: Any, address: str) -> Iterator[None]:
-        """Count what goes wrong, and answer: nothing that comes from outside ends anything here."""
-        try:
-            yield
-        except (codec.BadPacket, BadPattern, Refused) as error:
-            self._note("malformed" if isinstance(error, codec.BadPacket) else "refused", _from(source, error))
-            self._reply(source, address, [f"error: {error}"])
-        except BaseException as error:  # also SystemExit, which would end the loop
-            if not goes_on(error):
-                self._note("failed", f"{shortened(address, 80)} has raised {type(error).__name__}: {error}")
-                self._reply(source, address, [f"error: {type(error).__name__}: {error}"])
+    def _refuse(self, where: tuple[Any, str], problem: str) -> None:
+        self._reply(*where, [f"error: {problem}"])
+
+    def _described(self, where: tuple[Any, str], problem: object) -> str:
+        return _from(where[0], problem)
 
     def _reply(self, source: Any, address: str, texts: list[str]) -> None:
         """Tell a sender what became of what it sent; of many rigs, those that have failed, and how many others."""

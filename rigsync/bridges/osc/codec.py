@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rigsync._text import shortened
+from rigsync.bridges.asking import Refused
 
 try:
     from pythonosc.osc_message import OscMessage, ParseError
@@ -38,8 +39,10 @@ _TYPES = frozenset("ifsbhdtrmTFN[]")
 _INT32, _FLOAT32 = 1 << 31, 3.4e38
 
 
-class BadPacket(ValueError):
+class BadPacket(Refused):
     """Bytes that are no OSC packet; the text says why."""
+
+    kind = "malformed"
 
 
 class Element(NamedTuple):

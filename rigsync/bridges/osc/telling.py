@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rigsync.bridges.osc.codec import encode
-from rigsync.bridges.telling import LONGEST_TEXT, document_of, json_of, small
+from rigsync.bridges.telling import LONGEST_TEXT, document_of, json_within
 from rigsync.core.events import Event
 
 MOST_TOLD = 3000
@@ -20,9 +20,7 @@ def event_message(event: Event) -> bytes:
     document = document_of(event)
     fields = document["fields"]
     args = [_argument(value) for name, value in fields.items() if name not in _INEXACT and _is_scalar(value)]
-    text = json_of(document)
-    if len(text) > MOST_TOLD:
-        text = json_of({**document, "fields": small(fields)})
+    text = json_within(MOST_TOLD, document)
     return encode(f"/rigsync/event/{type(event).__name__}", [_argument(document.get("rig")), *args, text])
 
 
@@ -30,10 +28,7 @@ def view_message(rig: str, document: Mapping[str, Any]) -> bytes:
     """Return ``/rigsync/view rig link status reference trouble JSON``."""
     trouble = "; ".join(map(str, document["failures"].values())) or document["status_reason"]
     shown = [rig, *(document[name] for name in ("link", "status", "exp_ref")), trouble]
-    text = json_of({"rig": rig, **document})
-    if len(text) > MOST_TOLD:
-        text = json_of({"rig": rig, **small(document)})
-    return encode("/rigsync/view", [*map(_argument, shown), text])
+    return encode("/rigsync/view", [*map(_argument, shown), json_within(MOST_TOLD, {"rig": rig, **document})])
 
 
 def _is_scalar(value: Any) -> bool:

@@ -50,7 +50,7 @@ def osc_address(text: str, *, allow_port_zero: bool = False) -> OscAddress:
     what = "the address of an OSC program"
     scheme = "tcp+length" if isinstance(text, str) and text.startswith("tcp+length://") else ""
     plain = text.replace("tcp+length", "tcp", 1) if scheme else text
-    address = parse_uri(plain, allow_port_zero=allow_port_zero, what=what, expected=EXPECTED)
+    address = parse_uri(plain, allow_port_zero=allow_port_zero, what=what, expected=EXPECTED, brokers=False)
     if not re.search(r":\d+$", plain):
         raise ConfigError(f"{text!r} is not {what}: it has no port; expected {EXPECTED}")
     return OscAddress(scheme or address.scheme, address)

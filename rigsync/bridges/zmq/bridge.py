@@ -8,22 +8,16 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from rigsync._text import one_line
-from rigsync.bridges.asking import UNCONFIRMED, Asking, Refused, power_over
-from rigsync.bridges.bridge import Bridge
-from rigsync.bridges.telling import document_of, json_of, pictures, plain, small
+from rigsync.bridges.asking import AskedBridge, power_over
+from rigsync.bridges.requests import read_request
+from rigsync.bridges.telling import document_of, json_of, json_within, pictures
 from rigsync.bridges.zmq.history import History
-from rigsync.bridges.zmq.requests import Request, read_request
 from rigsync.bridges.zmq.sockets import Keys, Sockets, is_local, zmq_address
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
-from rigsync.coordinator.results import unconfirmed_in
-from rigsync.core.enums import ExpMessage
 from rigsync.core.events import Event
-from rigsync.errors import RigError
 from rigsync.hub.bounded import superseding_key
 from rigsync.rig.rig import Rig
-from rigsync.runtime.callbacks import goes_on
 
 logger = logging.getLogger("rigsync.bridge")
 
@@ -37,7 +31,7 @@ BEAT = 1.0
 """Seconds between two tellings of the newest sequence number, by which a subscriber knows that it missed the last."""
 
 
-class ZmqBridge(Bridge):
+class ZmqBridge(AskedBridge[list[bytes]]):
     """Publishes what happens by ZeroMQ, and takes requests in JSON; docs/bridges.md has them.
 
     A context manager: ``with`` for an `Auxiliaries` or a `Rig`, ``async with`` on its event loop.
@@ -73,8 +67,7 @@ class ZmqBridge(Bridge):
         rep: str = REP,
         curve: Mapping[str, Any] | None = None,
     ):
-        super().__init__(lab.hub)
-        self.lab = lab
+        super().__init__(lab)
         self._pub, self._rep = zmq_address(pub), zmq_address(rep)
         self._keys = None if curve is None else Keys(curve)
 
@@ -89,11 +82,9 @@ class ZmqBridge(Bridge):
         return str(self._rep)
 
     async def _open(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._asking = Asking(self.lab)
+        self._await_requests()
         self._history = History()
         self._run = secrets.token_hex(8)
-        self._tasks: dict[asyncio.Task[None], list[bytes]] = {}
         self._alarm: asyncio.Handle | None = None
         self._sockets = Sockets(self._keys, lambda who: self._note("turned away", f"{who}: its key is unknown"))
         self._ends.append(self._stop)
@@ -111,20 +102,13 @@ class ZmqBridge(Bridge):
     def _stop(self) -> None:
         if self._alarm:
             self._alarm.cancel()
-        for task, envelope in self._tasks.items():
-            if not task.done():
-                task.cancel()
-                self._answer(envelope, {"error": "the bridge closes before the outcome is known"})
         self._sockets.close()
 
     # ---------------------------------------------------------------------------------------------------- going out
 
     def _tell(self, event: Event) -> None:
         document = {"run": self._run, "sequence": self._history.sequence + 1, **document_of(event)}
-        text = json_of(document)
-        if len(text) > MOST_TOLD:
-            text = json_of({**document, "fields": small(document["fields"])})
-        data = text.encode()
+        data = json_within(MOST_TOLD, document).encode()
         self._history.put(data, superseding_key(event))
         rig = document.get("rig")
         topic = f"{type(event).__name__}.{rig if isinstance(rig, str) else ''}"
@@ -151,48 +135,18 @@ class ZmqBridge(Bridge):
 
     def _receive(self, parts: list[bytes]) -> None:
         *envelope, data = parts
-        try:
+        with self._answered(envelope):
             request = read_request(data)
             if request.verb == "snapshot":
                 self._sockets.answer([*envelope, self._snapshot(request.what)])
             elif request.verb == "views":
                 self._answer(envelope, {"views": pictures(self.lab)})
             else:
-                task = self._loop.create_task(self._do(envelope, request), name="rigsync ZeroMQ request")
-                self._tasks[task] = envelope
-                task.add_done_callback(self._tasks.pop)
-        except BaseException as error:  # also SystemExit, which would end the loop
-            self._fail(envelope, error)
+                asking = request.done_by(self._asking)
+                self._do(envelope, asking, lambda found: self._answer(envelope, request.answer(found)))
 
-    async def _do(self, envelope: list[bytes], request: Request) -> None:
-        """Have rigs do something, and tell who asked what became of it."""
-        what, args, rigs, timeout = request.what, request.args, request.rigs, request.timeout
-        try:
-            if request.verb == "push":
-                found = await self._asking.push(what, args, rigs, timeout)
-            else:
-                found = await self._asking.call(rigs or (), what, args, timeout)
-            self._answer(envelope, {"outcomes": {rig: _outcome(what, value) for rig, value in found.items()}})
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            self._fail(envelope, error)
-
-    def _fail(self, envelope: list[bytes], error: BaseException) -> None:
-        if isinstance(error, Refused):
-            self._note("refused", str(error))
-            self._answer(envelope, {"error": one_line(str(error))})
-        elif not goes_on(error):
-            self._note("failed", f"a request has raised {type(error).__name__}: {error}")
-            self._answer(envelope, {"error": one_line(f"{type(error).__name__}: {error}")})
+    def _refuse(self, where: list[bytes], problem: str) -> None:
+        self._answer(where, {"error": problem})
 
     def _answer(self, envelope: list[bytes], document: Mapping[str, Any]) -> None:
         self._sockets.answer([*envelope, json_of(document).encode()])
-
-
-def _outcome(what: object, value: Any) -> dict[str, Any]:
-    if isinstance(value, RigError):
-        return {"ok": False, **plain(value)}
-    if isinstance(what, ExpMessage) and (told := unconfirmed_in(value)) is not None:
-        return {"ok": False, "error": UNCONFIRMED, "problem": told, "answer": plain(value)}
-    return {"ok": True, "answer": None if what is ExpMessage.ALYX else plain(value)}  # which has a token

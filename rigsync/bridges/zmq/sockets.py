@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rigsync.bridges.zmq.requests import LARGEST
+from rigsync.bridges.requests import LARGEST
 from rigsync.config.address import parse_uri
 from rigsync.core.rigs import Address, is_literal
 from rigsync.errors import ConfigError
@@ -46,7 +46,7 @@ def zmq_address(text: str, *, is_ours: bool = True) -> Address:
     what, expected = (
         ("where a ZeroMQ bridge can listen", EXPECTED) if is_ours else ("where a hub listens", EXPECTED_THERE)
     )
-    address = parse_uri(text, allow_port_zero=is_ours, what=what, expected=expected)
+    address = parse_uri(text, allow_port_zero=is_ours, what=what, expected=expected, brokers=False)
     if address.scheme != "tcp" or (is_ours and not is_literal(address)) or not re.search(r":\d+$", text):
         raise ConfigError(f"{text!r} is not {what}; expected {expected}")
     return address

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rigsync._text import close_match, shortened
-from rigsync.bridges.asking import Refused, no_number
+from rigsync.bridges.asking import UNCONFIRMED, Asking, Refused, no_number
+from rigsync.bridges.telling import plain
+from rigsync.coordinator.results import unconfirmed_in
 from rigsync.core.enums import ExpMessage
+from rigsync.errors import RigError
 
 LARGEST = 1 << 20
 """Bytes of the largest request."""
@@ -35,9 +39,31 @@ class Request:
     """Names or patterns; None for all."""
     timeout: float | None
 
+    def done_by(self, asking: Asking) -> Coroutine[Any, Any, dict[str, Any]]:
+        """Have rigs do it: a push or a call."""
+        if self.verb == "push":
+            return asking.push(self.what, self.args, self.rigs, self.timeout)
+        return asking.call(self.rigs or (), self.what, self.args, self.timeout)
+
+    def answer(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer, from what became of it at each rig."""
+        return {"outcomes": {rig: self._outcome(value) for rig, value in found.items()}}
+
+    def _outcome(self, value: Any) -> dict[str, Any]:
+        if isinstance(value, RigError):
+            return {"ok": False, **plain(value)}
+        if self.verb == "push" and (told := unconfirmed_in(value)) is not None:
+            return {"ok": False, "error": UNCONFIRMED, "problem": told, "answer": plain(value)}
+        return {"ok": True, "answer": None if self.what is ExpMessage.ALYX else plain(value)}  # which has a token
+
 
 def read_request(data: bytes) -> Request:
     """Read a request; raise a `Refused` that says what is wrong."""
+    return request_of(json_object(data))
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Read a JSON object; raise a `Refused` that says what is wrong."""
     if len(data) > LARGEST:
         raise Refused(f"a request has at most {LARGEST:,} bytes, not {len(data):,}")
     try:
@@ -46,6 +72,11 @@ def read_request(data: bytes) -> Request:
         raise Refused(f"{shortened(data, 80)} is not JSON: {error}; a request is for instance {_EXAMPLE}") from None
     if not isinstance(found, dict):
         raise Refused(f"a request is a JSON object, for instance {_EXAMPLE}, not {shortened(found, 80)}")
+    return found
+
+
+def request_of(found: Mapping[str, Any]) -> Request:
+    """Return what is asked for; raise a `Refused` that says what is wrong."""
     verbs = [verb for verb in _KEYS if verb in found]
     if len(verbs) != 1:
         close = "" if verbs else next(filter(None, (close_match(name, _KEYS) for name in found)), "")

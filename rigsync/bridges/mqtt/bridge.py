@@ -1,0 +1,204 @@
+"""The MQTT bridge: all that happens is published at a broker, and how each rig is now is kept there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from collections import deque
+from typing import Any
+
+from rigsync._text import printable
+from rigsync.bridges.asking import AskedBridge, Refused
+from rigsync.bridges.requests import json_object, request_of
+from rigsync.bridges.telling import document_of, json_of, json_within, picture_of
+from rigsync.config.address import parse_broker
+from rigsync.coordinator.auxiliaries import Auxiliaries
+from rigsync.coordinator.coordinator import Coordinator
+from rigsync.coordinator.links import this_program
+from rigsync.core.events import Event
+from rigsync.core.rigs import LONGEST_NAME
+from rigsync.core.throttle import Throttle
+from rigsync.net.mqtt import topic_name
+from rigsync.net.mqtt_client import OVERHEAD, AnswerTo, MqttClient, Will
+
+logger = logging.getLogger("rigsync.bridge")
+
+MOST_TOLD = 64 << 10
+"""Bytes of JSON in a message. Beyond it, or where the broker takes less, large parts are left out."""
+PAUSE = 1.0
+"""Seconds between two pictures of a rig."""
+AT_ONCE = 16
+"""Pictures that are told before other things have their turn."""
+RENEWED = 60.0
+"""Seconds after which a picture is told again in which nothing has changed but what each probe changes."""
+_WILD = frozenset("+#")
+_NOWHERE = AnswerTo("", b"")
+_EACH_PROBE = frozenset({"heard", "round_trip_ms", "clock", "loss"})
+_INSTANTS = frozenset({"owner_heard", "interrupts_at"})
+"""Reckoned anew each time, to the microsecond."""
+
+
+class MqttBridge(AskedBridge[AnswerTo]):
+    """Publishes what happens at an MQTT broker, and keeps the picture of each rig there; docs/bridges.md has topics.
+
+    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens also where the broker
+    is not there yet, and goes on when that is back.
+
+    Parameters
+    ----------
+    lab : Auxiliaries or Coordinator
+        Who commands the rigs. It has to be open.
+    broker : str
+        ``mqtt://host:port/prefix``, or ``mqtts://`` for TLS.
+    commands : bool
+        Whether it takes messages and commands for the rigs, from whoever may publish on ``PREFIX/push/#`` and
+        ``PREFIX/call/#`` there.
+
+    Raises
+    ------
+    ConfigError
+        It is no such address, or a file with a password or certificate cannot be read.
+
+    Examples
+    --------
+    >>> with Auxiliaries({"cameras": "udp://192.168.1.20:11001"}) as aux, MqttBridge(aux, "mqtt://broker/lab"):
+    ...     input("mosquitto_sub -h broker -t 'lab/#' shows what happens; press Enter to end")
+    """
+
+    name = "MQTT bridge"
+
+    def __init__(self, lab: Auxiliaries | Coordinator, broker: str, commands: bool = False):
+        super().__init__(lab)
+        self._lab = lab
+        self._broker, self._commands = parse_broker(broker), commands
+        self._prefix = self._broker.prefix
+
+    async def _open(self) -> None:
+        self._await_requests()
+        self._from = {"host": socket.gethostname(), "program": this_program(), "run": secrets.token_hex(8)}
+        self._sequence = 0
+        self._rigs = frozenset(self._lab.views)
+        self._throttle: Throttle[str] = Throttle(PAUSE)
+        self._due: deque[str] = deque()
+        self._shown: dict[str, tuple[dict[str, Any], float]] = {}
+        self._alarm: asyncio.Handle | None = None
+        self._presence = self._topic("bridges", self._from["run"])
+        will = Will(self._presence, b"")  # at which the broker forgets it
+        self._client = MqttClient(
+            self._broker, lambda *_: None, changed=self._note_broker, requested=self._receive, will=will
+        )
+        self._ends.append(self._stop)
+        logger.info("%s publishes at %s", self.name, self._broker)
+        if self._commands:
+            topics = [f"{self._prefix}/{verb}/+" for verb in ("push", "call")]
+            text = "%s takes commands on %s at %s: whoever may publish there commands the rigs; set its access list"
+            logger.warning(text, self.name, " and ".join(topics), self._broker)
+            self._client.subscribe(topics)  # with QoS 0: nothing is asked twice
+
+    def _stop(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        for topic in (*(self._topic("views", rig) for rig in self._shown), self._presence):
+            self._client.publish(topic, b"", qos=1, retain=True)
+        self._client.close()
+
+    def _topic(self, *names: str) -> str:
+        return "/".join([self._prefix, *(topic_name(printable(name)[:LONGEST_NAME]) for name in names)])
+
+    def _note_broker(self, problem: str | None) -> bool:
+        """Take note of a problem, and tell whether it is logged here; or that the broker is there, with nothing."""
+        if problem and self._client.is_connected:
+            self._note("denied", f"the broker {self._broker}: {problem}")
+            return True
+        if problem:
+            self.counts["broker"] += 1
+            return False
+        self._publish(self._presence, {**self._from, "rigs": sorted(self._rigs), "time": time.time()}, retain=True)
+        self._shown.clear()
+        for rig in self._rigs:
+            self._note_changed(rig)
+        return False
+
+    def _publish(self, topic: str, document: dict[str, Any], retain: bool = False) -> bool:
+        room = min(MOST_TOLD, self._client.limit - len(topic) - OVERHEAD)
+        return self._send(topic, json_within(room, document), retain=retain)
+
+    def _send(self, topic: str, text: str, **options: Any) -> bool:
+        """Publish, and return whether that leaves."""
+        data = text.encode()
+        leaves = self._client.publish(topic, data, qos=1, **options)
+        if not leaves:
+            waiting = f"{self._client.unsent:,} messages wait for the broker"
+            self._note("left out", f"{topic}, {len(data):,} bytes, is left out: {waiting}, which takes no more")
+        return leaves
+
+    def _tell(self, event: Event) -> None:
+        self._sequence += 1
+        document = {"from": self._from, "sequence": self._sequence, **document_of(event)}
+        rig = document.get("rig")
+        about = [rig] if isinstance(rig, str) and rig else []
+        self._publish(self._topic("events", type(event).__name__, *about), document)
+        if about and rig in self._rigs:
+            self._note_changed(rig)
+
+    # ------------------------------------------------------------------------------------------------------ coming in
+
+    def _receive(self, topic: str, data: bytes, is_retained: bool, to: AnswerTo) -> None:
+        below = f"{self._prefix}/answers/"
+        may_answer = not to.topic or (to.topic.startswith(below) and _WILD.isdisjoint(to.topic))
+        with self._answered(to if may_answer else _NOWHERE):
+            verb, name = topic.split("/")[-2:]
+            if is_retained:
+                raise Refused(f"{topic} is retained, and would be done again and again: publish it without that")
+            if not may_answer:  # as whose broker may let it publish where the sender may not
+                raise Refused(f"an answer goes below {below}, not to {to.topic}")
+            request = request_of({**(json_object(data) if data else {}), verb: name})
+            self._do(to, request.done_by(self._asking), lambda found: self._answer(to, request.answer(found)))
+
+    def _refuse(self, where: AnswerTo, problem: str) -> None:
+        self._answer(where, {"error": problem})
+
+    def _answer(self, to: AnswerTo, document: dict[str, Any]) -> None:
+        if to.topic:
+            self._send(to.topic, json_of(document), correlation=to.correlation)
+
+    # ------------------------------------------------------------------------------------------------------ pictures
+
+    def _note_changed(self, rig: str) -> None:
+        if self._throttle.note(rig, self._loop.time()):
+            self._due.append(rig)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._due:
+            self._alarm = self._loop.call_soon(self._ring)
+        elif self._throttle.is_waiting:
+            self._alarm = self._loop.call_at(self._throttle.next_timer(), self._ring)
+
+    def _ring(self) -> None:
+        self._due.extend(self._throttle.take(self._loop.time()))
+        for _ in range(min(AT_ONCE, len(self._due))):
+            self._show(self._due.popleft())
+        self._arm()
+
+    def _show(self, rig: str) -> None:
+        """Tell how a rig is, unless that stands there. A broker that is away is told all when it is back."""
+        services = self._lab.services
+        if not self._client.is_connected or services is None:
+            return
+        picture, now = picture_of(services.view(rig)), self._loop.time()
+        lasting = {name: value for name, value in picture.items() if name not in _EACH_PROBE}
+        lasting |= {name: picture[name] is None for name in _INSTANTS}
+        before, told_at = self._shown.get(rig, (None, 0.0))
+        if lasting != before or now >= told_at + RENEWED:
+            document = {"from": self._from, "time": time.time(), "rig": rig, **picture}
+            if self._publish(self._topic("views", rig), document, retain=True):
+                self._shown[rig] = lasting, now
+            else:
+                self._note_changed(rig)

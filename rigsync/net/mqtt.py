@@ -1,0 +1,341 @@
+"""Frames by way of a broker: the lines of a coordinator to its rigs, and the place where a rig hears coordinators.
+
+The topics are those of docs/protocol.md: a rig hears ``PREFIX/RIG/in``, answers on ``PREFIX/RIG/out/BOOT`` of the
+coordinator, and has its picture, retained, on ``PREFIX/RIG/view``. The dialect sends again what is lost, so frames have
+QoS 0; pictures have QoS 1, and so has the first frame to a rig on a connection, since the broker says of these alone
+that it does not take them, or that nobody hears them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from rigsync._text import one_line
+from rigsync.core import messages
+from rigsync.core.rigs import MAX_DATAGRAM, Address
+from rigsync.errors import ListenError, RemoteProtocolError
+from rigsync.net.lines import Address as Source
+from rigsync.net.lines import Line, Listener, Pump, label
+from rigsync.net.mqtt_client import MqttClient, Will
+
+logger = logging.getLogger("rigsync.endpoint")
+
+LARGEST = 2 * MAX_DATAGRAM
+"""Bytes of the largest message that a broker may send here. A frame has half as many at most, with the host of its
+sender."""
+BROKER_PATIENCE = 4.0
+"""Seconds that a broker may be away before its rigs count as lost, for that reason. One that is started again is back
+by then."""
+CLAIM = 0.2
+"""Seconds that a rig waits, before it serves, for another one that serves under the same name."""
+CLAIM_AGAIN = 5.0
+"""Seconds between attempts of one that has found another one there."""
+_HEAD = 64
+_HOST = re.compile(rb'"host":"([^"\\\x00-\x1f]{1,100})"\}\Z')
+
+
+def topic_name(rig: str) -> str:
+    """Return the name of a rig as a level of a topic, with the characters escaped that mean something there."""
+    return re.sub(r"[%+#/]", lambda found: f"%{ord(found[0]):02X}", rig)
+
+
+def _instead(data: bytes, kind: str, limit: int, broker: Address) -> bytes | None:
+    """Return a failure in place of a frame that is too large for the broker; None where it is of another kind."""
+    if (told := messages.told_frame(data, kind)) is None:
+        return None
+    boot, n = told
+    frame = json.loads(data)
+    sender, to = (boot, frame.get("to")) if kind == "reply" else (frame.get("to"), boot)
+    was = "the message was run, and its answer" if kind == "reply" else "nothing was run: the message"
+    problem = (
+        f"{was} takes {len(data):,} bytes, of which the broker {broker} carries at most {limit:,}; raise its largest "
+        "packet size, or send a path to the data instead"
+    )
+    return messages.failure(sender, n, "PayloadTooLarge", problem, "", to) if sender else None
+
+
+class BrokerPump(Pump, Protocol):
+    """The receiver of the reports of lines at a broker."""
+
+    def lose(self, line: Any, reason: str) -> None:
+        """Report that the way to a rig has ended, and why."""
+
+
+class RigsAtBroker:
+    """All that a coordinator says to its rigs at one broker, by one client; `boot` is the coordinator's.
+
+    `changed` is that of `MqttClient`.
+    """
+
+    def __init__(
+        self,
+        pump: BrokerPump,
+        broker: Address,
+        boot: str,
+        changed: Callable[[str | None], object] = lambda _: None,
+    ):
+        self._pump, self._broker, self._boot, self._told = pump, broker, boot, changed
+        self._host = json.dumps(socket.gethostname()[:80]).encode("ascii")
+        self._lines: dict[str, MqttLine] = {}
+        self._unsure: set[str] = set()
+        """Topics on which nothing has left on this connection."""
+        self._loop = asyncio.get_running_loop()
+        self._giving_up: asyncio.TimerHandle | None = None
+        self.client = MqttClient(broker, self._heard, changed=self._changed, unheard=self._unheard, largest=LARGEST)
+
+    def line(self, name: Any, prefix: str) -> MqttLine:
+        """Return the line to a rig with a prefix of topics; `name` is the core's name for it."""
+        base = f"{prefix}/{topic_name(label(name))}"
+        line = self._lines[base] = MqttLine(self, name, base)
+        self.client.subscribe([f"{prefix}/+/out/{self._boot}", f"{base}/view"])
+        self._unsure.add(base)
+        return line
+
+    def send(self, line: MqttLine, data: bytes) -> None:
+        if len(data) > self.client.limit - len(line.base) - 200:
+            if instead := _instead(data, "request", self.client.limit, self._broker):
+                self._loop.call_soon(self._pump.receive, instead, line.name)
+            return
+        qos = 1 if self.client.is_connected and line.base in self._unsure else 0
+        data = b'%s,"host":%s}' % (data[:-1], self._host)
+        if self.client.publish(f"{line.base}/in", data, qos=qos):
+            self._unsure.discard(line.base)
+
+    def close(self) -> None:
+        self._stop_giving_up()
+        self.client.close()
+
+    def _heard(self, topic: str, data: bytes, _is_retained: bool) -> None:
+        base, _, kind = topic.removesuffix(f"/out/{self._boot}").rpartition("/")
+        if kind == "view" and topic.endswith("/view"):
+            if (line := self._lines.get(base)) and (reason := line.gone(data)):
+                self._pump.lose(line.name, reason)
+        elif line := self._lines.get(f"{base}/{kind}"):  # of the others with this prefix, and of junk, none
+            line.boot = messages.sender_of(data[:_HEAD]) or line.boot
+            self._pump.receive(data, line.name)
+
+    def _changed(self, problem: str | None) -> object:
+        if problem is None:
+            self._unsure.update(self._lines)
+            self._stop_giving_up()
+        elif not self.client.is_connected and self._giving_up is None:
+            self._giving_up = self._loop.call_later(BROKER_PATIENCE, self._give_up, problem)
+        return self._told(problem)
+
+    def _stop_giving_up(self) -> None:
+        if self._giving_up:
+            self._giving_up.cancel()
+            self._giving_up = None
+
+    def _give_up(self, problem: str) -> None:
+        for line in self._lines.values():
+            self._pump.lose(line.name, f"the broker {self._broker}: {problem}")
+
+    def _unheard(self, topic: str) -> None:
+        if line := self._lines.get(topic.removesuffix("/in")):
+            self._unsure.add(line.base)
+            problem = f"nobody listens on {topic} at the broker; start the rig's program, or correct its name or prefix"
+            self._pump.lose(line.name, problem)
+
+
+class MqttLine(Line):
+    """The way to one rig at a broker."""
+
+    def __init__(self, rigs: RigsAtBroker, name: Any, base: str):
+        self._rigs, self.name, self.base = rigs, name, base
+        self.boot: str | None = None
+        """That of the rig's process, as far as it has been heard."""
+
+    def send(self, line: Any, data: bytes) -> None:
+        self._rigs.send(self, data)
+
+    def gone(self, picture: bytes) -> str | None:
+        """Return why the rig has gone, if its picture says so."""
+        view = _view(picture)
+        if view is None or view.get("connected") is not False or self.boot not in (None, view.get("boot")):
+            return None
+        return f"the broker says that it has gone: {one_line(str(view.get('reason')))[:200]}"
+
+
+def _view(data: bytes) -> dict[str, Any] | None:
+    """Return what a picture of a rig says; None for what is none."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(view := json.loads(data), dict):
+            return view
+    return None
+
+
+class MqttListener(Listener):
+    """The place at a broker where a rig hears coordinators.
+
+    One program alone serves under a name: who comes asks on the topic of the picture, and who serves publishes that
+    again.
+    """
+
+    def __init__(self, pump: Pump, at: Address, rig: str, boot: str, picture: Mapping[str, Any]):
+        self._pump, self._at, self._rig, self._boot = pump, at, rig, boot
+        self.address = at.host, at.port
+        self._base = f"{at.prefix}/{topic_name(rig)}"
+        self._since = time.time()
+        self._picture = dict(picture)
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._serves = self._yields = False
+        self._next: asyncio.TimerHandle | None = None
+        self._showing: asyncio.Handle | None = None
+        will = Will(f"{self._base}/view", self._gone("the broker has lost its connection"))
+        self._client = MqttClient(at, self._heard, changed=self._changed, will=will, largest=LARGEST)
+        self._client.subscribe([f"{self._base}/view"])
+
+    async def open(self) -> None:
+        """Serve, or have that begun where the broker is not there yet.
+
+        Raises
+        ------
+        ListenError
+            The broker refuses, or another program serves under this name.
+        """
+        try:
+            await self._opened
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, destination: Source, data: bytes) -> None:
+        if len(data) > self._client.limit - len(self._base) - 200:
+            if (instead := _instead(data, "reply", self._client.limit, self._at)) is None:
+                return
+            data = instead
+        self._client.publish(f"{self._base}/out/{destination[2]}", data)
+
+    def show(self, picture: Mapping[str, Any]) -> None:
+        """Have the broker keep another picture of the rig."""
+        self._picture.update(picture)
+        self._show_soon(0.0)
+
+    def close(self) -> None:
+        for due in (self._next, self._showing):
+            if due:
+                due.cancel()
+        if self._serves:
+            self._client.publish(f"{self._base}/view", self._gone("it was closed"), qos=1, retain=True)
+        self._client.close()
+
+    # -------------------------------------------------------------------------------------------------- the name
+
+    def _changed(self, problem: str | None) -> bool:
+        """Begin to serve, or tell that this cannot be; return whether the problem is told."""
+        if problem is None:
+            self._claim()
+            return False
+        self._serves = self._serves and self._client.is_connected
+        if self._opened.done():
+            return False
+        if self._client.is_refused:
+            self._opened.set_exception(ListenError(f"rig {self._rig} cannot listen on {self._at}: {problem}"))
+        else:
+            logger.warning("rig %s will listen as soon as the broker %s is there: %s", self._rig, self._at, problem)
+            self._opened.set_result(None)
+        return True
+
+    def _claim(self) -> None:
+        self._serves = False
+        self._ask()
+        self._again(CLAIM, self._serve)
+
+    def _ask(self) -> None:
+        # With QoS 1, since the broker says then that this rig may not publish there.
+        self._publish({"rigsync": 1, "name": self._rig, "boot": self._boot, "claims": self._since}, qos=1)
+
+    def _again(self, seconds: float, function: Any) -> None:
+        if self._next:
+            self._next.cancel()
+        self._next = self._loop.call_later(seconds, function)
+
+    def _serve(self) -> None:
+        self._next = None
+        if self._client.is_connected:
+            if self._yields:
+                logger.warning("%s: the other program has gone; this one is heard now", self._rig)
+            self._serves, self._yields = True, False
+            self._client.subscribe([f"{self._base}/in"])
+            self._show()
+            if not self._opened.done():
+                self._opened.set_result(None)
+
+    def _note_view(self, data: bytes, is_retained: bool) -> None:
+        view = _view(data) or {}
+        if view.get("boot") == self._boot and (self._serves is view.get("connected", self._serves)):
+            return
+        if self._serves:  # what the broker keeps now is not this rig's picture
+            self._show_soon(0.1)
+        elif not is_retained and view.get("boot") != self._boot:  # it was said just now: there is another one
+            claims = view.get("claims")
+            mine = self._since, self._boot
+            if view.get("connected") is True or (
+                isinstance(claims, (int, float)) and (claims, str(view.get("boot"))) < mine
+            ):
+                self._yield()
+            elif claims is not None and self._next:
+                self._ask()
+
+    def _yield(self) -> None:
+        problem = (
+            f"another program serves as rig {self._rig} on {self._at}; stop one of the two, or give one another name"
+        )
+        if not self._opened.done():
+            self._opened.set_exception(ListenError(problem))
+            return
+        if not self._yields:
+            self._yields = True
+            logger.error("%s: %s; this one is not heard until then", self._rig, problem)
+        self._again(CLAIM_AGAIN, self._claim)
+
+    # ------------------------------------------------------------------------------------------------- picture
+
+    def _show_soon(self, seconds: float) -> None:
+        if self._showing is None:  # else it will be shown anyway
+            self._showing = self._loop.call_later(seconds, self._show)
+
+    def _show(self) -> None:
+        self._showing = None
+        if self._serves:
+            base = {"rigsync": 1, "name": self._rig, "boot": self._boot, "connected": True, "since": self._since}
+            self._publish({**base, **self._picture}, qos=1, retain=True)
+
+    def _gone(self, reason: str) -> bytes:
+        view = {"rigsync": 1, "name": self._rig, "boot": self._boot, "connected": False, "reason": reason}
+        return json.dumps(view).encode("ascii")
+
+    def _publish(self, view: Mapping[str, Any], **how: Any) -> None:
+        self._client.publish(f"{self._base}/view", json.dumps(view).encode("ascii"), **how)
+
+    # ------------------------------------------------------------------------------------------------- hearing
+
+    def _heard(self, topic: str, data: bytes, is_retained: bool) -> None:
+        if topic.endswith("/view"):
+            self._note_view(data, is_retained)
+            return
+        boot, host = messages.sender_of(data[:_HEAD]), _HOST.search(data[-120:])
+        named = host[1].decode("ascii", "replace") if host else f"by way of {self._at.host}"
+        source = named, "mqtt", boot
+        if boot is None:
+            problem = f"{len(data):,} bytes on {topic}, which do not begin as a frame does"
+            self._pump.reject(source, RemoteProtocolError("not a frame", problem))
+        else:
+            self._pump.receive(data, source)
+
+
+async def open_mqtt_listener(pump: Pump, at: Address, rig: str, boot: str, picture: Mapping[str, Any]) -> MqttListener:
+    """Open the place where a rig hears coordinators; see `MqttListener.open`."""
+    listener = MqttListener(pump, at, rig, boot, picture)
+    await listener.open()
+    return listener

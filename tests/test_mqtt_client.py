@@ -1,0 +1,107 @@
+"""The client of a broker by itself: what waits, what leaves at the end, and what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed here")
+
+from brokers import Broker, needs_mosquitto, running_broker
+from live_helpers import came_true, run
+from processes import LONG
+
+from rigsync.config.address import parse_uri
+from rigsync.net import mqtt_client
+from rigsync.net.mqtt_client import MqttClient, Will
+
+pytestmark = needs_mosquitto
+MANY = 300
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with running_broker(tmp_path) as broker:
+        yield broker
+
+
+def client_of(broker: Broker, heard: list[Any], **options: Any) -> MqttClient:
+    return MqttClient(parse_uri(broker.uri()), lambda *message: heard.append(message), **options)
+
+
+def test_what_waits_at_the_end_leaves_and_the_last_will_does_not(broker: Broker) -> None:
+    heard: list[Any] = []
+
+    async def main() -> None:
+        reader = client_of(broker, heard)
+        reader.subscribe(["lab/#"])
+        writer = client_of(broker, [], will=Will("lab/will", b"gone"))
+        await came_true(lambda: reader.is_connected and writer.is_connected)
+        for number in range(MANY):
+            assert writer.publish(f"lab/{number % 2}", b"%d" % number, qos=number % 2)
+        writer.close()
+        await came_true(lambda: len(heard) == MANY)
+        await asyncio.sleep(0)
+        reader.close()
+
+    run(main)
+    assert [int(data) for topic, data, _ in heard if topic == "lab/0"] == list(range(0, MANY, 2))
+    assert [int(data) for topic, data, _ in heard if topic == "lab/1"] == list(range(1, MANY, 2))
+
+
+def test_qos_1_waits_for_the_broker_in_order_and_qos_0_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_client, "WAITING", MANY)
+    broker, heard, problems = Broker(tmp_path), [], []
+
+    async def main() -> None:
+        writer = client_of(broker, [], changed=problems.append)
+        await came_true(lambda: problems)
+        assert not writer.publish("lab/x", b"now")
+        assert [writer.publish("lab/x", b"%d" % number, qos=1) for number in range(MANY + 3)] == MANY * [True] + 3 * [
+            False
+        ]
+        broker.start()
+        reader = client_of(broker, heard)
+        reader.subscribe(["lab/x"])
+        await came_true(lambda: not writer.unsent)
+        for client in (reader, writer):
+            client.close()
+
+    try:
+        run(main)
+    finally:
+        broker.kill()
+    assert problems[0].startswith("nothing listens there")
+    assert problems[-1] is None
+    numbers = [int(data) for _, data, _ in heard]
+    assert numbers == sorted(set(numbers))  # the reader may have come late
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP on Windows")
+def test_a_broker_that_stands_still_holds_up_nobody(broker: Broker) -> None:
+    async def main() -> None:
+        writer = client_of(broker, [])
+        await came_true(lambda: writer.is_connected)
+        assert broker._process
+        broker._process.send_signal(signal.SIGSTOP)
+        try:
+            begun = asyncio.get_running_loop().time()
+            sent = 0
+            while writer.publish("lab/x", 100_000 * b"x"):
+                sent += 1
+            assert sent > 50  # what the socket takes, and 8 MiB
+            writer.close()
+            assert asyncio.get_running_loop().time() < begun + LONG / 2  # some 0.5 s, which it lingers
+            await came_true(writer._task.done)
+        finally:
+            broker._process.send_signal(signal.SIGCONT)
+
+    run(main)
