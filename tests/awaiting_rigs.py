@@ -29,7 +29,7 @@ def whole_experiments(rig: AwaitingProgram, count: int, pause: float | None = No
         if pause is not None:
             aux.refresh_rate = pause
         for _ in range(count):
-            outcomes = [aux.push(*message, wait=True, timeout=2.0) for message in MESSAGES]
+            outcomes = [aux.push(*message, wait=True, timeout=10.0) for message in MESSAGES]
             whole += not any(isinstance(outcome, PushError) for outcome in outcomes)
     return whole
 

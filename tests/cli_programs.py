@@ -22,7 +22,7 @@ from unittest import mock
 
 import psutil
 import pytest
-from processes import LONG, ROOT
+from processes import LONG, ROOT, calm
 
 from rigsync import cli
 
@@ -105,7 +105,7 @@ class Command:
     def outcome(self) -> Outcome:
         """Wait for its end; return the rest of what it says."""
         out = self.process.stdout.read() if self.process.stdout else ""
-        err = _pipe(self.process.stderr).read()
+        err = calm(_pipe(self.process.stderr).read())
         return Outcome(self.process.wait(), out, err)
 
     def __enter__(self) -> Command:
@@ -154,7 +154,7 @@ def run_here(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Out
             cli.main()
         out.seek(0)
         err.seek(0)
-        return Outcome(ended.value.code, out.read(), err.read())
+        return Outcome(ended.value.code, out.read(), calm(err.read()))
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -63,6 +63,11 @@ def run_strictly(program: str, *options: str) -> subprocess.CompletedProcess[str
     )
 
 
+def calm(err: str) -> str:
+    """Return what a program has written on stderr, but for how long it stood still, as it does on a busy computer."""
+    return "".join(line for line in err.splitlines(keepends=True) if " stood still" not in line)
+
+
 def until(condition: Callable[[], Any], what: str = "this") -> Any:
     """Wait until a condition is true, and return its value.
 

@@ -225,7 +225,8 @@ def test_a_port_in_use_says_by_whom() -> None:
 
 def test_messages_far_beyond_a_datagram_go_both_ways() -> None:
     text = "é" * 1_000_000  # 6 MB on the wire
-    with Rig("cameras", "tcp://127.0.0.1:0") as rig, Auxiliaries({"cameras": rig.uri}) as aux:
+    rig, patient = Rig("cameras", "tcp://127.0.0.1:0"), Timing(beat=4.0)  # a busy computer writes them for seconds
+    with rig, Auxiliaries(rigs_from({"cameras": rig.uri}, patient)) as aux:
         rig.on("EXPINFO")(lambda _, data: {"back": data})
         assert answers(aux, "EXPINFO", "CONNECTED", text)["cameras"][1]["back"] == text
         assert aux.services["cameras"].state is LinkState.ALIVE

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cli_programs import Command, Outcome, environment
 from live_helpers import Gate, Lab, run
-from processes import LONG, ROOT, RigProgram, until
+from processes import LONG, ROOT, RigProgram, calm, until
 from test_experiment import ctrl_c_at
 
 from rigsync import Auxiliaries, Coordinator, ExperimentError, ExpStatus, PushError, Rig
@@ -69,7 +69,7 @@ def lines_of(process: subprocess.Popen[str]) -> list[str]:
         _, err = process.communicate(timeout=LONG)
     assert process.returncode == 1
     assert err.count("Traceback (most recent") <= 1  # no chain of them; that of a rig is without its error
-    return [line for line in err.splitlines() if not line.startswith(("  ", "Traceback"))]
+    return [line for line in calm(err).splitlines() if not line.startswith(("  ", "Traceback"))]
 
 
 # -------------------------------------------------------------------------------------------------- handlers that fail
