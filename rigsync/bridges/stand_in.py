@@ -93,7 +93,7 @@ class StandIn(Rig):
 
     # ------------------------------------------------------------------------------------- what a protocol says
 
-    _logs_outcomes = False
+    _is_logged = False
 
     @property
     def confirms(self) -> bool:

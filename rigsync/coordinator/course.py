@@ -223,7 +223,6 @@ class Course(Generic[_Begun, _Done]):
         RuntimeError
             The experiment was never begun, is over, or is being ended: nothing is recorded.
         """
-        self._check_begun("check()")
         if self._watch and (failures := self._watch.take()):
             outcomes = {rig: failures.get(rig, "records") for rig in self._rigs}
             failed = {rig: RigError(rig, reason) for rig, reason in failures.items()}

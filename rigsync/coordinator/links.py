@@ -34,7 +34,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.fanout import Fanout
 from rigsync.core.lifecycle import ENDS
-from rigsync.core.messages import Command, Message, Verb
+from rigsync.core.messages import Message, Verb
 from rigsync.core.orders import Order
 from rigsync.core.peer import Peer
 from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, is_pause
@@ -203,9 +203,8 @@ class Links:
         boot, self.clock = secrets.token_hex(8), stamp_clock()
         fanout = Fanout(self._rigs.rigs, self._rigs.timing, boot, self.clock, Random(), this_program())
         self._ways.share(fanout)
-        endpoint = Endpoint(
-            *(fanout, self.hub.ingest, fanout.report_refusal, fanout.report_life), on_loss=fanout.report_loss
-        )
+        reports = fanout.report_refusal, fanout.report_life
+        endpoint = Endpoint(fanout, self.hub.ingest, *reports, on_loss=fanout.report_loss)
         try:
             await self._ways.open(endpoint, found, boot)
         except BaseException:
@@ -345,8 +344,7 @@ class Links:
         NotRunning, ValueError, UnknownRig
             The services are not open; `refresh_rate` is no pause; a name or pattern matches none.
         """
-        endpoint = self._endpoint
-        if endpoint is None:
+        if (endpoint := self._endpoint) is None:
             raise NotRunning("the services are not open: never opened, or closed")
         if rigs is not None and not self._rigs.rigs.keys() >= set(rigs):  # most are names already
             rigs = self._rigs.matching(rigs)
@@ -387,8 +385,7 @@ class Links:
         return outcome
 
     def _push(self, order: Order, pending: _Pending) -> None:
-        endpoint = self._endpoint
-        if endpoint is None:
+        if (endpoint := self._endpoint) is None:
             guarded("waiter for a push", pending.done, self.abort(order))
             return
         self._pending[order.request_time] = pending
@@ -407,10 +404,8 @@ class Links:
         """Say for which rigs somebody waits; next when that has lasted twice as long."""
         pending.telling = None
         if pending.is_waited_for and pending.is_waited_for() and (rigs := self._fanout.outstanding(request_time)):
-            # Thousands of calls may be waited for at once.
-            is_told = not isinstance(event := pending.event, Command) or self._log_rules.allows(rigs[0], event.name, "")
-            level = logging.WARNING if is_told else logging.DEBUG
-            wait_logger.log(level, "waiting for %s: %s, %g s", ", ".join(rigs), event.name, seconds)
+            level = self._log_rules.level_of_wait(pending.event, rigs)
+            wait_logger.log(level, "waiting for %s: %s, %g s", ", ".join(rigs), pending.event.name, seconds)
             self._tell_wait_in(seconds, request_time, pending, 2 * seconds)
 
     def note_wait(self, request_time: float, is_waited_for: Callable[[], bool]) -> None:

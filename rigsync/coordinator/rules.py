@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from rigsync._text import line_for_each, one_line
 from rigsync.coordinator.results import unconfirmed_of
@@ -20,7 +20,7 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.health import age_of
-from rigsync.core.messages import Command
+from rigsync.core.messages import Command, Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
@@ -117,13 +117,18 @@ class LogRules:
             # Who calls it off knows, and why. So does who has read why the rig has stopped, and then sends EXPEND.
             is_known = rig in raised or is_called_off or self._has_told(rig, error)
             if not is_known and isinstance(event.event, Command):  # of which thousands may fail at once
-                is_known = not self.allows(rig, event.event.name, type(error).__name__)
+                is_known = not self._allows(rig, event.event.name, type(error).__name__)
             (known if is_known else news)[rig] = error.problem
         for level, told in ((logging.ERROR, news), (logging.INFO, known)):
             for line in line_for_each(told):
                 push_logger.log(level, "%s: %s", event.event.name, one_line(line))
 
-    def allows(self, rig: str, command: str, what: str) -> bool:
+    def level_of_wait(self, event: Verb, rigs: Sequence[str]) -> int:
+        """Return at which level the log tells that somebody waits for rigs. Thousands of calls may be waited for."""
+        is_told = not isinstance(event, Command) or self._allows(rigs[0], event.name, "")
+        return logging.WARNING if is_told else logging.DEBUG
+
+    def _allows(self, rig: str, command: str, what: str) -> bool:
         """Return whether the log tells what has become of a command, once more."""
         return self._refusals.allows((rig, command, what), time.monotonic())
 

@@ -253,11 +253,14 @@ class Board:
         return min(timer, self._next_settling())
 
     @property
-    def contents(self) -> tuple[dict[str, Progress], dict[str, dict[str, Any]]]:
-        """Progress by item, and what there is to know of each stream; a copy, from any thread."""
+    def contents(self) -> dict[str, dict[str, Any]]:
+        """``progress`` by item, and ``streams``, what there is to know of each; a copy, from any thread."""
         with self._lock:
             progress = {item.key[1]: Progress(*item.state) for item in self._items.values()}
-            return progress, {stream.key[1]: dict(stream.info) for stream in self._streams.values()}
+            return {
+                "progress": progress,
+                "streams": {stream.key[1]: dict(stream.info) for stream in self._streams.values()},
+            }
 
     def snapshot(self) -> list[Post]:
         """Return the whole state, for a coordinator that may know any part of it."""

@@ -69,10 +69,8 @@ class Responder(Outputs[Address]):
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
         self._board = Board(room) if board is None else board
         self._board.open()
-        self.agenda = self.kind_of_agenda(
-            *(identity, handled, lease, room, self._events),
-            *(self._settled, self._entered, self._claimed, self._board.clear_progress),
-        )
+        told = self._settled, self._entered, self._claimed, self._board.clear_progress
+        self.agenda = self.kind_of_agenda(identity, handled, lease, room, self._events, *told)
         self._reach = Reach(room.scheme != "udp", secret)
         self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each; its numbers have 10 digits
         self._notices = 2 * CHALLENGES
@@ -329,16 +327,12 @@ class Responder(Outputs[Address]):
             return
         if coordinator.highest and frame.n > coordinator.highest + JUMP:
             self.violations["request with a number far ahead"] += 1
-            problem = (
-                f"not run: its number, {frame.n}, is more than {JUMP:,} above {coordinator.highest}, the last of this "
-                "coordinator; start the task's program again"
-            )
+            last = f"{coordinator.highest}, the last of this coordinator; start the task's program again"
+            problem = f"not run: its number, {frame.n}, is more than {JUMP:,} above {last}"
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
-        if (
-            isinstance(frame.event, Command) and frame.event == ANSWER
-        ):  # at once, whatever runs and waits: that may be what awaits it
+        if isinstance(frame.event, Command) and frame.event == ANSWER:  # at once: what runs and waits may await it
             answer = messages.Message.of(ANSWER, [self.calls.answer(frame.boot, frame.args)])
             stamp = self._stamps.stamp(now)
             self._store(record, messages.reply(self._boot, frame.n, answer, stamp, stamp, frame.boot))

@@ -312,14 +312,15 @@ def _hangs(evidence: Evidence) -> Finding:
 def _not_examined(evidence: Evidence) -> Finding:
     name, is_iblutil = evidence.rig.name, evidence.rig.dialect == Dialect.IBLUTIL.value
     if not evidence.rig.tells_start:
-        seen = f"the doctor has sent nothing to {evidence.rig.address}, where a program of another protocol is"
+        seen = f"nothing was sent to {evidence.rig.address}, where a program of another protocol is"
         return _finding(Fault.NOT_EXAMINED, seen, "only ping can ask it", f"$ rigsync ping {shlex.quote(name)}")
     up = "its host is up, for it refuses at other ports" if evidence.host_is_up else "its host has sent nothing either"
     who = "the rig speaks iblutil" if is_iblutil else "the rig may speak iblutil"
     steps = ["while no experiment runs, let the doctor connect:", f"$ rigsync doctor --idle {shlex.quote(name)}"]
     if not is_iblutil:
-        known = "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs, and the doctor connects"
-        steps.append(known)
+        steps.append(
+            "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs; the doctor connects"
+        )
     return _finding(
         Fault.NOT_EXAMINED,
         f"the doctor has not connected to {evidence.where}; {up}",

@@ -28,7 +28,7 @@ from rigsync.core.ownership import LEASE
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import LONGEST_DESCRIPTION, MAX_MESSAGE, Address, RigConfig, Room
 from rigsync.core.timing import Timing
-from rigsync.errors import LoopBlocked, NotRunning, PayloadTooLarge, RigsyncError
+from rigsync.errors import LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
 from rigsync.net.ports import explained
 from rigsync.rig.board import RESERVED, RigBoard
@@ -99,7 +99,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     'CONNECTED'
     """
 
-    _logs_outcomes = True
+    _is_logged = True
     """Whether its log has what became of messages; the coordinator's log, which may be the same, has their failures."""
 
     def __init__(
@@ -145,9 +145,8 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     def picture(self) -> dict[str, Any]:
         """How it is, as whoever begins to watch is told: fields of `RigView`, for a bridge at the rig."""
         health = session.agenda.health if (session := self._session) else Health()
-        progress, streams = self._board.contents
-        told = {"status": self.status, "failures": health.failures, "status_reason": health.reason}
-        return {**told, "exp_ref": self.exp_ref, "progress": progress, "streams": streams}
+        wrong = {"failures": health.failures, "status_reason": health.reason}
+        return {"status": self.status, "exp_ref": self.exp_ref, **wrong, **self._board.contents}
 
     @property
     def is_running(self) -> bool:
@@ -405,28 +404,24 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         if at.is_brokered:
             return await session.endpoint.listen_at_broker(at, self.name, session.boot, session.picture)
         (family, address), *_ = await look_up(self._config)
-        limit = self._config.max_message if at.scheme == "tcp" else None
-        return await session.endpoint.listen(family, address, limit)
+        return await session.endpoint.listen(family, address, self._config.max_message if at.scheme == "tcp" else None)
 
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        parts = self._handlers, self._handlers_for, self._make_responder, self.hub, self._logs_outcomes
-        session = Session(self.name, *parts)
+        session = Session(
+            self.name, self._handlers, self._handlers_for, self._make_responder, self.hub, self._is_logged
+        )
         try:
             bound = await self._listen(session)
-        except RigsyncError:
+        except BaseException as error:
             session.endpoint.close()
             session.end_rules()
-            raise
-        except OSError as error:
-            session.endpoint.close()
-            session.end_rules()
+            if not isinstance(error, OSError):
+                raise
             # On some systems it takes seconds to find what holds the port.
-            who = f"rig {self.name}"
-            explain = asyncio.get_running_loop().run_in_executor(
-                None, explained, error, who, self._uri, self._config.address
-            )
+            loop, who = asyncio.get_running_loop(), f"rig {self.name}"
+            explain = loop.run_in_executor(None, explained, error, who, self._uri, self._config.address)
             raise await explain from None  # its text says all
         self._uri = str(dataclasses.replace(self._config.address, host=bound[0], port=bound[1]))
         self._session = session

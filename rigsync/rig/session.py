@@ -66,7 +66,7 @@ class Session:
         self._worker = threading.local()
         self._raised: Raised | None = None
         """What a handler has just raised, until that is told."""
-        self._hub, self._logs_outcomes = hub, logs_outcomes
+        self._hub, self._is_logged = hub, logs_outcomes
         rules: list[tuple[type[Event], Callable[[Any], object]]] = [
             (HandlerDue, self._keep_spare),
             (StatusChanged, self._keep_spare),
@@ -210,7 +210,7 @@ class Session:
             return
         raised = self._raised and self._take_raised(event)
         level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
-        if (raised and raised.is_told) or not self._logs_outcomes:
+        if (raised and raised.is_told) or not self._is_logged:
             level = logging.DEBUG
         if not logger.isEnabledFor(level):
             return
@@ -329,7 +329,7 @@ class Session:
             self.agenda.fail(due.task, *described(error), now, is_over=isinstance(error, EndedBadly))
         self.endpoint.pump()
         if (
-            self._raised and not self._raised.is_told and self._logs_outcomes
+            self._raised and not self._raised.is_told and self._is_logged
         ):  # nor with what became of the message, which was overtaken
             self._raised.log(self._name, due.event)
         self._raised = None
