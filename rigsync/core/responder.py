@@ -69,8 +69,8 @@ class Responder(Outputs[Address]):
         self._coordinators = Coordinators(timing, Random(int(boot, 16)))
         self._board = Board(room) if board is None else board
         self._board.open()
-        told = self._settled, self._entered, self._claimed, self._board.clear_progress
-        self.agenda = self.kind_of_agenda(identity, handled, lease, room, self._events, *told)
+        hear = self._settled, self._entered, self._claimed, self._board.clear_progress
+        self.agenda = self.kind_of_agenda(identity, handled, lease, room, self._events, *hear)
         self._reach = Reach(room.scheme != "udp", secret)
         self._challenge_size = len(self._challenge_frame(CHALLENGES, boot))  # of each; its numbers have 10 digits
         self._notices = 2 * CHALLENGES

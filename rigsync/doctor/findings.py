@@ -318,9 +318,7 @@ def _not_examined(evidence: Evidence) -> Finding:
     who = "the rig speaks iblutil" if is_iblutil else "the rig may speak iblutil"
     steps = ["while no experiment runs, let the doctor connect:", f"$ rigsync doctor --idle {shlex.quote(name)}"]
     if not is_iblutil:
-        steps.append(
-            "if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs; the doctor connects"
-        )
+        steps.append("if its program uses rigsync.Rig, write dialect: rigsync into the file of rigs: it is asked then")
     return _finding(
         Fault.NOT_EXAMINED,
         f"the doctor has not connected to {evidence.where}; {up}",

@@ -409,9 +409,8 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     async def _open(self) -> None:
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
-        session = Session(
-            self.name, self._handlers, self._handlers_for, self._make_responder, self.hub, self._is_logged
-        )
+        handling = self._handlers, self._handlers_for, self._make_responder
+        session = Session(self.name, *handling, self.hub, self._is_logged)
         try:
             bound = await self._listen(session)
         except BaseException as error:
@@ -420,8 +419,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
             if not isinstance(error, OSError):
                 raise
             # On some systems it takes seconds to find what holds the port.
-            loop, who = asyncio.get_running_loop(), f"rig {self.name}"
-            explain = loop.run_in_executor(None, explained, error, who, self._uri, self._config.address)
+            explain = asyncio.to_thread(explained, error, f"rig {self.name}", self._uri, self._config.address)
             raise await explain from None  # its text says all
         self._uri = str(dataclasses.replace(self._config.address, host=bound[0], port=bound[1]))
         self._session = session
