@@ -108,7 +108,7 @@ def mqtt(broker: str | None, rigs_file: str | None) -> None:
     _run_one("mqtt", rigs_file, lacking, broker=broker)
 
 
-def _run_one(name: str, rigs_file: str | None, lacking: str = "", **given: Any) -> None:
+def _run_one(name: str, rigs_file: str | None, lacking: str = "", /, **given: Any) -> None:
     """Run one bridge, with what is given in place of what the file says; `lacking` where it cannot do with neither."""
     rigs = rigs_of_file(rigs_file)
     options = {**rigs.bridges.get(name, {}), **{option: value for option, value in given.items() if value}}

@@ -206,7 +206,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
             with mistakes, under("bridges.mqtt.broker"):
                 if "mqtt" in bridges:
-                    parse_broker(bridges["mqtt"]["broker"])
+                    parse_broker(whole["bridges"]["mqtt"]["broker"])
         rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines
