@@ -26,7 +26,7 @@ from rigsync import Hub, NotRunning, events
 from rigsync.bridges import bridge
 from rigsync.bridges.zmq import ZmqBoundary, ZmqSink, ZmqSource, carrying, hubs
 from rigsync.bridges.zmq.requests import LARGEST
-from rigsync.errors import ConfigError, ListenError, LoopBlocked
+from rigsync.errors import ConfigError, ListenError, LoopBlocked, RigsyncError
 
 ANY = "tcp://127.0.0.1:0"
 Ask = events.define("AskOfTheHubsTest")
@@ -52,6 +52,7 @@ def seen(hub: Hub, kind: Any = Told) -> list[Any]:
 
 PROGRAM = """
 import asyncio, sys
+from contextlib import closing
 from rigsync import Hub, events
 from rigsync.bridges.zmq import ZmqBoundary
 
@@ -71,7 +72,8 @@ async def main():
             print("ready", flush=True)
             await asyncio.to_thread(sys.stdin.read)
 
-asyncio.run(main())
+with closing(asyncio.SelectorEventLoop()) as loop:
+    loop.run_until_complete(main())
 """
 
 
@@ -245,6 +247,21 @@ def test_what_was_told_last_is_taken_before_a_sink_closes_and_what_is_not_is_tol
                 hub.ingest(Told(1))
             assert sink.counts["left"] == 1
             assert "closes: 1 events were not taken there" in caplog.text
+
+    run(main)
+
+
+def test_a_loop_that_cannot_watch_its_sockets_is_told_with_one_that_can() -> None:
+    async def main() -> None:
+        async with Hub("here") as hub:
+            with pytest.MonkeyPatch.context() as patch:  # as Windows' usual loop is
+                patch.setattr(asyncio.get_running_loop(), "add_reader", not_implemented)
+                for bridge_ in (ZmqSource(hub, ANY), ZmqSink(hub, "tcp://127.0.0.1:9")):
+                    with pytest.raises(RigsyncError, match=r"run on asyncio.SelectorEventLoop\(\) instead"):
+                        await bridge_.__aenter__()
+
+    def not_implemented(*_: Any) -> None:
+        raise NotImplementedError
 
     run(main)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 pytest.importorskip("zmq", reason="pyzmq is not installed here")
 
 from rigsync import events

@@ -209,14 +209,14 @@ class ZmqSink(Bridge):
         self._place = _places.setdefault(self.hub, _Place())
         self._outgoing = Outgoing()
         self._peer: str | None = None
-        self._has_greeted = False
+        self._has_greeted = self._is_stuck = False
+        self._alarm: asyncio.Handle | None = None
         self._emptied = asyncio.Event()
         self._emptied.set()
         sockets = SocketSet(self._keys)
         self._ends += [self._stop, sockets.close]
         self._outbox: Inbox = sockets.dealer(self._to, self._receive, self._send)
-        self._is_stuck = False
-        self._alarm: asyncio.Handle = self._loop.call_soon(self._tick)
+        self._alarm = self._loop.call_soon(self._tick)
 
     def _attend(self) -> Callable[[], None]:
         return self.hub.subscribe(Event, self._tell, where=self._where, priority=math.inf)
@@ -226,7 +226,8 @@ class ZmqSink(Bridge):
             await asyncio.wait_for(self._emptied.wait(), LAST_WORDS)
 
     def _stop(self) -> None:
-        self._alarm.cancel()
+        if self._alarm:
+            self._alarm.cancel()
         if left := len(self._outgoing):
             self.counts["left"] += left
             logger.warning("%s to %s closes: %s events were not taken there", self.name, self._to, f"{left:,}")

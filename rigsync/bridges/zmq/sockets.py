@@ -16,7 +16,7 @@ from typing import Any
 from rigsync.bridges.requests import LARGEST
 from rigsync.config.address import parse_uri
 from rigsync.core.rigs import Address, is_literal
-from rigsync.errors import ConfigError
+from rigsync.errors import ConfigError, RigsyncError
 from rigsync.net.ports import explained
 
 try:
@@ -107,7 +107,11 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
         self._descriptor = socket.FD
-        self._loop.add_reader(self._descriptor, self.look)
+        try:
+            self._loop.add_reader(self._descriptor, self.look)
+        except NotImplementedError:
+            problem = "this event loop does not watch ZeroMQ's sockets; run on asyncio.SelectorEventLoop() instead"
+            raise RigsyncError(f"{problem} (asyncio.WindowsSelectorEventLoopPolicy)") from None
         self._look_again()
 
     def send(self, parts: list[bytes]) -> bool:
