@@ -21,11 +21,11 @@ import zmq
 import zmq.auth
 from live_helpers import Lab, came_true, run
 from processes import LONG, free_port, until
+from rigsync.bridges.zmq.requests import LARGEST
 
 from rigsync import Hub, NotRunning, events
 from rigsync.bridges import bridge
 from rigsync.bridges.zmq import ZmqBoundary, ZmqSink, ZmqSource, carrying, hubs
-from rigsync.bridges.zmq.requests import LARGEST
 from rigsync.errors import ConfigError, ListenError, LoopBlocked, RigsyncError
 
 ANY = "tcp://127.0.0.1:0"
