@@ -103,16 +103,21 @@ def test_a_subscriber_in_another_process_hears_every_event_in_order(
 
 
 def test_what_is_larger_than_the_broker_takes_is_told_without_its_large_parts(
-    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack
+    tmp_path: Path, lab: Lab, bridged: Callable[..., MqttBridge], stack: contextlib.ExitStack, caplog: Any
 ) -> None:
     broker = stack.enter_context(running_broker(tmp_path, "allow_anonymous true", "max_packet_size 1200"))
-    bridge = bridged(broker.uri(), lab.rig("cameras"))
+    rig = lab.rig("cameras")
+    rig.command("picture")(lambda: "x" * 1500)
+    bridge = bridged(broker.uri(), rig, commands=True)
     with Subscriber(broker, "lab/#") as sub:
         until(lambda: sub.of("lab/views/cameras"))
         bridge.lab.hub.ingest(Lick(["x" * 1500], rig="cameras"))
         until(lambda: sub.of("lab/events/Lick"))
     assert sub.of("lab/events/Lick")[0]["fields"] == {"left_out": ["payload"]}
     assert bridge.counts.total() == 0
+    found = asked(broker, "lab/call/picture", '{"rigs": "cameras"}')
+    assert found == {"error": "it is done, but its answer is too large for the broker, or too much waits for it"}
+    until(lambda: "is left out: the broker takes at most 1,200 in a packet" in caplog.text)
 
 
 def test_a_facility_tells_coordinators_apart(
