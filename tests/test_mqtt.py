@@ -162,10 +162,13 @@ def test_a_rig_that_starts_before_its_broker_listens_as_soon_as_that_is_there(
     broker = Broker(tmp_path)
     rig = serve_at(broker.uri())
     assert any("will listen as soon as the broker" in text for text in caplog.messages)
+    caplog.set_level(logging.INFO, "rigsync.endpoint")
     auxiliaries = connect(rig)
+    assert f"rig cameras listens on {rig.uri}" not in caplog.messages
     broker.start()
     try:
         until(lambda: is_alive(auxiliaries))
+        assert f"rig cameras listens on {rig.uri}" in caplog.messages
     finally:
         broker.kill()
 

@@ -188,7 +188,7 @@ class MqttListener(Listener):
         self._picture = dict(picture)
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._serves = self._yields = False
+        self._serves = self._has_served = self._yields = False
         self._next: asyncio.TimerHandle | None = None
         self._showing: asyncio.Handle | None = None
         will = Will(f"{self._base}/view", self._gone("the broker has lost its connection"))
@@ -265,6 +265,9 @@ class MqttListener(Listener):
         if self._client.is_connected:
             if self._yields:
                 logger.warning("%s: the other program has gone; this one is heard now", self._rig)
+            elif not self._has_served:
+                logger.info("rig %s listens on %s", self._rig, self._at)
+            self._has_served = True
             self._serves, self._yields = True, False
             self._client.subscribe([f"{self._base}/in"])
             self._show()
