@@ -1321,7 +1321,7 @@ def test_doctor_of_the_rigs_that_are_named(commands: Commands, serve: Callable[.
 
 
 def test_the_help_of_doctor_lists_the_faults(commands: Commands) -> None:
-    printed = " ".join(commands.run("doctor", "--help").out.split())
+    printed = " ".join(commands.run("doctor", "--help").out.split()).replace("- ", "-")  # lines end at hyphens, too
     listed = printed.partition('"fault" of a finding is one of: ')[2].partition(".")[0]
     assert listed.split(", ") == [fault.value for fault in Fault]
 

@@ -162,10 +162,13 @@ def test_a_rig_that_starts_before_its_broker_listens_as_soon_as_that_is_there(
     broker = Broker(tmp_path)
     rig = serve_at(broker.uri())
     assert any("will listen as soon as the broker" in text for text in caplog.messages)
+    caplog.set_level(logging.INFO, "rigsync.endpoint")
     auxiliaries = connect(rig)
+    assert f"rig cameras listens on {rig.uri}" not in caplog.messages
     broker.start()
     try:
         until(lambda: is_alive(auxiliaries))
+        assert f"rig cameras listens on {rig.uri}" in caplog.messages
     finally:
         broker.kill()
 
@@ -308,6 +311,31 @@ def test_of_two_rigs_of_a_name_that_meet_later_one_serves(
         assert len([text for text in caplog.messages if "another program serves" in text]) == 1
     finally:
         broker.kill()
+
+
+def test_of_two_that_both_serve_the_one_in_an_experiment_or_the_first_stays(
+    broker: Broker, serve_at: Serve, connect: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigsync.net.mqtt.CLAIM_AGAIN", 0.1)
+    auxiliaries = connect(serve_at(broker.uri()))
+    until(lambda: is_alive(auxiliaries))
+    own = picture(broker)
+
+    def tell(since: float, status: str) -> None:
+        other = {**own, "boot": "0" * 16, "since": since, "status": status}
+        publish(broker, "lab/cameras/view", json.dumps(other), "-r")
+
+    tell(own["since"] + 9, "CONNECTED")
+    until(lambda: picture(broker) == own)
+    auxiliaries.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True)
+    tell(own["since"] - 9, "STOPPED")
+    until(lambda: picture(broker).get("boot") == own["boot"])
+    assert not any("another program serves" in text for text in caplog.messages)
+    tell(own["since"] - 9, "RUNNING")
+    until(lambda: any("another program serves" in text for text in caplog.messages))
+    until(lambda: any("the other program has gone" in text for text in caplog.messages))  # for nobody answers
+    assert auxiliaries.push("EXPINFO", wait=True).keys() == {"cameras"}
+    until(lambda: picture(broker).get("boot") == own["boot"])
 
 
 # ------------------------------------------------------------------------------------------------------- secrets

@@ -173,6 +173,11 @@ def _view(data: bytes) -> dict[str, Any] | None:
     return None
 
 
+def _rank(view: Mapping[str, Any]) -> tuple[bool, float, str]:
+    """Return which of two rigs of one name stays, the lesser: one in an experiment, or the one that began earlier."""
+    return view.get("status") not in ("INITIALIZED", "RUNNING"), view["since"], str(view.get("boot"))
+
+
 class MqttListener(Listener):
     """The place at a broker where a rig hears coordinators.
 
@@ -188,7 +193,7 @@ class MqttListener(Listener):
         self._picture = dict(picture)
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._serves = self._yields = False
+        self._serves = self._has_served = self._yields = False
         self._next: asyncio.TimerHandle | None = None
         self._showing: asyncio.Handle | None = None
         will = Will(f"{self._base}/view", self._gone("the broker has lost its connection"))
@@ -253,7 +258,7 @@ class MqttListener(Listener):
 
     def _ask(self) -> None:
         # With QoS 1, since the broker says then that this rig may not publish there.
-        self._publish({"rigsync": 1, "name": self._rig, "boot": self._boot, "claims": self._since}, qos=1)
+        self._publish({**self._picture, "name": self._rig, "boot": self._boot, "claims": self._since}, qos=1)
 
     def _again(self, seconds: float, function: Any) -> None:
         if self._next:
@@ -265,6 +270,9 @@ class MqttListener(Listener):
         if self._client.is_connected:
             if self._yields:
                 logger.warning("%s: the other program has gone; this one is heard now", self._rig)
+            elif not self._has_served:
+                logger.info("rig %s listens on %s", self._rig, self._at)
+            self._has_served = True
             self._serves, self._yields = True, False
             self._client.subscribe([f"{self._base}/in"])
             self._show()
@@ -275,17 +283,24 @@ class MqttListener(Listener):
         view = _view(data) or {}
         if view.get("boot") == self._boot and (self._serves is view.get("connected", self._serves)):
             return
-        if self._serves:  # what the broker keeps now is not this rig's picture
-            self._show_soon(0.1)
-        elif not is_retained and view.get("boot") != self._boot:  # it was said just now: there is another one
-            claims = view.get("claims")
-            mine = self._since, self._boot
-            if view.get("connected") is True or (
-                isinstance(claims, (int, float)) and (claims, str(view.get("boot"))) < mine
-            ):
+        is_other = not is_retained and view.get("boot") != self._boot  # and said so just now
+        since = view.get("claims", view.get("since"))
+        comes_first = isinstance(since, (int, float)) and _rank({**view, "since": since}) < self._rank
+        if self._serves:
+            if is_other and view.get("connected") is True and comes_first:  # the broker was late, or had parted
+                self._serves = False
+                self._client.unsubscribe([f"{self._base}/in"])
                 self._yield()
-            elif claims is not None and self._next:
-                self._ask()
+            else:  # what the broker keeps now may not be this rig's picture
+                self._show_soon(0.1)
+        elif is_other and (view.get("connected") is True or ("claims" in view and comes_first)):
+            self._yield()
+        elif is_other and "claims" in view and self._next:
+            self._ask()
+
+    @property
+    def _rank(self) -> tuple[bool, float, str]:
+        return _rank({**self._picture, "since": self._since, "boot": self._boot})
 
     def _yield(self) -> None:
         problem = (

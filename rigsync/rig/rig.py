@@ -425,7 +425,8 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         self._session = session
         self.hub.begin()
         session.tick()  # for all that was reported since the rig was made
-        logger.info("rig %s listens on %s", self.name, self._uri)
+        if not self._config.address.is_brokered:  # where that tells it once the broker is there
+            logger.info("rig %s listens on %s", self.name, self._uri)
 
 
 _unclosed: weakref.WeakSet[Rig] = weakref.WeakSet()

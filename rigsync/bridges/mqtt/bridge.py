@@ -117,7 +117,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
             self.counts["broker"] += 1
             return False
         self._publish(self._presence, {**self._from, "rigs": sorted(self._rigs), "time": time.time()}, retain=True)
-        self._shown.clear()
+        self._shown = {rig: ({}, 0.0) for rig in self._shown}  # each is told again, and taken away at the end
         for rig in self._rigs:
             self._note_changed(rig)
         return False
@@ -131,8 +131,10 @@ class MqttBridge(AskedBridge[AnswerTo]):
         data = text.encode()
         leaves = self._client.publish(topic, data, qos=1, **options)
         if not leaves:
-            waiting = f"{self._client.unsent:,} messages wait for the broker"
-            self._note("left out", f"{topic}, {len(data):,} bytes, is left out: {waiting}, which takes no more")
+            waiting = f"{self._client.unsent:,} messages wait for the broker, which takes no more"
+            largest = f"the broker takes at most {self._client.limit:,} in a packet"
+            why = largest if len(topic) + len(data) + OVERHEAD > self._client.limit else waiting
+            self._note("left out", f"{topic}, {len(data):,} bytes, is left out: {why}")
         return leaves
 
     def _tell(self, event: Event) -> None:
@@ -162,8 +164,9 @@ class MqttBridge(AskedBridge[AnswerTo]):
         self._answer(where, {"error": problem})
 
     def _answer(self, to: AnswerTo, document: dict[str, Any]) -> None:
-        if to.topic:
-            self._send(to.topic, json_of(document), correlation=to.correlation)
+        if to.topic and not self._send(to.topic, json_of(document), correlation=to.correlation):
+            problem = "it is done, but its answer is too large for the broker, or too much waits for it"
+            self._send(to.topic, json_of({"error": problem}), correlation=to.correlation)
 
     # ------------------------------------------------------------------------------------------------------ pictures
 
