@@ -66,9 +66,9 @@ class Health:
         return {key: entry.body["problem"] for key, entry in self._failures.items()}
 
     @property
-    def reason(self) -> str | None:
-        """Why it has stopped by itself; None where it has not."""
-        return self._stopped.body["reason"] if self._stopped else None
+    def picture(self) -> dict[str, Any]:
+        """The failures, and as ``status_reason`` why it has stopped by itself; None where it has not."""
+        return {"failures": self.failures, "status_reason": self._stopped.body["reason"] if self._stopped else None}
 
     @property
     def troubles(self) -> int:

@@ -144,8 +144,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     @property
     def picture(self) -> dict[str, Any]:
         """How it is, as whoever begins to watch is told: fields of `RigView`, for a bridge at the rig."""
-        health = session.agenda.health if (session := self._session) else Health()
-        wrong = {"failures": health.failures, "status_reason": health.reason}
+        wrong = (session.agenda.health if (session := self._session) else Health()).picture
         return {"status": self.status, "exp_ref": self.exp_ref, **wrong, **self._board.contents}
 
     @property

@@ -31,6 +31,7 @@ from bridges.test_osc_bridge import oscdump, oscsend, tools
 from rigsync import Auxiliaries, Coordinator, ExperimentError, PushError
 from rigsync.bridges import stand_in
 from rigsync.bridges.asking import in_words
+from rigsync.bridges.requests import Request
 from rigsync.cli.outcomes import document_of
 from rigsync.config.programs import filled
 from rigsync.config.rigs import rigs_from
