@@ -1373,6 +1373,13 @@ def test_cleanup_that_fails_leaves_no_socket(serve: Serve, connect: Connect, cap
     assert any(record.levelno == logging.CRITICAL for record in caplog.records)
 
 
+def test_a_thread_that_was_stopped_is_not_said_to_be_closed(pair: Auxiliaries) -> None:
+    pair.thread.stop()
+    pair.thread.join(LONG)
+    with pytest.raises(NotRunning, match="the service thread has ended"):
+        pair.push("EXPINFO")
+
+
 def test_a_listen_that_ends_before_there_are_services_is_the_constructors_error() -> None:
     class Ends(Auxiliaries):
         async def listen(self) -> None:
