@@ -50,7 +50,7 @@ HELD_BY = {
     "coordinator/pings": ["test_auxiliaries.py"],
     "coordinator/push": ["test_coordinator.py"],
     "coordinator/remote_rig": ["test_service.py"],
-    "coordinator/rules": ["test_notices.py", "test_links.py"],
+    "coordinator/rules": ["test_told_once.py", "test_notices.py"],
     "coordinator/service_thread": ["test_auxiliaries.py", "test_unreferenced.py"],
     "coordinator/view": ["test_service.py", "test_watch.py"],
     "coordinator/ways": ["test_links.py", "test_live_tcp.py"],
