@@ -1373,6 +1373,22 @@ def test_cleanup_that_fails_leaves_no_socket(serve: Serve, connect: Connect, cap
     assert any(record.levelno == logging.CRITICAL for record in caplog.records)
 
 
+def test_a_thread_that_was_stopped_is_not_said_to_be_closed(pair: Auxiliaries) -> None:
+    pair.thread.stop()
+    pair.thread.join(LONG)
+    with pytest.raises(NotRunning, match="the service thread has ended"):
+        pair.push("EXPINFO")
+
+
+def test_a_listen_that_ends_before_there_are_services_is_the_constructors_error() -> None:
+    class Ends(Auxiliaries):
+        async def listen(self) -> None:
+            """Neither creates nor waits."""
+
+    with pytest.raises(NotRunning, match="closed before every rig had answered"):
+        in_thread(Ends, {}).result(LONG)
+
+
 def test_thread_that_dies_before_it_has_begun_is_the_constructors_error() -> None:
     with pytest.raises(NotRunning, match="network card"):
         ends_within(PROMPT, Mortal, {"cameras": "127.0.0.1:9"}, at_once=True)

@@ -40,7 +40,9 @@ HELD_BY = {
     "core/rigs": ["test_config.py", "core/test_fanout.py"],
     "core/timing": ["test_config.py", "core/test_liveness.py"],
     "coordinator/closing": ["test_drop_in.py", "test_coordinator.py"],
+    "coordinator/commands": ["test_calls.py"],
     "coordinator/course": ["test_experiment.py", "test_coordinator.py"],
+    "coordinator/experiment": ["test_experiment.py", "test_coordinator.py"],
     "coordinator/faces": ["test_compat.py"],
     "coordinator/failures": ["test_experiment.py", "test_drop_in.py"],
     "coordinator/lab": ["test_coordinator.py", "test_mistakes.py"],
@@ -48,7 +50,7 @@ HELD_BY = {
     "coordinator/pings": ["test_auxiliaries.py"],
     "coordinator/push": ["test_coordinator.py"],
     "coordinator/remote_rig": ["test_service.py"],
-    "coordinator/rules": ["test_notices.py", "test_links.py"],
+    "coordinator/rules": ["test_told_once.py", "test_notices.py"],
     "coordinator/service_thread": ["test_auxiliaries.py", "test_unreferenced.py"],
     "coordinator/stand_ins": ["bridges/test_program_rigs.py"],
     "coordinator/view": ["test_service.py", "test_watch.py"],
@@ -58,7 +60,7 @@ HELD_BY = {
     "rig/rules": ["test_rig.py", "test_rig_closing.py"],
     "rig/session": ["test_rig.py", "test_schedule.py"],
 }
-"""The test files that were written for a module, where none has its name."""
+"""The test files that were written for a module, where none has its name, or that one is not all, or another's."""
 NUMBERS = "tests/test_docs.py"
 """Holds limits and times of every package to the tables of docs/protocol.md."""
 MARK = "RIGSYNC_MUTANT"
@@ -134,10 +136,10 @@ def _changes_of(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
 
 
 def matching(path: str, root: Path) -> list[str]:
-    """Return the test file of the same name as a module, or else those that were written for it."""
+    """Return the test files that were written for a module, or else the one of the same name."""
     package, stem = Path(path).parts[-2], Path(path).stem
     named = [name for name in (f"{package}/test_{stem}.py", f"test_{stem}.py") if (root / "tests" / name).exists()][:1]
-    return [f"tests/{name}" for name in named or HELD_BY.get(f"{package}/{stem}", [])]
+    return [f"tests/{name}" for name in HELD_BY.get(f"{package}/{stem}", named)]
 
 
 def tests_of(path: str, root: Path) -> tuple[list[str], list[str]]:

@@ -17,6 +17,8 @@ from rigsync.core.responder import Responder
 from rigsync.testing import SimNetwork
 from rigsync.testing.nodes import FakeRig
 
+from .support import RigBench
+
 
 class Slow:
     """A rig whose command `echo` answers with its argument, after seconds that are drawn for each call."""
@@ -301,3 +303,20 @@ def test_calls_that_wait_are_bounded_and_an_answer_that_nobody_awaits_is_told_so
     stolen = other.call_nowait("cameras", ANSWER.name, first, "by another one")
     assert network.run(1.0, lambda: stolen in other.results)
     assert first in caller.rig.responder.calls._pending
+
+
+def test_arguments_of_calls_that_wait_take_one_mebibyte_at_most() -> None:
+    bench = RigBench().enter("INITIALIZED")
+    bench.probe()
+    outcomes: list[Any] = []
+
+    def ask(size: int) -> None:
+        message = compose_command("double", ["x" * (size - len('[[""],{}]'))], {})
+        bench.rig.calls.ask(message, 60.0, outcomes.append, bench.now)
+
+    for _ in range(32):
+        ask(1 << 15)
+    assert outcomes == []
+    ask(10)
+    (error,) = outcomes
+    assert "32 calls wait" in str(error)

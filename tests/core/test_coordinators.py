@@ -62,6 +62,10 @@ def test_the_bytes_of_answers_kept_are_bounded() -> None:
     assert sum(len(record.frame or b"") for record in coordinator.records.values()) == coordinator.kept_bytes
     assert coordinator.kept_bytes <= KEPT_BYTES + 60_000
     assert 99 in coordinator.records
+    full = Coordinators(Timing(), Random(0)).seen(REAL, SOURCE, 0.0)
+    for n in (1, 2):
+        full.open_record(n, SOURCE).keep(bytes(KEPT_BYTES // 2))
+    assert list(full.records) == [1, 2]
 
 
 def test_a_coordinator_does_not_change_its_host() -> None:

@@ -13,7 +13,7 @@ from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import LinkState
 from rigsync.core.events import Notice as TheNotice
 from rigsync.core.health import LONGEST, MOST, MOST_BYTES, Health, HealthView
-from rigsync.core.messages import Alive, Notice
+from rigsync.core.messages import Alive, Notice, to_json
 from rigsync.core.notices import KEPT, WAITING
 from rigsync.core.outputs import Line
 
@@ -184,6 +184,17 @@ def test_an_end_that_fails_and_then_succeeds_has_settled_that(bench: Bench) -> N
     assert bench.agenda.status is ExpStatus.RUNNING
     bench.do("EXPEND")
     assert bench.failures == {}
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_sixteen_kibibytes_of_failures_are_kept_and_no_byte_more(more: int) -> None:
+    problems = {str(i): "x" * LONGEST for i in range(8)}
+    problems["8"] = "x" * (MOST_BYTES - len(to_json({**problems, "8": ""})) + more)
+    health, view = Health(), HealthView()
+    for i, (key, problem) in enumerate(problems.items()):
+        health.note("failure", key, {"problem": problem}, 0.0, i)
+    view.receive(Notice("a" * 16, 1, "status", None, {"status": "RUNNING", "failures": problems}, True))
+    assert [*health.failures] == [*view.failures] == [*problems][more:]
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:

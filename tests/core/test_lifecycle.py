@@ -302,6 +302,7 @@ def test_every_combination_has_exactly_one_decision(
 def test_a_reference_that_would_burst_the_answer_to_a_probe_is_refused(form: Callable[[str], object]) -> None:
     with pytest.raises(ValueError, match="reference"):
         reference_text(form("x" * (LONGEST_REFERENCE + 1)))
+    assert reference_text("x" * LONGEST_REFERENCE) == "x" * LONGEST_REFERENCE
 
 
 def test_a_running_experiment_without_reference_is_not_taken_for_one_that_is_named() -> None:
