@@ -51,6 +51,7 @@ from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.experiment")
 
+_BEGINNINGS = frozenset({ExpMessage.EXPINIT, ExpMessage.EXPSTART})
 ABOUT_TO_BEGIN = 1.0
 """Seconds before its instant at which a start counts as begun: the rig's clock is known to some milliseconds only, and
 a goodbye, which calls off what waits, may come too late or never. An interrupt does no harm to what has not begun."""
@@ -362,7 +363,7 @@ class Started:
     def _note_push(self, push: PushBegun) -> None:
         if push.event in ENDS:
             self._forget(push.rigs)  # it may be working on that, which an interrupt must not overtake
-        elif push.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART) and push.args:
+        elif push.event in _BEGINNINGS and push.args:
             named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
             if isinstance(named, str):
                 self._references.update(dict.fromkeys(push.rigs, named))
@@ -370,10 +371,8 @@ class Started:
             self._told.update(dict.fromkeys(push.rigs, push.at or 0.0))
 
     def _note_answer(self, answer: MessageReceived) -> None:
-        if answer.event is ExpMessage.EXPINIT and answer.request_time is not None:
-            self._prepared.add(answer.rig)
-        elif answer.event is ExpMessage.EXPSTART and answer.request_time is not None:
-            self._surely.add(answer.rig)
+        if answer.event in _BEGINNINGS and answer.request_time is not None:
+            (self._prepared if answer.event is ExpMessage.EXPINIT else self._surely).add(answer.rig)
 
     def _note_outcome(self, push: PushCompleted) -> None:
         if push.event is ExpMessage.EXPSTART:

@@ -370,6 +370,10 @@ class RemoteRig(Faced):
             self._asked.add(event)
             resolve_future(confirmed, None)
 
+    def hears(self, event: ExpMessage) -> bool:
+        """Whether a message is for anybody: `deliver` has something to do."""
+        return event in self._asked or bool(self._callbacks[event])
+
     def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...]) -> None:
         """Give a message to callbacks and futures, as iblutil does; for `RigServices`.
 

@@ -333,8 +333,8 @@ class RigServices(Faced, Links, UserDict[str, RemoteRig]):
     # ------------------------------------------------------------------------------ what iblutil's callbacks hear
 
     def _deliver(self, event: MessageReceived) -> None:
-        if not isinstance(event.event, Command):  # of which they know nothing
-            self.data[event.rig].deliver(event.event, event.args, self.address(event.rig))
+        if not isinstance(event.event, Command) and (rig := self.data[event.rig]).hears(event.event):
+            rig.deliver(event.event, event.args, self.address(event.rig))
 
     def _note_errors(self, event: PushCompleted) -> None:
         for name, error in event.failures.items():

@@ -214,7 +214,7 @@ class Views:
     """Keeps what links do not: the last message of each rig, and what has gone wrong last."""
 
     def __init__(self, hub: Hub):
-        self._messages: dict[str, Told] = {}
+        self._messages: dict[str, tuple[str, float]] = {}
         self._failures: dict[str, Told] = {}
         self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
         hub.rule(LinkChanged, self._note_link)
@@ -227,7 +227,8 @@ class Views:
     def of(self, rig: str, peer: Peer | None) -> RigView:
         """Return how a rig is now, as far as its link says, if there is one. Safe to call from any thread."""
         fields = {field: read_of(peer, field) for field in _READ}
-        return RigView(rig, **fields, last_message=self._messages.get(rig), last_failure=self._failures.get(rig))
+        message = Told(*last) if (last := self._messages.get(rig)) else None
+        return RigView(rig, **fields, last_message=message, last_failure=self._failures.get(rig))
 
     def _note_link(self, event: LinkChanged) -> None:
         if event.after is not LinkState.ALIVE:
@@ -259,7 +260,7 @@ class Views:
             self._note_failure(event.rig, str(body.get("problem") or event.body), age_of(event))
 
     def _note_message(self, rig: str, message: str) -> None:
-        self._messages[rig] = Told(message[:_LONGEST_TEXT], time.time())
+        self._messages[rig] = message[:_LONGEST_TEXT], time.time()
 
     def _note_failure(self, rig: str, text: str, age: float = 0.0) -> None:
         self._failures[rig] = Told(_ends_of(text), time.time() - age)

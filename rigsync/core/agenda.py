@@ -39,6 +39,7 @@ INTERRUPT_PATIENCE = 5.0
 REMEMBERED = 64
 """Experiments that a rig remembers. An EXPEND for one of them is no mistake, though it is over. An EXPEND for any other
 was meant for the program before."""
+_ALYX, _CALL_OFF = ExpMessage.ALYX, (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT)  # looked up slowly until Python 3.12
 _SLACK = 60.0
 """Seconds that a rig allows beyond `MOST_AHEAD`, for a message that was slow and a clock that is not known well."""
 
@@ -120,7 +121,7 @@ class Agenda:
             if asker and (refusal := self.ownership.instant_refusal(task.event.name, asker, self.exp_ref)):
                 self._refuse(task, *refusal, now)
                 return
-        if task.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT) and self._may_command(task, now):
+        if task.event in _CALL_OFF and self._may_command(task, now):
             self._call_off_later(task, now)
         if task.event not in LIFECYCLE_MESSAGES:
             self._query(task, now)
@@ -236,7 +237,7 @@ class Agenda:
 
     def _query(self, task: Task, now: float) -> None:
         is_command = isinstance(task.event, Command)
-        is_restricted = task.event is ExpMessage.ALYX or (is_command and task.event != CHECK)
+        is_restricted = task.event is _ALYX or (is_command and task.event != CHECK)
         if is_restricted and not self._may_command(task, now):
             self._refuse(task, "BusyError", self._busy(task, now), now)
         elif is_command and task.event not in self._handled:
@@ -382,7 +383,7 @@ class Agenda:
             # ended the recording.
             reason = self._reason if (status, exp_ref) == (self.status, self.exp_ref) else None
             args = repeated or answer_to(task.event, self._identity, status, exp_ref, reason, returned, self._room)
-            message = encoded_answer(task.event, args, self.health.failures, self._room)
+            message = encoded_answer(task.event, args, self.health, self._room)
         except (PayloadError, PayloadTooLarge, TypeError) as error:
             problem = f"the handlers' result cannot be sent: {error}"
             self.fail(task.number, type(error).__name__, problem, "", now)

@@ -9,10 +9,12 @@ from typing import Any
 
 from rigsync.core.arguments import encode, to_plain, token_arguments
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
-from rigsync.core.health import told
+from rigsync.core.health import Health, told
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.rigs import Room
 from rigsync.errors import PayloadTooLarge
+
+_INFO, _STATUS = ExpMessage.EXPINFO, ExpMessage.EXPSTATUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,9 @@ def experiment_information(
 
 def answer_arguments(event: ExpMessage, status: ExpStatus, exp_ref: str | None, info: dict[str, Any]) -> list[Any]:
     """Return what follows the event in the answer to `event`, for all messages but ALYX."""
-    if event is ExpMessage.EXPINFO:
+    if event is _INFO:
         return [int(status), info]
-    if event is ExpMessage.EXPSTATUS:
+    if event is _STATUS:
         return [int(status)]
     if event is ExpMessage.EXPSTART:
         return [exp_ref, info]
@@ -73,24 +75,24 @@ def answer_to(
     """
     if isinstance(event, Command):
         return [to_plain(returned, "the result", room)]
+    if returned is None and event is _STATUS:
+        return [int(status)]
     if event is ExpMessage.ALYX:
         is_pair = isinstance(returned, (list, tuple)) and len(returned) == 2
         return [to_plain(part, "the result", room) for part in (returned if is_pair else token_arguments(returned))]
-    if returned is None and event is ExpMessage.EXPSTATUS:
-        return [int(status)]
     if returned is not None and not isinstance(returned, Mapping):
         raise TypeError(f"a handler returns a dict or None, not {type(returned).__name__}")
     plain = to_plain(dict(returned or {}), "the result", room)
-    if identity.rehearses and event is ExpMessage.EXPINFO:
+    if identity.rehearses and event is _INFO:
         plain = {"rehearses": True, **plain}
     if reason:
         plain = {"interrupted": reason, **plain}
     return answer_arguments(event, status, exp_ref, experiment_information(identity, status, exp_ref, plain))
 
 
-def encoded_answer(event: Verb, args: list[Any], failures: dict[str, str], room: Room) -> Message:
+def encoded_answer(event: Verb, args: list[Any], health: Health, room: Room) -> Message:
     """Return an answer; where it is to EXPINFO, with what is wrong with the rig now, if there is room for that."""
-    if failures and event is ExpMessage.EXPINFO:
+    if event is _INFO and (failures := health.failures):
         with contextlib.suppress(PayloadTooLarge):
             return encode(event, [*args[:-1], {**told(failures), **args[-1]}], room)
     return encode(event, args, room)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,7 @@ class Calls:
                 self._settle(n, CallTimeout(f"{problem}: the coordinator on {pending.host} {what}"))
 
     def next_timer(self) -> float:
-        return min((pending.deadline for pending in self._pending.values()), default=float("inf"))
+        return min(pending.deadline for pending in self._pending.values()) if self._pending else math.inf
 
     def _settle(self, n: int, outcome: list[Any] | Exception) -> None:
         self._taken.discard(n)

@@ -311,7 +311,7 @@ class Coordinators:
         return [
             (watcher.address, boot)
             for boot, watcher in self._watchers.items()
-            if watcher.address and not watcher.is_gone(now) and boot != except_for
+            if boot != except_for and watcher.address and not watcher.is_gone(now)
         ]
 
     def last_words(self, now: float) -> list[tuple[Address, str, list[bytes]]]:

@@ -30,6 +30,8 @@ BESIDE_BYTES = WAITING_BYTES // 4
 NOT_OVERTAKEN: tuple[Verb, ...] = (ExpMessage.EXPINTERRUPT, ANSWER)
 """What an EXPINTERRUPT does not call off. What it stops at the rig may have asked for the answer."""
 
+_INTERRUPT, _LOST = ExpMessage.EXPINTERRUPT, LinkState.LOST  # which is slow to look up until Python 3.12
+
 
 class Request:
     """One push, shared by all the rigs that it goes to.
@@ -121,8 +123,8 @@ class Errands:
 
     def add(self, errand: Errand) -> None:
         """Queue an errand; EXPINTERRUPTs go before all others."""
-        if errand.request.event is ExpMessage.EXPINTERRUPT:
-            before = [other for other in self._queue if other.request.event is ExpMessage.EXPINTERRUPT]
+        if errand.request.event is _INTERRUPT:
+            before = [other for other in self._queue if other.request.event is _INTERRUPT]
             self._queue.insert(len(before), errand)
         elif errand.request.beside:
             self._aside.append(errand)
@@ -133,7 +135,7 @@ class Errands:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nothing waits."""
-        return not (self.under_way() or self._queue or self._aside)
+        return not (self.current or self.beside or self.doubtful or self._queue or self._aside)
 
     @property
     def waiting(self) -> int:
@@ -149,7 +151,14 @@ class Errands:
     @property
     def may_send(self) -> bool:
         """Whether the rig has all that was sent to it. It never runs what comes after something newer."""
-        return all(errand.received or not errand.tries for errand in (*self.beside, self.current) if errand)
+        if (current := self.current) and current.tries and not current.received:
+            return False
+        return not self.beside or all(errand.received or not errand.tries for errand in self.beside)
+
+    @property
+    def is_one_aside(self) -> bool:
+        """Whether one waits that needs no turn."""
+        return bool(self._aside)
 
     def next_beside(self) -> Errand | None:
         """Begin with the next one that waits for no turn, if there is room for it at the rig."""
@@ -163,7 +172,7 @@ class Errands:
 
     def limit(self, errand: Errand) -> float:
         limit = errand.deadline + (errand.request.patience if errand.in_hand else 0.0)
-        if self._liveness.state is LinkState.LOST:
+        if self._liveness.state is _LOST:
             asked = max(self._liveness.lost_since, errand.submitted)
             if errand.received and errand.request.act_at is not None:
                 asked = max(asked, errand.request.act_at)  # a rig that waits for the instant may be silent till then
@@ -230,7 +239,10 @@ class Errands:
         return commands
 
     def under_way(self) -> list[Errand]:
-        return [*self.doubtful, *self.beside, *([self.current] if self.current else ())]
+        under_way = [*self.doubtful, *self.beside] if self.doubtful or self.beside else []
+        if self.current:
+            under_way.append(self.current)
+        return under_way
 
     def sent(self, n: int) -> Errand | None:
         for errand in self.under_way():

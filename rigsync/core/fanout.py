@@ -171,7 +171,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         peer = self.peers[source[0]]
         if peer.receive_datagram(source[1], data, now):
             self._note_timer(peer)
-        self._decide()
+        if self._undecided:
+            self._decide()
 
     def report_refusal(self, source: tuple[str, Line], now: float) -> None:
         """Process that a rig's host refused a datagram."""

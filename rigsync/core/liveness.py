@@ -17,6 +17,9 @@ MEASURED_A_SECOND = 512
 """Of these, probes of all rigs together whose clocks are not known well. They are of use only where the answers come
 soon."""
 
+# The look-up of a member is slow until Python 3.12.
+_ALIVE, _LOST, _IBLUTIL = LinkState.ALIVE, LinkState.LOST, Dialect.IBLUTIL
+
 
 class Liveness:
     """State of one of a coordinator's `links`, which share what may leave in a second.
@@ -77,12 +80,12 @@ class Liveness:
     def heard(self, now: float) -> None:
         self._heard = self.heard_at = now
         self._unanswered = 0
-        if self._dialect is Dialect.IBLUTIL and self._burst_left:
+        if self._burst_left and self._dialect is Dialect.IBLUTIL:
             # Such a rig shows a warning for each probe, and has no clock that more probes would measure.
             self._burst_left = 0
             self._next_probe = now + self._timing.iblutil_beat
-        if self.state is not LinkState.ALIVE:
-            self._enter(LinkState.ALIVE, "answered", now)
+        if self.state is not _ALIVE:
+            self._enter(_ALIVE, "answered", now)
             self.refused = self.left = False
 
     def refuse(self, now: float) -> None:
@@ -100,7 +103,7 @@ class Liveness:
     @property
     def is_gone(self) -> bool:
         """Whether the rig's process is known to have ended: its port is closed, or it has said goodbye."""
-        return self.state is LinkState.LOST and (self.refused or self.left)
+        return (self.refused or self.left) and self.state is _LOST
 
     def hurry(self, now: float) -> None:
         """Probe now, to find something out; not more often than in the first burst."""
@@ -152,15 +155,15 @@ class Liveness:
         return change if change < self._next_probe else self._next_probe
 
     def _next_change(self) -> float:
-        if self.state is LinkState.LOST:
+        if self.state is _LOST:
             return math.inf
-        if self._dialect is Dialect.IBLUTIL:
+        if self._dialect is _IBLUTIL:
             timing = self._timing
             # A probe is unanswered when the time for its echo is over.
             suspect = self.state is LinkState.SUSPECT
             probes = timing.iblutil_lost_probes if suspect else timing.iblutil_suspect_probes
             return self._last_probe + timing.echo_timeout if self._unanswered >= probes else math.inf
-        return self._heard + (self._suspect_after if self.state is LinkState.ALIVE else self._lost_after)
+        return self._heard + (self._suspect_after if self.state is _ALIVE else self._lost_after)
 
     def _interval(self, now: float) -> float:
         timing = self._timing

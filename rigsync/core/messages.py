@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from rigsync._text import one_line, shortened
 from rigsync.core import legacy
@@ -24,6 +24,7 @@ LONGEST_COMMAND = 100
 """Characters of a command's name."""
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
+_Named = TypeVar("_Named")
 LONGEST_PROGRAM = 80
 """Characters of what a coordinator says of its program."""
 _LARGEST = 2**63
@@ -191,14 +192,13 @@ class Bye(Addressed):
 
 def decode(data: bytes) -> Frame | legacy.Array:
     """Read one datagram of either dialect; anything else is a `RemoteProtocolError`."""
-    first = data[:1]
-    if first not in (b"[", b"{"):
-        raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {first!r}, neither '[' nor '{{'")
+    if not data.startswith((b"[", b"{")):
+        raise RemoteProtocolError("junk", f"{len(data)} bytes that begin with {data[:1]!r}, neither '[' nor '{{'")
     try:
         content = _read_json(data)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("not JSON", f"{len(data)} bytes: {str(error)[:120]}") from None
-    return legacy.read_array(content) if first == b"[" else _read_frame(content)
+    return _read_frame(content) if type(content) is dict else legacy.read_array(content)
 
 
 def _read_json(data: bytes) -> Any:
@@ -223,9 +223,7 @@ _SPACE = " \t\n\r"
 def told_frame(head: bytes, kind: str) -> tuple[str, int] | None:
     """Return boot and number of a frame of this kind, of which only the beginning is known; None for another kind."""
     found = _TOLD.match(head)
-    if found is None or found[1].decode() != kind:
-        return None
-    return found[2].decode(), int(found[3])
+    return (found[2].decode(), int(found[3])) if found and found[1].decode() == kind else None
 
 
 def sender_of(head: bytes) -> str | None:
@@ -248,14 +246,16 @@ def _read_frame(content: dict[str, Any]) -> Frame:
     boot = content.get("boot")
     if type(boot) is not str or not _BOOT.fullmatch(boot):
         raise RemoteProtocolError("malformed frame", f"boot is {shortened(boot)}, not 16 hexadecimal digits")
-    frame, fields = known
-    return frame(boot, _whole(content, "n"), **{key: read(content, key) for key, read in fields})
+    make, fields = known
+    frame = make(boot, _whole(content, "n"), *[read(content, key) for key, read in fields])
+    if isinstance(frame, Addressed):
+        frame.to = _optional(content, "to")
+    return frame
 
 
 def _verb(content: dict[str, Any], key: str) -> Verb:
     if content.get("command") is None:
-        event: ExpMessage = _member(content, key, ExpMessage.__members__)
-        return event
+        return _member(content, key, _EVENTS)
     if content.get(key) is not None:
         raise RemoteProtocolError("malformed frame", "a request has an event or a command, not both")
     try:
@@ -300,7 +300,8 @@ def _text(content: dict[str, Any], key: str) -> str:
 
 
 def _optional(content: dict[str, Any], key: str) -> str | None:
-    return None if content.get(key) is None else _text(content, key)
+    value = content.get(key)
+    return value if value is None or type(value) is str else _text(content, key)
 
 
 def _optional_whole(content: dict[str, Any], key: str) -> int | None:
@@ -325,8 +326,7 @@ def _flag(content: dict[str, Any], key: str) -> bool:
 
 
 def _status(content: dict[str, Any], key: str) -> ExpStatus:
-    status: ExpStatus = _member(content, key, ExpStatus.__members__)
-    return status
+    return _member(content, key, _STATUSES)
 
 
 def _list(content: dict[str, Any], key: str) -> list[Any]:
@@ -336,7 +336,7 @@ def _list(content: dict[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _member(content: dict[str, Any], key: str, members: Any) -> Any:
+def _member(content: dict[str, Any], key: str, members: dict[str, _Named]) -> _Named:
     value = content.get(key)
     if type(value) is not str or value not in members:
         raise RemoteProtocolError("malformed frame", f"{key} is {shortened(value)}, not one of {', '.join(members)}")
@@ -344,7 +344,8 @@ def _member(content: dict[str, Any], key: str, members: Any) -> Any:
 
 
 _Read = Callable[[dict[str, Any], str], Any]
-_TO = ("to", _optional)
+_MEANT = (("to", _optional), ("of", _optional))
+_EVENTS, _STATUSES = dict(ExpMessage.__members__), dict(ExpStatus.__members__)
 _KINDS: dict[str, tuple[Callable[..., Frame], tuple[tuple[str, _Read], ...]]] = {
     "probe": (Probe, (("t0", _stamp), ("pad", _optional), ("program", _program), ("beat", _optional_whole))),
     "alive": (
@@ -352,27 +353,27 @@ _KINDS: dict[str, tuple[Callable[..., Frame], tuple[tuple[str, _Read], ...]]] = 
         (
             *(("t0", _stamp), ("t1", _stamp), ("t2", _stamp), ("name", _text), ("status", _status)),
             *(("exp_ref", _optional), ("version", _text), ("owner", _optional), ("troubles", _optional_whole)),
-            *(("silence", _optional_whole), ("lease", _optional_whole), _TO),
+            *(("silence", _optional_whole), ("lease", _optional_whole)),
         ),
     ),
-    "request": (Request, (("event", _verb), ("args", _asked), ("at", _optional_stamp), _TO, ("of", _optional))),
-    "ack": (Ack, (("done", _optional_whole), _TO)),
-    "reply": (Reply, (("args", _list), ("started", _stamp), ("finished", _stamp), _TO)),
-    "failure": (Failure, (("error", _text), ("message", _text), ("traceback", _text), _TO)),
-    "notice": (Notice, (("topic", _text), ("key", _optional), ("body", _anything), ("confirm", _flag), _TO)),
-    "bye": (Bye, (("reason", _text), _TO)),
+    "request": (Request, (("event", _verb), ("args", _asked), ("at", _optional_stamp), *_MEANT)),
+    "ack": (Ack, (("done", _optional_whole),)),
+    "reply": (Reply, (("args", _list), ("started", _stamp), ("finished", _stamp))),
+    "failure": (Failure, (("error", _text), ("message", _text), ("traceback", _text))),
+    "notice": (Notice, (("topic", _text), ("key", _optional), ("body", _anything), ("confirm", _flag))),
+    "bye": (Bye, (("reason", _text),)),
 }
-"""The fields of each kind of frame, and how each is read."""
+"""The fields of each kind of frame, in their order, and how each is read; those that are `Addressed` have `to`, too."""
 
 
 # --------------------------------------------------------------------------------------------------- writing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """An ExpMessage with its arguments, ready to be sent in either dialect; or a command, for the rigsync dialect.
 
-    The arguments are encoded once, for all rigs.
+    The arguments are encoded once, for all rigs. It is not frozen, as frames are not.
     """
 
     event: Verb
@@ -445,7 +446,8 @@ def ack(boot: str, n: int, to: str | None = None, done: int | None = None) -> by
 
 
 def reply(boot: str, n: int, message: Message, started: int, finished: int, to: str | None = None) -> bytes:
-    return addressed(_encode("reply", boot, n, f'"args":{message.body},"started":{started},"finished":{finished}'), to)
+    rest = f'"args":{message.body},"started":{started},"finished":{finished}'
+    return _encode("reply", boot, n, rest if to is None else f'{rest},"to":"{to}"')
 
 
 def failure(boot: str, n: int, error: str, message: str, traceback: str, to: str | None = None) -> bytes:
@@ -490,8 +492,7 @@ def _encode(kind: str, boot: str, n: int, rest: str = "") -> bytes:
     return f'{{"rigsync":{VERSION},"kind":"{kind}","boot":"{boot}","n":{n}{comma}{rest}}}'.encode("ascii")
 
 
-_LONGEST_NAME = max(ExpMessage.__members__.values(), key=lambda event: len(event.name))
-_EMPTY = Message(_LONGEST_NAME, [], "")
+_EMPTY = Message(max(_EVENTS.values(), key=lambda event: len(event.name)), [], "")
 _REQUEST_OVERHEAD = max(
     len(request("0" * 16, _LARGEST, _EMPTY, "0" * 16, -_LARGEST)),
     len(reply("0" * 16, _LARGEST, _EMPTY, -_LARGEST, -_LARGEST, "0" * 16)),

@@ -12,9 +12,12 @@ LEASE = 300.0
 """Seconds of an owner's silence after which a rig interrupts. A computer restarts in less."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Sender:
-    """A coordinator, as a rig recognises it: by its boot number, since its computer may get another address."""
+    """A coordinator, as a rig recognises it: by its boot number, since its computer may get another address.
+
+    Nobody changes it. It is not frozen, since one is made for each request.
+    """
 
     host: str
     boot: str | None

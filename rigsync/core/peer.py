@@ -18,7 +18,7 @@ from rigsync.core.health import HealthView
 from rigsync.core.legacy import Array
 from rigsync.core.legacy_link import EchoLink
 from rigsync.core.link import Link
-from rigsync.core.messages import Alive, Bye, Frame, Probe, Reply
+from rigsync.core.messages import Addressed, Alive, Bye, Frame, Probe, Reply
 from rigsync.core.notices import NoticeFilter
 from rigsync.core.outputs import Line
 from rigsync.core.probes import Prober
@@ -26,6 +26,7 @@ from rigsync.core.process import Process
 from rigsync.core.requests import Requests, Settled
 from rigsync.errors import RemoteProtocolError, WrongRig
 
+_RIGSYNC = Dialect.RIGSYNC  # which is slow to look up until Python 3.12
 FAREWELLS = (Line.PROBES, Line.REQUESTS) * 2
 """Lines on which a goodbye leaves: several, since nobody is left to send it again. Until its lease is over, a rig that
 misses it belongs to a program that is gone."""
@@ -179,8 +180,8 @@ class Peer:
         self.requests.handle_timer(now)
 
     def next_timer(self) -> float:
-        timer = min(self._liveness.next_timer(), self.requests.next_timer(), self.board.next_timer())
-        return min(timer, self.echoes.echo_due)
+        timers = self._liveness.next_timer(), self.requests.next_timer(), self.board.next_timer()
+        return min(*timers, self.echoes.echo_due)
 
     # ----------------------------------------------------------------------------------------------- receiving
 
@@ -214,17 +215,11 @@ class Peer:
                 return
             self._heard(Dialect.IBLUTIL, now)
             self.prober.take(frame.n, now)
-            return
-        if isinstance(frame, messages.Request):
+        elif not isinstance(frame, Addressed):
             raise RemoteProtocolError("stray frame", "a request came from a rig")
-        if (
-            isinstance(frame, messages.Addressed)
-            and frame.to != self.link.boot
-            and not self.process.may_have_left_out(frame.to, now)
-        ):
+        elif frame.to != self.link.boot and not self.process.may_have_left_out(frame.to, now):
             self.violations["not for this program"] += 1
-            return
-        if isinstance(frame, Alive):
+        elif isinstance(frame, Alive):
             self._receive_alive(frame, now)
         elif frame.boot != self.process.boot:
             # From another process than the one that answers our probes: one before a restart, or a forger. A rig that
@@ -237,10 +232,10 @@ class Peer:
             self._liveness.farewell(frame.reason, now)
             self._note_change()
         elif isinstance(frame, messages.Notice):
-            self._heard(Dialect.RIGSYNC, now)
+            self._heard(_RIGSYNC, now)
             self._receive_notice(frame, size, now)
-        elif self.dialect is Dialect.RIGSYNC:
-            self._heard(Dialect.RIGSYNC, now)
+        elif self.process.dialect is _RIGSYNC:
+            self._heard(_RIGSYNC, now)
             if not self.requests.receive(frame, size, now):
                 self.violations["late answer"] += 1  # ordinary where datagrams are doubled: no violation
         else:
@@ -273,7 +268,7 @@ class Peer:
         process.take(frame, now)
         self.health.status = process.status
         self.prober.take(frame.n, now, (frame.t0, frame.t1, frame.t2))
-        self._heard(Dialect.RIGSYNC, now)
+        self._heard(_RIGSYNC, now)
         if restarted:
             self.requests.settle_restarted()
         self.requests.advance(now)

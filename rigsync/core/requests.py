@@ -42,6 +42,10 @@ MEASURED = 2.0
 QUIET = 0.05
 """Seconds before an instant in which they are not: what is measured so late corrects nothing any more."""
 
+# The look-up of a member is slow until Python 3.12.
+_RIGSYNC, _IBLUTIL, _UNKNOWN = Dialect.RIGSYNC, Dialect.IBLUTIL, Dialect.UNKNOWN
+_INTERRUPT, _END, _BEGINNINGS = ExpMessage.EXPINTERRUPT, ExpMessage.EXPEND, (ExpMessage.EXPINIT, ExpMessage.EXPSTART)
+
 Settled = Callable[[str, Request, list[Any] | RigError | None, Start | None], None]
 
 
@@ -66,13 +70,13 @@ class Requests:
 
         EXPINTERRUPT overtakes the others. EXPEND calls off what waits for its instant (section 4).
         """
-        errand, is_iblutil = Errand(request, now, deadline), self._process.dialect is Dialect.IBLUTIL
+        errand, is_iblutil = Errand(request, now, deadline), self._process.dialect is _IBLUTIL
         if is_iblutil and isinstance(request.event, Command):
             self._refuse([errand])
             return
-        if request.event is ExpMessage.EXPINTERRUPT:
+        if request.event is _INTERRUPT:
             self._overtake()
-        elif request.event is ExpMessage.EXPEND:
+        elif request.event is _END:
             self._call_off(request.act_at, now)
         if is_iblutil and request.act_at is None:
             self._echoes.give_time(errand, self.errands.waiting, now)
@@ -133,10 +137,10 @@ class Requests:
 
     def next_timer(self) -> float:
         errands = self.errands
-        timer = errands.next_timer()
+        timers = [errands.next_timer()]
         for errand in errands.under_way():
-            timer = min(timer, errand.next_send, errand.next_probe, errands.limit(errand))
-        return timer
+            timers += errand.next_send, errand.next_probe, errands.limit(errand)
+        return min(timers)
 
     def advance(self, now: float) -> None:
         """Send what may be sent: what has its turn, then a call beside it."""
@@ -145,7 +149,8 @@ class Requests:
             self._settle_mistaken(wrong)
             return
         self._begin_next(now)
-        if process.dialect is Dialect.RIGSYNC and self._is_there and (errand := self.errands.next_beside()):
+        may_send = self.errands.is_one_aside and process.dialect is _RIGSYNC and self._is_there
+        if may_send and (errand := self.errands.next_beside()):
             self._transmit(errand, now)
 
     @property
@@ -158,13 +163,13 @@ class Requests:
     def _begin_next(self, now: float) -> None:
         process = self._process
         errand = self.errands.next()
-        if errand is None or errand.tries or process.dialect is Dialect.UNKNOWN:
+        if errand is None or errand.tries or process.dialect is _UNKNOWN:
             return
-        if process.dialect is Dialect.RIGSYNC:
+        if process.dialect is _RIGSYNC:
             if not self._is_there or (errand.request.act_at is not None and self._prober.clock.estimate is None):
                 self._link.liveness.want(now)
                 return
-            if not self.errands.may_send and errand.request.event is not ExpMessage.EXPINTERRUPT:
+            if not self.errands.may_send and errand.request.event is not _INTERRUPT:
                 return
         elif not self._echoes.may_leave(errand, now):
             return
@@ -179,7 +184,7 @@ class Requests:
             errand.sent_at = now
             n = errand.request.n  # unless a call, which waits for no turn, has been sent since that was drawn
             self._highest = errand.n = n if n > self._highest else next(self._link.numbers)
-        if self._process.dialect is not Dialect.RIGSYNC:
+        if self._process.dialect is not _RIGSYNC:
             self._echoes.send(errand, now)
             return
         if errand.tries == 1 and act_at is not None:
@@ -216,7 +221,7 @@ class Requests:
         if request.act_at is not None and (offset := self._prober.clock.offset_at(request.act_at)) is not None:
             at = self._link.stamps.stamp(request.act_at) + round(offset * NANOSECONDS)
         # Only a process that has not begun the experiment has to be told which one is meant.
-        of = self._begun if request.event is ExpMessage.EXPEND and self._begun_by != boot else None
+        of = self._begun if request.event is _END and self._begun_by != boot else None
         frame = messages.request(self._link.boot, n, request.message, boot, at, of)
         if of is not None and len(frame) > self._link.config.room.limit:  # there is always room for the rest
             frame = messages.request(self._link.boot, n, request.message, boot, at)
@@ -283,7 +288,7 @@ class Requests:
         errand.confirm_receipt(self._link)
         self.errands.remove(errand)
         request, is_answer = errand.request, isinstance(outcome, list)
-        if request.event is ExpMessage.EXPEND:
+        if request.event is _END:
             self.errands.note_end(is_answer, now)
         if isinstance(outcome, list):
             self._note_experiment(request, outcome)
@@ -298,7 +303,7 @@ class Requests:
         if request.event in ENDS:
             if self._begun_by == process.boot:  # another process has ended nothing of it
                 self._begun = None
-        elif process.dialect is Dialect.RIGSYNC and request.event in (ExpMessage.EXPINIT, ExpMessage.EXPSTART):
+        elif request.event in _BEGINNINGS and process.dialect is _RIGSYNC:
             # A rig of rigsync refuses anything that is no reference. Another implementation may not.
             named = None
             with contextlib.suppress(ValueError):
@@ -309,7 +314,7 @@ class Requests:
 
     def _outcome_in(self, frame: Reply, errand: Errand) -> list[Any] | RigError:
         """Return a rig's answer, or the failure that an older rig tells in its answer to EXPEND."""
-        information = frame.args[0] if errand.request.event is ExpMessage.EXPEND and frame.args else None
+        information = frame.args[0] if errand.request.event is _END and frame.args else None
         reason = information.get("interrupted") if isinstance(information, dict) else None
         return RemoteError(self._name, ENDED_BADLY, reason) if reason and isinstance(reason, str) else frame.args
 

@@ -20,7 +20,7 @@ from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, Vio
 from rigsync.core.health import STATUS, told
 from rigsync.core.legacy import Array
 from rigsync.core.legacy_answers import ArrayAnswers
-from rigsync.core.messages import Ack, Alive, Bye, Notice, Probe, Request, Verb
+from rigsync.core.messages import Ack, Alive, Bye, Command, Notice, Probe, Request, Verb
 from rigsync.core.outputs import Outputs
 from rigsync.core.ownership import LEASE, Sender
 from rigsync.core.queries import CHECK, WAITING_BYTES, Task
@@ -166,8 +166,8 @@ class Responder(Outputs[Address]):
         self._timer = min([self._coordinators.next_timer(), *acks])
 
     def next_timer(self) -> float:
-        own = min(self._timer, self.calls.next_timer())
-        return min(own, self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer())
+        parts = self._arrays.next_timer(), self.agenda.next_timer(), self._board.next_timer()
+        return min(self._timer, self.calls.next_timer(), *parts)
 
     def notify(
         self, topic: str, key: str | None, body: Any, confirm: bool, now: float, is_newest: bool = False
@@ -327,7 +327,9 @@ class Responder(Outputs[Address]):
             self._refuse(frame, source, "ValueError", problem)
             return
         record = coordinator.open_record(frame.n, source)
-        if frame.event == ANSWER:  # at once, whatever runs and waits: that may be what awaits it
+        if (
+            isinstance(frame.event, Command) and frame.event == ANSWER
+        ):  # at once, whatever runs and waits: that may be what awaits it
             answer = messages.Message.of(ANSWER, [self.calls.answer(frame.boot, frame.args)])
             stamp = self._stamps.stamp(now)
             self._store(record, messages.reply(self._boot, frame.n, answer, stamp, stamp, frame.boot))

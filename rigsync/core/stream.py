@@ -186,4 +186,4 @@ def _values_in(piece: bytes) -> int:
 
 
 def _marks_in(piece: bytes) -> int:
-    return sum(map(piece.count, (b",", b":", b"[", b"{")))
+    return len(piece) - len(piece.translate(None, b",:[{"))

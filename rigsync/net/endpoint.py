@@ -146,11 +146,13 @@ class Endpoint:
         core = self._core
         self._pumping = True
         try:
-            self._send_all()
-            while events := core.take_events():
+            while True:
+                for destination, data in core.take_datagrams():
+                    self._send(destination, data)
+                if not (events := core.take_events()):
+                    break
                 for event in events:
                     self._tell(event)
-                self._send_all()
         finally:
             self._pumping = False
             self._arm()
@@ -160,7 +162,11 @@ class Endpoint:
         if self._closed:
             return
         self.pump()
-        self._send_all()  # where who closes it is being told an event, and `pump` leaves it to who pumps
+        for (
+            destination,
+            data,
+        ) in self._core.take_datagrams():  # of who is being told an event, where `pump` does nothing
+            self._send(destination, data)
         self._closed = True
         if self._timer:
             self._timer.cancel()
@@ -168,11 +174,6 @@ class Endpoint:
             line.close()
         if self._listener:
             self._listener.close()
-
-    def _send_all(self) -> None:
-        """Send the core's datagrams."""
-        for destination, data in self._core.take_datagrams():
-            self._send(destination, data)
 
     def _send(self, destination: Any, data: bytes) -> None:
         if self._listener:

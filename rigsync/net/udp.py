@@ -55,6 +55,8 @@ _TELLS_ADDRESS = hasattr(socket.socket, "recvmsg") and all((_IP_PKTINFO, _IPV6_P
 _IN_PKTINFO = struct.Struct("@I4s4s")  # interface, address to answer from, address asked (ip(7))
 _IN6_PKTINFO = struct.Struct("@16sI")  # address, interface (RFC 3542 section 6)
 
+_STRANGER = Standing.STRANGER
+
 
 def udp_socket(family: int) -> socket.socket:
     """Return a UDP socket that does not block, with room for a burst. The caller binds or connects it."""
@@ -284,6 +286,7 @@ class _UdpListener(_UdpSocket):
         self._rest: asyncio.Handle | None = None  # handles it
         self.address: Address = sock.getsockname()
         self._space, self._asked = 0, asked
+        self._is_plain = sock.family == socket.AF_INET and asked is None and not several
         self._at_once = 1
         """Datagrams that are read in one turn of the loop."""
         if several:
@@ -296,6 +299,7 @@ class _UdpListener(_UdpSocket):
 
     def _read(self) -> None:
         handled = 0
+        is_alone = self._at_once == 1 and not self._strangers  # whoever sends it, nobody waits behind it
         # A read in vain costs as much as another one. So the next turn reads one datagram, and each one after it eight
         # times as many as the last, as long as all have come.
         for _ in range(self._at_once):
@@ -316,9 +320,9 @@ class _UdpListener(_UdpSocket):
             except OSError as error:
                 self._complaints.note(error)
                 break
-            source = _source(address, _asked(ancillary) if self._space else self._asked)
-            is_first = source[:2] not in self._sources  # what comes from one source keeps its order
-            if is_first and self._pump.standing(data, source) is not Standing.STRANGER:
+            source = address if self._is_plain else _source(address, _asked(ancillary) if self._space else self._asked)
+            # What comes from one source keeps its order.
+            if is_alone or (source[:2] not in self._sources and self._pump.standing(data, source) is not _STRANGER):
                 self._pump.receive(data, source)
                 handled += 1
             elif len(self._strangers) < STRANGERS and self._strangers_bytes + len(data) <= STRANGERS_BYTES:

@@ -65,12 +65,11 @@ class Session:
         """What a handler has just raised, until that is told."""
         self._hub = hub
         rules: list[tuple[type[Event], Callable[[Any], object]]] = [
-            (MessageHandled, self._note_end),
             (HandlerDue, self._keep_spare),
             (StatusChanged, self._keep_spare),
             (HandlerDue, self._begin),
             (HandlerOvertaken, self._overtake),
-            (MessageHandled, self._log_handled),
+            (MessageHandled, self._note_end),
             *log_rules(name),
         ]
         self._rules = [hub.rule(kind, rule) for kind, rule in rules]
@@ -193,16 +192,14 @@ class Session:
         for stuck in self.workers.close(timeout):
             logger.warning("%s: %s is still running its handler; it is left to itself", self._name, stuck)
 
-    def _note_end(self, _: MessageHandled) -> None:
-        self._has_ended.set()
-
     def _keep_spare(self, _: Event) -> None:
         self.workers.keep_spare()  # with which EXPINTERRUPT runs when no thread can be had any more
 
-    def _log_handled(self, event: MessageHandled) -> None:
+    def _note_end(self, event: MessageHandled) -> None:
+        self._has_ended.set()
         if not event.is_told:
             return
-        raised = self._take_raised(event)
+        raised = self._raised and self._take_raised(event)
         level = logging.ERROR if raised else logging.WARNING if event.error else logging.INFO
         if raised and raised.is_told:
             level = logging.DEBUG
