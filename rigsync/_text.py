@@ -16,6 +16,8 @@ def one_line(text: str) -> str:
 
 def printable(text: str) -> str:
     """Return text from the network with its control characters and line ends escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

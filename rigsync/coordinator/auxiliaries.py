@@ -442,8 +442,10 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
 def _known_of(event: ExpMessage, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], str]:
     """Return the arguments that the message takes, and what to say of keywords and arguments beyond that."""
     parts = parts_of(event)
+    if not kwargs and len(args) <= len(parts):
+        return args, ""
     ignored = [f"the keyword {name}{close_match(name, _KEYWORDS).replace('; did', ', did')}" for name in kwargs]
     if len(args) > len(parts):
         ignored.append(f"the last {len(args) - len(parts)} of {len(args)} arguments")
     text = f"push of {event.name} ignores {'; '.join(ignored)}; {event.name} takes {', '.join(parts)}"
-    return args[: len(parts)], text if ignored else ""
+    return args[: len(parts)], text

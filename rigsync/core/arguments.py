@@ -38,10 +38,14 @@ _SIGNATURES: dict[ExpMessage, tuple[str, ...]] = {
     ExpMessage.EXPINFO: ("status", "data"),
     ExpMessage.ALYX: ("alyx",),
 }
+_SINGLE: dict[Any, ExpMessage] = {**ExpMessage.__members__, **{event: event for event in _SIGNATURES}}
+"""Each message by its name and by itself: those that need no second look."""
 
 
 def validate_event(event: Any) -> ExpMessage:
     """Return the one ExpMessage that `event` names; a TypeError or ValueError lists the choices."""
+    if type(event) in (str, ExpMessage) and (single := _SINGLE.get(event)) is not None:
+        return single
     if isinstance(event, bool):
         raise TypeError(f"unknown event type {type(event)}; choices: {_choices()}")
     if isinstance(event, int) and event == 0:

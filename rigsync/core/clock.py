@@ -174,9 +174,13 @@ def _bounds(seconds: Iterable[_Second], drift: float, tolerance: float, at: floa
     lower, upper = -math.inf, math.inf
     for second in seconds:
         age = at - second.upper_at
-        upper = min(upper, second.upper + drift * age + tolerance * abs(age))
+        bound = second.upper + drift * age + tolerance * abs(age)
+        if bound < upper:
+            upper = bound
         age = at - second.lower_at
-        lower = max(lower, second.lower + drift * age - tolerance * abs(age))
+        bound = second.lower + drift * age - tolerance * abs(age)
+        if bound > lower:
+            lower = bound
     return lower, upper
 
 

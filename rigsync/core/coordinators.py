@@ -308,6 +308,8 @@ class Coordinators:
 
     def watching(self, now: float, except_for: str | None = None) -> list[tuple[Address, str]]:
         """Return address and boot number of the coordinators that watch and were heard lately, but for one boot."""
+        if len(self._watchers) == (except_for in self._watchers):  # it is the only one
+            return []
         return [
             (watcher.address, boot)
             for boot, watcher in self._watchers.items()
