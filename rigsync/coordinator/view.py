@@ -21,6 +21,7 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.health import age_of
+from rigsync.core.messages import Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
 from rigsync.runtime.hub import Hub
@@ -214,20 +215,21 @@ class Views:
     """Keeps what links do not: the last message of each rig, and what has gone wrong last."""
 
     def __init__(self, hub: Hub):
-        self._messages: dict[str, tuple[str, float]] = {}
+        self._messages: dict[str, tuple[str | Verb, float]] = {}
         self._failures: dict[str, Told] = {}
         self._away: dict[str, float] = {}  # monotonic seconds at which a rig was found silent, or gone
         hub.rule(LinkChanged, self._note_link)
         hub.rule(RestartSeen, self._note_restart)
         hub.rule(RemoteComplaint, lambda event: self._note_failure(event.rig, f"{event.event.name}: {event.text}"))
         hub.rule(ViolationSeen, lambda event: self._note_failure(event.source, event.problem))
-        hub.rule(MessageReceived, lambda event: self._note_message(event.rig, event.event.name))
+        hub.rule(MessageReceived, self._note_answer)
         hub.rule(Notice, self._note_notice)
 
     def of(self, rig: str, peer: Peer | None) -> RigView:
         """Return how a rig is now, as far as its link says, if there is one. Safe to call from any thread."""
         fields = {field: read_of(peer, field) for field in _READ}
-        message = Told(*last) if (last := self._messages.get(rig)) else None
+        text, at = self._messages.get(rig, ("", 0.0))
+        message = Told(text if isinstance(text, str) else text.name, at) if text else None
         return RigView(rig, **fields, last_message=message, last_failure=self._failures.get(rig))
 
     def _note_link(self, event: LinkChanged) -> None:
@@ -258,6 +260,9 @@ class Views:
             self._note_failure(event.rig, reason, age_of(event))
         elif event.topic == FAILURE:
             self._note_failure(event.rig, str(body.get("problem") or event.body), age_of(event))
+
+    def _note_answer(self, event: MessageReceived) -> None:
+        self._messages[event.rig] = event.event, time.time()
 
     def _note_message(self, rig: str, message: str) -> None:
         self._messages[rig] = message[:_LONGEST_TEXT], time.time()

@@ -245,6 +245,8 @@ class Errands:
         return under_way
 
     def sent(self, n: int) -> Errand | None:
+        if (current := self.current) and current.n == n and current.tries:
+            return current
         for errand in self.under_way():
             if errand.n == n and errand.tries:
                 return errand

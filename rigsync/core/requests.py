@@ -15,7 +15,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.errands import Errand, Errands, Request, unanswered
 from rigsync.core.events import Dialect, LinkState, MessageReceived, Start
 from rigsync.core.legacy_link import EchoLink
-from rigsync.core.lifecycle import ENDS, named_reference, reference_text
+from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, reference_text
 from rigsync.core.link import Link
 from rigsync.core.messages import Ack, Command, Failure, Frame, Reply, Verb
 from rigsync.core.probes import Prober
@@ -44,7 +44,7 @@ QUIET = 0.05
 
 # The look-up of a member is slow until Python 3.12.
 _RIGSYNC, _IBLUTIL, _UNKNOWN = Dialect.RIGSYNC, Dialect.IBLUTIL, Dialect.UNKNOWN
-_INTERRUPT, _END, _BEGINNINGS = ExpMessage.EXPINTERRUPT, ExpMessage.EXPEND, (ExpMessage.EXPINIT, ExpMessage.EXPSTART)
+_INTERRUPT, _END = ExpMessage.EXPINTERRUPT, ExpMessage.EXPEND
 
 Settled = Callable[[str, Request, list[Any] | RigError | None, Start | None], None]
 
@@ -246,7 +246,8 @@ class Requests:
         elif isinstance(frame, Reply):
             if isinstance(errand.request.event, Command) and len(frame.args) != 1:
                 raise RemoteProtocolError("malformed frame", f"{len(frame.args)} values in the answer to a command")
-            self.finish(errand, self._outcome_in(frame, errand), size, now, self._told_start(frame))
+            outcome = self._outcome_of_end(frame) if errand.request.event is _END else frame.args
+            self.finish(errand, outcome, size, now, self._told_start(frame))
         elif isinstance(frame, Failure):
             if errand.request.event == ANSWER and frame.error == "Overtaken":  # by an EXPINTERRUPT
                 self.errands.begin_anew(errand)
@@ -291,11 +292,13 @@ class Requests:
         if request.event is _END:
             self.errands.note_end(is_answer, now)
         if isinstance(outcome, list):
-            self._note_experiment(request, outcome)
+            if request.event in LIFECYCLE_MESSAGES:
+                self._note_experiment(request, outcome)
             told = MessageReceived(self._name, event or request.event, outcome, request.request_time, size)
             self._link.events.append(told)
         self._settled(self._name, request, outcome, start)
-        self.advance(now)
+        if not self.errands.is_idle:
+            self.advance(now)
 
     def _note_experiment(self, request: Request, answer: list[Any]) -> None:
         """Remember what a rig of rigsync has begun or ended, so that EXPEND can say what it is to end."""
@@ -303,7 +306,7 @@ class Requests:
         if request.event in ENDS:
             if self._begun_by == process.boot:  # another process has ended nothing of it
                 self._begun = None
-        elif request.event in _BEGINNINGS and process.dialect is _RIGSYNC:
+        elif process.dialect is _RIGSYNC:
             # A rig of rigsync refuses anything that is no reference. Another implementation may not.
             named = None
             with contextlib.suppress(ValueError):
@@ -312,9 +315,9 @@ class Requests:
                     named = reference_text(answer[0]) or named
             self._begun, self._begun_by = named or "", process.boot
 
-    def _outcome_in(self, frame: Reply, errand: Errand) -> list[Any] | RigError:
-        """Return a rig's answer, or the failure that an older rig tells in its answer to EXPEND."""
-        information = frame.args[0] if errand.request.event is _END and frame.args else None
+    def _outcome_of_end(self, frame: Reply) -> list[Any] | RigError:
+        """Return a rig's answer to EXPEND, or the failure that an older rig tells in it."""
+        information = frame.args[0] if frame.args else None
         reason = information.get("interrupted") if isinstance(information, dict) else None
         return RemoteError(self._name, ENDED_BADLY, reason) if reason and isinstance(reason, str) else frame.args
 

@@ -152,20 +152,24 @@ class Endpoint:
                 if not (events := core.take_events()):
                     break
                 for event in events:
-                    self._tell(event)
+                    try:
+                        self._on_event(event)
+                    except Exception:
+                        # For instance a log handler of the program. The events after this one must not be lost.
+                        with contextlib.suppress(Exception):
+                            logger.exception("telling of %s failed", type(event).__name__)
         finally:
             self._pumping = False
-            self._arm()
+            if not self._closed:  # in an event
+                self._arm()
 
     def close(self) -> None:
         """Send the rest, and close all sockets; idempotent."""
         if self._closed:
             return
         self.pump()
-        for (
-            destination,
-            data,
-        ) in self._core.take_datagrams():  # of who is being told an event, where `pump` does nothing
+        rest = self._core.take_datagrams()  # where who closes it is being told an event, and `pump` has left them
+        for destination, data in rest:
             self._send(destination, data)
         self._closed = True
         if self._timer:
@@ -181,17 +185,7 @@ class Endpoint:
         else:
             self._lines[destination].send(destination, data)
 
-    def _tell(self, event: Event) -> None:
-        try:
-            self._on_event(event)
-        except Exception:
-            # For instance a log handler of the program. The events after this one must not be lost.
-            with contextlib.suppress(Exception):
-                logger.exception("telling of %s failed", type(event).__name__)
-
     def _arm(self) -> None:
-        if self._closed:  # in an event
-            return
         due = self._core.next_timer()
         if self._timer and self._due <= due:
             return  # waking too early does no harm; arming anew for each datagram would cost time
@@ -223,7 +217,9 @@ class Endpoint:
 
     def receive(self, data: bytes, source: Any) -> None:
         if not self._closed:
-            now = self._wake()
+            now = self._loop.time()
+            if now - self._expected > LATE:
+                now = self._wake()
             self._core.receive_datagram(data, source, now)
             self._pump(now)
 
