@@ -97,6 +97,8 @@ class LogRules:
         """Log what has failed, a line for each reason; of some rigs it is raised, and the log need not tell it."""
         is_decided = event.request_time in self._decided
         self._decided.discard(event.request_time)
+        if not event.failures:
+            return
         news: dict[str, str] = {}
         known: dict[str, str] = {}
         for rig, error in event.failures.items():

@@ -36,4 +36,4 @@ class Backoff:
         else:
             first = max(timing.resend_min, self.smoothed + 4 * self.variation)
         # An exponent beyond 16 changes nothing under the upper bound and would overflow in a long session.
-        return min(timing.resend_max, first * 2.0 ** min(tries - 1, 16) * (1.0 + 0.5 * self._random.random()))
+        return min(timing.resend_max, first * 2.0 ** min(tries - 1, 16) * self._random.uniform(1.0, 1.5))

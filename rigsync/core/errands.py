@@ -171,13 +171,13 @@ class Errands:
         return self.beside[-1]
 
     def limit(self, errand: Errand) -> float:
-        limit = errand.deadline + (errand.request.patience if errand.in_hand else 0.0)
+        limit = errand.deadline + errand.request.patience if errand.in_hand else errand.deadline
         if self._liveness.state is _LOST:
             asked = max(self._liveness.lost_since, errand.submitted)
             if errand.received and errand.request.act_at is not None:
                 asked = max(asked, errand.request.act_at)  # a rig that waits for the instant may be silent till then
             limit = min(limit, asked + self._lost_grace)
-        return max(limit, errand.excused_until)
+        return limit if limit > errand.excused_until else errand.excused_until
 
     def note_standstill(self, now: float) -> None:
         """Give errands more time, since nobody here has listened: an answer may lie in the socket unread.

@@ -137,10 +137,10 @@ class Requests:
 
     def next_timer(self) -> float:
         errands = self.errands
-        timers = [errands.next_timer()]
+        timer = errands.next_timer()
         for errand in errands.under_way():
-            timers += errand.next_send, errand.next_probe, errands.limit(errand)
-        return min(timers)
+            timer = min(timer, errand.next_send, errand.next_probe, errands.limit(errand))
+        return timer
 
     def advance(self, now: float) -> None:
         """Send what may be sent: what has its turn, then a call beside it."""
@@ -191,8 +191,8 @@ class Requests:
             errand.next_probe = max(now, act_at - MEASURED)
         if not errand.frame or (errand.received and act_at is not None):
             errand.frame = self._encode(errand.n, errand.request)  # anew: the rig's clock is known better now
-        for _ in range(2 if errand.tries > SINGLE_TRIES and not errand.received else 1):
-            self._link.outbox.append((self._link.requests, errand.frame))
+        sent = self._link.requests, errand.frame
+        self._link.outbox += (sent, sent) if errand.tries > SINGLE_TRIES and not errand.received else (sent,)
         if errand.received and errand.done is None:  # it is worked on
             errand.next_send = self._ask_again_at(errand, now)
         else:

@@ -261,7 +261,8 @@ class Responder(Outputs[Address]):
         coordinator = self._coordinators.seen(frame.boot, source, now, None if beat is None else beat / 1000)
         if coordinator:
             self.agenda.ownership.heard(frame.boot, now, source[0], coordinator.patience)
-            self._send_notices(coordinator, now)
+            if now >= coordinator.notices.due:
+                self._send_notices(coordinator, now)
         return coordinator
 
     def _send_notices(self, coordinator: Coordinator, now: float) -> None:
@@ -375,7 +376,8 @@ class Responder(Outputs[Address]):
     def _answer(self, task: Task, message: messages.Message, now: float) -> None:
         if task.record:
             n, to = task.record.n, task.record.coordinator.boot
-            started, finished = self._stamps.stamp(task.started or now), self._stamps.stamp(now)
+            finished = self._stamps.stamp(now)
+            started = finished if task.started in (0.0, now) else self._stamps.stamp(task.started)
             self._store(task.record, messages.reply(self._boot, n, message, started, finished, to))
         elif task.source and not task.silent:
             self._arrays.answer(task, task.source, message, now)
