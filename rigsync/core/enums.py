@@ -14,7 +14,6 @@ PROTOCOL_VERSION = "1.0.0"
 class ExpMessage(IntFlag):
     """What an experiment tells its rigs."""
 
-    __hash__ = int.__hash__  # that of Enum is Python's own code, which each look-up in a dict or set would run
     EXPINIT = 1
     """Prepare."""
     EXPSTART = 2
