@@ -212,9 +212,10 @@ class Fanout(Outputs[tuple[str, Line]]):
                 due.add(number)
         for number in sorted(due):
             peer = self._by_number[number]
-            if now >= peer.next_timer():
+            if now >= (timer := peer.next_timer()):
                 peer.handle_timer(now)
-            self._note_timer(peer)
+                timer = peer.next_timer()
+            self._arm(number, timer)
         self._decide()
 
     def next_timer(self) -> float:
@@ -227,7 +228,9 @@ class Fanout(Outputs[tuple[str, Line]]):
             self._note_timer(self._asked.pop())
 
     def _note_timer(self, peer: Peer) -> None:
-        timer, number = peer.next_timer(), self._numbers[peer.name]
+        self._arm(self._numbers[peer.name], peer.next_timer())
+
+    def _arm(self, number: int, timer: float) -> None:
         if timer < self._armed[number]:
             self._armed[number] = timer
             heapq.heappush(self._timers, (timer, number))
