@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 if sys.platform == "linux":
-    FINE = 0.00005
+    FINE = 0.00003
 elif sys.platform == "win32" and sys.version_info < (3, 11):
     FINE = 0.016
 else:
