@@ -300,7 +300,9 @@ def test_one_that_still_prepares_is_called_off_as_soon_as_another_has_failed(
     error = told.value
     assert (error.stage, list(error.failed)) == (message, ["imaging"])
     assert error.outcomes["cameras"] == f"{message} called off; then interrupted and cleaned up"
-    assert error.outcomes["ephys"].endswith("ed; then interrupted and cleaned up")
+    done, _, rest = error.outcomes["ephys"].partition("; then ")
+    assert done in ("initialised", "started", f"{message} called off")  # the last where its answer is slow to come
+    assert rest == "interrupted and cleaned up"
     assert f"{message} failed: RuntimeError: no camera found" in error.outcomes["imaging"]
     assert lab.verbs("cameras")[-2:] == ["EXPINTERRUPT", "EXPCLEANUP"]
     assert {rig.status for rig in (slow, ephys, bad)} == {ExpStatus.CONNECTED}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,6 +227,20 @@ def test_waiting_ends_at_the_instant_and_never_before() -> None:
         instant = time.monotonic() + ahead
         wait_until(instant, time.monotonic, lambda: False)
         assert time.monotonic() >= instant
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/timerslack_ns"), reason="only Linux wakes threads late on purpose")
+def test_who_waits_for_an_instant_is_not_woken_later_together_with_others() -> None:
+    slack: list[str] = []
+
+    def wait() -> None:
+        wait_until(time.monotonic() + 0.001, time.monotonic, lambda: False)
+        slack.append(Path(f"/proc/{threading.get_native_id()}/timerslack_ns").read_text())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert slack == ["1\n"]
 
 
 def test_waiting_ends_where_it_is_given_up() -> None:

@@ -83,7 +83,7 @@ def compose(event: Any, *args: Any, room: Room = DATAGRAM_ROOM) -> Message:
     if event is ExpMessage.ALYX:
         values = token_arguments(values[0])
     elif names[0] == "status":
-        values[0] = _status(values[0])
+        values[0] = int(_status(values[0]))
     elif event is ExpMessage.EXPSTART:
         values[0] = _reference(values[0])
     if isinstance(values[-1], Mapping) and isinstance(values[-1].get("exp_ref"), Mapping):

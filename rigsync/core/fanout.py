@@ -86,6 +86,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         self._numbers = {name: number for number, name in enumerate(rigs)}
         self._armed = [math.inf] * len(rigs)
         """The earliest entry of each peer in the heap."""
+        self._asked: list[Peer] = []
+        """Those that have just been asked something, and whose timers are noted when it has left."""
 
     @property
     def all_alive(self) -> bool:
@@ -129,7 +131,7 @@ class Fanout(Outputs[tuple[str, Line]]):
             peer.requests.submit(
                 request, begin + (peer.config.timeout if order.timeout is None else order.timeout), now
             )
-            self._note_timer(peer)
+        self._asked += chosen
 
     def withdraw_queued(self, request_time: float | None = None) -> int:
         """Take out what has not been sent to its rig, of one push or of all; return how many pushes that concerns."""
@@ -207,6 +209,7 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`."""
+        self._note_asked()
         due = set()
         while self._timers and self._timers[0][0] <= now:
             at, number = heapq.heappop(self._timers)
@@ -215,17 +218,25 @@ class Fanout(Outputs[tuple[str, Line]]):
                 due.add(number)
         for number in sorted(due):
             peer = self._by_number[number]
-            if now >= peer.next_timer():
+            if now >= (timer := peer.next_timer()):
                 peer.handle_timer(now)
-            self._note_timer(peer)
+                timer = peer.next_timer()
+            self._arm(number, timer)
         self._decide()
 
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
+        self._note_asked()
         return self._timers[0][0] if self._timers else math.inf
 
+    def _note_asked(self) -> None:
+        while self._asked:
+            self._note_timer(self._asked.pop())
+
     def _note_timer(self, peer: Peer) -> None:
-        timer, number = peer.next_timer(), self._numbers[peer.name]
+        self._arm(self._numbers[peer.name], peer.next_timer())
+
+    def _arm(self, number: int, timer: float) -> None:
         if timer < self._armed[number]:
             self._armed[number] = timer
             heapq.heappush(self._timers, (timer, number))

@@ -10,7 +10,7 @@ from rigsync.core.events import Event
 Destination = TypeVar("Destination")
 
 
-class Line(Enum):
+class Line(str, Enum):
     """A coordinator's two sockets towards a rig; probes have their own, so that they disturb no iblutil rig."""
 
     REQUESTS = "requests"
