@@ -125,6 +125,14 @@ def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
     assert (least["require"], least["verify"]) == (None, None)
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=["table", "json"])
+def test_check_never_shows_the_password_of_a_broker(rigsync: Rigsync, more: tuple[str, ...]) -> None:
+    text = re.sub("(?m)^listen:.*$", "listen: mqtt://me:secret@b.lab/room1", EXAMPLE)
+    outcome = rigsync(text, "check", "cameras.yaml", *more)
+    assert "mqtt://b.lab:1883/room1" in outcome.out + outcome.err
+    assert "secret" not in outcome.out + outcome.err
+
+
 def test_a_mistake_is_told_with_file_line_and_key(rigsync: Rigsync) -> None:
     text = EXAMPLE.replace("EXPSTART", "EXPSTRT")
     problem = "unknown key 'EXPSTRT'; did you mean 'EXPSTART'?; the keys here are "

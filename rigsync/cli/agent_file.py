@@ -18,6 +18,7 @@ from rigsync.agent.template import Template
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
 from rigsync.core.enums import ExpMessage
+from rigsync.core.rigs import Address
 from rigsync.errors import ConfigError
 
 
@@ -138,7 +139,7 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, re.Pattern):
         return value.pattern
-    if isinstance(value, Template):
+    if isinstance(value, (Address, Template)):
         return str(value)
     if not dataclasses.is_dataclass(value):
         return value

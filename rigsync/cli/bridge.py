@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
-from importlib import import_module
 from keyword import iskeyword
 from logging import INFO
 from time import sleep
@@ -14,6 +12,7 @@ import click
 
 from rigsync import ConfigError, NotRunning
 from rigsync._text import printable
+from rigsync.cli.bridge_classes import classes_of
 from rigsync.cli.children import signals_noted
 from rigsync.cli.log import background_logging
 from rigsync.cli.options import rigs_option, verbose_option
@@ -22,8 +21,6 @@ from rigsync.cli.rigs import connect, rigs_of_file
 from rigsync.config.rigs import Rigs
 from rigsync.core.events import LinkState
 
-BRIDGES = {"lsl": "LslBridge", "mqtt": "MqttBridge", "osc": "OscBridge", "zmq": "ZmqBridge"}
-"""The class of each bridge. It is loaded when it is asked for: its library may not be installed."""
 INTERVAL = 0.1
 """Seconds between looks whether to end."""
 
@@ -151,11 +148,3 @@ def _run(rigs: Rigs, bridges: Any) -> None:
                 raise NotRunning("the service thread has ended; see the log (-v)")
             sleep(INTERVAL)
     end_interrupted_line()
-
-
-def classes_of(names: Iterable[str]) -> dict[str, Any]:
-    """Load the classes of bridges; raise a `ConfigError` where a library is not installed."""
-    try:
-        return {name: getattr(import_module(f"rigsync.bridges.{name}"), BRIDGES[name]) for name in names}
-    except ImportError as error:  # its library, or what that needs, is not there
-        raise ConfigError(str(error)) from error

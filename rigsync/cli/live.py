@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rigsync import Call
+import rigsync
 from rigsync._text import shortened
 from rigsync.cli.outcomes import failure_in_words
 from rigsync.cli.output import write_json, write_line
@@ -77,27 +77,22 @@ def _ask_all(rigs: Rigs, reference: str | None) -> dict[str, Found]:
         for name, rig in rigs.rigs.items()
     }
     if names:
-        keywords = {"exp_ref": reference} if reference else {}
-        with connect(chosen(rigs, names)) as auxiliaries:
-            calls = [auxiliaries.call_nowait(name, CHECK.name, timeout=WAIT, **keywords) for name in names]
-            found |= zip(names, map(_found, asyncio.run(_all(calls))), strict=True)
+        # The pool outlives the connection, whose end, at Ctrl-C too, ends what is asked.
+        with ThreadPoolExecutor(len(names)) as pool, connect(chosen(rigs, names)) as auxiliaries:
+            found |= zip(names, pool.map(lambda name: _ask(auxiliaries, name, reference), names), strict=True)
     return found
 
 
-async def _all(calls: list[Call]) -> list[Any]:
-    """Wait for all of them at the same time, so that the log knows of each that it is waited for."""
-    return await asyncio.gather(*calls, return_exceptions=True)
-
-
-def _found(answer: Any) -> Found:
-    if isinstance(answer, NotSupported):
+def _ask(auxiliaries: rigsync.Auxiliaries, rig: str, reference: str | None) -> Found:
+    keywords = {"exp_ref": reference} if reference else {}
+    try:
+        answer = auxiliaries.call(rig, CHECK.name, timeout=WAIT, **keywords)
+    except NotSupported:
         return Found("not asked", why=_IBLUTIL)
-    if isinstance(answer, RemoteError) and answer.error in _WHY_NOT:
-        return Found("not asked", why=_WHY_NOT[answer.error])
-    if isinstance(answer, RigError):
-        return Found("failed" if isinstance(answer, RemoteError) else "no answer", [failure_in_words(answer)])
-    if isinstance(answer, BaseException):
-        raise answer
+    except RigError as error:
+        if isinstance(error, RemoteError) and error.error in _WHY_NOT:
+            return Found("not asked", why=_WHY_NOT[error.error])
+        return Found("failed" if isinstance(error, RemoteError) else "no answer", [failure_in_words(error)])
     told = answer if isinstance(answer, dict) else {}
     problems, left_out = told.get("problems"), told.get("left_out", [])
     if not isinstance(problems, list) or not isinstance(left_out, list):
