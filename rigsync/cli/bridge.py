@@ -109,7 +109,7 @@ def mqtt(broker: str | None, rigs_file: str | None) -> None:
 
 
 def _run_one(name: str, rigs_file: str | None, lacking: str = "", /, **given: Any) -> None:
-    """Run one bridge, with what is given in place of what the file says; `lacking` where it cannot do with neither."""
+    """Run one bridge with the file's options, or those given in their place; `lacking` is the error if both lack."""
     rigs = rigs_of_file(rigs_file)
     options = {**rigs.bridges.get(name, {}), **{option: value for option, value in given.items() if value}}
     if lacking and not options:
@@ -157,5 +157,5 @@ def classes_of(names: Iterable[str]) -> dict[str, Any]:
     """Load the classes of bridges; raise a `ConfigError` where a library is not installed."""
     try:
         return {name: getattr(import_module(f"rigsync.bridges.{name}"), BRIDGES[name]) for name in names}
-    except ImportError as error:  # its library, or what that needs, is not there
+    except ImportError as error:  # its library is not there, or lacks something
         raise ConfigError(str(error)) from error

@@ -85,7 +85,7 @@ def _ask_all(rigs: Rigs, reference: str | None) -> dict[str, Found]:
 
 
 async def _all(calls: list[Call]) -> list[Any]:
-    """Wait for all of them at the same time, so that the log knows of each that it is waited for."""
+    """Wait for all of them at the same time, so that the log knows that somebody waits for each."""
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
