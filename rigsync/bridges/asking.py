@@ -1,4 +1,4 @@
-"""What a bridge has done for programs that it does not trust: messages to rigs, and commands of one rig."""
+"""What untrusted programs may ask a bridge for: messages to rigs, and commands of rigs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from rigsync.runtime.callbacks import goes_on
 logger = logging.getLogger("rigsync.bridge")
 
 MOST_UNDER_WAY = 256
-"""Most messages and commands that are under way for others at a time. EXPINTERRUPT has as much room again."""
+"""Most messages and commands that are under way for others at a time. EXPINTERRUPT may use twice as many."""
 OK = "ok"
 UNCONFIRMED = "Unconfirmed"
-"""What is told in place of an error's name, of a message that has left and that nobody confirms."""
+"""Stands for an error's name if a message has left and nobody confirms it."""
 
 
 def power_over(lab: Auxiliaries | Coordinator | Rig) -> str:
-    """Say what whoever reaches a bridge can do."""
+    """Return what a program that reaches a bridge can do, in words."""
     return "hears what happens at this rig" if isinstance(lab, Rig) else "commands the rigs"
 
 
@@ -44,14 +44,14 @@ Where = TypeVar("Where")
 
 
 class Refused(ValueError):
-    """What cannot be done, or not for this sender; the text is for the sender, in one line."""
+    """A request is impossible, or not allowed to its sender; the text tells the sender why, in one line."""
 
     kind: ClassVar[str] = "refused"
-    """As what it is counted."""
+    """The kind under which the bridge counts it."""
 
 
 class Asking:
-    """Pushes and calls for others on a coordinator's event loop, so many at a time."""
+    """Pushes and calls for others on a coordinator's event loop, a bounded number at a time."""
 
     def __init__(self, lab: Auxiliaries | Coordinator | Rig):
         self._lab = lab
@@ -88,7 +88,7 @@ class Asking:
 
     @contextlib.contextmanager
     def _asked(self, is_interrupt: bool = False) -> Iterator[RigServices]:
-        """Count what is under way; have what cannot be asked, or not now, told as `Refused`."""
+        """Count what is under way; raise `Refused` for what nobody can ask, or not now."""
         if self._under_way >= MOST_UNDER_WAY * (1 + is_interrupt):
             raise Refused(f"{self._under_way} messages and commands are under way already: wait for their outcome")
         if isinstance(self._lab, Rig):
@@ -105,14 +105,14 @@ class Asking:
 
 
 class AskedBridge(Bridge, Generic[Where]):
-    """A bridge that others ask for something. What each asks is done or refused, and answered once."""
+    """A bridge that takes requests. It does or refuses each request, and answers it once."""
 
     def __init__(self, lab: Auxiliaries | Coordinator | Rig):
         super().__init__(lab.hub)
         self.lab = lab
 
     def _await_requests(self) -> None:
-        """Begin, on the event loop; to be called by `_open`."""
+        """Begin, on the event loop; `_open` calls this."""
         self._loop = asyncio.get_running_loop()
         self._asking = Asking(self.lab)
         self._done: dict[asyncio.Task[dict[str, Any]], tuple[Where, Callable[[], None]]] = {}
@@ -123,13 +123,13 @@ class AskedBridge(Bridge, Generic[Where]):
         raise NotImplementedError
 
     def _described(self, where: Where, problem: object) -> str:
-        """Return what the log says of a problem."""
+        """Return a problem in the words of the log."""
         return str(problem)
 
     def _do(
         self, where: Where, asking: Coroutine[Any, Any, dict[str, Any]], answer: Callable[[dict[str, Any]], object]
     ) -> None:
-        """Have rigs do something, and answer what became of it, by name of rig."""
+        """Ask rigs for something, and answer with the outcome by name of rig."""
         task = self._loop.create_task(asking, name=f"rigsync {self.name}")
 
         def done() -> None:
@@ -142,7 +142,7 @@ class AskedBridge(Bridge, Generic[Where]):
 
     @contextlib.contextmanager
     def _answered(self, where: Where) -> Iterator[None]:
-        """Count what goes wrong, and answer: nothing that comes from outside ends anything here."""
+        """Count and answer whatever goes wrong: no request may end the bridge or the loop."""
         try:
             yield
         except Refused as error:
@@ -163,7 +163,7 @@ class AskedBridge(Bridge, Generic[Where]):
 
 
 def in_words(outcome: Any, has_value: bool) -> str:
-    """Return what became of a message or command at a rig: ``ok``, a value as JSON behind it, or the failure."""
+    """Return the outcome of a message or command at a rig: ``ok``, with a value as JSON behind it, or the failure."""
     if isinstance(outcome, RigError):
         name = "" if isinstance(outcome, RemoteError) else f"{type(outcome).__name__}: "  # its problem begins with one
         return one_line(f"{name}{outcome.problem}")
@@ -173,5 +173,5 @@ def in_words(outcome: Any, has_value: bool) -> str:
 
 
 def no_number(text: str) -> None:
-    """Refuse NaN and infinity, as JSON does; for `json.loads`."""
+    """Refuse NaN and infinity, which JSON does not know; for `json.loads`."""
     raise ValueError(f"{text} is no number that JSON knows")

@@ -1,4 +1,4 @@
-"""What all bridges are: on the event loop of a hub, as one of its sources and one of its subscribers."""
+"""What all bridges share: each runs on the event loop of a hub, as one of its sources and one of its subscribers."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from rigsync.runtime.hub import Hub
 logger = logging.getLogger("rigsync.bridge")
 
 PATIENCE = 10.0
-"""Seconds in which a bridge opens, a name server that is slow included."""
+"""Seconds that a bridge may take to open, with a slow name server."""
 CLOSE_TIMEOUT = 2.0
-"""Seconds in which it closes."""
+"""Seconds that a bridge may take to close."""
 TOLD_EVERY = 60.0
-"""Seconds between two lines of the log on one kind of fault."""
+"""Seconds between two lines of the log about one kind of fault."""
 _Bridge = TypeVar("_Bridge", bound="Bridge")
 
 
 class Bridge:
-    """Tells others of a hub's events, or the hub of theirs; subclasses say how.
+    """Tells others the events of a hub, or tells the hub theirs; subclasses say how.
 
-    A context manager: ``async with`` on the hub's event loop, ``with`` on any other thread. It ends with the hub at the
-    latest.
+    A context manager: ``async with`` on the hub's event loop, ``with`` on any other thread. The bridge ends with the
+    hub at the latest.
 
     Parameters
     ----------
     hub : Hub
-        That of an `Auxiliaries`, a `Coordinator`, a `Rig` or the program's own. It has to run.
+        The hub of an `Auxiliaries`, a `Coordinator` or a `Rig`, or one of the program's own. It has to run.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Bridge:
     def __init__(self, hub: Hub):
         self.hub = hub
         self.counts: Counter[str] = Counter()
-        """What went wrong, by kind, since it was made."""
+        """How often each kind of fault has happened since the bridge was made."""
         self._said: dict[str, tuple[float, int]] = {}
         self._opened: Future[None]
         self._closed: Future[None]
@@ -53,7 +53,7 @@ class Bridge:
         self._ends: list[Callable[[], object]] = []
 
     async def _open(self) -> None:
-        """Open what it needs, on the hub's event loop, and add to `_ends` what closes it."""
+        """Open what the bridge needs, on the hub's event loop, and add to `_ends` what closes that."""
         raise NotImplementedError
 
     def _tell(self, event: Event) -> None:
@@ -89,7 +89,7 @@ class Bridge:
         self._opened.set_result(None)
 
     async def _say_last_words(self) -> None:
-        """Have a moment for what is under way, before all is closed."""
+        """Wait a moment for what is under way, before all is closed."""
 
     async def close(self) -> None:
         """End, on the hub's event loop; for the hub."""
@@ -111,7 +111,7 @@ class Bridge:
             raise NotRunning(f"{self.name}: hub {self.hub.name!r} does not run: enter {whose} before the bridge")
         self._opened, self._closed = Future(), Future()
         for future in (self._opened, self._closed):
-            future.set_running_or_notify_cancel()  # who gives up waiting for it does not cancel it
+            future.set_running_or_notify_cancel()  # whoever gives up waiting must not cancel it
         self._remove = self.hub.add(self)
 
     def __enter__(self: _Bridge) -> _Bridge:

@@ -1,4 +1,4 @@
-"""Requests in JSON: what they may ask for, and what is wrong with others. Pure."""
+"""Requests in JSON: what they may ask for, and what is wrong with a bad one. Pure."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _KEYS = {
     "views": (),
     "snapshot": (),
 }
-"""What may stand beside each verb."""
+"""The keys that each verb allows."""
 _EXAMPLE = '{"push": "EXPSTART", "args": ["2026-01-31_1_mouse"], "rigs": "cameras*", "timeout": 5}'
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asks for."""
+    """A request, checked."""
 
     verb: str
     """``push``, ``call``, ``views`` or ``snapshot``."""
@@ -40,13 +40,13 @@ class Request:
     timeout: float | None
 
     def done_by(self, asking: Asking) -> Coroutine[Any, Any, dict[str, Any]]:
-        """Have rigs do it: a push or a call."""
+        """Ask the rigs: push or call."""
         if self.verb == "push":
             return asking.push(self.what, self.args, self.rigs, self.timeout)
         return asking.call(self.rigs or (), self.what, self.args, self.timeout)
 
     def answer(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer, from what became of it at each rig."""
+        """Return the answer, made of the outcome at each rig."""
         return {"outcomes": {rig: self._outcome(value) for rig, value in found.items()}}
 
     def _outcome(self, value: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 
 def request_of(found: Mapping[str, Any]) -> Request:
-    """Return what is asked for; raise a `Refused` that says what is wrong."""
+    """Check a request; raise a `Refused` that says what is wrong."""
     verbs = [verb for verb in _KEYS if verb in found]
     if len(verbs) != 1:
         close = "" if verbs else next(filter(None, (close_match(name, _KEYS) for name in found)), "")

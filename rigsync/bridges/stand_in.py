@@ -1,4 +1,4 @@
-"""A rig of this program that stands in for a program of another protocol: it has that do what it is asked."""
+"""A rig in this program that stands in for a program of another protocol: it passes on what messages ask for."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ logger = logging.getLogger("rigsync.bridge")
 PING_EVERY = 1.0
 """Seconds between two pings."""
 AWAY_AFTER = 2.5
-"""Seconds without a word from a program that answers pings, after which its rig does not answer either."""
+"""Seconds of silence, from a program with a ping, after which its rig falls silent, too."""
 REFUSAL = 0.05
-"""Seconds in which a computer says that nothing listens there, after what nobody confirms."""
+"""Seconds to wait for the refusal of a closed port, after a message that nobody confirms."""
 STEP = 0.001
-"""Seconds by which what ends something comes after it, where that has left for a later instant."""
+"""Seconds between the instant of a message that has left, and that of the message that ends its experiment."""
 _IDLE = (ExpStatus.CONNECTED, ExpStatus.STOPPED)
 _ASKS = re.compile(rb'.{0,80}"kind":"(?:probe|request)"')
 
 
 class Problem(Exception):
-    """Why a program has not done something."""
+    """Why a program has not done what a message asks for."""
 
 
 class ProgramFailed(Problem):
-    """The program says so."""
+    """The program says that it has failed."""
 
 
 class NoAnswer(Problem):
-    """It has not answered in time."""
+    """The program has not answered in time."""
 
 
 class NotThere(Problem):
-    """Nothing listens at its port."""
+    """Nothing listens at the program's port."""
 
 
 class StandIn(Rig):
-    """A rig on this program's event loop, which has another program do what messages ask for; subclasses say how.
+    """A rig on this program's event loop that sends another program what messages ask for; subclasses say how.
 
     Parameters
     ----------
@@ -74,15 +74,15 @@ class StandIn(Rig):
         version = f"{self._identity.version} for {self.at}{', which ' if lacks else ''}{' and '.join(lacks)}"
         self._identity = dataclasses.replace(self._identity, version=version)
         self.counts: Counter[str] = Counter()
-        """What came and was of no use, by kind."""
-        # A little less than the coordinator waits, which would tell no more than that.
+        """How many useless packets of each kind have come."""
+        # A little less than the coordinator waits: the coordinator's own time-out would tell less.
         self.limit = config.timeout - min(0.5, config.timeout / 10)
         self.under_way = 0
         """Messages whose outcome is awaited."""
         self.heard = -math.inf
         """When the program gave its last sign of life, in seconds of the event loop."""
-        self._data: dict[str, Any] = {}  # of EXPINIT
-        self._number = secrets.randbelow(2**31)  # so that no late answer to a program before is taken for one
+        self._data: dict[str, Any] = {}  # the data of EXPINIT
+        self._number = secrets.randbelow(2**31)  # so no late answer to an earlier program of rigsync matches
         self._wrong = ""
         self._early: dict[ExpMessage, tuple[float, asyncio.Future[dict[str, Any]]]] = {}
         self._notes: Ration[str] = Ration(60.0, TOLD_EACH_MINUTE, ALL_TOLD_EACH_MINUTE)
@@ -101,24 +101,24 @@ class StandIn(Rig):
         return True
 
     sends_early = False
-    """Whether a message leaves before its instant, and says when it is to be acted on."""
+    """Whether a message leaves before its instant, with a time tag."""
 
     async def connect(self) -> None:
-        """Open the way to the program; raise a `RigsyncError` where that cannot be."""
+        """Open the way to the program; raise a `RigsyncError` if that fails."""
         raise NotImplementedError
 
     def disconnect(self) -> None:
         raise NotImplementedError
 
     def send(self, message: Any, number: int, instant: float | None) -> asyncio.Future[dict[str, Any]]:
-        """Send a message to be acted on at an instant of the event loop; return what becomes of it.
+        """Send a message that takes effect at an instant of the event loop, None for at once; return its outcome.
 
-        The future ends with what the answer holds, or with a `Problem`. It is cancelled when nobody waits any longer.
+        The future ends with the content of the answer, or with a `Problem`. It is cancelled when nobody waits any more.
         """
         raise NotImplementedError
 
     async def ping(self) -> None:
-        """Send the ping, and see to the way there, once a second."""
+        """Send the ping, if there is one, and repair the way to the program. Called once a second."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------------------------------- serving
@@ -135,7 +135,7 @@ class StandIn(Rig):
         self._watching = self.loop.create_task(self._watch(), name=f"rigsync watch over {self.at}")
 
     def end(self) -> None:
-        """Stop serving, at once. What goes on at the program goes on."""
+        """Stop serving, at once. The program itself goes on with what it does."""
         if self._watching:
             self._watching.cancel()
         session, self._session = self._session, None
@@ -148,7 +148,7 @@ class StandIn(Rig):
     async def _watch(self) -> None:
         while True:
             try:
-                if not self.under_way:  # a program that works need not answer pings meanwhile
+                if not self.under_way:  # a program that is at work on a message need not answer pings
                     await self.ping()
             except Exception as error:
                 self.note("failed", f"{self.at} cannot be asked whether it is there: {type(error).__name__}: {error}")
@@ -156,17 +156,17 @@ class StandIn(Rig):
 
     @property
     def is_away(self) -> bool:
-        """Whether a program that answers pings has been silent for too long. Then its rig is silent, too."""
+        """Whether a program with a ping has been silent for too long. Then its rig is silent, too."""
         return bool(self.config.ping) and not self.under_way and self.loop.time() > self.heard + AWAY_AFTER
 
     def note_refusal(self) -> None:
-        """Take note that nothing listens there: what went on there is over."""
+        """Take note that nothing listens at the port: an experiment there is over."""
         self.heard = -math.inf
         if self.config.ping and not self.under_way and self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
             self.interrupt(f"nothing listens at {self.at} any more: the program there has ended")
 
     def note(self, kind: str, text: str) -> None:
-        """Count what came and is of no use, and log it, a few times a minute."""
+        """Count a useless packet or a failed ping, and log it, a few times a minute."""
         self.counts[kind] += 1
         self._wrong = f"; {text}"
         if self._notes.allows(kind, self.loop.time()):
@@ -197,7 +197,7 @@ class StandIn(Rig):
         return handle
 
     def _after(self, event: ExpMessage) -> float | None:
-        """Return when a message may be acted on: what has left for a later instant cannot be taken back, but ended."""
+        """Return the instant for a message that ends an experiment: just after one that has left early; else None."""
         if event not in ENDS:
             return None
         left, self._early = self._early, {}
@@ -217,7 +217,7 @@ class StandIn(Rig):
 
     def _send_early(self, due: HandlerDue) -> None:
         event = due.event
-        if isinstance(event, ExpMessage) and (left := self._early.pop(event, None)):  # which was called off
+        if isinstance(event, ExpMessage) and (left := self._early.pop(event, None)):  # one that was called off
             left[1].cancel()
         if self.sends_early and due.schedule and isinstance(event, ExpMessage) and event.name in self.config.messages:
             try:
@@ -229,7 +229,7 @@ class StandIn(Rig):
             self._early[event] = due.schedule.instant, future
 
     def _begin(self, event: ExpMessage, args: Sequence[Any], instant: float | None) -> asyncio.Future[dict[str, Any]]:
-        """Send a message; raise a `Problem` where it lacks what the template has in it."""
+        """Send a message; raise a `Problem` if the template needs a value that the message lacks."""
         self._wrong = ""
         data = args[-1] if args and isinstance(args[-1], dict) else {}
         if event is ExpMessage.EXPINIT:
@@ -245,7 +245,7 @@ class StandIn(Rig):
             value = data.get(name.removeprefix(MESSAGE)) if is_data else values[name]
             if value is not None:
                 return value
-            if event is ExpMessage.EXPINTERRUPT:  # which has to leave
+            if event is ExpMessage.EXPINTERRUPT:  # it must leave in any case
                 return ""
             where = "its data, nor had EXPINIT" if is_data else "it, nor a reference of that form"
             raise Problem(f"{event.name} has nothing for {{{name}}} in {where}: send it, or change messages of the rig")
@@ -254,7 +254,7 @@ class StandIn(Rig):
 
 
 class _Agenda(Agenda):
-    """Has every EXPINTERRUPT done: what goes on at the program, another one may have begun."""
+    """Sends every EXPINTERRUPT: another program may have begun what goes on."""
 
     def _begin(self, task: Task, now: float) -> None:
         if task.event is ExpMessage.EXPINTERRUPT and self.status in _IDLE:
@@ -269,7 +269,7 @@ class _Agenda(Agenda):
 
 
 class _Responder(Responder):
-    """Is as silent as its program, but for confirming what it has told."""
+    """Is as silent as its program, but still confirms notices."""
 
     kind_of_agenda = _Agenda
     is_away: Callable[[], bool]

@@ -1,4 +1,4 @@
-"""What a bridge tells: events, and the present picture of each rig, as plain data."""
+"""What a bridge tells: events, and the present picture of each rig, as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from rigsync.errors import PayloadError, PayloadTooLarge, RigError
 from rigsync.rig.rig import Rig
 
 CONTENT = frozenset({"args", "answers", "outcome"})
-"""Fields with what a message says, or its answer: of ALYX these are tokens."""
+"""Fields with the content of a message or of its answer. In ALYX these hold tokens."""
 LONGEST_TEXT = 200
-"""Characters of a text in what is told without its large parts."""
+"""Most characters of a text, where large parts are left out."""
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
@@ -42,7 +42,7 @@ def document_of(event: Event) -> dict[str, Any]:
 
 @lru_cache(256)
 def _names(kind: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # which is in the stamp
+    return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # the stamp has the rig
 
 
 def picture_of(view: RigView) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def pictures(lab: Lab[Any, Any] | Rig) -> dict[str, dict[str, Any]]:
 
 
 def small(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain ones, their texts cut, and the names of the others as ``left_out``."""
+    """Return the fields with simple values, their texts cut, and the names of the others as ``left_out``."""
     kept = {
         name: value[:LONGEST_TEXT] if isinstance(value, str) else value
         for name, value in fields.items()
@@ -75,7 +75,7 @@ def json_of(document: Any) -> str:
 
 
 def json_within(most: int, document: Mapping[str, Any]) -> str:
-    """Return an event, or a picture, as JSON; without its large parts where it has more than so many bytes."""
+    """Return an event, or a picture, as JSON; leave its large parts out if that has more than `most` bytes."""
     text = json_of(document)
     if len(text) <= most:
         return text
@@ -84,7 +84,7 @@ def json_within(most: int, document: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return any value of an event as what JSON knows; what it does not know, by the name of its type."""
+    """Return any value of an event as data that JSON knows, or else the name of its type."""
     if value is None or type(value) in (str, int, bool):
         return value
     if isinstance(value, float):

@@ -34,7 +34,7 @@ MESSAGES = {
 }
 """The messages, each with its arguments on the command line and its meaning."""
 NOBODY_CONFIRMS = 3
-"""Exit status where no rig has failed, and of some nobody says that they have done it."""
+"""Exit status if no rig has failed, and nobody confirms that some of them have done it."""
 _MOST_SHOWN = 60
 """Most characters of a faulty argument that are shown."""
 

@@ -14,7 +14,7 @@ SCHEMES = {"udp": "udp", "tcp": "tcp", "ws": "tcp"}
 BROKER_PORTS = {"mqtt": 1883, "mqtts": 8883}
 """The usual port of a broker of MQTT, by scheme: without and with TLS."""
 PREFIX = "rigsync"
-"""With what topics at a broker begin, unless an address says otherwise."""
+"""The default prefix of topics at a broker."""
 _LEVEL = re.compile(r"[\w.~:=-]+")  # of a prefix: what is a name in any program, and neither + nor #
 _LONGEST_PREFIX = 200
 # RFC 1123 section 2.1, and underscores since names of Windows machines have them. A trailing dot makes it absolute.
@@ -70,7 +70,7 @@ def parse_broker(text: object) -> Address:
 
 
 def without_login(text: object) -> object:
-    """Return a text without the user and the password of an address in it."""
+    """Return a text with user and password cut out of the address in it."""
     if not isinstance(text, str) or "@" not in text:
         return text
     scheme, separator, _ = text.rpartition("@")[0].partition("://")

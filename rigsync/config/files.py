@@ -99,7 +99,7 @@ _OF_ANY_HUB = {
     ),
 }
 RIG_BRIDGES = Table(_OF_ANY_HUB)
-"""Those of an agent's file, which tell what happens at its rig."""
+"""The bridges of an agent's file, which tell what happens at its rig."""
 _BRIDGES = Table(
     {
         "lsl": Key(
@@ -154,7 +154,7 @@ def rigs_schema() -> dict[str, Any]:
 
 
 def bridges_of(found: Known, folder: Path) -> dict[str, Any]:
-    """Return the options of each bridge of a file in a folder, where its relative paths begin."""
+    """Return the options of each bridge of a file. Relative paths begin at the file's folder."""
     bridges = {name: dict(options) for name, options in found.items() if options is not None}
     if "zmq" in bridges and (curve := found["zmq"]["curve"]):
         bridges["zmq"]["curve"] = {**curve, "secret_key": str(folder / curve["secret_key"])}

@@ -1,4 +1,4 @@
-"""Rigs that are programs of another protocol: where they are, and what each message is to them."""
+"""Rigs that are programs of another protocol: their addresses, and what they are sent at each message."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rigsync.core.rigs import Address, RigConfig
 from rigsync.errors import ConfigError
 
 SCHEMES = ("osc", "zmq+req")
-"""How the addresses of such rigs begin: what they are sent is a list by OSC, and a map by ZeroMQ."""
+"""How the addresses of such rigs begin. An OSC program is sent a list, a ZeroMQ program a map."""
 FIELDS = ("exp_ref", "date", "number", "subject")
 """The fields of a template that come from the reference of the experiment."""
 MESSAGE = "message."
-"""``{message.KEY}`` is the value of KEY in the message's data, or else in those of EXPINIT."""
+"""``{message.KEY}`` is the value of KEY in the message's data, or else in the data of EXPINIT."""
 ID = "id"
-"""By OSC, a number that the answer has to bring back."""
+"""By OSC, a number that the answer must repeat."""
 _EXAMPLES = {"osc": '[/exp/start, "{exp_ref}"]', "zmq+req": '{command: start, session: "{exp_ref}"}'}
 _ENDS = ("EXPEND", "EXPINTERRUPT")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -36,7 +36,7 @@ KEYS = {
             {
                 name: Key(_TEMPLATE, f"What {name} is to that program; without it the program hears nothing of {name}.")
                 for name, message in ExpMessage.__members__.items()
-                if message is not ExpMessage.ALYX  # which has a token
+                if message is not ExpMessage.ALYX  # it carries a token
             }
         ),
         "Only for osc:// and zmq+req://: what the program is sent at each message. By OSC a list of address and "
@@ -52,12 +52,12 @@ KEYS = {
     ),
     "ping": Key(_TEMPLATE, "Only for osc:// and zmq+req://: what the program is sent each second, and answers."),
 }
-"""What the table of a rig has for them."""
+"""The keys that the table of a rig has for such programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramRig(RigConfig):
-    """A rig that is a program of another protocol, for which one of rigsync stands in.
+    """A program of another protocol as a rig. A rig of rigsync stands in for it.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ProgramRig(RigConfig):
     answer : str, optional
         By OSC, the address of its answers.
     listen : Address, optional
-        By OSC, where they come, beside the port that it was sent from.
+        By OSC, where its answers come, beside the port that the message left from.
     ping : list or mapping, optional
         What it is sent each second, and answers.
     """
@@ -85,7 +85,7 @@ def scheme_of(uri: object) -> str | None:
 
 
 def program_rig(name: str, scheme: str, options: Mapping[str, Any]) -> ProgramRig:
-    """Return such a rig; raise a `ConfigError` with all that is wrong with it, whose keys are those of the rig."""
+    """Return such a rig; raise a `ConfigError` with all its mistakes, whose keys begin at the rig."""
     mistakes = Mistakes()
     if not isinstance(options, Known):
         own = {key: value for key, value in options.items() if key in KEYS}
@@ -169,7 +169,7 @@ def _wrong_fields(template: Any, key: str, known: tuple[str, ...]) -> Iterator[C
 
 
 def filled(template: Any, value_of: Callable[[str], Any]) -> Any:
-    """Return a template with the value of each field in its place; that of a field alone is no text but what it is."""
+    """Return a template with the value of each field in its place. A field alone in its text keeps its type."""
     if isinstance(template, dict):
         return {name: filled(value, value_of) for name, value in template.items()}
     if isinstance(template, (list, tuple)):

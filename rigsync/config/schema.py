@@ -330,7 +330,7 @@ def free() -> Kind:
 
 
 def scalar() -> Kind:
-    """Take text, a number, or true or false; quotes make text of the others."""
+    """Take text, a number, true or false; in quotes, all of them are text."""
 
     def read(value: Any, key: str, _: Mistakes) -> Any:
         if isinstance(value, (dict, list)):

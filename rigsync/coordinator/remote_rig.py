@@ -371,7 +371,7 @@ class RemoteRig(Faced):
             resolve_future(confirmed, None)
 
     def hears(self, event: ExpMessage) -> bool:
-        """Whether a message is for anybody: `deliver` has something to do."""
+        """Whether anybody wants a message, so that `deliver` has something to do."""
         return event in self._asked or bool(self._callbacks[event])
 
     def deliver(self, event: ExpMessage, args: list[Any], addr: tuple[Any, ...]) -> None:

@@ -39,14 +39,14 @@ def draw_request_time() -> float:
 
 
 def unconfirmed_in(answer: Any) -> str | None:
-    """Return what an answer says in place of that the message was done, where nobody confirms that; else None."""
+    """Return what an answer says if nobody confirms that the message was done; None if it is confirmed."""
     information = answer[-1] if isinstance(answer, list) and answer else None
     told = information.get("unconfirmed") if isinstance(information, dict) else None
     return told if isinstance(told, str) else None
 
 
 def unconfirmed_of(answers: Mapping[str, Any]) -> dict[str, str]:
-    """Return the same for each answer that says so, by rig."""
+    """Return what `unconfirmed_in` finds in each answer that has it, by rig."""
     return {rig: told for rig, answer in answers.items() if (told := unconfirmed_in(answer)) is not None}
 
 
@@ -88,7 +88,7 @@ class PushResult(dict[str, list[Any]]):
 
     @property
     def unconfirmed(self) -> dict[str, str]:
-        """Of rigs that were sent the message, and of which nobody says that they have done it: what is known."""
+        """What is known of each rig that was sent the message, and that nobody confirms to have done it."""
         return unconfirmed_of(self)
 
     @property

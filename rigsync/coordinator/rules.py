@@ -31,7 +31,7 @@ logger = logging.getLogger("rigsync.service")
 push_logger = logging.getLogger("rigsync.push")
 link_logger = logging.getLogger("rigsync.link")
 _TO_LOOK_AT = (ExpMessage.EXPSTART, ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT)
-"""Messages of which somebody has to look whether they were done, where nobody confirms it."""
+"""Messages after which somebody has to look whether they were done, if nobody confirms them."""
 
 notice_logger = logging.getLogger("rigsync.notice")
 
@@ -100,7 +100,7 @@ class LogRules:
     def log_failures(self, event: PushCompleted, raised: Collection[str]) -> None:
         """Log what has failed, and what nobody confirms, a line for each reason.
 
-        Of some rigs it is raised, and the log need not tell it.
+        The failures of the rigs in `raised` are raised, so the log has them only at the level INFO.
         """
         unsure = {} if isinstance(event.event, Command) else unconfirmed_of(event.answers)
         for line in line_for_each(unsure):

@@ -1,4 +1,4 @@
-"""Rigs that are programs of another protocol: rigs of this program stand in for them."""
+"""Rigs of this program that stand in for programs of another protocol."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rigsync.errors import ConfigError
 from rigsync.net.resolve import addresses_of
 
 GROUP = "rigsync.rigs"
-"""The entry points by which a package names, for the beginning of an address, the class that stands in."""
+"""Group of entry points: the beginning of an address names the class of the rig that stands in."""
 
 
 class StandIn(Protocol):
-    """A rig of the rigsync dialect that does what is asked by another program. It is made with a `ProgramRig`."""
+    """A rig of the rigsync dialect that has another program do what is asked. It is made with a `ProgramRig`."""
 
     uri: str
     """Where it listens, once it is open."""
@@ -29,20 +29,20 @@ class StandIn(Protocol):
 
 
 class StandIns:
-    """Those of one coordinator, on its event loop."""
+    """The rigs that stand in for programs, of one coordinator, on its event loop."""
 
     def __init__(self) -> None:
         self._open: dict[str, StandIn] = {}
 
     async def look_up(self, config: ProgramRig) -> list[tuple[int, tuple[Any, ...]]]:
-        """Return family and address of the one for a rig; begin it where it does not serve yet.
+        """Return family and address of the rig that stands in for a program; start it if it does not serve yet.
 
         Raises
         ------
         ConfigError
-            Nothing can stand in, or what it needs is not installed, or the rig's name does not resolve.
+            No class can stand in, or its library is not installed, or the host name does not resolve.
         RigsyncError
-            It cannot listen.
+            The rig cannot listen.
         """
         if config.name not in self._open:
             self._open[config.name] = made = _class_for(config)(config)
@@ -57,7 +57,7 @@ class StandIns:
 
 def _class_for(config: ProgramRig) -> Callable[[ProgramRig], StandIn]:
     scheme, key = config.address.scheme, f"rigs.{config.name}.uri"
-    metadata = import_module("importlib.metadata")  # which takes as long to load as all the rest of a coordinator
+    metadata = import_module("importlib.metadata")  # it takes as long to load as all the rest of a coordinator
     for found in metadata.entry_points(group=GROUP, name=scheme):
         try:
             made: Callable[[ProgramRig], StandIn] = found.load()

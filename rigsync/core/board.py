@@ -254,7 +254,7 @@ class Board:
 
     @property
     def contents(self) -> dict[str, dict[str, Any]]:
-        """``progress`` by item, and ``streams``, what there is to know of each; a copy, from any thread."""
+        """Copies of ``progress`` by item, and of ``streams`` with all that is known of each; from any thread."""
         with self._lock:
             progress = {item.key[1]: Progress(*item.state) for item in self._items.values()}
             return {

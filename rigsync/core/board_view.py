@@ -182,7 +182,7 @@ class BoardView:
 
 
 def events_of(rig: str, post: Post) -> list[Event]:
-    """Return what a rig's own hub is told of what it tells of its board; nothing where that is cleared."""
+    """Return the events that tell a rig's own hub a change of its board; none if an entry is cleared."""
     if post.key is None:
         return []
     if post.topic == PROGRESS:

@@ -87,7 +87,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         self._armed = [math.inf] * len(rigs)
         """The earliest entry of each peer in the heap."""
         self._asked: list[Peer] = []
-        """Those that have just been asked something, and whose timers are noted when it has left."""
+        """Rigs that were just asked something; their timers are noted once that has left."""
 
     @property
     def all_alive(self) -> bool:

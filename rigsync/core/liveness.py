@@ -14,8 +14,8 @@ MOST_A_SECOND = 3200
 """Datagrams to all rigs together, beyond one a beat: each of 64 rigs gets one every 20 ms at most, each of more rigs
 less often. Otherwise a busy computer, whose rigs look overdue, would make itself busier still."""
 BROKERED_A_SECOND = 256
-"""The same of rigs at a broker, which keeps what it cannot pass on. There more probes would come to wait behind those
-that wait, and each answer later than the one before."""
+"""The same for rigs at a broker. A broker keeps what it cannot pass on: more probes would wait behind those that wait,
+and each answer would come later than the one before."""
 MEASURED_A_SECOND = 512
 """Of these, probes of all rigs together whose clocks are not known well. They are of use only where the answers come
 soon."""

@@ -162,7 +162,7 @@ class Peer:
         self._note_change()
 
     def report_loss(self, reason: str, now: float) -> None:
-        """Take the link for lost, for a reason: what carries it says so. The rig may run on."""
+        """Count the link as lost, because its broker or connection says so, and why. The rig may run on."""
         if self.state is not LinkState.LOST:
             self._liveness.lose(reason, now)
             self._note_change()

@@ -112,6 +112,6 @@ class Prober:
         four = (*stamps, link.stamps.stamp(now)) if stamps else None
         if four and four[0] == probe.stamp != 0:  # a rig in the place of an iblutil one answers a probe without stamp
             self.clock.add(four, now)
-            # What waits at a broker makes a clock known badly, and more probes would make more wait there.
+            # Messages that wait at a broker spoil a clock's estimate, and more probes would make more messages wait.
             link.liveness.is_coarse = self.clock.bound > link.timing.clock_bound and not link.is_brokered
         link.events.append(ProbeAnswered(link.name, n, round_trip, four))

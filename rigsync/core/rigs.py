@@ -84,9 +84,9 @@ class Address:
     port : int
         The port, 1 to 65535, or 0 for any free one where a rig listens.
     prefix : str
-        With what the topics at the broker begin.
+        The prefix of the topics at the broker.
     login : str
-        User and password for the broker, as in the URI. They are no part of what is shown, or compared.
+        User and password for the broker, as in the URI. They are neither shown nor compared.
     """
 
     scheme: str
@@ -180,7 +180,7 @@ class RigConfig:
     pause: float | None = None
     max_message: int = MAX_MESSAGE
     tells_start: ClassVar[bool] = True
-    """Whether its answers tell when it began to act: not where it has somebody else act."""
+    """Whether its answers tell when it began to act. They do not if another program acts for it."""
 
     def __post_init__(self) -> None:
         name = self.name
@@ -223,7 +223,7 @@ class RigConfig:
 
     @property
     def place(self) -> tuple[str | int, ...]:
-        """Where it is: host and port, at a broker also prefix and name. No two rigs have the same."""
+        """Its place: host and port, and at a broker also prefix and name. No two rigs share one."""
         address = self.address
         return (address.host, address.port, *((address.prefix, self.name) if address.is_brokered else ()))
 

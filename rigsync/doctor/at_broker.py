@@ -1,4 +1,4 @@
-"""A rig at a broker: the doctor's line to it, and what is said of one that does not answer there."""
+"""A rig at a broker: the doctor's line to it, and its finding if the rig does not answer there."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class BrokerLine(Line):
     def __init__(self, rig: RigConfig, boot: str):
         super().__init__()
         self.reason: str | None = None
-        """Why the broker, or the rig there, is not to be had."""
+        """Why the broker, or the rig there, cannot be reached."""
         self._news_of_broker = asyncio.Event()
         self._rigs: Any = mqtt_module().RigsAtBroker(self, rig.address, boot, self._note)
         self._line = self._rigs.line((rig.name,), rig.address.prefix)
 
     async def is_there(self, patience: float) -> bool:
-        """Return whether the broker is there, within some seconds."""
+        """Wait up to so many seconds for the broker; return whether it is there."""
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
             await asyncio.wait_for(self._news_of_broker.wait(), patience)
         return bool(self._rigs.client.is_connected)
@@ -43,7 +43,7 @@ class BrokerLine(Line):
         if problem:
             self.reason = f"the broker {self._rigs.client.broker}: {problem}"
         self._news_of_broker.set()
-        return True  # told by a finding
+        return True  # a finding tells it
 
     def receive(self, data: bytes, _source: Any) -> None:
         self._keep(data)
@@ -73,7 +73,7 @@ async def broker_line(rig: RigConfig, boot: str) -> AsyncIterator[BrokerLine]:
 
 
 def at_broker(evidence: Evidence) -> tuple[str, ...]:
-    """Return what is seen, what that is and what to do, where a rig does not answer at its broker."""
+    """Return signs, meaning and remedy for a rig that does not answer at its broker."""
     address = evidence.rig.address
     return (
         evidence.broker or f"no answer to {evidence.probes} probes by way of the broker {address}",

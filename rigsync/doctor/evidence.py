@@ -77,7 +77,7 @@ class Evidence:
     unreachable: str | None = None
     """The network's error, if it cannot carry anything there."""
     broker: str | None = None
-    """Why a rig at a broker is not to be had there."""
+    """Why a rig cannot be reached at its broker."""
     junk: RemoteProtocolError | None = None
     """A received message that is no valid frame."""
     answered_from: SocketAddress | None = None

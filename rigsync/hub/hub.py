@@ -232,7 +232,7 @@ class HubCore:
         self._told = event
         routes = self._routes
         route = routes.get(event.__class__) or self._route(event.__class__, routes)
-        if self.boundary is not None:  # rules are for what happens here: another lab's answer is none to a push of this
+        if self.boundary is not None:  # rules take only this hub's own events: another lab's answer is not for us
             if not self._is_consumed(event):
                 self._tell_each(event, route.usual)
         elif not self._filters:

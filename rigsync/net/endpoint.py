@@ -145,13 +145,13 @@ class Endpoint:
         ListenError
             The broker refuses, or another program serves under this name.
         ConfigError
-            What MQTT needs is not installed, or user, password or TLS are not to be had.
+            The library for MQTT is not installed, or user, password or the files of TLS cannot be read.
         """
         self._at_broker = self._listener = await mqtt_module().open_mqtt_listener(self, at, rig, boot, picture)
         return tuple(self._at_broker.address)
 
     def show(self, picture: Mapping[str, Any]) -> None:
-        """Have what is kept of this rig changed, where a broker keeps it."""
+        """Change the picture of this rig, if a broker keeps one."""
         if self._at_broker:
             self._at_broker.show(picture)
 

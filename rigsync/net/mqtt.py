@@ -2,8 +2,8 @@
 
 The topics are those of docs/protocol.md: a rig hears ``PREFIX/RIG/in``, answers on ``PREFIX/RIG/out/BOOT`` of the
 coordinator, and has its picture, retained, on ``PREFIX/RIG/view``. The dialect sends again what is lost, so frames have
-QoS 0; pictures have QoS 1, and so has the first frame to a rig on a connection, since the broker says of these alone
-that it does not take them, or that nobody hears them.
+QoS 0. Pictures have QoS 1, and so has the first frame to a rig on a connection: with QoS 1 alone, the broker says that
+it does not take a message, or that nobody hears it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from rigsync.net.mqtt_client import MqttClient, Will
 logger = logging.getLogger("rigsync.endpoint")
 
 LARGEST = 2 * MAX_DATAGRAM
-"""Bytes of the largest message that a broker may send here. A frame has half as many at most, with the host of its
-sender."""
+"""Bytes of the largest message that a broker may send here. A frame, with the host of its sender, has at most half as
+many."""
 BROKER_PATIENCE = 4.0
-"""Seconds that a broker may be away before its rigs count as lost, for that reason. One that is started again is back
-by then."""
+"""Seconds that a broker may be away before its rigs count as lost for that reason. A broker that is started again is
+back within them."""
 CLAIM = 0.2
-"""Seconds that a rig waits, before it serves, for another one that serves under the same name."""
+"""Seconds that a rig waits before it serves, in case another one serves under the same name."""
 CLAIM_AGAIN = 5.0
-"""Seconds between attempts of one that has found another one there."""
+"""Seconds between two attempts of a rig whose name another one has."""
 _HEAD = 64
 _HOST = re.compile(rb'"host":"([^"\\\x00-\x1f]{1,100})"\}\Z')
 
@@ -48,7 +48,7 @@ def topic_name(rig: str) -> str:
 
 
 def _instead(data: bytes, kind: str, limit: int, broker: Address) -> bytes | None:
-    """Return a failure in place of a frame that is too large for the broker; None where it is of another kind."""
+    """Return a failure in place of a frame that is too large for the broker; None if the frame is of another kind."""
     if (told := messages.told_frame(data, kind)) is None:
         return None
     boot, n = told
@@ -118,7 +118,7 @@ class RigsAtBroker:
         if kind == "view" and topic.endswith("/view"):
             if (line := self._lines.get(base)) and (reason := line.gone(data)):
                 self._pump.lose(line.name, reason)
-        elif line := self._lines.get(f"{base}/{kind}"):  # of the others with this prefix, and of junk, none
+        elif line := self._lines.get(f"{base}/{kind}"):  # rigs of others with this prefix, and junk, have no line
             line.boot = messages.sender_of(data[:_HEAD]) or line.boot
             self._pump.receive(data, line.name)
 
@@ -152,7 +152,7 @@ class MqttLine(Line):
     def __init__(self, rigs: RigsAtBroker, name: Any, base: str):
         self._rigs, self.name, self.base = rigs, name, base
         self.boot: str | None = None
-        """That of the rig's process, as far as it has been heard."""
+        """The boot number of the rig's process, once it was heard."""
 
     def send(self, line: Any, data: bytes) -> None:
         self._rigs.send(self, data)
@@ -166,7 +166,7 @@ class MqttLine(Line):
 
 
 def _view(data: bytes) -> dict[str, Any] | None:
-    """Return what a picture of a rig says; None for what is none."""
+    """Return the content of a rig's picture; None for anything else."""
     with contextlib.suppress(ValueError, RecursionError):
         if isinstance(view := json.loads(data), dict):
             return view
@@ -174,15 +174,15 @@ def _view(data: bytes) -> dict[str, Any] | None:
 
 
 def _rank(view: Mapping[str, Any]) -> tuple[bool, float, str]:
-    """Return which of two rigs of one name stays, the lesser: one in an experiment, or the one that began earlier."""
+    """Return the rank of a rig. The lower of one name stays: one in an experiment, or the one that began earlier."""
     return view.get("status") not in ("INITIALIZED", "RUNNING"), view["since"], str(view.get("boot"))
 
 
 class MqttListener(Listener):
     """The place at a broker where a rig hears coordinators.
 
-    One program alone serves under a name: who comes asks on the topic of the picture, and who serves publishes that
-    again.
+    Only one program serves under a name: a newcomer asks on the topic of the picture, and a program that serves then
+    publishes its picture again.
     """
 
     def __init__(self, pump: Pump, at: Address, rig: str, boot: str, picture: Mapping[str, Any]):
@@ -201,7 +201,7 @@ class MqttListener(Listener):
         self._client.subscribe([f"{self._base}/view"])
 
     async def open(self) -> None:
-        """Serve, or have that begun where the broker is not there yet.
+        """Serve, or begin to try if the broker is not there yet.
 
         Raises
         ------
@@ -237,7 +237,7 @@ class MqttListener(Listener):
     # -------------------------------------------------------------------------------------------------- the name
 
     def _changed(self, problem: str | None) -> bool:
-        """Begin to serve, or tell that this cannot be; return whether the problem is told."""
+        """Begin to serve, or report the problem; return whether the problem is told here."""
         if problem is None:
             self._claim()
             return False
@@ -257,7 +257,7 @@ class MqttListener(Listener):
         self._again(CLAIM, self._serve)
 
     def _ask(self) -> None:
-        # With QoS 1, since the broker says then that this rig may not publish there.
+        # With QoS 1 the broker says if this rig may not publish there.
         self._publish({**self._picture, "name": self._rig, "boot": self._boot, "claims": self._since}, qos=1)
 
     def _again(self, seconds: float, function: Any) -> None:
@@ -287,11 +287,11 @@ class MqttListener(Listener):
         since = view.get("claims", view.get("since"))
         comes_first = isinstance(since, (int, float)) and _rank({**view, "since": since}) < self._rank
         if self._serves:
-            if is_other and view.get("connected") is True and comes_first:  # the broker was late, or had parted
+            if is_other and view.get("connected") is True and comes_first:  # the broker was late, or parted
                 self._serves = False
                 self._client.unsubscribe([f"{self._base}/in"])
                 self._yield()
-            else:  # what the broker keeps now may not be this rig's picture
+            else:  # the broker may now keep another picture than this rig's
                 self._show_soon(0.1)
         elif is_other and (view.get("connected") is True or ("claims" in view and comes_first)):
             self._yield()

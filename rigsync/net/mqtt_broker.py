@@ -1,9 +1,9 @@
-"""A broker of MQTT: who may come in, and what is wrong with it, for people. Nothing secret is ever shown.
+"""A broker of MQTT: how to log in, and what is wrong with the broker, in words for people. No text shows a secret.
 
-User and password are those of the address (``mqtt://user:password@broker``), or of the environment:
+User and password come from the address (``mqtt://user:password@broker``), or from the environment:
 ``RIGSYNC_MQTT_USER``, and ``RIGSYNC_MQTT_PASSWORD`` or ``RIGSYNC_MQTT_PASSWORD_FILE``. For ``mqtts://``,
-``RIGSYNC_MQTT_CA``, ``RIGSYNC_MQTT_CERT`` and ``RIGSYNC_MQTT_KEY`` name files; without the first, the authorities that
-this computer trusts count.
+``RIGSYNC_MQTT_CA``, ``RIGSYNC_MQTT_CERT`` and ``RIGSYNC_MQTT_KEY`` name files. Without the first, the authorities count
+that this computer trusts.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _in_file(environ: Mapping[str, str]) -> str | None:
 
 
 class Tls(ssl.SSLContext):
-    """Knows the last socket that it has wrapped, to be closed: paho leaves one open whose handshake fails."""
+    """Knows the last socket that it has wrapped, so that it can be closed: paho does not after a failed handshake."""
 
     wrapped: ssl.SSLSocket | None = None
 

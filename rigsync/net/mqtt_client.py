@@ -11,9 +11,9 @@ It calls `hear(topic, data, is_retained)` and `changed(problem)` in the order of
 each connection, and a text where the broker is lost or refuses something. Each text is logged once, until the broker is
 back. The client connects again by itself, for ever. `net.mqtt_broker` has users, passwords and TLS.
 
-Connecting, which blocks, has a thread of its own, and so has no other thing: paho reads and writes packets where the
-loop says that the socket is ready. A thread for these would wait for the interpreter's lock with each of its reads, up
-to 5 ms while the loop is at work.
+Connecting blocks, so it has a thread of its own. Everything else runs on the loop: paho reads and writes packets when
+the loop says that the socket is ready. A thread for that would wait for the interpreter's lock at each read, up to 5 ms
+while the loop is at work.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ except ModuleNotFoundError as missing:
 logger = logging.getLogger("rigsync.mqtt")
 
 WAITING = 4096
-"""Messages that wait to leave, or for the broker's word that it has them. Any more are left out."""
+"""Most messages that wait to leave, or for the broker's confirmation. More than these are left out."""
 WAITING_BYTES = 8 << 20
-"""Bytes of these."""
+"""Most bytes of these."""
 LARGEST = 1 << 20
 """Bytes of the largest message that the broker may send here, unless told otherwise."""
 AT_ONCE = 16
-"""Packets that are read, and handled, before other things have their turn. The others wait in the socket."""
+"""Most packets that are read and handled before other things have their turn. The others wait in the socket."""
 PATIENCE = 3.0
-"""Seconds that connecting may take, and that the broker has to answer then."""
+"""Seconds that connecting may take, and then again for the broker's answer."""
 KEEPALIVE = 10
-"""Seconds of silence after which the broker is asked whether it is there. It takes a client for lost after half as many
-more."""
+"""Seconds of silence after which the client asks whether the broker is there. The broker gives a client up after 1.5
+times as many."""
 FIRST_RETRY = 0.1
 LAST_RETRY = 4.0
-"""Seconds between two attempts to connect, at first and at last; doubled each time, and up to half of it less, so that
-not all clients come at once to a broker that is back."""
+"""Seconds between two attempts to connect, at first and at most. They double each time. Up to half of them is taken off
+at random, so that the clients do not all come at once to a broker that is back."""
 LINGER = 0.5
-"""Seconds that what waits has to leave, at the end."""
+"""Seconds that waiting messages have to leave, at the end."""
 MOST_SAID = 32
-"""Most problems that are told between two connections."""
+"""Most different problems that are told between two connections."""
 NO_SUBSCRIBERS = 0x10
 """The reason code of a message that nobody has subscribed to (MQTT 5, section 3.4.2.1)."""
 OVERHEAD = 64
@@ -88,7 +88,7 @@ class AnswerTo(NamedTuple):
     topic: str
     """Empty where it wants none."""
     correlation: bytes
-    """What is to go with it."""
+    """The correlation data that go with the answer."""
 
 
 class _Message(NamedTuple):
@@ -104,7 +104,7 @@ class _Message(NamedTuple):
 
 
 class MqttClient:
-    """A connection to one broker, for all that a program says there; on the running event loop.
+    """A client of one broker, on the running event loop.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ class MqttClient:
     hear : callable
         Called with topic, content and whether it was retained, of each message.
     changed : callable
-        Called with None when the broker is there, and with a text when it is not, or refuses a topic; that is logged
-        unless True is returned.
+        Called with None when the broker is there, and with a text when it is away, or refuses a topic. The client logs
+        the text, unless this returns True.
     requested : callable, optional
         Called in place of `hear`, with an `AnswerTo` besides.
     unheard : callable
@@ -146,7 +146,7 @@ class MqttClient:
         self._loop = asyncio.get_running_loop()
         self.is_connected = False
         self.is_refused = False
-        """Whether the broker is there and has refused this client, or a topic, at last."""
+        """Whether the latest problem is a refusal: the broker has refused this client, or a topic."""
         self.limit = 1 << 28
         """Bytes of the largest packet that the broker takes."""
         self._largest = largest
@@ -158,7 +158,7 @@ class MqttClient:
         self._came: list[tuple[Callable[..., object], tuple[Any, ...]]] = []  # what packets mean, until all are read
         self._said: set[str] = set()
         self._why = ""
-        """Why the broker ends the connection."""
+        """Why the broker has ended the connection, as it says."""
         self._sock: Any = None
         self._at_once = 1
         self._is_writing = self._is_due = self._ends = False
@@ -197,10 +197,10 @@ class MqttClient:
             self._watch_writing()
 
     def publish(self, topic: str, data: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes = b"") -> bool:
-        """Publish a message; return False where it is left out.
+        """Publish a message; return False if it is left out.
 
-        With QoS 0 that is where the broker is not there. With QoS 1 it waits for the broker, and again until the broker
-        has confirmed it. Either is left out where too much waits, or where the broker takes no packet as large.
+        With QoS 0 that happens if the broker is away. With QoS 1 the message waits until the broker has confirmed it.
+        Either is left out if too much waits, or if the packet is too large for the broker.
         """
         properties = None
         if correlation:
@@ -218,11 +218,11 @@ class MqttClient:
 
     @property
     def unsent(self) -> int:
-        """Messages that wait to leave, or for the broker's word that it has them."""
+        """Messages that wait to leave, or for the broker's confirmation."""
         return len(self._outbox) + len(self._unconfirmed)
 
     def close(self) -> None:
-        """Send what waits, and take leave of the broker; idempotent. Takes the loop's time, at most `LINGER`."""
+        """Send what waits, and disconnect; idempotent. This blocks the loop for `LINGER` at most."""
         if self._ends:
             return
         self._ends = True
@@ -237,7 +237,7 @@ class MqttClient:
         if self._is_open():
             paho.disconnect()
             paho.loop_write()
-        if (sock := paho.socket()) is not None:  # it takes no more, or was connected just now
+        if (sock := paho.socket()) is not None:  # the broker takes no more, or the socket was connected just now
             self._on_socket_close(paho, None, sock)
             sock.close()
 
@@ -294,11 +294,11 @@ class MqttClient:
             if self._tls and self._tls.wrapped:
                 self._tls.wrapped.close()
             raise
-        if self._ends and (sock := self._paho.socket()) is not None:  # nobody waits for it any more
+        if self._ends and (sock := self._paho.socket()) is not None:  # nobody waits for the connection any more
             sock.close()
 
     def _tick(self) -> None:
-        self._paho.loop_misc()  # which asks a silent broker, and ends the connection to one that is gone
+        self._paho.loop_misc()  # pings a silent broker, and ends the connection to one that is gone
         self._timer = self._loop.call_later(1.0, self._tick) if self._is_open() else None
 
     def _stop_ticking(self) -> None:
@@ -332,7 +332,7 @@ class MqttClient:
                 return
             function(*args)
         sock = self._sock
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():  # of which no selector knows
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():  # bytes of which no selector knows
             self._loop.call_soon(self._read_rest, sock)
         self._flush()
 
@@ -345,7 +345,7 @@ class MqttClient:
             before = len(self._came)
             self._paho.loop_read()
             if len(self._came) == before or not self._is_open():
-                self._at_once = 1  # the rest has yet to come, and a read in vain costs as much as another one
+                self._at_once = 1  # the rest has yet to come, and a read in vain costs as much as any
                 break
         else:
             self._at_once = min(AT_ONCE, 4 * self._at_once)
@@ -355,7 +355,7 @@ class MqttClient:
         self._flush()
 
     def _watch_writing(self) -> None:
-        """Have the loop look whether the socket takes more, as long as something waits for that."""
+        """Have the loop watch for room in the socket, as long as something waits to be written."""
         if self._is_open() and self._paho.want_write() != self._is_writing:
             self._is_writing = not self._is_writing
             if self._is_writing:
@@ -364,7 +364,7 @@ class MqttClient:
                 self._loop.remove_writer(self._sock)
 
     def _flush(self) -> None:
-        """Hand to paho what waits, as long as the socket takes it, so much in a turn of the loop."""
+        """Hand waiting messages to paho, as long as the socket takes them, a bounded number in a turn of the loop."""
         paho = self._paho
         for _ in range(AT_ONCE):
             if not (self._outbox and (self.is_connected or self._ends) and self._is_open()) or paho.want_write():
@@ -373,7 +373,7 @@ class MqttClient:
             info = paho.publish(message.topic, message.data, message.qos, message.retain, message.properties)
             if message.qos:
                 if not self._unconfirmed:
-                    paho.on_publish = self._on_publish  # which costs, so only while something is to be confirmed
+                    paho.on_publish = self._on_publish  # it costs time, so only while a confirmation is due
                 self._unconfirmed[info.mid] = message
             else:
                 self._waiting_bytes -= message.size
@@ -405,7 +405,7 @@ class MqttClient:
                 logger.warning("the broker %s: %s", self.broker, problem)
 
     def _note_lost(self, problem: str, is_told: bool) -> None:
-        """Take note that there is no connection; `is_told` where the broker has said why, which counts for more."""
+        """Take note that the connection is lost; `is_told` if the broker has said why, which counts for more."""
         self.is_refused = is_told
         if is_told or not self._said:
             self._note(problem)
@@ -448,7 +448,7 @@ class MqttClient:
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         try:
             heard = message.topic, bytes(message.payload), message.retain
-        except UnicodeDecodeError:  # none of those to which this client has subscribed
+        except UnicodeDecodeError:  # this client has subscribed to no such topic
             return
         if self._requested:
             wanted = message.properties

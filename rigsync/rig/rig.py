@@ -100,7 +100,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
     """
 
     _is_logged = True
-    """Whether its log has what became of messages; the coordinator's log, which may be the same, has their failures."""
+    """Whether it logs the outcome of messages. The coordinator's log, which may be the same, has their failures."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
 
     @property
     def picture(self) -> dict[str, Any]:
-        """How it is, as whoever begins to watch is told: fields of `RigView`, for a bridge at the rig."""
+        """How the rig is now: the fields of `RigView`, for a program that joins a bridge at the rig."""
         wrong = (session.agenda.health if (session := self._session) else Health()).picture
         return {"status": self.status, "exp_ref": self.exp_ref, **wrong, **self._board.contents}
 

@@ -139,7 +139,7 @@ class Hub(Subscribing):
 
     @property
     def boundary(self) -> object:
-        """By which boundary the event has come that is being told; None where it was told here first."""
+        """The boundary by which the event that is being told has come; None if this hub tells it first."""
         return self._core.boundary
 
     @property
@@ -148,7 +148,7 @@ class Hub(Subscribing):
         return self._loop is not None and runs_here(self._loop)
 
     def queue(self, event: Event, boundary: object = None) -> None:
-        """Let an event that has a stamp wait for the loop; for what brings it from another hub, which is `boundary`."""
+        """Let an event that has a stamp wait for the loop; `boundary` has brought it from another hub."""
         # In single steps, without a lock: a signal handler may interrupt this, and wait for what the loop tells.
         if self._state is State.STOPPED:
             raise NotRunning(f"ingest() of {type(event).__name__} while hub {self.name!r} is STOPPED: start it again")

@@ -38,7 +38,7 @@ def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], 
 
 
 def _wake_exactly() -> None:
-    """Have Linux wake the calling thread when it asks to be woken.
+    """Have Linux wake the calling thread exactly when it asks for it.
 
     Else it may do so up to 50 us later, together with others (prctl(2), PR_SET_TIMERSLACK). That is most of what
     handlers would be late by. Programs that the thread starts inherit it.

@@ -29,25 +29,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rigsync.bridge")
 
 NAME = "rigsync"
-"""Name of the stream unless told otherwise."""
+"""Default name of the stream."""
 NAMES = r"[^'\"]*[^'\"\s][^'\"]*"
-"""What the name of a stream is like: LSL searches by XPath, which has no way to write quotes."""
+"""Pattern of a stream's name. It has no quotes: LSL searches by XPath, which cannot escape them."""
 LONGEST_NAME = 100
 MOST_WAITING = 10_000
-"""Most markers that wait for the program that hands them to liblsl."""
+"""Most markers that wait for liblsl's program."""
 AGAIN, SELDOM = 0.5, 60.0
-"""Seconds between two looks whether a stream was found, and until another program begins for one that has ended; twice
-as many for each that ended within a minute, at most that."""
+"""Seconds between two looks for a stream, and before a new program replaces one that has ended.
+
+That pause doubles for each program that has ended within a minute, from AGAIN up to SELDOM."""
 SILENCE = 10.0
-"""Seconds without a marker after which a stream has to be found again."""
+"""Seconds without a marker after which the search has to find the stream again."""
 CLOSE = 1.8
-"""Seconds for the program to send what it has, and to end. After that it is killed."""
+"""Seconds that the program has to send its markers, and to end. Then the bridge kills it."""
 ROUNDING = 1e-6
-"""Seconds by which Unix time in floating point is off at most."""
+"""Largest error in seconds of Unix time in floating point."""
 
 
 class LslBridge(Bridge):
-    """Tells LSL recorders what happens, by a stream of markers, and the hub what another stream of markers says.
+    """Tells LSL recorders what happens, by a stream of markers, and tells the hub the markers of another stream.
 
     A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`.
 
@@ -58,12 +59,12 @@ class LslBridge(Bridge):
     name : str
         Name of the stream. Two bridges of one computer need two.
     from_ : str, optional
-        Name of the stream whose markers are told as events, `LslMarker`.
+        Name of a stream whose markers become events, `LslMarker`.
 
     Raises
     ------
     ConfigError
-        A name is none, or has quotes.
+        A name is empty or too long, or has quotes or characters that cannot be printed.
 
     Examples
     --------
@@ -112,7 +113,7 @@ class LslBridge(Bridge):
         logger.info("LSL stream %s has begun; all in the network can read it", self.stream)
 
     def _begin_child(self) -> tuple[Child, list[list[Any]]]:
-        """Start liblsl's program, and wait until its stream is there; return what it has told then."""
+        """Start liblsl's program, and wait until its stream is there; return the program, and what else it has told."""
         problem = f"the LSL stream {shortened(self.stream)} cannot begin"
         try:
             child = self._child = Child(self._options)
@@ -131,7 +132,7 @@ class LslBridge(Bridge):
         raise NotRunning(f"{problem}: {told[0][1] if told else f'its program has ended ({ended})'}")
 
     async def _keep(self, child: Child, told: list[list[Any]]) -> None:
-        """Pass on what liblsl's program tells; begin another one whenever it ends before its time."""
+        """Pass on what liblsl's program tells; begin another one whenever the program fails."""
         begin, pause = self._workers.begin, AGAIN
         while True:
             begun = time.monotonic()
@@ -171,7 +172,7 @@ class LslBridge(Bridge):
                 )
         finally:
             if self._child:
-                self._child.kill()  # what reads from it, or waits to write, goes on
+                self._child.kill()  # so the threads that read from it or write to it go on
                 self._child.wait()
                 self._child.close()
             if keeping:
@@ -181,7 +182,7 @@ class LslBridge(Bridge):
     # ---------------------------------------------------------------------------------------------------- going out
 
     def _send_all(self, child: Child) -> None:
-        """Hand markers to liblsl's program until there are no more; keep those that it does not take for the next."""
+        """Hand markers to liblsl's program until None comes; keep those that it does not take for the next program."""
         unsent, self._unsent = self._unsent, []
         for marker in chain(unsent, iter(self._waiting.get, None)):
             try:
@@ -202,7 +203,7 @@ class LslBridge(Bridge):
     # ------------------------------------------------------------------------------------------------------ coming in
 
     def _take(self, told: Iterable[list[Any]]) -> None:
-        """Do with what liblsl's program tells what `rigsync.bridges.lsl.program` says."""
+        """Act on the lines of liblsl's program; `rigsync.bridges.lsl.program` describes them."""
         heard = shortened(str(self._from))
         for kind, *what in told:
             if kind == "marker":

@@ -1,4 +1,4 @@
-"""The program in which liblsl runs, as its starter has it; most of it blocks."""
+"""The program in which liblsl runs, as its starter sees it. Most of these calls block."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CHUNK = 1 << 16
 
 
 class Child:
-    """`rigsync.bridges.lsl.program` in a process of its own; OSError if it does not start.
+    """`rigsync.bridges.lsl.program` in a process of its own; raises an OSError if that does not start.
 
-    It ends when its input ends, so even if this program is killed.
+    The process ends when its input ends, so it also ends if this program is killed.
     """
 
     def __init__(self, options: Options):
@@ -39,7 +39,7 @@ class Child:
         return self._process.pid
 
     def read(self) -> list[list[Any]]:
-        """Wait for what it tells, and return that; nothing when it has ended."""
+        """Wait for lines of the process, and return them; return an empty list when the process has ended."""
         output = self._process.stdout
         assert output  # noqa: S101 - for mypy
         while data := output.read(CHUNK):
@@ -50,23 +50,23 @@ class Child:
         return []
 
     def send(self, text: str, stamp: float) -> None:
-        """Hand a marker over; OSError if it has ended."""
+        """Hand a marker over; raise an OSError if the process has ended."""
         left = memoryview(json.dumps([text, stamp]).encode() + b"\n")
         assert self._process.stdin  # noqa: S101 - for mypy
         while left:
             left = left[self._process.stdin.write(left) :]
 
     def close(self) -> None:
-        """End its input: it sends what it has, and ends."""
+        """End the input: the process then sends what it has, and ends."""
         assert self._process.stdin  # noqa: S101 - for mypy
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
     def kill(self) -> None:
-        """End it at once; this does not block."""
+        """Kill the process at once; this does not block."""
         self._process.kill()
 
     def wait(self) -> str:
-        """Wait until it has ended, and return how."""
+        """Wait until the process has ended, and return how it has ended."""
         status = self._process.wait()
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name

@@ -1,7 +1,7 @@
-"""How LSL's clock stands to this program's: all of liblsl that a program that commands rigs may use.
+"""LSL's clock compared with this program's: a program that commands rigs may use no other part of liblsl.
 
-The clock is one for all programs of a computer, and needs nothing of liblsl's threads and sockets; all else is in
-`rigsync.bridges.lsl.program`.
+All programs of a computer share that clock, and it needs none of liblsl's threads and sockets.
+`rigsync.bridges.lsl.program` has everything else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError as missing:
     text = "LSL needs pylsl, which is not installed: install the extra lsl of rigsync, or pip install pylsl"
     raise ModuleNotFoundError(text, name=missing.name) from missing
-except (RuntimeError, OSError, AttributeError) as problem:  # it looks for the library, and for its functions
+except (RuntimeError, OSError, AttributeError) as problem:  # pylsl looks for the library and its functions at import
     text = (
         f"pylsl finds no liblsl that works here: its wheel for {platform.system()} {platform.machine()} "
         "has none, or it is too old for this system; conda install -c conda-forge liblsl, or set PYLSL_LIB to its file"
@@ -22,9 +22,9 @@ except (RuntimeError, OSError, AttributeError) as problem:  # it looks for the l
     raise ImportError(text, name="pylsl") from problem
 
 READINGS = 20
-"""Most times that both clocks are read to compare them. On a busy computer, others may run between two readings."""
+"""Most readings of both clocks for one comparison. On a busy computer, other programs run between two readings."""
 NEAR = 5e-6
-"""Seconds; a reading that is this close is close enough."""
+"""Seconds; a reading whose bound is at most this is good enough."""
 
 
 def ahead_of(clock: Callable[[], float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Markers: which events of a coordinator become some, when each happened, and what comes from other programs."""
+"""Markers: which events of a coordinator become markers, when each happened, and the markers of other programs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rigsync.bridges.telling import document_of, json_of, plain
 from rigsync.core.events import Event, LinkChanged, PushBegun, PushCompleted, RestartSeen, RigSettled
 
 MOST_TOLD = 16_384
-"""Characters of a marker. Beyond it large fields are left out."""
+"""Most characters of a marker. Beyond that, large fields are left out."""
 _LARGE = 1024
-"""Characters of JSON from which a field is large."""
+"""A field with more characters of JSON is large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,18 @@ class LslMarker(Event):
     value: Any
     """Its text or number; a list where the stream has several channels."""
     time: float | None
-    """When it happened: Unix time in seconds, by the coordinator's clock. None as long as LSL cannot compare clocks."""
+    """When it happened: Unix time in seconds, by the coordinator's clock. None while LSL cannot compare the clocks."""
     lsl_time: float
-    """Its stamp in seconds, as the other program has given it."""
+    """Its stamp in seconds, as the other program gave it."""
 
 
 class Marker(NamedTuple):
-    """What a recorder is told."""
+    """One marker of the bridge's own stream."""
 
     time: float
     """When it happened: Unix time in seconds."""
     is_start: bool
-    """Whether that is by the coordinator's clock, as the starts of rigs are; else by the computer's."""
+    """Whether `time` is by the coordinator's clock, as for the starts of rigs; otherwise it is by the computer's."""
     text: str
 
 
@@ -45,13 +45,13 @@ class Markers:
     Parameters
     ----------
     tell_each : callable
-        Has each rig's outcome of a push told when it comes; returns what is known of it, or None where it is completed.
+        Asks for a `RigSettled` for each further outcome of a push; returns the outcomes so far, None after its end.
     """
 
     def __init__(self, tell_each: Callable[[float], Mapping[str, Any] | None]):
         self._tell_each = tell_each
         self._told: dict[float, set[str]] = {}
-        """The rigs whose outcome was told, by push that is under way."""
+        """The rigs whose outcome was told, for each push under way."""
 
     def of(self, event: Event) -> Iterator[Marker]:
         """Yield the markers of an event that the hub has told."""
@@ -77,7 +77,7 @@ class Markers:
 
 
 def _marker(told: Event, event: Event) -> Marker:
-    """Return a marker of what is told, which happened when the hub heard of an event."""
+    """Return a marker with the content of `told`, and the time of `event`."""
     time = event.stamp.time if event.stamp else 0.0
     text = _text(type(told).__name__, getattr(told, "rig", None), time, document_of(told)["fields"])
     return Marker(time, False, text)

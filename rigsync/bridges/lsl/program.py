@@ -1,18 +1,18 @@
 """The small program in which liblsl runs: it holds the bridge's stream, and hears the markers of another one.
 
-liblsl ends the program that it is in when one of its streams ends at an unlucky moment, such as while a recorder reads
-it, and when what comes from the network is not what it expects. So it is never in a program that commands rigs.
-`rigsync.bridges.lsl.bridge` starts this one as ``program.py OPTIONS``, with `Options` in JSON. It imports little, and
-nothing of rigsync.
+A fault in liblsl can kill its whole program: when a stream ends at an unlucky moment, such as while a recorder reads
+it, or when the network brings what liblsl does not expect. So liblsl never runs in a program that commands rigs.
+`rigsync.bridges.lsl.bridge` starts this program as ``program.py OPTIONS``, with `Options` in JSON. It imports little,
+and nothing of rigsync.
 
-* Its input has a marker in each line: ``[TEXT, STAMP]`` in JSON. It ends with its input, so with its starter too.
-* Its output has a list in each line, in JSON. ``["begun"]`` or ``["refused", TEXT]`` comes first: the stream is there,
-  or cannot be. ``["failed", TEXT]``: a marker was not taken. ``["found", HOST]``: the other stream is there, on that
-  computer. ``["lost", TEXT]``: it is not; the text goes on from its name. ``["marker", VALUE, HERE, STAMP]``: one has
-  come, with its stamp by LSL's clock of this computer, or null as long as that is not known, and its stamp as it was
-  given. ``["too long"]``: one has come that is no event.
+* Each line of its input is a marker: ``[TEXT, STAMP]`` in JSON. It ends with its input, so also with its starter.
+* Each line of its output is a list in JSON. ``["begun"]`` or ``["refused", TEXT]`` comes first: the bridge's stream is
+  there, or cannot begin. ``["failed", TEXT]``: liblsl did not take a marker. ``["found", HOST]``: the other stream is
+  there, on that computer. ``["lost", TEXT]``: it is not there; the text goes on after its name.
+  ``["marker", VALUE, HERE, STAMP]``: a marker has come. HERE is its stamp by LSL's clock of this computer, null while
+  that is not known; STAMP is the one that the other program gave. ``["too long"]``: a marker that is too long has come.
 
-It never ends a stream: it exits, and the system closes what it has.
+It never ends a stream: it exits, and the system closes its sockets.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ LINGER = 0.5
 PULL = 0.25
 """Seconds of waiting for markers."""
 OPENING = 1.5
-"""Seconds for a stream to open."""
+"""Seconds that a stream may take to open."""
 COMPARING = 5.0
-"""Seconds for the first comparison of clocks, of which markers wait. It takes 0.7 s, or more where answers get lost."""
+"""Seconds for the first comparison of clocks. Markers wait for it. It takes 0.7 s, or more if answers get lost."""
 MOST_AT_ONCE = 256
-"""Most markers that are taken in at a time."""
+"""Most markers that are read at a time."""
 BUFFERED = 10
 """Most markers, in hundreds, that wait in liblsl. Beyond that it drops the oldest."""
 MOST_CHANNELS = 100
@@ -51,7 +51,7 @@ _output = 1
 
 
 class Options(TypedDict):
-    """What it is to do."""
+    """What the program has to do."""
 
     name: str
     """The name of the bridge's stream."""
@@ -60,24 +60,24 @@ class Options(TypedDict):
     """Seconds by which LSL's clock is ahead of Unix time by the coordinator's, and their bound."""
     bound: str
     heard: str | None
-    """The name of the stream to hear, if any."""
+    """The name of the other stream, if there is one."""
     again: float
-    """Seconds between two looks whether it was found."""
+    """Seconds between two looks for the other stream."""
     silence: float
-    """Seconds without a marker after which it has to be found again: a computer that is cut off says no goodbye."""
+    """Seconds without a marker after which the search must find it again: a computer that is cut off says nothing."""
 
 
 class Lost(Exception):
-    """The stream is not there, or no stream of markers; the text says which."""
+    """The stream is not there, or has no markers; the text says which."""
 
 
 def main(options: Options) -> NoReturn:
-    """Do it until the input ends."""
+    """Send and hear markers until the input ends."""
     global _output
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the starter, which then ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the starter, which then ends this program
     _output = os.dup(1)
     with contextlib.suppress(OSError):
-        os.dup2(2, 1)  # pylsl prints at times
+        os.dup2(2, 1)  # pylsl sometimes prints to standard output
     try:
         outlet = _outlet(options)
     except RuntimeError as error:
@@ -101,7 +101,7 @@ def main(options: Options) -> NoReturn:
 
 
 def _tell(*what: Any) -> None:
-    """Write a line of the output; end where nobody reads it any more."""
+    """Write a line of the output; exit if nobody reads it any more."""
     left = memoryview(json.dumps(what).encode() + b"\n")
     with _telling:
         try:
@@ -131,7 +131,7 @@ def _outlet(options: Options) -> Any:
 
 
 def _keep_listening(*options: Any) -> NoReturn:
-    """End this program where listening ends, say for want of memory: another one begins."""
+    """Listen, and exit if that fails, say for want of memory: the bridge then starts another program."""
     try:
         _listen(*options)
     except BaseException:
@@ -140,7 +140,7 @@ def _keep_listening(*options: Any) -> NoReturn:
 
 
 def _listen(name: str, again: float, silence: float) -> None:
-    """Tell the markers of a stream, wherever and as often as it begins."""
+    """Tell the markers of a stream, on whatever computer and as often as it begins."""
     search = pylsl.ContinuousResolver("name", name, forget_after=silence / 2)
     problem = ""
     while True:
@@ -159,7 +159,7 @@ def _listen(name: str, again: float, silence: float) -> None:
 
 
 def _found(search: Any, none: str) -> Any:
-    """Return the stream of markers that was found; of several, the one that began last: another may have ended."""
+    """Return the stream of markers that was found; of several, the one that began last: the others may have ended."""
     found = search.results()
     irregular = [each for each in found if each.nominal_srate() == pylsl.IRREGULAR_RATE]
     if not irregular:
@@ -171,7 +171,7 @@ def _found(search: Any, none: str) -> Any:
 
 
 class _Inlet:
-    """A stream that was found; `Lost` where it does not open."""
+    """A stream that was found; raises `Lost` if it does not open."""
 
     def __init__(self, info: Any, search: Any, silence: float):
         self._uid, self._search, self._silence = info.uid(), search, silence
@@ -182,7 +182,7 @@ class _Inlet:
         self._compared = self._heard + COMPARING
 
     def pull(self) -> None:
-        """Wait a little for markers, and tell those that have come; `Lost` if the stream is there no more."""
+        """Wait a little for markers, and tell those that come; raise `Lost` if the stream is not there any more."""
         if time.monotonic() < self._compared:
             if self._correction(PULL) is None:
                 return
@@ -206,7 +206,7 @@ class _Inlet:
             _tell("marker", values[0] if len(values) == 1 else values, here, stamp)
 
     def _correction(self, timeout: float) -> float | None:
-        """Return what makes its stamps those of this computer; None where no comparison comes through."""
+        """Return the seconds to add to its stamps for this computer's clock; None if no comparison gets through."""
         with _lost():
             try:
                 return float(self._inlet.time_correction(timeout))

@@ -1,4 +1,4 @@
-"""The MQTT bridge: all that happens is published at a broker, and how each rig is now is kept there."""
+"""The MQTT bridge: it publishes all that happens at a broker, which keeps the present picture of each rig."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from rigsync.net.mqtt_client import OVERHEAD, AnswerTo, MqttClient, Will
 logger = logging.getLogger("rigsync.bridge")
 
 MOST_TOLD = 64 << 10
-"""Bytes of JSON in a message. Beyond it, or where the broker takes less, large parts are left out."""
+"""Most bytes of JSON in a message. Beyond that, or beyond what the broker takes, large parts are left out."""
 PAUSE = 1.0
 """Seconds between two pictures of a rig."""
 AT_ONCE = 16
-"""Pictures that are told before other things have their turn."""
+"""Most pictures that are told before other things have their turn."""
 RENEWED = 60.0
-"""Seconds after which a picture is told again in which nothing has changed but what each probe changes."""
+"""Seconds after which an unchanged picture is told again. Fields that each probe changes do not count as a change."""
 _WILD = frozenset("+#")
 _NOWHERE = AnswerTo("", b"")
 _EACH_PROBE = frozenset({"heard", "round_trip_ms", "clock", "loss"})
 _INSTANTS = frozenset({"owner_heard", "interrupts_at"})
-"""Reckoned anew each time, to the microsecond."""
+"""Fields that are computed anew each time, to the microsecond; they count as changed only from or to None."""
 
 
 class MqttBridge(AskedBridge[AnswerTo]):
-    """Publishes what happens at an MQTT broker, and keeps the picture of each rig there; docs/bridges.md has topics.
+    """Publishes what happens at an MQTT broker, with the picture of each rig; docs/bridges.md lists the topics.
 
-    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens also where the broker
-    is not there yet, and goes on when that is back.
+    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens even while the broker
+    is away, and goes on when the broker is back.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
     Raises
     ------
     ConfigError
-        It is no such address, or a file with a password or certificate cannot be read.
+        The address is malformed, or a file with a password or certificate cannot be read.
 
     Examples
     --------
@@ -86,7 +86,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
         self._shown: dict[str, tuple[dict[str, Any], float]] = {}
         self._alarm: asyncio.Handle | None = None
         self._presence = self._topic("bridges", self._from["run"])
-        will = Will(self._presence, b"")  # at which the broker forgets it
+        will = Will(self._presence, b"")  # an empty message, at which the broker forgets the topic
         self._client = MqttClient(
             self._broker, lambda *_: None, changed=self._note_broker, requested=self._receive, will=will
         )
@@ -96,7 +96,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
             topics = [f"{self._prefix}/{verb}/+" for verb in ("push", "call")]
             text = "%s takes commands on %s at %s: whoever may publish there commands the rigs; set its access list"
             logger.warning(text, self.name, " and ".join(topics), self._broker)
-            self._client.subscribe(topics)  # with QoS 0: nothing is asked twice
+            self._client.subscribe(topics)  # with QoS 0: no request comes twice
 
     def _stop(self) -> None:
         if self._alarm:
@@ -109,7 +109,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
         return "/".join([self._prefix, *(topic_name(printable(name)[:LONGEST_NAME]) for name in names)])
 
     def _note_broker(self, problem: str | None) -> bool:
-        """Take note of a problem, and tell whether it is logged here; or that the broker is there, with nothing."""
+        """Take note of a problem, or with None that the broker is there; return whether the problem is logged here."""
         if problem and self._client.is_connected:
             self._note("denied", f"the broker {self._broker}: {problem}")
             return True
@@ -117,7 +117,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
             self.counts["broker"] += 1
             return False
         self._publish(self._presence, {**self._from, "rigs": sorted(self._rigs), "time": time.time()}, retain=True)
-        self._shown = {rig: ({}, 0.0) for rig in self._shown}  # each is told again, and taken away at the end
+        self._shown = {rig: ({}, 0.0) for rig in self._shown}  # so each is told again, and removed at the end
         for rig in self._rigs:
             self._note_changed(rig)
         return False
@@ -127,7 +127,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
         return self._send(topic, json_within(room, document), retain=retain)
 
     def _send(self, topic: str, text: str, **options: Any) -> bool:
-        """Publish, and return whether that leaves."""
+        """Publish, and return whether the client has taken the message."""
         data = text.encode()
         leaves = self._client.publish(topic, data, qos=1, **options)
         if not leaves:
@@ -155,7 +155,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
             verb, name = topic.split("/")[-2:]
             if is_retained:
                 raise Refused(f"{topic} is retained, and would be done again and again: publish it without that")
-            if not may_answer:  # as whose broker may let it publish where the sender may not
+            if not may_answer:  # the broker may let this bridge publish where the sender may not
                 raise Refused(f"an answer goes below {below}, not to {to.topic}")
             request = request_of({**(json_object(data) if data else {}), verb: name})
             self._do(to, request.done_by(self._asking), lambda found: self._answer(to, request.answer(found)))
@@ -191,7 +191,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
         self._arm()
 
     def _show(self, rig: str) -> None:
-        """Tell how a rig is, unless that stands there. A broker that is away is told all when it is back."""
+        """Tell how a rig is, unless the broker knows. A broker that is away gets all pictures when it is back."""
         services = self._lab.services
         if not self._client.is_connected or services is None:
             return

@@ -73,7 +73,7 @@ class OscBridge(AskedBridge[tuple[Any, str]]):
     Parameters
     ----------
     lab : Auxiliaries, Coordinator or Rig
-        Who commands the rigs; or a rig, whose bridge only tells. It has to be open.
+        Who commands the rigs; or a rig, for which the bridge only tells what happens. It has to be open.
     listen : str
         ``udp://host:port``, ``tcp://host:port`` (SLIP, OSC 1.1) or ``tcp+length://host:port`` (OSC 1.0). OSC has no
         password: whoever reaches that port commands the rigs. With port 0 the system chooses one.
@@ -83,7 +83,7 @@ class OscBridge(AskedBridge[tuple[Any, str]]):
     Raises
     ------
     ConfigError
-        An address is none.
+        An address is malformed.
 
     Examples
     --------
@@ -136,9 +136,9 @@ class OscBridge(AskedBridge[tuple[Any, str]]):
         Raises
         ------
         ValueError
-            It is no address.
+            The address is malformed.
         TypeError
-            It is no plain function.
+            The function cannot be called, or is a coroutine function.
         """
         if not callable(function) or is_coroutine_function(function):
             raise TypeError(f"an OSC method is a plain function, not {shortened(function, 80)}")

@@ -134,7 +134,7 @@ def encode(address: str, args: Sequence[str | float]) -> bytes:
 
 
 def bundle(at: float, message: bytes) -> bytes:
-    """Return a message that is to be acted on at a Unix time in seconds."""
+    """Return a message that takes effect at a Unix time in seconds."""
     return _HEAD.pack(_BUNDLE, int((at + _UNIX) * 2**32)) + _SIZE.pack(len(message)) + message
 
 

@@ -21,11 +21,11 @@ from rigsync.net.resolve import addresses_of
 from rigsync.net.udp import open_udp_line, open_udp_listener
 
 _YES = ("ok", "OK", True)
-"""What says in an answer that something is done; 1 too."""
+"""The words of an answer for success; 1 equals True."""
 
 
 class OscRig(StandIn):
-    """Sends messages to an OSC program, and takes its answers; docs/bridges.md says what these are."""
+    """Sends messages to an OSC program, and takes its answers; docs/bridges.md describes both."""
 
     sends_early = True
 
@@ -52,7 +52,7 @@ class OscRig(StandIn):
                 way.close()
 
     async def ping(self) -> None:
-        if self._line and self._line.is_stranded():  # the network has changed, or is there only now
+        if self._line and self._line.is_stranded():  # the network has changed, or was not there before
             self._line.close()
             self._line = await open_udp_line(self, self.name, self._family, self._address)
         if self.config.ping:
@@ -61,7 +61,7 @@ class OscRig(StandIn):
     def send(self, message: Any, number: int, instant: float | None) -> asyncio.Future[dict[str, Any]]:
         packet = self._packet(message, instant)
         future: asyncio.Future[dict[str, Any]] = self.loop.create_future()
-        # An answer says what it answers: the number of the message where that has one, else its address.
+        # An answer names its message: by number if the message has one, else by address.
         key = future if not self.confirms else number if number in message[1:] else message[0]
         self._awaited[key] = future
         future.add_done_callback(lambda done: self._awaited.get(key) is done and self._awaited.pop(key))

@@ -1,4 +1,4 @@
-"""ZeroMQ: events and requests in JSON, for programs in any language that has it; and hubs that are joined."""
+"""ZeroMQ: events and requests in JSON, for programs in any language that has ZeroMQ; and joined hubs."""
 
 from rigsync.bridges.zmq.bridge import ZmqBridge as ZmqBridge
 from rigsync.bridges.zmq.hubs import ZmqBoundary as ZmqBoundary

@@ -39,7 +39,7 @@ class ZmqBridge(AskedBridge[list[bytes]]):
     Parameters
     ----------
     lab : Auxiliaries, Coordinator or Rig
-        Who commands the rigs; or a rig, whose bridge only tells. It has to be open.
+        Who commands the rigs; or a rig, for which the bridge only tells what happens. It has to be open.
     pub, rep : str
         ``tcp://address:port`` where it publishes, and where it is asked. Without keys, whoever reaches the latter
         commands the rigs. With port 0 the system chooses one.
@@ -50,7 +50,7 @@ class ZmqBridge(AskedBridge[list[bytes]]):
     Raises
     ------
     ConfigError
-        An address is none, or a key.
+        An address or a key is malformed.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """How events get from one hub to another, each once and in order: pure, the time is an argument.
 
-The sender numbers its messages and keeps each until the receiver says that it has it. Where that does not come, it goes
-back to the oldest and sends again (go-back-N). The receiver takes only what comes next.
+The sender numbers its messages, and keeps each until the receiver acknowledges it. Without an acknowledgement the
+sender goes back to the oldest, and sends again (go-back-N). The receiver takes only the next number.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from rigsync._text import shortened
 from rigsync.bridges.asking import Refused, no_number
 
 VERSION = 1
-"""Of what is written here. Unknown keys are ignored; another number is a change that an older side cannot ignore."""
+"""Version of this format. Both sides ignore unknown keys; a new number marks a change that no older side can ignore."""
 MOST_WAITING = 10_000
-"""Most events that wait for a receiver. Beyond that the oldest go, and are counted."""
+"""Most events that wait for a receiver. Beyond that the oldest are dropped, and counted."""
 MOST_WAITING_BYTES = 32 << 20
-"""Most bytes of them."""
+"""Most bytes of these events."""
 WINDOW = 256
-"""Most messages that are under way: none of them is dropped between, and acknowledgements may be few."""
+"""Most messages under way: few enough that ZeroMQ drops none, and enough to need few acknowledgements."""
 RESEND = 1.0
-"""Seconds without an acknowledgement after which the sender goes back. ZeroMQ loses only with its connection."""
+"""Seconds without an acknowledgement after which the sender goes back. ZeroMQ loses messages only with a connection."""
 PATIENCE = 5.0
-"""Seconds without an acknowledgement after which that is told."""
+"""Seconds without an acknowledgement after which the log tells it."""
 MOST_SENDERS = 64
-"""Senders whose place is kept. The one that was heard longest ago goes."""
+"""Most senders whose place is kept. Beyond that, the one that was heard longest ago is forgotten."""
 MOST_SEEN = 50_000
-"""Names of events that are kept, so that one that comes by several ways is told once."""
+"""Most names of events that are kept, so that an event that comes by several ways is told once."""
 
 
 class Outgoing:
-    """What waits for one receiver, and what it has been sent."""
+    """The events for one receiver: those that wait, and those that are sent and not acknowledged."""
 
     def __init__(self) -> None:
         self._run = secrets.token_hex(8)
@@ -45,13 +45,13 @@ class Outgoing:
         self._window = WINDOW
         self._since = self._moved = 0.0  # when it began to wait for an acknowledgement: to go back, and to tell
         self.dropped = 0
-        """How many went for want of room."""
+        """How many were dropped for want of room."""
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def put(self, data: bytes, now: float, via: tuple[str, ...] = ()) -> None:
-        """Keep the next event until it is taken."""
+        """Keep the next event until the receiver takes it."""
         if not self._kept:
             self._moved = now
         self._kept.append((data, via))
@@ -61,7 +61,7 @@ class Outgoing:
             self.dropped += 1
 
     def leave_out(self, hub: str) -> None:
-        """Forget what has gone through a hub and was not sent yet: the receiver is that hub, as is known now."""
+        """Forget unsent events that have gone through a hub: the receiver has turned out to be that hub."""
         sent = max(0, self._newest + 1 - self._first)
         self._kept = deque(entry for at, entry in enumerate(self._kept) if at < sent or hub not in entry[1])
         self._size = sum(len(data) for data, _ in self._kept)
@@ -72,13 +72,13 @@ class Outgoing:
         self._next = max(self._next, self._first)
 
     def due(self) -> tuple[bytes, bytes] | None:
-        """Return the message to be sent next, its head and the event; None where nothing may be sent now."""
+        """Return the head and the event of the next message; None if nothing may be sent now."""
         if self._next >= self._first + min(self._window, len(self._kept)):
             return None
         return self._head(self._next), self._kept[self._next - self._first][0]
 
     def greeting(self) -> tuple[bytes, bytes]:
-        """Return a message without an event, which the receiver answers by its name and how far it has heard."""
+        """Return a message without an event. The receiver answers it with its name, and how far it has heard."""
         return self._head(self._first - 1), b""
 
     def _head(self, sequence: int) -> bytes:
@@ -86,14 +86,14 @@ class Outgoing:
         return json.dumps(head).encode()
 
     def note_sent(self, now: float) -> None:
-        """Take note that it has left."""
+        """Take note that the message of `due` has left."""
         if self._next == self._first:
             self._since = now
         self._newest = max(self._newest, self._next)
         self._next += 1
 
     def acknowledge(self, run: Any, taken: Any, now: float) -> None:
-        """Forget what the receiver says that it has, if it was sent it."""
+        """Forget the events that the receiver says that it has, if they were sent."""
         if run != self._run or type(taken) is not int or not self._first <= taken <= self._newest:
             return
         while self._first <= taken:
@@ -102,12 +102,12 @@ class Outgoing:
         self._window = WINDOW
 
     def handle_timer(self, now: float) -> None:
-        """Go back to the oldest, and wait until that is taken, where no acknowledgement comes."""
+        """Go back to the oldest event, and send only that until it is taken, if no acknowledgement comes."""
         if self._next > self._first and now >= self._since + RESEND:
             self._next, self._window = self._first, 1
 
     def is_stuck(self, now: float) -> bool:
-        """Tell whether nothing has been taken for long."""
+        """Return whether the receiver has taken nothing for long."""
         return bool(self._kept) and now >= self._moved + PATIENCE
 
 
@@ -118,11 +118,11 @@ class Incoming:
         self._taken: OrderedDict[str, int] = OrderedDict()
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self.missed = 0
-        """How many events the senders had no room for until they could be sent."""
+        """How many events the senders have dropped for want of room."""
 
     def take(self, run: str, first: int, sequence: int) -> bool:
-        """Return whether a message is the next of its sender, whose oldest is `first`."""
-        taken = self._taken.pop(run, first - 1)  # an unknown one has told earlier ones to whoever was here before
+        """Return whether a message is the next of its sender; `first` is the oldest that the sender has."""
+        taken = self._taken.pop(run, first - 1)  # an unknown sender has told a program before this one the rest
         self.missed += max(0, first - 1 - taken)
         taken = max(taken, first - 1)
         is_next = sequence == taken + 1
@@ -132,7 +132,7 @@ class Incoming:
         return is_next
 
     def taken(self, run: str) -> int:
-        """Return the number up to which all of a sender has come."""
+        """Return the number up to which all events of a sender have come."""
         return self._taken.get(run, 0)
 
     def is_new(self, origin: str, number: int) -> bool:
@@ -147,7 +147,7 @@ class Incoming:
 
 
 def read_head(data: bytes) -> tuple[str, int, int]:
-    """Return run, oldest and own number of a message; raise a `Refused` that its sender is told."""
+    """Return run, oldest and own number of a message; raise a `Refused`, whose text its sender is told."""
     found = read_object(data)
     run, first, sequence = (found.get(key) for key in ("run", "first", "sequence"))
     if type(run) is not str or len(run) > 64 or type(first) is not int or type(sequence) is not int:
@@ -158,7 +158,7 @@ def read_head(data: bytes) -> tuple[str, int, int]:
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """Return what one side tells the other; raise a `Refused`."""
+    """Read what one side tells the other; raise a `Refused` if it is malformed."""
     try:
         found = json.loads(data, parse_constant=no_number)
     except (ValueError, RecursionError) as error:

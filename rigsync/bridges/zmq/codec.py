@@ -1,4 +1,4 @@
-"""Whole events as JSON, and back: by the names of types that both sides know, and never as code. Pure."""
+"""Whole events as JSON, and back, by the names of types that both sides know; JSON never becomes code. Pure."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from rigsync.errors import PayloadError, PayloadTooLarge, RemoteError, RigError
 from rigsync.hub.events import kinds_below
 
 FARTHEST = 64
-"""Most hubs that an event has gone through: more are a circle, or forged."""
+"""Most hubs that an event may have gone through: more are a circle, or forged."""
 _MARK = "="
-"""The one key of a map that stands for what JSON does not know: a list of the name of its type and its parts."""
+"""The one key of a map that stands for a value that JSON lacks. Under it is a list: the name of its type, its parts."""
 _MADE: dict[str, Callable[..., Any]] = {"float": float, "Command": Command, "Start": Start}
 _ENUMS: dict[str, type[Enum]] = {kind.__name__: kind for kind in (ExpMessage, ExpStatus, LinkState, Dialect)}
 
 
 class NotWhole(Exception):
-    """An event that cannot be written, or read, whole; the text says why."""
+    """An event cannot be written, or read, whole; the text says why."""
 
 
 class NotKnown(Exception):
-    """An event of a type that this program does not know."""
+    """The type of an event is unknown in this program."""
 
 
 class Carried(NamedTuple):
@@ -44,15 +44,15 @@ class Carried(NamedTuple):
 
     event: Event
     stamp: tuple[int, int, float, int | None]
-    """Id, priority, time and cause, of the hub where it was told first."""
+    """Id, priority, time and cause, from the hub that told the event first."""
     number: int
-    """Its number there: with the first of `via` it names the event."""
+    """Its number at that hub. With the first of `via`, it names the event."""
     via: tuple[str, ...]
     """The hubs that it has gone through."""
 
 
 def write_event(event: Event, number: int, via: tuple[str, ...]) -> bytes:
-    """Return an event that a hub has told, for another; raise a `NotWhole` where JSON cannot hold it."""
+    """Return an event that a hub has told as JSON for another hub; raise a `NotWhole` if JSON cannot hold it."""
     kind: Any = type(event)
     is_secret = getattr(event, "event", None) is ExpMessage.ALYX
     fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(kind) if field.init}
@@ -92,11 +92,11 @@ def read_event(data: bytes) -> Carried:
         return Carried(kind(**values), tuple(stamp), number, tuple(via))
     except (NotWhole, NotKnown):
         raise
-    except Exception as error:  # also what a class of the program raises, when it is made
+    except Exception as error:  # a class of the program may raise anything when it is made
         raise NotWhole(f"{shortened(data, 80)} is no event: {type(error).__name__}: {error}") from None
 
 
-@lru_cache(1024)  # which keeps no error: the type may be defined later
+@lru_cache(1024)  # errors are not cached: the type may be defined later
 def _kind(name: str) -> tuple[Any, Mapping[str, Any]]:
     """Return a class of events, and the types of its fields."""
     known = {kind.__name__: kind for kind in kinds_below(Event)}
@@ -106,13 +106,13 @@ def _kind(name: str) -> tuple[Any, Mapping[str, Any]]:
     kind: Any = known[name]
     try:
         hints = get_type_hints(kind)
-    except Exception:  # names that only a type checker knows
+    except Exception:  # hints with names that only a type checker knows
         hints = {}
     return kind, {field.name: hints.get(field.name, Any) for field in dataclasses.fields(kind) if field.init}
 
 
 def _emptied(value: Any) -> Any:
-    """Return what an ALYX message says without its token; why there is no answer stays."""
+    """Return the content of an ALYX message without its token; keep why there is no answer."""
     if isinstance(value, Mapping):
         return {key: _emptied(item) for key, item in value.items()}
     return [] if isinstance(value, list) else value
@@ -139,7 +139,7 @@ def _written(value: Any, path: str, depth: int = 0) -> Any:
         return {_MARK: ["Command", value.name]}
     if kind is Start:
         return {_MARK: ["Start", value.time, value.bound, value.is_estimate]}
-    if kind is Schedule:  # an instant of that rig's own clock, which nobody else can take
+    if kind is Schedule:  # an instant by that rig's own clock, useless elsewhere
         return None
     if isinstance(value, RemoteError):
         return {_MARK: [kind.__name__, value.rig, value.error, value.message, value.traceback]}
@@ -181,7 +181,7 @@ def _check(value: Any, hint: Any, name: str) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of a type, as far as that can be told."""
+    """Return whether a value is of a type, as far as this can be checked."""
     if hint is Any:
         return True
     origin, args = get_origin(hint), get_args(hint)

@@ -1,4 +1,4 @@
-"""Hubs of several programs, joined by ZeroMQ: events leave one whole, and are told by the other."""
+"""Hubs of several programs, joined by ZeroMQ: one hub sends whole events, and the other one tells them."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from rigsync.runtime.hub import Hub
 logger = logging.getLogger("rigsync.bridge")
 
 ACKNOWLEDGE_AFTER = 0.005
-"""Seconds after which a sender hears what has come: one answer for all that came meanwhile."""
+"""Seconds until a source acknowledges: one acknowledgement for all events that came meanwhile."""
 LAST_WORDS = 0.5
-"""Most seconds in which a sink that closes waits until all is taken."""
+"""Most seconds that a sink that closes waits until all events are taken."""
 
 
 class _Arrival(NamedTuple):
-    """By which way an event has come that is being told: for `Hub.boundary`."""
+    """The way by which the event that is being told has come: for `Hub.boundary`."""
 
     number: int
     via: tuple[str, ...]
 
 
 class _Place:
-    """What the sources and sinks of one hub have in common."""
+    """What the sources and sinks of one hub share."""
 
     def __init__(self) -> None:
         self.name = secrets.token_hex(8)
-        """By which other hubs know this one."""
+        """The name by which other hubs know this one."""
         self.incoming = Incoming()
         self._number = 0
         self._told: Event | None = None
         self._asked: set[object] = set()
 
     def number_of(self, event: Event, sink: object) -> int:
-        """Return the number of an event that is told here first: the same for each sink, a new one when told again."""
+        """Return the number of an event that this hub tells first: one for all sinks, a new one for each telling."""
         if event is not self._told or sink in self._asked:
             self._told, self._number = event, self._number + 1
             self._asked.clear()
@@ -61,14 +61,14 @@ _places: WeakKeyDictionary[Hub, _Place] = WeakKeyDictionary()
 
 
 class ZmqSource(Bridge):
-    """Takes whole events from the sinks of other hubs, and has its hub tell them; docs/bridges.md says which.
+    """Takes whole events from the sinks of other hubs, and tells them in its own; docs/bridges.md says which.
 
     A context manager: ``async with`` on the hub's event loop, ``with`` on any other thread.
 
     Parameters
     ----------
     hub : Hub
-        Where they are told. It has to run.
+        The hub that tells the events. It has to run.
     listen : str
         ``tcp://address:port``. Without keys, whoever reaches that port tells this hub events. With port 0 the system
         chooses one.
@@ -79,7 +79,7 @@ class ZmqSource(Bridge):
     Raises
     ------
     ConfigError
-        It is no address, or a key is none.
+        The address or a key is malformed.
     """
 
     name = "ZeroMQ source"
@@ -113,7 +113,7 @@ class ZmqSource(Bridge):
             )
 
     def _attend(self) -> Callable[[], None]:
-        return lambda: None  # it only brings events
+        return lambda: None  # a source only brings events
 
     def _stop(self) -> None:
         if self._alarm:
@@ -152,7 +152,7 @@ class ZmqSource(Bridge):
             self._note("malformed", str(error))
         else:
             if self._place.name in via or not self._place.incoming.is_new(via[0], number):
-                self.counts["repeated"] += 1  # as it has to be where hubs are joined in a circle
+                self.counts["repeated"] += 1  # normal where hubs are joined in a circle
                 return
             put_stamp(event, stamp)
             self.hub.queue(event, _Arrival(number, via))
@@ -175,10 +175,10 @@ class ZmqSink(Bridge):
     Parameters
     ----------
     hub : Hub
-        Whose events are sent. It has to run.
+        The hub whose events are sent. It has to run.
     to : str
-        ``tcp://host:port`` of a `ZmqSource`, which may come later, go, and come back. Until it takes them, at most
-        10,000 events wait for it, and 32 MiB. Beyond that the oldest go, which the log tells, here and there.
+        ``tcp://host:port`` of a `ZmqSource`, which may come later, go, and come back. At most 10,000 events wait for
+        it, and 32 MiB. Beyond that the oldest are dropped, and both sides log it.
     where : callable, optional
         Called with each event. Only those for which it returns something true are sent.
     curve : mapping, optional
@@ -188,7 +188,7 @@ class ZmqSink(Bridge):
     Raises
     ------
     ConfigError
-        It is no address, or a key is none.
+        The address or a key is malformed.
     """
 
     name = "ZeroMQ sink"
@@ -254,7 +254,7 @@ class ZmqSink(Bridge):
         self._send()
 
     def _send(self) -> None:
-        """Send what may be sent now; before all, ask which hub is there, which needs not be told what it has told."""
+        """Send what may be sent now. First ask which hub is there, so that it does not get its own events."""
         if self._peer is None:
             self._has_greeted = self._has_greeted or self._outbox.send(list(self._outgoing.greeting()))
             return
@@ -315,7 +315,7 @@ class ZmqBoundary:
     Raises
     ------
     ConfigError
-        An address is none, or a key.
+        An address or a key is malformed.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from rigsync.net.endpoint import look_up
 
 
 class ZmqRig(StandIn):
-    """Sends messages to a ZeroMQ program as JSON, and takes its replies; docs/bridges.md says what these are."""
+    """Sends messages to a ZeroMQ program as JSON, and takes its replies; docs/bridges.md describes both."""
 
     async def connect(self) -> None:
         self._context = new_context()
@@ -65,7 +65,7 @@ class ZmqRig(StandIn):
         return future
 
     def _read(self, data: bytes) -> dict[str, Any]:
-        """Return what an answer holds beside its ``ok``; raise the `Problem` that it tells, or that it is."""
+        """Return the content of an answer beside its ``ok``; raise a `Problem` if it has failed, or is malformed."""
         try:
             found = json.loads(data, parse_constant=no_number)
         except (ValueError, RecursionError):

@@ -65,7 +65,7 @@ class Keys:
     Raises
     ------
     ConfigError
-        The file cannot be read, has no secret key, or others may read it; a public key is missing, or is none.
+        The file cannot be read, has no secret key, or others may read it; a public key is missing or malformed.
     """
 
     def __init__(self, curve: Mapping[str, Any], of: str = "clients"):
@@ -94,7 +94,7 @@ class Keys:
 class Inbox:
     """A socket that takes messages on the running event loop, one a turn.
 
-    `idle` is called when there are no more, which is also when it can send again.
+    It calls `idle` when no more messages wait; then the socket may be able to send again, too.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Inbox:
         self._look_again()
 
     def send(self, parts: list[bytes]) -> bool:
-        """Send a message; return whether it has left. Who has gone, or reads none, misses an answer."""
+        """Send a message; return whether it has left. A receiver that has gone, or reads nothing, misses an answer."""
         try:
             self._socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
@@ -129,7 +129,7 @@ class Inbox:
             self._again.cancel()
 
     def _look_again(self) -> None:
-        # The descriptor tells of what has come since the socket was used last, once.
+        # The descriptor signals only once what has come since the last use of the socket.
         if self._again is None:
             self._again = self._loop.call_soon(self.look)
 
@@ -150,7 +150,7 @@ class Inbox:
 class Question:
     """One request to a REP socket, and its answer.
 
-    It has a connection of its own. So no answer that comes late is taken for that of another request.
+    It has a connection of its own. So a late answer is never taken for that of another request.
     """
 
     def __init__(
@@ -164,13 +164,13 @@ class Question:
         self._inbox.send([text.encode()])
 
     def close(self) -> None:
-        """Wait no longer. What has not left by now does not leave."""
+        """Wait no longer. A request that has not left by now does not leave."""
         self._inbox.close()
         self._socket.close(0)
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """Return what the sockets of one rig are made in."""
+    """Return the context for the sockets of one rig."""
     return zmq.Context()
 
 
@@ -205,12 +205,12 @@ class SocketSet:
     async def router(
         self, at: Address, waiting: int, received: Callable[[list[bytes]], object]
     ) -> tuple[Inbox, Address]:
-        """Open where others send to and are answered, with room for so many messages; return where that is."""
+        """Open a socket that others send to, with room for so many messages; return it, and where it listens."""
         socket, at = await self.listen(zmq.ROUTER, at, waiting)
         return self.inbox(socket, received), at
 
     def dealer(self, to: Address, received: Callable[[list[bytes]], object], idle: Callable[[], object]) -> Inbox:
-        """Open what sends to a router, which may be there now or later; it sends only while that one is there."""
+        """Open a socket that sends to a router, which may come later; it sends only while the router is there."""
         socket = self._socket(zmq.DEALER)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.IPV6, ":" in to.host)
