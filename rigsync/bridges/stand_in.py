@@ -262,7 +262,9 @@ class _Agenda(Agenda):
             self.running = task
             self._run(task, now)
         elif task.event is ExpMessage.EXPSTART and self.status in _IDLE:
-            problem = "EXPSTART refused: it needs an EXPINIT of the same program before, as rigsync run sends both"
+            problem = (
+                "EXPSTART refused: it needs an EXPINIT from the same program of rigsync first; rigsync run sends both"
+            )
             self._refuse(task, "StateError", problem, now)
         else:
             super()._begin(task, now)

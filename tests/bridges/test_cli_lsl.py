@@ -70,7 +70,9 @@ def test_the_task_of_the_page_runs(serve: Callable[..., Any], tmp_path: Path) ->
     command = [sys.executable, "-W", "error", "task.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LONG, check=False)
     # A busy computer gets to the first look for the other stream, which nobody has begun.
-    assert re.fullmatch(f"(.*LSL stream '{source}' is not there yet; it is searched until it comes\n)?", done.stderr)
+    assert re.fullmatch(
+        f"(.*LSL stream '{source}' is not there yet; the bridge looks for it until it comes\n)?", done.stderr
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -338,7 +338,7 @@ def test_markers_of_a_stream_become_events_which_comes_and_goes_and_comes(
 ) -> None:
     lsl, name, come = listening
     caplog.set_level(logging.INFO, "rigsync.bridge")
-    until(lambda: f"LSL stream '{name}' is not there yet; it is searched until it comes" in caplog.text)
+    until(lambda: f"LSL stream '{name}' is not there yet; the bridge looks for it until it comes" in caplog.text)
     stream = begun(name)
     before, wall = local_clock(), time.time()
     last = push_until(stream, ["first"], come)
@@ -352,7 +352,7 @@ def test_markers_of_a_stream_become_events_which_comes_and_goes_and_comes(
     numbered = [each for each in come if each.value != "first"]
     assert [(each.value, each.lsl_time) for each in numbered] == [(str(n), 1.0 + n) for n in range(600)]
     stream.__exit__()
-    until(lambda: f"LSL stream '{name}' is lost; it is searched until it comes" in caplog.text)
+    until(lambda: f"LSL stream '{name}' is lost; the bridge looks for it until it comes" in caplog.text)
     assert push_until(begun(name), ["second"], come).stream == name
     assert lsl.counts == {}
 
@@ -391,7 +391,7 @@ def test_a_stream_that_has_no_markers(
 ) -> None:
     _, name, come = listening
     stream = begun(name, **options)
-    until(lambda: f"'{name}' {told}; it is searched until it comes" in caplog.text)
+    until(lambda: f"'{name}' {told}; the bridge looks for it until it comes" in caplog.text)
     stream.__exit__()
     push_until(begun(name), ["a marker"], come)
 

@@ -118,7 +118,9 @@ def test_what_is_larger_than_the_broker_takes_is_told_without_its_large_parts(
     assert sub.of("lab/events/Lick")[0]["fields"] == {"left_out": ["payload"]}
     assert bridge.counts.total() == 0
     found = asked(broker, "lab/call/picture", '{"rigs": "cameras"}')
-    assert found == {"error": "it is done, but its answer is too large for the broker, or too much waits for it"}
+    assert found == {
+        "error": "the outcome is known, but its answer is too large for the broker, or too much waits for it"
+    }
     until(lambda: "is left out: the broker takes at most 1,200 in a packet" in caplog.text)
 
 

@@ -145,8 +145,8 @@ def late(*told: Any) -> Callable[..., None]:
         (answers("no camera", "at port", 2), LONG, "ProgramFailed: no camera at port 2", {}),
         (answers(False), LONG, "ProgramFailed: osc://127.0.0.1:{} says that it has failed, and not why", {}),
         (answers(0, "no disk"), LONG, "ProgramFailed: no disk", {}),
-        (answers(), 1.0, "s; an answer has what it answers, and ok or what has failed, not [", {"malformed": 1}),
-        (lambda _, send: send("/answer"), 1.0, "has failed, not []; look at its program", {"malformed": 1}),
+        (answers(), 1.0, "s; an answer names its message first, then ok or the failure, not [", {"malformed": 1}),
+        (lambda _, send: send("/answer"), 1.0, "or the failure, not []; look at its program", {"malformed": 1}),
         (lambda _, send: send("/answer", 1, "ok"), 1.0, "nobody waits for the answer to 1, which", {"unexpected": 1}),
     ],
     ids=["silent", "another address", "failure", "false", "zero", "no outcome", "nothing", "another number"],
@@ -310,7 +310,7 @@ def test_an_interrupt_leaves_whoever_began_and_whatever_its_template_lacks(
     assert not isinstance(lab.push("EXPINTERRUPT", wait=True), PushError)
     assert bonsai.heard[0][2:4] == ("/halt", ("", ""))
     problem = lab.push("EXPSTART", REFERENCE, wait=True).failed["bonsai"].problem
-    assert "it needs an EXPINIT of the same program before, as rigsync run sends both" in problem
+    assert "it needs an EXPINIT from the same program of rigsync first; rigsync run sends both" in problem
 
 
 # ---------------------------------------------------------------------------------------------------- instants
@@ -547,7 +547,7 @@ def test_a_zeromq_program_is_asked_in_json_and_killed_and_started_again(
         ('{"ok": false}', "says that it has failed, and not why"),
         ('{"ok": 1}', """has answered b'{"ok": 1}', not {"ok": true}, or {"ok": false, "error": "what has failed"}"""),
         ("junk", "has answered b'junk', not"),
-        ("[" * 50_000, "whether it is done, look there"),
+        ("[" * 50_000, "look there whether it is done"),
     ],
 )
 def test_only_ok_in_json_is_success(connect: Callable[..., Auxiliaries], answer: str, problem: str) -> None:

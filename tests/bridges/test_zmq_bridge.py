@@ -377,7 +377,7 @@ def test_who_has_missed_more_than_is_kept_or_knew_another_bridge_begins_anew(
     found = ask(req, {"snapshot": place})
     assert ([*found["views"]], found["events"], found["run"]) == (["cameras"], [], first["run"])
     assert bridge.counts["gone"] == (run == "its own")
-    assert ("no longer kept; it begins anew" in caplog.text) == (run == "its own")
+    assert ("no longer kept; it gets the views instead" in caplog.text) == (run == "its own")
 
 
 KILLED = """
@@ -459,8 +459,8 @@ def test_a_secret_key_that_others_may_read_is_refused(connect: Callable[..., Any
         ("no_such_file", ["k" * 40], "the secret key .*no_such_file cannot be read: "),
         ("bridge.key", ["k" * 40], "curve lacks the secret key, which .*bridge.key does not have"),
         ("bridge.key_secret", [], "curve lacks a client's key"),
-        ("bridge.key_secret", ["k" * 39], "is a key that is none: those have 40 characters"),
-        ("bridge.key_secret", ["~" * 40], "is a key that is none: those have 40 characters"),
+        ("bridge.key_secret", ["k" * 39], "is a malformed key: a key has 40 characters"),
+        ("bridge.key_secret", ["~" * 40], "is a malformed key: a key has 40 characters"),
     ],
 )
 def test_what_is_no_key_is_told(

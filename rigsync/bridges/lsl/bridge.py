@@ -216,7 +216,7 @@ class LslBridge(Bridge):
             elif kind == "found":
                 logger.info("LSL stream %s is there, on %s: its markers are events", heard, shortened(what[0]))
             elif kind == "lost":
-                logger.warning("LSL stream %s %s; it is searched until it comes", heard, what[0])
+                logger.warning("LSL stream %s %s; the bridge looks for it until it comes", heard, what[0])
             elif kind == "too long":
                 self._note("too long", f"a marker of LSL stream {heard} is too long, and is no event")
             else:

@@ -165,7 +165,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
 
     def _answer(self, to: AnswerTo, document: dict[str, Any]) -> None:
         if to.topic and not self._send(to.topic, json_of(document), correlation=to.correlation):
-            problem = "it is done, but its answer is too large for the broker, or too much waits for it"
+            problem = "the outcome is known, but its answer is too large for the broker, or too much waits for it"
             self._send(to.topic, json_of({"error": problem}), correlation=to.correlation)
 
     # ------------------------------------------------------------------------------------------------------ pictures

@@ -100,7 +100,7 @@ class OscRig(StandIn):
     def _settle(self, args: list[Any]) -> None:
         if len(args) < 2 or not isinstance(args[0], (str, int)):
             self.note(
-                "malformed", f"an answer has what it answers, and ok or what has failed, not {shortened(args, 80)}"
+                "malformed", f"an answer names its message first, then ok or the failure, not {shortened(args, 80)}"
             )
         elif (future := self._awaited.get(args[0])) is None or future.done():
             self.note("unexpected", f"nobody waits for the answer to {shortened(args[0])}, which came late or twice")

@@ -127,7 +127,10 @@ class ZmqBridge(AskedBridge[list[bytes]]):
             head = json_of({"run": self._run, "sequence": sequence}).encode()
             return head[:-1] + b',"events":[' + b",".join(events) + b"]}"
         if run == self._run and sequence < self._history.gone:
-            self._note("gone", f"a subscriber asks for what came after {sequence:,}: no longer kept; it begins anew")
+            self._note(
+                "gone",
+                f"a subscriber asks for what came after {sequence:,}: no longer kept; it gets the views instead",
+            )
         now = {"run": self._run, "sequence": self._history.sequence, "views": pictures(self.lab), "events": []}
         return json_of(now).encode()
 

@@ -249,7 +249,9 @@ class ZmqSink(Bridge):
         self._outgoing.put(data, time.monotonic(), via)
         if dropped := self._outgoing.dropped - dropped:
             self.counts["dropped"] += dropped - 1
-            self._note("dropped", f"{self._to} takes no events, and {len(self._outgoing):,} wait: the oldest go")
+            self._note(
+                "dropped", f"{self._to} takes no events, and {len(self._outgoing):,} wait: the oldest are dropped"
+            )
         self._emptied.clear()
         self._send()
 

@@ -74,7 +74,7 @@ class ZmqRig(StandIn):
             self.counts["malformed"] += 1
             expected = '{"ok": true}, or {"ok": false, "error": "what has failed"}'
             raise Problem(
-                f"{self.at} has answered {shortened(data, 80)}, not {expected}; whether it is done, look there"
+                f"{self.at} has answered {shortened(data, 80)}, not {expected}; look there whether it is done"
             )
         if not found.pop("ok"):
             raise ProgramFailed(str(found.get("error") or f"{self.at} says that it has failed, and not why"))

@@ -84,7 +84,7 @@ class Keys:
             with contextlib.suppress(ValueError, KeyError):
                 if len(key) == 40 and len(z85.decode(key)) == 32:
                     continue
-            problem = f"in {file}, or among curve's {of}, is a key that is none: those have 40 characters"
+            problem = f"in {file}, or among curve's {of}, is a malformed key: a key has 40 characters"
             raise ConfigError(f"{problem}; zmq.auth.create_certificates makes them")
         if not self.secret or not self.others:
             lacks = f"a {of.rstrip('s')}'s key" if self.secret else f"the secret key, which {file} does not have"
