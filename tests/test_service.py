@@ -494,6 +494,7 @@ def test_alyx(serve: Serve) -> None:
             assert await services["cameras"].alyx(Alyx()) is None
             assert await services["cameras"].alyx() == ["https://other.example.org", {"bert": "word"}]
             await services["cameras"].confirmed_send((ExpMessage.ALYX, "https://a.example.org", {"carl": "key"}))
+            await came_true(lambda: len(given) == 5)  # it is confirmed before it is handled
             with pytest.raises(TypeError, match="base_url"):
                 await services.alyx("token")
 
