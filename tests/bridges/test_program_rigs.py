@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +45,7 @@ from rigsync.core.events import LinkState
 from rigsync.core.timing import Timing
 from rigsync.doctor.doctor import diagnose
 from rigsync.errors import ConfigError, ListenError
+from rigsync.net import udp
 
 REFERENCE = "2026-11-20_1_mouse"
 QUICK = Timing(beat=0.1, connect_timeout=LONG)
@@ -262,6 +266,44 @@ def test_what_nobody_confirms_is_sent_and_never_success(
         f"{verb}: bonsai: {sent['bonsai']}; look there whether it is done" for verb in ("EXPSTART", "EXPEND")
     ]
     assert document_of(session.results["EXPSTART"], {})["unconfirmed"] == sent
+
+
+@pytest.mark.parametrize("has_line", [False, True], ids=["from the beginning", "later"])
+def test_what_has_not_left_is_not_told_as_sent(
+    aux: Callable[..., Auxiliaries],
+    program: Callable[..., OscProgram],
+    monkeypatch: pytest.MonkeyPatch,
+    has_line: bool,
+) -> None:
+    bonsai, cut = program({}), OSError(errno.ENETUNREACH, "Network is unreachable")
+    is_cut, before = threading.Event(), udp.connected_socket
+
+    class Socket(socket.socket):
+        def send(self, *args: Any) -> int:
+            if is_cut.is_set():
+                raise cut
+            return super().send(*args)
+
+    def connected(family: int, address: Any) -> socket.socket:
+        if address[1] != bonsai.port:
+            return before(family, address)
+        if is_cut.is_set():
+            raise cut
+        return Socket(fileno=before(family, address).detach())
+
+    monkeypatch.setattr(udp, "connected_socket", connected)
+    monkeypatch.setattr(stand_in, "PING_EVERY", 0.05)
+    if not has_line:
+        is_cut.set()
+    lab = aux(bonsai, answer=None)
+    is_cut.set()
+    for verb, *args in (("EXPINIT", {"gain": 1, "exp_ref": REFERENCE}), ("EXPINTERRUPT",)):
+        outcome = lab.push(verb, *args, wait=True)
+        told = f"nothing has left for osc://127.0.0.1:{bonsai.port}: [Errno {cut.errno}] {cut.strerror}"
+        assert told in outcome.failed["bonsai"].problem
+    is_cut.clear()
+    until(lambda: not isinstance(lab.push("EXPINTERRUPT", wait=True), PushError))
+    until(lambda: bonsai.addresses == ["/halt"])
 
 
 def test_what_nobody_confirms_is_no_success_of_a_bridge_either() -> None:
