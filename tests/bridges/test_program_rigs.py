@@ -355,6 +355,32 @@ def test_an_interrupt_leaves_whoever_began_and_whatever_its_template_lacks(
     assert "it needs an EXPINIT from the same program of rigsync first; rigsync run sends both" in problem
 
 
+def test_no_end_is_told_of_what_another_program_has_begun(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
+) -> None:
+    bonsai = program()
+    lab = aux(bonsai)
+    problem = lab.push("EXPEND", wait=True).failed["bonsai"].problem
+    assert "EXPEND was not sent: this program of rigsync has begun nothing there" in problem
+    assert bonsai.heard == []
+    lab.request("EXPINIT", {"exp_ref": REFERENCE, "gain": 1})
+    lab.request("EXPCLEANUP")
+    lab.request("EXPEND")
+
+
+def test_no_end_is_told_after_an_interrupt_that_has_failed(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
+) -> None:
+    bonsai = program({**OK, "/halt": answers("stuck")})
+    lab = begun(aux(bonsai))
+    for verb in ("EXPINTERRUPT", "EXPEND", "EXPINTERRUPT", "EXPEND"):
+        assert "ProgramFailed: stuck" in lab.push(verb, wait=True).failed["bonsai"].problem
+    bonsai.reactions["/halt"] = answers("ok")
+    lab.request("EXPINTERRUPT")
+    lab.request("EXPEND")
+    assert bonsai.addresses == ["/init", "/start", "/halt", "/halt", "/halt"]
+
+
 # ---------------------------------------------------------------------------------------------------- instants
 
 
