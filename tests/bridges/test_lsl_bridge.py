@@ -376,9 +376,9 @@ def test_numbers_several_channels_and_bytes_that_are_no_text(
     stream.__exit__()
     stream = begun(name, channels=2)
     assert push_until(stream, ["a", "b"], come).value == ["a", "b"]
-    stream.push_sample(["\udcff", "x" * (LONGEST + 1)])
     stream.push_sample(["\udcff", "x" * LONGEST])
-    until(lambda: come[-1].value == ["\ufffd", "x" * LONGEST])
+    stream.push_sample(["\udcff", "x" * (LONGEST - 1)])
+    until(lambda: come[-1].value == ["\ufffd", "x" * (LONGEST - 1)])
     assert lsl.counts == {"too long": 1}
     assert f"a marker of LSL stream '{name}' is too long, and is no event" in caplog.text
 
