@@ -34,6 +34,7 @@ from bridges.test_osc_bridge import oscdump, oscsend, tools
 from rigsync import Auxiliaries, Coordinator, ExperimentError, PushError
 from rigsync.bridges import stand_in
 from rigsync.bridges.asking import in_words
+from rigsync.bridges.osc import rig as osc_rig
 from rigsync.bridges.requests import Request
 from rigsync.cli.outcomes import document_of
 from rigsync.config.programs import filled
@@ -303,6 +304,25 @@ def test_what_has_not_left_is_not_told_as_sent(
         assert told in outcome.failed["bonsai"].problem
     is_cut.clear()
     until(lambda: not isinstance(lab.push("EXPINTERRUPT", wait=True), PushError))
+    until(lambda: bonsai.addresses == ["/halt"])
+
+
+def test_the_old_line_stays_until_there_is_a_new_one(
+    aux: Callable[..., Auxiliaries],
+    program: Callable[..., OscProgram],
+    made: list[stand_in.StandIn],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def open_udp_line(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(stand_in, "PING_EVERY", 0.05)
+    lab = aux(bonsai := program({}), answer=None)
+    (line,) = (vars(rig)["_line"] for rig in made)
+    monkeypatch.setattr(osc_rig, "open_udp_line", open_udp_line)
+    monkeypatch.setattr(line, "is_stranded", lambda: True)
+    until(lambda: made[0].counts["failed"])
+    assert lab.request("EXPINTERRUPT").unconfirmed
     until(lambda: bonsai.addresses == ["/halt"])
 
 
