@@ -257,6 +257,7 @@ class StandIn(Rig):
 class _Agenda(Agenda):
     """Sends every EXPINTERRUPT: another program may have begun what goes on. Tells no EXPEND as done that is not."""
 
+    _interrupted: dict[str, Any] | None = None  # what has become of the last EXPINTERRUPT
     _unstopped: agenda.Problem | None = None  # how the EXPINTERRUPT has failed after which EXPEND fails
 
     def fail(self, number: int, error: str, message: str, traceback: str, now: float, is_over: bool = False) -> None:
@@ -266,8 +267,11 @@ class _Agenda(Agenda):
         super().fail(number, error, message, traceback, now, is_over)
 
     def _succeed(self, task: Task, returned: Any, now: float) -> None:
-        if task.event is ExpMessage.EXPINTERRUPT and self._bad_end is self._unstopped:
-            self._bad_end = None
+        if task.event is ExpMessage.EXPINTERRUPT:
+            self._bad_end = None if self._bad_end is self._unstopped else self._bad_end
+            self._interrupted = returned
+        elif task.event is ExpMessage.EXPEND and task.leads_to is None and "unconfirmed" in (self._interrupted or {}):
+            returned = self._interrupted
         super()._succeed(task, returned, now)
 
     def _begin(self, task: Task, now: float) -> None:

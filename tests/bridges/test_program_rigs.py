@@ -388,6 +388,13 @@ def test_no_end_is_told_of_what_another_program_has_begun(
     lab.request("EXPEND")
 
 
+def test_no_end_is_confirmed_after_an_interrupt_that_is_not(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
+) -> None:
+    lab = begun(aux(program({}), answer=None))
+    assert lab.request("EXPINTERRUPT").unconfirmed == lab.request("EXPEND").unconfirmed != {}
+
+
 def test_no_end_is_told_after_an_interrupt_that_has_failed(
     aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
 ) -> None:
