@@ -19,7 +19,7 @@ import rigsync.runtime.hub
 import rigsync.runtime.lanes
 import rigsync.runtime.waiters
 from rigsync import Auxiliaries, ExpMessage, Hub, LoopStuck, NotRunning, Rig, Timer, UnknownEvent, events
-from rigsync.core.events import ProgressChanged
+from rigsync.core.events import ProgressChanged, put_stamp
 from rigsync.hub import hub as hub_core
 from rigsync.hub.hub import State
 from rigsync.runtime.callbacks import guarded
@@ -39,6 +39,11 @@ def texts(caplog: pytest.LogCaptureFixture, standstills: bool = False) -> list[s
     """Return what the hub has logged; of standstills, which a busy computer causes too, only where that is wanted."""
     told = [r.getMessage() for r in caplog.records if r.name in ("rigsync.hub", "rigsync.callbacks")]
     return [text for text in told if standstills or "the event loop stood still" not in text]
+
+
+def stamped(event: events.Event) -> events.Event:
+    put_stamp(event, (1, event.PRIORITY, 0.0, None))
+    return event
 
 
 def progress(value: int, item: str = "frames") -> ProgressChanged:
@@ -419,6 +424,22 @@ def test_progress_that_waits_is_superseded(caplog: pytest.LogCaptureFixture) -> 
 
     run(main)
     assert texts(caplog) == []
+
+
+def test_progress_of_another_hub_supersedes_none() -> None:
+    async def main() -> None:
+        on_loop, on_worker = list[Any](), list[Any]()
+        async with Hub("here") as here, Hub("a") as a, Hub("b") as b:
+            here.subscribe(ProgressChanged, lambda event: on_loop.append(event.value))
+            here.subscribe(ProgressChanged, lambda event: on_worker.append(event.value), run="worker")
+            for number, hub in enumerate((a, b)):
+                hub.join(here)
+                hub.ingest(progress(number))
+            here.queue(stamped(progress(2, item=["no", "key"])))  # type: ignore[arg-type]
+            await came_true(lambda: len(on_worker) == 3)
+        assert on_loop == on_worker == [0, 1, 2]
+
+    run(main)
 
 
 def test_what_waits_for_a_loop_that_hangs_is_bounded(

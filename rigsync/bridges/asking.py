@@ -29,6 +29,8 @@ logger = logging.getLogger("rigsync.bridge")
 
 MOST_UNDER_WAY = 256
 """Most messages and commands that are under way for others at a time. EXPINTERRUPT may use twice as many."""
+MOST_NAMED = 1024
+"""Most different names and patterns of rigs in a request: each takes its time on the event loop."""
 OK = "ok"
 UNCONFIRMED = "Unconfirmed"
 """Stands for an error's name if a message has left and nobody confirms it."""
@@ -68,7 +70,7 @@ class Asking:
             if doubt and self._doubts.allows(doubt, time.monotonic()):
                 logger.warning("%s", doubt)
             try:
-                result = await services.request(composed, rigs, checked_timeout(timeout))
+                result = await services.request(composed, rigs and _each_once(rigs), checked_timeout(timeout))
             except PushError as error:
                 result = error.result
             found = {**result, **result.failed}
@@ -79,6 +81,8 @@ class Asking:
     ) -> dict[str, Any]:
         """Call a command of rigs; return the value of each or its `RigError`, by name; raise `Refused`."""
         with self._asked() as services:
+            asked = set(map(services._rigs.only, _each_once(rigs)))  # before any is called: one may be unknown
+            rigs = [rig for rig in services if rig in asked]
             called = [services.call(rig, command, *args, timeout=timeout) for rig in rigs]
             values = await asyncio.gather(*called, return_exceptions=True)
         for value in values:
@@ -102,6 +106,13 @@ class Asking:
             raise Refused(one_line(str(error))) from error
         finally:
             self._under_way -= 1
+
+
+def _each_once(rigs: Sequence[str]) -> list[str]:
+    """Return names and patterns without repetition; raise `Refused` for too many."""
+    if len(named := list(dict.fromkeys(rigs))) > MOST_NAMED:
+        raise Refused(f"a request names {MOST_NAMED:,} rigs and patterns at most, not {len(named):,}")
+    return named
 
 
 class AskedBridge(Bridge, Generic[Where]):

@@ -14,6 +14,7 @@ from typing import Any
 
 from rigsync._text import one_line
 from rigsync.config.programs import FIELDS, ID, MESSAGE, ProgramRig, filled
+from rigsync.core import agenda
 from rigsync.core.agenda import Agenda
 from rigsync.core.clock import StampClock
 from rigsync.core.coordinators import Address
@@ -254,7 +255,24 @@ class StandIn(Rig):
 
 
 class _Agenda(Agenda):
-    """Sends every EXPINTERRUPT: another program may have begun what goes on."""
+    """Sends every EXPINTERRUPT: another program may have begun what goes on. Tells no EXPEND as done that is not."""
+
+    _interrupted: dict[str, Any] | None = None  # what has become of the last EXPINTERRUPT
+    _unstopped: agenda.Problem | None = None  # how the EXPINTERRUPT has failed after which EXPEND fails
+
+    def fail(self, number: int, error: str, message: str, traceback: str, now: float, is_over: bool = False) -> None:
+        task = self.tasks.get(number)
+        if task and task.event is ExpMessage.EXPINTERRUPT and task.leads_to is ExpStatus.STOPPED:
+            self._bad_end = self._unstopped = agenda.Problem(error, message, traceback)
+        super().fail(number, error, message, traceback, now, is_over)
+
+    def _succeed(self, task: Task, returned: Any, now: float) -> None:
+        if task.event is ExpMessage.EXPINTERRUPT:
+            self._bad_end = None if self._bad_end is self._unstopped else self._bad_end
+            self._interrupted = returned
+        elif task.event is ExpMessage.EXPEND and task.leads_to is None and "unconfirmed" in (self._interrupted or {}):
+            returned = self._interrupted
+        super()._succeed(task, returned, now)
 
     def _begin(self, task: Task, now: float) -> None:
         if task.event is ExpMessage.EXPINTERRUPT and self.status in _IDLE:
@@ -264,6 +282,12 @@ class _Agenda(Agenda):
         elif task.event is ExpMessage.EXPSTART and self.status in _IDLE:
             problem = (
                 "EXPSTART refused: it needs an EXPINIT from the same program of rigsync first; rigsync run sends both"
+            )
+            self._refuse(task, "StateError", problem, now)
+        elif task.event is ExpMessage.EXPEND and self.status is ExpStatus.CONNECTED and not self._begun_here:
+            problem = (
+                "EXPEND was not sent: this program of rigsync has begun nothing there; to stop what another one has "
+                "begun, type rigsync push EXPINTERRUPT"
             )
             self._refuse(task, "StateError", problem, now)
         else:

@@ -51,7 +51,16 @@ class Bounded(Generic[_Item]):
         return None
 
 
-def superseding_key(event: Event) -> Hashable | None:
-    """Return what a newer event has to share with this one to take its place; None where none may."""
-    fields = event.SUPERSEDED_BY
-    return (type(event), *(getattr(event, field) for field in fields)) if fields else None
+def superseding_key(event: Event, boundary: object = None) -> Hashable | None:
+    """Return what a newer event has to share with this one to take its place; None where none may.
+
+    An event that a `boundary` has brought is superseded by none: another lab may have a rig of that name, too.
+    """
+    if not (fields := event.SUPERSEDED_BY) or boundary is not None:
+        return None
+    key = (type(event), *(getattr(event, field) for field in fields))
+    try:
+        hash(key)
+    except TypeError:  # a field may hold anything
+        return None
+    return key

@@ -46,6 +46,9 @@ class Pump(Protocol):
 class Line:
     """The way to one rig."""
 
+    problem: OSError | None = None
+    """Why the message that was sent last has not left this computer, as far as this is known."""
+
     def send(self, line: Any, data: bytes) -> None:
         """Send a message; `line` says whether it is a request or a probe."""
 

@@ -113,7 +113,7 @@ class _NoWay(Line):
     """A line towards an address that nothing can reach yet. It loses each datagram, as a network does."""
 
     def __init__(self, name: object, family: int, address: Address, error: OSError):
-        self._family, self._address = family, address
+        self._family, self._address, self.problem = family, address, error
         _Complaints(label(name)).note(error)
 
     def is_stranded(self) -> bool:
@@ -195,9 +195,11 @@ class _UdpLine(_UdpSocket, Line):
             self._refused = True
             self._loop.call_soon(self._pump.refuse, self._line)
         else:
+            self.problem = error
             self._complaints.note(error)
 
     def send(self, line: Any, data: bytes) -> None:
+        self.problem = None
         if self._socket.fileno() < 0:
             return
         if self._unsent:

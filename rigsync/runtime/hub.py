@@ -174,7 +174,7 @@ class Hub(Subscribing):
         with contextlib.suppress(IndexError):  # one of these has been dropped meanwhile
             for _ in range(len(self._incoming)):
                 event, boundary = self._incoming.popleft()
-                taken.put((event, boundary), superseding_key(event))
+                taken.put((event, boundary), superseding_key(event, boundary))
         dropped, self._dropped = self._dropped, 0
         if dropped:
             logger.warning(

@@ -61,9 +61,15 @@ class Lane:
     """
 
     def __init__(
-        self, workers: Callable[[], Workers], logger: logging.Logger, noun: str = "subscriber", what: str = "events"
+        self,
+        workers: Callable[[], Workers],
+        boundary: Callable[[], object],
+        logger: logging.Logger,
+        noun: str = "subscriber",
+        what: str = "events",
     ):
-        self._workers, self._logger, self._noun, self._what = workers, logger, noun, what
+        self._workers, self._boundary = workers, boundary
+        self._logger, self._noun, self._what = logger, noun, what
         # All below belongs to the loop's thread.
         self._waiting: Bounded[tuple[Target, Event]] = Bounded()
         self._task: asyncio.Task[None] | None = None
@@ -72,7 +78,7 @@ class Lane:
 
     def put(self, target: Target, event: Event) -> None:
         """Have the function of a target called with an event. On the loop's thread."""
-        key, size = superseding_key(event), getattr(event, "size", 0)
+        key, size = superseding_key(event, self._boundary()), getattr(event, "size", 0)
         self._waiting.put((target, event), key and (target, key), size if isinstance(size, int) else 0)
         while (entry := self._waiting.drop_excess(WAITING, WAITING_BYTES)) is not None:
             self._note_dropped(entry[0])

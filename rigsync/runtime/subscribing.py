@@ -182,7 +182,7 @@ class Subscribing:
 
     def lane(self, log: logging.Logger = logger, noun: str = "subscriber", what: str = "events") -> Lane:
         """Return a new room for events that wait for functions; it ends with the hub."""
-        lane = Lane(lambda: self._workers, log, noun, what)
+        lane = Lane(lambda: self._workers, lambda: self._core.boundary, log, noun, what)
         self._lanes[id(lane)] = lane
         return lane
 

@@ -280,6 +280,14 @@ def test_each_outcome_of_a_push_is_told_once_and_with_the_time_of_what_told_it()
     assert markers._told == {}
 
 
+def test_nothing_is_kept_of_the_pushes_of_another_lab() -> None:
+    markers, init = Markers(lambda _: None), ExpMessage.EXPINIT
+    events = PushBegun(1.0, init, [], ["ephys"], None), RigSettled("ephys", 1.0, init, ["x"])
+    assert [len(list(markers.of(told(event)))) for event in events] == [1, 0]
+    assert markers._told == {}
+    assert len(list(markers.of(told(PushCompleted(1.0, init, {"ephys": ["x"]}, {}))))) == 1
+
+
 def test_links_are_told_and_what_nobody_asked_for_is_not() -> None:
     markers = Markers(lambda _: None)
     (marker,) = markers.of(told(LinkAlive("cameras", LinkState.LOST, LinkState.ALIVE, "it answers")))
@@ -289,7 +297,7 @@ def test_links_are_told_and_what_nobody_asked_for_is_not() -> None:
 
 
 def test_no_token_of_alyx_and_no_large_field_is_told() -> None:
-    markers = Markers(lambda _: None)
+    markers = Markers(lambda _: {})
     (marker,) = markers.of(told(PushBegun(1.0, ExpMessage.ALYX, ["secret"], ["cameras"], None)))
     assert '"args":"***"' in marker.text
     (marker,) = markers.of(told(RigSettled("cameras", 1.0, ExpMessage.ALYX, ["secret"])))
@@ -368,9 +376,9 @@ def test_numbers_several_channels_and_bytes_that_are_no_text(
     stream.__exit__()
     stream = begun(name, channels=2)
     assert push_until(stream, ["a", "b"], come).value == ["a", "b"]
-    stream.push_sample(["\udcff", "x" * (LONGEST + 1)])
     stream.push_sample(["\udcff", "x" * LONGEST])
-    until(lambda: come[-1].value == ["\ufffd", "x" * LONGEST])
+    stream.push_sample(["\udcff", "x" * (LONGEST - 1)])
+    until(lambda: come[-1].value == ["\ufffd", "x" * (LONGEST - 1)])
     assert lsl.counts == {"too long": 1}
     assert f"a marker of LSL stream '{name}' is too long, and is no event" in caplog.text
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +34,7 @@ from bridges.test_osc_bridge import oscdump, oscsend, tools
 from rigsync import Auxiliaries, Coordinator, ExperimentError, PushError
 from rigsync.bridges import stand_in
 from rigsync.bridges.asking import in_words
+from rigsync.bridges.osc import rig as osc_rig
 from rigsync.bridges.requests import Request
 from rigsync.cli.outcomes import document_of
 from rigsync.config.programs import filled
@@ -42,6 +46,7 @@ from rigsync.core.events import LinkState
 from rigsync.core.timing import Timing
 from rigsync.doctor.doctor import diagnose
 from rigsync.errors import ConfigError, ListenError
+from rigsync.net import udp
 
 REFERENCE = "2026-11-20_1_mouse"
 QUICK = Timing(beat=0.1, connect_timeout=LONG)
@@ -264,6 +269,63 @@ def test_what_nobody_confirms_is_sent_and_never_success(
     assert document_of(session.results["EXPSTART"], {})["unconfirmed"] == sent
 
 
+@pytest.mark.parametrize("has_line", [False, True], ids=["from the beginning", "later"])
+def test_what_has_not_left_is_not_told_as_sent(
+    aux: Callable[..., Auxiliaries],
+    program: Callable[..., OscProgram],
+    monkeypatch: pytest.MonkeyPatch,
+    has_line: bool,
+) -> None:
+    bonsai, cut = program({}), OSError(errno.ENETUNREACH, "Network is unreachable")
+    is_cut, before = threading.Event(), udp.connected_socket
+
+    class Socket(socket.socket):
+        def send(self, *args: Any) -> int:
+            if is_cut.is_set():
+                raise cut
+            return super().send(*args)
+
+    def connected(family: int, address: Any) -> socket.socket:
+        if address[1] != bonsai.port:
+            return before(family, address)
+        if is_cut.is_set():
+            raise cut
+        return Socket(fileno=before(family, address).detach())
+
+    monkeypatch.setattr(udp, "connected_socket", connected)
+    monkeypatch.setattr(stand_in, "PING_EVERY", 0.05)
+    if not has_line:
+        is_cut.set()
+    lab = aux(bonsai, answer=None)
+    is_cut.set()
+    for verb, *args in (("EXPINIT", {"gain": 1, "exp_ref": REFERENCE}), ("EXPINTERRUPT",)):
+        outcome = lab.push(verb, *args, wait=True)
+        told = f"nothing has left for osc://127.0.0.1:{bonsai.port}: [Errno {cut.errno}] {cut.strerror}"
+        assert told in outcome.failed["bonsai"].problem
+    is_cut.clear()
+    until(lambda: not isinstance(lab.push("EXPINTERRUPT", wait=True), PushError))
+    until(lambda: bonsai.addresses == ["/halt"])
+
+
+def test_the_old_line_stays_until_there_is_a_new_one(
+    aux: Callable[..., Auxiliaries],
+    program: Callable[..., OscProgram],
+    made: list[stand_in.StandIn],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def open_udp_line(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(stand_in, "PING_EVERY", 0.05)
+    lab = aux(bonsai := program({}), answer=None)
+    (line,) = (vars(rig)["_line"] for rig in made)
+    monkeypatch.setattr(osc_rig, "open_udp_line", open_udp_line)
+    monkeypatch.setattr(line, "is_stranded", lambda: True)
+    until(lambda: made[0].counts["failed"])
+    assert lab.request("EXPINTERRUPT").unconfirmed
+    until(lambda: bonsai.addresses == ["/halt"])
+
+
 def test_what_nobody_confirms_is_no_success_of_a_bridge_either() -> None:
     answer = [REFERENCE, {"status": 20, "unconfirmed": "sent to osc://h:1"}]
     assert in_words(answer, False) == "Unconfirmed: sent to osc://h:1"
@@ -311,6 +373,39 @@ def test_an_interrupt_leaves_whoever_began_and_whatever_its_template_lacks(
     assert bonsai.heard[0][2:4] == ("/halt", ("", ""))
     problem = lab.push("EXPSTART", REFERENCE, wait=True).failed["bonsai"].problem
     assert "it needs an EXPINIT from the same program of rigsync first; rigsync run sends both" in problem
+
+
+def test_no_end_is_told_of_what_another_program_has_begun(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
+) -> None:
+    bonsai = program()
+    lab = aux(bonsai)
+    problem = lab.push("EXPEND", wait=True).failed["bonsai"].problem
+    assert "EXPEND was not sent: this program of rigsync has begun nothing there" in problem
+    assert bonsai.heard == []
+    lab.request("EXPINIT", {"exp_ref": REFERENCE, "gain": 1})
+    lab.request("EXPCLEANUP")
+    lab.request("EXPEND")
+
+
+def test_no_end_is_confirmed_after_an_interrupt_that_is_not(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
+) -> None:
+    lab = begun(aux(program({}), answer=None))
+    assert lab.request("EXPINTERRUPT").unconfirmed == lab.request("EXPEND").unconfirmed != {}
+
+
+def test_no_end_is_told_after_an_interrupt_that_has_failed(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram]
+) -> None:
+    bonsai = program({**OK, "/halt": answers("stuck")})
+    lab = begun(aux(bonsai))
+    for verb in ("EXPINTERRUPT", "EXPEND", "EXPINTERRUPT", "EXPEND"):
+        assert "ProgramFailed: stuck" in lab.push(verb, wait=True).failed["bonsai"].problem
+    bonsai.reactions["/halt"] = answers("ok")
+    lab.request("EXPINTERRUPT")
+    lab.request("EXPEND")
+    assert bonsai.addresses == ["/init", "/start", "/halt", "/halt", "/halt"]
 
 
 # ---------------------------------------------------------------------------------------------------- instants

@@ -134,6 +134,24 @@ def test_a_push_is_answered_with_what_became_of_each_rig(
     assert {rig: view["link"] for rig, view in views.items()} == dict.fromkeys(lab.uris, "alive")
 
 
+def test_a_command_is_called_once_however_often_its_rig_is_named(
+    lab: Lab, bridged: Callable[..., ZmqBridge], socket: Callable[..., zmq.Socket[bytes]]
+) -> None:
+    called: list[str] = []
+    for name in ("cameras", "ephys"):
+        lab.rig(name).command("focus")(lambda name=name: called.append(name))
+    bridge = bridged(lab.uris)
+    req = socket(zmq.REQ, bridge.rep)
+    many = ["ephys", "cam*", *["cameras"] * 50_000]
+    assert [*ask(req, {"call": "focus", "rigs": many})["outcomes"]] == ["cameras", "ephys"]
+    assert [*ask(req, {"push": "EXPINFO", "rigs": many})["outcomes"]] == ["cameras", "ephys"]
+    assert "no rig matches 'laser'" in ask(req, {"call": "focus", "rigs": ["cameras", "laser"]})["error"]
+    assert sorted(called) == ["cameras", "ephys"]
+    for request in ({"call": "focus"}, {"push": "EXPINFO"}):
+        found = ask(req, {**request, "rigs": [f"cam*{'*' * n}" for n in range(1025)]})
+        assert found == {"error": "a request names 1,024 rigs and patterns at most, not 1,025"}
+
+
 def test_a_timeout_is_the_requests_own(
     lab: Lab, bridged: Callable[..., ZmqBridge], socket: Callable[..., zmq.Socket[bytes]], gate: Gate
 ) -> None:

@@ -42,9 +42,11 @@ class Child:
         """Wait for lines of the process, and return them; return an empty list when the process has ended."""
         output = self._process.stdout
         assert output  # noqa: S101 - for mypy
+        parts = [self._rest]
         while data := output.read(CHUNK):
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            if lines:
+            parts.append(data)
+            if b"\n" in data:
+                *lines, self._rest = b"".join(parts).split(b"\n")
                 return [json.loads(line) for line in lines]
         output.close()
         return []

@@ -58,19 +58,21 @@ class Markers:
         if isinstance(event, (PushBegun, LinkChanged, RestartSeen)):
             yield _marker(event, event)
         if isinstance(event, PushBegun):
-            yield from self._settled(event, self._tell_each(event.request_time) or {})
-        elif isinstance(event, RigSettled):
+            if (outcomes := self._tell_each(event.request_time)) is not None:  # else over, or another lab's
+                self._told[event.request_time] = set()
+                yield from self._settled(event, outcomes)
+        elif isinstance(event, RigSettled) and event.request_time in self._told:
             yield from self._settled(event, {event.rig: event.outcome})
         elif isinstance(event, PushCompleted):
             yield from self._settled(event, {**event.answers, **event.failures})
-            del self._told[event.request_time]
+            self._told.pop(event.request_time, None)
             for rig, start in event.starts.items():
                 fields = {"request_time": event.request_time, "event": plain(event.event)}
                 fields.update(bound=start.bound, is_estimate=start.is_estimate)
                 yield Marker(start.time, True, _text("RigStarted", rig, start.time, fields))
 
     def _settled(self, event: PushBegun | RigSettled | PushCompleted, outcomes: Mapping[str, Any]) -> Iterator[Marker]:
-        told = self._told.setdefault(event.request_time, set())
+        told = self._told.get(event.request_time, set())
         for rig in outcomes.keys() - told:
             told.add(rig)
             yield _marker(RigSettled(rig, event.request_time, event.event, outcomes[rig]), event)

@@ -44,7 +44,7 @@ BUFFERED = 10
 """Most markers, in hundreds, that wait in liblsl. Beyond that it drops the oldest."""
 MOST_CHANNELS = 100
 LONGEST = 65_536
-"""Most characters or bytes of a marker."""
+"""Most characters or bytes of a marker, in all its channels together."""
 
 _telling = threading.Lock()
 _output = 1
@@ -198,7 +198,7 @@ class _Inlet:
             self._heard = now
         correction = self._correction(0.0) if len(stamps) else None
         for sample, stamp in zip(samples.tolist(), stamps.tolist(), strict=True):
-            if any(isinstance(value, bytes) and len(value) > LONGEST for value in sample):
+            if sum(len(value) for value in sample if isinstance(value, bytes)) > LONGEST:
                 _tell("too long")
                 continue
             values = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in sample]

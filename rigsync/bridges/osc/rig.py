@@ -52,9 +52,9 @@ class OscRig(StandIn):
                 way.close()
 
     async def ping(self) -> None:
-        if self._line and self._line.is_stranded():  # the network has changed, or was not there before
-            self._line.close()
+        if (old := self._line) and old.is_stranded():  # the network has changed, or was not there before
             self._line = await open_udp_line(self, self.name, self._family, self._address)
+            old.close()
         if self.config.ping:
             self._transmit(self._packet(self.config.ping, None))
 
@@ -66,6 +66,8 @@ class OscRig(StandIn):
         self._awaited[key] = future
         future.add_done_callback(lambda done: self._awaited.get(key) is done and self._awaited.pop(key))
         self._transmit(packet)
+        if self._line and (error := self._line.problem) and not future.done():
+            future.set_exception(Problem(f"nothing has left for {self.at}: {error}; look at this computer's network"))
         return future
 
     def _packet(self, message: Any, instant: float | None) -> bytes:

@@ -25,6 +25,8 @@ from rigsync.hub.events import kinds_below
 
 FARTHEST = 64
 """Most hubs that an event may have gone through: more are a circle, or forged."""
+LONGEST_NAME = 64
+"""Most characters of the name of a hub."""
 _MARK = "="
 """The one key of a map that stands for a value that JSON lacks. Under it is a list: the name of its type, its parts."""
 _MADE: dict[str, Callable[..., Any]] = {"float": float, "Command": Command, "Start": Start}
@@ -83,6 +85,8 @@ def read_event(data: bytes) -> Carried:
         _check(via, list[str], "via")
         if not 0 < len(via) <= FARTHEST:
             raise ValueError(f"it has gone through {len(via)} hubs")
+        if any(len(hub) > LONGEST_NAME for hub in via) or not 0 < number < 1 << 63:  # many of both are kept
+            raise ValueError(f"a hub has {LONGEST_NAME} characters, and an event a number from 1 to 2**63, at most")
         for value, key, hint in zip(stamp, ("id", "priority", "time"), (int, int, float), strict=False):
             _check(value, hint, key)
         _check(stamp[3], int | None, "cause")
