@@ -105,3 +105,36 @@ def test_a_broker_that_stands_still_holds_up_nobody(broker: Broker) -> None:
             broker._process.send_signal(signal.SIGCONT)
 
     run(main)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP on Windows")
+def test_what_a_broker_has_not_confirmed_leaves_at_its_next_start_only_where_it_is_kept(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+
+    async def main() -> None:
+        clients = [client_of(broker, [], keeps=keeps) for keeps in (True, False)]
+        broker.start()
+        await came_true(lambda: all(client.is_connected for client in clients))
+        assert broker._process
+        broker._process.send_signal(signal.SIGSTOP)
+        for client, topic in zip(clients, ("lab/kept", "lab/forgotten"), strict=True):
+            for number in range(MANY):  # more than paho sends before the first one is confirmed
+                assert client.publish(topic, b"%d" % number, qos=1)
+        broker.kill()
+        await came_true(lambda: not any(client.is_connected for client in clients))
+        assert not clients[1].publish("lab/forgotten", b"while it is away", qos=1)
+        broker.start()
+        await came_true(lambda: all(client.is_connected and not client.unsent for client in clients))
+        assert clients[1].publish("lab/new", b"", qos=1)
+        await came_true(lambda: not clients[1].unsent)
+        for client in clients:
+            assert client._waiting_bytes == 0
+            client.close()
+
+    try:
+        run(main)
+    finally:
+        broker.kill()
+    assert broker.log.count("'lab/kept'") >= MANY
+    assert "'lab/new'" in broker.log
+    assert "'lab/forgotten'" not in broker.log

@@ -121,6 +121,9 @@ class MqttClient:
         Called with the topic of a message with QoS 1 that nobody has subscribed to.
     will : Will, optional
         What the broker publishes when it loses this client.
+    keeps : bool
+        Whether messages with QoS 1 wait for a broker that is away. Otherwise none leaves later than on the connection
+        on which it was published.
     largest : int
         Bytes of the largest message that the broker may send.
 
@@ -139,6 +142,7 @@ class MqttClient:
         requested: Callable[[str, bytes, bool, AnswerTo], object] | None = None,
         unheard: Callable[[str], object] = lambda _: None,
         will: Will | None = None,
+        keeps: bool = True,
         largest: int = LARGEST,
     ):
         self.broker = broker
@@ -149,7 +153,7 @@ class MqttClient:
         """Whether the latest problem is a refusal: the broker has refused this client, or a topic."""
         self.limit = 1 << 28
         """Bytes of the largest packet that the broker takes."""
-        self._largest = largest
+        self._keeps, self._largest = keeps, largest
         self._topics: dict[str, int] = {}
         self._outbox: deque[_Message] = deque()
         self._unconfirmed: dict[int, _Message] = {}
@@ -199,15 +203,15 @@ class MqttClient:
     def publish(self, topic: str, data: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes = b"") -> bool:
         """Publish a message; return False if it is left out.
 
-        With QoS 0 that happens if the broker is away. With QoS 1 the message waits until the broker has confirmed it.
-        Either is left out if too much waits, or if the packet is too large for the broker.
+        With QoS 0 that happens if the broker is away. With QoS 1 the message waits until the broker has confirmed it,
+        unless the client keeps none. Either is left out if too much waits, or if it is too large for the broker.
         """
         properties = None
         if correlation:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.CorrelationData = correlation
         message = _Message(topic, data, qos, retain, properties)
-        if self._ends or message.size > self.limit or not (self.is_connected or qos):
+        if self._ends or message.size > self.limit or not (self.is_connected or (qos and self._keeps)):
             return False
         if self.unsent >= WAITING or self._waiting_bytes + message.size > WAITING_BYTES:
             return False
@@ -317,10 +321,13 @@ class MqttClient:
             self._stop_ticking()
 
     def _forget_unsent(self) -> None:
-        """Forget what waits with QoS 0: by the next connection it is out of date."""
-        kept = [message for message in self._outbox if message.qos]
-        self._waiting_bytes -= sum(message.size for message in self._outbox if not message.qos)
-        self._outbox = deque(kept)
+        """Forget what waits and is not kept. By the next connection it is out of date, and paho would send it then."""
+        waiting = (*self._unconfirmed.values(), *self._outbox)
+        self._paho.drop_out_messages()
+        self._paho.on_publish = None
+        self._unconfirmed.clear()
+        self._outbox = deque(message for message in waiting if message.qos and self._keeps)
+        self._waiting_bytes = sum(message.size for message in self._outbox)
 
     # ------------------------------------------------------------------------------------------- reading, writing
 
