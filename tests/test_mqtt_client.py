@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +139,43 @@ def test_what_a_broker_has_not_confirmed_leaves_at_its_next_start_only_where_it_
     assert broker.log.count("'lab/kept'") >= MANY
     assert "'lab/new'" in broker.log
     assert "'lab/forgotten'" not in broker.log
+
+
+def test_a_packet_that_cannot_be_read_is_named_and_is_not_taken_up_again(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+    command = ["mosquitto_pub", "-p", str(broker.port), "-r", "-t", "lab/bad", "-m", "x", "-V", "5"]
+    subprocess.run([*command, "-D", "publish", "user-property", "k", "\ufeff"], check=True, timeout=LONG)
+
+    async def main() -> None:
+        reader, writer = client_of(broker, heard), client_of(broker, [])
+        reader.subscribe(["lab/#"])
+        await came_true(lambda: any("cannot be read" in text for text in caplog.messages) and writer.is_connected)
+        writer.publish("lab/bad", b"", qos=1, retain=True)
+        writer.publish("lab/good", b"", qos=1, retain=True)
+        await came_true(lambda: any(topic == "lab/good" for topic, _, _ in heard))
+        reader.close()
+        writer.close()
+
+    run(main)
+
+
+def test_a_fault_in_reading_ends_the_connection_and_not_the_client(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[str | None] = []
+
+    def fail() -> None:
+        monkeypatch.undo()
+        raise KeyError("a fault")
+
+    async def main() -> None:
+        client = client_of(broker, [], changed=problems.append)
+        await came_true(lambda: client.is_connected)
+        monkeypatch.setattr(client._paho, "loop_read", fail)
+        client.publish("lab/x", b"", qos=1)
+        await came_true(lambda: problems == [None, mqtt_client.UNREADABLE, None] and not client.unsent)
+        client.close()
+
+    run(main)

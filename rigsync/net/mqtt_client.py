@@ -37,7 +37,7 @@ from rigsync.runtime.workers import Workers
 
 try:
     from paho.mqtt.client import Client, MQTTMessage, MQTTv5
-    from paho.mqtt.enums import CallbackAPIVersion
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
     from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -68,6 +68,7 @@ LINGER = 0.5
 """Seconds that waiting messages have to leave, at the end."""
 MOST_SAID = 32
 """Most different problems that are told between two connections."""
+UNREADABLE = "it brings a packet that cannot be read here; look for what is retained on the topics"
 NO_SUBSCRIBERS = 0x10
 """The reason code of a message that nobody has subscribed to (MQTT 5, section 3.4.2.1)."""
 OVERHEAD = 64
@@ -241,9 +242,7 @@ class MqttClient:
         if self._is_open():
             paho.disconnect()
             paho.loop_write()
-        if (sock := paho.socket()) is not None:  # the broker takes no more, or the socket was connected just now
-            self._on_socket_close(paho, None, sock)
-            sock.close()
+        self._drop_connection()  # where the broker takes no more, or the socket was connected just now
 
     # ------------------------------------------------------------------------------------------------- connecting
 
@@ -258,7 +257,7 @@ class MqttClient:
                 self._why = explained(error)
             except (OSError, ValueError) as error:
                 problem = explained(error)
-            was_there = self.is_connected
+            begun, was_there = self._loop.time(), self.is_connected
             while was_there and self._is_open():  # it may have been lost in the turn in which it was there
                 self._news.clear()
                 await self._news.wait()
@@ -267,7 +266,8 @@ class MqttClient:
             self.is_connected = False
             self._forget_unsent()
             self._note_lost(self._why or problem or closed(was_there), bool(self._why))
-            retry = FIRST_RETRY if was_there else min(2 * retry, LAST_RETRY)
+            lasted = was_there and self._loop.time() > begun + LAST_RETRY
+            retry = FIRST_RETRY if lasted else min(2 * retry, LAST_RETRY)
             await asyncio.sleep(retry * random.uniform(0.5, 1.0))
 
     async def _open(self) -> None:
@@ -300,6 +300,12 @@ class MqttClient:
             raise
         if self._ends and (sock := self._paho.socket()) is not None:  # nobody waits for the connection any more
             sock.close()
+
+    def _drop_connection(self) -> None:
+        if (sock := self._paho.socket()) is not None:
+            self._on_socket_close(self._paho, None, sock)
+            sock.close()
+        self._news.set()
 
     def _tick(self) -> None:
         self._paho.loop_misc()  # pings a silent broker, and ends the connection to one that is gone
@@ -350,7 +356,14 @@ class MqttClient:
     def _read_packets(self) -> None:
         for _ in range(self._at_once):
             before = len(self._came)
-            self._paho.loop_read()
+            try:
+                problem = self._paho.loop_read() is MQTTErrorCode.MQTT_ERR_PROTOCOL
+            except Exception:
+                logger.debug("a packet of the broker %s cannot be read", self.broker, exc_info=True)
+                self._drop_connection()
+                problem = True
+            if problem and self.is_connected:  # otherwise it is no broker, or has refused
+                self._why = self._why or UNREADABLE
             if len(self._came) == before or not self._is_open():
                 self._at_once = 1  # the rest has yet to come, and a read in vain costs as much as any
                 break
