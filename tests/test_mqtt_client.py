@@ -21,6 +21,7 @@ from processes import LONG
 from rigsync.config.address import parse_uri
 from rigsync.net import mqtt_client
 from rigsync.net.mqtt_client import MqttClient, Will
+from rigsync.runtime.workers import Workers
 
 pytestmark = needs_mosquitto
 MANY = 300
@@ -153,7 +154,7 @@ def test_a_packet_that_cannot_be_read_is_named_and_is_not_taken_up_again(
         reader.subscribe(["lab/#"])
         await came_true(lambda: any("cannot be read" in text for text in caplog.messages) and writer.is_connected)
         writer.publish("lab/bad", b"", qos=1, retain=True)
-        writer.publish("lab/good", b"", qos=1, retain=True)
+        writer.publish("lab/good", b"x", qos=1, retain=True)
         await came_true(lambda: any(topic == "lab/good" for topic, _, _ in heard))
         reader.close()
         writer.close()
@@ -179,3 +180,24 @@ def test_a_fault_in_reading_ends_the_connection_and_not_the_client(
         client.close()
 
     run(main)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyError("a fault")])
+def test_a_client_goes_on_where_an_attempt_fails_in_a_way_that_nobody_foresaw(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    problems: list[str | None] = []
+
+    def begin(self: Workers, function: Any) -> None:
+        monkeypatch.undo()
+        raise error
+
+    monkeypatch.setattr(Workers, "begin", begin)
+
+    async def main() -> None:
+        client = client_of(broker, [], changed=problems.append)
+        await came_true(lambda: client.is_connected)
+        client.close()
+
+    run(main)
+    assert str(error) in str(problems[0])

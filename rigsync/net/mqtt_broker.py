@@ -90,7 +90,7 @@ def refusal(code: int, name: str) -> str:
     return _REMEDIES.get(code, f"it refuses this client: {name}")
 
 
-def explained(error: OSError | ValueError) -> str:
+def explained(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}); name that of its authority in RIGSYNC_MQTT_CA"
     if isinstance(error, ssl.SSLError):
@@ -101,7 +101,9 @@ def explained(error: OSError | ValueError) -> str:
         return "nothing listens there; start the broker, or correct its address"
     if isinstance(error, TimeoutError):
         return "its computer does not answer; check that it is on, its address and firewalls"
-    return f"no connection ({error})"
+    if isinstance(error, (OSError, ValueError, RuntimeError)):
+        return f"no connection ({error})"
+    return f"no connection ({type(error).__name__}: {error})"
 
 
 def closed(was_there: bool) -> str:

@@ -255,7 +255,8 @@ class MqttClient:
                 await self._open()
             except ssl.SSLError as error:
                 self._why = explained(error)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the next attempt may succeed
+                logger.debug("no connection to the broker %s", self.broker, exc_info=True)
                 problem = explained(error)
             begun, was_there = self._loop.time(), self.is_connected
             while was_there and self._is_open():  # it may have been lost in the turn in which it was there
