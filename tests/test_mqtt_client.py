@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -201,3 +203,33 @@ def test_a_client_goes_on_where_an_attempt_fails_in_a_way_that_nobody_foresaw(
 
     run(main)
     assert str(error) in str(problems[0])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="select on Windows counts sockets, and does not look at numbers")
+def test_a_client_closes_where_its_socket_has_a_large_number(broker: Broker) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] != resource.RLIM_INFINITY and before[1] < 2048:
+        pytest.skip("no 2,048 files may be open here")
+    heard: list[Any] = []
+
+    async def main() -> None:
+        reader = client_of(broker, heard)
+        reader.subscribe(["lab/x"])
+        await came_true(lambda: reader.is_connected)
+        with contextlib.ExitStack() as many:
+            for _ in range(1024):
+                many.callback(os.close, os.dup(2))
+            writer = client_of(broker, [])
+            await came_true(lambda: writer.is_connected)
+            assert writer._sock.fileno() >= 1024
+            writer.publish("lab/x", b"last", qos=1)
+            writer.close()
+        await came_true(lambda: heard)
+        reader.close()
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, before[1]))
+    try:
+        run(main)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

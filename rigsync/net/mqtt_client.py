@@ -23,7 +23,7 @@ import logging
 import os
 import random
 import secrets
-import select
+import selectors
 import socket
 import ssl
 import time
@@ -73,6 +73,7 @@ NO_SUBSCRIBERS = 0x10
 """The reason code of a message that nobody has subscribed to (MQTT 5, section 3.4.2.1)."""
 OVERHEAD = 64
 """Bytes of a packet beside topic and content."""
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # of any number, without another file
 _FILTERS = 100  # in one packet
 
 
@@ -235,7 +236,10 @@ class MqttClient:
         self._stop_ticking()
         paho, sock, until = self._paho, self._sock, time.monotonic() + LINGER
         while self._is_open() and (self.unsent or paho.want_write()) and (left := until - time.monotonic()) > 0:
-            select.select([sock], [sock] if self._outbox or paho.want_write() else [], [], left)
+            wants = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox or paho.want_write() else 0)
+            with _Selector() as selector:
+                selector.register(sock, wants)
+                selector.select(left)
             self._read_packets()
             paho.loop_write()
             self._flush()
