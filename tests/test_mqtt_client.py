@@ -205,6 +205,25 @@ def test_a_client_goes_on_where_an_attempt_fails_in_a_way_that_nobody_foresaw(
     assert str(error) in str(problems[0])
 
 
+def test_the_loss_of_a_broker_is_told_after_it_has_refused_a_topic(tmp_path: Path) -> None:
+    problems: list[str | None] = []
+    rules = tmp_path / "rules"
+    rules.write_text("topic write lab/mine\n", encoding="ascii")
+    rules.chmod(0o600)
+
+    async def main(broker: Broker) -> None:
+        client = client_of(broker, [], changed=problems.append)
+        await came_true(lambda: client.is_connected)
+        client.publish("lab/theirs", b"", qos=1)
+        await came_true(lambda: any("may not publish on lab/theirs" in str(text) for text in problems))
+        broker.kill()
+        await came_true(lambda: any("connection is lost" in str(text) for text in problems))
+        client.close()
+
+    with running_broker(tmp_path, "allow_anonymous true", f"acl_file {rules}") as broker:
+        run(lambda: main(broker))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="select on Windows counts sockets, and does not look at numbers")
 def test_a_client_closes_where_its_socket_has_a_large_number(broker: Broker) -> None:
     resource = pytest.importorskip("resource")

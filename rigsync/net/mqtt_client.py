@@ -270,6 +270,8 @@ class MqttClient:
                 return
             self.is_connected = False
             self._forget_unsent()
+            if was_there:
+                self._said.clear()  # what it refused tells nothing of its loss
             self._note_lost(self._why or problem or closed(was_there), bool(self._why))
             lasted = was_there and self._loop.time() > begun + LAST_RETRY
             retry = FIRST_RETRY if lasted else min(2 * retry, LAST_RETRY)
