@@ -22,7 +22,8 @@ from processes import LONG
 
 from rigsync.config.address import parse_uri
 from rigsync.net import mqtt_client
-from rigsync.net.mqtt_client import MqttClient, Will
+from rigsync.net.mqtt_broker import UNREADABLE, Will
+from rigsync.net.mqtt_client import MqttClient
 from rigsync.runtime.workers import Workers
 
 pytestmark = needs_mosquitto
@@ -144,6 +145,29 @@ def test_what_a_broker_has_not_confirmed_leaves_at_its_next_start_only_where_it_
     assert "'lab/forgotten'" not in broker.log
 
 
+def test_a_message_that_waits_is_left_out_where_the_broker_turns_out_to_take_no_such(tmp_path: Path) -> None:
+    broker, problems = Broker(tmp_path), []
+
+    async def main() -> None:
+        writer = client_of(broker, [], changed=problems.append)
+        assert writer.publish("lab/large", 60_000 * b"x", qos=1)
+        assert writer.publish("lab/answer", b"", qos=1, correlation=60_000 * b"x")
+        assert writer.publish("lab/small", b"x", qos=1)
+        broker.configure("allow_anonymous true", "max_packet_size 32768")
+        broker.start()
+        await came_true(lambda: writer.is_connected and not writer.unsent)
+        assert writer._waiting_bytes == 0
+        writer.close()
+
+    try:
+        run(main)
+    finally:
+        broker.kill()
+    assert "'lab/small'" in broker.log
+    assert [text for text in problems if text and "lab/large is left out: it takes" in text]
+    assert problems.count(None) == 1  # one connection, which has lasted
+
+
 def test_a_packet_that_cannot_be_read_is_named_and_is_not_taken_up_again(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,7 +202,7 @@ def test_a_fault_in_reading_ends_the_connection_and_not_the_client(
         await came_true(lambda: client.is_connected)
         monkeypatch.setattr(client._paho, "loop_read", fail)
         client.publish("lab/x", b"", qos=1)
-        await came_true(lambda: problems == [None, mqtt_client.UNREADABLE, None] and not client.unsent)
+        await came_true(lambda: problems == [None, UNREADABLE, None] and not client.unsent)
         client.close()
 
     run(main)

@@ -24,7 +24,8 @@ from rigsync.core.rigs import MAX_DATAGRAM, Address
 from rigsync.errors import ListenError, RemoteProtocolError
 from rigsync.net.lines import Address as Source
 from rigsync.net.lines import Line, Listener, Pump, label
-from rigsync.net.mqtt_client import MqttClient, Will
+from rigsync.net.mqtt_broker import Will
+from rigsync.net.mqtt_client import MqttClient
 
 logger = logging.getLogger("rigsync.endpoint")
 

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from rigsync.core.rigs import Address
-from rigsync.net.mqtt_broker import Tls, closed, explained, login, refusal, tls
+from rigsync.net.mqtt_broker import UNREADABLE, AnswerTo, Tls, Will, closed, explained, login, refusal, tls
 from rigsync.runtime.workers import Workers
 
 try:
@@ -68,7 +68,6 @@ LINGER = 0.5
 """Seconds that waiting messages have to leave, at the end."""
 MOST_SAID = 32
 """Most different problems that are told between two connections."""
-UNREADABLE = "it brings a packet that cannot be read here; look for what is retained on the topics"
 NO_SUBSCRIBERS = 0x10
 """The reason code of a message that nobody has subscribed to (MQTT 5, section 3.4.2.1)."""
 OVERHEAD = 64
@@ -77,32 +76,16 @@ _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # of a
 _FILTERS = 100  # in one packet
 
 
-class Will(NamedTuple):
-    """What the broker publishes, retained, when it loses this client."""
-
-    topic: str
-    data: bytes
-
-
-class AnswerTo(NamedTuple):
-    """Where the sender of a message wants an answer (MQTT 5, section 4.10)."""
-
-    topic: str
-    """Empty where it wants none."""
-    correlation: bytes
-    """The correlation data that go with the answer."""
-
-
 class _Message(NamedTuple):
     topic: str
     data: bytes
     qos: int
     retain: bool
-    properties: Properties | None
+    correlation: bytes
 
     @property
     def size(self) -> int:
-        return len(self.topic) + len(self.data) + OVERHEAD
+        return len(self.topic.encode()) + len(self.data) + len(self.correlation) + OVERHEAD
 
 
 class MqttClient:
@@ -208,11 +191,7 @@ class MqttClient:
         With QoS 0 that happens if the broker is away. With QoS 1 the message waits until the broker has confirmed it,
         unless the client keeps none. Either is left out if too much waits, or if it is too large for the broker.
         """
-        properties = None
-        if correlation:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.CorrelationData = correlation
-        message = _Message(topic, data, qos, retain, properties)
+        message = _Message(topic, data, qos, retain, correlation)
         if self._ends or message.size > self.limit or not (self.is_connected or (qos and self._keeps)):
             return False
         if self.unsent >= WAITING or self._waiting_bytes + message.size > WAITING_BYTES:
@@ -397,7 +376,14 @@ class MqttClient:
             if not (self._outbox and (self.is_connected or self._ends) and self._is_open()) or paho.want_write():
                 break
             message = self._outbox.popleft()
-            info = paho.publish(message.topic, message.data, message.qos, message.retain, message.properties)
+            if message.size > self.limit:  # it was taken before the broker said how much it takes
+                self._waiting_bytes -= message.size
+                self._note(f"{message.topic} is left out: it takes at most {self.limit:,} bytes; raise its packet size")
+                continue
+            properties = Properties(PacketTypes.PUBLISH) if message.correlation else None  # type: ignore[no-untyped-call]
+            if properties:
+                properties.CorrelationData = message.correlation
+            info = paho.publish(message.topic, message.data, message.qos, message.retain, properties)
             if message.qos:
                 if not self._unconfirmed:
                     paho.on_publish = self._on_publish  # it costs time, so only while a confirmation is due
