@@ -276,3 +276,25 @@ def test_a_client_closes_where_its_socket_has_a_large_number(broker: Broker) -> 
         run(main)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_what_has_come_is_handled_in_portions_and_in_order(broker: Broker) -> None:
+    heard: list[Any] = []
+    turns: list[int] = []
+
+    async def main() -> None:
+        client = client_of(broker, heard)
+        client.subscribe(["lab/#"], 1)
+        await came_true(lambda: client.is_connected)
+        await came_true(lambda: not client._asked)
+        for number in range(MANY):
+            client.publish("lab/x", b"%d" % number, qos=1)
+        while len(heard) < MANY:
+            before = len(heard)
+            await asyncio.sleep(0)
+            turns.append(len(heard) - before)
+        client.close()
+
+    run(main)
+    assert [int(data) for _, data, _ in heard] == list(range(MANY))
+    assert max(turns) <= 2 * mqtt_client.AT_ONCE  # the end of what was read, and what was read then

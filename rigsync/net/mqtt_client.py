@@ -245,6 +245,9 @@ class MqttClient:
             while was_there and self._is_open():  # it may have been lost in the turn in which it was there
                 self._news.clear()
                 await self._news.wait()
+            if self._came:  # before the loss
+                self._loop.call_soon(self._handle, len(self._came))
+                await asyncio.sleep(0)
             if self._ends:  # `wait_for` swallows a cancellation that meets its result, until Python 3.12
                 return
             self.is_connected = False
@@ -324,15 +327,22 @@ class MqttClient:
     # ------------------------------------------------------------------------------------------- reading, writing
 
     def _read(self) -> None:
-        self._read_packets()
-        came, self._came = self._came, []
+        if not self._came:  # else what has come has its turn first
+            self._read_packets()
+            self._handle()
+
+    def _handle(self, most: int = AT_ONCE) -> None:
+        """Handle what has come, a bounded number in a turn of the loop: paho reads more where much is unconfirmed."""
+        came, self._came = self._came[:most], self._came[most:]
+        sock = self._sock
+        if self._came:
+            self._loop.call_soon(self._handle)
+        elif isinstance(sock, ssl.SSLSocket) and sock.pending():  # bytes of which no selector knows
+            self._loop.call_soon(self._read_rest, sock)
         for function, args in came:
             if self._ends:
                 return
             function(*args)
-        sock = self._sock
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():  # bytes of which no selector knows
-            self._loop.call_soon(self._read_rest, sock)
         self._flush()
 
     def _read_rest(self, sock: Any) -> None:
