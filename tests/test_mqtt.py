@@ -28,6 +28,7 @@ from rigsync import Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
 from rigsync.config.address import parse_uri
+from rigsync.config.files import load_rigs
 from rigsync.config.rigs import rigs_from
 from rigsync.core import messages
 from rigsync.core.enums import ExpStatus
@@ -446,6 +447,15 @@ def test_no_error_of_a_file_quotes_a_password() -> None:
         with pytest.raises(ConfigError) as raised:
             rigs_from({"cameras": {"uri": uri, "timeout": 1}, "other": {"uri": uri}})
         assert SECRET not in str(raised.value)
+
+
+def test_the_rigs_of_a_file_are_shown_without_the_password_of_its_bridge(tmp_path: Path) -> None:
+    file = tmp_path / "rigs.yaml"
+    address = f"mqtt://rig:{SECRET}@broker/lab"
+    file.write_text(f"rigs: {{cameras: {address}}}\nbridges: {{mqtt: {{broker: {address}}}}}\n", encoding="utf-8")
+    rigs = load_rigs(file)
+    assert rigs.bridges["mqtt"]["broker"] == address
+    assert SECRET not in repr(rigs)
 
 
 @pytest.mark.parametrize("bad", ["mqtt://rig:{}@a b/lab", "mqt://rig:{}@h/lab", "mqtt://rig:{}@h/la#b", "rig:{}@h"])
