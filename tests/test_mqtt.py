@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,13 +21,14 @@ import pytest
 pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed here")
 
 from brokers import Broker, LossyRelay, needs_mosquitto, running_broker
-from live_helpers import in_thread
+from live_helpers import came_true, in_thread, run
 from processes import LONG, free_port, until
 
 from rigsync import Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
 from rigsync.config.address import parse_uri
+from rigsync.config.files import load_rigs
 from rigsync.config.rigs import rigs_from
 from rigsync.core import messages
 from rigsync.core.enums import ExpStatus
@@ -34,7 +36,7 @@ from rigsync.core.events import LinkState, Notice
 from rigsync.doctor.doctor import diagnose
 from rigsync.doctor.findings import Fault
 from rigsync.errors import ConfigError, ListenError, PushError
-from rigsync.net.mqtt import topic_name
+from rigsync.net.mqtt import RigsAtBroker, topic_name
 
 pytestmark = needs_mosquitto
 REFERENCE = "2026-11-20_1_mouse"
@@ -189,6 +191,26 @@ def test_five_of_a_hundred_publications_are_lost_and_nothing_differs(
     assert sorted(runs) == sorted(3 * list(range(60)))  # each once
     assert relay.lost > 5
     assert all(is_alive(auxiliaries, rig.name) for rig in rigs)
+
+
+def test_only_a_probe_asks_the_broker_whether_somebody_listens(broker: Broker) -> None:
+    lost: list[str] = []
+    pump: Any = SimpleNamespace(lose=lambda line, reason: lost.append(reason), receive=lambda *_: None)
+    request = b'{"rigsync":1,"kind":"request","boot":"00000000000000aa","n":1,"message":"EXPSTART"}'
+
+    async def main() -> None:
+        rigs = RigsAtBroker(pump, parse_uri(broker.uri()), "00000000000000aa")
+        line = rigs.line("cameras", "lab")
+        await came_true(lambda: rigs.client.is_connected)
+        for number in (1, 2):
+            line.send(None, request)
+            assert not rigs.client.unsent  # it does not wait to be confirmed
+            line.send(None, messages.probe("00000000000000aa", number, 0))
+            await came_true(lambda number=number: len(lost) == number)
+        rigs.close()
+
+    run(main)
+    assert lost[0].startswith("nobody listens on lab/cameras/in at the broker")
 
 
 # ------------------------------------------------------------------------------------------------ the broker's word
@@ -425,6 +447,15 @@ def test_no_error_of_a_file_quotes_a_password() -> None:
         with pytest.raises(ConfigError) as raised:
             rigs_from({"cameras": {"uri": uri, "timeout": 1}, "other": {"uri": uri}})
         assert SECRET not in str(raised.value)
+
+
+def test_the_rigs_of_a_file_are_shown_without_the_password_of_its_bridge(tmp_path: Path) -> None:
+    file = tmp_path / "rigs.yaml"
+    address = f"mqtt://rig:{SECRET}@broker/lab"
+    file.write_text(f"rigs: {{cameras: {address}}}\nbridges: {{mqtt: {{broker: {address}}}}}\n", encoding="utf-8")
+    rigs = load_rigs(file)
+    assert rigs.bridges["mqtt"]["broker"] == address
+    assert SECRET not in repr(rigs)
 
 
 @pytest.mark.parametrize("bad", ["mqtt://rig:{}@a b/lab", "mqt://rig:{}@h/lab", "mqtt://rig:{}@h/la#b", "rig:{}@h"])

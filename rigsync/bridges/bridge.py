@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -98,10 +99,11 @@ class Bridge:
                 await self._say_last_words()
         finally:
             ends, self._ends = self._ends, []
-            for end in ends:
-                end()
-            if not self._closed.done():
-                self._closed.set_result(None)
+            with contextlib.ExitStack() as all_of_them:  # even if one raises
+                if not self._closed.done():
+                    all_of_them.callback(self._closed.set_result, None)
+                for end in reversed(ends):
+                    all_of_them.callback(end)
 
     # ------------------------------------------------------------------------------------------- for the program
 

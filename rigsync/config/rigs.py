@@ -120,7 +120,7 @@ class Rigs:
     timing: Timing = DEFAULT_TIMING
     source: str | None = None
     may_share: bool = False
-    bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # with a broker's password
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -2,8 +2,8 @@
 
 The topics are those of docs/protocol.md: a rig hears ``PREFIX/RIG/in``, answers on ``PREFIX/RIG/out/BOOT`` of the
 coordinator, and has its picture, retained, on ``PREFIX/RIG/view``. The dialect sends again what is lost, so frames have
-QoS 0. Pictures have QoS 1, and so has the first frame to a rig on a connection: with QoS 1 alone, the broker says that
-it does not take a message, or that nobody hears it.
+QoS 0. Pictures have QoS 1, and so has the first probe to a rig on a connection: with QoS 1 alone, the broker says that
+it does not take a message, or that nobody hears it. Nothing of a connection leaves on the next one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from rigsync.core.rigs import MAX_DATAGRAM, Address
 from rigsync.errors import ListenError, RemoteProtocolError
 from rigsync.net.lines import Address as Source
 from rigsync.net.lines import Line, Listener, Pump, label
-from rigsync.net.mqtt_client import MqttClient, Will
+from rigsync.net.mqtt_broker import Will
+from rigsync.net.mqtt_client import MqttClient
 
 logger = logging.getLogger("rigsync.endpoint")
 
@@ -86,10 +87,12 @@ class RigsAtBroker:
         self._host = json.dumps(socket.gethostname()[:80]).encode("ascii")
         self._lines: dict[str, MqttLine] = {}
         self._unsure: set[str] = set()
-        """Topics on which nothing has left on this connection."""
+        """Topics on which no probe has left on this connection."""
         self._loop = asyncio.get_running_loop()
         self._giving_up: asyncio.TimerHandle | None = None
-        self.client = MqttClient(broker, self._heard, changed=self._changed, unheard=self._unheard, largest=LARGEST)
+        self.client = MqttClient(
+            broker, self._heard, changed=self._changed, unheard=self._unheard, keeps=False, largest=LARGEST
+        )
 
     def line(self, name: Any, prefix: str) -> MqttLine:
         """Return the line to a rig with a prefix of topics; `name` is the core's name for it."""
@@ -104,9 +107,9 @@ class RigsAtBroker:
             if instead := _instead(data, "request", self.client.limit, self._broker):
                 self._loop.call_soon(self._pump.receive, instead, line.name)
             return
-        qos = 1 if self.client.is_connected and line.base in self._unsure else 0
+        asks = line.base in self._unsure and b'"kind":"probe"' in data[:_HEAD]
         data = b'%s,"host":%s}' % (data[:-1], self._host)
-        if self.client.publish(f"{line.base}/in", data, qos=qos):
+        if self.client.publish(f"{line.base}/in", data, qos=int(asks)) and asks:
             self._unsure.discard(line.base)
 
     def close(self) -> None:
@@ -197,7 +200,7 @@ class MqttListener(Listener):
         self._next: asyncio.TimerHandle | None = None
         self._showing: asyncio.Handle | None = None
         will = Will(f"{self._base}/view", self._gone("the broker has lost its connection"))
-        self._client = MqttClient(at, self._heard, changed=self._changed, will=will, largest=LARGEST)
+        self._client = MqttClient(at, self._heard, changed=self._changed, will=will, keeps=False, largest=LARGEST)
         self._client.subscribe([f"{self._base}/view"])
 
     async def open(self) -> None:

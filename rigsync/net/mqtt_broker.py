@@ -1,4 +1,4 @@
-"""A broker of MQTT: how to log in, and what is wrong with the broker, in words for people. No text shows a secret.
+"""A broker of MQTT: what it is given, and what is wrong with it, in words for people. No text shows a secret.
 
 User and password come from the address (``mqtt://user:password@broker``), or from the environment:
 ``RIGSYNC_MQTT_USER``, and ``RIGSYNC_MQTT_PASSWORD`` or ``RIGSYNC_MQTT_PASSWORD_FILE``. For ``mqtts://``,
@@ -14,13 +14,14 @@ import ssl
 import stat
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from rigsync.core.rigs import Address
 from rigsync.errors import ConfigError
 
 _WHO = "wrong user or password, or none; correct them in the address, or in RIGSYNC_MQTT_USER and RIGSYNC_MQTT_PASSWORD"
+UNREADABLE = "it brings a packet that cannot be read here; look for what is retained on the topics"
 _REMEDIES = {
     0x84: "it does not speak MQTT 5; use a newer broker",
     0x85: "it refuses this client's name; allow names that begin with rigsync- there",
@@ -36,6 +37,22 @@ _REMEDIES = {
     0x9F: "too many clients connect at once; raise its connection rate",
 }
 """What a broker means by its reason codes (MQTT 5, section 2.4), and what to do."""
+
+
+class Will(NamedTuple):
+    """What the broker publishes, retained, when it loses this client."""
+
+    topic: str
+    data: bytes
+
+
+class AnswerTo(NamedTuple):
+    """Where the sender of a message wants an answer (MQTT 5, section 4.10)."""
+
+    topic: str
+    """Empty where it wants none."""
+    correlation: bytes
+    """The correlation data that go with the answer."""
 
 
 def login(broker: Address, environ: Mapping[str, str]) -> tuple[str, str | None]:
@@ -90,7 +107,7 @@ def refusal(code: int, name: str) -> str:
     return _REMEDIES.get(code, f"it refuses this client: {name}")
 
 
-def explained(error: OSError | ValueError) -> str:
+def explained(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}); name that of its authority in RIGSYNC_MQTT_CA"
     if isinstance(error, ssl.SSLError):
@@ -101,7 +118,9 @@ def explained(error: OSError | ValueError) -> str:
         return "nothing listens there; start the broker, or correct its address"
     if isinstance(error, TimeoutError):
         return "its computer does not answer; check that it is on, its address and firewalls"
-    return f"no connection ({error})"
+    if isinstance(error, (OSError, ValueError, RuntimeError)):
+        return f"no connection ({error})"
+    return f"no connection ({type(error).__name__}: {error})"
 
 
 def closed(was_there: bool) -> str:

@@ -23,7 +23,7 @@ import logging
 import os
 import random
 import secrets
-import select
+import selectors
 import socket
 import ssl
 import time
@@ -32,12 +32,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from rigsync.core.rigs import Address
-from rigsync.net.mqtt_broker import Tls, closed, explained, login, refusal, tls
+from rigsync.net.mqtt_broker import UNREADABLE, AnswerTo, Tls, Will, closed, explained, login, refusal, tls
 from rigsync.runtime.workers import Workers
 
 try:
     from paho.mqtt.client import Client, MQTTMessage, MQTTv5
-    from paho.mqtt.enums import CallbackAPIVersion
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
     from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -72,23 +72,8 @@ NO_SUBSCRIBERS = 0x10
 """The reason code of a message that nobody has subscribed to (MQTT 5, section 3.4.2.1)."""
 OVERHEAD = 64
 """Bytes of a packet beside topic and content."""
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # of any number, without another file
 _FILTERS = 100  # in one packet
-
-
-class Will(NamedTuple):
-    """What the broker publishes, retained, when it loses this client."""
-
-    topic: str
-    data: bytes
-
-
-class AnswerTo(NamedTuple):
-    """Where the sender of a message wants an answer (MQTT 5, section 4.10)."""
-
-    topic: str
-    """Empty where it wants none."""
-    correlation: bytes
-    """The correlation data that go with the answer."""
 
 
 class _Message(NamedTuple):
@@ -96,11 +81,11 @@ class _Message(NamedTuple):
     data: bytes
     qos: int
     retain: bool
-    properties: Properties | None
+    correlation: bytes
 
     @property
     def size(self) -> int:
-        return len(self.topic) + len(self.data) + OVERHEAD
+        return len(self.topic.encode()) + len(self.data) + len(self.correlation) + OVERHEAD
 
 
 class MqttClient:
@@ -121,6 +106,9 @@ class MqttClient:
         Called with the topic of a message with QoS 1 that nobody has subscribed to.
     will : Will, optional
         What the broker publishes when it loses this client.
+    keeps : bool
+        Whether messages with QoS 1 wait for a broker that is away. Otherwise none leaves later than on the connection
+        on which it was published.
     largest : int
         Bytes of the largest message that the broker may send.
 
@@ -139,6 +127,7 @@ class MqttClient:
         requested: Callable[[str, bytes, bool, AnswerTo], object] | None = None,
         unheard: Callable[[str], object] = lambda _: None,
         will: Will | None = None,
+        keeps: bool = True,
         largest: int = LARGEST,
     ):
         self.broker = broker
@@ -149,7 +138,7 @@ class MqttClient:
         """Whether the latest problem is a refusal: the broker has refused this client, or a topic."""
         self.limit = 1 << 28
         """Bytes of the largest packet that the broker takes."""
-        self._largest = largest
+        self._keeps, self._largest = keeps, largest
         self._topics: dict[str, int] = {}
         self._outbox: deque[_Message] = deque()
         self._unconfirmed: dict[int, _Message] = {}
@@ -199,15 +188,11 @@ class MqttClient:
     def publish(self, topic: str, data: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes = b"") -> bool:
         """Publish a message; return False if it is left out.
 
-        With QoS 0 that happens if the broker is away. With QoS 1 the message waits until the broker has confirmed it.
-        Either is left out if too much waits, or if the packet is too large for the broker.
+        With QoS 0 that happens if the broker is away. With QoS 1 the message waits until the broker has confirmed it,
+        unless the client keeps none. Either is left out if too much waits, or if it is too large for the broker.
         """
-        properties = None
-        if correlation:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.CorrelationData = correlation
-        message = _Message(topic, data, qos, retain, properties)
-        if self._ends or message.size > self.limit or not (self.is_connected or qos):
+        message = _Message(topic, data, qos, retain, correlation)
+        if self._ends or message.size > self.limit or not (self.is_connected or (qos and self._keeps)):
             return False
         if self.unsent >= WAITING or self._waiting_bytes + message.size > WAITING_BYTES:
             return False
@@ -230,16 +215,17 @@ class MqttClient:
         self._stop_ticking()
         paho, sock, until = self._paho, self._sock, time.monotonic() + LINGER
         while self._is_open() and (self.unsent or paho.want_write()) and (left := until - time.monotonic()) > 0:
-            select.select([sock], [sock] if self._outbox or paho.want_write() else [], [], left)
+            wants = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox or paho.want_write() else 0)
+            with _Selector() as selector:
+                selector.register(sock, wants)
+                selector.select(left)
             self._read_packets()
             paho.loop_write()
             self._flush()
         if self._is_open():
             paho.disconnect()
             paho.loop_write()
-        if (sock := paho.socket()) is not None:  # the broker takes no more, or the socket was connected just now
-            self._on_socket_close(paho, None, sock)
-            sock.close()
+        self._drop_connection()  # where the broker takes no more, or the socket was connected just now
 
     # ------------------------------------------------------------------------------------------------- connecting
 
@@ -252,18 +238,25 @@ class MqttClient:
                 await self._open()
             except ssl.SSLError as error:
                 self._why = explained(error)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the next attempt may succeed
+                logger.debug("no connection to the broker %s", self.broker, exc_info=True)
                 problem = explained(error)
-            was_there = self.is_connected
+            begun, was_there = self._loop.time(), self.is_connected
             while was_there and self._is_open():  # it may have been lost in the turn in which it was there
                 self._news.clear()
                 await self._news.wait()
+            if self._came:  # before the loss
+                self._loop.call_soon(self._handle, len(self._came))
+                await asyncio.sleep(0)
             if self._ends:  # `wait_for` swallows a cancellation that meets its result, until Python 3.12
                 return
             self.is_connected = False
             self._forget_unsent()
+            if was_there:
+                self._said.clear()  # what it refused tells nothing of its loss
             self._note_lost(self._why or problem or closed(was_there), bool(self._why))
-            retry = FIRST_RETRY if was_there else min(2 * retry, LAST_RETRY)
+            lasted = was_there and self._loop.time() > begun + LAST_RETRY
+            retry = FIRST_RETRY if lasted else min(2 * retry, LAST_RETRY)
             await asyncio.sleep(retry * random.uniform(0.5, 1.0))
 
     async def _open(self) -> None:
@@ -297,6 +290,12 @@ class MqttClient:
         if self._ends and (sock := self._paho.socket()) is not None:  # nobody waits for the connection any more
             sock.close()
 
+    def _drop_connection(self) -> None:
+        if (sock := self._paho.socket()) is not None:
+            self._on_socket_close(self._paho, None, sock)
+            sock.close()
+        self._news.set()
+
     def _tick(self) -> None:
         self._paho.loop_misc()  # pings a silent broker, and ends the connection to one that is gone
         self._timer = self._loop.call_later(1.0, self._tick) if self._is_open() else None
@@ -317,23 +316,33 @@ class MqttClient:
             self._stop_ticking()
 
     def _forget_unsent(self) -> None:
-        """Forget what waits with QoS 0: by the next connection it is out of date."""
-        kept = [message for message in self._outbox if message.qos]
-        self._waiting_bytes -= sum(message.size for message in self._outbox if not message.qos)
-        self._outbox = deque(kept)
+        """Forget what waits and is not kept. By the next connection it is out of date, and paho would send it then."""
+        waiting = (*self._unconfirmed.values(), *self._outbox)
+        self._paho.drop_out_messages()
+        self._paho.on_publish = None
+        self._unconfirmed.clear()
+        self._outbox = deque(message for message in waiting if message.qos and self._keeps)
+        self._waiting_bytes = sum(message.size for message in self._outbox)
 
     # ------------------------------------------------------------------------------------------- reading, writing
 
     def _read(self) -> None:
-        self._read_packets()
-        came, self._came = self._came, []
+        if not self._came:  # else what has come has its turn first
+            self._read_packets()
+            self._handle()
+
+    def _handle(self, most: int = AT_ONCE) -> None:
+        """Handle what has come, a bounded number in a turn of the loop: paho reads more where much is unconfirmed."""
+        came, self._came = self._came[:most], self._came[most:]
+        sock = self._sock
+        if self._came:
+            self._loop.call_soon(self._handle)
+        elif isinstance(sock, ssl.SSLSocket) and sock.pending():  # bytes of which no selector knows
+            self._loop.call_soon(self._read_rest, sock)
         for function, args in came:
             if self._ends:
                 return
             function(*args)
-        sock = self._sock
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():  # bytes of which no selector knows
-            self._loop.call_soon(self._read_rest, sock)
         self._flush()
 
     def _read_rest(self, sock: Any) -> None:
@@ -343,7 +352,14 @@ class MqttClient:
     def _read_packets(self) -> None:
         for _ in range(self._at_once):
             before = len(self._came)
-            self._paho.loop_read()
+            try:
+                problem = self._paho.loop_read() is MQTTErrorCode.MQTT_ERR_PROTOCOL
+            except Exception:
+                logger.debug("a packet of the broker %s cannot be read", self.broker, exc_info=True)
+                self._drop_connection()
+                problem = True
+            if problem and self.is_connected:  # otherwise it is no broker, or has refused
+                self._why = self._why or UNREADABLE
             if len(self._came) == before or not self._is_open():
                 self._at_once = 1  # the rest has yet to come, and a read in vain costs as much as any
                 break
@@ -370,7 +386,14 @@ class MqttClient:
             if not (self._outbox and (self.is_connected or self._ends) and self._is_open()) or paho.want_write():
                 break
             message = self._outbox.popleft()
-            info = paho.publish(message.topic, message.data, message.qos, message.retain, message.properties)
+            if message.size > self.limit:  # it was taken before the broker said how much it takes
+                self._waiting_bytes -= message.size
+                self._note(f"{message.topic} is left out: it takes at most {self.limit:,} bytes; raise its packet size")
+                continue
+            properties = Properties(PacketTypes.PUBLISH) if message.correlation else None  # type: ignore[no-untyped-call]
+            if properties:
+                properties.CorrelationData = message.correlation
+            info = paho.publish(message.topic, message.data, message.qos, message.retain, properties)
             if message.qos:
                 if not self._unconfirmed:
                     paho.on_publish = self._on_publish  # it costs time, so only while a confirmation is due

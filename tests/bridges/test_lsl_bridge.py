@@ -162,6 +162,26 @@ def test_where_liblsl_ends_its_program_the_rigs_go_on_and_recorders_find_the_str
     assert lsl.counts == {"ended": 1}
 
 
+def test_where_the_system_gives_no_thread_for_a_while_another_program_begins(
+    lab: Lab, bridged: Callable[..., LslBridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "AGAIN", 0.05)
+    lsl = bridged(lab.rig("cameras"))
+    assert lsl._child
+    jobs, submit = list[Any](), lsl._workers.submit
+
+    def submit_some(*job: Any) -> None:
+        jobs.append(job)
+        if len(jobs) in {1, 2, 4}:  # as the first program ends, as the next one begins, and as it has begun
+            raise RuntimeError("can't start new thread")
+        submit(*job)
+
+    monkeypatch.setattr(lsl._workers, "submit", submit_some)
+    lsl._child.kill()
+    until(lambda: len(jobs) == 7, "somebody reads from the third program")
+    assert lsl.counts == {"ended": 3}
+
+
 def test_markers_that_a_program_has_not_taken_wait_for_the_next(lab: Lab, connect: Callable[..., Any]) -> None:
     class Program:
         def __init__(self, *errors: OSError):

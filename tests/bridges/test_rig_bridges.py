@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from bridges.test_osc_bridge import Program
 from rigsync import Auxiliaries, Rig, events
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
+from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.osc import OscBridge
 from rigsync.bridges.zmq import ZmqBridge
 from rigsync.errors import ConfigError
+from rigsync.runtime.hub import Hub
 
 REFERENCE = "2026-11-20_1_mouse"
 ANY, ANY_ZMQ = "udp://127.0.0.1:0", "tcp://127.0.0.1:0"
@@ -140,6 +143,17 @@ def test_it_ends_with_its_rig_at_the_latest_and_leaves_no_port_open(ends: str) -
             assert all(bridge._closed.done() and not bridge._ends for bridge in bridges)
             rig.start()
         rig.close()
+
+
+def test_all_ends_even_where_one_part_of_it_fails() -> None:
+    bridge = Bridge(Hub("lab"))
+    bridge._closed = Future()
+    done: list[str] = []
+    bridge._ends = [lambda: done.append("first"), lambda: {}["a fault"], lambda: done.append("last")]
+    with pytest.raises(KeyError):
+        run(bridge.close)
+    assert done == ["first", "last"]
+    assert bridge._closed.done()
 
 
 def test_a_rig_on_the_programs_own_loop() -> None:

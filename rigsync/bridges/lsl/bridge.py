@@ -136,13 +136,7 @@ class LslBridge(Bridge):
         begin, pause = self._workers.begin, AGAIN
         while True:
             begun = time.monotonic()
-            sending = begin(self._send_all, child)
-            self._take(told)
-            while told := await begin(child.read):
-                self._take(told)
-            ended = await begin(child.wait)
-            self._waiting.put(None)  # `sending` may wait for a marker
-            await sending
+            ended = await self._follow(child, told)
             if self._closing:
                 return
             problem = f"the program of LSL stream {shortened(self.stream)} has ended ({ended}); another one begins"
@@ -155,8 +149,30 @@ class LslBridge(Bridge):
                 try:
                     child, told = await begin(self._begin_child)
                     problem = ""
-                except NotRunning as error:
+                except RuntimeError as error:  # `NotRunning` is one, and so is that no thread is to be had
                     problem = str(error)
+
+    async def _follow(self, child: Child, told: list[list[Any]]) -> str:
+        """Pass on what liblsl's program tells until it has ended; return how it has."""
+        begin, sending = self._workers.begin, None
+        try:
+            sending = begin(self._send_all, child)
+            self._take(told)
+            while told := await begin(child.read):
+                self._take(told)
+            ended = await begin(child.wait)
+        except RuntimeError as error:  # no thread is to be had
+            child.kill()
+            while child.read():
+                pass
+            child.wait()
+            ended = str(error)
+        if sending:
+            self._waiting.put(None)  # `sending` may wait for a marker
+            await sending
+        else:
+            child.close()
+        return ended
 
     def _stop(self) -> None:
         self._closing = True

@@ -22,7 +22,8 @@ from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
 from rigsync.net.mqtt import topic_name
-from rigsync.net.mqtt_client import OVERHEAD, AnswerTo, MqttClient, Will
+from rigsync.net.mqtt_broker import AnswerTo, Will
+from rigsync.net.mqtt_client import OVERHEAD, MqttClient
 
 logger = logging.getLogger("rigsync.bridge")
 
@@ -123,17 +124,18 @@ class MqttBridge(AskedBridge[AnswerTo]):
         return False
 
     def _publish(self, topic: str, document: dict[str, Any], retain: bool = False) -> bool:
-        room = min(MOST_TOLD, self._client.limit - len(topic) - OVERHEAD)
+        room = min(MOST_TOLD, self._client.limit - len(topic.encode()) - OVERHEAD)
         return self._send(topic, json_within(room, document), retain=retain)
 
-    def _send(self, topic: str, text: str, **options: Any) -> bool:
+    def _send(self, topic: str, text: str, correlation: bytes = b"", **options: Any) -> bool:
         """Publish, and return whether the client has taken the message."""
         data = text.encode()
-        leaves = self._client.publish(topic, data, qos=1, **options)
+        leaves = self._client.publish(topic, data, qos=1, correlation=correlation, **options)
         if not leaves:
             waiting = f"{self._client.unsent:,} messages wait for the broker, which takes no more"
             largest = f"the broker takes at most {self._client.limit:,} in a packet"
-            why = largest if len(topic) + len(data) + OVERHEAD > self._client.limit else waiting
+            size = len(topic.encode()) + len(data) + len(correlation) + OVERHEAD
+            why = largest if size > self._client.limit else waiting
             self._note("left out", f"{topic}, {len(data):,} bytes, is left out: {why}")
         return leaves
 
