@@ -178,8 +178,9 @@ def test_where_the_system_gives_no_thread_for_a_while_another_program_begins(
 
     monkeypatch.setattr(lsl._workers, "submit", submit_some)
     lsl._child.kill()
-    until(lambda: len(jobs) == 7, "somebody reads from the third program")
-    assert lsl.counts == {"ended": 3}
+    # At least: on a busy computer one may not begin by itself either.
+    until(lambda: len(jobs) >= 7, "somebody reads from the third program")
+    assert lsl.counts["ended"] >= 3
 
 
 def test_markers_that_a_program_has_not_taken_wait_for_the_next(lab: Lab, connect: Callable[..., Any]) -> None:
