@@ -176,6 +176,7 @@ def test_where_the_system_gives_no_thread_for_a_while_another_program_begins(
             raise RuntimeError("can't start new thread")
         submit(*job)
 
+    until(lambda: sum(worker.busy for worker in lsl._workers._workers) == 2, "somebody reads from the first program")
     monkeypatch.setattr(lsl._workers, "submit", submit_some)
     lsl._child.kill()
     # At least: on a busy computer one may not begin by itself either.

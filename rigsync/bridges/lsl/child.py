@@ -43,7 +43,7 @@ class Child:
         output = self._process.stdout
         assert output  # noqa: S101 - for mypy
         parts = [self._rest]
-        while data := output.read(CHUNK):
+        while not output.closed and (data := output.read(CHUNK)):
             parts.append(data)
             if b"\n" in data:
                 *lines, self._rest = b"".join(parts).split(b"\n")
