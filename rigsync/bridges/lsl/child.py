@@ -32,6 +32,9 @@ class Child:
             start_new_session=True,  # Ctrl-C on the terminal is for this program alone
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
+        assert self._process.stdin  # noqa: S101 - for mypy, as is the next
+        assert self._process.stdout  # noqa: S101
+        self._input, self._output = self._process.stdin, self._process.stdout
         self._rest = b""
 
     @property
@@ -40,29 +43,25 @@ class Child:
 
     def read(self) -> list[list[Any]]:
         """Wait for lines of the process, and return them; return an empty list when the process has ended."""
-        output = self._process.stdout
-        assert output  # noqa: S101 - for mypy
         parts = [self._rest]
-        while not output.closed and (data := output.read(CHUNK)):
+        while not self._output.closed and (data := self._output.read(CHUNK)):
             parts.append(data)
             if b"\n" in data:
                 *lines, self._rest = b"".join(parts).split(b"\n")
                 return [json.loads(line) for line in lines]
-        output.close()
+        self._output.close()
         return []
 
     def send(self, text: str, stamp: float) -> None:
         """Hand a marker over; raise an OSError if the process has ended."""
         left = memoryview(json.dumps([text, stamp]).encode() + b"\n")
-        assert self._process.stdin  # noqa: S101 - for mypy
         while left:
-            left = left[self._process.stdin.write(left) :]
+            left = left[self._input.write(left) :]
 
     def close(self) -> None:
         """End the input: the process then sends what it has, and ends."""
-        assert self._process.stdin  # noqa: S101 - for mypy
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._input.close()
 
     def kill(self) -> None:
         """Kill the process at once; this does not block."""
