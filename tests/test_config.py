@@ -506,7 +506,7 @@ BAD_FILES = {
         "rigs: {a: {uri: 'osc://b:1', messages: {EXPINIT: [/a]}, ping: [/p, '{exp_ref}']}}",
         1,
         "rigs.a.ping[1]",
-        "unknown field 'exp_ref'; the fields here are (none)",
+        "unknown field 'exp_ref'; a ping has no fields",
     ),
     "field without quotes": (
         "rigs: {a: {uri: 'osc://b:1', messages: {EXPINIT: [/a, {exp_ref}]}}}",

@@ -161,11 +161,12 @@ def _wrong_fields(template: Any, key: str, known: tuple[str, ...]) -> Iterator[C
             problem = f"a {token[0]!r} without its counterpart; fields are written {{exp_ref}}, braces {{{{ and }}}}"
             yield ConfigError(problem, key=key)
         elif name is not None and name not in known and not (known and re.fullmatch(rf"{MESSAGE}[\w-]+", name)):
-            all_known = (
-                (*known, f"{MESSAGE}KEY for what the message's data have by that name") if known else ("(none)",)
-            )
-            problem = f"unknown field {shortened(name)}{close_match(name, known)}; the fields here are "
-            yield ConfigError(problem + ", ".join(all_known), key=key)
+            if known:
+                more = f"{MESSAGE}KEY for what the message's data have by that name"
+                told = f"{close_match(name, known)}; the fields here are {', '.join((*known, more))}"
+            else:
+                told = "; a ping has no fields"
+            yield ConfigError(f"unknown field {shortened(name)}{told}", key=key)
 
 
 def filled(template: Any, value_of: Callable[[str], Any]) -> Any:

@@ -113,7 +113,7 @@ def test_a_file_that_names_no_bridge(tmp_path: Path) -> None:
         (["osc", "--listen", "udp:/9000"], "Error: 'udp:/9000' is not the address of an OSC program: "),
         (["osc", "--to", "udp://127.0.0.1"], "it has no port; expected udp://, tcp:// (SLIP) or tcp+length://"),
         (["--rigs", "rigs.yaml", "osc"], "write --rigs behind osc"),
-        (["zmq", "--pub", "tcp:/9000"], "Error: 'tcp:/9000' is not where a ZeroMQ bridge can listen: "),
+        (["zmq", "--pub", "tcp:/9000"], "Error: 'tcp:/9000' is not where ZeroMQ can listen: "),
         (["mqtt"], "rigs.yaml: no broker stands in it; write --broker mqtt://host/prefix, or bridges: {mqtt: {broker:"),
         (
             ["mqtt", "--broker", "mqtt://me:secret@b/#"],

@@ -218,7 +218,7 @@ def test_what_is_wrong_with_a_bridge_is_told_before_the_rig_serves(
         with Command(["serve", file, "--json"], tmp_path, environment(tmp_path)) as command:
             outcome = command.outcome()
     assert (outcome.status != 0, outcome.out) == (True, "")
-    assert f"the ZeroMQ bridge cannot listen on tcp://127.0.0.1:{port}" in outcome.err
+    assert f"ZeroMQ cannot listen on tcp://127.0.0.1:{port}" in outcome.err
     assert "Traceback" not in outcome.err
     with Command(["serve", file], tmp_path, without_the_libraries(tmp_path)) as command:
         outcome = command.outcome()

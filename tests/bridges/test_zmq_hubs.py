@@ -392,7 +392,7 @@ def test_what_cannot_be_is_told_before_anything_is_opened(tmp_path: Path, caplog
     secret, _ = keys_in(tmp_path, "here")
     hub = Hub("lab")
     for wrong in ("udp://127.0.0.1:5557", "tcp://localhost:5557", "tcp://127.0.0.1"):
-        with pytest.raises(ConfigError, match="is not where a ZeroMQ bridge can listen"):
+        with pytest.raises(ConfigError, match="is not where ZeroMQ can listen"):
             ZmqSource(hub, wrong)
     for wrong in ("udp://127.0.0.1:5557", "tcp://localhost", "tcp://127.0.0.1:0"):
         with pytest.raises(ConfigError, match="is not where a hub listens"):
@@ -408,7 +408,7 @@ def test_what_cannot_be_is_told_before_anything_is_opened(tmp_path: Path, caplog
         async with Hub("lab") as hub, ZmqSource(hub, ANY) as source:
             with pytest.raises(LoopBlocked, match="async with"):
                 ZmqSink(hub, source.uri).__enter__()
-            with pytest.raises(ListenError, match="the ZeroMQ bridge cannot listen on tcp://"):
+            with pytest.raises(ListenError, match="ZeroMQ cannot listen on tcp://"):
                 await ZmqBoundary(hub, source.uri, source.uri).__aenter__()
             assert "beyond" not in caplog.text
             async with ZmqSource(hub, "tcp://0.0.0.0:0"):

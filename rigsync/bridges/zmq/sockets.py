@@ -43,9 +43,7 @@ _DOMAIN = b"rigsync"
 
 def zmq_address(text: str, *, is_ours: bool = True) -> Address:
     """Read where a bridge, or another program, listens; raise a `ConfigError` that says how that is written."""
-    what, expected = (
-        ("where a ZeroMQ bridge can listen", EXPECTED) if is_ours else ("where a hub listens", EXPECTED_THERE)
-    )
+    what, expected = ("where ZeroMQ can listen", EXPECTED) if is_ours else ("where a hub listens", EXPECTED_THERE)
     address = parse_uri(text, allow_port_zero=is_ours, what=what, expected=expected, brokers=False)
     if address.scheme != "tcp" or (is_ours and not is_literal(address)) or not re.search(r":\d+$", text):
         raise ConfigError(f"{text!r} is not {what}; expected {expected}")
@@ -257,7 +255,7 @@ class SocketSet:
             number = errno.EADDRINUSE if error.errno == zmq.EADDRINUSE else error.errno
             failed = OSError(number, error.strerror)
             loop = asyncio.get_running_loop()
-            raise await loop.run_in_executor(None, explained, failed, "the ZeroMQ bridge", str(at), at) from None
+            raise await loop.run_in_executor(None, explained, failed, "ZeroMQ", str(at), at) from None
         return Address("tcp", at.host, int(socket.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2]))
 
     def _answer_zap(self, parts: list[bytes]) -> None:
