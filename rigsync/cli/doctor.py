@@ -10,7 +10,7 @@ import click
 
 from rigsync._text import printable
 from rigsync.cli import completion
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import milliseconds, offset, write_json, write_line, write_lines, write_text
 from rigsync.cli.rigs import chosen, rigs_of_file

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rigsync.bridges.telling import document_of, json_of, plain
 from rigsync.core.events import Event, LinkChanged, PushBegun, PushCompleted, RestartSeen, RigSettled
+from rigsync.hub.documents import document_of, json_of, plain
 
 MOST_TOLD = 16_384
 """Most characters of a marker. Beyond that, large fields are left out."""
