@@ -14,7 +14,7 @@ from rigsync.errors import JournalError
 from rigsync.hub.documents import json_of
 from rigsync.journal.drives import network_of
 from rigsync.journal.entries import storable
-from rigsync.journal.rows import RecordRow, RunRow, SessionRow
+from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.store import PATIENCE, open_to_write
 
 _RUN = "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

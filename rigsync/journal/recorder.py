@@ -17,7 +17,7 @@ from rigsync.core.events import Event, MessageReceived, Notice
 from rigsync.errors import NotRunning
 from rigsync.journal.about import Repository, about_run, folder_of_task
 from rigsync.journal.entries import LEFT_OUT
-from rigsync.journal.rows import RunRow
+from rigsync.journal.drafts import RunRow
 from rigsync.journal.scribe import Scribe
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 from rigsync.journal.writer import LONGEST_WAIT, MOST_BYTES, MOST_WAITING, Writer, attached

@@ -10,7 +10,7 @@ from rigsync.core.events import CoordinatorClosed, Event, ProgressChanged, PushC
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.journal.about import LOOK, Repository
 from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
-from rigsync.journal.rows import RecordRow, RunRow, SessionRow
+from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 
 THIN = 5.0

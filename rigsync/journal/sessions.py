@@ -28,7 +28,7 @@ from rigsync.core.lifecycle import (
 )
 from rigsync.core.messages import Verb
 from rigsync.core.notices import FAILURE, RECOVERED
-from rigsync.journal.rows import RunRow, SessionRow
+from rigsync.journal.drafts import RunRow, SessionRow
 
 COMPLETE, INCOMPLETE, INTERRUPTED, FAILED = "complete", "incomplete", "interrupted", "failed"
 """Outcomes: every rig has ended well; some have not; it was broken off; it has not begun on all rigs."""

@@ -18,7 +18,7 @@ from rigsync.core.backoff import Backoff
 from rigsync.core.events import Event, JournalFailed, JournalRecovered
 from rigsync.core.timing import Timing
 from rigsync.errors import JournalError
-from rigsync.journal.rows import RecordRow, RunRow, SessionRow
+from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.scribe import Scribe
 from rigsync.runtime.callbacks import guarded, report
 from rigsync.runtime.disk_writer import DiskWriter, WaitingRoom
