@@ -64,6 +64,7 @@ CREATE INDEX record_session ON record(session) WHERE session IS NOT NULL;
 CREATE INDEX record_time ON record(time);
 CREATE INDEX record_failure ON record(time) WHERE failure;
 """
+NO_JOURNAL = "there is no such journal; it begins with the first session"
 _UNFIT = (sqlite3.DatabaseError, OSError)
 
 
@@ -108,18 +109,34 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     JournalError
         There is none, or it is none, or one of a newer version; says what to do.
     """
-    if not path.exists():
-        raise JournalError(path, "there is no such journal; it begins with the first session")
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=PATIENCE, uri=True)
+        path.stat()
+        return _reader(path, "mode=ro")
+    except FileNotFoundError:
+        raise JournalError(path, NO_JOURNAL) from None
     except _UNFIT as error:
-        raise _unusable(path, error) from error
+        # A reader, too, makes files beside a journal with a log. Where it may not, and there is no log, nobody writes.
+        # SQLite then takes the file as it is.
+        log = path.with_name(f"{path.name}-wal")
+        try:
+            if os.access(path, os.R_OK) and log.exists() and log.stat().st_size:
+                problem = (
+                    f"it was not closed, and no file may be made beside it; copy it and {log.name}, and ask the copy"
+                )
+                raise JournalError(path, problem)
+            return _reader(path, "mode=ro&immutable=1")
+        except _UNFIT:
+            raise _unusable(path, error) from error
+
+
+def _reader(path: Path, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", timeout=PATIENCE, uri=True)
     try:
         _check(connection, path)
-    except BaseException as error:
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise JournalError(path, NO_JOURNAL)
+    except BaseException:
         connection.close()
-        if isinstance(error, _UNFIT):
-            raise _unusable(path, error) from error
         raise
     return connection
 
