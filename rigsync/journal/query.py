@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from rigsync._text import close_match, shortened
+from rigsync.core.lifecycle import canonical_reference
 from rigsync.core.rigs import is_called
 from rigsync.errors import JournalError
 from rigsync.journal.reading import AROUND, LONGEST, PAGE, Asked, Reader, usual_journal_file
@@ -88,7 +89,7 @@ class Journal(Reader):
         Parameters
         ----------
         ref, subject : str, optional
-            Only those with this reference, or of this subject.
+            Only those with this reference, or of this subject. Zeros before the number make no difference.
         since, until : float or datetime, optional
             Only those that began not before, or not after. Unix time in seconds, or a datetime, which without a zone
             is in local time.
@@ -103,7 +104,7 @@ class Journal(Reader):
         wheres: list[str] = []
         values: list[Any] = []
         for where, value in (
-            ("s.ref = ?", ref),
+            ("s.ref = ?", ref and canonical_reference(ref)),
             ("s.subject = ?", subject),
             ("s.began >= ?", _seconds(since)),
             ("s.began <= ?", _seconds(until)),
