@@ -200,7 +200,7 @@ class _Page:
             self.run = [_text(run["host"], 300), _text(run["program"], 2000), opened, closed, about]
             self.sessions = {_whole(row[0], "a session's number"): _session(*row[1:]) for row in sessions}
             self.records = [_record(*row) for row in records]
-        except (TypeError, KeyError, IndexError, ValueError, AttributeError, OverflowError) as error:
+        except (TypeError, LookupError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             if isinstance(error, WrongPage):
                 raise
             raise WrongPage(f"its page cannot be read: {error}") from error

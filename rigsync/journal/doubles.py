@@ -87,7 +87,7 @@ def _unless_double(record: Record, recent: _Recent, run_of: Callable[[int], Run]
 def _is_double(record: Record, recent: _Recent) -> bool:
     data = record.data
     if record.kind == "MessageHandled":
-        return recent.has(record, (data.get("event"), _start_of(data.get("error"))))
+        return recent.has(record, ("order", str(data.get("event", record.id)), _start_of(data.get("error"))))
     if record.kind == "StatusChanged":
         reason = data.get("reason")
         if reason:
@@ -109,16 +109,16 @@ def _note(record: Record, recent: _Recent) -> None:
         if data.get("topic") == "status" and isinstance(body, dict):
             recent.add(record.rig, _Told(record.time, record.time, ("status", body.get("status"), body.get("reason"))))
     elif record.kind == "PushCompleted":
-        request_time = data.get("request_time")
+        event, request_time = str(data.get("event")), data.get("request_time")
         # Not the request time itself, if the clock was set since.
         begun = request_time if isinstance(request_time, float) and request_time < record.time else record.time
         for rig, answer in _items(data.get("answers")):
-            recent.add(rig, _Told(begun, record.time, (data.get("event"), None)))
+            recent.add(rig, _Told(begun, record.time, ("order", event, None)))
             if status := _status_in(answer):
                 recent.add(rig, _Told(begun, record.time, ("led to", status)))
         for rig, failure in _items(data.get("failures")):
             problem = failure.get("problem") if isinstance(failure, dict) else failure
-            recent.add(rig, _Told(begun, record.time, (data.get("event"), _start_of(problem))))
+            recent.add(rig, _Told(begun, record.time, ("order", event, _start_of(problem))))
 
 
 def _status_in(answer: Any) -> str | None:
