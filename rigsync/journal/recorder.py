@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rigsync.config.journal import JournalSettings
+from rigsync.core.clock import StampClock
 from rigsync.core.events import Event, MessageReceived, Notice
 from rigsync.errors import NotRunning
 from rigsync.journal.about import Repository, about_run, folder_of_task
-from rigsync.journal.entries import LEFT_OUT
 from rigsync.journal.drafts import RunRow
+from rigsync.journal.entries import LEFT_OUT
 from rigsync.journal.scribe import Scribe
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 from rigsync.journal.writer import LONGEST_WAIT, MOST_BYTES, MOST_WAITING, Writer, attached
@@ -43,12 +44,20 @@ class Subject:
     """Name of the rig."""
     files: Iterable[str | os.PathLike[str]] = ()
     """Its configuration files."""
+    clock: Callable[[], StampClock | None] = lambda: None
+    """Returns the clock of its stamps; called on the writer's thread, as those below."""
     about: Callable[[], dict[str, Any]] = dict
-    """Returns what else is known of it; called on the writer's thread, as the two below."""
+    """Returns what else is known of it."""
     samples: Callable[[], Mapping[str, dict[str, Any]]] | None = None
     """Returns how the link to each rig is."""
     reference: Callable[[Iterable[str]], str | None] = lambda _: None
     """Returns which experiment goes on at some rigs, as they say."""
+
+
+def _anchor(clock: StampClock | None) -> dict[str, float] | None:
+    """Return a moment by the wall clock that stamps follow, and by the monotonic one; both in seconds."""
+    now = time.monotonic()
+    return None if clock is None else {"time": clock.stamp(now) / 1e9, "mono": now}
 
 
 class _Opening:
@@ -66,7 +75,7 @@ class _Opening:
     def begin(self) -> Scribe:
         subject = self._subject
         files = [os.path.abspath(path) for path in subject.files]
-        about = about_run(files, subject.about())
+        about = about_run(files, {"clock": _anchor(subject.clock()), **subject.about()})
         run = RunRow(self._uuid, subject.kind, subject.name, socket.gethostname(), this_program(), self._opened, about)
         is_rig = subject.kind == RIG
         sessions = RigSessions(run) if is_rig else CoordinatorSessions(run, subject.reference)
