@@ -29,6 +29,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.messages import Command
 from rigsync.core.notices import FAILURE
+from rigsync.core.queries import JOURNAL
 from rigsync.hub.documents import fields_of, json_of, small
 from rigsync.hub.events import Tick
 from rigsync.journal.secrets import may_hold_secrets, without_secrets
@@ -69,9 +70,14 @@ def is_failure(event: Event) -> bool:
 
 
 def is_kept(event: Event) -> bool:
-    """Return whether the journal keeps an event of a kind that it keeps: the answer to a call, its push tells."""
-    answers = isinstance(event, MessageReceived) and event.request_time is not None
-    return not (answers and isinstance(getattr(event, "event", None), Command))
+    """Return whether the journal keeps an event of a kind that it keeps.
+
+    It keeps no answer to a call, since its push tells it, and nothing of those that fetch a journal.
+    """
+    message = getattr(event, "event", None)
+    if not isinstance(message, Command):
+        return True
+    return message != JOURNAL and not (isinstance(event, MessageReceived) and event.request_time is not None)
 
 
 def data_of(event: Event) -> str:

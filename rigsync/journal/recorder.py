@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rigsync.config.journal import JournalSettings
@@ -99,6 +100,11 @@ class Recorder:
         self._present: _Opening | None = None
         self._last: _Opening | None = None
         hub.rule(Event, self._note, last=True)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._settings.file
 
     def begin(self) -> None:
         """Record from now on; on the hub's event loop."""
