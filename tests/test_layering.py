@@ -61,10 +61,12 @@ BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
     "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
+    "rigsync.cli.log": "what fetches the journals of rigs, where that is asked for",
     "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
     "rigsync.journal.writer": "SQLite, which the writer's thread loads",
     "rigsync.journal.query": "pandas, where a frame is asked for",
+    "rigsync.rig.journaling": "what tells a rig's journal, once somebody asks for it",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
     "rigsync.coordinator.stand_ins": "what finds the class for a rig that is a program, only where there is such a rig",
 }

@@ -30,6 +30,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.core.notices import FAILURE
+from rigsync.core.queries import JOURNAL
 from rigsync.hub.documents import fields_as_json, fields_of, json_of, small
 from rigsync.hub.events import Tick
 from rigsync.journal.secrets import may_hold_secrets, without_secrets
@@ -72,10 +73,12 @@ def is_failure(event: Event) -> bool:
 def is_kept(event: Event) -> bool:
     """Return whether the journal keeps an event of a kind that it keeps.
 
-    Of answers it keeps when each has come in an experiment's life cycle; of others, the push tells all.
+    Of answers it keeps when each has come in an experiment's life cycle; of others, the push tells all. Of what fetches
+    a journal it keeps nothing.
     """
+    message = getattr(event, "event", None)
     is_answer = isinstance(event, MessageReceived) and event.request_time is not None
-    return not is_answer or getattr(event, "event", None) in LIFECYCLE_MESSAGES
+    return (not is_answer or message in LIFECYCLE_MESSAGES) and message != JOURNAL
 
 
 def data_of(event: Event) -> str:
