@@ -45,8 +45,8 @@ def _start(starts: Starts, number: int) -> Markup:
         _starts_drawn(starts, rigs, number, told),
         element(
             "p",
-            f"Zero is {against}. A bar is where the start surely lies. A hollow mark says when the message came to a rig "
-            "that does not tell when it began.",
+            f"Zero is {against}. A bar is where the start surely lies. A hollow mark says when the message came to a "
+            "rig that does not tell when it began.",
             class_="note",
         ),
         table(head, rows, f"{starts.event}: when each rig began, after {against}", frozenset({1, 2})),
@@ -107,8 +107,8 @@ def links(facts: Facts) -> Markup:
         return element("p", "The journal has no measurements of the links in this session.")
     made = [_link(facts, one, number) for number, one in enumerate(watched, 1)]
     note = (
-        f"Each drawing is as wide as the session: {span_text(facts.end - facts.begin)}. The line is the value; the grey "
-        "band is what it varied by, or, at the clock, the bound of its error. Clock: the rig's less this computer's, "
+        f"Each drawing is as wide as the session: {span_text(facts.end - facts.begin)}. The line is the value; the "
+        "grey band is what it varied by, or, at the clock, the bound of its error. Clock: the rig's less this computer's, "
         "and how it differed from that in the middle."
     )
     if any(len(one.round_trip.steps) > STEPS or one.round_trip.is_thinned for one in watched):
