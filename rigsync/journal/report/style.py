@@ -91,8 +91,7 @@ footer{margin-top:40px;padding-bottom:40px;color:var(--soft);font-size:.82rem}
 @media (max-width:620px){body{font-size:14px}main,header,footer{padding:0 12px}header{padding-top:16px}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4em}.verdict p{font-size:1.08rem}h1{font-size:1.2rem}}
 @media print{@page{margin:14mm}body{font-size:10pt}main,header,footer{max-width:none;padding:0}h2{break-after:avoid}
-.table{overflow:visible}
-th,td,tbody th{white-space:normal;overflow-wrap:anywhere}.path,.long{min-width:0}
+.table{overflow:visible}.path,.long{min-width:0}.link{grid-template-columns:repeat(3,1fr)}
 tr{break-inside:avoid}thead{display:table-header-group}
 pre{border-color:#bbb;font-size:8pt}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
