@@ -11,9 +11,9 @@ from typing import Any
 from rigsync._text import size_text
 from rigsync.core.coordinators import Address, Record
 from rigsync.core.enums import ExpStatus
-from rigsync.core.events import Schedule
 from rigsync.core.messages import Command, Verb
 from rigsync.core.ownership import Ownership, Sender
+from rigsync.core.schedule import Schedule
 
 QUERIES = 8
 """Messages outside the lifecycle whose handlers run at the same time."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from rigsync.config.journal import user_journal_file as user_journal_file
 from rigsync.errors import JournalError
 
 APPLICATION = 0x72677379
@@ -68,24 +66,6 @@ CREATE INDEX record_failure ON record(time) WHERE failure;
 """
 NO_JOURNAL = "there is no such journal; it begins with the first session"
 _UNFIT = (sqlite3.DatabaseError, OSError)
-
-
-def user_journal_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Return the path of this user's journal, whether or not it exists.
-
-    It is ``rigsync/journal.sqlite`` in the folder where programs of that system keep their data: ``%LOCALAPPDATA%``,
-    ``~/Library/Application Support``, or ``$XDG_DATA_HOME`` (XDG Base Directory Specification) or ``~/.local/share``.
-    """
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))
-    if platform == "win32":
-        folder = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif platform == "darwin":
-        folder = home / "Library" / "Application Support"
-    else:
-        folder = Path(environ.get("XDG_DATA_HOME", ""))
-        if not folder.is_absolute():  # the specification has such a value ignored
-            folder = home / ".local" / "share"
-    return folder / "rigsync" / "journal.sqlite"
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
