@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rigsync.config.journal import JournalSettings
@@ -56,7 +57,7 @@ class _Opening:
 
     def __init__(self, hub: Hub, subject: Subject):
         self._hub, self._subject = hub, subject
-        self._opened, self._uuid = time.time(), str(uuid.uuid4())
+        self._opened, self.uuid = time.time(), str(uuid.uuid4())
         self.room: WaitingRoom[tuple[Event | Callable[[], object] | None, float]]
         self.room = WaitingRoom(MOST_WAITING, MOST_BYTES)
         self.writer: Writer
@@ -67,7 +68,7 @@ class _Opening:
         subject = self._subject
         files = [os.path.abspath(path) for path in subject.files]
         about = about_run(files, subject.about())
-        run = RunRow(self._uuid, subject.kind, subject.name, socket.gethostname(), this_program(), self._opened, about)
+        run = RunRow(self.uuid, subject.kind, subject.name, socket.gethostname(), this_program(), self._opened, about)
         is_rig = subject.kind == RIG
         sessions = RigSessions(run) if is_rig else CoordinatorSessions(run, subject.reference)
         folder = os.path.dirname(files[0]) if files else None
@@ -90,6 +91,16 @@ class Recorder:
         self._present: _Opening | None = None
         self._last: _Opening | None = None
         hub.rule(Event, self._note, last=True)
+
+    @property
+    def file(self) -> Path:
+        """The journal."""
+        return self._settings.file
+
+    @property
+    def uuid(self) -> str | None:
+        """The run that it records, or has recorded last; None before the first."""
+        return self._last.uuid if self._last else None
 
     def begin(self) -> None:
         """Record from now on; on the hub's event loop."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from browser import Browser, browser, chromium
-from journal.made_up import MadeUp, unlucky
 
+from journal.made_up import MadeUp, unlucky
 from rigsync.journal.query import Journal
 from rigsync.journal.report.writing import page
 
