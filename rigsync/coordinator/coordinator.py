@@ -101,7 +101,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         self.connect_timeout = self.rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
         """Seconds to wait for the rigs."""
         self._reports = Reports(self.hub)
-        self._recorder = recorder_of(self.hub, self.rigs, journal, lambda: services.views())  # before the others
+        self._recorder = recorder_of(self.hub, self.rigs, journal, lambda: services)  # before the others
         self._session_reports = reports_of(self.hub, self.rigs, self._recorder)
         services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause, recorder=self._recorder)
         self.services = self._services = services

@@ -28,6 +28,8 @@ LEAD = 0.02
 
 CHECK = Command("rigsync.check")
 """The command that asks what a rig lacks for a session. It changes nothing, so that anybody may ask, at any time."""
+JOURNAL = Command("rigsync.journal")
+"""The command that asks for a rig's own journal, in pages. While an experiment goes on, only who is in charge may."""
 
 
 @dataclass(slots=True, eq=False)

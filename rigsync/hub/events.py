@@ -139,8 +139,6 @@ KINDS: tuple[type[Event], ...] = (
     ViolationSeen,
     HandlerDue,
     HandlerOvertaken,
-    JournalFailed,
-    JournalRecovered,
     LeaseExpired,
     NoticesDropped,
     MessageHandled,

@@ -12,9 +12,9 @@ from typing import Any
 
 from rigsync.errors import JournalError
 from rigsync.hub.documents import json_of
+from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import network_of
 from rigsync.journal.entries import storable
-from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.store import PATIENCE, open_to_write
 
 _RUN = "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -30,6 +30,24 @@ _UNFINISHED = (
     "SELECT session.id, began, rigs, files, bytes, failures FROM session JOIN run ON run.id = session.run "
     "WHERE ref = ? AND ended IS NULL AND kind = 'coordinator' AND collected IS NULL AND session.run != ? "
     "ORDER BY began DESC LIMIT 1"
+)
+
+_STEP = 5000
+"""Records, or pages of the file, that are deleted at once: others who write wait for some milliseconds."""
+_NEVER_ENDED = 7 * 86_400.0
+"""Seconds after which a session that has not ended may be deleted: its program was killed."""
+_OLDEST = (
+    "SELECT id, began FROM session WHERE began < ? AND (ended IS NOT NULL OR began < ?) "
+    "AND id != (SELECT id FROM session ORDER BY began DESC LIMIT 1) ORDER BY began LIMIT 1"
+)
+_DELETE_BESIDE = (
+    "DELETE FROM record WHERE id IN (SELECT id FROM record WHERE time < ? AND session IS NULL ORDER BY time LIMIT ?)"
+)
+_DELETE_OF = "DELETE FROM record WHERE id IN (SELECT id FROM record WHERE session = ? LIMIT ?)"
+_DELETE_RUNS = (
+    "DELETE FROM run WHERE opened < ? AND closed IS NOT NULL "
+    "AND NOT EXISTS (SELECT 1 FROM record WHERE record.run = run.id) "
+    "AND NOT EXISTS (SELECT 1 FROM session WHERE session.run = run.id)"
 )
 
 
@@ -95,6 +113,36 @@ class JournalFile:
             run.is_changed = False
         for row in sessions:
             row.is_changed = False
+
+    def trim(self, keep: float, max_size: int, now: float) -> bool:
+        """Delete a little of what is older than `keep` seconds, or of the oldest where it is larger than `max_size`.
+
+        Sessions go whole. Return whether there is more to do.
+        """
+        execute = self._connection.execute
+        with _told_as(self.path):
+            free = self._pragma("freelist_count")
+            is_large = (self._pragma("page_count") - free) * self._pragma("page_size") > max_size
+            oldest = now if is_large else now - keep
+            session = execute(_OLDEST, (oldest, oldest - _NEVER_ENDED)).fetchone()
+            until = session[1] if session and is_large else oldest
+            if (not session or is_large) and execute(_DELETE_BESIDE, (until, _STEP)).rowcount:
+                return True
+            if session:
+                with self._connection:  # a session of usual size goes whole
+                    execute("BEGIN IMMEDIATE")
+                    if execute(_DELETE_OF, (session[0], _STEP)).rowcount < _STEP:
+                        execute("DELETE FROM session WHERE id = ?", session[:1])
+                return True
+            execute(_DELETE_RUNS, (now - keep,))
+            if free:
+                # Not by execute, which steps once, and a step frees one page.
+                self._connection.executescript(f"PRAGMA incremental_vacuum({_STEP})")
+            return free > _STEP
+
+    def _pragma(self, name: str) -> int:
+        found: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return found
 
     def _put_run(self, run: RunRow, made: list[RunRow | SessionRow]) -> None:
         about = json_of(run.about)

@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Any
 
 from rigsync._text import close_match, shortened
+from rigsync.core.lifecycle import canonical_reference
 from rigsync.core.rigs import is_called
 from rigsync.errors import JournalError
 from rigsync.journal.reading import AROUND, LONGEST, PAGE, Asked, Reader, usual_journal_file
-from rigsync.journal.rows import RECORD, RUN, SESSION, SPOILT, matches, rigs_of, run_of, session_of
+from rigsync.journal.rows import RECORD, RUN, SESSION, SPOILT, rigs_of, run_of, session_of
 from rigsync.journal.rows import Record as Record
 from rigsync.journal.rows import Run as Run
 from rigsync.journal.rows import Session as Session
+from rigsync.journal.rows import matches as matches
 
 MARGIN = 5.0
 """Seconds by which what two programs of one computer call the same session may lie apart."""
@@ -59,6 +61,7 @@ class Journal(Reader):
 
     def __init__(self, path: str | os.PathLike[str] | None = None):
         super().__init__(Path(path) if path is not None else usual_journal_file())
+        self._references: dict[int, str | None] = {}
 
     def __enter__(self) -> Journal:
         return self
@@ -86,7 +89,7 @@ class Journal(Reader):
         Parameters
         ----------
         ref, subject : str, optional
-            Only those with this reference, or of this subject.
+            Only those with this reference, or of this subject. Zeros before the number make no difference.
         since, until : float or datetime, optional
             Only those that began not before, or not after. Unix time in seconds, or a datetime, which without a zone
             is in local time.
@@ -101,7 +104,7 @@ class Journal(Reader):
         wheres: list[str] = []
         values: list[Any] = []
         for where, value in (
-            ("s.ref = ?", ref),
+            ("s.ref = ?", ref and canonical_reference(ref)),
             ("s.subject = ?", subject),
             ("s.began >= ?", _seconds(since)),
             ("s.began <= ?", _seconds(until)),
@@ -200,13 +203,13 @@ class Journal(Reader):
         begin, end = _seconds(since), _seconds(until)
         asked = Asked(" AND ".join(wheres), values, begin, end)
         found = self._of_session(self._parts(session), asked) if session is not None else self._of_all(asked)
-        patterns = None if rigs is None else [rigs] if isinstance(rigs, str) else list(rigs)
+        patterns = [rigs] if isinstance(rigs, str) else list(rigs or ())
         chosen = (
             record
             for record in found
             if (begin is None or record.time >= begin)
             and (end is None or record.time <= end)
-            and (patterns is None or any(matches(rig, patterns) for rig in rigs_of(record)))
+            and self.is_about(record, patterns)
         )
         return itertools.islice(chosen, limit)
 
@@ -220,6 +223,31 @@ class Journal(Reader):
         """int: Id of the record that was written last; 0 where there is none."""
         (row,) = self._all("SELECT max(id) FROM record", [])
         return row[0] or 0
+
+    def is_about(self, record: Record, patterns: Iterable[str]) -> bool:
+        """Whether a record is about a rig of one of these names or patterns; without any, always."""
+        wanted = list(patterns)
+        return not wanted or any(matches(rig, wanted) for rig in rigs_of(record))
+
+    def reference_of(self, record: Record) -> str | None:
+        """Return the reference of the session that a record belongs to; None where it belongs to none."""
+        if record.session is None:
+            return None
+        if record.session not in self._references:
+            rows = self._all("SELECT ref FROM session WHERE id = ?", [record.session])
+            self._references[record.session] = rows[0][0] if rows else None
+        return self._references[record.session]
+
+    def last_of(self, session: Session) -> float | None:
+        """Return when the run of a session has last written something, as Unix time in seconds; None if never."""
+        (row,) = self._all("SELECT max(id) FROM record WHERE run = ?", [session.run])
+        rows = self._all("SELECT time FROM record WHERE id = ?", [row[0]])
+        return rows[0][0] if rows else None
+
+    def check(self) -> None:
+        """Raise a JournalError if the file has gone since it was opened."""
+        if not self.path.exists():
+            raise JournalError(self.path, "it has gone: somebody has moved or removed it")
 
     def frame(self, rows: Iterable[Session | Record] | None = None) -> Any:
         """Return sessions or records as a table of pandas, a `DataFrame`; times are UTC.

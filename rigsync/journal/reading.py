@@ -92,9 +92,7 @@ class Reader:
         computer is set in the middle.
         """
         own, *others = parts
-        streams: list[Iterator[tuple[float, Record]]] = [
-            ((record.mono, record) for record in self._by_id("session", own.id, asked))
-        ]
+        streams: list[Iterator[tuple[float, Record]]] = [_by_one_clock(self._by_id("session", own.id, asked))]
         walls: list[tuple[float, float]] | None = None
         for part in others:
             run = self.run(part.run)
@@ -141,6 +139,13 @@ class Reader:
                 self._anchors[run] = anchor_of(rows, self.run(run).opened)
         return self._anchors[run]
 
+    def _share_a_clock(self, one: int, other: int) -> bool:
+        """Whether two runs of this computer have one monotonic clock: it was not started anew between them."""
+        first, second = self._anchor(one), self._anchor(other)
+        if first is None or second is None:
+            return one == other
+        return abs(first.time - first.mono - (second.time - second.mono)) < 1
+
     def _timeline(self, run: Run, own: Session | None, since: float | None, until: float | None) -> Timeline:
         """Return what turns the stamps of a collected run into Unix time here.
 
@@ -150,7 +155,7 @@ class Reader:
         values: list[Any] = []
         for where, value in (
             ("rig = ?", run.name),
-            ("run = ?", None if own is None else own.run),
+            ("run IN (SELECT run FROM record WHERE session = ?)", None if own is None else own.id),
             ("time >= ?", None if since is None else since - AROUND),
             ("time <= ?", None if until is None else until + AROUND),
         ):
@@ -162,6 +167,8 @@ class Reader:
         for coordinator, time, mono, data in self._all(sql, values):
             clock: Any = json_of(data).get("clock")
             anchor = self._anchor(coordinator)
+            if own is not None and not self._share_a_clock(own.run, coordinator):
+                continue
             with contextlib.suppress(TypeError, KeyError, ValueError):
                 offset, bound, drift = (float(clock[name]) for name in ("offset", "bound", "drift"))
                 stamp = (anchor.stamp(mono) if anchor else time) + offset
@@ -224,6 +231,19 @@ def usual_journal_file() -> Path:
     if named == "off":
         raise JournalError(user_journal_file(), "RIGSYNC_JOURNAL is off, so that there is none; name a file")
     return Path(named) if named else user_journal_file()
+
+
+def _by_one_clock(records: Iterable[Record]) -> Iterator[tuple[float, Record]]:
+    """Yield the records of a coordinator's session with their monotonic times.
+
+    Another program may have gone on with the session after the computer was started anew, which starts that clock anew.
+    """
+    shift, before = 0.0, None
+    for record in records:
+        if before is not None and record.mono < before.mono - 1:
+            shift += before.mono - record.mono + max(0.0, record.time - before.time)
+        before = record
+        yield record.mono + shift, record
 
 
 def _wall_of(mono: float, walls: Sequence[tuple[float, float]]) -> float:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.journal import JournalSettings
+from rigsync.core.clock import StampClock
 from rigsync.core.events import Event, MessageReceived, Notice
 from rigsync.errors import NotRunning
 from rigsync.journal.about import Repository, about_run, folder_of_task
-from rigsync.journal.entries import LEFT_OUT
 from rigsync.journal.drafts import RunRow
+from rigsync.journal.entries import LEFT_OUT
 from rigsync.journal.scribe import Scribe
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 from rigsync.journal.writer import LONGEST_WAIT, MOST_BYTES, MOST_WAITING, Writer, attached
@@ -44,12 +45,20 @@ class Subject:
     """Name of the rig."""
     files: Iterable[str | os.PathLike[str]] = ()
     """Its configuration files."""
+    clock: Callable[[], StampClock | None] = lambda: None
+    """Returns the clock of its stamps; called on the writer's thread, as those below."""
     about: Callable[[], dict[str, Any]] = dict
-    """Returns what else is known of it; called on the writer's thread, as the two below."""
+    """Returns what else is known of it."""
     samples: Callable[[], Mapping[str, dict[str, Any]]] | None = None
     """Returns how the link to each rig is."""
     reference: Callable[[Iterable[str]], str | None] = lambda _: None
     """Returns which experiment goes on at some rigs, as they say."""
+
+
+def _anchor(clock: StampClock | None) -> dict[str, float] | None:
+    """Return a moment by the wall clock that stamps follow, and by the monotonic one; both in seconds."""
+    now = time.monotonic()
+    return None if clock is None else {"time": clock.stamp(now) / 1e9, "mono": now}
 
 
 class _Opening:
@@ -57,7 +66,7 @@ class _Opening:
 
     def __init__(self, hub: Hub, subject: Subject):
         self._hub, self._subject = hub, subject
-        self._opened, self.uuid = time.time(), str(uuid.uuid4())
+        self._opened, self._uuid = time.time(), str(uuid.uuid4())
         self.room: WaitingRoom[tuple[Event | Callable[[], object] | None, float]]
         self.room = WaitingRoom(MOST_WAITING, MOST_BYTES)
         self.writer: Writer
@@ -67,8 +76,8 @@ class _Opening:
     def begin(self) -> Scribe:
         subject = self._subject
         files = [os.path.abspath(path) for path in subject.files]
-        about = about_run(files, subject.about())
-        run = RunRow(self.uuid, subject.kind, subject.name, socket.gethostname(), this_program(), self._opened, about)
+        about = about_run(files, {"clock": _anchor(subject.clock()), **subject.about()})
+        run = RunRow(self._uuid, subject.kind, subject.name, socket.gethostname(), this_program(), self._opened, about)
         is_rig = subject.kind == RIG
         sessions = RigSessions(run) if is_rig else CoordinatorSessions(run, subject.reference)
         folder = os.path.dirname(files[0]) if files else None
@@ -100,7 +109,7 @@ class Recorder:
     @property
     def uuid(self) -> str | None:
         """The run that it records, or has recorded last; None before the first."""
-        return self._last.uuid if self._last else None
+        return self._last._uuid if self._last else None
 
     def begin(self) -> None:
         """Record from now on; on the hub's event loop."""

@@ -9,8 +9,8 @@ from typing import Any
 from rigsync.core.events import CoordinatorClosed, Event, ProgressChanged, PushCompleted, StatusChanged, StreamUpdated
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.journal.about import LOOK, Repository
-from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
+from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 
 THIN = 5.0
@@ -55,6 +55,11 @@ class Scribe:
         """When each thing whose progress is thinned was written last, in monotonic seconds."""
         self._held: dict[tuple[Any, ...], tuple[Event, float]] = {}
         self._sample_at = mono + FIRST_SAMPLE
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an experiment goes on."""
+        return self._sessions.goes_on
 
     def rows(self) -> Iterator[SessionRow]:
         """Yield the sessions that have changed since the last time."""

@@ -228,7 +228,12 @@ class RigSessions:
         self._run = run
         self._row: SessionRow | None = None
         self._troubles: dict[str, str] = {}
-        self._is_rehearsal = self._was_running = self._has_failed = self._is_settling = False
+        self._is_rehearsal = False
+        self._is_begun = self._was_running = False
+        """Whether the status has shown the present session, and whether it was RUNNING."""
+        self._has_failed = self._is_settling = self._is_left = False
+        """Whether a message that begins has failed; whether the message that has ended the session, and the one that
+        cleans up after it, is yet to be told."""
         self.changed: dict[SessionRow, None] = {}
 
     @property
@@ -238,17 +243,19 @@ class RigSessions:
 
     def take(self, event: Event, time: float) -> SessionRow | None:
         """Return the session that an event of a Unix time belongs to; take the events in their order."""
-        row = self._row
         if isinstance(event, HandlerDue) and event.event is INIT:
-            self._is_rehearsal = _named(event.event, event.args)[2]
+            reference, _, self._is_rehearsal = _named(event.event, event.args)
+            if reference is not None and not self._is_rehearsal and not self.goes_on:
+                self._begin(reference, time)
         elif isinstance(event, StatusChanged):
-            row = self._change(event, time) or self._row
-        elif isinstance(event, MessageHandled) and row and event.event in LIFECYCLE_MESSAGES:
-            self._settle(event, row)
+            self._change(event, time)
         elif isinstance(event, Notice) and event.topic in (FAILURE, RECOVERED):
             self._troubles.pop(event.key or "", None)
             if event.topic == FAILURE:
                 self._troubles[event.key or ""] = problem_of(event.body)
+        row = self._row
+        if isinstance(event, MessageHandled) and row and event.event in LIFECYCLE_MESSAGES:
+            self._settle(event, row, time)
         return row
 
     def session_of(self, _: str) -> SessionRow | None:
@@ -261,49 +268,56 @@ class RigSessions:
             row.failures += 1
             self.changed[row] = None
 
-    def _change(self, event: StatusChanged, time: float) -> SessionRow | None:
-        """Begin or end a session; return the one that has just ended for good."""
-        row = self._row
+    def _begin(self, reference: str, time: float) -> SessionRow:
+        key = canonical_reference(reference)
+        parts = reference_parts(reference)
+        row = self._row = SessionRow(self._run, key, parts[2] if parts else None, time)
+        self._troubles = {}
+        self._is_begun = self._was_running = self._has_failed = self._is_settling = self._is_left = False
+        self.changed[row] = None
+        return row
+
+    def _change(self, event: StatusChanged, time: float) -> None:
+        """Begin or end a session."""
+        row, reference = self._row, canonical_reference(event.exp_ref or "")
         if event.after in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
-            if row is None or row.ended is not None or row.ref not in ("", canonical_reference(event.exp_ref or "")):
-                if self._is_rehearsal:
-                    self._row = None
-                    return None
-                reference = canonical_reference(event.exp_ref or "")
-                parts = reference_parts(reference)
-                row = self._row = SessionRow(self._run, reference, parts[2] if parts else None, time)
-                self._troubles, self._was_running, self._has_failed = {}, False, False
-            if event.exp_ref and not row.ref:
-                row.ref = canonical_reference(event.exp_ref)
+            if self._is_rehearsal:
+                self._row = None
+                return
+            if row is None or row.ended is not None or row.ref not in ("", reference):
+                row = self._begin(reference, time)
+            row.ref = row.ref or reference
+            self._is_begun = True
             self._was_running = self._was_running or event.after is ExpStatus.RUNNING
             self.changed[row] = None
         elif row:
             if row.ended is None:
                 trouble = event.reason or "; ".join(self._troubles.values())
                 is_whole = self._was_running and event.reason is None
+                outcome = (INCOMPLETE if trouble else COMPLETE) if is_whole else INTERRUPTED
+                row.outcome = FAILED if self._has_failed and not self._was_running else outcome
                 row.ended, self._is_settling = time, True
-                row.outcome = (INCOMPLETE if trouble else COMPLETE) if is_whole else INTERRUPTED
-                if self._has_failed and not self._was_running:
-                    row.outcome = FAILED
                 row.rigs[self._run.name] = trouble or OK
                 self.changed[row] = None
-            if event.after is ExpStatus.CONNECTED:
-                self._row = None
-                return row
-        return None
+            self._is_left = event.after is ExpStatus.CONNECTED
 
-    def _settle(self, event: MessageHandled, row: SessionRow) -> None:
+    def _settle(self, event: MessageHandled, row: SessionRow, time: float) -> None:
         """Take note of what became of a message, which the rig tells after the change that it led to."""
-        if event.error and event.event in (INIT, START):
-            self._has_failed = True
-            row.rigs[self._run.name] = event.error
+        self.changed[row] = None
+        if self._is_left:
+            self._row = None
+        elif event.error and event.event in (INIT, START):
+            self._has_failed = row.ended is None or self._has_failed
+            if not self._is_begun:
+                row.ended, row.outcome, self._row = time, FAILED, None
+            if self._has_failed:
+                row.rigs[self._run.name] = event.error
         elif self._is_settling and event.event in (END, INTERRUPT):
             if event.error:
                 row.outcome, row.rigs[self._run.name] = INCOMPLETE, event.error
             if event.event is INTERRUPT and row.outcome != FAILED:
                 row.outcome = INTERRUPTED
         self._is_settling = False
-        self.changed[row] = None
 
 
 def recorded_in(information: Mapping[str, Any]) -> tuple[int, int]:

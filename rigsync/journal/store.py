@@ -65,6 +65,10 @@ CREATE INDEX record_session ON record(session) WHERE session IS NOT NULL;
 CREATE INDEX record_time ON record(time);
 CREATE INDEX record_failure ON record(time) WHERE failure;
 """
+MIGRATIONS: dict[int, str] = {}
+"""For each older version of the tables, what makes them those of the next one."""
+LARGEST_LOG = 16 << 20
+"""Bytes of the log beside the file that stay on the disk when nobody writes."""
 NO_JOURNAL = "there is no such journal; it begins with the first session"
 _UNFIT = (sqlite3.DatabaseError, OSError)
 
@@ -78,13 +82,15 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         It is no journal, one of a newer version, or cannot be written; says what to do.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what happened in a lab is not for everybody
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, cached_statements=64)
     except _UNFIT as error:
         raise _unusable(path, error) from error
     try:
         _check(connection, path)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; before anything is written
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
         connection.execute("PRAGMA synchronous = FULL")  # what is told to be safe outlives a power cut
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("BEGIN IMMEDIATE")  # another program may make it at this moment
@@ -93,6 +99,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
+        _migrate(connection, path)
         connection.execute("COMMIT")
     except BaseException as error:
         connection.close()
@@ -100,6 +107,17 @@ def open_to_write(path: Path) -> sqlite3.Connection:
             raise _unusable(path, error) from error
         raise
     return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Turn tables of an older version into those of this one; in a transaction."""
+    while (version := _number(connection, "user_version")) < VERSION:
+        if version not in MIGRATIONS:
+            problem = f"nobody knows version {version} of its tables, which a rigsync under development has made"
+            raise JournalError(path, f"{problem}; move it away, and rigsync begins a new one")
+        for statement in MIGRATIONS[version].split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version + 1}")
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
@@ -136,6 +154,10 @@ def _reader(path: Path, how: str) -> sqlite3.Connection:
         _check(connection, path)
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise JournalError(path, NO_JOURNAL)
+        if _number(connection, "user_version") < VERSION:
+            connection.close()
+            open_to_write(path).close()  # which turns it into one of this version
+            return _reader(path, how)
     except BaseException:
         connection.close()
         raise

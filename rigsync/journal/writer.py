@@ -37,6 +37,10 @@ BATCH = 2_000
 """Events that are written at once."""
 LONGEST_WAIT = 1.0
 """Seconds that a push waits at most until its record is safe, and the end of a program for what was told."""
+TRIM_FIRST, TRIM_AGAIN = 10.0, 3600.0
+"""Seconds from the opening to the first look for what is too old, and between two of them."""
+TRIM, TRIM_IDLE = 2.0, 0.1
+"""Seconds between two deletions while an experiment goes on, and while none does."""
 _RETRIES = Timing(resend_first=1.0, resend_max=60.0)
 """When a journal that could not be written is tried again: after some 1, 2, 4 seconds, up to a minute and a half."""
 
@@ -72,6 +76,7 @@ class Writer:
         self._backoff = Backoff(_RETRIES, random.Random())
         self._tries = 0
         self._again = 0.0
+        self._trim_at = time.monotonic() + TRIM_FIRST
         self._is_told = False
         self._missing = 0
         self._known: dict[SessionRow, None] = {}
@@ -122,6 +127,8 @@ class Writer:
     def _work(self, is_last: bool) -> float | None:
         if time.monotonic() >= self._again or is_last:
             self._write_all()
+        if not (is_last or self._is_failed):
+            self._trim()
         if is_last:
             for source, scribe in list(self._sources.items()):  # of a program that has not closed them
                 if scribe:
@@ -139,9 +146,20 @@ class Writer:
     def _next(self, mono: float) -> float | None:
         """Return the seconds until something is due."""
         due = min((scribe.next() for scribe in self._sources.values() if scribe), default=math.inf)
-        if self._is_failed:
-            due = self._again
+        due = self._again if self._is_failed else min(due, self._trim_at)
         return None if due == math.inf else max(0.0, due - mono)
+
+    def _trim(self) -> None:
+        """Delete a little of what is too old or too much, now and then."""
+        mono = time.monotonic()
+        if self._file and mono >= self._trim_at:
+            try:
+                has_more = self._file.trim(self._settings.keep, self._settings.max_size, time.time())
+            except JournalError as error:
+                self._fail(error.problem)
+                return
+            is_idle = not any(scribe.goes_on for scribe in self._sources.values() if scribe)
+            self._trim_at = mono + (TRIM_AGAIN if not has_more else TRIM_IDLE if is_idle else TRIM)
 
     def _take(self, most: int) -> bool:
         """Take events out of the rooms; return whether there is anything to write."""
