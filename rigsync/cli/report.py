@@ -6,24 +6,30 @@ from pathlib import Path
 
 import click
 
+from rigsync.cli.asked import journal_option, open_journal, references
 from rigsync.cli.options import verbose_option
 from rigsync.cli.output import write_line, write_lines
-from rigsync.journal.query import Journal
 from rigsync.journal.report.writing import file_name, page, write_file
 
 
 @click.command("report", short_help="Write the report of a session as a page of HTML.")
-@click.argument("ref", required=False)
-@click.option("-o", "--output", metavar="FILE", help="Write it there; - for stdout. Usual: REF.html in this folder.")
-@click.option("--journal", "journal_file", metavar="FILE", type=click.Path(), help="The journal. Usual: yours.")
+@click.argument("ref", required=False, shell_complete=references)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write it there; - for stdout. Usual: REF.html in this folder.",
+)
+@journal_option
 @verbose_option
-def command(ref: str | None, output: str | None, journal_file: str | None) -> None:
+def command(ref: str | None, output: str | None, file: str | None) -> None:
     """Write the report of the session REF, or of the last one, as one page of HTML, which needs no network.
 
     It says whether the session is complete, or what is missing; what was recorded where; what happened at each rig
     over time, and how exactly all began; clocks and links; who commanded; versions and configuration files.
     """
-    with Journal(journal_file) as journal:
+    with open_journal(file) as journal:
         session = journal.session(ref)
         text, _ = page(journal, session)
     if output == "-":

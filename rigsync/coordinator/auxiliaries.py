@@ -408,8 +408,6 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
     def close(self) -> None:
         """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
 
-        Where the file of rigs asks for reports, it waits at most 10 s more for the last.
-
         Raises
         ------
         LoopBlocked
@@ -426,7 +424,6 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             self.thread.join(CLOSE_TIMEOUT)
             self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
             self._lab.await_journal(max(0.0, end - time.monotonic()) / 2)
-        self._lab.await_reports()
 
     # ------------------------------------------------------------------------------------------------ helpers
 

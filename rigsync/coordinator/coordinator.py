@@ -182,12 +182,9 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         signals.act(None)
 
     def await_journal(self, limit: float) -> None:
-        """Wait some seconds, after the end, until all that happened is in the journal; off the event loop."""
+        """Wait some seconds, after the end, until the journal has all, and the last report is written; off the loop."""
         if self._recorder:
             self._recorder.await_written(limit)
-
-    def await_reports(self) -> None:
-        """Wait some seconds, after the end, for the report of the last session; off the event loop."""
         if self._session_reports:
             self._session_reports.await_written()
 

@@ -22,7 +22,7 @@ ENDS = (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP)
 """Messages after which a session has ended, if it has not before, or has more to tell."""
 DELAY = 1.0
 """Seconds after such a message: the next usually follows at once, and then both are in one report."""
-LONGEST_WAIT = 10.0
+LONGEST_WAIT = 5.0
 """Seconds for which a program that closes waits for a report."""
 _MARGIN = 1.0
 """Seconds by which the wall clock may have been set back meanwhile."""

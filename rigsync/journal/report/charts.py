@@ -108,7 +108,7 @@ def links(facts: Facts) -> Markup:
     made = [_link(facts, one, number) for number, one in enumerate(watched, 1)]
     note = (
         f"Each drawing is as wide as the session: {span_text(facts.end - facts.begin)}. The line is the value; the "
-        "grey band is what it varied by, or, at the clock, the bound of its error. Clock: the rig's less this computer's, "
+        "grey band is what it varied by, or, at the clock, the bound of its error. Clock: the rig's less the task's, "
         "and how it differed from that in the middle."
     )
     if any(len(one.round_trip.steps) > STEPS or one.round_trip.is_thinned for one in watched):
