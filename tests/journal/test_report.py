@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import math
 import os
@@ -221,7 +222,71 @@ def test_what_a_rig_and_its_coordinator_both_tell_is_told_once(path: Path, fille
     facts = facts_from(path)
     assert [each.text for each in facts.happenings] == ["left.mp4: the disk is full"]
     assert [span.text for span in facts.lanes["cameras"].handlers] == ["EXPEND took 0.400 s"]
-    assert facts.commands["192.168.1.10:5 (to cameras)"].messages == {"EXPEND": 1}
+    assert list(facts.commands["192.168.1.10, as the rigs tell"].messages) == ["EXPEND"]
+
+
+def test_who_commanded_is_told_once_however_many_rigs_tell_of_it(path: Path, filler: Filler) -> None:
+    run = filler.run(program="task.py, pid 7", host="behaviour-3")
+    session = filler.session(run)
+    for number, event in enumerate(["EXPSTART", "EXPSTATUS", "EXPSTATUS"]):
+        begun = {"request_time": 7.0 + number, "event": event, "args": [], "rigs": list(RIGS), "at": None}
+        filler.record(run, session, "PushBegun", begun, number)
+    for number, rig in enumerate(RIGS):
+        filler.record(run, session, "Sample", {"owner": "192.168.1.10"}, 4 + number, rig=rig)
+        told = {"topic": "log", "key": "message", "body": {"message": "EXPEND", "from": f"192.168.1.99:{number}"}}
+        filler.record(run, session, "Notice", told, 6 + number, rig=rig)
+    shown = [
+        (one.who, dict(one.messages), one.is_in_charge, round(one.last - T0))
+        for one in facts_from(path).commands.values()
+    ]
+    assert shown == [
+        ("task.py, pid 7 on behaviour-3", {"EXPSTART": 1, "EXPSTATUS": 2}, False, 2),
+        ("192.168.1.10, as the rigs tell", {}, True, 5),
+        ("192.168.1.99, as the rigs tell", {"EXPEND": 0}, False, 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ([{"error": "ZeroDivisionError", "message": "division by zero"}], "ZeroDivisionError: division by zero"),
+        ([{"reason": "the animal is tired"}], "the animal is tired"),
+        (["Ctrl-C"], "Ctrl-C"),
+        ([None], "no reason was given"),
+        ([], "no reason was given"),
+        (None, "no reason was given"),
+        ([{"a": 1, "b": 2}], '{"a": 1, "b": 2}'),
+    ],
+)
+def test_an_interrupted_session_says_why(path: Path, filler: Filler, args: Any, reason: str) -> None:
+    run = filler.run()
+    session = filler.session(run, outcome="interrupted")
+    begun = {"request_time": 7.5, "event": "EXPINTERRUPT", "args": args, "rigs": ["cameras"], "at": None}
+    filler.record(run, session, "PushBegun", begun, 1)
+    facts = facts_from(path)
+    assert verdict_of(facts).line == f"Interrupted: broken off by EXPINTERRUPT: {reason}"
+    assert [each.text for each in facts.happenings] == [f"EXPINTERRUPT: {reason}"]
+
+
+def test_a_page_has_bounds_whatever_rigs_send(path: Path, filler: Filler) -> None:
+    """Thousands of long texts, each of a topic of its own: what the page has no room for is counted."""
+    run = filler.run(about=json.dumps({"files": {f"{n}.yaml": "<&>\n" * 50_000 for n in range(20)}}))
+    session = filler.session(run, rigs={"cameras": "ok"})
+    told = "<" * 10_000
+    filler.connection.execute("BEGIN")
+    for number in range(3000):
+        notice = {"topic": f"{number}{told[:50]}", "key": None, "body": {"text": told}}
+        filler.record(run, session, "Notice", notice, number / 100, rig="cameras", failure=number % 2)
+        begun = {"request_time": 7.0 + number, "event": f"{number}", "args": [told], "rigs": ["cameras"], "at": None}
+        filler.record(run, session, "PushBegun", begun, number / 100)
+    filler.connection.execute("COMMIT")
+    with Journal(path) as journal:
+        text, _ = page(journal, journal.session())
+    assert len(text) < 5_000_000
+    pieces = _Text(text).pieces
+    assert f"2,200 more are not listed: rigsync log {REF} shows all." in pieces
+    assert f"2,600 more messages are not listed: rigsync log {REF} shows all." in pieces
+    assert any(piece.endswith("more characters]") for piece in pieces)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +564,7 @@ def test_each_session_leaves_a_report(lab: Callable[..., Path], tmp_path: Path) 
     assert first[3] == "Complete: 2 rigs, 2 files, 20 B"
     assert first.count("/data/a.mp4") == 2
     assert {"EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"} <= set(first)  # the clean-up follows the end, and is there
-    assert second[3].startswith("Interrupted")
+    assert second[3] == "Interrupted: broken off by EXPINTERRUPT: ZeroDivisionError: division by zero"
     assert not [thread for thread in threading.enumerate() if thread.name == "rigsync report"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from rigsync._text import span_text
 from rigsync.journal.report.axis import step_for
@@ -153,6 +154,8 @@ def _chart(
         return f"{x:.0f},{y:.1f}"
 
     steps = series.thinned(STEPS)
+    if len(steps) == 1:  # a line as long as the session is short
+        steps = [replace(steps[0], begin=begin, end=begin), replace(steps[0], begin=facts.end, end=facts.end)]
     band = _band(steps, point)
     line = " ".join(point((step.begin + step.end) / 2, step.last) for step in steps)
     inner = [element("polygon", points=band, class_="band"), element("polyline", points=line, class_="value")]

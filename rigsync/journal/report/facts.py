@@ -130,17 +130,19 @@ class Watched:
     loss: Series = field(default_factory=Series)
     version: str | None = None
     dialect: str | None = None
-    address: str | None = None
 
 
 @dataclass(slots=True)
 class Command:
-    """Who commanded: one program."""
+    """Who commanded: a program whose journal this is, or a computer that rigs tell of."""
 
     who: str
     first: float
     last: float
     messages: Counter[str] = field(default_factory=Counter)
+    """How often it has sent each message; not at all where only rigs tell of it: each of them counts for itself."""
+    is_in_charge: bool = False
+    """Whether rigs said that it was in charge."""
 
 
 @dataclass(slots=True)
@@ -165,6 +167,8 @@ class Facts:
     """By rig, what nobody confirms of the recording."""
     progress: dict[str, dict[str, str]] = field(default_factory=dict)
     """By rig, where each item stood last."""
+    broken_off: str | None = None
+    """Why EXPINTERRUPT was sent, as who sent it says; None where it was not."""
     unplaced: int = 0
     """Records of rigs whose clocks are not known: nothing of them is told."""
     gaps: list[tuple[float, int]] = field(default_factory=list)

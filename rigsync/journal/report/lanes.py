@@ -24,6 +24,8 @@ _MESSAGES, _STATES, _HANDLERS, _TOLD = 10, 20, 42, 58
 """Where the rows of a lane stand, in pixels from its top."""
 SLOTS = 150
 """Marks of one kind that have room beside each other."""
+SAID = 200
+"""Characters of a text that a mark says on demand."""
 NAMED = 18
 """Percent that a state has to be wide to have its name in it."""
 _DOT, _DIAMOND = "M0-3A3 3 0 1 0 .1-3Z", "M0-5L5 0 0 5-5 0Z"
@@ -167,7 +169,7 @@ def _messages(marks: list[Mark], axis: Axis) -> list[Markup]:
 def _notices(marks: list[Mark], axis: Axis) -> list[Markup]:
     made = []
     for at, group in _slots(marks, axis, SLOTS):
-        told = element("title", "; ".join(mark.text for mark in group[:3]) + (" ..." if len(group) > 3 else ""))
+        told = element("title", _together([mark.text for mark in group]))
         made.append(element("use", told, href="#m-notice", x=f"{at:.2f}%", y=_TOLD))
     return made
 
@@ -175,7 +177,7 @@ def _notices(marks: list[Mark], axis: Axis) -> list[Markup]:
 def _failures(marks: list[Mark], axis: Axis) -> list[Markup]:
     made = []
     for at, group in _slots(marks, axis, 16):
-        told = element("title", "; ".join(f"{mark.number}: {mark.text}" for mark in group[:5]))
+        told = element("title", _together([f"{mark.number}: {mark.text}" for mark in group]))
         numbers = f"{group[0].number}" + (f"\u2013{group[-1].number}" if len(group) > 1 else "")
         anchor, shift = ("end", -9) if at > 85 else ("start", 9)
         made.append(element("use", told, href="#m-failure", x=f"{at:.2f}%", y=_TOLD))
@@ -183,6 +185,12 @@ def _failures(marks: list[Mark], axis: Axis) -> list[Markup]:
             element("text", numbers, x=f"{at:.2f}%", dx=shift, y=_TOLD + 4, text_anchor=anchor, class_="number")
         )
     return made
+
+
+def _together(texts: list[str]) -> str:
+    """Return what a mark says on demand: the beginning of what happened there."""
+    shown = "; ".join(text[:SAID] for text in texts[:3])
+    return f"{shown}; and {len(texts) - 3} more" if len(texts) > 3 else shown
 
 
 def _since(axis: Axis, time: float) -> str:
@@ -193,7 +201,8 @@ def _summary(lane: Lane, axis: Axis) -> list[str]:
     """Return a lane in words."""
     told = [f"{span.what} from {_since(axis, span.begin)} to {_since(axis, span.end)}" for span in lane.states]
     told += [f"{span.what} for {span.end - span.begin:.1f} s from {_since(axis, span.begin)}" for span in lane.silences]
-    told += [f"failure {mark.number} at {_since(axis, mark.time)}: {mark.text}" for mark in lane.failures]
+    for mark in lane.failures[:20]:
+        told.append(f"failure {mark.number} at {_since(axis, mark.time)}: {mark.text[:SAID]}")
     kept = told[:20]
     return [*kept, f"and {len(told) - 20} more"] if len(told) > 20 else kept or ["nothing is recorded of it"]
 
@@ -202,7 +211,8 @@ def _as_table(facts: Facts) -> Markup:
     rows: list[list[object]] = []
     for lane in facts.lanes.values():
         states = ", ".join(f"{span.what} {span.begin - facts.session.began:+.3f} s" for span in lane.states[:20])
-        handlers = ", ".join(f"{span.what} {span.end - span.begin:.3f} s" for span in lane.handlers[:20])
+        shown = [span for span in lane.handlers if span.what in SHAPES][:20]
+        handlers = ", ".join(f"{span.what} {span.end - span.begin:.3f} s" for span in shown)
         silent = ", ".join(f"{span.what} {span.end - span.begin:.1f} s" for span in lane.silences[:20])
         failed = ", ".join(str(mark.number) for mark in lane.failures[:20])
         told = [element("span", text or "-", class_="long") for text in (states, handlers)]

@@ -226,8 +226,9 @@ def _milliseconds(seconds: float) -> str:
 
 def _who(facts: Facts) -> Markup:
     rows: list[list[object]] = []
-    for command in sorted(facts.commands.values(), key=lambda command: not command.messages):
-        sent = ", ".join(f"{event} \u00d7 {count}" for event, count in command.messages.items())
+    for command in sorted(facts.commands.values(), key=lambda command: not command.messages.total()):
+        sent = ", ".join(f"{event} \u00d7 {count}" if count else event for event, count in command.messages.items())
+        sent = "; ".join(part for part in ("in charge" if command.is_in_charge else "", sent) if part)
         rows.append([command.who, _time(facts, command.first), _time(facts, command.last), sent or "-"])
     if not rows:
         return element("p", "The journal does not say.")
@@ -243,8 +244,12 @@ def _versions(facts: Facts) -> Markup:
     made: list[object] = [table(["who", "computer", "program", "versions"], rows, "Programs that wrote this journal")]
     watched = [one for one in facts.watched.values() if one.version or one.dialect]
     if watched:
-        listed: list[list[object]] = [[one.rig, one.version or "-", one.dialect or "-"] for one in watched]
-        made.append(table(["rig", "rigsync", "dialect"], listed, "Rigs, as they say"))
+        addresses = facts.runs[facts.session.run].about.get("rigs")
+        places = addresses if isinstance(addresses, dict) else {}
+        listed: list[list[object]] = [
+            [one.rig, places.get(one.rig, "-"), one.version or "-", one.dialect or "-"] for one in watched
+        ]
+        made.append(table(["rig", "address", "rigsync", "dialect"], listed, "Rigs, as they say"))
     return joined(*made)
 
 
@@ -253,9 +258,9 @@ def _name_of(run: Run) -> str:
 
 
 def _scalars(about: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
-    """Yield the simple values of what is known of a run, and of the maps in it but for the files."""
+    """Yield the simple values of what is known of a run, but for what stands elsewhere or is for programs alone."""
     for key, value in about.items():
-        if isinstance(value, dict) and key != FILES:
+        if isinstance(value, dict) and key not in (FILES, "rigs", "clock"):
             yield from _scalars(value, f"{prefix}{key} ")
         elif isinstance(value, (str, int, float)):
             yield f"{prefix}{key}", value

@@ -30,12 +30,16 @@ LEADS_TO = {
     "EXPCLEANUP": "CONNECTED",
 }
 """The status of a rig that has answered a message, where the rig does not say it itself."""
+SHAPED = frozenset({*LEADS_TO, "EXPINFO"})
+"""Messages with a mark of their own in a lane."""
 MOST_MARKS = 2000
 """Marks that a lane keeps of each sort; further ones are counted."""
 MOST_TOLD = 400
 """Things that happened which are listed, failures apart; further ones are counted."""
 MOST_FILES = 500
 """Files that are listed."""
+MOST_PROGRAMS, MOST_MESSAGES = 50, 20
+"""Programs that commanded, and messages of each, which are listed."""
 ALIKE = 5.0
 """Seconds within which a rig and its coordinator tell of the same failure."""
 
@@ -132,9 +136,16 @@ class _Reader:
         if (key := _number(data.get("request_time"))) is not None:
             self._begun[key] = record
         for rig in _names(data.get("rigs")):
-            self._mark(self._facts.lane(rig).messages, rig, Mark(record.time, event, f"{event} sent"))
+            self._mark(
+                self._facts.lane(rig).messages,
+                rig,
+                Mark(record.time, event if event in SHAPED else "other", _short(f"{event} sent")),
+            )
         run = self._facts.runs[record.run]
-        self._note_command(run.program if run.kind == "coordinator" else run.name, event, record.time, run)
+        self._note_command(f"run {run.id}", f"{run.program} on {run.host}", record.time, event, counts=True)
+        if event == "EXPINTERRUPT" and self._facts.broken_off is None:
+            self._facts.broken_off = _reason(data.get("args"))
+            self._tell(record, None, f"EXPINTERRUPT: {self._facts.broken_off}")
 
     def _push_completed(self, record: Record) -> None:
         data, event = record.data, _text(record.data.get("event"))
@@ -208,12 +219,12 @@ class _Reader:
             self._log(record, rig, fields)
         else:
             text = f"{topic}{f' {key}' if key else ''}: {_plain(body)}"
-            self._mark(self._facts.lane(rig).notices, rig, Mark(record.time, topic, text))
+            self._mark(self._facts.lane(rig).notices, rig, Mark(record.time, "notice", _short(text)))
             self._tell(record, rig, text)
 
     def _log(self, record: Record, rig: str, fields: Mapping[str, Any]) -> None:
         message, source = _text(fields.get("message")), _text(fields.get("from"))
-        self._note_command(f"{source} (to {rig})", message, record.time, None)
+        self._heard_from(source, rig, message, record.time)
         if error := fields.get("error"):
             self._tell(record, rig, f"{message} from {source}: {error}")
         elif message in LEADS_TO:
@@ -237,7 +248,7 @@ class _Reader:
         if rig not in self._states and isinstance(state := data.get("status"), str):
             self._enter(rig, state, record.time)
         if isinstance(owner := data.get("owner"), str):
-            self._note_command(f"in charge at the rigs: {owner}", "", record.time, None)
+            self._heard_from(owner, rig, "", record.time)
 
     def _progress(self, record: Record) -> None:
         data = record.data
@@ -265,7 +276,7 @@ class _Reader:
         begun = self._due.pop((record.run, record.data.get("event")), None)
         if begun is not None:
             self._handled(rig, event, begun, record.time)
-        self._note_command(f"{_text(record.data.get('source'))} (to {rig})", event, record.time, None)
+        self._heard_from(_text(record.data.get("source")), rig, event, record.time)
         if error := record.data.get("error"):
             self._tell(record, rig, f"{event}: {error}", is_failure=bool(record.failure))
 
@@ -312,7 +323,7 @@ class _Reader:
             facts.pushes_left_out += 1
 
     def _tell(self, record: Record, rig: str | None, text: str, is_failure: bool = False) -> None:
-        facts, is_failure = self._facts, is_failure or bool(record.failure)
+        facts, text, is_failure = self._facts, _short(text), is_failure or bool(record.failure)
         if rig is not None:
             before = self._told.get(rig)
             if before is not None and record.time - before[0] < ALIKE and (text in before[1] or before[1] in text):
@@ -330,16 +341,25 @@ class _Reader:
         else:
             facts.happenings_left_out += 1
 
-    def _note_command(self, who: str, event: str, time: float, run: Run | None) -> None:
-        key = f"{run.id}" if run else who
-        found = self._facts.commands.get(key)
+    def _heard_from(self, source: str, rig: str, event: str, time: float) -> None:
+        """Take note of who commands a rig, as that tells: an address, a computer that is in charge, or itself."""
+        host = source.rpartition(":")[0] if event else source
+        who = f"{host}, as the rigs tell" if host else f"{rig} itself"
+        command = self._note_command(who, who, time, event)
+        if command and not event:
+            command.is_in_charge = True
+
+    def _note_command(self, key: str, who: str, time: float, event: str, counts: bool = False) -> Command | None:
+        commands = self._facts.commands
+        found = commands.get(key)
         if found is None:
-            if len(self._facts.commands) >= 50:
-                return
-            found = self._facts.commands[key] = Command(f"{who} on {run.host}" if run else who, time, time)
+            if len(commands) >= MOST_PROGRAMS:
+                return None
+            found = commands[key] = Command(who, time, time)
         found.last = time
-        if event and (event in found.messages or len(found.messages) < 20):
-            found.messages[event] += 1
+        if event and (event in found.messages or len(found.messages) < MOST_MESSAGES):
+            found.messages[event] += counts
+        return found
 
 
 def recorded_of(rig: str, told: Any) -> Recorded | None:
@@ -368,6 +388,16 @@ def _start_of(rig: str, told: Any) -> StartOf | None:
     return StartOf(rig, time, _number(fields.get("bound")) or 0.0, bool(fields.get("is_estimate")))
 
 
+def _reason(args: Any) -> str:
+    """Return why an experiment is broken off, as the message says."""
+    told = args[0] if isinstance(args, list) and args else None
+    if isinstance(told, dict):
+        error, message = _text(told.get("error")), _text(told.get("message") or told.get("reason"))
+        if error or message:
+            return _short(": ".join(part for part in (error, message) if part))
+    return "no reason was given" if told is None else _plain(told)
+
+
 def _words(record: Record) -> str:
     """Return an event that has no words of its own: its name, as words, and its fields."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", record.kind).lower()
@@ -384,7 +414,10 @@ def _plain(value: Any) -> str:
     """Return a value of JSON for people, shortened."""
     if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 

@@ -34,6 +34,8 @@ def verdict_of(facts: Facts) -> Verdict:
     for rig, unsure in facts.unconfirmed.items():
         if rig not in bad:
             missing.append((rig, f"nobody has confirmed it ({unsure}); look there"))
+    if session.outcome == "interrupted" and facts.broken_off is not None:
+        missing.insert(0, ("", f"broken off by EXPINTERRUPT: {facts.broken_off}"))
     if session.ended is None:
         run = facts.runs[session.run]
         if run.closed is None:
