@@ -108,6 +108,11 @@ class Recorder:
         """The file."""
         return self._settings.file
 
+    @property
+    def uuid(self) -> str | None:
+        """The run that it records, or has recorded last; None before the first."""
+        return self._last._uuid if self._last else None
+
     def begin(self) -> None:
         """Record from now on; on the hub's event loop."""
         if self._present is None:
