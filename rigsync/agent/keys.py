@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from rigsync.config.alerts import ALERTS
 from rigsync.config.files import RIG_BRIDGES
 from rigsync.config.rigs import NAME
 from rigsync.config.schema import (
@@ -236,6 +237,7 @@ AGENT = Table(
             default={},
         ),
         "bridges": Key(RIG_BRIDGES, "By what other programs are told what happens at this rig.", default={}),
+        "alerts": Key(ALERTS, "Who is told of what that happens at this rig.", default=[]),
     },
     needs={"validate": ("verify",)},
 )

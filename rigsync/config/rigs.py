@@ -14,6 +14,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.config.address import parse_uri
+from rigsync.config.alerts import Alert
 from rigsync.config.programs import KEYS, program_rig, scheme_of
 from rigsync.config.schema import Key, Known, Mistakes, Table, boolean, choice, number, text, under
 from rigsync.core.rigs import (
@@ -109,6 +110,8 @@ class Rigs:
         message then goes there once for each name.
     bridges : mapping
         The options of each bridge that `rigsync bridge` starts, by its name.
+    alerts : tuple of Alert
+        Who is told of what by a program that commands an experiment on these rigs.
 
     Raises
     ------
@@ -121,6 +124,7 @@ class Rigs:
     source: str | None = None
     may_share: bool = False
     bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # with a broker's password
+    alerts: tuple[Alert, ...] = field(default=(), repr=False)
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
