@@ -42,6 +42,8 @@ from rigsync.agent.requirements import Look, check_requirements, make_folders, m
 from rigsync.agent.session_log import SessionLog, log_of
 from rigsync.agent.validation import faults
 from rigsync.agent.values import Values, environment, filled, folder_of
+from rigsync.alerts.alerting import Alerts
+from rigsync.alerts.watch import RigWatch
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE
@@ -87,6 +89,7 @@ class Agent(Rig):
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
+        self._alerts = Alerts(self.hub, file.alerts, RigWatch(file.name))
         self._left: list[Look] = []
         """A look at what an earlier agent has left running, if it did not end when that was last looked at."""
         self.command(CHECK.name)(self._missing)
@@ -116,6 +119,7 @@ class Agent(Rig):
             self._renew()
             await self._end_of_dead_agents()
         await super()._open()
+        self._alerts.open()
         # An event loop that ends, even by a fault in the program, cancels its tasks.
         self._loops_end = asyncio.create_task(self._end_with_loop(), name="rigsync commands end with the loop")
 
@@ -160,6 +164,7 @@ class Agent(Rig):
             log.close()
         self._outputs.release()
         self._aside.close()
+        self._alerts.finish_here()
 
     # ------------------------------------------------------------------------------------------------- messages
 

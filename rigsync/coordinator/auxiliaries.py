@@ -397,6 +397,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
         if not services.is_open:
             return
         await self._closing.stop(self._unfinished)
+        await self._lab._alerts.finish()
         if notify_services:
             try:
                 await services.request(compose(ExpMessage.EXPCLEANUP))
@@ -407,6 +408,8 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
 
     def close(self) -> None:
         """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
+
+        Alerts that wait, where the rigs' file has any, take up to 2 s more.
 
         Raises
         ------
@@ -421,7 +424,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             self.stop_event.set()
             if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
                 self.thread.stop()
-            self.thread.join(CLOSE_TIMEOUT)
+            self.thread.join(CLOSE_TIMEOUT + self._lab._alerts.longest_end)
             self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
 
     # ------------------------------------------------------------------------------------------------ helpers

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+from rigsync.alerts.alerting import Alerts
+from rigsync.alerts.watch import CoordinatorWatch
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.closing import Closing
 from rigsync.coordinator.commands import Commands
@@ -98,6 +100,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         self.services = self._services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
         """The rigs by name, with the members of iblutil's `Services`."""
         self._closing = Closing(self.services, leave_running)
+        self._alerts = Alerts(self.hub, self.rigs.alerts, CoordinatorWatch())
         self._send, self._commands = self.services.push, Commands(self.services, self.rigs)
         self._unfinished, self._made = set(), weakref.WeakSet()
         self._let_go: weakref.finalize[Any, Any] | None = None
@@ -145,6 +148,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
             self._runs_hub = True
         try:
             await self.services.open()
+            self._alerts.open()
         except BaseException:
             if self._runs_hub:
                 self.hub.end()
@@ -161,6 +165,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         signals.hold(ctrl_c=True)  # it takes a bounded time
         try:
             await self._closing.stop(self._unfinished)
+            await self._alerts.finish()
         finally:  # cancelled or not, also while it is being opened
             self.services.close()
             if self._runs_hub:
