@@ -18,7 +18,6 @@ from rigsync.agent.commands import (
     GENTLE,
     LAST_GRACE,
     LONGEST_OUTPUT,
-    LONGEST_REASON,
     LOOK_AT_DRIVE,
     Child,
     CommandFailed,
@@ -27,6 +26,7 @@ from rigsync.agent.commands import (
     by_itself,
     fitting,
     is_good_end,
+    last_words,
     output_of,
 )
 from rigsync.agent.disk import Disk
@@ -358,14 +358,9 @@ class Agent(Rig):
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
         path = filled(self._file, disk.path, values)
-        return Disk(self._aside, path, self._report, self.progress, self._last_words_of_recorders)
-
-    def _last_words_of_recorders(self) -> str:
-        words = ""
-        for child, _ in self._going:
-            if lines := child.process.last_lines:
-                words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
-        return words
+        return Disk(
+            self._aside, path, self._report, self.progress, lambda: last_words(child for child, _ in self._going)
+        )
 
     def _recording_of(self, values: Values, disk: Disk | None) -> Recording | None:
         if not (verify := self._file.verify):

@@ -49,7 +49,9 @@ class Happening(NamedTuple):
 class Watch(Protocol):
     """Finds what somebody is told of in the events of a hub."""
 
-    kinds: tuple[type[Event], ...]
+    @property
+    def kinds(self) -> tuple[type[Event], ...]:
+        """The kinds of events in which it looks."""
 
     def take(self, event: Any, now: float) -> Iterable[Happening]:
         """Return what has happened by an event, at monotonic `now` (s)."""

@@ -397,7 +397,6 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
         if not services.is_open:
             return
         await self._closing.stop(self._unfinished)
-        await self._lab._alerts.finish()
         if notify_services:
             try:
                 await services.request(compose(ExpMessage.EXPCLEANUP))
@@ -407,9 +406,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
         await comes_true(lambda: not services.is_open, self.hub, [CoordinatorClosed], CLOSE_TIMEOUT)
 
     def close(self) -> None:
-        """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
-
-        Alerts that wait, where the rigs' file has any, take up to 2 s more.
+        """Close the links and wait, at most 2 s, and 2 s for alerts, for the thread to end. May be called repeatedly.
 
         Raises
         ------
@@ -424,7 +421,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             self.stop_event.set()
             if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
                 self.thread.stop()
-            self.thread.join(CLOSE_TIMEOUT + self._lab._alerts.longest_end)
+            self.thread.join(CLOSE_TIMEOUT + self._closing.alerts.longest_end)
             self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
 
     # ------------------------------------------------------------------------------------------------ helpers

@@ -99,8 +99,8 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         self._reports = Reports(self.hub)
         self.services = self._services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
         """The rigs by name, with the members of iblutil's `Services`."""
-        self._closing = Closing(self.services, leave_running)
         self._alerts = Alerts(self.hub, self.rigs.alerts, CoordinatorWatch())
+        self._closing = Closing(self.services, leave_running, self._alerts)
         self._send, self._commands = self.services.push, Commands(self.services, self.rigs)
         self._unfinished, self._made = set(), weakref.WeakSet()
         self._let_go: weakref.finalize[Any, Any] | None = None
@@ -165,7 +165,6 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         signals.hold(ctrl_c=True)  # it takes a bounded time
         try:
             await self._closing.stop(self._unfinished)
-            await self._alerts.finish()
         finally:  # cancelled or not, also while it is being opened
             self.services.close()
             if self._runs_hub:
