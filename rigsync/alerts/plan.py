@@ -90,7 +90,9 @@ class Plan:
         while self._told and (len(self._told) > MOST_REMEMBERED or next(iter(self._told.values())) + INTERVAL <= now):
             self._told.popitem(last=False)
         key = happening.rigs, happening.text
-        return self._told.setdefault(key, now) != now
+        is_known = key in self._told
+        self._told.setdefault(key, now)
+        return is_known
 
     def _add(self, cause: _Cause, happening: Happening, now: float, wall: float) -> None:
         message = self._waiting.setdefault(happening.on, Message(happening.on, wall, now + GATHER))
