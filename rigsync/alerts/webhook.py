@@ -198,8 +198,10 @@ def _unreachable(error: object, host: str) -> NotSent:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: what it leads to is not what the file names."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def http_error_301(self, *_: Any) -> None:
         """Return nothing, so that the redirect is an error."""
+
+    http_error_302 = http_error_303 = http_error_307 = http_error_308 = http_error_301  # type: ignore[assignment]
 
 
 class _Http(urllib.request.HTTPHandler):

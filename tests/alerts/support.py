@@ -131,7 +131,7 @@ def webhook(url: str | None, preset: str | None = None, url_from: str | None = N
 
 
 def happening(text: str = "disk full", rig: str = "cameras", on: str = "failure") -> Happening:
-    return Happening(on, (rig,), text, REFERENCE)
+    return Happening(on, (rig,) if rig else (), text, REFERENCE)
 
 
 def alerts_in(folder: Path, text: str) -> tuple[Alert, ...]:

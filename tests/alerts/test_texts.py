@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from platforms import posix
 
 from alerts.support import REFERENCE, happening, webhook
-from rigsync.alerts.command import desktop_problem, desktop_words, tell
+from rigsync.alerts.command import desktop_problem, desktop_words, show, tell
 from rigsync.alerts.limits import Limit
 from rigsync.alerts.plan import Message
 from rigsync.alerts.texts import environment_of, request_of, sentence, values_of, words_of
@@ -36,7 +37,7 @@ HOSTILE = [
     "<!channel> <script>alert(1)</script> & @all [x](http://evil)",
     "\ud800 lone",
     "x" * 100_000,
-    "ﬀ ＂ ∕",
+    "\ufb00 \uff02 \u2215",  # what looks like ff " /
     "",
 ]
 
@@ -79,7 +80,7 @@ def test_each_preset_has_the_body_of_its_service(preset: str | None) -> None:
     at_root = {"topic": "topic", "title": "failure: cameras", "message": text, "priority": 4}
     expected: dict[str | None, Any] = {
         "slack": {"text": text, "mrkdwn": False},
-        "mattermost": {"text": text.replace("_", r"\_")},
+        "mattermost": {"text": re.sub(r"([_()])", r"\\\1", text)},
         "ntfy": at_root,
         None: {**values(), "text": text},
     }
@@ -145,9 +146,9 @@ def test_no_value_begins_an_argument_as_an_option(text: str) -> None:
 
 
 def test_on_windows_no_letter_becomes_a_quote() -> None:
-    found = values("ＡＢ ＂x＂ “y” – µm", rig="")
-    assert words_of(Hook(("{what}",), "."), found, windows=True) == ["ＡＢ ?x? ?y? ? µm"]
-    assert environment_of(found, windows=True)["RIGSYNC_ALERT_WHAT"] == "ＡＢ ?x? ?y? ? µm"
+    found = values("\uff21 \uff02x\uff02 \u201cy\u201d \u00b5m", rig="")
+    assert words_of(Hook(("{what}",), "."), found, windows=True) == ["\uff21 ?x? ?y? \u00b5m"]
+    assert environment_of(found, windows=True)["RIGSYNC_ALERT_WHAT"] == "\uff21 ?x? ?y? \u00b5m"
 
 
 # ----------------------------------------------------------------------------------------------------- the desktop
@@ -161,8 +162,6 @@ def test_a_notification_is_shown_by_notify_send(tmp_path: Path, monkeypatch: pyt
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("DISPLAY", ":0")
-    from rigsync.alerts.command import show
-
     found = values("<b>-x & y</b>")
     show(found, Limit(30.0))
     *options, title, body = (tmp_path / "told").read_text().splitlines()

@@ -95,7 +95,7 @@ def test_a_session_that_ends_badly() -> None:
         (
             "session end",
             ("right", "left"),
-            f"the session has ended after 0:01, incomplete: left: {failures['left'].problem}",
+            f"the session has ended after 0:02, incomplete: left: {failures['left'].problem}",
         ),
     ]
 
@@ -104,7 +104,7 @@ def test_an_interrupt_has_its_reason() -> None:
     interrupt = begun(INTERRUPT, {"error": "KeyboardInterrupt", "message": "", "traceback": "..."})
     assert told(*BEGINNING, interrupt, completed(INTERRUPT)) == [
         ("interrupted", ("left", "right"), "EXPINTERRUPT: KeyboardInterrupt"),
-        ("session end", ("left", "right"), "the session was interrupted after 0:02"),
+        ("session end", ("left", "right"), "the session was interrupted after 0:03"),
     ]
 
 
