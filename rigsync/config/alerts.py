@@ -96,7 +96,7 @@ _ALERT = Table(
             "A web address to which JSON is sent.",
         ),
         "command": Key(listing(text(), 1), "A program and its arguments, with fields such as {what}; no shell."),
-        "desktop": Key(boolean(), "Whether a notification is shown on this computer's desktop.", default=False),
+        "desktop": Key(boolean(), "Whether a notification is shown on this computer's desktop."),
     },
     some=("webhook", "command", "desktop"),
 )
@@ -177,7 +177,7 @@ def alerts_of(
                     alerts.append(Alert(f"{key}.command", on, Hook(words, os.path.abspath(folder))))
             if each["desktop"]:
                 alerts.append(Alert(f"{key}.desktop", on, Desktop()))
-            elif each["webhook"] is None and not each["command"]:
+            elif each["desktop"] is False and each["webhook"] is None and not each["command"]:
                 raise ConfigError("nobody is told: write webhook, command or desktop: true", key=key)
     return tuple(alerts)
 
