@@ -342,7 +342,7 @@ def test_check_as_json(commands: Commands) -> None:
         "timeout": 10,
         "resend": False,
     }
-    assert commands.json("check") == {"file": "rigs.yaml", "rigs": {"cameras": rig}, "errors": []}
+    assert commands.json("check") == {"file": "rigs.yaml", "rigs": {"cameras": rig}, "alerts": [], "errors": []}
 
 
 def test_check_shows_the_other_rigs_where_one_does_not_resolve(commands: Commands) -> None:

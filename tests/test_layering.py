@@ -59,6 +59,7 @@ INSIDE = {
 
 BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
+    "rigsync.alerts.alerting": "what sends alerts, only where there are some",
     "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.log": "what fetches the journals of rigs, where that is asked for",

@@ -649,6 +649,48 @@ SHOWN_BY = {
     "an MQTT program asks for what cannot be, by a retained message, or for an answer on a topic that is another's": [
         "tests/bridges/test_mqtt_bridge.py::test_what_is_asked_wrongly_is_refused_and_the_next_good_one_works",
     ],
+    "several programs see one failure": [
+        "tests/alerts/test_alerting.py::test_who_only_watches_tells_nothing_and_who_is_in_charge_tells_once",
+        "tests/alerts/test_alerting.py::test_an_agent_tells_of_its_recorder_s_death_and_of_its_session_s_end",
+        "tests/alerts/test_watch.py::test_a_program_that_only_watches_tells_nothing",
+    ],
+    "a webhook hangs, answers 500, or redirects": [
+        "tests/alerts/test_alerting.py::test_an_experiment_is_undisturbed_by_an_address_that_does_not_work",
+        "tests/alerts/test_alerting.py::test_it_is_tried_again_until_it_works",
+        "tests/alerts/test_alerting.py::test_one_that_hangs_holds_up_no_other_alert_and_no_close",
+        "tests/alerts/test_webhook.py::test_one_that_hangs_is_left_when_the_time_is_over",
+        "tests/alerts/test_webhook.py::test_a_redirect_is_not_followed_and_named_without_what_is_secret",
+        "tests/alerts/test_plan.py::test_it_is_tried_again_later_and_later_and_given_up",
+    ],
+    "a command that is told never ends": [
+        "tests/alerts/test_alerting.py::test_a_command_that_never_ends_disturbs_nobody_and_nothing_is_left_of_it",
+        "tests/alerts/test_command.py::test_one_that_never_ends_is_ended_with_all_that_it_has_started",
+    ],
+    "a webhook's certificate is not valid, its variable is not set, a program is not there, there is no desktop": [
+        "tests/alerts/test_webhook.py::test_a_certificate_that_nobody_vouches_for",
+        "tests/alerts/test_webhook.py::test_the_url_may_stand_in_the_environment",
+        "tests/alerts/test_command.py::test_one_that_is_not_there_or_cannot_run",
+        "tests/alerts/test_texts.py::test_where_there_is_no_desktop_it_says_so",
+        "tests/alerts/test_cli_alert.py::test_check_says_what_cannot_be_told_from_here",
+    ],
+    "a rig fails thousands of times, or all rigs are lost at once": [
+        "tests/alerts/test_alerting.py::test_thousands_of_failures_are_few_alerts",
+        "tests/alerts/test_plan.py::test_what_happens_at_once_is_told_in_one",
+        "tests/alerts/test_plan.py::test_a_cause_is_told_once_a_minute_with_the_number_of_those_held_back",
+    ],
+    "a rig's text has quotes, markup, a `-` at its beginning, or control characters": [
+        "tests/alerts/test_texts.py::test_hostile_text_is_text_in_every_body",
+        "tests/alerts/test_texts.py::test_hostile_text_is_one_argument_and_no_option",
+        "tests/alerts/test_config.py::test_a_field_never_becomes_code",
+    ],
+    "a program closes, or ends, while something waits to be told": [
+        "tests/alerts/test_alerting.py::test_a_program_that_just_ends_tells_of_the_interrupt",
+        "tests/alerts/test_alerting.py::test_what_an_agent_has_to_tell_at_its_end_is_told",
+    ],
+    "a mistake in `alerts`": [
+        "tests/alerts/test_config.py::test_mistakes_are_named_with_file_line_and_key",
+        "tests/alerts/test_config.py::test_no_error_shows_a_url",
+    ],
     "probes are seldom, by `beat` in rigs.yaml": [
         "tests/test_ownership.py::test_an_owner_with_a_long_beat_is_there_between_two_probes",
         "tests/core/test_beats.py::test_with_a_beat_of_ten_seconds_no_notice_is_held_back_and_no_stranger_takes_over",

@@ -18,7 +18,6 @@ from rigsync.agent.commands import (
     GENTLE,
     LAST_GRACE,
     LONGEST_OUTPUT,
-    LONGEST_REASON,
     LOOK_AT_DRIVE,
     Child,
     CommandFailed,
@@ -27,6 +26,7 @@ from rigsync.agent.commands import (
     by_itself,
     fitting,
     is_good_end,
+    last_words,
     output_of,
 )
 from rigsync.agent.disk import Disk
@@ -42,6 +42,8 @@ from rigsync.agent.requirements import Look, check_requirements, make_folders, m
 from rigsync.agent.session_log import SessionLog, log_of
 from rigsync.agent.validation import faults
 from rigsync.agent.values import Values, environment, filled, folder_of
+from rigsync.alerts.alerting import Alerts
+from rigsync.alerts.watch import RigWatch
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE
@@ -88,6 +90,7 @@ class Agent(Rig):
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
+        self._alerts = Alerts(self.hub, file.alerts, RigWatch(file.name))
         self._left: list[Look] = []
         """A look at what an earlier agent has left running, if it did not end when that was last looked at."""
         self.command(CHECK.name)(self._missing)
@@ -117,6 +120,7 @@ class Agent(Rig):
             self._renew()
             await self._end_of_dead_agents()
         await super()._open()
+        self._alerts.open()
         # An event loop that ends, even by a fault in the program, cancels its tasks.
         self._loops_end = asyncio.create_task(self._end_with_loop(), name="rigsync commands end with the loop")
 
@@ -161,6 +165,7 @@ class Agent(Rig):
             log.close()
         self._outputs.release()
         self._aside.close()
+        self._alerts.finish_here()
 
     # ------------------------------------------------------------------------------------------------- messages
 
@@ -354,14 +359,9 @@ class Agent(Rig):
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
         path = filled(self._file, disk.path, values)
-        return Disk(self._aside, path, self._report, self.progress, self._last_words_of_recorders)
-
-    def _last_words_of_recorders(self) -> str:
-        words = ""
-        for child, _ in self._going:
-            if lines := child.process.last_lines:
-                words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
-        return words
+        return Disk(
+            self._aside, path, self._report, self.progress, lambda: last_words(child for child, _ in self._going)
+        )
 
     def _recording_of(self, values: Values, disk: Disk | None) -> Recording | None:
         if not (verify := self._file.verify):

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 from rigsync.agent.aside import Aside
@@ -256,6 +256,15 @@ def fitting(last_lines: Sequence[str], room: int) -> list[str]:
             break
         lines.insert(0, line)
     return lines
+
+
+def last_words(children: Iterable[Child]) -> str:
+    """Return the last lines of commands that run, as the end of a sentence."""
+    words = ""
+    for child in children:
+        if lines := child.process.last_lines:
+            words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
+    return words
 
 
 def output_of(ended: Exit) -> str:

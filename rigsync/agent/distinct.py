@@ -1,4 +1,4 @@
-"""Whether several files of agents can be served at once."""
+"""Whether agents that serve in one program have names and addresses of their own."""
 
 from __future__ import annotations
 

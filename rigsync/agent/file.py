@@ -20,6 +20,7 @@ from rigsync.agent.expressions import read_expression
 from rigsync.agent.keys import AGENT, BEGINNING, ENDING, EXPECTED, REFUSE
 from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
+from rigsync.config.alerts import Alert, alerts_of
 from rigsync.config.files import bridges_of
 from rigsync.config.journal import JournalSettings, journal_of
 from rigsync.config.schema import Known, Mistakes, Told, under
@@ -158,6 +159,7 @@ class AgentFile:
     logs: Logs
     bridges: Mapping[str, Any]
     journal: JournalSettings | None
+    alerts: tuple[Alert, ...]
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     rehearsal: AgentFile | None = None
     """What it is in a rehearsal; None where it has none."""
@@ -271,6 +273,7 @@ class _Reader:
                 "logs": self._logs,
                 "bridges": lambda: bridges_of(found["bridges"], Path(source).parent),
                 "journal": lambda: journal_of(found["journal"], Path(os.path.abspath(source)).parent),
+                "alerts": lambda: alerts_of(found["alerts"], Path(source).parent, self._mistakes, self._windows),
             }
         )
         return AgentFile(
@@ -291,6 +294,7 @@ class _Reader:
             parts["logs"],
             parts["bridges"],
             parts["journal"],
+            parts["alerts"],
             MappingProxyType(lines),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from rigsync.config.alerts import ALERTS
 from rigsync.config.files import RIG_BRIDGES
 from rigsync.config.journal import JOURNAL
 from rigsync.config.rigs import NAME
@@ -238,6 +239,7 @@ AGENT = Table(
         ),
         "bridges": Key(RIG_BRIDGES, "By what other programs are told what happens at this rig.", default={}),
         "journal": JOURNAL,
+        "alerts": Key(ALERTS, "Who is told of what that happens at this rig.", default=[]),
     },
     needs={"validate": ("verify",)},
 )

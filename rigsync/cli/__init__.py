@@ -23,6 +23,7 @@ from rigsync.cli.options import verbose_option
 from rigsync.errors import ConfigError, RigsyncError, UnknownRig
 
 COMMANDS = {
+    "alert": "Show who is told of what, and try it.",
     "bridge": "Let other programs command rigs, and tell them what happens.",
     "call": "Call a command of one rig, and show the value that it returns.",
     "check": "Check a configuration, and look up every rig's address.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.address import parse_broker
+from rigsync.config.alerts import ALERTS, Alert, alerts_of
 from rigsync.config.journal import JOURNAL, JournalSettings, journal_of
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import (
@@ -143,6 +144,7 @@ _RIGS = Table(
         "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
         "journal": JOURNAL,
         "report": Key(text(1000), "The folder for a report of each session, written at its end (docs/report.md)."),
+        "alerts": Key(ALERTS, "Who is told of what, while this program commands an experiment.", default=[]),
     }
 )
 _FLAT = mapping(
@@ -200,6 +202,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         timing, bridges = DEFAULT_TIMING, {}
         journal: JournalSettings | None = JournalSettings()
         report = None
+        alerts: tuple[Alert, ...] = ()
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
         else:
@@ -215,7 +218,10 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             with mistakes, under("bridges.mqtt.broker"):
                 if "mqtt" in bridges:
                     parse_broker(whole["bridges"]["mqtt"]["broker"])
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges, journal=journal, report=report)
+            with mistakes:
+                alerts = alerts_of(whole["alerts"], Path(file).parent, mistakes)
+        parts: dict[str, Any] = {"bridges": bridges, "journal": journal, "report": report, "alerts": alerts}
+        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, **parts)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

@@ -15,6 +15,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.config.address import parse_uri
+from rigsync.config.alerts import Alert
 from rigsync.config.journal import JournalSettings
 from rigsync.config.programs import KEYS, program_rig, scheme_of
 from rigsync.config.schema import Key, Known, Mistakes, Table, boolean, choice, number, text, under
@@ -115,6 +116,8 @@ class Rigs:
         The journal that the file asks for; None for none.
     report : Path, optional
         The folder for a report at each session's end; None for none.
+    alerts : tuple of Alert
+        Who is told of what by a program that commands an experiment on these rigs.
 
     Raises
     ------
@@ -129,6 +132,7 @@ class Rigs:
     bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # with a broker's password
     journal: JournalSettings | None = None
     report: Path | None = None
+    alerts: tuple[Alert, ...] = field(default=(), repr=False)
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -406,7 +406,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
         await comes_true(lambda: not services.is_open, self.hub, [CoordinatorClosed], CLOSE_TIMEOUT)
 
     def close(self) -> None:
-        """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
+        """Close the links and wait, at most 2 s, and 2 s for alerts, for the thread to end. May be called repeatedly.
 
         Raises
         ------
@@ -421,7 +421,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             self.stop_event.set()
             if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
                 self.thread.stop()
-            self.thread.join(CLOSE_TIMEOUT)
+            self.thread.join(CLOSE_TIMEOUT + self._closing.alerts.longest_end)
             self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
             self._lab.await_journal(max(0.0, end - time.monotonic()) / 2)
 

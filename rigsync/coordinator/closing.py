@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from rigsync.alerts.alerting import Alerts
 from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import Started
 from rigsync.coordinator.push import Push
@@ -32,8 +33,8 @@ UNENDED = {"error": "Closed", "message": "the program that started the rig close
 class Closing:
     """Stops what a coordinator has started, when it closes or is let go, unless that is to go on recording."""
 
-    def __init__(self, services: RigServices, leave_running: bool):
-        self._services, self._leave_running = services, leave_running
+    def __init__(self, services: RigServices, leave_running: bool, alerts: Alerts):
+        self._services, self._leave_running, self.alerts = services, leave_running, alerts
         self._started = Started(services.hub)
 
     def _take_started(self) -> list[str]:
@@ -59,7 +60,14 @@ class Closing:
             return None
 
     async def stop(self, unfinished: Iterable[Course[Any, Any]]) -> None:
-        """Interrupt as `interrupt` does; wait for that, and for the answers to other messages that end a recording."""
+        """Interrupt as `interrupt` does; wait for that, and for the answers to other messages that end a recording.
+
+        Alerts that wait are told then.
+        """
+        await self._stop(unfinished)
+        await self.alerts.finish()
+
+    async def _stop(self, unfinished: Iterable[Course[Any, Any]]) -> None:
         interrupt = self.interrupt(unfinished)  # which has left, whenever this is cancelled
 
         def goes_on(interrupt: Push) -> bool:  # its outcome is handed over when the journal has it

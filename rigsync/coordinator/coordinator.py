@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+from rigsync.alerts.alerting import Alerts
+from rigsync.alerts.watch import CoordinatorWatch
 from rigsync.config.journal import Journal
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.closing import Closing
@@ -106,7 +108,8 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause, recorder=self._recorder)
         self.services = self._services = services
         """The rigs by name, with the members of iblutil's `Services`."""
-        self._closing = Closing(self.services, leave_running)
+        self._alerts = Alerts(self.hub, self.rigs.alerts, CoordinatorWatch())
+        self._closing = Closing(self.services, leave_running, self._alerts)
         self._send, self._commands = self.services.push, Commands(self.services, self.rigs)
         self._unfinished, self._made = set(), weakref.WeakSet()
         self._let_go: weakref.finalize[Any, Any] | None = None
@@ -154,6 +157,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
             self._runs_hub = True
         try:
             await self.services.open()
+            self._alerts.open()
         except BaseException:
             if self._runs_hub:
                 self.hub.end()

@@ -34,4 +34,3 @@ def sessions(path: Path, kind: str = "coordinator") -> list[dict[str, Any]]:
     """Return the sessions that runs of one kind have seen, with what became of each rig."""
     sql = "SELECT session.* FROM session JOIN run ON run.id = session.run WHERE kind = ? ORDER BY session.id"
     return [{**row, "rigs": json.loads(row["rigs"])} for row in rows(path, sql, kind)]
-
