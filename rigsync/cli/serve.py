@@ -15,7 +15,8 @@ import click
 
 from rigsync import ConfigError, Rig, load_rigs
 from rigsync.agent.agent import Agent
-from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
+from rigsync.agent.distinct import check_distinct_agents
+from rigsync.agent.file import AgentFile, read_agent_file
 from rigsync.cli import completion
 from rigsync.cli.bridge_classes import classes_of
 from rigsync.cli.logs import background_logging

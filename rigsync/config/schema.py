@@ -273,7 +273,7 @@ def choice(words: tuple[str, ...]) -> Kind:
     return Kind(read, {"enum": list(words)})
 
 
-def listing(item: Kind, least: int = 0) -> Kind:
+def listing(item: Kind | Table, least: int = 0) -> Kind:
     def read(value: Any, key: str, mistakes: Mistakes) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _wrong("a list, such as [one, two]", value, key)
