@@ -16,7 +16,7 @@ from rigsync.agent.aside import Aside
 from rigsync.agent.commands import GENTLE, LOOK_AT_DRIVE, Child, CommandFailed, Commands, output_of
 from rigsync.agent.expressions import LONGEST_PROGRESS
 from rigsync.agent.file import AgentFile, Finish
-from rigsync.agent.finish_queue import FAILED, FORGET, LONGEST_TEXT, WAITING, FilledStep, Job, Queue
+from rigsync.agent.finish_queue import FAILED, FORGET, LONGEST_TEXT, WAITING, FilledStep, Job, Listing, Queue
 from rigsync.agent.in_use import InUse, Output, PathTaken, keys_of_outputs, take_queue
 from rigsync.agent.keys import ENDS, WAIT
 from rigsync.agent.session_log import SessionLog, log_of
@@ -105,8 +105,10 @@ class FinishWork:
                 except (RigsyncError, OSError, RuntimeError) as error:
                     if not self._closing.is_set():
                         self._say_once("queue", f"what is to be done after sessions cannot be looked up: {error}")
-                except Exception:  # whoever awaits this ends all commands of the agent
-                    _logger.exception("%s: what is to be done after sessions waits", self._name)
+                except Exception as error:  # whoever awaits this ends all commands of the agent
+                    if self._said.get("fault") != repr(error):
+                        self._said["fault"] = repr(error)
+                        _logger.exception("%s: what is to be done after sessions waits", self._name)
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._news.wait(), LOOK)
             await asyncio.Event().wait()
@@ -126,10 +128,7 @@ class FinishWork:
             self.jobs = {name: job for name, job in self.jobs.items() if name in self._unsaved}  # the other's to do
             await self.ask(take_queue, self._claim, self.queue.folder)
             self._has_claim = True
-        async with self._writing:  # else a job that has just been done would be taken in again
-            listing = await self.ask(self.queue.look)
-            self._take_in(listing.jobs)
-        self._said.pop("queue", None)
+        listing = await self._look()
         for name, why in listing.junk.items():
             path = str(self.queue.folder / name)
             self._say_once(path, f"{path} {why}, and is left alone; look whose it is, and move it away")
@@ -143,6 +142,18 @@ class FinishWork:
             self.pause()
         elif not self._closing.is_set():
             self._begin_due()
+
+    async def _look(self) -> Listing:
+        """Look what is to be done; where nobody can tell, it is what is known already."""
+        listing = Listing([], [], {})
+        try:
+            async with self._writing:  # else a job that has just been done would be taken in again
+                listing = await self.ask(self.queue.look)
+                self._take_in(listing.jobs)
+                self._said.pop("queue", None)
+        except (RigsyncError, OSError, RuntimeError) as error:
+            self._say_once("queue", f"what is to be done after sessions cannot be looked up: {error}")
+        return listing
 
     def pause(self) -> None:
         """Have what runs end, to be begun anew later."""
@@ -159,7 +170,7 @@ class FinishWork:
                 self._tell_failed(job)
             kept[job.id] = self.jobs.get(job.id, job)  # the one here is newer, or the same
         for job in kept.values():
-            job.due = min(job.due, time.time() + max(RETRIES))  # the clock was set back
+            job.due = min(job.due, time.time() + max(RETRIES, default=0.0))  # the clock was set back
             job.running = job.id in self.running
         self.jobs = kept
 

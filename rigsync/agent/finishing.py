@@ -24,7 +24,7 @@ from rigsync.agent.keys import INTERRUPT, WAIT
 from rigsync.agent.template import SubstitutionError
 from rigsync.agent.values import Values, environment
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.lifecycle import named_reference, rehearses, same_reference
+from rigsync.core.lifecycle import named_reference, rehearses
 from rigsync.errors import RigsyncError
 from rigsync.rig.handlers import EndedBadly
 
@@ -102,7 +102,7 @@ class Finishing:
         self._beginning += begins
         try:
             if begins:
-                await self._make_way(named_reference(event, list(args)) or self._reference)
+                await self._make_way(event, named_reference(event, list(args)) or self._reference, data)
             told = await act(event, *args)
             if event is ExpMessage.EXPINIT:
                 await self._release()
@@ -135,13 +135,15 @@ class Finishing:
         """Return all jobs that are known, in the order of their sessions."""
         return [job for _, job in sorted({**self._work.jobs, **self._work.held}.items())]
 
-    async def _make_way(self, reference: str | None) -> None:
-        """Have what runs wait for the recording; return when nothing is done with the files of the same session."""
-        if self._work.how.while_recording != WAIT:
+    async def _make_way(self, event: ExpMessage, reference: str | None, data: dict[str, Any]) -> None:
+        """Have what runs wait for the recording; return when nothing is done any more with the files of that."""
+        if self._work.how.while_recording != WAIT or not self._work.running:
             return
         self._work.pause()
+        values = Values(event.name, self._file.name, reference, {**self._data, **data})
+        outputs = new_job(self._file, values, {}, 0).outputs
         running = self._work.running.values()
-        if same := [each.task for each in running if same_reference(each.job.exp_ref, reference)]:
+        if same := [each.task for each in running if set(outputs) & set(each.job.outputs)]:
             await asyncio.wait(same, timeout=GENTLE.grace + LAST_GRACE)
 
     def _note_start(self, reference: str | None, data: dict[str, Any]) -> None:

@@ -29,8 +29,9 @@ _START_LIMIT = 10.0
 _GROUP_LIMIT = 1.0
 """Seconds for killed processes to be gone. If nobody reaps the dead, they stay for ever."""
 _CHUNK = 65_536
-_NICE = 19
-"""What is added to the priority of a command that gives way: on Linux most schedulers of disks go by it too."""
+NICE = 10
+"""The priority of a command that gives way, as nice(1) has it: a tenth of a core beside one that does not. On Linux
+schedulers of disks go by it too."""
 _LATE_OUTPUT = 1 << 20
 """Most bytes that are read after the end: those in the pipe, and no more if somebody goes on writing."""
 
@@ -210,10 +211,10 @@ class KeptCommand(_Kept):
 def _give_way(pid: int) -> None:
     """Have a command give way to others, with all that it starts, unless it has ended already."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PGRP, pid, _NICE)
+        os.setpriority(os.PRIO_PGRP, pid, NICE)
     if sys.platform == "linux":  # where a session may count as one (sched(7), the autogroup feature)
         with contextlib.suppress(OSError), open(f"/proc/{pid}/autogroup", "w") as file:
-            file.write(str(_NICE))
+            file.write(str(NICE))
 
 
 class Foreground(_Kept):
