@@ -32,6 +32,7 @@ from rigsync.agent.commands import (
 from rigsync.agent.disk import Disk
 from rigsync.agent.expressions import LONGEST_PROGRESS
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
+from rigsync.agent.finishing import Finishing
 from rigsync.agent.keys import KEEP, OVERWRITE
 from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
@@ -47,7 +48,7 @@ from rigsync.alerts.watch import RigWatch
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE
-from rigsync.core.queries import CHECK
+from rigsync.core.queries import CHECK, TRANSFERS
 from rigsync.errors import NotRunning, RigsyncError
 from rigsync.rig.handlers import EndedBadly
 from rigsync.rig.rig import Rig
@@ -93,9 +94,11 @@ class Agent(Rig):
         self._alerts = Alerts(self.hub, file.alerts, RigWatch(file.name))
         self._left: list[Look] = []
         """A look at what an earlier agent has left running, if it did not end when that was last looked at."""
+        self._finish = Finishing(file, lambda: self.status, self.progress, self._tell_coordinators)
         self.command(CHECK.name)(self._missing)
+        self.command(TRANSFERS.name)(self._finish.told)
         for event in LIFECYCLE_MESSAGES:
-            self.on(event)(functools.partial(self.handle, event))
+            self.on(event)(functools.partial(self._finish.handle, event, self.handle))
 
     @property
     def _file(self) -> AgentFile:
@@ -119,6 +122,7 @@ class Agent(Rig):
         if not self._session:
             self._renew()
             await self._end_of_dead_agents()
+        self._finish.open(self._aside)
         await super()._open()
         self._alerts.open()
         # An event loop that ends, even by a fault in the program, cancels its tasks.
@@ -152,15 +156,17 @@ class Agent(Rig):
 
     async def _end_with_loop(self) -> None:
         try:
-            await asyncio.Event().wait()
+            await self._finish.run()
         finally:
             self._commands.close()
 
     def _end_commands(self) -> None:
         """End the commands that EXPINTERRUPT has left; off the event loop."""
         self._commands.close()
+        self._finish.stop()
         if not self._commands.wait(self._interrupt_grace):
             logger.error("%s: commands do not end, though they were killed; restart the computer", self.name)
+        self._finish.end()
         if log := self._log:
             log.close()
         self._outputs.release()
@@ -349,6 +355,9 @@ class Agent(Rig):
         logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", self.name, one_line(problem))
         with contextlib.suppress(RigsyncError):
             self.notify(topic, {"problem": problem, "exp_ref": self._reference}, key=key)
+
+    def _tell_coordinators(self, topic: str, body: Any, key: str) -> None:
+        self.notify(topic, body, key=key)
 
     def _report(self, topic: str, key: str, problem: str) -> None:
         """Tell something of a recording, in the log of the session too."""

@@ -38,6 +38,7 @@ COMMANDS = {
     "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Serve as the rig of a file, or as one that answers everything.",
     "sessions": "List the sessions, a line for each.",
+    "transfers": "Show what agents still have to do after sessions.",
     "watch": "Show the state of the rigs while it changes.",
 }
 """The commands with their short help. Each is the function `command` of the module of that name."""
