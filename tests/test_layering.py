@@ -61,6 +61,7 @@ BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
     "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
+    "rigsync.cli.following": "rich, where there is a terminal",
     "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",

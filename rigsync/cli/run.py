@@ -80,6 +80,7 @@ def command(
     with connect(rigs) as auxiliaries:
         with usage_errors():
             experiment = auxiliaries.experiment(ref, init=begin, start=data, delay=delay, timeout=timeout)
+        experiment.stays = False
         try:
             with experiment as session:
                 _run(words, session.exp_ref)
