@@ -327,7 +327,7 @@ def test_interrupt_stops_all_and_says_why(desk: Desk) -> None:
     desk.rig("ephys")
     desk.run("start", REFERENCE)
     shown = rows_of(desk.run("interrupt", "the animal is out").out)
-    assert shown == dict.fromkeys(("cameras", "ephys"), ["ok", "interrupted and cleaned up"])
+    assert shown == {rig: ["ok", "interrupted and cleaned up"] for rig in ("cameras", "ephys")}
     for rig in ("cameras", "ephys"):
         assert desk.told[rig] == ROLLED_BACK
         (report,) = desk.arguments[rig, "EXPINTERRUPT"]

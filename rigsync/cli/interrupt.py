@@ -46,7 +46,8 @@ def command(reason: str, patterns: tuple[str, ...], timeout: float | None, rigs_
         experiment.stays = False
         experiment.join(rigs.rigs)
         following = Following(auxiliaries, view, list(rigs.rigs), ["EXPINTERRUPT", "EXPCLEANUP"])
-        experiment.interrupt(InterruptedByHand(reason))
+        with following:
+            experiment.interrupt(InterruptedByHand(reason))
         outcome.results = experiment.results
         _judge(outcome)
         outcome.note(experiment, "EXPINTERRUPT", "interrupted and cleaned up")

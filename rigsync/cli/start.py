@@ -84,7 +84,7 @@ def command(
             experiment.stays = False
             following = Following(auxiliaries, view, list(rigs.rigs), MESSAGES)
             try:
-                with experiment:
+                with following, experiment:
                     experiment.check()
                     experiment.leave_running()
                     outcome.note(experiment, "EXPSTART", "records")

@@ -51,7 +51,8 @@ def command(patterns: tuple[str, ...], timeout: float | None, rigs_file: str | N
             experiment.join(rig for rig, one in going.items() if not one.owner or one.owner_heard is not None)
             following = Following(auxiliaries, view, list(going), ["EXPEND", "EXPCLEANUP"])
             try:
-                experiment.end()
+                with following:
+                    experiment.end()
                 outcome.note(experiment, "EXPEND", "ended and cleaned up")
             except ExperimentError as error:
                 outcome.outcomes.update(error.outcomes)
