@@ -21,7 +21,7 @@ from processes import LONG, Program, RigProgram, port_of, until
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, Timing
 from rigsync.cli.watching import in_charge
 from rigsync.config.rigs import rigs_from
-from rigsync.coordinator.links import this_program
+from rigsync.runtime.program import this_program
 from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.clock import StampClock

@@ -21,6 +21,7 @@ from rigsync.agent.keys import AGENT, BEGINNING, ENDING, EXPECTED, REFUSE
 from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
 from rigsync.config.files import bridges_of
+from rigsync.config.journal import JournalSettings, journal_of
 from rigsync.config.schema import Known, Mistakes, Told, under
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.enums import ExpMessage
@@ -29,7 +30,6 @@ from rigsync.errors import ConfigError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _KNOWN = (*OF_THE_SESSION, MESSAGE)
-_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - nothing is opened here
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,7 @@ class AgentFile:
     validate: Run | None
     logs: Logs
     bridges: Mapping[str, Any]
+    journal: JournalSettings | None
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     rehearsal: AgentFile | None = None
     """What it is in a rehearsal; None where it has none."""
@@ -245,29 +246,6 @@ def _rehearsed(file: AgentFile, found: Known, windows: bool) -> AgentFile:
     return replace(other, existing=REFUSE, on={**other.on, ExpMessage.EXPCLEANUP: cleanup})
 
 
-def check_distinct_agents(files: Iterable[AgentFile]) -> None:
-    """Check that no two files have one rig or one address; the error names the second one's key."""
-    earlier: list[AgentFile] = []
-    mistakes: list[ConfigError] = []
-    for file in files:
-        for other in earlier:
-            if file.name == other.name:
-                problem = f"two rigs have the name {shortened(file.name)}; the other stands in {other.source}"
-                mistakes.append(file.error(problem, "name"))
-            if _share_an_address(file.listen, other.listen):
-                problem = f"{other.name} in {other.source} listens at {other.listen} already"
-                mistakes.append(file.error(problem, "listen"))
-        earlier.append(file)
-    if mistakes:
-        raise ConfigError.of(mistakes)
-
-
-def _share_an_address(one: Address, two: Address) -> bool:
-    if (one.scheme, one.port) != (two.scheme, two.port) or not one.port or one.is_brokered:
-        return False
-    return one.host == two.host or one.host in _WILDCARDS or two.host in _WILDCARDS
-
-
 class _Reader:
     """Turns values of the right types into what they mean."""
 
@@ -292,6 +270,7 @@ class _Reader:
                 "validate": self._validate,
                 "logs": self._logs,
                 "bridges": lambda: bridges_of(found["bridges"], Path(source).parent),
+                "journal": lambda: journal_of(found["journal"], Path(os.path.abspath(source)).parent),
             }
         )
         return AgentFile(
@@ -311,6 +290,7 @@ class _Reader:
             parts["validate"],
             parts["logs"],
             parts["bridges"],
+            parts["journal"],
             MappingProxyType(lines),
         )
 

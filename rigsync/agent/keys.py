@@ -6,6 +6,7 @@ import os
 import re
 
 from rigsync.config.files import RIG_BRIDGES
+from rigsync.config.journal import JOURNAL
 from rigsync.config.rigs import NAME
 from rigsync.config.schema import (
     MOST_ITEMS,
@@ -236,6 +237,7 @@ AGENT = Table(
             default={},
         ),
         "bridges": Key(RIG_BRIDGES, "By what other programs are told what happens at this rig.", default={}),
+        "journal": JOURNAL,
     },
     needs={"validate": ("verify",)},
 )

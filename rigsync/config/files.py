@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.address import parse_broker
+from rigsync.config.journal import JOURNAL, JournalSettings, journal_of
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import (
     Key,
@@ -140,6 +141,7 @@ _RIGS = Table(
             required=True,
         ),
         "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
+        "journal": JOURNAL,
     }
 )
 _FLAT = mapping(
@@ -195,6 +197,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
     with mistakes:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         timing, bridges = DEFAULT_TIMING, {}
+        journal: JournalSettings | None = JournalSettings()
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
         else:
@@ -204,10 +207,12 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             found = whole["rigs"]
             with mistakes:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
+            with mistakes:
+                journal = journal_of(whole["journal"], Path(file).parent)
             with mistakes, under("bridges.mqtt.broker"):
                 if "mqtt" in bridges:
                     parse_broker(whole["bridges"]["mqtt"]["broker"])
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
+        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges, journal=journal)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

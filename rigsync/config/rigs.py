@@ -14,6 +14,7 @@ from typing import Any
 
 from rigsync._text import shortened
 from rigsync.config.address import parse_uri
+from rigsync.config.journal import JournalSettings
 from rigsync.config.programs import KEYS, program_rig, scheme_of
 from rigsync.config.schema import Key, Known, Mistakes, Table, boolean, choice, number, text, under
 from rigsync.core.rigs import (
@@ -109,6 +110,8 @@ class Rigs:
         message then goes there once for each name.
     bridges : mapping
         The options of each bridge that `rigsync bridge` starts, by its name.
+    journal : JournalSettings, optional
+        The journal that the file asks for; None for none.
 
     Raises
     ------
@@ -121,6 +124,7 @@ class Rigs:
     source: str | None = None
     may_share: bool = False
     bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # with a broker's password
+    journal: JournalSettings | None = None
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

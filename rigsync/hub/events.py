@@ -16,6 +16,8 @@ from rigsync.core.events import (
     Event,
     HandlerDue,
     HandlerOvertaken,
+    JournalFailed,
+    JournalRecovered,
     LeaseExpired,
     LinkAlive,
     LinkChanged,
@@ -60,6 +62,8 @@ __all__ = [
     "Event",
     "HandlerDue",
     "HandlerOvertaken",
+    "JournalFailed",
+    "JournalRecovered",
     "LeaseExpired",
     "LinkAlive",
     "LinkChanged",
@@ -144,6 +148,8 @@ KINDS: tuple[type[Event], ...] = (
     CoordinatorOpened,
     CoordinatorClosed,
     RigSettled,
+    JournalFailed,
+    JournalRecovered,
 )
 """rigsync's own events. The number of each is its place here, from 1: new ones come at the end."""
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.signals import signals_held_back
 
-COORDINATORS, RIGS = 0, 1
-"""The stages in their order: rigs come last, since they still answer coordinators of the same program."""
+COORDINATORS, RIGS, JOURNALS = 0, 1, 2
+"""The stages in their order: rigs still answer coordinators of the same program, and the journal hears of both."""
 
 _hooks: list[tuple[int, Callable[[], None]]] = []
 

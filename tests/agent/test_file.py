@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.support import EXAMPLE, FULL, LEAST, documents
+from rigsync.agent.distinct import check_distinct_agents
 from rigsync.agent.file import (
     Action,
     AgentFile,
     Logs,
     Stop,
-    check_distinct_agents,
     read_agent_file,
 )
 from rigsync.agent.keys import is_agent_file
