@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rigsync._text import close_match, shortened
-from rigsync.core.session_paths import PATHS
+from rigsync.core.session_paths import DEVICE, PATHS
 from rigsync.errors import ConfigError, RigsyncError
 
 PARTS = ("exp_ref", "date", "number", "subject")
@@ -40,8 +40,6 @@ _SEPARATORS = re.compile(r"[/\\]")
 _OF_A_PATH = {"/": "a slash", "\\": "a backslash", ":": "a colon"}
 _AS_BACKSLASHES = str.maketrans("\u00a5\u20a9", "\\\\")  # the yen and the won sign, on Windows in Japan and Korea
 _SHELL_SAFE = re.compile(r"[A-Za-z0-9_.+@=][A-Za-z0-9_.+@=-]*", re.ASCII)
-# What Windows takes for a device in any folder and with any extension ("Naming Files, Paths, and Namespaces").
-_DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.I | re.S)
 
 
 class SubstitutionError(RigsyncError, ValueError):
@@ -257,6 +255,6 @@ def _objection_to_name(name: str) -> str | None:
     """Return why no file or folder may have this name; None if it may."""
     if name in (".", ".."):
         return "stands for a folder, and would lead elsewhere"
-    if _DEVICE.fullmatch(name):
+    if DEVICE.fullmatch(name):
         return "is the name of a device on Windows"
     return None
