@@ -66,6 +66,7 @@ BY_NAME = {
     "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
     "rigsync.journal.writer": "SQLite, which the writer's thread loads",
     "rigsync.journal.query": "pandas, where a frame is asked for",
+    "rigsync.rig.journaling": "what tells a rig's journal, once somebody asks for it",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
     "rigsync.coordinator.stand_ins": "what finds the class for a rig that is a program, only where there is such a rig",
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rigsync._text import one_line, shortened, span_text
+from rigsync._text import one_line, span_text
 from rigsync.cli.answers import words_of
 from rigsync.cli.output import compact
 from rigsync.journal.rows import Record, Session
@@ -71,6 +71,10 @@ def session_line(session: Session, state: str) -> str:
     return f"{what} ({'; '.join(rigs)})" if rigs else what
 
 
+def cut(text: str) -> str:
+    return text if len(text) <= LONGEST_ARGUMENTS else f"{text[: LONGEST_ARGUMENTS - 3]}..."
+
+
 def _how_sure(bound: float | None) -> str:
     if bound is None:
         return " (by its own clock)"
@@ -91,7 +95,8 @@ def seconds_text(seconds: float) -> str:
 def _begun(record: Record, data: dict[str, Any]) -> list[Told]:
     at = "" if data.get("at") is None else f" at {local(data['at']):%H:%M:%S.%f}"
     args = data.get("args")
-    shown = f": {shortened(args, LONGEST_ARGUMENTS)}" if args and args != "***" else ""
+    parts = [compact(arg) for arg in args if arg is not None] if isinstance(args, list) else []
+    shown = f": {cut(', '.join(parts))}" if parts else ""
     return [("", f"{data['event']} to {', '.join(map(str, data['rigs']))}{at}{shown}", False)]
 
 

@@ -80,8 +80,17 @@ def without_doubles(records: Iterable[Record], run_of: Callable[[int], Run]) -> 
 
 
 def _unless_double(record: Record, recent: _Recent, run_of: Callable[[int], Run]) -> Iterator[Record]:
-    if run_of(record.run).kind != "rig" or not _is_double(record, recent):
+    is_rigs = run_of(record.run).kind == "rig"
+    if not (_is_double(record, recent) if is_rigs else _is_in_an_answer(record, recent)):
         yield record
+
+
+def _is_in_an_answer(record: Record, recent: _Recent) -> bool:
+    """Whether a coordinator heard from a rig what the rig's answer says, too: that it has another status."""
+    body = record.data.get("body")
+    if record.kind != "Notice" or record.data.get("topic") != "status" or not isinstance(body, dict):
+        return False
+    return not body.get("reason") and recent.has(record, ("led to", body.get("status")))
 
 
 def _is_double(record: Record, recent: _Recent) -> bool:

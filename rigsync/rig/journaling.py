@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
 from rigsync.config.journal import Journal, chosen_journal
 from rigsync.core.clock import StampClock
@@ -24,3 +26,14 @@ def recorder_of(
         return present.clock if present else None
 
     return Recorder(hub, settings, Subject(RIG, name, files, clock))
+
+
+def journal_command(recorder: Recorder, rig: str) -> Callable[..., dict[str, Any]]:
+    """Return what does the command ``rigsync.journal``: it tells the rig's runs, or a page of one."""
+
+    def tell(run: str | None = None, after: int = 0) -> dict[str, Any]:
+        # A rig of which nobody asks it does without SQLite.
+        found: dict[str, Any] = import_module("rigsync.journal.pages").answer(recorder.path, rig, run, after)
+        return found
+
+    return tell

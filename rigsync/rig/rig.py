@@ -25,6 +25,7 @@ from rigsync.core.enums import ExpStatus
 from rigsync.core.health import Health
 from rigsync.core.messages import Verb, to_json
 from rigsync.core.ownership import LEASE
+from rigsync.core.queries import JOURNAL
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import LONGEST_DESCRIPTION, MAX_MESSAGE, Address, RigConfig, Room
 from rigsync.core.timing import Timing
@@ -33,7 +34,8 @@ from rigsync.net.endpoint import look_up
 from rigsync.net.ports import explained
 from rigsync.rig.board import RigBoard
 from rigsync.rig.calls import RigCalls
-from rigsync.rig.journaling import recorder_of
+from rigsync.rig.handlers import CommandHandler
+from rigsync.rig.journaling import journal_command, recorder_of
 from rigsync.rig.rehearsal import RigRehearsals
 from rigsync.rig.session import Session
 from rigsync.rig.telling import RigTelling
@@ -127,6 +129,8 @@ class Rig(RigRehearsals, RigBoard, RigCalls, RigTelling):
         self.hub = Hub(f"rig {name}", owner="Rig")
         """Where all that happens is told, while the rig serves: see `rigsync.Hub` and docs/hub.md."""
         self._recorder = recorder_of(self.hub, name, journal, self._journal_files, lambda: self._session)
+        if self._recorder:
+            self._handlers[JOURNAL] = [CommandHandler.of(journal_command(self._recorder, name))]
         self._session: Session | None = None
         self._thread: LoopThread | None = None
         self._uri = str(self._config.address)

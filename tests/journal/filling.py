@@ -60,12 +60,12 @@ class Filler:
         row |= {"data": data if isinstance(data, str) else json.dumps(data)}
         return self._insert("record", {**row, **columns})
 
-    def push(self, run: int, session: int | None, message: str, at: float, *rigs: str, **more: Any) -> int:
+    def push(self, run: int, session: int | None, message: str, when: float, /, *rigs: str, **more: Any) -> int:
         """Add a push that all rigs have answered, or as `more` says."""
-        data: dict[str, Any] = {"request_time": T0 + at - 0.01, "event": message, "at": None, "starts": {}}
+        data: dict[str, Any] = {"request_time": T0 + when - 0.01, "event": message, "at": None, "starts": {}}
         data |= {"answers": {rig: [{"status": 20}] for rig in rigs}, "failures": {}}
         data.update(more)
-        return self.record(run, session, "PushCompleted", data, at, failure=int(bool(data["failures"])))
+        return self.record(run, session, "PushCompleted", data, when, failure=int(bool(data["failures"])))
 
     def sample(self, run: int, session: int | None, rig: str, at: float, offset: float, bound: float = 1e-3) -> int:
         """Add a sample of a link to a rig whose clock is ahead by `offset` seconds."""

@@ -121,6 +121,14 @@ def test_what_a_rig_tells_of_its_own_status_is_told_once(file: Path, both: Both)
     assert shown(file) == [("StatusChanged", RIG)]
 
 
+def test_a_status_that_an_answer_tells_is_told_once(file: Path, both: Both) -> None:
+    both.heard(1.4, topic="status", status="RUNNING", exp_ref="x", reason=None)
+    both.pushed("EXPSTART", 1, 1)
+    both.heard(30, topic="status", status="RUNNING", exp_ref="x", reason=None)  # another program's doing
+    both.heard(31, topic="status", status="STOPPED", exp_ref="x", reason="the lamp is broken")
+    assert shown(file) == [("PushCompleted", TASK), ("Notice", TASK), ("Notice", TASK)]
+
+
 def test_clocks_that_are_known_badly_are_allowed_for(file: Path, both: Both) -> None:
     """What a rig tells may lie as far from what was heard of it as the bound says."""
     about = f'{{"clock": {{"time": {T0 - 10}, "mono": 990}}}}'

@@ -100,7 +100,7 @@ class SessionReports:
     def _tell(self, since: float) -> None:
         if self._is_closed:
             self._recorder.await_written()
-        with Journal(self._recorder.file) as journal:
+        with Journal(self._recorder.path) as journal:
             for session in self._ended(journal, since):
                 text, mark = page(journal, session)
                 path = write_into(self._folder, session.ref, text, mark)
